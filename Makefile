@@ -1,0 +1,57 @@
+# The two commands of the README are test-vm and test; each does all the set-up that it needs.
+# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ARGS="-k alignment -x"
+
+VENV := build/venv
+PYTHON := $(VENV)/bin/python
+PACKAGES := device host_harness tests
+GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/platform_device.py \
+	guest/memory_types.py guest/layout.py guest/init.py
+ARGS ?=
+
+export FAULT ACCEL SEED APPEND
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test-vm test lint units faults generate lock clean clean-cache
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
+
+setup:
+	@host_harness/bootstrap.sh $(VENV)
+
+test-vm: setup ## boot the guest, run the DMA checks, print the table
+	@$(PYTHON) -m host_harness test $(ARGS)
+
+test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
+	@$(PYTHON) -m pytest -q -m vm $(ARGS)
+
+lint: setup generate-check
+	@$(VENV)/bin/ruff format --check $(PACKAGES) guest
+	@$(VENV)/bin/ruff check $(PACKAGES) guest
+	@$(VENV)/bin/mypy $(PACKAGES)
+	@$(VENV)/bin/mypy $(GUEST_PACKAGES)
+
+units: setup
+	@$(PYTHON) -m pytest -q -m "not vm"
+
+faults: setup ## list the named faults: name, status, description
+	@$(PYTHON) -m host_harness faults
+
+generate: ## write guest/layout.py from device/layout.py
+	@cp device/layout.py guest/layout.py
+
+.PHONY: generate-check
+generate-check:
+	@cmp -s device/layout.py guest/layout.py || { \
+		echo "guest/layout.py is not what device/layout.py says; run: make generate" >&2; exit 1; }
+
+lock: ## resolve requirements.lock again from pyproject.toml
+	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --extra dev \
+		pyproject.toml -o requirements.lock
+
+clean: ## remove build/
+	rm -rf build
+
+clean-cache: setup ## remove the cached QEMU and guest image
+	@$(PYTHON) -c 'from host_harness import cache; p = cache.cache_root(); \
+		p.exists() and cache.remove_tree(p)'

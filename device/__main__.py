@@ -1,0 +1,130 @@
+"""The device process: two vfio-user servers, the exerciser and the platform."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from . import layout
+from .faults import FAULTS, SOUND
+from .trace import Trace
+from .vfio_user.server import VfioUserServer
+
+_USAGE_ERROR = 2
+_EPILOG = """\
+QEMU >= 10.1 connects to each socket with
+  -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
+  -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'
+
+When both sockets listen, one line "ready" goes to standard output. The log goes to standard error.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m device",
+        description="Serves two virtual PCI devices over vfio-user: the exerciser (13b5:ed01), "
+        "which does DMA and records it, and the platform (1234:da7a), whose witness walks page "
+        "tables.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--exerciser-socket", type=Path, metavar="PATH", help="Unix socket of the exerciser")
+    add("--platform-socket", type=Path, metavar="PATH", help="Unix socket of the platform")
+    add("--fault", metavar="NAME", choices=sorted(FAULTS), help="break one promise on purpose")
+    add("--list-faults", action="store_true", help="print the faults, one a line, and exit")
+    add("--trace", type=Path, metavar="FILE", help="write every DMA and event as JSON lines")
+    add(
+        "--buffer-size",
+        type=lambda text: int(text, 0),
+        default=layout.BUFFER_SIZE_DEFAULT,
+        metavar="BYTES",
+        help="the exerciser's data buffer, BAR1: a power of two, 4096 to 16777216 "
+        "(default: %(default)s)",
+    )
+    add(
+        "--vectors",
+        type=int,
+        default=layout.VECTORS_DEFAULT,
+        metavar="N",
+        help="the exerciser's MSI-X vectors, 1 to 2048 (default: %(default)s)",
+    )
+    add("--die-with-stdin", action="store_true", help="end when standard input ends")
+    add("-v", "--verbose", action="store_true", help="log what connects and what is refused")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Serve until SIGTERM, SIGINT or, with --die-with-stdin, the end of standard input."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.list_faults:
+        for name, fault in FAULTS.items():
+            print(f"{name}\t{fault.description}")
+        return 0
+    if options.exerciser_socket is None or options.platform_socket is None:
+        parser.error("--exerciser-socket and --platform-socket are both needed")
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(relativeCreated)8d ms %(levelname)s %(name)s: %(message)s",
+    )
+    fault = FAULTS[options.fault] if options.fault else SOUND
+    with contextlib.ExitStack() as stack:
+        try:
+            trace = Trace(options.trace)
+            stack.callback(trace.close)
+            exerciser = fault.exerciser(
+                trace, buffer_size=options.buffer_size, vectors=options.vectors
+            )
+            servers = (
+                VfioUserServer(options.exerciser_socket, exerciser),
+                VfioUserServer(options.platform_socket, fault.platform(trace)),
+            )
+            for server in servers:
+                server.listen()
+                stack.callback(server.close)
+        except (OSError, ValueError) as error:
+            print(f"python -m device: {error}", file=sys.stderr)
+            return _USAGE_ERROR
+        _serve(servers, die_with_stdin=options.die_with_stdin)
+    return 0
+
+
+def _serve(servers: tuple[VfioUserServer, ...], *, die_with_stdin: bool) -> None:
+    stop = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    if die_with_stdin:
+        threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
+    print("ready", flush=True)
+    stop.wait()
+    for server in servers:
+        server.close()
+    for thread in threads:
+        thread.join(2)
+
+
+def _await_end_of_input(stop: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

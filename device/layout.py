@@ -1,0 +1,326 @@
+"""Register layouts and record formats that the host's devices and the guest's code agree on.
+
+This is the one definition. ``guest/layout.py`` is the same text, written by ``make generate``, so
+that ``guest/`` stands alone on a board; a test fails when the two differ. Standard library only.
+
+All registers are 32-bit little-endian; 64-bit values are a LO and a HI register.
+
+Sources: the PCIe Exerciser of Arm's Base System Architecture compliance documents (BAR0); BAR3 and
+the platform's layout are this project's own.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+EXERCISER_VENDOR_ID = 0x13B5
+EXERCISER_DEVICE_ID = 0xED01
+EXERCISER_SUBSYSTEM_VENDOR_ID = 0x13B5
+EXERCISER_SUBSYSTEM_ID = 0x0000
+EXERCISER_CLASS_CODE = 0xED0000
+
+# 0x1234 is the unregistered vendor id that QEMU's own teaching devices use.
+PLATFORM_VENDOR_ID = 0x1234
+PLATFORM_DEVICE_ID = 0xDA7A
+PLATFORM_CLASS_CODE = 0xFF0000
+
+
+class ExerciserBar(IntEnum):
+    """What each of the exerciser's BARs holds."""
+
+    CONTROL = 0
+    BUFFER = 1
+    MSIX_TABLE = 2
+    EXTENSION = 3
+    MSIX_PBA = 4
+
+
+CONTROL_SIZE = 0x1000
+BUFFER_SIZE_DEFAULT = 0x10000
+EXTENSION_SIZE = 0x1000
+VECTORS_DEFAULT = 16
+
+
+class Reg(IntEnum):
+    """BAR0: offsets of the exerciser's control registers, as Arm lays them out."""
+
+    MSICTL = 0x00
+    INTXCTL = 0x04
+    DMACTL = 0x08
+    DMA_OFFSET = 0x0C
+    DMA_BUS_ADDR_LO = 0x10
+    DMA_BUS_ADDR_HI = 0x14
+    DMA_LEN = 0x18
+    DMASTATUS = 0x1C
+    PASID_VAL = 0x20
+    ATSCTL = 0x24
+    ATS_ADDR_LO = 0x28
+    ATS_ADDR_HI = 0x2C
+    ATS_RANGE_SIZE = 0x30
+    ATS_PERM = 0x38
+    RID_CTL = 0x3C
+    TXN_TRACE = 0x40
+    TXN_CTRL = 0x44
+    VDM_CTL = 0x48
+
+
+MSICTL_VECTOR = 0x7FF
+MSICTL_TRIGGER = 1 << 31
+INTXCTL_ASSERT = 1 << 0
+
+
+class DmaCtl(IntFlag):
+    """DMACTL: [3:0] trigger, then the attributes of the transaction."""
+
+    TRIGGER = 1 << 0
+    TRIGGER_MASK = 0xF
+    WRITE_MEMORY = 1 << 4  # clear: read memory into the device
+    NO_SNOOP = 1 << 5
+    PASID = 1 << 6
+    PRIVILEGED = 1 << 7
+    INSTRUCTION = 1 << 8
+    USE_ATC = 1 << 9
+    AT_MASK = 3 << 10
+
+
+class AddressType(IntEnum):
+    """DMACTL[11:10]."""
+
+    UNTRANSLATED = 0
+    UNTRANSLATED_1 = 1
+    TRANSLATED = 2
+    RESERVED = 3
+
+
+class DmaStatus(IntEnum):
+    """DMASTATUS[1:0]. A refused DMA moves nothing."""
+
+    OK = 0
+    RANGE = 1
+    INTERNAL = 2
+
+
+DMASTATUS_CODE = 0x3
+DMASTATUS_CLEAR = 1 << 2
+
+
+class Ext(IntEnum):
+    """BAR3: what Arm's layout lacks. MAGIC, VERSION and FEATURES say what is there.
+
+    RECORD_SELECT takes a sequence number (1 is the first DMA after reset); the RECORD_* registers
+    then show that DMA while RECORD_VALID reads 1. The newest RECORD_CAPACITY records are kept;
+    RECORD_LOST counts those that were overwritten.
+    """
+
+    MAGIC = 0x000
+    VERSION = 0x004
+    FEATURES = 0x008
+    BUFFER_SIZE = 0x00C
+    DMA_CRC32 = 0x010
+    DMA_COUNT = 0x014
+    RECORD_CAPACITY = 0x018
+    RECORD_LOST = 0x01C
+    RECORD_SELECT = 0x020
+    RECORD_VALID = 0x024
+    RECORD_SEQUENCE = 0x040
+    RECORD_STATUS = 0x044
+    RECORD_REASON = 0x048
+    RECORD_ADDRESS_LO = 0x04C
+    RECORD_ADDRESS_HI = 0x050
+    RECORD_LENGTH = 0x054
+    RECORD_MOVED = 0x058
+    RECORD_DIRECTION = 0x05C
+    RECORD_ATTRIBUTES = 0x060
+    RECORD_OFFSET = 0x064
+    RECORD_CRC32 = 0x068
+
+
+EXT_MAGIC = 0x52414D44  # "DMAR" as bytes
+EXT_VERSION = 0x0001_0000
+RECORD_CAPACITY = 256
+
+
+class ExtFeature(IntFlag):
+    """FEATURES: which parts of BAR3 this device has."""
+
+    CRC = 1 << 0
+    RECORD = 1 << 1
+
+
+class DmaDirection(IntEnum):
+    """RECORD_DIRECTION, named from the device's side of the bus."""
+
+    READ_MEMORY = 0
+    WRITE_MEMORY = 1
+
+
+class DmaAttribute(IntFlag):
+    """RECORD_ATTRIBUTES: what was asked for, and what left the device."""
+
+    NO_SNOOP_ASKED = 1 << 0
+    NO_SNOOP = 1 << 1
+    PASID = 1 << 2
+    USE_ATC = 1 << 3
+    AT_MASK = 3 << 8  # AddressType
+
+
+class DmaReason(IntEnum):
+    """RECORD_REASON: exactly why a DMA was refused."""
+
+    NONE = 0
+    BUFFER_RANGE = 1  # past the end of the device's buffer
+    BUS_MASTER_OFF = 2
+    UNMAPPED = 3
+    READ_ONLY = 4  # the DMA map does not let a device write there
+    RESERVED_ADDRESS_TYPE = 5
+    ADDRESS_WRAP = 6  # address + length passes 2**64
+    NO_ATC_ENTRY = 7
+    CLIENT_ERROR = 8  # the DMA map's owner answered with an error
+
+
+class PlatformBar(IntEnum):
+    """What each of the platform device's BARs holds."""
+
+    CONTROL = 0
+    RESULTS = 1
+
+
+PLATFORM_CONTROL_SIZE = 0x1000
+PLATFORM_RESULTS_SIZE = 0x10000
+
+
+class Plat(IntEnum):
+    """The platform's BAR0. The witness walks page tables; its runs appear in BAR1."""
+
+    MAGIC = 0x000
+    VERSION = 0x004
+    FEATURES = 0x008
+    WITNESS_CTL = 0x100
+    WITNESS_STATUS = 0x104
+    WITNESS_ROOT_LO = 0x108
+    WITNESS_ROOT_HI = 0x10C
+    WITNESS_VA_LO = 0x110
+    WITNESS_VA_HI = 0x114
+    WITNESS_LENGTH_LO = 0x118
+    WITNESS_LENGTH_HI = 0x11C
+    WITNESS_LEVELS = 0x120
+    WITNESS_RUN_COUNT = 0x124
+    WITNESS_PAGE_COUNT = 0x128
+    WITNESS_FAULT_VA_LO = 0x12C
+    WITNESS_FAULT_VA_HI = 0x130
+    PAT_LO = 0x138
+    PAT_HI = 0x13C
+    MTRR_DEF_TYPE_LO = 0x140
+    MTRR_DEF_TYPE_HI = 0x144
+    PHYSICAL_BITS = 0x148
+    MTRR_COUNT = 0x14C
+    MTRR_RANGES = 0x200  # MTRR_MAX times (PHYSBASE lo, hi, PHYSMASK lo, hi)
+    MTRR_FIXED = 0x300  # the 11 fixed-range registers (lo, hi), in the order of MTRR_FIXED_NAMES
+
+
+PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
+PLATFORM_VERSION = 0x0001_0000
+WITNESS_TRIGGER = 1 << 0
+WITNESS_MAX_PAGES = 65536  # pages looked at by one command; keeps its reply far below QEMU's 5 s
+MTRR_MAX = 16
+MTRR_FIXED_NAMES = (
+    "64K_00000",
+    "16K_80000",
+    "16K_A0000",
+    "4K_C0000",
+    "4K_C8000",
+    "4K_D0000",
+    "4K_D8000",
+    "4K_E0000",
+    "4K_E8000",
+    "4K_F0000",
+    "4K_F8000",
+)
+
+
+class PlatformFeature(IntFlag):
+    """FEATURES: which models this platform has."""
+
+    WITNESS = 1 << 0
+
+
+class WitnessStatus(IntEnum):
+    """WITNESS_STATUS: how the last walk ended."""
+
+    OK = 0
+    NOT_PRESENT = 1  # WITNESS_FAULT_VA says where; runs before it are valid
+    BAD_ARGUMENT = 2  # levels not 4 or 5, length 0 or too long, address not canonical
+    TABLE_UNREACHABLE = 3  # a table lies outside the memory that the device can reach
+    RESERVED_BIT = 4  # an entry that the processor would refuse
+    TOO_MANY_RUNS = 5  # more runs than BAR1 holds; those there are valid
+    NEVER_RUN = 6
+    BUS_MASTER_OFF = 7
+
+
+class MemoryType(IntEnum):
+    """Intel SDM vol. 3A, 12.12: encodings of IA32_PAT and the MTRRs. UC_MINUS is PAT's alone."""
+
+    UC = 0
+    WC = 1
+    WT = 4
+    WP = 5
+    WB = 6
+    UC_MINUS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessRun:
+    """One run of pages alike: 32 bytes in the platform's BAR1.
+
+    ``va``, ``physical`` and ``length`` are in bytes; ``page_size`` is 4 KiB, 2 MiB or 1 GiB.
+    """
+
+    va: int
+    physical: int
+    length: int
+    page_size: int
+    effective: MemoryType
+    pat: MemoryType
+    mtrr: MemoryType
+    pat_index: int
+    writable: bool
+    user: bool
+    no_execute: bool
+
+    STRUCT = struct.Struct("<QQQII")
+
+    def pack(self) -> bytes:
+        """Return the record's 32 bytes."""
+        attributes = (
+            self.effective
+            | self.pat << 4
+            | self.mtrr << 8
+            | self.pat_index << 12
+            | self.writable << 16
+            | self.user << 17
+            | self.no_execute << 18
+        )
+        return self.STRUCT.pack(self.va, self.physical, self.length, self.page_size, attributes)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> WitnessRun:
+        """Read a record's 32 bytes; ValueError for a type that does not exist."""
+        va, physical, length, page_size, attributes = cls.STRUCT.unpack(data)
+        return cls(
+            va,
+            physical,
+            length,
+            page_size,
+            MemoryType(attributes & 0x7),
+            MemoryType(attributes >> 4 & 0x7),
+            MemoryType(attributes >> 8 & 0x7),
+            attributes >> 12 & 0x7,
+            bool(attributes >> 16 & 1),
+            bool(attributes >> 17 & 1),
+            bool(attributes >> 18 & 1),
+        )
+
+
+WITNESS_RUN_MAX = PLATFORM_RESULTS_SIZE // WitnessRun.STRUCT.size

@@ -1,0 +1,80 @@
+"""PCI Express capability of an endpoint (PCI Express Base 5.0, section 7.5.3)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from enum import IntEnum, IntFlag
+
+from .config import ConfigSpace
+
+
+class Offset(IntEnum):
+    """Registers, from the capability's start."""
+
+    CAPABILITIES = 0x02
+    DEVICE_CAPABILITIES = 0x04
+    DEVICE_CONTROL = 0x08
+    DEVICE_STATUS = 0x0A
+    LINK_CAPABILITIES = 0x0C
+    LINK_CONTROL = 0x10
+    LINK_STATUS = 0x12
+    DEVICE_CAPABILITIES_2 = 0x24
+    DEVICE_CONTROL_2 = 0x28
+
+
+class DeviceControl(IntFlag):
+    """Device Control, section 7.5.3.4."""
+
+    RELAXED_ORDERING = 1 << 4
+    EXTENDED_TAG = 1 << 8
+    NO_SNOOP = 1 << 11
+    INITIATE_FLR = 1 << 15
+
+
+class DeviceStatus(IntFlag):
+    """Device Status, section 7.5.3.5."""
+
+    TRANSACTIONS_PENDING = 1 << 5
+
+
+_VERSION = 2
+_ROLE_BASED_ERRORS = 1 << 15
+_FLR_CAPABLE = 1 << 28
+_SIZE = 0x3C
+_RESET_CONTROL = DeviceControl.RELAXED_ORDERING | DeviceControl.NO_SNOOP | 2 << 12  # MRRS 512
+_LINK_X1_GEN1 = 1 | 1 << 4
+
+
+class PciExpress:
+    """The capability; ``on_flr`` is called when software initiates a function level reset."""
+
+    id = 0x10
+
+    def __init__(self, on_flr: Callable[[], None]) -> None:
+        self._on_flr = on_flr
+
+    def body(self) -> bytes:
+        """Return the registers at reset."""
+        data = bytearray(_SIZE)
+        struct.pack_into("<H", data, Offset.CAPABILITIES, _VERSION)
+        struct.pack_into("<I", data, Offset.DEVICE_CAPABILITIES, _ROLE_BASED_ERRORS | _FLR_CAPABLE)
+        struct.pack_into("<H", data, Offset.DEVICE_CONTROL, _RESET_CONTROL)
+        struct.pack_into("<I", data, Offset.LINK_CAPABILITIES, _LINK_X1_GEN1)
+        struct.pack_into("<H", data, Offset.LINK_STATUS, _LINK_X1_GEN1)
+        return bytes(data[2:])
+
+    def write_mask(self) -> bytes:
+        """Device Control is writable but for what this endpoint does not have."""
+        mask = bytearray(_SIZE)
+        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL, 0xFFFF & ~(1 << 9 | 1 << 10))
+        struct.pack_into("<H", mask, Offset.LINK_CONTROL, 0x0FC3)
+        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL_2, 0x001F)
+        return bytes(mask[2:])
+
+    def written(self, config: ConfigSpace, start: int) -> None:
+        """Initiate FLR is a request and always reads 0 (section 7.5.3.4)."""
+        control = config.word(start + Offset.DEVICE_CONTROL)
+        if control & DeviceControl.INITIATE_FLR:
+            config.set_word(start + Offset.DEVICE_CONTROL, control & ~DeviceControl.INITIATE_FLR)
+            self._on_flr()

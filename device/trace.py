@@ -1,0 +1,33 @@
+"""What the device did, as JSON lines: one event a line, written at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+
+class Trace:
+    """Writes events to a file; without a path it drops them. Safe from several threads."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Open ``path`` for writing; OSError when it cannot be."""
+        self._file: TextIO | None = path.open("w", buffering=1) if path else None
+        self._start = time.monotonic()
+        self._lock = threading.Lock()
+
+    def event(self, device: str, event: str, **fields: object) -> None:
+        """Write one line: seconds since the start, device, event and ``fields``."""
+        if self._file is None:
+            return
+        seconds = round(time.monotonic() - self._start, 6)
+        line = json.dumps({"time": seconds, "device": device, "event": event, **fields})
+        with self._lock:
+            self._file.write(line + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,174 @@
+"""The client's DMA map: bus addresses to shared memory.
+
+Mappings are kept sorted and never overlap. Each backing file is mapped into this process once,
+whatever the number of DMA mappings onto it (with an IOMMU QEMU sends one for every 4 KiB page), and
+every descriptor is closed at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from .errors import ReadOnly, RemoteProtocolError, Unmapped
+from .messages import PAGE_SIZE, DmaMapFlag
+
+MAX_MAPPINGS = 1 << 18
+_ADDRESS_END = 1 << 64
+
+
+class _BackingFile:
+    """One shared file, mapped whole and counted by the DMA mappings that use it."""
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.users = 0
+        self.size = 0
+        self.view = memoryview(b"")
+        self._map: mmap.mmap | None = None
+
+    def grow(self, descriptor: int, size: int) -> None:
+        """Map the file again when it became larger than what is mapped."""
+        if size <= self.size:
+            return
+        new = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.close()
+        self._map, self.view, self.size = new, memoryview(new), size
+
+    def close(self) -> None:
+        self.view.release()
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Bus addresses [address, address + size). ``file`` is None for memory without descriptor."""
+
+    address: int
+    size: int
+    writable: bool
+    file: _BackingFile | None
+    file_offset: int
+
+    @property
+    def end(self) -> int:
+        """Return the first address behind it."""
+        return self.address + self.size
+
+
+class DmaMap:
+    """All mappings of one client."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._mappings: list[Mapping] = []
+        self._files: dict[tuple[int, int], _BackingFile] = {}
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    def add(
+        self, address: int, size: int, flags: int, file_offset: int, descriptor: int | None
+    ) -> None:
+        """Add a mapping. ``descriptor`` stays the caller's, who closes it.
+
+        RemoteProtocolError: EINVAL for a range that is empty, not page-aligned, wraps, lies past
+        the file's end, or has unknown flags; EEXIST for an overlap; ENOSPC for too many mappings.
+        """
+        if flags & ~(DmaMapFlag.READ | DmaMapFlag.WRITE) or not flags & DmaMapFlag.READ:
+            raise RemoteProtocolError(f"DMA_MAP flags {flags:#x}")
+        if size == 0 or (address | size) % PAGE_SIZE or address + size > _ADDRESS_END:
+            raise RemoteProtocolError(f"DMA_MAP of {size:#x} bytes at {address:#x}")
+        position = bisect_right(self._starts, address)
+        before = self._mappings[position - 1] if position else None
+        after = self._mappings[position] if position < len(self._mappings) else None
+        if (before and before.end > address) or (after and after.address < address + size):
+            raise RemoteProtocolError(f"DMA_MAP overlaps at {address:#x}", errno.EEXIST)
+        if len(self._mappings) >= MAX_MAPPINGS:
+            raise RemoteProtocolError("too many DMA mappings", errno.ENOSPC)
+        file = None
+        if descriptor is not None:
+            file = self._file(descriptor, file_offset, size)
+            file.users += 1
+        writable = bool(flags & DmaMapFlag.WRITE)
+        self._starts.insert(position, address)
+        self._mappings.insert(position, Mapping(address, size, writable, file, file_offset))
+
+    def _file(self, descriptor: int, offset: int, size: int) -> _BackingFile:
+        try:
+            status = os.fstat(descriptor)
+            # Beyond its end a mapping of a file would raise SIGBUS, not an exception.
+            if offset % PAGE_SIZE or offset + size > status.st_size:
+                raise RemoteProtocolError(
+                    f"DMA_MAP of {size:#x} bytes at {offset:#x} of a file of {status.st_size:#x}"
+                )
+            key = (status.st_dev, status.st_ino)
+            file = self._files.get(key) or _BackingFile(key)
+            file.grow(descriptor, status.st_size)
+        except (OSError, BufferError, ValueError) as error:
+            raise RemoteProtocolError(f"DMA_MAP: the file cannot be mapped: {error}") from error
+        self._files[key] = file
+        return file
+
+    def remove(self, address: int, size: int) -> None:
+        """Remove every mapping that lies in the range.
+
+        QEMU's unmaps do not match its maps one to one, so finding none is no error. A mapping that
+        the range cuts in two is: EINVAL.
+        """
+        if size == 0 or (address | size) % PAGE_SIZE or address + size > _ADDRESS_END:
+            raise RemoteProtocolError(f"DMA_UNMAP of {size:#x} bytes at {address:#x}")
+        first = bisect_right(self._starts, address) - 1
+        if first >= 0 and address < self._mappings[first].end and self._starts[first] < address:
+            raise RemoteProtocolError(f"DMA_UNMAP at {address:#x} cuts a mapping")
+        first = first if first >= 0 and self._starts[first] == address else first + 1
+        last = first
+        while last < len(self._mappings) and self._starts[last] < address + size:
+            if self._mappings[last].end > address + size:
+                raise RemoteProtocolError(f"DMA_UNMAP at {address:#x} cuts a mapping")
+            last += 1
+        gone = self._mappings[first:last]
+        del self._mappings[first:last], self._starts[first:last]
+        for mapping in gone:
+            self._drop(mapping.file)
+
+    def _drop(self, file: _BackingFile | None) -> None:
+        if file is None:
+            return
+        file.users -= 1
+        if file.users == 0:
+            del self._files[file.key]
+            file.close()
+
+    def clear(self) -> None:
+        """Remove every mapping and unmap every file."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._starts.clear()
+        self._mappings.clear()
+
+    def views(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        """Return views that cover the range, in order. Raises Unmapped or ReadOnly."""
+        found: list[memoryview] = []
+        position = bisect_right(self._starts, address) - 1
+        end = address + length
+        while address < end:
+            if not 0 <= position < len(self._mappings):
+                raise Unmapped(address)
+            mapping = self._mappings[position]
+            if not mapping.address <= address < mapping.end or mapping.file is None:
+                raise Unmapped(address)
+            if write and not mapping.writable:
+                raise ReadOnly(address)
+            part = min(end, mapping.end) - address
+            start = mapping.file_offset + address - mapping.address
+            found.append(mapping.file.view[start : start + part])
+            address += part
+            position += 1
+        return found

@@ -1,0 +1,56 @@
+"""What can go wrong between a client and the server.
+
+VfioUserError
+├── LocalProtocolError   we were about to break the protocol
+├── RemoteProtocolError  the client broke it; carries the errno of the reply
+└── MemoryFault          a DMA address cannot be reached
+    ├── Unmapped
+    └── ReadOnly
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class VfioUserError(Exception):
+    """Base of the package's errors."""
+
+
+class LocalProtocolError(VfioUserError):
+    """This side asked for something that the protocol does not allow."""
+
+
+class RemoteProtocolError(VfioUserError):
+    """The client sent something that the protocol does not allow.
+
+    ``errno`` is what the error reply carries. ``fatal`` says that the stream cannot be trusted any
+    more, so the connection is closed.
+    """
+
+    def __init__(self, message: str, code: int = errno.EINVAL, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.errno = code
+        self.fatal = fatal
+
+
+class MemoryFault(VfioUserError):
+    """A range of bus addresses cannot be reached; ``address`` is the first byte that cannot."""
+
+    def __init__(self, address: int, reason: str) -> None:
+        super().__init__(f"bus address {address:#x}: {reason}")
+        self.address = address
+
+
+class Unmapped(MemoryFault):
+    """No DMA mapping covers the address, or one without a descriptor does."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(address, "not mapped")
+
+
+class ReadOnly(MemoryFault):
+    """The mapping does not allow a device to write there."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(address, "mapped read-only")

@@ -1,0 +1,70 @@
+"""Cuts the byte stream into messages; shared by the server and by the test client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+
+from .errors import RemoteProtocolError
+from .messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Header
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors and empty the list, so that nobody uses them again."""
+    while descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptors.pop())
+
+
+@dataclass(slots=True)
+class Message:
+    """One whole message. Whoever keeps a descriptor takes it out of ``descriptors``."""
+
+    header: Header
+    payload: bytes
+    descriptors: list[int] = field(default_factory=list)
+
+
+class Framer:
+    """Takes what a recvmsg gave and returns whole messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._descriptors: list[int] = []
+
+    def feed(self, data: bytes, descriptors: list[int]) -> list[Message]:
+        """Return the messages that ``data`` completes.
+
+        The descriptors of a recvmsg belong to the last message that it brought a part of: Linux
+        stops reading a stream behind bytes that carry descriptors. RemoteProtocolError (fatal) for
+        a size that no message can have, or too many descriptors; what is held is closed first.
+        """
+        self._buffer += data
+        self._descriptors += descriptors
+        if len(self._descriptors) > MAX_FDS:
+            self.close()
+            raise RemoteProtocolError("too many descriptors", fatal=True)
+        messages: list[Message] = []
+        start = 0
+        while len(self._buffer) - start >= HEADER_SIZE:
+            header = Header.unpack(self._buffer, start)
+            if not HEADER_SIZE <= header.size <= MAX_MESSAGE:
+                for message in messages:
+                    close_all(message.descriptors)
+                self.close()
+                raise RemoteProtocolError(f"a message of {header.size} bytes", fatal=True)
+            end = start + header.size
+            if len(self._buffer) < end:
+                break
+            messages.append(Message(header, bytes(self._buffer[start + HEADER_SIZE : end])))
+            start = end
+        del self._buffer[:start]
+        if messages and not self._buffer:
+            messages[-1].descriptors, self._descriptors = self._descriptors, []
+        return messages
+
+    def close(self) -> None:
+        """Close descriptors whose message never came whole."""
+        close_all(self._descriptors)
+        self._buffer.clear()

@@ -1,0 +1,119 @@
+"""DEVICE_SET_IRQS: which eventfd stands for which interrupt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .errors import RemoteProtocolError
+from .messages import SetIrqs, SetIrqsFlag
+from .model import DeviceModel
+
+_DATA = SetIrqsFlag.DATA_NONE | SetIrqsFlag.DATA_BOOL | SetIrqsFlag.DATA_EVENTFD
+_ACTION = SetIrqsFlag.ACTION_MASK | SetIrqsFlag.ACTION_UNMASK | SetIrqsFlag.ACTION_TRIGGER
+_ALL_FLAGS = _DATA | _ACTION
+
+
+class Interrupts:
+    """The eventfds and masks of one client. It owns the descriptors that it keeps."""
+
+    def __init__(self, model: DeviceModel) -> None:
+        self._model = model
+        self._eventfds: dict[tuple[int, int], int] = {}
+        self._masked: set[tuple[int, int]] = set()
+        self._pending: set[tuple[int, int]] = set()
+
+    def set(self, request: SetIrqs, data: bytes | memoryview, descriptors: list[int]) -> None:
+        """Apply a request. Descriptors that are kept are taken out of the list.
+
+        RemoteProtocolError (EINVAL) for an interrupt that does not exist, and for flags, counts,
+        data or descriptors that do not go together.
+        """
+        flags = SetIrqsFlag(request.flags & _ALL_FLAGS)
+        kind, action = flags & _DATA, flags & _ACTION
+        if request.flags & ~_ALL_FLAGS or kind.bit_count() != 1 or action.bit_count() != 1:
+            raise RemoteProtocolError(f"SET_IRQS flags {request.flags:#x}")
+        available = self._model.irq_count(request.index)
+        if request.start > available or request.count > available - request.start:
+            raise RemoteProtocolError(
+                f"SET_IRQS index {request.index}: {request.count} from {request.start} "
+                f"of {available}"
+            )
+        if kind == SetIrqsFlag.DATA_BOOL and len(data) != request.count:
+            raise RemoteProtocolError(f"SET_IRQS: {len(data)} bytes for {request.count} interrupts")
+        if kind != SetIrqsFlag.DATA_EVENTFD and descriptors:
+            raise RemoteProtocolError("SET_IRQS: descriptors without DATA_EVENTFD")
+        if kind == SetIrqsFlag.DATA_EVENTFD and len(descriptors) not in (0, request.count):
+            raise RemoteProtocolError(
+                f"SET_IRQS: {len(descriptors)} descriptors for {request.count} interrupts"
+            )
+        if action == SetIrqsFlag.ACTION_TRIGGER:
+            self._trigger_action(request, kind, data, descriptors)
+        else:
+            self._mask_action(request, kind, action, data)
+
+    def _trigger_action(
+        self, request: SetIrqs, kind: int, data: bytes | memoryview, descriptors: list[int]
+    ) -> None:
+        if kind == SetIrqsFlag.DATA_NONE and request.count == 0:
+            self.disable(request.index)
+            return
+        keys = [(request.index, request.start + i) for i in range(request.count)]
+        if kind == SetIrqsFlag.DATA_EVENTFD:
+            for position, key in enumerate(keys):
+                old = self._eventfds.pop(key, None)
+                if old is not None:
+                    os.close(old)
+                if descriptors:
+                    os.set_blocking(descriptors[position], False)
+                    self._eventfds[key] = descriptors[position]
+            descriptors.clear()
+            return
+        for position, key in enumerate(keys):
+            if kind == SetIrqsFlag.DATA_NONE or data[position]:
+                self.trigger(*key)
+
+    def _mask_action(
+        self, request: SetIrqs, kind: int, action: int, data: bytes | memoryview
+    ) -> None:
+        if kind == SetIrqsFlag.DATA_EVENTFD:
+            raise RemoteProtocolError("SET_IRQS: masks by eventfd are not offered")
+        for position in range(request.count):
+            if kind == SetIrqsFlag.DATA_BOOL and not data[position]:
+                continue
+            key = (request.index, request.start + position)
+            if action == SetIrqsFlag.ACTION_MASK:
+                self._masked.add(key)
+            else:
+                # QEMU's end of interrupt of INTx comes as an unmask (index 0, flags 0x11).
+                self._masked.discard(key)
+                if key in self._pending:
+                    self._pending.discard(key)
+                    self.trigger(*key)
+
+    def trigger(self, index: int, subindex: int) -> None:
+        """Signal an interrupt's eventfd; a masked one is kept until it is unmasked."""
+        key = (index, subindex)
+        if key in self._masked:
+            self._pending.add(key)
+            return
+        descriptor = self._eventfds.get(key)
+        if descriptor is not None:
+            # A counter at its limit is an interrupt that is already pending.
+            with contextlib.suppress(OSError):
+                os.write(descriptor, b"\1\0\0\0\0\0\0\0")
+
+    def disable(self, index: int) -> None:
+        """Forget all eventfds and masks of one IRQ index."""
+        for key in [key for key in self._eventfds if key[0] == index]:
+            os.close(self._eventfds.pop(key))
+        self._masked = {key for key in self._masked if key[0] != index}
+        self._pending = {key for key in self._pending if key[0] != index}
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        for descriptor in self._eventfds.values():
+            os.close(descriptor)
+        self._eventfds.clear()
+        self._masked.clear()
+        self._pending.clear()

@@ -1,0 +1,177 @@
+"""Wire structures of vfio-user (QEMU, docs/interop/vfio-user.rst). All fields are little-endian."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import ClassVar, Self
+
+MAX_FDS = 16
+MAX_DATA_XFER = 1 << 20
+PAGE_SIZE = 4096
+# Header, REGION_WRITE_MULTI or DMA_WRITE fields, and the largest data that was offered.
+MAX_MESSAGE = MAX_DATA_XFER + 4096
+
+
+class Command(IntEnum):
+    """Message commands."""
+
+    VERSION = 1
+    DMA_MAP = 2
+    DMA_UNMAP = 3
+    DEVICE_GET_INFO = 4
+    DEVICE_GET_REGION_INFO = 5
+    DEVICE_GET_REGION_IO_FDS = 6
+    DEVICE_GET_IRQ_INFO = 7
+    DEVICE_SET_IRQS = 8
+    REGION_READ = 9
+    REGION_WRITE = 10
+    DMA_READ = 11
+    DMA_WRITE = 12
+    DEVICE_RESET = 13
+    REGION_WRITE_MULTI = 15
+
+
+class Flags(IntFlag):
+    """Header flags."""
+
+    COMMAND = 0
+    REPLY = 1
+    TYPE_MASK = 0xF
+    NO_REPLY = 1 << 4
+    ERROR = 1 << 5
+
+
+class Wire:
+    """A structure with one ``STRUCT``; its fields are the dataclass's, in order."""
+
+    STRUCT: ClassVar[struct.Struct]
+    __slots__ = ()
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
+        """Read the structure at ``offset``; struct.error when it is cut short."""
+        return cls(*cls.STRUCT.unpack_from(data, offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Header(Wire):
+    """Every message starts with it; ``size`` includes it."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<HHIII")
+
+    message_id: int
+    command: int
+    size: int
+    flags: int
+    error: int
+
+
+HEADER_SIZE = Header.STRUCT.size
+
+
+@dataclass(frozen=True, slots=True)
+class DmaMap(Wire):
+    """DMA_MAP."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<IIQQQ")
+
+    argsz: int
+    flags: int
+    offset: int
+    address: int
+    size: int
+
+
+class DmaMapFlag(IntFlag):
+    """DMA_MAP: what the device may do there."""
+
+    READ = 1
+    WRITE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DmaUnmap(Wire):
+    """DMA_UNMAP."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<IIQQ")
+
+    argsz: int
+    flags: int
+    address: int
+    size: int
+
+
+class DmaUnmapFlag(IntFlag):
+    """DMA_UNMAP: 1 is the legacy dirty bitmap, which is refused."""
+
+    GET_DIRTY_BITMAP = 1
+    ALL = 2
+
+
+DEVICE_INFO = struct.Struct("<IIII")  # argsz, flags, num_regions, num_irqs
+DEVICE_FLAG_RESET = 1
+DEVICE_FLAG_PCI = 2
+NUM_REGIONS = 9
+NUM_IRQS = 5
+
+REGION_INFO = struct.Struct("<IIIIQQ")  # argsz, flags, index, cap_offset, size, offset
+REGION_FLAG_READ = 1
+REGION_FLAG_WRITE = 2
+REGION_IO_FDS = struct.Struct("<IIII")  # argsz, flags, index, count
+
+IRQ_INFO = struct.Struct("<IIII")  # argsz, flags, index, count
+IRQ_FLAG_EVENTFD = 1
+IRQ_FLAG_MASKABLE = 2
+IRQ_FLAG_NORESIZE = 8
+
+
+class Irq(IntEnum):
+    """VFIO's interrupt indexes of a PCI device."""
+
+    INTX = 0
+    MSI = 1
+    MSIX = 2
+    ERR = 3
+    REQ = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SetIrqs(Wire):
+    """DEVICE_SET_IRQS."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<IIIII")
+
+    argsz: int
+    flags: int
+    index: int
+    start: int
+    count: int
+
+
+class SetIrqsFlag(IntFlag):
+    """One kind of data and one action."""
+
+    DATA_NONE = 1
+    DATA_BOOL = 2
+    DATA_EVENTFD = 4
+    ACTION_MASK = 8
+    ACTION_UNMASK = 16
+    ACTION_TRIGGER = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RegionAccess(Wire):
+    """REGION_READ and REGION_WRITE; a write's data follow."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<QII")
+
+    offset: int
+    region: int
+    count: int
+
+
+WRITE_MULTI_HEADER = struct.Struct("<Q")
+WRITE_MULTI_ENTRY = struct.Struct("<QII8s")
+WRITE_MULTI_MAX = 200

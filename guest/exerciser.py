@@ -1,0 +1,299 @@
+"""The PCIe Exerciser from user space: registers, DMA, interrupts, through sysfs and the driver."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from iobuffer.driver import DriverFunction
+from layout import (
+    DMASTATUS_CLEAR,
+    DMASTATUS_CODE,
+    EXERCISER_DEVICE_ID,
+    EXERCISER_VENDOR_ID,
+    EXT_MAGIC,
+    EXT_VERSION,
+    MSICTL_TRIGGER,
+    MSICTL_VECTOR,
+    DmaAttribute,
+    DmaCtl,
+    DmaDirection,
+    DmaReason,
+    DmaStatus,
+    ExerciserBar,
+    Ext,
+    ExtFeature,
+    Reg,
+)
+from pci_sysfs import PciError, PciFunction
+
+DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
+
+
+class ExerciserError(PciError):
+    """The exerciser is of another kind, or did not do what its registers promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DmaRecord:
+    """One DMA: the DMASTATUS that the driver saw, then what the device recorded of it.
+
+    ``address``, ``length``, ``moved`` and ``offset`` (into the device's buffer) are in bytes;
+    ``crc32`` is of the bytes moved. A refused DMA has a ``reason`` and moved nothing.
+    """
+
+    status: DmaStatus
+    recorded_status: DmaStatus
+    sequence: int
+    reason: DmaReason
+    address: int
+    length: int
+    moved: int
+    direction: DmaDirection
+    attributes: DmaAttribute
+    offset: int
+    crc32: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether register and record both say that all of it was moved."""
+        return (
+            self.status == self.recorded_status == DmaStatus.OK
+            and self.reason == DmaReason.NONE
+            and self.moved == self.length
+        )
+
+
+class Interrupt:
+    """An eventfd that one MSI-X vector signals; a context manager."""
+
+    def __init__(self, driver: DriverFunction, vector: int) -> None:
+        self.vector = vector
+        self._driver = driver
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            driver.set_eventfd(vector, self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def fileno(self) -> int:
+        """The eventfd, for select() and its kin."""
+        return self._fd
+
+    def wait(self, timeout: float) -> int:
+        """Wait at most ``timeout`` seconds; return the interrupts since the last call, or 0."""
+        if not select.select([self._fd], [], [], timeout)[0]:
+            return 0
+        return os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Take the eventfd from the vector, and close it; again is nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if not self._driver.closed:  # closing it took the eventfd away already
+                self._driver.set_eventfd(self.vector, -1)
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Exerciser:
+    """13b5:ed01, found by its id. A context manager; not for several threads at once.
+
+    Each register access costs some 50 us when it is a read and 1 to 2 us when it is a write.
+    """
+
+    def __init__(self, function: PciFunction | None = None) -> None:
+        self.pci = function or PciFunction.find(EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
+        self.pci.enable()
+        self._control = self.pci.bar(ExerciserBar.CONTROL)
+        self._extension = self.pci.bar(ExerciserBar.EXTENSION)
+        self._driver: DriverFunction | None = None
+        magic, version = self._extension[Ext.MAGIC], self._extension[Ext.VERSION]
+        if magic != EXT_MAGIC or version >> 16 != EXT_VERSION >> 16:
+            self.close()
+            raise ExerciserError(
+                f"{self.pci.address}: BAR3 has magic {magic:#x} version {version:#x}, "
+                f"not {EXT_MAGIC:#x} and {EXT_VERSION:#x}"
+            )
+        self.features = ExtFeature(self._extension[Ext.FEATURES])
+        self.buffer_size = self._extension[Ext.BUFFER_SIZE]
+
+    @property
+    def buffer(self) -> memoryview:
+        """The device's own buffer, BAR1; slow from here (each access is a message)."""
+        return self.pci.bar(ExerciserBar.BUFFER).data[: self.buffer_size]
+
+    def read_register(self, register: Reg) -> int:
+        """Read one control register."""
+        return self._control[register]
+
+    def write_register(self, register: Reg, value: int) -> None:
+        """Write one control register."""
+        self._control[register] = value
+
+    def dma(
+        self,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        no_snoop: bool = False,
+    ) -> DmaRecord:
+        """Do one DMA between bus ``address`` and ``offset`` of the device's buffer.
+
+        Device to memory with ``write_memory``, else memory to device. A DMA that the device
+        refuses is a record that says so. `ExerciserError` when it is not done in `DMA_TIMEOUT`
+        seconds, or left no record.
+        """
+        control = DmaCtl.TRIGGER
+        if write_memory:
+            control |= DmaCtl.WRITE_MEMORY
+        if no_snoop:
+            control |= DmaCtl.NO_SNOOP
+        before = self._extension[Ext.DMA_COUNT]
+        registers = self._control
+        registers[Reg.DMASTATUS] = DMASTATUS_CLEAR
+        registers.set64(Reg.DMA_BUS_ADDR_LO, address)
+        registers[Reg.DMA_LEN] = length
+        registers[Reg.DMA_OFFSET] = offset
+        registers[Reg.DMACTL] = control
+        self._wait_for_dma()
+        status = self._status()
+        count = self._extension[Ext.DMA_COUNT]
+        if count != (before + 1) & 0xFFFFFFFF:
+            raise ExerciserError(
+                f"{self.pci.address}: one DMA was triggered, and DMA_COUNT went from {before} "
+                f"to {count}"
+            )
+        return self.record(count, status)
+
+    def record(self, sequence: int, status: DmaStatus | None = None) -> DmaRecord:
+        """Return the record of one DMA; 1 is the first since the reset.
+
+        ``status`` is DMASTATUS as it was seen, the recorded one when it is left out.
+        `ExerciserError` when the record is not there (any more).
+        """
+        ext = self._extension
+        ext[Ext.RECORD_SELECT] = sequence
+        if ext[Ext.RECORD_VALID] != 1 or ext[Ext.RECORD_SEQUENCE] != sequence:
+            raise ExerciserError(f"{self.pci.address}: DMA {sequence} left no record")
+        try:
+            return self._read_record(sequence, status)
+        except ValueError as error:
+            raise ExerciserError(f"{self.pci.address}: record {sequence}: {error}") from error
+
+    @property
+    def crc32(self) -> int:
+        """CRC-32 of the bytes that the last DMA moved (as zlib.crc32)."""
+        return self._extension[Ext.DMA_CRC32]
+
+    @property
+    def dma_count(self) -> int:
+        """DMAs triggered since the reset, the refused ones too."""
+        return self._extension[Ext.DMA_COUNT]
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the command register lets the device do DMA, and send MSI-X."""
+        return self.pci.bus_master
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        self.driver.set_bus_master(on)
+
+    @property
+    def driver(self) -> DriverFunction:
+        """The kernel driver's file for this function; `ExerciserError` when it is not bound."""
+        if self._driver is None:
+            node = self.pci.driver_node()
+            if node is None:
+                raise ExerciserError(f"{self.pci.address} is not bound to the module dma_rehearsal")
+            self._driver = DriverFunction(node)
+        return self._driver
+
+    @property
+    def vectors(self) -> int:
+        """MSI-X vectors that the kernel granted."""
+        return self.driver.info().vectors
+
+    def eventfd(self, vector: int) -> Interrupt:
+        """Have a vector signal an eventfd; raises what `DriverFunction.set_eventfd` does."""
+        return Interrupt(self.driver, vector)
+
+    def interrupt(self, vector: int) -> None:
+        """Make the device send a vector's MSI-X message."""
+        if not 0 <= vector <= MSICTL_VECTOR:
+            raise ExerciserError(f"vector {vector} is above MSICTL's {MSICTL_VECTOR}")
+        self._control[Reg.MSICTL] = vector | MSICTL_TRIGGER
+
+    def reset(self) -> None:
+        """Reset the function (FLR); registers, buffer and records start anew."""
+        self.pci.reset()
+
+    def close(self) -> None:
+        """Unmap the BARs and close the driver's file, which takes all eventfds away."""
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+        self.pci.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _status(self) -> DmaStatus:
+        value = self._control[Reg.DMASTATUS]
+        try:
+            return DmaStatus(value & DMASTATUS_CODE)
+        except ValueError as error:
+            raise ExerciserError(f"{self.pci.address}: DMASTATUS reads {value:#x}") from error
+
+    def _read_record(self, sequence: int, status: DmaStatus | None) -> DmaRecord:
+        ext = self._extension
+        recorded = DmaStatus(ext[Ext.RECORD_STATUS])
+        return DmaRecord(
+            status=recorded if status is None else status,
+            recorded_status=recorded,
+            sequence=sequence,
+            reason=DmaReason(ext[Ext.RECORD_REASON]),
+            address=ext.get64(Ext.RECORD_ADDRESS_LO),
+            length=ext[Ext.RECORD_LENGTH],
+            moved=ext[Ext.RECORD_MOVED],
+            direction=DmaDirection(ext[Ext.RECORD_DIRECTION]),
+            attributes=DmaAttribute(ext[Ext.RECORD_ATTRIBUTES]),
+            offset=ext[Ext.RECORD_OFFSET],
+            crc32=ext[Ext.RECORD_CRC32],
+        )
+
+    def _wait_for_dma(self) -> None:
+        deadline = time.monotonic() + DMA_TIMEOUT
+        while (control := self._control[Reg.DMACTL]) & DmaCtl.TRIGGER_MASK:
+            if control == 0xFFFFFFFF:
+                raise ExerciserError(f"{self.pci.address}: reads give all ones: the device is gone")
+            if time.monotonic() > deadline:
+                raise ExerciserError(
+                    f"{self.pci.address}: DMACTL still reads {control:#x} after {DMA_TIMEOUT} s"
+                )

@@ -1,0 +1,243 @@
+"""The kernel module's device files; mirrors guest/driver/dma_rehearsal_uapi.h."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from .errors import IOBusyError, IODeviceError, IOReturn, IOReturnError, IOUnsupportedError
+from .options import CacheMode
+from .vm import Mapping
+
+DEVICE: Final = Path("/dev/dma-rehearsal")
+VERSION: Final = 1
+MODE_SHIFT: Final = 56
+
+# include/uapi/asm-generic/ioctl.h: direction 31:30, size 29:16, type 15:8, number 7:0
+_WRITE: Final = 1
+_READ: Final = 2
+_TYPE: Final = 0xDA
+
+INFO_STRUCT: Final = struct.Struct("<II")
+QUERY_STRUCT: Final = struct.Struct("<QQQII")
+COPY_STRUCT: Final = struct.Struct("<QQQII")
+PCI_INFO_STRUCT: Final = struct.Struct("<IIII")
+EVENTFD_STRUCT: Final = struct.Struct("<Ii")
+BUS_MASTER_STRUCT: Final = struct.Struct("<I")
+
+
+def _ioc(direction: int, number: int, record: struct.Struct) -> int:
+    return direction << 30 | record.size << 16 | _TYPE << 8 | number
+
+
+INFO: Final = _ioc(_READ, 0x00, INFO_STRUCT)
+QUERY: Final = _ioc(_READ | _WRITE, 0x01, QUERY_STRUCT)
+READ: Final = _ioc(_WRITE, 0x02, COPY_STRUCT)
+WRITE: Final = _ioc(_WRITE, 0x03, COPY_STRUCT)
+PCI_INFO: Final = _ioc(_READ, 0x10, PCI_INFO_STRUCT)
+EVENTFD: Final = _ioc(_WRITE, 0x11, EVENTFD_STRUCT)
+BUS_MASTER: Final = _ioc(_WRITE, 0x12, BUS_MASTER_STRUCT)
+
+
+@dataclass(frozen=True, slots=True)
+class PageTableEntry:
+    """What maps one virtual address of this process, as the processor finds it.
+
+    ``root`` is the physical address of the top table; ``levels`` 4 or 5; ``entry`` the leaf as it
+    is in memory, 0 when there is none; ``level`` 1, 2 or 3 for 4 KiB, 2 MiB or 1 GiB.
+    """
+
+    address: int
+    root: int
+    entry: int
+    level: int
+    levels: int
+
+
+def _failed(what: str, error: OSError, address: int, length: int) -> IOReturnError:
+    where = f"{what} of {length} bytes at {address:#x}"
+    if error.errno == errno.EBUSY:
+        return IOBusyError(
+            f"{where}: the range is mapped with another cache mode",
+            address=address,
+            length=length,
+        )
+    if error.errno == errno.EOPNOTSUPP:
+        return IOUnsupportedError(
+            f"{where}: this kernel's PAT has no entry for the cache mode",
+            address=address,
+            length=length,
+        )
+    code = IOReturn.kIOReturnVMError
+    if error.errno == errno.EINVAL:
+        where += ": not inside one carve-out, or no such cache mode"
+        code = IOReturn.kIOReturnBadArgument
+    return IODeviceError(f"{where}: {error}", code=code, address=address, length=length)
+
+
+def _code(error: OSError) -> IOReturn:
+    if error.errno in (errno.EINVAL, errno.EBADF):
+        return IOReturn.kIOReturnBadArgument
+    if error.errno == errno.ENODEV:  # the function was unbound, or is gone
+        return IOReturn.kIOReturnNotAttached
+    return IOReturn.kIOReturnError
+
+
+class _File:
+    """A device file: open until `close`, or to the end of the ``with``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise IODeviceError(
+                f"{path}: {error.strerror}; is the module dma_rehearsal loaded?",
+                code=IOReturn.kIOReturnNotAttached,
+            ) from error
+
+    def _get(self, command: int, record: struct.Struct) -> tuple[int, ...]:
+        answer = bytearray(record.size)
+        try:
+            fcntl.ioctl(self._fd, command, answer)
+        except OSError as error:
+            raise IODeviceError(
+                f"{self.path}: ioctl {command:#x}: {error}", code=_code(error)
+            ) from error
+        return record.unpack(answer)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close the file; again is nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Driver(_File):
+    """/dev/dma-rehearsal: mappings with a stated cache mode, and questions about them.
+
+    Raises `IODeviceError` when the module is not loaded or is of another version.
+    """
+
+    def __init__(self, path: Path = DEVICE) -> None:
+        super().__init__(path)
+        version, self.zones = self._get(INFO, INFO_STRUCT)
+        if version != VERSION:
+            self.close()
+            raise IODeviceError(f"{path}: version {version}, and this library speaks {VERSION}")
+
+    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
+        """Map whole pages of one carve-out, shared and writable, with just this cache mode.
+
+        `IOBusyError` when they are mapped with another one; `IODeviceError` (kIOReturnBadArgument)
+        outside the carve-outs; `IOUnsupportedError` when the kernel has no such mode.
+        """
+        try:
+            return Mapping(self._fd, length, mode << MODE_SHIFT | physical)
+        except OSError as error:
+            raise _failed("mapping", error, physical, length) from error
+
+    def query(self, address: int) -> PageTableEntry:
+        """Look up a virtual address of this process; `IODeviceError` where nothing is mapped."""
+        request = bytearray(QUERY_STRUCT.pack(address, 0, 0, 0, 0))
+        try:
+            fcntl.ioctl(self._fd, QUERY, request)
+        except OSError as error:
+            raise IODeviceError(
+                f"query of {address:#x}: {error}", code=IOReturn.kIOReturnVMError, address=address
+            ) from error
+        address, root, entry, level, levels = QUERY_STRUCT.unpack(request)
+        return PageTableEntry(address, root, entry, level, levels)
+
+    def read(self, physical: int, length: int, mode: CacheMode) -> bytes:
+        """Return bytes of one carve-out as the kernel sees them; errors as `map`'s."""
+        data = bytearray(length)
+        self._copy(READ, physical, data, mode)
+        return bytes(data)
+
+    def write(self, physical: int, data: bytes, mode: CacheMode) -> None:
+        """Let the kernel store ``data`` into one carve-out; errors as `map`'s."""
+        self._copy(WRITE, physical, bytearray(data), mode)
+
+    def _copy(self, command: int, physical: int, data: bytearray, mode: CacheMode) -> None:
+        # An empty buffer has no address; the driver refuses length 0 before it looks.
+        user = ctypes.addressof(ctypes.c_char.from_buffer(data)) if data else 0
+        request = COPY_STRUCT.pack(physical, len(data), user, mode, 0)
+        try:
+            fcntl.ioctl(self._fd, command, request)
+        except OSError as error:
+            what = "kernel read" if command == READ else "kernel write"
+            raise _failed(what, error, physical, len(data)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class PciInfo:
+    """What the driver says of its PCI function."""
+
+    vectors: int
+    bus_master: bool
+
+
+class DriverFunction(_File):
+    """/dev/dma-rehearsal-pciN: bus mastering, and an eventfd for each MSI-X vector.
+
+    Eventfds belong to this open file: closing it takes them away from their vectors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        version = self._get(PCI_INFO, PCI_INFO_STRUCT)[0]
+        if version != VERSION:
+            self.close()
+            raise IODeviceError(f"{path}: version {version}, and this library speaks {VERSION}")
+
+    def info(self) -> PciInfo:
+        """Ask for the number of vectors, and whether bus mastering is on."""
+        _, vectors, bus_master, _ = self._get(PCI_INFO, PCI_INFO_STRUCT)
+        return PciInfo(vectors, bool(bus_master))
+
+    def set_bus_master(self, on: bool) -> None:
+        """Turn bus mastering on or off. Off also stops MSI-X, whose messages are writes."""
+        self._set(BUS_MASTER, BUS_MASTER_STRUCT.pack(on), "bus mastering")
+
+    def set_eventfd(self, vector: int, fd: int) -> None:
+        """Have the vector's interrupts signal ``fd``, an eventfd; -1 stops that.
+
+        `IOBusyError` when another open file holds the vector; `IODeviceError`
+        (kIOReturnBadArgument) when there is no such vector.
+        """
+        if not 0 <= vector < 1 << 32:
+            raise IODeviceError(f"vector {vector}", code=IOReturn.kIOReturnBadArgument)
+        self._set(EVENTFD, EVENTFD_STRUCT.pack(vector, fd), f"eventfd {fd} for vector {vector}")
+
+    def _set(self, command: int, request: bytes, what: str) -> None:
+        try:
+            fcntl.ioctl(self._fd, command, request)
+        except OSError as error:
+            message = f"{self.path}: {what}: {error}"
+            if error.errno == errno.EBUSY:
+                raise IOBusyError(f"{message}: another open file holds it") from error
+            raise IODeviceError(message, code=_code(error)) from error

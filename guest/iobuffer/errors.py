@@ -1,0 +1,111 @@
+"""IOKit's return codes and the exceptions that carry them.
+
+::
+
+    IOReturnError                 base: code, address, length, direction, reason
+    |-- IOBadArgumentError        kIOReturnBadArgument
+    |-- IOUnsupportedError        kIOReturnUnsupported
+    |-- IONoMemoryError           kIOReturnNoMemory; also a MemoryError
+    |-- IOBusyError               kIOReturnBusy
+    |-- IONotAttachedError        kIOReturnNotAttached: released, or not this process's
+    `-- IODeviceError             any code: the driver or the lock files failed
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class IOReturn(IntEnum):
+    """Return codes with IOKit's names and values: 0xE0000000 | code."""
+
+    kIOReturnSuccess = 0
+    kIOReturnError = 0xE00002BC
+    kIOReturnNoMemory = 0xE00002BD
+    kIOReturnNoResources = 0xE00002BE
+    kIOReturnBadArgument = 0xE00002C2
+    kIOReturnUnsupported = 0xE00002C7
+    kIOReturnVMError = 0xE00002C8
+    kIOReturnCannotLock = 0xE00002CC
+    kIOReturnNotReadable = 0xE00002CE
+    kIOReturnNotWritable = 0xE00002CF
+    kIOReturnNotAligned = 0xE00002D0
+    kIOReturnDMAError = 0xE00002D4
+    kIOReturnBusy = 0xE00002D5
+    kIOReturnNotReady = 0xE00002D8
+    kIOReturnNotAttached = 0xE00002D9
+    kIOReturnNoSpace = 0xE00002DB
+    kIOReturnCannotWire = 0xE00002DE
+    kIOReturnMessageTooLarge = 0xE00002E1
+    kIOReturnNotPermitted = 0xE00002E2
+    kIOReturnUnderrun = 0xE00002E7
+    kIOReturnOverrun = 0xE00002E8
+
+
+class IOReturnError(Exception):
+    """An operation failed: ``code`` says how in IOKit's terms, the message says why.
+
+    ``address`` and ``length`` are in bytes, ``direction`` is one of kIODirection's values; each is
+    None where it does not apply. ``reason`` is the message without the code.
+    """
+
+    default_code: ClassVar[IOReturn] = IOReturn.kIOReturnError
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: IOReturn | None = None,
+        address: int | None = None,
+        length: int | None = None,
+        direction: int | None = None,
+    ) -> None:
+        self.code = self.default_code if code is None else code
+        self.reason = reason
+        self.address = address
+        self.length = length
+        self.direction = direction
+        super().__init__(f"{self.code.name} ({self.code:#010x}): {reason}")
+
+
+class IOBadArgumentError(IOReturnError):
+    """An argument is outside what the call takes."""
+
+    default_code = IOReturn.kIOReturnBadArgument
+
+
+class IOUnsupportedError(IOReturnError):
+    """The request is legal in IOKit; this platform, or this version, cannot do it."""
+
+    default_code = IOReturn.kIOReturnUnsupported
+
+
+class IONoMemoryError(IOReturnError, MemoryError):
+    """No pool has a free run that is long enough.
+
+    ``asked`` and ``largest`` are in bytes: what was wanted, and the longest free run that exists.
+    """
+
+    default_code = IOReturn.kIOReturnNoMemory
+
+    def __init__(self, reason: str, *, asked: int, largest: int) -> None:
+        super().__init__(reason, length=asked)
+        self.asked = asked
+        self.largest = largest
+
+
+class IOBusyError(IOReturnError):
+    """Something still uses what the call would take away."""
+
+    default_code = IOReturn.kIOReturnBusy
+
+
+class IONotAttachedError(IOReturnError):
+    """The descriptor has been released, or belongs to another process."""
+
+    default_code = IOReturn.kIOReturnNotAttached
+
+
+class IODeviceError(IOReturnError):
+    """The driver, or a file of the system, is missing or refused."""

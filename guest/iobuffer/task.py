@@ -1,0 +1,29 @@
+"""Tasks: the process in whose address space a buffer is mapped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A process by its id; ``pid`` 0 stands for the kernel."""
+
+    pid: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the calling process."""
+        return self.pid == os.getpid()
+
+    def __str__(self) -> str:
+        return "kernel_task" if self.pid == 0 else f"task {self.pid}"
+
+
+kernel_task = Task(0)
+
+
+def current_task() -> Task:
+    """Return the calling process as a task."""
+    return Task(os.getpid())

@@ -1,0 +1,163 @@
+"""PCI functions as sysfs shows them: found by id, BARs mapped, configuration space by offset.
+
+Linux's Documentation/PCI/sysfs-pci.rst describes the files.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+DEVICES: Final = Path("/sys/bus/pci/devices")
+
+# PCI Local Bus Specification 3.0, 6.2: configuration header
+_COMMAND: Final = 0x04
+_COMMAND_MEMORY: Final = 1 << 1
+_COMMAND_BUS_MASTER: Final = 1 << 2
+
+
+class PciError(Exception):
+    """Base of what goes wrong with PCI functions and their models; the message says where."""
+
+
+class Bar:
+    """A mapped BAR: ``words`` makes one 32-bit access an index, ``data`` one for each byte."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
+            finally:
+                os.close(fd)
+        except (OSError, ValueError) as error:
+            raise PciError(f"cannot map {path}: {error}") from error
+        self.data = memoryview(self._memory)
+        self.words = self.data.cast("I")
+
+    def __getitem__(self, offset: int) -> int:
+        return self.words[offset >> 2]
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        self.words[offset >> 2] = value
+
+    def set64(self, offset: int, value: int) -> None:
+        """Write a LO and a HI register that follow each other."""
+        self.words[offset >> 2] = value & 0xFFFFFFFF
+        self.words[(offset >> 2) + 1] = value >> 32
+
+    def get64(self, offset: int) -> int:
+        """Read a LO and a HI register that follow each other."""
+        return self.words[offset >> 2] | self.words[(offset >> 2) + 1] << 32
+
+    def close(self) -> None:
+        """Unmap; BufferError while a view of ``data`` lives elsewhere."""
+        self.words.release()
+        self.data.release()
+        self._memory.close()
+
+
+class PciFunction:
+    """One function, by its folder in `DEVICES`; a context manager that unmaps the BARs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._bars: dict[int, Bar] = {}
+
+    @classmethod
+    def find(cls, vendor: int, device: int, index: int = 0) -> Self:
+        """Return the ``index``-th function with this id, in the order of addresses.
+
+        Raises `PciError` when there are not so many.
+        """
+        found = [
+            folder
+            for folder in sorted(DEVICES.iterdir() if DEVICES.is_dir() else ())
+            if int((folder / "vendor").read_text(), 16) == vendor
+            and int((folder / "device").read_text(), 16) == device
+        ]
+        if index >= len(found):
+            raise PciError(
+                f"no PCI function {vendor:04x}:{device:04x} number {index}: {len(found)} found"
+            )
+        return cls(found[index])
+
+    @property
+    def address(self) -> str:
+        """Domain, bus, device and function, as 0000:00:02.0."""
+        return self.folder.name
+
+    def enable(self) -> None:
+        """Turn memory decoding on, where no driver has."""
+        if not self._command() & _COMMAND_MEMORY:
+            self._write("enable", "1")
+
+    def bar(self, number: int) -> Bar:
+        """Map a BAR, or return it when it is mapped."""
+        if number not in self._bars:
+            self._bars[number] = Bar(self.folder / f"resource{number}")
+        return self._bars[number]
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the function may do DMA: bit 2 of the command register."""
+        return bool(self._command() & _COMMAND_BUS_MASTER)
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        command = self._command() & ~_COMMAND_BUS_MASTER
+        self.config_write(_COMMAND, struct.pack("<H", command | on * _COMMAND_BUS_MASTER))
+
+    def reset(self) -> None:
+        """Reset the function (FLR where it has that); the kernel keeps its configuration."""
+        self._write("reset", "1")
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Read configuration space; `PciError` when fewer bytes come."""
+        with (self.folder / "config").open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, offset)
+        if len(data) != length:
+            raise PciError(f"{self.address}: {len(data)} of {length} bytes at config {offset:#x}")
+        return data
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write configuration space."""
+        with (self.folder / "config").open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), data, offset)
+
+    def driver_node(self) -> Path | None:
+        """The device file of the module dma_rehearsal for this function, None when unbound."""
+        misc = self.folder / "misc"
+        for entry in misc.iterdir() if misc.is_dir() else ():
+            return Path("/dev") / entry.name
+        return None
+
+    def close(self) -> None:
+        """Unmap the BARs."""
+        for number in list(self._bars):
+            self._bars[number].close()
+            del self._bars[number]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _command(self) -> int:
+        return int.from_bytes(self.config_read(_COMMAND, 2), "little")
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            (self.folder / name).write_text(value)
+        except OSError as error:
+            raise PciError(f"{self.folder / name}: {error.strerror}") from error

@@ -1,0 +1,137 @@
+"""The platform device from user space: the witness that walks this guest's page tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import memory_types
+from layout import (
+    PLATFORM_DEVICE_ID,
+    PLATFORM_MAGIC,
+    PLATFORM_VENDOR_ID,
+    PLATFORM_VERSION,
+    WITNESS_TRIGGER,
+    Plat,
+    PlatformBar,
+    WitnessRun,
+    WitnessStatus,
+)
+from memory_types import Mtrrs
+from pci_sysfs import PciError, PciFunction
+
+_MTRR_RANGE_SIZE: Final = 16  # PHYSBASE lo, hi, PHYSMASK lo, hi
+
+
+class PlatformDeviceError(PciError):
+    """The platform device is of another kind or version, or answered what it must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessReport:
+    """What the witness saw of one virtual range.
+
+    ``runs`` cover the range from its start up to ``fault_va``, or to its end when ``status`` is OK
+    (fault_va is None then). ``pages`` is the number of leaf entries looked at.
+    """
+
+    status: WitnessStatus
+    runs: tuple[WitnessRun, ...]
+    pages: int
+    fault_va: int | None
+
+
+class PlatformDevice:
+    """1234:da7a, found by its id, enabled, with bus mastering on. A context manager.
+
+    It must be told the memory types (`set_memory_types`, or `read_memory_types`) before it can
+    tell what is effective.
+    """
+
+    def __init__(self, function: PciFunction | None = None) -> None:
+        self.pci = function or PciFunction.find(PLATFORM_VENDOR_ID, PLATFORM_DEVICE_ID)
+        self.pci.enable()
+        self.pci.bus_master = True
+        self._control = self.pci.bar(PlatformBar.CONTROL)
+        self._results = self.pci.bar(PlatformBar.RESULTS)
+        magic, version = self._control[Plat.MAGIC], self._control[Plat.VERSION]
+        if magic != PLATFORM_MAGIC or version >> 16 != PLATFORM_VERSION >> 16:
+            self.close()
+            raise PlatformDeviceError(
+                f"{self.pci.address}: magic {magic:#x} version {version:#x}, "
+                f"not {PLATFORM_MAGIC:#x} and {PLATFORM_VERSION:#x}"
+            )
+
+    def set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
+        """Tell the witness what the processor makes of page-table entries."""
+        control = self._control
+        control.set64(Plat.PAT_LO, pat)
+        control.set64(Plat.MTRR_DEF_TYPE_LO, mtrrs.def_type)
+        control[Plat.PHYSICAL_BITS] = mtrrs.physical_bits
+        control[Plat.MTRR_COUNT] = len(mtrrs.ranges)
+        for index, (base, mask) in enumerate(mtrrs.ranges):
+            offset = Plat.MTRR_RANGES + index * _MTRR_RANGE_SIZE
+            control.set64(offset, base)
+            control.set64(offset + 8, mask)
+        for index, value in enumerate(mtrrs.fixed):
+            control.set64(Plat.MTRR_FIXED + 8 * index, value)
+
+    def read_memory_types(self) -> None:
+        """Read PAT and MTRRs in this guest, and tell the witness."""
+        self.set_memory_types(memory_types.read_pat(), memory_types.read_mtrrs())
+
+    def witness(self, root: int, va: int, length: int, levels: int = 4) -> WitnessReport:
+        """Walk the tables at physical ``root`` for [va, va + length) and report what is mapped.
+
+        ``levels`` is 4 or 5. A walk that fails is a report whose status says how. Root and levels
+        come from the driver (`iobuffer.driver.Driver.query`), or from outside the guest.
+        """
+        control = self._control
+        control.set64(Plat.WITNESS_ROOT_LO, root)
+        control.set64(Plat.WITNESS_VA_LO, va)
+        control.set64(Plat.WITNESS_LENGTH_LO, length)
+        control[Plat.WITNESS_LEVELS] = levels
+        control[Plat.WITNESS_CTL] = WITNESS_TRIGGER
+        status = self._status()
+        count = control[Plat.WITNESS_RUN_COUNT]
+        size = WitnessRun.STRUCT.size
+        quads = self._results.data.cast("Q")
+        if count > len(quads) * 8 // size:
+            raise PlatformDeviceError(f"{self.pci.address}: {count} runs, more than BAR1 holds")
+        try:
+            runs = tuple(
+                WitnessRun.unpack(
+                    b"".join(q.to_bytes(8, "little") for q in quads[i : i + size // 8])
+                )
+                for i in range(0, count * size // 8, size // 8)
+            )
+        except ValueError as error:
+            raise PlatformDeviceError(f"{self.pci.address}: a run is no run: {error}") from error
+        finally:
+            quads.release()
+        faulted = status != WitnessStatus.OK
+        fault_va = control.get64(Plat.WITNESS_FAULT_VA_LO) if faulted else None
+        return WitnessReport(status, runs, control[Plat.WITNESS_PAGE_COUNT], fault_va)
+
+    def close(self) -> None:
+        """Unmap the BARs."""
+        self.pci.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _status(self) -> WitnessStatus:
+        value = self._control[Plat.WITNESS_STATUS]
+        try:
+            return WitnessStatus(value)
+        except ValueError as error:
+            raise PlatformDeviceError(f"{self.pci.address}: witness status {value:#x}") from error

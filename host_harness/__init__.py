@@ -1,0 +1,1 @@
+"""The host's side of the rig: makes the environment, runs the VM, collects the verdict."""

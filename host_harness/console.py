@@ -1,0 +1,62 @@
+"""Watches the guest's console with pexpect. It is for people and for panics, never for results."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pexpect
+from pexpect import socket_pexpect
+
+# What init prints when the kernel has handed over, and what the kernel prints when it gives up.
+INIT_UP = "init: up"
+_PATTERNS: list[str | type[pexpect.EOF]] = [
+    r"Kernel panic - not syncing: [^\r\n]*",
+    INIT_UP,
+    pexpect.EOF,
+]
+
+
+class Console:
+    """A thread that reads the console.
+
+    ``wakeup`` is a descriptor that becomes readable when ``panic`` or ``up`` changes.
+    """
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._spawn = socket_pexpect.SocketSpawn(stream, timeout=None, encoding="utf-8",
+                                                 codec_errors="replace", maxread=4096,
+                                                 searchwindowsize=8192)  # fmt: skip
+        self._stream = stream
+        self.wakeup, self._signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.up = False
+        self.panic: str | None = None
+        self._thread = threading.Thread(target=self._watch, name="console", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading and close the descriptors."""
+        self._stream.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self._stream.close()
+        os.close(self._signal)
+        os.close(self.wakeup)
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                which = self._spawn.expect(list(_PATTERNS))
+            except (pexpect.ExceptionPexpect, OSError, ValueError):
+                return
+            if which == 0:
+                # The line may not be whole yet when its first word matched.
+                self.panic = str(self._spawn.after).strip()
+            elif which == 1:
+                self.up = True
+            else:
+                return
+            os.write(self._signal, b"!")

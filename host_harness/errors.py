@@ -1,0 +1,60 @@
+"""What can go wrong on the host, and the status that the harness then ends with.
+
+HarnessError
+├── UsageError          2  the command line or a setting is wrong
+├── EnvironmentFailure  3  QEMU, the image or a host tool cannot be had
+└── NoVerdict           4  the VM, the device or the channel was lost before the verdict
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Exit statuses of ``python -m host_harness``."""
+
+    PASSED = 0
+    FAILED = 1
+    USAGE = 2
+    ENVIRONMENT = 3
+    NO_VERDICT = 4
+
+
+class HarnessError(Exception):
+    """Base of all errors that the harness raises. ``hint`` says what to do next."""
+
+    status = Status.NO_VERDICT
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n  next: {self.hint}" if self.hint else text
+
+
+class UsageError(HarnessError):
+    """The caller asked for something that does not exist or does not go together."""
+
+    status = Status.USAGE
+
+
+class EnvironmentFailure(HarnessError):
+    """The environment cannot be made on this machine."""
+
+    status = Status.ENVIRONMENT
+
+
+class NoVerdict(HarnessError):
+    """The run ended before it could say passed or failed.
+
+    ``phase`` is the phase that was running when it happened.
+    """
+
+    status = Status.NO_VERDICT
+
+    def __init__(self, phase: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{phase}: {message}", hint)
+        self.phase = phase

@@ -1,0 +1,107 @@
+"""The named faults: each breaks one promise on purpose, and the run must notice.
+
+``make faults`` prints them. A check that no fault can make fail is not a check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .errors import Status, UsageError
+
+
+class Place(Enum):
+    """Where a fault acts."""
+
+    DEVICE = "device"
+    GUEST = "guest"
+    DRIVER = "driver"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. ``promises`` are the promises that the run's message must name."""
+
+    name: str
+    place: Place
+    status: Status
+    promises: tuple[str, ...]
+    description: str
+    parameter: str = ""
+
+
+FAULTS = (
+    Fault(
+        "device-read-flip",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIODirectionOut",),
+        "the device flips one byte of what it reads from memory",
+    ),
+    Fault(
+        "device-write-flip",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIODirectionIn",),
+        "the device flips one byte of what it writes to memory",
+    ),
+    Fault(
+        "device-ignores-direction",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIODirectionIn",),
+        "the device ignores the direction bit and always reads memory",
+    ),
+    Fault(
+        "device-false-success",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIODirectionOut", "kIODirectionIn"),
+        "the device reports success without moving data",
+    ),
+    Fault(
+        "allocator-misaligned",
+        Place.GUEST,
+        Status.FAILED,
+        ("alignment",),
+        "the allocator returns an address off its alignment",
+    ),
+    Fault(
+        "allocator-overlap",
+        Place.GUEST,
+        Status.FAILED,
+        ("capacity",),
+        "the allocator hands out two overlapping buffers",
+    ),
+    Fault(
+        "driver-wrong-cache",
+        Place.DRIVER,
+        Status.FAILED,
+        ("kIOMapWriteThruCache",),
+        "the driver maps another cache mode than the one asked for",
+        parameter="dma_rehearsal.fault=wrong_cache",
+    ),
+    Fault(
+        "witness-ignores-pat",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIOMapWriteThruCache",),
+        "the witness takes the PAT bit of every page-table entry as 0",
+    ),
+)
+
+
+def find(name: str) -> Fault:
+    """Return the fault of that name; UsageError lists the names when there is none."""
+    for fault in FAULTS:
+        if fault.name == name:
+            return fault
+    names = ", ".join(fault.name for fault in FAULTS)
+    raise UsageError(f"there is no fault {name!r}", f"choose one of: {names} (make faults)")
+
+
+def listing() -> str:
+    """Return one line for each fault: name, status, description."""
+    width = max(len(fault.name) for fault in FAULTS)
+    return "\n".join(f"{f.name:{width}}  {f.status.value}  {f.description}" for f in FAULTS)

@@ -1,0 +1,68 @@
+"""QEMU's monitor, by qemu.qmp, driven from synchronous code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import QMPClient, QMPError
+
+_T = TypeVar("_T")
+_CALL_TIMEOUT_S = 10
+
+
+class MonitorError(Exception):
+    """QEMU's monitor did not answer, or answered with an error."""
+
+
+class Monitor:
+    """A QMP connection whose asyncio loop runs in a thread of its own.
+
+    Everything that is said goes to ``log`` (qmp.log of the run's folder).
+    """
+
+    def __init__(self, stream: socket.socket, log: Path) -> None:
+        self._stream = stream
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._client = QMPClient("rehearsal")
+        self._handler = logging.FileHandler(log)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._logger = logging.getLogger("qemu.qmp")
+        self._logger.setLevel(logging.DEBUG)
+        self._logger.propagate = False
+        self._logger.addHandler(self._handler)
+
+    def connect(self, timeout_s: float) -> None:
+        """Negotiate; MonitorError when QEMU does not answer in time."""
+        self._thread.start()
+        self._call(self._client.connect(self._stream), timeout_s, "greeting")
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Run one QMP command and return its result; MonitorError when it fails."""
+        return self._call(self._client.execute(name, arguments), _CALL_TIMEOUT_S, name)
+
+    def close(self) -> None:
+        """End the connection and the thread."""
+        if self._thread.is_alive():
+            with contextlib.suppress(MonitorError):
+                self._call(self._client.disconnect(), _CALL_TIMEOUT_S, "disconnect")
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)
+        self._loop.close()
+        self._stream.close()
+        self._logger.removeHandler(self._handler)
+        self._handler.close()
+
+    def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float, what: str) -> _T:
+        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_s), self._loop)
+        try:
+            return future.result(timeout_s + 5)
+        except (QMPError, TimeoutError, OSError) as error:
+            raise MonitorError(f"{what}: {error or type(error).__name__}") from error

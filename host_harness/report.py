@@ -1,0 +1,166 @@
+"""The ledger of promises: what was asked, what the device attested, and the verdict.
+
+A promise is kept, broken, unattested or unsupported. Broken fails the run. So does unattested,
+unless the promise and its reason stand in ``unattested.toml``, the one reviewed list.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VERDICTS = ("kept", "broken", "unattested", "unsupported")
+_REVIEWED = Path(__file__).with_name("unattested.toml")
+_WIDTHS = (32, 30, 44)
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One row of attestations.json."""
+
+    promise: str
+    asked: str
+    attested: str
+    verdict: str
+    reason: str
+    test: str
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Collects promises from test reports, and counts the tests."""
+
+    promises: list[Promise] = field(default_factory=list)
+    passed: int = 0
+    failed: int = 0
+    reviewed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the reviewed list."""
+        listed = tomllib.loads(_REVIEWED.read_text())
+        self.reviewed = {
+            entry["promise"]: entry["reason"] for entry in listed.get("unattested", [])
+        }
+
+    def add_report(self, report: pytest.TestReport, marked: list[str]) -> None:
+        """Take the promises of one phase's report.
+
+        ``marked`` are the promises that the test says it is about. One of them that a test did not
+        attest is broken when the test failed, else unattested: silence is never a yes.
+        """
+        if report.when == "teardown":
+            if report.failed:
+                self.failed += 1
+                self._mark(report, marked, "broken", _first_line(report))
+            return
+        if report.when == "setup" and report.passed:
+            return
+        recorded = [value for name, value in report.user_properties if name == "promise"]
+        rows = [_checked(value, report.nodeid) for value in recorded]
+        self.promises += rows
+        if report.failed:
+            self.failed += 1
+            if not any(row.verdict == "broken" for row in rows):
+                self._mark(report, marked, "broken", _first_line(report))
+        elif report.passed:
+            self.passed += 1
+            silent = [name for name in marked if name not in {row.promise for row in rows}]
+            self._mark(report, silent, "unattested", "the test passed without attesting it")
+        else:
+            self._mark(report, marked, "unattested", f"skipped: {_first_line(report)}")
+
+    def _mark(self, report: pytest.TestReport, names: list[str], verdict: str, reason: str) -> None:
+        self.promises += [Promise(name, "", "", verdict, reason, report.nodeid) for name in names]
+
+    def objections(self) -> list[Promise]:
+        """Return the rows that fail the run: broken, or unattested and not in the reviewed list."""
+        return [
+            row
+            for row in self.promises
+            if row.verdict == "broken"
+            or (row.verdict == "unattested" and self.reviewed.get(row.promise) != row.reason)
+        ]
+
+    def write(self, path: Path, facts: dict[str, Any]) -> None:
+        """Write attestations.json: ``facts`` of the run, the counts and every promise."""
+        whole = {
+            **facts,
+            "passed": self.passed,
+            "failed": self.failed,
+            "promises": [asdict(row) for row in self.promises],
+        }
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+
+    def table(self) -> str:
+        """Return the table for people: one row for each promise and verdict."""
+        groups: dict[tuple[str, str], list[Promise]] = {}
+        for row in self.promises:
+            groups.setdefault((row.promise, row.verdict), []).append(row)
+        lines = [_row("promise", "asked", "attested by the device", "verdict")]
+        lines.append("-" * len(lines[0]))
+        for (promise, verdict), rows in groups.items():
+            count = f" x{len(rows)}" if len(rows) > 1 else ""
+            lines.append(
+                _row(
+                    promise,
+                    _span([row.asked for row in rows]),
+                    _span([row.attested or row.reason for row in rows]),
+                    f"{verdict}{count}",
+                )
+            )
+        accepted = sorted(
+            {
+                (row.promise, row.reason)
+                for row in self.promises
+                if row.verdict == "unattested" and self.reviewed.get(row.promise) == row.reason
+            }
+        )
+        if accepted:
+            lines += ["", "unattested, by the reviewed list:"]
+            lines += [f"  {promise}: {reason}" for promise, reason in accepted]
+        return "\n".join(lines)
+
+
+def _checked(value: object, test: str) -> Promise:
+    """Return a row from what the guest recorded; anything malformed is a broken promise."""
+    if not isinstance(value, dict) or value.get("verdict") not in VERDICTS:
+        return Promise("report", "", "", "broken", f"malformed record {value!r}"[:200], test)
+    return Promise(
+        promise=str(value.get("promise", "")),
+        asked=str(value.get("asked", "")),
+        attested=str(value.get("attested", "")),
+        verdict=str(value["verdict"]),
+        reason=str(value.get("reason", "")),
+        test=test,
+    )
+
+
+def _first_line(report: pytest.TestReport) -> str:
+    """Return the line that tells a failure or a skip."""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
+    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
+    return (errors or lines or ["no message"])[0]
+
+
+def _span(texts: list[str]) -> str:
+    """Return the one text, or the first and the last of several."""
+    distinct = list(dict.fromkeys(text for text in texts if text))
+    if not distinct:
+        return ""
+    return distinct[0] if len(distinct) == 1 else f"{distinct[0]} .. {distinct[-1]}"
+
+
+def _row(promise: str, asked: str, attested: str, verdict: str) -> str:
+    cells = [
+        text if len(text) <= width else text[: width - 1] + "…"
+        for text, width in zip((promise, asked, attested), _WIDTHS, strict=True)
+    ]
+    padded = (cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
+    return " | ".join([*padded, verdict.ljust(12)]).rstrip()

@@ -1,0 +1,119 @@
+"""The ledger: silence is never a yes, and only the reviewed list excuses an unattested promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from host_harness.report import Ledger
+
+
+def report(
+    outcome: Literal["passed", "failed", "skipped"] = "passed",
+    when: Literal["setup", "call", "teardown"] = "call",
+    properties: list[Any] | None = None,
+    longrepr: Any = None,
+) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid="suite/test_x.py::test_x",
+        location=("suite/test_x.py", 1, "test_x"),
+        keywords={},
+        outcome=outcome,
+        longrepr=longrepr,
+        when=when,
+        user_properties=[("promise", value) for value in properties or []],
+    )
+
+
+def row(verdict: str = "kept", promise: str = "alignment", reason: str = "") -> dict[str, str]:
+    return {
+        "promise": promise,
+        "asked": "4096",
+        "attested": "low 12 bits 0",
+        "verdict": verdict,
+        "reason": reason,
+    }
+
+
+def test_kept_promise_raises_no_objection() -> None:
+    ledger = Ledger()
+    ledger.add_report(report(properties=[row()]), ["alignment"])
+    assert (ledger.passed, ledger.failed) == (1, 0)
+    assert ledger.objections() == []
+
+
+def test_broken_promise_fails_the_run() -> None:
+    ledger = Ledger()
+    ledger.add_report(
+        report("failed", properties=[row("broken")], longrepr="E  alignment is broken"), []
+    )
+    assert [each.promise for each in ledger.objections()] == ["alignment"]
+    assert ledger.failed == 1
+
+
+def test_failure_before_attestation_breaks_the_marked_promise() -> None:
+    ledger = Ledger()
+    ledger.add_report(report("failed", longrepr="x = 1\nE   the buffer is elsewhere"), ["release"])
+    (objection,) = ledger.objections()
+    assert (objection.promise, objection.verdict) == ("release", "broken")
+    assert objection.reason == "the buffer is elsewhere"
+
+
+def test_failed_setup_breaks_the_marked_promise() -> None:
+    ledger = Ledger()
+    ledger.add_report(report("failed", when="setup", longrepr="E  no device"), ["MSI-X"])
+    assert [each.verdict for each in ledger.objections()] == ["broken"]
+
+
+def test_passing_in_silence_is_unattested_and_fails_the_run() -> None:
+    ledger = Ledger()
+    ledger.add_report(report(), ["capacity"])
+    (objection,) = ledger.objections()
+    assert (objection.promise, objection.verdict) == ("capacity", "unattested")
+
+
+def test_skipping_is_unattested() -> None:
+    ledger = Ledger()
+    ledger.add_report(
+        report("skipped", longrepr=("f", 1, "Skipped: no high memory")), ["alignment"]
+    )
+    (objection,) = ledger.objections()
+    assert "no high memory" in objection.reason
+
+
+def test_reviewed_reason_excuses_and_another_does_not() -> None:
+    ledger = Ledger()
+    promise, reason = next(iter(ledger.reviewed.items()))
+    ledger.add_report(report(properties=[row("unattested", promise, reason)]), [])
+    assert ledger.objections() == []
+    assert reason in ledger.table()
+    ledger.add_report(report(properties=[row("unattested", promise, "some other reason")]), [])
+    assert len(ledger.objections()) == 1
+
+
+def test_malformed_record_is_broken() -> None:
+    ledger = Ledger()
+    ledger.add_report(report(properties=["nonsense", {"verdict": "fine"}]), [])
+    assert [each.verdict for each in ledger.objections()] == ["broken", "broken"]
+
+
+def test_attestations_file_has_counts_facts_and_rows(tmp_path: Path) -> None:
+    ledger = Ledger()
+    ledger.add_report(report(properties=[row()]), ["alignment"])
+    ledger.write(tmp_path / "a.json", {"accelerator": "tcg", "seed": 7})
+    whole = json.loads((tmp_path / "a.json").read_text())
+    assert whole["accelerator"] == "tcg"
+    assert (whole["passed"], whole["failed"]) == (1, 0)
+    assert whole["promises"] == [{**row(), "test": "suite/test_x.py::test_x"}]
+
+
+def test_table_has_one_row_for_each_promise_and_verdict() -> None:
+    ledger = Ledger()
+    for _ in range(3):
+        ledger.add_report(report(properties=[row()]), ["alignment"])
+    rows = [line for line in ledger.table().splitlines() if line.startswith("alignment")]
+    assert len(rows) == 1
+    assert "kept x3" in rows[0]

@@ -1,0 +1,137 @@
+"""Whole-VM runs of ``python -m host_harness``: a clean one, and one for every named fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host_harness.faults import FAULTS, Fault
+from host_harness.payload import SOURCE
+
+pytestmark = pytest.mark.vm
+
+_LIMIT_S = 900  # the first run of a machine makes the environment
+ARTEFACTS = {
+    *("status", "junit.xml", "console.log", "qemu.log", "qmp.log", "argv"),
+    *("device-trace.jsonl", "device.log", "seed", "attestations.json"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what it printed and the folder of its artefacts."""
+
+    status: int
+    output: str
+    errors: str
+    folder: Path
+
+    @property
+    def attestations(self) -> dict[str, Any]:
+        """Return what attestations.json says."""
+        loaded: dict[str, Any] = json.loads((self.folder / "attestations.json").read_text())
+        return loaded
+
+
+def run(runs: Path, *arguments: str, **settings: str) -> Run:
+    """Run the harness as a user would, with ``settings`` in the environment."""
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("FAULT", "SEED", "APPEND")
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
+        cwd=SOURCE,
+        env=environment | settings,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+        check=False,
+    )
+    print(done.stdout, done.stderr, sep="\n")
+    return Run(done.returncode, done.stdout, done.stderr, runs / "latest")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(tmp_path_factory.mktemp("runs"), SEED="0x5eed")
+
+
+def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
+    assert clean.status == 0
+    assert clean.output.splitlines()[-1] == "status 0"
+    promises = clean.attestations["promises"]
+    verdicts = {row["verdict"] for row in promises}
+    assert "kept" in verdicts
+    assert "broken" not in verdicts
+    kept = {row["promise"] for row in promises if row["verdict"] == "kept"}
+    assert kept >= {
+        *("kIODirectionIn", "kIODirectionOut", "kIODirectionInOut", "inTask", "release"),
+        *("kIOMapInhibitCache", "kIOMapWriteThruCache", "kIOMapCopybackCache"),
+        *("kIOMapWriteCombineCache", "kIOMemoryPhysicallyContiguous", "capacity", "alignment"),
+    }
+
+
+def test_clean_run_leaves_every_artefact(clean: Run) -> None:
+    assert {path.name for path in clean.folder.iterdir()} == ARTEFACTS
+    assert (clean.folder / "status").read_text() == "0\n"
+    assert (clean.folder / "seed").read_text() == f"{0x5EED}\n"
+    facts = clean.attestations
+    assert facts["accelerator"] in ("kvm", "tcg")
+    assert facts["seed"] == 0x5EED
+    assert {"environment", "device", "qemu", "boot", "collection", "tests"} <= set(facts["phases"])
+    suite = ElementTree.parse(clean.folder / "junit.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert int(suite.get("tests", 0)) == facts["passed"] > 0
+    trace = (clean.folder / "device-trace.jsonl").read_text().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in trace)
+    assert len(trace) > facts["passed"]
+
+
+def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
+    facts = clean.attestations
+    assert f"{facts['passed']} passed, 0 failed" in clean.output
+    assert "kIOMapWriteCombineCache" in clean.output
+    assert "unattested, by the reviewed list:" in clean.output
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
+    done = run(tmp_path, FAULT=fault.name)
+    assert done.status == fault.status
+    assert (done.folder / "status").read_text() == f"{fault.status.value}\n"
+    broken = {row["promise"] for row in done.attestations["promises"] if row["verdict"] == "broken"}
+    assert broken >= set(fault.promises)
+    for promise in fault.promises:
+        assert f"broken: {promise} " in done.output
+
+
+def test_selection_works_as_in_pytest(tmp_path: Path) -> None:
+    done = run(tmp_path, "-k", "test_bus_master")
+    assert done.status == 0
+    assert 0 < done.attestations["passed"] < 10
+
+
+def test_nothing_selected_is_a_usage_error(tmp_path: Path) -> None:
+    assert run(tmp_path, "-k", "no_such_test").status == 2
+
+
+def test_unknown_fault_is_a_usage_error(tmp_path: Path) -> None:
+    done = run(tmp_path, FAULT="no-such-fault")
+    assert done.status == 2
+    assert "make faults" in done.errors
+
+
+def test_lost_vm_is_no_verdict(tmp_path: Path) -> None:
+    """A module parameter that the driver refuses ends init: a panic, named with the console."""
+    done = run(tmp_path, APPEND="dma_rehearsal.carveouts=nonsense")
+    assert done.status == 4
+    assert "gave up" in done.output
+    assert (done.folder / "status").read_text() == "4\n"
