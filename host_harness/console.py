@@ -10,9 +10,9 @@ import pexpect
 from pexpect import socket_pexpect
 
 # What init prints when the kernel has handed over, and what the kernel prints when it gives up.
-INIT_UP = "init: up"
-_PATTERNS: list[str | type[pexpect.EOF]] = [
-    r"Kernel panic - not syncing: [^\r\n]*",
+INIT_UP = b"init: up"
+_PATTERNS: list[bytes | type[pexpect.EOF]] = [
+    rb"Kernel panic - not syncing: [^\r\n]*",
     INIT_UP,
     pexpect.EOF,
 ]
@@ -25,9 +25,9 @@ class Console:
     """
 
     def __init__(self, stream: socket.socket) -> None:
-        self._spawn = socket_pexpect.SocketSpawn(stream, timeout=None, encoding="utf-8",
-                                                 codec_errors="replace", maxread=4096,
-                                                 searchwindowsize=8192)  # fmt: skip
+        self._spawn = socket_pexpect.SocketSpawn(
+            stream, timeout=None, maxread=4096, searchwindowsize=8192
+        )
         self._stream = stream
         self.wakeup, self._signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.up = False
@@ -54,7 +54,7 @@ class Console:
                 return
             if which == 0:
                 # The line may not be whole yet when its first word matched.
-                self.panic = str(self._spawn.after).strip()
+                self.panic = self._spawn.match.group().decode(errors="replace").strip()
             elif which == 1:
                 self.up = True
             else:

@@ -127,7 +127,8 @@ def _make_driver(
         how = "the image's own compiler"
         done = debian.run_inside(
             tree,
-            f"exec make -C /usr/src/linux-headers-{release} M={inside} modules",
+            f"make -C /usr/src/linux-headers-{release} M={inside} modules"
+            f" && strip --strip-debug {inside}/{_MODULE}.ko",
             _BUILD_TIMEOUT_S,
         )
         if done is None:

@@ -69,7 +69,7 @@ def command(
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
         *("-device", "virtio-serial-pci"),
         *("-device", f"virtserialport,chardev=results,name={RESULTS_PORT}"),
-        *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
         *("-device", _vfio_user("exerciser", wiring.exerciser_socket)),
         *("-device", _vfio_user("platform", wiring.platform_socket)),
     ]

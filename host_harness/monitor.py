@@ -64,5 +64,5 @@ class Monitor:
         future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_s), self._loop)
         try:
             return future.result(timeout_s + 5)
-        except (QMPError, TimeoutError, OSError) as error:
+        except (QMPError, TimeoutError, OSError, EOFError) as error:
             raise MonitorError(f"{what}: {error or type(error).__name__}") from error

@@ -21,16 +21,23 @@ class GuestItem(pytest.Item):
     """One test of the guest. Its code is there; here it has a name, keywords and reports."""
 
     def __init__(
-        self, *, guest_path: str, line: int, keywords: list[str], promises: list[str], **kwargs: Any
+        self,
+        *,
+        guest_path: str,
+        line: int,
+        keywords: list[str],
+        marks: list[str],
+        promises: list[str],
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.guest_path = guest_path
         self.line = line
         self.promises = promises
         self.extra_keyword_matches.update(keywords)
-        for name in keywords:
-            if name.isidentifier():
-                self.add_marker(getattr(pytest.mark, name))
+        for name in marks:
+            self.config.addinivalue_line("markers", f"{name}: a mark of the guest's tests")
+            self.add_marker(getattr(pytest.mark, name))
 
     def runtest(self) -> None:
         """Never called: the protocol hook below runs the test in the guest."""
@@ -95,6 +102,7 @@ class GuestPlugin:
                 guest_path=str(item["path"]),
                 line=int(item["lineno"] or 0),
                 keywords=[str(word) for word in item["keywords"]],
+                marks=[str(name) for name in item["marks"]],
                 promises=[str(name) for name in item["promises"]],
             )
             for item in collected["items"]

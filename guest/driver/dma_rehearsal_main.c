@@ -11,6 +11,7 @@
 
 #include <linux/module.h>
 #include <linux/string.h>
+#include <asm/memtype.h>
 
 #include "dma_rehearsal.h"
 
@@ -38,6 +39,11 @@ static int __init dr_init(void)
 		return -EINVAL;
 	}
 
+	/* Without PAT the kernel keeps no record of cache modes, and conflicts pass. */
+	if (*carveouts && !pat_enabled()) {
+		pr_err("carveouts: the page attribute table is off; boot without nopat\n");
+		return -EOPNOTSUPP;
+	}
 	ret = dr_zones_init(carveouts);
 	if (ret)
 		return ret;

@@ -17,7 +17,6 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <asm/memtype.h>
 #include <asm/msr.h>
 #include <asm/pgtable.h>
 

@@ -1,0 +1,162 @@
+"""The workbench of a test: the device, the platform, and checks that look at both sides."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from exerciser import DmaRecord, Exerciser
+from iobuffer import CacheMode, IOBufferMemoryDescriptor
+from iobuffer.driver import Driver
+from layout import DmaDirection, MemoryType, WitnessRun, WitnessStatus
+from platform_device import PlatformDevice
+
+from .patterns import difference, joined_crc32
+
+EFFECTIVE = {
+    CacheMode.INHIBIT: MemoryType.UC,
+    CacheMode.WRITE_THRU: MemoryType.WT,
+    CacheMode.COPYBACK: MemoryType.WB,
+    CacheMode.WRITE_COMBINE: MemoryType.WC,
+}
+
+
+MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
+
+
+class CheckFailed(AssertionError):
+    """What the device did is not what was promised; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the device's records say of a transfer in several DMAs, or the witness of a range."""
+
+    address: int
+    length: int
+    dmas: int
+    crc32: int
+
+    def __str__(self) -> str:
+        dmas = "1 DMA" if self.dmas == 1 else f"{self.dmas} DMAs"
+        return f"{self.length} bytes at {self.address:#x} in {dmas}, CRC {self.crc32:08x}"
+
+
+@dataclass(slots=True)
+class Bench:
+    """Moves data with the device and compares on both sides."""
+
+    device: Exerciser
+    platform: PlatformDevice
+    driver: Driver
+    staging: IOBufferMemoryDescriptor
+
+    def split(self, length: int) -> list[int]:
+        """Return lengths that fit the device's buffer and add up to ``length``."""
+        largest = self.device.buffer_size
+        whole, rest = divmod(length, largest)
+        return [largest] * whole + [rest] * bool(rest)
+
+    def dma(self, address: int, length: int, *, write_memory: bool, offset: int = 0) -> DmaRecord:
+        """Run one DMA that must succeed, and hold the device's record against what was asked."""
+        record = self.device.dma(address, length, write_memory=write_memory, offset=offset)
+        asked = DmaDirection.WRITE_MEMORY if write_memory else DmaDirection.READ_MEMORY
+        wrong = [
+            f"{name}: asked {want}, the device used {used}"
+            for name, want, used in (
+                ("address", hex(address), hex(record.address)),
+                ("length", length, record.length),
+                ("direction", asked.name, record.direction.name),
+                ("offset", offset, record.offset),
+            )
+            if want != used
+        ]
+        if not record.ok:
+            wrong.append(f"status {record.status.name}, reason {record.reason.name}")
+        if wrong:
+            raise CheckFailed(f"DMA of {length} bytes at {address:#x}: {'; '.join(wrong)}")
+        return record
+
+    def device_reads(
+        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+    ) -> Seen:
+        """Store ``data`` in the buffer; the device reads it and must see just these bytes."""
+        with buffer.view() as view:
+            view[: len(data)] = data
+        return self.device_sees(buffer, data, parts)
+
+    def device_sees(
+        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+    ) -> Seen:
+        """Let the device read the buffer; its checksum must be that of ``data``."""
+        base, _ = buffer.getPhysicalSegment(0)
+        position, dmas, total = 0, 0, 0
+        for part in parts if parts is not None else self.split(len(data)):
+            record = self.dma(base + position, part, write_memory=False)
+            wanted = zlib.crc32(data[position : position + part])
+            if record.crc32 != wanted:
+                raise CheckFailed(
+                    f"the device read other bytes than are there: {part} bytes at "
+                    f"{base + position:#x} (offset {position:#x} of {len(data)}): "
+                    f"CRC {record.crc32:08x}, expected {wanted:08x}"
+                )
+            total = joined_crc32(total, record.crc32, part)
+            position += part
+            dmas += 1
+        if position != len(data) or total != zlib.crc32(data):
+            raise CheckFailed(f"{position} of {len(data)} bytes read, CRC over all {total:08x}")
+        return Seen(base, position, dmas, total)
+
+    def load(self, data: bytes) -> None:
+        """Bring ``data`` into the start of the device's buffer: the device reads it."""
+        with self.staging.view() as view:
+            view[: len(data)] = data
+        address, _ = self.staging.getPhysicalSegment(0)
+        record = self.dma(address, len(data), write_memory=False)
+        if record.crc32 != zlib.crc32(data):
+            raise CheckFailed(f"the device's buffer could not be loaded with {len(data)} bytes")
+
+    def stored(self, length: int) -> bytes:
+        """Return the first bytes of the device's buffer: the device writes them to memory."""
+        address, _ = self.staging.getPhysicalSegment(0)
+        self.dma(address, length, write_memory=True)
+        with self.staging.view() as view:
+            return bytes(view[:length])
+
+    def device_writes(
+        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+    ) -> Seen:
+        """Let the device write ``data`` to the buffer; the CPU must then find just these bytes."""
+        base, _ = buffer.getPhysicalSegment(0)
+        position, dmas, total = 0, 0, 0
+        for part in parts if parts is not None else self.split(len(data)):
+            self.load(data[position : position + part])
+            record = self.dma(base + position, part, write_memory=True)
+            total = joined_crc32(total, record.crc32, part)
+            position += part
+            dmas += 1
+        with buffer.view() as view:
+            found = difference(data, bytes(view[: len(data)]))
+        if found:
+            raise CheckFailed(f"the device wrote {len(data)} bytes to {base:#x}, but {found}")
+        if total != zlib.crc32(data):
+            raise CheckFailed(f"the device's CRC over all is {total:08x}")
+        return Seen(base, position, dmas, total)
+
+    def witness(self, buffer: IOBufferMemoryDescriptor) -> list[WitnessRun]:
+        """Return the runs that the witness finds under the buffer's mapping, all pages of it."""
+        root = self.driver.query(buffer.address)
+        length = buffer.getLength()
+        report = self.platform.witness(root.root, buffer.address, length, root.levels)
+        if report.status is not WitnessStatus.OK:
+            raise CheckFailed(
+                f"the witness's walk of {length} bytes at {buffer.address:#x} ended with "
+                f"{report.status.name} at {report.fault_va or 0:#x}"
+            )
+        first = buffer.address & ~0xFFF
+        pages = (buffer.address + length - first + 0xFFF) // 0x1000
+        covered = sum(run.length for run in report.runs)
+        if report.pages != pages or covered != pages * 0x1000:
+            raise CheckFailed(f"the witness saw {report.pages} pages of {pages}")
+        return list(report.runs)

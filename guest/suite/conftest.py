@@ -1,0 +1,78 @@
+"""Fixtures: ``attest``, ``data``, ``device``, ``bench``, ``buffer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from exerciser import Exerciser
+from iobuffer import IOBufferMemoryDescriptor, IOOptions, current_task, kIODirectionInOut
+from iobuffer.driver import Driver
+from platform_device import PlatformDevice
+
+from suite.attestation import SEED, Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns
+
+
+@pytest.fixture
+def attest(request: pytest.FixtureRequest) -> Attest:
+    """Records verdicts on promises in this test's report."""
+    return Attest(request.node.user_properties)
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest) -> Patterns:
+    """Bytes of this test, from the run's seed."""
+    return Patterns(request.config.stash[SEED], request.node.nodeid)
+
+
+@pytest.fixture(scope="session")
+def _opened() -> Iterator[Exerciser]:
+    with Exerciser() as exerciser:
+        yield exerciser
+
+
+@pytest.fixture
+def device(_opened: Exerciser) -> Exerciser:
+    """The exerciser, with bus mastering on."""
+    _opened.bus_master = True
+    return _opened
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[PlatformDevice]:
+    """The platform, told this guest's PAT and MTRRs."""
+    with PlatformDevice() as opened:
+        opened.read_memory_types()
+        yield opened
+
+
+@pytest.fixture
+def bench(device: Exerciser, platform: PlatformDevice) -> Iterator[Bench]:
+    """The device with a staging buffer as large as its own."""
+    with (
+        Driver() as driver,
+        IOBufferMemoryDescriptor.inTaskWithOptions(
+            current_task(), kIODirectionInOut, device.buffer_size, 4096
+        ) as staging,
+    ):
+        yield Bench(device, platform, driver, staging)
+
+
+@pytest.fixture
+def buffer() -> Iterator[MakeBuffer]:
+    """Make buffers that are released when the test ends: (options, capacity, alignment=1, ...)."""
+    with ExitStack() as stack:
+
+        def make(
+            options: IOOptions | int, capacity: int, alignment: int = 1, *, pool: str | None = None
+        ) -> IOBufferMemoryDescriptor:
+            return stack.enter_context(
+                IOBufferMemoryDescriptor.inTaskWithOptions(
+                    current_task(), options, capacity, alignment, pool=pool
+                )
+            )
+
+        yield make

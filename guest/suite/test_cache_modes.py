@@ -1,0 +1,109 @@
+"""Cache modes: the page-table entries that the CPU uses, decoded from outside, on every page."""
+
+from __future__ import annotations
+
+import pytest
+from iobuffer import (
+    CacheMode,
+    IOBusyError,
+    IOOptions,
+    kIODirectionInOut,
+    kIOMapCopybackCache,
+    kIOMapDefaultCache,
+    kIOMapInhibitCache,
+    kIOMapWriteCombineCache,
+    kIOMapWriteThruCache,
+)
+from layout import MemoryType
+
+from suite.attestation import Attest
+from suite.bench import EFFECTIVE, Bench, MakeBuffer
+from suite.patterns import Patterns, inverted
+
+MODES = {
+    "kIOMapDefaultCache": (kIOMapDefaultCache, MemoryType.WB),
+    "kIOMapInhibitCache": (kIOMapInhibitCache, MemoryType.UC),
+    "kIOMapWriteThruCache": (kIOMapWriteThruCache, MemoryType.WT),
+    "kIOMapCopybackCache": (kIOMapCopybackCache, MemoryType.WB),
+    "kIOMapWriteCombineCache": (kIOMapWriteCombineCache, MemoryType.WC),
+}
+SIZES = (1, 4096, 1024001)
+
+modes = pytest.mark.parametrize(
+    "mode", [pytest.param(name, marks=pytest.mark.promise(name)) for name in MODES]
+)
+
+
+@modes
+@pytest.mark.parametrize("size", SIZES)
+def test_witnessed_on_every_page(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str, size: int
+) -> None:
+    option, wanted = MODES[mode]
+    memory = buffer(kIODirectionInOut | IOOptions.of(option), size)
+    bench.device_reads(memory, data.take(size))
+    expected = data.take(size)
+    with memory.view() as view:
+        view[:] = inverted(expected)
+    seen = bench.device_writes(memory, expected)
+    runs = bench.witness(memory)
+    types = sorted({run.effective.name for run in runs})
+    pages = sum(run.length for run in runs) // 4096
+    offset = memory.address % 4096
+    attest(
+        mode,
+        asked=f"{wanted.name} on {size} bytes",
+        attested=f"{'+'.join(types)} on {pages} pages at {runs[0].physical:#x}",
+        kept=types == [wanted.name] and runs[0].physical + offset == seen.address,
+        reason=f"the witness found {runs}; the device used {seen.address:#x}",
+    )
+
+
+@modes
+def test_conflicting_second_mapping_is_refused(
+    bench: Bench, buffer: MakeBuffer, attest: Attest, mode: str
+) -> None:
+    """Linux gives a second mapping the first one's mode and says nothing; the driver says EBUSY."""
+    option, wanted = MODES[mode]
+    memory = buffer(kIODirectionInOut | IOOptions.of(option), 8192, 4096)
+    place = memory.getPhysicalAddress()
+    given = []
+    for other in EFFECTIVE:
+        if EFFECTIVE[other] is wanted:
+            continue
+        try:
+            bench.driver.map(place, 8192, other).close()
+        except IOBusyError:
+            continue
+        given.append(other.name)
+    runs = bench.witness(memory)
+    types = sorted({run.effective.name for run in runs})
+    attest(
+        mode,
+        asked="a second mapping with another mode is refused",
+        attested=f"refused, still {'+'.join(types)}",
+        kept=not given and types == [wanted.name],
+        reason=f"given: {', '.join(given) or 'none'}; the first mapping is {types}",
+    )
+
+
+@pytest.mark.promise("kernel mapping")
+@pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
+def test_kernel_and_device_see_the_same_bytes(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: CacheMode
+) -> None:
+    """The kernel stores and loads through a mapping of the same type as the process's."""
+    memory = buffer(IOOptions.of(kIODirectionInOut | mode << 8), 5000)
+    place = memory.getPhysicalAddress()
+    stored = data.take(5000)
+    bench.driver.write(place, stored, mode)
+    seen = bench.device_sees(memory, stored)
+    written = data.take(5000)
+    bench.device_writes(memory, written)
+    attest(
+        "kernel mapping",
+        asked=f"{mode.name}, kernel to device and back",
+        attested=str(seen),
+        kept=bench.driver.read(place, 5000, mode) == written,
+        reason="the kernel loads other bytes than the device wrote",
+    )

@@ -1,0 +1,169 @@
+"""What the device itself must do: interrupts, bus mastering, bounds, reset."""
+
+from __future__ import annotations
+
+import pytest
+from exerciser import Exerciser
+from iobuffer import kIODirectionInOut
+from layout import DmaReason, DmaStatus, Reg
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, difference, inverted
+
+WAIT_S = 5.0
+
+
+@pytest.mark.promise("MSI-X")
+@pytest.mark.parametrize("vector", [0, 1, 7, 15])
+def test_msix_reaches_its_eventfd_once(device: Exerciser, attest: Attest, vector: int) -> None:
+    other = (vector + 1) % device.vectors
+    with device.eventfd(vector) as asked, device.eventfd(other) as silent:
+        device.interrupt(vector)
+        counts = asked.wait(WAIT_S), silent.wait(0)
+        device.interrupt(vector)
+        again = asked.wait(WAIT_S), silent.wait(0)
+    attest(
+        "MSI-X",
+        asked=f"vector {vector} of {device.vectors}, twice",
+        attested=f"{counts[0]} then {again[0]} interrupts, {counts[1] + again[1]} on {other}",
+        kept=counts == (1, 0) and again == (1, 0),
+    )
+
+
+@pytest.mark.promise("bus mastering")
+@pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
+def test_bus_master_off_moves_nothing(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
+) -> None:
+    memory = buffer(kIODirectionInOut, 4096)
+    inside, outside = data.take(4096), data.take(4096)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = outside
+    bench.device.bus_master = False
+    try:
+        record = bench.device.dma(memory.getPhysicalAddress(), 4096, write_memory=write_memory)
+    finally:
+        bench.device.bus_master = True
+    with memory.view() as view:
+        moved = difference(outside, bytes(view)) or difference(inside, bench.stored(4096))
+    seen = bench.device_reads(memory, outside)
+    attest(
+        "bus mastering",
+        asked=f"off: no {'write' if write_memory else 'read'} of 4096 bytes",
+        attested=f"status {record.status}, {record.reason.name}, {record.moved} bytes; on: {seen}",
+        kept=record.status is DmaStatus.INTERNAL
+        and record.reason is DmaReason.BUS_MASTER_OFF
+        and record.moved == 0
+        and not moved,
+        reason=moved or "status or reason is another",
+    )
+
+
+@pytest.mark.promise("DMA range")
+@pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
+@pytest.mark.parametrize("past", [1, 64, 1 << 31])
+def test_dma_past_the_devices_buffer_moves_nothing(
+    bench: Bench,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    write_memory: bool,
+    past: int,
+) -> None:
+    window = bench.device.buffer_size
+    memory = buffer(kIODirectionInOut, window + 64)
+    inside, outside = data.take(window), data.take(window + 64)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = outside
+    length = 4096
+    offset = window - length + past
+    record = bench.device.dma(
+        memory.getPhysicalAddress(), length, write_memory=write_memory, offset=offset
+    )
+    with memory.view() as view:
+        moved = difference(outside, bytes(view)) or difference(inside, bench.stored(window))
+    attest(
+        "DMA range",
+        asked=f"{past} bytes past the end: refused",
+        attested=f"status {record.status}, {record.reason.name}, {record.moved} bytes",
+        kept=record.status is DmaStatus.RANGE
+        and record.reason is DmaReason.BUFFER_RANGE
+        and record.moved == 0
+        and not moved,
+        reason=moved or "status or reason is another",
+    )
+
+
+@pytest.mark.promise("DMA range")
+def test_dma_up_to_the_end_of_the_devices_buffer(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    window = bench.device.buffer_size
+    memory = buffer(kIODirectionInOut, 100)
+    inside = data.take(window)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = inverted(inside[-100:])
+    record = bench.dma(memory.getPhysicalAddress(), 100, write_memory=True, offset=window - 100)
+    with memory.view() as view:
+        wrong = difference(inside[-100:], bytes(view))
+    attest(
+        "DMA range",
+        asked="the last 100 bytes of the buffer",
+        attested=f"{record.moved} bytes from offset {record.offset:#x}",
+        kept=not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("DMA range")
+def test_dma_to_unmapped_address_moves_nothing(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
+    """No RAM is there, neither at a hole nor past the end of the addresses."""
+    inside = data.take(256)
+    bench.load(inside)
+    seen = []
+    for address in (0x8000_0000, (1 << 64) - 128):
+        for write_memory in (False, True):
+            record = bench.device.dma(address, 256, write_memory=write_memory)
+            seen.append((record.status, record.reason, record.moved))
+    wanted = [
+        (DmaStatus.INTERNAL, reason, 0)
+        for reason in (DmaReason.UNMAPPED, DmaReason.ADDRESS_WRAP)
+        for _ in range(2)
+    ]
+    attest(
+        "DMA range",
+        asked="an unmapped address: refused",
+        attested=", ".join(sorted({reason.name for _, reason, _ in seen})),
+        kept=seen == wanted and bench.stored(256) == inside,
+        reason=f"{seen}",
+    )
+
+
+@pytest.mark.promise("FLR")
+def test_function_level_reset(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Registers, records and the data buffer start anew; DMA works again."""
+    device = bench.device
+    bench.load(data.take(4096))
+    device.write_register(Reg.DMA_OFFSET, 64)
+    device.write_register(Reg.DMACTL, 3 << 10)
+    device.reset()
+    device.bus_master = True
+    registers = [device.read_register(reg) for reg in (Reg.DMA_OFFSET, Reg.DMACTL, Reg.DMA_LEN)]
+    count = device.dma_count
+    empty = bench.stored(4096) == bytes(4096)
+    seen = bench.device_reads(buffer(kIODirectionInOut, 100), data.take(100))
+    attest(
+        "FLR",
+        asked="registers, records and buffer as after power-on",
+        attested=f"registers {registers}, {count} DMAs; then {seen}",
+        kept=registers == [0, 0, 0] and count == 0 and empty,
+        reason=f"registers {registers}, {count} DMAs, buffer empty: {empty}",
+    )

@@ -1,0 +1,114 @@
+"""Directions: the data moves the way that was asked for, at every size, whole and in odd pieces."""
+
+from __future__ import annotations
+
+import pytest
+from iobuffer import IOOptions, kIODirectionIn, kIODirectionInOut, kIODirectionOut
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, inverted
+
+SIZES = (1, 2, 3, 63, 64, 65, 1024, 1025, 4095, 4096, 4097, 65536, 1024000, 1024001)
+SEVERAL_DMAS = (1024000, 1024001)
+NO_DENIAL = "no protection unit yet: nothing on the bus refuses the other direction"
+
+sizes = pytest.mark.parametrize("size", SIZES)
+large = pytest.mark.parametrize("size", SEVERAL_DMAS)
+
+
+def fill(view: memoryview, data: bytes) -> None:
+    view[: len(data)] = data
+    view.release()
+
+
+@pytest.mark.promise("kIODirectionOut")
+@sizes
+def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+    memory = buffer(kIODirectionOut, size)
+    seen = bench.device_reads(memory, data.take(size))
+    attest("kIODirectionOut", asked=f"{size} bytes", attested=f"moved this way: {seen}", kept=True)
+
+
+@pytest.mark.promise("kIODirectionIn")
+@sizes
+def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+    memory = buffer(kIODirectionIn, size)
+    expected = data.take(size)
+    fill(memory.view(), inverted(expected))
+    seen = bench.device_writes(memory, expected)
+    attest("kIODirectionIn", asked=f"{size} bytes", attested=f"moved this way: {seen}", kept=True)
+
+
+@pytest.mark.promise("kIODirectionInOut")
+@sizes
+def test_in_out(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+) -> None:
+    memory = buffer(kIODirectionInOut, size)
+    bench.device_reads(memory, data.take(size))
+    expected = data.take(size)
+    fill(memory.view(), inverted(expected))
+    bench.device_writes(memory, expected)
+    seen = bench.device_sees(memory, expected)
+    attest(
+        "kIODirectionInOut", asked=f"{size} bytes", attested=f"moved both ways: {seen}", kept=True
+    )
+
+
+@pytest.mark.promise("kIODirectionOut")
+@large
+def test_out_at_odd_split_points(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+) -> None:
+    memory = buffer(kIODirectionOut, size)
+    parts = data.cut(size, bench.device.buffer_size)
+    seen = bench.device_reads(memory, data.take(size), parts)
+    attest("kIODirectionOut", asked=f"{size} bytes in odd pieces", attested=f"{seen}", kept=True)
+
+
+@pytest.mark.promise("kIODirectionIn")
+@large
+def test_in_at_odd_split_points(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+) -> None:
+    memory = buffer(kIODirectionIn, size)
+    expected = data.take(size)
+    fill(memory.view(), inverted(expected))
+    parts = data.cut(size, bench.device.buffer_size)
+    seen = bench.device_writes(memory, expected, parts)
+    attest("kIODirectionIn", asked=f"{size} bytes in odd pieces", attested=f"{seen}", kept=True)
+
+
+@pytest.mark.promise("kIODirectionOut")
+def test_out_reaches_registers(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """What the device read is in its data buffer, as the CPU reads BAR1 without any DMA."""
+    memory = buffer(kIODirectionOut, 64)
+    expected = data.take(64)
+    seen = bench.device_reads(memory, expected)
+    found = bytes(bench.device.buffer[index] for index in range(64))
+    attest(
+        "kIODirectionOut",
+        asked="64 bytes, looked at through BAR1",
+        attested=str(seen),
+        kept=found == expected,
+        reason=f"BAR1 holds {found.hex(' ')}, expected {expected.hex(' ')}",
+    )
+
+
+@pytest.mark.promise("kIODirectionOut denial")
+@pytest.mark.parametrize(
+    ("options", "name", "other"),
+    [
+        (kIODirectionOut, "kIODirectionOut denial", "a device write"),
+        (kIODirectionIn, "kIODirectionIn denial", "a device read"),
+    ],
+    ids=["out", "in"],
+)
+def test_other_direction(
+    buffer: MakeBuffer, attest: Attest, options: IOOptions, name: str, other: str
+) -> None:
+    buffer(options, 4096)
+    attest.unattested(name, asked=f"{other} is refused", reason=NO_DENIAL)

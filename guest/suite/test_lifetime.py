@@ -1,0 +1,222 @@
+"""Release, refusals, and what is not possible on Linux."""
+
+from __future__ import annotations
+
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOBusyError,
+    IOOptions,
+    IOReturn,
+    IOReturnError,
+    IOUnsupportedError,
+    current_task,
+    kernel_task,
+    kIODirectionIn,
+    kIODirectionInOut,
+    kIODirectionNone,
+    kIODirectionOut,
+    kIOMapCopybackInnerCache,
+    kIOMapInhibitCache,
+    kIOMapPostedWrite,
+    kIOMapRealTimeCache,
+    kIOMapWriteCombineCache,
+    kIOMapWriteThruCache,
+    kIOMemoryAutoPrepare,
+    kIOMemoryClearEncrypt,
+    kIOMemoryKernelUserShared,
+    kIOMemoryMapperNone,
+    kIOMemoryPageable,
+    kIOMemoryPhysicallyContiguous,
+    kIOMemoryPurgeable,
+    kIOMemoryThreadSafe,
+    kIOMemoryUseReserve,
+)
+from iobuffer.pools import heaps
+
+from suite.attestation import Attest
+from suite.bench import Bench
+from suite.patterns import Patterns
+
+create = IOBufferMemoryDescriptor.inTaskWithOptions
+
+
+def free_sizes() -> dict[str, int]:
+    return {name: heap.free_size() for name, heap in heaps().items()}
+
+
+@pytest.mark.promise("release")
+@pytest.mark.parametrize("capacity", [1, 100, 4096, 1024001])
+def test_release_gives_back_and_the_next_one_is_zeroed(
+    bench: Bench, data: Patterns, attest: Attest, capacity: int
+) -> None:
+    before = free_sizes()
+    dirty = data.take(capacity)
+    with create(current_task(), kIODirectionInOut, capacity) as memory:
+        first = bench.device_writes(memory, dirty)
+        during = free_sizes()
+    with create(current_task(), kIODirectionInOut, capacity) as memory:
+        second = bench.device_sees(memory, bytes(capacity))
+    attest(
+        "release",
+        asked=f"{capacity} bytes back, and zeroed",
+        attested=f"same place again: {first.address == second.address}, the device reads zeros",
+        kept=free_sizes() == before and first.address == second.address,
+        reason=f"free before {before}, during {during}, after {free_sizes()}",
+    )
+
+
+@pytest.mark.promise("release")
+def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attest: Attest) -> None:
+    """Freed neighbours join: a buffer as large as all of them fits where they were."""
+    before = free_sizes()
+    pieces = [create(current_task(), kIODirectionIn, 256 << 10) for _ in range(8)]
+    places = sorted(piece.getPhysicalAddress() for piece in pieces)
+    for index in (3, 0, 7, 5, 1, 6, 2, 4):
+        pieces[index].release()
+    size = 8 * (256 << 10)
+    with create(current_task(), kIODirectionIn, size) as whole:
+        seen = bench.device_writes(whole, data.take(size))
+    attest(
+        "release",
+        asked="8 x 256 KiB freed out of order, then 2 MiB",
+        attested=str(seen),
+        kept=seen.address == places[0] and free_sizes() == before,
+        reason=f"first freed at {places[0]:#x}; free before {before}, after {free_sizes()}",
+    )
+
+
+@pytest.mark.promise("release")
+def test_release_with_a_live_view_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
+    memory = create(current_task(), kIODirectionInOut, 4096)
+    content = data.take(4096)
+    view = memory.view()
+    view[:] = content
+    try:
+        memory.release()
+        said = "released"
+    except IOBusyError as error:
+        said = str(error)
+    seen = bench.device_sees(memory, content)
+    view.release()
+    memory.release()
+    attest(
+        "release",
+        asked="refused while a view lives",
+        attested=f"kIOReturnBusy; {seen}",
+        kept="memoryview" in said,
+        reason=said,
+    )
+
+
+BAD = IOReturn.kIOReturnBadArgument
+NO_MEMORY = IOReturn.kIOReturnNoMemory
+REFUSED = [
+    ("capacity", "capacity 0", kIODirectionOut, 0, 1, BAD),
+    ("capacity", "capacity -1", kIODirectionOut, -1, 1, BAD),
+    ("capacity", "capacity 2**64 - 1", kIODirectionOut, (1 << 64) - 1, 1, BAD),
+    ("capacity", "capacity above the pool", kIODirectionOut, 1 << 30, 1, NO_MEMORY),
+    ("alignment", "alignment 0", kIODirectionOut, 64, 0, BAD),
+    ("alignment", "alignment 3", kIODirectionOut, 64, 3, BAD),
+    ("alignment", "alignment -4096", kIODirectionOut, 64, -4096, BAD),
+    ("options", "unknown bit 31", 0x8000_0001, 64, 1, BAD),
+    (
+        "kIOMemoryPurgeable",
+        "Purgeable without Pageable",
+        kIODirectionOut | kIOMemoryPurgeable,
+        64,
+        1,
+        BAD,
+    ),
+    (
+        "kIOMemoryPageable",
+        "Contiguous with Pageable",
+        kIODirectionOut | kIOMemoryPageable | kIOMemoryPhysicallyContiguous,
+        64,
+        1,
+        BAD,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("promise", "asked", "options", "capacity", "alignment", "code"),
+    [
+        pytest.param(*case, marks=pytest.mark.promise(case[0]), id=case[1].replace(" ", "-"))
+        for case in REFUSED
+    ],
+)
+def test_refused_with_a_code(
+    attest: Attest,
+    promise: str,
+    asked: str,
+    options: IOOptions | int,
+    capacity: int,
+    alignment: int,
+    code: IOReturn,
+) -> None:
+    before = free_sizes()
+    try:
+        create(current_task(), options, capacity, alignment).release()
+        said: object = "made"
+    except IOReturnError as error:
+        said = error.code
+    attest(
+        promise,
+        asked=f"{asked}: refused",
+        attested=getattr(said, "name", said),
+        kept=said == code and free_sizes() == before,
+        reason=f"expected {code.name}; free before {before}, after {free_sizes()}",
+    )
+
+
+@pytest.mark.promise("options")
+def test_two_cache_modes_are_refused_when_combined(attest: Attest) -> None:
+    """Inhibit | WriteThru has the value of Copyback; a plain flag type would not notice."""
+    try:
+        said: object = kIOMapInhibitCache | kIOMapWriteThruCache
+    except IOReturnError as error:
+        said = error.code
+    attest(
+        "options",
+        asked="kIOMapInhibitCache | kIOMapWriteThruCache: refused",
+        attested=getattr(said, "name", said),
+        kept=said is IOReturn.kIOReturnBadArgument,
+    )
+
+
+UNSUPPORTED = {
+    "kIODirectionNone": kIODirectionNone,
+    "kIOMemoryPageable": kIODirectionOut | kIOMemoryPageable,
+    "kIOMemoryPurgeable": kIODirectionOut | kIOMemoryPageable | kIOMemoryPurgeable,
+    "kIOMemoryKernelUserShared": kIODirectionOut | kIOMemoryKernelUserShared,
+    "kIOMemoryMapperNone": kIODirectionOut | kIOMemoryMapperNone,
+    "kIOMemoryAutoPrepare": kIODirectionOut | kIOMemoryAutoPrepare,
+    "kIOMemoryThreadSafe": kIODirectionOut | kIOMemoryThreadSafe,
+    "kIOMemoryClearEncrypt": kIODirectionOut | kIOMemoryClearEncrypt,
+    "kIOMemoryUseReserve": kIODirectionOut | kIOMemoryUseReserve,
+    "kIOMapCopybackInnerCache": kIODirectionOut | kIOMapCopybackInnerCache,
+    "kIOMapPostedWrite": kIODirectionOut | kIOMapPostedWrite,
+    "kIOMapRealTimeCache": kIODirectionOut | kIOMapRealTimeCache,
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.promise(name)) for name in UNSUPPORTED]
+)
+def test_not_possible_yet_says_so(attest: Attest, name: str) -> None:
+    try:
+        create(current_task(), UNSUPPORTED[name], 64).release()
+    except IOUnsupportedError as error:
+        attest.unsupported(name, asked=name, code=error.code.name, reason=error.reason)
+        return
+    attest.broken(name, asked=name, attested="made", reason="accepted and ignored in silence")
+
+
+@pytest.mark.promise("inTask")
+def test_kernel_task_is_not_possible_yet(attest: Attest) -> None:
+    with pytest.raises(IOUnsupportedError) as refusal:
+        create(kernel_task, kIODirectionOut | kIOMapWriteCombineCache, 64)
+    attest.unsupported(
+        "inTask", asked="kernel_task", code=refusal.value.code.name, reason=refusal.value.reason
+    )

@@ -1,0 +1,188 @@
+"""Alignment, capacity, contiguity and the pools, as the device used them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from iobuffer import (
+    current_task,
+    kIODirectionIn,
+    kIODirectionInOut,
+    kIODirectionOut,
+    kIOMemoryHostPhysicallyContiguous,
+    kIOMemoryPhysicallyContiguous,
+)
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, difference, inverted
+
+MIB = 1 << 20
+PAGE = 4096
+ALIGNMENTS = tuple(1 << bit for bit in range(21))
+CAPACITIES = (1, 3, 63, 64, 65, 255, 1000, 1025, 4095, 4096, 4097, 12289, 65536)
+
+
+@pytest.mark.promise("alignment")
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_alignment(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, alignment: int
+) -> None:
+    # Three live at once: one alone could be aligned by luck.
+    buffers = [buffer(kIODirectionOut, 100 + index, alignment) for index in range(3)]
+    used = [bench.device_reads(each, data.take(100)).address for each in buffers]
+    low = max(address % alignment for address in used)
+    attest(
+        "alignment",
+        asked=str(alignment),
+        attested=f"low bits {low:#x} at {', '.join(map(hex, used))}",
+        kept=low == 0,
+    )
+
+
+@pytest.mark.promise("capacity")
+@pytest.mark.parametrize("capacity", CAPACITIES)
+def test_capacity_between_canaries(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, capacity: int
+) -> None:
+    """The device fills the buffer to its last byte; nothing around it changes.
+
+    Canaries: a neighbour on each side, whole, and the rest of the buffer's own cache line or page.
+    """
+    before, memory, after = (buffer(kIODirectionInOut, capacity) for _ in range(3))
+    canaries = {}
+    for neighbour in (before, after):
+        with neighbour.footprint() as view:
+            canaries[neighbour] = data.take(len(view))
+            view[:] = canaries[neighbour]
+    expected = data.take(capacity)
+    with memory.footprint() as view:
+        padding = data.take(len(view) - capacity)
+        view[:] = inverted(expected) + padding
+    lengths = {memory.getCapacity(), memory.getLength(), len(memory.view()), capacity}
+    seen = bench.device_writes(memory, expected)
+    with memory.footprint() as view:
+        spoilt = difference(padding, bytes(view[capacity:]))
+    for neighbour, canary in canaries.items():
+        with neighbour.footprint() as view:
+            spoilt = spoilt or difference(canary, bytes(view))
+    attest(
+        "capacity",
+        asked=f"{capacity} bytes",
+        attested=f"{seen}, {sum(map(len, canaries.values())) + len(padding)} canary bytes intact",
+        kept=not spoilt and lengths == {capacity},
+        reason=f"canaries: {spoilt or 'intact'}; lengths {sorted(lengths)}",
+    )
+
+
+@pytest.mark.promise("capacity")
+def test_live_buffers_share_no_byte(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """The device writes to every buffer of a crowd, then reads all of them back."""
+    sizes = (1, 64, 65, 700, 4096, 5000, 64, 3, 2048, 16384, 100, 1)
+    crowd = [(buffer(kIODirectionInOut, size), data.take(size)) for size in sizes]
+    for memory, content in crowd:
+        bench.device_writes(memory, content)
+    places = sorted(
+        (seen.address, seen.address + seen.length)
+        for seen in (bench.device_sees(memory, content) for memory, content in crowd)
+    )
+    gaps = [after[0] - before[1] for before, after in pairwise(places)]
+    attest(
+        "capacity",
+        asked=f"{len(crowd)} live buffers apart",
+        attested=f"each holds what the device wrote; least gap {min(gaps)} bytes",
+        kept=min(gaps) >= 0,
+    )
+
+
+@pytest.mark.promise("kIOMemoryPhysicallyContiguous")
+@pytest.mark.parametrize("size", [1, PAGE + 1, MIB, 1024001])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        (kIOMemoryPhysicallyContiguous, "kIOMemoryPhysicallyContiguous"),
+        (kIOMemoryHostPhysicallyContiguous, "kIOMemoryHostPhysicallyContiguous"),
+    ],
+    ids=["physically", "host-physically"],
+)
+def test_contiguous_by_use(
+    bench: Bench,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    option: int,
+    name: str,
+    size: int,
+) -> None:
+    """The device stamps every page by bus address; the CPU finds the stamps in order."""
+    memory = buffer(kIODirectionInOut | option, size)
+    base, length = memory.getPhysicalSegment(0)
+    stamps = data.take(size)
+    with memory.view() as view:
+        view[:] = inverted(stamps)
+    window = bench.device.buffer_size
+    for start in range(0, size, window):
+        chunk = stamps[start : start + window]
+        bench.load(chunk)
+        for offset in range(0, len(chunk), PAGE):
+            part = min(PAGE, len(chunk) - offset)
+            bench.dma(base + start + offset, part, write_memory=True, offset=offset)
+    with memory.view() as view:
+        wrong = difference(stamps, bytes(view))
+    runs = bench.witness(memory)
+    place = (runs[0].physical, len({run.physical - run.va for run in runs}))
+    page_start = base & ~(PAGE - 1)
+    attest(
+        name,
+        asked=f"{size} bytes in one segment",
+        attested=f"{-(-size // PAGE)} stamps in order from {base:#x}, one physical run",
+        kept=not wrong and place == (page_start, 1) and length == size,
+        reason=f"stamps: {wrong or 'in order'}; segment of {length} bytes; witness: {runs}",
+    )
+
+
+@pytest.mark.promise("pool")
+@pytest.mark.parametrize(
+    ("pool", "least", "limit"),
+    [("low", 0, 1 << 24), ("main", 0, 1 << 28), ("high", 1 << 32, 1 << 64)],
+    ids=["low", "main", "high"],
+)
+def test_pool(
+    bench: Bench,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    pool: str,
+    least: int,
+    limit: int,
+) -> None:
+    """A pool's memory lies where narrow or wide devices need it, and the device reaches it."""
+    memory = buffer(kIODirectionIn, 70000, pool=pool)
+    seen = bench.device_writes(memory, data.take(70000))
+    attest(
+        "pool",
+        asked=f"{pool}: {least:#x} to {limit:#x}",
+        attested=str(seen),
+        kept=least <= seen.address and seen.address + seen.length <= limit,
+    )
+
+
+@pytest.mark.promise("inTask")
+def test_current_task(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+    """Under this process's own root, the buffer's address leads to what the device uses."""
+    memory = buffer(kIODirectionInOut, 10000)
+    seen = bench.device_reads(memory, data.take(10000))
+    runs = bench.witness(memory)
+    root = bench.driver.query(memory.address).root
+    offset = memory.address % PAGE
+    kept = runs[0].physical + offset == seen.address and all(run.user for run in runs)
+    attest(
+        "inTask",
+        asked=f"{current_task()}",
+        attested=f"root {root:#x} leads to {runs[0].physical + offset:#x}; {seen}",
+        kept=kept,
+        reason=f"witness: {runs}",
+    )
