@@ -208,10 +208,8 @@ def _print_verdict(
     if ledger.promises:
         print(ledger.table())
         print()
-    for row in ledger.objections():
-        print(
-            f"{row.verdict}: {row.promise} (asked {row.asked or '-'}): {row.reason}  [{row.test}]"
-        )
+    for line in ledger.complaints():
+        print(line)
     if lost:
         print(f"no verdict: {lost}\n")
     print(f"{ledger.passed} passed, {ledger.failed} failed")

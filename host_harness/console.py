@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from typing import Any
 
 import pexpect
 from pexpect import socket_pexpect
 
 # What init prints when the kernel has handed over, and what the kernel prints when it gives up.
 INIT_UP = b"init: up"
-_PATTERNS: list[bytes | type[pexpect.EOF]] = [
+_PATTERNS: list[Any] = [
     rb"Kernel panic - not syncing: [^\r\n]*",
     INIT_UP,
     pexpect.EOF,
@@ -54,9 +55,13 @@ class Console:
                 return
             if which == 0:
                 # The line may not be whole yet when its first word matched.
-                self.panic = self._spawn.match.group().decode(errors="replace").strip()
+                self.panic = _text(self._spawn.after)
             elif which == 1:
                 self.up = True
             else:
                 return
             os.write(self._signal, b"!")
+
+
+def _text(matched: object) -> str:
+    return matched.decode(errors="replace").strip() if isinstance(matched, bytes) else ""

@@ -64,13 +64,17 @@ class GuestPlugin:
     def pytest_collection(self, session: pytest.Session) -> bool:
         """Let the guest collect; build an item for each test that it names."""
         try:
-            with self.vm.progress.phase("collection"):
+            with self.vm.progress.phase("collection", silent=True):
                 items = self._collect(session)
         except NoVerdict as error:
             self.lost = error
             raise pytest.exit.Exception(
                 str(error), returncode=pytest.ExitCode.INTERNAL_ERROR
             ) from None
+        # What a collector would announce: the terminal counts its items by these reports.
+        session.config.hook.pytest_collectreport(
+            report=pytest.CollectReport("", "passed", None, list(items))
+        )
         session.items = items
         session.config.hook.pytest_collection_modifyitems(
             session=session, config=session.config, items=items
@@ -166,7 +170,7 @@ class GuestPlugin:
         if self.lost is not None:
             return
         try:
-            with self.vm.progress.phase("shutdown"):
+            with self.vm.progress.phase("shutdown", silent=True):
                 self.vm.shut_down(self.ran)
         except NoVerdict as error:
             self.lost = error

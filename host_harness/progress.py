@@ -22,10 +22,14 @@ class Progress:
         print(f"[{time.monotonic() - self._start:6.1f}s] {text}", file=self._stream, flush=True)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase; its seconds are kept even when it fails."""
+    def phase(self, name: str, *, silent: bool = False) -> Iterator[None]:
+        """Time a phase; its seconds are kept even when it fails.
+
+        ``silent`` is for phases within pytest's session, whose lines must stay whole.
+        """
         start = time.monotonic()
-        self.note(f"{name} ...")
+        if not silent:
+            self.note(f"{name} ...")
         try:
             yield
         finally:

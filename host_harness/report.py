@@ -86,6 +86,19 @@ class Ledger:
             or (row.verdict == "unattested" and self.reviewed.get(row.promise) != row.reason)
         ]
 
+    def complaints(self) -> list[str]:
+        """Return one line for each promise that fails the run: its first row, and how many more."""
+        groups: dict[tuple[str, str], list[Promise]] = {}
+        for row in self.objections():
+            groups.setdefault((row.promise, row.verdict), []).append(row)
+        lines = []
+        for (promise, verdict), rows in groups.items():
+            first = max(rows, key=lambda row: bool(row.asked))
+            asked = f" (asked: {first.asked})" if first.asked else ""
+            more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+            lines.append(f"{verdict}: {promise}{asked}: {first.reason}  [{first.test}{more}]")
+        return lines
+
     def write(self, path: Path, facts: dict[str, Any]) -> None:
         """Write attestations.json: ``facts`` of the run, the counts and every promise."""
         whole = {

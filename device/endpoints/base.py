@@ -159,6 +159,11 @@ class Endpoint:
         elif (content := self._contents.get(index)) is not None:
             content.write(offset, data)
 
+    def end_of_interrupt(self) -> None:
+        """See ``DeviceModel.end_of_interrupt``."""
+        self._intx_signalled = False
+        self._update_intx()
+
     def device_reset(self) -> None:
         """See ``DeviceModel.device_reset``."""
         self._reset("device reset")

@@ -179,7 +179,7 @@ class Exerciser(Endpoint):
 
     def write_dmactl(self, value: int) -> None:
         """Run a DMA when the trigger is written; the trigger clears itself."""
-        self.control[Reg.DMACTL] = value & ~DmaCtl.TRIGGER_MASK
+        self.control[Reg.DMACTL] = value & ~int(DmaCtl.TRIGGER_MASK)
         if value & DmaCtl.TRIGGER_MASK == DmaCtl.TRIGGER:
             self._run_dma(value)
 

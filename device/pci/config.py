@@ -151,7 +151,7 @@ class ConfigSpace:
     def set_status(self, bit: Status, on: bool) -> None:
         """Set or clear a bit of the status register."""
         value = self.word(Header.STATUS)
-        self.set_word(Header.STATUS, value | bit if on else value & ~bit)
+        self.set_word(Header.STATUS, value | bit if on else value & ~int(bit))
 
     @property
     def command(self) -> Command:

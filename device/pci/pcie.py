@@ -76,5 +76,6 @@ class PciExpress:
         """Initiate FLR is a request and always reads 0 (section 7.5.3.4)."""
         control = config.word(start + Offset.DEVICE_CONTROL)
         if control & DeviceControl.INITIATE_FLR:
-            config.set_word(start + Offset.DEVICE_CONTROL, control & ~DeviceControl.INITIATE_FLR)
+            cleared = control & ~int(DeviceControl.INITIATE_FLR)
+            config.set_word(start + Offset.DEVICE_CONTROL, cleared)
             self._on_flr()

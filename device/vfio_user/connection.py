@@ -39,7 +39,7 @@ _CAPABILITIES = json.dumps(
     },
     separators=(",", ":"),
 ).encode() + b"\0"  # fmt: skip
-_KNOWN_FLAGS = Flags.TYPE_MASK | Flags.NO_REPLY | Flags.ERROR
+_KNOWN_FLAGS = int(Flags.TYPE_MASK | Flags.NO_REPLY | Flags.ERROR)
 
 
 class Connection:
@@ -154,7 +154,7 @@ class Connection:
         request = _exactly(wire.DmaUnmap, message)
         if request.flags & wire.DmaUnmapFlag.GET_DIRTY_BITMAP:
             raise RemoteProtocolError("DMA_UNMAP with a dirty bitmap", errno.ENOTSUP)
-        if request.flags & ~wire.DmaUnmapFlag.ALL:
+        if request.flags & ~int(wire.DmaUnmapFlag.ALL):
             raise RemoteProtocolError(f"DMA_UNMAP flags {request.flags:#x}")
         if request.flags & wire.DmaUnmapFlag.ALL:
             if request.address or request.size:
@@ -189,7 +189,8 @@ class Connection:
         if index >= wire.NUM_IRQS:
             raise RemoteProtocolError(f"interrupt index {index} does not exist")
         flags = wire.IRQ_FLAG_EVENTFD
-        flags |= wire.IRQ_FLAG_MASKABLE if index == wire.Irq.INTX else wire.IRQ_FLAG_NORESIZE
+        intx = wire.IRQ_FLAG_MASKABLE | wire.IRQ_FLAG_AUTOMASKED
+        flags |= intx if index == wire.Irq.INTX else wire.IRQ_FLAG_NORESIZE
         return wire.IRQ_INFO.pack(wire.IRQ_INFO.size, flags, index, self._model.irq_count(index))
 
     def _set_irqs(self, message: Message) -> bytes:

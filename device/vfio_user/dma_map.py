@@ -7,6 +7,7 @@ every descriptor is closed at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -41,7 +42,9 @@ class _BackingFile:
     def close(self) -> None:
         self.view.release()
         if self._map is not None:
-            self._map.close()
+            # Where a view of it still lives, the mapping goes when that view does.
+            with contextlib.suppress(BufferError):
+                self._map.close()
             self._map = None
 
 
@@ -80,7 +83,7 @@ class DmaMap:
         RemoteProtocolError: EINVAL for a range that is empty, not page-aligned, wraps, lies past
         the file's end, or has unknown flags; EEXIST for an overlap; ENOSPC for too many mappings.
         """
-        if flags & ~(DmaMapFlag.READ | DmaMapFlag.WRITE) or not flags & DmaMapFlag.READ:
+        if flags & ~int(DmaMapFlag.READ | DmaMapFlag.WRITE) or not flags & DmaMapFlag.READ:
             raise RemoteProtocolError(f"DMA_MAP flags {flags:#x}")
         if size == 0 or (address | size) % PAGE_SIZE or address + size > _ADDRESS_END:
             raise RemoteProtocolError(f"DMA_MAP of {size:#x} bytes at {address:#x}")

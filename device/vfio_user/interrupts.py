@@ -6,12 +6,12 @@ import contextlib
 import os
 
 from .errors import RemoteProtocolError
-from .messages import SetIrqs, SetIrqsFlag
+from .messages import Irq, SetIrqs, SetIrqsFlag
 from .model import DeviceModel
 
 _DATA = SetIrqsFlag.DATA_NONE | SetIrqsFlag.DATA_BOOL | SetIrqsFlag.DATA_EVENTFD
 _ACTION = SetIrqsFlag.ACTION_MASK | SetIrqsFlag.ACTION_UNMASK | SetIrqsFlag.ACTION_TRIGGER
-_ALL_FLAGS = _DATA | _ACTION
+_ALL_FLAGS = int(_DATA | _ACTION)  # an int: ~ of a flag drops the bits that have no name
 
 
 class Interrupts:
@@ -90,6 +90,8 @@ class Interrupts:
                 if key in self._pending:
                     self._pending.discard(key)
                     self.trigger(*key)
+                elif request.index == Irq.INTX:
+                    self._model.end_of_interrupt()
 
     def trigger(self, index: int, subindex: int) -> None:
         """Signal an interrupt's eventfd; a masked one is kept until it is unmasked."""

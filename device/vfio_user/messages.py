@@ -124,6 +124,7 @@ REGION_IO_FDS = struct.Struct("<IIII")  # argsz, flags, index, count
 IRQ_INFO = struct.Struct("<IIII")  # argsz, flags, index, count
 IRQ_FLAG_EVENTFD = 1
 IRQ_FLAG_MASKABLE = 2
+IRQ_FLAG_AUTOMASKED = 4
 IRQ_FLAG_NORESIZE = 8
 
 

@@ -39,5 +39,8 @@ class DeviceModel(Protocol):
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         """Store ``data``; the range was checked against ``region_size``."""
 
+    def end_of_interrupt(self) -> None:
+        """INTx was serviced; a line that is still asserted is a new interrupt."""
+
     def device_reset(self) -> None:
         """Reset the function."""

@@ -110,7 +110,7 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     broken = {row["promise"] for row in done.attestations["promises"] if row["verdict"] == "broken"}
     assert broken >= set(fault.promises)
     for promise in fault.promises:
-        assert f"broken: {promise} " in done.output
+        assert f"broken: {promise}" in done.output
 
 
 def test_selection_works_as_in_pytest(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""A live server with the exerciser behind it, and clients for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from device.endpoints.exerciser import Exerciser
+from device.trace import Trace
+from device.vfio_user.server import VfioUserServer
+from tests.vfio_user.client import RawClient
+
+MEMORY_SIZE = 1 << 20
+
+
+@pytest.fixture
+def exerciser() -> Exerciser:
+    return Exerciser(Trace())
+
+
+@pytest.fixture
+def server(tmp_path: Path, exerciser: Exerciser) -> Iterator[Path]:
+    """The path of a server that serves ``exerciser`` in a thread."""
+    path = tmp_path / "socket"
+    served = VfioUserServer(path, exerciser)
+    served.listen()
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    yield path
+    served.close()
+    thread.join(10)
+    assert not thread.is_alive(), "the server did not stop"
+    assert not path.exists(), "the socket's name is left"
+
+
+@pytest.fixture
+def client(server: Path) -> Iterator[RawClient]:
+    """A client that has negotiated."""
+    with RawClient(server) as connected:
+        yield connected
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    """A descriptor of 1 MiB of shared memory."""
+    descriptor = os.memfd_create("memory")
+    os.ftruncate(descriptor, MEMORY_SIZE)
+    yield descriptor
+    os.close(descriptor)

@@ -1,0 +1,190 @@
+"""DMA_MAP: what is mapped can be reached, what is refused changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from device.endpoints.exerciser import Exerciser
+from device.vfio_user import messages as wire
+from device.vfio_user.errors import ReadOnly, Unmapped
+from device.vfio_user.messages import Command
+from device.vfio_user.model import Client
+from tests.vfio_user.client import RawClient, Refused
+
+PAGE = 4096
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def seen(exerciser: Exerciser, client: RawClient) -> Client:
+    """The client as the device sees it."""
+    assert client is not None
+    attached = exerciser.bus.client
+    assert attached is not None
+    return attached
+
+
+def test_bytes_are_shared(client: RawClient, memory: int, seen: Client) -> None:
+    os.pwrite(memory, b"from the guest", 0x3000)
+    client.dma_map(0x10000, 0x4000, memory)
+    (view,) = seen.memory(0x13000, 14, write=True)
+    assert bytes(view) == b"from the guest"
+    view[:] = b"from the device"[:14]
+    assert os.pread(memory, 14, 0x3000) == b"from the devic"
+
+
+def test_offset_into_the_file(client: RawClient, memory: int, seen: Client) -> None:
+    os.pwrite(memory, b"here", 0x5000)
+    client.dma_map(0x10000, PAGE, memory, offset=0x5000)
+    assert bytes(seen.memory(0x10000, 4, write=False)[0]) == b"here"
+
+
+def test_adjacent_mappings_are_reached_in_one_access(
+    client: RawClient, memory: int, seen: Client
+) -> None:
+    client.dma_map(0x10000, PAGE, memory, offset=0x8000)
+    client.dma_map(0x11000, PAGE, memory, offset=0x2000)
+    os.pwrite(memory, b"ab", 0x8FFE)
+    os.pwrite(memory, b"cd", 0x2000)
+    views = seen.memory(0x10FFE, 4, write=False)
+    assert b"".join(views) == b"abcd"
+    with pytest.raises(Unmapped) as fault:
+        seen.memory(0x10FFE, PAGE + 3, write=False)
+    assert fault.value.address == 0x12000
+
+
+def test_read_only_mapping(client: RawClient, memory: int, seen: Client) -> None:
+    client.dma_map(0x10000, PAGE, memory, flags=wire.DmaMapFlag.READ)
+    assert seen.memory(0x10000, PAGE, write=False)
+    with pytest.raises(ReadOnly):
+        seen.memory(0x10000, 1, write=True)
+
+
+def test_memory_without_a_descriptor_cannot_be_reached_yet(client: RawClient, seen: Client) -> None:
+    client.dma_map(0x10000, PAGE, None)
+    with pytest.raises(Unmapped):
+        seen.memory(0x10000, 1, write=False)
+
+
+@pytest.mark.parametrize("address", [0, 0xFFF, 0x11000, 0xFFFF_FFFF_FFFF_FFFF])
+def test_around_a_mapping_is_unmapped(
+    client: RawClient, memory: int, seen: Client, address: int
+) -> None:
+    client.dma_map(0x10000, PAGE, memory)
+    with pytest.raises(Unmapped):
+        seen.memory(address, 1, write=False)
+
+
+def test_last_page_of_the_address_space(client: RawClient, memory: int, seen: Client) -> None:
+    client.dma_map((1 << 64) - PAGE, PAGE, memory)
+    assert seen.memory((1 << 64) - 1, 1, write=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"size": 0}, errno.EINVAL),
+        ({"size": 1}, errno.EINVAL),
+        ({"size": PAGE + 1}, errno.EINVAL),
+        ({"address": 0x10001}, errno.EINVAL),
+        ({"address": 0x10800}, errno.EINVAL),
+        ({"offset": 1}, errno.EINVAL),
+        ({"offset": SIZE}, errno.EINVAL),
+        ({"offset": SIZE - PAGE, "size": 2 * PAGE}, errno.EINVAL),
+        ({"offset": (1 << 64) - PAGE}, errno.EINVAL),
+        ({"size": SIZE + PAGE}, errno.EINVAL),
+        ({"size": 1 << 63}, errno.EINVAL),
+        ({"address": (1 << 64) - PAGE, "size": 2 * PAGE}, errno.EINVAL),
+        ({"address": 1 << 63, "size": 1 << 63}, errno.EINVAL),
+        ({"flags": 0}, errno.EINVAL),
+        ({"flags": 2}, errno.EINVAL),
+        ({"flags": 4}, errno.EINVAL),
+        ({"flags": 7}, errno.EINVAL),
+        ({"flags": 1 << 31 | 3}, errno.EINVAL),
+    ],
+)
+def test_refused_and_nothing_mapped(
+    client: RawClient, memory: int, seen: Client, changes: dict[str, int], code: int
+) -> None:
+    request = {"address": 0x10000, "size": PAGE, "offset": 0, "flags": 3} | changes
+    with pytest.raises(Refused) as refusal:
+        client.dma_map(
+            request["address"],
+            request["size"],
+            memory,
+            offset=request["offset"],
+            flags=request["flags"],
+        )
+    assert refusal.value.errno == code
+    with pytest.raises(Unmapped):
+        seen.memory(request["address"] & ~0xFFF, 1, write=False)
+    client.dma_map(0x10000, PAGE, memory)
+
+
+@pytest.mark.parametrize(
+    ("address", "size"),
+    [(0x10000, 0x4000), (0x10000, PAGE), (0x13000, PAGE), (0xF000, 2 * PAGE), (0xF000, 0x8000)],
+)
+def test_overlap_is_refused(client: RawClient, memory: int, address: int, size: int) -> None:
+    client.dma_map(0x10000, 0x4000, memory)
+    with pytest.raises(Refused) as refusal:
+        client.dma_map(address, size, memory)
+    assert refusal.value.errno == errno.EEXIST
+    client.dma_map(0xF000, PAGE, memory)
+    client.dma_map(0x14000, PAGE, memory)
+
+
+@pytest.mark.parametrize("length", [0, 1, 16, 31, 33, 64])
+def test_wrong_length(client: RawClient, memory: int, length: int) -> None:
+    with pytest.raises(Refused) as refusal:
+        client.call(Command.DMA_MAP, bytes(length), descriptors=[memory])
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("argsz", [0, 31])
+def test_argsz_without_room(client: RawClient, memory: int, argsz: int) -> None:
+    payload = wire.DmaMap.STRUCT.pack(argsz, 3, 0, 0x10000, PAGE)
+    with pytest.raises(Refused) as refusal:
+        client.call(Command.DMA_MAP, payload, descriptors=[memory])
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_two_descriptors(client: RawClient, memory: int) -> None:
+    payload = wire.DmaMap.STRUCT.pack(32, 3, 0, 0x10000, PAGE)
+    with pytest.raises(Refused) as refusal:
+        client.call(Command.DMA_MAP, payload, descriptors=[memory, memory])
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_descriptor_that_cannot_be_mapped(client: RawClient) -> None:
+    read_end, write_end = os.pipe()
+    try:
+        with pytest.raises(Refused) as refusal:
+            client.dma_map(0x10000, PAGE, read_end)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_read_only_descriptor_is_refused(client: RawClient, memory: int) -> None:
+    """A writable mapping of it would fail later, in the middle of a DMA."""
+    descriptor = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY)
+    try:
+        with pytest.raises(Refused) as refusal:
+            client.dma_map(0x10000, PAGE, descriptor)
+    finally:
+        os.close(descriptor)
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_file_that_grew_is_mapped_again(client: RawClient, memory: int, seen: Client) -> None:
+    client.dma_map(0x10000, PAGE, memory)
+    os.ftruncate(memory, 2 * SIZE)
+    os.pwrite(memory, b"new", SIZE)
+    client.dma_map(0x20000, PAGE, memory, offset=SIZE)
+    assert bytes(seen.memory(0x20000, 3, write=False)[0]) == b"new"
+    assert seen.memory(0x10000, PAGE, write=True)

@@ -1,0 +1,186 @@
+"""DEVICE_SET_IRQS: eventfds, masks, end of interrupt, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, Reg
+from device.vfio_user.messages import Command, Irq, SetIrqsFlag
+from tests.vfio_user.client import RawClient, Refused
+
+NONE, BOOL, EVENTFD = SetIrqsFlag.DATA_NONE, SetIrqsFlag.DATA_BOOL, SetIrqsFlag.DATA_EVENTFD
+MASK, UNMASK = SetIrqsFlag.ACTION_MASK, SetIrqsFlag.ACTION_UNMASK
+TRIGGER = SetIrqsFlag.ACTION_TRIGGER
+COMMAND, STATUS, BUS_MASTER, INTX_DISABLE = 4, 6, 1 << 2, 1 << 10
+
+
+@pytest.fixture
+def eventfds() -> Iterator[list[int]]:
+    made = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(4)]
+    yield made
+    for each in made:
+        os.close(each)
+
+
+@pytest.fixture
+def master(client: RawClient) -> RawClient:
+    """The client, after the guest turned bus mastering on."""
+    client.region_write(7, COMMAND, struct.pack("<H", BUS_MASTER))
+    return client
+
+
+def count(eventfd: int) -> int:
+    try:
+        return os.eventfd_read(eventfd)
+    except BlockingIOError:
+        return 0
+
+
+def send_msi(client: RawClient, vector: int) -> None:
+    client.write32(0, Reg.MSICTL, vector | MSICTL_TRIGGER)
+
+
+def set_intx(client: RawClient, level: bool) -> None:
+    client.write32(0, Reg.INTXCTL, INTXCTL_ASSERT if level else 0)
+
+
+def test_each_vector_has_its_eventfd(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 3, 4, descriptors=eventfds)
+    for vector in (3, 5, 6):
+        send_msi(master, vector)
+    assert [count(each) for each in eventfds] == [1, 0, 1, 1]
+
+
+def test_vector_without_eventfd_is_silent(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    send_msi(master, 1)
+    send_msi(master, 0x7FF)
+    assert count(eventfds[0]) == 0
+
+
+def test_msix_needs_bus_mastering(client: RawClient, eventfds: list[int]) -> None:
+    client.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    send_msi(client, 0)
+    assert count(eventfds[0]) == 0
+
+
+def test_trigger_by_none_and_by_bool(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 4, descriptors=eventfds)
+    master.set_irqs(NONE | TRIGGER, Irq.MSIX, 1, 2)
+    assert [count(each) for each in eventfds] == [0, 1, 1, 0]
+    master.set_irqs(BOOL | TRIGGER, Irq.MSIX, 0, 4, b"\1\0\0\1")
+    assert [count(each) for each in eventfds] == [1, 0, 0, 1]
+
+
+def test_mask_holds_back_until_unmask(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 2, descriptors=eventfds[:2])
+    master.set_irqs(NONE | MASK, Irq.MSIX, 0, 1)
+    send_msi(master, 0)
+    send_msi(master, 1)
+    assert [count(each) for each in eventfds[:2]] == [0, 1]
+    master.set_irqs(NONE | UNMASK, Irq.MSIX, 0, 1)
+    assert [count(each) for each in eventfds[:2]] == [1, 0]
+
+
+def test_disable(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 2, descriptors=eventfds[:2])
+    master.set_irqs(NONE | TRIGGER, Irq.MSIX, 0, 0)
+    send_msi(master, 0)
+    assert count(eventfds[0]) == 0
+
+
+def test_eventfd_taken_away_from_one(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 2, descriptors=eventfds[:2])
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1)
+    send_msi(master, 0)
+    send_msi(master, 1)
+    assert [count(each) for each in eventfds[:2]] == [0, 1]
+
+
+def test_intx_line_and_status(client: RawClient, eventfds: list[int]) -> None:
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
+    set_intx(client, True)
+    assert count(eventfds[0]) == 1
+    assert client.region_read(7, STATUS, 1)[0] & 1 << 3
+    set_intx(client, False)
+    # QEMU's end of interrupt.
+    client.set_irqs(NONE | UNMASK, Irq.INTX, 0, 1)
+    assert not client.region_read(7, STATUS, 1)[0] & 1 << 3
+    assert count(eventfds[0]) == 0
+
+
+def test_intx_that_is_still_up_comes_again_at_its_end(
+    client: RawClient, eventfds: list[int]
+) -> None:
+    """A level that nobody took down is a new interrupt once the last one has ended."""
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
+    set_intx(client, True)
+    assert count(eventfds[0]) == 1
+    client.set_irqs(NONE | UNMASK, Irq.INTX, 0, 1)
+    assert count(eventfds[0]) == 1
+    set_intx(client, False)
+    client.set_irqs(NONE | UNMASK, Irq.INTX, 0, 1)
+    assert count(eventfds[0]) == 0
+
+
+def test_intx_disable_holds_it_back(client: RawClient, eventfds: list[int]) -> None:
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
+    client.region_write(7, COMMAND, struct.pack("<H", INTX_DISABLE))
+    set_intx(client, True)
+    assert count(eventfds[0]) == 0
+    assert client.region_read(7, STATUS, 1)[0] & 1 << 3, "the status shows it all the same"
+    client.region_write(7, COMMAND, struct.pack("<H", 0))
+    assert count(eventfds[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "index", "start", "number", "data", "descriptors"),
+    [
+        (0, 2, 0, 1, b"", 0),
+        (NONE, 2, 0, 1, b"", 0),
+        (TRIGGER, 2, 0, 1, b"", 0),
+        (NONE | BOOL | TRIGGER, 2, 0, 1, b"\1", 0),
+        (NONE | MASK | UNMASK, 2, 0, 1, b"", 0),
+        (NONE | TRIGGER | 1 << 6, 2, 0, 1, b"", 0),
+        (NONE | TRIGGER, 2, 16, 1, b"", 0),
+        (NONE | TRIGGER, 2, 17, 0, b"", 0),
+        (NONE | TRIGGER, 2, 0, 17, b"", 0),
+        (NONE | TRIGGER, 2, 1, 0xFFFF_FFFF, b"", 0),
+        (NONE | TRIGGER, 2, 0xFFFF_FFFF, 2, b"", 0),
+        (NONE | TRIGGER, 1, 0, 1, b"", 0),
+        (NONE | TRIGGER, 5, 0, 0, b"", 0),
+        (NONE | TRIGGER, 0xFFFF_FFFF, 0, 0, b"", 0),
+        (BOOL | TRIGGER, 2, 0, 2, b"\1", 0),
+        (BOOL | TRIGGER, 2, 0, 1, b"\1\1", 0),
+        (EVENTFD | TRIGGER, 2, 0, 2, b"", 1),
+        (EVENTFD | TRIGGER, 2, 0, 1, b"", 2),
+        (NONE | TRIGGER, 2, 0, 1, b"", 1),
+        (BOOL | TRIGGER, 2, 0, 1, b"\1", 1),
+        (EVENTFD | MASK, 2, 0, 1, b"", 1),
+    ],
+)
+def test_refused(
+    client: RawClient,
+    eventfds: list[int],
+    flags: int,
+    index: int,
+    start: int,
+    number: int,
+    data: bytes,
+    descriptors: int,
+) -> None:
+    with pytest.raises(Refused) as refusal:
+        client.set_irqs(flags, index, start, number, data, eventfds[:descriptors])
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("length", range(0, 20, 3))
+def test_cut_short(client: RawClient, length: int) -> None:
+    with pytest.raises(Refused) as refusal:
+        client.call(Command.DEVICE_SET_IRQS, bytes(length))
+    assert refusal.value.errno == errno.EINVAL

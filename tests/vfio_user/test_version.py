@@ -1,0 +1,91 @@
+"""VERSION: first, once, and within what QEMU's buffer holds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from device.vfio_user.messages import NUM_REGIONS, Command
+from tests.vfio_user.client import RawClient, Refused
+
+# QEMU gives the reply as much room as its own request takes.
+QEMU_REPLY_ROOM = 194
+
+
+def test_reply_offers_what_the_server_does(server: Path) -> None:
+    with RawClient(server, negotiate=False) as client:
+        reply = client.version()
+    assert struct.unpack_from("<HH", reply) == (0, 0)
+    text = reply[4:]
+    assert text.endswith(b"\0")
+    assert len(text) <= QEMU_REPLY_ROOM
+    capabilities = json.loads(text[:-1])["capabilities"]
+    assert capabilities["max_msg_fds"] == 16
+    assert capabilities["write_multiple"] is True
+    assert capabilities["max_data_xfer_size"] == 1 << 20
+
+
+@pytest.mark.parametrize("text", [b"", b"{}\0", b'{"capabilities":{}}\0', b"\0"])
+def test_absent_capabilities_are_accepted(server: Path, text: bytes) -> None:
+    with RawClient(server, negotiate=False) as client:
+        assert client.version(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"{\0",
+        b"[]\0",
+        b'"text"\0',
+        b'{"capabilities":1}\0',
+        b"\xff\xfe\0",
+        b"[" * 5000 + b"\0",
+    ],
+)
+def test_malformed_capabilities_are_refused(server: Path, text: bytes) -> None:
+    with RawClient(server, negotiate=False) as client:
+        with pytest.raises(Refused) as refusal:
+            client.version(text)
+        assert refusal.value.errno == errno.EINVAL
+        assert client.version(), "the client may try again"
+
+
+@pytest.mark.parametrize("major", [1, 2, 0xFFFF])
+def test_other_major_version_is_refused(server: Path, major: int) -> None:
+    with RawClient(server, negotiate=False) as client, pytest.raises(Refused) as refusal:
+        client.version(major=major)
+    assert refusal.value.errno == errno.ENOTSUP
+
+
+def test_newer_minor_version_is_answered_with_ours(server: Path) -> None:
+    with RawClient(server, negotiate=False) as client:
+        assert struct.unpack_from("<HH", client.version(minor=7)) == (0, 0)
+
+
+@pytest.mark.parametrize("length", range(4))
+def test_cut_short(server: Path, length: int) -> None:
+    with RawClient(server, negotiate=False) as client, pytest.raises(Refused) as refusal:
+        client.call(Command.VERSION, bytes(length))
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_twice_is_refused(client: RawClient) -> None:
+    with pytest.raises(Refused) as refusal:
+        client.version()
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("command", [each for each in Command if each is not Command.VERSION])
+def test_other_commands_before_version_are_refused(server: Path, command: Command) -> None:
+    with RawClient(server, negotiate=False) as client:
+        with pytest.raises(Refused) as refusal:
+            client.call(command, bytes(32))
+        assert refusal.value.errno == errno.EINVAL
+        client.version()
+        info = client.call(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
+        assert struct.unpack("<IIII", info)[2] == NUM_REGIONS
