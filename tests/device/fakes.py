@@ -1,0 +1,67 @@
+"""Stand-ins for what is on the other side of a device."""
+
+from __future__ import annotations
+
+import struct
+
+from device.endpoints.base import Endpoint
+from device.layout import DmaCtl, Ext, Reg
+from device.vfio_user.errors import ReadOnly, Unmapped
+
+BASE, SIZE = 0x10_0000, 0x4_0000
+READ_ONLY_BASE = 0x20_0000
+
+
+class FakeClient:
+    """256 KiB of memory at BASE, a read-only page at READ_ONLY_BASE, and a list of interrupts."""
+
+    def __init__(self) -> None:
+        self.ram = bytearray(SIZE)
+        self.rom = bytearray(b"rom!" * 1024)
+        self.interrupts: list[tuple[int, int]] = []
+
+    def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        if address >= BASE and address + length <= BASE + SIZE:
+            middle = length // 2
+            view = memoryview(self.ram)[address - BASE :][:length]
+            return [view[:middle], view[middle:]]
+        if address >= READ_ONLY_BASE and address + length <= READ_ONLY_BASE + len(self.rom):
+            if write:
+                raise ReadOnly(address)
+            return [memoryview(self.rom)[address - READ_ONLY_BASE :][:length]]
+        raise Unmapped(address)
+
+    def trigger(self, index: int, subindex: int) -> None:
+        self.interrupts.append((index, subindex))
+
+
+def write32(endpoint: Endpoint, bar: int, offset: int, value: int) -> None:
+    endpoint.region_write(bar, offset, struct.pack("<I", value & 0xFFFF_FFFF))
+
+
+def read32(endpoint: Endpoint, bar: int, offset: int) -> int:
+    value: int = struct.unpack("<I", endpoint.region_read(bar, offset, 4))[0]
+    return value
+
+
+def dma(
+    endpoint: Endpoint, address: int, length: int, *, write: bool, offset: int = 0, control: int = 0
+) -> dict[str, int]:
+    """Run a DMA through the registers and return its record as BAR3 shows it."""
+    write32(endpoint, 0, Reg.DMA_BUS_ADDR_LO, address)
+    write32(endpoint, 0, Reg.DMA_BUS_ADDR_HI, address >> 32)
+    write32(endpoint, 0, Reg.DMA_LEN, length)
+    write32(endpoint, 0, Reg.DMA_OFFSET, offset)
+    trigger = DmaCtl.TRIGGER | (DmaCtl.WRITE_MEMORY if write else 0) | control
+    write32(endpoint, 0, Reg.DMACTL, trigger)
+    return record(endpoint, read32(endpoint, 3, Ext.DMA_COUNT))
+
+
+def record(endpoint: Endpoint, sequence: int) -> dict[str, int]:
+    """Return a record's registers by name, and DMASTATUS."""
+    write32(endpoint, 3, Ext.RECORD_SELECT, sequence)
+    names = [each for each in Ext if each.name.startswith("RECORD_") and each >= 0x40]
+    found = {each.name.removeprefix("RECORD_").lower(): read32(endpoint, 3, each) for each in names}
+    found["valid"] = read32(endpoint, 3, Ext.RECORD_VALID)
+    found["dmastatus"] = read32(endpoint, 0, Reg.DMASTATUS)
+    return found

@@ -1,0 +1,91 @@
+"""Each fault does what it says, and only that; the lists of all sides agree."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from device.faults import FAULTS, SOUND
+from device.layout import MemoryType
+from device.platform.memory_types import Mtrrs
+from device.trace import Trace
+from host_harness import faults as harness
+from tests.device.fakes import BASE, FakeClient, dma
+from tests.device.tables import PAT_4K, TABLE, Tables
+
+DATA = bytes(range(1, 101))
+
+
+def exercise(name: str | None, *, write: bool) -> tuple[bytes, bytes, dict[str, int]]:
+    """Run one DMA of 100 bytes; return memory, the device's buffer and the record."""
+    client = FakeClient()
+    fault = FAULTS[name] if name else SOUND
+    device = fault.exerciser(Trace())
+    device.attach(client)
+    device.region_write(7, 4, b"\x04\x00")
+    if write:
+        device.region_write(1, 0, DATA)
+    else:
+        client.ram[:100] = DATA
+    found = dma(device, BASE, 100, write=write)
+    return bytes(client.ram[:100]), device.region_read(1, 0, 100), found
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_sound(write: bool) -> None:
+    memory, buffer, found = exercise(None, write=write)
+    assert memory == buffer == DATA
+    assert found["crc32"] == zlib.crc32(DATA)
+
+
+def test_read_flip() -> None:
+    memory, buffer, found = exercise("device-read-flip", write=False)
+    assert memory == DATA
+    assert sum(a != b for a, b in zip(buffer, DATA, strict=True)) == 1
+    assert found["status"] == 0
+    assert found["crc32"] == zlib.crc32(buffer)
+    memory, _, _ = exercise("device-read-flip", write=True)
+    assert memory == DATA
+
+
+def test_write_flip() -> None:
+    memory, buffer, found = exercise("device-write-flip", write=True)
+    assert buffer == DATA
+    assert sum(a != b for a, b in zip(memory, DATA, strict=True)) == 1
+    assert (found["status"], found["crc32"]) == (0, zlib.crc32(DATA))
+    _, buffer, _ = exercise("device-write-flip", write=False)
+    assert buffer == DATA
+
+
+def test_ignores_direction() -> None:
+    memory, buffer, found = exercise("device-ignores-direction", write=True)
+    assert memory == bytes(100)
+    assert buffer == bytes(100), "it read memory"
+    assert (found["status"], found["direction"]) == (0, 0)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_false_success(write: bool) -> None:
+    memory, buffer, found = exercise("device-false-success", write=write)
+    assert (memory, buffer) == ((bytes(100), DATA) if write else (DATA, bytes(100)))
+    assert (found["status"], found["moved"]) == (0, 100)
+
+
+def test_witness_ignores_pat() -> None:
+    tables = Tables()
+    tables.map(0x1000, 0x5000, TABLE | PAT_4K)
+    mtrrs = Mtrrs(1 << 11 | 6, 40)
+    pat = 0x0407_0506_0007_0106
+    seen = {}
+    for name in (None, "witness-ignores-pat"):
+        platform = (FAULTS[name] if name else SOUND).platform(Trace())
+        report = platform.make_witness(tables.read, pat, mtrrs).walk(tables.root, 0x1000, 1, 4)
+        seen[name] = report.runs[0].pat_index
+    assert seen == {None: 4, "witness-ignores-pat": 0}
+    assert pat & 0xFF == MemoryType.WB
+
+
+def test_the_harness_knows_just_these() -> None:
+    known = {each.name for each in harness.FAULTS if each.place is harness.Place.DEVICE}
+    assert known == set(FAULTS)

@@ -1,0 +1,119 @@
+"""``python -m device``: sockets, signals, the supervisor's pipe, errors."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from device.faults import FAULTS
+from device.layout import EXT_MAGIC, PLATFORM_MAGIC, Ext, Plat
+from tests.vfio_user.client import RawClient
+
+ROOT = Path(__file__).parents[2]
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "device"),
+        *("--exerciser-socket", str(folder / "exerciser")),
+        *("--platform-socket", str(folder / "platform"), *more),
+    ]
+
+
+@contextmanager
+def running(folder: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        arguments(folder, *more),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_serves_both_functions(tmp_path: Path) -> None:
+    with running(tmp_path):
+        with RawClient(tmp_path / "exerciser") as exerciser:
+            assert exerciser.read32(3, Ext.MAGIC) == EXT_MAGIC
+        with RawClient(tmp_path / "platform") as platform:
+            assert platform.read32(0, Plat.MAGIC) == PLATFORM_MAGIC
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_and_leaves_no_socket(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path) as process, RawClient(tmp_path / "exerciser"):
+        process.send_signal(number)
+        assert process.wait(10) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_end_of_input_ends_it_and_leaves_no_socket(tmp_path: Path) -> None:
+    with running(tmp_path, "--die-with-stdin") as process, RawClient(tmp_path / "platform"):
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) == 0
+        process.stdin = None
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "device", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_help_tells_how_to_use_it() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for words in ("--exerciser-socket", "vfio-user-pci", "memory-backend-memfd", "ready"):
+        assert words in done.stdout
+
+
+def test_faults_are_listed() -> None:
+    listed = dict(line.split("\t") for line in run("--list-faults").stdout.splitlines())
+    assert listed == {name: fault.description for name, fault in FAULTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "--exerciser-socket"),
+        (["--fault", "nonsense"], "nonsense"),
+        (["--exerciser-socket", "a", "--platform-socket", "b", "--buffer-size", "5"], "power of"),
+        (["--exerciser-socket", "a", "--platform-socket", "b", "--vectors", "0"], "2048"),
+        (["--exerciser-socket", "/nowhere/a", "--platform-socket", "b"], "No such file"),
+        (["--exerciser-socket", "a" * 200, "--platform-socket", "b"], "too long"),
+    ],
+)
+def test_bad_arguments_are_named(argv: list[str], words: str) -> None:
+    done = run(*argv)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_second_process_on_the_same_sockets_leaves_them_alone(tmp_path: Path) -> None:
+    with running(tmp_path):
+        done = run(*arguments(tmp_path)[3:])
+        assert done.returncode == 2
+        assert "in use" in done.stderr
+        with RawClient(tmp_path / "exerciser") as exerciser:
+            assert exerciser.read32(3, Ext.MAGIC) == EXT_MAGIC
