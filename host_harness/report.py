@@ -16,7 +16,7 @@ import pytest
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 _REVIEWED = Path(__file__).with_name("unattested.toml")
-_WIDTHS = (32, 30, 44)
+_WIDTHS = (33, 38, 52)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +110,23 @@ class Ledger:
         path.write_text(json.dumps(whole, indent=1) + "\n")
 
     def table(self) -> str:
-        """Return the table for people: one row for each promise and verdict."""
+        """Return the table for people: one row for each promise and verdict, the worst first.
+
+        Of several rows it shows what was asked first and last, and what was attested last.
+        """
         groups: dict[tuple[str, str], list[Promise]] = {}
         for row in self.promises:
             groups.setdefault((row.promise, row.verdict), []).append(row)
         lines = [_row("promise", "asked", "attested by the device", "verdict")]
         lines.append("-" * len(lines[0]))
-        for (promise, verdict), rows in groups.items():
-            count = f" x{len(rows)}" if len(rows) > 1 else ""
-            lines.append(
-                _row(
-                    promise,
-                    _span([row.asked for row in rows]),
-                    _span([row.attested or row.reason for row in rows]),
-                    f"{verdict}{count}",
-                )
-            )
+        worst_first = ("broken", "unattested", "kept", "unsupported")
+        for verdict in worst_first:
+            for (promise, each), rows in groups.items():
+                if each == verdict:
+                    count = f" x{len(rows)}" if len(rows) > 1 else ""
+                    asked = _span([row.asked for row in rows])
+                    attested = rows[-1].attested or rows[-1].reason
+                    lines.append(_row(promise, asked, attested, f"{verdict}{count}"))
         accepted = sorted(
             {
                 (row.promise, row.reason)

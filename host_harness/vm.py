@@ -189,6 +189,10 @@ class Vm:
     def _lost(self, phase: str, message: str) -> NoVerdict:
         folder = self.settings.folder
         parts = [message]
+        if self.qemu.poll() is None:
+            with contextlib.suppress(MonitorError):
+                state = self.monitor.command("query-status")
+                parts.append(f"QEMU is still there; the VM is {state.get('status')}")
         for name in ("console.log", "qemu.log", "device.log"):
             if lines := tail(folder / name):
                 parts.append(f"the last lines of {name}:")
