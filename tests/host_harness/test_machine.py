@@ -1,0 +1,139 @@
+"""QEMU's command line, the memory layout, run folders and faults: what other parts rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from host_harness import faults, machine, memory, qemu, run_folder
+from host_harness.errors import EnvironmentFailure, Status, UsageError
+
+WIRING = machine.Wiring(
+    console_fd=10,
+    results_fd=11,
+    qmp_fd=12,
+    initramfs_fd=13,
+    exerciser_socket=Path("/run/x/exerciser"),
+    platform_socket=Path("/run/x/platform"),
+)
+
+
+def argv() -> list[str]:
+    return machine.command(
+        qemu.Qemu(("qemu",), "11.1", "test"),
+        "tcg",
+        Path("/vmlinux"),
+        Path("/console.log"),
+        WIRING,
+        ["a.word=1"],
+    )
+
+
+def test_memory_is_shared_with_the_device() -> None:
+    words = argv()
+    backend = words[words.index("-object") + 1]
+    assert backend == f"memory-backend-memfd,id=ram,size={memory.RAM_SIZE},share=on"
+    assert "memory-backend=ram" in words[words.index("-machine") + 1]
+
+
+def test_both_functions_are_plugged_in() -> None:
+    devices = [json.loads(word) for word in argv() if word.startswith("{")]
+    assert {(each["id"], each["socket"]["path"]) for each in devices} == {
+        ("exerciser", "/run/x/exerciser"),
+        ("platform", "/run/x/platform"),
+    }
+
+
+def test_kernel_words_come_last_so_that_they_win() -> None:
+    words = argv()
+    line = words[words.index("-append") + 1].split()
+    assert line[-1] == "a.word=1"
+    assert "memmap=0x4000000$0xc000000" in line
+
+
+def test_carve_outs_lie_in_ram_where_devices_need_them() -> None:
+    low, main, high = memory.CARVE_OUTS
+    above = memory.RAM_SIZE - memory.RAM_BELOW_4G
+    assert low.base + low.size <= 1 << 24
+    assert main.base + main.size <= 1 << 28 <= memory.RAM_BELOW_4G
+    assert high.base >= 1 << 32
+    assert high.base + high.size <= (1 << 32) + above
+    for each in memory.CARVE_OUTS:
+        assert each.base % 4096 == each.size % 4096 == 0
+    ranges = sorted((each.base, each.base + each.size) for each in memory.CARVE_OUTS)
+    assert all(first[1] <= second[0] for first, second in pairwise(ranges))
+
+
+def test_latest_names_the_newest_run(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        run_folder.publish(folder)
+        assert (tmp_path / "latest").resolve() == folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "latest", "second"]
+
+
+def test_tail_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"\n".join(b"line %d\xff" % i for i in range(50)) + b"\n\n")
+    assert run_folder.tail(tmp_path / "log", 2) == ["line 48\ufffd", "line 49\ufffd"]
+    assert run_folder.tail(tmp_path / "absent") == []
+
+
+def test_every_fault_has_a_promise_and_a_red_status() -> None:
+    for fault in faults.FAULTS:
+        assert fault.promises
+        assert fault.status in (Status.FAILED, Status.NO_VERDICT)
+        assert faults.find(fault.name) is fault
+    lines = faults.listing().splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [fault.name, str(fault.status.value)] for fault in faults.FAULTS
+    ]
+
+
+def test_unknown_fault_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="device-read-flip"):
+        faults.find("nonsense")
+
+
+def test_qemu_that_lacks_vfio_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "qemu"
+    fake.write_text("#!/bin/sh\necho 'name \"e1000\", bus PCI'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("QEMU", str(fake))
+    with pytest.raises(EnvironmentFailure, match="no vfio-user-pci"):
+        qemu.find(lambda _text: None)
+
+
+def test_qemu_with_vfio_user_on_the_path_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "qemu-system-x86_64"
+    fake.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version 10.1.0 (x)';; "
+        "*) echo 'name \"vfio-user-pci\", bus PCI';; esac\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.delenv("QEMU", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = qemu.find(lambda _text: None)
+    assert (found.command, found.version) == ((str(fake),), "10.1.0")
+
+
+def test_accelerator_that_does_not_exist() -> None:
+    with pytest.raises(UsageError, match="ACCEL=warp"):
+        qemu.choose_accelerator(qemu.Qemu(("false",), "", ""), Path("/none"), "warp")
+
+
+def test_kvm_that_is_insisted_on_and_fails_is_status_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DMA_REHEARSAL_CACHE", str(tmp_path))
+    with pytest.raises(EnvironmentFailure, match="ACCEL=kvm") as failure:
+        qemu.choose_accelerator(qemu.Qemu(("false",), "", ""), Path("/none"), "kvm")
+    assert failure.value.status is Status.ENVIRONMENT
