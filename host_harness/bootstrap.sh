@@ -51,7 +51,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "making the virtual environment (once)"
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes \
+    "$venv/bin/pip" install -qq --disable-pip-version-check --require-hashes \
         -r "$here/requirements.lock" ||
         fail "the Python packages of requirements.lock cannot be installed" \
             "check the network and pip's settings, then run again"

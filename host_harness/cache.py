@@ -57,13 +57,12 @@ def _locked(path: Path) -> Iterator[None]:
 def remove_tree(path: Path) -> None:
     """Remove a folder even where its own folders are not writable (Debian ships some so)."""
 
-    def retry(function: Callable[..., Any], name: str, _error: object) -> None:
-        Path(name).parent.chmod(0o700)
-        if Path(name).is_dir() and not Path(name).is_symlink():
-            Path(name).chmod(0o700)
-        function(name)
-
-    shutil.rmtree(path, onerror=retry)
+    path.chmod(0o700)
+    for folder, inner, _ in os.walk(path):  # from the top: a folder is listed after its turn here
+        for name in inner:
+            if not (child := Path(folder, name)).is_symlink():
+                child.chmod(0o700)
+    shutil.rmtree(path)
 
 
 def entry(kind: str, inputs: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:

@@ -84,3 +84,13 @@ def test_two_at_once_build_once(root: Path) -> None:
         worker.join(30)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert (root / "kind" / "built").read_text() == "x"
+
+
+def test_folders_that_are_not_writable_are_removed(tmp_path: Path) -> None:
+    inner = tmp_path / "tree" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "file").write_text("")
+    inner.chmod(0o000)
+    inner.parent.chmod(0o500)
+    cache.remove_tree(tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == []
