@@ -1,6 +1,10 @@
-"""Marks of the host's tests."""
+"""Marks of the host's tests, and what every test must leave as it was."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,3 +12,25 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks that the Makefile selects by."""
     config.addinivalue_line("markers", "vm: boots whole VMs (minutes under emulation)")
+
+
+def _open_descriptors() -> dict[int, str]:
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(link.name)] = str(link.readlink())
+        except FileNotFoundError:  # the one that the listing itself used
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_is_left() -> Iterator[None]:
+    """A descriptor that outlives its test is a leak of the test, or of what it tests."""
+    before = _open_descriptors()
+    yield
+    left = {fd: what for fd, what in _open_descriptors().items() if fd not in before}
+    if left:
+        gc.collect()  # what only waits for the collector is no leak
+        left = {fd: what for fd, what in _open_descriptors().items() if fd not in before}
+    assert not left, f"descriptors are left open: {left}"

@@ -8,6 +8,8 @@ import logging
 import os
 import select
 import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from .connection import Connection
@@ -27,8 +29,10 @@ class VfioUserServer:
     def __init__(self, path: Path, model: DeviceModel) -> None:
         self.path = path
         self._model = model
+        self._lock = threading.Lock()  # over the three below
         self._listener: socket.socket | None = None
-        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC)
+        self._stop = -1  # an eventfd
+        self._serving = False
 
     def listen(self) -> None:
         """Bind and listen. OSError when the path cannot be bound (in use, too long, no folder)."""
@@ -39,41 +43,60 @@ class VfioUserServer:
         except OSError:
             listener.close()
             raise
-        self._listener = listener
+        with self._lock:
+            self._listener = listener
+            self._stop = os.eventfd(0, os.EFD_CLOEXEC)
 
     def serve_forever(self) -> None:
-        """Serve one client after the other until ``close``."""
-        while (client := self._accept()) is not None:
-            with client:
-                self._serve(client)
+        """Serve one client after the other until ``close``; nothing when it was closed before."""
+        with self._lock:
+            listener = self._listener
+            if listener is None:
+                return
+            self._serving = True
+        try:
+            readable = self._watch(listener)
+            while readable():
+                client, _ = listener.accept()
+                with client:
+                    self._serve(client)
+        finally:
+            with self._lock:
+                self._serving = False
+                self._release()
 
     def close(self) -> None:
-        """Stop serving, from any thread, and remove the socket's name."""
-        with contextlib.suppress(OSError):
-            os.write(self._stop_write, b"!")
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        """Stop serving, from any thread, and remove the socket's name. Again is nothing."""
+        with self._lock:
+            if self._listener is None:
+                return
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+            if self._serving:
+                os.eventfd_write(self._stop, 1)
+            else:
+                self._release()
 
-    def _wait(self, stream: socket.socket) -> bool:
-        """Return True when the stream is readable, False when the server shall stop."""
-        ready, _, _ = select.select([stream.fileno(), self._stop_read], [], [])
-        return self._stop_read not in ready
+    def _release(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            os.close(self._stop)
 
-    def _accept(self) -> socket.socket | None:
-        if self._listener is None or not self._wait(self._listener):
-            if self._listener is not None:
-                self._listener.close()
-                self._listener = None
-            return None
-        client, _ = self._listener.accept()
-        return client
+    def _watch(self, stream: socket.socket) -> Callable[[], bool]:
+        """Return what waits until the stream is readable: True then, False to stop serving."""
+        poll = select.poll()  # select() has no room for descriptors from 1024 on
+        poll.register(stream, select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        return lambda: self._stop not in {descriptor for descriptor, _ in poll.poll()}
 
     def _serve(self, client: socket.socket) -> None:
         connection = Connection(self._model)
         framer = Framer()
         _log.info("%s: client connected", self.path.name)
+        readable = self._watch(client)
         try:
-            while self._wait(client):
+            while readable():
                 data, descriptors = receive(client)
                 if not data:
                     break

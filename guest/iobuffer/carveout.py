@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ class ArenaLocks:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._failed(error) from error
+        self._finalizer = weakref.finalize(self, os.close, self._fd)
 
     def acquire(self, first: int, count: int) -> bool:
         """Lock ``count`` arenas; False, and none of them, when another process has one."""
@@ -116,9 +118,8 @@ class ArenaLocks:
 
     def close(self) -> None:
         """Close the file. The locks go with the last descriptor of this open file."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._fd = -1
+        self._finalizer()
 
     def _conflict(self, first: int, count: int) -> tuple[int, int] | None:
         try:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import struct
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,6 +103,7 @@ class _File:
                 f"{path}: {error.strerror}; is the module dma_rehearsal loaded?",
                 code=IOReturn.kIOReturnNotAttached,
             ) from error
+        self._finalizer = weakref.finalize(self, os.close, self._fd)
 
     def _get(self, command: int, record: struct.Struct) -> tuple[int, ...]:
         answer = bytearray(record.size)
@@ -120,9 +122,8 @@ class _File:
 
     def close(self) -> None:
         """Close the file; again is nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._fd = -1
+        self._finalizer()
 
     def __enter__(self) -> Self:
         return self

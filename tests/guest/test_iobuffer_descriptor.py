@@ -89,6 +89,7 @@ def main(tmp_path: Path) -> Iterator[MemoryPool]:
     yield made[0]
     pools.use()
     for pool in made:
+        pool.close()
         os.close(pool.fd)
 
 
