@@ -43,6 +43,8 @@ environment variables:
 Further arguments go to pytest: test paths below guest/, -k, -x, -m, -v, -q, --junitxml ...
 """
 
+GUEST_TESTS = SOURCE / "guest"
+
 # pytest's own statuses, each mapped on purpose.
 _STATUSES = {
     pytest.ExitCode.OK: Status.PASSED,
@@ -174,7 +176,7 @@ def _run(settings: VmSettings, progress: Progress, pytest_args: list[str]) -> St
             with progress.phase("tests"):
                 code = pytest.main(
                     [
-                        *("-c", os.devnull, "--rootdir", str(SOURCE / "guest")),
+                        *("-c", str(GUEST_TESTS / "pytest.ini"), "--rootdir", str(GUEST_TESTS)),
                         *("-p", "no:cacheprovider", "--strict-markers"),
                         *("--junitxml", str(folder / "junit.xml")),
                         *pytest_args,

@@ -20,10 +20,16 @@ from typing import Any
 import pytest
 
 from . import faults
-from .attestation import SettingsPlugin
-from .channel import PROTOCOL, Channel, find_port
+from .attestation import SettingsPlugin, marked_promises
+from .channel import PROTOCOL, Channel, ChannelError, find_port
 
 _SUITE = Path(__file__).resolve().parent
+_OUTPUT_MAX = 1 << 18  # characters of one section; a frame holds 16 MiB
+_ENDED_WELL = (
+    pytest.ExitCode.OK,
+    pytest.ExitCode.TESTS_FAILED,
+    pytest.ExitCode.NO_TESTS_COLLECTED,
+)
 
 
 class AgentPlugin:
@@ -33,6 +39,24 @@ class AgentPlugin:
         self._channel = channel
         self._errors: list[dict[str, str]] = []
         self.ran = 0
+        self.trouble: list[str] = []  # what ended the session, or went wrong at its end
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Keep the traceback of an error that is no test's."""
+        self.trouble.append(str(excrepr))
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Keep what interrupted the session: a signal, or a test that called pytest.exit()."""
+        self.trouble.append(excinfo.exconly())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> object:
+        """Keep what is wrong with the arguments, such as a path that is not there."""
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            self.trouble.append(str(error))
+            raise
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep what could not be collected."""
@@ -55,10 +79,15 @@ class AgentPlugin:
             if message["type"] == "shutdown":
                 break
             if message["type"] != "run" or message.get("nodeid") not in items:
-                raise pytest.UsageError(f"the host asked for {message}")
+                raise ChannelError(f"the host asked for {message}")
             self._run(items[message["nodeid"]], items.get(str(message.get("next"))))
         # A host that stopped early never named a last test; its fixtures are still up.
-        session._setupstate.teardown_exact(None)
+        end = pytest.CallInfo.from_call(
+            lambda: session._setupstate.teardown_exact(None), when="teardown"
+        )
+        if end.excinfo:
+            words = end.excinfo.getrepr()
+            self.trouble.append(f"fixtures that were up when the host stopped: {words}")
         return True
 
     def _run(self, item: pytest.Item, following: pytest.Item | None) -> None:
@@ -67,10 +96,18 @@ class AgentPlugin:
         self._channel.send({"type": "start", "nodeid": item.nodeid})
         reports = runtestprotocol(item, nextitem=following, log=False)
         for report in reports:
+            report.sections[:] = [(name, _clipped(text)) for name, text in report.sections]
             data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
             self._channel.send({"type": "report", "nodeid": item.nodeid, "data": data})
         self.ran += 1
         self._channel.send({"type": "finish", "nodeid": item.nodeid})
+
+
+def _clipped(text: str) -> str:
+    """Return what a test printed, or the end of it when it is too much for a report."""
+    if len(text) <= _OUTPUT_MAX:
+        return text
+    return f"({len(text) - _OUTPUT_MAX} characters left out)\n{text[-_OUTPUT_MAX:]}"
 
 
 def _describe(item: pytest.Item) -> dict[str, Any]:
@@ -82,7 +119,7 @@ def _describe(item: pytest.Item) -> dict[str, Any]:
         "name": item.name,
         "keywords": sorted(map(str, item.listchain()[-1].keywords)),
         "marks": sorted({mark.name for mark in item.iter_markers()}),
-        "promises": [str(mark.args[0]) for mark in item.iter_markers("promise") if mark.args],
+        "promises": marked_promises(item),
     }
 
 
@@ -101,7 +138,7 @@ def serve(channel: Channel) -> int:
     try:
         configuration = channel.receive()
         if configuration["type"] != "configure":
-            raise pytest.UsageError(f"the host sent {configuration['type']} before configure")
+            raise ChannelError(f"the host sent {configuration['type']} before configure")
         fault = configuration.get("fault")
         if fault:
             faults.apply(fault)
@@ -109,8 +146,7 @@ def serve(channel: Channel) -> int:
         status = pytest.main(
             [
                 *("-c", os.devnull, "--rootdir", str(_SUITE.parent), "--import-mode=importlib"),
-                *("-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:junitxml"),
-                *("-p", "no:faulthandler", "--strict-markers"),
+                *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
                 *arguments,
             ],
             plugins=[plugin, SettingsPlugin(int(configuration["seed"]))],
@@ -118,8 +154,9 @@ def serve(channel: Channel) -> int:
     except Exception:
         channel.send({"type": "error", "text": traceback.format_exc()})
         return 1
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        channel.send({"type": "error", "text": f"pytest ended with {status!r}"})
+    if plugin.trouble or status not in _ENDED_WELL:
+        text = "\n".join([f"pytest ended with {status!r}", *plugin.trouble])
+        channel.send({"type": "error", "text": text})
         return 1
     channel.send({"type": "bye", "ran": plugin.ran})
     return 0
@@ -133,6 +170,9 @@ def main(arguments: list[str]) -> int:
     descriptor = os.open(options.port or find_port(), os.O_RDWR | os.O_CLOEXEC)
     try:
         return serve(Channel(descriptor))
+    except ChannelError as error:
+        print(f"agent: {error}", file=sys.stderr)
+        return 1
     finally:
         os.close(descriptor)
 

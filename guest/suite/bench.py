@@ -12,7 +12,8 @@ from iobuffer.driver import Driver
 from layout import DmaDirection, MemoryType, WitnessRun, WitnessStatus
 from platform_device import PlatformDevice
 
-from .patterns import difference, joined_crc32
+from .attestation import CheckFailed
+from .patterns import difference, inverted, joined_crc32
 
 EFFECTIVE = {
     CacheMode.INHIBIT: MemoryType.UC,
@@ -25,8 +26,17 @@ EFFECTIVE = {
 MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
 
 
-class CheckFailed(AssertionError):
-    """What the device did is not what was promised; the message says where."""
+def described(runs: list[WitnessRun]) -> str:
+    """Return the witness's runs for a message."""
+    return "; ".join(
+        f"{run.length} bytes at {run.physical:#x} in {run.page_size}-byte pages: "
+        f"{run.effective.name} (PAT {run.pat_index} = {run.pat.name}, MTRR {run.mtrr.name})"
+        for run in runs
+    )
+
+
+def _span(address: int, length: int, direction: DmaDirection) -> str:
+    return f"{direction.name} of {length} bytes at {address:#x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class Bench:
         if not record.ok:
             wrong.append(f"status {record.status.name}, reason {record.reason.name}")
         if wrong:
-            raise CheckFailed(f"DMA of {length} bytes at {address:#x}: {'; '.join(wrong)}")
+            raise CheckFailed(f"DMA {_span(address, length, asked)}: {'; '.join(wrong)}")
         return record
 
     def device_reads(
@@ -89,23 +99,34 @@ class Bench:
     def device_sees(
         self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
-        """Let the device read the buffer; its checksum must be that of ``data``."""
+        """Let the device read the buffer; its checksum must be that of ``data``.
+
+        The device's own buffer holds other bytes at every place before each DMA, so that its
+        checksum cannot be right by what was left there.
+        """
         base, _ = buffer.getPhysicalSegment(0)
         position, dmas, total = 0, 0, 0
         for part in parts if parts is not None else self.split(len(data)):
+            chunk = data[position : position + part]
+            self.load(inverted(chunk))
             record = self.dma(base + position, part, write_memory=False)
-            wanted = zlib.crc32(data[position : position + part])
-            if record.crc32 != wanted:
+            if record.crc32 != zlib.crc32(chunk):
+                span = _span(base + position, part, DmaDirection.READ_MEMORY)
                 raise CheckFailed(
-                    f"the device read other bytes than are there: {part} bytes at "
-                    f"{base + position:#x} (offset {position:#x} of {len(data)}): "
-                    f"CRC {record.crc32:08x}, expected {wanted:08x}"
+                    f"{span} (offset {position:#x} of {len(data)}): the device's CRC is "
+                    f"{record.crc32:08x}, that of the bytes there {zlib.crc32(chunk):08x}; "
+                    f"{self._in_device(chunk)}"
                 )
             total = joined_crc32(total, record.crc32, part)
             position += part
             dmas += 1
+        whole = _span(base, len(data), DmaDirection.READ_MEMORY)
         if position != len(data) or total != zlib.crc32(data):
-            raise CheckFailed(f"{position} of {len(data)} bytes read, CRC over all {total:08x}")
+            raise CheckFailed(f"{whole}: {position} bytes were read, the CRC over all {total:08x}")
+        with buffer.view() as view:
+            found = difference(data, bytes(view[: len(data)]))
+        if found:
+            raise CheckFailed(f"{whole}: a read changed memory: {found}")
         return Seen(base, position, dmas, total)
 
     def load(self, data: bytes) -> None:
@@ -115,11 +136,18 @@ class Bench:
         address, _ = self.staging.getPhysicalSegment(0)
         record = self.dma(address, len(data), write_memory=False)
         if record.crc32 != zlib.crc32(data):
-            raise CheckFailed(f"the device's buffer could not be loaded with {len(data)} bytes")
+            raise CheckFailed(
+                f"{_span(address, len(data), DmaDirection.READ_MEMORY)}, to load the device's "
+                f"buffer: the device's CRC is {record.crc32:08x}, that of the bytes there "
+                f"{zlib.crc32(data):08x}; {self._in_device(data)}"
+            )
 
     def stored(self, length: int) -> bytes:
         """Return the first bytes of the device's buffer: the device writes them to memory."""
         address, _ = self.staging.getPhysicalSegment(0)
+        with self.staging.view() as view:
+            # What was loaded from here may still be here; without a DMA it must not pass for one.
+            view[:length] = inverted(bytes(view[:length]))
         self.dma(address, length, write_memory=True)
         with self.staging.view() as view:
             return bytes(view[:length])
@@ -127,8 +155,13 @@ class Bench:
     def device_writes(
         self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
-        """Let the device write ``data`` to the buffer; the CPU must then find just these bytes."""
+        """Let the device write ``data`` to the buffer; the CPU must then find just these bytes.
+
+        Other bytes are there at every place before.
+        """
         base, _ = buffer.getPhysicalSegment(0)
+        with buffer.view() as view:
+            view[: len(data)] = inverted(data)
         position, dmas, total = 0, 0, 0
         for part in parts if parts is not None else self.split(len(data)):
             self.load(data[position : position + part])
@@ -138,11 +171,23 @@ class Bench:
             dmas += 1
         with buffer.view() as view:
             found = difference(data, bytes(view[: len(data)]))
+        whole = _span(base, len(data), DmaDirection.WRITE_MEMORY)
         if found:
-            raise CheckFailed(f"the device wrote {len(data)} bytes to {base:#x}, but {found}")
-        if total != zlib.crc32(data):
-            raise CheckFailed(f"the device's CRC over all is {total:08x}")
+            raise CheckFailed(f"{whole}: the CPU finds other bytes: {found}")
+        if position != len(data) or total != zlib.crc32(data):
+            raise CheckFailed(
+                f"{whole}: {position} bytes were written, the device's CRC over all {total:08x}, "
+                f"that of the bytes there {zlib.crc32(data):08x}"
+            )
         return Seen(base, position, dmas, total)
+
+    def _in_device(self, data: bytes) -> str:
+        """Say where the start of the device's buffer differs from ``data``."""
+        try:
+            found = difference(data, self.stored(len(data)))
+        except CheckFailed as error:
+            found = str(error)
+        return f"what the device writes back: {found or 'the right bytes'}"
 
     def witness(self, buffer: IOBufferMemoryDescriptor) -> list[WitnessRun]:
         """Return the runs that the witness finds under the buffer's mapping, all pages of it."""

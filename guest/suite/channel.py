@@ -22,11 +22,22 @@ Message = dict[str, Any]
 
 
 class ChannelError(Exception):
-    """The channel is gone, or what came over it cannot be trusted."""
+    """Base: something is wrong with the channel, or with what came over it."""
+
+
+class ChannelClosed(ChannelError):
+    """The host is gone, or the port is."""
+
+
+class ChannelCorrupt(ChannelError):
+    """What arrived cannot be trusted: magic, length, sequence, checksum or JSON."""
 
 
 class Channel:
-    """Blocking messages over a descriptor, which stays the caller's."""
+    """Blocking messages over a descriptor, which stays the caller's.
+
+    Every error is a `ChannelError`; after one the channel is of no more use.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -34,39 +45,50 @@ class Channel:
         self._received = 0
 
     def send(self, message: Message) -> None:
-        """Send one message. ChannelError when it is too long; OSError when the port is gone."""
-        payload = json.dumps(message).encode()
+        """Send one message; what JSON has no form for goes as its repr()."""
+        payload = json.dumps(message, default=repr).encode()
         if len(payload) > MAX_PAYLOAD:
             raise ChannelError(f"a message of {len(payload)} bytes, above {MAX_PAYLOAD}")
         data = memoryview(
             HEADER.pack(MAGIC, len(payload), self._sent, zlib.crc32(payload)) + payload
         )
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise ChannelClosed(f"writing to the host failed: {error}") from error
         self._sent += 1
 
     def receive(self) -> Message:
-        """Return the next message. ChannelError names what is wrong with its frame."""
+        """Return the next message. `ChannelCorrupt` names what is wrong with its frame."""
         magic, length, sequence, checksum = HEADER.unpack(self._exactly(HEADER.size))
-        if magic != MAGIC or length > MAX_PAYLOAD or sequence != self._received:
-            raise ChannelError(
-                f"frame {self._received}: magic {magic!r}, {length} bytes, number {sequence}"
-            )
+        if magic != MAGIC:
+            raise ChannelCorrupt(f"a frame starts with {magic!r}, not {MAGIC!r}")
+        if length > MAX_PAYLOAD:
+            raise ChannelCorrupt(f"a frame announces {length} bytes, above {MAX_PAYLOAD}")
+        if sequence != self._received:
+            raise ChannelCorrupt(f"frame {self._received} is missing: got frame {sequence}")
         payload = self._exactly(length)
         if zlib.crc32(payload) != checksum:
-            raise ChannelError(f"frame {sequence}: wrong checksum")
+            raise ChannelCorrupt(f"frame {sequence}: the checksum of {length} bytes is wrong")
         self._received += 1
-        message = json.loads(payload)
+        try:
+            message = json.loads(payload)
+        except ValueError as error:
+            raise ChannelCorrupt(f"frame {sequence} is no JSON: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise ChannelError(f"frame {sequence}: no object with a type")
+            raise ChannelCorrupt(f"frame {sequence} has no type")
         return message
 
     def _exactly(self, length: int) -> bytes:
         parts = []
         while length:
-            part = os.read(self._descriptor, min(length, 1 << 16))
+            try:
+                part = os.read(self._descriptor, min(length, 1 << 16))
+            except OSError as error:
+                raise ChannelClosed(f"reading from the host failed: {error}") from error
             if not part:
-                raise ChannelError("the host closed the channel")
+                raise ChannelClosed("the host closed the channel")
             parts.append(part)
             length -= len(part)
         return b"".join(parts)

@@ -49,16 +49,21 @@ def platform() -> Iterator[PlatformDevice]:
         yield opened
 
 
-@pytest.fixture
-def bench(device: Exerciser, platform: PlatformDevice) -> Iterator[Bench]:
-    """The device with a staging buffer as large as its own."""
+@pytest.fixture(scope="session")
+def _bench(_opened: Exerciser, platform: PlatformDevice) -> Iterator[Bench]:
     with (
         Driver() as driver,
         IOBufferMemoryDescriptor.inTaskWithOptions(
-            current_task(), kIODirectionInOut, device.buffer_size, 4096
+            current_task(), kIODirectionInOut, _opened.buffer_size, 4096
         ) as staging,
     ):
-        yield Bench(device, platform, driver, staging)
+        yield Bench(_opened, platform, driver, staging)
+
+
+@pytest.fixture
+def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
+    """The device, the platform, the driver, and a staging buffer as large as the device's own."""
+    return _bench
 
 
 @pytest.fixture

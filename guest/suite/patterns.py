@@ -1,4 +1,9 @@
-"""Data for DMA tests: different in every run, for every test and use, and from what was there."""
+"""Data for DMA tests: different in every run, for every test and use, and from what was there.
+
+Bytes below 0x80 and bytes from 0x80 on take turns, and neither 0x00 nor 0xff occurs. So at every
+place a pattern differs from its neighbours, from zeroed memory, from what a dead bus gives, from
+itself moved by one, and from `inverted` itself.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import random
 import zlib
 
 _INVERT = bytes(value ^ 0xFF for value in range(256))
+_LOW = bytes(1 + value % 127 for value in range(256))  # 0x01 to 0x7f
+_HIGH = bytes(128 + value % 127 for value in range(256))  # 0x80 to 0xfe
 
 
 class Patterns:
@@ -16,16 +23,26 @@ class Patterns:
 
     def take(self, length: int) -> bytes:
         """Return ``length`` fresh bytes."""
-        return self._random.randbytes(length)
+        drawn = self._random.randbytes(length)
+        pattern = bytearray(length)
+        pattern[0::2] = drawn[0::2].translate(_LOW)
+        pattern[1::2] = drawn[1::2].translate(_HIGH)
+        return bytes(pattern)
 
     def cut(self, length: int, largest: int) -> list[int]:
-        """Return odd lengths, none above ``largest``, that add up to ``length``."""
-        parts = []
-        while length:
-            part = min(length, self._random.randrange(largest // 2, largest) | 1, largest)
-            parts.append(part)
-            length -= part
-        return parts
+        """Return odd lengths, none above ``largest``, that add up to ``length``.
+
+        So each piece but the first begins at another place of a cache line and of a page. An even
+        rest is cut into two odd ones.
+        """
+        pieces = []
+        while length > largest:
+            pieces.append(self._random.randrange(largest // 2, largest) | 1)
+            length -= pieces[-1]
+        if length and length % 2 == 0:
+            pieces.append(length // 2 - 1 | 1)
+            length -= pieces[-1]
+        return [*pieces, length] if length else pieces
 
 
 def inverted(data: bytes) -> bytes:

@@ -1,0 +1,40 @@
+"""Memory that stands for a carve-out: a file in which an offset is a bus address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from iobuffer import CacheMode, pools
+from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.pool import Extent
+from iobuffer.vm import Mapping
+
+ZONE = Zone("main", 0x0C00_0000, 4 << 20)
+
+
+class FilePool(CarveoutPool):
+    """A carve-out whose memory is a file of this process."""
+
+    def __init__(self, fd: int, folder: Path) -> None:
+        super().__init__(ZONE, locks=folder)
+        self._file = fd
+
+    def map(self, extent: Extent, mode: CacheMode) -> Mapping:  # noqa: ARG002
+        """Map as ordinary memory."""
+        return Mapping(self._file, extent.length, extent.address)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[int]:
+    """The file's descriptor; buffers come from it while the test runs."""
+    fd = os.memfd_create("carve-out")
+    os.ftruncate(fd, ZONE.start + ZONE.size)
+    pool = FilePool(fd, tmp_path)
+    pools.use(pool)
+    yield fd
+    pools.use()
+    pool.close()
+    os.close(fd)

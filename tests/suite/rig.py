@@ -1,0 +1,284 @@
+"""A guest without a VM: the guest's own code on the device's own code, in one process.
+
+Between them stand RAM (a sparse file in which an offset is a physical address) and what the kernel
+module does: mappings, page tables, eventfds. The whole suite runs here within seconds, so each of
+its checks can be seen to fire.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import exerciser
+import iobuffer.driver
+import memory_types
+import platform_device
+import pytest
+from iobuffer import CacheMode, IOBusyError, pools, vm
+from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.driver import PageTableEntry, PciInfo
+from iobuffer.vm import Mapping
+from suite.attestation import SettingsPlugin
+
+from device.endpoints.base import Endpoint
+from device.faults import SOUND, Fault
+from device.layout import PLATFORM_DEVICE_ID
+from device.trace import Trace
+from device.vfio_user.errors import Unmapped
+from device.vfio_user.messages import Irq
+from host_harness.memory import CARVE_OUTS
+from host_harness.payload import SOURCE
+from host_harness.report import Ledger
+from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
+
+RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
+# IA32_PAT as Linux sets it, and the bits of an entry that select a type from it.
+PAT = 0x0407_0506_0007_0106
+MODE_BITS = {
+    CacheMode.INHIBIT: PWT | PCD,
+    CacheMode.WRITE_THRU: PWT | PCD | PAT_4K,
+    CacheMode.COPYBACK: 0,
+    CacheMode.WRITE_COMBINE: PWT,
+}
+MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
+
+
+class Machine:
+    """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
+
+    fault: Fault = SOUND
+
+    def __init__(self, folder: Path) -> None:
+        self.fd = os.memfd_create("ram")
+        os.ftruncate(self.fd, RAM[-1][1])
+        self._map = mmap.mmap(self.fd, RAM[-1][1])
+        self.ram = memoryview(self._map)
+        self.tables = Tables()
+        self.mapped: dict[int, tuple[int, int, CacheMode]] = {}
+        self.eventfds: dict[int, int] = {}
+        self.exerciser: Endpoint = self.fault.exerciser(Trace())
+        self.platform: Endpoint = self.fault.platform(Trace())
+        for endpoint in self.exerciser, self.platform:
+            endpoint.attach(self)
+        driver: Any = Driver(self)
+        self._pools = [
+            CarveoutPool(Zone(c.name, c.base, c.size), driver, folder) for c in CARVE_OUTS
+        ]
+        pools.use(*self._pools)
+
+    def close(self) -> None:
+        """Take the pools out of use; close RAM and lock files."""
+        pools.use()
+        for pool in self._pools:
+            pool.close()
+        self.ram.release()
+        self._map.close()
+        os.close(self.fd)
+
+    def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        """Give the devices RAM, and the page tables, which only the witness reads."""
+        if not write and (page := self.tables._pages.get(address)) is not None:
+            return [memoryview(page)[:length]]
+        if any(start <= address and address + length <= end for start, end in RAM):
+            return [self.ram[address : address + length]]
+        raise Unmapped(address)
+
+    def trigger(self, index: int, subindex: int) -> None:
+        """Signal a vector's eventfd."""
+        if index == Irq.MSIX:
+            self.signal(subindex)
+
+    def signal(self, vector: int) -> None:
+        """Deliver one interrupt."""
+        if vector in self.eventfds:
+            os.eventfd_write(self.eventfds[vector], 1)
+
+    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
+        """Map as the driver does: a range has one mode."""
+        if self.conflicts(physical, length, mode):
+            raise IOBusyError("mapped with another cache mode")
+        mapping = Mapping(self.fd, length, physical)
+        self.mapped[mapping.address] = physical, length, self.given_mode(mode)
+        return mapping
+
+    def conflicts(self, physical: int, length: int, mode: CacheMode) -> bool:
+        """Whether a live mapping of the range has another mode."""
+        return any(
+            start < physical + length and physical < start + size and other is not mode
+            for address, (start, size, other) in self.mapped.items()
+            if address in vm._live
+        )
+
+    def given_mode(self, mode: CacheMode) -> CacheMode:
+        """What the page-table entries say in the end."""
+        return mode
+
+    def query(self, address: int) -> PageTableEntry:
+        """Make the page tables of the mapping that holds ``address``."""
+        for start, (physical, length, mode) in self.mapped.items():
+            if start in vm._live and start <= address < start + length:
+                self.tables = Tables()
+                for offset in range(0, length, PAGE):
+                    self.tables.map(start + offset, physical + offset, TABLE | MODE_BITS[mode])
+                return PageTableEntry(address, self.tables.root, 0, 1, self.tables.levels)
+        raise LookupError(hex(address))
+
+
+@dataclass
+class Driver:
+    """/dev/dma-rehearsal of a machine."""
+
+    machine: Machine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
+        return self.machine.map(physical, length, mode)
+
+    def query(self, address: int) -> PageTableEntry:
+        return self.machine.query(address)
+
+    def read(self, physical: int, length: int, mode: CacheMode) -> bytes:  # noqa: ARG002
+        return bytes(self.machine.ram[physical : physical + length])
+
+    def write(self, physical: int, data: bytes, mode: CacheMode) -> None:  # noqa: ARG002
+        self.machine.ram[physical : physical + len(data)] = data
+
+
+@dataclass
+class Bar:
+    """A BAR: each access is a call of the device."""
+
+    endpoint: Endpoint
+    number: int
+
+    def __getitem__(self, offset: int) -> int:
+        return int.from_bytes(self.endpoint.region_read(self.number, offset, 4), "little")
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        self.endpoint.region_write(self.number, offset, value.to_bytes(4, "little"))
+
+    def set64(self, offset: int, value: int) -> None:
+        self[offset], self[offset + 4] = value & 0xFFFF_FFFF, value >> 32
+
+    def get64(self, offset: int) -> int:
+        return self[offset] | self[offset + 4] << 32
+
+    @property
+    def data(self) -> memoryview:
+        size = self.endpoint.region_size(self.number)
+        return memoryview(self.endpoint.region_read(self.number, 0, size))
+
+
+@dataclass
+class Function:
+    """A device as sysfs and the module's PCI driver show it."""
+
+    machine: Machine
+    endpoint: Endpoint
+    address: str = "rig"
+    closed: bool = False
+
+    def enable(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def bar(self, number: int) -> Bar:
+        return Bar(self.endpoint, number)
+
+    def driver_node(self) -> Path:
+        return Path("rig")
+
+    @property
+    def bus_master(self) -> bool:
+        return bool(self.endpoint.region_read(7, 4, 1)[0] & 4)
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        self.endpoint.region_write(7, 4, bytes([6 if on else 2, 0]))
+
+    def set_bus_master(self, on: bool) -> None:
+        self.bus_master = on
+
+    def reset(self) -> None:
+        self.endpoint.device_reset()
+
+    def info(self) -> PciInfo:
+        return PciInfo(self.endpoint.irq_count(Irq.MSIX), self.bus_master)
+
+    def set_eventfd(self, vector: int, fd: int) -> None:
+        self.machine.eventfds.pop(vector, None)
+        if fd >= 0:
+            self.machine.eventfds[vector] = fd
+
+
+@dataclass
+class Outcome:
+    """What a run of the suite came to."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    _marked: dict[str, list[str]] = field(default_factory=dict)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Hand each report to the host's ledger, as it would come over the channel."""
+        self.ledger.add_report(report, self._marked[report.nodeid])
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the promises that the tests are marked with."""
+        self._marked = {
+            item.nodeid: [str(mark.args[0]) for mark in item.iter_markers("promise")]
+            for item in items
+        }
+
+    @property
+    def broken(self) -> set[str]:
+        """The promises that were broken."""
+        return {row.promise for row in self.ledger.promises if row.verdict == "broken"}
+
+
+class Rig:
+    """Runs the guest's suite on machines."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._pytester = pytester
+        self._patch = monkeypatch
+
+    def run(self, kind: type[Machine] = Machine, *args: str, seed: int = 7) -> Outcome:
+        """Run the suite, or what ``args`` select of it, on a machine of this kind."""
+        machine = kind(self._pytester.path)
+        try:
+            return self._run(machine, args, seed)
+        finally:
+            machine.close()
+
+    def _run(self, machine: Machine, args: tuple[str, ...], seed: int) -> Outcome:
+        def find(_vendor: int, device: int) -> Function:
+            platform = device == PLATFORM_DEVICE_ID
+            return Function(machine, machine.platform if platform else machine.exerciser)
+
+        for module in exerciser, platform_device:
+            self._patch.setattr(module, "PciFunction", SimpleNamespace(find=find))
+        self._patch.setattr(
+            exerciser, "DriverFunction", lambda _: Function(machine, machine.exerciser)
+        )
+        self._patch.setattr(iobuffer.driver, "Driver", lambda: Driver(machine))
+        self._patch.setattr(memory_types, "read_pat", lambda: PAT)
+        self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
+        outcome = Outcome()
+        guest = SOURCE / "guest"
+        self._pytester.inline_run(
+            *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),
+            # The rest is not looked at here, and costs more than the tests do.
+            *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
+            *("-p", "no:cacheprovider", "--strict-markers", str(guest / "suite"), *args),
+            plugins=[SettingsPlugin(seed), outcome],
+        )
+        return outcome

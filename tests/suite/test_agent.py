@@ -1,0 +1,440 @@
+"""The agent over a socket, as the host drives it, with tests of a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host_harness.channel import HEADER, MAGIC, Channel, Message
+
+GUEST = Path(__file__).resolve().parents[2] / "guest"
+LIMIT_S = 30.0
+SERVE = """
+import sys
+from suite import agent, channel
+sys.exit(agent.serve(channel.Channel(int(sys.argv[1]))))
+"""
+
+
+class Guest:
+    """An agent as a child process, and the host's end of its channel."""
+
+    def __init__(self, folder: Path, command: list[str], ours: socket.socket, **how: Any) -> None:
+        self.folder = folder
+        self.socket = ours
+        self.channel = Channel(ours)
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            # The guest has no plugins beside pytest's own.
+            env={
+                **os.environ,
+                "PYTHONPATH": str(GUEST),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **how,
+        )
+
+    def receive(self) -> Message:
+        """Return the next message; EOFError when the agent is gone."""
+        deadline = time.monotonic() + LIMIT_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            while True:
+                if message := self.channel.take():
+                    return message
+                if self.channel.closed:
+                    raise EOFError
+                if not selector.select(deadline - time.monotonic()):
+                    raise TimeoutError
+                self.channel.pull()
+
+    def configure(self, *args: str, seed: int = 7, fault: str | None = None) -> None:
+        """Take hello and send the settings; the tests are in the agent's folder."""
+        assert self.receive()["type"] == "hello"
+        self.channel.send(
+            {
+                "type": "configure",
+                "args": [*args] or [str(self.folder)],
+                "seed": seed,
+                "fault": fault,
+            }
+        )
+
+    def collect(self, **settings: Any) -> dict[str, str]:
+        """Return the tests' node ids by their names."""
+        self.configure(**settings)
+        collected = self.receive()
+        assert collected["type"] == "collected", collected
+        assert collected["errors"] == []
+        return {item["name"]: item["nodeid"] for item in collected["items"]}
+
+    def run(self, nodeid: str, following: str | None = None) -> list[dict[str, Any]]:
+        """Run one test and return its reports' data."""
+        self.channel.send({"type": "run", "nodeid": nodeid, "next": following})
+        assert self.receive() == {"type": "start", "nodeid": nodeid}
+        reports = []
+        while (message := self.receive())["type"] == "report":
+            assert message["nodeid"] == nodeid
+            reports.append(message["data"])
+        assert message == {"type": "finish", "nodeid": nodeid}
+        return reports
+
+    def end(self) -> tuple[Message, int]:
+        """Say shutdown; return the last message and the exit status."""
+        self.channel.send({"type": "shutdown"})
+        return self.receive(), self.process.wait(LIMIT_S)
+
+    def said(self) -> str:
+        """Return what the ended agent wrote to its standard error, the guest's console."""
+        _, errors = self.process.communicate(timeout=LIMIT_S)
+        return str(errors, errors="replace")
+
+
+Start = Callable[..., Guest]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start an agent; the files of its folder are given as name="text"."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(**files: str) -> Guest:
+            for name, text in files.items():
+                (tmp_path / f"{name}.py").write_text(text)
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            fd = theirs.fileno()
+            guest = Guest(tmp_path, ["-c", SERVE, str(fd)], ours, pass_fds=[fd])
+            theirs.close()
+            stack.callback(guest.process.communicate)
+            stack.callback(guest.process.kill)
+            return guest
+
+        yield begin
+
+
+TWO = """
+import pytest
+
+@pytest.mark.promise("alignment")
+@pytest.mark.parametrize("size", [1, 64])
+def test_one(size):
+    print("words of the test")
+
+def test_two():
+    assert 1 == 2, "two is wrong"
+"""
+
+
+def test_hello_and_collection(start: Start) -> None:
+    guest = start(test_it=TWO)
+    hello = guest.receive()
+    assert (hello["type"], hello["protocol"]) == ("hello", 1)
+    assert hello["pytest"] == pytest.__version__
+    guest.channel.send({"type": "configure", "args": [str(guest.folder)], "seed": 1, "fault": None})
+    collected = guest.receive()
+    assert collected["errors"] == []
+    first, second, third = collected["items"]
+    assert [item["name"] for item in (first, second, third)] == [
+        "test_one[1]",
+        "test_one[64]",
+        "test_two",
+    ]
+    assert first["nodeid"].endswith("test_it.py::test_one[1]")
+    assert first["path"].endswith("test_it.py")
+    assert third["lineno"] == 8
+    assert (first["promises"], third["promises"]) == (["alignment"], [])
+    assert {"promise", "test_one[1]"} <= set(first["keywords"])
+    assert guest.end() == ({"type": "bye", "ran": 0}, 0)
+
+
+def test_suite_of_this_checkout_collects(start: Start) -> None:
+    guest = start()
+    guest.configure(str(GUEST / "suite"))
+    collected = guest.receive()
+    assert collected["errors"] == []
+    names = [item["nodeid"] for item in collected["items"]]
+    assert "suite/test_direction.py::test_in[1024]" in names
+    assert all(name.startswith("suite/test_") for name in names)
+    silent = [item["nodeid"] for item in collected["items"] if not item["promises"]]
+    assert silent == [], "every test says what it is about"
+
+
+def test_reports_are_pytests_own(start: Start, request: pytest.FixtureRequest) -> None:
+    """The host runs what it chose, in its own order, and again."""
+    guest = start(test_it=TWO)
+    names = guest.collect()
+    hook = request.config.hook
+    whole = {
+        name: [
+            hook.pytest_report_from_serializable(config=request.config, data=data)
+            for data in guest.run(names[name])
+        ]
+        for name in ("test_two", "test_one[1]")
+    }
+    assert all(isinstance(each, pytest.TestReport) for each in whole["test_two"])
+    assert [(each.when, each.outcome) for each in whole["test_two"]] == [
+        ("setup", "passed"),
+        ("call", "failed"),
+        ("teardown", "passed"),
+    ]
+    assert "two is wrong" in whole["test_two"][1].longreprtext
+    assert whole["test_one[1]"][1].passed
+    assert whole["test_one[1]"][1].capstdout == "words of the test\n"
+    assert len(guest.run(names["test_two"])) == 3
+    assert guest.end() == ({"type": "bye", "ran": 3}, 0)
+
+
+SKIPS = """
+import pytest
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no device")
+
+def test_broken(broken): ...
+
+def test_skips():
+    pytest.skip("not here")
+"""
+
+
+def test_failed_setup_and_skip(start: Start) -> None:
+    guest = start(test_it=SKIPS)
+    names = guest.collect()
+    outcomes = [(each["when"], each["outcome"]) for each in guest.run(names["test_broken"])]
+    assert outcomes == [("setup", "failed"), ("teardown", "passed")]
+    assert [each["outcome"] for each in guest.run(names["test_skips"])][1] == "skipped"
+    assert guest.end() == ({"type": "bye", "ran": 2}, 0)
+
+
+SCOPES = """
+import pathlib
+import pytest
+
+LOG = pathlib.Path(__file__).with_name("log")
+
+def note(text):
+    with LOG.open("a") as file:
+        file.write(text + " ")
+
+@pytest.fixture(scope="session")
+def whole():
+    note("session-up")
+    yield
+    note("session-down")
+
+@pytest.fixture(scope="module")
+def module(whole, request):
+    note("up-" + request.module.__name__[-1])
+    yield
+    note("down-" + request.module.__name__[-1])
+
+def test_first(module): note("1")
+def test_second(module): note("2")
+"""
+
+
+def test_fixtures_last_as_long_as_the_host_says(start: Start) -> None:
+    guest = start(test_a=SCOPES)
+    names = guest.collect()
+    guest.run(names["test_first"], names["test_second"])
+    log = guest.folder / "log"
+    assert log.read_text() == "session-up up-a 1 "
+    guest.run(names["test_second"], None)
+    assert log.read_text() == "session-up up-a 1 2 down-a session-down "
+    assert guest.end()[0]["type"] == "bye"
+
+
+def test_host_that_stops_early_gets_the_teardown(start: Start) -> None:
+    guest = start(test_a=SCOPES)
+    names = guest.collect()
+    guest.run(names["test_first"], names["test_second"])
+    assert guest.end() == ({"type": "bye", "ran": 1}, 0)
+    assert (guest.folder / "log").read_text() == "session-up up-a 1 down-a session-down "
+
+
+def test_teardown_that_fails_after_an_early_stop_is_reported(start: Start) -> None:
+    guest = start(test_a=SCOPES.replace('note("session-down")', 'pytest.fail("does not let go")'))
+    names = guest.collect()
+    guest.run(names["test_first"], names["test_second"])
+    last, status = guest.end()
+    assert (last["type"], status) == ("error", 1)
+    assert "does not let go" in last["text"]
+
+
+def test_collection_error_is_reported(start: Start) -> None:
+    guest = start(test_it="import nothing_of_that_name", test_other=TWO)
+    guest.configure()
+    collected = guest.receive()
+    (error,) = collected["errors"]
+    assert error["nodeid"].endswith("test_it.py")
+    assert "nothing_of_that_name" in error["longrepr"]
+    assert len(collected["items"]) == 3
+    assert guest.end() == ({"type": "bye", "ran": 0}, 0)
+
+
+def test_folder_without_tests(start: Start) -> None:
+    guest = start()
+    assert guest.collect() == {}
+    assert guest.end() == ({"type": "bye", "ran": 0}, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fault": "allocator-nonsense"}, "no fault 'allocator-nonsense'"),
+        ({"seed": "many"}, "many"),
+    ],
+)
+def test_settings_that_cannot_be_are_an_error(
+    start: Start, settings: dict[str, Any], words: str
+) -> None:
+    guest = start(test_it=TWO)
+    guest.configure(**settings)
+    last = guest.receive()
+    assert last["type"] == "error"
+    assert words in last["text"]
+    assert guest.process.wait(LIMIT_S) == 1
+
+
+def test_fault_of_another_part_is_not_the_guests(start: Start) -> None:
+    guest = start(test_it=TWO)
+    assert guest.collect(fault="device-read-flip")
+    assert guest.end()[0]["type"] == "bye"
+
+
+def test_path_that_is_not_there_is_named(start: Start) -> None:
+    guest = start()
+    guest.configure("suite/test_nothing.py")
+    last = guest.receive()
+    assert last["type"] == "error"
+    assert "suite/test_nothing.py" in last["text"]
+
+
+HARD = """
+import os, signal, pytest
+
+def test_exit(): pytest.exit("enough of it")
+def test_dies(): os.kill(os.getpid(), signal.SIGSEGV)
+def test_prints(): print("x" * 1_000_000 + "the end")
+def test_property(record_property): record_property("seen", {1})
+"""
+
+
+def test_test_that_ends_pytest_is_an_error(start: Start) -> None:
+    guest = start(test_it=HARD)
+    nodeid = guest.collect()["test_exit"]
+    guest.channel.send({"type": "run", "nodeid": nodeid, "next": None})
+    assert guest.receive()["type"] == "start"
+    last = guest.receive()
+    assert last["type"] == "error"
+    assert "enough of it" in last["text"]
+
+
+def test_crash_is_an_end_of_stream_and_on_the_console(start: Start) -> None:
+    guest = start(test_it=HARD)
+    nodeid = guest.collect()["test_dies"]
+    guest.channel.send({"type": "run", "nodeid": nodeid, "next": None})
+    assert guest.receive()["type"] == "start"
+    with pytest.raises(EOFError):
+        guest.receive()
+    assert guest.process.wait(LIMIT_S) == -signal.SIGSEGV
+    assert "in test_dies" in guest.said()
+
+
+def test_report_fits_a_frame(start: Start) -> None:
+    """Long output is clipped to its end; a property that is no JSON goes as its repr()."""
+    guest = start(test_it=HARD)
+    names = guest.collect()
+    _, call, _ = guest.run(names["test_prints"])
+    ((_, text),) = call["sections"]
+    assert text.endswith("xthe end\n")
+    assert "characters left out" in text
+    assert len(text) < 300_000
+    _, call, _ = guest.run(names["test_property"])
+    assert call["user_properties"] == [["seen", "{1}"]]
+
+
+def test_corrupted_frame_ends_the_run(start: Start) -> None:
+    guest = start(test_it=TWO)
+    guest.collect()
+    payload = b'{"type": "shutdown"}'
+    guest.socket.settimeout(LIMIT_S)
+    guest.socket.sendall(HEADER.pack(MAGIC, len(payload), 1, 0) + payload)
+    last = guest.receive()
+    assert last["type"] == "error"
+    assert "checksum" in last["text"]
+    assert guest.process.wait(LIMIT_S) == 1
+
+
+@pytest.mark.parametrize(
+    "message", [{"type": "run", "nodeid": "nowhere"}, {"type": "dance"}], ids=["nodeid", "type"]
+)
+def test_request_that_makes_no_sense_ends_the_run(start: Start, message: Message) -> None:
+    guest = start(test_it=TWO)
+    guest.collect()
+    guest.channel.send(message)
+    last = guest.receive()
+    assert last["type"] == "error"
+    assert str(message["type"]) in last["text"]
+
+
+def test_host_that_goes_away_ends_the_agent(start: Start) -> None:
+    guest = start(test_it=TWO)
+    guest.collect()
+    guest.socket.close()
+    assert guest.process.wait(LIMIT_S) != 0
+
+
+def test_port_by_path(tmp_path: Path) -> None:
+    """As in the guest: a character device that is opened by its path."""
+    (tmp_path / "test_it.py").write_text(TWO)
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    near, far = socket.socketpair()
+    with near, far:
+        guest = Guest(tmp_path, ["-m", "suite.agent", "--port", os.ttyname(theirs)], near)
+        try:
+            _relay_until_end(guest, far, ours)
+        finally:
+            guest.process.kill()
+            guest.process.communicate()
+            os.close(ours)
+            os.close(theirs)
+
+
+def _relay_until_end(guest: Guest, far: socket.socket, port: int) -> None:
+    """Carry bytes between the channel's far end and the port while the host does one run."""
+
+    def carry_in() -> None:
+        while data := far.recv(1 << 16):
+            os.write(port, data)
+
+    def carry_out() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(port, 1 << 16):
+                far.sendall(data)
+
+    for work in carry_in, carry_out:
+        threading.Thread(target=work, daemon=True).start()
+    names = guest.collect()
+    assert len(guest.run(names["test_one[64]"])) == 3
+    assert guest.end() == ({"type": "bye", "ran": 1}, 0)

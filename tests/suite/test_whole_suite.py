@@ -1,0 +1,260 @@
+"""The suite on sound devices is green; on each wrong one the right promise is broken."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+import exerciser
+import pytest
+from iobuffer import CacheMode, descriptor, vm
+from iobuffer.carveout import CarveoutPool
+from iobuffer.heap import Heap
+from iobuffer.vm import Mapping
+from suite import faults
+
+from device.endpoints.bus import DmaRefused
+from device.endpoints.exerciser import Exerciser
+from device.faults import FAULTS, Fault
+from device.layout import DmaDirection
+from host_harness.faults import find
+from tests.device.tables import PAGE
+from tests.suite.rig import Machine, Rig
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    return Rig(pytester, monkeypatch)
+
+
+def test_sound_devices(rig: Rig) -> None:
+    ledger = rig.run().ledger
+    assert ledger.failed == 0
+    assert ledger.passed > 150
+    assert ledger.objections() == []
+
+
+def test_seed_decides_the_data(rig: Rig) -> None:
+    def checksum(seed: int) -> str:
+        outcome = rig.run(Machine, "-k", "test_in and 1025 and not out", seed=seed)
+        (row,) = outcome.ledger.promises
+        return row.attested
+
+    assert checksum(1) == checksum(1) != checksum(2)
+
+
+class WritesOneMore(Exerciser):
+    """Writes a byte behind the range."""
+
+    def transfer(
+        self, direction: DmaDirection, address: int, offset: int, length: int
+    ) -> tuple[DmaDirection, bytes]:
+        if direction is DmaDirection.WRITE_MEMORY:
+            self.bus.write(address + length, b"\0")
+        return super().transfer(direction, address, offset, length)
+
+
+class WritesOneBefore(Exerciser):
+    """Writes a byte before the range."""
+
+    def transfer(
+        self, direction: DmaDirection, address: int, offset: int, length: int
+    ) -> tuple[DmaDirection, bytes]:
+        if direction is DmaDirection.WRITE_MEMORY:
+            self.bus.write(address - 1, b"\0")
+        return super().transfer(direction, address, offset, length)
+
+
+class MovesThoughRefused(Exerciser):
+    """Refuses a DMA, and moves its first 64 bytes."""
+
+    def transfer(
+        self, direction: DmaDirection, address: int, offset: int, length: int
+    ) -> tuple[DmaDirection, bytes]:
+        try:
+            return super().transfer(direction, address, offset, length)
+        except DmaRefused:
+            self._move(direction, address, offset)
+            raise
+
+    def _check(self, dmactl: int, address: int, offset: int, length: int) -> None:
+        try:
+            super()._check(dmactl, address, offset, length)
+        except DmaRefused:
+            write = dmactl >> 4 & 1
+            self._move(DmaDirection(write), address, offset % len(self.buffer))
+            raise
+
+    def _move(self, direction: DmaDirection, address: int, offset: int) -> None:
+        client = self.bus.client
+        if client is None or address >= 1 << 32:
+            return
+        (memory,) = client.memory(address, 64, write=True)
+        if direction is DmaDirection.WRITE_MEMORY:
+            memory[:] = self.buffer[offset : offset + 64].ljust(64, b"\0")
+        else:
+            self.buffer[offset : offset + 64] = memory[: len(self.buffer[offset : offset + 64])]
+
+
+class IgnoresBusMastering(Exerciser):
+    """Does DMA with bus mastering off."""
+
+    def transfer(
+        self, direction: DmaDirection, address: int, offset: int, length: int
+    ) -> tuple[DmaDirection, bytes]:
+        command = self.config.read(4, 1)
+        self.config.write(4, bytes([command[0] | 4]))
+        try:
+            return super().transfer(direction, address, offset, length)
+        finally:
+            self.config.write(4, command)
+
+
+class ForgetsNothing(Exerciser):
+    """Is not reset by a reset."""
+
+    def device_reset(self) -> None: ...
+
+
+def with_device(kind: type[Exerciser]) -> type[Machine]:
+    return type(kind.__name__, (Machine,), {"fault": Fault(kind.__doc__ or "", exerciser=kind)})
+
+
+class WrongCache(Machine):
+    """A driver that maps write-back whatever is asked, and write-combining for write-back."""
+
+    def given_mode(self, mode: CacheMode) -> CacheMode:
+        other = CacheMode.WRITE_COMBINE
+        return other if mode is CacheMode.COPYBACK else CacheMode.COPYBACK
+
+
+class Coerces(Machine):
+    """Linux's habit: a conflicting second mapping succeeds."""
+
+    def conflicts(self, physical: int, length: int, mode: CacheMode) -> bool:  # noqa: ARG002
+        return False
+
+
+class Scrambles(Machine):
+    """Memory that is not contiguous: the first two pages of a mapping change places."""
+
+    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
+        mapping = super().map(physical, length, mode)
+        if length >= 2 * PAGE:
+            flags = mmap.MAP_SHARED | 0x10  # MAP_FIXED
+            for index in range(2):
+                vm._mmap(
+                    *(ctypes.c_void_p(mapping.address + index * PAGE), PAGE),
+                    *(mmap.PROT_READ | mmap.PROT_WRITE, flags, self.fd),
+                    physical + (1 - index) * PAGE,
+                )
+        return mapping
+
+
+class Drops(Machine):
+    def signal(self, vector: int) -> None: ...
+
+
+class Doubles(Machine):
+    def signal(self, vector: int) -> None:
+        super().signal(vector)
+        super().signal(vector)
+
+
+class Misdirects(Machine):
+    def signal(self, vector: int) -> None:
+        super().signal((vector + 1) % 16)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_named_fault_of_the_device(rig: Rig, name: str) -> None:
+    machine = type("Faulty", (Machine,), {"fault": FAULTS[name]})
+    chosen = "WriteThru" if name.startswith("witness") else "test_direction and 65"
+    broken = rig.run(machine, "-k", chosen).broken
+    assert broken >= set(find(name).promises)
+
+
+@pytest.mark.parametrize(
+    ("machine", "selected", "promises"),
+    [
+        (with_device(WritesOneMore), "canaries", {"capacity"}),
+        (with_device(WritesOneBefore), "canaries", {"capacity"}),
+        (with_device(MovesThoughRefused), "bus_master", {"bus mastering"}),
+        (with_device(MovesThoughRefused), "past", {"DMA range"}),
+        (with_device(IgnoresBusMastering), "bus_master", {"bus mastering"}),
+        (with_device(ForgetsNothing), "reset", {"FLR"}),
+        (
+            WrongCache,
+            "witnessed and 4096",
+            {
+                *("kIOMapDefaultCache", "kIOMapInhibitCache", "kIOMapWriteThruCache"),
+                *("kIOMapCopybackCache", "kIOMapWriteCombineCache"),
+            },
+        ),
+        (Coerces, "conflicting and Inhibit", {"kIOMapInhibitCache"}),
+        (
+            Scrambles,
+            "contiguous and 4097",
+            {"kIOMemoryPhysicallyContiguous", "kIOMemoryHostPhysicallyContiguous"},
+        ),
+        (Doubles, "msix", {"MSI-X"}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
+)
+def test_wrong_machine(rig: Rig, machine: type[Machine], selected: str, promises: set[str]) -> None:
+    outcome = rig.run(machine, "-k", selected)
+    assert outcome.broken == promises
+    assert outcome.ledger.failed > 0
+
+
+@pytest.mark.parametrize("machine", [Drops, Misdirects])
+def test_lost_interrupt(rig: Rig, monkeypatch: pytest.MonkeyPatch, machine: type[Machine]) -> None:
+    wait = exerciser.Interrupt.wait
+    monkeypatch.setattr(exerciser.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
+    assert rig.run(machine, "-k", "msix").broken == {"MSI-X"}
+
+
+@pytest.mark.parametrize(
+    ("name", "selected", "promise"),
+    [
+        ("allocator-misaligned", "test_alignment", "alignment"),
+        ("allocator-overlap", "canaries or share_no_byte", "capacity"),
+    ],
+)
+def test_fault_of_the_allocator(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str, selected: str, promise: str
+) -> None:
+    for method in ("allocate", "release", "release_late"):
+        monkeypatch.setattr(Heap, method, getattr(Heap, method))
+    faults.apply(name)
+    outcome = rig.run(Machine, "-k", selected)
+    assert outcome.broken == {promise}
+
+
+def _leaks(pool: CarveoutPool, extent: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "value", "selected", "promise"),
+    [
+        (Mapping, "zero", lambda *_: None, "zeroed", "release"),
+        (CarveoutPool, "free", _leaks, "test_release", "release"),
+        (descriptor, "_UNSUPPORTED", (), "says_so and Purgeable", "kIOMemoryPurgeable"),
+        (descriptor, "_check_values", lambda *_: None, "refused_with_a_code", "alignment"),
+    ],
+    ids=["not zeroed", "leaks", "ignored in silence", "nothing checked"],
+)
+def test_wrong_front_end(
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    name: str,
+    value: object,
+    selected: str,
+    promise: str,
+) -> None:
+    monkeypatch.setattr(target, name, value)
+    assert promise in rig.run(Machine, "-k", selected).broken
