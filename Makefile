@@ -1,5 +1,6 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
-# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ARGS="-k alignment -x"
+# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> APPEND=<words> DEADLINE=<phase>=<s> KEEP=1
+# GDB=1 ARGS="-k alignment -x"
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
@@ -8,10 +9,12 @@ GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/platform_d
 	guest/memory_types.py guest/layout.py guest/init.py
 ARGS ?=
 
-export FAULT ACCEL SEED APPEND
+ATTACH ?=
+
+export FAULT ACCEL SEED APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm test lint units faults generate lock clean clean-cache
+.PHONY: help setup test-vm shell test lint units faults generate lock clean clean-cache
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -21,6 +24,9 @@ setup:
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m host_harness test $(ARGS)
+
+shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more in a VM that runs
+	@$(PYTHON) -m host_harness shell $(if $(ATTACH),--attach $(ATTACH))
 
 test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)

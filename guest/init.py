@@ -1,15 +1,20 @@
 #!/usr/bin/python3 -I
-"""The guest's first process: mounts, modules, the agent, power off.
+"""The guest's first process: mounts, modules, shells if asked for, the agent, power off.
 
 It is Python because the guest has Python anyway and each further program costs start-up time.
-Module parameters stand on the kernel command line as ``module.name=value``, as modprobe reads them.
+Module parameters stand on the kernel command line as ``module.name=value``, as modprobe reads them;
+``rehearsal.shells=N`` gives a login shell on each of /dev/hvc0 to /dev/hvcN-1.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import sys
+import termios
+import time
+import traceback
 from pathlib import Path
 
 GUEST_FOLDER = Path("/opt/dma-rehearsal/guest")
@@ -26,6 +31,15 @@ MOUNTS = (
 )
 SYS_REBOOT, SYS_FINIT_MODULE = 169, 313  # x86-64
 REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF = 0xFEE1DEAD, 0x28121969, 0x4321FEDC
+
+SHELLS_MAX = 8
+SHELL = "/bin/bash"
+# What a terminal on the host takes as the shell's end; the host knows the same bytes.
+SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
+SHELL_PROFILE = """\
+PS1='guest:\\w# '
+cd /opt/dma-rehearsal/guest
+"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -62,6 +76,42 @@ def load(module: str, arguments: str) -> None:
         os.close(descriptor)
 
 
+def start_shells(count: int) -> None:
+    """Keep a login shell on each of the first ``count`` virtio consoles, for as long as we run."""
+    profile = Path("/root/.bash_profile")
+    profile.write_text(SHELL_PROFILE)
+    for number in range(min(count, SHELLS_MAX)):
+        if os.fork() == 0:
+            while True:
+                try:
+                    keep_shell(f"/dev/hvc{number}")
+                except FileNotFoundError:
+                    pass  # the console's port is announced a moment after its driver is loaded
+                except OSError as error:
+                    print(f"init: shell {number}: {error}", flush=True)
+                time.sleep(0.2)
+
+
+def keep_shell(terminal: str) -> None:
+    """Run one login shell, whose controlling terminal is ``terminal``, to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            descriptor = os.open(terminal, os.O_RDWR)
+            fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+            for target in 0, 1, 2:
+                os.dup2(descriptor, target)
+            os.environ["TERM"] = "xterm"
+            os.execv(SHELL, ["-bash"])
+        finally:
+            os._exit(127)
+    os.waitpid(child, 0)
+    descriptor = os.open(terminal, os.O_WRONLY | os.O_NOCTTY)
+    os.write(descriptor, SHELL_ENDED)
+    os.close(descriptor)
+
+
 def reap_until(child: int) -> int:
     """Collect every orphan, as the first process must, until ``child`` ends; return its status."""
     while True:
@@ -95,13 +145,20 @@ def main() -> None:
     command_line = Path("/proc/cmdline").read_text()
     for module in [*(MODULES / "order").read_text().split(), DRIVER]:
         load(module, parameters(module, command_line))
+    asked = dict(
+        word.split("=", 1) for word in parameters("rehearsal", command_line).split() if "=" in word
+    )
+    start_shells(int(asked.get("shells", 0)))
     child = os.fork()
     if child == 0:
         status = 70
         try:
             status = run_agent()
+        except Exception:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     status = reap_until(child)
     print(f"init: the agent ended with status {status}", flush=True)

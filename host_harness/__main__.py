@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import pytest
 
-from . import faults, image, qemu, run_folder
+from device import __main__ as device
+
+from . import faults, options, pytest_plugin, shell
 from .errors import HarnessError, NoVerdict, Status, UsageError
-from .payload import SOURCE
-from .plugin import GuestPlugin
+from .guest_session import GuestSession
+from .kept import keep_until_told
+from .options import OPTIONS, Options
+from .payload import GuestTests
 from .progress import Progress
-from .report import Ledger
-from .vm import VmSettings, running_vm
+from .replay import Replay
+from .rig import Rig
 
 _EPILOG = """\
 statuses:
@@ -32,52 +36,80 @@ statuses:
   3  the environment (QEMU, guest image) cannot be made
   4  no verdict: the VM, the device or the result channel was lost
 
-environment variables:
-  ACCEL=kvm|tcg          insist on an accelerator (default: probe KVM, else tcg)
-  FAULT=<name>           break one promise on purpose (make faults lists them)
-  SEED=<number>          seed of the data patterns (default: random, printed)
-  APPEND=<words>         more words for the guest kernel's command line
-  QEMU=<program>         a QEMU >= 10.1 with vfio-user-pci
+environment variables (make takes them as NAME=value):
+{variables}
+  QEMU=PROGRAM           a QEMU >= 10.1 with vfio-user-pci
   DMA_REHEARSAL_CACHE    folder of the environment's cache
 
-Further arguments go to pytest: test paths below guest/, -k, -x, -m, -v, -q, --junitxml ...
+Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v, -q, --junitxml ...
 """
 
-GUEST_TESTS = SOURCE / "guest"
 
-# pytest's own statuses, each mapped on purpose.
-_STATUSES = {
-    pytest.ExitCode.OK: Status.PASSED,
-    pytest.ExitCode.TESTS_FAILED: Status.FAILED,
-    pytest.ExitCode.INTERRUPTED: Status.NO_VERDICT,
-    pytest.ExitCode.INTERNAL_ERROR: Status.NO_VERDICT,
-    pytest.ExitCode.USAGE_ERROR: Status.USAGE,
-    pytest.ExitCode.NO_TESTS_COLLECTED: Status.USAGE,
-}
+class Cli:
+    """Marks pytest's run as the harness's own: its paths are the guest's."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Let the guest have the paths that were given; this side collects nothing itself."""
+        for option in OPTIONS:
+            if config.getoption(f"--vm-{option.name}"):
+                raise pytest.UsageError(f"--vm-{option.name}: here it is {option.variable}=...")
+        if config.getoption("--vm") or config.getoption("--vm-runs"):
+            raise pytest.UsageError("--vm and --vm-runs: here they are paths, and --runs")
+        if config.args_source is pytest.Config.ArgsSource.ARGS:
+            own = str(GuestTests().root.name) + "/"
+            selected = tuple(word.removeprefix(own) for word in config.args)
+            self._rig.tests = GuestTests(selected=selected)
+        config.args = []
+        config.stash[pytest_plugin.RIG] = self._rig
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said, so that the status is the last line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m host_harness",
+    variables = "\n".join(
+        f"  {f'{option.variable}={option.metavar}':21}  {option.help}" for option in OPTIONS
+    )
+    parser = _Parser(
+        prog="dma-rehearsal",
         description="Boots a stock QEMU guest with the DMA device and runs the guest's DMA checks.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(variables=variables),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=["test", "faults", "environment"],
-        default="test",
-        help="test: run the checks (default); faults: list the named faults; "
-        "environment: make QEMU and the image, run nothing",
-    )
-    parser.add_argument(
-        "--runs",
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    def add_runs(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--runs",
+            type=Path,
+            default=Path("build", "runs"),
+            metavar="DIR",
+            help="where the folders of artefacts go (default: build/runs)",
+        )
+
+    add_runs(add("test", "run the checks; further arguments go to pytest"))
+    shell_parser = add("shell", "boot the guest and give a login shell in it")
+    add_runs(shell_parser)
+    shell_parser.add_argument(
+        "--attach",
         type=Path,
-        default=SOURCE / "build" / "runs",
-        metavar="DIR",
-        help="where the folders of artefacts go (default: build/runs)",
+        metavar="FOLDER",
+        help="open one more shell in the VM of this run's folder instead (build/runs/latest)",
     )
+    add("faults", "list the named faults: name, status, description")
+    add("environment", "make QEMU and the guest image, run nothing")
+    add("device", "serve the device models alone, over vfio-user (device --help)")
     return parser
 
 
@@ -87,18 +119,19 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 def main(argv: list[str]) -> Status:
     """Run the harness and return its status."""
-    known, pytest_args = _parser().parse_known_args(argv)
+    if argv[:1] == ["device"]:
+        return Status(device.main(argv[1:]))
+    # Without a command the arguments are those of test.
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = ["test", *argv]
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
     try:
-        if known.command == "faults":
-            print(faults.listing())
-            return Status.PASSED
-        if known.command == "environment":
-            progress = Progress()
-            _environment(progress)
-            return Status.PASSED
-        return _test(known.runs, pytest_args)
+        parser = _parser()
+        known, rest = parser.parse_known_args(argv)
+        if rest and known.command != "test":
+            parser.error(f"{known.command} takes no {rest[0]!r}")
+        return _run(known, rest)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
@@ -107,121 +140,68 @@ def main(argv: list[str]) -> Status:
         return Status.NO_VERDICT
 
 
-def _environment(progress: Progress) -> tuple[qemu.Qemu, image.Image, str]:
-    with progress.phase("environment"):
-        found = qemu.find(progress.note)
-        guest = image.make(progress.note)
-        accelerator, why = qemu.choose_accelerator(found, guest.kernel, os.environ.get("ACCEL"))
-        progress.note(f"QEMU {found.version} ({found.origin}); guest kernel {guest.kernel_release}")
-        progress.note(f"accelerator: {why}")
-    return found, guest, accelerator
+def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
+    if known.command == "faults":
+        print(faults.listing())
+        return Status.PASSED
+    given = options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    if known.command == "shell" and known.attach:
+        return shell.attach(known.attach)
+    if known.command == "shell":
+        with Rig(given, Progress(), known.runs, shells=True) as rig:
+            return shell.run(rig)
+    if known.command == "environment":
+        with Rig(given, Progress(), Path()) as rig:
+            rig.prepare()
+        return Status.PASSED
+    return _test(given, known.runs, pytest_args)
 
 
-def _seed() -> int:
-    text = os.environ.get("SEED")
-    if not text:
-        return secrets.randbelow(1 << 32)
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise UsageError(
-            f"SEED={text} is no number", "give SEED as a decimal or 0x number"
-        ) from None
-
-
-def _test(runs: Path, pytest_args: list[str]) -> Status:
-    progress = Progress()
-    name = os.environ.get("FAULT")
-    fault = faults.find(name) if name else None
-    seed = _seed()
-    found, guest, accelerator = _environment(progress)
-    folder = run_folder.create(runs.absolute())
-    try:
-        (folder / "seed").write_text(f"{seed}\n")
-        if fault:
-            progress.note(f"FAULT: {fault.name}: {fault.description}")
-        paths = tuple(word for word in pytest_args if not word.startswith("-") and "suite" in word)
-        settings = VmSettings(
-            qemu=found,
-            accelerator=accelerator,
-            image=guest,
-            folder=folder,
-            seed=seed,
-            device_fault=fault.name if fault and fault.place is faults.Place.DEVICE else None,
-            guest_fault=fault.name if fault and fault.place is faults.Place.GUEST else None,
-            kernel_words=(
-                *((fault.parameter,) if fault and fault.parameter else ()),
-                *os.environ.get("APPEND", "").split(),
-            ),
-            pytest_args=paths,
-        )
-        status = _run(settings, progress, [word for word in pytest_args if word not in paths])
-        (folder / "status").write_text(f"{status.value}\n")
-    finally:
-        if not (folder / "status").exists():
-            (folder / "status").write_text(f"{Status.NO_VERDICT.value}\n")
-        run_folder.publish(folder)
-    return status
-
-
-def _run(settings: VmSettings, progress: Progress, pytest_args: list[str]) -> Status:
-    folder = settings.folder
-    ledger = Ledger()
-    plugin: GuestPlugin | None = None
-    lost: NoVerdict | None = None
-    code: int | pytest.ExitCode = pytest.ExitCode.INTERNAL_ERROR
-    try:
-        with running_vm(settings, progress) as vm:
-            plugin = GuestPlugin(vm, ledger)
-            with progress.phase("tests"):
-                code = pytest.main(
-                    [
-                        *("-c", str(GUEST_TESTS / "pytest.ini"), "--rootdir", str(GUEST_TESTS)),
-                        *("-p", "no:cacheprovider", "--strict-markers"),
-                        *("--junitxml", str(folder / "junit.xml")),
-                        *pytest_args,
-                    ],
-                    plugins=[plugin],
-                )
-        lost = plugin.lost
-    except NoVerdict as error:
-        lost = error
-    status = Status.NO_VERDICT if lost else _STATUSES.get(pytest.ExitCode(code), Status.NO_VERDICT)
-    objections = ledger.objections()
-    if status is Status.PASSED and objections:
-        status = Status.FAILED
-    ledger.write(
-        folder / "attestations.json",
-        {
-            "accelerator": settings.accelerator,
-            "seed": settings.seed,
-            "phases": progress.seconds,
-            "status": status.value,
-        },
+def _test(given: Options, runs: Path, pytest_args: list[str]) -> Status:
+    replay = Replay(
+        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs)], pytest_args, Path.cwd()
     )
-    _print_verdict(ledger, progress, settings, lost)
-    return status
-
-
-def _print_verdict(
-    ledger: Ledger, progress: Progress, settings: VmSettings, lost: NoVerdict | None
-) -> None:
-    print()
-    if ledger.promises:
-        print(ledger.table())
+    with Rig(given, Progress(quiet="-q" in pytest_args), runs, replay=replay) as rig:
+        rig.prepare()
+        code: int | pytest.ExitCode = pytest.ExitCode.INTERNAL_ERROR
+        try:
+            rig.boot()
+            with rig.progress.phase("tests", silent=True):
+                plugins = [pytest_plugin, Cli(rig), GuestSession(rig)]
+                code = pytest.main(_arguments(rig, pytest_args), plugins)
+        except NoVerdict:
+            pass  # the rig has it
+        if rig.status is None:  # pytest had no session
+            usage = code == pytest.ExitCode.USAGE_ERROR
+            rig.conclude(Status.USAGE if usage else Status.NO_VERDICT)
         print()
-    for line in ledger.complaints():
-        print(line)
-    if lost:
-        print(f"no verdict: {lost}\n")
-    print(f"{ledger.passed} passed, {ledger.failed} failed")
-    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in progress.seconds.items())
-    print(f"accelerator {settings.accelerator}; seed {settings.seed}; {phases}")
-    print(f"artefacts: {os.path.relpath(settings.folder)}", flush=True)
+        print("\n".join(rig.verdict()), flush=True)
+        if given.keep and rig.vm and not rig.lost:
+            keep_until_told(rig)
+    return Status.NO_VERDICT if rig.status is None else rig.status
 
 
-if __name__ == "__main__":
+def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
+    tests = GuestTests().root
+    verbosity = any(word.startswith(("-v", "-q", "--verbose", "--quiet")) for word in pytest_args)
+    # In a log every test has its line; on a terminal the dots move.
+    plain = [] if verbosity or sys.stdout.isatty() else ["-v"]
+    return [
+        *("-c", str(tests / "pytest.ini"), "--rootdir", str(tests), "--noconftest"),
+        *("--strict-markers", "-o", f"cache_dir={rig.cache_folder}"),
+        *("--junitxml", str(rig.folder and rig.folder / "junit.xml")),
+        *plain,
+        *pytest_args,
+    ]
+
+
+def console_main() -> None:
+    """Run ``dma-rehearsal``: print the status as the last line, and exit with it."""
     final = main(sys.argv[1:])
     sys.stderr.flush()
     print(f"status {final.value}", flush=True)
     sys.exit(final.value)
+
+
+if __name__ == "__main__":
+    console_main()

@@ -16,7 +16,7 @@ from typing import Any
 HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20
-PROTOCOL = 1
+PROTOCOL = 2
 
 Message = dict[str, Any]
 

@@ -15,6 +15,7 @@ INIT_UP = b"init: up"
 _PATTERNS: list[Any] = [
     rb"Kernel panic - not syncing: [^\r\n]*",
     INIT_UP,
+    rb"init: the agent ended with status [1-9-][^\r\n]*",
     pexpect.EOF,
 ]
 
@@ -22,7 +23,8 @@ _PATTERNS: list[Any] = [
 class Console:
     """A thread that reads the console.
 
-    ``wakeup`` is a descriptor that becomes readable when ``panic`` or ``up`` changes.
+    ``wakeup`` is a descriptor that becomes readable when ``panic``, ``up`` or ``agent_ended``
+    changes.
     """
 
     def __init__(self, stream: socket.socket) -> None:
@@ -33,6 +35,7 @@ class Console:
         self.wakeup, self._signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.up = False
         self.panic: str | None = None
+        self.agent_ended: str | None = None
         self._thread = threading.Thread(target=self._watch, name="console", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +61,8 @@ class Console:
                 self.panic = _text(self._spawn.after)
             elif which == 1:
                 self.up = True
+            elif which == 2:
+                self.agent_ended = _text(self._spawn.after)
             else:
                 return
             os.write(self._signal, b"!")

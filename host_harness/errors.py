@@ -50,11 +50,17 @@ class EnvironmentFailure(HarnessError):
 class NoVerdict(HarnessError):
     """The run ended before it could say passed or failed.
 
-    ``phase`` is the phase that was running when it happened.
+    ``phase`` is the phase that was running when it happened, ``subject`` what it was at then (a
+    test's node id).
     """
 
     status = Status.NO_VERDICT
 
     def __init__(self, phase: str, message: str, hint: str = "") -> None:
-        super().__init__(f"{phase}: {message}", hint)
+        super().__init__(message, hint)
         self.phase = phase
+        self.subject = ""
+
+    def __str__(self) -> str:
+        where = f"{self.phase} {self.subject}" if self.subject else self.phase
+        return f"{where}: {super().__str__()}"

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from .errors import Status, UsageError
@@ -21,7 +22,11 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. ``promises`` are the promises that the run's message must name."""
+    """One fault. ``promises`` are the promises that the run's message must name.
+
+    ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
+    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short.
+    """
 
     name: str
     place: Place
@@ -29,6 +34,8 @@ class Fault:
     promises: tuple[str, ...]
     description: str
     parameter: str = ""
+    words: str = ""
+    deadlines: Mapping[str, float] = field(default_factory=dict)
 
 
 FAULTS = (
@@ -88,6 +95,39 @@ FAULTS = (
         Status.FAILED,
         ("kIOMapWriteThruCache",),
         "the witness takes the PAT bit of every page-table entry as 0",
+    ),
+    Fault(
+        "report-lost",
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        "one test's report is lost on its way to the host",
+        words="is missing",
+    ),
+    Fault(
+        "report-corrupted",
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        "one bit of a test's report changes on its way to the host",
+        words="the checksum",
+    ),
+    Fault(
+        "test-never-ends",
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        "a test of the guest never ends",
+        words="no answer within its deadline of 20 s",
+        deadlines={"test": 20.0},
+    ),
+    Fault(
+        "tests-overcounted",
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        "the guest claims more tests than it ran",
+        words="the guest says that it ran",
     ),
 )
 

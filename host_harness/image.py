@@ -24,12 +24,22 @@ SUITE = "bookworm"
 # The guest's own programs, then what builds the driver (the tools that Kbuild's scripts call).
 _PACKAGES = (
     *("linux-image-cloud-amd64", "linux-headers-cloud-amd64", "python3", "kmod"),
+    *("bash", "pciutils", "util-linux", "mount"),
     *("dash", "coreutils", "grep", "sed", "mawk", "findutils", "diffutils", "gcc", "make"),
 )
 _PROGRAMS = (
     *("usr/bin/python3.11", "bin/kmod", "bin/dash", "bin/ls", "bin/cat", "bin/dd", "bin/stty"),
     *("bin/mkdir", "bin/rm", "bin/cp", "bin/ln", "bin/sleep", "bin/uname", "bin/grep"),
-    *("usr/bin/head", "usr/bin/tail", "usr/bin/od", "usr/bin/env"),
+    *(
+        "usr/bin/head",
+        "usr/bin/tail",
+        "usr/bin/od",
+        "usr/bin/env",
+        "usr/bin/id",
+        "usr/bin/wc",
+        "usr/bin/tty",
+    ),
+    *("bin/bash", "bin/dmesg", "bin/mount", "usr/bin/lspci", "usr/bin/setpci"),
 )
 # pytest and what it imports; the host's own files, so both sides read the same reports.
 _PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")

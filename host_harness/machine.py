@@ -23,6 +23,8 @@ class Wiring:
     initramfs_fd: int
     exerciser_socket: Path
     platform_socket: Path
+    shell_sockets: tuple[Path, ...] = ()
+    gdb_socket: Path | None = None
 
 
 def kernel_command_line(extra: list[str]) -> str:
@@ -63,7 +65,7 @@ def command(
         # Shared by descriptor with the device process.
         *("-object", f"memory-backend-memfd,id=ram,size={memory.RAM_SIZE},share=on"),
         *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"),
-        *("-append", kernel_command_line(kernel_words)),
+        *("-append", kernel_command_line([*_shell_words(wiring), *kernel_words])),
         *("-chardev", f"socket,id=console,fd={wiring.console_fd},logfile={console_log}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
@@ -72,7 +74,22 @@ def command(
         *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
         *("-device", _vfio_user("exerciser", wiring.exerciser_socket)),
         *("-device", _vfio_user("platform", wiring.platform_socket)),
+        *_shell_consoles(wiring),
+        *(("-gdb", f"unix:{wiring.gdb_socket},server=on,wait=off") if wiring.gdb_socket else ()),
     ]
+
+
+def _shell_words(wiring: Wiring) -> list[str]:
+    return [f"rehearsal.shells={len(wiring.shell_sockets)}"] if wiring.shell_sockets else []
+
+
+def _shell_consoles(wiring: Wiring) -> list[str]:
+    """Return one virtio console for each shell, /dev/hvc0 and up in the guest."""
+    words = []
+    for number, path in enumerate(wiring.shell_sockets):
+        words += ["-chardev", f"socket,id=shell{number},path={path},server=on,wait=off"]
+        words += ["-device", f"virtconsole,chardev=shell{number}"]
+    return words
 
 
 def _vfio_user(name: str, path: Path) -> str:

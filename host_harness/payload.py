@@ -9,14 +9,60 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
 
 from . import cache, debian
+from .errors import UsageError
 
 SOURCE = Path(__file__).resolve().parent.parent
 GUEST_FOLDER = "opt/dma-rehearsal/guest"
+PROJECT_FOLDER = "opt/dma-rehearsal/project"
 _TIMEOUT_S = 120
+_IGNORED = ("__pycache__", ".*", "*.pyc")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestTests:
+    """Which tests the guest runs. ``selected`` are pytest's arguments: paths below ``root``.
+
+    Node ids start at ``root``, on both sides. ``root`` is this project's ``guest/``, or the root of
+    another project, of which just the selected files and folders are copied.
+    """
+
+    root: Path = SOURCE / "guest"
+    selected: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether they are this project's."""
+        return self.root == SOURCE / "guest"
+
+    @property
+    def root_in_guest(self) -> str:
+        """The folder in the guest that stands for ``root``."""
+        return f"/{GUEST_FOLDER if self.is_own else PROJECT_FOLDER}"
+
+    def files(self) -> list[Path]:
+        """Return the files and folders to copy, relative to ``root``; UsageError for a bad one."""
+        if self.is_own:
+            return []
+        found = []
+        for word in self.selected:
+            path = (self.root / word.partition("::")[0]).resolve()
+            if not path.exists():
+                raise UsageError(
+                    f"--vm: there is no {path}", "name a file or folder of guest tests"
+                )
+            if not path.is_relative_to(self.root):
+                raise UsageError(
+                    f"--vm: {path} is not below pytest's rootdir {self.root}",
+                    "start pytest in the project that has it, or give --rootdir",
+                )
+            found.append(path.relative_to(self.root))
+        return found
 
 
 def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
@@ -55,28 +101,34 @@ def pack_cpio(root: Path, target: Path) -> None:
         )
 
 
-def make(tree: Path, base: Path) -> IO[bytes]:
-    """Return the initramfs of a run: this checkout's ``guest/``, then the image's base archive.
+def make(tree: Path, base: Path, tests: GuestTests) -> IO[bytes]:
+    """Return the initramfs of a run: this project's ``guest/``, the tests, the image's archive.
 
-    The archive of ``guest/`` is cached by the digest of its files. The file has no name, so
-    nothing is left of it; QEMU opens it through /proc/self/fd.
+    The archive of ``guest/`` and the tests is cached by the digest of its files. The file has no
+    name, so nothing is left of it; QEMU opens it through /proc/self/fd.
     """
     source = SOURCE / "guest"
+    copied = tests.files()
 
     def build(staging: Path) -> dict[str, object]:
         root = staging / "root"
         target = root / GUEST_FOLDER
-        shutil.copytree(
-            source, target, ignore=shutil.ignore_patterns("__pycache__", "driver", ".*")
-        )
-        compile_bytecode(tree, target, f"/{GUEST_FOLDER}")
+        _copy(source, target, "driver")
+        for path in copied:
+            _copy(tests.root / path, root / PROJECT_FOLDER / path)
+        compile_bytecode(tree, root / "opt", "/opt")
         shutil.copyfile(source / "init.py", root / "init")
         (root / "init").chmod(0o755)
         pack_cpio(root, staging / "payload.cpio")
         cache.remove_tree(root)
         return {}
 
-    inputs = {"files": cache.digest_of_files(source), "python": str(tree), "format": 1}
+    inputs = {
+        "files": cache.digest_of_files(source),
+        "tests": {str(path): _digest(tests.root / path) for path in copied},
+        "python": str(tree),
+        "format": 2,
+    }
     entry = cache.entry("payload", inputs, build)
     out = os.fdopen(os.memfd_create("initramfs"), "wb")
     for part in (entry / "payload.cpio", base):
@@ -84,3 +136,26 @@ def make(tree: Path, base: Path) -> IO[bytes]:
             shutil.copyfileobj(archive, out, 1 << 20)
     out.flush()
     return out
+
+
+def is_copied(name: Path) -> bool:
+    """Return whether a file of ``guest/``, by its name below it, reaches the guest."""
+    left_out = name.parts[0] == "driver"
+    return not left_out and not any(
+        fnmatch(part, pattern) for part in name.parts for pattern in _IGNORED
+    )
+
+
+def _copy(source: Path, target: Path, *left_out: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        ignored = shutil.ignore_patterns(*_IGNORED, *left_out)
+        shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        return cache.digest_of_files(path)
+    return cache.digest_of_files(path.parent, path.name)

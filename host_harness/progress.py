@@ -1,25 +1,51 @@
-"""Progress for people: a line when a phase begins and how long it took when it ends."""
+"""Progress for people: a live line for each phase on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TextIO
+
+_TICK_S = 0.2
 
 
 class Progress:
-    """Prints phases to ``stream`` and keeps their seconds."""
+    """Prints phases to ``stream`` and keeps their seconds.
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
+    ``quiet`` prints nothing but what a user must see. ``uncaptured`` makes a context in which
+    ``stream`` reaches the user, where something (pytest) captures it.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        uncaptured: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self._given = stream
+        self._quiet = quiet
+        self._uncaptured = uncaptured
         self._start = time.monotonic()
+        self._live: tuple[str, float] | None = None  # the phase on the line, and its start
+        self._lock = threading.RLock()
         self.seconds: dict[str, float] = {}
 
-    def note(self, text: str) -> None:
-        """Print one line with the seconds since the start."""
-        print(f"[{time.monotonic() - self._start:6.1f}s] {text}", file=self._stream, flush=True)
+    @property
+    def _stream(self) -> TextIO:
+        return self._given or sys.stderr  # looked up late: pytest changes sys.stderr
+
+    def note(self, text: str, *, always: bool = False) -> None:
+        """Print one line with the seconds since the start; ``always`` also when quiet."""
+        if self._quiet and not always:
+            return
+        with self._lock, self._uncaptured():
+            self._clear()
+            print(f"[{self._now():6.1f}s] {text}", file=self._stream, flush=True)
+            self._draw()
 
     @contextmanager
     def phase(self, name: str, *, silent: bool = False) -> Iterator[None]:
@@ -28,9 +54,51 @@ class Progress:
         ``silent`` is for phases within pytest's session, whose lines must stay whole.
         """
         start = time.monotonic()
-        if not silent:
+        shown = not (silent or self._quiet)
+        with self._shown(name, start) if shown else nullcontext():
+            try:
+                yield
+            finally:
+                self.seconds[name] = round(time.monotonic() - start, 2)
+        if shown:
+            self.note(f"{name}: {self.seconds[name]:.1f} s")
+
+    @contextmanager
+    def _shown(self, name: str, start: float) -> Iterator[None]:
+        if not self._stream.isatty():
             self.note(f"{name} ...")
+            yield
+            return
+        done = threading.Event()
+        self._live = (name, start)
+        ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
+        ticker.start()
         try:
             yield
         finally:
-            self.seconds[name] = round(time.monotonic() - start, 2)
+            done.set()
+            ticker.join()
+            with self._lock, self._uncaptured():
+                self._clear()
+                self._live = None
+
+    def _tick(self, done: threading.Event) -> None:
+        while True:
+            with self._lock, self._uncaptured():
+                self._draw()
+            if done.wait(_TICK_S):
+                return
+
+    def _draw(self) -> None:
+        if self._live:
+            name, start = self._live
+            seconds = time.monotonic() - start
+            self._stream.write(f"\r\033[K[{self._now():6.1f}s] {name} ... {seconds:.0f} s")
+            self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._live:
+            self._stream.write("\r\033[K")
+
+    def _now(self) -> float:
+        return time.monotonic() - self._start

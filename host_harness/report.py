@@ -38,6 +38,7 @@ class Ledger:
     promises: list[Promise] = field(default_factory=list)
     passed: int = 0
     failed: int = 0
+    failures: list[str] = field(default_factory=list)
     reviewed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,6 +54,8 @@ class Ledger:
         ``marked`` are the promises that the test says it is about. One of them that a test did not
         attest is broken when the test failed, else unattested: silence is never a yes.
         """
+        if report.failed:
+            self.failures.append(report.nodeid)
         if report.when == "teardown":
             if report.failed:
                 self.failed += 1
@@ -98,6 +101,10 @@ class Ledger:
             more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
             lines.append(f"{verdict}: {promise}{asked}: {first.reason}  [{first.test}{more}]")
         return lines
+
+    def to_repeat(self) -> list[str]:
+        """Return the node ids of the tests that failed or broke a promise, in their order."""
+        return list(dict.fromkeys([*self.failures, *(row.test for row in self.objections())]))
 
     def write(self, path: Path, facts: dict[str, Any]) -> None:
         """Write attestations.json: ``facts`` of the run, the counts and every promise."""

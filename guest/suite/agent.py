@@ -2,9 +2,11 @@
 
     host: configure      guest: collected
     host: run (one)      guest: start, report (setup, call, teardown), finish
+    host: end            guest: ended
     host: shutdown       guest: bye
 
-pytest's own plugins see an ordinary session whose loop waits for the host's word.
+Before a session, within and after it the host may ask for what ``services`` does. pytest's own
+plugins see an ordinary session whose loop waits for the host's word.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from . import faults
+from . import channel_faults, faults, fixtures, services
 from .attestation import SettingsPlugin, marked_promises
-from .channel import PROTOCOL, Channel, ChannelError, find_port
+from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
 
 _SUITE = Path(__file__).resolve().parent
 _OUTPUT_MAX = 1 << 18  # characters of one section; a frame holds 16 MiB
@@ -74,10 +76,7 @@ class AgentPlugin:
                 "errors": self._errors,
             }
         )
-        while True:
-            message = self._channel.receive()
-            if message["type"] == "shutdown":
-                break
+        while (message := _next_request(self._channel))["type"] != "end":
             if message["type"] != "run" or message.get("nodeid") not in items:
                 raise ChannelError(f"the host asked for {message}")
             self._run(items[message["nodeid"]], items.get(str(message.get("next"))))
@@ -101,6 +100,13 @@ class AgentPlugin:
             self._channel.send({"type": "report", "nodeid": item.nodeid, "data": data})
         self.ran += 1
         self._channel.send({"type": "finish", "nodeid": item.nodeid})
+
+
+def _next_request(channel: Channel) -> Message:
+    """Return the next message that is not for ``services``; those are answered."""
+    while (reply := services.handle(message := channel.receive())) is not None:
+        channel.send(reply)
+    return message
 
 
 def _clipped(text: str) -> str:
@@ -134,32 +140,42 @@ def serve(channel: Channel) -> int:
             "kernel": platform.release(),
         }
     )
-    plugin = AgentPlugin(channel)
     try:
-        configuration = channel.receive()
-        if configuration["type"] != "configure":
-            raise ChannelError(f"the host sent {configuration['type']} before configure")
-        fault = configuration.get("fault")
-        if fault:
-            faults.apply(fault)
-        arguments = [str(word) for word in configuration.get("args", [])] or [str(_SUITE)]
-        status = pytest.main(
-            [
-                *("-c", os.devnull, "--rootdir", str(_SUITE.parent), "--import-mode=importlib"),
-                *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
-                *arguments,
-            ],
-            plugins=[plugin, SettingsPlugin(int(configuration["seed"]))],
-        )
+        while (message := _next_request(channel))["type"] != "shutdown":
+            if message["type"] != "configure":
+                raise ChannelError(f"the host sent {message['type']} before configure")
+            _session(channel, message)
     except Exception:
         channel.send({"type": "error", "text": traceback.format_exc()})
         return 1
-    if plugin.trouble or status not in _ENDED_WELL:
-        text = "\n".join([f"pytest ended with {status!r}", *plugin.trouble])
-        channel.send({"type": "error", "text": text})
-        return 1
-    channel.send({"type": "bye", "ran": plugin.ran})
+    channel.send({"type": "bye"})
     return 0
+
+
+class _SessionFailed(Exception):
+    """pytest ended otherwise than by the host's word."""
+
+
+def _session(channel: Channel, configuration: Message) -> None:
+    """Run one pytest session; its tests stand below ``root``."""
+    if fault := configuration.get("fault"):
+        faults.apply(fault)
+        channel_faults.apply(fault, channel)
+    plugin = AgentPlugin(channel)
+    root = str(configuration.get("root") or _SUITE.parent)
+    arguments = [str(word) for word in configuration.get("args", [])] or [str(_SUITE)]
+    os.chdir(root)
+    status = pytest.main(
+        [
+            *("-c", os.devnull, "--rootdir", root, "--import-mode=importlib"),
+            *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
+            *arguments,
+        ],
+        plugins=[plugin, fixtures, SettingsPlugin(int(configuration["seed"]))],
+    )
+    if plugin.trouble or status not in _ENDED_WELL:
+        raise _SessionFailed("\n".join([f"pytest ended with {status!r}", *plugin.trouble]))
+    channel.send({"type": "ended", "ran": plugin.ran})
 
 
 def main(arguments: list[str]) -> int:

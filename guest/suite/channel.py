@@ -9,13 +9,14 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20
-PROTOCOL = 1
+PROTOCOL = 2
 PORT_NAME = "org.dma-rehearsal.results"
 
 Message = dict[str, Any]
@@ -33,25 +34,30 @@ class ChannelCorrupt(ChannelError):
     """What arrived cannot be trusted: magic, length, sequence, checksum or JSON."""
 
 
+def frame(message: Message, sequence: int) -> bytes:
+    """Return the frame of a message; what JSON has no form for goes as its repr()."""
+    payload = json.dumps(message, default=repr).encode()
+    if len(payload) > MAX_PAYLOAD:
+        raise ChannelError(f"a message of {len(payload)} bytes, above {MAX_PAYLOAD}")
+    return HEADER.pack(MAGIC, len(payload), sequence, zlib.crc32(payload)) + payload
+
+
 class Channel:
     """Blocking messages over a descriptor, which stays the caller's.
 
-    Every error is a `ChannelError`; after one the channel is of no more use.
+    Every error is a `ChannelError`; after one the channel is of no more use. ``outgoing`` may
+    change a frame on its way, or leave it out by returning no bytes: faults do.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._sent = 0
         self._received = 0
+        self.outgoing: Callable[[Message, bytes], bytes] = lambda _message, whole: whole
 
     def send(self, message: Message) -> None:
-        """Send one message; what JSON has no form for goes as its repr()."""
-        payload = json.dumps(message, default=repr).encode()
-        if len(payload) > MAX_PAYLOAD:
-            raise ChannelError(f"a message of {len(payload)} bytes, above {MAX_PAYLOAD}")
-        data = memoryview(
-            HEADER.pack(MAGIC, len(payload), self._sent, zlib.crc32(payload)) + payload
-        )
+        """Send one message."""
+        data = memoryview(self.outgoing(message, frame(message, self._sent)))
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -96,7 +102,7 @@ class Channel:
 
 def find_port(ports: Path = Path("/sys/class/virtio-ports")) -> Path:
     """Return the device of the virtio-serial port PORT_NAME. ChannelError when there is none."""
-    for port in sorted(ports.glob("*")):
-        if (port / "name").read_text().strip() == PORT_NAME:
-            return Path("/dev") / port.name
+    for name in sorted(ports.glob("*/name")):  # a console's port has no name
+        if name.read_text().strip() == PORT_NAME:
+            return Path("/dev") / name.parent.name
     raise ChannelError(f"there is no virtio-serial port named {PORT_NAME} in {ports}")

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from host_harness.faults import FAULTS, Fault
+from host_harness.options import OPTIONS
 from host_harness.payload import SOURCE
 
 pytestmark = pytest.mark.vm
 
+VARIABLES = {option.variable for option in OPTIONS}
 _LIMIT_S = 900  # the first run of a machine makes the environment
 ARTEFACTS = {
     *("status", "junit.xml", "console.log", "qemu.log", "qmp.log", "argv"),
-    *("device-trace.jsonl", "device.log", "seed", "attestations.json"),
+    *("device-trace.jsonl", "device.log", "seed", "attestations.json", "replay"),
 }
 
 
@@ -43,9 +45,7 @@ class Run:
 
 def run(runs: Path, *arguments: str, **settings: str) -> Run:
     """Run the harness as a user would, with ``settings`` in the environment."""
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("FAULT", "SEED", "APPEND")
-    }
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
         cwd=SOURCE,
@@ -111,6 +111,9 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     assert broken >= set(fault.promises)
     for promise in fault.promises:
         assert f"broken: {promise}" in done.output
+    if fault.words:
+        assert "no verdict: " in done.output
+        assert fault.words in done.output
 
 
 def test_selection_works_as_in_pytest(tmp_path: Path) -> None:

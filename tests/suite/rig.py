@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import exerciser
-import iobuffer.driver
 import memory_types
 import platform_device
 import pytest
@@ -23,6 +22,7 @@ from iobuffer import CacheMode, IOBusyError, pools, vm
 from iobuffer.carveout import CarveoutPool, Zone
 from iobuffer.driver import PageTableEntry, PciInfo
 from iobuffer.vm import Mapping
+from suite import fixtures
 from suite.attestation import SettingsPlugin
 
 from device.endpoints.base import Endpoint
@@ -269,7 +269,7 @@ class Rig:
         self._patch.setattr(
             exerciser, "DriverFunction", lambda _: Function(machine, machine.exerciser)
         )
-        self._patch.setattr(iobuffer.driver, "Driver", lambda: Driver(machine))
+        self._patch.setattr(fixtures, "Driver", lambda: Driver(machine))
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
         outcome = Outcome()
@@ -279,6 +279,6 @@ class Rig:
             # The rest is not looked at here, and costs more than the tests do.
             *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
             *("-p", "no:cacheprovider", "--strict-markers", str(guest / "suite"), *args),
-            plugins=[SettingsPlugin(seed), outcome],
+            plugins=[fixtures, SettingsPlugin(seed), outcome],
         )
         return outcome

@@ -98,9 +98,13 @@ class Guest:
         return reports
 
     def end(self) -> tuple[Message, int]:
-        """Say shutdown; return the last message and the exit status."""
-        self.channel.send({"type": "shutdown"})
-        return self.receive(), self.process.wait(LIMIT_S)
+        """End the session and say shutdown; return what the session ended with, and the status."""
+        self.channel.send({"type": "end"})
+        ended = self.receive()
+        if ended["type"] == "ended":
+            self.channel.send({"type": "shutdown"})
+            assert self.receive() == {"type": "bye"}
+        return ended, self.process.wait(LIMIT_S)
 
     def said(self) -> str:
         """Return what the ended agent wrote to its standard error, the guest's console."""
@@ -146,7 +150,7 @@ def test_two():
 def test_hello_and_collection(start: Start) -> None:
     guest = start(test_it=TWO)
     hello = guest.receive()
-    assert (hello["type"], hello["protocol"]) == ("hello", 1)
+    assert (hello["type"], hello["protocol"]) == ("hello", 2)
     assert hello["pytest"] == pytest.__version__
     guest.channel.send({"type": "configure", "args": [str(guest.folder)], "seed": 1, "fault": None})
     collected = guest.receive()
@@ -162,7 +166,7 @@ def test_hello_and_collection(start: Start) -> None:
     assert third["lineno"] == 8
     assert (first["promises"], third["promises"]) == (["alignment"], [])
     assert {"promise", "test_one[1]"} <= set(first["keywords"])
-    assert guest.end() == ({"type": "bye", "ran": 0}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 0}, 0)
 
 
 def test_suite_of_this_checkout_collects(start: Start) -> None:
@@ -199,7 +203,7 @@ def test_reports_are_pytests_own(start: Start, request: pytest.FixtureRequest) -
     assert whole["test_one[1]"][1].passed
     assert whole["test_one[1]"][1].capstdout == "words of the test\n"
     assert len(guest.run(names["test_two"])) == 3
-    assert guest.end() == ({"type": "bye", "ran": 3}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 3}, 0)
 
 
 SKIPS = """
@@ -222,7 +226,7 @@ def test_failed_setup_and_skip(start: Start) -> None:
     outcomes = [(each["when"], each["outcome"]) for each in guest.run(names["test_broken"])]
     assert outcomes == [("setup", "failed"), ("teardown", "passed")]
     assert [each["outcome"] for each in guest.run(names["test_skips"])][1] == "skipped"
-    assert guest.end() == ({"type": "bye", "ran": 2}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 2}, 0)
 
 
 SCOPES = """
@@ -260,14 +264,14 @@ def test_fixtures_last_as_long_as_the_host_says(start: Start) -> None:
     assert log.read_text() == "session-up up-a 1 "
     guest.run(names["test_second"], None)
     assert log.read_text() == "session-up up-a 1 2 down-a session-down "
-    assert guest.end()[0]["type"] == "bye"
+    assert guest.end()[0]["type"] == "ended"
 
 
 def test_host_that_stops_early_gets_the_teardown(start: Start) -> None:
     guest = start(test_a=SCOPES)
     names = guest.collect()
     guest.run(names["test_first"], names["test_second"])
-    assert guest.end() == ({"type": "bye", "ran": 1}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 1}, 0)
     assert (guest.folder / "log").read_text() == "session-up up-a 1 down-a session-down "
 
 
@@ -288,13 +292,13 @@ def test_collection_error_is_reported(start: Start) -> None:
     assert error["nodeid"].endswith("test_it.py")
     assert "nothing_of_that_name" in error["longrepr"]
     assert len(collected["items"]) == 3
-    assert guest.end() == ({"type": "bye", "ran": 0}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 0}, 0)
 
 
 def test_folder_without_tests(start: Start) -> None:
     guest = start()
     assert guest.collect() == {}
-    assert guest.end() == ({"type": "bye", "ran": 0}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 0}, 0)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +322,7 @@ def test_settings_that_cannot_be_are_an_error(
 def test_fault_of_another_part_is_not_the_guests(start: Start) -> None:
     guest = start(test_it=TWO)
     assert guest.collect(fault="device-read-flip")
-    assert guest.end()[0]["type"] == "bye"
+    assert guest.end()[0]["type"] == "ended"
 
 
 def test_path_that_is_not_there_is_named(start: Start) -> None:
@@ -376,7 +380,7 @@ def test_report_fits_a_frame(start: Start) -> None:
 def test_corrupted_frame_ends_the_run(start: Start) -> None:
     guest = start(test_it=TWO)
     guest.collect()
-    payload = b'{"type": "shutdown"}'
+    payload = b'{"type": "end"}'
     guest.socket.settimeout(LIMIT_S)
     guest.socket.sendall(HEADER.pack(MAGIC, len(payload), 1, 0) + payload)
     last = guest.receive()
@@ -437,4 +441,4 @@ def _relay_until_end(guest: Guest, far: socket.socket, port: int) -> None:
         threading.Thread(target=work, daemon=True).start()
     names = guest.collect()
     assert len(guest.run(names["test_one[64]"])) == 3
-    assert guest.end() == ({"type": "bye", "ran": 1}, 0)
+    assert guest.end() == ({"type": "ended", "ran": 1}, 0)

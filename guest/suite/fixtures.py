@@ -1,4 +1,7 @@
-"""Fixtures: ``attest``, ``data``, ``device``, ``bench``, ``buffer``."""
+"""Fixtures for guest tests: ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``.
+
+The agent loads them as a plugin, so tests of another project have them as well.
+"""
 
 from __future__ import annotations
 

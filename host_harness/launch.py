@@ -1,0 +1,223 @@
+"""Starts a VM: the device process, QEMU, what watches them. Whatever ends the block ends all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import machine, payload
+from .channel import PROTOCOL, Channel
+from .children import child, how_it_ended
+from .console import Console
+from .errors import NoVerdict
+from .faults import Place
+from .image import Image
+from .monitor import Monitor, MonitorError
+from .options import Options
+from .payload import GuestTests
+from .progress import Progress
+from .qemu import Qemu
+from .run_folder import tail
+from .vm import Vm
+
+SHELLS = 4
+# What an attached shell or gdb needs to know of a VM that runs; there as long as it does.
+LIVE = "vm.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a run boots. ``shells``: with consoles that a shell can be opened on."""
+
+    qemu: Qemu
+    accelerator: str
+    image: Image
+    folder: Path
+    options: Options
+    tests: GuestTests
+    shells: bool = False
+
+
+@contextmanager
+def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
+    """Boot the guest with the device and yield it when its agent has said hello.
+
+    NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
+    """
+    folder, options = launch.folder, launch.options
+    with ExitStack() as stack:
+        sockets = _sockets_folder(stack)
+        exerciser, platform = sockets / "exerciser", sockets / "platform"
+        shells = [sockets / f"shell{n}" for n in range(SHELLS)] if launch.shells else []
+        gdb = sockets / "gdb" if options.gdb else None
+
+        with progress.phase("device"):
+            device = _start_device(stack, launch, exerciser, platform)
+        initramfs = stack.enter_context(
+            payload.make(launch.image.tree, launch.image.initramfs, launch.tests)
+        )
+        ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
+        for ours, theirs in ends.values():
+            stack.callback(ours.close)
+            stack.callback(theirs.close)
+        wiring = machine.Wiring(
+            console_fd=ends["console"][1].fileno(),
+            results_fd=ends["results"][1].fileno(),
+            qmp_fd=ends["qmp"][1].fileno(),
+            initramfs_fd=initramfs.fileno(),
+            exerciser_socket=exerciser,
+            platform_socket=platform,
+            shell_sockets=tuple(shells),
+            gdb_socket=gdb,
+        )
+        argv = machine.command(
+            launch.qemu,
+            launch.accelerator,
+            launch.image.kernel,
+            folder / "console.log",
+            wiring,
+            _kernel_words(options),
+        )
+        (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
+        qemu_log = stack.enter_context((folder / "qemu.log").open("wb"))
+        qemu = stack.enter_context(
+            child(
+                argv,
+                pass_fds=[initramfs.fileno(), *(theirs.fileno() for _, theirs in ends.values())],
+                stdout=qemu_log,
+                stderr=qemu_log,
+                environment=launch.qemu.full_environment(),
+            )
+        )
+        for _, theirs in ends.values():
+            theirs.close()  # so that QEMU's end is the last one, and its death an end of stream
+
+        console = Console(ends["console"][0])
+        stack.callback(console.stop)
+        console.start()
+        monitor = Monitor(ends["qmp"][0], folder / "qmp.log")
+        stack.callback(monitor.close)
+        vm = Vm(
+            folder,
+            launch.accelerator,
+            options.deadlines,
+            progress,
+            device,
+            qemu,
+            console,
+            monitor,
+            Channel(ends["results"][0]),
+            sockets,
+        )
+        vm.watch()
+        stack.callback(vm.unwatch)
+
+        with progress.phase("qemu"):
+            _connect_monitor(vm)
+        # QEMU is connected; nobody else shall be.
+        exerciser.unlink(missing_ok=True)
+        platform.unlink(missing_ok=True)
+        _announce(stack, launch, shells, gdb)
+        if gdb:
+            progress.note(f"gdb {shlex.quote(str(launch.image.kernel))} -ex 'target remote {gdb}'")
+        with progress.phase("boot"):
+            vm.await_kernel()
+            vm.hello = vm.receive("guest ready", "hello")
+        if vm.hello.get("protocol") != PROTOCOL:
+            raise NoVerdict(
+                "guest ready",
+                f"the guest speaks protocol {vm.hello.get('protocol')}, the host {PROTOCOL}",
+                "run again from one checkout: guest/ and host_harness/ belong together",
+            )
+        yield vm
+
+
+def _kernel_words(options: Options) -> list[str]:
+    fault = options.fault
+    return [*((fault.parameter,) if fault and fault.parameter else ()), *options.append]
+
+
+def _sockets_folder(stack: ExitStack) -> Path:
+    """Return a private folder with a short name: a Unix socket's path has at most 107 bytes."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = runtime if runtime and os.access(runtime, os.W_OK | os.X_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="dma-rehearsal-", dir=base))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _announce(stack: ExitStack, launch: Launch, shells: list[Path], gdb: Path | None) -> None:
+    """Write what attaches to this VM need, for as long as it runs."""
+    if not shells and not gdb:
+        return
+    live = launch.folder / LIVE
+    facts = {
+        "pid": os.getpid(),
+        "shells": [str(path) for path in shells],
+        "gdb": str(gdb) if gdb else None,
+    }
+    live.write_text(json.dumps(facts) + "\n")
+    stack.callback(live.unlink, missing_ok=True)
+
+
+def _connect_monitor(vm: Vm) -> None:
+    try:
+        vm.monitor.connect(vm.deadlines["QEMU up"])
+    except MonitorError as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            vm.qemu.wait(1)
+        state = how_it_ended(vm.qemu)
+        raise vm.lost("QEMU up", f"the monitor does not answer ({error}); QEMU: {state}") from error
+
+
+def _start_device(
+    stack: ExitStack, launch: Launch, exerciser: Path, platform: Path
+) -> subprocess.Popen[bytes]:
+    folder, fault = launch.folder, launch.options.fault
+    argv = [
+        *(sys.executable, "-m", "device", "--die-with-stdin"),
+        *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
+        *("--trace", str(folder / "device-trace.jsonl")),
+    ]
+    if fault and fault.place is Place.DEVICE:
+        argv += ["--fault", fault.name]
+    log = stack.enter_context((folder / "device.log").open("wb"))
+    device = stack.enter_context(
+        child(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            environment={**os.environ, "PYTHONPATH": str(payload.SOURCE)},
+        )
+    )
+    if device.stdout is None:
+        raise NoVerdict("device up", "the device process has no standard output")
+    limit = launch.options.deadlines["device up"]
+    with selectors.DefaultSelector() as selector:
+        selector.register(device.stdout, selectors.EVENT_READ)
+        answered = bool(selector.select(min(limit, threading.TIMEOUT_MAX)))
+    line = device.stdout.readline() if answered else b""
+    if line.strip() != b"ready":
+        if answered:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                device.wait(5)
+            reason = f"is not ready ({how_it_ended(device)})"
+        else:
+            reason = f"is not ready within its deadline of {limit:g} s"
+        said = "\n".join(f"  | {text}" for text in tail(folder / "device.log"))
+        raise NoVerdict("device up", f"the device process {reason}\n{said}".rstrip())
+    return device

@@ -1,0 +1,106 @@
+"""What a user can ask of a run: one table for the command line's variables and pytest's options."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from . import deadlines, faults
+from .errors import UsageError
+from .faults import Fault
+
+_YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``VARIABLE`` for make and the environment, ``--vm-name`` for pytest."""
+
+    name: str
+    variable: str
+    metavar: str
+    help: str
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is given without a value on pytest's command line."""
+        return self.metavar == "1"
+
+
+OPTIONS = (
+    Option("accel", "ACCEL", "kvm|tcg", "insist on an accelerator (default: probe KVM, else tcg)"),
+    Option("fault", "FAULT", "NAME", "break one promise on purpose (make faults lists them)"),
+    Option("seed", "SEED", "NUMBER", "seed of the data patterns (default: random, printed)"),
+    Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
+    Option(
+        "deadline",
+        "DEADLINE",
+        "PHASE=S,...",
+        f"seconds that a phase may take, 0 = no limit; phases: {', '.join(deadlines.DEFAULTS_S)}",
+    ),
+    Option("keep", "KEEP", "1", "leave the VM running after the tests, to enter it with a shell"),
+    Option("gdb", "GDB", "1", "start QEMU's gdb stub, print the command for gdb, no deadlines"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a run, checked. ``given`` holds those that were given, as text."""
+
+    accel: str | None = None
+    fault: Fault | None = None
+    seed: int = 0
+    append: tuple[str, ...] = ()
+    deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
+    keep: bool = False
+    gdb: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse(given: Mapping[str, str]) -> Options:
+    """Check the options, by name; empty ones were not given. UsageError says what is wrong."""
+    given = {name: text for name, text in given.items() if text}
+    known = {option.name for option in OPTIONS}
+    if unknown := sorted(set(given) - known):
+        raise UsageError(f"there is no option {unknown[0]!r}", f"there are: {', '.join(known)}")
+    fault = faults.find(given["fault"]) if "fault" in given else None
+    gdb = _flag("gdb", given)
+    limits = deadlines.none() if gdb else dict(deadlines.DEFAULTS_S)
+    if fault:
+        limits |= fault.deadlines
+    limits = deadlines.parse(given.get("deadline", ""), limits)
+    accel = given.get("accel")
+    if accel not in (None, "kvm", "tcg"):
+        raise UsageError(f"ACCEL={accel} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
+    return Options(
+        accel=accel,
+        fault=fault,
+        seed=_seed(given.get("seed")),
+        append=tuple(given.get("append", "").split()),
+        deadlines=limits,
+        keep=_flag("keep", given),
+        gdb=gdb,
+        given=given,
+    )
+
+
+def _flag(name: str, given: Mapping[str, str]) -> bool:
+    text = given.get(name, "").lower()
+    if text not in (*_YES, *_NO):
+        raise UsageError(f"{name.upper()}={text} is neither yes nor no", f"use {name.upper()}=1")
+    return text in _YES
+
+
+def _seed(text: str | None) -> int:
+    if text is None:
+        return secrets.randbelow(1 << 32)
+    try:
+        seed = int(text, 0)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(
+            f"SEED={text} is no number from 0 to 2**64 - 1", "give a decimal or a 0x number"
+        )
+    return seed

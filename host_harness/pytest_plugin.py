@@ -1,0 +1,229 @@
+"""The rig in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
+
+Nothing happens unless ``--vm`` is given or a fixture is used. ``vm``, ``guest`` and ``device`` boot
+one VM for the session, which is the one that runs the guest tests where there are some.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import options
+from .errors import HarnessError, Status
+from .guest_session import GuestSession, PlainSession
+from .options import OPTIONS, Options
+from .payload import GuestTests
+from .progress import Progress
+from .replay import Replay
+from .rig import Rig
+from .vm import Vm
+
+RIG = pytest.StashKey[Rig]()
+"""The session's rig, where guest tests run in it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--vm`` and its kin; each but ``--vm`` stands in the configuration file too."""
+    group = parser.getgroup("dma-rehearsal", "DMA rehearsals in a VM (dma-rehearsal)")
+    group.addoption(
+        "--vm",
+        action="append",
+        metavar="PATH",
+        help="run the tests in this file or folder (or node id) in a guest VM with the DMA "
+        "device; may be given several times. Without other paths nothing else runs",
+    )
+    group.addoption(
+        "--vm-runs",
+        metavar="DIR",
+        help="where the folders of artefacts go (default: build/runs below pytest's rootdir)",
+    )
+    parser.addini("vm_runs", "default of --vm-runs, relative to pytest's rootdir")
+    for option in OPTIONS:
+        name = f"--vm-{option.name}"
+        where = f"{option.help} [environment: {option.variable}, ini: vm_{option.name}]"
+        if option.is_flag:
+            group.addoption(name, action="store_const", const="1", help=where)
+        else:
+            group.addoption(name, metavar=option.metavar, help=where)
+        parser.addini(f"vm_{option.name}", f"default of {name}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the guest tests into the session when ``--vm`` names some."""
+    paths = config.getoption("--vm")
+    if not paths or config.option.help:
+        return
+    if hasattr(config, "workerinput") or getattr(config.option, "dist", "no") != "no":
+        raise pytest.UsageError("--vm: one VM runs the tests one after the other; leave out -n")
+    try:
+        rig = _make_rig(config, _tests(config, paths))
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[RIG] = rig
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args = []  # neither the folder that pytest was started in nor testpaths
+    config.pluginmanager.register(GuestSession(rig), "dma-rehearsal-session")
+    config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
+
+
+def _tests(config: pytest.Config, paths: Sequence[str]) -> GuestTests:
+    """Return the guest tests that ``--vm`` names, relative to the folder pytest was started in."""
+    root = config.rootpath.resolve()
+    selected = []
+    for word in paths:
+        place, separator, test = word.partition("::")
+        path = (config.invocation_params.dir / place).resolve()
+        inside = path.relative_to(root) if path.is_relative_to(root) else path
+        selected.append(f"{inside}{separator}{test}")
+    tests = GuestTests(root, tuple(selected))
+    tests.files()  # UsageError now, and not after the VM is up
+    return tests
+
+
+def _given(config: pytest.Config) -> Options:
+    """Return the options: those of the command line, of the environment, of the ini file."""
+    given = {}
+    for option in OPTIONS:
+        text = (
+            config.getoption(f"--vm-{option.name}")
+            or os.environ.get(option.variable)
+            or config.getini(f"vm_{option.name}")
+        )
+        given[option.name] = str(text or "")
+    return options.parse(given)
+
+
+def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    runs = config.getoption("--vm-runs")
+    if runs:
+        folder = config.invocation_params.dir / runs
+    else:
+        folder = config.rootpath / (config.getini("vm_runs") or Path("build", "runs"))
+    settings = _given(config)
+    quiet = config.get_verbosity() < 0
+    progress = (
+        Progress(quiet=quiet, uncaptured=capture.global_and_fixture_disabled)
+        if capture
+        else Progress(quiet=quiet)
+    )
+    replay = Replay(
+        [sys.executable, "-m", "pytest", "-p", __name__],
+        list(config.invocation_params.args),
+        config.invocation_params.dir,
+        prefix="--vm=",
+    )
+    return Rig(settings, progress, folder, tests=tests, replay=replay)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A program that ran in the guest: its status (negative: a signal) and what it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class GuestFailure(AssertionError):
+    """A program in the guest failed, or did not end in time."""
+
+
+class Guest:
+    """The guest of the session's VM: runs programs in it, as root."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 60,
+        input: str = "",  # as subprocess.run calls it
+        check: bool = True,
+    ) -> Completed:
+        """Run ``argv`` for at most ``timeout`` seconds and return what came of it.
+
+        GuestFailure when it cannot start or does not end in time and, with ``check``, when its
+        status is not 0; NoVerdict when the VM is lost.
+        """
+        reply = self._vm.execute(argv, timeout_s=timeout, input_text=input)
+        done = Completed(
+            int(reply["status"] if reply.get("status") is not None else 127),
+            str(reply.get("stdout")),
+            str(reply.get("stderr")),
+        )
+        if reply.get("error") or (check and done.status != 0):
+            why = reply.get("error") or f"status {done.status}"
+            raise GuestFailure(f"in the guest, {list(argv)}: {why}\n{done.stdout}{done.stderr}")
+        return done
+
+    def python(self, source: str, *, timeout: float = 60) -> str:
+        """Run Python source in the guest, where ``import iobuffer`` works; return what it prints.
+
+        Errors as `run`'s.
+        """
+        return self.run(["python3", "-c", source], timeout=timeout).stdout
+
+
+class Device:
+    """The device process of the session's VM, as its trace shows it."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+
+    @property
+    def trace_path(self) -> Path:
+        """The trace's file: JSON lines."""
+        return self._vm.folder / "device-trace.jsonl"
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return what the devices did so far, in order: all events, or those of one ``kind``.
+
+        A DMA ("dma") has address, length, direction, status, reason and crc32; other kinds are
+        "msi-x", "witness", "reset", "command", "attach" and "detach".
+        """
+        lines = self.trace_path.read_text().splitlines()
+        events: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return [event for event in events if kind in (None, event.get("event"))]
+
+
+@pytest.fixture(scope="session")
+def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """The running VM: monitor (QMP), console, folder of artefacts."""
+    config = request.config
+    if RIG in config.stash:
+        running = config.stash[RIG].vm
+        if running is None:
+            pytest.fail("the VM is not running")
+        yield running
+        return
+    with _make_rig(config) as rig:
+        try:
+            booted = rig.boot()
+        except HarnessError as error:
+            pytest.fail(f"no VM: {error}", pytrace=False)
+        yield booted
+        booted.power_off()
+        rig.conclude(Status.FAILED if request.session.testsfailed else Status.PASSED)
+
+
+@pytest.fixture(scope="session")
+def guest(vm: Vm) -> Guest:
+    """Runs programs in the guest."""
+    return Guest(vm)
+
+
+@pytest.fixture(scope="session")
+def device(vm: Vm) -> Device:
+    """The device, as its trace shows it."""
+    return Device(vm)
