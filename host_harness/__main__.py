@@ -189,6 +189,8 @@ def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
     return [
         *("-c", str(tests / "pytest.ini"), "--rootdir", str(tests), "--noconftest"),
         *("--strict-markers", "-o", f"cache_dir={rig.cache_folder}"),
+        # Installed, pytest also finds the plugin by its entry point, after it was imported here.
+        *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
         *("--junitxml", str(rig.folder and rig.folder / "junit.xml")),
         *plain,
         *pytest_args,

@@ -47,6 +47,12 @@ class Progress:
             print(f"[{self._now():6.1f}s] {text}", file=self._stream, flush=True)
             self._draw()
 
+    def line(self) -> None:
+        """Begin a new line, where pytest has begun one of its own."""
+        if not self._quiet:
+            with self._uncaptured():
+                print(file=self._stream, flush=True)
+
     @contextmanager
     def phase(self, name: str, *, silent: bool = False) -> Iterator[None]:
         """Time a phase; its seconds are kept even when it fails.

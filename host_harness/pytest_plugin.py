@@ -7,7 +7,6 @@ one VM for the session, which is the one that runs the guest tests where there a
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("vm_runs", "default of --vm-runs, relative to pytest's rootdir")
     for option in OPTIONS:
         name = f"--vm-{option.name}"
-        where = f"{option.help} [environment: {option.variable}, ini: vm_{option.name}]"
+        where = f"{option.help} [ini: vm_{option.name}]"
         if option.is_flag:
             group.addoption(name, action="store_const", const="1", help=where)
         else:
@@ -89,14 +88,10 @@ def _tests(config: pytest.Config, paths: Sequence[str]) -> GuestTests:
 
 
 def _given(config: pytest.Config) -> Options:
-    """Return the options: those of the command line, of the environment, of the ini file."""
+    """Return the options: those of the command line, else of the configuration file."""
     given = {}
     for option in OPTIONS:
-        text = (
-            config.getoption(f"--vm-{option.name}")
-            or os.environ.get(option.variable)
-            or config.getini(f"vm_{option.name}")
-        )
+        text = config.getoption(f"--vm-{option.name}") or config.getini(f"vm_{option.name}")
         given[option.name] = str(text or "")
     return options.parse(given)
 
@@ -115,12 +110,11 @@ def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:
         if capture
         else Progress(quiet=quiet)
     )
-    replay = Replay(
-        [sys.executable, "-m", "pytest", "-p", __name__],
-        list(config.invocation_params.args),
-        config.invocation_params.dir,
-        prefix="--vm=",
-    )
+    arguments = list(map(str, config.invocation_params.args))
+    argv = [sys.executable, "-m", "pytest"]
+    if __name__ not in arguments:  # else it is named there already
+        argv += ["-p", __name__]
+    replay = Replay(argv, arguments, config.invocation_params.dir, plain=True)
     return Rig(settings, progress, folder, tests=tests, replay=replay)
 
 
@@ -208,6 +202,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
         yield running
         return
     with _make_rig(config) as rig:
+        rig.progress.line()
         try:
             booted = rig.boot()
         except HarnessError as error:

@@ -7,50 +7,49 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .options import OPTIONS
-
-if TYPE_CHECKING:
-    from .rig import Rig
+from .options import OPTIONS, Options
 
 # Settings that no option stands for; they choose the environment.
-VARIABLES = ("QEMU", "DMA_REHEARSAL_CACHE", "DMA_REHEARSAL_BUILD")
+_VARIABLES = ("QEMU", "DMA_REHEARSAL_CACHE", "DMA_REHEARSAL_BUILD")
 _NAMED_MAX = 20  # failed tests that are named one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How the run was started: ``command`` without options, ``arguments`` for pytest, from where.
+    """How a run was started: ``argv`` with ``arguments``, in ``folder``.
 
-    ``prefix`` is what stands before a test's node id to select it ("" or "--vm=").
+    ``plain`` is for pytest's own command line, which takes options as ``--vm-name=value`` and guest
+    tests as ``--vm=nodeid``; the harness's takes variables and node ids.
     """
 
     argv: Sequence[str]
     arguments: Sequence[str]
     folder: Path
-    prefix: str = ""
+    plain: bool = False
 
-    def command(self, rig: Rig) -> str:
-        """Return one line for a shell; it names the tests that failed, when some did."""
-        given = {**rig.options.given, "seed": str(rig.options.seed)}
-        settings = {
-            option.variable: given[option.name] for option in OPTIONS if option.name in given
-        }
-        settings |= {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-        # What took the verdict away may need all that went before it.
-        failed = [] if rig.lost else rig.ledger.to_repeat()
-        selected = (
-            [self.prefix + name for name in failed]
-            if 0 < len(failed) <= _NAMED_MAX
-            else list(self.arguments)
-        )
-        return (
-            f"cd {shlex.quote(str(self.folder))} && "
-            + _environment(settings)
-            + shlex.join([*self.argv, *selected])
-        )
+    def command(self, options: Options, failed: Sequence[str]) -> str:
+        """Return one line for a shell. It selects the ``failed`` tests, where there are some."""
+        given = {**options.given, "seed": str(options.seed)}
+        settings = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+        words = list(self.argv)
+        if self.plain:
+            words += _flags(given)
+        else:
+            settings = {
+                each.variable: given[each.name] for each in OPTIONS if each.name in given
+            } | settings
+        if 0 < len(failed) <= _NAMED_MAX:
+            words += [f"--vm={name}" if self.plain else name for name in failed]
+        else:
+            words += self.arguments
+        variables = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
+        return f"cd {shlex.quote(str(self.folder))} && {variables}{shlex.join(words)}"
 
 
-def _environment(settings: Mapping[str, str]) -> str:
-    return "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
+def _flags(given: Mapping[str, str]) -> list[str]:
+    return [
+        f"--vm-{each.name}" if each.is_flag else f"--vm-{each.name}={given[each.name]}"
+        for each in OPTIONS
+        if each.name in given
+    ]

@@ -123,7 +123,7 @@ class Rig:
             }
             self.ledger.write(self.folder / "attestations.json", facts)
             if self.replay:
-                (self.folder / "replay").write_text(self.replay.command(self) + "\n")
+                (self.folder / "replay").write_text(f"{self._replay_command()}\n")
             self._publish(status)
         return status
 
@@ -142,8 +142,13 @@ class Rig:
         if self.folder:
             lines.append(f"artefacts: {os.path.relpath(self.folder)}")
         if self.replay:
-            lines.append(f"replay: {self.replay.command(self)}")
+            lines.append(f"replay: {self._replay_command()}")
         return lines
+
+    def _replay_command(self) -> str:
+        # What took the verdict away may need all that went before it.
+        failed = [] if self.lost else self.ledger.to_repeat()
+        return self.replay.command(self.options, failed) if self.replay else ""
 
     def close(self) -> None:
         """End the VM and all that belongs to it."""

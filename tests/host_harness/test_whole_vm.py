@@ -3,60 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from host_harness.faults import FAULTS, Fault
-from host_harness.options import OPTIONS
-from host_harness.payload import SOURCE
+from tests.host_harness.runs import Run, run
 
 pytestmark = pytest.mark.vm
 
-VARIABLES = {option.variable for option in OPTIONS}
-_LIMIT_S = 900  # the first run of a machine makes the environment
 ARTEFACTS = {
     *("status", "junit.xml", "console.log", "qemu.log", "qmp.log", "argv"),
     *("device-trace.jsonl", "device.log", "seed", "attestations.json", "replay"),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: what it printed and the folder of its artefacts."""
-
-    status: int
-    output: str
-    errors: str
-    folder: Path
-
-    @property
-    def attestations(self) -> dict[str, Any]:
-        """Return what attestations.json says."""
-        loaded: dict[str, Any] = json.loads((self.folder / "attestations.json").read_text())
-        return loaded
-
-
-def run(runs: Path, *arguments: str, **settings: str) -> Run:
-    """Run the harness as a user would, with ``settings`` in the environment."""
-    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
-    done = subprocess.run(
-        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
-        cwd=SOURCE,
-        env=environment | settings,
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT_S,
-        check=False,
-    )
-    print(done.stdout, done.stderr, sep="\n")
-    return Run(done.returncode, done.stdout, done.stderr, runs / "latest")
 
 
 @pytest.fixture(scope="module")

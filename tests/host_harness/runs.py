@@ -1,0 +1,54 @@
+"""Runs of the harness as a user would start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host_harness.options import OPTIONS
+from host_harness.payload import SOURCE
+
+LIMIT_S = 900  # the first run of a machine makes the environment
+_VARIABLES = {option.variable for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what it printed and the folder of its artefacts."""
+
+    status: int
+    output: str
+    errors: str
+    folder: Path
+
+    @property
+    def attestations(self) -> dict[str, Any]:
+        """Return what attestations.json says."""
+        loaded: dict[str, Any] = json.loads((self.folder / "attestations.json").read_text())
+        return loaded
+
+
+def run(runs: Path, *arguments: str, **settings: str) -> Run:
+    """Run the harness as a user would, with ``settings`` in the environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
+        cwd=SOURCE,
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    print(done.stdout, done.stderr, sep="\n")
+    return Run(done.returncode, done.stdout, done.stderr, runs / "latest")
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without options of a run, but with ``settings``."""
+    kept = {key: value for key, value in os.environ.items() if key not in _VARIABLES}
+    return kept | settings

@@ -1,0 +1,115 @@
+"""Options: one table, checked once, whoever gives them."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+
+from host_harness import deadlines, options
+from host_harness.errors import UsageError
+from host_harness.options import OPTIONS
+from host_harness.replay import Replay
+
+
+def test_nothing_given_is_a_sound_run_with_a_random_seed() -> None:
+    first, second = options.parse({}), options.parse({"seed": ""})
+    assert (first.accel, first.fault, first.keep, first.gdb) == (None, None, False, False)
+    assert first.deadlines == deadlines.DEFAULTS_S
+    assert first.seed != second.seed
+
+
+def test_everything_given() -> None:
+    given = options.parse(
+        {
+            "accel": "tcg",
+            "fault": "report-lost",
+            "seed": "0x10",
+            "append": "pti=on  x=1",
+            "deadline": "test=5, kernel=0",
+            "keep": "1",
+        }
+    )
+    assert given.fault
+    assert given.fault.name == "report-lost"
+    assert (given.accel, given.seed, given.append) == ("tcg", 16, ("pti=on", "x=1"))
+    assert (given.deadlines["test"], given.deadlines["kernel"]) == (5, math.inf)
+    assert given.keep
+
+
+def test_debugger_takes_the_deadlines_away_but_for_those_that_are_named() -> None:
+    limits = options.parse({"gdb": "1", "deadline": "shutdown=3"}).deadlines
+    assert limits["test"] == math.inf
+    assert limits["shutdown"] == 3
+
+
+def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
+    assert options.parse({"fault": "test-never-ends"}).deadlines["test"] == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"accel": "warp"}, "ACCEL=warp"),
+        ({"fault": "nonsense"}, "no fault 'nonsense'"),
+        ({"seed": "many"}, "SEED=many"),
+        ({"seed": "-1"}, "SEED=-1"),
+        ({"seed": str(1 << 64)}, "SEED="),
+        ({"deadline": "lunch=5"}, "'lunch=5'"),
+        ({"deadline": "test"}, "'test'"),
+        ({"deadline": "test=soon"}, "'test=soon'"),
+        ({"deadline": "test=-1"}, "'test=-1'"),
+        ({"deadline": "test=nan"}, "'test=nan'"),
+        ({"deadline": "test=inf"}, "'test=inf'"),
+        ({"keep": "perhaps"}, "KEEP=perhaps"),
+        ({"gdb": "2"}, "GDB=2"),
+        ({"colour": "red"}, "'colour'"),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error(given: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        options.parse(given)
+    assert error.value.hint
+
+
+GIVEN = {"seed": "7", "fault": "report-lost", "append": "a=1 b=2", "keep": "1"}
+
+
+def test_replay_names_options_seed_and_the_tests_that_failed() -> None:
+    replay = Replay(["python", "-m", "host_harness", "test"], ["-k", "x and y"], Path("/a b"))
+    command = replay.command(options.parse(GIVEN), ["suite/test_x.py::test_y[1-2]"])
+    assert shlex.split(command) == [
+        *("cd", "/a b", "&&", "FAULT=report-lost", "SEED=7", "APPEND=a=1 b=2", "KEEP=1"),
+        *("python", "-m", "host_harness", "test", "suite/test_x.py::test_y[1-2]"),
+    ]
+    assert shlex.split(replay.command(options.parse({}), []))[-2:] == ["-k", "x and y"]
+
+
+def test_replay_in_any_projects_pytest_uses_its_options() -> None:
+    replay = Replay(["pytest"], ["--vm", "guest_tests"], Path("/p"), plain=True)
+    command = replay.command(options.parse(GIVEN), ["guest_tests/test_x.py::test_y"])
+    assert shlex.split(command)[3:] == [
+        *("pytest", "--vm-fault=report-lost", "--vm-seed=7", "--vm-append=a=1 b=2", "--vm-keep"),
+        "--vm=guest_tests/test_x.py::test_y",
+    ]
+
+
+def test_replay_names_the_random_seed_and_the_environments_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QEMU", "/opt/my qemu")
+    drawn = options.parse({})
+    words = shlex.split(Replay(["run"], [], Path("/")).command(drawn, []))
+    assert words[3:] == [f"SEED={drawn.seed}", "QEMU=/opt/my qemu", "run"]
+
+
+def test_many_failures_are_replayed_by_the_selection_that_was_given() -> None:
+    command = Replay(["run"], ["-x"], Path("/")).command(options.parse({}), ["t"] * 21)
+    assert shlex.split(command)[-2:] == ["run", "-x"]
+
+
+def test_every_option_has_a_help_text() -> None:
+    assert all(option.help and option.metavar for option in OPTIONS)
+    assert len({option.variable for option in OPTIONS}) == len(OPTIONS)

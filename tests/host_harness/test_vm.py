@@ -1,0 +1,180 @@
+"""Losses are recognised at once and named, on processes and sockets that stand for a VM's."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host_harness import deadlines
+from host_harness.channel import Channel
+from host_harness.console import Console
+from host_harness.errors import NoVerdict
+from host_harness.monitor import MonitorError
+from host_harness.progress import Progress
+from host_harness.vm import Vm
+
+PROMPT_S = 2.0  # the issue's own limit for every loss
+
+
+class NoMonitor:
+    """A monitor that does not answer."""
+
+    def command(self, name: str, **_: Any) -> Any:
+        raise MonitorError(name)
+
+
+@dataclass
+class Stage:
+    """A VM made of stand-ins, and the other ends of what it watches."""
+
+    vm: Vm
+    guest: Channel
+    console: socket.socket
+
+
+def lives(status: int = 0) -> subprocess.Popen[bytes]:
+    """Start a process that lives until its input ends, and then has this status."""
+    script = f"import sys; sys.stdin.read(); sys.exit({status})"
+    return subprocess.Popen([sys.executable, "-S", "-c", script], stdin=subprocess.PIPE)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin
+    process.stdin.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with contextlib.ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(2)]
+        for ends in pairs:
+            for each in ends:
+                stack.enter_context(each)
+        device, qemu = lives(1), lives()
+        for process in (device, qemu):
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            stack.callback(end, process)
+        console = Console(pairs[0][0])
+        console.start()
+        stack.callback(console.stop)
+        (tmp_path / "console.log").write_text("".join(f"line {n}\n" for n in range(30)))
+        monitor: Any = NoMonitor()
+        vm = Vm(
+            tmp_path,
+            "tcg",
+            dict(deadlines.DEFAULTS_S) | {"test": 0.2, "kernel": 0.2},
+            Progress(quiet=True),
+            device,
+            qemu,
+            console,
+            monitor,
+            Channel(pairs[1][0]),
+            tmp_path,
+        )
+        vm.watch()
+        stack.callback(vm.unwatch)
+        yield Stage(vm, Channel(pairs[1][1]), pairs[0][1])
+
+
+def lost(stage: Stage, phase: str = "collection") -> str:
+    """Wait for a message that never comes; return what the error says."""
+    with pytest.raises(NoVerdict) as error:
+        stage.vm.receive(phase, "collected")
+    assert error.value.phase == phase
+    assert str(stage.vm.folder) in str(error.value)
+    return str(error.value)
+
+
+def panic(stage: Stage) -> None:
+    stage.console.sendall(b"\r\n[ 1.0] Kernel panic - not syncing: sysrq triggered crash\r\n")
+
+
+def panic_and_end(stage: Stage) -> None:
+    end(stage.vm.qemu)
+    time.sleep(0.2)
+    panic(stage)
+
+
+LOSSES: list[tuple[Callable[[Stage], object], str]] = [
+    (panic, "the guest's kernel gave up: Kernel panic - not syncing: sysrq triggered crash"),
+    (panic_and_end, "the guest's kernel gave up"),
+    (lambda s: end(s.vm.qemu), "the guest powered off before the run had ended"),
+    (lambda s: s.vm.qemu.kill(), "QEMU ended with killed by SIGKILL"),
+    (lambda s: end(s.vm.device), "the device process ended with status 1"),
+    (lambda s: s.vm.device.kill(), "the device process ended with killed by SIGKILL"),
+    (
+        lambda s: s.console.sendall(b"init: the agent ended with status -11\r\n"),
+        "the guest's agent died: init: the agent ended with status -11",
+    ),
+    (lambda s: s.guest.close(), "the result channel was closed"),
+    (lambda s: s.guest.send({"type": "error", "text": "Traceback: x"}), "Traceback: x"),
+    (lambda s: s.guest.send({"type": "dance"}), "the guest sent 'dance'"),
+]
+
+
+@pytest.mark.parametrize(("loss", "words"), LOSSES, ids=[words[:40] for _, words in LOSSES])
+def test_loss_is_named_at_once(stage: Stage, loss: Callable[[Stage], object], words: str) -> None:
+    happened: list[float] = []
+
+    def happen() -> None:
+        happened.append(time.monotonic())
+        loss(stage)
+
+    timer = threading.Timer(0.1, happen)
+    timer.start()
+    said = lost(stage)
+    timer.join()
+    assert words in said
+    assert time.monotonic() - happened[0] < PROMPT_S
+
+
+def test_deadline_names_phase_and_shows_the_consoles_last_20_lines(stage: Stage) -> None:
+    said = lost(stage, "test")
+    assert "test: no answer within its deadline of 0.2 s" in said
+    assert "line 10\n" in said
+    assert "line 29" in said
+    assert "line 9\n" not in said
+
+
+def test_kernel_that_does_not_come_up(stage: Stage) -> None:
+    with pytest.raises(NoVerdict, match=r"kernel: no init within its deadline of 0\.2 s"):
+        stage.vm.await_kernel()
+    stage.console.sendall(b"init: up\r\n")
+    stage.vm.await_kernel()
+
+
+def test_guest_that_ran_another_number_of_tests(stage: Stage) -> None:
+    stage.guest.send({"type": "ended", "ran": 3})
+    with pytest.raises(NoVerdict, match="it ran 3 tests, the host saw 2"):
+        stage.vm.end_session(2)
+
+
+def test_power_off_that_does_not_happen(stage: Stage) -> None:
+    stage.vm.deadlines = {**stage.vm.deadlines, "shutdown": 0.3}
+    stage.guest.send({"type": "bye"})
+    with pytest.raises(NoVerdict, match="no power-off within its deadline"):
+        stage.vm.power_off()
+
+
+def test_qemu_that_fails_at_the_end(stage: Stage) -> None:
+    stage.guest.send({"type": "bye"})
+    stage.vm.qemu.kill()
+    with pytest.raises(NoVerdict, match="QEMU ended with killed by SIGKILL"):
+        stage.vm.power_off()
+
+
+def test_log_messages_are_passed_over(stage: Stage) -> None:
+    stage.guest.send({"type": "log", "text": "hello"})
+    stage.guest.send({"type": "collected"})
+    assert stage.vm.receive("collection", "collected") == {"type": "collected"}
