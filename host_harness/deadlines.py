@@ -43,5 +43,10 @@ def parse(text: str, base: Mapping[str, float] = DEFAULTS_S) -> dict[str, float]
 
 
 def none() -> dict[str, float]:
-    """Return no deadlines at all, for a VM that a debugger may stop."""
-    return dict.fromkeys(DEFAULTS_S, math.inf)
+    """Return the deadlines of a VM that a debugger may stop: only the kept VM has one."""
+    return {**dict.fromkeys(DEFAULTS_S, math.inf), "kept": DEFAULTS_S["kept"]}
+
+
+def wait_limit(seconds: float) -> float | None:
+    """Return a deadline as the calls of the standard library take it: None is for ever."""
+    return None if seconds == math.inf else seconds

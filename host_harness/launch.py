@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from . import machine, payload
 from .channel import PROTOCOL, Channel
 from .children import child, how_it_ended
 from .console import Console
+from .deadlines import wait_limit
 from .errors import NoVerdict
 from .faults import Place
 from .image import Image
@@ -209,7 +209,7 @@ def _start_device(
     limit = launch.options.deadlines["device up"]
     with selectors.DefaultSelector() as selector:
         selector.register(device.stdout, selectors.EVENT_READ)
-        answered = bool(selector.select(min(limit, threading.TIMEOUT_MAX)))
+        answered = bool(selector.select(wait_limit(limit)))
     line = device.stdout.readline() if answered else b""
     if line.strip() != b"ready":
         if answered:

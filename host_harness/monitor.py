@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from qemu.qmp import QMPClient, QMPError
 
+from .deadlines import wait_limit
+
 _T = TypeVar("_T")
 _CALL_TIMEOUT_S = 10
 
@@ -61,8 +63,13 @@ class Monitor:
         self._handler.close()
 
     def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float, what: str) -> _T:
-        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_s), self._loop)
+        limit = wait_limit(timeout_s)
+        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, limit), self._loop)
         try:
-            return future.result(timeout_s + 5)
-        except (QMPError, TimeoutError, OSError, EOFError) as error:
-            raise MonitorError(f"{what}: {error or type(error).__name__}") from error
+            return future.result(None if limit is None else limit + 5)
+        except TimeoutError as error:
+            raise MonitorError(
+                f"{what}: no answer within its deadline of {timeout_s:g} s"
+            ) from error
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorError(f"{what}: {str(error) or type(error).__name__}") from error

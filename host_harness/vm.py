@@ -7,7 +7,6 @@ deadline that happens to pass. ``launch`` starts one.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import selectors
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from .channel import Channel, ChannelBroken, Message
 from .children import how_it_ended
 from .console import Console
+from .deadlines import wait_limit
 from .errors import NoVerdict
 from .monitor import Monitor, MonitorError
 from .progress import Progress
@@ -147,7 +147,7 @@ class Vm:
         self.receive("shutdown", "bye")
         limit = self.deadlines["shutdown"]
         try:
-            self.qemu.wait(None if limit == math.inf else limit)
+            self.qemu.wait(wait_limit(limit))
         except subprocess.TimeoutExpired as error:
             raise self.lost(
                 "shutdown", f"no power-off within its deadline of {limit:g} s"
@@ -169,6 +169,8 @@ class Vm:
         ended = [key.data for key, _ in events if key.data is not None]
         if self.channel.closed or any(process is self.qemu for _, process in ended):
             self._await_last_words()
+            if not ended and self.qemu.poll() is not None:
+                ended = [("QEMU", self.qemu)]  # its sockets close before it is gone
         if self.console.panic:
             raise self.lost(phase, f"the guest's kernel gave up: {self.console.panic}")
         if self.console.agent_ended:
