@@ -29,7 +29,8 @@ class GuestTests:
     """Which tests the guest runs. ``selected`` are pytest's arguments: paths below ``root``.
 
     Node ids start at ``root``, on both sides. ``root`` is this project's ``guest/``, or the root of
-    another project, of which just the selected files and folders are copied.
+    another project, of which the selected folders are copied; of a file its folder, and those
+    above it that have a conftest.py or are packages.
     """
 
     root: Path = SOURCE / "guest"
@@ -46,7 +47,7 @@ class GuestTests:
         return f"/{GUEST_FOLDER if self.is_own else PROJECT_FOLDER}"
 
     def files(self) -> list[Path]:
-        """Return the files and folders to copy, relative to ``root``; UsageError for a bad one."""
+        """Return what to copy, relative to ``root``; UsageError for what is not there."""
         if self.is_own:
             return []
         found = []
@@ -61,8 +62,18 @@ class GuestTests:
                     f"--vm: {path} is not below pytest's rootdir {self.root}",
                     "start pytest in the project that has it, or give --rootdir",
                 )
-            found.append(path.relative_to(self.root))
+            found.append(self._copied_for(path).relative_to(self.root))
         return found
+
+    def _copied_for(self, path: Path) -> Path:
+        folder = path if path.is_dir() else path.parent
+        if folder == self.root:
+            return path
+        while folder.parent != self.root and any(
+            (folder.parent / name).exists() for name in ("conftest.py", "__init__.py")
+        ):
+            folder = folder.parent
+        return folder
 
 
 def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
