@@ -88,10 +88,11 @@ class Machine:
             return [self.ram[address : address + length]]
         raise Unmapped(address)
 
-    def trigger(self, index: int, subindex: int) -> None:
+    def trigger(self, index: int, subindex: int) -> bool:
         """Signal a vector's eventfd."""
         if index == Irq.MSIX:
             self.signal(subindex)
+        return index == Irq.MSIX
 
     def signal(self, vector: int) -> None:
         """Deliver one interrupt."""
