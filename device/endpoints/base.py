@@ -128,6 +128,15 @@ class Endpoint:
         """Tell the client that the line rose; return whether it will take note."""
         return self.bus.client is not None and self.bus.client.trigger(Irq.INTX, 0)
 
+    def intx_status(self) -> bool:
+        """Return Interrupt Status: our line is up, or the client's end of it still is.
+
+        QEMU holds the guest's line up from the signal on until the guest accesses a BAR, then sends
+        the end of interrupt. A handler that asks before would otherwise find a line that is up and
+        nobody's, over and over.
+        """
+        return self._intx_level or self._intx_under_way
+
     def on_reset(self) -> None:
         """Take behaviour that is no register back to its reset state."""
 
@@ -201,14 +210,11 @@ class Endpoint:
         )
 
     def _update_intx(self) -> None:
-        """Signal a line that is up and let through; once until the end of that interrupt.
+        """Signal a line that is up and let through, once until the end of that interrupt.
 
-        QEMU holds the guest's line up from the signal on until the guest accesses a BAR, then sends
-        the end of interrupt. A second signal in between would have no end of its own. And Interrupt
-        Status stays set that long, though our line may be down again: a handler that asks it would
-        otherwise find a line that is up and nobody's, over and over.
+        A second signal in between would have no end of its own.
         """
         held_back = self.config.command & Command.INTX_DISABLE or self._msix_enabled
         if self._intx_level and not held_back and not self._intx_under_way:
             self._intx_under_way = self.send_intx()
-        self.config.set_status(Status.INTERRUPT, self._intx_level or self._intx_under_way)
+        self.config.set_status(Status.INTERRUPT, self.intx_status())
