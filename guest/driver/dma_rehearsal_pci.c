@@ -96,7 +96,7 @@ static irqreturn_t dr_intx_interrupt(int irq, void *data)
 	return ret;
 }
 
-/* Both under pci->lock. The vector's lock also keeps the command register ours. */
+/* Under pci->lock. The vector's lock also keeps the command register from the handler. */
 static void dr_intx_mask(struct dr_pci *pci)
 {
 	spin_lock_irq(&pci->vector[0].lock);
@@ -105,6 +105,7 @@ static void dr_intx_mask(struct dr_pci *pci)
 	spin_unlock_irq(&pci->vector[0].lock);
 }
 
+/* Under pci->lock, with an eventfd in vector 0. A line that is still up stays masked. */
 static void dr_intx_unmask(struct dr_pci *pci)
 {
 	struct dr_vector *vector = &pci->vector[0];
@@ -211,8 +212,11 @@ static int dr_msix_start(struct dr_pci *pci)
 	if (!pci->msix_max)
 		return -EOPNOTSUPP;
 	vectors = pci_alloc_irq_vectors(pci->pdev, 1, pci->msix_max, PCI_IRQ_MSIX);
-	if (vectors < 0)
-		return vectors;
+	if (vectors < 0) {
+		/* Which errno means what differs between kernels and machines. */
+		pci_warn(pci->pdev, "no MSI-X vectors (%d)\n", vectors);
+		return -EOPNOTSUPP;
+	}
 	for (i = 0; i < vectors; i++) {
 		ret = request_irq(pci_irq_vector(pci->pdev, i), dr_pci_interrupt, 0,
 				  pci->name, &pci->vector[i]);
@@ -410,12 +414,10 @@ static int dr_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	}
 	snprintf(pci->name, sizeof(pci->name), "dma-rehearsal-pci%d", pci->id);
 	ret = dr_interrupts_start(pci, DMA_REHEARSAL_INTERRUPTS_MSIX);
-	if (ret) {
-		pci_warn(pdev, "no MSI-X (%d)\n", ret);
-		ret = dr_interrupts_start(pci, DMA_REHEARSAL_INTERRUPTS_INTX);
-	}
 	if (ret)
-		pci_warn(pdev, "no INTx (%d): interrupts are not available\n", ret);
+		ret = dr_interrupts_start(pci, DMA_REHEARSAL_INTERRUPTS_INTX);
+	if (ret)
+		pci_warn(pdev, "neither MSI-X nor INTx (%d)\n", ret);
 	pci->came_up = pci->interrupts;
 	pci_set_drvdata(pdev, pci);
 	pci_set_master(pdev);

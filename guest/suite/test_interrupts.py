@@ -21,7 +21,10 @@ STORM = 100  # interrupts; thousands are one, and others may share the line
 
 @contextmanager
 def every_vector(device: Exerciser) -> Iterator[list[Interrupt]]:
-    """Watch all vectors that the kernel granted."""
+    """Watch all vectors that the kernel granted; `CheckFailed` when MSI-X is not in use."""
+    kind = device.driver.info().interrupts
+    if kind is not Interrupts.MSIX:
+        raise CheckFailed(f"interrupts are by {kind.name}, not by MSI-X")
     with ExitStack() as stack:
         yield [stack.enter_context(device.eventfd(vector)) for vector in range(device.vectors)]
 
@@ -121,7 +124,8 @@ def settled_count(device: Exerciser, line: IntxInterrupt) -> int:
     """Return the interrupts since the last count, when what the device sent has arrived.
 
     INTx is a message that the answer to a register read cannot overtake (PCI Express Base 5.0,
-    section 2.4.1).
+    section 2.4.1). QEMU hands it on a little later. There `line_state` tells: the line is up as
+    long as Interrupt Status is set.
     """
     device.read_register(Reg.INTXCTL)
     run_on_every_cpu()
