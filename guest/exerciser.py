@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from iobuffer.driver import DriverFunction
+from iobuffer.driver import DriverFunction, Interrupts
 from layout import (
     DMASTATUS_CLEAR,
     DMASTATUS_CODE,
@@ -17,6 +17,7 @@ from layout import (
     EXERCISER_VENDOR_ID,
     EXT_MAGIC,
     EXT_VERSION,
+    INTXCTL_ASSERT,
     MSICTL_TRIGGER,
     MSICTL_VECTOR,
     DmaAttribute,
@@ -29,7 +30,7 @@ from layout import (
     ExtFeature,
     Reg,
 )
-from pci_sysfs import PciError, PciFunction
+from pci_sysfs import Bar, PciError, PciFunction
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 
@@ -69,7 +70,7 @@ class DmaRecord:
 
 
 class Interrupt:
-    """An eventfd that one MSI-X vector signals; a context manager."""
+    """An eventfd that one vector signals; a context manager."""
 
     def __init__(self, driver: DriverFunction, vector: int) -> None:
         self.vector = vector
@@ -95,9 +96,11 @@ class Interrupt:
         """Take the eventfd from the vector, and close it; again is nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            if not self._driver.closed:  # closing it took the eventfd away already
-                self._driver.set_eventfd(self.vector, -1)
-            os.close(fd)
+            try:
+                if not self._driver.closed:  # closing it took the eventfd away already
+                    self._driver.set_eventfd(self.vector, -1)
+            finally:
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +112,45 @@ class Interrupt:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class IntxInterrupt(Interrupt):
+    """An eventfd that INTx signals, and the line itself; a context manager.
+
+    The driver lets one interrupt through, then masks INTx. To serve one: `deassert`, then `unmask`.
+    """
+
+    def __init__(self, driver: DriverFunction, control: Bar) -> None:
+        self._control = control
+        self._before = driver.info().interrupts
+        driver.set_interrupts(Interrupts.INTX)
+        try:
+            self.deassert()  # whoever had the line before may have left it up
+            super().__init__(driver, 0)
+        except BaseException:
+            driver.set_interrupts(self._before)
+            raise
+
+    def assert_line(self) -> None:
+        """Make the device take its line up."""
+        self._control[Reg.INTXCTL] = INTXCTL_ASSERT
+
+    def deassert(self) -> None:
+        """Make the device take its line down."""
+        self._control[Reg.INTXCTL] = 0
+
+    def unmask(self) -> None:
+        """Let the next interrupt through. A line that is up by now signals once more, masked."""
+        self._driver.unmask()
+
+    def close(self) -> None:
+        """Take the line down, then the eventfd away, and give MSI-X back; again is nothing."""
+        if self._fd >= 0 and not self._driver.closed:
+            self.deassert()
+            super().close()
+            self._driver.set_interrupts(self._before)
+        else:
+            super().close()
 
 
 class Exerciser:
@@ -229,12 +271,20 @@ class Exerciser:
 
     @property
     def vectors(self) -> int:
-        """MSI-X vectors that the kernel granted."""
+        """Vectors that the kernel granted: of MSI-X, or the one of INTx."""
         return self.driver.info().vectors
 
     def eventfd(self, vector: int) -> Interrupt:
         """Have a vector signal an eventfd; raises what `DriverFunction.set_eventfd` does."""
         return Interrupt(self.driver, vector)
+
+    def intx(self) -> IntxInterrupt:
+        """Have INTx signal an eventfd, in place of MSI-X, until it is closed.
+
+        `IOBusyError` while a vector has an eventfd, or another open file has chosen how the
+        function interrupts; `IOUnsupportedError` when there is no INTx.
+        """
+        return IntxInterrupt(self.driver, self._control)
 
     def interrupt(self, vector: int) -> None:
         """Make the device send a vector's MSI-X message."""

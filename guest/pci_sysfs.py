@@ -13,11 +13,19 @@ from types import TracebackType
 from typing import Final, Self
 
 DEVICES: Final = Path("/sys/bus/pci/devices")
+INTERRUPTS: Final = Path("/sys/kernel/irq")
 
 # PCI Local Bus Specification 3.0, 6.2: configuration header
 _COMMAND: Final = 0x04
 _COMMAND_MEMORY: Final = 1 << 1
 _COMMAND_BUS_MASTER: Final = 1 << 2
+_COMMAND_INTERRUPT_DISABLE: Final = 1 << 10
+_STATUS: Final = 0x06
+_STATUS_INTERRUPT: Final = 1 << 3
+_CAPABILITIES: Final = 0x34
+# 6.7 and 6.8.2: a capability's identity, the next one's place; MSI-X's Message Control
+_MSIX: Final = 0x11
+_MSIX_TABLE_SIZE: Final = 0x7FF
 
 
 class PciError(Exception):
@@ -109,8 +117,46 @@ class PciFunction:
 
     @bus_master.setter
     def bus_master(self, on: bool) -> None:
-        command = self._command() & ~_COMMAND_BUS_MASTER
-        self.config_write(_COMMAND, struct.pack("<H", command | on * _COMMAND_BUS_MASTER))
+        self._set_command(_COMMAND_BUS_MASTER, on)
+
+    @property
+    def interrupt_disable(self) -> bool:
+        """Whether INTx is held back: bit 10 of the command register. The driver writes it, too."""
+        return bool(self._command() & _COMMAND_INTERRUPT_DISABLE)
+
+    @interrupt_disable.setter
+    def interrupt_disable(self, on: bool) -> None:
+        self._set_command(_COMMAND_INTERRUPT_DISABLE, on)
+
+    @property
+    def interrupt_status(self) -> bool:
+        """Whether the function wants INTx, held back or not: bit 3 of the status register."""
+        return bool(int.from_bytes(self.config_read(_STATUS, 2), "little") & _STATUS_INTERRUPT)
+
+    @property
+    def msix_vectors(self) -> int:
+        """The vectors that the function itself says it has, 0 without the MSI-X capability."""
+        place = self.config_read(_CAPABILITIES, 1)[0] & ~3
+        for _ in range(48):  # as many as there is room for: a list may be a ring
+            if not place:
+                return 0
+            identity, following, control = struct.unpack("<BBH", self.config_read(place, 4))
+            if identity == _MSIX:
+                return int(control & _MSIX_TABLE_SIZE) + 1
+            place = following & ~3
+        raise PciError(f"{self.address}: the list of capabilities has no end")
+
+    def line_interrupts(self) -> int:
+        """Count the interrupts of the INTx line since boot, whoever's they were.
+
+        Raises `PciError` when the kernel does not tell (Linux, sysfs-kernel-irq).
+        """
+        try:
+            number = (self.folder / "irq").read_text().strip()
+            counts = (INTERRUPTS / number / "per_cpu_count").read_text()
+            return sum(int(count) for count in counts.split(","))
+        except (OSError, ValueError) as error:
+            raise PciError(f"{self.address}: interrupts of its line: {error}") from error
 
     def reset(self) -> None:
         """Reset the function (FLR where it has that); the kernel keeps its configuration."""
@@ -155,6 +201,10 @@ class PciFunction:
 
     def _command(self) -> int:
         return int.from_bytes(self.config_read(_COMMAND, 2), "little")
+
+    def _set_command(self, bit: int, on: bool) -> None:
+        command = self._command() & ~bit
+        self.config_write(_COMMAND, struct.pack("<H", command | on * bit))
 
     def _write(self, name: str, value: str) -> None:
         try:

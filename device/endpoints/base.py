@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity, Status
-from device.pci.msix import MsiX
+from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
 from device.pci.pcie import DeviceControl, Offset, PciExpress
 from device.pci.power import PowerManagement
 from device.trace import Trace
@@ -70,12 +70,11 @@ class Endpoint:
         self.config = ConfigSpace(identity, bars)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement())
-        if vectors:
-            self.add_capability(MsiX(vectors, table_bar, pba_bar))
+        self._msix = self.add_capability(MsiX(vectors, table_bar, pba_bar)) if vectors else None
         self.config.on_command = self._command_changed
         self.bus = Bus(self.config)
         self._intx_level = False
-        self._intx_signalled = False
+        self._intx_under_way = False
 
     # For authors.
 
@@ -115,10 +114,28 @@ class Endpoint:
         return True
 
     def intx(self, level: bool) -> None:
-        """Assert or deassert INTA."""
+        """Assert or deassert the function's INTx line.
+
+        Interrupt Disable, and MSI-X when it is enabled, keep it from the client until they end
+        (PCI Local Bus 3.0, sections 6.2.2 and 6.8.2.3). Interrupt Status shows it all the same.
+        """
+        if level != self._intx_level:
+            self.trace.event(self.name, "intx", level=level)
         self._intx_level = level
-        self.config.set_status(Status.INTERRUPT, level)
         self._update_intx()
+
+    def send_intx(self) -> bool:
+        """Tell the client that the line rose; return whether it will take note."""
+        return self.bus.client is not None and self.bus.client.trigger(Irq.INTX, 0)
+
+    def intx_status(self) -> bool:
+        """Return Interrupt Status: our line is up, or the client's end of it still is.
+
+        QEMU holds the guest's line up from the signal on until the guest accesses a BAR, then sends
+        the end of interrupt. A handler that asks before would otherwise find a line that is up and
+        nobody's, over and over.
+        """
+        return self._intx_level or self._intx_under_way
 
     def on_reset(self) -> None:
         """Take behaviour that is no register back to its reset state."""
@@ -139,6 +156,7 @@ class Endpoint:
         """See ``DeviceModel.attach``."""
         self.bus.client = client
         self.trace.event(self.name, "attach")
+        self.end_of_interrupt()
 
     def detach(self) -> None:
         """See ``DeviceModel.detach``."""
@@ -156,16 +174,18 @@ class Endpoint:
         """See ``DeviceModel.region_write``."""
         if index == _CONFIG_REGION:
             self.config.write(offset, data)
+            self._update_intx()
         elif (content := self._contents.get(index)) is not None:
             content.write(offset, data)
 
     def end_of_interrupt(self) -> None:
         """See ``DeviceModel.end_of_interrupt``."""
-        self._intx_signalled = False
+        self._intx_under_way = False
         self._update_intx()
 
     def device_reset(self) -> None:
-        """See ``DeviceModel.device_reset``."""
+        """See ``DeviceModel.device_reset``. The client takes its own end of the line down."""
+        self._intx_under_way = False
         self._reset("device reset")
 
     def _function_level_reset(self) -> None:
@@ -178,17 +198,23 @@ class Endpoint:
         for content in self._contents.values():
             content.reset()
         self.on_reset()
+        self._update_intx()
 
     def _command_changed(self) -> None:
         self.trace.event(self.name, "command", value=int(self.config.command))
-        self._update_intx()
+
+    @property
+    def _msix_enabled(self) -> bool:
+        return self._msix is not None and bool(
+            self.config.word(self._msix + MESSAGE_CONTROL) & ENABLE
+        )
 
     def _update_intx(self) -> None:
-        """Signal the client at each rise of the line that Interrupt Disable does not hold back.
+        """Signal a line that is up and let through, once until the end of that interrupt.
 
-        QEMU keeps the line up until the guest accesses a BAR, then sends the end of interrupt.
+        A second signal in between would have no end of its own.
         """
-        active = self._intx_level and not self.config.command & Command.INTX_DISABLE
-        if active and not self._intx_signalled and self.bus.client is not None:
-            self.bus.client.trigger(Irq.INTX, 0)
-        self._intx_signalled = active
+        held_back = self.config.command & Command.INTX_DISABLE or self._msix_enabled
+        if self._intx_level and not held_back and not self._intx_under_way:
+            self._intx_under_way = self.send_intx()
+        self.config.set_status(Status.INTERRUPT, self.intx_status())

@@ -8,7 +8,9 @@ from .config import ConfigSpace
 
 TABLE_ENTRY_SIZE = 16
 MAX_VECTORS = 2048
-_ENABLE_AND_FUNCTION_MASK = 0xC000
+MESSAGE_CONTROL = 0x02  # from the capability's start
+ENABLE = 1 << 15
+_FUNCTION_MASK = 1 << 14
 
 
 class MsiX:
@@ -29,7 +31,7 @@ class MsiX:
 
     def write_mask(self) -> bytes:
         """MSI-X Enable and Function Mask can be written."""
-        return struct.pack("<HII", _ENABLE_AND_FUNCTION_MASK, 0, 0)
+        return struct.pack("<HII", ENABLE | _FUNCTION_MASK, 0, 0)
 
     def written(self, config: ConfigSpace, start: int) -> None:
         """The client acts on Message Control itself."""

@@ -73,9 +73,9 @@ class Connection:
         """See ``model.Client.memory``."""
         return self.dma_map.views(address, length, write=write)
 
-    def trigger(self, index: int, subindex: int) -> None:
+    def trigger(self, index: int, subindex: int) -> bool:
         """See ``model.Client.trigger``."""
-        self._interrupts.trigger(index, subindex)
+        return self._interrupts.trigger(index, subindex)
 
     # Messages in, replies out.
 

@@ -57,6 +57,7 @@ class Interrupts:
     ) -> None:
         if kind == SetIrqsFlag.DATA_NONE and request.count == 0:
             self.disable(request.index)
+            self._line_goes_another_way(request.index)
             return
         keys = [(request.index, request.start + i) for i in range(request.count)]
         if kind == SetIrqsFlag.DATA_EVENTFD:
@@ -68,6 +69,7 @@ class Interrupts:
                     os.set_blocking(descriptors[position], False)
                     self._eventfds[key] = descriptors[position]
             descriptors.clear()
+            self._line_goes_another_way(request.index)
             return
         for position, key in enumerate(keys):
             if kind == SetIrqsFlag.DATA_NONE or data[position]:
@@ -93,17 +95,30 @@ class Interrupts:
                 elif request.index == Irq.INTX:
                     self._model.end_of_interrupt()
 
-    def trigger(self, index: int, subindex: int) -> None:
-        """Signal an interrupt's eventfd; a masked one is kept until it is unmasked."""
+    def _line_goes_another_way(self, index: int) -> None:
+        """A client that changes INTx's eventfd forgets what the old one said; the level remains."""
+        if index == Irq.INTX:
+            self._model.end_of_interrupt()
+
+    def trigger(self, index: int, subindex: int) -> bool:
+        """Signal an interrupt's eventfd; a masked message is kept until it is unmasked.
+
+        INTx is a level: masked, nothing is kept, for its unmask asks for the line anew. Return
+        whether the client learns of it.
+        """
         key = (index, subindex)
         if key in self._masked:
+            if index == Irq.INTX:
+                return False
             self._pending.add(key)
-            return
+            return True
         descriptor = self._eventfds.get(key)
-        if descriptor is not None:
-            # A counter at its limit is an interrupt that is already pending.
-            with contextlib.suppress(OSError):
-                os.write(descriptor, b"\1\0\0\0\0\0\0\0")
+        if descriptor is None:
+            return False
+        # A counter at its limit is an interrupt that is already pending.
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"\1\0\0\0\0\0\0\0")
+        return True
 
     def disable(self, index: int) -> None:
         """Forget all eventfds and masks of one IRQ index."""

@@ -14,8 +14,12 @@ class Client(Protocol):
         Raises Unmapped or ReadOnly; never gives a part.
         """
 
-    def trigger(self, index: int, subindex: int) -> None:
-        """Signal the eventfd of interrupt ``subindex`` of VFIO's IRQ ``index``, if one is set."""
+    def trigger(self, index: int, subindex: int) -> bool:
+        """Signal the eventfd of interrupt ``subindex`` of VFIO's IRQ ``index``, if one is set.
+
+        Return whether the client learns of it, now or at its unmask. False is no error: INTx, a
+        level, is offered again by ``end_of_interrupt``.
+        """
 
 
 class DeviceModel(Protocol):
@@ -40,7 +44,10 @@ class DeviceModel(Protocol):
         """Store ``data``; the range was checked against ``region_size``."""
 
     def end_of_interrupt(self) -> None:
-        """INTx was serviced; a line that is still asserted is a new interrupt."""
+        """INTx was serviced, or goes another way from now on.
+
+        A line that is still asserted is a new interrupt.
+        """
 
     def device_reset(self) -> None:
         """Reset the function."""

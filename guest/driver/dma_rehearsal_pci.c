@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The exerciser's PCI function (others through new_id or driver_override):
- * /dev/dma-rehearsal-pciN gives bus mastering and one eventfd per MSI-X vector.
+ * /dev/dma-rehearsal-pciN gives bus mastering and one eventfd per MSI-X vector,
+ * or one for INTx.
  *
  * The BARs are user space's, through sysfs' resourceN. So no region is
  * requested here: with IO_STRICT_DEVMEM the kernel refuses to map a busy one.
@@ -27,7 +28,7 @@
 #define DR_MAX_VECTORS	32	/* a CPU has some 200 for all of its devices */
 
 struct dr_vector {
-	spinlock_t lock;		/* eventfd, against the handler */
+	spinlock_t lock;		/* eventfd (and INTx's mask), against the handler */
 	struct eventfd_ctx *eventfd;
 	struct file *owner;		/* whose close takes the eventfd away; under pci->lock */
 };
@@ -39,8 +40,13 @@ struct dr_pci {
 	struct miscdevice misc;
 	char name[32];
 	int id;
-	unsigned int vectors;
-	struct dr_vector vector[];
+	u32 interrupts;			/* DMA_REHEARSAL_INTERRUPTS_... */
+	u32 came_up;			/* what they were after probe */
+	struct file *chooser;		/* who made them another */
+	bool masked;			/* INTx is; under vector[0].lock */
+	unsigned int vectors;		/* in use, of the array's */
+	unsigned int msix_max;		/* 0 = no MSI-X */
+	struct dr_vector vector[];	/* max(msix_max, 1) */
 };
 
 static DEFINE_IDA(dr_pci_ids);
@@ -63,6 +69,53 @@ static irqreturn_t dr_pci_interrupt(int irq, void *data)
 		eventfd_signal(vector->eventfd, 1);
 	spin_unlock_irqrestore(&vector->lock, flags);
 	return IRQ_HANDLED;
+}
+
+/*
+ * The line may be shared, so the device is asked whether it is the one, and masked
+ * in the same breath: a level would come again as soon as this returns.
+ *
+ * It is asked even when we hold it masked: whoever writes the command register past
+ * us (setpci, a reset) may have unmasked it, and then this masks it again.
+ */
+static irqreturn_t dr_intx_interrupt(int irq, void *data)
+{
+	struct dr_pci *pci = data;
+	struct dr_vector *vector = &pci->vector[0];
+	irqreturn_t ret = IRQ_NONE;
+	unsigned long flags;
+
+	spin_lock_irqsave(&vector->lock, flags);
+	if (pci_check_and_mask_intx(pci->pdev) && !pci->masked) {
+		pci->masked = true;
+		if (vector->eventfd)
+			eventfd_signal(vector->eventfd, 1);
+		ret = IRQ_HANDLED;
+	}
+	spin_unlock_irqrestore(&vector->lock, flags);
+	return ret;
+}
+
+/* Under pci->lock. The vector's lock also keeps the command register from the handler. */
+static void dr_intx_mask(struct dr_pci *pci)
+{
+	spin_lock_irq(&pci->vector[0].lock);
+	pci->masked = true;
+	pci_intx(pci->pdev, 0);
+	spin_unlock_irq(&pci->vector[0].lock);
+}
+
+/* Under pci->lock, with an eventfd in vector 0. A line that is still up stays masked. */
+static void dr_intx_unmask(struct dr_pci *pci)
+{
+	struct dr_vector *vector = &pci->vector[0];
+
+	spin_lock_irq(&vector->lock);
+	if (pci->masked && pci_check_and_unmask_intx(pci->pdev))
+		pci->masked = false;
+	else if (pci->masked)
+		eventfd_signal(vector->eventfd, 1);
+	spin_unlock_irq(&vector->lock);
 }
 
 /* Under pci->lock. Takes over the reference to @eventfd, which may be NULL. */
@@ -90,6 +143,8 @@ static long dr_pci_eventfd(struct dr_pci *pci, struct file *file, void __user *u
 	if (request.vector >= pci->vectors || request.fd < -1)
 		return -EINVAL;
 	vector = &pci->vector[request.vector];
+	if (pci->chooser && pci->chooser != file)
+		return -EBUSY;
 	if (vector->owner && vector->owner != file)
 		return -EBUSY;
 	if (request.fd >= 0) {
@@ -97,7 +152,23 @@ static long dr_pci_eventfd(struct dr_pci *pci, struct file *file, void __user *u
 		if (IS_ERR(eventfd))
 			return PTR_ERR(eventfd);
 	}
+	if (pci->interrupts == DMA_REHEARSAL_INTERRUPTS_INTX && !eventfd)
+		dr_intx_mask(pci);
 	dr_vector_set(vector, eventfd, file);
+	if (pci->interrupts == DMA_REHEARSAL_INTERRUPTS_INTX && eventfd)
+		dr_intx_unmask(pci);
+	return 0;
+}
+
+static long dr_pci_unmask(struct dr_pci *pci, struct file *file)
+{
+	if (pci->interrupts != DMA_REHEARSAL_INTERRUPTS_INTX)
+		return -EINVAL;
+	if (!pci->vector[0].owner)
+		return -EINVAL;
+	if (pci->vector[0].owner != file)
+		return -EBUSY;
+	dr_intx_unmask(pci);
 	return 0;
 }
 
@@ -106,6 +177,7 @@ static long dr_pci_info(struct dr_pci *pci, void __user *user)
 	struct dma_rehearsal_pci_info info = {
 		.version = DMA_REHEARSAL_VERSION,
 		.vectors = pci->vectors,
+		.interrupts = pci->interrupts,
 	};
 	u16 command;
 
@@ -123,11 +195,129 @@ static long dr_pci_bus_master(struct dr_pci *pci, void __user *user)
 		return -EFAULT;
 	if (on > 1)
 		return -EINVAL;
+	/* INTx's handler writes the same register. */
+	spin_lock_irq(&pci->vector[0].lock);
 	if (on)
 		pci_set_master(pci->pdev);
 	else
 		pci_clear_master(pci->pdev);
+	spin_unlock_irq(&pci->vector[0].lock);
 	return 0;
+}
+
+static int dr_msix_start(struct dr_pci *pci)
+{
+	int vectors, i, ret;
+
+	if (!pci->msix_max)
+		return -EOPNOTSUPP;
+	vectors = pci_alloc_irq_vectors(pci->pdev, 1, pci->msix_max, PCI_IRQ_MSIX);
+	if (vectors < 0) {
+		/* Which errno means what differs between kernels and machines. */
+		pci_warn(pci->pdev, "no MSI-X vectors (%d)\n", vectors);
+		return -EOPNOTSUPP;
+	}
+	for (i = 0; i < vectors; i++) {
+		ret = request_irq(pci_irq_vector(pci->pdev, i), dr_pci_interrupt, 0,
+				  pci->name, &pci->vector[i]);
+		if (ret)
+			goto err;
+	}
+	pci->vectors = vectors;
+	return 0;
+
+err:
+	while (i--)
+		free_irq(pci_irq_vector(pci->pdev, i), &pci->vector[i]);
+	pci_free_irq_vectors(pci->pdev);
+	return ret;
+}
+
+static int dr_intx_start(struct dr_pci *pci)
+{
+	int ret;
+
+	if (!pci->pdev->pin || !pci->pdev->irq || !pci_intx_mask_supported(pci->pdev))
+		return -EOPNOTSUPP;
+	dr_intx_mask(pci);	/* from the first moment on: nobody listens yet */
+	ret = request_irq(pci->pdev->irq, dr_intx_interrupt, IRQF_SHARED, pci->name, pci);
+	if (!ret)
+		pci->vectors = 1;
+	return ret;
+}
+
+/* Under pci->lock, or before the file is there. Afterwards no handler runs. */
+static void dr_interrupts_stop(struct dr_pci *pci)
+{
+	unsigned int i;
+
+	if (pci->interrupts == DMA_REHEARSAL_INTERRUPTS_INTX) {
+		dr_intx_mask(pci);
+		free_irq(pci->pdev->irq, pci);
+	} else if (pci->interrupts == DMA_REHEARSAL_INTERRUPTS_MSIX) {
+		for (i = 0; i < pci->vectors; i++)
+			free_irq(pci_irq_vector(pci->pdev, i), &pci->vector[i]);
+		pci_free_irq_vectors(pci->pdev);
+	}
+	for (i = 0; i < pci->vectors; i++)
+		dr_vector_set(&pci->vector[i], NULL, NULL);
+	pci->interrupts = DMA_REHEARSAL_INTERRUPTS_NONE;
+	pci->vectors = 0;
+	/* MSI-X's end lets INTx through again, and nobody would handle it. */
+	dr_intx_mask(pci);
+}
+
+static int dr_interrupts_start(struct dr_pci *pci, u32 interrupts)
+{
+	int ret;
+
+	if (interrupts == DMA_REHEARSAL_INTERRUPTS_MSIX)
+		ret = dr_msix_start(pci);
+	else if (interrupts == DMA_REHEARSAL_INTERRUPTS_INTX)
+		ret = dr_intx_start(pci);
+	else
+		return 0;
+	if (ret)
+		dr_intx_mask(pci);
+	else
+		pci->interrupts = interrupts;
+	return ret;
+}
+
+/* Under pci->lock. On an error the interrupts are what they were, if that can be had. */
+static int dr_interrupts_switch(struct dr_pci *pci, u32 interrupts)
+{
+	u32 before = pci->interrupts;
+	int ret;
+
+	if (interrupts == before)
+		return 0;
+	dr_interrupts_stop(pci);
+	ret = dr_interrupts_start(pci, interrupts);
+	if (ret && dr_interrupts_start(pci, before))
+		pci_warn(pci->pdev, "the interrupts are lost\n");
+	return ret;
+}
+
+static long dr_pci_set_interrupts(struct dr_pci *pci, struct file *file, void __user *user)
+{
+	unsigned int i;
+	u32 interrupts;
+	int ret;
+
+	if (get_user(interrupts, (u32 __user *)user))
+		return -EFAULT;
+	if (interrupts != DMA_REHEARSAL_INTERRUPTS_MSIX &&
+	    interrupts != DMA_REHEARSAL_INTERRUPTS_INTX)
+		return -EINVAL;
+	if (pci->chooser && pci->chooser != file)
+		return -EBUSY;
+	for (i = 0; i < pci->vectors; i++)
+		if (pci->vector[i].owner)
+			return -EBUSY;
+	ret = dr_interrupts_switch(pci, interrupts);
+	pci->chooser = pci->interrupts == pci->came_up ? NULL : file;
+	return ret;
 }
 
 static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long argument)
@@ -145,6 +335,10 @@ static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long 
 		ret = dr_pci_eventfd(pci, file, user);
 	else if (command == DMA_REHEARSAL_BUS_MASTER)
 		ret = dr_pci_bus_master(pci, user);
+	else if (command == DMA_REHEARSAL_SET_INTERRUPTS)
+		ret = dr_pci_set_interrupts(pci, file, user);
+	else if (command == DMA_REHEARSAL_UNMASK)
+		ret = dr_pci_unmask(pci, file);
 	else
 		ret = -ENOTTY;
 	mutex_unlock(&pci->lock);
@@ -166,10 +360,19 @@ static int dr_pci_release(struct inode *inode, struct file *file)
 	struct dr_pci *pci = file->private_data;
 	unsigned int i;
 
+	/* After remove there is no vector, and no chooser, any more. */
 	mutex_lock(&pci->lock);
-	for (i = 0; i < pci->vectors; i++)
-		if (pci->vector[i].owner == file)
-			dr_vector_set(&pci->vector[i], NULL, NULL);
+	for (i = 0; i < pci->vectors; i++) {
+		if (pci->vector[i].owner != file)
+			continue;
+		if (pci->interrupts == DMA_REHEARSAL_INTERRUPTS_INTX)
+			dr_intx_mask(pci);
+		dr_vector_set(&pci->vector[i], NULL, NULL);
+	}
+	if (pci->chooser == file) {
+		dr_interrupts_switch(pci, pci->came_up);
+		pci->chooser = NULL;
+	}
 	mutex_unlock(&pci->lock);
 	kref_put(&pci->kref, dr_pci_free);
 	return 0;
@@ -183,64 +386,39 @@ static const struct file_operations dr_pci_fops = {
 	.llseek = noop_llseek,
 };
 
-static void dr_pci_free_interrupts(struct dr_pci *pci, unsigned int requested)
-{
-	while (requested--)
-		free_irq(pci_irq_vector(pci->pdev, requested), &pci->vector[requested]);
-	if (pci->vectors)
-		pci_free_irq_vectors(pci->pdev);
-}
-
-static int dr_pci_request_interrupts(struct dr_pci *pci)
-{
-	unsigned int i;
-	int ret;
-
-	for (i = 0; i < pci->vectors; i++) {
-		spin_lock_init(&pci->vector[i].lock);
-		ret = request_irq(pci_irq_vector(pci->pdev, i), dr_pci_interrupt, 0,
-				  pci->name, &pci->vector[i]);
-		if (ret) {
-			dr_pci_free_interrupts(pci, i);
-			return ret;
-		}
-	}
-	return 0;
-}
-
 static int dr_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
+	unsigned int msix_max, i;
 	struct dr_pci *pci;
-	int vectors, ret;
+	int ret;
 
 	ret = pci_enable_device_mem(pdev);
 	if (ret)
 		return ret;
-	vectors = pci_alloc_irq_vectors(pdev, 1, DR_MAX_VECTORS, PCI_IRQ_MSIX);
-	if (vectors < 0) {
-		pci_warn(pdev, "no MSI-X (%d): interrupts are not available\n", vectors);
-		vectors = 0;
-	}
-	pci = kzalloc(struct_size(pci, vector, vectors), GFP_KERNEL);
+	msix_max = clamp(pci_msix_vec_count(pdev), 0, DR_MAX_VECTORS);
+	pci = kzalloc(struct_size(pci, vector, max(msix_max, 1U)), GFP_KERNEL);
 	if (!pci) {
 		ret = -ENOMEM;
-		goto err_vectors;
+		goto err_disable;
 	}
 	kref_init(&pci->kref);
 	mutex_init(&pci->lock);
+	for (i = 0; i < max(msix_max, 1U); i++)
+		spin_lock_init(&pci->vector[i].lock);
 	pci->pdev = pdev;
-	pci->vectors = vectors;
+	pci->msix_max = msix_max;
 	pci->id = ida_alloc(&dr_pci_ids, GFP_KERNEL);
 	if (pci->id < 0) {
 		ret = pci->id;
 		goto err_free;
 	}
 	snprintf(pci->name, sizeof(pci->name), "dma-rehearsal-pci%d", pci->id);
-	ret = dr_pci_request_interrupts(pci);
-	if (ret) {
-		vectors = 0;	/* given back already */
-		goto err_id;
-	}
+	ret = dr_interrupts_start(pci, DMA_REHEARSAL_INTERRUPTS_MSIX);
+	if (ret)
+		ret = dr_interrupts_start(pci, DMA_REHEARSAL_INTERRUPTS_INTX);
+	if (ret)
+		pci_warn(pdev, "neither MSI-X nor INTx (%d)\n", ret);
+	pci->came_up = pci->interrupts;
 	pci_set_drvdata(pdev, pci);
 	pci_set_master(pdev);
 
@@ -252,20 +430,17 @@ static int dr_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	ret = misc_register(&pci->misc);
 	if (ret)
 		goto err_interrupts;
-	pci_info(pdev, "/dev/%s, %u MSI-X vectors\n", pci->name, pci->vectors);
+	pci_info(pdev, "/dev/%s, %u vectors of %s\n", pci->name, pci->vectors,
+		 pci->interrupts == DMA_REHEARSAL_INTERRUPTS_INTX ? "INTx" : "MSI-X");
 	return 0;
 
 err_interrupts:
+	dr_interrupts_stop(pci);
 	pci_clear_master(pdev);
-	dr_pci_free_interrupts(pci, pci->vectors);
-	vectors = 0;
-err_id:
 	ida_free(&dr_pci_ids, pci->id);
 err_free:
 	kref_put(&pci->kref, dr_pci_free);
-err_vectors:
-	if (vectors)
-		pci_free_irq_vectors(pdev);
+err_disable:
 	pci_disable_device(pdev);
 	return ret;
 }
@@ -273,14 +448,12 @@ err_vectors:
 static void dr_pci_remove(struct pci_dev *pdev)
 {
 	struct dr_pci *pci = pci_get_drvdata(pdev);
-	unsigned int i;
 
 	misc_deregister(&pci->misc);
 	mutex_lock(&pci->lock);
+	dr_interrupts_stop(pci);
 	pci_clear_master(pdev);
-	dr_pci_free_interrupts(pci, pci->vectors);
-	for (i = 0; i < pci->vectors; i++)
-		dr_vector_set(&pci->vector[i], NULL, NULL);
+	pci->chooser = NULL;
 	pci->pdev = NULL;
 	mutex_unlock(&pci->lock);
 	pci_disable_device(pdev);

@@ -9,7 +9,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define DMA_REHEARSAL_VERSION	1
+#define DMA_REHEARSAL_VERSION	2
 
 /*
  * Cache modes, with IOKit's numbers (kIOMapInhibitCache >> 8 and so on).
@@ -45,12 +45,30 @@ struct dma_rehearsal_copy {
 	__u32 reserved;	/* 0 */
 };
 
-/* /dev/dma-rehearsal-pciN */
+/*
+ * /dev/dma-rehearsal-pciN
+ *
+ * A function comes up with MSI-X, or with INTx where MSI-X is not to be had.
+ * SET_INTERRUPTS changes that:
+ *   EBUSY		a vector has an eventfd, or another open file has chosen
+ *   EOPNOTSUPP		the function, or the machine, has no such interrupts
+ * A choice lasts until the file that made it chooses again or is closed; then
+ * the function is as it came up. Meanwhile EVENTFD is that file's alone.
+ *
+ * INTx is vector 0. Interrupt Disable holds it back but while the vector has an
+ * eventfd and is unmasked. An interrupt signals the eventfd once and masks; take
+ * the device's line down, then UNMASK. A line that is up by then is an interrupt
+ * anew: it signals at once, and stays masked. Setting an eventfd unmasks, too.
+ */
+#define DMA_REHEARSAL_INTERRUPTS_NONE	0	/* an answer of PCI_INFO only */
+#define DMA_REHEARSAL_INTERRUPTS_MSIX	1
+#define DMA_REHEARSAL_INTERRUPTS_INTX	2
+
 struct dma_rehearsal_pci_info {
 	__u32 version;
-	__u32 vectors;		/* MSI-X vectors granted, 0 = none */
+	__u32 vectors;		/* MSI-X vectors granted, 1 with INTx, or 0 */
 	__u32 bus_master;	/* 0 or 1, from the command register */
-	__u32 reserved;
+	__u32 interrupts;	/* DMA_REHEARSAL_INTERRUPTS_... */
 };
 
 struct dma_rehearsal_eventfd {
@@ -68,5 +86,7 @@ struct dma_rehearsal_eventfd {
 #define DMA_REHEARSAL_PCI_INFO	_IOR(DMA_REHEARSAL_IOC, 0x10, struct dma_rehearsal_pci_info)
 #define DMA_REHEARSAL_EVENTFD	_IOW(DMA_REHEARSAL_IOC, 0x11, struct dma_rehearsal_eventfd)
 #define DMA_REHEARSAL_BUS_MASTER	_IOW(DMA_REHEARSAL_IOC, 0x12, __u32)
+#define DMA_REHEARSAL_SET_INTERRUPTS	_IOW(DMA_REHEARSAL_IOC, 0x13, __u32)
+#define DMA_REHEARSAL_UNMASK	_IO(DMA_REHEARSAL_IOC, 0x14)	/* INTx only */
 
 #endif

@@ -9,6 +9,7 @@ import os
 import struct
 import weakref
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +19,7 @@ from .options import CacheMode
 from .vm import Mapping
 
 DEVICE: Final = Path("/dev/dma-rehearsal")
-VERSION: Final = 1
+VERSION: Final = 2
 MODE_SHIFT: Final = 56
 
 # include/uapi/asm-generic/ioctl.h: direction 31:30, size 29:16, type 15:8, number 7:0
@@ -32,6 +33,8 @@ COPY_STRUCT: Final = struct.Struct("<QQQII")
 PCI_INFO_STRUCT: Final = struct.Struct("<IIII")
 EVENTFD_STRUCT: Final = struct.Struct("<Ii")
 BUS_MASTER_STRUCT: Final = struct.Struct("<I")
+INTERRUPTS_STRUCT: Final = struct.Struct("<I")
+_NOTHING: Final = struct.Struct("")
 
 
 def _ioc(direction: int, number: int, record: struct.Struct) -> int:
@@ -45,6 +48,8 @@ WRITE: Final = _ioc(_WRITE, 0x03, COPY_STRUCT)
 PCI_INFO: Final = _ioc(_READ, 0x10, PCI_INFO_STRUCT)
 EVENTFD: Final = _ioc(_WRITE, 0x11, EVENTFD_STRUCT)
 BUS_MASTER: Final = _ioc(_WRITE, 0x12, BUS_MASTER_STRUCT)
+SET_INTERRUPTS: Final = _ioc(_WRITE, 0x13, INTERRUPTS_STRUCT)
+UNMASK: Final = _ioc(0, 0x14, _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +199,28 @@ class Driver(_File):
             raise _failed(what, error, physical, len(data)) from error
 
 
+class Interrupts(IntEnum):
+    """How a PCI function interrupts. NONE: neither MSI-X nor INTx was to be had."""
+
+    NONE = 0
+    MSIX = 1
+    INTX = 2
+
+
 @dataclass(frozen=True, slots=True)
 class PciInfo:
-    """What the driver says of its PCI function."""
+    """What the driver says of its PCI function. INTx is one vector, number 0."""
 
     vectors: int
     bus_master: bool
+    interrupts: Interrupts
 
 
 class DriverFunction(_File):
-    """/dev/dma-rehearsal-pciN: bus mastering, and an eventfd for each MSI-X vector.
+    """/dev/dma-rehearsal-pciN: bus mastering, and an eventfd for each MSI-X vector, or for INTx.
 
-    Eventfds belong to this open file: closing it takes them away from their vectors.
+    Eventfds, and the choice of `set_interrupts`, belong to this open file: closing it takes the
+    eventfds away from their vectors, and the function is as it came up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -216,9 +231,9 @@ class DriverFunction(_File):
             raise IODeviceError(f"{path}: version {version}, and this library speaks {VERSION}")
 
     def info(self) -> PciInfo:
-        """Ask for the number of vectors, and whether bus mastering is on."""
-        _, vectors, bus_master, _ = self._get(PCI_INFO, PCI_INFO_STRUCT)
-        return PciInfo(vectors, bool(bus_master))
+        """Ask for the number of vectors, whether bus mastering is on, and the interrupts' kind."""
+        _, vectors, bus_master, interrupts = self._get(PCI_INFO, PCI_INFO_STRUCT)
+        return PciInfo(vectors, bool(bus_master), Interrupts(interrupts))
 
     def set_bus_master(self, on: bool) -> None:
         """Turn bus mastering on or off. Off also stops MSI-X, whose messages are writes."""
@@ -234,11 +249,31 @@ class DriverFunction(_File):
             raise IODeviceError(f"vector {vector}", code=IOReturn.kIOReturnBadArgument)
         self._set(EVENTFD, EVENTFD_STRUCT.pack(vector, fd), f"eventfd {fd} for vector {vector}")
 
+    def set_interrupts(self, kind: Interrupts) -> None:
+        """Choose between MSI-X and INTx, until this file chooses again or is closed.
+
+        `IOBusyError` while a vector has an eventfd, or another open file has chosen;
+        `IOUnsupportedError` when the function, or the machine, has no such interrupts.
+        """
+        self._set(SET_INTERRUPTS, INTERRUPTS_STRUCT.pack(kind), f"interrupts by {kind.name}")
+
+    def unmask(self) -> None:
+        """Let the next INTx through; one that stands already signals the eventfd at once.
+
+        `IODeviceError` (kIOReturnBadArgument) without INTx, or without an eventfd for it;
+        `IOBusyError` when that is another open file's.
+        """
+        self._set(UNMASK, b"", "unmasking INTx")
+
     def _set(self, command: int, request: bytes, what: str) -> None:
         try:
             fcntl.ioctl(self._fd, command, request)
         except OSError as error:
             message = f"{self.path}: {what}: {error}"
             if error.errno == errno.EBUSY:
-                raise IOBusyError(f"{message}: another open file holds it") from error
+                raise IOBusyError(f"{message}: an eventfd, or another open file, holds it") from (
+                    error
+                )
+            if error.errno == errno.EOPNOTSUPP:
+                raise IOUnsupportedError(message) from error
             raise IODeviceError(message, code=_code(error)) from error

@@ -1,34 +1,14 @@
-"""What the device itself must do: interrupts, bus mastering, bounds, reset."""
+"""What the device itself must do: bus mastering, bounds, reset."""
 
 from __future__ import annotations
 
 import pytest
-from exerciser import Exerciser
 from iobuffer import kIODirectionInOut
 from layout import DmaReason, DmaStatus, Reg
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference, inverted
-
-WAIT_S = 5.0
-
-
-@pytest.mark.promise("MSI-X")
-@pytest.mark.parametrize("vector", [0, 1, 7, 15])
-def test_msix_reaches_its_eventfd_once(device: Exerciser, attest: Attest, vector: int) -> None:
-    other = (vector + 1) % device.vectors
-    with device.eventfd(vector) as asked, device.eventfd(other) as silent:
-        device.interrupt(vector)
-        counts = asked.wait(WAIT_S), silent.wait(0)
-        device.interrupt(vector)
-        again = asked.wait(WAIT_S), silent.wait(0)
-    attest(
-        "MSI-X",
-        asked=f"vector {vector} of {device.vectors}, twice",
-        attested=f"{counts[0]} then {again[0]} interrupts, {counts[1] + again[1]} on {other}",
-        kept=counts == (1, 0) and again == (1, 0),
-    )
 
 
 @pytest.mark.promise("bus mastering")

@@ -19,6 +19,7 @@ class FakeClient:
         self.ram = bytearray(SIZE)
         self.rom = bytearray(b"rom!" * 1024)
         self.interrupts: list[tuple[int, int]] = []
+        self.listens = True
 
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         if address >= BASE and address + length <= BASE + SIZE:
@@ -31,8 +32,10 @@ class FakeClient:
             return [memoryview(self.rom)[address - READ_ONLY_BASE :][:length]]
         raise Unmapped(address)
 
-    def trigger(self, index: int, subindex: int) -> None:
-        self.interrupts.append((index, subindex))
+    def trigger(self, index: int, subindex: int) -> bool:
+        if self.listens:
+            self.interrupts.append((index, subindex))
+        return self.listens
 
 
 def write32(endpoint: Endpoint, bar: int, offset: int, value: int) -> None:

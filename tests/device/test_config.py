@@ -103,15 +103,76 @@ def test_flr_resets_and_clears_itself(exerciser: Exerciser) -> None:
     assert not word(exerciser.config, PCIE + 8) & 1 << 15
 
 
+def set_command(exerciser: Exerciser, value: int) -> None:
+    exerciser.region_write(7, COMMAND, struct.pack("<H", value))
+
+
+def interrupt_status(exerciser: Exerciser) -> bool:
+    return bool(word(exerciser.config, STATUS) & 1 << 3)
+
+
 def test_intx_status_and_disable(exerciser: Exerciser, client: FakeClient) -> None:
     write32(exerciser, 0, 0x04, 1)
-    assert word(exerciser.config, STATUS) & 1 << 3
+    assert interrupt_status(exerciser)
     assert client.interrupts == [(0, 0)]
-    exerciser.region_write(7, COMMAND, struct.pack("<H", 1 << 10))
-    exerciser.region_write(7, COMMAND, struct.pack("<H", 0))
+    set_command(exerciser, 1 << 10)
+    exerciser.end_of_interrupt()
+    assert client.interrupts == [(0, 0)]
+    assert interrupt_status(exerciser), "Interrupt Disable does not hide it"
+    set_command(exerciser, 0)
     assert client.interrupts == [(0, 0), (0, 0)], "it rises again when it is allowed again"
     exerciser.device_reset()
-    assert not word(exerciser.config, STATUS) & 1 << 3
+    assert not interrupt_status(exerciser)
+
+
+def test_intx_has_one_signal_for_one_end_of_interrupt(
+    exerciser: Exerciser, client: FakeClient
+) -> None:
+    """A second signal before the end of the first would have no end of its own."""
+    write32(exerciser, 0, 0x04, 1)
+    set_command(exerciser, 1 << 10)
+    set_command(exerciser, 0)
+    write32(exerciser, 0, 0x04, 0)
+    write32(exerciser, 0, 0x04, 1)
+    assert client.interrupts == [(0, 0)]
+    exerciser.end_of_interrupt()
+    assert client.interrupts == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("flr", [False, True])
+def test_intx_status_outlasts_a_line_that_the_client_still_holds_up(
+    exerciser: Exerciser, flr: bool
+) -> None:
+    """Else the guest's handler finds nobody to blame, and the line storms."""
+    write32(exerciser, 0, 0x04, 1)
+    if flr:
+        exerciser.region_write(7, PCIE + 8, struct.pack("<H", 1 << 15))
+    else:
+        write32(exerciser, 0, 0x04, 0)
+    assert interrupt_status(exerciser)
+    exerciser.end_of_interrupt()
+    assert not interrupt_status(exerciser)
+
+
+def test_intx_waits_for_a_client_that_listens(exerciser: Exerciser, client: FakeClient) -> None:
+    client.listens = False
+    write32(exerciser, 0, 0x04, 1)
+    assert interrupt_status(exerciser)
+    write32(exerciser, 0, 0x04, 0)
+    assert not interrupt_status(exerciser), "nobody was told, so nobody holds it up"
+    write32(exerciser, 0, 0x04, 1)
+    client.listens = True
+    exerciser.end_of_interrupt()
+    assert client.interrupts == [(0, 0)]
+
+
+def test_intx_is_not_used_while_msix_is(exerciser: Exerciser, client: FakeClient) -> None:
+    exerciser.region_write(7, MSIX + 2, struct.pack("<H", 1 << 15))
+    write32(exerciser, 0, 0x04, 1)
+    assert client.interrupts == []
+    assert interrupt_status(exerciser)
+    exerciser.region_write(7, MSIX + 2, struct.pack("<H", 0))
+    assert client.interrupts == [(0, 0)]
 
 
 @pytest.mark.parametrize("vectors", [0, 2049])

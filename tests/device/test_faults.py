@@ -7,11 +7,12 @@ import zlib
 import pytest
 
 from device.faults import FAULTS, SOUND
-from device.layout import MemoryType
+from device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, MemoryType, Reg
 from device.platform.memory_types import Mtrrs
 from device.trace import Trace
+from device.vfio_user.messages import Irq
 from host_harness import faults as harness
-from tests.device.fakes import BASE, FakeClient, dma
+from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 from tests.device.tables import PAT_4K, TABLE, Tables
 
 DATA = bytes(range(1, 101))
@@ -70,6 +71,56 @@ def test_false_success(write: bool) -> None:
     memory, buffer, found = exercise("device-false-success", write=write)
     assert (memory, buffer) == ((bytes(100), DATA) if write else (DATA, bytes(100)))
     assert (found["status"], found["moved"]) == (0, 100)
+
+
+def interrupts(name: str | None, vectors: list[int]) -> list[tuple[int, int]]:
+    """Send each vector's message, then let one more register write happen; return what came."""
+    client = FakeClient()
+    device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+    device.attach(client)
+    device.region_write(7, 4, b"\x04\x00")
+    for vector in vectors:
+        write32(device, 0, Reg.MSICTL, MSICTL_TRIGGER | vector)
+    write32(device, 0, Reg.DMA_LEN, 0)
+    return client.interrupts
+
+
+def test_faults_of_msix_are_of_one_vector() -> None:
+    every = [(Irq.MSIX, vector) for vector in range(16)]
+    wrong = every[10]
+    assert interrupts(None, list(range(16))) == every
+    dropped = interrupts("msix-dropped", list(range(16)))
+    assert dropped == [each for each in every if each != wrong]
+    misdirected = interrupts("msix-misdirected", list(range(16)))
+    assert misdirected == [every[15] if each == wrong else each for each in every]
+    assert interrupts("msix-doubled", list(range(16))) == every[:11] + every[10:]
+    assert interrupts("msix-doubled", [10]) == [wrong, wrong]
+
+
+def intx(name: str | None) -> tuple[str, set[tuple[int, int]]]:
+    """Take the line up, then down twice; return Interrupt Status before and after the end of
+    interrupt each time, and the kinds of interrupts that came.
+    """
+    client = FakeClient()
+    device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+    device.attach(client)
+    device.region_write(7, 4, b"\x04\x00")
+    seen = ""
+    for level in (INTXCTL_ASSERT, 0, 0):
+        write32(device, 0, Reg.INTXCTL, level)
+        seen += str(read32(device, 7, 4) >> 19 & 1)
+        device.end_of_interrupt()
+        seen += f"{read32(device, 7, 4) >> 19 & 1} "
+    return seen.rstrip(), set(client.interrupts)
+
+
+def test_faults_of_intx() -> None:
+    line = (Irq.INTX, 0)
+    assert intx(None) == ("11 10 00", {line})
+    assert intx("intx-dropped") == ("11 00 00", set())
+    assert intx("intx-misdirected") == ("11 00 00", {(Irq.MSIX, 15)})
+    assert intx("intx-doubled") == ("11 11 10", {line})
+    assert intx("intx-storm") == ("11 00 00", {line})
 
 
 def test_witness_ignores_pat() -> None:

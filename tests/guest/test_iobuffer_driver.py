@@ -23,6 +23,9 @@ int main(void)
     SHOW(DMA_REHEARSAL_INFO); SHOW(DMA_REHEARSAL_QUERY);
     SHOW(DMA_REHEARSAL_READ); SHOW(DMA_REHEARSAL_WRITE);
     SHOW(DMA_REHEARSAL_PCI_INFO); SHOW(DMA_REHEARSAL_EVENTFD); SHOW(DMA_REHEARSAL_BUS_MASTER);
+    SHOW(DMA_REHEARSAL_SET_INTERRUPTS); SHOW(DMA_REHEARSAL_UNMASK);
+    SHOW(DMA_REHEARSAL_INTERRUPTS_NONE); SHOW(DMA_REHEARSAL_INTERRUPTS_MSIX);
+    SHOW(DMA_REHEARSAL_INTERRUPTS_INTX);
     SHOW(DMA_REHEARSAL_VERSION); SHOW(DMA_REHEARSAL_MODE_SHIFT);
     SHOW(DMA_REHEARSAL_MODE_UC); SHOW(DMA_REHEARSAL_MODE_WT);
     SHOW(DMA_REHEARSAL_MODE_WB); SHOW(DMA_REHEARSAL_MODE_WC);
@@ -31,6 +34,7 @@ int main(void)
     SHOW(offsetof(struct dma_rehearsal_query, level));
     SHOW(offsetof(struct dma_rehearsal_copy, user));
     SHOW(offsetof(struct dma_rehearsal_copy, mode));
+    SHOW(offsetof(struct dma_rehearsal_pci_info, interrupts));
     return 0;
 }
 """
@@ -56,6 +60,11 @@ def test_header_and_python_agree(tmp_path: Path) -> None:
         "DMA_REHEARSAL_PCI_INFO": driver.PCI_INFO,
         "DMA_REHEARSAL_EVENTFD": driver.EVENTFD,
         "DMA_REHEARSAL_BUS_MASTER": driver.BUS_MASTER,
+        "DMA_REHEARSAL_SET_INTERRUPTS": driver.SET_INTERRUPTS,
+        "DMA_REHEARSAL_UNMASK": driver.UNMASK,
+        "DMA_REHEARSAL_INTERRUPTS_NONE": driver.Interrupts.NONE,
+        "DMA_REHEARSAL_INTERRUPTS_MSIX": driver.Interrupts.MSIX,
+        "DMA_REHEARSAL_INTERRUPTS_INTX": driver.Interrupts.INTX,
         "DMA_REHEARSAL_VERSION": driver.VERSION,
         "DMA_REHEARSAL_MODE_SHIFT": driver.MODE_SHIFT,
         "DMA_REHEARSAL_MODE_UC": CacheMode.INHIBIT,
@@ -67,6 +76,7 @@ def test_header_and_python_agree(tmp_path: Path) -> None:
         "offsetof(struct dma_rehearsal_query, level)": 24,
         "offsetof(struct dma_rehearsal_copy, user)": 16,
         "offsetof(struct dma_rehearsal_copy, mode)": 24,
+        "offsetof(struct dma_rehearsal_pci_info, interrupts)": 12,
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
+from typing import cast
 
 import exerciser
 import layout
 import pci_sysfs
 import pytest
 from exerciser import Exerciser, ExerciserError
+from iobuffer import IOBusyError
+from iobuffer.driver import DriverFunction, Interrupts, PciInfo
 from layout import (
     DmaAttribute,
     DmaDirection,
@@ -109,6 +113,48 @@ def test_command_register(device: FakeFunction) -> None:
     assert function.driver_node() == Path("/dev/dma-rehearsal-pci7")
 
 
+def test_interrupt_bits(device: FakeFunction) -> None:
+    function = PciFunction(device.folder)
+    function.config_write(4, b"\x06\x01\x08\x00")
+    assert function.interrupt_status
+    assert not function.interrupt_disable
+    function.interrupt_disable = True
+    assert function.config_read(4, 4) == b"\x06\x05\x08\x00"
+    function.interrupt_disable = False
+    function.config_write(6, b"\xf7\xff")
+    assert function.config_read(4, 2) == b"\x06\x01"
+    assert not function.interrupt_status
+
+
+def test_msix_vectors(device: FakeFunction) -> None:
+    function = PciFunction(device.folder)
+    assert function.msix_vectors == 0
+    function.config_write(0x34, b"\x41")  # the two lowest bits are reserved
+    function.config_write(0x40, b"\x10\x84\x00\x00")
+    function.config_write(0x84, b"\x11\x00\x0f\xc0")
+    assert function.msix_vectors == 16
+    function.config_write(0x84, b"\x01\x40")
+    with pytest.raises(PciError, match="no end"):
+        _ = function.msix_vectors
+
+
+def test_line_interrupts(
+    device: FakeFunction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pci_sysfs, "INTERRUPTS", tmp_path / "irq")
+    function = PciFunction(device.folder)
+    with pytest.raises(PciError, match="of its line"):
+        function.line_interrupts()
+    (device.folder / "irq").write_text("22\n")
+    counts = tmp_path / "irq" / "22" / "per_cpu_count"
+    counts.parent.mkdir(parents=True)
+    counts.write_text("40,2\n")
+    assert function.line_interrupts() == 42
+    counts.write_text("none\n")
+    with pytest.raises(PciError, match="of its line"):
+        function.line_interrupts()
+
+
 def test_bar(device: FakeFunction) -> None:
     with PciFunction(device.folder) as function:
         bar = function.bar(0)
@@ -142,6 +188,72 @@ def test_exerciser_basics(device: FakeFunction) -> None:
             board.interrupt(2048)
         with pytest.raises(ExerciserError, match="not bound"):
             board.eventfd(0)
+
+
+class FakeDriver:
+    """Records what it is asked."""
+
+    def __init__(self, refuses: str = "") -> None:
+        self.calls: list[object] = []
+        self.closed = False
+        self._refuses = refuses
+
+    def info(self) -> PciInfo:
+        return PciInfo(16, True, Interrupts.MSIX)
+
+    def set_interrupts(self, kind: Interrupts) -> None:
+        self.calls.append(kind)
+
+    def set_eventfd(self, vector: int, fd: int) -> None:
+        if self._refuses == "eventfd":
+            raise IOBusyError("held")
+        self.calls.append((vector, fd >= 0))
+
+    def unmask(self) -> None:
+        self.calls.append("unmask")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_intx(device: FakeFunction) -> None:
+    with Exerciser() as board:
+        driver = FakeDriver()
+        board._driver = cast(DriverFunction, driver)
+        board.write_register(Reg.INTXCTL, 1)
+        with board.intx() as line:
+            assert device.word(0, Reg.INTXCTL) == 0, "what was left is no interrupt"
+            line.assert_line()
+            assert device.word(0, Reg.INTXCTL) == 1
+            line.unmask()
+            os.eventfd_write(line.fileno(), 1)
+            assert line.wait(5) == 1
+        line.close()
+        assert device.word(0, Reg.INTXCTL) == 0
+        intx, msix = Interrupts.INTX, Interrupts.MSIX
+        assert driver.calls == [intx, (0, True), "unmask", (0, False), msix]
+
+
+@pytest.mark.usefixtures("device")
+def test_intx_that_is_refused_gives_msix_back() -> None:
+    with Exerciser() as board:
+        driver = FakeDriver(refuses="eventfd")
+        board._driver = cast(DriverFunction, driver)
+        with pytest.raises(IOBusyError):
+            board.intx()
+        assert driver.calls == [Interrupts.INTX, Interrupts.MSIX]
+
+
+@pytest.mark.usefixtures("device")
+def test_intx_outlives_its_driver() -> None:
+    """Closing the driver's file gave everything back; nothing is left to do but the eventfd."""
+    with Exerciser() as board:
+        driver = FakeDriver()
+        board._driver = cast(DriverFunction, driver)
+        line = board.intx()
+        board.close()
+        line.close()
+        assert driver.calls == [Interrupts.INTX, (0, True)]
 
 
 def test_a_dma_that_never_ends(device: FakeFunction, monkeypatch: pytest.MonkeyPatch) -> None:

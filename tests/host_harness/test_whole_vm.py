@@ -36,6 +36,7 @@ def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
         *("kIODirectionIn", "kIODirectionOut", "kIODirectionInOut", "inTask", "release"),
         *("kIOMapInhibitCache", "kIOMapWriteThruCache", "kIOMapCopybackCache"),
         *("kIOMapWriteCombineCache", "kIOMemoryPhysicallyContiguous", "capacity", "alignment"),
+        *("MSI-X", "INTx"),
     }
 
 

@@ -20,7 +20,7 @@ import platform_device
 import pytest
 from iobuffer import CacheMode, IOBusyError, pools, vm
 from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.driver import PageTableEntry, PciInfo
+from iobuffer.driver import Interrupts, PageTableEntry, PciInfo
 from iobuffer.vm import Mapping
 from suite import fixtures
 from suite.attestation import SettingsPlugin
@@ -48,10 +48,95 @@ MODE_BITS = {
 MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
 
 
+STORM = 1000  # interrupts
+
+
+@dataclass
+class Line:
+    """QEMU's end of the INTx line: a signal that it has not seen yet, the level, the interrupts."""
+
+    told: bool = False
+    up: bool = False
+    count: int = 0
+
+
+class KernelFunction:
+    """What the module's PCI driver keeps for the exerciser. Subclasses err."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.interrupts = Interrupts.MSIX
+        self.chooser: object = None
+        self.holders: dict[int, object] = {}
+        self.masked = True
+
+    def config(self, offset: int) -> int:
+        return int.from_bytes(self.machine.exerciser.region_read(7, offset, 2), "little")
+
+    def set_disable(self, on: bool) -> None:
+        command = self.config(4) & ~(1 << 10) | on << 10
+        self.machine.exerciser.region_write(7, 4, command.to_bytes(2, "little"))
+
+    def lets_through(self) -> bool:
+        return self.interrupts is Interrupts.INTX and not self.config(4) & 1 << 10
+
+    def pending(self) -> bool:
+        return bool(self.config(6) & 1 << 3)
+
+    def handle(self) -> None:
+        if self.pending():
+            self.set_disable(True)
+            if not self.masked:
+                self.masked = True
+                self.machine.signal(0)
+
+    def mask(self) -> None:
+        self.masked = True
+        self.set_disable(True)
+
+    def unmask(self) -> None:
+        if self.masked and self.pending():
+            self.machine.signal(0)
+        elif self.masked:
+            self.masked = False
+            self.set_disable(False)
+
+    def choose(self, kind: Interrupts, file: object) -> None:
+        if self.holders or self.chooser not in (None, file):
+            raise IOBusyError("held")
+        self.switch(kind)
+        self.chooser = None if kind is Interrupts.MSIX else file
+
+    def switch(self, kind: Interrupts) -> None:
+        self.interrupts = kind
+        self.mask()
+        self.machine.line.told = self.machine.line.up = False
+        self.machine.exerciser.end_of_interrupt()
+
+    def set_eventfd(self, vector: int, fd: int, file: object) -> None:
+        if self.holders.get(vector, file) is not file or self.chooser not in (None, file):
+            raise IOBusyError("held")
+        self.machine.eventfds.pop(vector, None)
+        self.holders.pop(vector, None)
+        if fd >= 0:
+            self.machine.eventfds[vector] = fd
+            self.holders[vector] = file
+        if self.interrupts is Interrupts.INTX:
+            self.unmask() if fd >= 0 else self.mask()
+
+    def close(self, file: object) -> None:
+        for vector in [vector for vector, holder in self.holders.items() if holder is file]:
+            self.set_eventfd(vector, -1, file)
+        if self.chooser is file:
+            self.choose(Interrupts.MSIX, file)
+
+
 class Machine:
     """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
 
     fault: Fault = SOUND
+    granted = 16  # MSI-X vectors
+    kernel: type[KernelFunction] = KernelFunction
 
     def __init__(self, folder: Path) -> None:
         self.fd = os.memfd_create("ram")
@@ -61,6 +146,8 @@ class Machine:
         self.tables = Tables()
         self.mapped: dict[int, tuple[int, int, CacheMode]] = {}
         self.eventfds: dict[int, int] = {}
+        self.line = Line()
+        self.function = self.kernel(self)
         self.exerciser: Endpoint = self.fault.exerciser(Trace())
         self.platform: Endpoint = self.fault.platform(Trace())
         for endpoint in self.exerciser, self.platform:
@@ -88,10 +175,33 @@ class Machine:
             return [self.ram[address : address + length]]
         raise Unmapped(address)
 
-    def trigger(self, index: int, subindex: int) -> None:
-        """Signal a vector's eventfd."""
-        if index == Irq.MSIX:
+    def trigger(self, index: int, subindex: int) -> bool:
+        """Deliver an MSI-X message; remember a rise of INTx until ``go_on``."""
+        kind = self.function.interrupts
+        if index == Irq.MSIX and kind is Interrupts.MSIX:
             self.signal(subindex)
+        elif index == Irq.INTX and kind is Interrupts.INTX:
+            self.line.told = True
+            return True
+        return False
+
+    def bar_accessed(self) -> None:
+        """Do what QEMU does then: the end of an INTx that it has seen."""
+        if self.line.up:
+            self.line.up = False
+            self.exerciser.end_of_interrupt()
+
+    def go_on(self) -> None:
+        """Let QEMU see what it was told, and the guest's kernel handle it.
+
+        That comes about when something waits, not after a posted write.
+        """
+        if self.line.told:
+            self.line.told, self.line.up = False, True
+        # A handler that does not claim the interrupt gets it again at once: a storm.
+        while self.line.up and self.function.lets_through() and self.line.count < STORM:
+            self.line.count += 1
+            self.function.handle()
 
     def signal(self, vector: int) -> None:
         """Deliver one interrupt."""
@@ -157,14 +267,23 @@ class Driver:
 class Bar:
     """A BAR: each access is a call of the device."""
 
+    machine: Machine
     endpoint: Endpoint
     number: int
 
     def __getitem__(self, offset: int) -> int:
-        return int.from_bytes(self.endpoint.region_read(self.number, offset, 4), "little")
+        value = int.from_bytes(self.endpoint.region_read(self.number, offset, 4), "little")
+        self._accessed()
+        self.machine.go_on()
+        return value
 
     def __setitem__(self, offset: int, value: int) -> None:
         self.endpoint.region_write(self.number, offset, value.to_bytes(4, "little"))
+        self._accessed()
+
+    def _accessed(self) -> None:
+        if self.endpoint is self.machine.exerciser:
+            self.machine.bar_accessed()
 
     def set64(self, offset: int, value: int) -> None:
         self[offset], self[offset + 4] = value & 0xFFFF_FFFF, value >> 32
@@ -180,7 +299,7 @@ class Bar:
 
 @dataclass
 class Function:
-    """A device as sysfs and the module's PCI driver show it."""
+    """A device as sysfs and the module's PCI driver show it, or one open file of the driver."""
 
     machine: Machine
     endpoint: Endpoint
@@ -189,10 +308,13 @@ class Function:
 
     def enable(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
+        self.machine.function.close(self)
+        self.machine.go_on()
 
     def bar(self, number: int) -> Bar:
-        return Bar(self.endpoint, number)
+        return Bar(self.machine, self.endpoint, number)
 
     def driver_node(self) -> Path:
         return Path("rig")
@@ -203,7 +325,27 @@ class Function:
 
     @bus_master.setter
     def bus_master(self, on: bool) -> None:
-        self.endpoint.region_write(7, 4, bytes([6 if on else 2, 0]))
+        self.endpoint.region_write(7, 4, bytes([6 if on else 2]))
+
+    @property
+    def msix_vectors(self) -> int:
+        return self.endpoint.irq_count(Irq.MSIX)
+
+    @property
+    def interrupt_disable(self) -> bool:
+        return bool(self.machine.function.config(4) & 1 << 10)
+
+    @interrupt_disable.setter
+    def interrupt_disable(self, on: bool) -> None:
+        self.machine.function.set_disable(on)
+        self.machine.go_on()
+
+    @property
+    def interrupt_status(self) -> bool:
+        return self.machine.function.pending()
+
+    def line_interrupts(self) -> int:
+        return self.machine.line.count
 
     def set_bus_master(self, on: bool) -> None:
         self.bus_master = on
@@ -212,12 +354,22 @@ class Function:
         self.endpoint.device_reset()
 
     def info(self) -> PciInfo:
-        return PciInfo(self.endpoint.irq_count(Irq.MSIX), self.bus_master)
+        kind = self.machine.function.interrupts
+        vectors = self.machine.granted if kind is Interrupts.MSIX else 1
+        return PciInfo(vectors, self.bus_master, kind)
 
     def set_eventfd(self, vector: int, fd: int) -> None:
-        self.machine.eventfds.pop(vector, None)
-        if fd >= 0:
-            self.machine.eventfds[vector] = fd
+        self.machine.function.set_eventfd(vector, fd, self)
+        self.machine.go_on()
+
+    def set_interrupts(self, kind: Interrupts) -> None:
+        self.machine.function.choose(kind, self)
+
+    def unmask(self) -> None:
+        if self.machine.function.holders.get(0) is not self:
+            raise IOBusyError("held")
+        self.machine.function.unmask()
+        self.machine.go_on()
 
 
 @dataclass
@@ -254,8 +406,16 @@ class Rig:
     def run(self, kind: type[Machine] = Machine, *args: str, seed: int = 7) -> Outcome:
         """Run the suite, or what ``args`` select of it, on a machine of this kind."""
         machine = kind(self._pytester.path)
+        wait = exerciser.Interrupt.wait
+
+        def wait_on(interrupt: exerciser.Interrupt, timeout: float) -> int:
+            machine.go_on()
+            return wait(interrupt, timeout)
+
         try:
-            return self._run(machine, args, seed)
+            with self._patch.context() as patch:
+                patch.setattr(exerciser.Interrupt, "wait", wait_on)
+                return self._run(machine, args, seed)
         finally:
             machine.close()
 

@@ -10,6 +10,7 @@ import exerciser
 import pytest
 from iobuffer import CacheMode, descriptor, vm
 from iobuffer.carveout import CarveoutPool
+from iobuffer.driver import Interrupts
 from iobuffer.heap import Heap
 from iobuffer.vm import Mapping
 from suite import faults
@@ -18,9 +19,10 @@ from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import Exerciser
 from device.faults import FAULTS, Fault
 from device.layout import DmaDirection
+from device.pci.config import Command
 from host_harness.faults import find
 from tests.device.tables import PAGE
-from tests.suite.rig import Machine, Rig
+from tests.suite.rig import KernelFunction, Machine, Rig
 
 pytest_plugins = ["pytester"]
 
@@ -169,11 +171,114 @@ class Misdirects(Machine):
         super().signal((vector + 1) % 16)
 
 
+class Spills(Machine):
+    """A vector's interrupt reaches another one, too, which is no neighbour."""
+
+    def signal(self, vector: int) -> None:
+        super().signal(vector)
+        super().signal((vector + 5) % 16)
+
+
+class GrantsLess(Machine):
+    granted = 8
+
+
+class NeverSaysAgain(KernelFunction):
+    """Unmasks a line that is still up in silence."""
+
+    def unmask(self) -> None:
+        if not self.pending():
+            super().unmask()
+
+
+class SaysTwice(KernelFunction):
+    def handle(self) -> None:
+        super().handle()
+        self.machine.signal(0)
+
+
+class NeverMasks(KernelFunction):
+    """The handler of a level interrupt leaves it as it is."""
+
+    def handle(self) -> None:
+        self.machine.signal(0)
+
+
+class LeavesUnmasked(KernelFunction):
+    """Takes the eventfd away and lets the line through, with nobody to own the interrupt."""
+
+    def unmask(self) -> None:
+        super().unmask()
+        self.masked = False
+
+
+class KeepsIntx(KernelFunction):
+    """Does not go back to MSI-X."""
+
+    def switch(self, kind: Interrupts) -> None:
+        if kind is Interrupts.INTX:
+            super().switch(kind)
+
+
+class LetsOthersIn(KernelFunction):
+    """Forgets whose the interrupts are."""
+
+    def choose(self, kind: Interrupts, file: object) -> None:
+        self.chooser = file
+        super().choose(kind, file)
+
+
+class Edge(Exerciser):
+    """The line goes down by itself once it was signalled."""
+
+    def send_intx(self) -> bool:
+        self._intx_level = False
+        return super().send_intx()
+
+
+class HidesStatus(Exerciser):
+    """Interrupt Status shows only what Interrupt Disable lets through."""
+
+    def intx_status(self) -> bool:
+        return super().intx_status() and not self.config.command & Command.INTX_DISABLE
+
+
+class IgnoresDisable(Exerciser):
+    """Asserts the line whatever Interrupt Disable says."""
+
+    def intx(self, level: bool) -> None:
+        super().intx(level)
+        if level:
+            self.send_intx()
+
+
+class Gateless(KernelFunction):
+    """A bus that hands on what a function sends, as QEMU does not."""
+
+    def lets_through(self) -> bool:
+        return self.interrupts is Interrupts.INTX and not self.masked
+
+
+def with_fault(name: str) -> type[Machine]:
+    return type(name, (Machine,), {"fault": FAULTS[name]})
+
+
+def with_kernel(kind: type[KernelFunction], device: type[Exerciser] = Exerciser) -> type[Machine]:
+    return type(kind.__name__, (with_device(device),), {"kernel": kind})
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits for interrupts: here they are there at once, or never."""
+    wait = exerciser.Interrupt.wait
+    monkeypatch.setattr(exerciser.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
+
+
 @pytest.mark.parametrize("name", FAULTS)
-def test_named_fault_of_the_device(rig: Rig, name: str) -> None:
-    machine = type("Faulty", (Machine,), {"fault": FAULTS[name]})
-    chosen = "WriteThru" if name.startswith("witness") else "test_direction and 65"
-    broken = rig.run(machine, "-k", chosen).broken
+def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    hasten(monkeypatch)
+    chosen = {"witness": "WriteThru", "msix": "msix_reaches", "intx": "intx"}
+    selected = chosen.get(name.partition("-")[0], "test_direction and 65")
+    broken = rig.run(with_fault(name), "-k", selected).broken
     assert broken >= set(find(name).promises)
 
 
@@ -200,11 +305,34 @@ def test_named_fault_of_the_device(rig: Rig, name: str) -> None:
             "contiguous and 4097",
             {"kIOMemoryPhysicallyContiguous", "kIOMemoryHostPhysicallyContiguous"},
         ),
-        (Doubles, "msix", {"MSI-X"}),
+        (Doubles, "msix_reaches and 7", {"MSI-X"}),
+        (Spills, "msix_reaches and 7", {"MSI-X"}),
+        (GrantsLess, "every_vector", {"MSI-X"}),
+        (GrantsLess, "msix_reaches and 8", {"MSI-X"}),
+        (with_kernel(NeverSaysAgain), "a_level", {"INTx"}),
+        (with_kernel(SaysTwice), "a_level", {"INTx"}),
+        (with_kernel(NeverMasks), "a_level", {"INTx"}),
+        (with_kernel(LeavesUnmasked), "a_level", {"INTx"}),
+        (with_kernel(KeepsIntx), "goes_back", {"INTx"}),
+        (with_kernel(KeepsIntx), "works_again", {"MSI-X"}),
+        (with_kernel(LetsOthersIn), "goes_back", {"INTx"}),
+        (with_fault("intx-doubled"), "a_level", {"INTx"}),
+        (with_fault("intx-misdirected"), "silent", {"INTx"}),
+        (with_fault("intx-storm"), "no_storm", {"INTx"}),
+        (with_device(Edge), "a_level", {"INTx"}),
+        (with_device(HidesStatus), "interrupt_disable", {"INTx"}),
+        (with_kernel(Gateless, IgnoresDisable), "interrupt_disable", {"INTx"}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
-def test_wrong_machine(rig: Rig, machine: type[Machine], selected: str, promises: set[str]) -> None:
+def test_wrong_machine(
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: type[Machine],
+    selected: str,
+    promises: set[str],
+) -> None:
+    hasten(monkeypatch)
     outcome = rig.run(machine, "-k", selected)
     assert outcome.broken == promises
     assert outcome.ledger.failed > 0
@@ -212,9 +340,8 @@ def test_wrong_machine(rig: Rig, machine: type[Machine], selected: str, promises
 
 @pytest.mark.parametrize("machine", [Drops, Misdirects])
 def test_lost_interrupt(rig: Rig, monkeypatch: pytest.MonkeyPatch, machine: type[Machine]) -> None:
-    wait = exerciser.Interrupt.wait
-    monkeypatch.setattr(exerciser.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
-    assert rig.run(machine, "-k", "msix").broken == {"MSI-X"}
+    hasten(monkeypatch)
+    assert rig.run(machine, "-k", "msix_reaches and 7").broken == {"MSI-X"}
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,44 @@ def test_intx_disable_holds_it_back(client: RawClient, eventfds: list[int]) -> N
     assert count(eventfds[0]) == 1
 
 
+def test_intx_waits_for_its_eventfd(client: RawClient, eventfds: list[int]) -> None:
+    """QEMU gives INTx an eventfd only while the guest has MSI-X disabled."""
+    set_intx(client, True)
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
+    assert count(eventfds[0]) == 1
+    client.set_irqs(NONE | TRIGGER, Irq.INTX, 0, 0)
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[1:2])
+    assert [count(each) for each in eventfds[:2]] == [0, 1]
+
+
+def test_intx_that_was_masked_and_is_down_again_is_no_interrupt(
+    client: RawClient, eventfds: list[int]
+) -> None:
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
+    client.set_irqs(NONE | MASK, Irq.INTX, 0, 1)
+    set_intx(client, True)
+    set_intx(client, False)
+    client.set_irqs(NONE | UNMASK, Irq.INTX, 0, 1)
+    assert count(eventfds[0]) == 0
+    client.set_irqs(NONE | MASK, Irq.INTX, 0, 1)
+    set_intx(client, True)
+    client.set_irqs(NONE | UNMASK, Irq.INTX, 0, 1)
+    assert count(eventfds[0]) == 1
+
+
+def test_intx_status_lasts_until_the_end_of_interrupt(
+    client: RawClient, eventfds: list[int]
+) -> None:
+    """QEMU holds the guest's line up that long, and the guest asks the status whose it is."""
+    client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
+    set_intx(client, True)
+    set_intx(client, False)
+    assert client.region_read(7, STATUS, 1)[0] & 1 << 3
+    client.set_irqs(NONE | UNMASK, Irq.INTX, 0, 1)
+    assert not client.region_read(7, STATUS, 1)[0] & 1 << 3
+    assert count(eventfds[0]) == 1, "the one of the rise"
+
+
 @pytest.mark.parametrize(
     ("flags", "index", "start", "number", "data", "descriptors"),
     [

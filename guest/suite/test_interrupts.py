@@ -1,0 +1,294 @@
+"""Interrupts: MSI-X on every vector, and INTx; each as often as it is due, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from exerciser import Exerciser, Interrupt, IntxInterrupt
+from iobuffer import IOBusyError
+from iobuffer.driver import Interrupts
+from layout import VECTORS_DEFAULT, Reg
+
+from suite.attestation import Attest, CheckFailed
+
+WAIT_S = 5.0  # for what must come; what must not come is fenced, not waited for
+PULSES, PULSE_WAIT_S = 3, 0.5
+STORM = 100  # interrupts; thousands are one, and others may share the line
+
+
+@contextmanager
+def every_vector(device: Exerciser) -> Iterator[list[Interrupt]]:
+    """Watch all vectors that the kernel granted; `CheckFailed` when MSI-X is not in use."""
+    kind = device.driver.info().interrupts
+    if kind is not Interrupts.MSIX:
+        raise CheckFailed(f"interrupts are by {kind.name}, not by MSI-X")
+    with ExitStack() as stack:
+        yield [stack.enter_context(device.eventfd(vector)) for vector in range(device.vectors)]
+
+
+def run_on_every_cpu() -> None:
+    """Return when each CPU has taken the interrupts that were pending for it.
+
+    It took them before it ran this process.
+    """
+    allowed = os.sched_getaffinity(0)
+    for cpu in sorted(allowed):
+        os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, allowed)
+
+
+def settle_msix(device: Exerciser, fence: Interrupt) -> int:
+    """Return when all MSI-X that the device sent is at its eventfds; return the fence's count.
+
+    Messages keep their order, but QEMU hands on what it finds at one time in any order. What was
+    sent before the first message of the fence is found with it at the latest, so it has been handed
+    on when the second is.
+    """
+    count = 0
+    for number in (1, 2):
+        device.interrupt(fence.vector)
+        arrived = fence.wait(WAIT_S)
+        if not arrived:
+            raise CheckFailed(f"vector {fence.vector}, message {number} of the fence: lost")
+        count += arrived
+    run_on_every_cpu()
+    return count
+
+
+def counts_after_settling(
+    device: Exerciser, vectors: list[Interrupt], seen: dict[int, int]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Fence; return each vector's interrupts, the ``seen`` ones too, and those that were due.
+
+    One is due for each vector of ``seen``, and two for the fence.
+    """
+    fence = vectors[1] if 0 in seen else vectors[0]
+    fences = settle_msix(device, fence)
+    counts = {each.vector: each.wait(0) + seen.get(each.vector, 0) for each in vectors}
+    counts[fence.vector] += fences
+    due = {each.vector: 2 * (each is fence) + (each.vector in seen) for each in vectors}
+    return counts, due
+
+
+def differences(counts: dict[int, int], due: dict[int, int]) -> str:
+    """Name the vectors that were signalled more or less often than was due."""
+    return ", ".join(
+        f"vector {vector}: {counts[vector]} and not {due[vector]}"
+        for vector in due
+        if counts[vector] != due[vector]
+    )
+
+
+@pytest.mark.promise("MSI-X")
+def test_msix_has_every_vector_of_the_device(device: Exerciser, attest: Attest) -> None:
+    """The tests below are one for each of these."""
+    has = device.pci.msix_vectors
+    info = device.driver.info()
+    attest(
+        "MSI-X",
+        asked=f"{VECTORS_DEFAULT} vectors",
+        attested=f"the device has {has}, {info.vectors} are granted",
+        kept=has == info.vectors == VECTORS_DEFAULT and info.interrupts is Interrupts.MSIX,
+    )
+
+
+@pytest.mark.promise("MSI-X")
+@pytest.mark.parametrize("vector", range(VECTORS_DEFAULT))
+def test_msix_reaches_its_eventfd_once(device: Exerciser, attest: Attest, vector: int) -> None:
+    with every_vector(device) as vectors:
+        if vector >= len(vectors):
+            raise CheckFailed(f"only {len(vectors)} vectors are granted")
+        device.interrupt(vector)
+        first = vectors[vector].wait(WAIT_S)
+        counts, due = counts_after_settling(device, vectors, {vector: first})
+    wrong = differences(counts, due)
+    attest(
+        "MSI-X",
+        asked=f"vector {vector} of {len(vectors)}, once",
+        attested=f"{counts[vector]} on it; {wrong or 'none on another'}",
+        kept=not wrong,
+        reason=wrong,
+    )
+
+
+def line_state(device: Exerciser) -> str:
+    """Say what Interrupt Status and Interrupt Disable are."""
+    status = "up" if device.pci.interrupt_status else "down"
+    return f"{status}, {'held back' if device.pci.interrupt_disable else 'let through'}"
+
+
+def settled_count(device: Exerciser, line: IntxInterrupt) -> int:
+    """Return the interrupts since the last count, when what the device sent has arrived.
+
+    INTx is a message that the answer to a register read cannot overtake (PCI Express Base 5.0,
+    section 2.4.1). QEMU hands it on a little later. There `line_state` tells: the line is up as
+    long as Interrupt Status is set.
+    """
+    device.read_register(Reg.INTXCTL)
+    run_on_every_cpu()
+    return line.wait(0)
+
+
+@pytest.mark.promise("INTx")
+def test_intx_is_a_level(device: Exerciser, attest: Attest) -> None:
+    """One signal for each unmask while the line is up, and none when it is down."""
+    seen: list[str] = []
+
+    def step(name: str, count: int, due: int, state: str) -> None:
+        found = line_state(device)
+        seen.append(f"{name}: {count}")
+        if (count, found) != (due, state):
+            raise CheckFailed(f"{name}: {count} interrupts, {found}; not {due}, {state}")
+
+    with device.intx() as line:
+        step("at rest", settled_count(device, line), 0, "down, let through")
+        line.assert_line()
+        step("up", line.wait(WAIT_S), 1, "up, held back")
+        step("still up", settled_count(device, line), 0, "up, held back")
+        line.unmask()
+        step("unmasked while up", line.wait(WAIT_S), 1, "up, held back")
+        line.deassert()
+        step("down", settled_count(device, line), 0, "down, held back")
+        line.unmask()
+        step("unmasked", settled_count(device, line), 0, "down, let through")
+        line.assert_line()
+        step("up again", line.wait(WAIT_S), 1, "up, held back")
+    attest(
+        "INTx",
+        asked="one interrupt for each unmask while the line is up",
+        attested=", ".join(seen),
+        kept=True,
+    )
+
+
+@pytest.mark.promise("INTx")
+def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) -> None:
+    """PCI Local Bus 3.0, sections 6.2.2 and 6.2.3: Interrupt Status is set all the same."""
+    with device.intx() as line:
+        device.pci.interrupt_disable = True
+        line.assert_line()
+        held = settled_count(device, line)
+        state = line_state(device)
+        device.pci.interrupt_disable = False
+        freed = line.wait(WAIT_S)
+        line.deassert()
+        line.unmask()
+        after = settled_count(device, line)
+    attest(
+        "INTx",
+        asked="held back by Interrupt Disable, Interrupt Status set",
+        attested=f"{held} interrupts, {state}; {freed} when it is let through, {after} when down",
+        kept=(held, freed, after) == (0, 1, 0) and state == "up, held back",
+    )
+
+
+@pytest.mark.promise("INTx")
+def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) -> None:
+    """PCI Local Bus 3.0, section 6.8.2.3: and no vector fires in its place."""
+    with every_vector(device) as vectors:
+        device.write_register(Reg.INTXCTL, 1)
+        try:
+            up = device.pci.interrupt_status
+            counts, due = counts_after_settling(device, vectors, {})
+        finally:
+            device.write_register(Reg.INTXCTL, 0)
+        down = not device.pci.interrupt_status
+    wrong = differences(counts, due)
+    attest(
+        "INTx",
+        asked="no interrupt with MSI-X in use, Interrupt Status set",
+        attested=f"{wrong or 'no vector fires'}; status set: {up}, then clear: {down}",
+        kept=up and down and not wrong,
+    )
+
+
+@pytest.mark.promise("INTx")
+def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest) -> None:
+    """The handler finds the line down, and an interrupt that nobody owns comes again and again.
+
+    It ends when somebody accesses the device. So nobody does, while the interrupt is waited for; a
+    board may well lose a pulse that short.
+    """
+    with device.intx() as line:
+        before = device.pci.line_interrupts()
+        signals = []
+        for _ in range(PULSES):
+            line.assert_line()
+            line.deassert()
+            signals.append(line.wait(PULSE_WAIT_S))
+            line.unmask()
+        happened = device.pci.line_interrupts() - before
+        settled_count(device, line)
+        line.unmask()
+        line.assert_line()
+        alive = line.wait(WAIT_S)
+    attest(
+        "INTx",
+        asked=f"{PULSES} pulses: no storm",
+        attested=f"{happened} interrupts, {sum(signals)} signalled; then {alive}",
+        kept=happened <= STORM and max(signals) <= 1 and alive == 1,
+    )
+
+
+@pytest.mark.promise("INTx")
+def test_intx_goes_back_when_its_file_is_closed(device: Exerciser, attest: Attest) -> None:
+    """Another open file takes INTx, keeps others out, and leaves with the line up."""
+    refused = []
+    with ExitStack() as stack:
+        other = stack.enter_context(Exerciser())
+        line = stack.enter_context(other.intx())
+        forbidden: list[Callable[[], None]] = [
+            lambda: device.driver.set_eventfd(0, line.fileno()),
+            lambda: device.driver.set_interrupts(Interrupts.MSIX),
+            device.driver.unmask,
+        ]
+        for what in forbidden:
+            try:
+                what()
+                refused.append("no")
+            except IOBusyError as error:
+                refused.append(error.code.name)
+        line.assert_line()
+        taken = line.wait(WAIT_S)
+        other.close()  # before the line's own close, which would tidy up
+    try:
+        info = device.driver.info()
+        with every_vector(device) as vectors:
+            counts, due = counts_after_settling(device, vectors, {})
+    finally:
+        device.write_register(Reg.INTXCTL, 0)
+    wrong = differences(counts, due)
+    attest(
+        "INTx",
+        asked="one file's, and MSI-X again when that is closed",
+        attested=f"{taken} interrupts; others refused: {', '.join(refused)}; "
+        f"then {info.interrupts.name}, {wrong or f'{len(vectors)} vectors'}",
+        kept=taken == 1
+        and set(refused) == {"kIOReturnBusy"}
+        and info.interrupts is Interrupts.MSIX
+        and len(vectors) == VECTORS_DEFAULT
+        and not wrong,
+    )
+
+
+@pytest.mark.promise("MSI-X")
+def test_msix_works_again_after_intx(device: Exerciser, attest: Attest) -> None:
+    with device.intx() as line:
+        line.assert_line()
+        taken = settled_count(device, line)
+    with every_vector(device) as vectors:
+        last = vectors[-1].vector
+        device.interrupt(last)
+        first = vectors[-1].wait(WAIT_S)
+        counts, due = counts_after_settling(device, vectors, {last: first})
+    wrong = differences(counts, due)
+    attest(
+        "MSI-X",
+        asked="every vector, after INTx",
+        attested=f"INTx: {taken}; then vector {last} of {len(vectors)}: {counts[last]}",
+        kept=len(vectors) == VECTORS_DEFAULT and not wrong,
+        reason=wrong,
+    )
