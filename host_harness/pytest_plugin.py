@@ -111,9 +111,7 @@ def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:
         else Progress(quiet=quiet)
     )
     arguments = list(map(str, config.invocation_params.args))
-    argv = [sys.executable, "-m", "pytest"]
-    if __name__ not in arguments:  # else it is named there already
-        argv += ["-p", __name__]
+    argv = [sys.executable, "-m", "pytest", "-p", __name__]
     replay = Replay(argv, arguments, config.invocation_params.dir, plain=True)
     return Rig(settings, progress, folder, tests=tests, replay=replay)
 
