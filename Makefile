@@ -14,7 +14,7 @@ ATTACH ?=
 export FAULT ACCEL SEED APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell test lint units faults generate lock clean clean-cache
+.PHONY: help setup test-vm shell soak test lint units faults generate lock clean clean-cache
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -39,6 +39,9 @@ lint: setup generate-check
 
 units: setup
 	@$(PYTHON) -m pytest -q -m "not vm"
+
+soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
+	@$(PYTHON) -m host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)
 
 faults: setup ## list the named faults: name, status, description
 	@$(PYTHON) -m host_harness faults

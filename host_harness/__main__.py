@@ -18,7 +18,7 @@ import pytest
 
 from device import __main__ as device
 
-from . import faults, options, pytest_plugin, shell
+from . import faults, options, pytest_plugin, shell, soak
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_session import GuestSession
 from .kept import keep_until_told
@@ -67,6 +67,12 @@ class Cli:
         config.stash[pytest_plugin.RIG] = self._rig
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to 100000")
+    return int(text)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other error is said, so that the status is the last line."""
 
@@ -107,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="open one more shell in the VM of this run's folder instead (build/runs/latest)",
     )
+    soak_parser = add("soak", "run the checks many times in a row; further arguments go to pytest")
+    add_runs(soak_parser)
+    soak_parser.add_argument("--count", type=_count, default=50, metavar="N", help="runs (50)")
+    soak_parser.add_argument(
+        "--load", type=_count, default=2, metavar="N", help="busy processes beside them (2)"
+    )
     add("faults", "list the named faults: name, status, description")
     add("environment", "make QEMU and the guest image, run nothing")
     add("device", "serve the device models alone, over vfio-user (device --help)")
@@ -129,7 +141,7 @@ def main(argv: list[str]) -> Status:
     try:
         parser = _parser()
         known, rest = parser.parse_known_args(argv)
-        if rest and known.command != "test":
+        if rest and known.command not in ("test", "soak"):
             parser.error(f"{known.command} takes no {rest[0]!r}")
         return _run(known, rest)
     except HarnessError as error:
@@ -145,6 +157,8 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         print(faults.listing())
         return Status.PASSED
     given = options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    if known.command == "soak":
+        return soak.run(known.count, known.load, known.runs, pytest_args)
     if known.command == "shell" and known.attach:
         return shell.attach(known.attach)
     if known.command == "shell":

@@ -22,7 +22,7 @@ from .channel import PROTOCOL, Channel
 from .children import child, how_it_ended
 from .console import Console
 from .deadlines import wait_limit
-from .errors import NoVerdict
+from .errors import EnvironmentFailure, NoVerdict
 from .faults import Place
 from .image import Image
 from .monitor import Monitor, MonitorError
@@ -34,6 +34,9 @@ from .run_folder import tail
 from .vm import Vm
 
 SHELLS = 4
+_SOCKETS_PREFIX = "dma-rehearsal-"
+_SOCKET_PATH_SIZE = 107
+_SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
 # What an attached shell or gdb needs to know of a VM that runs; there as long as it does.
 LIVE = "vm.json"
 
@@ -151,12 +154,19 @@ def _kernel_words(options: Options) -> list[str]:
 
 
 def _sockets_folder(stack: ExitStack) -> Path:
-    """Return a private folder with a short name: a Unix socket's path has at most 107 bytes."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = runtime if runtime and os.access(runtime, os.W_OK | os.X_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="dma-rehearsal-", dir=base))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    """Make a private folder whose path leaves room for a socket's name (unix(7): 107 bytes)."""
+    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
+    for base in filter(None, places):
+        usable = os.access(base, os.W_OK | os.X_OK)
+        if usable and len(os.fsencode(base)) + _SOCKET_NAME_SIZE <= _SOCKET_PATH_SIZE:
+            folder = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX, dir=base))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            return folder
+    raise EnvironmentFailure(
+        f"there is no folder for sockets: {', '.join(filter(None, places))} cannot be written, "
+        "or their names are too long",
+        "set TMPDIR to a folder with a short name",
+    )
 
 
 def _announce(stack: ExitStack, launch: Launch, shells: list[Path], gdb: Path | None) -> None:

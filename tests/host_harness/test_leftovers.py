@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from host_harness import children
 from host_harness.payload import SOURCE
-
-_LIMIT_S = 900
+from tests.host_harness.runs import LIMIT_S, clean_environment
 
 
 def processes_that_name(text: str) -> list[str]:
@@ -37,37 +37,129 @@ def wait_until(what: str, condition: object, limit_s: float = 20.0) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.vm
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_killed_harness_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    runs, scratch = tmp_path / "runs", tmp_path / "scratch"
-    scratch.mkdir()
-    harness = subprocess.Popen(
-        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs)],
-        cwd=SOURCE,
-        env=os.environ | {"TMPDIR": str(scratch)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
+class Harness:
+    """A run of the harness whose scratch folders are its own."""
+
+    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+        self.runs = folder / "runs"
+        self.scratch = [folder / name for name in ("t", "r")]
+        for each in self.scratch:
+            each.mkdir()
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "host_harness",
+                    "test",
+                    "--runs",
+                    str(self.runs),
+                    *arguments,
+                ],
+                cwd=SOURCE,
+                env=clean_environment(
+                    TMPDIR=str(self.scratch[0]), XDG_RUNTIME_DIR=str(self.scratch[1]), **settings
+                ),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def await_text(self, text: bytes) -> None:
+        """Wait until the harness or the guest's console has said this."""
+
+        def said() -> bool:
+            logs = [self.output, *self.runs.glob("*/console.log")]
+            return any(text in log.read_bytes() for log in logs)
+
+        wait_until(f"{text!r} is said", said, LIMIT_S)
+        assert len(processes_that_name(str(self.runs))) >= 3, "harness, device process and QEMU"
+
+    def check_nothing_is_left(self) -> None:
+        wait_until("every process ends", lambda: not processes_that_name(str(self.runs)))
         wait_until(
-            "the guest boots",
-            lambda: any(b"init: up" in log.read_bytes() for log in runs.glob("*/console.log")),
-            _LIMIT_S,
+            "every scratch file goes", lambda: not [p for d in self.scratch for p in d.iterdir()]
         )
-        assert len(processes_that_name(str(runs))) >= 3, "harness, device process and QEMU"
-        harness.send_signal(number)
-        output, _ = harness.communicate(timeout=30)
-    finally:
-        harness.kill()
-        harness.wait()
-    wait_until("every process ends", lambda: not processes_that_name(str(runs)))
-    assert list(scratch.iterdir()) == []
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator[Callable[..., Harness]]:
+    started: list[Harness] = []
+
+    def start(*arguments: str, **settings: str) -> Harness:
+        started.append(Harness(tmp_path, *arguments, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("moment", [b"init: up", b"test_in[1] PASSED"], ids=["boot", "tests"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_killed_harness_leaves_nothing(
+    harness: Callable[..., Harness], number: signal.Signals, moment: bytes
+) -> None:
+    run = harness("suite/test_direction.py")
+    run.await_text(moment)
+    start = time.monotonic()
+    run.process.send_signal(number)
+    run.process.wait(30)
+    assert time.monotonic() - start < 15, "it ends when it is told to"
+    run.check_nothing_is_left()
     if number is not signal.SIGKILL:
-        assert harness.returncode == 4
-        assert output.splitlines()[-1] == "status 4"
-        assert (runs / "latest" / "status").read_text() == "4\n"
+        assert run.process.returncode == 4
+        assert run.output.read_text().splitlines()[-1] == "status 4"
+        assert (run.runs / "latest" / "status").read_text() == "4\n"
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({}, 0),
+        ({"FAULT": "device-write-flip"}, 1),
+        ({"FAULT": "report-lost"}, 4),
+        ({"APPEND": "dma_rehearsal.carveouts=nonsense"}, 4),
+    ],
+    ids=["passed", "failed", "no verdict", "panic"],
+)
+def test_ended_harness_leaves_nothing(
+    harness: Callable[..., Harness], settings: dict[str, str], status: int
+) -> None:
+    run = harness("-k", "test_in and 4096", **settings)
+    assert run.process.wait(LIMIT_S) == status
+    run.check_nothing_is_left()
+    assert not (run.runs / "latest" / "vm.json").exists()
+
+
+@pytest.mark.vm
+def test_killed_harness_ends_its_kept_vm(harness: Callable[..., Harness]) -> None:
+    run = harness("-k", "test_in and 4096", KEEP="1", GDB="1")
+    run.await_text(b"the VM is kept")
+    run.process.kill()
+    run.process.wait()
+    run.check_nothing_is_left()
+
+
+@pytest.mark.vm
+def test_two_at_once_do_not_disturb_one_another(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("1", "2")]
+    for folder in folders:
+        folder.mkdir()
+    both = [Harness(folder, "-k", "test_in_out or test_release") for folder in folders]
+    try:
+        assert [each.process.wait(LIMIT_S) for each in both] == [0, 0]
+    finally:
+        for each in both:
+            each.process.kill()
+            each.process.wait()
+    for each in both:
+        each.check_nothing_is_left()
+        assert (each.runs / "latest" / "status").read_text() == "0\n"
 
 
 def test_child_is_terminated_and_reaped() -> None:

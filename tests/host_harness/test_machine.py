@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from host_harness import faults, machine, memory, qemu, run_folder
+from host_harness import faults, launch, machine, memory, qemu, run_folder
 from host_harness.errors import EnvironmentFailure, Status, UsageError
 
 WIRING = machine.Wiring(
@@ -135,3 +136,20 @@ def test_kvm_that_is_insisted_on_and_fails_is_status_3(
     with pytest.raises(EnvironmentFailure, match="ACCEL=kvm") as failure:
         qemu.choose_accelerator(qemu.Qemu(("false",), "", ""), Path("/none"), "kvm")
     assert failure.value.status is Status.ENVIRONMENT
+
+
+def test_sockets_go_where_their_names_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with ExitStack() as stack:
+        folder = launch._sockets_folder(stack)
+        assert folder.parent == Path("/tmp")
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not folder.exists()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with ExitStack() as stack, pytest.raises(EnvironmentFailure, match="no folder for sockets"):
+        launch._sockets_folder(stack)
