@@ -1,4 +1,8 @@
-"""Child processes that cannot outlive the harness."""
+"""Child processes that cannot outlive the harness, nor can what they start.
+
+Each runs in a session of its own, so Ctrl-C at the terminal reaches the harness alone, and its
+process group is known to the janitor before its program begins.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,19 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
+
+from . import janitor
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 _GRACE_S = 5
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def _prepare(parent: int, register: Callable[[], None]) -> Callable[[], None]:
     def prepare() -> None:
+        register()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the call above
             os._exit(127)
@@ -34,22 +42,28 @@ def child(
     stdout: int | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     environment: dict[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` for the length of the block; terminated, then killed, and always reaped.
 
-    Start children from the main thread: the kernel sends the parent-death signal when the thread
-    that forked ends.
+    What it started and left in its group is killed with it. Start children from the main thread:
+    the kernel sends the parent-death signal when the thread that forked ends. OSError when the
+    program cannot be started.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=pass_fds,
-        env=environment,
-        preexec_fn=_die_with(os.getpid()),
-        start_new_session=True,  # Ctrl-C at the terminal reaches the harness alone
-    )
+    with janitor.registrar() as register:
+        process = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            env=environment,
+            cwd=cwd,
+            preexec_fn=_prepare(os.getpid(), register),
+            start_new_session=True,
+        )
+    janitor.keep_group(process.pid)
+    started = janitor.start_time(process.pid)
     try:
         yield process
     finally:
@@ -59,11 +73,48 @@ def child(
                     pipe.close()
         if process.poll() is None:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        janitor.kill_group(process.pid, started)
+        process.wait()
+        janitor.drop_group(process.pid)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    input: bytes = b"",
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    environment: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` to its end and return its status and what it said, as text.
+
+    After ``timeout_s`` seconds its whole group is killed and subprocess.TimeoutExpired raised.
+    OSError when the program cannot be started.
+    """
+    with child(
+        command,
+        stdin=subprocess.PIPE if input else subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        environment=environment,
+        cwd=cwd,
+    ) as process:
+        try:
+            said, complaints = process.communicate(input or None, timeout_s)
+        except subprocess.TimeoutExpired:
+            janitor.kill_group(
+                process.pid, janitor.start_time(process.pid)
+            )  # at once: nothing of it is of use any more
+            raise
+    return subprocess.CompletedProcess(
+        list(command),
+        process.returncode,
+        (said or b"").decode(errors="replace"),
+        complaints.decode(errors="replace"),
+    )
 
 
 def how_it_ended(process: subprocess.Popen[bytes]) -> str:

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from host_harness import janitor
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks that the Makefile selects by."""
     config.addinivalue_line("markers", "vm: boots whole VMs (minutes under emulation)")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_janitor() -> None:
+    """Started before the tests: its pipe stays open for as long as this process lives."""
+    janitor.start()
 
 
 def _open_descriptors() -> dict[int, str]:
