@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import machine, payload
+from . import janitor, machine, payload
 from .channel import PROTOCOL, Channel
 from .children import child, how_it_ended
 from .console import Console
@@ -160,6 +160,7 @@ def _sockets_folder(stack: ExitStack) -> Path:
         usable = os.access(base, os.W_OK | os.X_OK)
         if usable and len(os.fsencode(base)) + _SOCKET_NAME_SIZE <= _SOCKET_PATH_SIZE:
             folder = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX, dir=base))
+            stack.enter_context(janitor.guard_path(folder))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             return folder
     raise EnvironmentFailure(
@@ -174,6 +175,7 @@ def _announce(stack: ExitStack, launch: Launch, shells: list[Path], gdb: Path | 
     if not shells and not gdb:
         return
     live = launch.folder / LIVE
+    stack.enter_context(janitor.guard_path(live))
     facts = {
         "pid": os.getpid(),
         "shells": [str(path) for path in shells],
