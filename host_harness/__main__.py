@@ -175,14 +175,14 @@ def _test(given: Options, runs: Path, pytest_args: list[str]) -> Status:
     replay = Replay(
         [sys.executable, "-m", "host_harness", "test", "--runs", str(runs)], pytest_args, Path.cwd()
     )
-    with Rig(given, Progress(quiet="-q" in pytest_args), runs, replay=replay) as rig:
+    quiet = any(word in ("-q", "-qq", "--quiet") for word in pytest_args)
+    with Rig(given, Progress(quiet=quiet), runs, replay=replay) as rig:
         rig.prepare()
         code: int | pytest.ExitCode = pytest.ExitCode.INTERNAL_ERROR
         try:
             rig.boot()
-            with rig.progress.phase("tests", silent=True):
-                plugins = [pytest_plugin, Cli(rig), GuestSession(rig)]
-                code = pytest.main(_arguments(rig, pytest_args), plugins)
+            plugins = [pytest_plugin, Cli(rig), GuestSession(rig)]
+            code = pytest.main(_arguments(rig, pytest_args), plugins)
         except NoVerdict:
             pass  # the rig has it
         if rig.status is None:  # pytest had no session

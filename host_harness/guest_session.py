@@ -6,6 +6,7 @@ guest's report is pytest's own serialized report, so everything that reads repor
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -136,6 +137,12 @@ class GuestSession:
             )
             for item in collected["items"]
         ]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Time the tests."""
+        with self.rig.progress.phase("tests", silent=True):
+            return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(

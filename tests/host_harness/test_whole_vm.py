@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
     assert "unattested, by the reviewed list:" in clean.output
 
 
+def test_clean_run_in_a_log_has_plain_lines_phase_by_phase_and_test_by_test(clean: Run) -> None:
+    assert "\x1b" not in clean.output + clean.errors
+    assert "\r" not in clean.output + clean.errors
+    for phase in ("environment", "device", "qemu", "boot"):
+        assert re.search(rf"^\[ +\d+\.\ds\] {phase}: \d+\.\d s$", clean.errors, re.MULTILINE)
+    lines = re.findall(r"^guest/suite/test_\S+::\S+ PASSED ", clean.output, re.MULTILINE)
+    assert len(lines) == clean.attestations["passed"]
+    assert clean.output.splitlines()[-2].startswith("replay: ")
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     done = run(tmp_path, FAULT=fault.name)
@@ -78,9 +89,11 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
 
 
 def test_selection_works_as_in_pytest(tmp_path: Path) -> None:
-    done = run(tmp_path, "-k", "test_bus_master")
+    done = run(tmp_path, "-q", "-k", "test_bus_master")
     assert done.status == 0
     assert 0 < done.attestations["passed"] < 10
+    assert "PASSED" not in done.output
+    assert done.errors == "", "-q shows no phases"
 
 
 def test_nothing_selected_is_a_usage_error(tmp_path: Path) -> None:
