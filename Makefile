@@ -6,12 +6,17 @@ PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
 GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/platform_device.py \
 	guest/memory_types.py guest/layout.py guest/init.py
+# What must run before anything is set up: the virtual environment's Python, else the system's.
+ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
+NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "error: $(ANY_PYTHON) is not there, or older than 3.11" >&2; \
+	echo "  next: install Python 3.11 or newer as python3" >&2; exit 3; }
 ARGS ?=
 
 export FAULT ACCEL SEED APPEND
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm test lint units faults generate lock clean clean-cache
+.PHONY: help setup test-vm test lint units faults generate lock clean clean-cache doctor
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -21,6 +26,10 @@ setup:
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m host_harness test $(ARGS)
+
+doctor: ## say what this machine has and lacks for a run; makes nothing
+	@$(NEED_PYTHON)
+	@$(ANY_PYTHON) -m host_harness.doctor
 
 test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
@@ -52,6 +61,6 @@ lock: ## resolve requirements.lock again from pyproject.toml
 clean: ## remove build/
 	rm -rf build
 
-clean-cache: setup ## remove the cached QEMU and guest image
-	@$(PYTHON) -c 'from host_harness import cache; p = cache.cache_root(); \
-		p.exists() and cache.remove_tree(p)'
+clean-cache: ## remove what the cache holds (QEMU, guest image), but nothing that a run uses
+	@$(NEED_PYTHON)
+	@$(ANY_PYTHON) -m host_harness.doctor clean-cache

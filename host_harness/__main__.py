@@ -16,7 +16,7 @@ from types import FrameType
 
 import pytest
 
-from . import faults, image, qemu, run_folder
+from . import doctor, faults, image, qemu, run_folder
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .payload import SOURCE
 from .plugin import GuestPlugin
@@ -39,6 +39,7 @@ environment variables:
   APPEND=<words>         more words for the guest kernel's command line
   QEMU=<program>         a QEMU >= 10.1 with vfio-user-pci
   DMA_REHEARSAL_CACHE    folder of the environment's cache
+  DMA_REHEARSAL_BUILD=chroot|userns|host   how the guest's driver is built (default: what works)
 
 Further arguments go to pytest: test paths below guest/, -k, -x, -m, -v, -q, --junitxml ...
 """
@@ -66,10 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["test", "faults", "environment"],
+        choices=["test", "faults", "environment", "doctor", "clean-cache"],
         default="test",
         help="test: run the checks (default); faults: list the named faults; "
-        "environment: make QEMU and the image, run nothing",
+        "environment: make QEMU and the image, run nothing; doctor: say what this machine has "
+        "and lacks; clean-cache: remove what the cache holds and no run uses",
     )
     parser.add_argument(
         "--runs",
@@ -94,6 +96,10 @@ def main(argv: list[str]) -> Status:
         if known.command == "faults":
             print(faults.listing())
             return Status.PASSED
+        if known.command == "doctor":
+            return doctor.run(sys.stdout)
+        if known.command == "clean-cache":
+            return doctor.clean_cache(sys.stdout)
         if known.command == "environment":
             progress = Progress()
             _environment(progress)
