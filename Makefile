@@ -7,6 +7,11 @@ PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
 GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/platform_device.py \
 	guest/memory_types.py guest/layout.py guest/init.py
+# What must run before anything is set up: the virtual environment's Python, else the system's.
+ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
+NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "error: $(ANY_PYTHON) is not there, or older than 3.11" >&2; \
+	echo "  next: install Python 3.11 or newer as python3" >&2; exit 3; }
 ARGS ?=
 
 ATTACH ?=
@@ -14,7 +19,7 @@ ATTACH ?=
 export FAULT ACCEL SEED APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell soak test lint units faults generate lock clean clean-cache
+.PHONY: help setup test-vm shell soak doctor test lint units faults generate lock clean clean-cache
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -27,6 +32,10 @@ test-vm: setup ## boot the guest, run the DMA checks, print the table
 
 shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more in a VM that runs
 	@$(PYTHON) -m host_harness shell $(if $(ATTACH),--attach $(ATTACH))
+
+doctor: ## say what this machine has and lacks for a run; makes nothing
+	@$(NEED_PYTHON)
+	@$(ANY_PYTHON) -m host_harness.doctor
 
 test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
@@ -61,6 +70,6 @@ lock: ## resolve requirements.lock again from pyproject.toml
 clean: ## remove build/
 	rm -rf build
 
-clean-cache: setup ## remove the cached QEMU and guest image
-	@$(PYTHON) -c 'from host_harness import cache; p = cache.cache_root(); \
-		p.exists() and cache.remove_tree(p)'
+clean-cache: ## remove what the cache holds (QEMU, guest image), but nothing that a run uses
+	@$(NEED_PYTHON)
+	@$(ANY_PYTHON) -m host_harness.doctor clean-cache

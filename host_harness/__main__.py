@@ -18,7 +18,7 @@ import pytest
 
 from device import __main__ as device
 
-from . import faults, options, pytest_plugin, shell, soak
+from . import doctor, faults, options, pytest_plugin, shell, soak
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_session import GuestSession
 from .kept import keep_until_told
@@ -40,6 +40,8 @@ environment variables (make takes them as NAME=value):
 {variables}
   QEMU=PROGRAM           a QEMU >= 10.1 with vfio-user-pci
   DMA_REHEARSAL_CACHE    folder of the environment's cache
+  DMA_REHEARSAL_BUILD    chroot, userns or host: how the guest's driver is built (default: what
+                         works)
 
 Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v, -q, --junitxml ...
 """
@@ -121,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("faults", "list the named faults: name, status, description")
     add("environment", "make QEMU and the guest image, run nothing")
+    add("doctor", "say what this machine has and lacks for a run; make nothing")
+    add("clean-cache", "remove what the cache holds, but nothing that a run uses")
     add("device", "serve the device models alone, over vfio-user (device --help)")
     return parser
 
@@ -156,6 +160,10 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     if known.command == "faults":
         print(faults.listing())
         return Status.PASSED
+    if known.command == "doctor":
+        return doctor.run(sys.stdout)
+    if known.command == "clean-cache":
+        return doctor.clean_cache(sys.stdout)
     given = options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
     if known.command == "soak":
         return soak.run(known.count, known.load, known.runs, pytest_args)

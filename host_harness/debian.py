@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import children, janitor, space, tools
 from .errors import EnvironmentFailure
 
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
@@ -23,30 +23,75 @@ _EXTRACT_TIMEOUT_S = 900
 
 def _host_mirrors() -> list[str]:
     """Return the sites that this host's own apt uses for a Debian main archive, if any."""
+    listing_command = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"]
     try:
-        listing = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        ).stdout
+        listing = children.run(listing_command, timeout_s=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
     found = (line.split("|") for line in listing.splitlines() if line.count("|") == 2)
     return sorted({uri for origin, label, uri in found if origin == label == "Debian"})
 
 
+# What apt and mmdebstrap say (in the C locale), the cause that it means, and the next step.
+# In this order: a mirror that answered tells more than a second one that cannot be reached.
+_CAUSES = (
+    (
+        r"command not found|cannot exec |required for verification, but neither|"
+        r"Couldn't execute|Can't exec ",
+        "a tool that it calls is missing",
+        tools.install("apt", "mmdebstrap", "debian-archive-keyring"),
+    ),
+    (
+        r"NO_PUBKEY|is not signed|couldn't be verified|signatures? (?:were|was) invalid|EXPKEYSIG",
+        "its signature cannot be checked",
+        tools.install("debian-archive-keyring") + " (a newer one, when it is installed)",
+    ),
+    (
+        r"\b(?:40[0-9]|50[0-9])\s+[A-Z]|does not have a Release file|Hash Sum mismatch|"
+        r"unexpected size|Unable to locate package|has no installation candidate|"
+        r"unmet dependencies|redirection",
+        "a mirror refuses, or is being updated",
+        "run again later, or name another mirror in the host's apt settings (apt-get update "
+        "must work)",
+    ),
+    (
+        r"Temporary failure resolving|Could not resolve|Name or service not known|"
+        r"Network is unreachable|No route to host|Could not connect|Unable to connect|"
+        r"Connection (?:timed out|refused|failed)|Could not wait for server",
+        "no network",
+        "connect this machine, or set apt's proxy (Acquire::http::Proxy), then run again; what "
+        "is in the cache needs no network",
+    ),
+)
+
+
+def explain(suite: str, said: str) -> EnvironmentFailure:
+    """Return the failure for what mmdebstrap said of ``suite``: its cause and the next step."""
+    complaints = [line for line in said.splitlines() if re.match(r"\s*(?:E:|Err:|error:)", line)]
+    detail = "\n".join((complaints or said.strip().splitlines())[-8:])
+    for pattern, cause, hint in _CAUSES:
+        if re.search(pattern, said):
+            return EnvironmentFailure(
+                f"Debian's {suite} packages cannot be fetched: {cause}. mmdebstrap said:\n{detail}",
+                hint,
+            )
+    return EnvironmentFailure(
+        f"Debian's {suite} packages cannot be fetched; mmdebstrap said:\n{detail}",
+        "check the network and the host's apt settings (apt-get update), then run again",
+    )
+
+
 def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
     """Unpack ``packages`` and all that they depend on into ``target``.
 
-    Returns the resolved versions by package name. EnvironmentFailure with the end of the tool's
-    output when no mirror gave them.
+    Returns the resolved versions by package name. EnvironmentFailure with the cause when no
+    mirror gave them; OSError ENOSPC when there was no space.
     """
-    tool = shutil.which("mmdebstrap")
-    if tool is None:
+    tool = tools.path_of("mmdebstrap")
+    if not tools.KEYRING.exists():
         raise EnvironmentFailure(
-            "mmdebstrap is not installed", "apt-get install mmdebstrap debian-archive-keyring"
+            f"Debian's keys are not installed ({tools.KEYRING})",
+            tools.install("debian-archive-keyring"),
         )
     attempts: list[list[str]] = [[], *([uri] for uri in _host_mirrors())]
     said = ""
@@ -58,37 +103,36 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
             "--format=directory",
             f"--include={','.join(packages)}",
             '--aptopt=Acquire::Check-Valid-Until "false"',  # mirrors lag behind the clock
+            '--aptopt=Acquire::http::Timeout "30"',
+            '--aptopt=Acquire::Retries "1"',
             # The one place where the resolved versions can be seen: extract writes no dpkg status.
             """--extract-hook=cd "$1"/var/cache/apt/archives && printf 'deb:%s\\n' *.deb""",
             suite,
             str(target),
             *mirror,
         ]
+        # Its temporary files go beside the target, where nothing of a killed one stays.
+        scratch = target.parent / "scratch"
+        scratch.mkdir()
+        environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "", "TMPDIR": str(scratch)}
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=_EXTRACT_TIMEOUT_S,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
+            done = children.run(command, timeout_s=_EXTRACT_TIMEOUT_S, environment=environment)
         except subprocess.TimeoutExpired as error:
             raise EnvironmentFailure(
                 f"unpacking {suite} took longer than {_EXTRACT_TIMEOUT_S} s",
                 "look at the network, then run again",
             ) from error
+        finally:
+            janitor.remove_tree(scratch)
         output = done.stdout + done.stderr
         if done.returncode == 0:
             names = re.findall(r"^deb:([^_\s]+)_([^_\s]+)_", output, re.MULTILINE)
             return {name: version.replace("%3a", ":") for name, version in names}
-        said += "\n".join(output.splitlines()[-6:]) + "\n"
-        for leftover in target.iterdir() if target.is_dir() else ():
-            shutil.rmtree(leftover, ignore_errors=True)
-    raise EnvironmentFailure(
-        f"Debian's {suite} packages cannot be fetched; mmdebstrap said:\n{said.rstrip()}",
-        "check the network and the host's apt settings (apt-get update), then run again",
-    )
+        space.check_output(output)
+        said += output
+        for leftover in target.iterdir():
+            janitor.remove_tree(leftover)
+    raise explain(suite, said)
 
 
 def _loader(tree: Path) -> list[str]:
@@ -111,49 +155,9 @@ def needed_libraries(tree: Path, binaries: Sequence[Path]) -> set[Path]:
     """Return the shared libraries of ``tree`` that ``binaries`` load, as its loader says."""
     found: set[Path] = set()
     for binary in binaries:
-        listing = subprocess.run(
-            [*_loader(tree), "--list", str(binary)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        ).stdout
+        listing = children.run([*_loader(tree), "--list", str(binary)], timeout_s=60).stdout
         for name in re.findall(r"=> (/\S+)", listing):
             path = Path(name)
             if path.is_relative_to(tree):
                 found.add(path)
     return found
-
-
-def run_inside(
-    tree: Path, script: str, timeout_s: float
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a shell script with ``tree`` as its root, in mount and user namespaces of its own.
-
-    Returns None where this machine does not allow that (no privilege and no user namespaces).
-    The namespaces take the mounts with them, so nothing can be left mounted.
-    """
-    enter = 'mount --rbind /dev "$0/dev" && exec chroot "$0" /bin/sh -ec "$1"'
-    namespaces = ["--mount", "--propagation", "private"]
-    if os.geteuid() != 0:
-        namespaces.append("--map-root-user")
-    prefix = ["unshare", *namespaces, "--", "sh", "-ec", enter, str(tree)]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-    (tree / "dev").mkdir(exist_ok=True)
-    try:
-        probe = subprocess.run(
-            [*prefix, "true"], capture_output=True, timeout=30, check=False, env=environment
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if probe.returncode != 0:
-        return None
-    return subprocess.run(
-        [*prefix, script],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )

@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cache, debian
+from . import build_way, cache, debian, kernel_module, payload, space, tools
 from .errors import EnvironmentFailure
+from .janitor import remove_tree
 from .payload import SOURCE, compile_bytecode, pack_cpio
 
 SUITE = "bookworm"
@@ -69,41 +68,124 @@ class Image:
     kernel_release: str
 
 
+def _tree_inputs() -> dict[str, Any]:
+    return {"suite": SUITE, "packages": _PACKAGES, "format": 2}
+
+
+def _driver_inputs(resolved: dict[str, Any]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "packages": cache.digest_of(resolved["versions"]),
+        "sources": cache.digest_of_files(SOURCE / "guest" / "driver"),
+        "format": 2,
+    }
+    if (way := build_way.asked()) is not None:  # a way that is insisted on is really gone
+        inputs["way"] = way
+    return inputs
+
+
+def _image_inputs(resolved: dict[str, Any], pytest_versions: dict[str, str]) -> dict[str, Any]:
+    return {
+        "packages": cache.digest_of(resolved["versions"]),
+        "driver": cache.digest_of(_driver_inputs(resolved)),
+        "pytest": pytest_versions,
+        "modules": KERNEL_MODULES,
+        "programs": _PROGRAMS,
+        "recipe": cache.digest_of(Path(__file__).read_text()),
+    }
+
+
+def _pytest_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PYTEST}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the cache holds of the image; empty words for what has to be made."""
+
+    kernel: str = ""
+    python: str = ""
+    pytest: str = ""
+    to_make: tuple[str, ...] = ()
+
+
+def made() -> Made:
+    """Return what the cache holds for this checkout, by the manifests alone; makes nothing."""
+    resolved = cache.recorded(cache.TREE, _tree_inputs())
+    if resolved is None:
+        return Made(to_make=("tree", "driver", "image"))
+    try:
+        versions = _pytest_versions()
+    except importlib.metadata.PackageNotFoundError:  # run without the virtual environment
+        versions = {}
+    wanted = {
+        "driver": cache.recorded(cache.DRIVER, _driver_inputs(resolved)),
+        "image": cache.recorded(cache.IMAGE, _image_inputs(resolved, versions)),
+    }
+    return Made(
+        resolved["kernel_release"],
+        resolved["versions"]["python3.11-minimal"],
+        versions.get("pytest", ""),
+        tuple(name for name, found in wanted.items() if found is None),
+    )
+
+
+def kernel_in_cache() -> Path | None:
+    """Return a kernel that a probe VM can boot, None when the cache has none."""
+    found = (path / "vmlinux" for path in cache.entries(cache.IMAGE))
+    return next((path for path in found if path.is_file()), None)
+
+
 def make(progress: Callable[[str], None]) -> Image:
     """Return the guest image, from the cache when its inputs are unchanged.
 
-    EnvironmentFailure when packages cannot be had or the driver does not build.
+    EnvironmentFailure when packages cannot be had, the driver does not build, or the kernel and
+    the driver do not match.
     """
-    tree_entry = cache.entry(
-        "tree",
-        {"suite": SUITE, "packages": _PACKAGES, "format": 1},
-        lambda staging: _make_tree(staging, progress),
-    )
-    resolved = cache.manifest(tree_entry)
-    tree = tree_entry / "root"
+
+    def make_tree() -> Path:
+        return cache.entry(
+            cache.TREE,
+            _tree_inputs(),
+            lambda staging: _make_tree(staging, progress),
+            progress,
+        )
+
+    # The tree's 17,000 files are looked at only when something is built from them.
+    resolved = cache.recorded(cache.TREE, _tree_inputs())
+    tree = cache.folder_of(cache.TREE, _tree_inputs()) / "root"
+    if resolved is None or made().to_make or not payload.is_made(tree):
+        resolved = cache.manifest(make_tree())
     release: str = resolved["kernel_release"]
+
+    def build_from_tree(
+        build: Callable[[Path], dict[str, Any]],
+    ) -> Callable[[Path], dict[str, Any]]:
+        def checked(staging: Path) -> dict[str, Any]:
+            if cache.manifest(make_tree())["versions"] != resolved["versions"]:
+                raise EnvironmentFailure(
+                    f"the packages of {tree} had to be fetched again and are newer now",
+                    "run again, to make everything from them",
+                )
+            return build(staging)
+
+        return checked
+
     driver_entry = cache.entry(
-        "driver",
-        {
-            "packages": cache.digest_of(resolved["versions"]),
-            "sources": cache.digest_of_files(SOURCE / "guest" / "driver"),
-            "format": 1,
-        },
-        lambda staging: _make_driver(tree, release, staging, progress),
+        cache.DRIVER,
+        _driver_inputs(resolved),
+        build_from_tree(lambda staging: _make_driver(tree, release, staging, progress)),
+        progress,
     )
-    pytest_versions = {name: importlib.metadata.version(name) for name in _PYTEST}
+    pytest_versions = _pytest_versions()
     image_entry = cache.entry(
-        "image",
-        {
-            "packages": cache.digest_of(resolved["versions"]),
-            "driver": driver_entry.name,
-            "pytest": pytest_versions,
-            "modules": KERNEL_MODULES,
-            "programs": _PROGRAMS,
-            "recipe": cache.digest_of(Path(__file__).read_text()),
-        },
-        lambda staging: _make_image(tree, release, driver_entry, staging, progress),
+        cache.IMAGE,
+        _image_inputs(resolved, pytest_versions),
+        build_from_tree(
+            lambda staging: _make_image(tree, release, driver_entry, staging, progress)
+        ),
+        progress,
     )
+    kernel_module.check(image_entry / "vmlinux", driver_entry / f"{_MODULE}.ko")
     versions: dict[str, str] = {
         "kernel": release,
         "python": resolved["versions"]["python3.11-minimal"],
@@ -119,76 +201,66 @@ def _make_tree(staging: Path, progress: Callable[[str], None]) -> dict[str, Any]
     root = staging / "root"
     root.mkdir()
     versions = debian.unpack(SUITE, _PACKAGES, root)
-    kernels = sorted((root / "boot").glob("vmlinuz-*"))
-    if len(kernels) != 1:
-        raise EnvironmentFailure(f"expected one kernel in {SUITE}, found {kernels}")
+    release = _release_of_tree(root)
     # Maintainer scripts did not run, so the alternatives that they make are missing.
     for link, target in (("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc")):
         if not (root / link).exists():
             (root / link).symlink_to(target)
-    return {"versions": versions, "kernel_release": kernels[0].name.removeprefix("vmlinuz-")}
+    for mount_point in ("dev", "mnt"):
+        (root / mount_point).mkdir(exist_ok=True)
+    return {"versions": versions, "kernel_release": release}
+
+
+def _release_of_tree(root: Path) -> str:
+    """Return the release of the tree's one kernel; the headers must be of the same one."""
+    kernels = sorted(path.name.removeprefix("vmlinuz-") for path in root.glob("boot/vmlinuz-*"))
+    headers = sorted(
+        path.parent.name.removeprefix("linux-headers-")
+        for path in root.glob("usr/src/linux-headers-*/.config")
+    )
+    if len(kernels) != 1 or headers != kernels:
+        raise EnvironmentFailure(
+            f"kernel and headers of {SUITE} do not match: kernel {', '.join(kernels) or 'none'}, "
+            f"headers {', '.join(headers) or 'none'}",
+            "the mirror is being updated: run again later",
+        )
+    return kernels[0]
 
 
 def _make_driver(
     tree: Path, release: str, staging: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    progress(f"building the guest's driver for {release}")
-    scratch = Path(tempfile.mkdtemp(prefix="driver-", dir=tree / "tmp"))
-    try:
-        work = scratch / "driver"
-        shutil.copytree(SOURCE / "guest" / "driver", work)
-        inside = f"/{work.relative_to(tree)}"
-        how = "the image's own compiler"
-        done = debian.run_inside(
-            tree,
-            f"make -C /usr/src/linux-headers-{release} M={inside} modules"
-            f" && strip --strip-debug {inside}/{_MODULE}.ko",
-            _BUILD_TIMEOUT_S,
+    way = build_way.choose()
+    how = "the host's compiler" if way is build_way.Way.HOST else "the image's own compiler"
+    progress(f"building the guest's driver for {release} with {how} ({way})")
+    work = staging / "work" / "driver"
+    shutil.copytree(SOURCE / "guest" / "driver", work)
+    if way is build_way.Way.HOST:
+        done = build_way.run_on_host(tree, release, work, _BUILD_TIMEOUT_S)
+    else:
+        script = f"make -C /usr/src/linux-headers-{release} M=/mnt modules"
+        done = build_way.run_inside(way, tree, work, script, _BUILD_TIMEOUT_S)
+    module = work / f"{_MODULE}.ko"
+    if done.returncode != 0 or not module.is_file():
+        space.check_output(done.stderr + done.stdout)
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+        raise EnvironmentFailure(
+            f"the guest's driver does not build with {how} ({way}):\n{said}",
+            f"mend guest/driver, or take another way with {build_way.SETTING}="
+            f"{'|'.join(build_way.Way)}",
         )
-        if done is None:
-            how = "the host's compiler"
-            done = _build_with_host_compiler(tree, release, work)
-        module = work / f"{_MODULE}.ko"
-        if done.returncode != 0 or not module.is_file():
-            said = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-            raise EnvironmentFailure(
-                f"the guest's driver does not build with {how}:\n{said}",
-                "mend guest/driver, or install gcc and make where the host's compiler was used",
-            )
-        if re.search(r"\bwarning:", done.stderr):
-            progress(f"the compiler warned:\n{done.stderr.rstrip()}")
-        shutil.copy(module, staging / module.name)
-    finally:
-        cache.remove_tree(scratch)
-    return {"built_with": how}
-
-
-def _build_with_host_compiler(
-    tree: Path, release: str, work: Path
-) -> subprocess.CompletedProcess[str]:
-    """Build without entering the tree: its makefiles name /usr/src, so a copy names the tree."""
-    headers = work.parent / "headers"
-    original = tree / f"usr/src/linux-headers-{release}"
-    shutil.copytree(original, headers, symlinks=True)
-    for link in [path for path in headers.iterdir() if path.is_symlink()]:
-        link.unlink()
-        link.symlink_to((original / link.name).resolve())
-    makefile = headers / "Makefile"
-    makefile.write_text(makefile.read_text().replace("/usr/src/", f"{tree}/usr/src/"))
-    for tool in ("make", "gcc"):
-        if shutil.which(tool) is None:
-            raise EnvironmentFailure(
-                f"{tool} is not installed, and this machine lets no ordinary user enter a chroot",
-                "apt-get install make gcc, or run as root",
-            )
-    return subprocess.run(
-        ["make", "-C", str(headers), f"M={work}", "CC=gcc", "modules"],
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_TIMEOUT_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    if re.search(r"\bwarning:", done.stderr):
+        progress(f"the compiler warned:\n{done.stderr.rstrip()}")
+    shutil.copy(module, staging / module.name)
+    remove_tree(staging / "work")
+    built_for = kernel_module.vermagic(staging / module.name)
+    if built_for != release:
+        raise EnvironmentFailure(
+            f"kernel and module do not match: the kernel is {release}, the module was built for "
+            f"{built_for}",
+            "make clean-cache, then run again",
+        )
+    return {"built_with": how, "way": way}
 
 
 def _make_image(
@@ -196,6 +268,7 @@ def _make_image(
 ) -> dict[str, Any]:
     progress("packing the guest image")
     _extract_vmlinux(tree / f"boot/vmlinuz-{release}", staging / "vmlinux")
+    kernel_module.check(staging / "vmlinux", driver / f"{_MODULE}.ko")
     root = staging / "root"
     root.mkdir()
     _copy_programs(tree, root)
@@ -214,14 +287,12 @@ def _make_image(
     compile_bytecode(tree, root / "usr/lib", "/usr/lib")
     raw = staging / "initramfs.cpio"
     pack_cpio(root, raw)
-    subprocess.run(
-        ["lz4", "-q", "-l", "-9", str(raw), str(staging / "initramfs.cpio.lz4")],
-        check=True,
-        timeout=120,
+    tools.run(
+        ["lz4", "-q", "-l", "-9", str(raw), str(staging / "initramfs.cpio.lz4")], timeout_s=120
     )
     size = raw.stat().st_size
     raw.unlink()
-    cache.remove_tree(root)
+    remove_tree(root)
     return {"unpacked_bytes": size}
 
 
@@ -237,18 +308,18 @@ def _extract_vmlinux(bzimage: Path, target: Path) -> None:
     setup_sectors = image[0x1F1] or 4
     offset = (setup_sectors + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
     length = int.from_bytes(image[0x24C:0x250], "little")
-    payload = image[offset : offset + length]
-    tools = {
+    packed = image[offset : offset + length]
+    unpackers = {
         b"\x02\x21\x4c\x18": ["lz4", "-dc", "-q"],
         b"\x28\xb5\x2f\xfd": ["zstd", "-dc", "-q"],
         b"\xfd7zX": ["xz", "-dc", "-q"],
         b"\x1f\x8b\x08": ["gzip", "-dc", "-q"],
     }
-    for magic, command in tools.items():
-        if payload.startswith(magic):
+    for magic, command in unpackers.items():
+        if packed.startswith(magic):
             # The payload ends with its unpacked size, which the tools take for trailing garbage.
             with target.open("wb") as out:
-                subprocess.run(command, input=payload[:-4], stdout=out, check=True, timeout=120)
+                tools.run(command, input=packed[:-4], stdout=out, timeout_s=120)
             if target.open("rb").read(4) == b"\x7fELF":
                 return
     raise EnvironmentFailure(f"the compression of {bzimage.name} is not known")

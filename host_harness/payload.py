@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from . import cache, debian
+from . import cache, children, debian, tools
 from .errors import UsageError
+from .janitor import remove_tree
 
 SOURCE = Path(__file__).resolve().parent.parent
 GUEST_FOLDER = "opt/dma-rehearsal/guest"
@@ -82,19 +82,15 @@ def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
     Unchecked hashes: the guest never compares times or sources. A file that does not compile
     stays a source, and whoever imports it in the guest gets the error, with file and line.
     """
-    subprocess.run(
+    children.run(
         [
             *debian.loader_command(tree, "usr/bin/python3.11"),
             *("-I", "-m", "compileall", "-q", "-j", "0"),
             *("--invalidation-mode", "unchecked-hash"),
             *("-s", str(folder), "-p", name_in_guest, str(folder)),
         ],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-        env={"PYTHONHOME": str(tree / "usr")},
-        stdin=subprocess.DEVNULL,
+        timeout_s=_TIMEOUT_S,
+        environment={"PYTHONHOME": str(tree / "usr")},
     )
 
 
@@ -102,14 +98,27 @@ def pack_cpio(root: Path, target: Path) -> None:
     """Write the folder ``root`` as a newc archive, all owned by root, in a stable order."""
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     with target.open("wb") as out:
-        subprocess.run(
+        tools.run(
             ["cpio", "--quiet", "-o", "-0", "-H", "newc", "-R", "0:0"],
             input="\0".join(names).encode() + b"\0",
             stdout=out,
             cwd=root,
-            check=True,
-            timeout=_TIMEOUT_S,
+            timeout_s=_TIMEOUT_S,
         )
+
+
+def _inputs(tree: Path, tests: GuestTests) -> dict[str, Any]:
+    return {
+        "files": cache.digest_of_files(SOURCE / "guest"),
+        "tests": {str(path): _digest(tests.root / path) for path in tests.files()},
+        "python": str(tree),
+        "format": 3,
+    }
+
+
+def is_made(tree: Path) -> bool:
+    """Return whether the cache has the archive of this checkout's ``guest/``."""
+    return cache.recorded(cache.PAYLOAD, _inputs(tree, GuestTests())) is not None
 
 
 def make(tree: Path, base: Path, tests: GuestTests) -> IO[bytes]:
@@ -131,16 +140,10 @@ def make(tree: Path, base: Path, tests: GuestTests) -> IO[bytes]:
         shutil.copyfile(source / "init.py", root / "init")
         (root / "init").chmod(0o755)
         pack_cpio(root, staging / "payload.cpio")
-        cache.remove_tree(root)
+        remove_tree(root)
         return {}
 
-    inputs = {
-        "files": cache.digest_of_files(source),
-        "tests": {str(path): _digest(tests.root / path) for path in copied},
-        "python": str(tree),
-        "format": 2,
-    }
-    entry = cache.entry("payload", inputs, build)
+    entry = cache.entry(cache.PAYLOAD, _inputs(tree, tests), build)
     out = os.fdopen(os.memfd_create("initramfs"), "wb")
     for part in (entry / "payload.cpio", base):
         with part.open("rb") as archive:

@@ -6,17 +6,20 @@ and version numbers say nothing of how a distribution built it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cache, debian
+from . import cache, children, debian
 from .errors import EnvironmentFailure, UsageError
+from .janitor import remove_tree
 
 # Tried in this order: the suites of Debian that carry QEMU >= 10.1.
 _SUITES = ("forky", "sid")
@@ -39,37 +42,54 @@ class Qemu:
         return {**os.environ, **self.environment}
 
 
+class NotUsable(Exception):
+    """Why a QEMU cannot be used, in a few words. ``hangs``: it may be the machine's fault."""
+
+    hangs = False
+
+
+class Hangs(NotUsable):
+    """The QEMU gave no answer in time."""
+
+    hangs = True
+
+
 def _output(qemu: Qemu, *arguments: str) -> str:
+    """Return what QEMU prints; NotUsable when it hangs, crashes or does not start."""
     try:
-        done = subprocess.run(
+        done = children.run(
             [*qemu.command, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=False,
-            env=qemu.full_environment(),
-            stdin=subprocess.DEVNULL,
+            timeout_s=_PROBE_TIMEOUT_S,
+            environment=qemu.full_environment(),
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    except subprocess.TimeoutExpired:
+        raise Hangs(f"it hangs: no answer within {_PROBE_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise NotUsable(f"it does not start: {error.strerror or error}") from None
+    if done.returncode < 0:
+        raise NotUsable(f"it crashes ({signal.Signals(-done.returncode).name})")
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise NotUsable(f"it fails: {said}")
     return done.stdout
 
 
-def _probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -> Qemu | None:
-    """Return the QEMU if it has vfio-user-pci, else None."""
+def _probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -> Qemu:
+    """Return the QEMU if it has vfio-user-pci; NotUsable says what is wrong with it."""
     bare = Qemu(command, "", origin, environment)
     # Without -nodefaults it aborts where the host has modules of another QEMU installed.
     devices = _output(
         bare, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "none",
         "-device", "help",
     )  # fmt: skip
-    if '"vfio-user-pci"' not in devices:
-        return None
     found = re.search(r"version (\S+)", _output(bare, "--version"))
-    return Qemu(command, found.group(1) if found else "unknown", origin, environment)
+    version = found.group(1) if found else "of an unknown version"
+    if '"vfio-user-pci"' not in devices:
+        raise NotUsable(f"QEMU {version} has no vfio-user-pci device")
+    return Qemu(command, version, origin, environment)
 
 
-def _private(folder: Path) -> Qemu | None:
+def _private(folder: Path) -> Qemu:
     root = folder / "root"
     command = [
         *debian.loader_command(root, "usr/bin/qemu-system-x86_64"),
@@ -79,51 +99,91 @@ def _private(folder: Path) -> Qemu | None:
     return _probe(tuple(command), f"private, {folder.name}", {"QEMU_MODULE_DIR": modules})
 
 
+def _inputs() -> dict[str, object]:
+    return {"suites": _SUITES, "packages": _PACKAGES, "format": 2}
+
+
+def given(note: Callable[[str], None]) -> Qemu | None:
+    """Return the user's own QEMU: $QEMU, or the one on PATH; None where a private one is to do.
+
+    EnvironmentFailure when $QEMU is set and cannot be used. One on PATH that cannot be used is
+    passed over, and ``note`` is told why.
+    """
+    if chosen := os.environ.get("QEMU"):
+        try:
+            return _probe((chosen,), "$QEMU", {})
+        except NotUsable as error:
+            raise EnvironmentFailure(
+                f"QEMU={chosen} cannot be used: {error}",
+                "name a QEMU >= 10.1 built with vfio-user, or unset QEMU to use a private one",
+            ) from None
+    on_path = shutil.which("qemu-system-x86_64")
+    if on_path is not None:
+        try:
+            return _probe((on_path,), "PATH", {})
+        except NotUsable as error:
+            note(f"{on_path} is passed over for a private QEMU: {error}")
+    return None
+
+
+def cached() -> Qemu | None:
+    """Return the private QEMU that the cache holds, None when it has to be made. Makes nothing.
+
+    EnvironmentFailure when it is there and does not work.
+    """
+    if cache.recorded(cache.QEMU, _inputs()) is None:
+        return None
+    return _checked(cache.folder_of(cache.QEMU, _inputs()))
+
+
+def _checked(folder: Path) -> Qemu:
+    try:
+        return _private(folder)
+    except NotUsable as error:
+        raise EnvironmentFailure(
+            f"the private QEMU in {folder} cannot be used: {error}",
+            "make clean-cache, then run again; or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
+        ) from None
+
+
 def find(progress: Callable[[str], None]) -> Qemu:
     """Return a QEMU with vfio-user-pci: $QEMU, the one on PATH, or a private one in the cache.
 
     EnvironmentFailure when $QEMU is set and does not have it, or when none can be had.
     """
-    if chosen := os.environ.get("QEMU"):
-        qemu = _probe((chosen,), "$QEMU", {})
-        if qemu is None:
-            raise EnvironmentFailure(
-                f"QEMU={chosen} has no vfio-user-pci device (or does not start)",
-                "name a QEMU >= 10.1 built with vfio-user, or unset QEMU to use a private one",
-            )
-        return qemu
-    on_path = shutil.which("qemu-system-x86_64")
-    if on_path and (qemu := _probe((on_path,), "PATH", {})):
-        return qemu
+    if (own := given(progress)) is not None:
+        return own
 
     def build(staging: Path) -> dict[str, object]:
         refusals = []
+        hint = ""
         for suite in _SUITES:
             progress(f"unpacking QEMU from Debian {suite} (about 190 MB, once)")
             root = staging / "root"
             root.mkdir()
             try:
                 versions = debian.unpack(suite, _PACKAGES, root)
-            except EnvironmentFailure as error:
-                refusals.append(str(error))
-                cache.remove_tree(root)
-                continue
-            if _private(staging) is not None:
+                _private(staging)
                 return {"suite": suite, "versions": versions}
-            refusals.append(f"QEMU {versions.get('qemu-system-x86')} has no vfio-user-pci")
-            cache.remove_tree(root)
+            except EnvironmentFailure as error:
+                refusals.append(str(error.args[0]))
+                hint = hint or error.hint
+            except NotUsable as error:
+                refusals.append(f"the one of Debian {suite}: {error}")
+            remove_tree(root)
         raise EnvironmentFailure(
             "no QEMU with vfio-user-pci can be had:\n" + "\n".join(refusals),
-            "check the network, or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
+            f"{hint or 'run again later'}; or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
         )
 
-    folder = cache.entry("qemu", {"suites": _SUITES, "packages": _PACKAGES, "format": 1}, build)
-    qemu = _private(folder)
-    if qemu is None:
-        raise EnvironmentFailure(
-            f"the cached QEMU in {folder} does not start", "make clean-cache, then run again"
-        )
-    return qemu
+    folder = cache.entry(cache.QEMU, _inputs(), build, progress)
+    try:
+        return _private(folder)
+    except NotUsable as error:
+        if error.hangs or not cache.discard(folder):
+            return _checked(folder)
+        progress(f"the cached QEMU is broken ({error}); making it again")
+    return _checked(cache.entry(cache.QEMU, _inputs(), build, progress))
 
 
 def choose_accelerator(qemu: Qemu, kernel: Path, wanted: str | None) -> tuple[str, str]:
@@ -149,26 +209,39 @@ def choose_accelerator(qemu: Qemu, kernel: Path, wanted: str | None) -> tuple[st
 
 def _remembered_why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
     """Probe KVM, but a probe that failed only once for each boot of this machine."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    inputs = {"boot": boot_id, "qemu": qemu.command, "version": qemu.version, "uid": os.geteuid()}
-    note = cache.cache_root() / "no-kvm" / cache.digest_of(inputs)
-    if note.is_file():
+    note = _kvm_note(qemu)
+    try:
         return note.read_text()
-    reason = _why_no_kvm(qemu, kernel)
+    except OSError:
+        reason = _why_no_kvm(qemu, kernel)
     if reason is not None:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(reason)
-        partial.rename(note)
+        with contextlib.suppress(OSError):  # a cache that may only be read: probe each time
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_suffix(f".{os.getpid()}")
+            partial.write_text(reason)
+            partial.rename(note)
     return reason
 
 
-def _why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
-    """Return None when KVM boots a kernel to its first panic, else why not."""
+def _kvm_note(qemu: Qemu) -> Path:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    inputs = {"boot": boot_id, "qemu": qemu.command, "version": qemu.version, "uid": os.geteuid()}
+    return cache.cache_root() / cache.NOTES_FOLDER / cache.digest_of(inputs)
+
+
+def why_kvm_cannot_be_opened() -> str | None:
+    """Return None when /dev/kvm opens (which does not prove that it works), else why not."""
     try:
         os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return f"/dev/kvm: {error.strerror}"
+    return None
+
+
+def _why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
+    """Return None when KVM boots a kernel to its first panic, else why not."""
+    if reason := why_kvm_cannot_be_opened():
+        return reason
     # Without an initramfs the kernel panics, and panic=-1 with -no-reboot ends QEMU at once.
     command = [
         *qemu.command,
@@ -178,16 +251,13 @@ def _why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
     ]
     start = time.monotonic()
     try:
-        done = subprocess.run(
+        done = children.run(
             command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_KVM_PROBE_TIMEOUT_S,
-            check=False,
-            env=qemu.full_environment(),
-            stdin=subprocess.DEVNULL,
+            timeout_s=_KVM_PROBE_TIMEOUT_S,
+            environment=qemu.full_environment(),
         )
+    except OSError as error:
+        return f"a probe VM does not start: {error.strerror or error}"
     except subprocess.TimeoutExpired:
         return f"a probe VM hung for {time.monotonic() - start:.0f} s"
     if "Kernel panic" in done.stdout:
