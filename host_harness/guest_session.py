@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .errors import HarnessError, NoVerdict, Status
+from .errors import HarnessError, NoVerdict, Status, UsageError
 from .kept import keep_until_told
 from .report import Ledger
 from .rig import Rig
@@ -98,6 +98,8 @@ class GuestSession:
         try:
             with self.rig.progress.phase("collection", silent=True):
                 found = self._collect(session)
+        except UsageError as error:
+            raise _leave(error) from None
         except NoVerdict as error:
             self.rig.lost = error
             raise _leave(error) from None
@@ -120,7 +122,12 @@ class GuestSession:
                 "fault": options.fault.name if options.fault else None,
             },
         )
-        collected = self.vm.receive("collection", "collected")
+        collected = self.vm.receive("collection", "collected", "unusable")
+        if collected["type"] == "unusable":
+            raise UsageError(
+                f"the guest's pytest: {collected.get('text')}",
+                f"name files, folders or node ids below {tests.root}",
+            )
         for error in collected.get("errors", []):
             text = f"{error.get('nodeid')}:\n{error.get('longrepr')}"
             raise NoVerdict("collection", f"the guest cannot collect its tests: {text}")
@@ -247,8 +254,10 @@ class PlainSession:
 
 
 def _leave(error: HarnessError) -> BaseException:
-    """Return what ends pytest's session at once: an internal error, no failed test."""
-    return pytest.exit.Exception(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+    """Return what ends pytest's session at once: never as a failed test."""
+    usage = isinstance(error, UsageError)
+    code = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
+    return pytest.exit.Exception(str(error), returncode=code)
 
 
 def _lost_report(item: pytest.Item, error: NoVerdict) -> pytest.TestReport:

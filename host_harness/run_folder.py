@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
+
+_TAIL_SIZE = 1 << 16  # a hostile console can be long
+# ECMA-48: control sequences, and operating system commands up to their end.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
 
 
 def create(root: Path) -> Path:
@@ -25,9 +30,18 @@ def publish(folder: Path) -> None:
 
 
 def tail(path: Path, lines: int = 20) -> list[str]:
-    """Return the last lines of a text file; nothing when it is not there."""
+    """Return the last lines of a text file, as a terminal can bear them; nothing without it."""
     try:
-        text = path.read_text(errors="replace")
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_SIZE))
+            text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+    plain = (printable(line) for line in text.splitlines())
+    return [line for line in plain if line][-lines:]
+
+
+def printable(text: str) -> str:
+    """Return a line of a guest's without escape sequences and control characters."""
+    text = _ESCAPES.sub("", text)
+    return "".join(each if each.isprintable() else " " for each in text).rstrip()

@@ -1,6 +1,6 @@
 """The guest's agent: collects the tests, runs those that the host names, sends the reports.
 
-    host: configure      guest: collected
+    host: configure      guest: collected (or unusable: the arguments are wrong)
     host: run (one)      guest: start, report (setup, call, teardown), finish
     host: end            guest: ended
     host: shutdown       guest: bye
@@ -42,6 +42,7 @@ class AgentPlugin:
         self._errors: list[dict[str, str]] = []
         self.ran = 0
         self.trouble: list[str] = []  # what ended the session, or went wrong at its end
+        self.unusable = ""  # what is wrong with the arguments
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep the traceback of an error that is no test's."""
@@ -57,7 +58,7 @@ class AgentPlugin:
         try:
             return (yield)
         except pytest.UsageError as error:
-            self.trouble.append(str(error))
+            self.unusable = str(error)
             raise
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -173,6 +174,9 @@ def _session(channel: Channel, configuration: Message) -> None:
         ],
         plugins=[plugin, fixtures, SettingsPlugin(int(configuration["seed"]))],
     )
+    if plugin.unusable:
+        channel.send({"type": "unusable", "text": plugin.unusable})
+        return
     if plugin.trouble or status not in _ENDED_WELL:
         raise _SessionFailed("\n".join([f"pytest ended with {status!r}", *plugin.trouble]))
     channel.send({"type": "ended", "ran": plugin.ran})

@@ -84,6 +84,14 @@ def test_tail_of_a_log(tmp_path: Path) -> None:
     assert run_folder.tail(tmp_path / "absent") == []
 
 
+def test_escapes_of_a_guest_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    said = b"\x1b[31;1mred\x1b[0m \x1b]0;title\x07end\r\n\x1b[0m\n a\x08b\n"
+    (tmp_path / "log").write_bytes(said)
+    assert run_folder.tail(tmp_path / "log") == ["red end", " a b"]
+    (tmp_path / "log").write_bytes(b"x" * (1 << 20) + b"\nlast\n")
+    assert run_folder.tail(tmp_path / "log")[-1] == "last"
+
+
 def test_every_fault_has_a_red_status_and_words_to_look_for() -> None:
     for fault in faults.FAULTS:
         if fault.status is Status.FAILED:

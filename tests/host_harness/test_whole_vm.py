@@ -100,6 +100,12 @@ def test_nothing_selected_is_a_usage_error(tmp_path: Path) -> None:
     assert run(tmp_path, "-k", "no_such_test").status == 2
 
 
+def test_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    done = run(tmp_path, "suite/test_nothing.py")
+    assert done.status == 2
+    assert "suite/test_nothing.py" in done.output + done.errors
+
+
 def test_unknown_fault_is_a_usage_error(tmp_path: Path) -> None:
     done = run(tmp_path, FAULT="no-such-fault")
     assert done.status == 2

@@ -329,7 +329,7 @@ def test_path_that_is_not_there_is_named(start: Start) -> None:
     guest = start()
     guest.configure("suite/test_nothing.py")
     last = guest.receive()
-    assert last["type"] == "error"
+    assert last["type"] == "unusable"
     assert "suite/test_nothing.py" in last["text"]
 
 
