@@ -119,7 +119,8 @@ class Ledger:
     def table(self) -> str:
         """Return the table for people: one row for each promise and verdict, the worst first.
 
-        Of several rows it shows what was asked first and last, and what was attested last.
+        Of several rows it shows those of the test that has most: what was asked first and last, and
+        what was attested last.
         """
         groups: dict[tuple[str, str], list[Promise]] = {}
         for row in self.promises:
@@ -131,8 +132,9 @@ class Ledger:
             for (promise, each), rows in groups.items():
                 if each == verdict:
                     count = f" x{len(rows)}" if len(rows) > 1 else ""
-                    asked = _span([row.asked for row in rows])
-                    attested = rows[-1].attested or rows[-1].reason
+                    shown = _of_one_test(rows)
+                    asked = _span([row.asked for row in shown])
+                    attested = shown[-1].attested or shown[-1].reason
                     lines.append(_row(promise, asked, attested, f"{verdict}{count}"))
         accepted = sorted(
             {
@@ -168,6 +170,14 @@ def _first_line(report: pytest.TestReport) -> str:
     lines = [line for line in report.longreprtext.splitlines() if line.strip()]
     errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
     return (errors or lines or ["no message"])[0]
+
+
+def _of_one_test(rows: list[Promise]) -> list[Promise]:
+    """Return the rows of the test function that has most of them: they are alike."""
+    groups: dict[str, list[Promise]] = {}
+    for row in rows:
+        groups.setdefault(row.test.partition("[")[0], []).append(row)
+    return max(groups.values(), key=len)
 
 
 def _span(texts: list[str]) -> str:

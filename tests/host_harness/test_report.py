@@ -117,3 +117,20 @@ def test_table_has_one_row_for_each_promise_and_verdict() -> None:
     rows = [line for line in ledger.table().splitlines() if line.startswith("alignment")]
     assert len(rows) == 1
     assert "kept x3" in rows[0]
+
+
+def test_table_shows_the_test_that_asks_most() -> None:
+    ledger = Ledger()
+    for test, asked in (
+        ("suite/a.py::test_refused[0]", "0: refused"),
+        ("suite/b.py::test_sizes[1]", "1 bytes"),
+        ("suite/b.py::test_sizes[2]", "2 bytes"),
+        ("suite/b.py::test_sizes[3]", "3 bytes"),
+        ("suite/c.py::test_last", "many at once"),
+    ):
+        each = report(properties=[row() | {"asked": asked}])
+        each.nodeid = test
+        ledger.add_report(each, [])
+    (line,) = [line for line in ledger.table().splitlines() if line.startswith("alignment")]
+    assert "1 bytes .. 3 bytes" in line
+    assert line.endswith("kept x5")
