@@ -217,6 +217,8 @@ class GuestSession:
             try:
                 with self.rig.progress.phase("shutdown", silent=True):
                     self.vm.end_session(self.ran)
+                    if self.ledger.to_repeat():
+                        self.rig.keep_kernel_log()
                     if not self.rig.options.keep:
                         self.vm.power_off()
             except NoVerdict as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -89,6 +91,14 @@ class Rig:
         self.folder = run_folder.create(self._runs)
         self._stack.callback(self._keep_artefacts)
         (self.folder / "seed").write_text(f"{self.options.seed}\n")
+        facts = {
+            "accelerator": self.accelerator,
+            "options": dict(self.options.given),
+            "qemu": {"version": found.version, "origin": found.origin},
+            "guest": guest.versions,
+            "host": {"python": platform.python_version(), "kernel": platform.release()},
+        }
+        (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
         if fault := self.options.fault:
             self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
         launch = Launch(
@@ -106,6 +116,12 @@ class Rig:
             self.lost = error
             raise
         return self.vm
+
+    def keep_kernel_log(self) -> None:
+        """Write the guest's kernel log to dmesg.log; its console is quiet. NoVerdict when lost."""
+        if self.vm and self.folder:
+            said = self.vm.execute(["dmesg"], timeout_s=30)
+            (self.folder / "dmesg.log").write_text(str(said.get("stdout")))
 
     def conclude(self, status: Status) -> Status:
         """Decide the run's status from that of its tests; write what belongs to it."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from host_harness.faults import FAULTS, Fault
-from tests.host_harness.runs import Run, run
+from tests.host_harness.runs import LIMIT_S, Run, clean_environment, run
 
 pytestmark = pytest.mark.vm
 
 ARTEFACTS = {
     *("status", "junit.xml", "console.log", "qemu.log", "qmp.log", "argv"),
     *("device-trace.jsonl", "device.log", "seed", "attestations.json", "replay"),
+    *("environment.json",),
 }
 
 
@@ -45,6 +47,10 @@ def test_clean_run_leaves_every_artefact(clean: Run) -> None:
     assert {path.name for path in clean.folder.iterdir()} == ARTEFACTS
     assert (clean.folder / "status").read_text() == "0\n"
     assert (clean.folder / "seed").read_text() == f"{0x5EED}\n"
+    environment = json.loads((clean.folder / "environment.json").read_text())
+    assert environment["options"] == {"seed": "0x5eed"}
+    assert environment["qemu"]["version"]
+    assert environment["guest"]["kernel"].startswith("6.1.")
     facts = clean.attestations
     assert facts["accelerator"] in ("kvm", "tcg")
     assert facts["seed"] == 0x5EED
@@ -86,6 +92,31 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     if fault.words:
         assert "no verdict: " in done.output
         assert fault.words in done.output
+
+
+def test_failed_run_can_be_replayed_from_its_folder(tmp_path: Path) -> None:
+    """The same test, seed and fault; and the guest's kernel log is there."""
+    done = run(tmp_path / "runs", "-k", "test_in and (64 or 65)", FAULT="device-write-flip")
+    assert done.status == 1
+    assert "Linux version 6.1." in (done.folder / "dmesg.log").read_text()
+    first = done.folder.resolve()
+    replay = (first / "replay").read_text()
+    assert done.output.splitlines()[-2] == f"replay: {replay.rstrip()}"
+    again = subprocess.run(
+        ["sh", "-c", replay],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert again.returncode == 1
+    second = done.folder.resolve()
+    assert second != first
+    rows = [json.loads((each / "attestations.json").read_text()) for each in (first, second)]
+    assert rows[0]["promises"] == rows[1]["promises"], "the same bytes, at the same places"
+    assert rows[0]["seed"] == rows[1]["seed"]
 
 
 def test_selection_works_as_in_pytest(tmp_path: Path) -> None:
