@@ -48,7 +48,7 @@ Content = int | list[Any] | str
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of entry: its folder's name and how its entries are treated.
+    """A kind of entry: its folder's name, its name for people, and how its entries are treated.
 
     ``needed`` is the space in bytes that a build takes at its peak; ``hashed`` is for the entries
     that are booted, whose contents are checked at each use; ``keep`` is how many entries stay
@@ -59,13 +59,17 @@ class Kind:
     needed: int
     hashed: bool
     keep: int
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.words or self.name
 
 
-QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2)
-TREE = Kind("tree", 700_000_000, hashed=False, keep=2)
-DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8)
-IMAGE = Kind("image", 250_000_000, hashed=True, keep=4)
-PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16)
+QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2, words="private QEMU")
+TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
+DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
+IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
+PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
 KINDS = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)
 NOTES_FOLDER = "no-kvm"  # what qemu.py remembers of a failed probe
 
@@ -119,22 +123,22 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
         return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, f"making the {kind.name}", note) as alone:
+        with _locked(folder, f"making the {kind}", note) as alone:
             wrong = _take(final, inputs)
             if wrong is None:
                 return final
             if alone:
                 _remove_leftovers(folder)
             if wrong:
-                note(f"the cached {kind.name} is broken ({wrong}); making it again")
+                note(f"the cached {kind} is broken ({wrong}); making it again")
             if final.exists():
                 _remove_entry(final)
-            space.require(kind.name, folder, kind.needed)
+            space.require(str(kind), folder, kind.needed)
             _build(kind, inputs, build, final)
             wrong = _take(final, inputs)
             if wrong is not None:
                 raise EnvironmentFailure(
-                    f"the {kind.name} in {final} is broken right after it was made: {wrong}",
+                    f"the {kind} in {final} is broken right after it was made: {wrong}",
                     "look at the disk, or set DMA_REHEARSAL_CACHE to another folder",
                 )
             if alone:
@@ -503,20 +507,20 @@ def _explained(
     error: OSError | subprocess.SubprocessError, kind: Kind, folder: Path
 ) -> EnvironmentFailure:
     if space.is_the_reason(error):
-        return space.failure(kind.name, folder, kind.needed, str(error))
+        return space.failure(str(kind), folder, kind.needed, str(error))
     moves = "DMA_REHEARSAL_CACHE=/another/folder moves the cache"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFailure(
-            f"the {kind.name} has to be made, and the cache {cache_root()} (of {_owner(folder)}) "
+            f"the {kind} has to be made, and the cache {cache_root()} (of {_owner(folder)}) "
             f"cannot be written: {error}",
             moves,
         )
     if isinstance(error, subprocess.TimeoutExpired):
         return EnvironmentFailure(
-            f"making the {kind.name} failed: {error.cmd[0]} took longer than {error.timeout:.0f} s",
+            f"making the {kind} failed: {error.cmd[0]} took longer than {error.timeout:.0f} s",
             "run again when the machine, or its network, has less to do",
         )
     return EnvironmentFailure(
-        f"making the {kind.name} in {cache_root()} failed: {error}",
+        f"making the {kind} in {cache_root()} failed: {error}",
         f"it must be a folder that can be written; {moves}",
     )

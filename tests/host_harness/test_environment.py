@@ -74,6 +74,23 @@ def test_causes_are_told_apart(cause: str) -> None:
     assert failure.status is Status.ENVIRONMENT
 
 
+@pytest.mark.usefixtures("cache_root")
+def test_without_a_network_no_other_suite_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(suite: str, _packages: object, _root: Path) -> dict[str, str]:
+        raise debian.explain(suite, _SAID["no network"][0])
+
+    monkeypatch.delenv("QEMU", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(debian, "unpack", unpack)
+    with pytest.raises(
+        EnvironmentFailure, match="no QEMU with vfio-user-pci can be had"
+    ) as failure:
+        qemu.find(lambda _text: None)
+    assert "forky packages cannot be fetched: no network" in str(failure.value)
+    assert "sid" not in str(failure.value)
+    assert failure.value.hint.startswith("connect this machine")
+
+
 def test_unknown_cause_still_shows_what_was_said() -> None:
     failure = debian.explain("forky", "something new\n")
     assert "mmdebstrap said:\nsomething new" in str(failure)
