@@ -1,9 +1,10 @@
 """The environment's cache: folders named by the digest of what went into them.
 
 An entry is built in a staging folder under its kind's lock, sealed by a manifest that lists what
-must be there, and then renamed: a run that is killed half-way leaves no entry that looks whole,
-and two runs that want the same one build it once. Each use checks the entry against its manifest
-and holds a shared lock on it until the process ends, so nobody removes what a running VM uses.
+must be there (and by the manifest's own digest), and then renamed: a run that is killed half-way
+leaves no entry that looks whole, and two runs that want the same one build it once. Each use
+checks the entry against its manifest and holds a shared lock on it until the process ends, so
+nobody removes what a running VM uses.
 
 Locks go with the process that held them. Where the file system has none, builds still come out
 whole (the rename decides), but nothing is tidied up.
@@ -161,10 +162,14 @@ def recorded(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """Return an entry's manifest. OSError or ValueError when it cannot be read."""
-    loaded = json.loads((path / "manifest.json").read_text())
-    if not isinstance(loaded, dict):
-        raise ValueError("no JSON object")
+    """Return an entry's manifest.
+
+    OSError when it, or the seal beside it, cannot be read; ValueError when it is not as sealed.
+    """
+    written = (path / "manifest.json").read_bytes()
+    if hashlib.sha256(written).hexdigest() != (path / "seal").read_text(errors="replace").strip():
+        raise ValueError("not as it was sealed")
+    loaded: dict[str, Any] = json.loads(written)
     return loaded
 
 
@@ -174,9 +179,7 @@ def fault_of(path: Path) -> str | None:
         loaded = manifest(path)
     except (OSError, ValueError) as error:
         return f"manifest.json: {_brief(error)}"
-    contents = loaded.get("contents")
-    if not isinstance(contents, dict):
-        return "manifest.json lists no contents"
+    contents: dict[str, Content] = loaded["contents"]
     for name, wanted in contents.items():
         try:
             wrong = _difference(f"{path}/{name}", wanted)
@@ -281,7 +284,7 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
 
 def _manifest_for(final: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     loaded = manifest(final)
-    if digest_of(loaded.get("inputs")) != digest_of(inputs):
+    if digest_of(loaded["inputs"]) != digest_of(inputs):
         raise ValueError("made from other inputs")
     return loaded
 
@@ -329,11 +332,9 @@ def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> Non
         try:
             resolved = build(staging)
             sealed = {"inputs": inputs, **resolved, "contents": _seal(staging, kind.hashed)}
-            with (staging / "manifest.json").open("w") as file:
-                json.dump(sealed, file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
+            written = (json.dumps(sealed, indent=1) + "\n").encode()
+            (staging / "manifest.json").write_bytes(written)
+            (staging / "seal").write_text(hashlib.sha256(written).hexdigest() + "\n")
             try:
                 staging.rename(final)
             except OSError as error:
@@ -498,8 +499,6 @@ def _owner(path: Path) -> str:
 def _brief(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or "cannot be read"
-    if isinstance(error, json.JSONDecodeError):
-        return "half-written or no JSON"
     return str(error)
 
 

@@ -107,15 +107,16 @@ def made() -> Made:
         versions = _pytest_versions()
     except importlib.metadata.PackageNotFoundError:  # run without the virtual environment
         versions = {}
-    wanted = {
-        "driver": cache.recorded(cache.DRIVER, _driver_inputs(resolved)),
-        "image": cache.recorded(cache.IMAGE, _image_inputs(resolved, versions)),
-    }
+    to_make = []
+    if cache.recorded(cache.DRIVER, _driver_inputs(resolved)) is None:
+        to_make.append("driver")
+    if versions and cache.recorded(cache.IMAGE, _image_inputs(resolved, versions)) is None:
+        to_make.append("image")
     return Made(
         resolved["kernel_release"],
         resolved["versions"]["python3.11-minimal"],
-        versions.get("pytest", ""),
-        tuple(name for name, found in wanted.items() if found is None),
+        versions.get("pytest", "of the venv that is to be made"),
+        tuple(to_make),
     )
 
 
