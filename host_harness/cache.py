@@ -21,7 +21,6 @@ import os
 import pwd
 import re
 import secrets
-import stat
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import janitor, space
+from . import janitor, seal, space
 from .errors import EnvironmentFailure
 
 _STAGING_PREFIX = ".staging-"
@@ -43,8 +42,6 @@ _YOUNG_S = 3600.0
 
 Note = Callable[[str], None]
 Build = Callable[[Path], dict[str, Any]]
-# What a manifest says of a path: a file's size in bytes, or size and SHA-256; a link's target.
-Content = int | list[Any] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,38 +153,9 @@ def recorded(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """
     final = folder_of(kind, inputs)
     try:
-        return manifest(final) if _take(final, inputs, look=False) is None else None
+        return seal.manifest(final) if _take(final, inputs, look=False) is None else None
     except (OSError, ValueError):
         return None
-
-
-def manifest(path: Path) -> dict[str, Any]:
-    """Return an entry's manifest.
-
-    OSError when it, or the seal beside it, cannot be read; ValueError when it is not as sealed.
-    """
-    written = (path / "manifest.json").read_bytes()
-    if hashlib.sha256(written).hexdigest() != (path / "seal").read_text(errors="replace").strip():
-        raise ValueError("not as it was sealed")
-    loaded: dict[str, Any] = json.loads(written)
-    return loaded
-
-
-def fault_of(path: Path) -> str | None:
-    """Return what of an entry is not as it was made, in a few words; None when it is sound."""
-    try:
-        loaded = manifest(path)
-    except (OSError, ValueError) as error:
-        return f"manifest.json: {_brief(error)}"
-    contents: dict[str, Content] = loaded["contents"]
-    for name, wanted in contents.items():
-        try:
-            wrong = _difference(f"{path}/{name}", wanted)
-        except OSError as error:
-            wrong = _brief(error)
-        if wrong:
-            return f"{name}: {wrong}"
-    return None
 
 
 def discard(path: Path) -> bool:
@@ -269,8 +237,8 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
         try:
             _manifest_for(final, inputs)
         except (OSError, ValueError) as error:
-            return f"manifest.json: {_brief(error)}"
-        if look and (wrong := fault_of(final)):
+            return f"manifest.json: {seal.brief(error)}"
+        if look and (wrong := seal.fault_of(final)):
             return wrong
         with contextlib.suppress(OSError):  # a cache that may only be read
             os.utime(final / "manifest.json")
@@ -283,45 +251,10 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
 
 
 def _manifest_for(final: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    loaded = manifest(final)
+    loaded = seal.manifest(final)
     if digest_of(loaded["inputs"]) != digest_of(inputs):
         raise ValueError("made from other inputs")
     return loaded
-
-
-def _difference(path: str, wanted: Content) -> str | None:
-    status = os.lstat(path)
-    if isinstance(wanted, str):
-        if not stat.S_ISLNK(status.st_mode) or str(Path(path).readlink()) != wanted:
-            return "no link to what it named"
-        return None
-    size, digest = (wanted[0], wanted[1]) if isinstance(wanted, list) else (wanted, None)
-    if not stat.S_ISREG(status.st_mode):
-        return "no file any more"
-    if status.st_size != size:
-        return f"{status.st_size} bytes where {size} were"
-    if digest is not None and _sha256(path) != digest:
-        return "its contents changed"
-    return None
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123 - thousands of paths are looked at as text
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(folder: Path, hashed: bool) -> dict[str, Content]:
-    contents: dict[str, Content] = {}
-    for inner, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = f"{inner}/{name}"
-            status = os.lstat(path)
-            key = os.path.relpath(path, folder)
-            if stat.S_ISLNK(status.st_mode):
-                contents[key] = str(Path(path).readlink())
-            elif stat.S_ISREG(status.st_mode):
-                contents[key] = [status.st_size, _sha256(path)] if hashed else status.st_size
-    return contents
 
 
 def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> None:
@@ -331,10 +264,7 @@ def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> Non
         staging.mkdir(mode=0o755)
         try:
             resolved = build(staging)
-            sealed = {"inputs": inputs, **resolved, "contents": _seal(staging, kind.hashed)}
-            written = (json.dumps(sealed, indent=1) + "\n").encode()
-            (staging / "manifest.json").write_bytes(written)
-            (staging / "seal").write_text(hashlib.sha256(written).hexdigest() + "\n")
+            seal.write(staging, {"inputs": inputs, **resolved}, hashed=kind.hashed)
             try:
                 staging.rename(final)
             except OSError as error:
@@ -494,12 +424,6 @@ def _owner(path: Path) -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return f"user {number}"
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "cannot be read"
-    return str(error)
 
 
 def _explained(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from host_harness import cache, space
+from host_harness import cache, seal, space
 from host_harness.errors import EnvironmentFailure
 from host_harness.payload import SOURCE
 
@@ -43,8 +43,8 @@ def never(_staging: Path) -> dict[str, Any]:
 def test_second_time_comes_from_the_cache() -> None:
     first = cache.entry(KIND, {"a": 1}, build)
     assert cache.entry(KIND, {"a": 1}, never) == first
-    assert cache.manifest(first)["versions"] == {"a": "1"}
-    assert cache.recorded(KIND, {"a": 1}) == cache.manifest(first)
+    assert seal.manifest(first)["versions"] == {"a": "1"}
+    assert cache.recorded(KIND, {"a": 1}) == seal.manifest(first)
     assert cache.recorded(KIND, {"a": 2}) is None
 
 
@@ -99,7 +99,7 @@ def test_broken_entry_is_told_in_one_line_and_built_again(name: str) -> None:
     harm(entry)
     notes: list[str] = []
     assert cache.entry(KIND, {}, build, notes.append) == entry
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     assert len(notes) == 1
     assert notes[0].startswith("the cached driver is broken (")
     assert said in notes[0]
@@ -118,9 +118,9 @@ def test_entry_under_the_name_of_another_is_built_again() -> None:
 def test_big_entry_is_checked_by_size_alone() -> None:
     entry = cache.entry(BIG, {}, build)
     (entry / "inner/file").write_text("CONTENT")
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     (entry / "inner/file").write_text("longer than it was")
-    assert cache.fault_of(entry) == "inner/file: 18 bytes where 7 were"
+    assert seal.fault_of(entry) == "inner/file: 18 bytes where 7 were"
 
 
 def test_broken_entry_that_cannot_be_built_again_is_status_3() -> None:
@@ -260,7 +260,7 @@ def test_without_locks_the_faster_of_two_wins(monkeypatch: pytest.MonkeyPatch) -
         return build(staging)
 
     entry = cache.entry(KIND, {}, overtaken)
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     assert sorted(path.name for path in entry.parent.iterdir()) == sorted([".lock", entry.name])
 
 
@@ -326,7 +326,7 @@ def test_killed_builder_is_no_harm_to_one_that_waits(
     assert notes == [
         f"another run (process {builder.pid}) is at it: waiting before making the driver"
     ]
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     names = sorted(path.name for path in (cache_root / "driver").iterdir())
     assert names == sorted([".lock", entry.name])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import build_way, cache, debian, image, kernel_module, qemu, tools
+from host_harness import build_way, cache, debian, image, kernel_module, qemu, seal, tools
 from host_harness.build_way import Way
 from host_harness.errors import EnvironmentFailure, Status, UsageError
 
@@ -162,7 +162,7 @@ def test_versions_that_were_resolved_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_root: Path
 ) -> None:
     make = _fake_mmdebstrap(tmp_path, monkeypatch, "echo deb:qemu_1%3a11.1-2_amd64.deb")
-    assert cache.manifest(make())["versions"] == {"qemu": "1:11.1-2"}
+    assert seal.manifest(make())["versions"] == {"qemu": "1:11.1-2"}
     assert cache_root.is_dir()
 
 
@@ -349,7 +349,7 @@ def test_cached_qemu_that_does_not_work_any_more_is_made_again(
     find()
     binary = cache.entries(cache.QEMU)[0] / "root" / "qemu"
     binary.write_text(binary.read_text().replace("vfio-user-pci", "nothing-of-it"))  # same size
-    assert cache.fault_of(binary.parent.parent) is None
+    assert seal.fault_of(binary.parent.parent) is None
     assert find().version == "11.1.2"
     assert any("the cached QEMU is broken (QEMU 11.1.2 has no" in note for note in notes)
 
