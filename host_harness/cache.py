@@ -1,9 +1,10 @@
 """The environment's cache: folders named by the digest of what went into them.
 
 An entry is built in a staging folder under its kind's lock, sealed by a manifest that lists what
-must be there, and then renamed: a run that is killed half-way leaves no entry that looks whole,
-and two runs that want the same one build it once. Each use checks the entry against its manifest
-and holds a shared lock on it until the process ends, so nobody removes what a running VM uses.
+must be there (and by the manifest's own digest), and then renamed: a run that is killed half-way
+leaves no entry that looks whole, and two runs that want the same one build it once. Each use
+checks the entry against its manifest and holds a shared lock on it until the process ends, so
+nobody removes what a running VM uses.
 
 Locks go with the process that held them. Where the file system has none, builds still come out
 whole (the rename decides), but nothing is tidied up.
@@ -20,7 +21,6 @@ import os
 import pwd
 import re
 import secrets
-import stat
 import subprocess
 import sys
 import time
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import janitor, space
+from . import janitor, seal, space
 from .errors import EnvironmentFailure
 
 _STAGING_PREFIX = ".staging-"
@@ -42,13 +42,11 @@ _YOUNG_S = 3600.0
 
 Note = Callable[[str], None]
 Build = Callable[[Path], dict[str, Any]]
-# What a manifest says of a path: a file's size in bytes, or size and SHA-256; a link's target.
-Content = int | list[Any] | str
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of entry: its folder's name and how its entries are treated.
+    """A kind of entry: its folder's name, its name for people, and how its entries are treated.
 
     ``needed`` is the space in bytes that a build takes at its peak; ``hashed`` is for the entries
     that are booted, whose contents are checked at each use; ``keep`` is how many entries stay
@@ -59,13 +57,17 @@ class Kind:
     needed: int
     hashed: bool
     keep: int
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.words or self.name
 
 
-QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2)
-TREE = Kind("tree", 700_000_000, hashed=False, keep=2)
-DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8)
-IMAGE = Kind("image", 250_000_000, hashed=True, keep=4)
-PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16)
+QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2, words="private QEMU")
+TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
+DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
+IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
+PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
 KINDS = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)
 NOTES_FOLDER = "no-kvm"  # what qemu.py remembers of a failed probe
 
@@ -119,22 +121,22 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
         return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, f"making the {kind.name}", note) as alone:
+        with _locked(folder, f"making the {kind}", note) as alone:
             wrong = _take(final, inputs)
             if wrong is None:
                 return final
             if alone:
                 _remove_leftovers(folder)
             if wrong:
-                note(f"the cached {kind.name} is broken ({wrong}); making it again")
+                note(f"the cached {kind} is broken ({wrong}); making it again")
             if final.exists():
                 _remove_entry(final)
-            space.require(kind.name, folder, kind.needed)
+            space.require(str(kind), folder, kind.needed)
             _build(kind, inputs, build, final)
             wrong = _take(final, inputs)
             if wrong is not None:
                 raise EnvironmentFailure(
-                    f"the {kind.name} in {final} is broken right after it was made: {wrong}",
+                    f"the {kind} in {final} is broken right after it was made: {wrong}",
                     "look at the disk, or set DMA_REHEARSAL_CACHE to another folder",
                 )
             if alone:
@@ -151,36 +153,9 @@ def recorded(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """
     final = folder_of(kind, inputs)
     try:
-        return manifest(final) if _take(final, inputs, look=False) is None else None
+        return seal.manifest(final) if _take(final, inputs, look=False) is None else None
     except (OSError, ValueError):
         return None
-
-
-def manifest(path: Path) -> dict[str, Any]:
-    """Return an entry's manifest. OSError or ValueError when it cannot be read."""
-    loaded = json.loads((path / "manifest.json").read_text())
-    if not isinstance(loaded, dict):
-        raise ValueError("no JSON object")
-    return loaded
-
-
-def fault_of(path: Path) -> str | None:
-    """Return what of an entry is not as it was made, in a few words; None when it is sound."""
-    try:
-        loaded = manifest(path)
-    except (OSError, ValueError) as error:
-        return f"manifest.json: {_brief(error)}"
-    contents = loaded.get("contents")
-    if not isinstance(contents, dict):
-        return "manifest.json lists no contents"
-    for name, wanted in contents.items():
-        try:
-            wrong = _difference(f"{path}/{name}", wanted)
-        except OSError as error:
-            wrong = _brief(error)
-        if wrong:
-            return f"{name}: {wrong}"
-    return None
 
 
 def discard(path: Path) -> bool:
@@ -262,8 +237,8 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
         try:
             _manifest_for(final, inputs)
         except (OSError, ValueError) as error:
-            return f"manifest.json: {_brief(error)}"
-        if look and (wrong := fault_of(final)):
+            return f"manifest.json: {seal.brief(error)}"
+        if look and (wrong := seal.fault_of(final)):
             return wrong
         with contextlib.suppress(OSError):  # a cache that may only be read
             os.utime(final / "manifest.json")
@@ -276,45 +251,10 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
 
 
 def _manifest_for(final: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    loaded = manifest(final)
-    if digest_of(loaded.get("inputs")) != digest_of(inputs):
+    loaded = seal.manifest(final)
+    if digest_of(loaded["inputs"]) != digest_of(inputs):
         raise ValueError("made from other inputs")
     return loaded
-
-
-def _difference(path: str, wanted: Content) -> str | None:
-    status = os.lstat(path)
-    if isinstance(wanted, str):
-        if not stat.S_ISLNK(status.st_mode) or str(Path(path).readlink()) != wanted:
-            return "no link to what it named"
-        return None
-    size, digest = (wanted[0], wanted[1]) if isinstance(wanted, list) else (wanted, None)
-    if not stat.S_ISREG(status.st_mode):
-        return "no file any more"
-    if status.st_size != size:
-        return f"{status.st_size} bytes where {size} were"
-    if digest is not None and _sha256(path) != digest:
-        return "its contents changed"
-    return None
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123 - thousands of paths are looked at as text
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _seal(folder: Path, hashed: bool) -> dict[str, Content]:
-    contents: dict[str, Content] = {}
-    for inner, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = f"{inner}/{name}"
-            status = os.lstat(path)
-            key = os.path.relpath(path, folder)
-            if stat.S_ISLNK(status.st_mode):
-                contents[key] = str(Path(path).readlink())
-            elif stat.S_ISREG(status.st_mode):
-                contents[key] = [status.st_size, _sha256(path)] if hashed else status.st_size
-    return contents
 
 
 def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> None:
@@ -324,12 +264,7 @@ def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> Non
         staging.mkdir(mode=0o755)
         try:
             resolved = build(staging)
-            sealed = {"inputs": inputs, **resolved, "contents": _seal(staging, kind.hashed)}
-            with (staging / "manifest.json").open("w") as file:
-                json.dump(sealed, file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
+            seal.write(staging, {"inputs": inputs, **resolved}, hashed=kind.hashed)
             try:
                 staging.rename(final)
             except OSError as error:
@@ -491,32 +426,24 @@ def _owner(path: Path) -> str:
         return f"user {number}"
 
 
-def _brief(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "cannot be read"
-    if isinstance(error, json.JSONDecodeError):
-        return "half-written or no JSON"
-    return str(error)
-
-
 def _explained(
     error: OSError | subprocess.SubprocessError, kind: Kind, folder: Path
 ) -> EnvironmentFailure:
     if space.is_the_reason(error):
-        return space.failure(kind.name, folder, kind.needed, str(error))
+        return space.failure(str(kind), folder, kind.needed, str(error))
     moves = "DMA_REHEARSAL_CACHE=/another/folder moves the cache"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFailure(
-            f"the {kind.name} has to be made, and the cache {cache_root()} (of {_owner(folder)}) "
+            f"the {kind} has to be made, and the cache {cache_root()} (of {_owner(folder)}) "
             f"cannot be written: {error}",
             moves,
         )
     if isinstance(error, subprocess.TimeoutExpired):
         return EnvironmentFailure(
-            f"making the {kind.name} failed: {error.cmd[0]} took longer than {error.timeout:.0f} s",
+            f"making the {kind} failed: {error.cmd[0]} took longer than {error.timeout:.0f} s",
             "run again when the machine, or its network, has less to do",
         )
     return EnvironmentFailure(
-        f"making the {kind.name} in {cache_root()} failed: {error}",
+        f"making the {kind} in {cache_root()} failed: {error}",
         f"it must be a folder that can be written; {moves}",
     )

@@ -32,6 +32,11 @@ def _host_mirrors() -> list[str]:
     return sorted({uri for origin, label, uri in found if origin == label == "Debian"})
 
 
+class NoNetwork(EnvironmentFailure):
+    """No mirror can be reached at all."""
+
+
+_NO_NETWORK = "no network"
 # What apt and mmdebstrap say (in the C locale), the cause that it means, and the next step.
 # In this order: a mirror that answered tells more than a second one that cannot be reached.
 _CAUSES = (
@@ -58,7 +63,7 @@ _CAUSES = (
         r"Temporary failure resolving|Could not resolve|Name or service not known|"
         r"Network is unreachable|No route to host|Could not connect|Unable to connect|"
         r"Connection (?:timed out|refused|failed)|Could not wait for server",
-        "no network",
+        _NO_NETWORK,
         "connect this machine, or set apt's proxy (Acquire::http::Proxy), then run again; what "
         "is in the cache needs no network",
     ),
@@ -68,10 +73,12 @@ _CAUSES = (
 def explain(suite: str, said: str) -> EnvironmentFailure:
     """Return the failure for what mmdebstrap said of ``suite``: its cause and the next step."""
     complaints = [line for line in said.splitlines() if re.match(r"\s*(?:E:|Err:|error:)", line)]
-    detail = "\n".join((complaints or said.strip().splitlines())[-8:])
+    lines = list(dict.fromkeys(complaints or said.strip().splitlines()))
+    detail = "\n".join(lines[-6:])
     for pattern, cause, hint in _CAUSES:
         if re.search(pattern, said):
-            return EnvironmentFailure(
+            kind = NoNetwork if cause == _NO_NETWORK else EnvironmentFailure
+            return kind(
                 f"Debian's {suite} packages cannot be fetched: {cause}. mmdebstrap said:\n{detail}",
                 hint,
             )

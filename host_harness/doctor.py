@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TextIO
 
-from . import build_way, cache, children, image, memory, qemu, space, tools
+from . import build_way, cache, children, image, memory, qemu, seal, space, tools
 from .errors import HarnessError, Status, UsageError
 from .payload import SOURCE
 
@@ -215,7 +215,7 @@ def cached() -> Iterator[Row]:
         f"{kind.name}/{path.name}: {fault}"
         for kind, paths in found.items()
         for path in paths
-        if (fault := cache.fault_of(path))
+        if (fault := seal.fault_of(path))
     ]
     if broken:
         yield Row(

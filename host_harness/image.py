@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import build_way, cache, debian, kernel_module, payload, space, tools
+from . import build_way, cache, debian, kernel_module, payload, seal, space, tools
 from .errors import EnvironmentFailure
 from .janitor import remove_tree
 from .payload import SOURCE, compile_bytecode, pack_cpio
@@ -117,15 +117,16 @@ def made() -> Made:
         versions = _pytest_versions()
     except importlib.metadata.PackageNotFoundError:  # run without the virtual environment
         versions = {}
-    wanted = {
-        "driver": cache.recorded(cache.DRIVER, _driver_inputs(resolved)),
-        "image": cache.recorded(cache.IMAGE, _image_inputs(resolved, versions)),
-    }
+    to_make = []
+    if cache.recorded(cache.DRIVER, _driver_inputs(resolved)) is None:
+        to_make.append("driver")
+    if versions and cache.recorded(cache.IMAGE, _image_inputs(resolved, versions)) is None:
+        to_make.append("image")
     return Made(
         resolved["kernel_release"],
         resolved["versions"]["python3.11-minimal"],
-        versions.get("pytest", ""),
-        tuple(name for name, found in wanted.items() if found is None),
+        versions.get("pytest", "of the venv that is to be made"),
+        tuple(to_make),
     )
 
 
@@ -154,14 +155,14 @@ def make(progress: Callable[[str], None]) -> Image:
     resolved = cache.recorded(cache.TREE, _tree_inputs())
     tree = cache.folder_of(cache.TREE, _tree_inputs()) / "root"
     if resolved is None or made().to_make or not payload.is_made(tree):
-        resolved = cache.manifest(make_tree())
+        resolved = seal.manifest(make_tree())
     release: str = resolved["kernel_release"]
 
     def build_from_tree(
         build: Callable[[Path], dict[str, Any]],
     ) -> Callable[[Path], dict[str, Any]]:
         def checked(staging: Path) -> dict[str, Any]:
-            if cache.manifest(make_tree())["versions"] != resolved["versions"]:
+            if seal.manifest(make_tree())["versions"] != resolved["versions"]:
                 raise EnvironmentFailure(
                     f"the packages of {tree} had to be fetched again and are newer now",
                     "run again, to make everything from them",

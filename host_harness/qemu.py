@@ -168,6 +168,8 @@ def find(progress: Callable[[str], None]) -> Qemu:
             except EnvironmentFailure as error:
                 refusals.append(str(error.args[0]))
                 hint = hint or error.hint
+                if isinstance(error, debian.NoNetwork):
+                    break  # another suite is not nearer
             except NotUsable as error:
                 refusals.append(f"the one of Debian {suite}: {error}")
             remove_tree(root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import multiprocessing
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from host_harness import cache, space
+from host_harness import cache, seal, space
 from host_harness.errors import EnvironmentFailure
 from host_harness.payload import SOURCE
 
@@ -44,8 +43,8 @@ def never(_staging: Path) -> dict[str, Any]:
 def test_second_time_comes_from_the_cache() -> None:
     first = cache.entry(KIND, {"a": 1}, build)
     assert cache.entry(KIND, {"a": 1}, never) == first
-    assert cache.manifest(first)["versions"] == {"a": "1"}
-    assert cache.recorded(KIND, {"a": 1}) == cache.manifest(first)
+    assert seal.manifest(first)["versions"] == {"a": "1"}
+    assert cache.recorded(KIND, {"a": 1}) == seal.manifest(first)
     assert cache.recorded(KIND, {"a": 2}) is None
 
 
@@ -74,6 +73,8 @@ def _replace_by_file(entry: Path) -> None:
     shutil.copy(entry / "inner/file", entry / "link")
 
 
+_NOT_SEALED = "manifest.json: not as it was sealed"
+
 # Each break of an entry, and what the one line says of it.
 _BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda e: (e / "inner/file").unlink(), "inner/file: No such file"),
@@ -82,24 +83,12 @@ _BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "other link": (_replace_link, "link: no link to"),
     "file for a link": (_replace_by_file, "link: no link to"),
     "no manifest": (lambda e: (e / "manifest.json").unlink(), "no manifest.json"),
-    "half manifest": (
-        lambda e: os.truncate(e / "manifest.json", 40),
-        "manifest.json: half-written or no JSON",
-    ),
-    "empty manifest": (lambda e: os.truncate(e / "manifest.json", 0), "half-written or no JSON"),
-    "binary manifest": (
-        lambda e: (e / "manifest.json").write_bytes(b"\xff\xfe\0\0"),
-        "manifest.json: ",
-    ),
-    "list": (lambda e: (e / "manifest.json").write_text("[]"), "manifest.json: no JSON object"),
-    "other inputs": (
-        lambda e: (e / "manifest.json").write_text(json.dumps({"inputs": 1, "contents": {}})),
-        "made from other inputs",
-    ),
-    "no contents": (
-        lambda e: (e / "manifest.json").write_text(json.dumps({"inputs": {}})),
-        "lists no contents",
-    ),
+    "half manifest": (lambda e: os.truncate(e / "manifest.json", 40), _NOT_SEALED),
+    "empty manifest": (lambda e: os.truncate(e / "manifest.json", 0), _NOT_SEALED),
+    "binary manifest": (lambda e: (e / "manifest.json").write_bytes(b"\xff\xfe\0"), _NOT_SEALED),
+    "other manifest": (lambda e: (e / "manifest.json").write_text("{}"), _NOT_SEALED),
+    "no seal": (lambda e: (e / "seal").unlink(), "manifest.json: No such file"),
+    "binary seal": (lambda e: (e / "seal").write_bytes(b"\xff\xfe\0"), _NOT_SEALED),
 }
 
 
@@ -110,7 +99,7 @@ def test_broken_entry_is_told_in_one_line_and_built_again(name: str) -> None:
     harm(entry)
     notes: list[str] = []
     assert cache.entry(KIND, {}, build, notes.append) == entry
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     assert len(notes) == 1
     assert notes[0].startswith("the cached driver is broken (")
     assert said in notes[0]
@@ -118,12 +107,20 @@ def test_broken_entry_is_told_in_one_line_and_built_again(name: str) -> None:
     cache.entry(KIND, {}, never, notes.append)
 
 
+def test_entry_under_the_name_of_another_is_built_again() -> None:
+    cache.entry(KIND, {"a": 1}, build).rename(cache.folder_of(KIND, {"a": 2}))
+    notes: list[str] = []
+    cache.entry(KIND, {"a": 2}, build, notes.append)
+    assert "manifest.json: made from other inputs" in notes[0]
+    cache.entry(KIND, {"a": 2}, never)
+
+
 def test_big_entry_is_checked_by_size_alone() -> None:
     entry = cache.entry(BIG, {}, build)
     (entry / "inner/file").write_text("CONTENT")
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     (entry / "inner/file").write_text("longer than it was")
-    assert cache.fault_of(entry) == "inner/file: 18 bytes where 7 were"
+    assert seal.fault_of(entry) == "inner/file: 18 bytes where 7 were"
 
 
 def test_broken_entry_that_cannot_be_built_again_is_status_3() -> None:
@@ -263,7 +260,7 @@ def test_without_locks_the_faster_of_two_wins(monkeypatch: pytest.MonkeyPatch) -
         return build(staging)
 
     entry = cache.entry(KIND, {}, overtaken)
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     assert sorted(path.name for path in entry.parent.iterdir()) == sorted([".lock", entry.name])
 
 
@@ -329,7 +326,7 @@ def test_killed_builder_is_no_harm_to_one_that_waits(
     assert notes == [
         f"another run (process {builder.pid}) is at it: waiting before making the driver"
     ]
-    assert cache.fault_of(entry) is None
+    assert seal.fault_of(entry) is None
     names = sorted(path.name for path in (cache_root / "driver").iterdir())
     assert names == sorted([".lock", entry.name])
 

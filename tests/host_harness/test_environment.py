@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import build_way, cache, debian, image, kernel_module, qemu, tools
+from host_harness import build_way, cache, debian, image, kernel_module, qemu, seal, tools
 from host_harness.build_way import Way
 from host_harness.errors import EnvironmentFailure, Status, UsageError
 
@@ -72,6 +72,23 @@ def test_causes_are_told_apart(cause: str) -> None:
     assert " ".join(cause.split()) in str(failure)
     assert hint in failure.hint
     assert failure.status is Status.ENVIRONMENT
+
+
+@pytest.mark.usefixtures("cache_root")
+def test_without_a_network_no_other_suite_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(suite: str, _packages: object, _root: Path) -> dict[str, str]:
+        raise debian.explain(suite, _SAID["no network"][0])
+
+    monkeypatch.delenv("QEMU", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(debian, "unpack", unpack)
+    with pytest.raises(
+        EnvironmentFailure, match="no QEMU with vfio-user-pci can be had"
+    ) as failure:
+        qemu.find(lambda _text: None)
+    assert "forky packages cannot be fetched: no network" in str(failure.value)
+    assert "sid" not in str(failure.value)
+    assert failure.value.hint.startswith("connect this machine")
 
 
 def test_unknown_cause_still_shows_what_was_said() -> None:
@@ -145,7 +162,7 @@ def test_versions_that_were_resolved_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_root: Path
 ) -> None:
     make = _fake_mmdebstrap(tmp_path, monkeypatch, "echo deb:qemu_1%3a11.1-2_amd64.deb")
-    assert cache.manifest(make())["versions"] == {"qemu": "1:11.1-2"}
+    assert seal.manifest(make())["versions"] == {"qemu": "1:11.1-2"}
     assert cache_root.is_dir()
 
 
@@ -332,7 +349,7 @@ def test_cached_qemu_that_does_not_work_any_more_is_made_again(
     find()
     binary = cache.entries(cache.QEMU)[0] / "root" / "qemu"
     binary.write_text(binary.read_text().replace("vfio-user-pci", "nothing-of-it"))  # same size
-    assert cache.fault_of(binary.parent.parent) is None
+    assert seal.fault_of(binary.parent.parent) is None
     assert find().version == "11.1.2"
     assert any("the cached QEMU is broken (QEMU 11.1.2 has no" in note for note in notes)
 
