@@ -1,6 +1,6 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> APPEND=<words> DEADLINE=<phase>=<s> KEEP=1
-# GDB=1 ARGS="-k alignment -x"
+# GDB=1 ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
@@ -15,8 +15,9 @@ NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))
 ARGS ?=
 
 ATTACH ?=
+TESTS ?=
 
-export FAULT ACCEL SEED APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm shell soak doctor test lint units faults generate lock clean clean-cache
@@ -28,7 +29,7 @@ setup:
 	@host_harness/bootstrap.sh $(VENV)
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
-	@$(PYTHON) -m host_harness test $(ARGS)
+	@$(PYTHON) -m host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more in a VM that runs
 	@$(PYTHON) -m host_harness shell $(if $(ATTACH),--attach $(ATTACH))

@@ -48,7 +48,7 @@ Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v,
 
 
 class Cli:
-    """Marks pytest's run as the harness's own: its paths are the guest's."""
+    """Marks pytest's run as the harness's own: its paths are the guest's, below ``rig.tests``."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -62,9 +62,10 @@ class Cli:
         if config.getoption("--vm") or config.getoption("--vm-runs"):
             raise pytest.UsageError("--vm and --vm-runs: here they are paths, and --runs")
         if config.args_source is pytest.Config.ArgsSource.ARGS:
-            own = str(GuestTests().root.name) + "/"
-            selected = tuple(word.removeprefix(own) for word in config.args)
-            self._rig.tests = GuestTests(selected=selected)
+            tests = self._rig.tests
+            prefix = f"{tests.root.name}/" if tests.is_own else ""
+            selected = tuple(word.removeprefix(prefix) for word in config.args)
+            self._rig.tests = GuestTests(tests.root, selected)
         config.args = []
         config.stash[pytest_plugin.RIG] = self._rig
 
@@ -106,7 +107,13 @@ def _parser() -> argparse.ArgumentParser:
             help="where the folders of artefacts go (default: build/runs)",
         )
 
-    add_runs(add("test", "run the checks; further arguments go to pytest"))
+    test_parser = add("test", "run the checks; further arguments go to pytest")
+    add_runs(test_parser)
+    test_parser.add_argument(
+        "--tests",
+        metavar="PATH",
+        help="run the guest tests of this file or folder, below the current one, and not the suite",
+    )
     shell_parser = add("shell", "boot the guest and give a login shell in it")
     add_runs(shell_parser)
     shell_parser.add_argument(
@@ -176,15 +183,18 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         with Rig(given, Progress(), Path()) as rig:
             rig.prepare()
         return Status.PASSED
-    return _test(given, known.runs, pytest_args)
+    tests = GuestTests(Path.cwd(), (known.tests,)) if known.tests else GuestTests()
+    return _test(given, known.runs, tests, pytest_args)
 
 
-def _test(given: Options, runs: Path, pytest_args: list[str]) -> Status:
-    replay = Replay(
-        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs)], pytest_args, Path.cwd()
-    )
+def _test(given: Options, runs: Path, tests: GuestTests, pytest_args: list[str]) -> Status:
+    tests.files()  # UsageError now, and not after the VM is up
+    argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(runs)]
+    if not tests.is_own:
+        argv += ["--tests", *tests.selected]
+    replay = Replay(argv, pytest_args, Path.cwd())
     quiet = any(word in ("-q", "-qq", "--quiet") for word in pytest_args)
-    with Rig(given, Progress(quiet=quiet), runs, replay=replay) as rig:
+    with Rig(given, Progress(quiet=quiet), runs, tests=tests, replay=replay) as rig:
         rig.prepare()
         code: int | pytest.ExitCode = pytest.ExitCode.INTERNAL_ERROR
         try:
@@ -204,12 +214,12 @@ def _test(given: Options, runs: Path, pytest_args: list[str]) -> Status:
 
 
 def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
-    tests = GuestTests().root
+    suite = GuestTests().root
     verbosity = any(word.startswith(("-v", "-q", "--verbose", "--quiet")) for word in pytest_args)
     # In a log every test has its line; on a terminal the dots move.
     plain = [] if verbosity or sys.stdout.isatty() else ["-v"]
     return [
-        *("-c", str(tests / "pytest.ini"), "--rootdir", str(tests), "--noconftest"),
+        *("-c", str(suite / "pytest.ini"), "--rootdir", str(rig.tests.root), "--noconftest"),
         *("--strict-markers", "-o", f"cache_dir={rig.cache_folder}"),
         # Installed, pytest also finds the plugin by its entry point, after it was imported here.
         *("-W", "ignore::pytest.PytestAssertRewriteWarning"),

@@ -22,7 +22,7 @@ from .channel import PROTOCOL, Channel
 from .children import child, how_it_ended
 from .console import Console
 from .deadlines import wait_limit
-from .errors import EnvironmentFailure, NoVerdict
+from .errors import EnvironmentFailure, NoVerdict, Status, UsageError
 from .faults import Place
 from .image import Image
 from .monitor import Monitor, MonitorError
@@ -206,6 +206,11 @@ def _start_device(
     ]
     if fault and fault.place is Place.DEVICE:
         argv += ["--fault", fault.name]
+    if launch.options.endpoint:
+        argv += ["--endpoint", launch.options.endpoint]
+    # An endpoint of somebody else's is found as Python finds modules: here, or on PYTHONPATH.
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    python_path = [str(payload.SOURCE), str(Path.cwd()), *filter(None, given)]
     log = stack.enter_context((folder / "device.log").open("wb"))
     device = stack.enter_context(
         child(
@@ -213,7 +218,7 @@ def _start_device(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            environment={**os.environ, "PYTHONPATH": str(payload.SOURCE)},
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
         )
     )
     if device.stdout is None:
@@ -227,6 +232,12 @@ def _start_device(
         if answered:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 device.wait(5)
+            if device.returncode == Status.USAGE and launch.options.endpoint:
+                said = " ".join(tail(folder / "device.log", 3))
+                raise UsageError(
+                    f"ENDPOINT={launch.options.endpoint}: {said}",
+                    "name MODULE:CLASS, with the module's folder current or on PYTHONPATH",
+                )
             reason = f"is not ready ({how_it_ended(device)})"
         else:
             reason = f"is not ready within its deadline of {limit:g} s"

@@ -32,6 +32,12 @@ OPTIONS = (
     Option("accel", "ACCEL", "kvm|tcg", "insist on an accelerator (default: probe KVM, else tcg)"),
     Option("fault", "FAULT", "NAME", "break one promise on purpose (make faults lists them)"),
     Option("seed", "SEED", "NUMBER", "seed of the data patterns (default: random, printed)"),
+    Option(
+        "endpoint",
+        "ENDPOINT",
+        "MODULE:CLASS",
+        "serve this endpoint in place of the exerciser; its module may be in the current folder",
+    ),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
         "deadline",
@@ -51,6 +57,7 @@ class Options:
     accel: str | None = None
     fault: Fault | None = None
     seed: int = 0
+    endpoint: str | None = None
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     keep: bool = False
@@ -77,6 +84,7 @@ def parse(given: Mapping[str, str]) -> Options:
         accel=accel,
         fault=fault,
         seed=_seed(given.get("seed")),
+        endpoint=given.get("endpoint"),
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
         keep=_flag("keep", given),

@@ -55,12 +55,12 @@ class GuestTests:
             path = (self.root / word.partition("::")[0]).resolve()
             if not path.exists():
                 raise UsageError(
-                    f"--vm: there is no {path}", "name a file or folder of guest tests"
+                    f"guest tests: there is no {path}", "name a file or folder of guest tests"
                 )
             if not path.is_relative_to(self.root):
                 raise UsageError(
-                    f"--vm: {path} is not below pytest's rootdir {self.root}",
-                    "start pytest in the project that has it, or give --rootdir",
+                    f"guest tests: {path} is not below the root of the tests, {self.root}",
+                    "start in the project that has it (or give pytest a --rootdir)",
                 )
             found.append(self._copied_for(path).relative_to(self.root))
         return found

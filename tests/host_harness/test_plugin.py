@@ -102,7 +102,7 @@ def test_plugin_is_off_unless_it_is_used(project: Path) -> None:
     ("arguments", "words"),
     [
         (["--vm", "nowhere"], "there is no"),
-        ([f"--vm={SOURCE}"], "is not below pytest's rootdir"),
+        ([f"--vm={SOURCE}"], "is not below the root of the tests"),
         (["--vm", "guest_tests", "--vm-seed=x"], "SEED=x"),
         (["--vm", "guest_tests", "--vm-fault=x"], "no fault 'x'"),
     ],
