@@ -7,9 +7,13 @@ make turns every failure into 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import signal
 import sys
+import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -18,8 +22,8 @@ import pytest
 
 from device import __main__ as device
 
-from . import doctor, faults, options, pytest_plugin, shell, soak
-from .errors import HarnessError, NoVerdict, Status, UsageError
+from . import doctor, faults, options, pytest_plugin, run_folder, shell, soak
+from .errors import HarnessError, Status, UsageError
 from .guest_session import GuestSession
 from .kept import keep_until_told
 from .options import OPTIONS, Options
@@ -47,11 +51,14 @@ Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v,
 """
 
 
+# What pytest answers without a session.
+_NO_RUN = ("--version", "-V", "--help", "-h", "--markers", "--fixtures", "--fixtures-per-test")
+
+
 class Cli:
     """Marks pytest's run as the harness's own: its paths are the guest's, below ``rig.tests``."""
 
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
+    rig: Rig
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -60,14 +67,16 @@ class Cli:
             if config.getoption(f"--vm-{option.name}"):
                 raise pytest.UsageError(f"--vm-{option.name}: here it is {option.variable}=...")
         if config.getoption("--vm") or config.getoption("--vm-runs"):
-            raise pytest.UsageError("--vm and --vm-runs: here they are paths, and --runs")
+            raise pytest.UsageError("--vm and --vm-runs: here they are --tests and --runs")
         if config.args_source is pytest.Config.ArgsSource.ARGS:
-            tests = self._rig.tests
+            tests = self.rig.tests
+            if self.rig.replay:
+                self.rig.replay = replace(self.rig.replay, positional=tuple(config.args))
             prefix = f"{tests.root.name}/" if tests.is_own else ""
             selected = tuple(word.removeprefix(prefix) for word in config.args)
-            self._rig.tests = GuestTests(tests.root, selected)
+            self.rig.tests = GuestTests(tests.root, selected)
         config.args = []
-        config.stash[pytest_plugin.RIG] = self._rig
+        config.stash[pytest_plugin.RIG] = self.rig
 
 
 def _count(text: str) -> int:
@@ -147,8 +156,9 @@ def main(argv: list[str]) -> Status:
     # Without a command the arguments are those of test.
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["test", *argv]
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGHUP, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's word holds
+            signal.signal(number, _terminate)
     try:
         parser = _parser()
         known, rest = parser.parse_known_args(argv)
@@ -161,6 +171,17 @@ def main(argv: list[str]) -> Status:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Status.NO_VERDICT
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Status.NO_VERDICT
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug of the harness, and no verdict", file=sys.stderr)
+        return Status.NO_VERDICT
+
+
+def _given() -> Options:
+    return options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
 
 
 def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
@@ -171,44 +192,48 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         return doctor.run(sys.stdout)
     if known.command == "clean-cache":
         return doctor.clean_cache(sys.stdout)
-    given = options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
     if known.command == "soak":
         return soak.run(known.count, known.load, known.runs, pytest_args)
     if known.command == "shell" and known.attach:
         return shell.attach(known.attach)
     if known.command == "shell":
-        with Rig(given, Progress(), known.runs, shells=True) as rig:
+        with Rig(_given(), Progress(), known.runs, shells=True) as rig:
             return shell.run(rig)
     if known.command == "environment":
-        with Rig(given, Progress(), Path()) as rig:
+        with Rig(_given(), Progress(), Path()) as rig:
             rig.prepare()
         return Status.PASSED
-    tests = GuestTests(Path.cwd(), (known.tests,)) if known.tests else GuestTests()
-    return _test(given, known.runs, tests, pytest_args)
+    if any(word in _NO_RUN for word in pytest_args):
+        code = pytest.main(pytest_args, [pytest_plugin])
+        return Status.PASSED if code == pytest.ExitCode.OK else Status.USAGE
+    return _test(known, pytest_args)
 
 
-def _test(given: Options, runs: Path, tests: GuestTests, pytest_args: list[str]) -> Status:
-    tests.files()  # UsageError now, and not after the VM is up
-    argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(runs)]
+def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
+    try:
+        given = _given()
+        tests = GuestTests(Path.cwd(), (known.tests,)) if known.tests else GuestTests()
+        tests.files()  # UsageError now, and not after the VM is up
+    except UsageError as error:
+        # The file `status` is what scripts read: it must not be that of the run before.
+        run_folder.set_status(run_folder.create(known.runs.absolute()), error.status)
+        raise
+    argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(known.runs)]
     if not tests.is_own:
         argv += ["--tests", *tests.selected]
-    replay = Replay(argv, pytest_args, Path.cwd())
-    quiet = any(word in ("-q", "-qq", "--quiet") for word in pytest_args)
-    with Rig(given, Progress(quiet=quiet), runs, tests=tests, replay=replay) as rig:
-        rig.prepare()
-        code: int | pytest.ExitCode = pytest.ExitCode.INTERNAL_ERROR
-        try:
-            rig.boot()
-            plugins = [pytest_plugin, Cli(rig), GuestSession(rig)]
-            code = pytest.main(_arguments(rig, pytest_args), plugins)
-        except NoVerdict:
-            pass  # the rig has it
+    quiet = any(re.fullmatch(r"-[a-z]*q[a-z]*|--quiet", word) for word in pytest_args)
+    cli = Cli()
+    with Rig(given, Progress(quiet=quiet), known.runs, tests=tests) as rig:
+        rig.open_folder()
+        cli.rig = rig
+        rig.replay = Replay(argv, pytest_args, Path.cwd())
+        code = pytest.main(_arguments(rig, pytest_args), [pytest_plugin, cli, GuestSession(rig)])
         if rig.status is None:  # pytest had no session
             usage = code == pytest.ExitCode.USAGE_ERROR
             rig.conclude(Status.USAGE if usage else Status.NO_VERDICT)
         print()
         print("\n".join(rig.verdict()), flush=True)
-        if given.keep and rig.vm and not rig.lost:
+        if given.keep and rig.vm and not rig.error:
             keep_until_told(rig)
     return Status.NO_VERDICT if rig.status is None else rig.status
 
@@ -223,7 +248,6 @@ def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
         *("--strict-markers", "-o", f"cache_dir={rig.cache_folder}"),
         # Installed, pytest also finds the plugin by its entry point, after it was imported here.
         *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
-        *("--junitxml", str(rig.folder and rig.folder / "junit.xml")),
         *plain,
         *pytest_args,
     ]
@@ -232,8 +256,9 @@ def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
 def console_main() -> None:
     """Run ``dma-rehearsal``: print the status as the last line, and exit with it."""
     final = main(sys.argv[1:])
-    sys.stderr.flush()
-    print(f"status {final.value}", flush=True)
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.flush()
+        print(f"status {final.value}", flush=True)
     sys.exit(final.value)
 
 

@@ -17,6 +17,7 @@ HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20
 PROTOCOL = 2
+_SEND_LIMIT_S = 10
 
 Message = dict[str, Any]
 
@@ -44,11 +45,16 @@ class Channel:
         self._stream.close()
 
     def send(self, message: Message) -> None:
-        """Send one message; OSError when the peer is gone or does not read for a minute."""
+        """Send one message; OSError when the peer is gone or does not read for some seconds.
+
+        ValueError for a message that the other side would refuse for its size.
+        """
         payload = json.dumps(message).encode()
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"a message of {len(payload)} bytes, above {MAX_PAYLOAD}")
         header = HEADER.pack(MAGIC, len(payload), self._sent, zlib.crc32(payload))
         self._sent += 1
-        self._stream.settimeout(60)
+        self._stream.settimeout(_SEND_LIMIT_S)
         self._stream.sendall(header + payload)
 
     def pull(self) -> None:
@@ -88,7 +94,7 @@ class Channel:
         self._received += 1
         try:
             message = json.loads(payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ChannelBroken(f"frame {sequence} is no JSON: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise ChannelBroken(f"frame {sequence} has no type")

@@ -20,7 +20,7 @@ from . import janitor
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
-_GRACE_S = 5
+_GRACE_S = 2
 
 
 def _prepare(parent: int, register: Callable[[], None]) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -65,7 +66,8 @@ class Console:
                 self.agent_ended = _text(self._spawn.after)
             else:
                 return
-            os.write(self._signal, b"!")
+            with contextlib.suppress(BlockingIOError):  # full: whoever looks has enough to wake up
+                os.write(self._signal, b"!")
 
 
 def _text(matched: object) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 
-from .errors import UsageError
+from .errors import NoVerdict, UsageError
 
 # Seconds; generous, for a loaded machine that emulates.
 DEFAULTS_S: Mapping[str, float] = {
+    "environment": 3600.0,  # with an empty cache and a slow network
     "device up": 20.0,
     "QEMU up": 30.0,
     "kernel": 90.0,
@@ -50,3 +55,22 @@ def none() -> dict[str, float]:
 def wait_limit(seconds: float) -> float | None:
     """Return a deadline as the calls of the standard library take it: None is for ever."""
     return None if seconds == math.inf else seconds
+
+
+@contextmanager
+def alarm(phase: str, seconds: float) -> Iterator[None]:
+    """Raise NoVerdict in the block when it takes longer; only the main thread can be told so."""
+    if seconds == math.inf or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise NoVerdict(phase, f"not done within its deadline of {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -162,6 +162,22 @@ FAULTS = (
         words="the checksum",
     ),
     Fault(
+        "report-left-out",
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        "the guest leaves out one report of a test",
+        words="reports are missing",
+    ),
+    Fault(
+        "report-misattributed",
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        "the guest sends a report under another test's name",
+        words="the guest reports",
+    ),
+    Fault(
         "test-never-ends",
         Place.GUEST,
         Status.NO_VERDICT,

@@ -6,18 +6,22 @@ guest's report is pytest's own serialized report, so everything that reads repor
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+from _pytest.junitxml import LogXML
 
+from . import guest_words
+from .device_trace import DeviceTrace
 from .errors import HarnessError, NoVerdict, Status, UsageError
+from .guest_words import CollectedItem, GuestWordsError
 from .kept import keep_until_told
-from .report import Ledger
+from .report import Ledger, Promise
 from .rig import Rig
 from .vm import Vm
-
-_PHASES = ("setup", "call", "teardown")
 
 # pytest's own statuses, each mapped on purpose.
 _STATUSES = {
@@ -28,27 +32,41 @@ _STATUSES = {
     pytest.ExitCode.USAGE_ERROR: Status.USAGE,
     pytest.ExitCode.NO_TESTS_COLLECTED: Status.USAGE,
 }
+_EXIT_CODES = {
+    Status.FAILED: pytest.ExitCode.TESTS_FAILED,
+    Status.USAGE: pytest.ExitCode.NO_TESTS_COLLECTED,
+    Status.NO_VERDICT: pytest.ExitCode.INTERNAL_ERROR,
+}
+# Options that act where a test runs, and so in the guest: their values go there.
+_FORWARDED = {
+    "tbstyle": "--tb={}",
+    "showlocals": "--showlocals",
+    "runxfail": "--runxfail",
+    "log_level": "--log-level={}",
+    "pythonwarnings": "-W={}",
+}
+_FORWARDED_INI = ("markers", "python_files", "python_classes", "python_functions")
+# Those that cannot act there are refused: none is ignored in silence.
+_REFUSED = {
+    "usepdb": "--pdb",
+    "trace": "--trace",
+    "setuponly": "--setup-only",
+    "setupshow": "--setup-show",
+    "setupplan": "--setup-plan",
+    "ignore": "--ignore",
+    "ignore_glob": "--ignore-glob",
+    "stepwise_skip": "--stepwise-skip",
+}
 
 
 class GuestItem(pytest.Item):
     """One test of the guest. Its code is there; here it has a name, keywords and reports."""
 
-    def __init__(
-        self,
-        *,
-        guest_path: str,
-        line: int,
-        keywords: list[str],
-        marks: list[str],
-        promises: list[str],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, guest: CollectedItem, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.guest_path = guest_path
-        self.line = line
-        self.promises = promises
-        self.extra_keyword_matches.update(keywords)
-        for name in marks:
+        self.guest = guest
+        self.extra_keyword_matches.update(guest.keywords)
+        for name in guest.marks:
             self.config.addinivalue_line("markers", f"{name}: a mark of the guest's tests")
             self.add_marker(getattr(pytest.mark, name))
 
@@ -58,7 +76,7 @@ class GuestItem(pytest.Item):
 
     def reportinfo(self) -> tuple[str, int, str]:
         """Return where the test stands: path below the root of its tests, line, name."""
-        return self.guest_path, self.line, self.name
+        return self.guest.path, self.guest.line, self.name
 
 
 class GuestSession:
@@ -68,6 +86,7 @@ class GuestSession:
         self.rig = rig
         self.ran = 0
         self._interrupted = False
+        self._trace: DeviceTrace | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -81,14 +100,31 @@ class GuestSession:
             raise RuntimeError("the VM was not booted")
         return self.rig.vm
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Refuse the options that cannot act in the guest."""
+        for name, option in _REFUSED.items():
+            if getattr(config.option, name, None):
+                raise pytest.UsageError(
+                    f"{option} cannot act on tests that run in a guest (try make shell)"
+                )
+
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> None:
-        """Boot, where that was not done before."""
-        if self.rig.vm is None:
-            try:
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Boot; from then on the run's folder gets a junit.xml of its own."""
+        manager = session.config.pluginmanager
+        capture = manager.getplugin("capturemanager")
+        visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        try:
+            with visible:
                 self.rig.boot()
-            except HarnessError as error:
-                raise _leave(error) from None
+        except HarnessError as error:
+            self.rig.error = error
+            raise _leave(error) from None
+        self._trace = DeviceTrace(self.vm.folder / "device-trace.jsonl")
+        log = LogXML(str(self.vm.folder / "junit.xml"), None, family="xunit2")
+        manager.register(log, "dma-rehearsal-junit")
+        log.pytest_sessionstart()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
@@ -98,10 +134,8 @@ class GuestSession:
         try:
             with self.rig.progress.phase("collection", silent=True):
                 found = self._collect(session)
-        except UsageError as error:
-            raise _leave(error) from None
-        except NoVerdict as error:
-            self.rig.lost = error
+        except HarnessError as error:
+            self.rig.error = error
             raise _leave(error) from None
         # What a collector would announce: the terminal counts its items by these reports.
         session.config.hook.pytest_collectreport(
@@ -112,37 +146,29 @@ class GuestSession:
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
         options = self.rig.options
         tests = self.rig.tests
-        self.vm.send(
-            "collection",
-            {
-                "type": "configure",
-                "args": list(tests.selected),
-                "root": tests.root_in_guest,
-                "seed": options.seed,
-                "fault": options.fault.name if options.fault else None,
-            },
-        )
+        request = {
+            "args": [*_forwarded(session.config), *tests.selected],
+            "named": bool(tests.selected),
+            "root": tests.root_in_guest,
+            "seed": options.seed,
+            "fault": options.fault.name if options.fault else None,
+        }
+        self.vm.send("collection", {"type": "configure", **request})
         collected = self.vm.receive("collection", "collected", "unusable")
         if collected["type"] == "unusable":
             raise UsageError(
                 f"the guest's pytest: {collected.get('text')}",
                 f"name files, folders or node ids below {tests.root}",
             )
-        for error in collected.get("errors", []):
-            text = f"{error.get('nodeid')}:\n{error.get('longrepr')}"
-            raise NoVerdict("collection", f"the guest cannot collect its tests: {text}")
+        try:
+            if errors := guest_words.collection_errors(collected):
+                raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
+            items = guest_words.collected_items(collected)
+        except GuestWordsError as error:
+            raise self.vm.lost("collection", str(error)) from error
         return [
-            GuestItem.from_parent(
-                session,
-                name=str(item["name"]),
-                nodeid=str(item["nodeid"]),
-                guest_path=str(item["path"]),
-                line=int(item["lineno"] or 0),
-                keywords=[str(word) for word in item["keywords"]],
-                marks=[str(name) for name in item["marks"]],
-                promises=[str(name) for name in item["promises"]],
-            )
-            for item in collected["items"]
+            GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
+            for item in items
         ]
 
     @pytest.hookimpl(wrapper=True)
@@ -161,44 +187,52 @@ class GuestSession:
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         try:
-            self._run(item, nextitem)
+            reports = self._run(item, nextitem)
         except NoVerdict as error:
             error.subject = item.nodeid
-            self.rig.lost = error
+            self.rig.error = error
             item.session.shouldstop = f"no verdict: {error.phase}"
-            hook.pytest_runtest_logreport(report=_lost_report(item, error))
+            hook.pytest_runtest_logreport(report=_failure(item.nodeid, f"no verdict: {error}"))
+        else:
+            seen = self._trace.take() if self._trace else []
+            for report in reports:
+                self.ledger.add_report(report, item.guest.promises, seen=bool(seen))
+                hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> None:
+    def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+        """Return the reports of one test, all of them: one that is cut short has none."""
+        vm, nodeid = self.vm, item.nodeid
+        if self._trace:
+            self._trace.take()
+        end = time.monotonic() + vm.deadlines["test"]
         following = nextitem.nodeid if isinstance(nextitem, GuestItem) else None
-        self.vm.send("test", {"type": "run", "nodeid": item.nodeid, "next": following})
-        seen: list[str] = []
-        while True:
-            message = self.vm.receive("test", "start", "report", "finish")
-            if message.get("nodeid") != item.nodeid:
-                raise self.vm.lost(
-                    "test", f"the guest reports {message.get('nodeid')} while {item.nodeid} runs"
-                )
-            if message["type"] == "report":
-                report = item.config.hook.pytest_report_from_serializable(
-                    config=item.config, data=message["data"]
-                )
-                if not isinstance(report, pytest.TestReport) or report.when not in _PHASES:
-                    raise self.vm.lost("test", f"the guest sent no test report for {item.nodeid}")
-                seen.append(report.when)
-                self.ledger.add_report(report, item.promises)
-                item.ihook.pytest_runtest_logreport(report=report)
-            elif message["type"] == "finish":
-                # A failed or skipped setup is followed by the teardown alone.
-                if seen not in (list(_PHASES), ["setup", "teardown"]):
-                    raise self.vm.lost("test", f"reports of {item.nodeid} are missing: got {seen}")
-                self.ran += 1
-                return
+        vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
+        reports: list[pytest.TestReport] = []
+        kinds: tuple[str, ...] = ("start",)
+        try:
+            while True:
+                message = vm.receive("test", *kinds, limit_s=end - time.monotonic())
+                if message.get("nodeid") != nodeid:
+                    raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
+                if message["type"] == "finish":
+                    guest_words.check_order(reports)
+                    self.ran += 1
+                    return reports
+                if message["type"] == "report":
+                    reports.append(guest_words.report(item.config, message.get("data"), nodeid))
+                    if len(reports) > len(guest_words.PHASES):
+                        raise GuestWordsError("the guest sends reports without end")
+                kinds = ("report", "finish")
+        except GuestWordsError as error:
+            raise vm.lost("test", str(error)) from error
 
-    def pytest_keyboard_interrupt(self) -> None:
-        """Take note that the user, or a plugin, ended the session within a test."""
-        self._interrupted = True
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Take note that the user, or a plugin, ended the session where it stood."""
+        # --stepwise and --maxfail also stop it, but between two tests.
+        self._interrupted = not isinstance(excinfo.value, pytest.Session.Interrupted)
 
     def pytest_report_header(self) -> str:
         """Say in pytest's header what runs."""
@@ -208,31 +242,38 @@ class GuestSession:
             f"accelerator {self.rig.accelerator}, seed {self.rig.options.seed}"
         )
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(
         self, session: pytest.Session, exitstatus: int | pytest.ExitCode
     ) -> None:
         """End the guest's session, compare its count of tests with ours, decide the status."""
-        if self.rig.lost is None and self.rig.vm is not None and not self._interrupted:
+        if self.rig.error is None and self.rig.vm is not None and not self._interrupted:
             try:
                 with self.rig.progress.phase("shutdown", silent=True):
-                    self.vm.end_session(self.ran)
-                    if self.ledger.to_repeat():
-                        self.rig.keep_kernel_log()
-                    if not self.rig.options.keep:
-                        self.vm.power_off()
+                    self._end()
             except NoVerdict as error:
-                self.rig.lost = error
-        status = _STATUSES.get(pytest.ExitCode(exitstatus), Status.NO_VERDICT)
-        if exitstatus == pytest.ExitCode.INTERRUPTED and not self._interrupted:
-            status = Status.FAILED  # a plugin stopped at a failure (--stepwise)
+                self.rig.error = error
+                _show(session, [_failure("guest", f"no verdict: {error}")])
+        _show(session, [_objection(row) for row in self.ledger.silent_objections()])
+        try:
+            status = _STATUSES[pytest.ExitCode(exitstatus)]
+        except (ValueError, KeyError):  # a plugin's own number
+            status = Status.NO_VERDICT
+        if self._interrupted and status in (Status.PASSED, Status.FAILED):
+            status = Status.NO_VERDICT
+        elif status is Status.NO_VERDICT and exitstatus == pytest.ExitCode.INTERRUPTED:
+            # Stopped between two tests, at a failure.
+            status = Status.NO_VERDICT if self._interrupted else Status.FAILED
         status = self.rig.conclude(status)
         if exitstatus == pytest.ExitCode.OK and status is not Status.PASSED:
-            session.exitstatus = (
-                pytest.ExitCode.TESTS_FAILED
-                if status is Status.FAILED
-                else pytest.ExitCode.INTERNAL_ERROR
-            )
+            session.exitstatus = _EXIT_CODES.get(status, pytest.ExitCode.INTERNAL_ERROR)
+
+    def _end(self) -> None:
+        self.vm.end_session(self.ran)
+        if self.ledger.to_repeat():
+            self.rig.keep_kernel_log()
+        if not self.rig.options.keep:
+            self.vm.power_off()
 
 
 class PlainSession:
@@ -243,6 +284,8 @@ class PlainSession:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table and the facts of the run."""
+        if self.rig.folder is None:
+            return
         terminalreporter.section("dma-rehearsal")
         for line in self.rig.verdict():
             terminalreporter.write_line(line)
@@ -250,9 +293,22 @@ class PlainSession:
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
         """Keep the VM if that was asked for; then end it."""
-        if self.rig.options.keep and self.rig.vm and not self.rig.lost:
+        if self.rig.options.keep and self.rig.vm and not self.rig.error:
             keep_until_told(self.rig)
         self.rig.close()
+
+
+def _forwarded(config: pytest.Config) -> list[str]:
+    """Return the words for the guest's pytest that stand for this one's options."""
+    words = []
+    for name, form in _FORWARDED.items():
+        value = getattr(config.option, name, None)
+        values = value if isinstance(value, list) else [value] if value else []
+        words += [form.format(each) for each in values if (name, each) != ("tbstyle", "auto")]
+    for name in _FORWARDED_INI:
+        lines = [str(each) for each in config.getini(name)]
+        words += ["-o", f"{name}=" + "\n".join(lines)] if lines else []
+    return words
 
 
 def _leave(error: HarnessError) -> BaseException:
@@ -262,12 +318,22 @@ def _leave(error: HarnessError) -> BaseException:
     return pytest.exit.Exception(str(error), returncode=code)
 
 
-def _lost_report(item: pytest.Item, error: NoVerdict) -> pytest.TestReport:
+def _show(session: pytest.Session, reports: list[pytest.TestReport]) -> None:
+    """Let everything that reads reports (the terminal, junit.xml) see these too."""
+    for report in reports:
+        session.config.hook.pytest_runtest_logreport(report=report)
+
+
+def _objection(row: Promise) -> pytest.TestReport:
+    return _failure(f"{row.test} ({row.promise})", f"{row.verdict}: {row.promise}: {row.reason}")
+
+
+def _failure(nodeid: str, text: str) -> pytest.TestReport:
     return pytest.TestReport(
-        nodeid=item.nodeid,
-        location=item.location,
+        nodeid=nodeid,
+        location=(nodeid.partition("::")[0], None, nodeid.rpartition("::")[2]),
         keywords={},
         outcome="failed",
-        longrepr=f"no verdict: {error}",
+        longrepr=text,
         when="call",
     )

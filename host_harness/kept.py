@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from .errors import NoVerdict
-from .launch import LIVE
 from .rig import Rig
+from .run_folder import LIVE
 
 
 def keep_until_told(rig: Rig) -> None:

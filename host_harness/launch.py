@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import shlex
 import shutil
@@ -30,15 +31,13 @@ from .options import Options
 from .payload import GuestTests
 from .progress import Progress
 from .qemu import Qemu
-from .run_folder import tail
+from .run_folder import LIVE, tail
 from .vm import Vm
 
 SHELLS = 4
 _SOCKETS_PREFIX = "dma-rehearsal-"
 _SOCKET_PATH_SIZE = 107
 _SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
-# What an attached shell or gdb needs to know of a VM that runs; there as long as it does.
-LIVE = "vm.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +158,9 @@ def _sockets_folder(stack: ExitStack) -> Path:
     for base in filter(None, places):
         usable = os.access(base, os.W_OK | os.X_OK)
         if usable and len(os.fsencode(base)) + _SOCKET_NAME_SIZE <= _SOCKET_PATH_SIZE:
-            folder = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX, dir=base))
+            folder = Path(base, _SOCKETS_PREFIX + secrets.token_hex(4))
             stack.enter_context(janitor.guard_path(folder))
+            folder.mkdir(0o700)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             return folder
     raise EnvironmentFailure(

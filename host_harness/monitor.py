@@ -17,6 +17,7 @@ from .deadlines import wait_limit
 
 _T = TypeVar("_T")
 _CALL_TIMEOUT_S = 10
+_DISCONNECT_TIMEOUT_S = 2
 
 
 class MonitorError(Exception):
@@ -46,15 +47,15 @@ class Monitor:
         self._thread.start()
         self._call(self._client.connect(self._stream), timeout_s, "greeting")
 
-    def command(self, name: str, **arguments: Any) -> Any:
+    def command(self, name: str, *, timeout_s: float = _CALL_TIMEOUT_S, **arguments: Any) -> Any:
         """Run one QMP command and return its result; MonitorError when it fails."""
-        return self._call(self._client.execute(name, arguments), _CALL_TIMEOUT_S, name)
+        return self._call(self._client.execute(name, arguments), timeout_s, name)
 
     def close(self) -> None:
         """End the connection and the thread."""
         if self._thread.is_alive():
             with contextlib.suppress(MonitorError):
-                self._call(self._client.disconnect(), _CALL_TIMEOUT_S, "disconnect")
+                self._call(self._client.disconnect(), _DISCONNECT_TIMEOUT_S, "disconnect")
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
         self._loop.close()
@@ -66,7 +67,7 @@ class Monitor:
         limit = wait_limit(timeout_s)
         future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, limit), self._loop)
         try:
-            return future.result(None if limit is None else limit + 5)
+            return future.result(None if limit is None else limit + 1)
         except TimeoutError as error:
             raise MonitorError(
                 f"{what}: no answer within its deadline of {timeout_s:g} s"

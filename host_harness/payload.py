@@ -48,6 +48,9 @@ class GuestTests:
 
     def files(self) -> list[Path]:
         """Return what to copy, relative to ``root``; UsageError for what is not there."""
+        for word in self.selected:
+            if word.startswith("-"):
+                raise UsageError(f"guest tests: {word!r} is no path", "write it as ./NAME")
         if self.is_own:
             return []
         found = []

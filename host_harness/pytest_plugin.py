@@ -18,10 +18,12 @@ import pytest
 from . import options
 from .errors import HarnessError, Status
 from .guest_session import GuestSession, PlainSession
+from .kept import keep_until_told
 from .options import OPTIONS, Options
 from .payload import GuestTests
 from .progress import Progress
 from .replay import Replay
+from .reviewed import Reviewed
 from .rig import Rig
 from .vm import Vm
 
@@ -45,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where the folders of artefacts go (default: build/runs below pytest's rootdir)",
     )
     parser.addini("vm_runs", "default of --vm-runs, relative to pytest's rootdir")
+    parser.addini(
+        "vm_reviewed",
+        "TOML file, relative to pytest's rootdir, of what may stay unattested or unsupported "
+        "without failing the run (default: nothing may)",
+    )
     for option in OPTIONS:
         name = f"--vm-{option.name}"
         where = f"{option.help} [ini: vm_{option.name}]"
@@ -111,9 +118,16 @@ def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:
         else Progress(quiet=quiet)
     )
     arguments = list(map(str, config.invocation_params.args))
-    argv = [sys.executable, "-m", "pytest", "-p", __name__]
-    replay = Replay(argv, arguments, config.invocation_params.dir, plain=True)
-    return Rig(settings, progress, folder, tests=tests, replay=replay)
+    replay = Replay(
+        [sys.executable, "-m", "pytest", "-p", __name__],
+        arguments,
+        config.invocation_params.dir,
+        root=config.rootpath,
+        positional=tuple(config.args),
+    )
+    listed = config.getini("vm_reviewed")
+    reviewed = Reviewed.load(config.rootpath / listed) if listed else None
+    return Rig(settings, progress, folder, tests=tests, replay=replay, reviewed=reviewed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +218,21 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
         try:
             booted = rig.boot()
         except HarnessError as error:
+            rig.error = error
+            rig.conclude(error.status, tests=False)
             pytest.fail(f"no VM: {error}", pytrace=False)
         yield booted
-        booted.power_off()
-        rig.conclude(Status.FAILED if request.session.testsfailed else Status.PASSED)
+        failed = request.session.testsfailed
+        try:
+            if rig.options.keep:
+                keep_until_told(rig)
+            else:
+                booted.power_off()
+        except HarnessError as error:
+            rig.error = error
+            raise
+        finally:
+            rig.conclude(Status.FAILED if failed else Status.PASSED, tests=False)
 
 
 @pytest.fixture(scope="session")

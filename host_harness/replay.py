@@ -10,41 +10,58 @@ from pathlib import Path
 
 from .options import OPTIONS, Options
 
-# Settings that no option stands for; they choose the environment.
-_VARIABLES = ("QEMU", "DMA_REHEARSAL_CACHE", "DMA_REHEARSAL_BUILD")
+# Settings that no option stands for.
+_VARIABLES = (
+    *("QEMU", "DMA_REHEARSAL_CACHE", "DMA_REHEARSAL_BUILD", "XDG_CACHE_HOME", "PYTEST_ADDOPTS"),
+)
 _NAMED_MAX = 20  # failed tests that are named one by one
+# pytest's options that select tests: naming the tests takes their place.
+_SELECTING = ("-k", "-m", "--deselect", "--vm")
+_SELECTING_FLAGS = (
+    *("--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first"),
+    *("--sw", "--stepwise"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
     """How a run was started: ``argv`` with ``arguments``, in ``folder``.
 
-    ``plain`` is for pytest's own command line, which takes options as ``--vm-name=value`` and guest
-    tests as ``--vm=nodeid``; the harness's takes variables and node ids.
+    ``positional`` are those of the arguments that are paths. ``root`` is given for pytest's own
+    command line: node ids start there, options are ``--vm-name=value`` and guest tests
+    ``--vm=nodeid``; the harness's takes variables and node ids.
     """
 
     argv: Sequence[str]
     arguments: Sequence[str]
     folder: Path
-    plain: bool = False
+    root: Path | None = None
+    positional: Sequence[str] = ()
 
     def command(self, options: Options, failed: Sequence[str]) -> str:
         """Return one line for a shell. It selects the ``failed`` tests, where there are some."""
         given = {**options.given, "seed": str(options.seed)}
         settings = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
         words = list(self.argv)
-        if self.plain:
+        if self.root:
             words += _flags(given)
         else:
             settings = {
                 each.variable: given[each.name] for each in OPTIONS if each.name in given
             } | settings
         if 0 < len(failed) <= _NAMED_MAX:
-            words += [f"--vm={name}" if self.plain else name for name in failed]
+            words += _without_selection(self.arguments, self.positional)
+            words += [self._selecting(nodeid) for nodeid in failed]
         else:
             words += self.arguments
         variables = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
         return f"cd {shlex.quote(str(self.folder))} && {variables}{shlex.join(words)}"
+
+    def _selecting(self, nodeid: str) -> str:
+        if not self.root:
+            return nodeid
+        path, separator, rest = nodeid.partition("::")
+        return f"--vm={os.path.relpath(self.root / path, self.folder)}{separator}{rest}"
 
 
 def _flags(given: Mapping[str, str]) -> list[str]:
@@ -53,3 +70,18 @@ def _flags(given: Mapping[str, str]) -> list[str]:
         for each in OPTIONS
         if each.name in given
     ]
+
+
+def _without_selection(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """Return the arguments but those that select tests."""
+    joined = ("--deselect=", "--vm=", "-k", "-m")
+    kept: list[str] = []
+    takes_next = False
+    for word in arguments:
+        if takes_next:
+            takes_next = False
+        elif word in _SELECTING:
+            takes_next = True
+        elif word not in (*_SELECTING_FLAGS, *positional) and not word.startswith(joined):
+            kept.append(word)
+    return kept

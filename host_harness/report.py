@@ -1,21 +1,25 @@
 """The ledger of promises: what was asked, what the device attested, and the verdict.
 
-A promise is kept, broken, unattested or unsupported. Broken fails the run. So does unattested,
-unless the promise and its reason stand in ``unattested.toml``, the one reviewed list.
+A promise is kept, broken, unattested or unsupported. Broken fails the run. So do unattested and
+unsupported, unless they stand in the reviewed list. Kept is more than the guest's word: in a test
+in which no device did anything, nothing can have been attested.
 """
 
 from __future__ import annotations
 
 import json
-import tomllib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .reviewed import OWN, Reviewed
+from .run_folder import printable
+
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
-_REVIEWED = Path(__file__).with_name("unattested.toml")
+UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
 _WIDTHS = (33, 38, 52)
 
 
@@ -38,21 +42,18 @@ class Ledger:
     promises: list[Promise] = field(default_factory=list)
     passed: int = 0
     failed: int = 0
+    skipped: int = 0
     failures: list[str] = field(default_factory=list)
-    reviewed: dict[str, str] = field(default_factory=dict)
+    reviewed: Reviewed = field(default_factory=lambda: Reviewed.load(OWN))
 
-    def __post_init__(self) -> None:
-        """Read the reviewed list."""
-        listed = tomllib.loads(_REVIEWED.read_text())
-        self.reviewed = {
-            entry["promise"]: entry["reason"] for entry in listed.get("unattested", [])
-        }
-
-    def add_report(self, report: pytest.TestReport, marked: list[str]) -> None:
+    def add_report(
+        self, report: pytest.TestReport, marked: Sequence[str], *, seen: bool = True
+    ) -> None:
         """Take the promises of one phase's report.
 
         ``marked`` are the promises that the test says it is about. One of them that a test did not
-        attest is broken when the test failed, else unattested: silence is never a yes.
+        attest is broken when the test failed, else unattested: silence is never a yes. ``seen`` is
+        whether a device did anything during the test.
         """
         if report.failed:
             self.failures.append(report.nodeid)
@@ -65,6 +66,8 @@ class Ledger:
             return
         recorded = [value for name, value in report.user_properties if name == "promise"]
         rows = [_checked(value, report.nodeid) for value in recorded]
+        if not seen:
+            rows = [_unseen(row) for row in rows]
         self.promises += rows
         if report.failed:
             self.failed += 1
@@ -75,19 +78,29 @@ class Ledger:
             silent = [name for name in marked if name not in {row.promise for row in rows}]
             self._mark(report, silent, "unattested", "the test passed without attesting it")
         else:
+            self.skipped += 1
             self._mark(report, marked, "unattested", f"skipped: {_first_line(report)}")
 
-    def _mark(self, report: pytest.TestReport, names: list[str], verdict: str, reason: str) -> None:
+    def _mark(
+        self, report: pytest.TestReport, names: Sequence[str], verdict: str, reason: str
+    ) -> None:
         self.promises += [Promise(name, "", "", verdict, reason, report.nodeid) for name in names]
 
     def objections(self) -> list[Promise]:
-        """Return the rows that fail the run: broken, or unattested and not in the reviewed list."""
-        return [
-            row
-            for row in self.promises
-            if row.verdict == "broken"
-            or (row.verdict == "unattested" and self.reviewed.get(row.promise) != row.reason)
-        ]
+        """Return the rows that fail the run: broken, or neither kept nor in the reviewed list."""
+        return [row for row in self.promises if row.verdict != "kept" and not self._excused(row)]
+
+    def silent_objections(self) -> list[Promise]:
+        """Return those of the objections whose test did not fail."""
+        failed = set(self.failures)
+        return [row for row in self.objections() if row.test not in failed]
+
+    def _excused(self, row: Promise) -> bool:
+        return (
+            row.verdict == "unattested" and (row.promise, row.reason) in self.reviewed.unattested
+        ) or (
+            row.verdict == "unsupported" and (row.promise, row.asked) in self.reviewed.unsupported
+        )
 
     def complaints(self) -> list[str]:
         """Return one line for each promise that fails the run: its first row, and how many more."""
@@ -112,6 +125,7 @@ class Ledger:
             **facts,
             "passed": self.passed,
             "failed": self.failed,
+            "skipped": self.skipped,
             "promises": [asdict(row) for row in self.promises],
         }
         path.write_text(json.dumps(whole, indent=1) + "\n")
@@ -140,7 +154,7 @@ class Ledger:
             {
                 (row.promise, row.reason)
                 for row in self.promises
-                if row.verdict == "unattested" and self.reviewed.get(row.promise) == row.reason
+                if row.verdict == "unattested" and self._excused(row)
             }
         )
         if accepted:
@@ -153,14 +167,15 @@ def _checked(value: object, test: str) -> Promise:
     """Return a row from what the guest recorded; anything malformed is a broken promise."""
     if not isinstance(value, dict) or value.get("verdict") not in VERDICTS:
         return Promise("report", "", "", "broken", f"malformed record {value!r}"[:200], test)
-    return Promise(
-        promise=str(value.get("promise", "")),
-        asked=str(value.get("asked", "")),
-        attested=str(value.get("attested", "")),
-        verdict=str(value["verdict"]),
-        reason=str(value.get("reason", "")),
-        test=test,
-    )
+    words = {
+        name: printable(str(value.get(name, "")))
+        for name in ("promise", "asked", "attested", "verdict", "reason")
+    }
+    return Promise(test=test, **words)
+
+
+def _unseen(row: Promise) -> Promise:
+    return replace(row, verdict="unattested", reason=UNSEEN) if row.verdict == "kept" else row
 
 
 def _first_line(report: pytest.TestReport) -> str:

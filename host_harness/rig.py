@@ -10,22 +10,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import image, qemu, run_folder
-from .errors import NoVerdict, Status
+from . import deadlines, image, qemu, run_folder
+from .errors import HarnessError, NoVerdict, Status
 from .launch import Launch, running_vm
 from .options import Options
 from .payload import GuestTests
 from .progress import Progress
 from .replay import Replay
 from .report import Ledger
+from .reviewed import OWN, Reviewed
 from .vm import Vm
 
 
 class Rig:
     """A run; a context manager, and whatever ends the block ends the VM and keeps the artefacts.
 
-    ``prepare`` makes the environment, ``boot`` the VM; ``lost`` is the error of a run that ended
-    without a verdict, ``ledger`` takes the promises, ``status`` is decided by `conclude`.
+    ``prepare`` makes the environment, ``boot`` the VM; ``error`` is what ended a run before its
+    verdict, ``ledger`` takes the promises, ``status`` is decided by `conclude`. ``folder`` is made
+    at once, with the status of a run that did not end.
     """
 
     def __init__(
@@ -37,12 +39,15 @@ class Rig:
         tests: GuestTests | None = None,
         shells: bool = False,
         replay: Replay | None = None,
+        reviewed: Reviewed | None = None,
     ) -> None:
         self.options = options
         self.progress = progress
         self.tests = tests or GuestTests()
-        self.ledger = Ledger()
-        self.lost: NoVerdict | None = None
+        if reviewed is None:
+            reviewed = Reviewed.load(OWN) if self.tests.is_own else Reviewed()
+        self.ledger = Ledger(reviewed=reviewed)
+        self.error: HarnessError | None = None
         self.vm: Vm | None = None
         self.folder: Path | None = None
         self.accelerator = ""
@@ -70,8 +75,12 @@ class Rig:
         return self._runs / ".pytest_cache"
 
     def prepare(self) -> None:
-        """Make QEMU and the image, choose the accelerator. EnvironmentFailure when it cannot be."""
-        with self.progress.phase("environment"):
+        """Make QEMU and the image, choose the accelerator.
+
+        EnvironmentFailure when it cannot be, NoVerdict when the phase's deadline passes.
+        """
+        limit = self.options.deadlines["environment"]
+        with self.progress.phase("environment"), deadlines.alarm("environment", limit):
             found = qemu.find(self.progress.note)
             guest = image.make(self.progress.note)
             self.accelerator, why = qemu.choose_accelerator(found, guest.kernel, self.options.accel)
@@ -82,15 +91,13 @@ class Rig:
         self._environment = found, guest
 
     def boot(self) -> Vm:
-        """Start the VM. NoVerdict, kept in ``lost`` too, when it does not come up."""
+        """Start the VM, after making what it needs. HarnessError when it does not come up."""
+        self.open_folder()
         if self._environment is None:
             self.prepare()
-        if self._environment is None:
+        if self._environment is None or self.folder is None:
             raise RuntimeError("there is no environment")
         found, guest = self._environment
-        self.folder = run_folder.create(self._runs)
-        self._stack.callback(self._keep_artefacts)
-        (self.folder / "seed").write_text(f"{self.options.seed}\n")
         facts = {
             "accelerator": self.accelerator,
             "options": dict(self.options.given),
@@ -110,12 +117,15 @@ class Rig:
             self.tests,
             shells=self._shells,
         )
-        try:
-            self.vm = self._stack.enter_context(running_vm(launch, self.progress))
-        except NoVerdict as error:
-            self.lost = error
-            raise
+        self.vm = self._stack.enter_context(running_vm(launch, self.progress))
         return self.vm
+
+    def open_folder(self) -> None:
+        """Make the run's folder and let ``latest`` name it, as a run without a verdict so far."""
+        if self.folder is None:
+            self.folder = run_folder.create(self._runs)
+            (self.folder / "seed").write_text(f"{self.options.seed}\n")
+            run_folder.set_status(self.folder, Status.NO_VERDICT)
 
     def keep_kernel_log(self) -> None:
         """Write the guest's kernel log to dmesg.log; its console is quiet. NoVerdict when lost."""
@@ -123,12 +133,18 @@ class Rig:
             said = self.vm.execute(["dmesg"], timeout_s=30)
             (self.folder / "dmesg.log").write_text(str(said.get("stdout")))
 
-    def conclude(self, status: Status) -> Status:
-        """Decide the run's status from that of its tests; write what belongs to it."""
-        if self.lost:
-            status = Status.NO_VERDICT
-        elif status is Status.PASSED and self.ledger.objections():
-            status = Status.FAILED
+    def conclude(self, status: Status, *, tests: bool = True) -> Status:
+        """Decide the run's status from that of its tests; write what belongs to it.
+
+        Without ``tests`` the run was not one of guest tests, and needs none to pass.
+        """
+        if self.error:
+            status = self.error.status
+        elif status is Status.PASSED:
+            if self.ledger.failed or self.ledger.objections():
+                status = Status.FAILED
+            elif tests and not self.ledger.passed:
+                status = Status.USAGE  # nothing ran: no verdict was asked for
         self.status = status
         if self.folder:
             facts = {
@@ -140,7 +156,7 @@ class Rig:
             self.ledger.write(self.folder / "attestations.json", facts)
             if self.replay:
                 (self.folder / "replay").write_text(f"{self._replay_command()}\n")
-            self._publish(status)
+            run_folder.set_status(self.folder, status)
         return status
 
     def verdict(self) -> list[str]:
@@ -149,9 +165,14 @@ class Rig:
         if self.ledger.promises:
             lines += [self.ledger.table(), ""]
         lines += self.ledger.complaints()
-        if self.lost:
-            lines += [f"no verdict: {self.lost}", ""]
-        lines.append(f"{self.ledger.passed} passed, {self.ledger.failed} failed")
+        if isinstance(self.error, NoVerdict):
+            lines += [f"no verdict: {self.error}", ""]
+        elif self.error:
+            lines += [f"error: {self.error}", ""]
+        elif not (self.ledger.passed or self.ledger.failed):
+            lines += ["no test ran, so nothing was attested", ""]
+        skipped = f", {self.ledger.skipped} skipped" if self.ledger.skipped else ""
+        lines.append(f"{self.ledger.passed} passed, {self.ledger.failed} failed{skipped}")
         seconds = self.progress.seconds.items()
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
         lines.append(f"accelerator {self.accelerator}; seed {self.options.seed}; {phases}")
@@ -163,24 +184,10 @@ class Rig:
 
     def _replay_command(self) -> str:
         # What took the verdict away may need all that went before it.
-        failed = [] if self.lost else self.ledger.to_repeat()
+        failed = [] if self.error else self.ledger.to_repeat()
         return self.replay.command(self.options, failed) if self.replay else ""
 
     def close(self) -> None:
         """End the VM and all that belongs to it."""
         self._stack.close()
         self.vm = None
-
-    def publish(self) -> None:
-        """Let ``latest`` name this run's folder, before it has a status."""
-        if self.folder:
-            run_folder.publish(self.folder)
-
-    def _publish(self, status: Status) -> None:
-        if self.folder:
-            (self.folder / "status").write_text(f"{status.value}\n")
-            self.publish()
-
-    def _keep_artefacts(self) -> None:
-        if self.status is None:
-            self._publish(Status.NO_VERDICT)

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from pathlib import Path
+
+from .errors import EnvironmentFailure, Status
+
+KEPT = 200  # folders of runs
+# What an attached shell or gdb needs to know of a VM that runs; there as long as it does.
+LIVE = "vm.json"
+_NAME = re.compile(r"\d{8}-\d{6}-\d+")
 
 _TAIL_SIZE = 1 << 16  # a hostile console can be long
 # ECMA-48: control sequences, and operating system commands up to their end.
@@ -13,11 +21,35 @@ _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\
 
 
 def create(root: Path) -> Path:
-    """Make a new folder below ``root`` (``build/runs``), named by the time and this process."""
+    """Make a new folder below ``root`` (``build/runs``), named by the time and this process.
+
+    EnvironmentFailure when it cannot be made. Of the older ones the last ``KEPT`` stay.
+    """
     name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
     folder = root / name
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+        _prune(root)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"the run's folder {folder} cannot be made: {error.strerror}",
+            "name another place with --runs (pytest: --vm-runs)",
+        ) from error
     return folder
+
+
+def _prune(root: Path) -> None:
+    """Remove old runs; one in which a VM still runs says so by its ``LIVE`` file."""
+    runs = sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name))
+    for old in runs[:-KEPT]:
+        if not (old / LIVE).exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def set_status(folder: Path, status: Status) -> None:
+    """Write a run's status, and let ``latest`` name the run."""
+    (folder / "status").write_text(f"{status.value}\n")
+    publish(folder)
 
 
 def publish(folder: Path) -> None:

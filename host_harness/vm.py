@@ -20,6 +20,7 @@ from .children import how_it_ended
 from .console import Console
 from .deadlines import wait_limit
 from .errors import NoVerdict
+from .guest_words import cleaned
 from .monitor import Monitor, MonitorError
 from .progress import Progress
 from .run_folder import tail
@@ -78,8 +79,8 @@ class Vm:
     def receive(self, phase: str, *kinds: str, limit_s: float | None = None) -> Message:
         """Return the next message, which must be of one of ``kinds``, within the phase's deadline.
 
-        ``limit_s`` takes the deadline's place. "log" messages are shown and passed over. NoVerdict
-        names the phase and what was lost.
+        ``limit_s``, seconds from now, takes the deadline's place. NoVerdict names the phase and
+        what was lost.
         """
         limit = self.deadlines[phase] if limit_s is None else limit_s
         deadline = time.monotonic() + limit
@@ -88,13 +89,14 @@ class Vm:
                 message = self.channel.take()
             except ChannelBroken as error:
                 raise self.lost(phase, f"the result channel is corrupted: {error}") from error
+            if message is not None and message["type"] != "executed":
+                message = cleaned(message)
             if message is None:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    raise self.lost(phase, f"no answer within its deadline of {limit:g} s")
+                    whole = self.deadlines.get(phase, limit)
+                    raise self.lost(phase, f"no answer within its deadline of {whole:g} s")
                 self.poll(phase, remaining)
-            elif message["type"] == "log":
-                self.progress.note(f"guest: {message.get('text')}")
             elif message["type"] == "error":
                 raise self.lost(phase, f"the guest's agent failed:\n{message.get('text')}")
             elif message["type"] in kinds:
@@ -142,7 +144,9 @@ class Vm:
             )
 
     def power_off(self) -> None:
-        """Let the guest power off; NoVerdict when it does not."""
+        """Let the guest power off, then the device process end; NoVerdict when they do not, or not
+        well: the device process ends with another status than 0 when one of its models failed.
+        """
         self.send("shutdown", {"type": "shutdown"})
         self.receive("shutdown", "bye")
         limit = self.deadlines["shutdown"]
@@ -154,6 +158,12 @@ class Vm:
             ) from error
         if self.qemu.returncode != 0:
             raise self.lost("shutdown", f"QEMU ended with {how_it_ended(self.qemu)}")
+        if self.device.stdin is not None:
+            self.device.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.device.wait(wait_limit(limit))
+        if self.device.returncode != 0:
+            raise self.lost("shutdown", f"the device process: {how_it_ended(self.device)}")
 
     def poll(self, phase: str, timeout_s: float) -> None:
         """Wait for any event; raise NoVerdict for one that means the run is lost."""
@@ -196,7 +206,7 @@ class Vm:
         parts = [message]
         if self.qemu.poll() is None:
             with contextlib.suppress(MonitorError):
-                state = self.monitor.command("query-status")
+                state = self.monitor.command("query-status", timeout_s=1)
                 parts.append(f"QEMU is still there; the VM is {state.get('status')}")
         for name in _LOGS:
             if lines := tail(self.folder / name):

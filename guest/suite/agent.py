@@ -159,12 +159,15 @@ class _SessionFailed(Exception):
 
 def _session(channel: Channel, configuration: Message) -> None:
     """Run one pytest session; its tests stand below ``root``."""
+    extra: list[object] = []
     if fault := configuration.get("fault"):
         faults.apply(fault)
-        channel_faults.apply(fault, channel)
+        extra = channel_faults.apply(fault, channel)
     plugin = AgentPlugin(channel)
     root = str(configuration.get("root") or _SUITE.parent)
-    arguments = [str(word) for word in configuration.get("args", [])] or [str(_SUITE)]
+    arguments = [str(word) for word in configuration.get("args", [])]
+    if not configuration.get("named"):
+        arguments.append(str(_SUITE))
     os.chdir(root)
     status = pytest.main(
         [
@@ -172,7 +175,7 @@ def _session(channel: Channel, configuration: Message) -> None:
             *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
             *arguments,
         ],
-        plugins=[plugin, fixtures, SettingsPlugin(int(configuration["seed"]))],
+        plugins=[plugin, fixtures, SettingsPlugin(int(configuration["seed"])), *extra],
     )
     if plugin.unusable:
         channel.send({"type": "unusable", "text": plugin.unusable})

@@ -45,18 +45,23 @@ def frame(message: Message, sequence: int) -> bytes:
 class Channel:
     """Blocking messages over a descriptor, which stays the caller's.
 
-    Every error is a `ChannelError`; after one the channel is of no more use. ``outgoing`` may
-    change a frame on its way, or leave it out by returning no bytes: faults do.
+    Every error is a `ChannelError`; after one the channel is of no more use. Faults act here:
+    ``says`` may change a message or leave it out (None), and ``outgoing`` a frame (no bytes).
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._sent = 0
         self._received = 0
+        self.says: Callable[[Message], Message | None] = lambda message: message
         self.outgoing: Callable[[Message, bytes], bytes] = lambda _message, whole: whole
 
     def send(self, message: Message) -> None:
         """Send one message."""
+        changed = self.says(message)
+        if changed is None:
+            return
+        message = changed
         data = memoryview(self.outgoing(message, frame(message, self._sent)))
         try:
             while data:

@@ -1,4 +1,4 @@
-"""Named faults of the guest's end of the channel: each takes the run's verdict away.
+"""Named faults of the guest's side of the run: each takes the run's verdict away.
 
 The host must end such a run without a verdict, whatever the tests said.
 """
@@ -8,70 +8,95 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from .channel import HEADER, Channel, Message, frame
+import pytest
 
-_SPARED = 2  # reports or tests before the fault acts
+from .channel import HEADER, Channel, Message
+
+_SPARED = 2  # reports, or tests, before the fault acts
 
 
-class _Counter:
+class _Third:
     """Tells when a kind of message comes for the third time."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._seen = 0
 
-    def strikes(self, message: Message) -> bool:
+    def __call__(self, message: Message) -> bool:
         self._seen += message["type"] == self._kind
         return message["type"] == self._kind and self._seen == _SPARED + 1
 
 
-def _lose_report() -> Callable[[Message, bytes], bytes]:
-    counter = _Counter("report")
-    return lambda message, whole: b"" if counter.strikes(message) else whole
+def _lose(channel: Channel) -> None:
+    strikes = _Third("report")
+    channel.outgoing = lambda message, whole: b"" if strikes(message) else whole
 
 
-def _corrupt_report() -> Callable[[Message, bytes], bytes]:
-    counter = _Counter("report")
+def _corrupt(channel: Channel) -> None:
+    strikes = _Third("report")
 
     def flip(message: Message, whole: bytes) -> bytes:
-        if not counter.strikes(message):
+        if not strikes(message):
             return whole
         middle = (HEADER.size + len(whole)) // 2
         return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
 
-    return flip
+    channel.outgoing = flip
 
 
-def _never_end() -> Callable[[Message, bytes], bytes]:
-    counter = _Counter("finish")
+def _leave_out(channel: Channel) -> None:
+    strikes = _Third("report")
+    channel.says = lambda message: None if strikes(message) else message
 
-    def wait(message: Message, whole: bytes) -> bytes:
-        if counter.strikes(message):
+
+def _confuse(channel: Channel) -> None:
+    strikes = _Third("report")
+
+    def other(message: Message) -> Message:
+        if not strikes(message):
+            return message
+        return {**message, "data": {**message["data"], "nodeid": "suite/test_other.py::test"}}
+
+    channel.says = other
+
+
+def _count_one_more(channel: Channel) -> None:
+    def add(message: Message) -> Message:
+        return {**message, "ran": message["ran"] + 1} if message["type"] == "ended" else message
+
+    channel.says = add
+
+
+class _NeverEnds:
+    """The third test never ends."""
+
+    def __init__(self) -> None:
+        self._begun = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self) -> None:
+        """Wait in the place of the third test's function."""
+        self._begun += 1
+        if self._begun > _SPARED:
             threading.Event().wait()
-        return whole
-
-    return wait
 
 
-def _count_one_more() -> Callable[[Message, bytes], bytes]:
-    def add(message: Message, whole: bytes) -> bytes:
-        if message["type"] != "ended":
-            return whole
-        sequence = HEADER.unpack_from(whole)[2]
-        return frame({**message, "ran": message["ran"] + 1}, sequence)
-
-    return add
-
-
-FAULTS = {
-    "report-lost": _lose_report,
-    "report-corrupted": _corrupt_report,
-    "test-never-ends": _never_end,
+_CHANNEL: dict[str, Callable[[Channel], None]] = {
+    "report-lost": _lose,
+    "report-corrupted": _corrupt,
+    "report-left-out": _leave_out,
+    "report-misattributed": _confuse,
     "tests-overcounted": _count_one_more,
 }
+_PLUGINS: dict[str, type] = {"test-never-ends": _NeverEnds}
+FAULTS = (*_CHANNEL, *_PLUGINS)
 
 
-def apply(name: str, channel: Channel) -> None:
-    """Put a fault on ``channel`` for good; one of another part does nothing here."""
-    if name in FAULTS:
-        channel.outgoing = FAULTS[name]()
+def apply(name: str, channel: Channel) -> list[object]:
+    """Put a fault on ``channel`` for good; return the plugins that it needs in pytest's session.
+
+    One of another part does nothing here.
+    """
+    if name in _CHANNEL:
+        _CHANNEL[name](channel)
+    return [_PLUGINS[name]()] if name in _PLUGINS else []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 from .channel import ChannelError, Message
@@ -29,29 +31,36 @@ def handle(message: Message) -> Message | None:
 
 
 def _execute(message: Message) -> Message:
-    """Run ``argv`` for at most ``timeout`` seconds; its whole process group ends with it."""
+    """Run ``argv`` for at most ``timeout`` seconds; its whole process group ends with it.
+
+    What it printed goes through files: a descendant that keeps them open keeps nobody waiting.
+    """
     argv = [str(word) for word in message["argv"]]
     limit = float(message["timeout"])
     reply: Message = {"type": "executed", "status": None, "stdout": "", "stderr": ""}
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return {**reply, "error": f"{argv[0] if argv else 'nothing'}: {error.strerror}"}
-    try:
-        stdout, stderr = process.communicate(message.get("input", "").encode(), limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        stdout, stderr = process.communicate()
-        reply["error"] = f"{argv[0]} did not end within {limit:g} s"
-    reply["status"] = process.returncode
-    for name, data in (("stdout", stdout), ("stderr", stderr)):
-        reply[name] = data[-_OUTPUT_MAX:].decode(errors="replace")
+    with (
+        tempfile.TemporaryFile() as typed,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
+        typed.write(str(message.get("input", "")).encode())
+        typed.seek(0)
+        try:
+            process = subprocess.Popen(
+                argv, stdin=typed, stdout=stdout, stderr=stderr, start_new_session=True
+            )
+        except (OSError, ValueError, IndexError) as error:
+            return {**reply, "error": f"{argv} cannot be run: {error}"}
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            reply["error"] = f"{argv[0]} did not end within {limit:g} s"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        reply["status"] = process.wait()
+        for name, file in (("stdout", stdout), ("stderr", stderr)):
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _OUTPUT_MAX))
+            reply[name] = file.read().decode(errors="replace")
     return reply
 
 

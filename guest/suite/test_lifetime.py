@@ -35,7 +35,7 @@ from iobuffer import (
 from iobuffer.pools import heaps
 
 from suite.attestation import Attest
-from suite.bench import Bench
+from suite.bench import Bench, Seen
 from suite.patterns import Patterns
 
 create = IOBufferMemoryDescriptor.inTaskWithOptions
@@ -147,6 +147,8 @@ REFUSED = [
     ],
 )
 def test_refused_with_a_code(
+    bench: Bench,
+    data: Patterns,
     attest: Attest,
     promise: str,
     asked: str,
@@ -155,23 +157,33 @@ def test_refused_with_a_code(
     alignment: int,
     code: IOReturn,
 ) -> None:
+    """A refusal takes nothing, and the device finds the next buffer as it must be."""
     before = free_sizes()
     try:
         create(current_task(), options, capacity, alignment).release()
         said: object = "made"
     except IOReturnError as error:
         said = error.code
+    left = free_sizes()
+    seen = device_finds_the_next_buffer_sound(bench, data)
     attest(
         promise,
         asked=f"{asked}: refused",
-        attested=getattr(said, "name", said),
-        kept=said == code and free_sizes() == before,
-        reason=f"expected {code.name}; free before {before}, after {free_sizes()}",
+        attested=f"{getattr(said, 'name', said)}; the next buffer: {seen}",
+        kept=said == code and left == before,
+        reason=f"expected {code.name}; free before {before}, after {left}",
     )
 
 
+def device_finds_the_next_buffer_sound(bench: Bench, data: Patterns) -> Seen:
+    with create(current_task(), kIODirectionOut, 64) as memory:
+        return bench.device_reads(memory, data.take(64))
+
+
 @pytest.mark.promise("options")
-def test_two_cache_modes_are_refused_when_combined(attest: Attest) -> None:
+def test_two_cache_modes_are_refused_when_combined(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
     """Inhibit | WriteThru has the value of Copyback; a plain flag type would not notice."""
     try:
         said: object = kIOMapInhibitCache | kIOMapWriteThruCache
@@ -180,7 +192,8 @@ def test_two_cache_modes_are_refused_when_combined(attest: Attest) -> None:
     attest(
         "options",
         asked="kIOMapInhibitCache | kIOMapWriteThruCache: refused",
-        attested=getattr(said, "name", said),
+        attested=f"{getattr(said, 'name', said)}; the next buffer: "
+        f"{device_finds_the_next_buffer_sound(bench, data)}",
         kept=said is IOReturn.kIOReturnBadArgument,
     )
 

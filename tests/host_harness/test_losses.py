@@ -66,6 +66,7 @@ def test_loss_is_named(vm: Vm, lose: Callable[[Vm], object], words: str) -> None
 
 # Each is too short for anything to be done in it.
 SHORT = {
+    "environment": 0.001,
     "device up": 0.001,
     "QEMU up": 0.0001,
     "kernel": 0.3,
@@ -87,7 +88,7 @@ def test_deadline_that_passes_names_its_phase(phase: str, tmp_path: Path) -> Non
     subject = r" suite/test_direction\.py::test_in_out\[1\]" if phase == "test" else ""
     assert re.search(f"^no verdict: {phase}{subject}: ", done.output, re.MULTILINE)
     assert "deadline of" in done.output
-    assert str(done.folder.resolve()) in done.output
+    assert done.folder.resolve().name in done.output
     if phase in ("collection", "test"):
         assert "the last lines of console.log:\n  | init: up" in done.output
     last, before = done.output.splitlines()[-1], done.output.splitlines()[-2]

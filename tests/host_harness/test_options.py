@@ -88,12 +88,38 @@ def test_replay_names_options_seed_and_the_tests_that_failed() -> None:
 
 
 def test_replay_in_any_projects_pytest_uses_its_options() -> None:
-    replay = Replay(["pytest"], ["--vm", "guest_tests"], Path("/p"), plain=True)
+    replay = Replay(["pytest"], ["--vm", "guest_tests"], Path("/p"), root=Path("/p"))
     command = replay.command(options.parse(GIVEN), ["guest_tests/test_x.py::test_y"])
     assert shlex.split(command)[3:] == [
         *("pytest", "--vm-fault=report-lost", "--vm-seed=7", "--vm-append=a=1 b=2", "--vm-keep"),
         "--vm=guest_tests/test_x.py::test_y",
     ]
+
+
+def test_replay_finds_its_tests_from_the_folder_that_pytest_was_started_in() -> None:
+    replay = Replay(["pytest"], [], Path("/p/sub"), root=Path("/p"))
+    command = replay.command(options.parse({}), ["g/test_x.py::test_y[a::b]"])
+    assert shlex.split(command)[-1] == "--vm=../g/test_x.py::test_y[a::b]"
+
+
+def test_replay_keeps_every_option_but_what_selects_tests() -> None:
+    arguments = [
+        "-k",
+        "x",
+        "-x",
+        "--lf",
+        "--tb=long",
+        "-mslow",
+        "a.py",
+        "--deselect=b",
+        "-p",
+        "mine",
+    ]
+    replay = Replay(["run"], arguments, Path("/"), positional=("a.py",))
+    words = shlex.split(replay.command(options.parse({}), ["c.py::test"]))
+    assert words[words.index("run") :] == ["run", "-x", "--tb=long", "-p", "mine", "c.py::test"]
+    words = shlex.split(replay.command(options.parse({}), []))
+    assert words[words.index("run") + 1 :] == arguments
 
 
 def test_replay_names_the_random_seed_and_the_environments_variables(

@@ -50,6 +50,7 @@ def pytest_in(project: Path, *arguments: str) -> subprocess.CompletedProcess[str
 def test_guest_tests_of_another_project(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests", "--vm-seed=77")
     assert done.returncode == 0
+    assert (project / "build" / "runs" / "latest" / "junit.xml").exists()
     assert "2 passed, 0 failed" in done.stdout
     assert "seed 77" in done.stdout
     assert "kIOMapWriteCombineCache" in done.stdout

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
-from host_harness.report import Ledger
+from host_harness.errors import UsageError
+from host_harness.report import UNSEEN, Ledger
+from host_harness.reviewed import OWN, Reviewed
 
 
 def report(
@@ -86,12 +88,46 @@ def test_skipping_is_unattested() -> None:
 
 def test_reviewed_reason_excuses_and_another_does_not() -> None:
     ledger = Ledger()
-    promise, reason = next(iter(ledger.reviewed.items()))
+    promise, reason = min(ledger.reviewed.unattested)
     ledger.add_report(report(properties=[row("unattested", promise, reason)]), [])
     assert ledger.objections() == []
     assert reason in ledger.table()
     ledger.add_report(report(properties=[row("unattested", promise, "some other reason")]), [])
     assert len(ledger.objections()) == 1
+
+
+def test_unsupported_needs_the_list_too() -> None:
+    ledger = Ledger()
+    promise, asked = min(ledger.reviewed.unsupported)
+    ledger.add_report(report(properties=[row("unsupported", promise) | {"asked": asked}]), [])
+    assert ledger.objections() == []
+    ledger.add_report(report(properties=[row("unsupported", "kIODirectionOut")]), [])
+    assert [each.promise for each in ledger.objections()] == ["kIODirectionOut"]
+
+
+def test_list_speaks_of_the_own_suite_alone(tmp_path: Path) -> None:
+    ledger = Ledger(reviewed=Reviewed())
+    promise, reason = min(Reviewed.load(OWN).unattested)
+    ledger.add_report(report(properties=[row("unattested", promise, reason)]), [])
+    assert len(ledger.objections()) == 1
+    (tmp_path / "list.toml").write_text("[[unattested]]\npromise = 'x'\n")
+    with pytest.raises(UsageError, match=r"list\.toml"):
+        Reviewed.load(tmp_path / "list.toml")
+
+
+def test_kept_in_a_test_without_any_device_is_unattested() -> None:
+    ledger = Ledger()
+    ledger.add_report(report(properties=[row(), row("broken")]), ["alignment"], seen=False)
+    assert [each.verdict for each in ledger.promises] == ["unattested", "broken"]
+    assert ledger.promises[0].reason == UNSEEN
+
+
+def test_words_of_a_guest_cannot_forge_rows_or_colours() -> None:
+    ledger = Ledger()
+    forged = row() | {"asked": "WC\nkIOMapInhibitCache | x", "attested": "\x1b[31mWC\x1b[0m"}
+    ledger.add_report(report(properties=[forged]), [])
+    assert ledger.promises[0].asked == "WC kIOMapInhibitCache | x"
+    assert ledger.promises[0].attested == "WC"
 
 
 def test_malformed_record_is_broken() -> None:

@@ -29,7 +29,7 @@ PROMPT_S = 2.0  # the issue's own limit for every loss
 class NoMonitor:
     """A monitor that does not answer."""
 
-    def command(self, name: str, **_: Any) -> Any:
+    def command(self, name: str, **_: object) -> Any:
         raise MonitorError(name)
 
 
@@ -174,7 +174,14 @@ def test_qemu_that_fails_at_the_end(stage: Stage) -> None:
         stage.vm.power_off()
 
 
-def test_log_messages_are_passed_over(stage: Stage) -> None:
-    stage.guest.send({"type": "log", "text": "hello"})
-    stage.guest.send({"type": "collected"})
-    assert stage.vm.receive("collection", "collected") == {"type": "collected"}
+def test_escape_sequences_of_a_guest_are_taken_out(stage: Stage) -> None:
+    stage.guest.send({"type": "collected", "items": [{"name": "\x1b[31mred\x07", "line": 3}]})
+    message = stage.vm.receive("collection", "collected")
+    assert message["items"] == [{"name": "red", "line": 3}]
+
+
+def test_device_process_that_ends_badly_takes_the_verdict(stage: Stage) -> None:
+    stage.guest.send({"type": "bye"})
+    end(stage.vm.qemu)
+    with pytest.raises(NoVerdict, match="the device process: status 1"):
+        stage.vm.power_off()

@@ -73,6 +73,7 @@ class Guest:
             {
                 "type": "configure",
                 "args": [*args] or [str(self.folder)],
+                "named": True,
                 "seed": seed,
                 "fault": fault,
             }
@@ -152,7 +153,7 @@ def test_hello_and_collection(start: Start) -> None:
     hello = guest.receive()
     assert (hello["type"], hello["protocol"]) == ("hello", 2)
     assert hello["pytest"] == pytest.__version__
-    guest.channel.send({"type": "configure", "args": [str(guest.folder)], "seed": 1, "fault": None})
+    guest.channel.send({"type": "configure", "args": [str(guest.folder)], "named": True, "seed": 1})
     collected = guest.receive()
     assert collected["errors"] == []
     first, second, third = collected["items"]

@@ -1,0 +1,178 @@
+"""What a hostile guest says of its tests is refused, never believed and never a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host_harness import guest_words
+from host_harness.device_trace import DeviceTrace
+from host_harness.guest_words import GuestWordsError
+
+ITEM = {
+    "nodeid": "suite/test_x.py::test_y[1]",
+    "path": "suite/test_x.py",
+    "lineno": 3,
+    "name": "test_y[1]",
+    "keywords": ["y"],
+    "marks": ["promise"],
+    "promises": ["alignment"],
+}
+
+
+def collected(**changes: Any) -> list[guest_words.CollectedItem]:
+    return guest_words.collected_items({"type": "collected", "items": [{**ITEM, **changes}]})
+
+
+def test_sound_item() -> None:
+    (item,) = collected()
+    assert (item.nodeid, item.line, item.marks) == (ITEM["nodeid"], 3, ("promise",))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodeid": "--junitxml=x"},
+        {"nodeid": "a\nb"},
+        {"nodeid": ""},
+        {"nodeid": 5},
+        {"path": "/etc/passwd"},
+        {"path": "../x.py"},
+        {"lineno": "3"},
+        {"lineno": -1},
+        {"keywords": None},
+        {"marks": [3]},
+        {"promises": "alignment"},
+        {"name": None},
+    ],
+)
+def test_item_that_cannot_be(changes: dict[str, Any]) -> None:
+    with pytest.raises(GuestWordsError):
+        collected(**changes)
+
+
+def test_marks_that_pytest_would_choke_on_are_left_out() -> None:
+    (item,) = collected(marks=["_x", "a:b", "", "slow"])
+    assert item.marks == ("slow",)
+
+
+def test_one_test_named_twice() -> None:
+    with pytest.raises(GuestWordsError, match="twice"):
+        guest_words.collected_items({"items": [ITEM, ITEM]})
+
+
+def data(request: pytest.FixtureRequest, **changes: Any) -> dict[str, Any]:
+    report = pytest.TestReport(
+        nodeid="t.py::t", location=("t.py", 1, "t"), keywords={}, outcome="passed", longrepr=None,
+        when="call",
+    )  # fmt: skip
+    hook = request.config.hook
+    whole = hook.pytest_report_to_serializable(config=request.config, report=report)
+    return {**whole, **changes}
+
+
+def test_sound_report(request: pytest.FixtureRequest) -> None:
+    found = guest_words.report(request.config, data(request), "t.py::t")
+    assert found.passed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodeid": "t.py::another"},
+        {"outcome": "weird"},
+        {"when": "lunch"},
+        {"outcome": "failed", "wasxfail": "reason: known"},
+        {"user_properties": [1]},
+        {"$report_type": "CollectReport"},
+        {"$report_type": "Nothing"},
+    ],
+)
+def test_report_that_cannot_be(request: pytest.FixtureRequest, changes: dict[str, Any]) -> None:
+    with pytest.raises(GuestWordsError):
+        guest_words.report(request.config, data(request, **changes), "t.py::t")
+
+
+@pytest.mark.parametrize("value", [None, [], 3, {}])
+def test_no_report(request: pytest.FixtureRequest, value: object) -> None:
+    with pytest.raises(GuestWordsError):
+        guest_words.report(request.config, value, "t.py::t")
+
+
+def reports(*phases: tuple[str, str]) -> list[pytest.TestReport]:
+    return [
+        pytest.TestReport("t", ("t", 1, "t"), {}, outcome, None, when)  # type: ignore[arg-type]
+        for when, outcome in phases
+    ]
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        [],
+        [("setup", "passed")],
+        [("setup", "passed"), ("teardown", "passed")],  # the call never ran
+        [("call", "passed"), ("teardown", "passed")],
+        [("setup", "passed"), ("call", "passed")],
+        [("setup", "failed"), ("call", "passed"), ("teardown", "passed")],
+        [("setup", "passed"), ("call", "passed"), ("call", "passed"), ("teardown", "passed")],
+    ],
+)
+def test_order_that_cannot_be(phases: list[tuple[str, str]]) -> None:
+    with pytest.raises(GuestWordsError, match="reports are missing"):
+        guest_words.check_order(reports(*phases))
+
+
+def test_orders_that_can() -> None:
+    guest_words.check_order(
+        reports(("setup", "passed"), ("call", "failed"), ("teardown", "failed"))
+    )
+    guest_words.check_order(reports(("setup", "skipped"), ("teardown", "passed")))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_words_are_cleaned_or_refused(value: object) -> None:
+    def printable(each: object) -> bool:
+        if isinstance(each, str):
+            return all(part.isprintable() for part in each.split("\n"))
+        if isinstance(each, dict):
+            return all(printable(k) and printable(v) for k, v in each.items())
+        return not isinstance(each, list) or all(map(printable, each))
+
+    cleaned = guest_words.cleaned(value)
+    assert printable(cleaned)
+    json.dumps(cleaned)
+    message = cleaned if isinstance(cleaned, dict) else {"items": cleaned, "errors": cleaned}
+    for parse in guest_words.collected_items, guest_words.collection_errors:
+        try:
+            parse(message)
+        except GuestWordsError:
+            continue
+
+
+def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    trace = DeviceTrace(path)
+    assert trace.take() == []
+    with path.open("w") as file:
+        for event in ("attach", "command", "dma", "reset", "witness"):
+            file.write(json.dumps({"event": event}) + "\n")
+        file.write('{"event": "half')
+        file.flush()
+        assert [each["event"] for each in trace.take()] == ["dma", "witness"]
+        file.write(' a line"}\n')
+        file.flush()
+        assert [each["event"] for each in trace.take()] == ["half a line"]
+    assert trace.take() == []
