@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .endpoints.exerciser import Exerciser
+from .endpoints.parts.transfer import Transfer
 from .layout import INTXCTL_ASSERT, DmaDirection
 from .platform.memory_types import Mtrrs
 from .platform.platform import Platform
@@ -20,39 +21,38 @@ def _flip_middle(data: bytes) -> bytes:
 
 
 class _ReadFlip(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        direction, data = super().transfer(direction, address, offset, length)
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        direction, data = super().transfer(transfer)
         if direction is DmaDirection.READ_MEMORY:
             data = _flip_middle(data)
-            self.buffer[offset : offset + length] = data
+            rest = data
+            for each in transfer.segments:
+                self.buffer[each.offset : each.offset + each.length] = rest[: each.length]
+                rest = rest[each.length :]
         return direction, data
 
 
 class _WriteFlip(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        direction, data = super().transfer(transfer)
         if direction is DmaDirection.WRITE_MEMORY:
-            data = bytes(self.buffer[offset : offset + length])
-            self.bus.write(address, _flip_middle(data))
-            return direction, data
-        return super().transfer(direction, address, offset, length)
+            first = transfer.segments[0]
+            sound = bytes(self.buffer[first.offset : first.offset + first.length])
+            self.bus.write(first.address, _flip_middle(sound))
+        return direction, data
 
 
 class _IgnoresDirection(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        return super().transfer(DmaDirection.READ_MEMORY, address, offset, length)
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        return super().transfer(replace(transfer, direction=DmaDirection.READ_MEMORY))
 
 
 class _FalseSuccess(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        return direction, bytes(self.buffer[offset : offset + length])
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        pieces = (
+            self.buffer[each.offset : each.offset + each.length] for each in transfer.segments
+        )
+        return transfer.direction, b"".join(pieces)
 
 
 class _MsixOfOneVector(Exerciser):
