@@ -269,7 +269,17 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hasten(monkeypatch)
-    chosen = {"witness": "WriteThru", "msix": "msix_reaches", "intx": "intx"}
+    chosen = {
+        "witness": "WriteThru",
+        "msix": "msix_reaches",
+        "intx": "intx",
+        "constraints": "test_constraints",
+        "held": "test_held",
+        "ring": "test_ring",
+        "atc": "translation",
+        "trace": "arrive",
+        "own": "own_bar",
+    }
     selected = chosen.get(name.partition("-")[0], "test_direction and 65")
     broken = rig.run(with_fault(name), "-k", selected).broken
     assert broken >= set(find(name).promises)

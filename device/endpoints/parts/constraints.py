@@ -10,7 +10,7 @@ from device.layout import DmaReason, Ext
 
 from .transfer import Segment
 
-_REGISTERS = (
+CONSTRAINTS = (
     *(Ext.ADDRESS_BITS, Ext.ALIGNMENT, Ext.MAX_SEGMENT),
     *(Ext.BOUNDARY, Ext.MAX_SEGMENTS),
 )
@@ -27,11 +27,11 @@ class Constraints:
 
     def __init__(self, extension: RegisterFile) -> None:
         self._extension = extension
-        extension.add((Register(each, Access.RW) for each in _REGISTERS), self)
+        extension.add((Register(each, Access.RW) for each in CONSTRAINTS), self)
 
     def check(self, segments: Sequence[Segment]) -> None:
         """Refuse a transfer that breaks a limit: DmaRefused names the first one."""
-        bits, alignment, largest, boundary, count = (self._extension[each] for each in _REGISTERS)
+        bits, alignment, largest, boundary, count = (self._extension[each] for each in CONSTRAINTS)
         if count and len(segments) > count:
             raise DmaRefused(DmaReason.MAX_SEGMENTS, segments[0].address)
         for segment in segments:
