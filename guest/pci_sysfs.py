@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 DEVICES: Final = Path("/sys/bus/pci/devices")
+DRIVERS_PROBE: Final = Path("/sys/bus/pci/drivers_probe")
 INTERRUPTS: Final = Path("/sys/kernel/irq")
 
 # PCI Local Bus Specification 3.0, 6.2: configuration header
@@ -220,6 +221,24 @@ class PciFunction:
         """Write configuration space."""
         with (self.folder / "config").open("r+b", buffering=0) as file:
             os.pwrite(file.fileno(), data, offset)
+
+    def bind(self, driver: str = "dma_rehearsal") -> None:
+        """Have a kernel driver take the function, whatever its id is; `PciError` when it does not.
+
+        A function that has the driver keeps it; one that has another is not taken away from it.
+        """
+        if self._driver() is None:
+            self._write("driver_override", driver)
+            try:
+                DRIVERS_PROBE.write_text(self.address)
+            except OSError as error:
+                raise PciError(f"{self.address}: {driver}: {error.strerror}") from error
+        if self._driver() != driver:
+            raise PciError(f"{self.address}: its driver is {self._driver()}, not {driver}")
+
+    def _driver(self) -> str | None:
+        link = self.folder / "driver"
+        return link.readlink().name if link.is_symlink() else None
 
     def driver_node(self) -> Path | None:
         """The device file of the module dma_rehearsal for this function, None when unbound."""
