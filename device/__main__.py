@@ -1,4 +1,4 @@
-"""The device process: two vfio-user servers, the exerciser and the platform."""
+"""The device process: a vfio-user server for the endpoint, and one for the platform."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from . import layout
+from . import choose
+from .choose import NoEndpoint
+from .endpoints.exerciser import Exerciser, OptionalCapability
+from .endpoints.memory import Fabric
 from .faults import FAULTS, SOUND
 from .trace import Trace
 from .vfio_user.server import VfioUserServer
@@ -23,7 +26,10 @@ QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
   -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'
 
-When both sockets listen, one line "ready" goes to standard output. The log goes to standard error.
+An endpoint of your own is a subclass of device.endpoints.base.Endpoint; docs/tutorial.md shows how
+to write one. Its module is looked for in the current folder and on PYTHONPATH.
+
+When all sockets listen, one line "ready" goes to standard output. The log goes to standard error.
 """
 
 
@@ -37,25 +43,50 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--exerciser-socket", type=Path, metavar="PATH", help="Unix socket of the exerciser")
+    add(
+        "--exerciser-socket",
+        "--endpoint-socket",
+        dest="endpoint_socket",
+        type=Path,
+        metavar="PATH",
+        help="Unix socket of the endpoint",
+    )
     add("--platform-socket", type=Path, metavar="PATH", help="Unix socket of the platform")
+    add(
+        "--peer-socket",
+        type=Path,
+        metavar="PATH",
+        help="serve the endpoint a second time here; the two reach each other's memory BARs",
+    )
+    add(
+        "--endpoint",
+        default=choose.DEFAULT,
+        metavar="MODULE:CLASS",
+        help="the class of the endpoint (default: %(default)s)",
+    )
     add("--fault", metavar="NAME", choices=sorted(FAULTS), help="break one promise on purpose")
     add("--list-faults", action="store_true", help="print the faults, one a line, and exit")
     add("--trace", type=Path, metavar="FILE", help="write every DMA and event as JSON lines")
     add(
         "--buffer-size",
         type=lambda text: int(text, 0),
-        default=layout.BUFFER_SIZE_DEFAULT,
         metavar="BYTES",
-        help="the exerciser's data buffer, BAR1: a power of two, 4096 to 16777216 "
-        "(default: %(default)s)",
+        help="the exerciser's data buffer, BAR1: a power of two, 4096 to 16777216 (default: 65536)",
     )
     add(
         "--vectors",
         type=int,
-        default=layout.VECTORS_DEFAULT,
         metavar="N",
-        help="the exerciser's MSI-X vectors, 1 to 2048 (default: %(default)s)",
+        help="the exerciser's MSI-X vectors, 1 to 2048 (default: 16)",
+    )
+    add(
+        "--capability",
+        dest="capabilities",
+        action="append",
+        type=OptionalCapability,
+        metavar="NAME",
+        help="have just these optional capabilities, each named by one option: "
+        f"{', '.join(each.value for each in OptionalCapability)} (default: ats)",
     )
     add("--die-with-stdin", action="store_true", help="end when standard input ends")
     add("-v", "--verbose", action="store_true", help="log what connects and what is refused")
@@ -70,32 +101,52 @@ def main(argv: list[str]) -> int:
         for name, fault in FAULTS.items():
             print(f"{name}\t{fault.description}")
         return 0
-    if options.exerciser_socket is None or options.platform_socket is None:
+    if options.endpoint_socket is None or options.platform_socket is None:
         parser.error("--exerciser-socket and --platform-socket are both needed")
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(relativeCreated)8d ms %(levelname)s %(name)s: %(message)s",
     )
-    fault = FAULTS[options.fault] if options.fault else SOUND
     with contextlib.ExitStack() as stack:
         try:
             trace = Trace(options.trace)
             stack.callback(trace.close)
-            exerciser = fault.exerciser(
-                trace, buffer_size=options.buffer_size, vectors=options.vectors
-            )
-            servers = (
-                VfioUserServer(options.exerciser_socket, exerciser),
-                VfioUserServer(options.platform_socket, fault.platform(trace)),
-            )
+            servers = _servers(options, trace)
             for server in servers:
                 server.listen()
                 stack.callback(server.close)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NoEndpoint) as error:
             print(f"python -m device: {error}", file=sys.stderr)
             return _USAGE_ERROR
         _serve(servers, die_with_stdin=options.die_with_stdin)
     return 0
+
+
+def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer, ...]:
+    """Return the servers of the endpoint, its peer and the platform, not listening yet.
+
+    NoEndpoint or ValueError when the endpoint, or what was asked of it, cannot be had.
+    """
+    fault = FAULTS[options.fault] if options.fault else SOUND
+    chosen = choose.find(options.endpoint)
+    if fault.exerciser is not Exerciser:
+        if chosen is not Exerciser:
+            raise NoEndpoint(f"--fault {options.fault} is one of the exerciser's")
+        chosen = fault.exerciser
+    asked = {
+        name: getattr(options, name)
+        for name in ("buffer_size", "vectors", "capabilities")
+        if getattr(options, name) is not None
+    }
+    sockets = [options.endpoint_socket]
+    if options.peer_socket is not None:
+        asked["fabric"] = Fabric()
+        sockets.append(options.peer_socket)
+    endpoints = [choose.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
+    return (
+        *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
+        VfioUserServer(options.platform_socket, fault.platform(trace)),
+    )
 
 
 def _serve(servers: tuple[VfioUserServer, ...], *, die_with_stdin: bool) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+import zlib
+from dataclasses import dataclass, replace
 
+from .endpoints.bus import DmaRefused
 from .endpoints.exerciser import Exerciser
-from .layout import INTXCTL_ASSERT, DmaDirection
+from .endpoints.parts.constraints import CONSTRAINTS
+from .endpoints.parts.transfer import Transfer
+from .layout import INTXCTL_ASSERT, DmaAttribute, DmaDirection, DmaReason, Ext
 from .platform.memory_types import Mtrrs
 from .platform.platform import Platform
 from .platform.witness import ReadPhysical, Witness
+
+_SLOW_BUS_S = 0.001  # time enough for another CPU between two reads
 
 
 def _flip_middle(data: bytes) -> bytes:
@@ -20,39 +27,38 @@ def _flip_middle(data: bytes) -> bytes:
 
 
 class _ReadFlip(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        direction, data = super().transfer(direction, address, offset, length)
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        direction, data = super().transfer(transfer)
         if direction is DmaDirection.READ_MEMORY:
             data = _flip_middle(data)
-            self.buffer[offset : offset + length] = data
+            rest = data
+            for each in transfer.segments:
+                self.buffer[each.offset : each.offset + each.length] = rest[: each.length]
+                rest = rest[each.length :]
         return direction, data
 
 
 class _WriteFlip(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        direction, data = super().transfer(transfer)
         if direction is DmaDirection.WRITE_MEMORY:
-            data = bytes(self.buffer[offset : offset + length])
-            self.bus.write(address, _flip_middle(data))
-            return direction, data
-        return super().transfer(direction, address, offset, length)
+            first = transfer.segments[0]
+            sound = bytes(self.buffer[first.offset : first.offset + first.length])
+            self.bus.write(first.address, _flip_middle(sound))
+        return direction, data
 
 
 class _IgnoresDirection(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        return super().transfer(DmaDirection.READ_MEMORY, address, offset, length)
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        return super().transfer(replace(transfer, direction=DmaDirection.READ_MEMORY))
 
 
 class _FalseSuccess(Exerciser):
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        return direction, bytes(self.buffer[offset : offset + length])
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        pieces = (
+            self.buffer[each.offset : each.offset + each.length] for each in transfer.segments
+        )
+        return transfer.direction, b"".join(pieces)
 
 
 class _MsixOfOneVector(Exerciser):
@@ -123,6 +129,90 @@ class _IntxStorm(Exerciser):
         return self._intx_level
 
 
+class _ConstraintsIgnored(Exerciser):
+    def check(self, transfer: Transfer) -> Transfer:
+        limits = {int(each): self.extension[each] for each in CONSTRAINTS}
+        self.extension.values.update(dict.fromkeys(limits, 0))
+        try:
+            return super().check(transfer)
+        finally:
+            self.extension.values.update(limits)
+
+
+class _OutlivesBusMaster(Exerciser):
+    """A DMA in flight that is not ended, and goes on when bus mastering is back."""
+
+    def on_command(self) -> None:
+        pass
+
+
+class _OutlivesReset(Exerciser):
+    """The worst of a reset in the middle of a DMA: the old request goes on after it."""
+
+    def on_reset(self) -> None:
+        transfer = self.hold._transfer
+        super().on_reset()
+        self.hold._transfer = transfer
+
+
+class _RingSkipsLast(Exerciser):
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        if len(transfer.segments) > 1:
+            transfer = replace(transfer, segments=transfer.segments[:-1])
+        return super().transfer(transfer)
+
+
+class _RingDoubleFetch(Exerciser):
+    """Checks a descriptor, then reads its length again from the guest's memory, and uses that.
+
+    It moves no more than was checked, so that the guest lives to tell.
+    """
+
+    def run(self, transfer: Transfer, *, held: bool = False) -> None:
+        if DmaAttribute.RING not in transfer.asked or len(transfer.segments) > 1:
+            super().run(transfer, held=held)
+            return
+        try:
+            self.check(transfer)
+            data = self.transfer(transfer)[1]
+        except DmaRefused:
+            super().run(transfer)
+            return
+        time.sleep(_SLOW_BUS_S)
+        again = self.ring.copy(self.extension[Ext.RING_COMPLETION], 1)[0]
+        used = replace(transfer, segments=(replace(transfer.segments[0], length=again.length),))
+        self._ended(used, DmaReason.NONE, used.length, zlib.crc32(data))
+
+
+class _AtcUncovered(Exerciser):
+    """Takes the translation for what lies behind its range, too."""
+
+    def check(self, transfer: Transfer) -> Transfer:
+        if self.atc.entry is not None and DmaAttribute.USE_ATC in transfer.asked:
+            transfer = replace(transfer, asked=transfer.asked & ~DmaAttribute.USE_ATC)
+        return super().check(transfer)
+
+
+class _TraceOfWords(Exerciser):
+    """Traces an access of 8 bytes as two, as a bus that splits it would deliver it."""
+
+    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        for start in range(0, len(data), 4):
+            super().on_access(region, offset + start, data[start : start + 4], write=write)
+
+
+class _OwnBarReached(Exerciser):
+    """Lets a DMA come back as a register access in the middle of itself."""
+
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        place = self.config.bar_at(transfer.address, transfer.length)
+        if place is None or not transfer.writes_memory or place[1] < 0:
+            return super().transfer(transfer)
+        data = bytes(self.buffer[transfer.offset : transfer.offset + transfer.length])
+        self.region_write(*place, data)
+        return transfer.direction, data
+
+
 class _WitnessIgnoresPat(Platform):
     def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
         class Blind(Witness):
@@ -167,6 +257,28 @@ FAULTS: dict[str, Fault] = {
     ),
     "intx-storm": Fault(
         "clears Interrupt Status while the guest's line is still up", exerciser=_IntxStorm
+    ),
+    "constraints-ignored": Fault(
+        "does DMA that its constraints forbid", exerciser=_ConstraintsIgnored
+    ),
+    "held-outlives-bus-master": Fault(
+        "goes on with a DMA in flight when bus mastering is back", exerciser=_OutlivesBusMaster
+    ),
+    "held-outlives-reset": Fault(
+        "goes on with a DMA in flight after a reset", exerciser=_OutlivesReset
+    ),
+    "ring-skips-last": Fault(
+        "leaves out the last segment of a transfer in several", exerciser=_RingSkipsLast
+    ),
+    "ring-double-fetch": Fault(
+        "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
+    ),
+    "atc-uncovered": Fault(
+        "uses a translation for addresses that it does not cover", exerciser=_AtcUncovered
+    ),
+    "trace-of-words": Fault("traces an access of 8 bytes as two of 4", exerciser=_TraceOfWords),
+    "own-bar-reached": Fault(
+        "lets a DMA write the device's own registers", exerciser=_OwnBarReached
     ),
     "witness-ignores-pat": Fault(
         "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat

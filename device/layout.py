@@ -135,11 +135,36 @@ class Ext(IntEnum):
     RECORD_ATTRIBUTES = 0x060
     RECORD_OFFSET = 0x064
     RECORD_CRC32 = 0x068
+    RECORD_SEGMENTS = 0x06C  # more than 1 only for a transfer of the ring
+    RECORD_PASID = 0x070  # [19:0] as it left the device, [31] valid; modelled
+    RECORD_REQUESTER_ID = 0x074  # [15:0] as it left the device, [31] valid; modelled
+    ADDRESS_BITS = 0x080  # constraints; 0 is none
+    ALIGNMENT = 0x084
+    MAX_SEGMENT = 0x088
+    BOUNDARY = 0x08C
+    MAX_SEGMENTS = 0x090
+    HOLD = 0x0A0
+    STEP = 0x0A4
+    HELD_MOVED = 0x0A8
+    HELD_LEFT = 0x0AC
+    ABORT_REASON = 0x0B0  # of the last DMA in flight that did not end by itself; outlives resets
+    ABORT_MOVED = 0x0B4
+    RING_BASE_LO = 0x0C0
+    RING_BASE_HI = 0x0C4
+    RING_SIZE = 0x0C8
+    RING_CONTROL = 0x0CC
+    RING_VECTOR = 0x0D0
+    RING_DOORBELL = 0x0D4
+    RING_COMPLETION = 0x0D8
+    RING_STATUS = 0x0DC
+    RING_TRANSFERS = 0x0E0
 
 
 EXT_MAGIC = 0x52414D44  # "DMAR" as bytes
-EXT_VERSION = 0x0001_0000
+EXT_VERSION = 0x0001_0001
 RECORD_CAPACITY = 256
+RECORD_FIELD_VALID = 1 << 31  # of RECORD_PASID and RECORD_REQUESTER_ID
+HOLD_ON = 1 << 0
 
 
 class ExtFeature(IntFlag):
@@ -147,6 +172,9 @@ class ExtFeature(IntFlag):
 
     CRC = 1 << 0
     RECORD = 1 << 1
+    CONSTRAINTS = 1 << 2
+    HOLD = 1 << 3
+    RING = 1 << 4
 
 
 class DmaDirection(IntEnum):
@@ -163,6 +191,9 @@ class DmaAttribute(IntFlag):
     NO_SNOOP = 1 << 1
     PASID = 1 << 2
     USE_ATC = 1 << 3
+    PRIVILEGED = 1 << 4
+    INSTRUCTION = 1 << 5
+    RING = 1 << 6
     AT_MASK = 3 << 8  # AddressType
 
 
@@ -178,6 +209,126 @@ class DmaReason(IntEnum):
     ADDRESS_WRAP = 6  # address + length passes 2**64
     NO_ATC_ENTRY = 7
     CLIENT_ERROR = 8  # the DMA map's owner answered with an error
+    OWN_BAR = 9  # the device's own registers or memory
+    ADDRESS_BITS = 10  # a constraint of BAR3, and the three below
+    ALIGNMENT = 11
+    MAX_SEGMENT = 12
+    BOUNDARY = 13
+    MAX_SEGMENTS = 14
+    RESET = 15  # a reset ended it in flight
+    CLIENT_GONE = 16  # its client ended it in flight
+    BAD_DESCRIPTOR = 17  # unknown flags, or directions that differ in one transfer
+    UNFINISHED_CHAIN = 18  # the ring's last descriptor announces another one
+    TRANSFER_SIZE = 19  # more than RING_BYTES_MAX in one transfer
+
+
+RING_SIZE_MIN = 2
+RING_SIZE_MAX = 4096  # descriptors; bounds the work of one doorbell, together with:
+RING_BYTES_MAX = 64 << 20
+RING_ENABLE = 1 << 0  # RING_CONTROL; from 0 to 1 it latches base and size, and starts at index 0
+
+
+class RingFlag(IntFlag):
+    """Flags of a descriptor."""
+
+    WRITE_MEMORY = 1 << 0  # as in DMACTL
+    CHAIN = 1 << 1  # the next descriptor is a further segment of this transfer
+    INTERRUPT = 1 << 2  # send RING_VECTOR's MSI-X when the transfer has ended
+    NO_SNOOP = 1 << 3
+
+
+class RingStatus(IntEnum):
+    """RING_STATUS: what came of the last doorbell. Only OK and BUDGET moved the index."""
+
+    OK = 0
+    DISABLED = 1
+    BAD_SIZE = 2  # RING_SIZE is not RING_SIZE_MIN to RING_SIZE_MAX
+    BAD_INDEX = 3  # the doorbell's index is not below RING_SIZE
+    UNREACHABLE = 4  # descriptors cannot be read; a record says why
+    BUDGET = 5  # RING_BYTES_MAX were moved: ring again with the same index to go on
+
+
+@dataclass(frozen=True, slots=True)
+class RingDescriptor:
+    """32 bytes in guest memory: one segment of a transfer.
+
+    ``address`` is a bus address; ``length`` and ``offset`` (into the device's buffer) in bytes.
+    """
+
+    address: int
+    length: int
+    offset: int
+    flags: int
+
+    STRUCT = struct.Struct("<QIII12x")
+
+    def pack(self) -> bytes:
+        """Return the descriptor's 32 bytes."""
+        return self.STRUCT.pack(self.address, self.length, self.offset, self.flags)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> RingDescriptor:
+        """Read a descriptor's 32 bytes; any bytes are one."""
+        return cls(*cls.STRUCT.unpack(data))
+
+
+class AtsCtl(IntFlag):
+    """ATSCTL: a translation request, and what came of it."""
+
+    TRIGGER = 1 << 0
+    PRIVILEGED = 1 << 1
+    NO_WRITE = 1 << 2
+    PASID = 1 << 3
+    EXECUTE = 1 << 4
+    CLEAR_ATC = 1 << 5
+    IN_FLIGHT = 1 << 6
+    SUCCESS = 1 << 7
+    CACHEABLE = 1 << 8
+    INVALIDATED = 1 << 9
+
+
+class AtsPerm(IntFlag):
+    """ATS_PERM. Arm's documents disagree on the last bit: 5 in one place, 6 in another."""
+
+    EXECUTE = 1 << 0
+    WRITE = 1 << 1
+    READ = 1 << 2
+    PRIVILEGED_EXECUTE = 1 << 3
+    PRIVILEGED_WRITE = 1 << 4
+    PRIVILEGED_READ = 1 << 5
+
+
+RID_MASK = 0xFFFF
+RID_VALID = 1 << 31
+PASID_MASK = 0xF_FFFF
+TXN_TRACE_EMPTY = 0xFFFF_FFFF
+TXN_TRACE_CAPACITY = 16
+TXN_ENABLE = 1 << 0
+
+
+class TxnAttribute(IntFlag):
+    """The first of a traced transaction's five words; [31:16] one bit, at log2 of the size."""
+
+    READ = 1 << 1
+    CONFIG = 1 << 2
+
+
+TXN_SIZE_SHIFT = 16
+TXN_WORDS = 5  # attributes, address lo, address hi, data lo, data hi
+
+
+class ErrorInjection(IntFlag):
+    """Control of the error-injection DVSEC; its low half is the DVSEC's id."""
+
+    CORRUPT_DMA = 1 << 16
+    INJECT = 1 << 17
+    POISON = 1 << 18
+    CODE_MASK = 0x7FF << 20
+    FATAL = 1 << 31
+
+
+ERROR_DVSEC_VENDOR = 0x13B5
+ERROR_DVSEC_ID = 1
 
 
 class PlatformBar(IntEnum):

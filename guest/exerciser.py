@@ -33,6 +33,7 @@ from layout import (
 from pci_sysfs import Bar, PciError, PciFunction
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
+_PLAIN: Final = DmaCtl(0)
 
 
 class ExerciserError(PciError):
@@ -58,6 +59,7 @@ class DmaRecord:
     attributes: DmaAttribute
     offset: int
     crc32: int
+    segments: int = 1
 
     @property
     def ok(self) -> bool:
@@ -176,6 +178,16 @@ class Exerciser:
         self.buffer_size = self._extension[Ext.BUFFER_SIZE]
 
     @property
+    def control(self) -> Bar:
+        """BAR0, Arm's registers."""
+        return self._control
+
+    @property
+    def extension(self) -> Bar:
+        """BAR3, what Arm's layout lacks."""
+        return self._extension
+
+    @property
     def buffer(self) -> memoryview:
         """The device's own buffer, BAR1; slow from here (each access is a message)."""
         return self.pci.bar(ExerciserBar.BUFFER).data[: self.buffer_size]
@@ -196,25 +208,44 @@ class Exerciser:
         write_memory: bool,
         offset: int = 0,
         no_snoop: bool = False,
+        control: DmaCtl = _PLAIN,
     ) -> DmaRecord:
         """Do one DMA between bus ``address`` and ``offset`` of the device's buffer.
 
-        Device to memory with ``write_memory``, else memory to device. A DMA that the device
-        refuses is a record that says so. `ExerciserError` when it is not done in `DMA_TIMEOUT`
-        seconds, or left no record.
+        Device to memory with ``write_memory``, else memory to device; ``control`` adds bits of
+        DMACTL. A DMA that the device refuses is a record that says so. `ExerciserError` when it is
+        not done in `DMA_TIMEOUT` seconds, or left no record.
         """
-        control = DmaCtl.TRIGGER
-        if write_memory:
-            control |= DmaCtl.WRITE_MEMORY
-        if no_snoop:
-            control |= DmaCtl.NO_SNOOP
         before = self._extension[Ext.DMA_COUNT]
+        self.start_dma(
+            address,
+            length,
+            write_memory=write_memory,
+            offset=offset,
+            control=control | DmaCtl.NO_SNOOP if no_snoop else control,
+        )
+        return self.end_dma(before)
+
+    def start_dma(
+        self,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        control: DmaCtl = _PLAIN,
+    ) -> None:
+        """Trigger a DMA as `dma` does, and wait for nothing."""
         registers = self._control
         registers[Reg.DMASTATUS] = DMASTATUS_CLEAR
         registers.set64(Reg.DMA_BUS_ADDR_LO, address)
         registers[Reg.DMA_LEN] = length
         registers[Reg.DMA_OFFSET] = offset
-        registers[Reg.DMACTL] = control
+        direction = DmaCtl.WRITE_MEMORY if write_memory else _PLAIN
+        registers[Reg.DMACTL] = DmaCtl.TRIGGER | direction | control
+
+    def end_dma(self, before: int) -> DmaRecord:
+        """Wait for a DMA that was triggered at a count of ``before``; see `dma`."""
         self._wait_for_dma()
         status = self._status()
         count = self._extension[Ext.DMA_COUNT]
@@ -336,6 +367,7 @@ class Exerciser:
             attributes=DmaAttribute(ext[Ext.RECORD_ATTRIBUTES]),
             offset=ext[Ext.RECORD_OFFSET],
             crc32=ext[Ext.RECORD_CRC32],
+            segments=ext[Ext.RECORD_SEGMENTS],
         )
 
     def _wait_for_dma(self) -> None:

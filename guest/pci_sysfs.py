@@ -10,9 +10,10 @@ import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 DEVICES: Final = Path("/sys/bus/pci/devices")
+DRIVERS_PROBE: Final = Path("/sys/bus/pci/drivers_probe")
 INTERRUPTS: Final = Path("/sys/kernel/irq")
 
 # PCI Local Bus Specification 3.0, 6.2: configuration header
@@ -26,6 +27,14 @@ _CAPABILITIES: Final = 0x34
 # 6.7 and 6.8.2: a capability's identity, the next one's place; MSI-X's Message Control
 _MSIX: Final = 0x11
 _MSIX_TABLE_SIZE: Final = 0x7FF
+
+
+_BAR0: Final = 0x10
+_BAR_TYPE: Final = 0xF
+_EXTENDED: Final = 0x100
+_EXTENDED_MAX: Final = (0x1000 - _EXTENDED) // 4
+# memoryview formats by the bytes of an access
+_FORMATS: Final[dict[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class PciError(Exception):
@@ -61,6 +70,16 @@ class Bar:
     def get64(self, offset: int) -> int:
         """Read a LO and a HI register that follow each other."""
         return self.words[offset >> 2] | self.words[(offset >> 2) + 1] << 32
+
+    def load(self, offset: int, size: int) -> int:
+        """Read 1, 2, 4 or 8 bytes in one access; ``offset`` is a multiple of ``size``."""
+        with self.data.cast(_FORMATS[size]) as view:
+            return int(view[offset // size])
+
+    def store(self, offset: int, value: int, size: int) -> None:
+        """Write 1, 2, 4 or 8 bytes in one access; ``offset`` is a multiple of ``size``."""
+        with self.data.cast(_FORMATS[size]) as view:
+            view[offset // size] = value
 
     def close(self) -> None:
         """Unmap; BufferError while a view of ``data`` lives elsewhere."""
@@ -133,18 +152,46 @@ class PciFunction:
         """Whether the function wants INTx, held back or not: bit 3 of the status register."""
         return bool(int.from_bytes(self.config_read(_STATUS, 2), "little") & _STATUS_INTERRUPT)
 
-    @property
-    def msix_vectors(self) -> int:
-        """The vectors that the function itself says it has, 0 without the MSI-X capability."""
+    def bar_address(self, number: int) -> int:
+        """Where a 32-bit BAR lies on the bus; 0 when it is not placed."""
+        value = int.from_bytes(self.config_read(_BAR0 + 4 * number, 4), "little")
+        return value & ~_BAR_TYPE
+
+    def capability(self, identity: int) -> int:
+        """The place of a capability in configuration space, 0 without one.
+
+        Raises `PciError` when the list has no end.
+        """
         place = self.config_read(_CAPABILITIES, 1)[0] & ~3
         for _ in range(48):  # as many as there is room for: a list may be a ring
             if not place:
                 return 0
-            identity, following, control = struct.unpack("<BBH", self.config_read(place, 4))
-            if identity == _MSIX:
-                return int(control & _MSIX_TABLE_SIZE) + 1
+            found, following = self.config_read(place, 2)
+            if found == identity:
+                return place
             place = following & ~3
         raise PciError(f"{self.address}: the list of capabilities has no end")
+
+    def extended_capability(self, identity: int) -> int:
+        """The place of an extended capability, 0 without one; `PciError` as `capability`."""
+        place = _EXTENDED
+        for _ in range(_EXTENDED_MAX):
+            header = int.from_bytes(self.config_read(place, 4), "little")
+            if header & 0xFFFF == identity:
+                return place
+            place = header >> 20 & ~3
+            if place < _EXTENDED:
+                return 0
+        raise PciError(f"{self.address}: the list of extended capabilities has no end")
+
+    @property
+    def msix_vectors(self) -> int:
+        """The vectors that the function itself says it has, 0 without the MSI-X capability."""
+        place = self.capability(_MSIX)
+        if not place:
+            return 0
+        control = int.from_bytes(self.config_read(place + 2, 2), "little")
+        return (control & _MSIX_TABLE_SIZE) + 1
 
     def line_interrupts(self) -> int:
         """Count the interrupts of the INTx line since boot, whoever's they were.
@@ -174,6 +221,24 @@ class PciFunction:
         """Write configuration space."""
         with (self.folder / "config").open("r+b", buffering=0) as file:
             os.pwrite(file.fileno(), data, offset)
+
+    def bind(self, driver: str = "dma_rehearsal") -> None:
+        """Have a kernel driver take the function, whatever its id is; `PciError` when it does not.
+
+        A function that has the driver keeps it; one that has another is not taken away from it.
+        """
+        if self._driver() is None:
+            self._write("driver_override", driver)
+            try:
+                DRIVERS_PROBE.write_text(self.address)
+            except OSError as error:
+                raise PciError(f"{self.address}: {driver}: {error.strerror}") from error
+        if self._driver() != driver:
+            raise PciError(f"{self.address}: its driver is {self._driver()}, not {driver}")
+
+    def _driver(self) -> str | None:
+        link = self.folder / "driver"
+        return link.readlink().name if link.is_symlink() else None
 
     def driver_node(self) -> Path | None:
         """The device file of the module dma_rehearsal for this function, None when unbound."""

@@ -1,99 +1,155 @@
-"""Endpoint: what every function has. An author adds identity, registers and behaviour."""
+"""Endpoint: what every function has. An author adds identity, registers and behaviour.
+
+    class Adder(Endpoint):
+        identity = Identity(vendor_id=0x1234, device_id=0x0ADD, class_code=0xFF0000)
+        bars = {0: RegisterBar((Register(Reg.SUM, Access.RW),))}
+        vectors = 1
+
+        def write_sum(self, value: int) -> None:
+            self.msix(0)
+
+Configuration space, accesses of any width, MSI-X, MSI, INTx, resets and the trace come with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
+from device.pci import msi, pcie
 from device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity, Status
-from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
-from device.pci.pcie import DeviceControl, Offset, PciExpress
+from device.pci.msi import Msi
+from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX, pba_size, table_size
+from device.pci.pcie import DeviceControl, DeviceStatus, Offset, PciExpress
 from device.pci.power import PowerManagement
 from device.trace import Trace
 from device.vfio_user.messages import Irq
 from device.vfio_user.model import Client
 
-from .bus import Bus
+from .bus import Bus, Transaction
+from .memory import Fabric, Memory, ReadOnlyMemory
 from .registers import Register, RegisterFile
 
-_CONFIG_REGION = 7
+CONFIG_REGION = 7
+_BARS = 6
+_PAGE = 0x1000
 
 
-class Memory:
-    """A BAR that is plain memory, such as a data buffer or a result window."""
+@dataclass(frozen=True, slots=True)
+class RegisterBar:
+    """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes."""
 
-    def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes at ``offset``."""
-        return bytes(self.data[offset : offset + length])
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Store ``data`` at ``offset``."""
-        self.data[offset : offset + len(data)] = data
-
-    def reset(self) -> None:
-        """Fill with zeros."""
-        self.data[:] = bytes(len(self.data))
+    registers: Iterable[Register]
+    size: int = _PAGE
 
 
-class ReadOnlyMemory(Memory):
-    """A BAR that software can read only."""
+@dataclass(frozen=True, slots=True)
+class MemoryBar:
+    """A BAR that is memory. Size in bytes, a power of two."""
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Ignore what software writes."""
+    size: int
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MsixBars:
+    """Where MSI-X's table and pending bits are; by default they share the last free BAR."""
+
+    table: int
+    pba: int
+    pba_offset: int = 0
+
+
+Bars = Mapping[int, RegisterBar | MemoryBar]  # by the BAR's number
+
+
+def bar_size(needed: int) -> int:
+    """Return the smallest BAR, of at least 4 KiB, that holds ``needed`` bytes."""
+    return max(_PAGE, 1 << (needed - 1).bit_length())
 
 
 class Endpoint:
     """One PCI Express function; the ``DeviceModel`` that a server serves.
 
-    ``bars`` maps BAR numbers to their sizes in bytes (powers of two). Reach memory through
-    ``self.bus`` only; signal with ``self.msix(vector)`` and ``self.intx(level)``.
+    A subclass declares ``identity``, ``bars``, ``vectors`` (MSI-X, 0 to 2048) and ``messages``
+    (MSI, 0 or a power of two to 32); what is only known when it is made goes to ``__init__``.
+    Reach memory through ``self.bus`` only; signal with ``msix``, ``msi`` and ``intx``.
+    ValueError for what no function can have.
     """
 
     name = "endpoint"
+    identity: Identity
+    bars: ClassVar[Bars] = {}
+    vectors = 0
+    messages = 0
 
     def __init__(
         self,
-        identity: Identity,
-        bars: dict[int, int],
-        *,
         trace: Trace,
-        vectors: int = 0,
-        table_bar: int = 0,
-        pba_bar: int = 0,
+        *,
+        bars: Bars | None = None,
+        vectors: int | None = None,
+        msix_bars: MsixBars | None = None,
+        fabric: Fabric | None = None,
     ) -> None:
         self.trace = trace
-        self.vectors = vectors
-        self._bar_sizes = dict(bars)
-        self._contents: dict[int, RegisterFile | Memory] = {}
-        self.config = ConfigSpace(identity, bars)
+        bars = dict(self.bars if bars is None else bars)
+        if vectors is not None:
+            self.vectors = vectors
+        if self.vectors and msix_bars is None:
+            msix_bars = self._add_msix_bar(bars)
+        self._bar_sizes = {index: each.size for index, each in bars.items()}
+        self.config = ConfigSpace(self.identity, self._bar_sizes)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement())
-        self._msix = self.add_capability(MsiX(vectors, table_bar, pba_bar)) if vectors else None
+        self._msi = self.add_capability(Msi(self.messages)) if self.messages else None
+        self._msix = None
+        if msix_bars is not None and self.vectors:
+            self._msix = self.add_capability(
+                MsiX(self.vectors, msix_bars.table, msix_bars.pba, msix_bars.pba_offset)
+            )
         self.config.on_command = self._command_changed
-        self.bus = Bus(self.config)
+        self.fabric = fabric or Fabric()
+        self.fabric.join(self)
+        self.bus = Bus(self)
         self._intx_level = False
         self._intx_under_way = False
+        self.contents: dict[int, RegisterFile | Memory] = {}
+        for index, bar in bars.items():
+            if isinstance(bar, RegisterBar):
+                self.contents[index] = RegisterFile(bar.registers, self)
+            else:
+                kind = ReadOnlyMemory if bar.read_only else Memory
+                self.contents[index] = kind(bar.size)
+
+    def _add_msix_bar(self, bars: dict[int, RegisterBar | MemoryBar]) -> MsixBars:
+        free = [index for index in range(_BARS) if index not in bars]
+        if not free:
+            raise ValueError("no BAR is free for the table of MSI-X")
+        pba_offset = table_size(self.vectors)
+        bars[free[-1]] = MemoryBar(bar_size(pba_offset + pba_size(self.vectors)))
+        return MsixBars(free[-1], free[-1], pba_offset)
 
     # For authors.
 
     def add_capability(self, capability: Capability) -> int:
-        """Add a capability to the list; return its offset in configuration space."""
+        """Add a capability to its list; return its offset in configuration space."""
         return self.config.add(capability)
 
-    def add_registers(self, bar: int, registers: Iterable[Register]) -> RegisterFile:
-        """Let BAR ``bar`` hold registers whose side effects are methods of this endpoint."""
-        file = RegisterFile(registers, self)
-        self._contents[bar] = file
-        return file
+    def registers(self, bar: int) -> RegisterFile:
+        """Return the registers of a BAR; LookupError when it has none."""
+        content = self.contents[bar]
+        if not isinstance(content, RegisterFile):
+            raise LookupError(f"BAR{bar} has no registers")
+        return content
 
-    def add_memory(self, bar: int, *, read_only: bool = False) -> Memory:
-        """Let BAR ``bar`` be memory."""
-        size = self._bar_sizes[bar]
-        memory = ReadOnlyMemory(size) if read_only else Memory(size)
-        self._contents[bar] = memory
-        return memory
+    def memory(self, bar: int) -> bytearray:
+        """Return the bytes of a BAR; LookupError when it is not memory."""
+        content = self.contents[bar]
+        if not isinstance(content, Memory):
+            raise LookupError(f"BAR{bar} is not memory")
+        return content.data
 
     @property
     def no_snoop_enabled(self) -> bool:
@@ -101,23 +157,36 @@ class Endpoint:
         control = self.config.word(self._pcie + Offset.DEVICE_CONTROL)
         return bool(control & DeviceControl.NO_SNOOP)
 
+    def set_device_status(self, bit: DeviceStatus, on: bool = True) -> None:
+        """Set or clear a bit of Device Status, such as Transactions Pending (7.5.3.5)."""
+        pcie.set_status(self.config, self._pcie, bit, on)
+
     def msix(self, vector: int) -> bool:
         """Send an MSI-X message: a memory write, so it needs bus mastering. Return whether it went.
 
         A vector that the function does not have is not sent.
         """
-        client = self.bus.client
-        if client is None or not self.config.bus_master or not 0 <= vector < self.vectors:
+        return self._message(Irq.MSIX, vector, self.vectors, "msi-x")
+
+    def msi(self, message: int) -> bool:
+        """Send an MSI message, as ``msix`` does, while software has MSI enabled."""
+        if self._msi is None or not self.config.word(self._msi + msi.MESSAGE_CONTROL) & msi.ENABLE:
             return False
-        client.trigger(Irq.MSIX, vector)
-        self.trace.event(self.name, "msi-x", vector=vector)
+        return self._message(Irq.MSI, message, self.messages, "msi")
+
+    def _message(self, kind: Irq, number: int, count: int, event: str) -> bool:
+        client = self.bus.client
+        if client is None or not self.config.bus_master or not 0 <= number < count:
+            return False
+        client.trigger(kind, number)
+        self.trace.event(self.name, event, vector=number)
         return True
 
     def intx(self, level: bool) -> None:
         """Assert or deassert the function's INTx line.
 
-        Interrupt Disable, and MSI-X when it is enabled, keep it from the client until they end
-        (PCI Local Bus 3.0, sections 6.2.2 and 6.8.2.3). Interrupt Status shows it all the same.
+        Interrupt Disable, and MSI-X or MSI when it is enabled, keep it from the client until they
+        end (PCI Local Bus 3.0, sections 6.2.2 and 6.8). Interrupt Status shows it all the same.
         """
         if level != self._intx_level:
             self.trace.event(self.name, "intx", level=level)
@@ -140,17 +209,39 @@ class Endpoint:
     def on_reset(self) -> None:
         """Take behaviour that is no register back to its reset state."""
 
+    def on_command(self) -> None:
+        """Act on a write to the command register, such as bus mastering going off."""
+
+    def on_detach(self) -> None:
+        """Act on the client's going: memory cannot be reached any more."""
+
+    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        """Take note of an access by software, when it is done. ``region``: 0-5 BARs, 7 config."""
+
+    def on_transaction(self, transaction: Transaction) -> None:
+        """Take note of a request to memory, before its data moves; refused ones have a reason."""
+        if transaction.reason:
+            self.trace.event(
+                self.name,
+                "refused",
+                write=transaction.write,
+                address=transaction.address,
+                length=transaction.length,
+                reason=transaction.reason.name,
+            )
+
     # The DeviceModel.
 
     def region_size(self, index: int) -> int:
         """See ``DeviceModel.region_size``."""
-        return CONFIG_SIZE if index == _CONFIG_REGION else self._bar_sizes.get(index, 0)
+        return CONFIG_SIZE if index == CONFIG_REGION else self._bar_sizes.get(index, 0)
 
     def irq_count(self, index: int) -> int:
         """See ``DeviceModel.irq_count``."""
         if index == Irq.INTX:
             return int(self.config.read(0x3D, 1) != b"\0")
-        return {Irq.MSIX: self.vectors, Irq.ERR: 1, Irq.REQ: 1}.get(Irq(index), 0)
+        counts = {Irq.MSI: self.messages, Irq.MSIX: self.vectors, Irq.ERR: 1, Irq.REQ: 1}
+        return counts.get(Irq(index), 0)
 
     def attach(self, client: Client) -> None:
         """See ``DeviceModel.attach``."""
@@ -160,23 +251,28 @@ class Endpoint:
 
     def detach(self) -> None:
         """See ``DeviceModel.detach``."""
+        self.on_detach()
         self.bus.client = None
         self.trace.event(self.name, "detach")
 
     def region_read(self, index: int, offset: int, length: int) -> bytes:
         """See ``DeviceModel.region_read``."""
-        if index == _CONFIG_REGION:
-            return self.config.read(offset, length)
-        content = self._contents.get(index)
-        return content.read(offset, length) if content is not None else bytes(length)
+        if index == CONFIG_REGION:
+            data = self.config.read(offset, length)
+        else:
+            content = self.contents.get(index)
+            data = content.read(offset, length) if content is not None else bytes(length)
+        self.on_access(index, offset, data, write=False)
+        return data
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         """See ``DeviceModel.region_write``."""
-        if index == _CONFIG_REGION:
+        if index == CONFIG_REGION:
             self.config.write(offset, data)
             self._update_intx()
-        elif (content := self._contents.get(index)) is not None:
+        elif (content := self.contents.get(index)) is not None:
             content.write(offset, data)
+        self.on_access(index, offset, data, write=True)
 
     def end_of_interrupt(self) -> None:
         """See ``DeviceModel.end_of_interrupt``."""
@@ -189,24 +285,27 @@ class Endpoint:
         self._reset("device reset")
 
     def _function_level_reset(self) -> None:
-        self._reset("function level reset")
+        self._reset("function level reset", flr=True)
 
-    def _reset(self, kind: str) -> None:
+    def _reset(self, kind: str, *, flr: bool = False) -> None:
         self.trace.event(self.name, "reset", kind=kind)
-        self.intx(False)
-        self.config.reset()
-        for content in self._contents.values():
-            content.reset()
         self.on_reset()
+        self.intx(False)
+        self.config.reset(flr=flr)
+        for content in self.contents.values():
+            content.reset()
         self._update_intx()
 
     def _command_changed(self) -> None:
         self.trace.event(self.name, "command", value=int(self.config.command))
+        self.on_command()
 
     @property
-    def _msix_enabled(self) -> bool:
-        return self._msix is not None and bool(
-            self.config.word(self._msix + MESSAGE_CONTROL) & ENABLE
+    def _messages_enabled(self) -> bool:
+        enables = ((self._msix, MESSAGE_CONTROL, ENABLE), (self._msi, msi.MESSAGE_CONTROL, 1))
+        return any(
+            start is not None and self.config.word(start + offset) & bit
+            for start, offset, bit in enables
         )
 
     def _update_intx(self) -> None:
@@ -214,7 +313,7 @@ class Endpoint:
 
         A second signal in between would have no end of its own.
         """
-        held_back = self.config.command & Command.INTX_DISABLE or self._msix_enabled
+        held_back = self.config.command & Command.INTX_DISABLE or self._messages_enabled
         if self._intx_level and not held_back and not self._intx_under_way:
             self._intx_under_way = self.send_intx()
         self.config.set_status(Status.INTERRUPT, self.intx_status())

@@ -1,13 +1,24 @@
-"""The one way to memory: checks what the bus would refuse, and says exactly why."""
+"""The one way to memory: checks what the bus would refuse, and says exactly why.
+
+Everything that a function reads is copied once; it can only work with the copy.
+"""
 
 from __future__ import annotations
 
-from device.layout import DmaReason
-from device.pci.config import ConfigSpace
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from device.layout import AddressType, DmaReason
 from device.vfio_user.errors import ReadOnly, Unmapped
 from device.vfio_user.model import Client
 
+if TYPE_CHECKING:
+    from .base import Endpoint
+
 _ADDRESS_END = 1 << 64
+HISTORY = 256  # transactions kept
 
 
 class DmaRefused(Exception):
@@ -19,34 +30,119 @@ class DmaRefused(Exception):
         self.address = address
 
 
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a memory request carries beside its address (PCI Express Base 5.0, 2.2.6 and 2.2.10).
+
+    vfio-user carries none of them: they are *modelled*, that is applied here and recorded.
+    """
+
+    no_snoop: bool = False
+    address_type: AddressType = AddressType.UNTRANSLATED
+    pasid: int | None = None  # 20 bits
+    privileged: bool = False
+    execute: bool = False
+    requester_id: int | None = None  # 16 bits, where it is not the function's own
+
+
+PLAIN = Attributes()
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One request as it left the function, or did not leave it. Length in bytes."""
+
+    write: bool
+    address: int
+    length: int
+    attributes: Attributes
+    reason: DmaReason
+
+
 class Bus:
-    """Reads and writes memory at bus addresses for one function."""
+    """Reads and writes memory at bus addresses for one function. Not for several threads."""
 
-    def __init__(self, config: ConfigSpace) -> None:
-        self._config = config
+    def __init__(self, function: Endpoint) -> None:
+        self._function = function
         self.client: Client | None = None
+        self.transactions: deque[Transaction] = deque(maxlen=HISTORY)
 
-    def _views(self, address: int, length: int, *, write: bool) -> list[memoryview]:
-        if not self._config.bus_master:
+    def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
+        """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
+        return b"".join(self._views(address, length, attributes, write=False))
+
+    def write(self, address: int, data: bytes, attributes: Attributes = PLAIN) -> None:
+        """Store ``data`` in memory. DmaRefused, and then nothing was written."""
+        _store(self._views(address, len(data), attributes, write=True), data)
+
+    def read_list(
+        self, segments: Iterable[tuple[int, int]], attributes: Attributes = PLAIN
+    ) -> list[bytes]:
+        """Return a copy of each segment (address, length). DmaRefused: nothing was read."""
+        found = [self._views(*segment, attributes, write=False) for segment in segments]
+        return [b"".join(views) for views in found]
+
+    def write_list(
+        self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
+    ) -> None:
+        """Store each segment (address, data), in order. DmaRefused: nothing was written."""
+        found = [self._views(at, len(data), attributes, write=True) for at, data in segments]
+        for views, (_, data) in zip(found, segments, strict=True):
+            _store(views, data)
+
+    def reachable(self, address: int, length: int, *, write: bool) -> bool:
+        """Return whether a request would be let through; sends none."""
+        try:
+            self._resolve(address, length, write=write)
+        except DmaRefused:
+            return False
+        return True
+
+    def _views(
+        self, address: int, length: int, attributes: Attributes, *, write: bool
+    ) -> list[memoryview]:
+        if not self._function.no_snoop_enabled:
+            attributes = replace(attributes, no_snoop=False)
+        reason = DmaReason.NONE
+        try:
+            return self._resolve(address, length, write=write)
+        except DmaRefused as refusal:
+            reason = refusal.reason
+            raise
+        finally:
+            done = Transaction(write, address, length, attributes, reason)
+            self.transactions.append(done)
+            self._function.on_transaction(done)
+
+    def _resolve(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        function = self._function
+        if not function.config.bus_master:
             raise DmaRefused(DmaReason.BUS_MASTER_OFF, address)
         if address + length > _ADDRESS_END:
             raise DmaRefused(DmaReason.ADDRESS_WRAP, address)
+        if function.config.overlaps_bar(address, length):
+            # The write would come back as a register access in the middle of this DMA.
+            raise DmaRefused(DmaReason.OWN_BAR, address)
         if self.client is None:
             raise DmaRefused(DmaReason.UNMAPPED, address)
         try:
             return self.client.memory(address, length, write=write)
-        except Unmapped as fault:
-            raise DmaRefused(DmaReason.UNMAPPED, fault.address) from fault
         except ReadOnly as fault:
             raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
+        except Unmapped as fault:
+            return [self._peer(address, length, fault, write=write)]
 
-    def read(self, address: int, length: int) -> bytes:
-        """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
-        return b"".join(self._views(address, length, write=False))
+    def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
+        try:
+            return self._function.fabric.memory(self._function, address, length, write=write)
+        except ReadOnly as refusal:
+            raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
+        except Unmapped:
+            raise DmaRefused(DmaReason.UNMAPPED, fault.address) from fault
 
-    def write(self, address: int, data: bytes) -> None:
-        """Store ``data`` in memory. DmaRefused, and then nothing was written."""
-        start = 0
-        for view in self._views(address, len(data), write=True):
-            view[:] = data[start : start + len(view)]
-            start += len(view)
+
+def _store(views: Iterable[memoryview], data: bytes) -> None:
+    start = 0
+    for view in views:
+        view[:] = data[start : start + len(view)]
+        start += len(view)

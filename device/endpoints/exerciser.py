@@ -1,15 +1,15 @@
 """The built-in device: Arm's PCIe Exerciser, and what its layout lacks in BAR3.
 
 A DMA runs within the register write that triggers it, so it is complete before that write is
-acknowledged and before any later message of this client is answered.
+acknowledged and before any later message of this client is answered. HOLD is the exception.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import replace
+from enum import Enum
 
 from device import layout
 from device.layout import (
@@ -24,13 +24,27 @@ from device.layout import (
     ExtFeature,
     Reg,
 )
+from device.pci import ats, pasid
+from device.pci.aer import AdvancedErrorReporting
+from device.pci.ats import AddressTranslationServices, PageRequests
 from device.pci.config import Identity
-from device.pci.msix import MAX_VECTORS, TABLE_ENTRY_SIZE
+from device.pci.msix import MAX_VECTORS, pba_size, table_size
+from device.pci.pasid import ProcessAddressSpaceId
+from device.pci.pcie import DeviceStatus
 from device.trace import Trace
 
-from .base import Endpoint
-from .bus import DmaRefused
-from .registers import Access, Register
+from .base import CONFIG_REGION, Endpoint, MemoryBar, MsixBars, RegisterBar, bar_size
+from .bus import Attributes, DmaRefused
+from .memory import Fabric
+from .parts.atc import Atc
+from .parts.constraints import Constraints
+from .parts.hold import Hold
+from .parts.injection import ErrorInjector
+from .parts.records import DmaRecord, Records
+from .parts.ring import Ring
+from .parts.transactions import TransactionTrace
+from .parts.transfer import Segment, Transfer
+from .registers import Access, Field, Fields, Flag, Register
 
 IDENTITY = Identity(
     vendor_id=layout.EXERCISER_VENDOR_ID,
@@ -41,72 +55,65 @@ IDENTITY = Identity(
     interrupt_pin=1,
 )
 BUFFER_MIN, BUFFER_MAX = 0x1000, 0x100_0000
-_MIN_BAR = 0x1000
-_TRACE_EMPTY = 0xFFFF_FFFF
+
+
+class OptionalCapability(Enum):
+    """Capabilities that a board's exerciser may have or not."""
+
+    ATS = "ats"  # with PRI
+    PASID = "pasid"
+    AER = "aer"
+    ERROR_INJECTION = "error-injection"
+
+
+DEFAULT_CAPABILITIES = (OptionalCapability.ATS,)
+
+
+class DmaControl(Fields):
+    """DMACTL."""
+
+    trigger = Field(DmaCtl.TRIGGER_MASK, Access.SELF_CLEARING)
+    write_memory = Flag(DmaCtl.WRITE_MEMORY)
+    no_snoop = Flag(DmaCtl.NO_SNOOP)
+    pasid = Flag(DmaCtl.PASID)
+    privileged = Flag(DmaCtl.PRIVILEGED)
+    instruction = Flag(DmaCtl.INSTRUCTION)
+    use_atc = Flag(DmaCtl.USE_ATC)
+    address_type = Field(DmaCtl.AT_MASK, type=AddressType)
+
+
+class DmaState(Fields):
+    """DMASTATUS."""
+
+    code = Field(layout.DMASTATUS_CODE, Access.RO)
+    clear = Flag(layout.DMASTATUS_CLEAR, Access.SELF_CLEARING)
+
 
 _CONTROL = (
-    Register(Reg.MSICTL, Access.WO),
+    Register(Reg.MSICTL, Access.SELF_CLEARING),
     Register(Reg.INTXCTL, Access.RW, mask=layout.INTXCTL_ASSERT),
-    Register(Reg.DMACTL, Access.RW, mask=0xFFF),
+    Register(Reg.DMACTL, DmaControl),
     Register(Reg.DMA_OFFSET, Access.RW),
     Register(Reg.DMA_BUS_ADDR_LO, Access.RW),
     Register(Reg.DMA_BUS_ADDR_HI, Access.RW),
     Register(Reg.DMA_LEN, Access.RW),
-    Register(Reg.DMASTATUS, Access.W1C, mask=layout.DMASTATUS_CLEAR),
-    Register(Reg.PASID_VAL, Access.RW, mask=0xFFFFF),
-    Register(Reg.ATSCTL),
-    Register(Reg.ATS_ADDR_LO),
-    Register(Reg.ATS_ADDR_HI),
-    Register(Reg.ATS_RANGE_SIZE),
-    Register(Reg.ATS_PERM),
-    Register(Reg.RID_CTL, Access.RW, mask=0x8000_FFFF),
-    Register(Reg.TXN_TRACE, reset=_TRACE_EMPTY),
-    Register(Reg.TXN_CTRL, Access.RW, mask=1),
-    Register(Reg.VDM_CTL),
+    Register(Reg.DMASTATUS, DmaState),
+    Register(Reg.PASID_VAL, Access.RW, mask=layout.PASID_MASK),
+    Register(Reg.RID_CTL, Access.RW, mask=layout.RID_VALID | layout.RID_MASK),
+    # Vendor-defined messages cannot leave a vfio-user device: nothing answers.
+    Register(Reg.VDM_CTL, Access.RW, mask=0x0000_0F0F),
 )
-_FEATURES = ExtFeature.CRC | ExtFeature.RECORD
-
-
-@dataclass(frozen=True, slots=True)
-class DmaRecord:
-    """One DMA as the device did it, or refused it. Lengths and offsets in bytes."""
-
-    sequence: int
-    status: DmaStatus
-    reason: DmaReason
-    address: int
-    length: int
-    moved: int
-    direction: DmaDirection
-    attributes: int
-    offset: int
-    crc32: int
-
-
-_RECORD_FIELDS: dict[Ext, Callable[[DmaRecord], int]] = {
-    Ext.RECORD_SEQUENCE: lambda record: record.sequence,
-    Ext.RECORD_STATUS: lambda record: record.status,
-    Ext.RECORD_REASON: lambda record: record.reason,
-    Ext.RECORD_ADDRESS_LO: lambda record: record.address & 0xFFFF_FFFF,
-    Ext.RECORD_ADDRESS_HI: lambda record: record.address >> 32,
-    Ext.RECORD_LENGTH: lambda record: record.length,
-    Ext.RECORD_MOVED: lambda record: record.moved,
-    Ext.RECORD_DIRECTION: lambda record: record.direction,
-    Ext.RECORD_ATTRIBUTES: lambda record: record.attributes,
-    Ext.RECORD_OFFSET: lambda record: record.offset,
-    Ext.RECORD_CRC32: lambda record: record.crc32,
-}
-
-
-def _bar_size(needed: int) -> int:
-    """Return the smallest BAR, of at least 4 KiB, that holds ``needed`` bytes."""
-    return max(_MIN_BAR, 1 << (needed - 1).bit_length())
+_FEATURES = (
+    *(ExtFeature.CRC, ExtFeature.RECORD, ExtFeature.CONSTRAINTS),
+    *(ExtFeature.HOLD, ExtFeature.RING),
+)
 
 
 class Exerciser(Endpoint):
     """13b5:ed01. ``buffer_size``: BAR1, a power of two, 4 KiB to 16 MiB; ``vectors``: 1 to 2048."""
 
     name = "exerciser"
+    identity = IDENTITY
 
     def __init__(
         self,
@@ -114,55 +121,107 @@ class Exerciser(Endpoint):
         *,
         buffer_size: int = layout.BUFFER_SIZE_DEFAULT,
         vectors: int = layout.VECTORS_DEFAULT,
+        capabilities: Collection[OptionalCapability] = DEFAULT_CAPABILITIES,
+        fabric: Fabric | None = None,
     ) -> None:
         """Raise ValueError for a size or a count that is out of range."""
         if not BUFFER_MIN <= buffer_size <= BUFFER_MAX or buffer_size & (buffer_size - 1):
             raise ValueError(f"buffer size {buffer_size}: a power of two, 4096 to {BUFFER_MAX}")
         if not 1 <= vectors <= MAX_VECTORS:
             raise ValueError(f"{vectors} vectors: 1 to {MAX_VECTORS} can be had")
-        super().__init__(
-            IDENTITY,
-            {
-                ExerciserBar.CONTROL: layout.CONTROL_SIZE,
-                ExerciserBar.BUFFER: buffer_size,
-                ExerciserBar.MSIX_TABLE: _bar_size(vectors * TABLE_ENTRY_SIZE),
-                ExerciserBar.EXTENSION: layout.EXTENSION_SIZE,
-                ExerciserBar.MSIX_PBA: _bar_size((vectors + 63) // 64 * 8),
-            },
-            trace=trace,
-            vectors=vectors,
-            table_bar=ExerciserBar.MSIX_TABLE,
-            pba_bar=ExerciserBar.MSIX_PBA,
+        extension = (
+            Register(Ext.MAGIC, reset=layout.EXT_MAGIC),
+            Register(Ext.VERSION, reset=layout.EXT_VERSION),
+            Register(Ext.FEATURES, reset=sum(_FEATURES)),
+            Register(Ext.BUFFER_SIZE, reset=buffer_size),
         )
-        self.buffer = self.add_memory(ExerciserBar.BUFFER).data
-        self.add_memory(ExerciserBar.MSIX_TABLE)
-        self.add_memory(ExerciserBar.MSIX_PBA, read_only=True)
-        self.control = self.add_registers(ExerciserBar.CONTROL, _CONTROL)
-        self._records: deque[DmaRecord] = deque(maxlen=layout.RECORD_CAPACITY)
-        self._count = 0
-        self._last_crc = 0
-        self.extension = self.add_registers(
-            ExerciserBar.EXTENSION,
-            (
-                Register(Ext.MAGIC, reset=layout.EXT_MAGIC),
-                Register(Ext.VERSION, reset=layout.EXT_VERSION),
-                Register(Ext.FEATURES, reset=_FEATURES),
-                Register(Ext.BUFFER_SIZE, reset=buffer_size),
-                Register(Ext.RECORD_CAPACITY, reset=layout.RECORD_CAPACITY),
-                Register(Ext.DMA_CRC32),
-                Register(Ext.DMA_COUNT),
-                Register(Ext.RECORD_LOST),
-                Register(Ext.RECORD_SELECT, Access.RW),
-                Register(Ext.RECORD_VALID),
-                *(Register(each, read=self._record_reader(each)) for each in _RECORD_FIELDS),
-            ),
+        super().__init__(
+            trace,
+            bars={
+                ExerciserBar.CONTROL: RegisterBar(_CONTROL, layout.CONTROL_SIZE),
+                ExerciserBar.BUFFER: MemoryBar(buffer_size),
+                ExerciserBar.MSIX_TABLE: MemoryBar(bar_size(table_size(vectors))),
+                ExerciserBar.EXTENSION: RegisterBar(extension, layout.EXTENSION_SIZE),
+                ExerciserBar.MSIX_PBA: MemoryBar(bar_size(pba_size(vectors)), read_only=True),
+            },
+            vectors=vectors,
+            msix_bars=MsixBars(ExerciserBar.MSIX_TABLE, ExerciserBar.MSIX_PBA),
+            fabric=fabric,
+        )
+        self.buffer = self.memory(ExerciserBar.BUFFER)
+        self.control = self.registers(ExerciserBar.CONTROL)
+        self.extension = self.registers(ExerciserBar.EXTENSION)
+        self._add_capabilities(capabilities)
+        self.records = Records(self.extension)
+        self.constraints = Constraints(self.extension)
+        self.hold = Hold(
+            self.extension,
+            move=lambda part: self.transfer(part)[1],
+            ended=self._ended,
+            pending=lambda on: self.set_device_status(DeviceStatus.TRANSACTIONS_PENDING, on),
+        )
+        self.ring = Ring(
+            self.extension,
+            read=self.bus.read,
+            run=self.run,
+            refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
+            interrupt=self.msix,
+            make=self._ring_transfer,
+        )
+        self.atc = Atc(self.control, self.bus, self._ats_enabled)
+        self.transactions = TransactionTrace(
+            self.control, lambda bar: self.config.bar_address(bar) or 0
         )
 
+    def _add_capabilities(self, chosen: Collection[OptionalCapability]) -> None:
+        self._ats = self._pasid = aer_start = None
+        if OptionalCapability.AER in chosen:
+            aer_start = self.add_capability(AdvancedErrorReporting())
+        if OptionalCapability.ATS in chosen:
+            self._ats = self.add_capability(AddressTranslationServices())
+            self.add_capability(PageRequests())
+        if OptionalCapability.PASID in chosen:
+            self._pasid = self.add_capability(ProcessAddressSpaceId())
+        self.injector = (
+            ErrorInjector(self, aer_start) if OptionalCapability.ERROR_INJECTION in chosen else None
+        )
+
+    def _ats_enabled(self) -> bool:
+        return self._ats is not None and ats.enabled(self.config, self._ats)
+
+    def _pasid_enabled(self) -> bool:
+        return self._pasid is not None and pasid.enabled(self.config, self._pasid)
+
+    # What happens to a DMA in flight, and to what is no register.
+
     def on_reset(self) -> None:
-        """Forget the DMAs."""
-        self._records.clear()
-        self._count = 0
-        self._last_crc = 0
+        """End the DMA in flight; forget the DMAs, the ring, the translation and the trace."""
+        self.hold.abort(DmaReason.RESET)
+        self.records.reset()
+        self.ring.reset()
+        self.atc.reset()
+        self.transactions.reset()
+
+    def on_command(self) -> None:
+        """End the DMA in flight when bus mastering does."""
+        if not self.config.bus_master:
+            self.hold.abort(DmaReason.BUS_MASTER_OFF)
+
+    def on_detach(self) -> None:
+        """End the DMA in flight."""
+        self.hold.abort(DmaReason.CLIENT_GONE)
+
+    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        """Trace the access."""
+        if self.transactions.record(region, offset, data, write=write):
+            facts = {"region": region, "offset": offset, "length": len(data), "write": write}
+            self.trace.event(self.name, "transaction", **facts)
+
+    def region_read(self, index: int, offset: int, length: int) -> bytes:
+        """See ``DeviceModel.region_read``; poisoned, BARs read as all ones."""
+        data = super().region_read(index, offset, length)
+        poisoned = self.injector is not None and self.injector.control.poison
+        return b"\xff" * length if poisoned and index != CONFIG_REGION else data
 
     # Interrupts.
 
@@ -177,116 +236,133 @@ class Exerciser(Endpoint):
 
     # DMA.
 
+    def read_dmactl(self) -> int:
+        """Return DMACTL; the trigger reads 1 while a DMA is in flight."""
+        return self.control[Reg.DMACTL] | self.hold.in_flight * DmaCtl.TRIGGER
+
     def write_dmactl(self, value: int) -> None:
-        """Run a DMA when the trigger is written; the trigger clears itself."""
-        self.control[Reg.DMACTL] = value & ~int(DmaCtl.TRIGGER_MASK)
-        if value & DmaCtl.TRIGGER_MASK == DmaCtl.TRIGGER:
-            self._run_dma(value)
+        """Run a DMA when the trigger is written; one that is in flight goes on undisturbed."""
+        control = DmaControl(value)
+        if control.trigger == DmaCtl.TRIGGER and not self.hold.in_flight:
+            self.run(self._requested(control), held=self.hold.on)
 
     def write_dmastatus(self, value: int) -> None:
         """Clear the status by writing 1 to bit 2."""
-        if value & layout.DMASTATUS_CLEAR:
+        if DmaState(value).clear:
             self.control[Reg.DMASTATUS] = DmaStatus.OK
 
-    def _run_dma(self, dmactl: int) -> None:
-        address = self.control.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI)
-        length = self.control[Reg.DMA_LEN]
-        offset = self.control[Reg.DMA_OFFSET]
-        write = bool(dmactl & DmaCtl.WRITE_MEMORY)
-        direction = DmaDirection.WRITE_MEMORY if write else DmaDirection.READ_MEMORY
-        status, reason, moved, crc = DmaStatus.OK, DmaReason.NONE, length, 0
-        try:
-            self._check(dmactl, address, offset, length)
-            direction, data = self.transfer(direction, address, offset, length)
-            crc = zlib.crc32(data)
-        except DmaRefused as refusal:
-            reason, moved = refusal.reason, 0
-            ranged = reason is DmaReason.BUFFER_RANGE
-            status = DmaStatus.RANGE if ranged else DmaStatus.INTERNAL
-        self._count += 1
-        self._last_crc = crc
-        self.control[Reg.DMASTATUS] = status
-        record = DmaRecord(
-            self._count & 0xFFFF_FFFF,
-            status,
-            reason,
-            address,
-            length,
-            moved,
-            direction,
-            self._attributes(dmactl),
-            offset,
-            crc,
+    def _requested(self, control: DmaControl) -> Transfer:
+        """Copy the request out of the registers."""
+        asked = DmaAttribute(control.address_type << 8)
+        for flag, attribute in (
+            (control.pasid, DmaAttribute.PASID),
+            (control.use_atc, DmaAttribute.USE_ATC),
+            (control.privileged, DmaAttribute.PRIVILEGED),
+            (control.instruction, DmaAttribute.INSTRUCTION),
+        ):
+            asked |= attribute if flag else DmaAttribute(0)
+        segment = Segment(
+            self.control.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
+            self.control[Reg.DMA_LEN],
+            self.control[Reg.DMA_OFFSET],
         )
-        self._records.append(record)
-        named = {"status": status.name, "reason": reason.name, "direction": direction.name}
-        self.trace.event(self.name, "dma", **{**asdict(record), **named})
+        with_pasid = control.pasid and self._pasid_enabled()
+        rid = self.control[Reg.RID_CTL]
+        attributes = Attributes(
+            no_snoop=control.no_snoop,
+            address_type=control.address_type,
+            pasid=self.control[Reg.PASID_VAL] if with_pasid else None,
+            privileged=with_pasid and control.privileged,
+            execute=with_pasid and control.instruction,
+            requester_id=rid & layout.RID_MASK if rid & layout.RID_VALID else None,
+        )
+        direction = DmaDirection(control.write_memory)
+        return self._with_no_snoop(Transfer(direction, (segment,), attributes, asked))
 
-    def _check(self, dmactl: int, address: int, offset: int, length: int) -> None:
-        """Refuse what never reaches the bus."""
-        if offset + length > len(self.buffer):
-            raise DmaRefused(DmaReason.BUFFER_RANGE, address)
-        address_type = AddressType((dmactl & DmaCtl.AT_MASK) >> 10)
-        translated = address_type is AddressType.TRANSLATED
-        if address_type is AddressType.RESERVED or (translated and dmactl & DmaCtl.USE_ATC):
-            raise DmaRefused(DmaReason.RESERVED_ADDRESS_TYPE, address)
-        if dmactl & DmaCtl.USE_ATC:
-            raise DmaRefused(DmaReason.NO_ATC_ENTRY, address)
+    def _ring_transfer(
+        self, direction: DmaDirection, segments: tuple[Segment, ...], no_snoop: bool
+    ) -> Transfer:
+        attributes = Attributes(no_snoop=no_snoop)
+        return self._with_no_snoop(Transfer(direction, segments, attributes, DmaAttribute.RING))
 
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        """Move the data; return what was done and the bytes. DmaRefused moves nothing."""
-        if direction is DmaDirection.WRITE_MEMORY:
-            data = bytes(self.buffer[offset : offset + length])
-            self.bus.write(address, data)
+    def _with_no_snoop(self, transfer: Transfer) -> Transfer:
+        """Say what is asked; without Enable No Snoop the access is snooped all the same."""
+        if not transfer.attributes.no_snoop:
+            return transfer
+        asked = transfer.asked | DmaAttribute.NO_SNOOP_ASKED
+        asked |= DmaAttribute.NO_SNOOP if self.no_snoop_enabled else DmaAttribute(0)
+        return replace(
+            transfer,
+            asked=asked,
+            attributes=replace(transfer.attributes, no_snoop=self.no_snoop_enabled),
+        )
+
+    def run(self, transfer: Transfer, *, held: bool = False) -> None:
+        """Do a DMA, or refuse it; held, begin it."""
+        try:
+            sent = self.check(transfer)
+            if held:
+                self.hold.begin(sent)
+                return
+            direction, data = self.transfer(sent)
+        except DmaRefused as refusal:
+            self._ended(transfer, refusal.reason, 0, 0)
         else:
-            data = self.bus.read(address, length)
-            self.buffer[offset : offset + length] = data
-        return direction, data
+            done = replace(transfer, direction=direction)
+            self._ended(done, DmaReason.NONE, transfer.length, zlib.crc32(data))
 
-    def _attributes(self, dmactl: int) -> int:
-        attributes = (dmactl & DmaCtl.AT_MASK) >> 10 << 8
-        if dmactl & DmaCtl.NO_SNOOP:
-            attributes |= DmaAttribute.NO_SNOOP_ASKED
-            if self.no_snoop_enabled:
-                attributes |= DmaAttribute.NO_SNOOP
-        if dmactl & DmaCtl.PASID:
-            attributes |= DmaAttribute.PASID
-        if dmactl & DmaCtl.USE_ATC:
-            attributes |= DmaAttribute.USE_ATC
-        return attributes
+    def check(self, transfer: Transfer) -> Transfer:
+        """Refuse what never reaches the bus; return what goes there."""
+        for segment in transfer.segments:
+            if segment.offset + segment.length > len(self.buffer):
+                raise DmaRefused(DmaReason.BUFFER_RANGE, segment.address)
+        use_atc = DmaAttribute.USE_ATC in transfer.asked
+        address_type = transfer.attributes.address_type
+        translated = address_type is AddressType.TRANSLATED
+        if address_type is AddressType.RESERVED or (translated and use_atc):
+            raise DmaRefused(DmaReason.RESERVED_ADDRESS_TYPE, transfer.address)
+        self.constraints.check(transfer.segments)
+        return self.atc.translated(transfer) if use_atc else transfer
 
-    # BAR3: read when asked, so that a record costs nothing until somebody looks at it.
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        """Move the data; return what was done and the bytes. DmaRefused moves nothing."""
+        if transfer.writes_memory:
+            pieces = [
+                self._on_the_bus(bytes(self.buffer[each.offset : each.offset + each.length]))
+                for each in transfer.segments
+            ]
+            places = [each.address for each in transfer.segments]
+            self.bus.write_list([*zip(places, pieces, strict=True)], transfer.attributes)
+        else:
+            ranges = [(each.address, each.length) for each in transfer.segments]
+            pieces = [*map(self._on_the_bus, self.bus.read_list(ranges, transfer.attributes))]
+            for each, data in zip(transfer.segments, pieces, strict=True):
+                self.buffer[each.offset : each.offset + each.length] = data
+        return transfer.direction, b"".join(pieces)
 
-    def _selected(self) -> DmaRecord | None:
-        sequence = self.extension.values[Ext.RECORD_SELECT]
-        oldest = self._count - len(self._records) + 1
-        if not oldest <= sequence <= self._count:
-            return None
-        return self._records[sequence - oldest]
+    def _on_the_bus(self, data: bytes) -> bytes:
+        return data if self.injector is None else self.injector.corrupted(data)
 
-    def _record_reader(self, register: Ext) -> Callable[[], int]:
-        field = _RECORD_FIELDS[register]
-
-        def read() -> int:
-            record = self._selected()
-            return 0 if record is None else field(record)
-
-        return read
-
-    def read_dma_crc32(self) -> int:
-        """Return the CRC-32 of the last DMA's bytes; 0 after one that was refused."""
-        return self._last_crc
-
-    def read_dma_count(self) -> int:
-        """Return how many DMAs ended since reset, refused ones included."""
-        return self._count
-
-    def read_record_lost(self) -> int:
-        """Return how many records were overwritten."""
-        return self._count - len(self._records)
-
-    def read_record_valid(self) -> int:
-        """Return 1 when the selected record is held."""
-        return int(self._selected() is not None)
+    def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+        """Record a DMA that has ended, and set DMASTATUS, which is not the ring's."""
+        status = DmaStatus.INTERNAL if reason else DmaStatus.OK
+        if reason is DmaReason.BUFFER_RANGE:
+            status = DmaStatus.RANGE
+        if DmaAttribute.RING not in transfer.asked:
+            self.control[Reg.DMASTATUS] = status
+        record = DmaRecord(
+            sequence=self.records.count + 1 & 0xFFFF_FFFF,
+            status=status,
+            reason=reason,
+            address=transfer.address,
+            length=transfer.length,
+            moved=moved,
+            direction=transfer.direction,
+            attributes=int(transfer.asked),
+            offset=transfer.offset,
+            crc32=crc32,
+            segments=len(transfer.segments),
+            sent=transfer.attributes,
+        )
+        self.records.add(record)
+        self.trace.event(self.name, "dma", **record.event())

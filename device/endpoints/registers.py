@@ -1,8 +1,16 @@
-"""Declared 32-bit registers, and the dispatch of accesses of any width and alignment.
+"""Declared 32-bit registers, their fields, and the dispatch of accesses of any width and alignment.
 
-An author lists registers as a specification's table does. A side effect is a method of the owner,
-named after the register: ``read_dmastatus() -> int``, ``write_dmactl(value)``. Addresses without a
-register read 0 and ignore writes.
+An author lists registers as a specification's table does, and their fields as its figures do:
+
+    class Control(Fields):
+        start = Flag(1 << 0, Access.SELF_CLEARING)
+        mode = Field(0x30, type=Mode)
+
+    Register(Reg.CONTROL, Control)
+
+A side effect is a method of the owner, named after the register: ``write_control(value)`` after a
+write, ``read_status() -> int`` in place of the stored value. Addresses without a register read 0
+and ignore writes.
 """
 
 from __future__ import annotations
@@ -10,8 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Any, Generic, TypeVar, overload
 
 _WORD = 0xFFFF_FFFF
+T = TypeVar("T", bound=int)
 
 
 class Access(Enum):
@@ -21,47 +31,157 @@ class Access(Enum):
     RW = "read and write"
     W1C = "write 1 to clear"
     WO = "write only, reads 0"
+    SELF_CLEARING = "a write of 1 is a command, reads 0"
+
+
+_COMMANDS = (Access.WO, Access.SELF_CLEARING)
+
+
+class Field(Generic[T]):
+    """Some adjacent bits of a register, as an int or a member of ``type``.
+
+    ``reset`` is the field's own value, not shifted. ValueError when the mask has a hole, or when
+    ``type`` lacks a member that software could write: no value of a guest's must raise.
+    """
+
+    @overload
+    def __init__(
+        self: Field[int], mask: int, access: Access = Access.RW, *, reset: int = 0
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, mask: int, access: Access = Access.RW, *, type: type[T], reset: int = 0
+    ) -> None: ...
+    def __init__(
+        self, mask: int, access: Access = Access.RW, *, type: Any = int, reset: int = 0
+    ) -> None:
+        self.mask, self.access, self.type = int(mask), access, type
+        self.shift = (self.mask & -self.mask).bit_length() - 1
+        largest = self.mask >> self.shift if self.mask > 0 else 0
+        if not largest or largest & (largest + 1) or self.mask > _WORD or reset > largest:
+            raise ValueError(f"a field of mask {mask:#x} with reset value {reset:#x}")
+        if issubclass(type, Enum) and {int(each.value) for each in type} < {*range(largest + 1)}:
+            raise ValueError(f"{type.__name__} has no member for each value of mask {mask:#x}")
+        self.reset = reset << self.shift
+
+    @overload
+    def __get__(self, value: None, owner: type) -> Field[T]: ...
+    @overload
+    def __get__(self, value: Fields, owner: type) -> T: ...
+    def __get__(self, value: Fields | None, owner: type) -> Field[T] | T:
+        if value is None:
+            return self
+        found: T = self.type((value.value & self.mask) >> self.shift)
+        return found
+
+
+class Flag(Field[bool]):
+    """One bit."""
+
+    def __init__(self, mask: int, access: Access = Access.RW, *, reset: bool = False) -> None:
+        super().__init__(mask, access, type=bool, reset=int(reset))
+
+
+class Fields:
+    """A register's value by its fields, which a subclass declares."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    @classmethod
+    def fields(cls) -> dict[str, Field[Any]]:
+        """Return the declared fields by name."""
+        names = {name: None for each in reversed(cls.__mro__) for name in vars(each)}
+        found = {name: getattr(cls, name) for name in names}
+        return {name: each for name, each in found.items() if isinstance(each, Field)}
 
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One register. ``mask`` says which bits software may write (or clear).
+    """One register: an access for all its bits, or `Fields` that have one each.
 
-    ``read`` gives the value where no method of the owner is named after the register.
+    ``mask`` says which bits software may write (or clear). ``read`` gives the value where no method
+    of the owner is named after the register.
     """
 
     offset: IntEnum
-    access: Access = Access.RO
+    access: Access | type[Fields] = Access.RO
     reset: int = 0
     mask: int = _WORD
     read: Callable[[], int] | None = None
+
+    def masks(self) -> dict[Access, int]:
+        """Return the bits of each access. ValueError when two fields share one."""
+        found = dict.fromkeys(Access, 0)
+        if isinstance(self.access, Access):
+            found[self.access] = self.mask
+            return found
+        taken = 0
+        for name, field in self.access.fields().items():
+            if taken & field.mask:
+                raise ValueError(f"{self.offset.name}: field {name} overlaps another")
+            taken |= field.mask
+            found[field.access] |= field.mask
+        return found
+
+    def reset_value(self) -> int:
+        """Return the value after a reset."""
+        if isinstance(self.access, Access):
+            return self.reset
+        return self.reset | sum(field.reset for field in self.access.fields().values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A register as it is dispatched to."""
+
+    reset: int
+    stored: int  # bits that a write stores
+    cleared: int  # bits that a 1 clears
+    command: int  # bits that are never stored
+    hidden: bool  # reads 0
+    reader: Callable[[], int] | None = None
+    writer: Callable[[int], None] | None = None
 
 
 class RegisterFile:
     """The registers of one BAR, with the values that they store."""
 
-    def __init__(self, registers: Iterable[Register], owner: object) -> None:
-        self._registers = {int(register.offset): register for register in registers}
+    def __init__(self, registers: Iterable[Register] = (), owner: object = None) -> None:
+        self._entries: dict[int, _Entry] = {}
         self.values: dict[int, int] = {}
-        self._readers: dict[int, Callable[[], int]] = {}
-        self._writers: dict[int, Callable[[int], None]] = {}
-        for offset, register in self._registers.items():
-            name = register.offset.name.lower()
-            if reader := getattr(owner, f"read_{name}", register.read):
-                self._readers[offset] = reader
-            if writer := getattr(owner, f"write_{name}", None):
-                self._writers[offset] = writer
-        self.reset()
+        self.add(registers, owner)
+
+    def add(self, registers: Iterable[Register], owner: object) -> None:
+        """Add registers whose side effects are methods of ``owner``.
+
+        ValueError for an offset that is taken or no multiple of 4, and for fields that overlap.
+        """
+        for register in registers:
+            offset, name = int(register.offset), register.offset.name.lower()
+            if offset in self._entries or offset % 4:
+                raise ValueError(f"{register.offset.name}: offset {offset:#x} cannot be had")
+            masks = register.masks()
+            self._entries[offset] = _Entry(
+                register.reset_value(),
+                masks[Access.RW],
+                masks[Access.W1C],
+                masks[Access.WO] | masks[Access.SELF_CLEARING],
+                register.access in _COMMANDS,
+                getattr(owner, f"read_{name}", register.read),
+                getattr(owner, f"write_{name}", None),
+            )
+            self.values[offset] = self._entries[offset].reset
 
     def add_array(self, start: IntEnum, count: int) -> None:
         """Add ``count`` plain registers, read and write, from ``start`` on."""
         for offset in range(start, start + 4 * count, 4):
-            self._registers[offset] = Register(start, Access.RW)
-        self.reset()
+            self._entries[offset] = _Entry(0, _WORD, 0, 0, False)
+            self.values[offset] = 0
 
     def reset(self) -> None:
         """Give every register its reset value."""
-        self.values = {offset: each.reset for offset, each in self._registers.items()}
+        self.values = {offset: each.reset for offset, each in self._entries.items()}
 
     def __getitem__(self, offset: int) -> int:
         return self.values[offset]
@@ -79,11 +199,10 @@ class RegisterFile:
         self[high] = value >> 32
 
     def _read_word(self, offset: int) -> int:
-        register = self._registers.get(offset)
-        if register is None or register.access is Access.WO:
+        entry = self._entries.get(offset)
+        if entry is None or entry.hidden:
             return 0
-        reader = self._readers.get(offset)
-        return (reader() if reader else self.values[offset]) & _WORD
+        return (entry.reader() if entry.reader else self.values[offset]) & _WORD
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``; a register in part is read whole, once."""
@@ -94,24 +213,22 @@ class RegisterFile:
         return data[offset - first : offset - first + length]
 
     def write(self, offset: int, data: bytes) -> None:
-        """Store ``data``. Bytes of a register that are not written keep their value (W1C: 0)."""
+        """Store ``data``, the lower register first.
+
+        Bits of bytes that are not written keep their value, and are 0 where a 1 would act.
+        """
         end = offset + len(data)
         for word in range(offset & ~3, end, 4):
-            register = self._registers.get(word)
-            if register is None or register.access is Access.RO:
+            entry = self._entries.get(word)
+            if entry is None or not entry.stored | entry.cleared | entry.command:
                 continue
-            keeps = register.access is Access.RW
-            merged = bytearray((self.values[word] if keeps else 0).to_bytes(4, "little"))
+            merged = bytearray((self.values[word] & entry.stored).to_bytes(4, "little"))
             low, high = max(offset, word), min(end, word + 4)
             merged[low - word : high - word] = data[low - offset : high - offset]
-            self._write_word(register, word, int.from_bytes(merged, "little"))
+            self._write_word(entry, word, int.from_bytes(merged, "little"))
 
-    def _write_word(self, register: Register, word: int, value: int) -> None:
-        value &= register.mask
-        if register.access is Access.RW:
-            self.values[word] = self.values[word] & ~register.mask | value
-        elif register.access is Access.W1C:
-            self.values[word] &= ~value
-        writer = self._writers.get(word)
-        if writer is not None:
-            writer(value)
+    def _write_word(self, entry: _Entry, word: int, value: int) -> None:
+        kept = self.values[word] & ~entry.stored & ~(value & entry.cleared)
+        self.values[word] = kept | value & entry.stored
+        if entry.writer is not None:
+            entry.writer(value & (entry.stored | entry.cleared | entry.command))

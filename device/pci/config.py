@@ -6,11 +6,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Protocol
 
 CONFIG_SIZE = 4096
 _CAPABILITIES_START = 0x40
 _CAPABILITIES_END = 0x100
+_EXTENDED_HEADER_SIZE = 4
+_BARS = 6
 
 
 class Header(IntEnum):
@@ -71,19 +72,48 @@ class Identity:
     interrupt_pin: int = 0
 
 
-class Capability(Protocol):
-    """One entry of the capability list. Offsets are from its own start."""
+class Capability:
+    """One entry of the capability list. Offsets are from its own start.
+
+    All of the byte strings that a subclass gives are as long as ``body``.
+    """
 
     id: int
 
     def body(self) -> bytes:
-        """Return the bytes behind the two of the list header, at reset."""
+        """Return the bytes behind the list header, at reset."""
+        raise NotImplementedError
 
     def write_mask(self) -> bytes:
         """Return which bits of ``body`` software may write."""
+        return bytes(len(self.body()))
+
+    def clear_mask(self) -> bytes:
+        """Return which bits of ``body`` software clears by writing 1 (RW1C)."""
+        return bytes(len(self.body()))
+
+    def sticky(self) -> bool:
+        """Return whether the registers outlive a function level reset (ROS, RWS, RW1CS)."""
+        return False
 
     def written(self, config: ConfigSpace, start: int) -> None:
         """Act on a write to the capability that begins at ``start``."""
+
+
+class ExtendedCapability(Capability):
+    """One entry of the extended list, from 0x100 on (PCI Express Base 5.0, section 7.6)."""
+
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a capability lies: its header at ``start``, its body up to ``end``."""
+
+    start: int
+    body: int
+    end: int
+    capability: Capability
 
 
 class ConfigSpace:
@@ -92,9 +122,13 @@ class ConfigSpace:
     def __init__(self, identity: Identity, bar_sizes: dict[int, int]) -> None:
         self._data = bytearray(CONFIG_SIZE)
         self._mask = bytearray(CONFIG_SIZE)
-        self._capabilities: list[tuple[int, int, Capability]] = []
+        self._clear = bytearray(CONFIG_SIZE)
+        self._places: list[_Place] = []
+        self._bar_sizes = dict(bar_sizes)
         self._next = _CAPABILITIES_START
         self._last_pointer = int(Header.CAPABILITIES)
+        self._next_extended = _CAPABILITIES_END
+        self._last_extended: int | None = None
         self.on_command: Callable[[], None] = lambda: None
         self._put(Header.VENDOR_ID, "<HH", identity.vendor_id, identity.device_id)
         self._put(Header.REVISION_ID, "<I", identity.revision_id | identity.class_code << 8)
@@ -108,6 +142,8 @@ class ConfigSpace:
         self._allow(Header.COMMAND, "<H", _COMMAND_WRITABLE)
         self._allow(Header.INTERRUPT_LINE, "<B", 0xFF)
         for index, size in bar_sizes.items():
+            if not 0 <= index < _BARS:
+                raise ValueError(f"BAR{index}: a function has BARs 0 to {_BARS - 1}")
             if not 16 <= size < 1 << 32 or size & (size - 1):
                 raise ValueError(f"BAR{index}: {size} is no power of two from 16 below 2**32")
             # 32-bit, not prefetchable: the type bits are 0. Software sizes it by writing ones.
@@ -120,20 +156,39 @@ class ConfigSpace:
         struct.pack_into(layout, self._mask, offset, mask)
 
     def add(self, capability: Capability) -> int:
-        """Append a capability to the list; return its offset. ValueError when it does not fit."""
-        body = capability.body()
-        start, end = self._next, self._next + 2 + len(body)
-        if end > _CAPABILITIES_END:
-            raise ValueError("the capability list is longer than 192 bytes")
+        """Append a capability to its list; return its offset. ValueError when it does not fit."""
+        if isinstance(capability, ExtendedCapability):
+            return self._add_extended(capability)
+        start = self._next
+        self._store(_Place(start, start + 2, start + 2 + len(capability.body()), capability))
         self._data[self._last_pointer] = start
         self._data[start] = capability.id
-        self._data[start + 2 : end] = body
-        self._mask[start + 2 : end] = capability.write_mask()
-        self._capabilities.append((start, end, capability))
         self._last_pointer = start + 1
-        self._next = end + 3 & ~3
+        self._next = self._places[-1].end + 3 & ~3
         self.set_status(Status.CAPABILITIES_LIST, True)
         return start
+
+    def _add_extended(self, capability: ExtendedCapability) -> int:
+        start = self._next_extended
+        body = start + _EXTENDED_HEADER_SIZE
+        self._store(_Place(start, body, body + len(capability.body()), capability))
+        self._put(start, "<I", capability.id | capability.version << 16)
+        if self._last_extended is not None:
+            header = self.dword(self._last_extended) | start << 20
+            self._put(self._last_extended, "<I", header)
+        self._last_extended = start
+        self._next_extended = self._places[-1].end + 3 & ~3
+        return start
+
+    def _store(self, place: _Place) -> None:
+        extended = isinstance(place.capability, ExtendedCapability)
+        limit = CONFIG_SIZE if extended else _CAPABILITIES_END
+        if place.end > limit:
+            raise ValueError(f"the capability list is longer than {limit:#x} allows")
+        self._data[place.body : place.end] = place.capability.body()
+        self._mask[place.body : place.end] = place.capability.write_mask()
+        self._clear[place.body : place.end] = place.capability.clear_mask()
+        self._places.append(place)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""
@@ -147,6 +202,15 @@ class ConfigSpace:
     def set_word(self, offset: int, value: int) -> None:
         """Store 16 bits past the masks, as the device itself does."""
         self._put(offset, "<H", value & 0xFFFF)
+
+    def dword(self, offset: int) -> int:
+        """Return the 32 bits at ``offset``."""
+        value: int = struct.unpack_from("<I", self._data, offset)[0]
+        return value
+
+    def set_dword(self, offset: int, value: int) -> None:
+        """Store 32 bits past the masks, as the device itself does."""
+        self._put(offset, "<I", value & 0xFFFF_FFFF)
 
     def set_status(self, bit: Status, on: bool) -> None:
         """Set or clear a bit of the status register."""
@@ -163,22 +227,46 @@ class ConfigSpace:
         """Return whether the function may access memory and send MSIs."""
         return bool(self.word(Header.COMMAND) & Command.BUS_MASTER)
 
+    def bar_address(self, index: int) -> int | None:
+        """Return where a BAR lies; None while it is not placed, or memory space is off."""
+        size = self._bar_sizes.get(index)
+        if size is None or not self.command & Command.MEMORY_SPACE:
+            return None
+        return self.dword(Header.BAR0 + 4 * index) & -size or None
+
+    def bar_at(self, address: int, length: int) -> tuple[int, int] | None:
+        """Return the BAR whose range has a byte of this one, and the offset in it."""
+        for index, size in self._bar_sizes.items():
+            base = self.bar_address(index)
+            if base is not None and base < address + length and address < base + size:
+                return index, address - base
+        return None
+
+    def overlaps_bar(self, address: int, length: int) -> bool:
+        """Return whether a byte of the range is in one of the function's own BARs."""
+        return self.bar_at(address, length) is not None
+
     def write(self, offset: int, data: bytes) -> None:
         """Store the bits that software may write, then let whom they belong to act."""
         for position, value in enumerate(data, offset):
-            mask = self._mask[position]
-            self._data[position] = self._data[position] & ~mask | value & mask
+            mask, clear = self._mask[position], self._clear[position]
+            kept = self._data[position] & ~mask & ~(value & clear)
+            self._data[position] = kept | value & mask
         end = offset + len(data)
         if offset < Header.STATUS and end > Header.COMMAND:
             self.on_command()
-        for start, stop, capability in self._capabilities:
-            if offset < stop and end > start:
-                capability.written(self, start)
+        for place in self._places:
+            if offset < place.end and end > place.start:
+                place.capability.written(self, place.start)
 
-    def reset(self) -> None:
-        """Take every writable register back to its reset value (BARs, command, capabilities)."""
+    def reset(self, *, flr: bool = False) -> None:
+        """Take every writable register back to its reset value (BARs, command, capabilities).
+
+        A function level reset leaves what is sticky (PCI Express Base 5.0, section 6.6.2).
+        """
         for offset in range(_CAPABILITIES_START):
             self._data[offset] &= ~self._mask[offset] & 0xFF
-        for start, end, capability in self._capabilities:
-            self._data[start + 2 : end] = capability.body()
+        for place in self._places:
+            if not (flr and place.capability.sticky()):
+                self._data[place.body : place.end] = place.capability.body()
         self.set_status(Status.INTERRUPT, False)

@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import struct
 
-from .config import ConfigSpace
+from .config import Capability
 
 TABLE_ENTRY_SIZE = 16
 MAX_VECTORS = 2048
 MESSAGE_CONTROL = 0x02  # from the capability's start
 ENABLE = 1 << 15
 _FUNCTION_MASK = 1 << 14
+_OFFSET_ALIGNMENT = 8
 
 
-class MsiX:
-    """Table and pending bits at the start of a BAR each. The client (QEMU) emulates the table."""
+def table_size(vectors: int) -> int:
+    """Return the bytes of the table."""
+    return vectors * TABLE_ENTRY_SIZE
+
+
+def pba_size(vectors: int) -> int:
+    """Return the bytes of the pending bits, which come in 64s."""
+    return (vectors + 63) // 64 * 8
+
+
+class MsiX(Capability):
+    """Where table and pending bits are. The client (QEMU) emulates the table."""
 
     id = 0x11
 
-    def __init__(self, vectors: int, table_bar: int, pba_bar: int) -> None:
+    def __init__(self, vectors: int, table_bar: int, pba_bar: int, pba_offset: int = 0) -> None:
+        """Raise ValueError for vectors out of 1 to 2048, and an offset off its 8 bytes."""
         if not 1 <= vectors <= MAX_VECTORS:
             raise ValueError(f"{vectors} MSI-X vectors: 1 to {MAX_VECTORS} can be had")
+        if pba_offset % _OFFSET_ALIGNMENT:
+            raise ValueError(f"pending bits at {pba_offset:#x}: not a multiple of 8")
         self._vectors = vectors
         self._table_bar = table_bar
-        self._pba_bar = pba_bar
+        self._pba = pba_bar | pba_offset
 
     def body(self) -> bytes:
         """Return Message Control, table and PBA locations."""
-        return struct.pack("<HII", self._vectors - 1, self._table_bar, self._pba_bar)
+        return struct.pack("<HII", self._vectors - 1, self._table_bar, self._pba)
 
     def write_mask(self) -> bytes:
         """MSI-X Enable and Function Mask can be written."""
         return struct.pack("<HII", ENABLE | _FUNCTION_MASK, 0, 0)
-
-    def written(self, config: ConfigSpace, start: int) -> None:
-        """The client acts on Message Control itself."""

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 
-from .config import ConfigSpace
+from .config import Capability, ConfigSpace
 
 
 class Offset(IntEnum):
@@ -35,6 +35,10 @@ class DeviceControl(IntFlag):
 class DeviceStatus(IntFlag):
     """Device Status, section 7.5.3.5."""
 
+    CORRECTABLE_ERROR = 1 << 0
+    NON_FATAL_ERROR = 1 << 1
+    FATAL_ERROR = 1 << 2
+    UNSUPPORTED_REQUEST = 1 << 3
     TRANSACTIONS_PENDING = 1 << 5
 
 
@@ -46,7 +50,7 @@ _RESET_CONTROL = DeviceControl.RELAXED_ORDERING | DeviceControl.NO_SNOOP | 2 << 
 _LINK_X1_GEN1 = 1 | 1 << 4
 
 
-class PciExpress:
+class PciExpress(Capability):
     """The capability; ``on_flr`` is called when software initiates a function level reset."""
 
     id = 0x10
@@ -72,6 +76,12 @@ class PciExpress:
         struct.pack_into("<H", mask, Offset.DEVICE_CONTROL_2, 0x001F)
         return bytes(mask[2:])
 
+    def clear_mask(self) -> bytes:
+        """The detected errors are RW1C."""
+        mask = bytearray(_SIZE)
+        struct.pack_into("<H", mask, Offset.DEVICE_STATUS, 0xF)
+        return bytes(mask[2:])
+
     def written(self, config: ConfigSpace, start: int) -> None:
         """Initiate FLR is a request and always reads 0 (section 7.5.3.4)."""
         control = config.word(start + Offset.DEVICE_CONTROL)
@@ -79,3 +89,9 @@ class PciExpress:
             cleared = control & ~int(DeviceControl.INITIATE_FLR)
             config.set_word(start + Offset.DEVICE_CONTROL, cleared)
             self._on_flr()
+
+
+def set_status(config: ConfigSpace, start: int, bit: DeviceStatus, on: bool = True) -> None:
+    """Set or clear a bit of Device Status in the capability that begins at ``start``."""
+    value = config.word(start + Offset.DEVICE_STATUS)
+    config.set_word(start + Offset.DEVICE_STATUS, value | bit if on else value & ~int(bit))

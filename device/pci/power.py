@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 
-from .config import ConfigSpace
+from .config import Capability
 
 _VERSION_3 = 3
 _POWER_STATE = 0x3
 _NO_SOFT_RESET = 1 << 3
 
 
-class PowerManagement:
+class PowerManagement(Capability):
     """D0 and D3hot. PMCSR is writable, or QEMU believes in D3hot and unmaps the BARs."""
 
     id = 0x01
@@ -23,6 +23,3 @@ class PowerManagement:
     def write_mask(self) -> bytes:
         """Only the power state can be written."""
         return struct.pack("<HHBB", 0, _POWER_STATE, 0, 0)
-
-    def written(self, config: ConfigSpace, start: int) -> None:
-        """Nothing hangs on the power state here."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from device import layout
-from device.endpoints.base import Endpoint
+from device.endpoints.base import Bars, Endpoint, MemoryBar, RegisterBar
 from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register
 from device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, PlatformBar, WitnessStatus
@@ -36,19 +38,9 @@ class Platform(Endpoint):
     """1234:da7a. Commands run within the write that triggers them; their status is then ready."""
 
     name = "platform"
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__(
-            IDENTITY,
-            {
-                PlatformBar.CONTROL: layout.PLATFORM_CONTROL_SIZE,
-                PlatformBar.RESULTS: layout.PLATFORM_RESULTS_SIZE,
-            },
-            trace=trace,
-        )
-        self.results = self.add_memory(PlatformBar.RESULTS, read_only=True).data
-        self.control = self.add_registers(
-            PlatformBar.CONTROL,
+    identity = IDENTITY
+    bars: ClassVar[Bars] = {
+        PlatformBar.CONTROL: RegisterBar(
             (
                 Register(Plat.MAGIC, reset=layout.PLATFORM_MAGIC),
                 Register(Plat.VERSION, reset=layout.PLATFORM_VERSION),
@@ -58,7 +50,15 @@ class Platform(Endpoint):
                 *(Register(each, Access.RW) for each in _INPUTS),
                 *(Register(each) for each in _OUTPUTS),
             ),
-        )
+            layout.PLATFORM_CONTROL_SIZE,
+        ),
+        PlatformBar.RESULTS: MemoryBar(layout.PLATFORM_RESULTS_SIZE, read_only=True),
+    }
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace)
+        self.results = self.memory(PlatformBar.RESULTS)
+        self.control = self.registers(PlatformBar.CONTROL)
         self.control.add_array(Plat.MTRR_RANGES, 4 * MTRR_MAX)
         self.control.add_array(Plat.MTRR_FIXED, 2 * len(MTRR_FIXED_NAMES))
 

@@ -22,6 +22,7 @@ from iobuffer import CacheMode, IOBusyError, pools, vm
 from iobuffer.carveout import CarveoutPool, Zone
 from iobuffer.driver import Interrupts, PageTableEntry, PciInfo
 from iobuffer.vm import Mapping
+from pci_sysfs import PciFunction
 from suite import fixtures
 from suite.attestation import SettingsPlugin
 
@@ -49,6 +50,17 @@ MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_
 
 
 STORM = 1000  # interrupts
+BAR_SPACING = 0x100_0000
+
+
+def place_bars(endpoint: Endpoint) -> None:
+    """Do what firmware does, and what the kernel does after a reset; bus mastering stays off."""
+    base = 0xE000_0000 if endpoint.name == "platform" else 0xD000_0000
+    for bar in range(6):
+        if endpoint.region_size(bar):
+            address = base + bar * BAR_SPACING
+            endpoint.region_write(7, 0x10 + 4 * bar, address.to_bytes(4, "little"))
+    endpoint.region_write(7, 4, b"\x02\x00")
 
 
 @dataclass
@@ -152,6 +164,7 @@ class Machine:
         self.platform: Endpoint = self.fault.platform(Trace())
         for endpoint in self.exerciser, self.platform:
             endpoint.attach(self)
+            place_bars(endpoint)
         driver: Any = Driver(self)
         self._pools = [
             CarveoutPool(Zone(c.name, c.base, c.size), driver, folder) for c in CARVE_OUTS
@@ -285,6 +298,13 @@ class Bar:
         if self.endpoint is self.machine.exerciser:
             self.machine.bar_accessed()
 
+    def load(self, offset: int, size: int) -> int:
+        return int.from_bytes(self.endpoint.region_read(self.number, offset, size), "little")
+
+    def store(self, offset: int, value: int, size: int) -> None:
+        self.endpoint.region_write(self.number, offset, value.to_bytes(size, "little"))
+        self._accessed()
+
     def set64(self, offset: int, value: int) -> None:
         self[offset], self[offset + 4] = value & 0xFFFF_FFFF, value >> 32
 
@@ -315,6 +335,16 @@ class Function:
 
     def bar(self, number: int) -> Bar:
         return Bar(self.machine, self.endpoint, number)
+
+    bar_address = PciFunction.bar_address
+    capability = PciFunction.capability
+    extended_capability = PciFunction.extended_capability
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        return self.endpoint.region_read(7, offset, length)
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        self.endpoint.region_write(7, offset, data)
 
     def driver_node(self) -> Path:
         return Path("rig")
@@ -352,6 +382,7 @@ class Function:
 
     def reset(self) -> None:
         self.endpoint.device_reset()
+        place_bars(self.endpoint)
 
     def info(self) -> PciInfo:
         kind = self.machine.function.interrupts

@@ -17,6 +17,7 @@ from suite import faults
 
 from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.transfer import Transfer
 from device.faults import FAULTS, Fault
 from device.layout import DmaDirection
 from device.pci.config import Command
@@ -51,51 +52,45 @@ def test_seed_decides_the_data(rig: Rig) -> None:
 class WritesOneMore(Exerciser):
     """Writes a byte behind the range."""
 
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        if direction is DmaDirection.WRITE_MEMORY:
-            self.bus.write(address + length, b"\0")
-        return super().transfer(direction, address, offset, length)
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        if transfer.writes_memory:
+            self.bus.write(transfer.address + transfer.length, b"\0")
+        return super().transfer(transfer)
 
 
 class WritesOneBefore(Exerciser):
     """Writes a byte before the range."""
 
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
-        if direction is DmaDirection.WRITE_MEMORY:
-            self.bus.write(address - 1, b"\0")
-        return super().transfer(direction, address, offset, length)
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        if transfer.writes_memory:
+            self.bus.write(transfer.address - 1, b"\0")
+        return super().transfer(transfer)
 
 
 class MovesThoughRefused(Exerciser):
     """Refuses a DMA, and moves its first 64 bytes."""
 
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
         try:
-            return super().transfer(direction, address, offset, length)
+            return super().transfer(transfer)
         except DmaRefused:
-            self._move(direction, address, offset)
+            self._move(transfer)
             raise
 
-    def _check(self, dmactl: int, address: int, offset: int, length: int) -> None:
+    def check(self, transfer: Transfer) -> Transfer:
         try:
-            super()._check(dmactl, address, offset, length)
+            return super().check(transfer)
         except DmaRefused:
-            write = dmactl >> 4 & 1
-            self._move(DmaDirection(write), address, offset % len(self.buffer))
+            self._move(transfer)
             raise
 
-    def _move(self, direction: DmaDirection, address: int, offset: int) -> None:
-        client = self.bus.client
+    def _move(self, transfer: Transfer) -> None:
+        client, address = self.bus.client, transfer.address
+        offset = transfer.offset % len(self.buffer)
         if client is None or address >= 1 << 32:
             return
         (memory,) = client.memory(address, 64, write=True)
-        if direction is DmaDirection.WRITE_MEMORY:
+        if transfer.writes_memory:
             memory[:] = self.buffer[offset : offset + 64].ljust(64, b"\0")
         else:
             self.buffer[offset : offset + 64] = memory[: len(self.buffer[offset : offset + 64])]
@@ -104,13 +99,11 @@ class MovesThoughRefused(Exerciser):
 class IgnoresBusMastering(Exerciser):
     """Does DMA with bus mastering off."""
 
-    def transfer(
-        self, direction: DmaDirection, address: int, offset: int, length: int
-    ) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
         command = self.config.read(4, 1)
         self.config.write(4, bytes([command[0] | 4]))
         try:
-            return super().transfer(direction, address, offset, length)
+            return super().transfer(transfer)
         finally:
             self.config.write(4, command)
 
@@ -276,7 +269,17 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hasten(monkeypatch)
-    chosen = {"witness": "WriteThru", "msix": "msix_reaches", "intx": "intx"}
+    chosen = {
+        "witness": "WriteThru",
+        "msix": "msix_reaches",
+        "intx": "intx",
+        "constraints": "test_constraints",
+        "held": "test_held",
+        "ring": "test_ring",
+        "atc": "translation",
+        "trace": "arrive",
+        "own": "own_bar",
+    }
     selected = chosen.get(name.partition("-")[0], "test_direction and 65")
     broken = rig.run(with_fault(name), "-k", selected).broken
     assert broken >= set(find(name).promises)

@@ -1,0 +1,1 @@
+"""What the exerciser is made of, one part a module; each owns its registers."""

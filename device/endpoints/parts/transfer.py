@@ -1,0 +1,61 @@
+"""What one DMA is asked to do, copied once from registers or descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from device.endpoints.bus import PLAIN, Attributes
+from device.layout import DmaAttribute, DmaDirection, DmaReason
+
+_NOTHING = DmaAttribute(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of bus addresses and its place in the device's buffer. All in bytes."""
+
+    address: int
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One DMA. ``asked`` is what the record shows; ``attributes`` is what leaves the device."""
+
+    direction: DmaDirection
+    segments: tuple[Segment, ...]
+    attributes: Attributes = PLAIN
+    asked: DmaAttribute = _NOTHING
+
+    @property
+    def address(self) -> int:
+        """Return the first bus address."""
+        return self.segments[0].address
+
+    @property
+    def offset(self) -> int:
+        """Return the first byte's place in the device's buffer."""
+        return self.segments[0].offset
+
+    @property
+    def length(self) -> int:
+        """Return the bytes of all segments."""
+        return sum(segment.length for segment in self.segments)
+
+    @property
+    def writes_memory(self) -> bool:
+        """Return whether data leave the device."""
+        return self.direction is DmaDirection.WRITE_MEMORY
+
+    def part(self, start: int, length: int) -> Transfer:
+        """Return ``length`` bytes from ``start`` on, of a transfer of one segment."""
+        (whole,) = self.segments
+        return replace(
+            self, segments=(Segment(whole.address + start, length, whole.offset + start),)
+        )
+
+
+# Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).
+Ended = Callable[[Transfer, DmaReason, int, int], None]

@@ -1,0 +1,34 @@
+"""MSI capability with 64-bit addresses, without per-vector masks (PCI Local Bus 3.0, 6.8.1)."""
+
+from __future__ import annotations
+
+import struct
+
+from .config import Capability
+
+MAX_MESSAGES = 32
+MESSAGE_CONTROL = 0x02  # from the capability's start
+ENABLE = 1 << 0
+_MULTIPLE_MESSAGE_ENABLE = 7 << 4
+_64_BIT = 1 << 7
+
+
+class Msi(Capability):
+    """Up to 32 messages, a power of two."""
+
+    id = 0x05
+
+    def __init__(self, messages: int) -> None:
+        """Raise ValueError for a number that is no power of two from 1 to 32."""
+        if not 1 <= messages <= MAX_MESSAGES or messages & (messages - 1):
+            raise ValueError(f"{messages} MSI messages: a power of two, 1 to {MAX_MESSAGES}")
+        self._capable = messages.bit_length() - 1
+
+    def body(self) -> bytes:
+        """Return Message Control, address and data."""
+        return struct.pack("<HQH", _64_BIT | self._capable << 1, 0, 0)
+
+    def write_mask(self) -> bytes:
+        """MSI Enable, Multiple Message Enable, address (its low bits are 0) and data."""
+        control = ENABLE | _MULTIPLE_MESSAGE_ENABLE
+        return struct.pack("<HQH", control, 0xFFFF_FFFF_FFFF_FFFC, 0xFFFF)

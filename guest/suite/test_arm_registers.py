@@ -1,0 +1,216 @@
+"""Arm's registers: the transaction trace, translations, no-snoop, and what is modelled."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from exerciser import Exerciser
+from exerciser_parts import Transaction, monitored, translate
+from iobuffer import kIODirectionInOut
+from layout import (
+    RECORD_FIELD_VALID,
+    RID_VALID,
+    AddressType,
+    AtsCtl,
+    AtsPerm,
+    DmaAttribute,
+    DmaCtl,
+    DmaReason,
+    DmaStatus,
+    ExerciserBar,
+    Ext,
+    Reg,
+)
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
+from suite.patterns import Patterns
+
+ATS = 0x000F
+ATS_CONTROL, ATS_ENABLE = 0x06, 1 << 15
+ENABLE_NO_SNOOP = 1 << 11
+
+
+@pytest.mark.promise("transaction trace")
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_accesses_arrive_as_they_were_made(
+    device: Exerciser, data: Patterns, attest: Attest, size: int
+) -> None:
+    """Arm's e022 and e025: writes of 2, 4 and 8 bytes arrive as such."""
+    value = int.from_bytes(data.take(size), "little")
+    buffer = device.pci.bar(ExerciserBar.BUFFER)
+    with monitored(device) as seen:
+        buffer.store(64, value, size)
+        loaded = buffer.load(64, size)
+    address = device.pci.bar_address(ExerciserBar.BUFFER) + 64
+    due = [Transaction(read, False, size, address, value) for read in (False, True)]
+    attest(
+        "transaction trace",
+        asked=f"a write and a read of {size} bytes at {address:#x}",
+        attested=", ".join(f"{each.size} bytes at {each.address:#x}" for each in seen),
+        kept=seen == due and loaded == value,
+        reason=f"{seen}",
+    )
+
+
+@pytest.mark.promise("transaction trace")
+def test_configuration_accesses_arrive(device: Exerciser, attest: Attest) -> None:
+    """Arm's e010. The kernel may read configuration space meanwhile; what we did is among it."""
+    place = device.pci.capability(PCI_EXPRESS) + DEVICE_CONTROL
+    value = device.pci.config_read(place, 2)
+    with monitored(device) as seen:
+        device.pci.config_write(place, value)
+    due = Transaction(False, True, 2, place, int.from_bytes(value, "little"))
+    attest(
+        "transaction trace",
+        asked=f"a write of 2 bytes at {place:#x} of configuration space",
+        attested=f"{len(seen)} transactions, {seen.count(due)} of them this one",
+        kept=seen.count(due) == 1,
+        reason=f"{seen}",
+    )
+
+
+@contextmanager
+def ats_enabled(device: Exerciser) -> Iterator[None]:
+    """Turn the ATS capability on, and off again."""
+    place = device.pci.extended_capability(ATS) + ATS_CONTROL
+    before = device.pci.config_read(place, 2)
+    device.pci.config_write(place, struct.pack("<H", ATS_ENABLE))
+    try:
+        yield
+    finally:
+        device.control[Reg.ATSCTL] = AtsCtl.CLEAR_ATC
+        device.pci.config_write(place, before)
+
+
+@pytest.mark.promise("ATS")
+def test_dma_by_a_translation(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Modelled: within the range that it covers a DMA is done, a byte beyond it is refused."""
+    device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
+    address, content = memory.getPhysicalAddress(), data.take(4096)
+    with memory.view() as view:
+        view[:] = content
+    cold = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
+    with ats_enabled(device):
+        found = translate(device, address)
+        end = found.address + found.size
+        warm = device.dma(address, 4096, write_memory=False, control=DmaCtl.USE_ATC)
+        edge = device.dma(end - 8, 8, write_memory=False, control=DmaCtl.USE_ATC)
+        past = device.dma(end - 8, 9, write_memory=False, control=DmaCtl.USE_ATC)
+        device.control[Reg.ATSCTL] = AtsCtl.CLEAR_ATC
+        cleared = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
+    reasons = [each.reason for each in (cold, warm, edge, past, cleared)]
+    missing, none = DmaReason.NO_ATC_ENTRY, DmaReason.NONE
+    covers = found.success and found.address <= address and end >= address + 4096
+    attest(
+        "ATS",
+        asked="a DMA that the translation covers, and others",
+        attested=f"{found.size} bytes from {found.address:#x}; "
+        + ", ".join(reason.name for reason in reasons),
+        kept=covers
+        and found.permissions == AtsPerm.READ | AtsPerm.WRITE
+        and reasons == [missing, none, none, missing, missing]
+        and warm.ok,
+    )
+
+
+@pytest.mark.promise("ATS")
+def test_translation_that_permits_no_writes(
+    bench: Bench, buffer: MakeBuffer, attest: Attest
+) -> None:
+    device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
+    address = memory.getPhysicalAddress()
+    with ats_enabled(device):
+        found = translate(device, address, AtsCtl.NO_WRITE)
+        read = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
+        write = device.dma(address, 16, write_memory=True, control=DmaCtl.USE_ATC)
+        nowhere = translate(device, 0x8000_0000)
+    attest(
+        "ATS",
+        asked="no write; and an address without memory",
+        attested=f"{found.permissions!r}: {read.reason.name}, {write.reason.name}; "
+        f"success {nowhere.success}",
+        kept=found.permissions == AtsPerm.READ
+        and read.ok
+        and write.reason is DmaReason.READ_ONLY
+        and not nowhere.success,
+    )
+
+
+@pytest.mark.promise("address type")
+def test_address_types(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+    """3 is reserved, and translated does not go with the ATC. A whole write takes it back."""
+    device, memory = bench.device, buffer(kIODirectionInOut, 64)
+    address = memory.getPhysicalAddress()
+    kinds = [*AddressType, AddressType.UNTRANSLATED]
+    records = [
+        device.dma(address, 64, write_memory=True, control=DmaCtl(kind << 10)) for kind in kinds
+    ]
+    both = DmaCtl(AddressType.TRANSLATED << 10) | DmaCtl.USE_ATC
+    records.append(device.dma(address, 64, write_memory=True, control=both))
+    seen = [(each.status, each.reason) for each in records]
+    done = (DmaStatus.OK, DmaReason.NONE)
+    refused = (DmaStatus.INTERNAL, DmaReason.RESERVED_ADDRESS_TYPE)
+    types = [(each.attributes & DmaAttribute.AT_MASK) >> 8 for each in records]
+    attest(
+        "address type",
+        asked="0 to 3, 0 again, 2 with the ATC",
+        attested=", ".join(reason.name for _, reason in seen),
+        kept=seen == [done, done, done, refused, done, refused] and types == [0, 1, 2, 3, 0, 2],
+        reason=f"{seen}, types {types}",
+    )
+
+
+@pytest.mark.promise("no-snoop")
+def test_no_snoop_needs_its_enable(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+    """PCI Express Base 5.0, 7.5.3.4: with Enable No Snoop clear the access is snooped."""
+    device, memory = bench.device, buffer(kIODirectionInOut, 64)
+    place = device.pci.capability(PCI_EXPRESS) + DEVICE_CONTROL
+    before = word(device.pci, place)
+    seen = []
+    try:
+        for control in before | ENABLE_NO_SNOOP, before & ~ENABLE_NO_SNOOP:
+            device.pci.config_write(place, struct.pack("<H", control))
+            record = device.dma(memory.getPhysicalAddress(), 64, write_memory=True, no_snoop=True)
+            seen.append(record.attributes)
+    finally:
+        device.pci.config_write(place, struct.pack("<H", before))
+    asked = DmaAttribute.NO_SNOOP_ASKED
+    attest(
+        "no-snoop",
+        asked="enabled, and not",
+        attested=", ".join(f"{each!r}" for each in seen),
+        kept=seen == [asked | DmaAttribute.NO_SNOOP, asked],
+    )
+
+
+@pytest.mark.promise("requester id")
+def test_requester_id_and_pasid_are_modelled(
+    bench: Bench, buffer: MakeBuffer, attest: Attest
+) -> None:
+    """The device has no PASID capability unless asked for: what is asked leaves without one."""
+    device, memory = bench.device, buffer(kIODirectionInOut, 64)
+    address = memory.getPhysicalAddress()
+    device.write_register(Reg.PASID_VAL, 0x12345)
+    seen = []
+    try:
+        for rid in 0, RID_VALID | 0x1234:
+            device.write_register(Reg.RID_CTL, rid)
+            device.dma(address, 64, write_memory=True, control=DmaCtl.PASID)
+            extension = device.extension
+            seen.append((extension[Ext.RECORD_REQUESTER_ID], extension[Ext.RECORD_PASID]))
+    finally:
+        device.write_register(Reg.RID_CTL, 0)
+    attest(
+        "requester id",
+        asked="its own, then 0x1234",
+        attested=", ".join(f"{rid:#x}" for rid, _ in seen),
+        kept=seen == [(0, 0), (RECORD_FIELD_VALID | 0x1234, 0)],
+        reason=f"{seen}",
+    )

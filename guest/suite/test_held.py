@@ -1,0 +1,137 @@
+"""A DMA in flight: seen at every step, and ended at every step by what must end it."""
+
+from __future__ import annotations
+
+import pytest
+from exerciser import Exerciser
+from exerciser_parts import HeldDma, held_dma
+from iobuffer import kIODirectionInOut
+from layout import DmaReason, Ext
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import Bench, MakeBuffer
+from suite.configuration import flr, transactions_pending
+from suite.patterns import Patterns, difference
+
+LENGTH, STEP = 4096, 1024
+
+
+def check_step(device: Exerciser, dma: HeldDma, moved: int) -> None:
+    """Hold what the registers say against what has been moved."""
+    seen = dma.in_flight, transactions_pending(device.pci), dma.moved
+    if seen != (True, True, moved):
+        raise CheckFailed(
+            f"after {moved} bytes: DMACTL busy {seen[0]}, Transactions Pending {seen[1]}, "
+            f"{seen[2]} bytes moved"
+        )
+
+
+@pytest.mark.promise("DMA in flight")
+@pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
+def test_every_step_is_seen(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
+) -> None:
+    memory = buffer(kIODirectionInOut, LENGTH)
+    inside, outside = data.take(LENGTH), data.take(LENGTH)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = outside
+    address = memory.getPhysicalAddress()
+    with held_dma(bench.device, address, LENGTH, write_memory=write_memory) as dma:
+        for moved in range(0, LENGTH, STEP):
+            check_step(bench.device, dma, moved)
+            expected = inside[:moved] + outside[moved:] if write_memory else outside
+            with memory.view() as view:
+                wrong = difference(expected, bytes(view))
+            if wrong:
+                raise CheckFailed(f"memory after {moved} bytes: {wrong}")
+            dma.step(STEP)
+        record = dma.record()
+        pending = transactions_pending(bench.device.pci)
+    wrong = difference(inside if write_memory else outside, bench.stored(LENGTH))
+    attest(
+        "DMA in flight",
+        asked=f"{LENGTH} bytes in steps of {STEP}",
+        attested=f"{record.moved} bytes, {record.reason.name}; pending afterwards: {pending}",
+        kept=record.ok and not pending and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("DMA in flight")
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("end", ["bus mastering off", "FLR"])
+def test_what_ends_it(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, end: str, steps: int
+) -> None:
+    """Nothing moves afterwards, whatever is written to STEP; the device says why it ended."""
+    device = bench.device
+    memory = buffer(kIODirectionInOut, LENGTH)
+    inside, outside = data.take(LENGTH), data.take(LENGTH)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = outside
+    moved = steps * STEP
+    with held_dma(device, memory.getPhysicalAddress(), LENGTH, write_memory=True) as dma:
+        for _ in range(steps):
+            dma.step(STEP)
+        check_step(device, dma, moved)
+        if end == "FLR":
+            flr(device.pci)
+        else:
+            device.bus_master = False
+        over = not dma.in_flight and not transactions_pending(device.pci)
+        device.bus_master = True
+        dma.step(LENGTH)
+        reason, seen = dma.abort()
+    with memory.view() as view:
+        wrong = difference(inside[:moved] + outside[moved:], bytes(view))
+    due = DmaReason.RESET if end == "FLR" else DmaReason.BUS_MASTER_OFF
+    again = bench.device_reads(memory, outside)
+    attest(
+        "DMA in flight",
+        asked=f"{end} after {moved} bytes: it ends there",
+        attested=f"{reason.name} after {seen} bytes; then {again}",
+        kept=over and (reason, seen) == (due, moved) and not wrong,
+        reason=wrong or f"over: {over}",
+    )
+
+
+@pytest.mark.promise("DMA in flight")
+def test_request_is_latched(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Registers that change under a DMA in flight do not change that DMA."""
+    memory, other = buffer(kIODirectionInOut, LENGTH), buffer(kIODirectionInOut, LENGTH)
+    inside, outside = data.take(LENGTH), data.take(LENGTH)
+    bench.load(inside)
+    for each in memory, other:
+        with each.view() as view:
+            view[:] = outside
+    device = bench.device
+    with held_dma(device, memory.getPhysicalAddress(), LENGTH, write_memory=True) as dma:
+        dma.step(STEP)
+        device.start_dma(other.getPhysicalAddress(), 16, write_memory=False, offset=64)
+        dma.step(device.buffer_size)
+        record = dma.record()
+    with memory.view() as view, other.view() as untouched:
+        wrong = difference(inside, bytes(view)) or difference(outside, bytes(untouched))
+    attest(
+        "DMA in flight",
+        asked="another DMA is triggered meanwhile: ignored",
+        attested=f"{record.moved} bytes at {record.address:#x}, {record.direction.name}",
+        kept=record.ok and record.address == memory.getPhysicalAddress() and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("DMA in flight")
+def test_off_by_default(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+    hold = bench.device.extension[Ext.HOLD]
+    seen = bench.device_reads(buffer(kIODirectionInOut, 4096), data.take(4096))
+    attest(
+        "DMA in flight",
+        asked="HOLD is off unless a test sets it",
+        attested=f"HOLD reads {hold}; without a STEP: {seen}",
+        kept=hold == 0,
+    )

@@ -1,0 +1,304 @@
+"""The descriptor ring: scatter-gather, thousands of descriptors, and rings that mean harm."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from exerciser_parts import DescriptorRing
+from iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
+from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, difference
+
+WAIT_S = 5.0
+AGAIN = 10  # descriptors
+PAGE = 4096
+REWRITTEN_MIN, REWRITTEN_MAX = 100, 4000  # descriptors
+DESCRIPTOR = RingDescriptor.STRUCT.size
+CHAIN, WRITE, INTERRUPT = RingFlag.CHAIN, RingFlag.WRITE_MEMORY, RingFlag.INTERRUPT
+
+
+@contextmanager
+def a_ring(
+    bench: Bench, memory: IOBufferMemoryDescriptor, size: int, *, vector: int = 0
+) -> Iterator[DescriptorRing]:
+    """Have a ring of ``size`` descriptors in a buffer."""
+    address = memory.getPhysicalAddress()
+    with (
+        memory.view() as view,
+        DescriptorRing(bench.device, view, address, size, vector=vector) as ring,
+    ):
+        yield ring
+
+
+def rung(ring: DescriptorRing, tail: int, completion: int | None = None) -> None:
+    """Ring the doorbell; all must be run."""
+    status, done = ring.doorbell(tail), ring.completion
+    if status is not RingStatus.OK or done != (tail if completion is None else completion):
+        raise CheckFailed(f"doorbell {tail}: {status.name}, completion index {done}")
+
+
+@pytest.mark.promise("descriptor ring")
+@pytest.mark.parametrize("segments", [1, 2, 7, 64])
+def test_scatter_and_gather(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, segments: int
+) -> None:
+    """A transfer in pieces from places in another order, then the way back; MSI-X at its end."""
+    length = 200
+    pieces = [data.take(length - index) for index in range(segments)]
+    places = [buffer(kIODirectionInOut, len(piece)) for piece in pieces]
+    for place, piece in zip(places, pieces, strict=True):
+        with place.view() as view:
+            view[:] = piece
+    with (
+        a_ring(bench, buffer(kIODirectionInOut, 256 * DESCRIPTOR), 256, vector=5) as ring,
+        bench.device.eventfd(5) as interrupt,
+    ):
+        records = []
+        for direction in RingFlag(0), WRITE:
+            offset, start = 0, ring.completion
+            for index, place in enumerate(places):
+                last = index == segments - 1
+                flags = direction | (INTERRUPT if last else CHAIN)
+                size = place.getLength()
+                descriptor = RingDescriptor(place.getPhysicalAddress(), size, offset, flags)
+                ring.put(start + index, descriptor)
+                offset += size
+            rung(ring, start + segments)
+            if not interrupt.wait(WAIT_S):
+                raise CheckFailed("no interrupt at the transfer's end")
+            records.append(bench.device.record(bench.device.dma_count))
+            if not direction:
+                gathered = bench.stored(offset)
+                bench.load(gathered[::-1])
+    wrong = difference(b"".join(pieces), gathered)
+    back, start = gathered[::-1], 0
+    for place in places:
+        with place.view() as view:
+            wrong = wrong or difference(back[start : start + len(view)], bytes(view))
+            start += len(view)
+    attest(
+        "descriptor ring",
+        asked=f"{offset} bytes in {segments} segments, each way",
+        attested=", ".join(f"{each.moved} bytes in {each.segments}" for each in records),
+        kept=not wrong and all(each.ok and each.segments == segments for each in records),
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("descriptor ring")
+def test_thousands_of_descriptors(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """The index wraps; each descriptor moves its bytes, and none is run twice."""
+    size, each = 2048, 8
+    memory = buffer(kIODirectionInOut, size * each)
+    base = memory.getPhysicalAddress()
+    content = data.take(size * each)
+    bench.load(content)
+    with a_ring(bench, buffer(kIODirectionInOut, size * DESCRIPTOR), size) as ring:
+        for index in range(size):
+            ring.put(index, RingDescriptor(base + index * each, each, index * each, WRITE))
+        before = ring.transfers
+        rung(ring, size - 1)
+        rung(ring, AGAIN)
+        rung(ring, AGAIN)
+        count = ring.transfers - before
+    with memory.view() as view:
+        wrong = difference(content, bytes(view))
+    attest(
+        "descriptor ring",
+        asked=f"{size} descriptors, then {AGAIN} once more",
+        attested=f"{count} transfers",
+        kept=count == size + AGAIN and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("descriptor ring")
+def test_bad_descriptors_are_refused_whole(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Each with its reason; what comes behind it is run."""
+    memory = buffer(kIODirectionInOut, 4096)
+    base = memory.getPhysicalAddress()
+    inside, outside = data.take(4096), data.take(4096)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = outside
+    window = bench.device.buffer_size
+    bad = [
+        ([RingDescriptor(base, 4, 0, 1 << 31)], DmaReason.BAD_DESCRIPTOR),
+        (
+            [RingDescriptor(base, 4, 0, CHAIN | WRITE), RingDescriptor(base, 4, 0, 0)],
+            DmaReason.BAD_DESCRIPTOR,
+        ),
+        ([RingDescriptor(base, 2, window - 1, WRITE)], DmaReason.BUFFER_RANGE),
+        ([RingDescriptor(base, 0xFFFF_FFFF, 1, WRITE)], DmaReason.TRANSFER_SIZE),
+        ([RingDescriptor((1 << 64) - 4, 8, 0, WRITE)], DmaReason.ADDRESS_WRAP),
+        (
+            [RingDescriptor(base, 8, 0, CHAIN | WRITE), RingDescriptor(1 << 63, 8, 0, WRITE)],
+            DmaReason.UNMAPPED,
+        ),
+        ([RingDescriptor(base, 4, 0, CHAIN | WRITE)], DmaReason.UNFINISHED_CHAIN),
+    ]
+    seen = []
+    with a_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32) as ring:
+        tail = 0
+        for chain, _ in bad:
+            for descriptor in chain:
+                ring.put(tail, descriptor)
+                tail += 1
+            rung(ring, tail)
+            record = bench.device.record(bench.device.dma_count)
+            seen.append((record.reason, record.moved))
+    with memory.view() as view:
+        wrong = difference(outside, bytes(view))
+    attest(
+        "descriptor ring",
+        asked="bad descriptors: refused",
+        attested=", ".join(reason.name for reason, _ in seen),
+        kept=seen == [(reason, 0) for _, reason in bad] and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("descriptor ring")
+def test_ring_that_is_not_there(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+    """In no memory, past the last address, of a size or with an index that cannot be."""
+    memory = buffer(kIODirectionInOut, 32 * DESCRIPTOR)
+    own = bench.device.pci.bar_address(1)
+    cases = [
+        (0x8000_0000, 16, 1, RingStatus.UNREACHABLE),
+        ((1 << 64) - DESCRIPTOR, 16, 2, RingStatus.UNREACHABLE),
+        (own, 16, 1, RingStatus.UNREACHABLE),
+        (memory.getPhysicalAddress(), 0, 0, RingStatus.BAD_SIZE),
+        (memory.getPhysicalAddress(), 1, 0, RingStatus.BAD_SIZE),
+        (memory.getPhysicalAddress(), 0xFFFF_FFFF, 1, RingStatus.BAD_SIZE),
+        (memory.getPhysicalAddress(), 16, 16, RingStatus.BAD_INDEX),
+        (memory.getPhysicalAddress(), 16, 0xFFFF_FFFF, RingStatus.BAD_INDEX),
+    ]
+    seen = []
+    with memory.view() as view:
+        for address, size, tail, _ in cases:
+            with DescriptorRing(bench.device, view, address, size) as ring:
+                seen.append((ring.doorbell(tail), ring.completion))
+    attest(
+        "descriptor ring",
+        asked="rings and indexes that cannot be: refused",
+        attested=", ".join(status.name for status, _ in seen),
+        kept=seen == [(status, 0) for _, _, _, status in cases],
+    )
+
+
+@pytest.mark.promise("descriptor ring")
+def test_ring_that_points_at_itself(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """A transfer overwrites descriptors that were asked for; the device runs its copy of them."""
+    target, victim = buffer(kIODirectionInOut, 64), buffer(kIODirectionInOut, 64)
+    content, untouched = data.take(64), data.take(64)
+    with victim.view() as view:
+        view[:] = untouched
+    evil = RingDescriptor(victim.getPhysicalAddress(), 64, 0, WRITE).pack()
+    bench.load(content + evil)
+    ring_memory = buffer(kIODirectionInOut, 8 * DESCRIPTOR)
+    second = ring_memory.getPhysicalAddress() + DESCRIPTOR
+    with a_ring(bench, ring_memory, 8) as ring:
+        ring.put(0, RingDescriptor(second, DESCRIPTOR, 64, WRITE))
+        ring.put(1, RingDescriptor(target.getPhysicalAddress(), 64, 0, WRITE))
+        rung(ring, 2)
+    with target.view() as view, victim.view() as other:
+        wrong = difference(content, bytes(view)) or difference(untouched, bytes(other))
+    record = bench.device.record(bench.device.dma_count)
+    attest(
+        "descriptor ring",
+        asked="a ring that is written to while it runs",
+        attested=f"{record.moved} bytes at {record.address:#x}",
+        kept=not wrong and record.address == target.getPhysicalAddress(),
+        reason=wrong,
+    )
+
+
+@contextmanager
+def rewriter(
+    bench: Bench, memory: IOBufferMemoryDescriptor, offset: int, first: bytes, second: bytes
+) -> Iterator[None]:
+    """Have another process write two values in turn, as fast as it can, until the end.
+
+    A fork inherits no buffer, so it maps the memory itself.
+    """
+    address, mode = memory.getPhysicalAddress() + offset, memory.cache_mode
+    start, end = address % PAGE, address % PAGE + len(first)
+    running, started = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)
+            view = bench.driver.map(address - start, PAGE, mode).view()
+            view[start:end] = second
+            os.write(started, b"!")
+            while True:
+                view[start:end] = first
+                view[start:end] = second
+        finally:
+            os._exit(1)
+    os.close(started)
+    try:
+        if not os.read(running, 1):
+            raise CheckFailed("the process that rewrites the ring ended at once")
+        yield
+    finally:
+        os.close(running)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.promise("descriptor ring")
+def test_ring_that_another_cpu_rewrites(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Lengths that change between check and use: what is checked is what is used.
+
+    One length fits, the other is past the device's buffer. So a transfer is done with the one, or
+    refused with the other, and the bytes around the target stay.
+    """
+    memory = buffer(kIODirectionInOut, 4096)
+    base = memory.getPhysicalAddress()
+    inside, outside = data.take(4096), data.take(4096)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = outside
+    good = RingDescriptor(base, 64, 0, WRITE)
+    bad = RingDescriptor(base, bench.device.buffer_size + 64, 0, WRITE)
+    due = {(64, DmaReason.NONE, 64), (bad.length, DmaReason.BUFFER_RANGE, 0)}
+    seen: set[tuple[int, DmaReason, int]] = set()
+    ring_memory = buffer(kIODirectionInOut, 2 * DESCRIPTOR)
+    count = 0
+    with a_ring(bench, ring_memory, 2) as ring:
+        ring.put(0, good)
+        ring.put(1, good)
+        with rewriter(bench, ring_memory, 8, good.pack()[8:12], bad.pack()[8:12]):
+            while count < REWRITTEN_MAX and (count < REWRITTEN_MIN or seen < due):
+                rung(ring, 1)
+                rung(ring, 0)
+                for record in (
+                    bench.device.record(bench.device.dma_count - back) for back in (0, 1)
+                ):
+                    seen.add((record.length, record.reason, record.moved))
+                count += 2
+    with memory.view() as view:
+        wrong = difference(inside[:64] + outside[64:], bytes(view))
+    attest(
+        "descriptor ring",
+        asked=f"{count} descriptors that change while they are read",
+        attested="; ".join(f"{length} bytes: {reason.name}" for length, reason, _ in sorted(seen)),
+        kept=seen == due and not wrong,
+        reason=wrong or "a transfer that was never asked for, or one that never came",
+    )

@@ -1,0 +1,106 @@
+"""ATS as it is modelled: requests, the one-entry cache, and what a DMA by it needs."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from device.endpoints.exerciser import Exerciser
+from device.layout import AddressType, AtsCtl, AtsPerm, DmaCtl, DmaReason, Reg
+from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, dma, read32, write32
+from tests.device.test_capabilities import ATS, extended
+
+DONE = AtsCtl.SUCCESS | AtsCtl.CACHEABLE
+RESULT = DONE | AtsCtl.INVALIDATED | AtsCtl.IN_FLIGHT
+
+
+@pytest.fixture(autouse=True)
+def _enabled(exerciser: Exerciser) -> None:
+    place = extended(exerciser.config)[ATS]
+    exerciser.region_write(7, place + 6, struct.pack("<H", 1 << 15))
+
+
+def request(exerciser: Exerciser, address: int, control: int = 0) -> tuple[int, int, int, int]:
+    """Ask for a translation; return result, address, size and permissions."""
+    write32(exerciser, 0, Reg.DMA_BUS_ADDR_LO, address)
+    write32(exerciser, 0, Reg.DMA_BUS_ADDR_HI, address >> 32)
+    write32(exerciser, 0, Reg.ATSCTL, AtsCtl.TRIGGER | control)
+    registers = (Reg.ATSCTL, Reg.ATS_ADDR_LO, Reg.ATS_RANGE_SIZE, Reg.ATS_PERM)
+    result, *rest = (read32(exerciser, 0, each) for each in registers)
+    return (result & RESULT, *rest)  # type: ignore[return-value]
+
+
+def by_atc(exerciser: Exerciser, address: int, length: int, *, write: bool = False) -> int:
+    return dma(exerciser, address, length, write=write, control=DmaCtl.USE_ATC)["reason"]
+
+
+def test_translation_covers_what_is_mapped_alike(exerciser: Exerciser) -> None:
+    both = AtsPerm.READ | AtsPerm.WRITE
+    assert request(exerciser, BASE + 0x12345) == (DONE, BASE, 0x4_0000, both)
+    assert request(exerciser, READ_ONLY_BASE + 5) == (DONE, READ_ONLY_BASE, 0x1000, AtsPerm.READ)
+    found = request(exerciser, BASE, AtsCtl.NO_WRITE | AtsCtl.EXECUTE)
+    assert found[3] == AtsPerm.READ, "execute needs a PASID"
+    found = request(exerciser, BASE, AtsCtl.PASID | AtsCtl.EXECUTE | AtsCtl.PRIVILEGED)
+    assert found[3] == sum(AtsPerm)
+
+
+@pytest.mark.parametrize("address", [0, 0x4000_0000, (1 << 64) - 1])
+def test_no_translation(exerciser: Exerciser, address: int) -> None:
+    assert request(exerciser, address) == (0, 0, 0, 0)
+    assert by_atc(exerciser, address, 1) == DmaReason.NO_ATC_ENTRY
+
+
+def test_dma_must_lie_within_the_entry(exerciser: Exerciser, client: FakeClient) -> None:
+    client.ram[:4] = b"data"
+    request(exerciser, BASE)
+    assert by_atc(exerciser, BASE, 4) == 0
+    assert exerciser.region_read(1, 0, 4) == b"data"
+    assert exerciser.bus.transactions[-1].attributes.address_type is AddressType.TRANSLATED
+    assert by_atc(exerciser, BASE + 0x4_0000 - 4, 4) == 0
+    assert by_atc(exerciser, BASE + 0x4_0000 - 4, 5) == DmaReason.NO_ATC_ENTRY
+    assert by_atc(exerciser, BASE - 1, 4) == DmaReason.NO_ATC_ENTRY
+
+
+def test_entry_permits_what_it_says(exerciser: Exerciser) -> None:
+    request(exerciser, BASE, AtsCtl.NO_WRITE)
+    assert by_atc(exerciser, BASE, 4) == 0
+    assert by_atc(exerciser, BASE, 4, write=True) == DmaReason.READ_ONLY
+
+
+def test_cache_is_cleared_by_software_and_by_resets(exerciser: Exerciser) -> None:
+    request(exerciser, BASE)
+    write32(exerciser, 0, Reg.ATSCTL, AtsCtl.CLEAR_ATC)
+    assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
+    request(exerciser, BASE)
+    exerciser.region_write(7, 0x48, struct.pack("<H", 1 << 15))
+    exerciser.region_write(7, 4, b"\x04\x00")
+    assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
+
+
+def test_unmap_invalidates(
+    exerciser: Exerciser, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request(exerciser, BASE)
+    sound = client.memory
+
+    def memory(address: int, length: int, *, write: bool) -> list[memoryview]:
+        return sound(address if address < BASE + 0x3_0000 else 0, length, write=write)
+
+    monkeypatch.setattr("tests.device.fakes.SIZE", 0x3_0000)
+    monkeypatch.setattr(client, "memory", memory)
+    assert read32(exerciser, 0, Reg.ATSCTL) & RESULT == AtsCtl.INVALIDATED
+    assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
+
+
+def test_no_request_without_the_capabilitys_enable(exerciser: Exerciser) -> None:
+    place = extended(exerciser.config)[ATS]
+    exerciser.region_write(7, place + 6, b"\0\0")
+    assert request(exerciser, BASE)[0] == 0
+
+
+def test_address_type_is_written_whole(exerciser: Exerciser) -> None:
+    """Arm's drivers only ever or it in; writing the register whole must take it back."""
+    found = dma(exerciser, BASE, 4, write=True, control=AddressType.TRANSLATED << 10)
+    assert found["attributes"] == AddressType.TRANSLATED << 8
+    assert dma(exerciser, BASE, 4, write=True)["attributes"] == 0
