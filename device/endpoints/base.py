@@ -10,10 +10,13 @@ from device.pci.pcie import DeviceControl, Offset, PciExpress
 from device.pci.power import PowerManagement
 from device.trace import Trace
 from device.vfio_user.messages import Irq
-from device.vfio_user.model import Client
+from device.vfio_user.migration import Migration
+from device.vfio_user.model import Client, Mappable
+from device.vfio_user.timers import Timers
 
 from .bus import Bus
 from .registers import Register, RegisterFile
+from .shared import SharedMemory
 
 _CONFIG_REGION = 7
 
@@ -66,13 +69,15 @@ class Endpoint:
         self.trace = trace
         self.vectors = vectors
         self._bar_sizes = dict(bars)
-        self._contents: dict[int, RegisterFile | Memory] = {}
+        self._contents: dict[int, RegisterFile | Memory | SharedMemory] = {}
         self.config = ConfigSpace(identity, bars)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement())
         self._msix = self.add_capability(MsiX(vectors, table_bar, pba_bar)) if vectors else None
         self.config.on_command = self._command_changed
         self.bus = Bus(self.config)
+        self.timers = Timers()
+        self.migration: Migration | None = None  # an author who has a state declares it here
         self._intx_level = False
         self._intx_under_way = False
 
@@ -92,6 +97,15 @@ class Endpoint:
         """Let BAR ``bar`` be memory."""
         size = self._bar_sizes[bar]
         memory = ReadOnlyMemory(size) if read_only else Memory(size)
+        self._contents[bar] = memory
+        return memory
+
+    def add_shared_memory(self, bar: int, areas: Iterable[tuple[int, int]]) -> SharedMemory:
+        """Let BAR ``bar`` be memory whose ``areas`` (offset, bytes; pages) the client may map.
+
+        A write there is not seen by this endpoint, and QEMU posts no write to this device any more.
+        """
+        memory = SharedMemory(self._bar_sizes[bar], areas)
         self._contents[bar] = memory
         return memory
 
@@ -146,6 +160,11 @@ class Endpoint:
         """See ``DeviceModel.region_size``."""
         return CONFIG_SIZE if index == _CONFIG_REGION else self._bar_sizes.get(index, 0)
 
+    def region_mappable(self, index: int) -> Mappable | None:
+        """See ``DeviceModel.region_mappable``."""
+        content = self._contents.get(index)
+        return content.mappable if isinstance(content, SharedMemory) else None
+
     def irq_count(self, index: int) -> int:
         """See ``DeviceModel.irq_count``."""
         if index == Irq.INTX:
@@ -193,6 +212,7 @@ class Endpoint:
 
     def _reset(self, kind: str) -> None:
         self.trace.event(self.name, "reset", kind=kind)
+        self.bus.cancel()
         self.intx(False)
         self.config.reset()
         for content in self._contents.values():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from device.layout import DmaReason
 from device.pci.config import ConfigSpace
-from device.vfio_user.errors import ReadOnly, Unmapped
-from device.vfio_user.model import Client
+from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped
+from device.vfio_user.model import Client, Dma
 
 _ADDRESS_END = 1 << 64
 
@@ -50,3 +52,70 @@ class Bus:
         for view in self._views(address, len(data), write=True):
             view[:] = data[start : start + len(view)]
             start += len(view)
+
+    # The same, where the client's help may be needed: memory that it mapped without a descriptor.
+
+    def read_async(
+        self,
+        address: int,
+        length: int,
+        on_done: Callable[[bytes | DmaRefused], None],
+        *,
+        by_message: bool = False,
+    ) -> None:
+        """Read memory, and call ``on_done`` once with a copy of it or the refusal.
+
+        Set what ``on_done`` clears (busy, TransactionPending) before the call: in mapped memory the
+        DMA is done, and ``on_done`` was called, when this returns; otherwise it comes later, from
+        the same thread, while registers are read and written as ever. These DMAs are done in the
+        order they were started. After ``cancel``, which a reset does, ``on_done`` never comes.
+        ``by_message``: see ``Dma``.
+        """
+        self._start(address, length, None, on_done, by_message)
+
+    def write_async(
+        self,
+        address: int,
+        data: bytes,
+        on_done: Callable[[bytes | DmaRefused], None],
+        *,
+        by_message: bool = False,
+    ) -> None:
+        """Write memory; ``on_done`` gets no bytes, or the refusal. See ``read_async``.
+
+        A write by messages that fails has moved what lies before the refusal's address.
+        """
+        self._start(address, len(data), data, on_done, by_message)
+
+    def cancel(self) -> None:
+        """Forget every DMA that ``read_async`` and ``write_async`` started."""
+        if self.client is not None:
+            self.client.cancel_dma()
+
+    def _start(
+        self,
+        address: int,
+        length: int,
+        data: bytes | None,
+        on_done: Callable[[bytes | DmaRefused], None],
+        by_message: bool,
+    ) -> None:
+        if not self._config.bus_master:
+            on_done(DmaRefused(DmaReason.BUS_MASTER_OFF, address))
+        elif address + length > _ADDRESS_END:
+            on_done(DmaRefused(DmaReason.ADDRESS_WRAP, address))
+        elif self.client is None:
+            on_done(DmaRefused(DmaReason.UNMAPPED, address))
+        else:
+
+            def done(outcome: bytes | MemoryFault) -> None:
+                on_done(_refusal(outcome) if isinstance(outcome, MemoryFault) else outcome)
+
+            self.client.start_dma(Dma(address, length, data, done, by_message))
+
+
+def _refusal(fault: MemoryFault) -> DmaRefused:
+    if isinstance(fault, ClientFault):
+        return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
+    reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
+    return DmaRefused(reason, fault.address)
