@@ -144,7 +144,7 @@ class Connection:
             if refusal.fatal:
                 raise
             error = refusal.errno
-            self._note("command %d refused: %s", header.command, refusal)
+            self._note("command %d refused: %s", header.command, str(refusal))
         except Exception as failure:
             error = errno.EIO
             self._note("command %d: the device model failed", header.command, failure=failure)

@@ -32,6 +32,8 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 SEND_TIMEOUT_S = 5.0
 # After an accept that failed, such as for want of descriptors.
 _ACCEPT_PAUSE_S = 0.1
+# poll() counts milliseconds in an int; whoever waits for longer just waits again.
+_MAX_WAIT_S = 3600.0
 
 
 class VfioUserServer:
@@ -139,7 +141,9 @@ class _Waiter:
             (each for each in (*deadlines, self._timers.next_deadline()) if each is not None),
             default=None,
         )
-        wait = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        wait = None
+        if until is not None:
+            wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
         found = {descriptor for descriptor, _ in self._poll.poll(wait)}
         self._timers.run_due()
         return self._stop not in found, bool(found - {self._stop})
