@@ -24,10 +24,15 @@ class SharedMemory:
             if offset < 0 or length <= 0 or (offset | length) % PAGE_SIZE or offset + length > size:
                 raise ValueError(f"area of {length} bytes at {offset} of {size}")
         descriptor = os.memfd_create("bar", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, descriptor)
+        self._release = weakref.finalize(self, os.close, descriptor)
         os.ftruncate(descriptor, size)
         self.data = mmap.mmap(descriptor, size)
         self.mappable = Mappable(descriptor, checked)
+
+    def close(self) -> None:
+        """Give the memory back before this object goes; nothing of it can be used then."""
+        self.data.close()
+        self._release()
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""

@@ -33,8 +33,8 @@ class RawClient:
 
     def __init__(self, path: Path, *, negotiate: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(path))  # waits for its turn; with a timeout it would not
         self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect(str(path))
         self._framer = Framer()
         self._received: deque[Message] = deque()
         self._next_id = 1
@@ -96,10 +96,22 @@ class RawClient:
             self._received.extend(self._framer.feed(data, descriptors))
         return self._received.popleft()
 
+    def _receive_kind(self, kind: Flags) -> Message:
+        """Return the next command or the next reply; what came before it stays for later."""
+        passed: list[Message] = []
+        try:
+            while True:
+                message = self.receive()
+                if message.header.flags & Flags.TYPE_MASK == kind:
+                    return message
+                passed.append(message)
+        finally:
+            self._received.extendleft(reversed(passed))
+
     def receive_command(self, command: Command) -> tuple[Header, wire.DmaAccess, bytes]:
         """Return the next message, which must be the server's own: its header, access and data."""
-        message = self.receive()
-        if message.header.command != command or message.header.flags & Flags.TYPE_MASK:
+        message = self._receive_kind(Flags.COMMAND)
+        if message.header.command != command:
             raise AssertionError(f"{message.header} in place of {command.name}")
         access = wire.DmaAccess.unpack(message.payload)
         return message.header, access, message.payload[wire.DmaAccess.STRUCT.size :]
@@ -135,11 +147,9 @@ class RawClient:
     ) -> Message:
         """Send a command and return its reply, whose descriptors are the caller's then."""
         identity = self.send(command, payload, flags=flags, descriptors=descriptors)
-        reply = self.receive()
+        reply = self._receive_kind(Flags.REPLY)
         if reply.header.message_id != identity or reply.header.command != command:
             raise AssertionError(f"reply {reply.header} to message {identity}, command {command}")
-        if not reply.header.flags & Flags.REPLY:
-            raise AssertionError(f"not marked as a reply: {reply.header}")
         if reply.header.flags & Flags.ERROR:
             if reply.payload:
                 raise AssertionError("an error's reply has a payload")

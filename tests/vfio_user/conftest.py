@@ -49,8 +49,10 @@ def server(tmp_path: Path, exerciser: Exerciser) -> Iterator[Path]:
 
 
 @pytest.fixture
-def prober() -> Prober:
-    return Prober()
+def prober() -> Iterator[Prober]:
+    made = Prober()
+    yield made
+    made.shared.close()
 
 
 @pytest.fixture
