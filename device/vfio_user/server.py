@@ -42,7 +42,8 @@ class VfioUserServer:
     def __init__(self, path: Path, model: DeviceModel) -> None:
         self.path = path
         self._model = model
-        self._lock = threading.Lock()  # over the three below
+        self._lock = threading.Lock()  # over the four below
+        self._named = False
         self._listener: socket.socket | None = None
         self._stop = -1  # an eventfd
         self._serving = False
@@ -75,6 +76,7 @@ class VfioUserServer:
             raise
         with self._lock:
             self._listener = listener
+            self._named = True
             self._stop = os.eventfd(0, os.EFD_CLOEXEC)
 
     def serve_forever(self) -> None:
@@ -104,10 +106,12 @@ class VfioUserServer:
     def close(self) -> None:
         """Stop serving, from any thread, and remove the socket's name. Again is nothing."""
         with self._lock:
+            if self._named:
+                self._named = False
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.unlink()
             if self._listener is None:
                 return
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
             if self._serving:
                 os.eventfd_write(self._stop, 1)
             else:
