@@ -20,7 +20,8 @@ TESTS ?=
 export FAULT ACCEL SEED ENDPOINT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell soak doctor test lint units faults generate lock clean clean-cache
+.PHONY: help setup test-vm shell soak doctor test lint units fuzz interop faults generate lock clean \
+	clean-cache
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -49,6 +50,12 @@ lint: setup generate-check
 
 units: setup
 	@$(PYTHON) -m pytest -q -m "not vm"
+
+fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
+	@$(PYTHON) -m tests.vfio_user.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)
+
+interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
+	@$(PYTHON) -m tests.vfio_user.interop $(CLIENT)
 
 soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
 	@$(PYTHON) -m host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -20,7 +22,11 @@ from .faults import FAULTS, SOUND
 from .trace import Trace
 from .vfio_user.server import VfioUserServer
 
-_USAGE_ERROR = 2
+_FAILED, _USAGE_ERROR = 1, 2
+# Each device may hold an eventfd for each of its vectors, up to 2,048, and a file for each memory.
+_DESCRIPTORS = 16384
+
+_log = logging.getLogger(__name__)
 _EPILOG = """\
 QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
@@ -94,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Serve until SIGTERM, SIGINT or, with --die-with-stdin, the end of standard input."""
+    """Serve until SIGTERM, SIGINT or, with --die-with-stdin, the end of standard input.
+
+    Return 0 then, 2 for bad arguments, and 1 when a server ended by itself, which is a bug of ours:
+    half a device would look like a device.
+    """
     parser = _parser()
     options = parser.parse_args(argv)
     if options.list_faults:
@@ -107,6 +117,8 @@ def main(argv: list[str]) -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(relativeCreated)8d ms %(levelname)s %(name)s: %(message)s",
     )
+    faulthandler.enable()  # a fatal signal leaves at least a traceback
+    _allow_descriptors()
     with contextlib.ExitStack() as stack:
         try:
             trace = Trace(options.trace)
@@ -118,8 +130,7 @@ def main(argv: list[str]) -> int:
         except (OSError, ValueError, NoEndpoint) as error:
             print(f"python -m device: {error}", file=sys.stderr)
             return _USAGE_ERROR
-        _serve(servers, die_with_stdin=options.die_with_stdin)
-    return 0
+        return _serve(servers, die_with_stdin=options.die_with_stdin)
 
 
 def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer, ...]:
@@ -149,15 +160,32 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
     )
 
 
-def _serve(servers: tuple[VfioUserServer, ...], *, die_with_stdin: bool) -> None:
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _serve(servers: tuple[VfioUserServer, ...], *, die_with_stdin: bool) -> int:
     stop = threading.Event()
+    dead: list[VfioUserServer] = []
+
+    def serve(server: VfioUserServer) -> None:
+        try:
+            server.serve_forever()
+        except Exception:
+            _log.exception("%s: the server died of a bug", server.path)
+        if not stop.is_set():
+            dead.append(server)
+            stop.set()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    threads = [threading.Thread(target=server.serve_forever, daemon=True) for server in servers]
+    threads = [threading.Thread(target=serve, args=(each,), daemon=True) for each in servers]
     for thread in threads:
         thread.start()
     if die_with_stdin:
@@ -168,6 +196,9 @@ def _serve(servers: tuple[VfioUserServer, ...], *, die_with_stdin: bool) -> None
         server.close()
     for thread in threads:
         thread.join(2)
+    for server in dead:
+        print(f"python -m device: {server.path}: the server ended by itself", file=sys.stderr)
+    return _FAILED if dead else 0
 
 
 def _await_end_of_input(stop: threading.Event) -> None:

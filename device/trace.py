@@ -10,10 +10,15 @@ from typing import TextIO
 
 
 class Trace:
-    """Writes events to a file; without a path it drops them. Safe from several threads."""
+    """Writes events to a file; without a path it drops them. Safe from several threads.
 
-    def __init__(self, path: Path | None = None) -> None:
+    A guest decides how many events there are, so the file ends at ``limit`` bytes with an event
+    that says so.
+    """
+
+    def __init__(self, path: Path | None = None, *, limit: int = 1 << 28) -> None:
         """Open ``path`` for writing; OSError when it cannot be."""
+        self._room = limit
         self._file: TextIO | None = path.open("w", buffering=1) if path else None
         self._start = time.monotonic()
         self._lock = threading.Lock()
@@ -25,6 +30,11 @@ class Trace:
         seconds = round(time.monotonic() - self._start, 6)
         line = json.dumps({"time": seconds, "device": device, "event": event, **fields})
         with self._lock:
+            if self._room < 0:
+                return
+            self._room -= len(line) + 1
+            if self._room < 0:
+                line = json.dumps({"time": seconds, "device": device, "event": "trace is full"})
             self._file.write(line + "\n")
 
     def close(self) -> None:

@@ -25,11 +25,14 @@ from device.pci.pcie import DeviceControl, DeviceStatus, Offset, PciExpress
 from device.pci.power import PowerManagement
 from device.trace import Trace
 from device.vfio_user.messages import Irq
-from device.vfio_user.model import Client
+from device.vfio_user.migration import Migration
+from device.vfio_user.model import Client, Mappable
+from device.vfio_user.timers import Timers
 
 from .bus import Bus, Transaction
 from .memory import Fabric, Memory, ReadOnlyMemory
 from .registers import Register, RegisterFile
+from .shared import SharedMemory
 
 CONFIG_REGION = 7
 _BARS = 6
@@ -53,6 +56,17 @@ class MemoryBar:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedBar:
+    """A BAR that is memory, whose ``areas`` (offset, bytes; whole pages) the client may map.
+
+    A write there is not seen by the endpoint, and QEMU posts no write to this device any more.
+    """
+
+    size: int
+    areas: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MsixBars:
     """Where MSI-X's table and pending bits are; by default they share the last free BAR."""
 
@@ -61,7 +75,7 @@ class MsixBars:
     pba_offset: int = 0
 
 
-Bars = Mapping[int, RegisterBar | MemoryBar]  # by the BAR's number
+Bars = Mapping[int, RegisterBar | MemoryBar | SharedBar]  # by the BAR's number
 
 
 def bar_size(needed: int) -> int:
@@ -113,17 +127,21 @@ class Endpoint:
         self.fabric = fabric or Fabric()
         self.fabric.join(self)
         self.bus = Bus(self)
+        self.timers = Timers()
+        self.migration: Migration | None = None  # an author who has a state declares it here
         self._intx_level = False
         self._intx_under_way = False
-        self.contents: dict[int, RegisterFile | Memory] = {}
+        self.contents: dict[int, RegisterFile | Memory | SharedMemory] = {}
         for index, bar in bars.items():
             if isinstance(bar, RegisterBar):
                 self.contents[index] = RegisterFile(bar.registers, self)
+            elif isinstance(bar, SharedBar):
+                self.contents[index] = SharedMemory(bar.size, bar.areas)
             else:
                 kind = ReadOnlyMemory if bar.read_only else Memory
                 self.contents[index] = kind(bar.size)
 
-    def _add_msix_bar(self, bars: dict[int, RegisterBar | MemoryBar]) -> MsixBars:
+    def _add_msix_bar(self, bars: dict[int, RegisterBar | MemoryBar | SharedBar]) -> MsixBars:
         free = [index for index in range(_BARS) if index not in bars]
         if not free:
             raise ValueError("no BAR is free for the table of MSI-X")
@@ -150,6 +168,13 @@ class Endpoint:
         if not isinstance(content, Memory):
             raise LookupError(f"BAR{bar} is not memory")
         return content.data
+
+    def shared(self, bar: int) -> SharedMemory:
+        """Return the memory of a BAR that the client may map; LookupError for another."""
+        content = self.contents[bar]
+        if not isinstance(content, SharedMemory):
+            raise LookupError(f"BAR{bar} is not shared memory")
+        return content
 
     @property
     def no_snoop_enabled(self) -> bool:
@@ -209,6 +234,9 @@ class Endpoint:
     def on_reset(self) -> None:
         """Take behaviour that is no register back to its reset state."""
 
+    def after_reset(self) -> None:
+        """Act when registers, memory and configuration space are at their reset state."""
+
     def on_command(self) -> None:
         """Act on a write to the command register, such as bus mastering going off."""
 
@@ -235,6 +263,11 @@ class Endpoint:
     def region_size(self, index: int) -> int:
         """See ``DeviceModel.region_size``."""
         return CONFIG_SIZE if index == CONFIG_REGION else self._bar_sizes.get(index, 0)
+
+    def region_mappable(self, index: int) -> Mappable | None:
+        """See ``DeviceModel.region_mappable``."""
+        content = self.contents.get(index)
+        return content.mappable if isinstance(content, SharedMemory) else None
 
     def irq_count(self, index: int) -> int:
         """See ``DeviceModel.irq_count``."""
@@ -289,12 +322,14 @@ class Endpoint:
 
     def _reset(self, kind: str, *, flr: bool = False) -> None:
         self.trace.event(self.name, "reset", kind=kind)
+        self.bus.cancel()
         self.on_reset()
         self.intx(False)
         self.config.reset(flr=flr)
         for content in self.contents.values():
             content.reset()
         self._update_intx()
+        self.after_reset()
 
     def _command_changed(self) -> None:
         self.trace.event(self.name, "command", value=int(self.config.command))

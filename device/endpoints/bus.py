@@ -6,13 +6,13 @@ Everything that a function reads is copied once; it can only work with the copy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from device.layout import AddressType, DmaReason
-from device.vfio_user.errors import ReadOnly, Unmapped
-from device.vfio_user.model import Client
+from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped
+from device.vfio_user.model import Client, Dma
 
 if TYPE_CHECKING:
     from .base import Endpoint
@@ -90,6 +90,69 @@ class Bus:
         for views, (_, data) in zip(found, segments, strict=True):
             _store(views, data)
 
+    # The same, where the client's help may be needed: memory that it mapped without a descriptor.
+
+    def read_async(
+        self,
+        address: int,
+        length: int,
+        on_done: Callable[[bytes | DmaRefused], None],
+        attributes: Attributes = PLAIN,
+        *,
+        by_message: bool = False,
+    ) -> None:
+        """Read memory, and call ``on_done`` once with a copy of it or the refusal.
+
+        Set what ``on_done`` clears (busy, TransactionPending) before the call: in mapped memory the
+        DMA is done, and ``on_done`` was called, when this returns; otherwise it comes later, from
+        the same thread, while registers are read and written as ever. These DMAs are done in the
+        order they were started. After ``cancel``, which a reset does, ``on_done`` never comes.
+        ``by_message``: see ``Dma``. A peer's BAR is reached by ``read`` alone.
+        """
+        self._start(address, length, None, on_done, attributes, by_message)
+
+    def write_async(
+        self,
+        address: int,
+        data: bytes,
+        on_done: Callable[[bytes | DmaRefused], None],
+        attributes: Attributes = PLAIN,
+        *,
+        by_message: bool = False,
+    ) -> None:
+        """Write memory; ``on_done`` gets no bytes, or the refusal. See ``read_async``.
+
+        A write by messages that fails has moved what lies before the refusal's address.
+        """
+        self._start(address, len(data), data, on_done, attributes, by_message)
+
+    def cancel(self) -> None:
+        """Forget every DMA that ``read_async`` and ``write_async`` started."""
+        if self.client is not None:
+            self.client.cancel_dma()
+
+    def _start(
+        self,
+        address: int,
+        length: int,
+        data: bytes | None,
+        on_done: Callable[[bytes | DmaRefused], None],
+        attributes: Attributes,
+        by_message: bool,
+    ) -> None:
+        def done(outcome: bytes | MemoryFault | DmaRefused) -> None:
+            found = _refusal(outcome) if isinstance(outcome, MemoryFault) else outcome
+            reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
+            self._record(data is not None, address, length, attributes, reason)
+            on_done(found)
+
+        try:
+            client = self._admitted(address, length)
+        except DmaRefused as refusal:
+            done(refusal)
+        else:
+            client.start_dma(Dma(address, length, data, done, by_message))
+
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
         """Return whether a request would be let through; sends none."""
         try:
@@ -101,8 +164,6 @@ class Bus:
     def _views(
         self, address: int, length: int, attributes: Attributes, *, write: bool
     ) -> list[memoryview]:
-        if not self._function.no_snoop_enabled:
-            attributes = replace(attributes, no_snoop=False)
         reason = DmaReason.NONE
         try:
             return self._resolve(address, length, write=write)
@@ -110,11 +171,19 @@ class Bus:
             reason = refusal.reason
             raise
         finally:
-            done = Transaction(write, address, length, attributes, reason)
-            self.transactions.append(done)
-            self._function.on_transaction(done)
+            self._record(write, address, length, attributes, reason)
 
-    def _resolve(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+    def _record(
+        self, write: bool, address: int, length: int, attributes: Attributes, reason: DmaReason
+    ) -> None:
+        if not self._function.no_snoop_enabled:
+            attributes = replace(attributes, no_snoop=False)
+        done = Transaction(write, address, length, attributes, reason)
+        self.transactions.append(done)
+        self._function.on_transaction(done)
+
+    def _admitted(self, address: int, length: int) -> Client:
+        """Return the client, when nothing on this side of it refuses the request."""
         function = self._function
         if not function.config.bus_master:
             raise DmaRefused(DmaReason.BUS_MASTER_OFF, address)
@@ -125,8 +194,12 @@ class Bus:
             raise DmaRefused(DmaReason.OWN_BAR, address)
         if self.client is None:
             raise DmaRefused(DmaReason.UNMAPPED, address)
+        return self.client
+
+    def _resolve(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        client = self._admitted(address, length)
         try:
-            return self.client.memory(address, length, write=write)
+            return client.memory(address, length, write=write)
         except ReadOnly as fault:
             raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
         except Unmapped as fault:
@@ -146,3 +219,10 @@ def _store(views: Iterable[memoryview], data: bytes) -> None:
     for view in views:
         view[:] = data[start : start + len(view)]
         start += len(view)
+
+
+def _refusal(fault: MemoryFault) -> DmaRefused:
+    if isinstance(fault, ClientFault):
+        return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
+    reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
+    return DmaRefused(reason, fault.address)

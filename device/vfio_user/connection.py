@@ -1,45 +1,52 @@
-"""One client's connection, without I/O: messages in, replies out.
+"""One client's connection, without I/O: messages in, messages out.
 
 Theory of operation. VERSION comes first and once; every other command before it is refused. Each
 command is answered before the next is looked at, so a register access never overtakes another. A
-malformed message is answered with an errno and changes nothing; only a stream that cannot be
-followed any more closes the connection.
+malformed command is answered with an errno and changes nothing; only a stream that cannot be
+followed any more closes the connection. What the server itself asks (``dma_queue``) goes out behind
+the reply of the command that caused it, for QEMU holds its lock until that reply is there.
+
+Whoever does the I/O hands in one message at a time, sends ``outbox`` before the next, calls
+``tick`` when ``next_deadline`` is reached or ``ready`` is set, and ``close`` at the end.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import struct
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from . import information
 from . import messages as wire
+from .dirty import DmaLog
 from .dma_map import DmaMap
+from .dma_queue import CHUNK, DmaQueue
 from .errors import RemoteProtocolError
+from .features import Features
 from .framing import Message, close_all
 from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
-from .model import DeviceModel
+from .model import DeviceModel, Dma
+from .negotiation import Limits, negotiate
 
 _log = logging.getLogger(__name__)
 
-_VERSION = struct.Struct("<HH")
-_MAJOR, _MINOR = 0, 0
-# QEMU's buffer for this reply is as long as its own request: 194 bytes of JSON with the NUL.
-_CAPABILITIES = json.dumps(
-    {
-        "capabilities": {
-            "max_msg_fds": wire.MAX_FDS,
-            "max_data_xfer_size": wire.MAX_DATA_XFER,
-            "pgsizes": wire.PAGE_SIZE,
-            "write_multiple": True,
-        }
-    },
-    separators=(",", ":"),
-).encode() + b"\0"  # fmt: skip
 _KNOWN_FLAGS = int(Flags.TYPE_MASK | Flags.NO_REPLY | Flags.ERROR)
+# A client that errs on and on would fill the disk with the log.
+_MAX_LOGGED = 32
+_WITH_DESCRIPTORS = (Command.DMA_MAP, Command.DEVICE_SET_IRQS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One whole message to the client. Its descriptors stay their owner's."""
+
+    data: bytes
+    descriptors: tuple[int, ...] = ()
 
 
 class Connection:
@@ -48,58 +55,103 @@ class Connection:
     It is the ``Client`` that the model talks to.
     """
 
-    def __init__(self, model: DeviceModel) -> None:
+    def __init__(self, model: DeviceModel, clock: Callable[[], float] = time.monotonic) -> None:
         self._model = model
         self._ready = False
+        self._limits = Limits()
+        self._refused = 0
+        self.outbox: deque[Outgoing] = deque()
+        self._asked: list[bytes] = []
+        self._reply_descriptors: tuple[int, ...] = ()
         self.dma_map = DmaMap()
+        self._log = DmaLog()
+        self._dma = DmaQueue(self.dma_map, self._log.wrote, self._asked.append, clock)
         self._interrupts = Interrupts(model)
+        self._features = Features(model.migration, self._log)
         self._handlers: dict[int, Callable[[Message], bytes]] = {
             Command.DMA_MAP: self._dma_map,
             Command.DMA_UNMAP: self._dma_unmap,
-            Command.DEVICE_GET_INFO: self._device_info,
+            Command.DEVICE_GET_INFO: lambda message: information.device_info(message.payload),
             Command.DEVICE_GET_REGION_INFO: self._region_info,
-            Command.DEVICE_GET_REGION_IO_FDS: self._region_io_fds,
-            Command.DEVICE_GET_IRQ_INFO: self._irq_info,
+            Command.DEVICE_GET_REGION_IO_FDS: lambda message: information.region_io_fds(
+                model, message.payload
+            ),
+            Command.DEVICE_GET_IRQ_INFO: lambda message: information.irq_info(
+                model, message.payload
+            ),
             Command.DEVICE_SET_IRQS: self._set_irqs,
             Command.REGION_READ: self._region_read,
             Command.REGION_WRITE: self._region_write,
             Command.REGION_WRITE_MULTI: self._region_write_multi,
             Command.DEVICE_RESET: self._device_reset,
+            Command.DEVICE_FEATURE: lambda message: self._features.feature(message.payload),
+            Command.MIG_DATA_READ: lambda message: self._features.read(
+                message.payload, self._limits.max_data
+            ),
+            Command.MIG_DATA_WRITE: lambda message: self._features.write(message.payload),
         }
 
     # What an endpoint may ask of its client.
 
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         """See ``model.Client.memory``."""
-        return self.dma_map.views(address, length, write=write)
+        views = self.dma_map.views(address, length, write=write)
+        if write:
+            self._log.wrote(address, length)
+        return views
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """See ``model.Client.ranges``."""
+        return self.dma_map.ranges()
+
+    def start_dma(self, dma: Dma) -> None:
+        """See ``model.Client.start_dma``."""
+        self._dma.start(dma)
+
+    def cancel_dma(self) -> None:
+        """See ``model.Client.cancel_dma``."""
+        self._dma.cancel()
 
     def trigger(self, index: int, subindex: int) -> bool:
         """See ``model.Client.trigger``."""
         return self._interrupts.trigger(index, subindex)
 
-    # Messages in, replies out.
+    # Messages in, messages out.
 
-    def handle(self, message: Message) -> bytes:
-        """Return the reply to a message, or nothing when none is owed.
+    def handle(self, message: Message) -> None:
+        """Take a message; what is owed to it is in ``outbox`` then.
 
         Every descriptor that the message brought and nobody kept is closed. RemoteProtocolError
         with ``fatal`` set when the connection must be closed.
         """
         header = message.header
-        quiet = bool(header.flags & Flags.NO_REPLY)
         try:
-            payload = self._dispatch(message)
-        except RemoteProtocolError as error:
-            if error.fatal:
-                raise
-            _log.warning("command %d refused: %s", header.command, error)
-            return b"" if quiet else _reply(header, b"", error.errno)
-        except Exception:
-            _log.exception("command %d: the device model failed", header.command)
-            return b"" if quiet else _reply(header, b"", errno.EIO)
+            self._dma.new_turn()
+            if self._ready and header.flags & Flags.TYPE_MASK == Flags.REPLY:
+                self._dma.reply(message)
+            else:
+                self._command(message)
         finally:
             close_all(message.descriptors)
-        return b"" if quiet else _reply(header, payload)
+        self._send_asked()
+
+    def _command(self, message: Message) -> None:
+        header = message.header
+        error, payload, self._reply_descriptors = 0, b"", ()
+        try:
+            payload = self._dispatch(message)
+        except RemoteProtocolError as refusal:
+            if refusal.fatal:
+                raise
+            error = refusal.errno
+            self._note("command %d refused: %s", header.command, str(refusal))
+        except Exception as failure:
+            error = errno.EIO
+            self._note("command %d: the device model failed", header.command, failure=failure)
+        if header.flags & Flags.NO_REPLY:
+            return
+        descriptors = () if error else self._reply_descriptors
+        self.outbox.append(Outgoing(_reply(header, payload, error), descriptors))
 
     def _dispatch(self, message: Message) -> bytes:
         header = message.header
@@ -112,35 +164,59 @@ class Connection:
         handler = self._handlers.get(header.command)
         if handler is None:
             raise RemoteProtocolError(f"command {header.command} is not known", errno.ENOTSUP)
-        if message.descriptors and header.command not in (
-            Command.DMA_MAP,
-            Command.DEVICE_SET_IRQS,
-        ):
+        if message.descriptors and header.command not in _WITH_DESCRIPTORS:
             raise RemoteProtocolError(f"command {header.command} takes no descriptors")
         return handler(message)
 
+    def _note(self, text: str, *values: object, failure: Exception | None = None) -> None:
+        """Log what went wrong, the first few times."""
+        self._refused += 1
+        if self._refused <= _MAX_LOGGED:
+            _log.log(logging.ERROR if failure else logging.WARNING, text, *values, exc_info=failure)
+        if self._refused == _MAX_LOGGED:
+            _log.warning("what else this client is refused is not logged")
+
+    def _send_asked(self) -> None:
+        self.outbox.extend(map(Outgoing, self._asked))
+        self._asked.clear()
+
+    @property
+    def ready(self) -> bool:
+        """Return whether ``tick`` has something to do at once."""
+        return self._dma.ready
+
+    def next_deadline(self) -> float | None:
+        """Return when ``tick`` must be called, by the clock; None when a message comes first."""
+        return self._dma.next_deadline()
+
+    def tick(self) -> None:
+        """Do what time brings. RemoteProtocolError (fatal) for a client that never answers."""
+        self._dma.new_turn()
+        self._dma.expire()
+        self._send_asked()
+
     def close(self) -> None:
         """Forget the client: detach the model, unmap everything, close every descriptor."""
+        self._dma.close()
         if self._ready:
             self._ready = False
             self._model.detach()
+        self._log.clear()
         self.dma_map.clear()
         self._interrupts.close()
+
+    # The commands.
 
     def _version(self, message: Message) -> bytes:
         if self._ready:
             raise RemoteProtocolError("VERSION twice")
-        if len(message.payload) < _VERSION.size:
-            raise RemoteProtocolError("VERSION is cut short")
-        major, minor = _VERSION.unpack_from(message.payload)
-        if major != _MAJOR:
-            raise RemoteProtocolError(f"version {major}.{minor} is not spoken here", errno.ENOTSUP)
-        text = message.payload[_VERSION.size :]
-        if text:
-            _check_capabilities(text)
+        if message.descriptors:
+            raise RemoteProtocolError("VERSION takes no descriptors")
+        self._limits, reply = negotiate(message.payload)
+        self._dma.max_transfer = min(CHUNK, self._limits.max_data)
         self._ready = True
         self._model.attach(self)
-        return _VERSION.pack(_MAJOR, min(minor, _MINOR)) + _CAPABILITIES
+        return reply
 
     def _dma_map(self, message: Message) -> bytes:
         request = _exactly(wire.DmaMap, message)
@@ -164,43 +240,21 @@ class Connection:
             self.dma_map.remove(request.address, request.size)
         return message.payload
 
-    def _device_info(self, message: Message) -> bytes:
-        _argsz(wire.DEVICE_INFO, message)
-        flags = wire.DEVICE_FLAG_PCI | wire.DEVICE_FLAG_RESET
-        return wire.DEVICE_INFO.pack(wire.DEVICE_INFO.size, flags, wire.NUM_REGIONS, wire.NUM_IRQS)
-
     def _region_info(self, message: Message) -> bytes:
-        index = _argsz(wire.REGION_INFO, message)[2]
-        if index >= wire.NUM_REGIONS:
-            raise RemoteProtocolError(f"region {index} does not exist")
-        size = self._model.region_size(index)
-        # No region can be mapped: one that could would turn posted writes off for the device.
-        flags = wire.REGION_FLAG_READ | wire.REGION_FLAG_WRITE if size else 0
-        return wire.REGION_INFO.pack(wire.REGION_INFO.size, flags, index, 0, size, 0)
-
-    def _region_io_fds(self, message: Message) -> bytes:
-        index = _argsz(wire.REGION_IO_FDS, message)[2]
-        if index >= wire.NUM_REGIONS or not self._model.region_size(index):
-            raise RemoteProtocolError(f"region {index} does not exist")
-        return wire.REGION_IO_FDS.pack(wire.REGION_IO_FDS.size, 0, index, 0)
-
-    def _irq_info(self, message: Message) -> bytes:
-        index = _argsz(wire.IRQ_INFO, message)[2]
-        if index >= wire.NUM_IRQS:
-            raise RemoteProtocolError(f"interrupt index {index} does not exist")
-        flags = wire.IRQ_FLAG_EVENTFD
-        intx = wire.IRQ_FLAG_MASKABLE | wire.IRQ_FLAG_AUTOMASKED
-        flags |= intx if index == wire.Irq.INTX else wire.IRQ_FLAG_NORESIZE
-        return wire.IRQ_INFO.pack(wire.IRQ_INFO.size, flags, index, self._model.irq_count(index))
+        reply, descriptors = information.region_info(self._model, message.payload)
+        self._reply_descriptors = descriptors[: self._limits.max_fds]
+        return reply
 
     def _set_irqs(self, message: Message) -> bytes:
-        if len(message.payload) < wire.SetIrqs.STRUCT.size:
+        size = wire.SetIrqs.STRUCT.size
+        if len(message.payload) < size:
             raise RemoteProtocolError("SET_IRQS is cut short")
         request = wire.SetIrqs.unpack(message.payload)
+        if request.argsz < size:
+            raise RemoteProtocolError(f"SET_IRQS with argsz {request.argsz}")
         if request.index >= wire.NUM_IRQS:
             raise RemoteProtocolError(f"interrupt index {request.index} does not exist")
-        data = message.payload[wire.SetIrqs.STRUCT.size :]
-        self._interrupts.set(request, data, message.descriptors)
+        self._interrupts.set(request, message.payload[size:], message.descriptors)
         return b""
 
     def _region_read(self, message: Message) -> bytes:
@@ -222,6 +276,7 @@ class Connection:
         return payload[:16]
 
     def _region_write_multi(self, message: Message) -> bytes:
+        """QEMU quirk: under backlog its posted writes come bundled, up to 200 in one message."""
         payload = message.payload
         if len(payload) < wire.WRITE_MULTI_HEADER.size:
             raise RemoteProtocolError("REGION_WRITE_MULTI is cut short")
@@ -247,11 +302,16 @@ class Connection:
     def _device_reset(self, message: Message) -> bytes:
         if message.payload:
             raise RemoteProtocolError("DEVICE_RESET with a payload")
+        self._dma.cancel()
+        if self._model.migration is not None:
+            self._model.migration.reset()
         self._model.device_reset()
         return b""
 
 
 def _reply(header: Header, payload: bytes, error: int = 0) -> bytes:
+    if error:
+        payload = b""
     flags = Flags.REPLY | (Flags.ERROR if error else 0)
     size = HEADER_SIZE + len(payload)
     return Header.STRUCT.pack(header.message_id, header.command, size, flags, error) + payload
@@ -265,24 +325,3 @@ def _exactly(kind: Any, message: Message) -> Any:
     if request.argsz < size:
         raise RemoteProtocolError(f"{kind.__name__} with argsz {request.argsz}")
     return request
-
-
-def _argsz(layout: struct.Struct, message: Message) -> tuple[int, ...]:
-    """Return the fields of an information request; its argsz must have room for the answer."""
-    if len(message.payload) < layout.size:
-        raise RemoteProtocolError(f"{len(message.payload)} bytes where {layout.size} are needed")
-    fields = layout.unpack_from(message.payload)
-    if fields[0] < layout.size:
-        raise RemoteProtocolError(f"argsz {fields[0]} has no room for {layout.size} bytes")
-    return fields
-
-
-def _check_capabilities(text: bytes) -> None:
-    if not text.endswith(b"\0"):
-        raise RemoteProtocolError("VERSION: the capabilities do not end with NUL")
-    try:
-        loaded = json.loads(text[:-1] or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"VERSION: the capabilities are no JSON: {error}") from error
-    if not isinstance(loaded, dict) or not isinstance(loaded.get("capabilities", {}), dict):
-        raise RemoteProtocolError("VERSION: the capabilities are no object")

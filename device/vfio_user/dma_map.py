@@ -2,22 +2,28 @@
 
 Mappings are kept sorted and never overlap. Each backing file is mapped into this process once,
 whatever the number of DMA mappings onto it (with an IOMMU QEMU sends one for every 4 KiB page), and
-every descriptor is closed at once.
+the descriptor that came is closed at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .errors import ReadOnly, RemoteProtocolError, Unmapped
+from .errors import NoDescriptor, ReadOnly, RemoteProtocolError, Unmapped
 from .messages import PAGE_SIZE, DmaMapFlag
 
-MAX_MAPPINGS = 1 << 18
+# The specification's default of max_dma_maps.
+MAX_MAPPINGS = (1 << 16) - 1
+# Each costs one descriptor, which mmap keeps, and one mapping of this process.
+MAX_FILES = 128
+MAX_FILE_BYTES = 1 << 42
 _ADDRESS_END = 1 << 64
 
 
@@ -30,6 +36,7 @@ class _BackingFile:
         self.size = 0
         self.view = memoryview(b"")
         self._map: mmap.mmap | None = None
+        self._sealed = False
 
     def grow(self, descriptor: int, size: int) -> None:
         """Map the file again when it became larger than what is mapped."""
@@ -38,6 +45,15 @@ class _BackingFile:
         new = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self.close()
         self._map, self.view, self.size = new, memoryview(new), size
+        self._sealed = _cannot_shrink(descriptor)
+
+    def holds(self, end: int) -> bool:
+        """Return whether the file still reaches up to ``end``.
+
+        Behind the end of its file a mapping raises SIGBUS, not an exception, so a client that cuts
+        its file must not be followed. QEMU's memory is sealed against that, and is not asked.
+        """
+        return self._sealed or (self._map is not None and self._map.size() >= end)
 
     def close(self) -> None:
         self.view.release()
@@ -46,6 +62,13 @@ class _BackingFile:
             with contextlib.suppress(BufferError):
                 self._map.close()
             self._map = None
+
+
+def _cannot_shrink(descriptor: int) -> bool:
+    try:
+        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:  # no file that can be sealed
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +98,19 @@ class DmaMap:
     def __len__(self) -> int:
         return len(self._mappings)
 
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield what is mapped, in order: (address, bytes)."""
+        for mapping in self._mappings:
+            yield mapping.address, mapping.size
+
     def add(
         self, address: int, size: int, flags: int, file_offset: int, descriptor: int | None
     ) -> None:
         """Add a mapping. ``descriptor`` stays the caller's, who closes it.
 
         RemoteProtocolError: EINVAL for a range that is empty, not page-aligned, wraps, lies past
-        the file's end, or has unknown flags; EEXIST for an overlap; ENOSPC for too many mappings.
+        the file's end, or has unknown flags; EEXIST for an overlap; ENOSPC for too many mappings or
+        files, or a file above 4 TiB.
         """
         if flags & ~int(DmaMapFlag.READ | DmaMapFlag.WRITE) or not flags & DmaMapFlag.READ:
             raise RemoteProtocolError(f"DMA_MAP flags {flags:#x}")
@@ -111,6 +140,10 @@ class DmaMap:
                     f"DMA_MAP of {size:#x} bytes at {offset:#x} of a file of {status.st_size:#x}"
                 )
             key = (status.st_dev, status.st_ino)
+            if status.st_size > MAX_FILE_BYTES:
+                raise RemoteProtocolError(f"a file of {status.st_size} bytes", errno.ENOSPC)
+            if key not in self._files and len(self._files) >= MAX_FILES:
+                raise RemoteProtocolError("memory from too many files", errno.ENOSPC)
             file = self._files.get(key) or _BackingFile(key)
             file.grow(descriptor, status.st_size)
         except (OSError, BufferError, ValueError) as error:
@@ -157,21 +190,33 @@ class DmaMap:
         self._mappings.clear()
 
     def views(self, address: int, length: int, *, write: bool) -> list[memoryview]:
-        """Return views that cover the range, in order. Raises Unmapped or ReadOnly."""
+        """Return views that cover the range, in order.
+
+        Raises Unmapped or ReadOnly for a byte that the device may not reach; where it may reach
+        all, NoDescriptor for one that only the client reaches.
+        """
         found: list[memoryview] = []
+        missing: int | None = None
         position = bisect_right(self._starts, address) - 1
         end = address + length
         while address < end:
             if not 0 <= position < len(self._mappings):
                 raise Unmapped(address)
             mapping = self._mappings[position]
-            if not mapping.address <= address < mapping.end or mapping.file is None:
+            if not mapping.address <= address < mapping.end:
                 raise Unmapped(address)
             if write and not mapping.writable:
                 raise ReadOnly(address)
             part = min(end, mapping.end) - address
             start = mapping.file_offset + address - mapping.address
-            found.append(mapping.file.view[start : start + part])
+            if mapping.file is None:
+                missing = address if missing is None else missing
+            elif not mapping.file.holds(start + part):
+                raise Unmapped(address)
+            else:
+                found.append(mapping.file.view[start : start + part])
             address += part
             position += 1
+        if missing is not None:
+            raise NoDescriptor(missing)
         return found

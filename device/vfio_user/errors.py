@@ -5,7 +5,9 @@ VfioUserError
 ├── RemoteProtocolError  the client broke it; carries the errno of the reply
 └── MemoryFault          a DMA address cannot be reached
     ├── Unmapped
-    └── ReadOnly
+    │   └── NoDescriptor mapped, but only the client can reach it
+    ├── ReadOnly
+    └── ClientFault      the client was asked by message, and refused or was silent
 """
 
 from __future__ import annotations
@@ -49,8 +51,20 @@ class Unmapped(MemoryFault):
         super().__init__(address, "not mapped")
 
 
+class NoDescriptor(Unmapped):
+    """The mapping came without a descriptor: only a message to the client reaches it."""
+
+
 class ReadOnly(MemoryFault):
     """The mapping does not allow a device to write there."""
 
     def __init__(self, address: int) -> None:
         super().__init__(address, "mapped read-only")
+
+
+class ClientFault(MemoryFault):
+    """A DMA by message came to nothing: the client refused it, was silent, or is gone.
+
+    ``address`` is where its first piece that failed starts. Of a write, the pieces before it were
+    moved.
+    """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 
 from .errors import RemoteProtocolError
 from .messages import Irq, SetIrqs, SetIrqsFlag
@@ -66,7 +67,6 @@ class Interrupts:
                 if old is not None:
                     os.close(old)
                 if descriptors:
-                    os.set_blocking(descriptors[position], False)
                     self._eventfds[key] = descriptors[position]
             descriptors.clear()
             self._line_goes_another_way(request.index)
@@ -115,9 +115,7 @@ class Interrupts:
         descriptor = self._eventfds.get(key)
         if descriptor is None:
             return False
-        # A counter at its limit is an interrupt that is already pending.
-        with contextlib.suppress(OSError):
-            os.write(descriptor, b"\1\0\0\0\0\0\0\0")
+        _signal(descriptor)
         return True
 
     def disable(self, index: int) -> None:
@@ -134,3 +132,16 @@ class Interrupts:
         self._eventfds.clear()
         self._masked.clear()
         self._pending.clear()
+
+
+def _signal(descriptor: int) -> None:
+    """Add 1 to an eventfd; a counter at its limit is an interrupt that is already pending.
+
+    Whether it blocks is a property of the file, which the client shares and may wait on: it is
+    asked, never changed.
+    """
+    with contextlib.suppress(OSError):
+        ask = select.poll()
+        ask.register(descriptor, select.POLLOUT)
+        if ask.poll(0):
+            os.write(descriptor, b"\1\0\0\0\0\0\0\0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum, IntFlag
 from typing import ClassVar, Self
 
@@ -31,6 +31,9 @@ class Command(IntEnum):
     DMA_WRITE = 12
     DEVICE_RESET = 13
     REGION_WRITE_MULTI = 15
+    DEVICE_FEATURE = 16
+    MIG_DATA_READ = 17
+    MIG_DATA_WRITE = 18
 
 
 class Flags(IntFlag):
@@ -53,6 +56,10 @@ class Wire:
     def unpack(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
         """Read the structure at ``offset``; struct.error when it is cut short."""
         return cls(*cls.STRUCT.unpack_from(data, offset))
+
+    def pack(self) -> bytes:
+        """Return the structure's bytes; struct.error when a field is out of range."""
+        return self.STRUCT.pack(*astuple(self))  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,12 @@ NUM_IRQS = 5
 REGION_INFO = struct.Struct("<IIIIQQ")  # argsz, flags, index, cap_offset, size, offset
 REGION_FLAG_READ = 1
 REGION_FLAG_WRITE = 2
+REGION_FLAG_MMAP = 4
+REGION_FLAG_CAPS = 8
+SPARSE_MMAP = struct.Struct("<HHIII")  # id, version, next, nr_areas, reserved
+SPARSE_MMAP_ID = 1
+SPARSE_MMAP_VERSION = 1
+SPARSE_AREA = struct.Struct("<QQ")  # offset, size
 REGION_IO_FDS = struct.Struct("<IIII")  # argsz, flags, index, count
 
 IRQ_INFO = struct.Struct("<IIII")  # argsz, flags, index, count
@@ -176,3 +189,117 @@ class RegionAccess(Wire):
 WRITE_MULTI_HEADER = struct.Struct("<Q")
 WRITE_MULTI_ENTRY = struct.Struct("<QII8s")
 WRITE_MULTI_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DmaAccess(Wire):
+    """DMA_READ and DMA_WRITE, which the server sends; a write's data, or a reply's, follow."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<QQ")
+
+    address: int
+    count: int
+
+
+# The specification's table of a DMA_WRITE reply has a count of four bytes; peers send eight.
+DMA_WRITE_SHORT_REPLY = struct.Struct("<QI")
+
+
+class Feature(IntEnum):
+    """DEVICE_FEATURE: the index, in bits 0 to 15 of its flags."""
+
+    MIGRATION = 1
+    MIG_DEVICE_STATE = 2
+    DMA_LOGGING_START = 6
+    DMA_LOGGING_STOP = 7
+    DMA_LOGGING_REPORT = 8
+
+
+FEATURE_MASK = 0xFFFF
+
+
+class FeatureFlag(IntFlag):
+    """DEVICE_FEATURE: what is done with it."""
+
+    GET = 1 << 16
+    SET = 1 << 17
+    PROBE = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFeature(Wire):
+    """DEVICE_FEATURE; the feature's data follow."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<II")
+
+    argsz: int
+    flags: int
+
+
+class MigrationFlag(IntFlag):
+    """Feature.MIGRATION: the states beyond RUNNING and ERROR."""
+
+    STOP_COPY = 1
+    P2P = 2
+    PRE_COPY = 4
+
+
+MIGRATION_FLAGS = struct.Struct("<Q")
+
+
+class DeviceState(IntEnum):
+    """Feature.MIG_DEVICE_STATE. The two P2P states are not used by vfio-user."""
+
+    ERROR = 0
+    STOP = 1
+    RUNNING = 2
+    STOP_COPY = 3
+    RESUMING = 4
+    RUNNING_P2P = 5
+    PRE_COPY = 6
+    PRE_COPY_P2P = 7
+
+
+@dataclass(frozen=True, slots=True)
+class MigState(Wire):
+    """Feature.MIG_DEVICE_STATE's data. ``data_fd`` is not used by vfio-user."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<Ii")
+
+    device_state: int
+    data_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingControl(Wire):
+    """Feature.DMA_LOGGING_START's data; ``num_ranges`` ranges follow."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<QII")
+
+    page_size: int
+    num_ranges: int
+    reserved: int
+
+
+LOGGING_RANGE = struct.Struct("<QQ")  # iova, length
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingReport(Wire):
+    """Feature.DMA_LOGGING_REPORT's data; in the reply the bitmap follows."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<QQQ")
+
+    iova: int
+    length: int
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigData(Wire):
+    """MIG_DATA_READ and MIG_DATA_WRITE; the data follow."""
+
+    STRUCT: ClassVar[struct.Struct] = struct.Struct("<II")
+
+    argsz: int
+    size: int

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
+
+from .errors import MemoryFault
+from .migration import Migration
+from .timers import Timers
+
+
+@dataclass(frozen=True, slots=True)
+class Dma:
+    """One DMA that may need the client's help; see ``Client.start_dma``.
+
+    ``data`` are the bytes to write, or None to read ``length`` bytes. ``on_done`` gets the bytes
+    read (of a write: none), or what went wrong. ``by_message`` asks the client by DMA_READ or
+    DMA_WRITE, whatever its map says: for an address that is not mapped, QEMU then raises the
+    fault of its IOMMU in the guest.
+    """
+
+    address: int
+    length: int
+    data: bytes | None
+    on_done: Callable[[bytes | MemoryFault], None]
+    by_message: bool = False
 
 
 class Client(Protocol):
@@ -11,8 +34,22 @@ class Client(Protocol):
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         """Return views, in order, that cover ``length`` bytes at bus address ``address``.
 
-        Raises Unmapped or ReadOnly; never gives a part.
+        Raises Unmapped (NoDescriptor where only the client reaches it) or ReadOnly; never gives a
+        part.
         """
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield the mapped bus addresses, in order: (address, bytes)."""
+
+    def start_dma(self, dma: Dma) -> None:
+        """Do a DMA that may need messages; DMAs started so are done in the order they came.
+
+        What needs no message is done at once, unless one before it is under way. ``on_done`` is
+        called once, from the server's thread, and never after ``cancel_dma``.
+        """
+
+    def cancel_dma(self) -> None:
+        """Forget every DMA that was started; none of them moves anything from now on."""
 
     def trigger(self, index: int, subindex: int) -> bool:
         """Signal the eventfd of interrupt ``subindex`` of VFIO's IRQ ``index``, if one is set.
@@ -22,11 +59,35 @@ class Client(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Mappable:
+    """A region that the client may map: ``areas`` (offset, bytes) of the file ``descriptor``.
+
+    The descriptor stays the model's. Offsets and sizes are multiples of 4096; ``offset`` is where
+    the region begins in the file.
+    """
+
+    descriptor: int
+    areas: tuple[tuple[int, int], ...]
+    offset: int = 0
+
+
 class DeviceModel(Protocol):
-    """What the server serves: one PCI function."""
+    """What the server serves: one PCI function. Everything is called from the server's thread."""
+
+    @property
+    def timers(self) -> Timers:
+        """Return the model's deadlines, which the server runs."""
+
+    @property
+    def migration(self) -> Migration | None:
+        """Return the state that can be migrated, if the model declares one."""
 
     def region_size(self, index: int) -> int:
         """Return the bytes of region ``index`` (0-5 BARs, 7 configuration space); 0 = absent."""
+
+    def region_mappable(self, index: int) -> Mappable | None:
+        """Return what the client may map of region ``index``, if anything."""
 
     def irq_count(self, index: int) -> int:
         """Return how many interrupts VFIO's index has (0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ)."""

@@ -1,26 +1,39 @@
-"""The one module that does sockets: a vfio-user server on a Unix socket, one client at a time."""
+"""The one module that does sockets: a vfio-user server on a Unix socket, one client at a time.
+
+One thread does everything for a device, its timers included, and waits in one place (``poll``):
+never for a single reply, so that a client is served while it owes an answer itself.
+"""
 
 from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import logging
 import os
+import secrets
 import select
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
 from pathlib import Path
 
-from .connection import Connection
+from .connection import Connection, Outgoing
 from .errors import RemoteProtocolError
-from .framing import Framer, close_all
+from .framing import Framer, Message, close_all
 from .messages import MAX_FDS
 from .model import DeviceModel
 
 _log = logging.getLogger(__name__)
 _RECEIVE_SIZE = 1 << 16
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+# A client that takes nothing for so long, while something is to be sent, is closed.
+SEND_TIMEOUT_S = 5.0
+# After an accept that failed, such as for want of descriptors.
+_ACCEPT_PAUSE_S = 0.1
+# poll() counts milliseconds in an int; whoever waits for longer just waits again.
+_MAX_WAIT_S = 3600.0
 
 
 class VfioUserServer:
@@ -29,22 +42,41 @@ class VfioUserServer:
     def __init__(self, path: Path, model: DeviceModel) -> None:
         self.path = path
         self._model = model
-        self._lock = threading.Lock()  # over the three below
+        self._lock = threading.Lock()  # over the four below
+        self._named = False
         self._listener: socket.socket | None = None
         self._stop = -1  # an eventfd
         self._serving = False
 
     def listen(self) -> None:
-        """Bind and listen. OSError when the path cannot be bound (in use, too long, no folder)."""
+        """Bind and listen. OSError when the path cannot be bound (in use, too long, no folder).
+
+        The name is there once a client can connect, not before.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # As long as the name itself, so that one that is too long for an address is noticed.
+        length = len(self.path.name)
+        hidden = self.path.with_name(
+            f".{secrets.token_hex(8)}".ljust(length, "_")[: max(length, 8)]
+        )
         try:
-            listener.bind(str(self.path))
-            listener.listen(1)
+            listener.bind(str(hidden))
+            try:
+                listener.listen(1)
+                self.path.hardlink_to(hidden)
+            finally:
+                hidden.unlink()
+        except FileExistsError as error:
+            listener.close()
+            raise OSError(
+                errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(self.path)
+            ) from error
         except OSError:
             listener.close()
             raise
         with self._lock:
             self._listener = listener
+            self._named = True
             self._stop = os.eventfd(0, os.EFD_CLOEXEC)
 
     def serve_forever(self) -> None:
@@ -55,11 +87,17 @@ class VfioUserServer:
                 return
             self._serving = True
         try:
-            readable = self._watch(listener)
-            while readable():
-                client, _ = listener.accept()
+            waiter = _Waiter(listener, self._stop, self._model)
+            while waiter.wait(select.POLLIN):
+                try:
+                    client, _ = listener.accept()
+                except OSError as error:
+                    _log.warning("%s: no client: %s", self.path.name, error)
+                    if not waiter.pause(_ACCEPT_PAUSE_S):
+                        break
+                    continue
                 with client:
-                    self._serve(client)
+                    _Session(client, self._stop, self._model, self.path.name).run()
         finally:
             with self._lock:
                 self._serving = False
@@ -68,10 +106,12 @@ class VfioUserServer:
     def close(self) -> None:
         """Stop serving, from any thread, and remove the socket's name. Again is nothing."""
         with self._lock:
+            if self._named:
+                self._named = False
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.unlink()
             if self._listener is None:
                 return
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
             if self._serving:
                 os.eventfd_write(self._stop, 1)
             else:
@@ -83,49 +123,147 @@ class VfioUserServer:
             self._listener = None
             os.close(self._stop)
 
-    def _watch(self, stream: socket.socket) -> Callable[[], bool]:
-        """Return what waits until the stream is readable: True then, False to stop serving."""
-        poll = select.poll()  # select() has no room for descriptors from 1024 on
-        poll.register(stream, select.POLLIN)
+
+class _Waiter:
+    """Waits for a socket, the end of serving, and the model's timers, which it runs."""
+
+    def __init__(self, stream: socket.socket, stop: int, model: DeviceModel) -> None:
+        self._stream, self._stop, self._timers = stream, stop, model.timers
+        self._poll = select.poll()  # select() has no room for descriptors from 1024 on
+        self._poll.register(stop, select.POLLIN)
+        self._events = 0
+
+    def once(self, events: int, *deadlines: float | None) -> tuple[bool, bool]:
+        """Wait for an event of the socket or the first deadline.
+
+        Return whether to go on serving, and whether the socket has an event.
+        """
+        if events != self._events:
+            self._poll.register(self._stream, events)
+            self._events = events
+        until = min(
+            (each for each in (*deadlines, self._timers.next_deadline()) if each is not None),
+            default=None,
+        )
+        wait = None
+        if until is not None:
+            wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
+        found = {descriptor for descriptor, _ in self._poll.poll(wait)}
+        self._timers.run_due()
+        return self._stop not in found, bool(found - {self._stop})
+
+    def wait(self, events: int) -> bool:
+        """Wait for an event of the socket: True then, False to stop serving."""
+        while True:
+            serving, ready = self.once(events)
+            if ready or not serving:
+                return serving
+
+    def pause(self, seconds: float) -> bool:
+        """Let time pass without the socket; return whether to go on serving."""
+        poll = select.poll()
         poll.register(self._stop, select.POLLIN)
-        return lambda: self._stop not in {descriptor for descriptor, _ in poll.poll()}
+        return not poll.poll(seconds * 1000)
 
-    def _serve(self, client: socket.socket) -> None:
-        connection = Connection(self._model)
-        framer = Framer()
-        _log.info("%s: client connected", self.path.name)
-        readable = self._watch(client)
+
+class _Session:
+    """One client's socket. What it sends is handled message by message, each reply sent first."""
+
+    def __init__(self, stream: socket.socket, stop: int, model: DeviceModel, name: str) -> None:
+        self._stream, self._model, self._name = stream, model, name
+        self._waiter = _Waiter(stream, stop, model)
+        self._connection = Connection(model)
+        self._framer = Framer()
+        self._inbox: deque[Message] = deque()
+        self._unsent = b""
+        self._send_deadline: float | None = None
+
+    def run(self) -> None:
+        """Serve until the client is gone, is thrown out, or serving ends."""
+        _log.info("%s: client connected", self._name)
         try:
-            while readable():
-                data, descriptors = receive(client)
-                if not data:
-                    break
-                messages = framer.feed(data, descriptors)
-                try:
-                    for message in messages:
-                        reply = connection.handle(message)
-                        if reply:
-                            client.sendall(reply)
-                finally:
-                    for message in messages:
-                        close_all(message.descriptors)
+            while self._turn():
+                pass
         except RemoteProtocolError as error:
-            _log.warning("%s: connection closed: %s", self.path.name, error)
+            _log.warning("%s: connection closed: %s", self._name, error)
         except OSError as error:
-            _log.info("%s: %s", self.path.name, error)
+            _log.info("%s: %s", self._name, error)
         finally:
-            framer.close()
-            connection.close()
-            _log.info("%s: client gone", self.path.name)
+            for message in self._inbox:
+                close_all(message.descriptors)
+            self._framer.close()
+            self._connection.close()
+            _log.info("%s: client gone", self._name)
+
+    def _turn(self) -> bool:
+        """Send, handle a message, or wait. Return whether to go on."""
+        connection = self._connection
+        sent = self._flush()
+        if sent and self._inbox:
+            connection.handle(self._inbox.popleft())
+            return True
+        # A client that does not take its replies is not read from, so nothing piles up.
+        events = select.POLLIN if sent else select.POLLOUT
+        now = 0.0 if connection.ready and sent else None
+        serving, ready = self._waiter.once(
+            events, now, connection.next_deadline(), self._send_deadline
+        )
+        if not serving:
+            return False
+        connection.tick()
+        return self._receive() if ready and sent else True
+
+    def _receive(self) -> bool:
+        try:
+            data, descriptors = receive(self._stream, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        self._inbox.extend(self._framer.feed(data, descriptors))
+        return True
+
+    def _flush(self) -> bool:
+        """Send what can be sent; return whether that was all.
+
+        RemoteProtocolError (fatal) for a client that took nothing for SEND_TIMEOUT_S.
+        """
+        outbox = self._connection.outbox
+        while self._unsent or outbox:
+            descriptors: tuple[int, ...] = ()
+            if not self._unsent:
+                message: Outgoing = outbox.popleft()
+                self._unsent, descriptors = message.data, message.descriptors
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            try:
+                count = self._stream.sendmsg(
+                    [self._unsent], rights if descriptors else [], socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                if descriptors:  # they go with the first byte, later
+                    outbox.appendleft(Outgoing(self._unsent, descriptors))
+                    self._unsent = b""
+                self._check_send_deadline()
+                return False
+            self._unsent = self._unsent[count:]
+            self._send_deadline = None
+        return True
+
+    def _check_send_deadline(self) -> None:
+        now = time.monotonic()
+        if self._send_deadline is None:
+            self._send_deadline = now + SEND_TIMEOUT_S
+        elif now >= self._send_deadline:
+            raise RemoteProtocolError("the client does not take its replies", fatal=True)
 
 
-def receive(stream: socket.socket) -> tuple[bytes, list[int]]:
+def receive(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     """Return what one recvmsg gives: bytes (none at the end of the stream) and descriptors.
 
     RemoteProtocolError when the kernel had to drop descriptors.
     """
-    data, ancillary, flags, _ = stream.recvmsg(
-        _RECEIVE_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+    data, ancillary, received, _ = stream.recvmsg(
+        _RECEIVE_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC | flags
     )
     descriptors = array.array("i")
     for level, kind, content in ancillary:
@@ -133,7 +271,7 @@ def receive(stream: socket.socket) -> tuple[bytes, list[int]]:
             whole = len(content) - len(content) % descriptors.itemsize
             descriptors.frombytes(content[:whole])
     found = list(descriptors)
-    if flags & socket.MSG_CTRUNC:
+    if received & socket.MSG_CTRUNC:
         close_all(found)
         raise RemoteProtocolError("more descriptors than a message may carry", fatal=True)
     return data, found

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from device.endpoints.base import Endpoint
 from device.layout import DmaCtl, Ext, Reg
-from device.vfio_user.errors import ReadOnly, Unmapped
+from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
+from device.vfio_user.model import Dma
 
 BASE, SIZE = 0x10_0000, 0x4_0000
 READ_ONLY_BASE = 0x20_0000
 
 
-class FakeClient:
+class WholeMemory:
+    """What a client whose memory is all mapped makes of a DMA that may need its help."""
+
+    def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        raise NotImplementedError
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        return iter(())
+
+    def start_dma(self, dma: Dma) -> None:
+        try:
+            views = self.memory(dma.address, dma.length, write=dma.data is not None)
+        except MemoryFault as fault:
+            dma.on_done(fault)
+            return
+        if dma.data is None:
+            dma.on_done(b"".join(views))
+            return
+        rest = dma.data
+        for view in views:
+            view[:], rest = rest[: len(view)], rest[len(view) :]
+        dma.on_done(b"")
+
+    def cancel_dma(self) -> None:
+        pass
+
+
+class FakeClient(WholeMemory):
     """256 KiB of memory at BASE, a read-only page at READ_ONLY_BASE, and a list of interrupts."""
 
     def __init__(self) -> None:

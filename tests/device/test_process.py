@@ -69,6 +69,37 @@ def test_end_of_input_ends_it_and_leaves_no_socket(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_dies_of_a_bug_ends_the_process(tmp_path: Path) -> None:
+    """Half a device would look like a device."""
+    broken = (
+        "import sys; from device import __main__ as main; from device.vfio_user import server\n"
+        "def fail(*_): raise RuntimeError('a bug in the server')\n"
+        "server._Session.run = fail\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", broken, *arguments(tmp_path)[3:]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with RawClient(tmp_path / "platform", negotiate=False) as client:
+            client.socket.settimeout(10)
+            assert client.socket.recv(1) == b""
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1
+    assert "a bug in the server" in errors
+    assert "ended by itself" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "device", *argv],

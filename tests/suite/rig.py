@@ -35,6 +35,7 @@ from device.vfio_user.messages import Irq
 from host_harness.memory import CARVE_OUTS
 from host_harness.payload import SOURCE
 from host_harness.report import Ledger
+from tests.device.fakes import WholeMemory
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
 
 RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
@@ -143,7 +144,7 @@ class KernelFunction:
             self.choose(Interrupts.MSIX, file)
 
 
-class Machine:
+class Machine(WholeMemory):
     """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
 
     fault: Fault = SOUND

@@ -6,12 +6,13 @@ import array
 import json
 import socket
 import struct
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from device.vfio_user import messages as wire
-from device.vfio_user.framing import Framer, Message
+from device.vfio_user.framing import Framer, Message, close_all
 from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
 from device.vfio_user.server import receive
 
@@ -32,9 +33,10 @@ class RawClient:
 
     def __init__(self, path: Path, *, negotiate: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(path))  # waits for its turn; with a timeout it would not
         self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect(str(path))
         self._framer = Framer()
+        self._received: deque[Message] = deque()
         self._next_id = 1
         if negotiate:
             self.version()
@@ -52,6 +54,8 @@ class RawClient:
 
     def close(self) -> None:
         """Close the connection."""
+        for message in self._received:
+            close_all(message.descriptors)
         self._framer.close()
         self.socket.close()
 
@@ -82,16 +86,41 @@ class RawClient:
 
     def receive(self) -> Message:
         """Return the next message. EOFError when the server closed the connection."""
-        while True:
+        while not self._received:
             try:
                 data, descriptors = receive(self.socket)
             except ConnectionResetError:
                 data, descriptors = b"", []
             if not data:
                 raise EOFError("the server closed the connection")
-            if messages := self._framer.feed(data, descriptors):
-                (message,) = messages
-                return message
+            self._received.extend(self._framer.feed(data, descriptors))
+        return self._received.popleft()
+
+    def _receive_kind(self, kind: Flags) -> Message:
+        """Return the next command or the next reply; what came before it stays for later."""
+        passed: list[Message] = []
+        try:
+            while True:
+                message = self.receive()
+                if message.header.flags & Flags.TYPE_MASK == kind:
+                    return message
+                passed.append(message)
+        finally:
+            self._received.extendleft(reversed(passed))
+
+    def receive_command(self, command: Command) -> tuple[Header, wire.DmaAccess, bytes]:
+        """Return the next message, which must be the server's own: its header, access and data."""
+        message = self._receive_kind(Flags.COMMAND)
+        if message.header.command != command:
+            raise AssertionError(f"{message.header} in place of {command.name}")
+        access = wire.DmaAccess.unpack(message.payload)
+        return message.header, access, message.payload[wire.DmaAccess.STRUCT.size :]
+
+    def answer(self, header: Header, payload: bytes = b"", error: int = 0) -> None:
+        """Reply to a command of the server."""
+        flags = Flags.REPLY | (Flags.ERROR if error else 0)
+        reply = Header(header.message_id, header.command, HEADER_SIZE + len(payload), flags, error)
+        self.send_raw(reply.pack() + payload)
 
     def call(
         self,
@@ -102,21 +131,66 @@ class RawClient:
         descriptors: list[int] | None = None,
     ) -> bytes:
         """Send a command and return its reply's payload. Refused carries the errno."""
+        message = self.exchange(command, payload, flags=flags, descriptors=descriptors)
+        if message.descriptors:
+            close_all(message.descriptors)
+            raise AssertionError("descriptors in a reply to a command that has none")
+        return message.payload
+
+    def exchange(
+        self,
+        command: int,
+        payload: bytes = b"",
+        *,
+        flags: int = 0,
+        descriptors: list[int] | None = None,
+    ) -> Message:
+        """Send a command and return its reply, whose descriptors are the caller's then."""
         identity = self.send(command, payload, flags=flags, descriptors=descriptors)
-        reply = self.receive()
+        reply = self._receive_kind(Flags.REPLY)
         if reply.header.message_id != identity or reply.header.command != command:
             raise AssertionError(f"reply {reply.header} to message {identity}, command {command}")
-        if not reply.header.flags & Flags.REPLY:
-            raise AssertionError(f"not marked as a reply: {reply.header}")
         if reply.header.flags & Flags.ERROR:
+            if reply.payload:
+                raise AssertionError("an error's reply has a payload")
             raise Refused(reply.header.error)
-        return reply.payload
+        return reply
 
     def version(self, text: bytes | None = None, major: int = 0, minor: int = 0) -> bytes:
         """Negotiate."""
         if text is None:
             text = json.dumps(CAPABILITIES).encode() + b"\0"
         return self.call(Command.VERSION, struct.pack("<HH", major, minor) + text)
+
+    def feature(self, flags: int, data: bytes = b"", argsz: int = 1 << 20) -> bytes:
+        """Get, set or probe a device feature; return what follows the reply's fixed part."""
+        reply = self.call(Command.DEVICE_FEATURE, wire.DeviceFeature(argsz, flags).pack() + data)
+        return reply[wire.DeviceFeature.STRUCT.size :]
+
+    def set_state(self, state: int) -> None:
+        """Ask for a migration state; the reply must be the request."""
+        data = wire.MigState(state, -1).pack()
+        if self.feature(wire.FeatureFlag.SET | wire.Feature.MIG_DEVICE_STATE, data, 16) != data:
+            raise AssertionError("the reply is not the request")
+
+    def state(self) -> int:
+        """Return the migration state."""
+        data = self.feature(wire.FeatureFlag.GET | wire.Feature.MIG_DEVICE_STATE, argsz=16)
+        return wire.MigState.unpack(data).device_state
+
+    def migration_read(self, size: int) -> bytes:
+        """Return the next bytes of the state."""
+        reply = self.call(Command.MIG_DATA_READ, wire.MigData(8 + size, size).pack())
+        found = wire.MigData.unpack(reply)
+        if found.argsz != 8 + found.size or len(reply) != 8 + size:
+            raise AssertionError(f"{found} in {len(reply)} bytes")
+        return reply[8 : 8 + found.size]
+
+    def migration_write(self, data: bytes) -> None:
+        """Send the next bytes of a state."""
+        payload = wire.MigData(8 + len(data), len(data)).pack() + data
+        if self.call(Command.MIG_DATA_WRITE, payload):
+            raise AssertionError("the reply has a payload")
 
     def dma_map(
         self,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from device.endpoints.exerciser import Exerciser
 from device.trace import Trace
+from device.vfio_user.model import DeviceModel
 from device.vfio_user.server import VfioUserServer
 from tests.vfio_user.client import RawClient
+from tests.vfio_user.endpoint import Prober
 
 MEMORY_SIZE = 1 << 20
 
@@ -22,19 +25,41 @@ def exerciser() -> Exerciser:
     return Exerciser(Trace())
 
 
-@pytest.fixture
-def server(tmp_path: Path, exerciser: Exerciser) -> Iterator[Path]:
-    """The path of a server that serves ``exerciser`` in a thread."""
-    path = tmp_path / "socket"
-    served = VfioUserServer(path, exerciser)
+@contextmanager
+def serving(path: Path, model: DeviceModel) -> Iterator[Path]:
+    """Serve a model in a thread."""
+    served = VfioUserServer(path, model)
     served.listen()
     thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
-    yield path
-    served.close()
-    thread.join(10)
-    assert not thread.is_alive(), "the server did not stop"
-    assert not path.exists(), "the socket's name is left"
+    try:
+        yield path
+    finally:
+        served.close()
+        thread.join(10)
+        assert not thread.is_alive(), "the server did not stop"
+        assert not path.exists(), "the socket's name is left"
+
+
+@pytest.fixture
+def server(tmp_path: Path, exerciser: Exerciser) -> Iterator[Path]:
+    """The path of a server that serves ``exerciser`` in a thread."""
+    with serving(tmp_path / "socket", exerciser) as path:
+        yield path
+
+
+@pytest.fixture
+def prober() -> Iterator[Prober]:
+    made = Prober()
+    yield made
+    made.window.close()
+
+
+@pytest.fixture
+def probed(tmp_path: Path, prober: Prober) -> Iterator[RawClient]:
+    """A client that has negotiated with a server of ``prober``."""
+    with serving(tmp_path / "prober", prober) as path, RawClient(path) as connected:
+        yield connected
 
 
 @pytest.fixture

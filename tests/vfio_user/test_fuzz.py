@@ -1,83 +1,61 @@
-"""Hostile streams.
+"""Hostile streams and hostile memory: every target of ``fuzz.py``, for a while.
 
-Whatever arrives, the server answers with an errno or closes that connection; it raises nothing
-else, leaks no descriptor, and serves the next client.
+Hypothesis looks for small failures; the fixed inputs of the fuzzer give the number. ``make fuzz``
+goes on for as long as it is told.
 """
 
 from __future__ import annotations
 
-import os
-import struct
+import logging
+from collections.abc import Iterator
+from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser
-from device.trace import Trace
-from device.vfio_user.connection import Connection
-from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.framing import Framer, close_all
-from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
+from tests.vfio_user import fuzz, fuzzer
 
-VERSION = struct.pack("<HHIII", 1, Command.VERSION, 20, 0, 0) + bytes(4)
-
-words = st.one_of(
-    st.integers(0, 40),
-    st.sampled_from([0, 0xFFF, 0x1000, 0x10000, 1 << 31, (1 << 32) - 1]),
-)
-payloads = st.one_of(
-    st.binary(max_size=64),
-    st.lists(words, max_size=12).map(lambda numbers: struct.pack(f"<{len(numbers)}I", *numbers)),
-)
-messages = st.tuples(
-    st.one_of(st.sampled_from(list(Command)), st.integers(0, 0xFFFF)),
-    st.one_of(st.sampled_from([0, Flags.NO_REPLY]), st.integers(0, 0xFF)),
-    payloads,
-    st.integers(0, 3),
-)
+EXAMPLES = 2500
+LIMITS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(messages, max_size=12))
-def test_any_messages(sequence: list[tuple[int, int, bytes, int]]) -> None:
-    connection, framer = Connection(Exerciser(Trace())), Framer()
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a count, no paths
-    try:
-        for message in framer.feed(VERSION, []):
-            connection.handle(message)
-        for command, flags, payload, count in sequence:
-            data = struct.pack("<HHIII", 7, command, HEADER_SIZE + len(payload), flags, 0) + payload
-            descriptors = [os.memfd_create("fuzz") for _ in range(count)]
-            for message in framer.feed(data, descriptors):
-                reply = connection.handle(message)
-                assert bool(reply) != bool(flags & Flags.NO_REPLY)
-                if reply:
-                    header = Header.unpack(reply)
-                    assert header.size == len(reply)
-                    assert (header.message_id, header.command) == (7, command)
-                    assert bool(header.error) == bool(header.flags & Flags.ERROR)
-    finally:
-        connection.close()
-        framer.close()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+@pytest.fixture(autouse=True)
+def _no_log() -> Iterator[None]:
+    """What is refused is logged; here everything is."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(st.tuples(st.binary(max_size=48), st.integers(0, 3)), max_size=8))
-def test_any_bytes(pieces: list[tuple[bytes, int]]) -> None:
-    connection, framer = Connection(Exerciser(Trace())), Framer()
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    try:
-        for data, count in pieces:
-            for message in framer.feed(data, [os.memfd_create("fuzz") for _ in range(count)]):
-                try:
-                    connection.handle(message)
-                finally:
-                    close_all(message.descriptors)
-    except RemoteProtocolError as error:
-        # Only what cannot be followed reaches the caller; the rest was answered.
-        assert error.fatal  # noqa: PT017
-    finally:
-        connection.close()
-        framer.close()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+def mappings() -> int:
+    return Path("/proc/self/maps").read_text().count("/memfd:granted")
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_many(target: str) -> None:
+    before = mappings()
+    fuzzer.examples(fuzz.TARGETS[target], EXAMPLES, seed=1)
+    assert mappings() == before, "mappings leak"
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_small(target: str) -> None:
+    LIMITS(given(st.binary(max_size=200))(fuzz.TARGETS[target]))()
+
+
+def test_the_fuzzer_finds_what_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hidden(data: bytes) -> None:
+        fuzz.any_bytes(data)
+        if data[:1] == b"\x01":
+            raise ValueError("found")
+
+    monkeypatch.setitem(fuzz.TARGETS, "hidden", hidden)
+    monkeypatch.setattr(fuzzer, "CORPUS", tmp_path)
+    assert fuzzer.fuzz("hidden", 20) == 1
+    (crash,) = (tmp_path / "hidden").glob("crash-*")
+    assert str(crash) in capsys.readouterr().out
+    with pytest.raises(ValueError, match="found"):
+        fuzzer.main(["--replay", str(crash)])

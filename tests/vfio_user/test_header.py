@@ -25,14 +25,14 @@ def test_impossible_size_closes_the_connection(server: Path, client: RawClient, 
         assert following.call(Command.DEVICE_GET_INFO, INFO)
 
 
-@pytest.mark.parametrize("flags", [Flags.REPLY, 2, 0xF, 1 << 6, 1 << 31])
+@pytest.mark.parametrize("flags", [2, 0xF, 1 << 6, 1 << 31])
 def test_flags_that_are_no_command_are_refused(client: RawClient, flags: int) -> None:
     with pytest.raises(Refused) as refusal:
         client.call(Command.DEVICE_GET_INFO, INFO, flags=flags)
     assert refusal.value.errno == errno.EINVAL
 
 
-@pytest.mark.parametrize("command", [0, *(11, 12, 14), *range(16, 24), 0x1234, 0xFFFF])
+@pytest.mark.parametrize("command", [0, *(11, 12, 14), *range(19, 24), 0x1234, 0xFFFF])
 def test_command_that_no_device_serves(client: RawClient, command: int) -> None:
     with pytest.raises(Refused) as refusal:
         client.call(command, bytes(32))

@@ -18,7 +18,7 @@ from device.vfio_user.messages import Command, Irq
 from device.vfio_user.server import VfioUserServer
 from tests.vfio_user.client import RawClient, Refused
 
-RECONNECTS = 200
+RECONNECTS = 1000
 
 
 def descriptors() -> int:

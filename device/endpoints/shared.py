@@ -1,0 +1,47 @@
+"""A BAR in a file of memory, of which the client may map some pages."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Iterable
+
+from device.vfio_user.messages import PAGE_SIZE
+from device.vfio_user.model import Mappable
+
+
+class SharedMemory:
+    """``size`` bytes; ``areas`` are pairs of offset and bytes, whole pages within them.
+
+    Linux cannot keep a client from mapping the rest of the file, so put nothing secret there.
+    """
+
+    def __init__(self, size: int, areas: Iterable[tuple[int, int]]) -> None:
+        """Raise ValueError for an area that is empty, no whole pages, or outside."""
+        checked = tuple(areas)
+        for offset, length in checked:
+            if offset < 0 or length <= 0 or (offset | length) % PAGE_SIZE or offset + length > size:
+                raise ValueError(f"area of {length} bytes at {offset} of {size}")
+        descriptor = os.memfd_create("bar", os.MFD_CLOEXEC)
+        self._release = weakref.finalize(self, os.close, descriptor)
+        os.ftruncate(descriptor, size)
+        self.data = mmap.mmap(descriptor, size)
+        self.mappable = Mappable(descriptor, checked)
+
+    def close(self) -> None:
+        """Give the memory back before this object goes; nothing of it can be used then."""
+        self.data.close()
+        self._release()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``offset``."""
+        return self.data[offset : offset + length]
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store ``data`` at ``offset``."""
+        self.data[offset : offset + len(data)] = data
+
+    def reset(self) -> None:
+        """Fill with zeros."""
+        self.data[:] = bytes(len(self.data))

@@ -1,0 +1,142 @@
+"""Device state in and out: the specification's states, arcs and data session.
+
+Theory of operation. ``_ARCS`` are the direct transitions (VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+"Direct State Transitions"); any other request is the shortest chain of them whose inner states are
+outside the saving group, computed once. A state has a fixed size and is always sent whole, on
+entering PRE_COPY and again on entering STOP_COPY, so the one to load is the last that arrived.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .errors import RemoteProtocolError
+from .messages import DeviceState
+
+MAX_STATE = 1 << 28
+_SAVING = frozenset({DeviceState.PRE_COPY, DeviceState.STOP_COPY})
+_ARCS: dict[DeviceState, tuple[DeviceState, ...]] = {
+    DeviceState.RUNNING: (DeviceState.STOP, DeviceState.PRE_COPY),
+    DeviceState.STOP: (DeviceState.RUNNING, DeviceState.STOP_COPY, DeviceState.RESUMING),
+    DeviceState.STOP_COPY: (DeviceState.STOP,),
+    DeviceState.RESUMING: (DeviceState.STOP,),
+    DeviceState.PRE_COPY: (DeviceState.RUNNING, DeviceState.STOP_COPY),
+}
+_REFUSED = (DeviceState.STOP_COPY, DeviceState.PRE_COPY)
+
+
+def path(start: DeviceState, end: DeviceState) -> tuple[DeviceState, ...] | None:
+    """Return the states to go through, ``end`` last; None when there is no way."""
+    if (start, end) == _REFUSED or start not in _ARCS or end not in _ARCS:
+        return None
+    ways: deque[tuple[DeviceState, ...]] = deque([()])
+    seen = {start}
+    while ways:
+        way = ways.popleft()
+        here = way[-1] if way else start
+        if here == end:
+            return way
+        if way and here in _SAVING:
+            continue
+        for state in _ARCS[here]:
+            if state not in seen:
+                seen.add(state)
+                ways.append((*way, state))
+    return None
+
+
+def _nothing() -> None:
+    pass
+
+
+class Migration:
+    """A device's state of ``size`` bytes (at most 256 MiB), and where its migration stands.
+
+    ``save`` returns the state; ``load`` takes one, and raises ValueError for one that is no state
+    of this device; ``stopped`` and ``running`` are called when the device must stand still (no
+    DMA, no interrupt, no change by itself) and when it may go on.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        save: Callable[[], bytes],
+        load: Callable[[bytes], None],
+        *,
+        stopped: Callable[[], None] = _nothing,
+        running: Callable[[], None] = _nothing,
+    ) -> None:
+        if not 0 < size <= MAX_STATE:
+            raise ValueError(f"a state of {size} bytes: 1 to {MAX_STATE}")
+        self.size = size
+        self.state = DeviceState.RUNNING
+        self._save, self._load = save, load
+        self._stopped, self._running = stopped, running
+        self._stream = bytearray()
+        self._position = 0
+
+    def reset(self) -> None:
+        """Return to RUNNING; the only way out of ERROR."""
+        self.state = DeviceState.RUNNING
+        self._end_session()
+
+    def set(self, wanted: int) -> None:
+        """Go to a state. RemoteProtocolError (EINVAL) when there is no way, or it fails on it."""
+        states = path(self.state, DeviceState(wanted)) if wanted in set(DeviceState) else None
+        if states is None:
+            raise RemoteProtocolError(f"no way from {self.state.name} to device state {wanted}")
+        for state in states:
+            self._step(state)
+
+    def _step(self, state: DeviceState) -> None:
+        if (self.state, state) == (DeviceState.RESUMING, DeviceState.STOP):
+            self._load_stream()
+        if state is DeviceState.RUNNING and self.state is DeviceState.STOP:
+            self._running()
+        elif state in (DeviceState.STOP, DeviceState.STOP_COPY) and self.state in (
+            DeviceState.RUNNING,
+            DeviceState.PRE_COPY,
+        ):
+            self._stopped()
+        self._end_session()
+        if state in _SAVING:
+            self._stream += self._saved()
+        self.state = state
+
+    def _saved(self) -> bytes:
+        data = self._save()
+        if len(data) != self.size:
+            raise ValueError(f"the model saved {len(data)} bytes of a state of {self.size}")
+        return data
+
+    def _load_stream(self) -> None:
+        """Give the device the state that arrived last. One cut short leaves everything as it is."""
+        if len(self._stream) < self.size:
+            raise RemoteProtocolError(f"{len(self._stream)} of {self.size} bytes of a state")
+        try:
+            self._load(bytes(self._stream))
+        except ValueError as error:
+            # What was loaded in part is no valid state.
+            self.state = DeviceState.ERROR
+            self._end_session()
+            raise RemoteProtocolError(f"the device's state is refused: {error}") from error
+
+    def _end_session(self) -> None:
+        self._stream = bytearray()
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes of the state; fewer at its end, then none."""
+        if self.state not in _SAVING:
+            raise RemoteProtocolError(f"MIG_DATA_READ in {self.state.name}")
+        data = bytes(self._stream[self._position : self._position + size])
+        self._position += len(data)
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of a state; those before the last ``size`` are forgotten."""
+        if self.state is not DeviceState.RESUMING:
+            raise RemoteProtocolError(f"MIG_DATA_WRITE in {self.state.name}")
+        self._stream += data
+        del self._stream[: max(0, len(self._stream) - self.size)]

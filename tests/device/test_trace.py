@@ -1,0 +1,27 @@
+"""The trace: JSON lines, and an end to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from device.trace import Trace
+
+
+def test_lines(tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace")
+    trace.event("exerciser", "dma", length=4)
+    trace.close()
+    (line,) = (tmp_path / "trace").read_text().splitlines()
+    event = json.loads(line)
+    assert (event["device"], event["event"], event["length"]) == ("exerciser", "dma", 4)
+
+
+def test_a_guest_cannot_fill_the_disk(tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace", limit=2000)
+    for _ in range(1000):
+        trace.event("exerciser", "msi-x", vector=1)
+    trace.close()
+    lines = (tmp_path / "trace").read_text().splitlines()
+    assert json.loads(lines[-1])["event"] == "trace is full"
+    assert (tmp_path / "trace").stat().st_size < 2200

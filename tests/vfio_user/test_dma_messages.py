@@ -1,0 +1,372 @@
+"""DMA_READ and DMA_WRITE: what the server asks of its client, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from device.endpoints.bus import DmaRefused
+from device.layout import DmaReason
+from device.vfio_user import dma_queue
+from device.vfio_user.messages import Command, DmaAccess, Flags, Header
+from tests.vfio_user.client import RawClient, Refused
+from tests.vfio_user.endpoint import BUFFER, Prober, Reg
+
+BASE, SIZE = 0x10000, 1 << 20
+CHUNK = dma_queue.CHUNK
+PATTERN = bytes(range(256))
+
+
+@pytest.fixture
+def client(probed: RawClient) -> RawClient:
+    """A client that mapped 1 MiB without a descriptor."""
+    probed.dma_map(BASE, SIZE, None)
+    return probed
+
+
+def start(client: RawClient, length: int, *, write: bool = False) -> None:
+    client.write32(BUFFER, Reg.GO, length | write << 31)
+
+
+def busy(client: RawClient) -> bool:
+    return bool(client.read32(BUFFER, Reg.BUSY))
+
+
+def refusal(prober: Prober) -> DmaReason:
+    assert isinstance(prober.outcome, DmaRefused)
+    return prober.outcome.reason
+
+
+def test_read(client: RawClient, prober: Prober) -> None:
+    start(client, 5)
+    header, access, data = client.receive_command(Command.DMA_READ)
+    assert (access, data) == (DmaAccess(BASE, 5), b"")
+    client.answer(header, access.pack() + b"bytes")
+    assert not busy(client)
+    assert prober.outcome == b"bytes"
+
+
+def test_write(client: RawClient, prober: Prober) -> None:
+    start(client, 4, write=True)
+    header, access, data = client.receive_command(Command.DMA_WRITE)
+    assert (access, data) == (DmaAccess(BASE, 4), b"\0\1\2\3")
+    client.answer(header, access.pack())
+    assert not busy(client)
+    assert prober.outcome == b""
+
+
+def test_reply_to_a_write_with_the_count_of_the_specifications_table(
+    client: RawClient, prober: Prober
+) -> None:
+    start(client, 4, write=True)
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    client.answer(header, struct.pack("<QI", access.address, access.count))
+    assert not busy(client)
+    assert prober.outcome == b""
+
+
+def test_the_acknowledgement_comes_first_and_registers_are_served_meanwhile(
+    client: RawClient, prober: Prober
+) -> None:
+    """QEMU quirk: a vCPU holds QEMU's lock until its access is answered."""
+    payload = struct.pack("<QIII", Reg.GO, BUFFER, 4, 8)
+    client.send(Command.REGION_WRITE, payload)
+    assert client.receive().header.command == Command.REGION_WRITE
+    header, access, _ = client.receive_command(Command.DMA_READ)
+    for _ in range(50):
+        assert busy(client)
+        client.write32(BUFFER, Reg.CHAIN, 0)
+    assert prober.outcome is None
+    client.answer(header, access.pack() + bytes(8))
+    assert not busy(client)
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize("length", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+def test_pieces_of_64_kib(client: RawClient, prober: Prober, length: int, write: bool) -> None:
+    """QEMU quirk: 256 KiB in one message hang it."""
+    start(client, length, write=write)
+    moved, found = 0, b""
+    while moved < length:
+        command = Command.DMA_WRITE if write else Command.DMA_READ
+        header, access, data = client.receive_command(command)
+        assert access.address == BASE + moved
+        assert 0 < access.count <= CHUNK
+        found += data
+        content = PATTERN * (access.count // 256 + 1)
+        client.answer(header, access.pack() + (b"" if write else content[: access.count]))
+        moved += access.count
+    assert not busy(client)
+    assert moved == length
+    if write:
+        assert found == (PATTERN * (length // 256 + 1))[:length]
+    else:
+        assert isinstance(prober.outcome, bytes)
+        assert len(prober.outcome) == length
+
+
+@pytest.mark.parametrize("error", [errno.EFAULT, errno.EINVAL, 0xFFFF_FFFF, 0])
+def test_the_client_refuses(client: RawClient, prober: Prober, error: int) -> None:
+    start(client, 4)
+    header, _access, _ = client.receive_command(Command.DMA_READ)
+    reply = Header(header.message_id, header.command, 16, Flags.REPLY | Flags.ERROR, error)
+    client.send_raw(reply.pack())
+    assert not busy(client)
+    assert refusal(prober) is DmaReason.CLIENT_ERROR
+
+
+def test_a_refusal_within_tells_how_far_a_write_came(client: RawClient, prober: Prober) -> None:
+    start(client, CHUNK + 4, write=True)
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    client.answer(header, access.pack())
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    client.answer(header, error=errno.EFAULT)
+    assert not busy(client)
+    assert isinstance(prober.outcome, DmaRefused)
+    assert prober.outcome.address == BASE + CHUNK
+
+
+def test_memory_that_is_unmapped_meanwhile_is_not_asked_for(
+    client: RawClient, prober: Prober
+) -> None:
+    start(client, CHUNK + 4, write=True)
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    client.dma_unmap(BASE, SIZE)
+    client.answer(header, access.pack())
+    assert not busy(client)
+    assert refusal(prober) is DmaReason.UNMAPPED
+
+
+@pytest.mark.parametrize(
+    ("address", "length", "write", "reason"),
+    [
+        (BASE - 1, 2, False, DmaReason.UNMAPPED),
+        (BASE + SIZE - 1, 2, True, DmaReason.UNMAPPED),
+        (0, 1, False, DmaReason.UNMAPPED),
+        ((1 << 64) - 1, 2, False, DmaReason.ADDRESS_WRAP),
+        ((1 << 64) - 1, 1, False, DmaReason.UNMAPPED),
+    ],
+)
+def test_what_is_not_mapped_is_refused_without_a_message(
+    client: RawClient, prober: Prober, address: int, length: int, write: bool, reason: DmaReason
+) -> None:
+    prober.address = address
+    start(client, length, write=write)
+    assert not busy(client)
+    assert refusal(prober) is reason
+
+
+def test_read_only_memory_is_refused_without_a_message(client: RawClient, prober: Prober) -> None:
+    client.dma_map(0x90_0000, 4096, None, flags=1)
+    prober.address = 0x90_0000
+    start(client, 4, write=True)
+    assert refusal(prober) is DmaReason.READ_ONLY
+
+
+def test_by_message_even_where_nothing_is_mapped(client: RawClient, prober: Prober) -> None:
+    """QEMU quirk: that is what raises the fault of its IOMMU in the guest."""
+    prober.by_message, prober.address = True, 0x7000_0000
+    start(client, 4, write=True)
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    assert access.address == 0x7000_0000
+    client.answer(header, error=errno.EFAULT)
+    assert not busy(client)
+    assert refusal(prober) is DmaReason.CLIENT_ERROR
+
+
+def test_mapped_memory_needs_no_message(client: RawClient, prober: Prober, memory: int) -> None:
+    client.dma_map(0x80_0000, 4096, memory)
+    prober.address = 0x80_0000
+    start(client, 4, write=True)
+    assert not busy(client)
+    assert prober.outcome == b""
+
+
+def test_order_is_kept_between_messages_and_mapped_memory(
+    client: RawClient, prober: Prober, memory: int
+) -> None:
+    client.dma_map(0x80_0000, 4096, memory)
+    start(client, 4)
+    header, access, _ = client.receive_command(Command.DMA_READ)
+    prober.address = 0x80_0000
+    # In the server's thread, as a register's side effect: the second DMA waits for the first.
+    start(client, 4)
+    assert busy(client)
+    assert prober.done == 0
+    client.answer(header, access.pack() + b"1234")
+    assert not busy(client)
+    assert prober.done == 2
+    assert prober.outcome == bytes(4)
+
+
+def wrong_replies() -> list[tuple[str, Header, bytes]]:
+    right = DmaAccess(BASE, 4).pack()
+
+    def made(name: str, payload: bytes, **changes: int) -> tuple[str, Header, bytes]:
+        fields = {"message_id": 0, "command": Command.DMA_READ, "flags": Flags.REPLY, **changes}
+        size = 16 + len(payload)
+        header = Header(fields["message_id"], fields["command"], size, fields["flags"], 0)
+        return name, header, payload
+
+    return [
+        made("another id", right + bytes(4), message_id=1),
+        made("another command", right, command=Command.DMA_WRITE),
+        made("no DMA", b"", command=Command.DEVICE_RESET),
+        made("no payload", b""),
+        *(made(f"{cut} bytes", (right + bytes(4))[:cut]) for cut in range(1, 20)),
+        made("too long", right + bytes(5)),
+        made("another address", DmaAccess(BASE + 1, 4).pack() + bytes(4)),
+        made("fewer bytes", DmaAccess(BASE, 3).pack() + bytes(4)),
+        made("more bytes", DmaAccess(BASE, 1 << 40).pack() + bytes(4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "payload"),
+    [each[1:] for each in wrong_replies()],
+    ids=[each[0] for each in wrong_replies()],
+)
+def test_a_reply_that_does_not_match_closes(
+    client: RawClient, header: Header, payload: bytes
+) -> None:
+    start(client, 4)
+    asked, _, _ = client.receive_command(Command.DMA_READ)
+    shifted = asked.message_id + header.message_id & 0xFFFF
+    client.send_raw(struct.pack("<H", shifted) + header.pack()[2:] + payload)
+    with pytest.raises(EOFError):
+        client.receive()
+
+
+def test_a_reply_with_a_descriptor_closes(client: RawClient, memory: int) -> None:
+    start(client, 4)
+    asked, access, _ = client.receive_command(Command.DMA_READ)
+    reply = Header(asked.message_id, asked.command, 36, Flags.REPLY, 0)
+    client.send_raw(reply.pack() + access.pack() + bytes(4), [memory])
+    with pytest.raises(EOFError):
+        client.receive()
+
+
+@pytest.mark.parametrize("command", [Command.DMA_READ, Command.DMA_WRITE, Command.DEVICE_GET_INFO])
+def test_a_reply_to_nothing_closes(client: RawClient, command: Command) -> None:
+    client.send(command, bytes(16), flags=Flags.REPLY)
+    with pytest.raises(EOFError):
+        client.receive()
+
+
+def test_the_same_reply_twice_closes(client: RawClient) -> None:
+    start(client, 4)
+    header, access, _ = client.receive_command(Command.DMA_READ)
+    client.answer(header, access.pack() + bytes(4))
+    client.answer(header, access.pack() + bytes(4))
+    with pytest.raises(EOFError):
+        client.receive()
+
+
+def test_a_silent_client_is_not_waited_for(
+    client: RawClient, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 0.05)
+    start(client, 4)
+    late, access, _ = client.receive_command(Command.DMA_READ)
+    start(client, 4)  # waits behind it
+    second, _, _ = client.receive_command(Command.DMA_READ)
+    assert refusal(prober) is DmaReason.CLIENT_ERROR
+    client.answer(late, access.pack() + bytes(4))  # late, and recognised
+    client.answer(second, access.pack() + b"good")
+    while busy(client):
+        pass
+    assert prober.outcome == b"good"
+
+
+def test_a_client_that_never_answers_is_closed(
+    client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 0.001)
+
+    def ask_on() -> None:
+        for _ in range(10 * dma_queue.MAX_LATE):
+            start(client, 4)
+            client.receive_command(Command.DMA_READ)
+
+    with pytest.raises(EOFError):
+        ask_on()
+
+
+def test_a_reset_forgets_the_dma_and_still_knows_its_reply(
+    client: RawClient, prober: Prober
+) -> None:
+    start(client, 4)
+    header, access, _ = client.receive_command(Command.DMA_READ)
+    client.call(Command.DEVICE_RESET)
+    assert not busy(client)
+    client.answer(header, access.pack() + bytes(4))
+    assert client.read32(BUFFER, Reg.BUSY) == 0
+    assert prober.outcome is None
+    start(client, 4)
+    header, access, _ = client.receive_command(Command.DMA_READ)
+    client.answer(header, access.pack() + b"next")
+    assert not busy(client)
+    assert prober.outcome == b"next"
+
+
+def test_a_client_that_leaves_ends_the_dma(client: RawClient, prober: Prober) -> None:
+    start(client, 4)
+    client.receive_command(Command.DMA_READ)
+    client.send(0, size=1)  # closes the connection, and the answer to that is its end
+    with pytest.raises(EOFError):
+        client.receive()
+    assert refusal(prober) is DmaReason.CLIENT_ERROR
+
+
+def test_a_chain_of_dmas_neither_recurses_nor_keeps_the_client_waiting(
+    client: RawClient, prober: Prober, memory: int
+) -> None:
+    """Each end of a DMA starts the next: a ring that a hostile guest made endless."""
+    client.dma_map(0x80_0000, 4096, memory)
+    prober.address = 0x80_0000
+    client.write32(BUFFER, Reg.CHAIN, 10 * dma_queue.MAX_TURN)
+    start(client, 4)
+    # Answered while the chain goes on, and the chain comes to its end.
+    assert client.read32(BUFFER, Reg.CHAIN) > 0
+    while busy(client):
+        pass
+    assert prober.done == 10 * dma_queue.MAX_TURN + 1
+
+
+def test_an_endless_chain_is_ended_by_a_reset(
+    client: RawClient, prober: Prober, memory: int
+) -> None:
+    client.dma_map(0x80_0000, 4096, memory)
+    prober.address = 0x80_0000
+    client.write32(BUFFER, Reg.CHAIN, 0xFFFF_FFFF)
+    start(client, 4)
+    client.call(Command.DEVICE_RESET)
+    done = prober.done
+    assert not busy(client)
+    assert prober.done == done
+
+
+def test_too_many_dmas_are_refused(client: RawClient, prober: Prober) -> None:
+    for _ in range(dma_queue.MAX_QUEUED):
+        start(client, 1)
+        assert prober.outcome is None
+    start(client, 1)
+    assert refusal(prober) is DmaReason.CLIENT_ERROR
+
+
+def test_too_many_bytes_are_refused(client: RawClient, prober: Prober) -> None:
+    client.dma_map(0x1000_0000, 1 << 28, None)
+    prober.address = 0x1000_0000
+    start(client, dma_queue.MAX_QUEUED_BYTES)
+    assert prober.outcome is None
+    start(client, 1)
+    assert refusal(prober) is DmaReason.CLIENT_ERROR
+
+
+@pytest.mark.parametrize("command", [Command.DMA_READ, Command.DMA_WRITE])
+def test_the_client_cannot_ask_for_dma(client: RawClient, command: Command) -> None:
+    with pytest.raises(Refused) as refused:
+        client.call(command, DmaAccess(BASE, 4).pack())
+    assert refused.value.errno == errno.ENOTSUP

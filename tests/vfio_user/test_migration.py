@@ -1,0 +1,197 @@
+"""Migration: the states and their arcs, and the state's way out and in."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from device.vfio_user import messages as wire
+from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag
+from device.vfio_user.migration import Migration, path
+from tests.vfio_user.client import RawClient, Refused
+from tests.vfio_user.endpoint import SHARED, STATE, Prober
+
+S = DeviceState
+# By hand, from the specification's arcs and its two rules: shortest, no saving state within.
+WAYS: dict[tuple[DeviceState, DeviceState], list[DeviceState]] = {
+    (S.RUNNING, S.RUNNING): [],
+    (S.RUNNING, S.STOP): [S.STOP],
+    (S.RUNNING, S.STOP_COPY): [S.STOP, S.STOP_COPY],
+    (S.RUNNING, S.RESUMING): [S.STOP, S.RESUMING],
+    (S.RUNNING, S.PRE_COPY): [S.PRE_COPY],
+    (S.STOP, S.STOP): [],
+    (S.STOP, S.RUNNING): [S.RUNNING],
+    (S.STOP, S.STOP_COPY): [S.STOP_COPY],
+    (S.STOP, S.RESUMING): [S.RESUMING],
+    (S.STOP, S.PRE_COPY): [S.RUNNING, S.PRE_COPY],
+    (S.STOP_COPY, S.STOP_COPY): [],
+    (S.STOP_COPY, S.STOP): [S.STOP],
+    (S.STOP_COPY, S.RUNNING): [S.STOP, S.RUNNING],
+    (S.STOP_COPY, S.RESUMING): [S.STOP, S.RESUMING],
+    (S.RESUMING, S.RESUMING): [],
+    (S.RESUMING, S.STOP): [S.STOP],
+    (S.RESUMING, S.RUNNING): [S.STOP, S.RUNNING],
+    (S.RESUMING, S.STOP_COPY): [S.STOP, S.STOP_COPY],
+    (S.RESUMING, S.PRE_COPY): [S.STOP, S.RUNNING, S.PRE_COPY],
+    (S.PRE_COPY, S.PRE_COPY): [],
+    (S.PRE_COPY, S.RUNNING): [S.RUNNING],
+    (S.PRE_COPY, S.STOP_COPY): [S.STOP_COPY],
+    (S.PRE_COPY, S.STOP): [S.RUNNING, S.STOP],
+    (S.PRE_COPY, S.RESUMING): [S.RUNNING, S.STOP, S.RESUMING],
+}
+CONTENT = bytes(range(STATE))
+
+
+@pytest.mark.parametrize("start", S)
+@pytest.mark.parametrize("end", S)
+def test_ways(start: DeviceState, end: DeviceState) -> None:
+    way = path(start, end)
+    assert (None if way is None else list(way)) == WAYS.get((start, end))
+
+
+def refused(client: RawClient, state: int) -> int:
+    data = wire.MigState(state, -1).pack()
+    with pytest.raises(Refused) as refusal:
+        client.feature(FeatureFlag.SET | Feature.MIG_DEVICE_STATE, data)
+    return refusal.value.errno
+
+
+@pytest.mark.parametrize("state", [0, 5, 7, 8, 9, 0xFFFF_FFFF])
+def test_state_that_cannot_be_asked_for(probed: RawClient, state: int) -> None:
+    assert refused(probed, state) == errno.EINVAL
+    assert probed.state() == S.RUNNING
+
+
+def test_stop_copy_to_pre_copy_is_refused(probed: RawClient) -> None:
+    probed.set_state(S.STOP_COPY)
+    assert refused(probed, S.PRE_COPY) == errno.EINVAL
+    assert probed.state() == S.STOP_COPY
+
+
+@pytest.mark.parametrize("state", [S.STOP, S.RUNNING, S.STOP_COPY, S.RESUMING, S.PRE_COPY])
+def test_the_state_is_told(probed: RawClient, state: DeviceState) -> None:
+    probed.set_state(state)
+    assert probed.state() == state
+
+
+def test_the_device_is_stopped_and_goes_on(probed: RawClient, prober: Prober) -> None:
+    for state in (S.PRE_COPY, S.STOP_COPY, S.STOP, S.RUNNING, S.STOP, S.RUNNING, S.PRE_COPY):
+        probed.set_state(state)
+    assert prober.phases == ["stopped", "running", "stopped", "running"]
+
+
+def test_out_and_in(probed: RawClient) -> None:
+    probed.region_write(SHARED, 0, CONTENT)
+    probed.set_state(S.STOP_COPY)
+    out = b""
+    while piece := probed.migration_read(10):
+        out += piece
+    assert out == CONTENT
+    assert probed.migration_read(10) == b""
+    probed.set_state(S.STOP)
+    probed.region_write(SHARED, 0, bytes(STATE))
+    probed.set_state(S.RESUMING)
+    for start in range(0, STATE, 7):
+        probed.migration_write(out[start : start + 7])
+    probed.set_state(S.RUNNING)
+    assert probed.region_read(SHARED, 0, STATE) == CONTENT
+
+
+def test_a_reply_is_as_long_as_what_was_asked_for(probed: RawClient) -> None:
+    """libvfio-user quirk: its client takes a shorter reply as the end of the connection."""
+    probed.set_state(S.STOP_COPY)
+    reply = probed.call(Command.MIG_DATA_READ, wire.MigData(8 + 100, 100).pack())
+    assert (len(reply), wire.MigData.unpack(reply)) == (108, wire.MigData(8 + STATE, STATE))
+
+
+def test_what_pre_copy_sent_comes_before_and_is_overridden(probed: RawClient) -> None:
+    """A client that sends both passes, and one that sends the last alone, are both right."""
+    probed.region_write(SHARED, 0, b"\1" * STATE)
+    probed.set_state(S.PRE_COPY)
+    first = probed.migration_read(STATE // 2)
+    probed.region_write(SHARED, 0, CONTENT)
+    probed.set_state(S.STOP_COPY)
+    second = probed.migration_read(STATE)
+    probed.set_state(S.RESUMING)
+    probed.migration_write(first + second)
+    probed.set_state(S.STOP)
+    assert probed.region_read(SHARED, 0, STATE) == CONTENT
+
+
+@pytest.mark.parametrize("length", [0, 1, STATE - 1])
+def test_a_state_that_is_cut_short(probed: RawClient, length: int) -> None:
+    probed.region_write(SHARED, 0, b"\2" * STATE)
+    probed.set_state(S.RESUMING)
+    probed.migration_write(CONTENT[:length])
+    assert refused(probed, S.STOP) == errno.EINVAL
+    assert probed.state() == S.RESUMING
+    assert probed.region_read(SHARED, 0, STATE) == b"\2" * STATE, "loaded in part"
+    probed.migration_write(CONTENT[length:])
+    probed.set_state(S.STOP)
+
+
+def test_a_state_that_the_device_refuses(probed: RawClient) -> None:
+    probed.set_state(S.RESUMING)
+    probed.migration_write(b"\xff" * STATE)
+    assert refused(probed, S.STOP) == errno.EINVAL
+    assert probed.state() == S.ERROR
+    for state in S:
+        assert refused(probed, state) == errno.EINVAL
+    probed.call(Command.DEVICE_RESET)
+    assert probed.state() == S.RUNNING
+
+
+@pytest.mark.parametrize("state", [S.RUNNING, S.STOP, S.RESUMING])
+def test_reading_in_the_wrong_state(probed: RawClient, state: DeviceState) -> None:
+    probed.set_state(state)
+    with pytest.raises(Refused) as refusal:
+        probed.migration_read(4)
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("state", [S.RUNNING, S.STOP, S.STOP_COPY, S.PRE_COPY])
+def test_writing_in_the_wrong_state(probed: RawClient, state: DeviceState) -> None:
+    probed.set_state(state)
+    with pytest.raises(Refused) as refusal:
+        probed.migration_write(b"data")
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("argsz", "size"), [(0, 0), (7, 0), (8, 1), (11, 4), (1 << 31, (1 << 20) + 1), (0, 0xFFFF_FFFF)]
+)
+def test_a_read_that_does_not_fit(probed: RawClient, argsz: int, size: int) -> None:
+    probed.set_state(S.STOP_COPY)
+    with pytest.raises(Refused) as refusal:
+        probed.call(Command.MIG_DATA_READ, wire.MigData(argsz, size).pack())
+    assert refusal.value.errno == errno.EINVAL
+    assert len(probed.migration_read(STATE)) == STATE, "nothing was taken"
+
+
+@pytest.mark.parametrize("size", [0, 3, 5, 0xFFFF_FFFF])
+def test_a_write_of_another_size(probed: RawClient, size: int) -> None:
+    probed.set_state(S.RESUMING)
+    with pytest.raises(Refused) as refusal:
+        probed.call(Command.MIG_DATA_WRITE, wire.MigData(8, size).pack() + b"data")
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_a_state_without_end_takes_no_memory(probed: RawClient, prober: Prober) -> None:
+    probed.set_state(S.RESUMING)
+    for _ in range(20):
+        probed.migration_write(bytes(1 << 20))
+    assert prober.migration
+    assert len(prober.migration._stream) == STATE
+
+
+@pytest.mark.parametrize("size", [0, -1, (1 << 28) + 1])
+def test_a_size_that_cannot_be(size: int) -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        Migration(size, bytes, lambda _: None)
+
+
+def test_a_model_that_saves_another_size() -> None:
+    broken = Migration(STATE, lambda: b"short", lambda _: None)
+    with pytest.raises(ValueError, match="5 bytes"):
+        broken.set(S.STOP_COPY)
