@@ -13,7 +13,7 @@ Configuration space, accesses of any width, MSI-X, MSI, INTx, resets and the tra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,7 +43,7 @@ _PAGE = 0x1000
 class RegisterBar:
     """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes."""
 
-    registers: Iterable[Register]
+    registers: Sequence[Register]
     size: int = _PAGE
 
 
@@ -140,6 +140,16 @@ class Endpoint:
             else:
                 kind = ReadOnlyMemory if bar.read_only else Memory
                 self.contents[index] = kind(bar.size)
+        self._check_side_effects()
+
+    def _check_side_effects(self) -> None:
+        """Raise ValueError for a side effect of no register: misspelt, it would never be called."""
+        files = [each for each in self.contents.values() if isinstance(each, RegisterFile)]
+        known = {name for file in files for name in file.names}
+        for method in dir(type(self)):
+            kind, _, register = method.partition("_")
+            if kind in ("read", "write") and register not in known:
+                raise ValueError(f"{type(self).__name__}.{method}: no register of that name")
 
     def _add_msix_bar(self, bars: dict[int, RegisterBar | MemoryBar | SharedBar]) -> MsixBars:
         free = [index for index in range(_BARS) if index not in bars]

@@ -150,6 +150,7 @@ class RegisterFile:
     def __init__(self, registers: Iterable[Register] = (), owner: object = None) -> None:
         self._entries: dict[int, _Entry] = {}
         self.values: dict[int, int] = {}
+        self.names: set[str] = set()
         self.add(registers, owner)
 
     def add(self, registers: Iterable[Register], owner: object) -> None:
@@ -161,6 +162,7 @@ class RegisterFile:
             offset, name = int(register.offset), register.offset.name.lower()
             if offset in self._entries or offset % 4:
                 raise ValueError(f"{register.offset.name}: offset {offset:#x} cannot be had")
+            self.names.add(name)
             masks = register.masks()
             self._entries[offset] = _Entry(
                 register.reset_value(),

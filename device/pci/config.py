@@ -236,6 +236,8 @@ class ConfigSpace:
 
     def bar_at(self, address: int, length: int) -> tuple[int, int] | None:
         """Return the BAR whose range has a byte of this one, and the offset in it."""
+        if not length:
+            return None
         for index, size in self._bar_sizes.items():
             base = self.bar_address(index)
             if base is not None and base < address + length and address < base + size:

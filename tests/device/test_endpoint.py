@@ -165,9 +165,11 @@ def test_own_bar_is_never_reached(exerciser: Exerciser, bar: int) -> None:
     for address in (0x9000_0000, 0x9000_0000 - 8):
         found = dma(exerciser, address, 16, write=True)
         assert (found["reason"], found["moved"]) == (DmaReason.OWN_BAR, 0)
+    beside = [dma(exerciser, 0x9000_0000 - 16, 16, write=True)["reason"]]
+    beside.append(dma(exerciser, 0x9000_0008, 0, write=True)["reason"])
     exerciser.region_write(7, 4, b"\x04\x00")
-    found = dma(exerciser, 0x9000_0000, 16, write=True)
-    assert found["reason"] == DmaReason.UNMAPPED, "memory space is off"
+    beside.append(dma(exerciser, 0x9000_0000, 16, write=True)["reason"])
+    assert beside == [DmaReason.UNMAPPED] * 3, "in front, no byte, memory space off"
 
 
 def test_peers_reach_each_others_memory_and_no_registers(client: FakeClient) -> None:
@@ -213,3 +215,16 @@ def test_content_of_another_kind_is_an_error(small: Small) -> None:
         small.registers(1)
     with pytest.raises(LookupError, match="BAR0 is not memory"):
         small.memory(0)
+
+
+def test_side_effect_of_no_register_is_an_error() -> None:
+    class Misspelt(Small):
+        def write_contrl(self, value: int) -> None: ...
+
+    with pytest.raises(ValueError, match="write_contrl: no register"):
+        Misspelt(Trace())
+
+
+def test_a_class_can_be_made_twice() -> None:
+    for _ in range(2):
+        assert read32(Small(Trace()), 0, Reg.CONTROL) == 0x102

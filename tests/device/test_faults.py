@@ -6,13 +6,23 @@ import zlib
 
 import pytest
 
+from device.endpoints.exerciser import Exerciser
 from device.faults import FAULTS, SOUND
-from device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, MemoryType, Reg
+from device.layout import (
+    INTXCTL_ASSERT,
+    MSICTL_TRIGGER,
+    DmaReason,
+    Ext,
+    MemoryType,
+    Reg,
+    RingDescriptor,
+    RingFlag,
+)
 from device.platform.memory_types import Mtrrs
 from device.trace import Trace
 from device.vfio_user.messages import Irq
 from host_harness import faults as harness
-from tests.device.fakes import BASE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
 from tests.device.tables import PAT_4K, TABLE, Tables
 
 DATA = bytes(range(1, 101))
@@ -121,6 +131,75 @@ def test_faults_of_intx() -> None:
     assert intx("intx-misdirected") == ("11 00 00", {(Irq.MSIX, 15)})
     assert intx("intx-doubled") == ("11 11 10", {line})
     assert intx("intx-storm") == ("11 00 00", {line})
+
+
+def made(name: str | None) -> tuple[Exerciser, FakeClient]:
+    """Return a device with a fault, or a sound one, whose guest has turned bus mastering on."""
+    client = FakeClient()
+    device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+    device.attach(client)
+    device.region_write(7, 4, b"\x04\x00")
+    return device, client
+
+
+def test_constraints_ignored() -> None:
+    for name, reason in ((None, DmaReason.ALIGNMENT), ("constraints-ignored", DmaReason.NONE)):
+        device, _ = made(name)
+        write32(device, 3, Ext.ALIGNMENT, 64)
+        assert dma(device, BASE + 1, 8, write=True)["reason"] == reason
+        assert read32(device, 3, Ext.ALIGNMENT) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [("held-outlives-bus-master", 4, b"\0\0"), ("held-outlives-reset", 0x48, b"\0\x80")],
+)
+def test_held_outlives(name: str, place: int, value: bytes) -> None:
+    for fault, busy in ((None, 0), (name, 1)):
+        device, _ = made(fault)
+        write32(device, 3, Ext.HOLD, 1)
+        dma(device, BASE, 8, write=True)
+        device.region_write(7, place, value)
+        assert read32(device, 0, Reg.DMACTL) & 1 == busy
+
+
+def test_ring_skips_last() -> None:
+    last = {}
+    for name in (None, "ring-skips-last"):
+        device, client = made(name)
+        device.region_write(1, 0, DATA)
+        chain = [
+            RingDescriptor(BASE, 4, 0, RingFlag.WRITE_MEMORY | RingFlag.CHAIN),
+            RingDescriptor(BASE + 8, 4, 4, RingFlag.WRITE_MEMORY),
+        ]
+        client.ram[0x100:0x140] = b"".join(each.pack() for each in chain)
+        write32(device, 3, Ext.RING_BASE_LO, BASE + 0x100)
+        write32(device, 3, Ext.RING_SIZE, 4)
+        write32(device, 3, Ext.RING_CONTROL, 1)
+        write32(device, 3, Ext.RING_DOORBELL, 2)
+        found = record(device, 1)
+        last[name] = (found["status"], found["moved"], bytes(client.ram[:12]))
+    assert last[None] == (0, 8, DATA[:4] + bytes(4) + DATA[4:8])
+    assert last["ring-skips-last"] == (0, 8, DATA[:4] + bytes(8))
+
+
+def test_trace_of_words() -> None:
+    for name, count in ((None, 5), ("trace-of-words", 10)):
+        device, _ = made(name)
+        write32(device, 0, Reg.TXN_CTRL, 1)
+        device.region_write(1, 0, bytes(8))
+        words = [read32(device, 0, Reg.TXN_TRACE) for _ in range(12)]
+        assert words.index(0xFFFF_FFFF) == count
+
+
+def test_own_bar_reached() -> None:
+    for name, reached in ((None, 0), ("own-bar-reached", int.from_bytes(DATA[:4], "little"))):
+        device, _ = made(name)
+        device.region_write(7, 4, b"\x06\x00")
+        write32(device, 7, 0x1C, 0x9000_0000)
+        device.region_write(1, 0, DATA)
+        dma(device, 0x9000_0000 + Ext.MAX_SEGMENT, 4, write=True)
+        assert read32(device, 3, Ext.MAX_SEGMENT) == reached
 
 
 def test_witness_ignores_pat() -> None:

@@ -1,0 +1,142 @@
+"""The exerciser as ``lspci -vvv -xxxx`` shows it in the guest, held against a golden text.
+
+lspci is somebody else's parser of our configuration space, with QEMU and Linux between. After a
+change that is meant: ``REGOLD=1 pytest -m vm tests/device/test_lspci.py``, then look at the diff.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device.endpoints.exerciser import Exerciser, OptionalCapability
+from device.trace import Trace
+from host_harness.payload import SOURCE
+from tests.host_harness.runs import LIMIT_S, clean_environment
+
+GOLDEN = Path(__file__).parent / "golden" / "exerciser.lspci"
+# Capabilities that are off by default: the model's bytes, read by lspci from a dump.
+GOLDEN_ALL = GOLDEN.with_name("exerciser-all.lspci")
+DUMP = """
+from pathlib import Path
+
+def test_dump(guest):
+    shown = guest.run(["lspci", "-n", "-vvv", "-xxxx", "-d", "13b5:ed01"])
+    Path("exerciser.lspci").write_text(shown.stdout)
+    dump = Path("dump").read_text()
+    shown = guest.run(["lspci", "-F", "/proc/self/fd/0", "-n", "-vvv"], input=dump)
+    Path("exerciser-all.lspci").write_text(shown.stdout)
+"""
+# Where firmware and kernel put the function differs from machine to machine.
+_PLACES = (
+    (r"^\S+ (?=ed00: )", "SLOT "),
+    (r"(Memory at )[0-9a-f]+", r"\1ADDRESS"),
+    (r"(routed to IRQ) \d+", r"\1 N"),
+    (r"^\s*(Kernel |IOMMU |Physical Slot).*\n", ""),
+)
+_ROW = re.compile(r"^([0-9a-f]{2,3}): ((?:[0-9a-f]{2} ?){16})$")
+_BARS, _INTERRUPT_LINE = range(0x10, 0x28), 0x3C
+# QEMU makes an endpoint on the root bus an integrated one, which has no link, and owns the headers
+# of the lists; BARs, command, status and the interrupt line are the machine's.
+_QEMUS = {
+    *range(0x04, 0x08),
+    *_BARS,
+    _INTERRUPT_LINE,
+    *(0x34, 0x41, 0x42, 0x43),
+    *range(0x4C, 0x54),
+    *range(0x6C, 0x7C),
+}
+
+
+def normal(text: str) -> str:
+    """Return lspci's text without what a machine decides, and without rows of zeros."""
+    for pattern, replacement in _PLACES:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    lines = []
+    for line in text.splitlines():
+        row = _ROW.match(line)
+        if row:
+            if not any(bytes.fromhex(row[2])):
+                continue
+            start = int(row[1], 16)
+            cells = [
+                "--" if start + index in (*_BARS, _INTERRUPT_LINE) else cell
+                for index, cell in enumerate(row[2].split())
+            ]
+            line = f"{row[1]}: {' '.join(cells)}"
+        lines.append(line.rstrip())
+    return "\n".join(lines).strip() + "\n"
+
+
+@pytest.mark.vm
+def test_as_the_guest_sees_it(tmp_path: Path) -> None:
+    (tmp_path / "test_dump.py").write_text(DUMP)
+    (tmp_path / "dump").write_text(dump_of(Exerciser(Trace(), capabilities=[*OptionalCapability])))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "host_harness.pytest_plugin", "test_dump.py"],
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(SOURCE)),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    print(done.stdout, done.stderr, sep="\n")
+    assert done.returncode == 0
+    for golden in GOLDEN, GOLDEN_ALL:
+        found = normal((tmp_path / golden.name).read_text())
+        if os.environ.get("REGOLD"):
+            golden.write_text(found)
+        assert found == golden.read_text()
+
+
+def dump_of(exerciser: Exerciser) -> str:
+    """Return configuration space as ``lspci -xxxx`` prints it."""
+    data = exerciser.region_read(7, 0, 4096)
+    rows = [f"{start:02x}: {data[start : start + 16].hex(' ')}" for start in range(0, 4096, 16)]
+    return "\n".join(["00:03.0 ed00: 13b5:ed01", *rows, ""])
+
+
+def golden_bytes() -> dict[int, int]:
+    """Return the bytes of the golden text's dump, but for those that are masked."""
+    found = dict.fromkeys(range(4096), 0)
+    for offset in (*_BARS, _INTERRUPT_LINE):
+        del found[offset]
+    for line in GOLDEN.read_text().splitlines():
+        start, colon, cells = line.partition(": ")
+        if colon and re.fullmatch(r"[0-9a-f]{2,3}", start) and len(cells.split()) == 16:
+            for index, cell in enumerate(cells.split()):
+                if cell != "--":
+                    found[int(start, 16) + index] = int(cell, 16)
+    return found
+
+
+def differences(exerciser: Exerciser) -> set[int]:
+    """Return where the model holds other bytes than the guest was seen to read."""
+    exerciser.region_write(7, 0x86, struct.pack("<H", 1 << 15))  # Linux has MSI-X enabled
+    seen = exerciser.region_read(7, 0, 4096)
+    return {
+        offset
+        for offset, value in golden_bytes().items()
+        if offset not in _QEMUS and value != seen[offset]
+    }
+
+
+def test_golden_bytes_are_the_devices() -> None:
+    """Without a VM: what the guest was seen to read is what the model still holds."""
+    assert differences(Exerciser(Trace())) == set()
+    assert differences(Exerciser(Trace(), vectors=8)) == {0x86}
+    assert differences(Exerciser(Trace(), capabilities=())) >= {0x100, 0x108}
+
+
+def test_machine_is_masked_and_the_device_is_not() -> None:
+    text = "00:03.0 ed00: 13b5:ed01\n\tRegion 0: Memory at febf1000 (32-bit)\n10: " + "01 " * 16
+    other = "00:04.0 ed00: 13b5:ed01\n\tRegion 0: Memory at fe000000 (32-bit)\n10: " + "02 " * 16
+    assert normal(text) == normal(other)
+    assert normal(text) != normal(text.replace("ed01", "ed02"))
