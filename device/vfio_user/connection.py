@@ -302,7 +302,6 @@ class Connection:
     def _device_reset(self, message: Message) -> bytes:
         if message.payload:
             raise RemoteProtocolError("DEVICE_RESET with a payload")
-        self._dma.cancel()
         if self._model.migration is not None:
             self._model.migration.reset()
         self._model.device_reset()

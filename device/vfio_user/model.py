@@ -111,4 +111,4 @@ class DeviceModel(Protocol):
         """
 
     def device_reset(self) -> None:
-        """Reset the function."""
+        """Reset the function; ``cancel_dma`` is a part of that, as it is of any other reset."""
