@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from device.layout import DmaReason
 from device.pci.config import ConfigSpace
-from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped
+from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped, Withdrawn
 from device.vfio_user.model import Client, Dma
 
 _ADDRESS_END = 1 << 64
@@ -111,11 +111,15 @@ class Bus:
             def done(outcome: bytes | MemoryFault) -> None:
                 on_done(_refusal(outcome) if isinstance(outcome, MemoryFault) else outcome)
 
-            self.client.start_dma(Dma(address, length, data, done, by_message))
+            self.client.start_dma(
+                Dma(address, length, data, done, by_message, lambda: self._config.bus_master)
+            )
 
 
 def _refusal(fault: MemoryFault) -> DmaRefused:
     if isinstance(fault, ClientFault):
         return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
+    if isinstance(fault, Withdrawn):
+        return DmaRefused(DmaReason.BUS_MASTER_OFF, fault.address)
     reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
     return DmaRefused(reason, fault.address)

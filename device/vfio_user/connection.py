@@ -241,8 +241,9 @@ class Connection:
         return message.payload
 
     def _region_info(self, message: Message) -> bytes:
-        reply, descriptors = information.region_info(self._model, message.payload)
-        self._reply_descriptors = descriptors[: self._limits.max_fds]
+        reply, self._reply_descriptors = information.region_info(
+            self._model, message.payload, self._limits.max_fds
+        )
         return reply
 
     def _set_irqs(self, message: Message) -> bytes:
