@@ -117,6 +117,8 @@ def main(argv: list[str]) -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(relativeCreated)8d ms %(levelname)s %(name)s: %(message)s",
     )
+    failures = _Failures()
+    logging.getLogger().addHandler(failures)
     faulthandler.enable()  # a fatal signal leaves at least a traceback
     _allow_descriptors()
     with contextlib.ExitStack() as stack:
@@ -130,7 +132,9 @@ def main(argv: list[str]) -> int:
         except (OSError, ValueError, NoEndpoint) as error:
             print(f"python -m device: {error}", file=sys.stderr)
             return _USAGE_ERROR
-        return _serve(servers, die_with_stdin=options.die_with_stdin)
+        status = _serve(servers, die_with_stdin=options.die_with_stdin)
+    # What a model with a bug did is no ground for a verdict.
+    return _FAILED if failures.count else status
 
 
 def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer, ...]:
@@ -158,6 +162,18 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
         *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
         VfioUserServer(options.platform_socket, fault.platform(trace)),
     )
+
+
+class _Failures(logging.Handler):
+    """Counts what was logged as an error: a bug of an endpoint or of a server."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count."""
+        self.count += record.levelno >= self.level
 
 
 def _allow_descriptors() -> None:

@@ -50,9 +50,9 @@ _FORWARDED_INI = ("markers", "python_files", "python_classes", "python_functions
 _REFUSED = {
     "usepdb": "--pdb",
     "trace": "--trace",
+    "setupplan": "--setup-plan",  # implies the next two
     "setuponly": "--setup-only",
     "setupshow": "--setup-show",
-    "setupplan": "--setup-plan",
     "ignore": "--ignore",
     "ignore_glob": "--ignore-glob",
     "stepwise_skip": "--stepwise-skip",
@@ -295,6 +295,8 @@ class PlainSession:
         """Keep the VM if that was asked for; then end it."""
         if self.rig.options.keep and self.rig.vm and not self.rig.error:
             keep_until_told(self.rig)
+        if self.rig.folder and self.rig.status is None:  # pytest had no session
+            self.rig.conclude(Status.NO_VERDICT)
         self.rig.close()
 
 

@@ -214,6 +214,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
         yield running
         return
     with _make_rig(config) as rig:
+        config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
         rig.progress.line()
         try:
             booted = rig.boot()

@@ -199,7 +199,9 @@ def choose_accelerator(qemu: Qemu, kernel: Path, wanted: str | None) -> tuple[st
         raise UsageError(f"ACCEL={wanted} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
     if wanted == "tcg":
         return "tcg", "tcg, as asked"
-    reason = _remembered_why_no_kvm(qemu, kernel)
+    # Who insists gets a new probe: one that timed out on a busy machine was remembered.
+    probe = _why_no_kvm if wanted == "kvm" else _remembered_why_no_kvm
+    reason = probe(qemu, kernel)
     if reason is None:
         return "kvm", "kvm (a probe VM booted a kernel)"
     if wanted == "kvm":

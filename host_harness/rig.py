@@ -52,6 +52,7 @@ class Rig:
         self.folder: Path | None = None
         self.accelerator = ""
         self.status: Status | None = None
+        self._tested = True
         self.replay = replay
         self._runs = runs.absolute()
         self._shells = shells or options.keep
@@ -146,6 +147,7 @@ class Rig:
             elif tests and not self.ledger.passed:
                 status = Status.USAGE  # nothing ran: no verdict was asked for
         self.status = status
+        self._tested = tests
         if self.folder:
             facts = {
                 "accelerator": self.accelerator,
@@ -169,13 +171,14 @@ class Rig:
             lines += [f"no verdict: {self.error}", ""]
         elif self.error:
             lines += [f"error: {self.error}", ""]
-        elif not (self.ledger.passed or self.ledger.failed):
+        elif self._tested and not (self.ledger.passed or self.ledger.failed):
             lines += ["no test ran, so nothing was attested", ""]
         skipped = f", {self.ledger.skipped} skipped" if self.ledger.skipped else ""
         lines.append(f"{self.ledger.passed} passed, {self.ledger.failed} failed{skipped}")
         seconds = self.progress.seconds.items()
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
-        lines.append(f"accelerator {self.accelerator}; seed {self.options.seed}; {phases}")
+        accelerator = self.accelerator or "not chosen"
+        lines.append(f"accelerator {accelerator}; seed {self.options.seed}; {phases}")
         if self.folder:
             lines.append(f"artefacts: {os.path.relpath(self.folder)}")
         if self.replay:

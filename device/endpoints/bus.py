@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from device.layout import AddressType, DmaReason
-from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped
+from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped, Withdrawn
 from device.vfio_user.model import Client, Dma
 
 if TYPE_CHECKING:
@@ -151,7 +151,10 @@ class Bus:
         except DmaRefused as refusal:
             done(refusal)
         else:
-            client.start_dma(Dma(address, length, data, done, by_message))
+            config = self._function.config
+            client.start_dma(
+                Dma(address, length, data, done, by_message, lambda: config.bus_master)
+            )
 
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
         """Return whether a request would be let through; sends none."""
@@ -224,5 +227,7 @@ def _store(views: Iterable[memoryview], data: bytes) -> None:
 def _refusal(fault: MemoryFault) -> DmaRefused:
     if isinstance(fault, ClientFault):
         return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
+    if isinstance(fault, Withdrawn):
+        return DmaRefused(DmaReason.BUS_MASTER_OFF, fault.address)
     reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
     return DmaRefused(reason, fault.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import weakref
@@ -23,9 +24,12 @@ class SharedMemory:
         for offset, length in checked:
             if offset < 0 or length <= 0 or (offset | length) % PAGE_SIZE or offset + length > size:
                 raise ValueError(f"area of {length} bytes at {offset} of {size}")
-        descriptor = os.memfd_create("bar", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("bar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._release = weakref.finalize(self, os.close, descriptor)
         os.ftruncate(descriptor, size)
+        # A client that could cut the file would end this process with SIGBUS.
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
         self.data = mmap.mmap(descriptor, size)
         self.mappable = Mappable(descriptor, checked)
 

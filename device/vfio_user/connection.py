@@ -241,8 +241,9 @@ class Connection:
         return message.payload
 
     def _region_info(self, message: Message) -> bytes:
-        reply, descriptors = information.region_info(self._model, message.payload)
-        self._reply_descriptors = descriptors[: self._limits.max_fds]
+        reply, self._reply_descriptors = information.region_info(
+            self._model, message.payload, self._limits.max_fds
+        )
         return reply
 
     def _set_irqs(self, message: Message) -> bytes:
@@ -302,7 +303,6 @@ class Connection:
     def _device_reset(self, message: Message) -> bytes:
         if message.payload:
             raise RemoteProtocolError("DEVICE_RESET with a payload")
-        self._dma.cancel()
         if self._model.migration is not None:
             self._model.migration.reset()
         self._model.device_reset()

@@ -22,6 +22,7 @@ from .errors import (
     NoDescriptor,
     RemoteProtocolError,
     Unmapped,
+    Withdrawn,
 )
 from .framing import Message
 from .messages import (
@@ -195,7 +196,9 @@ class DmaQueue:
             return False
         dma, rest = job.dma, job.dma.length - job.moved
         outcome: bytes | MemoryFault = b""
-        if not dma.by_message:
+        if not dma.allowed():
+            outcome = Withdrawn(dma.address + job.moved)
+        elif not dma.by_message:
             try:
                 views = self._map.views(dma.address + job.moved, rest, write=dma.data is not None)
                 outcome = self._at_once(job, views)

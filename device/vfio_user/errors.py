@@ -7,7 +7,8 @@ VfioUserError
     ├── Unmapped
     │   └── NoDescriptor mapped, but only the client can reach it
     ├── ReadOnly
-    └── ClientFault      the client was asked by message, and refused or was silent
+    ├── ClientFault      the client was asked by message, and refused or was silent
+    └── Withdrawn        the device may no longer do DMA
 """
 
 from __future__ import annotations
@@ -68,3 +69,10 @@ class ClientFault(MemoryFault):
     ``address`` is where its first piece that failed starts. Of a write, the pieces before it were
     moved.
     """
+
+
+class Withdrawn(MemoryFault):
+    """Bus mastering was turned off between two pieces of a DMA by messages."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(address, "the device may no longer do DMA")

@@ -30,11 +30,12 @@ def device_info(payload: bytes) -> bytes:
     return wire.DEVICE_INFO.pack(wire.DEVICE_INFO.size, flags, wire.NUM_REGIONS, wire.NUM_IRQS)
 
 
-def region_info(model: DeviceModel, payload: bytes) -> tuple[bytes, tuple[int, ...]]:
+def region_info(model: DeviceModel, payload: bytes, max_fds: int) -> tuple[bytes, tuple[int, ...]]:
     """Return the reply to DEVICE_GET_REGION_INFO and the descriptors that go with it.
 
     A reply that does not fit into the request's argsz is cut behind its fixed part, and brings no
-    descriptor: the client asks again with the room that argsz names.
+    descriptor: the client asks again with the room that argsz names. A client that takes no
+    descriptor, ``max_fds`` being 0, is offered nothing to map.
     """
     argsz, _flags, index, *_ = fields_of(wire.REGION_INFO, payload)
     if index >= wire.NUM_REGIONS:
@@ -42,7 +43,7 @@ def region_info(model: DeviceModel, payload: bytes) -> tuple[bytes, tuple[int, .
     size = model.region_size(index)
     # QEMU quirk: one region that can be mapped turns posted writes off for the whole device, so
     # none can be unless its endpoint asks for it.
-    mappable = model.region_mappable(index) if size else None
+    mappable = model.region_mappable(index) if size and max_fds else None
     flags = wire.REGION_FLAG_READ | wire.REGION_FLAG_WRITE if size else 0
     fixed = wire.REGION_INFO.size
     if mappable is None:

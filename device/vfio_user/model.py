@@ -18,7 +18,8 @@ class Dma:
     ``data`` are the bytes to write, or None to read ``length`` bytes. ``on_done`` gets the bytes
     read (of a write: none), or what went wrong. ``by_message`` asks the client by DMA_READ or
     DMA_WRITE, whatever its map says: for an address that is not mapped, QEMU then raises the
-    fault of its IOMMU in the guest.
+    fault of its IOMMU in the guest. ``allowed`` is asked before each piece: bus mastering can end
+    while a DMA is under way.
     """
 
     address: int
@@ -26,6 +27,7 @@ class Dma:
     data: bytes | None
     on_done: Callable[[bytes | MemoryFault], None]
     by_message: bool = False
+    allowed: Callable[[], bool] = lambda: True
 
 
 class Client(Protocol):
@@ -111,4 +113,4 @@ class DeviceModel(Protocol):
         """
 
     def device_reset(self) -> None:
-        """Reset the function."""
+        """Reset the function; ``cancel_dma`` is a part of that, as it is of any other reset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from device.faults import FAULTS
-from device.layout import EXT_MAGIC, PLATFORM_MAGIC, Ext, Plat
-from tests.vfio_user.client import RawClient
+from device.layout import EXT_MAGIC, PLATFORM_MAGIC, Ext, Plat, Reg
+from tests.vfio_user.client import RawClient, Refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,3 +149,34 @@ def test_second_process_on_the_same_sockets_leaves_them_alone(tmp_path: Path) ->
         assert "in use" in done.stderr
         with RawClient(tmp_path / "exerciser") as exerciser:
             assert exerciser.read32(3, Ext.MAGIC) == EXT_MAGIC
+
+
+def test_bug_of_a_model_is_the_status(tmp_path: Path) -> None:
+    """What a device with a bug did must not pass for a sound device's work."""
+    (tmp_path / "buggy.py").write_text(
+        "from device.endpoints.exerciser import Exerciser\n"
+        "class Buggy(Exerciser):\n"
+        "    def write_intxctl(self, value):\n"
+        "        raise RuntimeError('a bug in an endpoint')\n"
+    )
+    sockets = tmp_path / "s"
+    sockets.mkdir()
+    process = subprocess.Popen(
+        [*arguments(sockets, "--endpoint", "buggy:Buggy")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with RawClient(sockets / "exerciser") as client, pytest.raises(Refused):
+            client.write32(0, Reg.INTXCTL, 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 1
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert b"a bug in an endpoint" in errors

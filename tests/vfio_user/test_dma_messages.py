@@ -128,6 +128,17 @@ def test_a_refusal_within_tells_how_far_a_write_came(client: RawClient, prober: 
     assert prober.outcome.address == BASE + CHUNK
 
 
+def test_bus_mastering_that_ends_meanwhile_ends_the_dma(client: RawClient, prober: Prober) -> None:
+    start(client, CHUNK + 4, write=True)
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    client.region_write(7, 4, b"\0\0")
+    client.answer(header, access.pack())
+    assert not busy(client)
+    assert refusal(prober) is DmaReason.BUS_MASTER_OFF
+    assert isinstance(prober.outcome, DmaRefused)
+    assert prober.outcome.address == BASE + CHUNK
+
+
 def test_memory_that_is_unmapped_meanwhile_is_not_asked_for(
     client: RawClient, prober: Prober
 ) -> None:

@@ -307,3 +307,26 @@ def test_timers_run_without_a_client_and_however_far_ahead(tmp_path: Path) -> No
 def test_an_area_outside_of_its_memory(area: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="area"):
         SharedMemory(2 * PAGE, [area])
+
+
+def test_a_client_cannot_cut_the_memory_that_it_may_map(probed: RawClient) -> None:
+    request = struct.pack("<IIIIQQ", 80, 0, SHARED, 0, 0, 0)
+    (descriptor,) = probed.exchange(Command.DEVICE_GET_REGION_INFO, request).descriptors
+    for size in (0, 2 * SHARED_SIZE):
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, size)
+    os.close(descriptor)
+    assert probed.region_read(SHARED, 0, 4) == bytes(4)
+
+
+def test_a_client_that_takes_no_descriptor_is_offered_nothing_to_map(tmp_path: Path) -> None:
+    prober = Prober()
+    with (
+        serving(tmp_path / "socket", prober) as path,
+        RawClient(path, negotiate=False) as client,
+    ):
+        client.version(b'{"capabilities":{"max_msg_fds":0}}\0')
+        request = struct.pack("<IIIIQQ", 80, 0, SHARED, 0, 0, 0)
+        reply = client.exchange(Command.DEVICE_GET_REGION_INFO, request)
+        assert struct.unpack("<IIIIQQ", reply.payload) == (32, 3, SHARED, 0, SHARED_SIZE, 0)
+    prober.window.close()
