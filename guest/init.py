@@ -78,8 +78,7 @@ def load(module: str, arguments: str) -> None:
 
 def start_shells(count: int) -> None:
     """Keep a login shell on each of the first ``count`` virtio consoles, for as long as we run."""
-    profile = Path("/root/.bash_profile")
-    profile.write_text(SHELL_PROFILE)
+    Path(os.environ["HOME"], ".bash_profile").write_text(SHELL_PROFILE)
     for number in range(min(count, SHELLS_MAX)):
         if os.fork() == 0:
             while True:

@@ -33,19 +33,19 @@ def program(path: Path, script: str) -> Path:
 _APT_FAILED = "E: apt-get update --error-on=any -oAPT::Status-Fd=<$fd> failed\n"
 _SAID = {
     "no network": (
-        "Ign:1 http://deb.debian.org/debian bookworm InRelease\n"
-        "Err:1 http://deb.debian.org/debian bookworm InRelease\n"
-        "  Temporary failure resolving 'deb.debian.org'\n" + _APT_FAILED,
+        "Ign:1 http://mirror.example/debian bookworm InRelease\n"
+        "Err:1 http://mirror.example/debian bookworm InRelease\n"
+        "  Temporary failure resolving 'mirror.example'\n" + _APT_FAILED,
         "connect this machine",
     ),
     "no  network": (
-        "E: Failed to fetch http://deb.debian.org/x  Could not connect to deb.debian.org:80 "
+        "E: Failed to fetch http://mirror.example/x  Could not connect to mirror.example:80 "
         "(192.0.2.1), connection timed out\n" + _APT_FAILED,
         "connect this machine",
     ),
     "a mirror refuses": (
-        "Err:2 http://deb.debian.org/debian nosuchsuite Release\n  404  Not Found [IP: 192.0.2.1]\n"
-        "E: The repository 'http://deb.debian.org/debian nosuchsuite Release' does not have a "
+        "Err:2 http://mirror.example/debian nosuchsuite Release\n  404  Not Found [IP: 192.0.2.1]\n"
+        "E: The repository 'http://mirror.example/debian nosuchsuite Release' does not have a "
         "Release file.\n" + _APT_FAILED,
         "run again later",
     ),
@@ -54,8 +54,8 @@ _SAID = {
         "run again later",
     ),
     "signature cannot be checked": (
-        "W: GPG error: http://deb.debian.org/debian forky InRelease: NO_PUBKEY 0123456789ABCDEF\n"
-        "E: The repository 'http://deb.debian.org/debian forky InRelease' is not signed.\n",
+        "W: GPG error: http://mirror.example/debian forky InRelease: NO_PUBKEY 0123456789ABCDEF\n"
+        "E: The repository 'http://mirror.example/debian forky InRelease' is not signed.\n",
         "debian-archive-keyring",
     ),
     "a tool that it calls is missing": (
