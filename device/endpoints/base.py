@@ -213,8 +213,9 @@ class Endpoint:
         client = self.bus.client
         if client is None or not self.config.bus_master or not 0 <= number < count:
             return False
-        client.trigger(kind, number)
+        # First the trace: a guest that got the message may end its test before this goes on.
         self.trace.event(self.name, event, vector=number)
+        client.trigger(kind, number)
         return True
 
     def intx(self, level: bool) -> None:
