@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import deadlines, image, qemu, run_folder
+from . import cache, deadlines, image, qemu, run_folder
 from .errors import HarnessError, NoVerdict, Status
 from .launch import Launch, running_vm
 from .options import Options
@@ -191,6 +191,7 @@ class Rig:
         return self.replay.command(self.options, failed) if self.replay else ""
 
     def close(self) -> None:
-        """End the VM and all that belongs to it."""
+        """End the VM and all that belongs to it; the cache's entries are not in use any more."""
         self._stack.close()
+        cache.release()
         self.vm = None
