@@ -255,18 +255,19 @@ class GuestSession:
                 self.rig.error = error
                 _show(session, [_failure("guest", f"no verdict: {error}")])
         _show(session, [_objection(row) for row in self.ledger.silent_objections()])
-        try:
-            status = _STATUSES[pytest.ExitCode(exitstatus)]
-        except (ValueError, KeyError):  # a plugin's own number
-            status = Status.NO_VERDICT
-        if self._interrupted and status in (Status.PASSED, Status.FAILED):
-            status = Status.NO_VERDICT
-        elif status is Status.NO_VERDICT and exitstatus == pytest.ExitCode.INTERRUPTED:
-            # Stopped between two tests, at a failure.
-            status = Status.NO_VERDICT if self._interrupted else Status.FAILED
-        status = self.rig.conclude(status)
+        status = self.rig.conclude(self._status_of(exitstatus))
         if exitstatus == pytest.ExitCode.OK and status is not Status.PASSED:
             session.exitstatus = _EXIT_CODES.get(status, pytest.ExitCode.INTERNAL_ERROR)
+
+    def _status_of(self, exitstatus: int | pytest.ExitCode) -> Status:
+        try:
+            status = _STATUSES[pytest.ExitCode(exitstatus)]
+        except ValueError:  # a plugin's own number
+            return Status.NO_VERDICT
+        if self._interrupted:
+            return status if status is Status.USAGE else Status.NO_VERDICT
+        # Not interrupted within a test: stopped between two, at a failure.
+        return Status.FAILED if exitstatus == pytest.ExitCode.INTERRUPTED else status
 
     def _end(self) -> None:
         self.vm.end_session(self.ran)
