@@ -90,6 +90,22 @@ FAULTS = (
         parameter="dma_rehearsal.fault=wrong_cache",
     ),
     Fault(
+        "driver-pin-does-not-pin",
+        Place.DRIVER,
+        Status.FAILED,
+        ("pinned pages",),
+        "the driver lets go of pinned pages at once, and tells their addresses all the same",
+        parameter="dma_rehearsal.fault=pin_does_not_pin",
+    ),
+    Fault(
+        "driver-pin-never-ends",
+        Place.DRIVER,
+        Status.FAILED,
+        ("unpinned pages",),
+        "the driver keeps pages pinned after the last close of their file",
+        parameter="dma_rehearsal.fault=pin_never_ends",
+    ),
+    Fault(
         "msix-dropped",
         Place.DEVICE,
         Status.FAILED,

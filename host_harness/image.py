@@ -53,6 +53,8 @@ KERNEL_MODULES = (
     *("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),
     *("virtio_console", "uio", "msr"),
 )
+# Loaded by the guest's swap.py when a test wants them.
+ON_DEMAND_MODULES = ("zsmalloc", "lzo-rle", "zram")
 _MODULE = "dma_rehearsal"
 _BUILD_TIMEOUT_S = 300
 
@@ -88,7 +90,7 @@ def _image_inputs(resolved: dict[str, Any], pytest_versions: dict[str, str]) -> 
         "packages": cache.digest_of(resolved["versions"]),
         "driver": cache.digest_of(_driver_inputs(resolved)),
         "pytest": pytest_versions,
-        "modules": KERNEL_MODULES,
+        "modules": (*KERNEL_MODULES, *ON_DEMAND_MODULES),
         "programs": _PROGRAMS,
         "recipe": cache.digest_of(Path(__file__).read_text()),
     }
@@ -370,7 +372,7 @@ def _copy_programs(tree: Path, root: Path) -> None:
 def _copy_modules(tree: Path, release: str, driver: Path, root: Path) -> None:
     folder = root / "lib/modules/rehearsal"
     folder.mkdir(parents=True)
-    for name in KERNEL_MODULES:
+    for name in (*KERNEL_MODULES, *ON_DEMAND_MODULES):
         found = list((tree / f"lib/modules/{release}/kernel").rglob(f"{name}.ko"))
         if len(found) != 1:
             raise EnvironmentFailure(f"kernel {release} has no module {name}")

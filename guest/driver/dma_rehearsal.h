@@ -3,14 +3,19 @@
 #define DMA_REHEARSAL_H
 
 #include <linux/mm_types.h>
+#include <linux/pgtable.h>
 #include <linux/types.h>
 
 #include "dma_rehearsal_uapi.h"
 
 struct device;
+struct dr_pin;
+struct file_operations;
 
 /* dma_rehearsal_main.c */
 extern bool dr_fault_wrong_cache;
+extern bool dr_fault_pin_does_not_pin;
+extern bool dr_fault_pin_never_ends;
 
 /* dma_rehearsal_zone.c: the carve-outs and their UIO faces */
 int dr_zones_init(const char *carveouts);
@@ -24,7 +29,22 @@ void dr_zones_unregister_uio(void);
 int dr_misc_init(void);
 void dr_misc_exit(void);
 struct device *dr_misc_device(void);
+int dr_mode_bits(unsigned int mode, pgprotval_t *bits);
 int dr_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode);
+int dr_new_fd(const char *name, const struct file_operations *fops, void *private, bool write);
+
+/* dma_rehearsal_kmap.c: the kernel's own mappings, for a copy or for longer */
+long dr_copy(void __user *argument, bool write);
+long dr_kmap(void __user *argument);
+long dr_kmap_pin(struct dr_pin *pin);
+
+/* dma_rehearsal_pin.c: user memory that stays where it is */
+long dr_pin(void __user *argument);
+void dr_pin_get(struct dr_pin *pin);
+void dr_pin_put(struct dr_pin *pin);
+bool dr_pin_writable(const struct dr_pin *pin);
+size_t dr_pin_length(const struct dr_pin *pin);
+void *dr_pin_vmap(struct dr_pin *pin);
 
 /* dma_rehearsal_pci.c */
 int dr_pci_init(void);

@@ -9,6 +9,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/string.h>
 #include <asm/memtype.h>
@@ -22,22 +23,47 @@ MODULE_PARM_DESC(carveouts,
 
 static char *fault = "";
 module_param(fault, charp, 0444);
-MODULE_PARM_DESC(fault,
-		 "wrong_cache: map another cache mode than asked for, without noticing (to test the checks)");
+MODULE_PARM_DESC(fault, "break one promise on purpose, to test the checks; a wrong name lists them");
 
 bool dr_fault_wrong_cache;
+bool dr_fault_pin_does_not_pin;
+bool dr_fault_pin_never_ends;
+
+static const struct {
+	const char *name;
+	bool *on;
+	const char *does;
+} dr_faults[] = {
+	{ "wrong_cache", &dr_fault_wrong_cache, "no cache mode is what was asked for" },
+	{ "pin_does_not_pin", &dr_fault_pin_does_not_pin, "pinned pages move" },
+	{ "pin_never_ends", &dr_fault_pin_never_ends, "pages stay pinned after the last close" },
+};
+
+static int __init dr_fault_init(void)
+{
+	unsigned int i;
+
+	if (!*fault)
+		return 0;
+	for (i = 0; i < ARRAY_SIZE(dr_faults); i++) {
+		if (strcmp(fault, dr_faults[i].name))
+			continue;
+		*dr_faults[i].on = true;
+		pr_warn("fault %s is on: %s\n", fault, dr_faults[i].does);
+		return 0;
+	}
+	for (i = 0; i < ARRAY_SIZE(dr_faults); i++)
+		pr_err("fault=%s is unknown; there is %s: %s\n", fault, dr_faults[i].name,
+		       dr_faults[i].does);
+	return -EINVAL;
+}
 
 static int __init dr_init(void)
 {
-	int ret;
+	int ret = dr_fault_init();
 
-	if (!strcmp(fault, "wrong_cache")) {
-		dr_fault_wrong_cache = true;
-		pr_warn("fault wrong_cache is on: no cache mode is what was asked for\n");
-	} else if (*fault) {
-		pr_err("fault=%s: unknown; wrong_cache is the only one\n", fault);
-		return -EINVAL;
-	}
+	if (ret)
+		return ret;
 
 	/* Without PAT the kernel keeps no record of cache modes, and conflicts pass. */
 	if (*carveouts && !pat_enabled()) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /dev/dma-rehearsal: any page range of a carve-out with a stated cache mode,
- * the caller's page-table entries, and copies through a kernel mapping.
+ * /dev/dma-rehearsal: any page range of a carve-out with a stated cache mode, and
+ * the caller's page-table entries. What else its ioctls do is in other files.
  *
  * The kernel gives a second mapping of a range the first one's cache mode, and
  * says nothing (memtype_reserve()). So every mapping made here is looked up
@@ -9,13 +9,12 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/io.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
-#include <linux/sched/signal.h>
-#include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/msr.h>
 #include <asm/pgtable.h>
@@ -28,14 +27,11 @@
 #define PAT_TYPE_WT	4
 #define PAT_TYPE_WB	6
 
-/* Small enough never to be mapped by a large page, so the PAT bit is bit 7. */
-#define DR_WINDOW	SZ_64K
-
 /*
  * The page-table bits for @mode. UC is the strong one, which no MTRR changes.
  * -EOPNOTSUPP when this kernel has no PAT entry for it (for example nopat).
  */
-static int dr_mode_bits(unsigned int mode, pgprotval_t *bits)
+int dr_mode_bits(unsigned int mode, pgprotval_t *bits)
 {
 	static const struct {
 		enum page_cache_mode cache;
@@ -189,82 +185,26 @@ static long dr_query(void __user *user)
 	return copy_to_user(user, &query, sizeof(query)) ? -EFAULT : 0;
 }
 
-/* A kernel mapping with just these bits, or an error. */
-static void __iomem *dr_window(phys_addr_t page, size_t length, pgprotval_t bits)
+/*
+ * A new descriptor (O_CLOEXEC) of a file that owns @private from here on, to be
+ * read at offsets, and with @write written; or an error, and nothing is owned.
+ */
+int dr_new_fd(const char *name, const struct file_operations *fops, void *private, bool write)
 {
-	void __iomem *window = ioremap_prot(page, length, bits);
-	unsigned int level;
-	pte_t *pte;
+	struct file *file;
+	int fd;
 
-	if (!window)
-		return IOMEM_ERR_PTR(-EBUSY);
-	pte = lookup_address((unsigned long)window, &level);
-	if (!pte || level != PG_LEVEL_4K || (pte_flags(*pte) & _PAGE_CACHE_MASK) != bits) {
-		iounmap(window);
-		return IOMEM_ERR_PTR(-EBUSY);
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	file = anon_inode_getfile(name, fops, private, write ? O_RDWR : O_RDONLY);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
 	}
-	return window;
-}
-
-static long dr_copy_window(void __iomem *window, size_t length, void __user *user,
-			   void *bounce, bool write)
-{
-	size_t done, part;
-
-	for (done = 0; done < length; done += part) {
-		part = min_t(size_t, length - done, PAGE_SIZE);
-		if (write) {
-			if (copy_from_user(bounce, user + done, part))
-				return -EFAULT;
-			memcpy_toio(window + done, bounce, part);
-		} else {
-			memcpy_fromio(bounce, window + done, part);
-			if (copy_to_user(user + done, bounce, part))
-				return -EFAULT;
-		}
-	}
-	return 0;
-}
-
-static long dr_copy(void __user *argument, bool write)
-{
-	struct dma_rehearsal_copy copy;
-	void __user *user;
-	pgprotval_t bits;
-	u64 done, part;
-	void *bounce;
-	long ret;
-
-	if (copy_from_user(&copy, argument, sizeof(copy)))
-		return -EFAULT;
-	if (copy.reserved || !dr_zones_hold(copy.physical, copy.length))
-		return -EINVAL;
-	ret = dr_mode_bits(copy.mode, &bits);
-	if (ret)
-		return ret;
-	user = u64_to_user_ptr(copy.user);
-	bounce = kmalloc(PAGE_SIZE, GFP_KERNEL);
-	if (!bounce)
-		return -ENOMEM;
-
-	for (done = 0; !ret && done < copy.length; done += part) {
-		phys_addr_t at = copy.physical + done;
-		size_t skip = offset_in_page(at);
-		void __iomem *window;
-
-		part = min_t(u64, copy.length - done, DR_WINDOW - skip);
-		window = dr_window(at - skip, PAGE_ALIGN(skip + part), bits);
-		if (IS_ERR(window)) {
-			ret = PTR_ERR(window);
-			break;
-		}
-		ret = dr_copy_window(window + skip, part, user + done, bounce, write);
-		iounmap(window);
-		if (!ret && fatal_signal_pending(current))
-			ret = -EINTR;
-	}
-	kfree(bounce);
-	return ret;
+	file->f_mode |= FMODE_PREAD | FMODE_PWRITE;
+	fd_install(fd, file);
+	return fd;
 }
 
 static long dr_ioctl(struct file *file, unsigned int command, unsigned long argument)
@@ -284,6 +224,10 @@ static long dr_ioctl(struct file *file, unsigned int command, unsigned long argu
 		return dr_copy(user, false);
 	case DMA_REHEARSAL_WRITE:
 		return dr_copy(user, true);
+	case DMA_REHEARSAL_PIN:
+		return dr_pin(user);
+	case DMA_REHEARSAL_KMAP:
+		return dr_kmap(user);
 	default:
 		return -ENOTTY;
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * What user space and the module agree on. guest/iobuffer/driver.py mirrors
+ * What user space and the module agree on. guest/iobuffer/uapi.py mirrors
  * this file; a test compiles it and compares numbers and sizes.
  */
 #ifndef DMA_REHEARSAL_UAPI_H
@@ -9,7 +9,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define DMA_REHEARSAL_VERSION	2
+#define DMA_REHEARSAL_VERSION	3
 
 /*
  * Cache modes, with IOKit's numbers (kIOMapInhibitCache >> 8 and so on).
@@ -43,6 +43,67 @@ struct dma_rehearsal_copy {
 	__u64 user;	/* pointer */
 	__u32 mode;
 	__u32 reserved;	/* 0 */
+};
+
+/*
+ * PIN: the caller's pages stay where they are until the last close of the file
+ * that the ioctl returns (O_CLOEXEC, may be passed on). The mapping is free to
+ * go, or to get other pages: the pin keeps those of its day.
+ *   EINVAL	length 0, an end past the address space, unknown flags
+ *   E2BIG	more than PIN_MAX
+ *   ENOMEM	more than RLIMIT_MEMLOCK lets the caller lock, or no memory
+ *   EFAULT	a page is not mapped, or not writable where WRITE asks for that;
+ *		a carve-out, which never moves, is such a mapping, too
+ *   EOPNOTSUPP	a page belongs to a file of a file system with a backing store
+ *		(anonymous memory, memfd, tmpfs and hugetlb are good)
+ * Without WRITE the file is read-only, and memory that is copied on write is
+ * copied first, so that the pages are the caller's own.
+ */
+#define DMA_REHEARSAL_PIN_WRITE	1
+#define DMA_REHEARSAL_PIN_MAX	(1ULL << 30)
+
+struct dma_rehearsal_pin {
+	__u64 address;	/* user virtual address */
+	__u64 length;	/* bytes, 1 to PIN_MAX */
+	__u32 flags;	/* DMA_REHEARSAL_PIN_... */
+	__u32 reserved;	/* 0 */
+};
+
+/* Of a pin's file; read and write at an offset reach the pinned bytes. */
+struct dma_rehearsal_pin_info {
+	__u64 pages;	/* 4 KiB each */
+	__u64 length;	/* bytes */
+	__u32 offset;	/* of the first byte in the first page */
+	__u32 flags;	/* as asked */
+};
+
+/* Physical addresses, one a page. The ioctl returns how many, 0 from the end on. */
+struct dma_rehearsal_pin_pages {
+	__u64 first;	/* page */
+	__u64 user;	/* pointer to count __u64 */
+	__u32 count;
+	__u32 reserved;	/* 0 */
+};
+
+/*
+ * KMAP: the kernel keeps a mapping with this cache mode until the last close of
+ * the file that the ioctl returns; read and write at an offset go through it.
+ * EBUSY where the range is mapped with another mode, as mmap() has it then.
+ * PIN_KMAP does it for the pages of a pin, write-back, and holds the pin.
+ */
+struct dma_rehearsal_kmap {
+	__u64 physical;	/* inside one zone */
+	__u64 length;	/* bytes, at least 1 */
+	__u32 mode;
+	__u32 reserved;	/* 0 */
+};
+
+struct dma_rehearsal_kmap_info {
+	__u64 address;	/* kernel virtual, of the first byte */
+	__u64 root;	/* physical, of the caller's top table: the kernel's half */
+	__u64 length;	/* bytes */
+	__u32 levels;	/* 4 or 5 */
+	__u32 mode;
 };
 
 /*
@@ -83,10 +144,19 @@ struct dma_rehearsal_eventfd {
 #define DMA_REHEARSAL_READ	_IOW(DMA_REHEARSAL_IOC, 0x02, struct dma_rehearsal_copy)
 #define DMA_REHEARSAL_WRITE	_IOW(DMA_REHEARSAL_IOC, 0x03, struct dma_rehearsal_copy)
 
+#define DMA_REHEARSAL_PIN	_IOW(DMA_REHEARSAL_IOC, 0x04, struct dma_rehearsal_pin)
+#define DMA_REHEARSAL_KMAP	_IOW(DMA_REHEARSAL_IOC, 0x05, struct dma_rehearsal_kmap)
+
 #define DMA_REHEARSAL_PCI_INFO	_IOR(DMA_REHEARSAL_IOC, 0x10, struct dma_rehearsal_pci_info)
 #define DMA_REHEARSAL_EVENTFD	_IOW(DMA_REHEARSAL_IOC, 0x11, struct dma_rehearsal_eventfd)
 #define DMA_REHEARSAL_BUS_MASTER	_IOW(DMA_REHEARSAL_IOC, 0x12, __u32)
 #define DMA_REHEARSAL_SET_INTERRUPTS	_IOW(DMA_REHEARSAL_IOC, 0x13, __u32)
 #define DMA_REHEARSAL_UNMASK	_IO(DMA_REHEARSAL_IOC, 0x14)	/* INTx only */
+
+#define DMA_REHEARSAL_PIN_INFO	_IOR(DMA_REHEARSAL_IOC, 0x20, struct dma_rehearsal_pin_info)
+#define DMA_REHEARSAL_PIN_PAGES	_IOW(DMA_REHEARSAL_IOC, 0x21, struct dma_rehearsal_pin_pages)
+#define DMA_REHEARSAL_PIN_KMAP	_IO(DMA_REHEARSAL_IOC, 0x22)
+
+#define DMA_REHEARSAL_KMAP_INFO	_IOR(DMA_REHEARSAL_IOC, 0x30, struct dma_rehearsal_kmap_info)
 
 #endif

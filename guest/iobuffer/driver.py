@@ -1,55 +1,47 @@
-"""The kernel module's device files; mirrors guest/driver/dma_rehearsal_uapi.h."""
+"""The kernel module's device files; what it answers to is in `uapi`."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import fcntl
-import os
-import struct
-import weakref
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from .device_file import DeviceFile, code_of, open_device
 from .errors import IOBusyError, IODeviceError, IOReturn, IOReturnError, IOUnsupportedError
 from .options import CacheMode
+from .pin import KernelMap, Pin, cannot_wire
+from .uapi import (
+    BUS_MASTER,
+    BUS_MASTER_STRUCT,
+    COPY_STRUCT,
+    EVENTFD,
+    EVENTFD_STRUCT,
+    INFO,
+    INFO_STRUCT,
+    INTERRUPTS_STRUCT,
+    KMAP,
+    KMAP_STRUCT,
+    MODE_SHIFT,
+    PCI_INFO,
+    PCI_INFO_STRUCT,
+    PIN,
+    PIN_STRUCT,
+    PIN_WRITE,
+    QUERY,
+    QUERY_STRUCT,
+    READ,
+    SET_INTERRUPTS,
+    UNMASK,
+    VERSION,
+    WRITE,
+)
 from .vm import Mapping
 
 DEVICE: Final = Path("/dev/dma-rehearsal")
-VERSION: Final = 2
-MODE_SHIFT: Final = 56
-
-# include/uapi/asm-generic/ioctl.h: direction 31:30, size 29:16, type 15:8, number 7:0
-_WRITE: Final = 1
-_READ: Final = 2
-_TYPE: Final = 0xDA
-
-INFO_STRUCT: Final = struct.Struct("<II")
-QUERY_STRUCT: Final = struct.Struct("<QQQII")
-COPY_STRUCT: Final = struct.Struct("<QQQII")
-PCI_INFO_STRUCT: Final = struct.Struct("<IIII")
-EVENTFD_STRUCT: Final = struct.Struct("<Ii")
-BUS_MASTER_STRUCT: Final = struct.Struct("<I")
-INTERRUPTS_STRUCT: Final = struct.Struct("<I")
-_NOTHING: Final = struct.Struct("")
-
-
-def _ioc(direction: int, number: int, record: struct.Struct) -> int:
-    return direction << 30 | record.size << 16 | _TYPE << 8 | number
-
-
-INFO: Final = _ioc(_READ, 0x00, INFO_STRUCT)
-QUERY: Final = _ioc(_READ | _WRITE, 0x01, QUERY_STRUCT)
-READ: Final = _ioc(_WRITE, 0x02, COPY_STRUCT)
-WRITE: Final = _ioc(_WRITE, 0x03, COPY_STRUCT)
-PCI_INFO: Final = _ioc(_READ, 0x10, PCI_INFO_STRUCT)
-EVENTFD: Final = _ioc(_WRITE, 0x11, EVENTFD_STRUCT)
-BUS_MASTER: Final = _ioc(_WRITE, 0x12, BUS_MASTER_STRUCT)
-SET_INTERRUPTS: Final = _ioc(_WRITE, 0x13, INTERRUPTS_STRUCT)
-UNMASK: Final = _ioc(0, 0x14, _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,68 +80,14 @@ def _failed(what: str, error: OSError, address: int, length: int) -> IOReturnErr
     return IODeviceError(f"{where}: {error}", code=code, address=address, length=length)
 
 
-def _code(error: OSError) -> IOReturn:
-    if error.errno in (errno.EINVAL, errno.EBADF):
-        return IOReturn.kIOReturnBadArgument
-    if error.errno == errno.ENODEV:  # the function was unbound, or is gone
-        return IOReturn.kIOReturnNotAttached
-    return IOReturn.kIOReturnError
-
-
-class _File:
-    """A device file: open until `close`, or to the end of the ``with``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise IODeviceError(
-                f"{path}: {error.strerror}; is the module dma_rehearsal loaded?",
-                code=IOReturn.kIOReturnNotAttached,
-            ) from error
-        self._finalizer = weakref.finalize(self, os.close, self._fd)
-
-    def _get(self, command: int, record: struct.Struct) -> tuple[int, ...]:
-        answer = bytearray(record.size)
-        try:
-            fcntl.ioctl(self._fd, command, answer)
-        except OSError as error:
-            raise IODeviceError(
-                f"{self.path}: ioctl {command:#x}: {error}", code=_code(error)
-            ) from error
-        return record.unpack(answer)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._fd < 0
-
-    def close(self) -> None:
-        """Close the file; again is nothing."""
-        self._fd = -1
-        self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Driver(_File):
+class Driver(DeviceFile):
     """/dev/dma-rehearsal: mappings with a stated cache mode, and questions about them.
 
     Raises `IODeviceError` when the module is not loaded or is of another version.
     """
 
     def __init__(self, path: Path = DEVICE) -> None:
-        super().__init__(path)
+        super().__init__(open_device(path), str(path))
         version, self.zones = self._get(INFO, INFO_STRUCT)
         if version != VERSION:
             self.close()
@@ -188,6 +126,44 @@ class Driver(_File):
         """Let the kernel store ``data`` into one carve-out; errors as `map`'s."""
         self._copy(WRITE, physical, bytearray(data), mode)
 
+    def pin(self, address: int, length: int, *, write: bool = True) -> Pin:
+        """Keep ``length`` bytes of this process where they are, for a device; see `Pin`.
+
+        ``write`` is for memory that a device, or the kernel, shall store into; without it the
+        mapping need not be writable. Anonymous memory, memfd, tmpfs and hugetlb can be pinned.
+        `IOCannotWireError` says why the memory cannot be, and which limit was in the way; a range
+        that is no range is an `IODeviceError` (kIOReturnBadArgument).
+        """
+        if not (length > 0 <= address and address + length <= 1 << 64):
+            raise IODeviceError(
+                f"pinning {length} bytes at {address:#x}: no range of an address space",
+                code=IOReturn.kIOReturnBadArgument,
+                address=address,
+                length=length,
+            )
+        request = bytearray(PIN_STRUCT.pack(address, length, PIN_WRITE if write else 0, 0))
+        try:
+            # Of bytes, ioctl() would return a copy, and not the descriptor.
+            fd = fcntl.ioctl(self._fd, PIN, request)
+        except OSError as error:
+            raise cannot_wire(error, address, length, write=write) from error
+        return Pin.from_fd(fd)
+
+    def kernel_map(self, physical: int, length: int, mode: CacheMode) -> KernelMap:
+        """Have the kernel map bytes of one carve-out with just this cache mode; see `KernelMap`.
+
+        Any start and length; whole pages are mapped. Errors as `map`'s.
+        """
+        if not (0 <= physical < 1 << 64 and 0 <= length < 1 << 64):
+            error = OSError(errno.EINVAL, "no range of physical memory")
+            raise _failed("kernel mapping", error, physical, length)
+        request = bytearray(KMAP_STRUCT.pack(physical, length, mode, 0))
+        try:
+            fd = fcntl.ioctl(self._fd, KMAP, request)
+        except OSError as error:
+            raise _failed("kernel mapping", error, physical, length) from error
+        return KernelMap.from_fd(fd)
+
     def _copy(self, command: int, physical: int, data: bytearray, mode: CacheMode) -> None:
         # An empty buffer has no address; the driver refuses length 0 before it looks.
         user = ctypes.addressof(ctypes.c_char.from_buffer(data)) if data else 0
@@ -216,7 +192,7 @@ class PciInfo:
     interrupts: Interrupts
 
 
-class DriverFunction(_File):
+class DriverFunction(DeviceFile):
     """/dev/dma-rehearsal-pciN: bus mastering, and an eventfd for each MSI-X vector, or for INTx.
 
     Eventfds, and the choice of `set_interrupts`, belong to this open file: closing it takes the
@@ -224,7 +200,7 @@ class DriverFunction(_File):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(open_device(path), str(path))
         version = self._get(PCI_INFO, PCI_INFO_STRUCT)[0]
         if version != VERSION:
             self.close()
@@ -269,11 +245,11 @@ class DriverFunction(_File):
         try:
             fcntl.ioctl(self._fd, command, request)
         except OSError as error:
-            message = f"{self.path}: {what}: {error}"
+            message = f"{self.name}: {what}: {error}"
             if error.errno == errno.EBUSY:
                 raise IOBusyError(f"{message}: an eventfd, or another open file, holds it") from (
                     error
                 )
             if error.errno == errno.EOPNOTSUPP:
                 raise IOUnsupportedError(message) from error
-            raise IODeviceError(message, code=_code(error)) from error
+            raise IODeviceError(message, code=code_of(error)) from error

@@ -34,6 +34,10 @@ class SettingsPlugin:
             "promise(name): the promise that the test is about; it is broken when the test fails "
             "before it could attest, and unattested when the test passes in silence",
         )
+        config.addinivalue_line(
+            "markers",
+            "kernel: looks at what the guest's own kernel does; left out where there is none",
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> object:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from iobuffer import driver
+from iobuffer import driver, uapi
 from iobuffer.errors import IODeviceError, IOReturn
 from iobuffer.options import CacheMode
 
@@ -22,6 +22,9 @@ int main(void)
 {
     SHOW(DMA_REHEARSAL_INFO); SHOW(DMA_REHEARSAL_QUERY);
     SHOW(DMA_REHEARSAL_READ); SHOW(DMA_REHEARSAL_WRITE);
+    SHOW(DMA_REHEARSAL_PIN); SHOW(DMA_REHEARSAL_KMAP);
+    SHOW(DMA_REHEARSAL_PIN_INFO); SHOW(DMA_REHEARSAL_PIN_PAGES); SHOW(DMA_REHEARSAL_PIN_KMAP);
+    SHOW(DMA_REHEARSAL_KMAP_INFO); SHOW(DMA_REHEARSAL_PIN_WRITE); SHOW(DMA_REHEARSAL_PIN_MAX);
     SHOW(DMA_REHEARSAL_PCI_INFO); SHOW(DMA_REHEARSAL_EVENTFD); SHOW(DMA_REHEARSAL_BUS_MASTER);
     SHOW(DMA_REHEARSAL_SET_INTERRUPTS); SHOW(DMA_REHEARSAL_UNMASK);
     SHOW(DMA_REHEARSAL_INTERRUPTS_NONE); SHOW(DMA_REHEARSAL_INTERRUPTS_MSIX);
@@ -34,6 +37,19 @@ int main(void)
     SHOW(offsetof(struct dma_rehearsal_query, level));
     SHOW(offsetof(struct dma_rehearsal_copy, user));
     SHOW(offsetof(struct dma_rehearsal_copy, mode));
+    SHOW(offsetof(struct dma_rehearsal_pin, length));
+    SHOW(offsetof(struct dma_rehearsal_pin, flags));
+    SHOW(offsetof(struct dma_rehearsal_pin_info, length));
+    SHOW(offsetof(struct dma_rehearsal_pin_info, offset));
+    SHOW(offsetof(struct dma_rehearsal_pin_info, flags));
+    SHOW(offsetof(struct dma_rehearsal_pin_pages, user));
+    SHOW(offsetof(struct dma_rehearsal_pin_pages, count));
+    SHOW(offsetof(struct dma_rehearsal_kmap, length));
+    SHOW(offsetof(struct dma_rehearsal_kmap, mode));
+    SHOW(offsetof(struct dma_rehearsal_kmap_info, root));
+    SHOW(offsetof(struct dma_rehearsal_kmap_info, length));
+    SHOW(offsetof(struct dma_rehearsal_kmap_info, levels));
+    SHOW(offsetof(struct dma_rehearsal_kmap_info, mode));
     SHOW(offsetof(struct dma_rehearsal_pci_info, interrupts));
     return 0;
 }
@@ -53,20 +69,28 @@ def test_header_and_python_agree(tmp_path: Path) -> None:
     output = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
     shown = {name: int(value) for name, value in (x.rsplit(" ", 1) for x in output.splitlines())}
     assert shown == {
-        "DMA_REHEARSAL_INFO": driver.INFO,
-        "DMA_REHEARSAL_QUERY": driver.QUERY,
-        "DMA_REHEARSAL_READ": driver.READ,
-        "DMA_REHEARSAL_WRITE": driver.WRITE,
-        "DMA_REHEARSAL_PCI_INFO": driver.PCI_INFO,
-        "DMA_REHEARSAL_EVENTFD": driver.EVENTFD,
-        "DMA_REHEARSAL_BUS_MASTER": driver.BUS_MASTER,
-        "DMA_REHEARSAL_SET_INTERRUPTS": driver.SET_INTERRUPTS,
-        "DMA_REHEARSAL_UNMASK": driver.UNMASK,
+        "DMA_REHEARSAL_INFO": uapi.INFO,
+        "DMA_REHEARSAL_QUERY": uapi.QUERY,
+        "DMA_REHEARSAL_READ": uapi.READ,
+        "DMA_REHEARSAL_WRITE": uapi.WRITE,
+        "DMA_REHEARSAL_PIN": uapi.PIN,
+        "DMA_REHEARSAL_KMAP": uapi.KMAP,
+        "DMA_REHEARSAL_PIN_INFO": uapi.PIN_INFO,
+        "DMA_REHEARSAL_PIN_PAGES": uapi.PIN_PAGES,
+        "DMA_REHEARSAL_PIN_KMAP": uapi.PIN_KMAP,
+        "DMA_REHEARSAL_KMAP_INFO": uapi.KMAP_INFO,
+        "DMA_REHEARSAL_PIN_WRITE": uapi.PIN_WRITE,
+        "DMA_REHEARSAL_PIN_MAX": uapi.PIN_MAX,
+        "DMA_REHEARSAL_PCI_INFO": uapi.PCI_INFO,
+        "DMA_REHEARSAL_EVENTFD": uapi.EVENTFD,
+        "DMA_REHEARSAL_BUS_MASTER": uapi.BUS_MASTER,
+        "DMA_REHEARSAL_SET_INTERRUPTS": uapi.SET_INTERRUPTS,
+        "DMA_REHEARSAL_UNMASK": uapi.UNMASK,
         "DMA_REHEARSAL_INTERRUPTS_NONE": driver.Interrupts.NONE,
         "DMA_REHEARSAL_INTERRUPTS_MSIX": driver.Interrupts.MSIX,
         "DMA_REHEARSAL_INTERRUPTS_INTX": driver.Interrupts.INTX,
-        "DMA_REHEARSAL_VERSION": driver.VERSION,
-        "DMA_REHEARSAL_MODE_SHIFT": driver.MODE_SHIFT,
+        "DMA_REHEARSAL_VERSION": uapi.VERSION,
+        "DMA_REHEARSAL_MODE_SHIFT": uapi.MODE_SHIFT,
         "DMA_REHEARSAL_MODE_UC": CacheMode.INHIBIT,
         "DMA_REHEARSAL_MODE_WT": CacheMode.WRITE_THRU,
         "DMA_REHEARSAL_MODE_WB": CacheMode.COPYBACK,
@@ -76,6 +100,19 @@ def test_header_and_python_agree(tmp_path: Path) -> None:
         "offsetof(struct dma_rehearsal_query, level)": 24,
         "offsetof(struct dma_rehearsal_copy, user)": 16,
         "offsetof(struct dma_rehearsal_copy, mode)": 24,
+        "offsetof(struct dma_rehearsal_pin, length)": 8,
+        "offsetof(struct dma_rehearsal_pin, flags)": 16,
+        "offsetof(struct dma_rehearsal_pin_info, length)": 8,
+        "offsetof(struct dma_rehearsal_pin_info, offset)": 16,
+        "offsetof(struct dma_rehearsal_pin_info, flags)": 20,
+        "offsetof(struct dma_rehearsal_pin_pages, user)": 8,
+        "offsetof(struct dma_rehearsal_pin_pages, count)": 16,
+        "offsetof(struct dma_rehearsal_kmap, length)": 8,
+        "offsetof(struct dma_rehearsal_kmap, mode)": 16,
+        "offsetof(struct dma_rehearsal_kmap_info, root)": 8,
+        "offsetof(struct dma_rehearsal_kmap_info, length)": 16,
+        "offsetof(struct dma_rehearsal_kmap_info, levels)": 24,
+        "offsetof(struct dma_rehearsal_kmap_info, mode)": 28,
         "offsetof(struct dma_rehearsal_pci_info, interrupts)": 12,
     }
 

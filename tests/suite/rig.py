@@ -470,7 +470,8 @@ class Rig:
             *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),
             # The rest is not looked at here, and costs more than the tests do.
             *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
-            *("-p", "no:cacheprovider", "--strict-markers", str(guest / "suite"), *args),
+            *("-p", "no:cacheprovider", "--strict-markers", "-m", "not kernel"),
+            *(str(guest / "suite"), *args),
             plugins=[fixtures, SettingsPlugin(seed), outcome],
         )
         return outcome
