@@ -392,7 +392,7 @@ modes = pytest.mark.parametrize("mode", MODES, ids=[mode.name for mode in MODES]
 
 @pytest.mark.promise(KERNEL_MAPPING)
 @modes
-@pytest.mark.parametrize("length", [1, 3 * PAGE, 3 << 20])
+@pytest.mark.parametrize("length", [1, 3 * PAGE, HUGE + PAGE])
 def test_kernel_maps_with_just_the_mode(
     bench: Bench, data: Patterns, attest: Attest, mode: CacheMode, length: int
 ) -> None:
