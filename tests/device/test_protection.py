@@ -1,0 +1,486 @@
+"""The protection unit: against a naive model of every byte, then on the bus, then by registers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from device.endpoints.bus import DmaRefused
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.interconnect import Interconnect
+from device.layout import (
+    DmaDirection,
+    DmaReason,
+    DmaStatus,
+    Ext,
+    GrantDirection,
+    Plat,
+    ProtectionCommand,
+    ProtectionStatus,
+    RingDescriptor,
+    RingFlag,
+    RingStatus,
+)
+from device.platform.platform import Platform
+from device.platform.protection import Coverage, Grant, Protection, ProtectionError
+from device.trace import Trace
+from device.vfio_user.errors import Withdrawn
+from device.vfio_user.model import Dma
+from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, write32
+
+IN, OUT = GrantDirection.IN, GrantDirection.OUT
+IN_OUT = IN | OUT
+SPACE = 40  # addresses that the model looks at
+TOP = (1 << 64) - 1
+
+
+def wanted(write: bool) -> GrantDirection:
+    return IN if write else OUT
+
+
+def naive_reason(
+    grants: list[Grant], address: int, length: int, write: bool
+) -> tuple[DmaReason, int]:
+    """Judge byte by byte, grant by grant."""
+    for byte in range(address, address + length):
+        covering = [each for each in grants if each.address <= byte < each.end]
+        if any(each.direction & wanted(write) for each in covering):
+            continue
+        if covering:
+            return DmaReason.PROTECTION_DIRECTION, byte
+        first = byte == address
+        return (DmaReason.PROTECTION_OUTSIDE if first else DmaReason.PROTECTION_PAST_END), byte
+    return DmaReason.NONE, 0
+
+
+def naive_nearest(grants: list[Grant], reason: DmaReason, byte: int) -> Grant | None:
+    """Look at the distance of every grant."""
+    if reason is DmaReason.PROTECTION_DIRECTION:
+        covering = [each for each in grants if each.address <= byte < each.end]
+        return max(covering, key=lambda each: (each.address, each.id))
+
+    def rank(grant: Grant) -> tuple[int, bool, int]:
+        below = grant.end <= byte
+        distance = byte - (grant.end - 1) if below else grant.address - byte
+        return distance, not below, -grant.id
+
+    return min(grants, key=rank, default=None)
+
+
+class AgainstEveryByte(RuleBasedStateMachine):
+    """Grants come and go in any order; after each step every request is judged alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = Protection(capacity=8, fault_capacity=4)
+        self.unit.enabled = True
+        self.grants: list[Grant] = []
+        self.denied = 0
+
+    @rule(
+        address=st.integers(0, SPACE),
+        length=st.integers(0, SPACE // 2),
+        direction=st.integers(0, 4),
+        owner=st.integers(0, 2),
+    )
+    def grant(self, address: int, length: int, direction: int, owner: int) -> None:
+        due = None
+        if not length or not 1 <= direction <= 3:
+            due = ProtectionStatus.BAD_ARGUMENT
+        elif len(self.grants) == 8:
+            due = ProtectionStatus.FULL
+        if due is not None:
+            with pytest.raises(ProtectionError, match=due.name):
+                self.unit.grant(address, length, direction, owner)
+            return
+        made = self.unit.grant(address, length, direction, owner)
+        assert made.id not in {each.id for each in self.grants}
+        self.grants.append(made)
+
+    @precondition(lambda self: self.grants)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self.grants))
+        assert self.unit.withdraw(chosen.id) == chosen
+        self.grants.remove(chosen)
+        with pytest.raises(ProtectionError) as twice:
+            self.unit.withdraw(chosen.id)
+        assert twice.value.status is ProtectionStatus.NO_SUCH_GRANT
+
+    @rule(owner=st.integers(0, 2))
+    def withdraw_owner(self, owner: int) -> None:
+        theirs = [each for each in self.grants if each.owner == owner]
+        assert self.unit.withdraw_owner(owner) == len(theirs)
+        self.grants = [each for each in self.grants if each.owner != owner]
+
+    @rule(address=st.integers(0, SPACE + 20), length=st.integers(0, SPACE), write=st.booleans())
+    def request(self, address: int, length: int, write: bool) -> None:
+        reason, byte = naive_reason(self.grants, address, length, write)
+        fault = self.unit.check(address, length, write=write)
+        if fault is None:
+            assert reason is DmaReason.NONE
+            return
+        self.denied += 1
+        assert (fault.reason, fault.byte) == (reason, byte)
+        assert fault.nearest == naive_nearest(self.grants, reason, byte)
+        assert (fault.sequence, fault.direction) == (self.denied, DmaDirection(write))
+        assert (fault.address, fault.length) == (address, length)
+        assert self.unit.fault(self.denied) == fault
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.unit) == len(self.grants)
+        assert self.unit.faults_lost == max(0, self.denied - 4)
+        assert self.unit.fault(self.unit.faults_lost) is None
+        assert self.unit.fault(self.denied + 1) is None
+        owners = {each.owner for each in self.grants}
+        for least in range(4):
+            due = min((owner for owner in owners if owner >= least), default=None)
+            try:
+                assert self.unit.next_owner(least) == due
+            except ProtectionError:
+                assert due is None
+
+
+TestAgainstEveryByte = AgainstEveryByte.TestCase
+TestAgainstEveryByte.settings = settings(max_examples=150, deadline=None)
+
+ranges = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda each: (each[0], sum(each)))
+)
+
+
+@given(ranges, ranges)
+def test_coverage_built_at_once_is_the_one_built_step_by_step(
+    kept: list[tuple[int, int]], gone: list[tuple[int, int]]
+) -> None:
+    one_by_one = Coverage()
+    for each in kept + gone:
+        one_by_one.add(*each)
+    for each in gone:
+        one_by_one.add(*each, -1)
+    at_once = Coverage(kept)
+    assert (at_once._edges, at_once._counts) == (one_by_one._edges, one_by_one._counts)
+
+
+def test_off_lets_everything_through() -> None:
+    unit = Protection()
+    assert unit.check(0, 1 << 64, write=True) is None
+    unit.enabled = True
+    fault = unit.check(5, 1, write=False)
+    assert fault is not None
+    assert fault.nearest is None
+
+
+def test_all_of_memory_can_be_granted() -> None:
+    unit = Protection()
+    unit.enabled = True
+    unit.grant(0, 1 << 64, IN_OUT, 0)
+    assert unit.check(TOP, 1, write=True) is None
+    with pytest.raises(ProtectionError):
+        unit.grant(TOP, 2, IN, 0)
+
+
+def test_ids_are_not_used_again_while_they_live() -> None:
+    unit = Protection()
+    first = unit.grant(0, 1, IN, 0)
+    unit._last_id = (1 << 32) - 2
+    assert [unit.grant(0, 1, IN, 0).id for _ in range(2)] == [(1 << 32) - 1, 2]
+    assert first.id == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda index: (index * 16, 16),
+        lambda index: (index * 32, 16),
+        lambda index: (index, 100_000 - 2 * index),
+        lambda index: (0, index + 1),
+    ],
+    ids=["adjacent", "apart", "nested", "stacked"],
+)
+def test_thousands_of_grants_that_overlap_come_and_go(
+    place: Callable[[int], tuple[int, int]],
+) -> None:
+    unit = Protection()
+    unit.enabled = True
+    made = [unit.grant(*place(index), IN, index % 2) for index in range(4096)]
+    with pytest.raises(ProtectionError) as full:
+        unit.grant(0, 1, IN, 0)
+    assert full.value.status is ProtectionStatus.FULL
+    for each in made[1::2]:
+        unit.withdraw(each.id)
+    assert all(unit.check(each.address, each.length, write=True) is None for each in made[::2])
+    assert unit.withdraw_owner(0) == 2048
+    assert [coverage._edges for coverage in unit._open.values()] == [[0], [0]]
+    assert unit.check(made[0].address, 1, write=True) is not None
+
+
+# On the bus.
+
+
+class Board:
+    """An exerciser whose requests cross a platform's interconnect, and commands to the platform."""
+
+    def __init__(self, client: FakeClient, trace: Trace | None = None) -> None:
+        self.platform = Platform(trace or Trace())
+        self.platform.attach(client)
+        self.exerciser = Exerciser(trace or Trace())
+        self.exerciser.bus.interconnect = self.platform.interconnect
+        self.exerciser.attach(client)
+        self.exerciser.region_write(7, 4, b"\x04\x00")
+
+    def set64(self, register: Plat, value: int) -> None:
+        write32(self.platform, 0, register, value)
+        write32(self.platform, 0, register + 4, value >> 32)
+
+    def get64(self, register: Plat) -> int:
+        return read32(self.platform, 0, register) | read32(self.platform, 0, register + 4) << 32
+
+    def command(self, command: int, **arguments: int) -> ProtectionStatus:
+        for name in ("address", "length", "owner"):
+            if name in arguments:
+                self.set64(Plat[f"GRANT_{name.upper()}_LO"], arguments[name])
+        for name in ("direction", "id"):
+            if name in arguments:
+                write32(self.platform, 0, Plat[f"GRANT_{name.upper()}"], arguments[name])
+        write32(self.platform, 0, Plat.PROTECTION_CTL, command)
+        return ProtectionStatus(read32(self.platform, 0, Plat.PROTECTION_STATUS))
+
+    def enable(self) -> None:
+        assert self.command(ProtectionCommand.ENABLE) is ProtectionStatus.OK
+
+    def grant(self, address: int, length: int, direction: int, owner: int = 0) -> int:
+        status = self.command(
+            ProtectionCommand.GRANT,
+            address=address,
+            length=length,
+            direction=direction,
+            owner=owner,
+        )
+        assert status is ProtectionStatus.OK
+        return read32(self.platform, 0, Plat.GRANT_ID)
+
+    @property
+    def faults(self) -> int:
+        return read32(self.platform, 0, Plat.FAULT_COUNT)
+
+    def fault(self, sequence: int) -> dict[str, Any]:
+        write32(self.platform, 0, Plat.FAULT_SELECT, sequence)
+        names = ("ADDRESS", "LENGTH", "BYTE", "GRANT_ADDRESS", "GRANT_LENGTH", "GRANT_OWNER")
+        found = {name.lower(): self.get64(Plat[f"FAULT_{name}_LO"]) for name in names}
+        singles = ("VALID", "SEQUENCE", "REASON", "DIRECTION", "GRANT_ID", "GRANT_DIRECTION")
+        return found | {
+            name.lower(): read32(self.platform, 0, Plat[f"FAULT_{name}"]) for name in singles
+        }
+
+
+@pytest.fixture
+def board(client: FakeClient) -> Board:
+    client.ram[:] = bytes(range(256)) * (SIZE // 256)
+    return Board(client)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_denied_dma_moves_nothing_and_is_recorded(
+    board: Board, client: FakeClient, write: bool
+) -> None:
+    board.enable()
+    identity = board.grant(BASE, 100, IN_OUT, owner=0x1234_5678_9ABC)
+    board.exerciser.region_write(1, 0, b"\xee" * 200)
+    before = bytes(client.ram)
+    found = dma(board.exerciser, BASE + 10, 91, write=write)
+    assert (found["status"], found["reason"]) == (
+        DmaStatus.INTERNAL,
+        DmaReason.PROTECTION_PAST_END,
+    )
+    assert (found["moved"], found["dmastatus"]) == (0, DmaStatus.INTERNAL)
+    assert client.ram == before
+    assert board.exerciser.region_read(1, 0, 200) == b"\xee" * 200
+    assert board.fault(1) == {
+        "valid": 1,
+        "sequence": 1,
+        "reason": DmaReason.PROTECTION_PAST_END,
+        "direction": write,
+        "address": BASE + 10,
+        "length": 91,
+        "byte": BASE + 100,
+        "grant_id": identity,
+        "grant_direction": IN_OUT,
+        "grant_address": BASE,
+        "grant_length": 100,
+        "grant_owner": 0x1234_5678_9ABC,
+    }
+    assert dma(board.exerciser, BASE + 10, 90, write=write)["status"] == DmaStatus.OK
+    assert board.faults == 1
+
+
+def test_what_never_leaves_the_device_is_no_fault(board: Board) -> None:
+    board.enable()
+    board.exerciser.region_write(7, 4, b"\x00\x00")
+    assert dma(board.exerciser, BASE, 4, write=False)["reason"] == DmaReason.BUS_MASTER_OFF
+    assert board.faults == 0
+
+
+def test_dma_of_no_bytes_passes(board: Board) -> None:
+    board.enable()
+    assert dma(board.exerciser, BASE, 0, write=True)["status"] == DmaStatus.OK
+
+
+def test_grant_does_not_map_memory(board: Board) -> None:
+    board.enable()
+    board.grant(0x4000_0000, 64, IN_OUT)
+    assert dma(board.exerciser, 0x4000_0000, 64, write=True)["reason"] == DmaReason.UNMAPPED
+    assert board.faults == 0
+
+
+def test_chain_moves_whole_or_not_at_all(board: Board, client: FakeClient) -> None:
+    table = BASE + 0x1000
+    board.grant(BASE, 64, OUT)
+    board.grant(BASE + 128, 64, IN)
+    for index, (place, flags) in enumerate(((BASE, RingFlag.CHAIN), (BASE + 128, RingFlag(0)))):
+        descriptor = RingDescriptor(place, 64, 64 * index, flags)
+        client.ram[0x1000 + 32 * index : 0x1020 + 32 * index] = descriptor.pack()
+    exerciser = board.exerciser
+    write32(exerciser, 3, Ext.RING_BASE_LO, table)
+    write32(exerciser, 3, Ext.RING_SIZE, 4)
+    write32(exerciser, 3, Ext.RING_CONTROL, 1)
+    board.enable()
+    write32(exerciser, 3, Ext.RING_DOORBELL, 2)
+    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.UNREACHABLE
+    board.grant(table, 128, OUT)
+    write32(exerciser, 3, Ext.RING_DOORBELL, 2)
+    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.OK
+    assert exerciser.region_read(1, 0, 128) == bytes(128)
+    reasons = [board.fault(sequence)["reason"] for sequence in (1, 2)]
+    assert reasons == [DmaReason.PROTECTION_OUTSIDE, DmaReason.PROTECTION_DIRECTION]
+    assert board.faults == 2
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_dma_that_may_need_messages_is_judged_as_well(
+    board: Board, client: FakeClient, write: bool
+) -> None:
+    board.enable()
+    board.grant(BASE, 64, IN if write else OUT)
+    outcomes: list[bytes | DmaRefused] = []
+    before = bytes(client.ram)
+
+    def run(length: int) -> None:
+        if write:
+            board.exerciser.bus.write_async(BASE, bytes(length), outcomes.append)
+        else:
+            board.exerciser.bus.read_async(BASE, length, outcomes.append)
+
+    run(65)
+    assert client.ram == before
+    run(64)
+    refusal, moved = outcomes
+    assert isinstance(refusal, DmaRefused)
+    assert (refusal.reason, refusal.address) == (DmaReason.PROTECTION_PAST_END, BASE + 64)
+    assert moved == (b"" if write else before[:64])
+
+
+def test_dma_under_way_is_judged_again(
+    board: Board, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the client asks before each piece."""
+    started: list[Dma] = []
+    monkeypatch.setattr(client, "start_dma", started.append)
+    board.enable()
+    identity = board.grant(BASE, 64, OUT)
+    outcomes: list[bytes | DmaRefused] = []
+    board.exerciser.bus.read_async(BASE, 64, outcomes.append)
+    (under_way,) = started
+    assert under_way.allowed()
+    board.command(ProtectionCommand.WITHDRAW, id=identity)
+    assert not under_way.allowed()
+    under_way.on_done(Withdrawn(BASE))
+    (refusal,) = outcomes
+    assert isinstance(refusal, DmaRefused)
+    assert refusal.reason is DmaReason.PROTECTION_OUTSIDE
+    assert board.faults == 1
+
+
+def test_platform_itself_is_not_judged(board: Board) -> None:
+    board.platform.region_write(7, 4, b"\x04\x00")
+    board.enable()
+    assert board.platform.bus.read(BASE, 4) == b"\x00\x01\x02\x03"
+
+
+def test_interrupts_need_no_grant(board: Board, client: FakeClient) -> None:
+    board.enable()
+    assert board.exerciser.msix(3)
+    assert client.interrupts
+    assert board.faults == 0
+
+
+def test_change_waits_for_a_dma_that_moves() -> None:
+    """Whoever has seen a withdrawal done sees no byte move by the grant afterwards."""
+    interconnect, moving, changed = Interconnect(), threading.Event(), threading.Event()
+
+    def change() -> None:
+        moving.wait(5)
+        with interconnect:
+            changed.set()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    with interconnect:
+        moving.set()
+        assert not changed.wait(0.05)
+        with interconnect:  # the end of a DMA starts another one
+            pass
+    thread.join(5)
+    assert changed.is_set()
+
+
+# By registers.
+
+
+def test_commands_and_their_statuses(board: Board) -> None:
+    status = ProtectionStatus(read32(board.platform, 0, Plat.PROTECTION_STATUS))
+    assert status is ProtectionStatus.NEVER_RUN
+    command = board.command
+    for unknown in (0, 7, 0xFFFF_FFFF):
+        assert command(unknown) is ProtectionStatus.UNKNOWN_COMMAND
+    assert command(ProtectionCommand.NEXT_OWNER, owner=0) is ProtectionStatus.NO_SUCH_OWNER
+    assert command(ProtectionCommand.WITHDRAW, id=1) is ProtectionStatus.NO_SUCH_GRANT
+    bad = {"address": TOP, "length": 2, "direction": 1}
+    assert command(ProtectionCommand.GRANT, **bad) is ProtectionStatus.BAD_ARGUMENT
+    assert command(ProtectionCommand.GRANT, length=0) is ProtectionStatus.BAD_ARGUMENT
+    first = board.grant(TOP, 1, IN, owner=TOP)
+    assert board.grant(BASE, 1, IN, owner=5) != first
+    assert command(ProtectionCommand.NEXT_OWNER, owner=6) is ProtectionStatus.OK
+    assert board.get64(Plat.GRANT_OWNER_LO) == TOP
+    assert read32(board.platform, 0, Plat.GRANT_COUNT) == 2
+    assert command(ProtectionCommand.WITHDRAW_OWNER, owner=TOP) is ProtectionStatus.OK
+    assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 1
+    assert command(ProtectionCommand.WITHDRAW_OWNER, owner=TOP) is ProtectionStatus.OK
+    assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 0
+
+
+def test_reset_of_the_platform_drops_all_and_one_of_the_device_nothing(board: Board) -> None:
+    board.enable()
+    board.grant(BASE, 64, OUT)
+    dma(board.exerciser, BASE, 64, write=True)
+    board.exerciser.device_reset()
+    assert read32(board.platform, 0, Plat.PROTECTION_ENABLED) == 1
+    assert (read32(board.platform, 0, Plat.GRANT_COUNT), board.faults) == (1, 1)
+    board.platform.device_reset()
+    assert read32(board.platform, 0, Plat.PROTECTION_ENABLED) == 0
+    assert (read32(board.platform, 0, Plat.GRANT_COUNT), board.faults) == (0, 0)
+    assert board.fault(1)["valid"] == 0
+    board.exerciser.region_write(7, 4, b"\x04\x00")
+    assert dma(board.exerciser, BASE, 64, write=True)["status"] == DmaStatus.OK
+
+
+def test_no_fault_shows_zeros(board: Board) -> None:
+    for sequence in (0, 1, 0xFFFF_FFFF):
+        assert not any(board.fault(sequence).values())
