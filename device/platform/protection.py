@@ -27,6 +27,7 @@ from device.layout import (
 ADDRESS_END = 1 << 64
 OWNER_END = 1 << 64
 _ID_END = 1 << 32
+_BLOCK = 64
 _DIRECTIONS = GrantDirection.IN | GrantDirection.OUT
 
 
@@ -134,6 +135,8 @@ class Protection:
         self._grants: dict[int, Grant] = {}
         self._last_id = 0
         self._starts: list[tuple[int, int]] = []  # (first address, id), ascending
+        self._reach: list[int] = []  # the end of each of those
+        self._tops: list[int] = []  # the last end in each block of those; none: not yet known
         self._ends: list[tuple[int, int]] = []  # (address behind the last, id), ascending
         self._open = {each: Coverage() for each in GrantDirection}
         self._faults.clear()
@@ -153,7 +156,10 @@ class Protection:
             raise ProtectionError(ProtectionStatus.FULL)
         made = Grant(self._free_id(), address, length, GrantDirection(direction), owner)
         self._grants[made.id] = made
-        insort(self._starts, (made.address, made.id))
+        index = bisect_left(self._starts, (made.address, made.id))
+        self._starts.insert(index, (made.address, made.id))
+        self._reach.insert(index, made.end)
+        self._tops.clear()
         insort(self._ends, (made.end, made.id))
         self._cover(made, 1)
         return made
@@ -163,7 +169,9 @@ class Protection:
         found = self._grants.pop(identity, None)
         if found is None:
             raise ProtectionError(ProtectionStatus.NO_SUCH_GRANT)
-        del self._starts[bisect_left(self._starts, (found.address, found.id))]
+        index = bisect_left(self._starts, (found.address, found.id))
+        del self._starts[index], self._reach[index]
+        self._tops.clear()
         del self._ends[bisect_left(self._ends, (found.end, found.id))]
         self._cover(found, -1)
         return found
@@ -176,6 +184,8 @@ class Protection:
             # All at once: one by one, thousands that overlap would take seconds.
             self._grants = kept
             self._starts = sorted((each.address, each.id) for each in kept.values())
+            self._reach = [kept[identity].end for _, identity in self._starts]
+            self._tops.clear()
             self._ends = sorted((each.end, each.id) for each in kept.values())
             opened = [self.opens(each) for each in kept.values()]
             for direction in GrantDirection:
@@ -227,8 +237,9 @@ class Protection:
         elif byte == address:
             reason = DmaReason.PROTECTION_OUTSIDE
         direction = DmaDirection(write)
-        nearest = self._nearest(byte, covered=reason is DmaReason.PROTECTION_DIRECTION)
+        covering = self._covering(byte) if reason is DmaReason.PROTECTION_DIRECTION else None
         sequence = self.fault_count + 1
+        nearest = covering or self._nearest(byte)
         fault = ProtectionFault(sequence, address, length, direction, reason, byte, nearest)
         self.keep(fault)
         return fault
@@ -238,13 +249,24 @@ class Protection:
         self.fault_count += 1
         self._faults.append(fault)
 
-    def _nearest(self, byte: int, *, covered: bool) -> Grant | None:
+    def _covering(self, byte: int) -> Grant | None:
+        """Return the grant on ``byte`` that begins last."""
+        # Thousands may begin, and end, between it and the byte: they are passed by the block.
+        if not self._tops:
+            starts = range(0, len(self._reach), _BLOCK)
+            self._tops = [max(self._reach[start : start + _BLOCK]) for start in starts]
+        stop = bisect_right(self._starts, (byte, _ID_END))
+        for block in range((stop - 1) // _BLOCK, -1, -1):
+            if self._tops[block] > byte:
+                first = block * _BLOCK
+                for index in range(min(stop, first + _BLOCK) - 1, first - 1, -1):
+                    if self._reach[index] > byte:
+                        return self._grants[self._starts[index][1]]
+        return None
+
+    def _nearest(self, byte: int) -> Grant | None:
+        """Return the grant with the byte nearest to ``byte``, on which there is none."""
         begins_before = bisect_right(self._starts, (byte, _ID_END))
-        if covered:
-            for index in range(begins_before - 1, -1, -1):
-                found = self._grants[self._starts[index][1]]
-                if found.end > byte:
-                    return found
         ends_before = bisect_right(self._ends, (byte, _ID_END))
         below = self._grants[self._ends[ends_before - 1][1]] if ends_before else None
         if begins_before == len(self._starts):

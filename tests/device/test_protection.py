@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -220,6 +221,23 @@ def test_thousands_of_grants_that_overlap_come_and_go(
     assert unit.withdraw_owner(0) == 2048
     assert [coverage._edges for coverage in unit._open.values()] == [[0], [0]]
     assert unit.check(made[0].address, 1, write=True) is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nearest_of_hundreds(seed: int) -> None:
+    """Some that cover a byte begin far before it, with hundreds that do not in between."""
+    draw = Random(seed)
+    unit = Protection()
+    unit.enabled = True
+    grants = [unit.grant(0, 990 + index, OUT, 0) for index in range(3)]
+    for _ in range(600):
+        grants.append(unit.grant(draw.randrange(1000), draw.randrange(1, 4), OUT, 0))
+    for byte in range(0, 1100, 7):
+        for write in False, True:
+            reason, at = naive_reason(grants, byte, 1, write)
+            fault = unit.check(byte, 1, write=write)
+            assert (reason is DmaReason.NONE) == (fault is None)
+            assert fault is None or fault.nearest == naive_nearest(grants, reason, at)
 
 
 # On the bus.
