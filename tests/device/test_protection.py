@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from device.endpoints.bus import DmaRefused
+from device.endpoints.bus import Bus, DmaRefused
 from device.endpoints.exerciser import Exerciser
-from device.endpoints.interconnect import Interconnect
 from device.layout import (
     DmaDirection,
     DmaReason,
@@ -432,6 +433,38 @@ def test_platform_itself_is_not_judged(board: Board) -> None:
     assert board.platform.bus.read(BASE, 4) == b"\x00\x01\x02\x03"
 
 
+def test_end_of_a_dma_may_start_another(board: Board) -> None:
+    outcomes: list[bytes | DmaRefused] = []
+    bus = board.exerciser.bus
+    bus.read_async(BASE, 4, lambda _: bus.read_async(BASE + 4, 4, outcomes.append))
+    assert outcomes == [b"\x04\x05\x06\x07"]
+
+
+def test_trace_has_every_denial_with_all_fields(client: FakeClient, tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace")
+    board = Board(client, trace)
+    board.enable()
+    board.grant(BASE, 64, IN, owner=9)
+    dma(board.exerciser, BASE, 8, write=False)
+    trace.close()
+    events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    (fault,) = (each for each in events if each["event"] == "protection fault")
+    del fault["time"]
+    grant = {"id": 1, "address": BASE, "length": 64, "direction": "IN", "owner": 9}
+    assert fault == {
+        "device": "platform",
+        "event": "protection fault",
+        "function": "exerciser",
+        "sequence": 1,
+        "address": BASE,
+        "length": 8,
+        "direction": "READ_MEMORY",
+        "reason": "PROTECTION_DIRECTION",
+        "byte": BASE,
+        "nearest": grant,
+    }
+
+
 def test_interrupts_need_no_grant(board: Board, client: FakeClient) -> None:
     board.enable()
     assert board.exerciser.msix(3)
@@ -439,24 +472,43 @@ def test_interrupts_need_no_grant(board: Board, client: FakeClient) -> None:
     assert board.faults == 0
 
 
-def test_change_waits_for_a_dma_that_moves() -> None:
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda bus: bus.read(BASE, 64),
+        lambda bus: bus.write(BASE, bytes(64)),
+        lambda bus: bus.read_list([(BASE, 32), (BASE + 32, 32)]),
+        lambda bus: bus.write_list([(BASE, bytes(32)), (BASE + 32, bytes(32))]),
+        lambda bus: bus.read_async(BASE, 64, lambda _: None),
+        lambda bus: bus.write_async(BASE, bytes(64), lambda _: None),
+    ],
+    ids=["read", "write", "read list", "write list", "read async", "write async"],
+)
+def test_withdrawal_waits_for_a_dma_that_moves(
+    board: Board, client: FakeClient, monkeypatch: pytest.MonkeyPatch, move: Callable[[Bus], None]
+) -> None:
     """Whoever has seen a withdrawal done sees no byte move by the grant afterwards."""
-    interconnect, moving, changed = Interconnect(), threading.Event(), threading.Event()
+    board.enable()
+    identity = board.grant(BASE, 64, IN_OUT)
+    statuses: list[ProtectionStatus] = []
+    withdrawal = threading.Thread(
+        target=lambda: statuses.append(board.command(ProtectionCommand.WITHDRAW, id=identity))
+    )
+    resolve = client.memory
 
-    def change() -> None:
-        moving.wait(5)
-        with interconnect:
-            changed.set()
+    def memory(address: int, length: int, *, write: bool) -> list[memoryview]:
+        """Between the check and the bytes, let the platform's thread try."""
+        if not withdrawal.ident:
+            withdrawal.start()
+        withdrawal.join(0.05)
+        assert not statuses
+        return resolve(address, length, write=write)
 
-    thread = threading.Thread(target=change)
-    thread.start()
-    with interconnect:
-        moving.set()
-        assert not changed.wait(0.05)
-        with interconnect:  # the end of a DMA starts another one
-            pass
-    thread.join(5)
-    assert changed.is_set()
+    monkeypatch.setattr(client, "memory", memory)
+    move(board.exerciser.bus)
+    withdrawal.join(10)
+    assert statuses == [ProtectionStatus.OK]
+    assert board.faults == 0
 
 
 # By registers.
