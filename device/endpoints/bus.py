@@ -75,19 +75,19 @@ class Bus:
 
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
         """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
-        with self.interconnect:
+        with self.interconnect.lock:
             return b"".join(self._views(address, length, attributes, write=False))
 
     def write(self, address: int, data: bytes, attributes: Attributes = PLAIN) -> None:
         """Store ``data`` in memory. DmaRefused, and then nothing was written."""
-        with self.interconnect:
+        with self.interconnect.lock:
             _store(self._views(address, len(data), attributes, write=True), data)
 
     def read_list(
         self, segments: Iterable[tuple[int, int]], attributes: Attributes = PLAIN
     ) -> list[bytes]:
         """Return a copy of each segment (address, length). DmaRefused: nothing was read."""
-        with self.interconnect:
+        with self.interconnect.lock:
             found = [self._views(*segment, attributes, write=False) for segment in segments]
             return [b"".join(views) for views in found]
 
@@ -95,7 +95,7 @@ class Bus:
         self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
     ) -> None:
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
-        with self.interconnect:
+        with self.interconnect.lock:
             found = [self._views(at, len(data), attributes, write=True) for at, data in segments]
             for views, (_, data) in zip(found, segments, strict=True):
                 _store(views, data)
@@ -170,7 +170,7 @@ class Bus:
             self._record(data is not None, address, length, attributes, reason)
             on_done(found)
 
-        with self.interconnect:
+        with self.interconnect.lock:
             try:
                 client = self._admitted(address, length)
                 self._cross(address, length, attributes, write=data is not None)
@@ -210,7 +210,7 @@ class Bus:
 
     def _sent(self, attributes: Attributes) -> Attributes:
         """Return the attributes as they leave the function."""
-        if self._function.no_snoop_enabled:
+        if not attributes.no_snoop or self._function.no_snoop_enabled:
             return attributes
         return replace(attributes, no_snoop=False)
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from device.layout import DmaReason
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from .bus import Attributes
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request to memory on its way from ``function``. Bus address; length in bytes."""
 
     function: str
@@ -44,11 +42,11 @@ Check = Callable[[Request], Refusal | None]
 
 
 class Interconnect:
-    """A context manager: what is done within is one step for everybody else on it."""
+    """What is done while its ``lock`` is held is one step for everybody else on it."""
 
     def __init__(self) -> None:
         # One thread may take it again: the end of a DMA can start the next one.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._checks: list[Check] = []
 
     def add_check(self, check: Check) -> None:
@@ -57,17 +55,8 @@ class Interconnect:
 
     def refusal(self, request: Request) -> Refusal | None:
         """Return the first refusal of a whole request, or None. Nothing has moved yet."""
-        with self:
-            return next((found for check in self._checks if (found := check(request))), None)
-
-    def __enter__(self) -> Self:
-        self._lock.acquire()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+        with self.lock:
+            for check in self._checks:
+                if (found := check(request)) is not None:
+                    return found
+        return None

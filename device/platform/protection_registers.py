@@ -79,7 +79,7 @@ class ProtectionRegisters:
 
     def reset(self) -> None:
         """Turn the unit off; drop all grants and faults."""
-        with self._interconnect:
+        with self._interconnect.lock:
             self._unit.reset()
 
     def check(self, request: Request) -> Refusal | None:
@@ -112,7 +112,7 @@ class ProtectionRegisters:
         except ValueError:
             status = ProtectionStatus.UNKNOWN_COMMAND
         else:
-            with self._interconnect:
+            with self._interconnect.lock:
                 try:
                     self._do(command)
                 except ProtectionError as error:
@@ -148,11 +148,11 @@ class ProtectionRegisters:
     # Faults.
 
     def _lost(self) -> int:
-        with self._interconnect:
+        with self._interconnect.lock:
             return self._unit.faults_lost
 
     def _selected(self) -> ProtectionFault | None:
-        with self._interconnect:
+        with self._interconnect.lock:
             return self._unit.fault(self._control[Plat.FAULT_SELECT])
 
     def _reader(self, field: _Field) -> Callable[[], int]:
