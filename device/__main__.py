@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m device",
         description="Serves two virtual PCI devices over vfio-user: the exerciser (13b5:ed01), "
         "which does DMA and records it, and the platform (1234:da7a), whose witness walks page "
-        "tables.",
+        "tables and whose protection unit denies DMA without a grant.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -158,9 +158,12 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
         asked["fabric"] = Fabric()
         sockets.append(options.peer_socket)
     endpoints = [choose.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
+    platform = fault.platform(trace)
+    for each in endpoints:
+        each.bus.interconnect = platform.interconnect
     return (
         *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
-        VfioUserServer(options.platform_socket, fault.platform(trace)),
+        VfioUserServer(options.platform_socket, platform),
     )
 
 

@@ -10,9 +10,17 @@ from .endpoints.bus import DmaRefused
 from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
 from .endpoints.parts.transfer import Transfer
-from .layout import INTXCTL_ASSERT, DmaAttribute, DmaDirection, DmaReason, Ext
+from .layout import (
+    INTXCTL_ASSERT,
+    DmaAttribute,
+    DmaDirection,
+    DmaReason,
+    Ext,
+    GrantDirection,
+)
 from .platform.memory_types import Mtrrs
 from .platform.platform import Platform
+from .platform.protection import Grant, Protection, ProtectionFault
 from .platform.witness import ReadPhysical, Witness
 
 _SLOW_BUS_S = 0.001  # time enough for another CPU between two reads
@@ -222,6 +230,52 @@ class _WitnessIgnoresPat(Platform):
         return Blind(read, pat, mtrrs)
 
 
+class _EndOffByOne(Platform):
+    def make_protection(self) -> Protection:
+        class TooLong(Protection):
+            def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+                return grant.address, grant.end + 1, grant.direction
+
+        return TooLong()
+
+
+class _DirectionSwapped(Platform):
+    def make_protection(self) -> Protection:
+        class Swapped(Protection):
+            def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+                swapped = grant.direction >> 1 | grant.direction << 1 & GrantDirection.OUT
+                return grant.address, grant.end, GrantDirection(swapped)
+
+        return Swapped()
+
+
+class _RecordLost(Platform):
+    """Every eighth: a test of one denial may not notice."""
+
+    def make_protection(self) -> Protection:
+        class Forgetful(Protection):
+            denied = 0
+
+            def keep(self, fault: ProtectionFault) -> None:
+                self.denied += 1
+                if self.denied % 8:
+                    super().keep(fault)
+
+        return Forgetful()
+
+
+class _MovesPrefix(Exerciser):
+    """Moves what was granted of a DMA that is denied, as a check byte by byte would."""
+
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        try:
+            return super().transfer(transfer)
+        except DmaRefused as refusal:
+            if refusal.reason is DmaReason.PROTECTION_PAST_END and len(transfer.segments) == 1:
+                super().transfer(transfer.part(0, refusal.address - transfer.address))
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A fault's description and the classes that stand in for the sound ones."""
@@ -282,6 +336,18 @@ FAULTS: dict[str, Fault] = {
     ),
     "witness-ignores-pat": Fault(
         "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat
+    ),
+    "protection-end-off-by-one": Fault(
+        "opens one byte more than each grant says", platform=_EndOffByOne
+    ),
+    "protection-direction-swapped": Fault(
+        "opens each grant for the other direction", platform=_DirectionSwapped
+    ),
+    "protection-moves-prefix": Fault(
+        "moves the granted part of a DMA that is denied", exerciser=_MovesPrefix
+    ),
+    "protection-record-lost": Fault(
+        "keeps no record of every eighth denied DMA", platform=_RecordLost
     ),
 }
 SOUND = Fault("no fault")

@@ -220,6 +220,10 @@ class DmaReason(IntEnum):
     BAD_DESCRIPTOR = 17  # unknown flags, or directions that differ in one transfer
     UNFINISHED_CHAIN = 18  # the ring's last descriptor announces another one
     TRANSFER_SIZE = 19  # more than RING_BYTES_MAX in one transfer
+    # The platform's protection unit, by the first byte at fault:
+    PROTECTION_OUTSIDE = 32  # the first of the request, and no grant covers it
+    PROTECTION_PAST_END = 33  # a later one, and no grant covers it
+    PROTECTION_DIRECTION = 34  # grants cover it, none of them for this direction
 
 
 RING_SIZE_MIN = 2
@@ -343,7 +347,14 @@ PLATFORM_RESULTS_SIZE = 0x10000
 
 
 class Plat(IntEnum):
-    """The platform's BAR0. The witness walks page tables; its runs appear in BAR1."""
+    """The platform's BAR0. The witness walks page tables; its runs appear in BAR1.
+
+    The protection unit takes a ProtectionCommand in PROTECTION_CTL, with the GRANT_* registers as
+    arguments; PROTECTION_STATUS, read afterwards, ends it. FAULT_SELECT takes a sequence number (1
+    is the first fault after reset); the FAULT_* registers then show that denied request while
+    FAULT_VALID reads 1. The newest FAULT_CAPACITY faults are kept; FAULT_LOST counts those that
+    were overwritten.
+    """
 
     MAGIC = 0x000
     VERSION = 0x004
@@ -369,10 +380,46 @@ class Plat(IntEnum):
     MTRR_COUNT = 0x14C
     MTRR_RANGES = 0x200  # MTRR_MAX times (PHYSBASE lo, hi, PHYSMASK lo, hi)
     MTRR_FIXED = 0x300  # the 11 fixed-range registers (lo, hi), in the order of MTRR_FIXED_NAMES
+    PROTECTION_CTL = 0x400
+    PROTECTION_STATUS = 0x404
+    PROTECTION_ENABLED = 0x408  # 1: a request without a grant is denied
+    GRANT_CAPACITY = 0x40C
+    GRANT_COUNT = 0x410  # grants in force
+    GRANT_WITHDRAWN = 0x414  # grants that the last command took back
+    GRANT_ADDRESS_LO = 0x418
+    GRANT_ADDRESS_HI = 0x41C
+    GRANT_LENGTH_LO = 0x420
+    GRANT_LENGTH_HI = 0x424
+    GRANT_OWNER_LO = 0x428
+    GRANT_OWNER_HI = 0x42C
+    GRANT_DIRECTION = 0x430  # GrantDirection
+    GRANT_ID = 0x434
+    FAULT_CAPACITY = 0x440
+    FAULT_COUNT = 0x444
+    FAULT_LOST = 0x448
+    FAULT_SELECT = 0x44C
+    FAULT_VALID = 0x450
+    FAULT_SEQUENCE = 0x454
+    FAULT_REASON = 0x458  # DmaReason
+    FAULT_DIRECTION = 0x45C  # DmaDirection
+    FAULT_ADDRESS_LO = 0x460  # of the request
+    FAULT_ADDRESS_HI = 0x464
+    FAULT_LENGTH_LO = 0x468
+    FAULT_LENGTH_HI = 0x46C
+    FAULT_BYTE_LO = 0x470  # the first byte at fault
+    FAULT_BYTE_HI = 0x474
+    FAULT_GRANT_ID = 0x478  # the nearest grant as it was then; 0: there was none
+    FAULT_GRANT_DIRECTION = 0x47C
+    FAULT_GRANT_ADDRESS_LO = 0x480
+    FAULT_GRANT_ADDRESS_HI = 0x484
+    FAULT_GRANT_LENGTH_LO = 0x488
+    FAULT_GRANT_LENGTH_HI = 0x48C
+    FAULT_GRANT_OWNER_LO = 0x490
+    FAULT_GRANT_OWNER_HI = 0x494
 
 
 PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
-PLATFORM_VERSION = 0x0001_0000
+PLATFORM_VERSION = 0x0001_0001
 WITNESS_TRIGGER = 1 << 0
 WITNESS_MAX_PAGES = 65536  # pages looked at by one command; keeps its reply far below QEMU's 5 s
 MTRR_MAX = 16
@@ -395,6 +442,7 @@ class PlatformFeature(IntFlag):
     """FEATURES: which models this platform has."""
 
     WITNESS = 1 << 0
+    PROTECTION = 1 << 1
 
 
 class WitnessStatus(IntEnum):
@@ -408,6 +456,40 @@ class WitnessStatus(IntEnum):
     TOO_MANY_RUNS = 5  # more runs than BAR1 holds; those there are valid
     NEVER_RUN = 6
     BUS_MASTER_OFF = 7
+
+
+GRANT_CAPACITY = 4096  # grants in force at once
+FAULT_CAPACITY = 256
+
+
+class ProtectionCommand(IntEnum):
+    """PROTECTION_CTL: what to do, with which of the GRANT_* registers."""
+
+    GRANT = 1  # ADDRESS, LENGTH, DIRECTION and OWNER; gives ID
+    WITHDRAW = 2  # ID
+    WITHDRAW_OWNER = 3  # all grants of OWNER; gives WITHDRAWN
+    ENABLE = 4
+    DISABLE = 5  # everything is let through; the grants stay
+    NEXT_OWNER = 6  # the least owner of a grant that is not below OWNER; gives OWNER
+
+
+class ProtectionStatus(IntEnum):
+    """PROTECTION_STATUS: how the last command ended. Only OK has changed anything."""
+
+    OK = 0
+    BAD_ARGUMENT = 1  # no bytes, bytes above 2**64, or no direction that there is
+    FULL = 2  # GRANT_CAPACITY grants are in force
+    NO_SUCH_GRANT = 3
+    NO_SUCH_OWNER = 4
+    UNKNOWN_COMMAND = 5
+    NEVER_RUN = 6
+
+
+class GrantDirection(IntFlag):
+    """GRANT_DIRECTION: IOKit's values, which name directions from the memory's side."""
+
+    IN = 1 << 0  # the device may write memory
+    OUT = 1 << 1  # the device may read memory
 
 
 class MemoryType(IntEnum):

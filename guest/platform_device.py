@@ -1,4 +1,7 @@
-"""The platform device from user space: the witness that walks this guest's page tables."""
+"""The platform device from user space: its witness, and what its other models are reached by.
+
+Several processes may have it open; each command is theirs alone while it lasts.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,16 @@ from layout import (
     WITNESS_TRIGGER,
     Plat,
     PlatformBar,
+    PlatformFeature,
     WitnessRun,
     WitnessStatus,
 )
 from memory_types import Mtrrs
-from pci_sysfs import PciError, PciFunction
+from pci_sysfs import PciFunction
+from platform_command import CommandLock, PlatformDeviceError
+from protection_unit import ProtectionUnit
 
 _MTRR_RANGE_SIZE: Final = 16  # PHYSBASE lo, hi, PHYSMASK lo, hi
-
-
-class PlatformDeviceError(PciError):
-    """The platform device is of another kind or version, or answered what it must not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,22 @@ class PlatformDevice:
                 f"{self.pci.address}: magic {magic:#x} version {version:#x}, "
                 f"not {PLATFORM_MAGIC:#x} and {PLATFORM_VERSION:#x}"
             )
+        self.features = PlatformFeature(self._control[Plat.FEATURES])
+        self._lock = CommandLock(self.pci.address)
+
+    @property
+    def protection(self) -> ProtectionUnit:
+        """The protection unit; `PlatformDeviceError` when this platform has none."""
+        if PlatformFeature.PROTECTION not in self.features:
+            raise PlatformDeviceError(f"{self.pci.address}: there is no protection unit")
+        return ProtectionUnit(self._control, self._lock, self.pci.address)
 
     def set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
         """Tell the witness what the processor makes of page-table entries."""
+        with self._lock.held():
+            self._set_memory_types(pat, mtrrs)
+
+    def _set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
         control = self._control
         control.set64(Plat.PAT_LO, pat)
         control.set64(Plat.MTRR_DEF_TYPE_LO, mtrrs.def_type)
@@ -87,6 +102,10 @@ class PlatformDevice:
         ``levels`` is 4 or 5. A walk that fails is a report whose status says how. Root and levels
         come from the driver (`iobuffer.driver.Driver.query`), or from outside the guest.
         """
+        with self._lock.held():
+            return self._walk(root, va, length, levels)
+
+    def _walk(self, root: int, va: int, length: int, levels: int) -> WitnessReport:
         control = self._control
         control.set64(Plat.WITNESS_ROOT_LO, root)
         control.set64(Plat.WITNESS_VA_LO, va)

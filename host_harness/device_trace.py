@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-# What QEMU or the kernel make a device do, whoever runs.
-_HOUSEKEEPING = {"attach", "detach", "command", "reset"}
+# What QEMU or the kernel make a device do, whoever runs, and what the allocator tells the platform:
+# none of it moves or looks at a byte.
+_HOUSEKEEPING = {
+    *("attach", "detach", "command", "reset"),
+    *("grant", "withdraw", "withdraw owner", "protection"),
+}
 
 
 class DeviceTrace:

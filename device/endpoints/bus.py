@@ -14,6 +14,8 @@ from device.layout import AddressType, DmaReason
 from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped, Withdrawn
 from device.vfio_user.model import Client, Dma
 
+from .interconnect import Interconnect, Request
+
 if TYPE_CHECKING:
     from .base import Endpoint
 
@@ -60,35 +62,43 @@ class Transaction:
 
 
 class Bus:
-    """Reads and writes memory at bus addresses for one function. Not for several threads."""
+    """Reads and writes memory at bus addresses for one function. Not for several threads.
+
+    ``interconnect`` is the platform's where one stands in the process, else this function's own.
+    """
 
     def __init__(self, function: Endpoint) -> None:
         self._function = function
+        self.interconnect = Interconnect()
         self.client: Client | None = None
         self.transactions: deque[Transaction] = deque(maxlen=HISTORY)
 
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
         """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
-        return b"".join(self._views(address, length, attributes, write=False))
+        with self.interconnect.lock:
+            return b"".join(self._views(address, length, attributes, write=False))
 
     def write(self, address: int, data: bytes, attributes: Attributes = PLAIN) -> None:
         """Store ``data`` in memory. DmaRefused, and then nothing was written."""
-        _store(self._views(address, len(data), attributes, write=True), data)
+        with self.interconnect.lock:
+            _store(self._views(address, len(data), attributes, write=True), data)
 
     def read_list(
         self, segments: Iterable[tuple[int, int]], attributes: Attributes = PLAIN
     ) -> list[bytes]:
         """Return a copy of each segment (address, length). DmaRefused: nothing was read."""
-        found = [self._views(*segment, attributes, write=False) for segment in segments]
-        return [b"".join(views) for views in found]
+        with self.interconnect.lock:
+            found = [self._views(*segment, attributes, write=False) for segment in segments]
+            return [b"".join(views) for views in found]
 
     def write_list(
         self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
     ) -> None:
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
-        found = [self._views(at, len(data), attributes, write=True) for at, data in segments]
-        for views, (_, data) in zip(found, segments, strict=True):
-            _store(views, data)
+        with self.interconnect.lock:
+            found = [self._views(at, len(data), attributes, write=True) for at, data in segments]
+            for views, (_, data) in zip(found, segments, strict=True):
+                _store(views, data)
 
     # The same, where the client's help may be needed: memory that it mapped without a descriptor.
 
@@ -140,26 +150,39 @@ class Bus:
         attributes: Attributes,
         by_message: bool,
     ) -> None:
+        denied: DmaRefused | None = None
+
+        def allowed() -> bool:
+            nonlocal denied
+            if not self._function.config.bus_master:
+                return False
+            try:
+                self._cross(address, length, attributes, write=data is not None)
+            except DmaRefused as refusal:
+                denied = refusal
+            return denied is None
+
         def done(outcome: bytes | MemoryFault | DmaRefused) -> None:
+            if isinstance(outcome, Withdrawn) and denied is not None:
+                outcome = denied
             found = _refusal(outcome) if isinstance(outcome, MemoryFault) else outcome
             reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
             self._record(data is not None, address, length, attributes, reason)
             on_done(found)
 
-        try:
-            client = self._admitted(address, length)
-        except DmaRefused as refusal:
-            done(refusal)
-        else:
-            config = self._function.config
-            client.start_dma(
-                Dma(address, length, data, done, by_message, lambda: config.bus_master)
-            )
+        with self.interconnect.lock:
+            try:
+                client = self._admitted(address, length)
+                self._cross(address, length, attributes, write=data is not None)
+            except DmaRefused as refusal:
+                done(refusal)
+            else:
+                client.start_dma(Dma(address, length, data, done, by_message, allowed))
 
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
-        """Return whether a request would be let through; sends none."""
+        """Return whether memory is there for a request; sends none, and asks no interconnect."""
         try:
-            self._resolve(address, length, write=write)
+            self._resolve(self._admitted(address, length), address, length, write=write)
         except DmaRefused:
             return False
         return True
@@ -169,7 +192,9 @@ class Bus:
     ) -> list[memoryview]:
         reason = DmaReason.NONE
         try:
-            return self._resolve(address, length, write=write)
+            client = self._admitted(address, length)
+            self._cross(address, length, attributes, write=write)
+            return self._resolve(client, address, length, write=write)
         except DmaRefused as refusal:
             reason = refusal.reason
             raise
@@ -179,11 +204,23 @@ class Bus:
     def _record(
         self, write: bool, address: int, length: int, attributes: Attributes, reason: DmaReason
     ) -> None:
-        if not self._function.no_snoop_enabled:
-            attributes = replace(attributes, no_snoop=False)
-        done = Transaction(write, address, length, attributes, reason)
+        done = Transaction(write, address, length, self._sent(attributes), reason)
         self.transactions.append(done)
         self._function.on_transaction(done)
+
+    def _sent(self, attributes: Attributes) -> Attributes:
+        """Return the attributes as they leave the function."""
+        if not attributes.no_snoop or self._function.no_snoop_enabled:
+            return attributes
+        return replace(attributes, no_snoop=False)
+
+    def _cross(self, address: int, length: int, attributes: Attributes, *, write: bool) -> None:
+        """Let the interconnect judge the whole request. DmaRefused when it does not pass."""
+        sent = self._sent(attributes)
+        request = Request(self._function.name, write, address, length, sent)
+        refusal = self.interconnect.refusal(request)
+        if refusal is not None:
+            raise DmaRefused(refusal.reason, refusal.address)
 
     def _admitted(self, address: int, length: int) -> Client:
         """Return the client, when nothing on this side of it refuses the request."""
@@ -199,8 +236,9 @@ class Bus:
             raise DmaRefused(DmaReason.UNMAPPED, address)
         return self.client
 
-    def _resolve(self, address: int, length: int, *, write: bool) -> list[memoryview]:
-        client = self._admitted(address, length)
+    def _resolve(
+        self, client: Client, address: int, length: int, *, write: bool
+    ) -> list[memoryview]:
         try:
             return client.memory(address, length, write=write)
         except ReadOnly as fault:

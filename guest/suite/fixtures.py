@@ -1,6 +1,7 @@
-"""Fixtures for guest tests: ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``.
+"""Fixtures for guest tests.
 
-The agent loads them as a plugin, so tests of another project have them as well.
+``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``. The agent loads
+them as a plugin, so tests of another project have them as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from platform_device import PlatformDevice
 
 from suite.attestation import SEED, Attest
 from suite.bench import Bench, MakeBuffer
+from suite.guarded import IN_OUT, OWNER, Guarded
 from suite.patterns import Patterns
 
 
@@ -84,3 +86,19 @@ def buffer() -> Iterator[MakeBuffer]:
             )
 
         yield make
+
+
+@pytest.fixture
+def guarded(bench: Bench) -> Iterator[Guarded]:
+    """The bench with the protection unit on; grants of the test go when it ends."""
+    unit = bench.platform.protection
+    before = unit.enabled
+    staging = bench.staging
+    made = Guarded(bench, unit)
+    try:
+        made.grant(staging.getPhysicalAddress(), staging.getLength(), IN_OUT)
+        unit.enabled = True
+        yield made
+    finally:
+        unit.enabled = before
+        unit.withdraw_owner(OWNER)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from iobuffer import IOOptions, kIODirectionIn, kIODirectionInOut, kIODirectionOut
+from iobuffer import kIODirectionIn, kIODirectionInOut, kIODirectionOut
+from iobuffer.options import IODirection
+from layout import DmaReason
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
+from suite.guarded import IN, OUT, Guarded, check_untouched, edges, prepare
 from suite.patterns import Patterns
 
 SIZES = (1, 2, 3, 63, 64, 65, 1024, 1025, 4095, 4096, 4097, 65536, 1024000, 1024001)
 SEVERAL_DMAS = (1024000, 1024001)
-NO_DENIAL = "no protection unit yet: nothing on the bus refuses the other direction"
 
 sizes = pytest.mark.parametrize("size", SIZES)
 large = pytest.mark.parametrize("size", SEVERAL_DMAS)
@@ -88,18 +90,41 @@ def test_out_reaches_registers(
     )
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 4096, 4097])
 @pytest.mark.parametrize(
-    ("options", "name", "other"),
+    ("direction", "name"),
     [
         pytest.param(*case, marks=pytest.mark.promise(case[1]), id=case[1].split()[0])
-        for case in (
-            (kIODirectionOut, "kIODirectionOut denial", "a device write"),
-            (kIODirectionIn, "kIODirectionIn denial", "a device read"),
-        )
+        for case in ((OUT, "kIODirectionOut denial"), (IN, "kIODirectionIn denial"))
     ],
 )
 def test_other_direction(
-    buffer: MakeBuffer, attest: Attest, options: IOOptions, name: str, other: str
+    guarded: Guarded,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    direction: IODirection,
+    name: str,
+    size: int,
 ) -> None:
-    buffer(options, 4096)
-    attest.unattested(name, asked=f"{other} is refused", reason=NO_DENIAL)
+    """Byte by byte in the first and in the last line, then the whole; the right way goes on."""
+    bench, memory = guarded.bench, buffer(direction, size)
+    address, write = memory.getPhysicalAddress(), direction is OUT
+    grant = guarded.grant(address, size, direction)
+    inside = data.take(size)
+    wrong_way = DmaReason.PROTECTION_DIRECTION
+    with memory.view() as view:
+        in_device = prepare(bench, view, inside)
+        for places in edges(address, size):
+            guarded.denied_at(places, write=write, reason=wrong_way, nearest=grant)
+        fault = guarded.denied(
+            address, size, write=write, reason=wrong_way, byte=address, nearest=grant
+        )
+        check_untouched(bench, view, inside, in_device)
+    right = bench.device_sees(memory, inside) if write else bench.device_writes(memory, in_device)
+    attest(
+        name,
+        asked=f"{size} bytes, device {'writes' if write else 'reads'} in the first and last line",
+        attested=f"fault {fault.sequence}: {fault.reason.name}; the other way: {right}",
+        kept=True,
+    )

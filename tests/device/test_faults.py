@@ -13,12 +13,16 @@ from device.layout import (
     MSICTL_TRIGGER,
     DmaReason,
     Ext,
+    GrantDirection,
     MemoryType,
+    Plat,
+    ProtectionCommand,
     Reg,
     RingDescriptor,
     RingFlag,
 )
 from device.platform.memory_types import Mtrrs
+from device.platform.platform import Platform
 from device.trace import Trace
 from device.vfio_user.messages import Irq
 from host_harness import faults as harness
@@ -214,6 +218,55 @@ def test_witness_ignores_pat() -> None:
         seen[name] = report.runs[0].pat_index
     assert seen == {None: 4, "witness-ignores-pat": 0}
     assert pat & 0xFF == MemoryType.WB
+
+
+def guarded(name: str | None) -> tuple[Exerciser, FakeClient, Platform]:
+    """Return a device behind an enabled protection unit that grants reads of 64 bytes at BASE."""
+    device, client = made(name)
+    platform = (FAULTS[name] if name else SOUND).platform(Trace())
+    device.bus.interconnect = platform.interconnect
+    write32(platform, 0, Plat.GRANT_ADDRESS_LO, BASE)
+    write32(platform, 0, Plat.GRANT_LENGTH_LO, 64)
+    write32(platform, 0, Plat.GRANT_DIRECTION, GrantDirection.OUT)
+    for command in ProtectionCommand.GRANT, ProtectionCommand.ENABLE:
+        write32(platform, 0, Plat.PROTECTION_CTL, command)
+    return device, client, platform
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        (None, [True, False, False, False]),
+        ("protection-end-off-by-one", [True, True, False, False]),
+        ("protection-direction-swapped", [False, False, False, True]),
+        ("protection-moves-prefix", [True, False, False, False]),
+        ("protection-record-lost", [True, False, False, False]),
+    ],
+)
+def test_what_a_protection_unit_with_a_fault_lets_through(
+    name: str | None, passes: list[bool]
+) -> None:
+    device, _, platform = guarded(name)
+    requests = ((64, False), (65, False), (66, False), (64, True))
+    found = [dma(device, BASE, length, write=write) for length, write in requests]
+    assert [each["status"] == 0 for each in found] == passes
+    assert read32(platform, 0, Plat.FAULT_COUNT) == passes.count(False)
+
+
+def test_protection_moves_prefix() -> None:
+    for name, moved in ((None, 0), ("protection-moves-prefix", 64)):
+        device, client, _ = guarded(name)
+        client.ram[:100] = DATA
+        assert dma(device, BASE, 65, write=False)["moved"] == 0
+        assert device.region_read(1, 0, 65) == DATA[:moved].ljust(65, b"\0")
+
+
+def test_protection_record_lost() -> None:
+    for name, kept in ((None, 16), ("protection-record-lost", 14)):
+        device, _, platform = guarded(name)
+        for _ in range(16):
+            dma(device, BASE, 1, write=True)
+        assert read32(platform, 0, Plat.FAULT_COUNT) == kept
 
 
 def test_the_harness_knows_just_these() -> None:

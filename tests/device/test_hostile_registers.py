@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.endpoints.exerciser import Exerciser, OptionalCapability
-from device.layout import DmaReason, Ext, Reg
+from device.layout import DmaReason, Ext, Plat, Reg
 from device.platform.platform import Platform
 from device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, read32
@@ -23,6 +23,11 @@ interesting = st.one_of(
     st.tuples(st.just(0), st.sampled_from(list(Reg)), words),
     st.tuples(st.just(3), st.sampled_from(list(Ext)), words),
     st.tuples(st.just(7), st.integers(0, 0x160).map(lambda offset: offset & ~3), words),
+)
+commands = st.tuples(
+    st.just(0),
+    st.sampled_from(list(Plat)),
+    words | st.integers(0, 8).map(lambda n: n.to_bytes(4, "little")),
 )
 anything = st.tuples(st.integers(0, 7), st.integers(0, 0xFFF), st.binary(min_size=1, max_size=8))
 accesses = st.lists(interesting | anything, max_size=40)
@@ -46,7 +51,7 @@ def test_exerciser_answers(order: list[tuple[int, int, bytes]]) -> None:
 
 
 @settings(deadline=None)
-@given(accesses)
+@given(st.lists(commands | anything, max_size=40))
 def test_platform_answers(order: list[tuple[int, int, bytes]]) -> None:
     platform = Platform(Trace())
     platform.attach(FakeClient())

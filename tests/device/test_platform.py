@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from device import layout
-from device.layout import MemoryType, Plat, WitnessRun, WitnessStatus
+from device.layout import MemoryType, Plat, PlatformFeature, WitnessRun, WitnessStatus
 from device.platform.platform import Platform
 from device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, read32, write32
@@ -56,7 +56,8 @@ def walk(platform: Platform) -> tuple[WitnessStatus, list[WitnessRun]]:
 
 def test_discovery(platform: Platform) -> None:
     assert read32(platform, 0, Plat.MAGIC) == layout.PLATFORM_MAGIC
-    assert read32(platform, 0, Plat.FEATURES) == layout.PlatformFeature.WITNESS
+    assert read32(platform, 0, Plat.VERSION) == layout.PLATFORM_VERSION
+    assert PlatformFeature.WITNESS in PlatformFeature(read32(platform, 0, Plat.FEATURES))
 
 
 def test_walk(platform: Platform) -> None:

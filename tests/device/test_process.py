@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from device.faults import FAULTS
-from device.layout import EXT_MAGIC, PLATFORM_MAGIC, Ext, Plat, Reg
+from device.layout import (
+    EXT_MAGIC,
+    PLATFORM_MAGIC,
+    DmaCtl,
+    DmaReason,
+    Ext,
+    Plat,
+    ProtectionCommand,
+    Reg,
+)
 from tests.vfio_user.client import RawClient, Refused
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +60,21 @@ def test_serves_both_functions(tmp_path: Path) -> None:
             assert exerciser.read32(3, Ext.MAGIC) == EXT_MAGIC
         with RawClient(tmp_path / "platform") as platform:
             assert platform.read32(0, Plat.MAGIC) == PLATFORM_MAGIC
+
+
+def test_protection_unit_stands_before_each_endpoint(tmp_path: Path) -> None:
+    sockets = {name: tmp_path / name for name in ("exerciser", "peer", "platform")}
+    peer = "--peer-socket", str(sockets["peer"])
+    with running(tmp_path, *peer), RawClient(sockets["platform"]) as platform:
+        platform.write32(0, Plat.PROTECTION_CTL, ProtectionCommand.ENABLE)
+        for name in "exerciser", "peer":
+            with RawClient(sockets[name]) as endpoint:
+                endpoint.write32(7, 4, 4)
+                endpoint.write32(0, Reg.DMA_LEN, 4)
+                endpoint.write32(0, Reg.DMACTL, DmaCtl.TRIGGER)
+                endpoint.write32(3, Ext.RECORD_SELECT, 1)
+                assert endpoint.read32(3, Ext.RECORD_REASON) == DmaReason.PROTECTION_OUTSIDE
+        assert platform.read32(0, Plat.FAULT_COUNT) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

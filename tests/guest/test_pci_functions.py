@@ -10,6 +10,7 @@ from typing import cast
 import exerciser
 import layout
 import pci_sysfs
+import platform_command
 import pytest
 from exerciser import Exerciser, ExerciserError
 from iobuffer import IOBusyError
@@ -28,7 +29,8 @@ from layout import (
 )
 from memory_types import Mtrrs
 from pci_sysfs import Bar, PciError, PciFunction
-from platform_device import PlatformDevice, PlatformDeviceError
+from platform_command import PlatformDeviceError
+from platform_device import PlatformDevice
 
 PAGE = 4096
 
@@ -79,7 +81,10 @@ def device(devices: Path) -> FakeFunction:
 
 
 @pytest.fixture
-def platform(devices: Path) -> FakeFunction:
+def platform(
+    devices: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> FakeFunction:
+    monkeypatch.setattr(platform_command, "LOCKS", tmp_path_factory.mktemp("locks"))
     fake = FakeFunction(devices, "0000:00:03.0", 0x1234, 0xDA7A)
     fake.bar(0, {Plat.MAGIC: layout.PLATFORM_MAGIC, Plat.VERSION: layout.PLATFORM_VERSION})
     fake.bar(1, {}, layout.PLATFORM_RESULTS_SIZE)
@@ -346,3 +351,9 @@ def test_platform_of_another_kind(platform: FakeFunction) -> None:
     platform.bar(0, {Plat.MAGIC: layout.PLATFORM_MAGIC, Plat.VERSION: 0x2_0000})
     with pytest.raises(PlatformDeviceError, match="0x20000"):
         PlatformDevice()
+
+
+@pytest.mark.usefixtures("platform")
+def test_platform_without_a_protection_unit() -> None:
+    with PlatformDevice() as device, pytest.raises(PlatformDeviceError, match="no protection unit"):
+        _ = device.protection

@@ -167,7 +167,7 @@ def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> 
     trace = DeviceTrace(path)
     assert trace.take() == []
     with path.open("w") as file:
-        for event in ("attach", "command", "dma", "reset", "witness"):
+        for event in ("attach", "command", "grant", "dma", "reset", "withdraw", "witness"):
             file.write(json.dumps({"event": event}) + "\n")
         file.write('{"event": "half')
         file.flush()

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import exerciser
 import memory_types
+import platform_command
 import platform_device
 import pytest
 from iobuffer import CacheMode, IOBusyError, pools, vm
@@ -162,7 +163,8 @@ class Machine(WholeMemory):
         self.line = Line()
         self.function = self.kernel(self)
         self.exerciser: Endpoint = self.fault.exerciser(Trace())
-        self.platform: Endpoint = self.fault.platform(Trace())
+        self.platform = self.fault.platform(Trace())
+        self.exerciser.bus.interconnect = self.platform.interconnect
         for endpoint in self.exerciser, self.platform:
             endpoint.attach(self)
             place_bars(endpoint)
@@ -462,6 +464,7 @@ class Rig:
             exerciser, "DriverFunction", lambda _: Function(machine, machine.exerciser)
         )
         self._patch.setattr(fixtures, "Driver", lambda: Driver(machine))
+        self._patch.setattr(platform_command, "LOCKS", self._pytester.path)
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
         outcome = Outcome()

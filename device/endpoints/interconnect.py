@@ -1,0 +1,62 @@
+"""What lies between the functions of one process and memory, where a platform puts its models.
+
+Without a platform nothing stands there, and every request passes. Functions and the platform are
+served by different threads, so all of it has one lock: a function holds it from the check of a
+request until the last byte has moved, the platform while it changes what is checked. A request
+therefore meets the state before a change or after it, whole; and once a change was acknowledged, no
+byte moves by the state before. Nothing else is waited for under this lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from device.layout import DmaReason
+
+if TYPE_CHECKING:
+    from .bus import Attributes
+
+
+class Request(NamedTuple):
+    """A request to memory on its way from ``function``. Bus address; length in bytes."""
+
+    function: str
+    write: bool
+    address: int
+    length: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is refused, and its first byte at fault."""
+
+    reason: DmaReason
+    address: int
+
+
+Check = Callable[[Request], Refusal | None]
+
+
+class Interconnect:
+    """What is done while its ``lock`` is held is one step for everybody else on it."""
+
+    def __init__(self) -> None:
+        # One thread may take it again: the end of a DMA can start the next one.
+        self.lock = threading.RLock()
+        self._checks: list[Check] = []
+
+    def add_check(self, check: Check) -> None:
+        """Have ``check`` asked of every request, under the lock; None lets it pass."""
+        self._checks.append(check)
+
+    def refusal(self, request: Request) -> Refusal | None:
+        """Return the first refusal of a whole request, or None. Nothing has moved yet."""
+        with self.lock:
+            for check in self._checks:
+                if (found := check(request)) is not None:
+                    return found
+        return None

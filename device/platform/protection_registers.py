@@ -1,0 +1,173 @@
+"""The protection unit's registers, and its place on the interconnect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from device import layout
+from device.endpoints.interconnect import Interconnect, Refusal, Request
+from device.endpoints.registers import Access, Register, RegisterFile
+from device.layout import Plat, ProtectionCommand, ProtectionStatus
+
+from .protection import Grant, Protection, ProtectionError, ProtectionFault
+
+_WORD = 0xFFFF_FFFF
+_INPUTS = (
+    *(Plat.GRANT_ADDRESS_LO, Plat.GRANT_ADDRESS_HI, Plat.GRANT_LENGTH_LO, Plat.GRANT_LENGTH_HI),
+    *(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, Plat.GRANT_DIRECTION, Plat.GRANT_ID),
+)
+_NO_GRANT = Grant(0, 0, 0, layout.GrantDirection(0), 0)
+
+
+_Field = Callable[[ProtectionFault], int]
+
+
+def _wide(low: Plat, value: _Field) -> dict[Plat, _Field]:
+    """Return the LO and the HI register of a value."""
+    return {low: value, Plat(low + 4): lambda fault: value(fault) >> 32}
+
+
+_FIELDS: dict[Plat, _Field] = {
+    Plat.FAULT_SEQUENCE: lambda fault: fault.sequence,
+    Plat.FAULT_REASON: lambda fault: fault.reason,
+    Plat.FAULT_DIRECTION: lambda fault: fault.direction,
+    **_wide(Plat.FAULT_ADDRESS_LO, lambda fault: fault.address),
+    **_wide(Plat.FAULT_LENGTH_LO, lambda fault: fault.length),
+    **_wide(Plat.FAULT_BYTE_LO, lambda fault: fault.byte),
+    Plat.FAULT_GRANT_ID: lambda fault: (fault.nearest or _NO_GRANT).id,
+    Plat.FAULT_GRANT_DIRECTION: lambda fault: (fault.nearest or _NO_GRANT).direction,
+    **_wide(Plat.FAULT_GRANT_ADDRESS_LO, lambda fault: (fault.nearest or _NO_GRANT).address),
+    **_wide(Plat.FAULT_GRANT_LENGTH_LO, lambda fault: (fault.nearest or _NO_GRANT).length),
+    **_wide(Plat.FAULT_GRANT_OWNER_LO, lambda fault: (fault.nearest or _NO_GRANT).owner),
+}
+
+
+class ProtectionRegisters:
+    """Commands change the unit, and requests ask it, under the interconnect's lock.
+
+    ``event`` writes to the trace: a name and facts.
+    """
+
+    def __init__(
+        self,
+        control: RegisterFile,
+        unit: Protection,
+        interconnect: Interconnect,
+        event: Callable[..., None],
+    ) -> None:
+        self._control, self._unit = control, unit
+        self._interconnect, self._event = interconnect, event
+        interconnect.add_check(self.check)
+        control.add(
+            (
+                Register(Plat.PROTECTION_CTL, Access.WO),
+                Register(Plat.PROTECTION_STATUS, reset=ProtectionStatus.NEVER_RUN),
+                Register(Plat.PROTECTION_ENABLED, read=lambda: int(unit.enabled)),
+                Register(Plat.GRANT_CAPACITY, reset=layout.GRANT_CAPACITY),
+                Register(Plat.GRANT_COUNT, read=lambda: len(unit)),
+                Register(Plat.GRANT_WITHDRAWN),
+                *(Register(each, Access.RW) for each in _INPUTS),
+                Register(Plat.FAULT_CAPACITY, reset=layout.FAULT_CAPACITY),
+                Register(Plat.FAULT_COUNT, read=lambda: unit.fault_count),
+                Register(Plat.FAULT_LOST, read=self._lost),
+                Register(Plat.FAULT_SELECT, Access.RW),
+                Register(Plat.FAULT_VALID, read=lambda: int(self._selected() is not None)),
+                *(Register(each, read=self._reader(field)) for each, field in _FIELDS.items()),
+            ),
+            self,
+        )
+
+    def reset(self) -> None:
+        """Turn the unit off; drop all grants and faults."""
+        with self._interconnect.lock:
+            self._unit.reset()
+
+    def check(self, request: Request) -> Refusal | None:
+        """Judge a request of some function, and tell the trace when it is denied."""
+        fault = self._unit.check(request.address, request.length, write=request.write)
+        if fault is None:
+            return None
+        nearest = fault.nearest
+        self._event(
+            "protection fault",
+            function=request.function,
+            sequence=fault.sequence,
+            address=fault.address,
+            length=fault.length,
+            direction=fault.direction.name,
+            reason=fault.reason.name,
+            byte=fault.byte,
+            nearest=None if nearest is None else _facts(nearest),
+        )
+        return Refusal(fault.reason, fault.byte)
+
+    # Commands.
+
+    def write_protection_ctl(self, value: int) -> None:
+        """Do a command; its status is then ready."""
+        self._control[Plat.GRANT_WITHDRAWN] = 0
+        status = ProtectionStatus.OK
+        try:
+            command = ProtectionCommand(value)
+        except ValueError:
+            status = ProtectionStatus.UNKNOWN_COMMAND
+        else:
+            with self._interconnect.lock:
+                try:
+                    self._do(command)
+                except ProtectionError as error:
+                    status = error.status
+        self._control[Plat.PROTECTION_STATUS] = status
+
+    def _do(self, command: ProtectionCommand) -> None:
+        control, unit = self._control, self._unit
+        owner = control.pair(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI)
+        if command is ProtectionCommand.GRANT:
+            made = unit.grant(
+                control.pair(Plat.GRANT_ADDRESS_LO, Plat.GRANT_ADDRESS_HI),
+                control.pair(Plat.GRANT_LENGTH_LO, Plat.GRANT_LENGTH_HI),
+                control[Plat.GRANT_DIRECTION],
+                owner,
+            )
+            control[Plat.GRANT_ID] = made.id
+            self._event("grant", **_facts(made))
+        elif command is ProtectionCommand.WITHDRAW:
+            found = unit.withdraw(control[Plat.GRANT_ID])
+            control[Plat.GRANT_WITHDRAWN] = 1
+            self._event("withdraw", **_facts(found))
+        elif command is ProtectionCommand.WITHDRAW_OWNER:
+            count = unit.withdraw_owner(owner)
+            control[Plat.GRANT_WITHDRAWN] = count
+            self._event("withdraw owner", owner=owner, count=count)
+        elif command is ProtectionCommand.NEXT_OWNER:
+            control.set_pair(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, unit.next_owner(owner))
+        else:
+            unit.enabled = command is ProtectionCommand.ENABLE
+            self._event("protection", enabled=unit.enabled)
+
+    # Faults.
+
+    def _lost(self) -> int:
+        with self._interconnect.lock:
+            return self._unit.faults_lost
+
+    def _selected(self) -> ProtectionFault | None:
+        with self._interconnect.lock:
+            return self._unit.fault(self._control[Plat.FAULT_SELECT])
+
+    def _reader(self, field: _Field) -> Callable[[], int]:
+        def read() -> int:
+            fault = self._selected()
+            return 0 if fault is None else field(fault)
+
+        return read
+
+
+def _facts(grant: Grant) -> dict[str, object]:
+    return {
+        "id": grant.id,
+        "address": grant.address,
+        "length": grant.length,
+        "direction": "".join(each.name or "" for each in grant.direction),
+        "owner": grant.owner,
+    }

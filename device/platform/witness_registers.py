@@ -1,0 +1,111 @@
+"""The witness's registers: inputs are copied when a walk is triggered; runs appear in BAR1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from device import layout
+from device.endpoints.registers import Access, Register, RegisterFile
+from device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, WitnessStatus
+
+from .memory_types import Mtrrs
+from .witness import Report, Witness
+
+_PHYSICAL_BITS_MIN, _PHYSICAL_BITS_MAX = 32, 52
+_INPUTS = (
+    *(Plat.WITNESS_ROOT_LO, Plat.WITNESS_ROOT_HI, Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI),
+    *(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI, Plat.WITNESS_LEVELS),
+    *(Plat.PAT_LO, Plat.PAT_HI, Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI),
+    *(Plat.PHYSICAL_BITS, Plat.MTRR_COUNT),
+)
+_OUTPUTS = (
+    *(Plat.WITNESS_RUN_COUNT, Plat.WITNESS_PAGE_COUNT),
+    *(Plat.WITNESS_FAULT_VA_LO, Plat.WITNESS_FAULT_VA_HI),
+)
+
+
+class WitnessRegisters:
+    """Walks for software.
+
+    ``make`` makes the witness for a PAT and MTRRs; ``may_read`` says whether the function may do
+    DMA; ``event`` writes to the trace: a name and facts.
+    """
+
+    def __init__(
+        self,
+        control: RegisterFile,
+        results: bytearray,
+        *,
+        make: Callable[[int, Mtrrs], Witness],
+        may_read: Callable[[], bool],
+        event: Callable[..., None],
+    ) -> None:
+        self._control, self._results = control, results
+        self._make, self._may_read, self._event = make, may_read, event
+        control.add(
+            (
+                Register(Plat.WITNESS_CTL, Access.WO),
+                Register(Plat.WITNESS_STATUS, reset=WitnessStatus.NEVER_RUN),
+                *(Register(each, Access.RW) for each in _INPUTS),
+                *(Register(each) for each in _OUTPUTS),
+            ),
+            self,
+        )
+        control.add_array(Plat.MTRR_RANGES, 4 * MTRR_MAX)
+        control.add_array(Plat.MTRR_FIXED, 2 * len(MTRR_FIXED_NAMES))
+
+    def write_witness_ctl(self, value: int) -> None:
+        """Walk when the trigger is written."""
+        if not value & layout.WITNESS_TRIGGER:
+            return
+        control, report = self._control, self._walk()
+        packed = b"".join(run.pack() for run in report.runs)
+        self._results[:] = packed.ljust(len(self._results), b"\0")
+        control[Plat.WITNESS_STATUS] = report.status
+        control[Plat.WITNESS_RUN_COUNT] = len(report.runs)
+        control[Plat.WITNESS_PAGE_COUNT] = report.pages
+        control.set_pair(Plat.WITNESS_FAULT_VA_LO, Plat.WITNESS_FAULT_VA_HI, report.fault_address)
+        self._event(
+            "witness",
+            status=report.status.name,
+            root=control.pair(Plat.WITNESS_ROOT_LO, Plat.WITNESS_ROOT_HI),
+            address=control.pair(Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI),
+            length=control.pair(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI),
+            pages=report.pages,
+            runs=[
+                {
+                    "va": run.va,
+                    "physical": run.physical,
+                    "length": run.length,
+                    "page_size": run.page_size,
+                    "effective": run.effective.name,
+                }
+                for run in report.runs
+            ],
+        )
+
+    def _walk(self) -> Report:
+        control = self._control
+        if not self._may_read():
+            return Report(WitnessStatus.BUS_MASTER_OFF)
+        bits, count = control[Plat.PHYSICAL_BITS], control[Plat.MTRR_COUNT]
+        if not _PHYSICAL_BITS_MIN <= bits <= _PHYSICAL_BITS_MAX or count > MTRR_MAX:
+            return Report(WitnessStatus.BAD_ARGUMENT)
+        mtrrs = Mtrrs(
+            control.pair(Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI),
+            bits,
+            tuple(
+                (self._wide(Plat.MTRR_RANGES + 16 * i), self._wide(Plat.MTRR_RANGES + 16 * i + 8))
+                for i in range(count)
+            ),
+            tuple(self._wide(Plat.MTRR_FIXED + 8 * i) for i in range(len(MTRR_FIXED_NAMES))),
+        )
+        return self._make(control.pair(Plat.PAT_LO, Plat.PAT_HI), mtrrs).walk(
+            control.pair(Plat.WITNESS_ROOT_LO, Plat.WITNESS_ROOT_HI),
+            control.pair(Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI),
+            control.pair(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI),
+            control[Plat.WITNESS_LEVELS],
+        )
+
+    def _wide(self, offset: int) -> int:
+        return self._control.pair(offset, offset + 4)

@@ -1,0 +1,101 @@
+"""The protection unit in a test: grants of its own, and denials whose every word is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iobuffer.options import IODirection
+from layout import DmaDirection, DmaReason, DmaStatus, GrantDirection
+from protection_unit import Grant, ProtectionFault, ProtectionUnit
+
+from .attestation import CheckFailed
+from .bench import Bench
+from .patterns import difference, inverted
+
+OWNER = 0x7E57
+LINE = 64
+IN, OUT, IN_OUT = (
+    IODirection.kIODirectionIn,
+    IODirection.kIODirectionOut,
+    IODirection.kIODirectionInOut,
+)
+
+
+@dataclass(slots=True)
+class Guarded:
+    """The bench while the unit is on. The bench's own staging buffer is granted."""
+
+    bench: Bench
+    unit: ProtectionUnit
+
+    def grant(self, address: int, length: int, direction: IODirection) -> Grant:
+        """Make a grant that goes when the test ends."""
+        identity = self.unit.grant(address, length, direction, OWNER)
+        return Grant(identity, address, length, GrantDirection(int(direction)), OWNER)
+
+    def denied(
+        self,
+        address: int,
+        length: int,
+        *,
+        write: bool,
+        reason: DmaReason,
+        byte: int,
+        nearest: Grant,
+    ) -> ProtectionFault:
+        """Have the device try; it must be told so, and one fault must say just this."""
+        before = self.unit.fault_count
+        record = self.bench.device.dma(address, length, write_memory=write)
+        direction = DmaDirection(write)
+        what = f"{direction.name} of {length} bytes at {address:#x}, which no grant permits"
+        outcome = record.status, record.reason, record.moved, record.crc32
+        if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
+            raise CheckFailed(
+                f"{what}: status {record.status.name}, {record.reason.name}, {record.moved} bytes "
+                f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
+            )
+        due = ProtectionFault(before + 1, address, length, direction, reason, byte, nearest)
+        self.recorded(what, before, [due])
+        return due
+
+    def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
+        """Compare all faults since a count of ``before`` with those that are due."""
+        found = self.unit.faults(before)
+        if found != due:
+            raise CheckFailed(f"{what}: the faults are {found}; due: {due}")
+
+    def denied_at(
+        self, places: range, *, write: bool, nearest: Grant, reason: DmaReason
+    ) -> ProtectionFault:
+        """Have one byte at each of the places denied; return the last fault."""
+        for address in places:
+            fault = self.denied(
+                address, 1, write=write, reason=reason, byte=address, nearest=nearest
+            )
+        return fault
+
+
+def edges(address: int, length: int) -> list[range]:
+    """Return the bytes of the first and of the last cache line of a range, each line once."""
+    end = address + length
+    first = range(address, min((address // LINE + 1) * LINE, end))
+    last = range(max((end - 1) // LINE * LINE, address), end)
+    return [first] if first == last else [first, last]
+
+
+def check_untouched(bench: Bench, view: memoryview, memory: bytes, in_device: bytes) -> None:
+    """Compare memory, and the start of the device's buffer, with what was there before."""
+    wrong = difference(memory, bytes(view))
+    if wrong:
+        raise CheckFailed(f"memory, after denied DMA: {wrong}")
+    wrong = difference(in_device, bench.stored(len(in_device)))
+    if wrong:
+        raise CheckFailed(f"the device's buffer, after denied DMA: {wrong}")
+
+
+def prepare(bench: Bench, view: memoryview, data: bytes) -> bytes:
+    """Store ``data`` in memory, and other bytes at every place in the device; return those."""
+    view[:] = data
+    other = inverted(data)
+    bench.load(other)
+    return other

@@ -1,0 +1,156 @@
+"""The protection unit at its limits: all grants in use, faults that are overwritten, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from iobuffer import kIODirectionInOut
+from layout import FAULT_CAPACITY, DmaReason, ProtectionStatus
+from protection_unit import GrantsExhausted, NoSuchGrant, ProtectionError, process_owner
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import MakeBuffer
+from suite.guarded import IN, OUT, OWNER, Guarded
+from suite.patterns import Patterns
+
+PROMISE = "protection unit"
+PAGE = 4096
+PIECE = 16  # bytes of each of thousands of grants
+TOO_MANY = 40  # faults above what is kept
+
+
+@pytest.mark.promise(PROMISE)
+def test_all_grants_in_use(
+    guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Thousands of adjacent grants are one range; without one of them it has a hole, exactly."""
+    unit, bench = guarded.unit, guarded.bench
+    count = unit.capacity - unit.grant_count
+    length = count * PIECE
+    memory = buffer(kIODirectionInOut, length)
+    address = memory.getPhysicalAddress()
+    # Not in order, so that the unit has to sort.
+    order = [index for start in range(7) for index in range(start, count, 7)]
+    grants = {index: guarded.grant(address + index * PIECE, PIECE, OUT) for index in order}
+    with pytest.raises(GrantsExhausted, match="FULL"):
+        unit.grant(address, PIECE, IN, OWNER)
+    seen = bench.device_reads(memory, data.take(length))
+    hole = grants[count * 2 // 3]
+    unit.withdraw(hole.id)
+    guarded.denied(
+        *(address, length),
+        write=False,
+        reason=DmaReason.PROTECTION_PAST_END,
+        byte=hole.address,
+        nearest=grants[count * 2 // 3 - 1],
+    )
+    before = bench.dma(address, hole.address - address, write_memory=False)
+    guarded.grant(hole.address, PIECE, OUT)
+    again = bench.dma(address, length, write_memory=False)
+    attest(
+        PROMISE,
+        asked=f"{unit.capacity} grants in force, {count} of them on {length} bytes",
+        attested=f"{seen}; without one: {before.moved} bytes before it, denied across it",
+        kept=again.ok and unit.grant_count == unit.capacity >= 4096,
+        reason=f"{unit.grant_count} grants in force",
+    )
+
+
+@pytest.mark.promise(PROMISE)
+def test_more_faults_than_are_kept(guarded: Guarded, buffer: MakeBuffer, attest: Attest) -> None:
+    """The newest are kept, each exactly; those that were overwritten are counted."""
+    unit, memory = guarded.unit, buffer(kIODirectionInOut, PAGE)
+    address = memory.getPhysicalAddress()
+    grant = guarded.grant(address, PAGE, OUT)
+    count, lost = unit.fault_count, unit.faults_lost
+    total = FAULT_CAPACITY + TOO_MANY
+    for index in range(total):
+        guarded.bench.device.dma(address + index, index + 1, write_memory=True)
+    found = unit.faults()
+    due = [(count + 1 + index, address + index, index + 1) for index in range(TOO_MANY, total)]
+    if [(fault.sequence, fault.address, fault.length) for fault in found] != due:
+        raise CheckFailed(f"{total} denials: {len(found)} faults are kept, {found[:2]} first")
+    if any(fault.nearest != grant for fault in found):
+        raise CheckFailed(f"{total} denials: not all faults name {grant}")
+    now = unit.fault_count - count, unit.faults_lost
+    attest(
+        PROMISE,
+        asked=f"{total} denials, of which {FAULT_CAPACITY} can be kept",
+        attested=f"{len(found)} kept, {now[1] - lost} more lost",
+        kept=now == (total, count + TOO_MANY),
+        reason=f"FAULT_COUNT rose by {now[0]}, FAULT_LOST is {now[1]}, was {lost}",
+    )
+
+
+@pytest.mark.promise(PROMISE)
+@pytest.mark.parametrize(
+    ("address", "length", "direction"),
+    [
+        (PAGE, 0, 3),
+        (PAGE, 1, 0),
+        (PAGE, 1, 4),
+        (PAGE, 1, 0xFFFF_FFFF),
+        (0, 1 << 64, 3),
+        ((1 << 64) - 1, 2, 3),
+        (-1, 2, 3),
+        (PAGE, -1, 3),
+    ],
+    ids=str,
+)
+def test_grants_that_cannot_be(
+    guarded: Guarded,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    address: int,
+    length: int,
+    direction: int,
+) -> None:
+    unit, memory = guarded.unit, buffer(kIODirectionInOut, PAGE)
+    count = unit.grant_count
+    with pytest.raises(ProtectionError) as refused:
+        unit.grant(address, length, direction, OWNER)
+    kept = refused.value.status is ProtectionStatus.BAD_ARGUMENT and unit.grant_count == count
+    guarded.grant(memory.getPhysicalAddress(), PAGE, OUT)
+    seen = guarded.bench.device_reads(memory, data.take(PAGE))
+    attest(
+        PROMISE,
+        asked=f"{length} bytes at {address:#x}, direction {direction}: refused",
+        attested=f"{refused.value.status.name}; the next grant: {seen}",
+        kept=kept,
+    )
+
+
+@pytest.mark.promise(PROMISE)
+def test_grants_of_a_dead_process(
+    guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """They are found by its tag, and nobody else's go with them."""
+    unit, memory = guarded.unit, buffer(kIODirectionInOut, PAGE)
+    address = memory.getPhysicalAddress()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        tag = process_owner(process.pid)
+        theirs = [unit.grant(address + PAGE // 2, PAGE // 2, OUT, tag) for _ in range(3)]
+        ours = guarded.grant(address, PAGE // 2, OUT)
+        living = unit.withdraw_dead()
+        process.kill()
+    seen = guarded.bench.device_reads(memory, data.take(PAGE))
+    owners, dead = unit.owners(), unit.withdraw_dead()
+    guarded.denied(
+        *(address, PAGE),
+        write=False,
+        reason=DmaReason.PROTECTION_PAST_END,
+        byte=address + PAGE // 2,
+        nearest=ours,
+    )
+    with pytest.raises(NoSuchGrant):
+        unit.withdraw(theirs[0])
+    attest(
+        PROMISE,
+        asked=f"a process with {len(theirs)} grants dies",
+        attested=f"{dead} withdrawn, and {living} before; both had: {seen}",
+        kept=(living, dead) == (0, len(theirs)) and {tag, OWNER} <= {*owners},
+        reason=f"owners {owners}",
+    )

@@ -1,0 +1,223 @@
+"""The protection unit against a naive model of every byte and every grant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from device.layout import (
+    DmaDirection,
+    DmaReason,
+    GrantDirection,
+    ProtectionStatus,
+)
+from device.platform.protection import Coverage, Grant, Protection, ProtectionError
+
+IN, OUT = GrantDirection.IN, GrantDirection.OUT
+IN_OUT = IN | OUT
+SPACE = 40  # addresses that the model looks at
+TOP = (1 << 64) - 1
+
+
+def wanted(write: bool) -> GrantDirection:
+    return IN if write else OUT
+
+
+def naive_reason(
+    grants: list[Grant], address: int, length: int, write: bool
+) -> tuple[DmaReason, int]:
+    """Judge byte by byte, grant by grant."""
+    for byte in range(address, address + length):
+        covering = [each for each in grants if each.address <= byte < each.end]
+        if any(each.direction & wanted(write) for each in covering):
+            continue
+        if covering:
+            return DmaReason.PROTECTION_DIRECTION, byte
+        first = byte == address
+        return (DmaReason.PROTECTION_OUTSIDE if first else DmaReason.PROTECTION_PAST_END), byte
+    return DmaReason.NONE, 0
+
+
+def naive_nearest(grants: list[Grant], reason: DmaReason, byte: int) -> Grant | None:
+    """Look at the distance of every grant."""
+    if reason is DmaReason.PROTECTION_DIRECTION:
+        covering = [each for each in grants if each.address <= byte < each.end]
+        return max(covering, key=lambda each: (each.address, each.id))
+
+    def rank(grant: Grant) -> tuple[int, bool, int]:
+        below = grant.end <= byte
+        distance = byte - (grant.end - 1) if below else grant.address - byte
+        return distance, not below, -grant.id
+
+    return min(grants, key=rank, default=None)
+
+
+class AgainstEveryByte(RuleBasedStateMachine):
+    """Grants come and go in any order; after each step every request is judged alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = Protection(capacity=8, fault_capacity=4)
+        self.unit.enabled = True
+        self.grants: list[Grant] = []
+        self.denied = 0
+
+    @rule(
+        address=st.integers(0, SPACE),
+        length=st.integers(0, SPACE // 2),
+        direction=st.integers(0, 4),
+        owner=st.integers(0, 2),
+    )
+    def grant(self, address: int, length: int, direction: int, owner: int) -> None:
+        due = None
+        if not length or not 1 <= direction <= 3:
+            due = ProtectionStatus.BAD_ARGUMENT
+        elif len(self.grants) == 8:
+            due = ProtectionStatus.FULL
+        if due is not None:
+            with pytest.raises(ProtectionError, match=due.name):
+                self.unit.grant(address, length, direction, owner)
+            return
+        made = self.unit.grant(address, length, direction, owner)
+        assert made.id not in {each.id for each in self.grants}
+        self.grants.append(made)
+
+    @precondition(lambda self: self.grants)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self.grants))
+        assert self.unit.withdraw(chosen.id) == chosen
+        self.grants.remove(chosen)
+        with pytest.raises(ProtectionError) as twice:
+            self.unit.withdraw(chosen.id)
+        assert twice.value.status is ProtectionStatus.NO_SUCH_GRANT
+
+    @rule(owner=st.integers(0, 2))
+    def withdraw_owner(self, owner: int) -> None:
+        theirs = [each for each in self.grants if each.owner == owner]
+        assert self.unit.withdraw_owner(owner) == len(theirs)
+        self.grants = [each for each in self.grants if each.owner != owner]
+
+    @rule(address=st.integers(0, SPACE + 20), length=st.integers(0, SPACE), write=st.booleans())
+    def request(self, address: int, length: int, write: bool) -> None:
+        reason, byte = naive_reason(self.grants, address, length, write)
+        fault = self.unit.check(address, length, write=write)
+        if fault is None:
+            assert reason is DmaReason.NONE
+            return
+        self.denied += 1
+        assert (fault.reason, fault.byte) == (reason, byte)
+        assert fault.nearest == naive_nearest(self.grants, reason, byte)
+        assert (fault.sequence, fault.direction) == (self.denied, DmaDirection(write))
+        assert (fault.address, fault.length) == (address, length)
+        assert self.unit.fault(self.denied) == fault
+
+    @invariant()
+    def agrees(self) -> None:
+        assert len(self.unit) == len(self.grants)
+        assert self.unit.faults_lost == max(0, self.denied - 4)
+        assert self.unit.fault(self.unit.faults_lost) is None
+        assert self.unit.fault(self.denied + 1) is None
+        owners = {each.owner for each in self.grants}
+        for least in range(4):
+            due = min((owner for owner in owners if owner >= least), default=None)
+            try:
+                assert self.unit.next_owner(least) == due
+            except ProtectionError:
+                assert due is None
+
+
+TestAgainstEveryByte = AgainstEveryByte.TestCase
+TestAgainstEveryByte.settings = settings(max_examples=150, deadline=None)
+
+ranges = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda each: (each[0], sum(each)))
+)
+
+
+@given(ranges, ranges)
+def test_coverage_built_at_once_is_the_one_built_step_by_step(
+    kept: list[tuple[int, int]], gone: list[tuple[int, int]]
+) -> None:
+    one_by_one = Coverage()
+    for each in kept + gone:
+        one_by_one.add(*each)
+    for each in gone:
+        one_by_one.add(*each, -1)
+    at_once = Coverage(kept)
+    assert (at_once._edges, at_once._counts) == (one_by_one._edges, one_by_one._counts)
+
+
+def test_off_lets_everything_through() -> None:
+    unit = Protection()
+    assert unit.check(0, 1 << 64, write=True) is None
+    unit.enabled = True
+    fault = unit.check(5, 1, write=False)
+    assert fault is not None
+    assert fault.nearest is None
+
+
+def test_all_of_memory_can_be_granted() -> None:
+    unit = Protection()
+    unit.enabled = True
+    unit.grant(0, 1 << 64, IN_OUT, 0)
+    assert unit.check(TOP, 1, write=True) is None
+    with pytest.raises(ProtectionError):
+        unit.grant(TOP, 2, IN, 0)
+
+
+def test_ids_are_not_used_again_while_they_live() -> None:
+    unit = Protection()
+    first = unit.grant(0, 1, IN, 0)
+    unit._last_id = (1 << 32) - 2
+    assert [unit.grant(0, 1, IN, 0).id for _ in range(2)] == [(1 << 32) - 1, 2]
+    assert first.id == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda index: (index * 16, 16),
+        lambda index: (index * 32, 16),
+        lambda index: (index, 100_000 - 2 * index),
+        lambda index: (0, index + 1),
+    ],
+    ids=["adjacent", "apart", "nested", "stacked"],
+)
+def test_thousands_of_grants_that_overlap_come_and_go(
+    place: Callable[[int], tuple[int, int]],
+) -> None:
+    unit = Protection()
+    unit.enabled = True
+    made = [unit.grant(*place(index), IN, index % 2) for index in range(4096)]
+    with pytest.raises(ProtectionError) as full:
+        unit.grant(0, 1, IN, 0)
+    assert full.value.status is ProtectionStatus.FULL
+    for each in made[1::2]:
+        unit.withdraw(each.id)
+    assert all(unit.check(each.address, each.length, write=True) is None for each in made[::2])
+    assert unit.withdraw_owner(0) == 2048
+    assert [coverage._edges for coverage in unit._open.values()] == [[0], [0]]
+    assert unit.check(made[0].address, 1, write=True) is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nearest_of_hundreds(seed: int) -> None:
+    """Some that cover a byte begin far before it, with hundreds that do not in between."""
+    draw = Random(seed)
+    unit = Protection()
+    unit.enabled = True
+    grants = [unit.grant(0, 990 + index, OUT, 0) for index in range(3)]
+    for _ in range(600):
+        grants.append(unit.grant(draw.randrange(1000), draw.randrange(1, 4), OUT, 0))
+    for byte in range(0, 1100, 7):
+        for write in False, True:
+            reason, at = naive_reason(grants, byte, 1, write)
+            fault = unit.check(byte, 1, write=write)
+            assert (reason is DmaReason.NONE) == (fault is None)
+            assert fault is None or fault.nearest == naive_nearest(grants, reason, at)

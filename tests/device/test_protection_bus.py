@@ -1,0 +1,347 @@
+"""The protection unit on the bus and by its registers: what moves, what is told, who waits."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.endpoints.bus import Bus, DmaRefused
+from device.endpoints.exerciser import Exerciser
+from device.layout import (
+    DmaReason,
+    DmaStatus,
+    Ext,
+    GrantDirection,
+    Plat,
+    ProtectionCommand,
+    ProtectionStatus,
+    RingDescriptor,
+    RingFlag,
+    RingStatus,
+)
+from device.platform.platform import Platform
+from device.trace import Trace
+from device.vfio_user.errors import Withdrawn
+from device.vfio_user.model import Dma
+from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, write32
+
+IN, OUT = GrantDirection.IN, GrantDirection.OUT
+IN_OUT = IN | OUT
+TOP = (1 << 64) - 1
+
+
+class Board:
+    """An exerciser whose requests cross a platform's interconnect, and commands to the platform."""
+
+    def __init__(self, client: FakeClient, trace: Trace | None = None) -> None:
+        self.platform = Platform(trace or Trace())
+        self.platform.attach(client)
+        self.exerciser = Exerciser(trace or Trace())
+        self.exerciser.bus.interconnect = self.platform.interconnect
+        self.exerciser.attach(client)
+        self.exerciser.region_write(7, 4, b"\x04\x00")
+
+    def set64(self, register: Plat, value: int) -> None:
+        write32(self.platform, 0, register, value)
+        write32(self.platform, 0, register + 4, value >> 32)
+
+    def get64(self, register: Plat) -> int:
+        return read32(self.platform, 0, register) | read32(self.platform, 0, register + 4) << 32
+
+    def command(self, command: int, **arguments: int) -> ProtectionStatus:
+        for name in ("address", "length", "owner"):
+            if name in arguments:
+                self.set64(Plat[f"GRANT_{name.upper()}_LO"], arguments[name])
+        for name in ("direction", "id"):
+            if name in arguments:
+                write32(self.platform, 0, Plat[f"GRANT_{name.upper()}"], arguments[name])
+        write32(self.platform, 0, Plat.PROTECTION_CTL, command)
+        return ProtectionStatus(read32(self.platform, 0, Plat.PROTECTION_STATUS))
+
+    def enable(self) -> None:
+        assert self.command(ProtectionCommand.ENABLE) is ProtectionStatus.OK
+
+    def grant(self, address: int, length: int, direction: int, owner: int = 0) -> int:
+        status = self.command(
+            ProtectionCommand.GRANT,
+            address=address,
+            length=length,
+            direction=direction,
+            owner=owner,
+        )
+        assert status is ProtectionStatus.OK
+        return read32(self.platform, 0, Plat.GRANT_ID)
+
+    @property
+    def faults(self) -> int:
+        return read32(self.platform, 0, Plat.FAULT_COUNT)
+
+    def fault(self, sequence: int) -> dict[str, Any]:
+        write32(self.platform, 0, Plat.FAULT_SELECT, sequence)
+        names = ("ADDRESS", "LENGTH", "BYTE", "GRANT_ADDRESS", "GRANT_LENGTH", "GRANT_OWNER")
+        found = {name.lower(): self.get64(Plat[f"FAULT_{name}_LO"]) for name in names}
+        singles = ("VALID", "SEQUENCE", "REASON", "DIRECTION", "GRANT_ID", "GRANT_DIRECTION")
+        return found | {
+            name.lower(): read32(self.platform, 0, Plat[f"FAULT_{name}"]) for name in singles
+        }
+
+
+@pytest.fixture
+def board(client: FakeClient) -> Board:
+    client.ram[:] = bytes(range(256)) * (SIZE // 256)
+    return Board(client)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_denied_dma_moves_nothing_and_is_recorded(
+    board: Board, client: FakeClient, write: bool
+) -> None:
+    board.enable()
+    identity = board.grant(BASE, 100, IN_OUT, owner=0x1234_5678_9ABC)
+    board.exerciser.region_write(1, 0, b"\xee" * 200)
+    before = bytes(client.ram)
+    found = dma(board.exerciser, BASE + 10, 91, write=write)
+    assert (found["status"], found["reason"]) == (
+        DmaStatus.INTERNAL,
+        DmaReason.PROTECTION_PAST_END,
+    )
+    assert (found["moved"], found["dmastatus"]) == (0, DmaStatus.INTERNAL)
+    assert client.ram == before
+    assert board.exerciser.region_read(1, 0, 200) == b"\xee" * 200
+    assert board.fault(1) == {
+        "valid": 1,
+        "sequence": 1,
+        "reason": DmaReason.PROTECTION_PAST_END,
+        "direction": write,
+        "address": BASE + 10,
+        "length": 91,
+        "byte": BASE + 100,
+        "grant_id": identity,
+        "grant_direction": IN_OUT,
+        "grant_address": BASE,
+        "grant_length": 100,
+        "grant_owner": 0x1234_5678_9ABC,
+    }
+    assert dma(board.exerciser, BASE + 10, 90, write=write)["status"] == DmaStatus.OK
+    assert board.faults == 1
+
+
+def test_what_never_leaves_the_device_is_no_fault(board: Board) -> None:
+    board.enable()
+    board.exerciser.region_write(7, 4, b"\x00\x00")
+    assert dma(board.exerciser, BASE, 4, write=False)["reason"] == DmaReason.BUS_MASTER_OFF
+    assert board.faults == 0
+
+
+def test_dma_of_no_bytes_passes(board: Board) -> None:
+    board.enable()
+    assert dma(board.exerciser, BASE, 0, write=True)["status"] == DmaStatus.OK
+
+
+def test_grant_does_not_map_memory(board: Board) -> None:
+    board.enable()
+    board.grant(0x4000_0000, 64, IN_OUT)
+    assert dma(board.exerciser, 0x4000_0000, 64, write=True)["reason"] == DmaReason.UNMAPPED
+    assert board.faults == 0
+
+
+def test_chain_moves_whole_or_not_at_all(board: Board, client: FakeClient) -> None:
+    table = BASE + 0x1000
+    board.grant(BASE, 64, OUT)
+    board.grant(BASE + 128, 64, IN)
+    for index, (place, flags) in enumerate(((BASE, RingFlag.CHAIN), (BASE + 128, RingFlag(0)))):
+        descriptor = RingDescriptor(place, 64, 64 * index, flags)
+        client.ram[0x1000 + 32 * index : 0x1020 + 32 * index] = descriptor.pack()
+    exerciser = board.exerciser
+    write32(exerciser, 3, Ext.RING_BASE_LO, table)
+    write32(exerciser, 3, Ext.RING_SIZE, 4)
+    write32(exerciser, 3, Ext.RING_CONTROL, 1)
+    board.enable()
+    write32(exerciser, 3, Ext.RING_DOORBELL, 2)
+    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.UNREACHABLE
+    board.grant(table, 128, OUT)
+    write32(exerciser, 3, Ext.RING_DOORBELL, 2)
+    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.OK
+    assert exerciser.region_read(1, 0, 128) == bytes(128)
+    reasons = [board.fault(sequence)["reason"] for sequence in (1, 2)]
+    assert reasons == [DmaReason.PROTECTION_OUTSIDE, DmaReason.PROTECTION_DIRECTION]
+    assert board.faults == 2
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_dma_that_may_need_messages_is_judged_as_well(
+    board: Board, client: FakeClient, write: bool
+) -> None:
+    board.enable()
+    board.grant(BASE, 64, IN if write else OUT)
+    outcomes: list[bytes | DmaRefused] = []
+    before = bytes(client.ram)
+
+    def run(length: int) -> None:
+        if write:
+            board.exerciser.bus.write_async(BASE, bytes(length), outcomes.append)
+        else:
+            board.exerciser.bus.read_async(BASE, length, outcomes.append)
+
+    run(65)
+    assert client.ram == before
+    run(64)
+    refusal, moved = outcomes
+    assert isinstance(refusal, DmaRefused)
+    assert (refusal.reason, refusal.address) == (DmaReason.PROTECTION_PAST_END, BASE + 64)
+    assert moved == (b"" if write else before[:64])
+
+
+def test_dma_under_way_is_judged_again(
+    board: Board, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the client asks before each piece."""
+    started: list[Dma] = []
+    monkeypatch.setattr(client, "start_dma", started.append)
+    board.enable()
+    identity = board.grant(BASE, 64, OUT)
+    outcomes: list[bytes | DmaRefused] = []
+    board.exerciser.bus.read_async(BASE, 64, outcomes.append)
+    (under_way,) = started
+    assert under_way.allowed()
+    board.command(ProtectionCommand.WITHDRAW, id=identity)
+    assert not under_way.allowed()
+    under_way.on_done(Withdrawn(BASE))
+    (refusal,) = outcomes
+    assert isinstance(refusal, DmaRefused)
+    assert refusal.reason is DmaReason.PROTECTION_OUTSIDE
+    assert board.faults == 1
+
+
+def test_platform_itself_is_not_judged(board: Board) -> None:
+    board.platform.region_write(7, 4, b"\x04\x00")
+    board.enable()
+    assert board.platform.bus.read(BASE, 4) == b"\x00\x01\x02\x03"
+
+
+def test_end_of_a_dma_may_start_another(board: Board) -> None:
+    outcomes: list[bytes | DmaRefused] = []
+    bus = board.exerciser.bus
+    bus.read_async(BASE, 4, lambda _: bus.read_async(BASE + 4, 4, outcomes.append))
+    assert outcomes == [b"\x04\x05\x06\x07"]
+
+
+def test_trace_has_every_denial_with_all_fields(client: FakeClient, tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace")
+    board = Board(client, trace)
+    board.enable()
+    board.grant(BASE, 64, IN, owner=9)
+    dma(board.exerciser, BASE, 8, write=False)
+    trace.close()
+    events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    (fault,) = (each for each in events if each["event"] == "protection fault")
+    del fault["time"]
+    grant = {"id": 1, "address": BASE, "length": 64, "direction": "IN", "owner": 9}
+    assert fault == {
+        "device": "platform",
+        "event": "protection fault",
+        "function": "exerciser",
+        "sequence": 1,
+        "address": BASE,
+        "length": 8,
+        "direction": "READ_MEMORY",
+        "reason": "PROTECTION_DIRECTION",
+        "byte": BASE,
+        "nearest": grant,
+    }
+
+
+def test_interrupts_need_no_grant(board: Board, client: FakeClient) -> None:
+    board.enable()
+    assert board.exerciser.msix(3)
+    assert client.interrupts
+    assert board.faults == 0
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda bus: bus.read(BASE, 64),
+        lambda bus: bus.write(BASE, bytes(64)),
+        lambda bus: bus.read_list([(BASE, 32), (BASE + 32, 32)]),
+        lambda bus: bus.write_list([(BASE, bytes(32)), (BASE + 32, bytes(32))]),
+        lambda bus: bus.read_async(BASE, 64, lambda _: None),
+        lambda bus: bus.write_async(BASE, bytes(64), lambda _: None),
+    ],
+    ids=["read", "write", "read list", "write list", "read async", "write async"],
+)
+def test_withdrawal_waits_for_a_dma_that_moves(
+    board: Board, client: FakeClient, monkeypatch: pytest.MonkeyPatch, move: Callable[[Bus], None]
+) -> None:
+    """Whoever has seen a withdrawal done sees no byte move by the grant afterwards."""
+    board.enable()
+    identity = board.grant(BASE, 64, IN_OUT)
+    statuses: list[ProtectionStatus] = []
+    withdrawal = threading.Thread(
+        target=lambda: statuses.append(board.command(ProtectionCommand.WITHDRAW, id=identity))
+    )
+    resolve = client.memory
+
+    def memory(address: int, length: int, *, write: bool) -> list[memoryview]:
+        """Between the check and the bytes, let the platform's thread try."""
+        if not withdrawal.ident:
+            withdrawal.start()
+        withdrawal.join(0.05)
+        assert not statuses
+        return resolve(address, length, write=write)
+
+    monkeypatch.setattr(client, "memory", memory)
+    move(board.exerciser.bus)
+    withdrawal.join(10)
+    assert statuses == [ProtectionStatus.OK]
+    assert board.faults == 0
+
+
+# By registers.
+
+
+def test_commands_and_their_statuses(board: Board) -> None:
+    status = ProtectionStatus(read32(board.platform, 0, Plat.PROTECTION_STATUS))
+    assert status is ProtectionStatus.NEVER_RUN
+    command = board.command
+    for unknown in (0, 7, 0xFFFF_FFFF):
+        assert command(unknown) is ProtectionStatus.UNKNOWN_COMMAND
+    assert command(ProtectionCommand.NEXT_OWNER, owner=0) is ProtectionStatus.NO_SUCH_OWNER
+    assert command(ProtectionCommand.WITHDRAW, id=1) is ProtectionStatus.NO_SUCH_GRANT
+    bad = {"address": TOP, "length": 2, "direction": 1}
+    assert command(ProtectionCommand.GRANT, **bad) is ProtectionStatus.BAD_ARGUMENT
+    assert command(ProtectionCommand.GRANT, length=0) is ProtectionStatus.BAD_ARGUMENT
+    first = board.grant(TOP, 1, IN, owner=TOP)
+    assert board.grant(BASE, 1, IN, owner=5) != first
+    assert command(ProtectionCommand.NEXT_OWNER, owner=6) is ProtectionStatus.OK
+    assert board.get64(Plat.GRANT_OWNER_LO) == TOP
+    assert read32(board.platform, 0, Plat.GRANT_COUNT) == 2
+    assert command(ProtectionCommand.WITHDRAW_OWNER, owner=TOP) is ProtectionStatus.OK
+    assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 1
+    assert command(ProtectionCommand.WITHDRAW_OWNER, owner=TOP) is ProtectionStatus.OK
+    assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 0
+
+
+def test_reset_of_the_platform_drops_all_and_one_of_the_device_nothing(board: Board) -> None:
+    board.enable()
+    board.grant(BASE, 64, OUT)
+    dma(board.exerciser, BASE, 64, write=True)
+    board.exerciser.device_reset()
+    assert read32(board.platform, 0, Plat.PROTECTION_ENABLED) == 1
+    assert (read32(board.platform, 0, Plat.GRANT_COUNT), board.faults) == (1, 1)
+    board.platform.device_reset()
+    assert read32(board.platform, 0, Plat.PROTECTION_ENABLED) == 0
+    assert (read32(board.platform, 0, Plat.GRANT_COUNT), board.faults) == (0, 0)
+    assert board.fault(1)["valid"] == 0
+    board.exerciser.region_write(7, 4, b"\x04\x00")
+    assert dma(board.exerciser, BASE, 64, write=True)["status"] == DmaStatus.OK
+
+
+def test_no_fault_shows_zeros(board: Board) -> None:
+    for sequence in (0, 1, 0xFFFF_FFFF):
+        assert not any(board.fault(sequence).values())
