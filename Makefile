@@ -7,7 +7,8 @@ PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
 GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/exerciser_parts.py \
 	guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
-	guest/memory_types.py guest/layout.py guest/init.py guest/page_frames.py guest/swap.py
+	guest/memory_types.py guest/layout.py guest/init.py guest/page_frames.py guest/swap.py \
+	guest/platform_access.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

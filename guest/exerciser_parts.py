@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exerciser import DmaRecord, Exerciser, ExerciserError
+from iobuffer.activity import InFlight
 from layout import (
     HOLD_ON,
     RING_ENABLE,
@@ -71,6 +72,31 @@ def held_dma(
         yield HeldDma(device, before)
     finally:
         device.extension[Ext.HOLD] = 0
+
+
+class DmaWatch:
+    """Tells the allocator (`iobuffer.activity`) of the exerciser's DMA in flight.
+
+    The range is what the address and length registers say now: who changes them meanwhile hides it.
+    """
+
+    def __init__(self, device: Exerciser) -> None:
+        self._device = device
+
+    def in_flight(self) -> list[InFlight]:
+        """Return the DMA in flight, if there is one."""
+        control = self._device.control
+        if not control[Reg.DMACTL] & DmaCtl.TRIGGER_MASK:
+            return []
+        address, length = control.get64(Reg.DMA_BUS_ADDR_LO), control[Reg.DMA_LEN]
+        left = self._device.extension[Ext.HELD_LEFT]
+        return [
+            InFlight(
+                address,
+                length,
+                f"the exerciser has {left} of {length} bytes at {address:#x} to go",
+            )
+        ]
 
 
 @contextmanager

@@ -25,7 +25,8 @@ class Fault:
     """One fault. ``promises`` are the promises that the run's message must name.
 
     ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
-    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short.
+    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
+    are the guest tests that look at the promise: one file's name, "" for the whole suite.
     """
 
     name: str
@@ -36,7 +37,77 @@ class Fault:
     parameter: str = ""
     words: str = ""
     deadlines: Mapping[str, float] = field(default_factory=dict)
+    tests: str = ""
 
+
+def _allocator(name: str, promise: str, tests: str, description: str) -> Fault:
+    return Fault(
+        f"allocator-{name}", Place.GUEST, Status.FAILED, (promise,), description, tests=tests
+    )
+
+
+_ALLOCATOR = (
+    _allocator(
+        *("segments-shuffled", "kIOMemoryPageable", "test_prepare.py"),
+        "pinned memory tells its segments in the wrong order",
+    ),
+    _allocator(
+        *("purge-undetected", "kIOMemoryPurgeable", "test_purgeable.py"),
+        "purged memory is handed back as what was left there",
+    ),
+    _allocator(
+        *("double-release", "release", "test_release.py"), "a second release passes in silence"
+    ),
+    _allocator(*("stale-mapping", "release", "test_mappings.py"), "what is unmapped stays mapped"),
+    _allocator(
+        *("lost-reclaim", "release", "test_release.py"),
+        "the memory of a buffer that was dropped never comes back",
+    ),
+    _allocator(
+        *("release-in-flight", "release", "test_release.py"),
+        "a buffer is released while a DMA on it is in flight",
+    ),
+    _allocator(
+        *("grants-both-ways", "kIODirectionOut denial", "test_prepare.py"),
+        "prepare() lets the device read and write, whatever the direction",
+    ),
+    _allocator(
+        *("grants-outlive", "kIOMemoryPageable", "test_prepare.py"),
+        "what prepare() granted is never withdrawn",
+    ),
+    _allocator(
+        *("grants-of-the-dead", "processes", "test_processes.py"),
+        "a killed process's grants stay when its memory goes to another one",
+    ),
+    _allocator(
+        *("writable-after-out", "prepare", "test_prepare.py"),
+        "memory prepared for reading is prepared for writing as well",
+    ),
+    _allocator(
+        *("blocks-anywhere", "may block", "test_release.py"),
+        "an allocation in a signal handler is not refused",
+    ),
+    _allocator(
+        *("bounce-not-copied-back", "IODMACommand", "test_dma_command.py"),
+        "what the device wrote into a bounce buffer stays there",
+    ),
+    _allocator(
+        *("bounce-wrong-direction", "IODMACommand", "test_dma_command.py"),
+        "before the device reads, the empty bounce buffer goes over the memory",
+    ),
+    _allocator(
+        *("mask-ignored", "IODMACommand", "test_dma_command.py"),
+        "memory above the device's address limit is given to it",
+    ),
+    _allocator(
+        *("boundary-crossed", "IODMACommand", "test_dma_command.py"),
+        "segments cross the boundary that the device cannot cross",
+    ),
+    _allocator(
+        *("part-grants-all", "IOSubMemoryDescriptor", "test_dma_command.py"),
+        "to prepare a part lets the device reach all that it is a part of",
+    ),
+)
 
 FAULTS = (
     Fault(
@@ -45,6 +116,7 @@ FAULTS = (
         Status.FAILED,
         ("kIODirectionOut",),
         "the device flips one byte of what it reads from memory",
+        tests="test_direction.py",
     ),
     Fault(
         "device-write-flip",
@@ -52,6 +124,7 @@ FAULTS = (
         Status.FAILED,
         ("kIODirectionIn",),
         "the device flips one byte of what it writes to memory",
+        tests="test_direction.py",
     ),
     Fault(
         "device-ignores-direction",
@@ -59,6 +132,7 @@ FAULTS = (
         Status.FAILED,
         ("kIODirectionIn",),
         "the device ignores the direction bit and always reads memory",
+        tests="test_direction.py",
     ),
     Fault(
         "device-false-success",
@@ -66,6 +140,7 @@ FAULTS = (
         Status.FAILED,
         ("kIODirectionOut", "kIODirectionIn"),
         "the device reports success without moving data",
+        tests="test_direction.py",
     ),
     Fault(
         "allocator-misaligned",
@@ -73,6 +148,7 @@ FAULTS = (
         Status.FAILED,
         ("alignment",),
         "the allocator returns an address off its alignment",
+        tests="test_properties.py",
     ),
     Fault(
         "allocator-overlap",
@@ -80,6 +156,7 @@ FAULTS = (
         Status.FAILED,
         ("capacity",),
         "the allocator hands out two overlapping buffers",
+        tests="test_properties.py",
     ),
     Fault(
         "driver-wrong-cache",
@@ -88,6 +165,7 @@ FAULTS = (
         ("kIOMapWriteThruCache",),
         "the driver maps another cache mode than the one asked for",
         parameter="dma_rehearsal.fault=wrong_cache",
+        tests="test_cache_modes.py",
     ),
     Fault(
         "driver-pin-does-not-pin",
@@ -96,6 +174,7 @@ FAULTS = (
         ("pinned pages",),
         "the driver lets go of pinned pages at once, and tells their addresses all the same",
         parameter="dma_rehearsal.fault=pin_does_not_pin",
+        tests="test_driver_pin.py",
     ),
     Fault(
         "driver-pin-never-ends",
@@ -104,6 +183,7 @@ FAULTS = (
         ("unpinned pages",),
         "the driver keeps pages pinned after the last close of their file",
         parameter="dma_rehearsal.fault=pin_never_ends",
+        tests="test_driver_pin.py",
     ),
     Fault(
         "msix-dropped",
@@ -111,6 +191,7 @@ FAULTS = (
         Status.FAILED,
         ("MSI-X",),
         "the device does not send the MSI-X messages of one vector",
+        tests="test_interrupts.py",
     ),
     Fault(
         "msix-doubled",
@@ -118,6 +199,7 @@ FAULTS = (
         Status.FAILED,
         ("MSI-X",),
         "the device sends each MSI-X message of one vector twice",
+        tests="test_interrupts.py",
     ),
     Fault(
         "msix-misdirected",
@@ -125,6 +207,7 @@ FAULTS = (
         Status.FAILED,
         ("MSI-X",),
         "the device sends the MSI-X messages of one vector to the last one",
+        tests="test_interrupts.py",
     ),
     Fault(
         "intx-dropped",
@@ -132,6 +215,7 @@ FAULTS = (
         Status.FAILED,
         ("INTx",),
         "the device sets Interrupt Status and does not take the INTx line up",
+        tests="test_interrupts.py",
     ),
     Fault(
         "intx-doubled",
@@ -139,6 +223,7 @@ FAULTS = (
         Status.FAILED,
         ("INTx",),
         "the device takes the INTx line up once more after it was taken down",
+        tests="test_interrupts.py",
     ),
     Fault(
         "intx-misdirected",
@@ -146,6 +231,7 @@ FAULTS = (
         Status.FAILED,
         ("INTx",),
         "the device sends an MSI-X message in place of the INTx line",
+        tests="test_interrupts.py",
     ),
     Fault(
         "intx-storm",
@@ -153,6 +239,7 @@ FAULTS = (
         Status.FAILED,
         ("INTx",),
         "the device clears Interrupt Status while the guest's INTx line is still up",
+        tests="test_interrupts.py",
     ),
     Fault(
         "constraints-ignored",
@@ -160,6 +247,7 @@ FAULTS = (
         Status.FAILED,
         ("constraints",),
         "the device does DMA that its constraints forbid",
+        tests="test_constraints.py",
     ),
     Fault(
         "held-outlives-bus-master",
@@ -167,6 +255,7 @@ FAULTS = (
         Status.FAILED,
         ("DMA in flight",),
         "the device goes on with a DMA in flight when bus mastering is back",
+        tests="test_held.py",
     ),
     Fault(
         "held-outlives-reset",
@@ -174,6 +263,7 @@ FAULTS = (
         Status.FAILED,
         ("DMA in flight",),
         "the device goes on with a DMA in flight after a reset",
+        tests="test_held.py",
     ),
     Fault(
         "ring-skips-last",
@@ -181,6 +271,7 @@ FAULTS = (
         Status.FAILED,
         ("descriptor ring",),
         "the device leaves out the last segment of a transfer in several",
+        tests="test_ring.py",
     ),
     Fault(
         "ring-double-fetch",
@@ -188,6 +279,7 @@ FAULTS = (
         Status.FAILED,
         ("descriptor ring",),
         "the device reads a descriptor again after it was checked",
+        tests="test_ring.py",
     ),
     Fault(
         "atc-uncovered",
@@ -195,6 +287,7 @@ FAULTS = (
         Status.FAILED,
         ("ATS",),
         "the device uses a translation for addresses that it does not cover",
+        tests="test_arm_registers.py",
     ),
     Fault(
         "trace-of-words",
@@ -202,6 +295,7 @@ FAULTS = (
         Status.FAILED,
         ("transaction trace",),
         "the device traces an access of 8 bytes as two of 4",
+        tests="test_arm_registers.py",
     ),
     Fault(
         "own-bar-reached",
@@ -209,6 +303,7 @@ FAULTS = (
         Status.FAILED,
         ("own BAR",),
         "the device lets a DMA write its own registers",
+        tests="test_hostile.py",
     ),
     Fault(
         "witness-ignores-pat",
@@ -216,6 +311,7 @@ FAULTS = (
         Status.FAILED,
         ("kIOMapWriteThruCache",),
         "the witness takes the PAT bit of every page-table entry as 0",
+        tests="test_cache_modes.py",
     ),
     Fault(
         "protection-end-off-by-one",
@@ -223,6 +319,7 @@ FAULTS = (
         Status.FAILED,
         ("protection unit",),
         "the protection unit opens one byte more than each grant says",
+        tests="test_protection.py",
     ),
     Fault(
         "protection-direction-swapped",
@@ -230,6 +327,7 @@ FAULTS = (
         Status.FAILED,
         ("kIODirectionOut denial", "kIODirectionIn denial"),
         "the protection unit opens each grant for the other direction",
+        tests="test_direction.py",
     ),
     Fault(
         "protection-moves-prefix",
@@ -237,6 +335,7 @@ FAULTS = (
         Status.FAILED,
         ("protection unit",),
         "the device moves the granted part of a DMA that is denied",
+        tests="test_protection.py",
     ),
     Fault(
         "protection-record-lost",
@@ -244,6 +343,7 @@ FAULTS = (
         Status.FAILED,
         ("protection unit",),
         "the protection unit keeps no record of every eighth denied DMA",
+        tests="test_protection.py",
     ),
     Fault(
         "report-lost",
@@ -294,6 +394,7 @@ FAULTS = (
         "the guest claims more tests than it ran",
         words="the guest says that it ran",
     ),
+    *_ALLOCATOR,
 )
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from .children import child
 from .errors import Status
 from .progress import Progress
 
 _BUSY = "while True: pass"
+# The tests that repeat, which do much more when the guest is told so (guest/suite/effort.py).
+_LONG_TESTS = "suite/test_random_operations.py"
+_LONG = {"APPEND": "rehearsal.soak=1", "DEADLINE": "test=7200"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,15 @@ def loaded(processes: int) -> Iterator[None]:
 def run(count: int, load: int, runs: Path, arguments: Sequence[str]) -> Status:
     """Run the checks ``count`` times beside ``load`` busy processes; print a line each, and how
     long they took. Only folders of runs that did not pass are kept.
+
+    Before them the tests that repeat run once at length: 5,000 random operations on buffers,
+    200,000 buffers, 20,000 mappings.
     """
     progress = Progress()
     outcomes: list[Outcome] = []
+    long = _once(runs / "soak-long", [_LONG_TESTS], _LONG)
+    where = f"  {long.folder}" if long.folder else ""
+    progress.note(f"long run: status {long.status}, {long.seconds:.1f} s{where}")
     with loaded(load):
         for number in range(1, count + 1):
             outcome = _once(runs / f"soak-{number}", arguments)
@@ -59,18 +70,27 @@ def run(count: int, load: int, runs: Path, arguments: Sequence[str]) -> Status:
             f"most {max(passed):.1f}"
         )
     print(f"{len(passed)} passed, {count - len(passed)} failed", flush=True)
-    return Status.PASSED if len(passed) == count else Status.FAILED
+    good = len(passed) == count and long.status == Status.PASSED
+    return Status.PASSED if good else Status.FAILED
 
 
-def _once(folder: Path, arguments: Sequence[str]) -> Outcome:
-    """Run once in a child, whose output goes into ``folder``; remove that when it passed."""
+def _once(
+    folder: Path, arguments: Sequence[str], settings: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
+    """Run once in a child, whose output goes into ``folder``; remove that when it passed.
+
+    ``settings`` are added to the environment; an APPEND that is there is kept.
+    """
+    environment = {**os.environ, **settings}
+    if "APPEND" in settings and "APPEND" in os.environ:
+        environment["APPEND"] = f"{os.environ['APPEND']} {settings['APPEND']}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     start = time.monotonic()
     argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(folder), *arguments]
     with (
         (folder / "output").open("wb") as output,
-        child(argv, stdout=output, stderr=subprocess.STDOUT) as process,
+        child(argv, stdout=output, stderr=subprocess.STDOUT, environment=environment) as process,
     ):
         status = process.wait()
     seconds = time.monotonic() - start

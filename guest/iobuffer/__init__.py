@@ -1,16 +1,62 @@
 """IOKit's IOBufferMemoryDescriptor on Linux: buffers for DMA with stated properties."""
 
-from .descriptor import IOBufferMemoryDescriptor
+from .buffer import (
+    IOBufferMemoryDescriptor,
+)
+from .dma_command import IODMACommand
 from .errors import (
     IOBadArgumentError,
     IOBusyError,
+    IOCannotWireError,
     IODeviceError,
     IONoMemoryError,
     IONotAttachedError,
+    IONotPermittedError,
+    IONotReadyError,
     IOReturn,
     IOReturnError,
     IOUnsupportedError,
 )
+from .flags import (
+    CompleteFlags,
+    MapOptions,
+    MemoryOperation,
+    PrepareFlags,
+    PurgeableState,
+    kIODirectionCompleteWithDataValid,
+    kIODirectionCompleteWithError,
+    kIODirectionPrepareNoFault,
+    kIODirectionPrepareNonCoherent,
+    kIODirectionPrepareNoZeroFill,
+    kIODirectionPrepareToPhys32,
+    kIOMapAnywhere,
+    kIOMapGuardedLarge,
+    kIOMapGuardedSmall,
+    kIOMapOverwrite,
+    kIOMapPrefault,
+    kIOMapReadOnly,
+    kIOMapReference,
+    kIOMapStatic,
+    kIOMapUnique,
+    kIOMemoryIncoherentIOFlush,
+    kIOMemoryIncoherentIOStore,
+    kIOMemoryMapCopyOnWrite,
+    kIOMemoryPurgeableEmpty,
+    kIOMemoryPurgeableKeepCurrent,
+    kIOMemoryPurgeableNonVolatile,
+    kIOMemoryPurgeableVolatile,
+)
+from .guard import IOGuardPageMemoryDescriptor
+from .mapping import (
+    IOMemoryMap,
+)
+from .mappings import (
+    IOMapWarning,
+)
+from .memory import (
+    IOMemoryDescriptor,
+)
+from .multi import IOMultiMemoryDescriptor
 from .options import (
     CacheMode,
     IODirection,
@@ -42,48 +88,98 @@ from .options import (
     kIOMemoryUnshared,
     kIOMemoryUseReserve,
 )
-from .task import Task, current_task, kernel_task
+from .port import (
+    TaskPort,
+    task_of,
+)
+from .ranges_descriptor import IOGeneralMemoryDescriptor
+from .sub import IOSubMemoryDescriptor
+from .task import (
+    Task,
+    current_task,
+    kernel_task,
+)
 
 __all__ = [
     "CacheMode",
+    "CompleteFlags",
     "IOBadArgumentError",
     "IOBufferMemoryDescriptor",
     "IOBusyError",
+    "IOCannotWireError",
+    "IODMACommand",
     "IODeviceError",
     "IODirection",
+    "IOGeneralMemoryDescriptor",
+    "IOGuardPageMemoryDescriptor",
+    "IOMapWarning",
+    "IOMemoryDescriptor",
+    "IOMemoryMap",
+    "IOMultiMemoryDescriptor",
     "IONoMemoryError",
     "IONotAttachedError",
+    "IONotPermittedError",
+    "IONotReadyError",
     "IOOptions",
     "IOReturn",
     "IOReturnError",
+    "IOSubMemoryDescriptor",
     "IOUnsupportedError",
+    "MapOptions",
+    "MemoryOperation",
+    "PrepareFlags",
+    "PurgeableState",
     "Task",
+    "TaskPort",
     "current_task",
+    "kIODirectionCompleteWithDataValid",
+    "kIODirectionCompleteWithError",
     "kIODirectionIn",
     "kIODirectionInOut",
     "kIODirectionNone",
     "kIODirectionOut",
+    "kIODirectionPrepareNoFault",
+    "kIODirectionPrepareNoZeroFill",
+    "kIODirectionPrepareNonCoherent",
+    "kIODirectionPrepareToPhys32",
+    "kIOMapAnywhere",
     "kIOMapCacheMask",
     "kIOMapCacheShift",
     "kIOMapCopybackCache",
     "kIOMapCopybackInnerCache",
     "kIOMapDefaultCache",
+    "kIOMapGuardedLarge",
+    "kIOMapGuardedSmall",
     "kIOMapInhibitCache",
+    "kIOMapOverwrite",
     "kIOMapPostedWrite",
+    "kIOMapPrefault",
+    "kIOMapReadOnly",
     "kIOMapRealTimeCache",
+    "kIOMapReference",
+    "kIOMapStatic",
+    "kIOMapUnique",
     "kIOMapWriteCombineCache",
     "kIOMapWriteThruCache",
     "kIOMemoryAutoPrepare",
     "kIOMemoryClearEncrypt",
     "kIOMemoryHostPhysicallyContiguous",
+    "kIOMemoryIncoherentIOFlush",
+    "kIOMemoryIncoherentIOStore",
     "kIOMemoryKernelUserShared",
+    "kIOMemoryMapCopyOnWrite",
     "kIOMemoryMapperNone",
     "kIOMemoryPageable",
     "kIOMemoryPhysicallyContiguous",
     "kIOMemoryPurgeable",
+    "kIOMemoryPurgeableEmpty",
+    "kIOMemoryPurgeableKeepCurrent",
+    "kIOMemoryPurgeableNonVolatile",
+    "kIOMemoryPurgeableVolatile",
     "kIOMemorySharingTypeMask",
     "kIOMemoryThreadSafe",
     "kIOMemoryUnshared",
     "kIOMemoryUseReserve",
     "kernel_task",
+    "task_of",
 ]

@@ -1,9 +1,12 @@
 """The carve-outs of the kernel module as pools, shared by the processes of a guest.
 
 Each zone is cut into arenas. A process locks the arenas that it allocates from, by byte ranges of
-the zone's lock file (one byte an arena), and gives back those that are empty. The locks belong to
+the zone's lock file (one byte a page), and gives back those that are empty. The locks belong to
 the open file (fcntl(2), "Open file description locks"), so those of a dead process are gone, and
 only after its mappings: nobody else can be given memory that it still sees.
+
+Memory that several processes use is a `Claim`: pages with a lock, and an open file, of their own.
+Its descriptor is passed to the others, and the last one that closes it gives the pages back.
 """
 
 from __future__ import annotations
@@ -13,17 +16,19 @@ import fcntl
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from . import protection
 from .driver import Driver
 from .errors import IODeviceError, IONoMemoryError, IOReturn
 from .options import CacheMode
+from .pin import KernelMap
 from .pool import PAGE, Extent
 from .ranges import RangeAllocator, align_down, align_up
-from .vm import Mapping
+from .vm import ANYWHERE, Mapping, Placement
 
 UIO: Final = Path("/sys/class/uio")
 LOCKS: Final = Path("/run/dma-rehearsal")
@@ -67,8 +72,8 @@ def find_zones(uio: Path = UIO) -> list[Zone]:
     return sorted(zones, key=lambda zone: zone.start)
 
 
-class ArenaLocks:
-    """Exclusive locks on the arenas 0 to ``count`` - 1, held by this open file.
+class PageLocks:
+    """Exclusive locks on the pages 0 to ``count`` - 1, held by this open file.
 
     Raises `IODeviceError` (kIOReturnCannotLock) when the lock file cannot be used.
     """
@@ -83,8 +88,21 @@ class ArenaLocks:
             raise self._failed(error) from error
         self._finalizer = weakref.finalize(self, os.close, self._fd)
 
+    @classmethod
+    def adopt(cls, fd: int, path: Path, count: int) -> PageLocks:
+        """Take over the descriptor of an open file that somebody else made, and its locks."""
+        self = cls.__new__(cls)
+        self._path, self._count, self._fd = path, count, fd
+        self._finalizer = weakref.finalize(self, os.close, fd)
+        return self
+
+    @property
+    def fd(self) -> int:
+        """The descriptor: whoever has a copy of it has the locks as well."""
+        return self._fd
+
     def acquire(self, first: int, count: int) -> bool:
-        """Lock ``count`` arenas; False, and none of them, when another process has one."""
+        """Lock ``count`` pages; False, and none of them, when another open file has one."""
         try:
             self._fcntl(_F_OFD_SETLK, fcntl.F_WRLCK, first, count)
         except OSError as error:
@@ -94,14 +112,14 @@ class ArenaLocks:
         return True
 
     def release(self, first: int, count: int) -> None:
-        """Unlock ``count`` arenas."""
+        """Unlock ``count`` pages."""
         try:
             self._fcntl(_F_OFD_SETLK, fcntl.F_UNLCK, first, count)
         except OSError as error:
             raise self._failed(error) from error
 
     def available(self) -> Iterator[tuple[int, int]]:
-        """Yield runs (first, count) of arenas that nobody else has locked; ours are among them."""
+        """Yield runs (first, count) of pages that nobody else has locked; ours are among them."""
         at = 0
         while at < self._count:
             # The kernel names the first conflicting lock, not the lowest: look for the lowest.
@@ -120,6 +138,12 @@ class ArenaLocks:
         """Close the file. The locks go with the last descriptor of this open file."""
         self._fd = -1
         self._finalizer()
+
+    def held_by_another(self, first: int, count: int) -> bool:
+        """Whether other open files have locked all of these pages."""
+        return not any(
+            start < first + count and first < start + size for start, size in self.available()
+        )
 
     def _conflict(self, first: int, count: int) -> tuple[int, int] | None:
         try:
@@ -142,15 +166,36 @@ class ArenaLocks:
         )
 
 
+class Claim:
+    """Pages of a carve-out with an open file of their own, which can be passed on.
+
+    ``fd`` is that file's descriptor. The pages are free again when the last copy of it is closed.
+    """
+
+    def __init__(self, extent: Extent, locks: PageLocks) -> None:
+        self.extent = extent
+        self._locks = locks
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to pass on."""
+        return self._locks.fd
+
+    def close(self) -> None:
+        """Let go of the pages; every mapping of them that this process has must be gone."""
+        self._locks.close()
+
+
 class CarveoutPool:
-    """One carve-out as a `Pool`. Not locked against threads: its heap is."""
+    """One carve-out as an `ExtentPool`. Not locked against threads: its heap is."""
 
     def __init__(self, zone: Zone, driver: Driver | None = None, locks: Path = LOCKS) -> None:
         self.zone = zone
         self._driver = driver
         self._arena = zone.arena_size
-        self._count = -(-zone.size // self._arena)
-        self._locks = ArenaLocks(locks / f"{zone.name}.lock", self._count)
+        self._path = locks / f"{zone.name}.lock"
+        self._pages = zone.size // PAGE
+        self._locks = PageLocks(self._path, self._pages)
         self._held: set[int] = set()
         self._ranges = RangeAllocator()  # over the arenas held, in bus addresses
 
@@ -177,13 +222,55 @@ class CarveoutPool:
                 break
             if self._grow(place, length) and self._ranges.allocate_at(place, length):
                 return Extent(place, length)
-        largest = max((size for _, size in self._candidates()), default=0)
-        raise IONoMemoryError(
-            f"pool {self.name}: {length} bytes at alignment {alignment} asked, "
-            f"the largest free run is {largest} of {self.size} bytes",
-            asked=length,
-            largest=largest,
+        raise self._no_memory(length, alignment, (size for _, size in self._candidates()))
+
+    def claim(self, length: int, alignment: int) -> Claim:
+        """Take whole pages that can be passed to other processes; the errors are `allocate`'s.
+
+        They come from the zone's end, where they cut up the fewest arenas.
+        """
+        locks = PageLocks(self._path, self._pages)
+        # Another process can lock pages between the look and the lock: somebody makes progress.
+        for _ in range(2 * ARENAS_PER_ZONE):
+            runs = [
+                (self.zone.start + first * PAGE, count * PAGE) for first, count in locks.available()
+            ]
+            places = [
+                place
+                for start, size in runs
+                if start <= (place := align_down(start + size - length, alignment))
+            ]
+            if not places:
+                break
+            if locks.acquire((places[-1] - self.zone.start) // PAGE, length // PAGE):
+                protection.reclaim()
+                return Claim(Extent(places[-1], length), locks)
+        locks.close()
+        raise self._no_memory(length, alignment, (size for _, size in runs))
+
+    def adopt(self, fd: int, extent: Extent) -> Claim:
+        """Take over a claim that another process passed on; ``fd`` is ours from now on.
+
+        `IODeviceError` (kIOReturnBadArgument) when nobody has locked these pages.
+        """
+        first = (extent.address - self.zone.start) // PAGE
+        inside = (
+            self.zone.start <= extent.address
+            and extent.length >= PAGE
+            and extent.end <= self.zone.start + self.zone.size
+            and not (extent.address | extent.length) % PAGE
         )
+        locks = PageLocks.adopt(fd, self._path, self._pages)
+        if not inside or not self._locks.held_by_another(first, extent.length // PAGE):
+            locks.close()
+            raise IODeviceError(
+                f"pool {self.name}: nobody has claimed {extent.length} bytes at "
+                f"{extent.address:#x}",
+                code=IOReturn.kIOReturnBadArgument,
+                address=extent.address,
+                length=extent.length,
+            )
+        return Claim(extent, locks)
 
     def free(self, extent: Extent) -> None:
         """Give back an extent, and the arenas that are empty then."""
@@ -195,15 +282,15 @@ class CarveoutPool:
         ]
         for index in empty:
             self._held.discard(index)
-            self._locks.release(index, 1)
+            self._locks.release(*self._lock_range(index))
 
-    def map(self, extent: Extent, mode: CacheMode) -> Mapping:
+    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
         """Map an extent through the driver, see `Driver.map`."""
-        if self._driver is None:
-            raise IODeviceError(
-                f"pool {self.name} has no driver", code=IOReturn.kIOReturnNotAttached
-            )
-        return self._driver.map(extent.address, extent.length, mode)
+        return self._module().map(extent.address, extent.length, mode, placement)
+
+    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:
+        """Have the kernel map an extent, see `Driver.kernel_map`."""
+        return self._module().kernel_map(extent.address, extent.length, mode)
 
     def free_size(self) -> int:
         """Bytes free in the arenas held and in those that nobody holds."""
@@ -212,6 +299,26 @@ class CarveoutPool:
     def close(self) -> None:
         """Let go of the lock file."""
         self._locks.close()
+
+    def _module(self) -> Driver:
+        if self._driver is None:
+            raise IODeviceError(
+                f"pool {self.name} has no driver", code=IOReturn.kIOReturnNotAttached
+            )
+        return self._driver
+
+    def _no_memory(self, length: int, alignment: int, sizes: Iterable[int]) -> IONoMemoryError:
+        largest = max(sizes, default=0)
+        return IONoMemoryError(
+            f"pool {self.name}: {length} bytes at alignment {alignment} asked, "
+            f"the largest free run is {largest} of {self.size} bytes",
+            asked=length,
+            largest=largest,
+        )
+
+    def _lock_range(self, index: int) -> tuple[int, int]:
+        start, size = self._bounds(index)
+        return (start - self.zone.start) // PAGE, size // PAGE
 
     def _arenas(self, address: int, length: int) -> range:
         offset = address - self.zone.start
@@ -227,15 +334,11 @@ class CarveoutPool:
         for start, size in self._ranges.runs():
             merged.add(start, size)
         for first, count in self._locks.available():
-            index = first
-            for stop in [
-                *sorted(i for i in self._held if first <= i < first + count),
-                first + count,
-            ]:
-                if stop > index:
-                    start, end = self._bounds(index)[0], sum(self._bounds(stop - 1))
-                    merged.add(start, end - start)
-                index = stop + 1
+            for index in self._arenas(self.zone.start + first * PAGE, count * PAGE):
+                # A run can begin, or end, inside of an arena: somebody has a claim there.
+                start, pages = self._lock_range(index)
+                if index not in self._held and first <= start and start + pages <= first + count:
+                    merged.add(*self._bounds(index))
         yield from merged.runs()
 
     def _place(self, length: int, alignment: int) -> int | None:
@@ -255,11 +358,13 @@ class CarveoutPool:
         for index in self._arenas(place, length):
             if index in self._held:
                 continue
-            if not self._locks.acquire(index, 1):
+            if not self._locks.acquire(*self._lock_range(index)):
                 for other in taken:
-                    self._locks.release(other, 1)
+                    self._locks.release(*self._lock_range(other))
                 return False
             taken.append(index)
+        if taken:
+            protection.reclaim()
         for index in taken:
             self._held.add(index)
             self._ranges.add(*self._bounds(index))

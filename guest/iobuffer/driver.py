@@ -39,7 +39,7 @@ from .uapi import (
     VERSION,
     WRITE,
 )
-from .vm import Mapping
+from .vm import ANYWHERE, Mapping, Placement
 
 DEVICE: Final = Path("/dev/dma-rehearsal")
 
@@ -93,14 +93,16 @@ class Driver(DeviceFile):
             self.close()
             raise IODeviceError(f"{path}: version {version}, and this library speaks {VERSION}")
 
-    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
+    def map(
+        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+    ) -> Mapping:
         """Map whole pages of one carve-out, shared and writable, with just this cache mode.
 
         `IOBusyError` when they are mapped with another one; `IODeviceError` (kIOReturnBadArgument)
         outside the carve-outs; `IOUnsupportedError` when the kernel has no such mode.
         """
         try:
-            return Mapping(self._fd, length, mode << MODE_SHIFT | physical)
+            return Mapping(self._fd, length, mode << MODE_SHIFT | physical, placement)
         except OSError as error:
             raise _failed("mapping", error, physical, length) from error
 

@@ -8,6 +8,9 @@
     |-- IONoMemoryError           kIOReturnNoMemory; also a MemoryError
     |-- IOBusyError               kIOReturnBusy
     |-- IONotAttachedError        kIOReturnNotAttached: released, or not this process's
+    |-- IONotReadyError           kIOReturnNotReady: not prepared, or not set up yet
+    |-- IOCannotWireError         kIOReturnCannotWire: the pages cannot be pinned
+    |-- IONotPermittedError       kIOReturnNotPermitted: not from here (a signal handler, a loop)
     `-- IODeviceError             any code: the driver or the lock files failed
 """
 
@@ -105,6 +108,30 @@ class IONotAttachedError(IOReturnError):
     """The descriptor has been released, or belongs to another process."""
 
     default_code = IOReturn.kIOReturnNotAttached
+
+
+class IONotReadyError(IOReturnError):
+    """The call needs something that has not been done, such as prepare()."""
+
+    default_code = IOReturn.kIOReturnNotReady
+
+
+class IOCannotWireError(IOReturnError):
+    """Memory cannot be kept in place. ``limit`` in bytes is what it ran into, else None."""
+
+    default_code = IOReturn.kIOReturnCannotWire
+
+    def __init__(
+        self, reason: str, *, address: int | None, length: int, limit: int | None = None
+    ) -> None:
+        super().__init__(reason, address=address, length=length)
+        self.limit = limit
+
+
+class IONotPermittedError(IOReturnError):
+    """The call may block, and was made where nothing may."""
+
+    default_code = IOReturn.kIOReturnNotPermitted
 
 
 class IODeviceError(IOReturnError):

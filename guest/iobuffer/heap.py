@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .options import CacheMode
-from .pool import PAGE, Extent, Pool, align_up
+from .pool import PAGE, Extent, ExtentPool, align_up
 from .vm import Mapping
 
 CACHE_LINE: Final = 64
@@ -64,7 +64,7 @@ class _Slab:
 class Heap:
     """Takes memory from one pool, for the threads of one process."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ExtentPool) -> None:
         self.pool = pool
         self.pid = os.getpid()
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Final, Self
 
 from .device_file import DeviceFile, code_of
-from .errors import IODeviceError, IOReturn, IOReturnError
+from .errors import IOCannotWireError, IODeviceError, IOReturn, IOReturnError
 from .options import CacheMode
 from .uapi import (
     KMAP_INFO,
@@ -33,18 +33,6 @@ from .uapi import (
 
 PAGE: Final = 4096
 _PAGES_AT_ONCE: Final = 1 << 16
-
-
-class IOCannotWireError(IOReturnError):
-    """Memory cannot be kept in place. ``limit`` in bytes is what it ran into, else None."""
-
-    default_code = IOReturn.kIOReturnCannotWire
-
-    def __init__(
-        self, reason: str, *, address: int | None, length: int, limit: int | None = None
-    ) -> None:
-        super().__init__(reason, address=address, length=length)
-        self.limit = limit
 
 
 def cannot_wire(error: OSError, address: int, length: int, *, write: bool) -> IOReturnError:

@@ -1,16 +1,28 @@
-"""What a pool of memory for buffers can do, whatever stands behind it."""
+"""What stands behind pools: extents of bus addresses, and the request that a pool answers."""
 
 from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .options import CacheMode
 from .ranges import RangeAllocator, align_down, align_up
-from .vm import Mapping
+from .vm import ANYWHERE, Mapping, Placement
 
-__all__ = ["PAGE", "Extent", "Pool", "RangeAllocator", "align_down", "align_up"]
+__all__ = [
+    "PAGE",
+    "Extent",
+    "ExtentPool",
+    "Pool",
+    "RangeAllocator",
+    "Request",
+    "align_down",
+    "align_up",
+]
+
+if TYPE_CHECKING:
+    from .backing import Backing
 
 PAGE: Final = mmap.PAGESIZE
 
@@ -28,7 +40,7 @@ class Extent:
         return self.address + self.length
 
 
-class Pool(Protocol):
+class ExtentPool(Protocol):
     """Physically contiguous, wired memory by whole pages.
 
     On a board another one can take the carve-out's place (for example u-dma-buf).
@@ -51,8 +63,50 @@ class Pool(Protocol):
     def free(self, extent: Extent) -> None:
         """Give back what `allocate` gave; every mapping of it must be gone."""
 
-    def map(self, extent: Extent, mode: CacheMode) -> Mapping:
+    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
         """Map an extent with just this cache mode, or raise `IOReturnError`."""
+
+    def free_size(self) -> int:
+        """Bytes that this process could still get, in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a buffer needs of its memory. Sizes in bytes.
+
+    ``alignment`` is the effective one; ``pages``: on pages of its own. ``shared``: other tasks, or
+    the kernel, are to have it as well. ``mapped``: into this process at once. ``highest`` is the
+    last bus address that may be used, None for any.
+    """
+
+    capacity: int
+    alignment: int = 1
+    mode: CacheMode = CacheMode.COPYBACK
+    pages: bool = False
+    contiguous: bool = False
+    pageable: bool = False
+    purgeable: bool = False
+    shared: bool = False
+    mapped: bool = True
+    highest: int | None = None
+
+
+class Pool(Protocol):
+    """Where buffers come from."""
+
+    @property
+    def name(self) -> str:
+        """A short name for messages, and for ``pool=``."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it could ever give."""
+
+    def refuses(self, request: Request) -> str:
+        """Say why it cannot satisfy a request whatever is free, "" when it can."""
+
+    def take(self, request: Request) -> Backing:
+        """Take zeroed memory. `IONoMemoryError` says how long the longest free run is."""
 
     def free_size(self) -> int:
         """Bytes that this process could still get, in all."""

@@ -1,4 +1,8 @@
-"""The pools of this process, by name; made from the kernel module's zones when first asked for."""
+"""The pools of this process, by name, and the choice of one for a request.
+
+The carve-outs come first; memory that the kernel manages (huge pages, pinned pages) is what is left
+when they cannot satisfy a request, or when it is named.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,42 @@ import os
 import threading
 from typing import Final
 
-from . import vm
+from . import kernel, vm
+from .backing import Backing
 from .carveout import CarveoutPool, find_zones
-from .driver import Driver
-from .errors import IOBadArgumentError, IODeviceError, IOReturn
-from .heap import Heap
-from .pool import Pool
+from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
+from .heap_pool import HeapPool
+from .managed import HugePool, PageablePool, PinnedPool
+from .pool import Pool, Request
 
-# Memory for devices with few address bits is scarce: it is given only to those who name it.
-BY_NAME_ONLY: Final = frozenset({"low"})
+# Memory for devices with few address bits is scarce: it is given only to those who need it.
+RESERVED: Final = frozenset({"low"})
 PREFERRED: Final = "main"
 
 _lock = threading.Lock()
-_heaps: dict[str, Heap] | None = None
+_pools: dict[str, Pool] | None = None
 
 
-def _discover() -> dict[str, Heap]:
+def _discover() -> dict[str, Pool]:
     zones = find_zones()
     if not zones:
         raise IODeviceError(
             "no carve-out in /sys/class/uio: load the module dma_rehearsal with its carveouts=",
             code=IOReturn.kIOReturnNotAttached,
         )
-    driver = Driver()
-    return {zone.name: Heap(CarveoutPool(zone, driver)) for zone in zones}
+    zones.sort(key=lambda zone: zone.name != PREFERRED)
+    driver = kernel.driver()
+    carveouts: list[Pool] = [HeapPool(CarveoutPool(zone, driver)) for zone in zones]
+    return {pool.name: pool for pool in [*carveouts, HugePool(), PinnedPool(), PageablePool()]}
 
 
-def heaps() -> dict[str, Heap]:
-    """Return all heaps by their pool's name, in the order in which they are tried."""
-    global _heaps
+def known() -> dict[str, Pool]:
+    """Return all pools by name, in the order in which they are tried."""
+    global _pools
     with _lock:
-        if _heaps is None:
-            found = _discover()
-            _heaps = dict(sorted(found.items(), key=lambda item: item[0] != PREFERRED))
-        return dict(_heaps)
+        if _pools is None:
+            _pools = _discover()
+        return dict(_pools)
 
 
 def use(*pools: Pool) -> None:
@@ -47,29 +53,61 @@ def use(*pools: Pool) -> None:
 
     What was allocated before stays valid. Without arguments: discover again.
     """
-    global _heaps
+    global _pools
     with _lock:
-        _heaps = {pool.name: Heap(pool) for pool in pools} or None
+        _pools = {pool.name: pool for pool in pools} or None
 
 
-def choose(name: str | None) -> list[Heap]:
-    """Return the heaps to try: the named one, or all that may be used without being named."""
-    known = heaps()
-    if name is None:
-        return [heap for key, heap in known.items() if key not in BY_NAME_ONLY]
-    if name not in known:
-        raise IOBadArgumentError(f"no pool {name!r}; there are {', '.join(known)}")
-    return [known[name]]
+def named(name: str) -> Pool:
+    """Return one pool; `IOBadArgumentError` says which there are."""
+    pools = known()
+    if name not in pools:
+        raise IOBadArgumentError(f"no pool {name!r}; there are {', '.join(pools)}")
+    return pools[name]
+
+
+def take(request: Request, name: str | None) -> Backing:
+    """Take memory for a request from the named pool, or from the first that can give it.
+
+    Raises `IOBadArgumentError` for an alignment that no pool has room for, `IONoMemoryError` when
+    all that could satisfy the request have no such run free, and when none could, it says of each
+    why.
+    """
+    pools = [named(name)] if name is not None else list(known().values())
+    said: list[str] = []
+    largest = 0
+    for pool in sorted(pools, key=lambda each: each.name in RESERVED):
+        refusal = pool.refuses(request)
+        if not refusal and name is None and pool.name in RESERVED and request.highest is None:
+            refusal = "kept for devices with few address bits: name it, or give a physical mask"
+        if refusal:
+            said.append(f"pool {pool.name}: {refusal}")
+            continue
+        try:
+            return pool.take(request)
+        except IONoMemoryError as error:
+            said.append(error.reason)
+            largest = max(largest, error.largest)
+    if request.alignment > max(pool.size for pool in pools):
+        sizes = ", ".join(f"{pool.name} {pool.size}" for pool in pools)
+        raise IOBadArgumentError(
+            f"alignment {request.alignment} is above every pool's size ({sizes})"
+        )
+    raise IONoMemoryError(
+        f"{request.capacity} bytes at alignment {request.alignment}: " + "; ".join(said),
+        asked=request.capacity,
+        largest=largest,
+    )
 
 
 def _after_fork_in_child() -> None:
     """The arenas are the parent's: the child gets pools of its own."""
-    global _heaps, _lock
-    inherited, _heaps = _heaps, None
+    global _pools, _lock
+    inherited, _pools = _pools, None
     _lock = threading.Lock()
     for old in (inherited or {}).values():
-        if isinstance(old.pool, CarveoutPool):
-            old.pool.close()
+        if isinstance(old, HeapPool):
+            old.after_fork_in_child()
     vm.after_fork_in_child()
 
 

@@ -8,14 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A process by its id; ``pid`` 0 stands for the kernel."""
+    """A process by its id; ``pid`` 0 stands for the kernel.
+
+    ``handle`` is what another process's `TaskPort` handed over: with it, buffers and mappings can
+    be made in that process. Without one, only the calling process and the kernel can be asked.
+    """
 
     pid: int
+    handle: str = ""
 
     @property
     def is_current(self) -> bool:
         """Whether this is the calling process."""
         return self.pid == os.getpid()
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether this is `kernel_task`."""
+        return self.pid == 0
 
     def __str__(self) -> str:
         return "kernel_task" if self.pid == 0 else f"task {self.pid}"

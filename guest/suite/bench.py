@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from exerciser import DmaRecord, Exerciser
-from iobuffer import CacheMode, IOBufferMemoryDescriptor
+from iobuffer import CacheMode, IOBufferMemoryDescriptor, IOMemoryDescriptor
 from iobuffer.driver import Driver
 from layout import DmaDirection, MemoryType, WitnessRun, WitnessStatus
 from platform_device import PlatformDevice
@@ -61,12 +61,31 @@ class Bench:
     platform: PlatformDevice
     driver: Driver
     staging: IOBufferMemoryDescriptor
+    protected: bool = False  # a protection unit denies what prepare() has not granted
 
     def split(self, length: int) -> list[int]:
         """Return lengths that fit the device's buffer and add up to ``length``."""
         largest = self.device.buffer_size
         whole, rest = divmod(length, largest)
         return [largest] * whole + [rest] * bool(rest)
+
+    def pieces(
+        self, buffer: IOMemoryDescriptor, length: int, parts: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield (bus address, length) of DMAs over the buffer's segments, in order.
+
+        Each of ``parts`` is one DMA, but where it passes the end of a segment.
+        """
+        segments = iter(buffer.segments(0, length))
+        address, left = next(segments)
+        for part in parts if parts is not None else self.split(length):
+            wanted = part
+            while wanted:
+                if not left:
+                    address, left = next(segments)
+                size = min(wanted, left)
+                yield address, size
+                address, left, wanted = address + size, left - size, wanted - size
 
     def dma(self, address: int, length: int, *, write_memory: bool, offset: int = 0) -> DmaRecord:
         """Run one DMA that must succeed, and hold the device's record against what was asked."""
@@ -89,29 +108,28 @@ class Bench:
         return record
 
     def device_reads(
-        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self, buffer: IOMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
         """Store ``data`` in the buffer; the device reads it and must see just these bytes."""
-        with buffer.view() as view:
-            view[: len(data)] = data
+        buffer.writeBytes(0, data)
         return self.device_sees(buffer, data, parts)
 
     def device_sees(
-        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self, buffer: IOMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
         """Let the device read the buffer; its checksum must be that of ``data``.
 
         The device's own buffer holds other bytes at every place before each DMA, so that its
         checksum cannot be right by what was left there.
         """
-        base, _ = buffer.getPhysicalSegment(0)
+        base = buffer.getPhysicalAddress()
         position, dmas, total = 0, 0, 0
-        for part in parts if parts is not None else self.split(len(data)):
+        for address, part in self.pieces(buffer, len(data), parts):
             chunk = data[position : position + part]
             self.load(inverted(chunk))
-            record = self.dma(base + position, part, write_memory=False)
+            record = self.dma(address, part, write_memory=False)
             if record.crc32 != zlib.crc32(chunk):
-                span = _span(base + position, part, DmaDirection.READ_MEMORY)
+                span = _span(address, part, DmaDirection.READ_MEMORY)
                 raise CheckFailed(
                     f"{span} (offset {position:#x} of {len(data)}): the device's CRC is "
                     f"{record.crc32:08x}, that of the bytes there {zlib.crc32(chunk):08x}; "
@@ -123,8 +141,7 @@ class Bench:
         whole = _span(base, len(data), DmaDirection.READ_MEMORY)
         if position != len(data) or total != zlib.crc32(data):
             raise CheckFailed(f"{whole}: {position} bytes were read, the CRC over all {total:08x}")
-        with buffer.view() as view:
-            found = difference(data, bytes(view[: len(data)]))
+        found = difference(data, buffer.readBytes(0, len(data)))
         if found:
             raise CheckFailed(f"{whole}: a read changed memory: {found}")
         return Seen(base, position, dmas, total)
@@ -153,24 +170,22 @@ class Bench:
             return bytes(view[:length])
 
     def device_writes(
-        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self, buffer: IOMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
         """Let the device write ``data`` to the buffer; the CPU must then find just these bytes.
 
         Other bytes are there at every place before.
         """
-        base, _ = buffer.getPhysicalSegment(0)
-        with buffer.view() as view:
-            view[: len(data)] = inverted(data)
+        base = buffer.getPhysicalAddress()
+        buffer.writeBytes(0, inverted(data))
         position, dmas, total = 0, 0, 0
-        for part in parts if parts is not None else self.split(len(data)):
+        for address, part in self.pieces(buffer, len(data), parts):
             self.load(data[position : position + part])
-            record = self.dma(base + position, part, write_memory=True)
+            record = self.dma(address, part, write_memory=True)
             total = joined_crc32(total, record.crc32, part)
             position += part
             dmas += 1
-        with buffer.view() as view:
-            found = difference(data, bytes(view[: len(data)]))
+        found = difference(data, buffer.readBytes(0, len(data)))
         whole = _span(base, len(data), DmaDirection.WRITE_MEMORY)
         if found:
             raise CheckFailed(f"{whole}: the CPU finds other bytes: {found}")

@@ -5,10 +5,13 @@ Each breaks one promise and nothing else: what goes back to the heap is what the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from iobuffer.heap import Block, Heap
 from iobuffer.options import CacheMode
+
+from . import faults_buffers, faults_dma
 
 _PREFIX = "allocator-"
 _SHARED_MAX = 4096  # bytes; larger buffers stay apart, so that the device's staging still works
@@ -93,9 +96,11 @@ class _Overlapping(_Fault):
         self._shared = {key: each for key, each in self._shared.items() if each is not block}
 
 
-FAULTS: dict[str, type[_Fault]] = {
-    "allocator-misaligned": _Misaligned,
-    "allocator-overlap": _Overlapping,
+FAULTS: dict[str, Callable[[], None]] = {
+    "allocator-misaligned": lambda: _put_on(_Misaligned),
+    "allocator-overlap": lambda: _put_on(_Overlapping),
+    **faults_buffers.FAULTS,
+    **faults_dma.FAULTS,
 }
 
 
@@ -109,10 +114,12 @@ def apply(name: str) -> None:
         return
     if name not in FAULTS:
         raise UnknownFault(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
-    _put_on(FAULTS[name]())
+    FAULTS[name]()
 
 
-def _put_on(fault: _Fault) -> None:
+def _put_on(kind: type[_Fault]) -> None:
+    fault = kind()
+
     def allocate(
         heap: Heap, capacity: int, alignment: int, mode: CacheMode, *, pages: bool
     ) -> Block:

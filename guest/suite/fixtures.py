@@ -1,7 +1,7 @@
 """Fixtures for guest tests.
 
-``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``. The agent loads
-them as a plugin, so tests of another project have them as well.
+``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``.
+The agent loads them as a plugin, so tests of another project have them as well.
 """
 
 from __future__ import annotations
@@ -11,13 +11,23 @@ from contextlib import ExitStack
 
 import pytest
 from exerciser import Exerciser
-from iobuffer import IOBufferMemoryDescriptor, IOOptions, current_task, kIODirectionInOut
+from exerciser_parts import DmaWatch
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOOptions,
+    Task,
+    activity,
+    current_task,
+    kIODirectionInOut,
+    protection,
+)
 from iobuffer.driver import Driver
+from platform_access import PlatformAccess
 from platform_device import PlatformDevice
 
 from suite.attestation import SEED, Attest
 from suite.bench import Bench, MakeBuffer
-from suite.guarded import IN_OUT, OWNER, Guarded
+from suite.guarded import OWNER, Guarded
 from suite.patterns import Patterns
 
 
@@ -36,7 +46,10 @@ def data(request: pytest.FixtureRequest) -> Patterns:
 @pytest.fixture(scope="session")
 def _opened() -> Iterator[Exerciser]:
     with Exerciser() as exerciser:
+        watch = DmaWatch(exerciser)
+        activity.register(watch)
         yield exerciser
+        activity.unregister(watch)
 
 
 @pytest.fixture
@@ -55,14 +68,28 @@ def platform() -> Iterator[PlatformDevice]:
 
 
 @pytest.fixture(scope="session")
-def _bench(_opened: Exerciser, platform: PlatformDevice) -> Iterator[Bench]:
+def _protected(platform: PlatformDevice) -> Iterator[None]:
+    """Deny DMA but what prepare() grants; an endpoint of another project may do without."""
+    protection.use(PlatformAccess(platform.protection))
+    platform.protection.enabled = True
+    yield
+    platform.protection.enabled = False
+    protection.use(None)
+
+
+@pytest.fixture(scope="session")
+def _bench(
+    _opened: Exerciser,
+    platform: PlatformDevice,
+    _protected: None,
+) -> Iterator[Bench]:
     with (
         Driver() as driver,
         IOBufferMemoryDescriptor.inTaskWithOptions(
             current_task(), kIODirectionInOut, _opened.buffer_size, 4096
         ) as staging,
     ):
-        yield Bench(_opened, platform, driver, staging)
+        yield Bench(_opened, platform, driver, staging, protected=True)
 
 
 @pytest.fixture
@@ -77,11 +104,16 @@ def buffer() -> Iterator[MakeBuffer]:
     with ExitStack() as stack:
 
         def make(
-            options: IOOptions | int, capacity: int, alignment: int = 1, *, pool: str | None = None
+            options: IOOptions | int,
+            capacity: int,
+            alignment: int = 1,
+            *,
+            pool: str | None = None,
+            task: Task | None = None,
         ) -> IOBufferMemoryDescriptor:
             return stack.enter_context(
                 IOBufferMemoryDescriptor.inTaskWithOptions(
-                    current_task(), options, capacity, alignment, pool=pool
+                    task or current_task(), options, capacity, alignment, pool=pool
                 )
             )
 
@@ -90,15 +122,23 @@ def buffer() -> Iterator[MakeBuffer]:
 
 @pytest.fixture
 def guarded(bench: Bench) -> Iterator[Guarded]:
-    """The bench with the protection unit on; grants of the test go when it ends."""
+    """The bench where only the test itself grants; its grants go when it ends.
+
+    Buffers that are made meanwhile are not granted by their preparation.
+    """
     unit = bench.platform.protection
-    before = unit.enabled
-    staging = bench.staging
-    made = Guarded(bench, unit)
+    control = protection.use(None)
     try:
-        made.grant(staging.getPhysicalAddress(), staging.getLength(), IN_OUT)
-        unit.enabled = True
-        yield made
+        yield Guarded(bench, unit)
     finally:
-        unit.enabled = before
+        protection.use(control)
+        unit.enabled = True
         unit.withdraw_owner(OWNER)
+
+
+@pytest.fixture
+def unprotected(platform: PlatformDevice, _protected: None) -> Iterator[None]:
+    """For tests that have the device use addresses which no buffer was prepared for."""
+    platform.protection.enabled = False
+    yield
+    platform.protection.enabled = True

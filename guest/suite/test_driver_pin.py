@@ -15,10 +15,10 @@ from pathlib import Path
 
 import page_frames
 import pytest
-from iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn
+from iobuffer import CacheMode, IOBusyError, IOCannotWireError, IODeviceError, IOReturn
 from iobuffer.carveout import find_zones
 from iobuffer.driver import Driver
-from iobuffer.pin import IOCannotWireError, KernelMap, Pin
+from iobuffer.pin import KernelMap, Pin
 from iobuffer.uapi import PIN_MAX
 from layout import WitnessStatus
 from page_frames import HUGE, MAP_HUGETLB, PAGE, Region
@@ -28,7 +28,7 @@ from suite.attestation import Attest, CheckFailed
 from suite.bench import EFFECTIVE, Bench, described
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("unprotected")]
 
 PINNED, UNPINNED, KERNEL_MAPPING = "pinned pages", "unpinned pages", "kernel mapping"
 Segments = list[tuple[int, int]]
@@ -93,6 +93,19 @@ def mapped(kind: str, length: int) -> Iterator[mmap.mmap]:
         made.close()
         if kind == "hugetlb":
             hugepages.write_text("0\n")
+
+
+def attest_soundness(
+    bench: Bench, data: Patterns, attest: Attest, promise: str, asked: str
+) -> None:
+    """After refusals, the device finds memory that is pinned as it must be."""
+    content = data.take(PAGE)
+    with mapped("anonymous", PAGE) as memory:
+        memory[:] = content
+        with bench.driver.pin(address_of(memory), PAGE) as pin:
+            device_sees(bench, pin.segments(), content)
+            place = pin.segments()[0][0]
+    attest(promise, asked=asked, attested=f"then {PAGE} bytes at {place:#x}", kept=True)
 
 
 def address_of(memory: mmap.mmap) -> int:
@@ -312,7 +325,8 @@ def end_of_carve_outs() -> int:
     return zone.start + zone.size
 
 
-def test_what_cannot_be_pinned(bench: Bench) -> None:
+@pytest.mark.promise(PINNED)
+def test_what_cannot_be_pinned(bench: Bench, data: Patterns, attest: Attest) -> None:
     pin = bench.driver.pin
     with mapped("anonymous", 4 * PAGE) as memory:
         address = address_of(memory)
@@ -326,9 +340,13 @@ def test_what_cannot_be_pinned(bench: Bench) -> None:
         assert caught.value.limit == PIN_MAX
     carve_out = bench.staging.address & -PAGE
     assert refusal(pin, carve_out, PAGE) == IOReturn.kIOReturnCannotWire
+    attest_soundness(bench, data, attest, PINNED, "what cannot be pinned: refused")
 
 
-def test_file_with_a_backing_store_cannot_be_pinned(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.promise(PINNED)
+def test_file_with_a_backing_store_cannot_be_pinned(
+    bench: Bench, data: Patterns, attest: Attest, tmp_path: Path
+) -> None:
     """Of its kind the guest has ramfs: its pages are a page cache's, and are never swapped."""
     libc = ctypes.CDLL(None, use_errno=True)
     where = os.fsencode(tmp_path)
@@ -345,9 +363,11 @@ def test_file_with_a_backing_store_cannot_be_pinned(bench: Bench, tmp_path: Path
             bench.driver.pin(address_of(memory), 2 * PAGE).close()
     finally:
         libc.umount(where)
+    attest_soundness(bench, data, attest, PINNED, "pages of a file with a backing store: refused")
 
 
-def test_read_only_pin(bench: Bench, data: Patterns) -> None:
+@pytest.mark.promise(PINNED)
+def test_read_only_pin(bench: Bench, data: Patterns, attest: Attest) -> None:
     """It needs no writable mapping, cannot be written, and has the pages that are stored to."""
     expected = data.take(4 * PAGE)
     with mapped("memfd", 4 * PAGE) as memory:
@@ -370,9 +390,11 @@ def test_read_only_pin(bench: Bench, data: Patterns) -> None:
     ):
         memory[:] = expected
         device_sees(bench, pin.segments(), expected)
+    attest_soundness(bench, data, attest, PINNED, "a pin for reading alone")
 
 
-def test_bytes_outside_of_a_pin_are_refused(bench: Bench) -> None:
+@pytest.mark.promise(PINNED)
+def test_bytes_outside_of_a_pin_are_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
     with mapped("anonymous", 2 * PAGE) as memory:
         with bench.driver.pin(address_of(memory) + 10, PAGE) as pin:
             assert pin.read(PAGE, 0) == b""
@@ -383,17 +405,25 @@ def test_bytes_outside_of_a_pin_are_refused(bench: Bench) -> None:
             with pytest.raises(OSError, match="No space left"):
                 os.pwrite(pin.fileno(), b"x", PAGE)
         assert refusal(pin.read, 0, 1) == IOReturn.kIOReturnBadArgument
+    attest_soundness(bench, data, attest, PINNED, "bytes outside of a pin: refused")
 
 
-def test_a_descriptor_of_another_kind_is_refused() -> None:
+@pytest.mark.promise(PINNED)
+def test_a_descriptor_of_another_kind_is_refused(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
     for kind in Pin, KernelMap:
         fd = os.memfd_create("other")
         assert refusal(kind.from_fd, fd) == IOReturn.kIOReturnBadArgument
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+    attest_soundness(bench, data, attest, PINNED, "a descriptor of another kind: refused")
 
 
-def test_pins_count_against_the_limit_of_locked_memory(bench: Bench) -> None:
+@pytest.mark.promise(PINNED)
+def test_pins_count_against_the_limit_of_locked_memory(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
     """In a process that may not lock as it likes: of another user, with 8 pages."""
     with mapped("anonymous", 16 * PAGE) as memory:
         address = address_of(memory)
@@ -415,6 +445,7 @@ def test_pins_count_against_the_limit_of_locked_memory(bench: Bench) -> None:
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    attest_soundness(bench, data, attest, PINNED, "more than RLIMIT_MEMLOCK: refused")
 
 
 MODES = [mode for mode in CacheMode if mode in EFFECTIVE]
@@ -485,8 +516,10 @@ def test_a_range_has_one_mode_in_the_kernel_and_in_processes(
     )
 
 
-def test_what_the_kernel_cannot_map(bench: Bench) -> None:
+@pytest.mark.promise(KERNEL_MAPPING)
+def test_what_the_kernel_cannot_map(bench: Bench, data: Patterns, attest: Attest) -> None:
     page = end_of_carve_outs() - PAGE
     for start, length in (0, PAGE), (page, PAGE + 1), (page, 0), (-1, 1), (page, 1 << 64):
         code = refusal(bench.driver.kernel_map, start, length, CacheMode.COPYBACK)
         assert code == IOReturn.kIOReturnBadArgument
+    attest_soundness(bench, data, attest, KERNEL_MAPPING, "what is in no carve-out: refused")

@@ -11,28 +11,21 @@ from iobuffer import (
     IOReturnError,
     IOUnsupportedError,
     current_task,
-    kernel_task,
     kIODirectionIn,
     kIODirectionInOut,
-    kIODirectionNone,
     kIODirectionOut,
     kIOMapCopybackInnerCache,
     kIOMapInhibitCache,
     kIOMapPostedWrite,
     kIOMapRealTimeCache,
-    kIOMapWriteCombineCache,
     kIOMapWriteThruCache,
-    kIOMemoryAutoPrepare,
     kIOMemoryClearEncrypt,
-    kIOMemoryKernelUserShared,
-    kIOMemoryMapperNone,
     kIOMemoryPageable,
     kIOMemoryPhysicallyContiguous,
     kIOMemoryPurgeable,
-    kIOMemoryThreadSafe,
     kIOMemoryUseReserve,
+    pools,
 )
-from iobuffer.pools import heaps
 
 from suite.attestation import Attest
 from suite.bench import Bench, Seen
@@ -42,7 +35,7 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 
 def free_sizes() -> dict[str, int]:
-    return {name: heap.free_size() for name, heap in heaps().items()}
+    return {name: pools.named(name).free_size() for name in ("main", "high", "low")}
 
 
 @pytest.mark.promise("release")
@@ -199,13 +192,6 @@ def test_two_cache_modes_are_refused_when_combined(
 
 
 UNSUPPORTED = {
-    "kIODirectionNone": kIODirectionNone,
-    "kIOMemoryPageable": kIODirectionOut | kIOMemoryPageable,
-    "kIOMemoryPurgeable": kIODirectionOut | kIOMemoryPageable | kIOMemoryPurgeable,
-    "kIOMemoryKernelUserShared": kIODirectionOut | kIOMemoryKernelUserShared,
-    "kIOMemoryMapperNone": kIODirectionOut | kIOMemoryMapperNone,
-    "kIOMemoryAutoPrepare": kIODirectionOut | kIOMemoryAutoPrepare,
-    "kIOMemoryThreadSafe": kIODirectionOut | kIOMemoryThreadSafe,
     "kIOMemoryClearEncrypt": kIODirectionOut | kIOMemoryClearEncrypt,
     "kIOMemoryUseReserve": kIODirectionOut | kIOMemoryUseReserve,
     "kIOMapCopybackInnerCache": kIODirectionOut | kIOMapCopybackInnerCache,
@@ -217,19 +203,10 @@ UNSUPPORTED = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.promise(name)) for name in UNSUPPORTED]
 )
-def test_not_possible_yet_says_so(attest: Attest, name: str) -> None:
+def test_not_possible_here_says_so(attest: Attest, name: str) -> None:
     try:
         create(current_task(), UNSUPPORTED[name], 64).release()
     except IOUnsupportedError as error:
         attest.unsupported(name, asked=name, code=error.code.name, reason=error.reason)
         return
     attest.broken(name, asked=name, attested="made", reason="accepted and ignored in silence")
-
-
-@pytest.mark.promise("inTask")
-def test_kernel_task_is_not_possible_yet(attest: Attest) -> None:
-    with pytest.raises(IOUnsupportedError) as refusal:
-        create(kernel_task, kIODirectionOut | kIOMapWriteCombineCache, 64)
-    attest.unsupported(
-        "inTask", asked="kernel_task", code=refusal.value.code.name, reason=refusal.value.reason
-    )

@@ -130,6 +130,7 @@ def test_grants_of_a_dead_process(
     """They are found by its tag, and nobody else's go with them."""
     unit, memory = guarded.unit, buffer(kIODirectionInOut, PAGE)
     address = memory.getPhysicalAddress()
+    unit.withdraw_dead()  # other tests kill processes
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         tag = process_owner(process.pid)
         theirs = [unit.grant(address + PAGE // 2, PAGE // 2, OUT, tag) for _ in range(3)]

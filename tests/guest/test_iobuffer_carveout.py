@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from iobuffer.carveout import ArenaLocks, CarveoutPool, Zone, find_zones
+from iobuffer.carveout import CarveoutPool, PageLocks, Zone, find_zones
 from iobuffer.errors import IODeviceError, IONoMemoryError, IOReturn
 from iobuffer.pool import Extent
 
@@ -127,7 +127,7 @@ def test_grows_into_the_arena_next_to_its_own(tmp_path: Path) -> None:
 
 def test_a_lock_lost_in_between_is_looked_for_elsewhere(tmp_path: Path) -> None:
     pool = CarveoutPool(ZONE, locks=tmp_path)
-    rival = ArenaLocks(tmp_path / "main.lock", 64)
+    rival = PageLocks(tmp_path / "main.lock", 64)
     grow = pool._grow
     stolen: list[int] = []
 
@@ -145,7 +145,7 @@ def test_a_lock_lost_in_between_is_looked_for_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held", [[], [0], [63], [0, 1, 5, 63], [10, 11, 12], list(range(64))])
 def test_available(tmp_path: Path, held: list[int]) -> None:
-    ours, other = (ArenaLocks(tmp_path / "lock", 64) for _ in range(2))
+    ours, other = (PageLocks(tmp_path / "lock", 64) for _ in range(2))
     # From high to low, so that the kernel's list is not in the order of the arenas.
     for index in reversed(held):
         assert other.acquire(index, 1)
@@ -159,12 +159,12 @@ def test_available(tmp_path: Path, held: list[int]) -> None:
 def test_unusable_lock_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(IODeviceError) as caught:
-        ArenaLocks(tmp_path / "file" / "main.lock", 4)
+        PageLocks(tmp_path / "file" / "main.lock", 4)
     assert caught.value.code == IOReturn.kIOReturnCannotLock
 
 
 def test_locks_are_not_inherited_by_programs(tmp_path: Path) -> None:
-    locks = ArenaLocks(tmp_path / "lock", 4)
+    locks = PageLocks(tmp_path / "lock", 4)
     assert not os.get_inheritable(locks._fd)
 
 

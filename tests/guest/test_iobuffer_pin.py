@@ -10,8 +10,8 @@ import resource
 import pytest
 from iobuffer import IOReturn
 from iobuffer.device_file import DeviceFile
-from iobuffer.errors import IODeviceError
-from iobuffer.pin import IOCannotWireError, KernelMap, Pin, cannot_wire
+from iobuffer.errors import IOCannotWireError, IODeviceError
+from iobuffer.pin import KernelMap, Pin, cannot_wire
 from iobuffer.uapi import PIN_MAX
 
 PAGE = 4096

@@ -82,7 +82,7 @@ def test_clean_run_in_a_log_has_plain_lines_phase_by_phase_and_test_by_test(clea
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
-    done = run(tmp_path, FAULT=fault.name)
+    done = run(tmp_path, *([f"suite/{fault.tests}"] if fault.tests else []), FAULT=fault.name)
     assert done.status == fault.status
     assert (done.folder / "status").read_text() == f"{fault.status.value}\n"
     broken = {row["promise"] for row in done.attestations["promises"] if row["verdict"] == "broken"}

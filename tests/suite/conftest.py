@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from iobuffer import CacheMode, pools
 from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.heap_pool import HeapPool
 from iobuffer.pool import Extent
-from iobuffer.vm import Mapping
+from iobuffer.vm import ANYWHERE, Mapping, Placement
 
 ZONE = Zone("main", 0x0C00_0000, 4 << 20)
 
@@ -22,9 +23,14 @@ class FilePool(CarveoutPool):
         super().__init__(ZONE, locks=folder)
         self._file = fd
 
-    def map(self, extent: Extent, mode: CacheMode) -> Mapping:  # noqa: ARG002
+    def map(
+        self,
+        extent: Extent,
+        mode: CacheMode,  # noqa: ARG002
+        placement: Placement = ANYWHERE,
+    ) -> Mapping:
         """Map as ordinary memory."""
-        return Mapping(self._file, extent.length, extent.address)
+        return Mapping(self._file, extent.length, extent.address, placement)
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def memory(tmp_path: Path) -> Iterator[int]:
     fd = os.memfd_create("carve-out")
     os.ftruncate(fd, ZONE.start + ZONE.size)
     pool = FilePool(fd, tmp_path)
-    pools.use(pool)
+    pools.use(HeapPool(pool))
     yield fd
     pools.use()
     pool.close()

@@ -22,7 +22,8 @@ import pytest
 from iobuffer import CacheMode, IOBusyError, pools, vm
 from iobuffer.carveout import CarveoutPool, Zone
 from iobuffer.driver import Interrupts, PageTableEntry, PciInfo
-from iobuffer.vm import Mapping
+from iobuffer.heap_pool import HeapPool
+from iobuffer.vm import ANYWHERE, Mapping, Placement
 from pci_sysfs import PciFunction
 from suite import fixtures
 from suite.attestation import SettingsPlugin
@@ -172,7 +173,7 @@ class Machine(WholeMemory):
         self._pools = [
             CarveoutPool(Zone(c.name, c.base, c.size), driver, folder) for c in CARVE_OUTS
         ]
-        pools.use(*self._pools)
+        pools.use(*map(HeapPool, self._pools))
 
     def close(self) -> None:
         """Take the pools out of use; close RAM and lock files."""
@@ -224,11 +225,13 @@ class Machine(WholeMemory):
         if vector in self.eventfds:
             os.eventfd_write(self.eventfds[vector], 1)
 
-    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
+    def map(
+        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+    ) -> Mapping:
         """Map as the driver does: a range has one mode."""
         if self.conflicts(physical, length, mode):
             raise IOBusyError("mapped with another cache mode")
-        mapping = Mapping(self.fd, length, physical)
+        mapping = Mapping(self.fd, length, physical, placement)
         self.mapped[mapping.address] = physical, length, self.given_mode(mode)
         return mapping
 
@@ -266,8 +269,10 @@ class Driver:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
-        return self.machine.map(physical, length, mode)
+    def map(
+        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+    ) -> Mapping:
+        return self.machine.map(physical, length, mode, placement)
 
     def query(self, address: int) -> PageTableEntry:
         return self.machine.query(address)

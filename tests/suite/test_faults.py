@@ -26,7 +26,7 @@ def make(capacity: int, alignment: int = 1) -> IOBufferMemoryDescriptor:
 
 
 def free_size() -> int:
-    return sum(heap.free_size() for heap in pools.heaps().values())
+    return sum(heap.free_size() for heap in pools.known().values())
 
 
 @pytest.mark.usefixtures("memory")

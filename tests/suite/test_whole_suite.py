@@ -8,11 +8,11 @@ from typing import Any
 
 import exerciser
 import pytest
-from iobuffer import CacheMode, descriptor, vm
+from iobuffer import CacheMode, buffer, creation, vm
 from iobuffer.carveout import CarveoutPool
 from iobuffer.driver import Interrupts
 from iobuffer.heap import Heap
-from iobuffer.vm import Mapping
+from iobuffer.vm import ANYWHERE, Mapping, Placement
 from suite import faults
 
 from device.endpoints.bus import DmaRefused
@@ -136,8 +136,10 @@ class Coerces(Machine):
 class Scrambles(Machine):
     """Memory that is not contiguous: the first two pages of a mapping change places."""
 
-    def map(self, physical: int, length: int, mode: CacheMode) -> Mapping:
-        mapping = super().map(physical, length, mode)
+    def map(
+        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+    ) -> Mapping:
+        mapping = super().map(physical, length, mode, placement)
         if length >= 2 * PAGE:
             flags = mmap.MAP_SHARED | 0x10  # MAP_FIXED
             for index in range(2):
@@ -373,8 +375,8 @@ def _leaks(pool: CarveoutPool, extent: Any) -> None: ...
     [
         (Mapping, "zero", lambda *_: None, "zeroed", "release"),
         (CarveoutPool, "free", _leaks, "test_release", "release"),
-        (descriptor, "_UNSUPPORTED", (), "says_so and Purgeable", "kIOMemoryPurgeable"),
-        (descriptor, "_check_values", lambda *_: None, "refused_with_a_code", "alignment"),
+        (creation, "_UNSUPPORTED", (), "says_so and UseReserve", "kIOMemoryUseReserve"),
+        (buffer, "check_values", lambda *_: None, "refused_with_a_code", "alignment"),
     ],
     ids=["not zeroed", "leaks", "ignored in silence", "nothing checked"],
 )

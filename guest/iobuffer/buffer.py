@@ -1,0 +1,580 @@
+"""IOBufferMemoryDescriptor: a buffer for DMA, and what was promised for it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from . import pools
+from .backing import Backing
+from .blocking import check_may_block
+from .creation import check_supported, check_values, make_request, mask_alignment
+from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError
+from .flags import PrepareFlags, PurgeableState
+from .mapping import IOMemoryMap
+from .mappings import Mappings
+from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .options import (
+    CacheMode,
+    IODirection,
+    IOOptions,
+    kIOMemoryAutoPrepare,
+    kIOMemoryKernelUserShared,
+    kIOMemoryPageable,
+    kIOMemoryPhysicallyContiguous,
+)
+from .pin import KernelMap
+from .pool import PAGE
+from .port import ask, no_handle
+from .preparation import Preparations
+from .task import Task, current_task
+
+_NO_FLAGS: Final = PrepareFlags(0)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a descriptor has to give back; a finalizer does it when nobody else has."""
+
+    backing: Backing
+    preparations: Preparations
+    pid: int
+
+
+def _reclaim(held: _Held, what: str) -> None:
+    """Free the memory of a descriptor that was dropped without release()."""
+    if os.getpid() != held.pid:
+        return  # a forked child: the memory is its parent's
+    warnings.warn(f"{what} was not released", ResourceWarning, stacklevel=2)
+    while (last := held.preparations.last()) is not None:
+        held.preparations.remove(last)
+    try:
+        held.backing.close_late()
+    except BufferError:
+        return  # a view lives on, and its memory with it
+
+
+def _plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -> IOOptions:
+    options = IOOptions(int(as_direction(int(direction))))
+    return options | kIOMemoryPhysicallyContiguous if contiguous else options
+
+
+class IOBufferMemoryDescriptor(IOMemoryDescriptor):
+    """A zeroed buffer for DMA: wired, or pageable until it is prepared.
+
+    Made by `inTaskWithOptions` and its kin. Use it in a ``with``, or call `release`. ::
+
+        with IOBufferMemoryDescriptor.inTaskWithOptions(
+            current_task(), kIODirectionIn | kIOMapWriteCombineCache, 1024000, 256
+        ) as buffer:
+            buffer.view()[:4] = b"abcd"
+            address, length = buffer.getPhysicalSegment(0)
+
+    Wired memory is prepared from the start, for the descriptor's direction.
+    """
+
+    _backing: Backing | None
+    _held: _Held
+    _task: Task
+    _options: IOOptions
+    _capacity: int
+    _length: int
+    _alignment: int
+    _asked_alignment: int
+    _maps: Mappings
+    _exporter: weakref.ref[Any] | None
+    _finalizer: weakref.finalize[..., Any]
+
+    def __init__(self) -> None:
+        raise TypeError("use IOBufferMemoryDescriptor.inTaskWithOptions()")
+
+    # Creation.
+
+    @classmethod
+    def inTaskWithOptions(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int = 1,
+        *,
+        pool: str | None = None,
+    ) -> Self:
+        """Allocate ``capacity`` bytes, zeroed, at a multiple of ``alignment`` (a power of two).
+
+        ``inTask``: whose address space has it: `current_task`, `kernel_task` (nobody's, until a
+        mapping is created), or another process (`task_of`). ``pool`` names one pool; without it,
+        all but those for narrow devices are tried. It may block, for as long as zeroing takes.
+
+        Any cache mode that is stated raises the alignment to a page, as in IOKit. Every buffer has
+        its cache lines to itself, and one below a page does not cross a page.
+
+        Raises `IOBadArgumentError`, `IOUnsupportedError` (legal in IOKit, not possible here),
+        `IONoMemoryError` (says the largest free run), `IONotPermittedError` (in a signal handler,
+        or on a running asyncio loop) and `IODeviceError` (no driver, no answer of the task).
+        """
+        return cls._make(inTask, options, capacity, alignment, None, pool)
+
+    @classmethod
+    async def inTaskWithOptionsAsync(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int = 1,
+        *,
+        pool: str | None = None,
+    ) -> Self:
+        """Do the same in a thread, so that the running loop does not block."""
+        import asyncio
+
+        return await asyncio.to_thread(cls._make, inTask, options, capacity, alignment, None, pool)
+
+    @classmethod
+    def inTaskWithPhysicalMask(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        capacity: int,
+        physicalMask: int,
+        *,
+        pool: str | None = None,
+    ) -> Self:
+        """Allocate memory whose bus addresses the mask allows; its low zeros are the alignment.
+
+        0 is no mask. Errors as `inTaskWithOptions`'.
+        """
+        alignment, highest = mask_alignment(physicalMask, 1)
+        return cls._make(inTask, options, capacity, alignment, highest, pool)
+
+    @classmethod
+    def withOptions(cls, options: IOOptions | int, capacity: int, alignment: int = 1) -> Self:
+        """Allocate in the calling task."""
+        return cls._make(current_task(), options, capacity, alignment, None, None)
+
+    @classmethod
+    def withCapacity(
+        cls, capacity: int, direction: IODirection | IOOptions | int, contiguous: bool = False
+    ) -> Self:
+        """Allocate in the calling task; of options, only the direction and contiguity."""
+        options = _plain_options(direction, contiguous)
+        return cls._make(current_task(), options, capacity, 1, None, None)
+
+    @classmethod
+    def withBytes(
+        cls,
+        data: bytes | bytearray | memoryview,
+        direction: IODirection | IOOptions | int,
+        contiguous: bool = False,
+    ) -> Self:
+        """Allocate as many bytes as ``data`` has, and store them."""
+        options = _plain_options(direction, contiguous)
+        made = cls._make(current_task(), options, len(data), 1, None, None)
+        made.writeBytes(0, bytes(data))
+        return made
+
+    @classmethod
+    def withCopy(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        source: bytes | bytearray | memoryview | IOMemoryDescriptor,
+    ) -> Self:
+        """Allocate as many bytes as ``source`` has, in a task, and store them."""
+        if isinstance(source, IOMemoryDescriptor):
+            data = source.readBytes(0, source.getLength())
+        else:
+            data = bytes(source)
+        made = cls._make(inTask, options, len(data), 1, None, None)
+        made.writeBytes(0, data)
+        return made
+
+    @classmethod
+    def _make(
+        cls,
+        task: Task,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int,
+        highest: int | None,
+        pool: str | None,
+    ) -> Self:
+        check_may_block("allocating a buffer")
+        options = IOOptions.of(options)
+        if not isinstance(task, Task):
+            raise IOBadArgumentError(f"inTask must be a Task, such as current_task(), not {task!r}")
+        check_values(options, capacity, alignment)
+        check_supported(options)
+        if not (task.is_current or task.is_kernel or task.handle):
+            raise no_handle(task)
+        request = make_request(task, options, capacity, alignment, highest)
+        backing = pools.take(request, pool)
+        try:
+            if not task.is_current and not task.is_kernel:
+                details = {
+                    "options": int(options),
+                    "capacity": capacity,
+                    "alignment": request.alignment,
+                }
+                ask(task, "make", backing.share(), details).close()
+            return cls._with(backing, task, options, capacity, request.alignment, alignment)
+        except BaseException:
+            backing.close()
+            raise
+
+    @classmethod
+    def _with(
+        cls,
+        backing: Backing,
+        task: Task,
+        options: IOOptions,
+        capacity: int,
+        alignment: int,
+        asked_alignment: int,
+    ) -> Self:
+        """Return a descriptor of ``backing``, which is its from then on."""
+        self = cls.__new__(cls)
+        IOMemoryDescriptor.__init__(self, options.direction)
+        self._backing = backing
+        self._task = task
+        self._options = options
+        self._capacity = self._length = capacity
+        self._alignment = alignment
+        self._asked_alignment = asked_alignment
+        self._maps = Mappings()
+        self._exporter = None
+        self._held = _Held(backing, self._preparations, os.getpid())
+        self._prepare_itself()
+        if kIOMemoryKernelUserShared in options and self._preparations:
+            backing.make_kernel_map()
+        self._finalizer = weakref.finalize(self, _reclaim, self._held, repr(self))
+        self._finalizer.atexit = False
+        return self
+
+    def _prepare_itself(self) -> None:
+        if kIOMemoryPageable not in self._options or kIOMemoryAutoPrepare in self._options:
+            self._acquire(self._direction, _NO_FLAGS, grant=True)
+            self._own_preparations = 1
+
+    # The end.
+
+    def release(self) -> None:
+        """Free the buffer and the descriptor's hold on it.
+
+        `IOBusyError`, and nothing done, while a view or a mapping lives, a preparation is open, or
+        a DMA may be active; it says which. `IONotAttachedError` the second time.
+        """
+        self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            backing = self._attached()
+            busy = self._what_holds()
+            if busy:
+                raise self._busy(busy)
+            self._check_idle("release()")
+            own = [self._preparations.newest(None, 0)] if self._own_preparations else []
+            try:
+                backing.close()
+            except BufferError as error:
+                raise self._busy(str(error)) from error
+            for each in own:
+                self._preparations.remove(each)
+            self._finalizer.detach()
+            self._backing = None
+
+    def _what_holds(self) -> str:
+        """Say what holds the memory, "" for nothing. An error must not hold it itself."""
+        exporter = None if self._exporter is None else self._exporter()
+        if exporter is not None:
+            return f"{_count_views(exporter)} still alive; release or delete it first"
+        maps = self._maps.live()
+        if maps:
+            return f"{len(maps)} mapping(s) of it live: {maps[0]!r}; unmap them first"
+        open_ones = len(self._preparations) - self._own_preparations
+        if open_ones:
+            return f"{open_ones} prepare() without complete()"
+        return ""
+
+    def __enter__(self) -> Self:
+        self._check_attached()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release, unless that is done. With an error on its way, its traceback holds the views.
+
+        The memory then comes back when they are gone.
+        """
+        if self.released:
+            return
+        try:
+            self._release()
+        except IOBusyError:
+            if error is None:
+                raise
+
+    # The bytes.
+
+    def view(self) -> memoryview:
+        """Return the buffer's `getLength` bytes as a writable memoryview, without a copy.
+
+        The view keeps the descriptor alive, and the descriptor cannot be released before it.
+        `IONotReadyError` when the buffer is another task's: create a mapping.
+        """
+        with self._lock:
+            return self._memory(self._attached(), self._length)
+
+    def footprint(self) -> memoryview:
+        """Return all bytes that belong to this buffer alone: `view`'s, and on to the block's end.
+
+        What follows `getLength` bytes is padding to whole cache lines or pages; tests put canaries
+        there. The same rules as for `view`.
+        """
+        with self._lock:
+            backing = self._attached()
+            return self._memory(backing, backing.size)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """The buffer protocol, from Python 3.12 on (PEP 688)."""
+        return self.view()
+
+    def getBytesNoCopy(self, start: int = 0, withLength: int | None = None) -> memoryview | None:
+        """Return a view of a part, the whole by default; None when it is not within the length."""
+        with self._lock:
+            length = self.getLength()
+            end = length if withLength is None else start + withLength
+            if not 0 <= start < length or not start <= end <= length:
+                return None
+            return self._memory(self._attached(), length)[start:end]
+
+    def appendBytes(
+        self, data: bytes | bytearray | memoryview, withLength: int | None = None
+    ) -> int:
+        """Store bytes behind the length, as many as the capacity has room for, and count them in.
+
+        Return how many were stored.
+        """
+        with self._lock:
+            count = len(data) if withLength is None else min(withLength, len(data))
+            count = max(0, min(count, self._capacity - self._length))
+            at = self._length
+            self._length += count
+            self.writeBytes(at, bytes(data[:count]))
+            return count
+
+    def __len__(self) -> int:
+        return self.getLength()
+
+    # What it is.
+
+    def getCapacity(self) -> int:
+        """Return the bytes asked for."""
+        self._check_attached()
+        return self._capacity
+
+    def getLength(self) -> int:
+        """Return the length in bytes: the capacity, until `setLength` says something else."""
+        self._check_attached()
+        return self._length
+
+    def setLength(self, length: int) -> None:
+        """Set the length, 0 to the capacity; `IOBadArgumentError` above."""
+        with self._lock:
+            self._check_attached()
+            if not 0 <= length <= self._capacity:
+                raise IOBadArgumentError(
+                    f"length {length}: 0 to the capacity, {self._capacity}", length=length
+                )
+            self._length = length
+
+    def setDirection(self, direction: IODirection | IOOptions | int) -> None:
+        """Change who may do what from now on.
+
+        `IOBusyError` while a preparation is open (but the buffer's own), or a DMA may be active.
+        """
+        with self._lock:
+            self._check_attached()
+            new = as_direction(int(direction))
+            if len(self._preparations) > self._own_preparations:
+                raise self._busy("prepared for its direction; complete() first")
+            self._check_idle("setDirection()")
+            old, self._direction = self._direction, new
+            if not self._own_preparations:
+                return
+            self._preparations.remove(self._preparations.newest(None, 0))
+            try:
+                self._acquire(new, _NO_FLAGS, grant=True)
+            except BaseException:
+                self._direction = old
+                self._acquire(old, _NO_FLAGS, grant=True)
+                raise
+
+    def getOptions(self) -> IOOptions:
+        """Return the options as they were given."""
+        self._check_attached()
+        return self._options
+
+    def setPurgeable(self, newState: int) -> PurgeableState:
+        """Set the purgeable state, and return the old one; Empty when the kernel purged it.
+
+        `IOBadArgumentError` for a state that is none, and without kIOMemoryPurgeable;
+        `IOBusyError` while the memory is wired, that is prepared.
+        """
+        with self._lock:
+            backing = self._attached()
+            try:
+                state = PurgeableState(newState)
+            except ValueError:
+                raise IOBadArgumentError(f"purgeable state {newState!r}: 1 to 4") from None
+            if backing.purgeable is None:
+                raise IOBadArgumentError(f"{self!r}: not made with kIOMemoryPurgeable")
+            if self._preparations and state is not PurgeableState.kIOMemoryPurgeableKeepCurrent:
+                raise self._busy("wired memory cannot be purged; complete() first")
+            return backing.purgeable.set(state)
+
+    @property
+    def task(self) -> Task:
+        """The task that the buffer was made in."""
+        return self._task
+
+    @property
+    def backing(self) -> Backing:
+        """What it stands on; for the modules of this package and for tests."""
+        return self._attached()
+
+    @property
+    def kernel_map(self) -> KernelMap | None:
+        """The mapping that the kernel keeps (KernelUserShared, kernel_task), None without one."""
+        return self._attached().kernel_map
+
+    @property
+    def address(self) -> int:
+        """The virtual address of the first byte in this process, 0 when it is not mapped."""
+        return self._attached().address
+
+    @property
+    def alignment(self) -> int:
+        """The alignment promised, in bytes: the one asked for, or a page where IOKit raises it."""
+        return self._alignment
+
+    @property
+    def cache_mode(self) -> CacheMode:
+        """The mode of the mapping; never DEFAULT, but what that stands for here."""
+        return self._attached().mode
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool that the memory is from."""
+        return self._held.backing.pool
+
+    @property
+    def released(self) -> bool:
+        """Whether `release` has been done."""
+        return self._backing is None
+
+    def __repr__(self) -> str:
+        backing = self._backing
+        if os.getpid() != self._held.pid:
+            state = f"of process {self._held.pid}"
+        elif backing is None:
+            state = "released"
+        else:
+            where = f"mapped at {backing.address:#x}" if backing.address else "not mapped here"
+            state = f"{backing.mode.name}, {where}, {self._on_the_bus(backing)}"
+        length = "" if self._length == self._capacity else f", length {self._length}"
+        return (
+            f"<IOBufferMemoryDescriptor {self._capacity} bytes{length} in pool {self.pool} for "
+            f"{self._task}, {self._options}, alignment {self._asked_alignment}, {state}>"
+        )
+
+    def _on_the_bus(self, backing: Backing) -> str:
+        try:
+            (address, length), *more = backing.segments(0, self._capacity)
+        except IONotReadyError:
+            return "not prepared"
+        rest = f" and {len(more)} further segments" if more else ""
+        return f"{length} bytes at bus {address:#x}{rest}, prepared {len(self._preparations)} times"
+
+    # What IOMemoryDescriptor wants to know.
+
+    def _extent(self) -> int:
+        return self._capacity
+
+    def _check_attached(self) -> None:
+        if self._backing is None:
+            raise IONotAttachedError(f"{self!r} is used after its release")
+        if os.getpid() != self._held.pid:
+            raise IONotAttachedError(
+                f"{self!r} is not mapped here: a fork does not inherit buffers"
+            )
+
+    def _attached(self) -> Backing:
+        self._check_attached()
+        backing = self._backing
+        if backing is None:
+            raise IONotAttachedError(f"{self!r} is used after its release")
+        return backing
+
+    def _wire(self, direction: IODirection) -> None:  # noqa: ARG002
+        backing = self._attached()
+        if backing.purgeable is not None and not backing.purgeable.usable:
+            raise IONotReadyError(
+                f"{self!r}: volatile, or emptied; setPurgeable(NonVolatile) first"
+            )
+        backing.wire()
+        if kIOMemoryKernelUserShared in self._options:
+            backing.make_kernel_map()
+
+    def _unwire(self) -> None:
+        if self._backing is not None and not self._preparations:
+            self._backing.unwire()
+
+    def _wired(self, offset: int, length: int) -> Iterator[Segment]:
+        return self._attached().segments(offset, length)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return self._attached().read(offset, length)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        self._attached().write(offset, data)
+
+    def _map(self, request: MapRequest) -> IOMemoryMap:
+        return self._maps.make(self, request)
+
+    def _pages(self) -> Iterator[Segment]:
+        yield self._attached().address % PAGE, self._length
+
+    def _memory(self, backing: Backing, size: int) -> memoryview:
+        # A ctypes array, since a memoryview keeps its exporter alive, and that can keep us alive.
+        exporter: Any = None if self._exporter is None else self._exporter()
+        if exporter is None:
+            exporter = backing.export()
+            exporter.descriptor = self
+            self._exporter = weakref.ref(exporter)
+        return memoryview(exporter).cast("B")[:size]
+
+
+def _count_views(exporter: object) -> str:
+    """Say how many memoryviews of ``exporter`` live, for a message."""
+    holders = [r for r in gc.get_referrers(exporter) if type(r).__name__ == "managedbuffer"]
+    sizes = []
+    for view in (r for holder in holders for r in gc.get_referrers(holder)):
+        if isinstance(view, memoryview):
+            try:
+                sizes.append(str(view.nbytes))
+            except ValueError:  # released, and only its object is left
+                continue
+    if not sizes:
+        return "something that uses a view's memory is"
+    return f"{len(sizes)} memoryview(s) of it (of {', '.join(sizes)} bytes) are"

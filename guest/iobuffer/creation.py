@@ -1,0 +1,118 @@
+"""What `inTaskWithOptions` takes: checks of its arguments, and the request that they make."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .errors import IOBadArgumentError, IOUnsupportedError
+from .options import (
+    KNOWN_BITS,
+    CacheMode,
+    IOOptions,
+    kIOMemoryClearEncrypt,
+    kIOMemoryHostPhysicallyContiguous,
+    kIOMemoryKernelUserShared,
+    kIOMemoryPageable,
+    kIOMemoryPhysicallyContiguous,
+    kIOMemoryPurgeable,
+    kIOMemorySharingTypeMask,
+    kIOMemoryUseReserve,
+)
+from .pool import PAGE, Request, align_up
+from .task import Task
+
+_ADDRESS_LIMIT: Final = 1 << 64
+
+_UNSUPPORTED: Final = (
+    (kIOMemoryClearEncrypt, "kIOMemoryClearEncrypt: this memory is not encrypted"),
+    (kIOMemoryUseReserve, "kIOMemoryUseReserve: Linux keeps no reserve that a process could name"),
+)
+
+CACHE_MODES: Final = {
+    CacheMode.DEFAULT: CacheMode.COPYBACK,  # what the platform does when nothing is said
+    CacheMode.INHIBIT: CacheMode.INHIBIT,
+    CacheMode.WRITE_THRU: CacheMode.WRITE_THRU,
+    CacheMode.COPYBACK: CacheMode.COPYBACK,
+    CacheMode.WRITE_COMBINE: CacheMode.WRITE_COMBINE,
+}
+
+
+def check_values(options: IOOptions, capacity: int, alignment: int) -> None:
+    """Refuse what no platform could do."""
+    for name, value in ("capacity", capacity), ("alignment", alignment):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise IOBadArgumentError(f"{name} must be an int, not {value!r}")
+    if capacity <= 0:
+        raise IOBadArgumentError(f"capacity {capacity}: at least 1 byte", length=capacity)
+    if alignment <= 0 or alignment & (alignment - 1):
+        raise IOBadArgumentError(f"alignment {alignment}: a power of two, at least 1")
+    if align_up(capacity, PAGE) >= _ADDRESS_LIMIT or capacity + alignment > _ADDRESS_LIMIT:
+        raise IOBadArgumentError(
+            f"capacity {capacity:#x} at alignment {alignment:#x} passes the end of the addresses",
+            length=capacity,
+        )
+    unknown = int(options) & ~KNOWN_BITS
+    if unknown:
+        raise IOBadArgumentError(f"options {int(options):#x}: unknown bits {unknown:#x}")
+    if kIOMemoryPageable in options:
+        for flag in kIOMemoryPhysicallyContiguous, kIOMemoryHostPhysicallyContiguous:
+            if flag in options:
+                raise IOBadArgumentError("contiguous memory is wired: not with kIOMemoryPageable")
+        if alignment > PAGE:
+            raise IOBadArgumentError(
+                f"alignment {alignment} above a page implies contiguous: not with kIOMemoryPageable"
+            )
+    elif kIOMemoryPurgeable in options:
+        raise IOBadArgumentError("kIOMemoryPurgeable goes only with kIOMemoryPageable")
+
+
+def check_supported(options: IOOptions) -> None:
+    """Refuse what is not possible on Linux, and say why."""
+    for flag, reason in _UNSUPPORTED:
+        if int(options) & flag.value:
+            raise IOUnsupportedError(reason)
+    if options.cache_mode not in CACHE_MODES:
+        raise IOUnsupportedError(
+            f"cache mode {options.cache_mode.name}: the processor's page attributes have no such"
+        )
+
+
+def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
+    """Return (alignment, highest bus address) for a physical mask; 0 restricts nothing.
+
+    With an alignment of 1 at most, the mask's low zero bits say it, and it is a page at least:
+    0xFFFFF000 is 4 KiB and up to 0xFFFFFFFF.
+    """
+    if isinstance(mask, bool) or not isinstance(mask, int) or not 0 <= mask < _ADDRESS_LIMIT:
+        raise IOBadArgumentError(f"physical mask {mask!r}: 64 bits")
+    if mask == 0:
+        return alignment, None
+    low = mask & -mask
+    if alignment <= 1:
+        alignment = max(low, PAGE)
+    return alignment, mask | (low - 1)
+
+
+def make_request(
+    task: Task, options: IOOptions, capacity: int, alignment: int, highest: int | None
+) -> Request:
+    """Return what the memory must be; any sharing or cache bit makes the alignment a page."""
+    if options.cache_mode or int(options) & kIOMemorySharingTypeMask:
+        alignment = max(alignment, PAGE)
+    contiguous = (
+        kIOMemoryPhysicallyContiguous in options
+        or kIOMemoryHostPhysicallyContiguous in options
+        or alignment > PAGE
+    )
+    return Request(
+        capacity,
+        alignment,
+        CACHE_MODES[options.cache_mode],
+        pages=alignment >= PAGE,
+        contiguous=contiguous,
+        pageable=kIOMemoryPageable in options,
+        purgeable=kIOMemoryPurgeable in options,
+        shared=kIOMemoryKernelUserShared in options or not task.is_current,
+        mapped=task.is_current,
+        highest=highest,
+    )

@@ -1,0 +1,178 @@
+"""What a command has prepared: a part of the memory, its segments, and what of it bounces."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+
+from .dma_bounce import BounceAllocator, Layout, lay_out
+from .dma_specification import Specification
+from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError
+from .memory import IOMemoryDescriptor, Segment
+from .options import IODirection
+from .preparation import device_may
+
+
+def checked_part(
+    specification: Specification, memory: IOMemoryDescriptor, offset: int, length: int
+) -> int:
+    """Return the length of a part, 0 being all from ``offset`` on.
+
+    `IOBadArgumentError`, kIOReturnOverrun past the memory's end, kIOReturnNotAligned.
+    """
+    if offset < 0 or length < 0:
+        raise IOBadArgumentError(f"{length} bytes from {offset} on: neither below 0", length=length)
+    room = memory.getLength() - offset
+    if room < length or room < 0:
+        raise IOReturnError(
+            f"{length} bytes from {offset} on: the memory has {memory.getLength()}",
+            code=IOReturn.kIOReturnOverrun,
+            length=length,
+        )
+    length = length or room
+    if length % specification.length_alignment:
+        raise IOReturnError(
+            f"{length} bytes: the device does multiples of {specification.length_alignment}",
+            code=IOReturn.kIOReturnNotAligned,
+            length=length,
+        )
+    return length
+
+
+class Prepared:
+    """``length`` bytes of ``memory`` from ``offset`` on, laid out for a device; see `lay_out`.
+
+    Raises `IONotReadyError` for memory that is not prepared, `IOBadArgumentError` for guard pages,
+    kIOReturnNoSpace for more segments than the device does at once.
+    """
+
+    def __init__(
+        self,
+        specification: Specification,
+        memory: IOMemoryDescriptor,
+        offset: int,
+        length: int,
+        allocator: BounceAllocator,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """``whole``: through a bounce buffer in any case."""
+        if not memory.prepared:
+            raise IONotReadyError(f"{memory!r}: its own prepare() comes before the command's")
+        parts = memory.segments(offset, length)
+        found = sum(size for _, size in parts)
+        if found != length:
+            raise IOBadArgumentError(
+                f"{length} bytes from {offset} on of {memory!r}: {length - found} of them are "
+                "guard pages, where nothing is for a device",
+                length=length,
+            )
+        self._memory = memory
+        self.offset = offset
+        self.length = length
+        self.count = 1
+        self._direction = memory.getDirection()
+        self._layout = Layout([])
+        if length:
+            self._layout = lay_out(specification, parts, self._direction, allocator, whole=whole)
+        most = specification.max_segments
+        if most and len(self.segments) > most:
+            self.close()
+            raise TooManySegments(length, [size for _, size in self.segments], most)
+        self._starts = list(accumulate((size for _, size in self.segments), initial=0))
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All segments, in the memory's order."""
+        return self._layout.segments
+
+    @property
+    def bounced(self) -> int:
+        """How many bytes go through the bounce buffer."""
+        bounce = self._layout.bounce
+        return 0 if bounce is None else sum(each.length for each in bounce.copies)
+
+    @property
+    def used(self) -> IOMemoryDescriptor:
+        """The memory that the device uses: the bounce buffer when all of it is in there."""
+        bounce = self._layout.bounce
+        return self._memory if bounce is None or self.bounced < self.length else bounce.memory
+
+    def generate(self, offset: int, number: int, bits: int) -> tuple[list[Segment], int]:
+        """Return up to ``number`` segments from ``offset`` on, and the offset behind them."""
+        if number <= 0:
+            raise IOBadArgumentError(f"{number} segments: at least 1")
+        if not 0 <= offset < self.length:
+            raise IOReturnError(
+                f"segments from {offset} on: {self.length} bytes are prepared",
+                code=IOReturn.kIOReturnOverrun,
+                length=self.length,
+            )
+        index = bisect_right(self._starts, offset) - 1
+        segments = []
+        for address, length in self.segments[index : index + number]:
+            skip = offset - self._starts[index]
+            segments.append((address + skip, length - skip))
+            index += 1
+            offset = self._starts[index]
+        for address, length in segments:
+            if (address + length - 1) >> bits:
+                raise IOReturnError(
+                    f"the segment of {length} bytes at {address:#x} is above {bits} address bits",
+                    code=IOReturn.kIOReturnMessageTooLarge,
+                    address=address,
+                    length=length,
+                )
+        return segments, offset
+
+    def pieces(self, offset: int, length: int) -> Iterator[tuple[IOMemoryDescriptor, int, int]]:
+        """Yield (descriptor, offset in it, length) of where the device sees a part.
+
+        Nothing when it is not within what is prepared.
+        """
+        if offset < 0 or length < 0 or offset + length > self.length:
+            return
+        end, bounce = offset + length, self._layout.bounce
+        for copy in () if bounce is None else bounce.copies:
+            first, last = max(offset, copy.offset), min(end, copy.offset + copy.length)
+            if bounce is None or first >= last:
+                continue
+            if offset < first:
+                yield self._memory, self.offset + offset, first - offset
+            yield bounce.memory, copy.place + first - copy.offset, last - first
+            offset = last
+        if offset < end:
+            yield self._memory, self.offset + offset, end - offset
+
+    def copy_out(self) -> None:
+        """Bring what a device may read into the bounce buffer, when there is one."""
+        if self._layout.bounce is not None and self._may(IODirection.kIODirectionOut):
+            self._layout.bounce.copy_out(self._memory, self.offset)
+
+    def copy_back(self) -> None:
+        """Bring what a device may have written out of the bounce buffer, when there is one."""
+        if self._layout.bounce is not None and self._may(IODirection.kIODirectionIn):
+            self._layout.bounce.copy_back(self._memory, self.offset)
+
+    def close(self) -> None:
+        """Free the bounce buffer."""
+        if self._layout.bounce is not None:
+            self._layout.bounce.close()
+
+    def _may(self, direction: IODirection) -> bool:
+        return bool(device_may(self._direction) & direction)
+
+
+class TooManySegments(IOReturnError):
+    """A part has more segments than the device does at once; ``fit``: bytes of the first ones."""
+
+    default_code = IOReturn.kIOReturnNoSpace
+
+    def __init__(self, length: int, sizes: list[int], most: int) -> None:
+        super().__init__(
+            f"{length} bytes are {len(sizes)} segments, and the device does {most} at once; "
+            "use transfers()",
+            length=length,
+        )
+        self.fit = sum(sizes[:most])

@@ -1,0 +1,183 @@
+"""IOMemoryMap: a part of a descriptor's memory, mapped into a task."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from .errors import IOBusyError, IONotAttachedError
+from .flags import MapOptions
+from .options import CacheMode
+from .task import Task
+
+if TYPE_CHECKING:
+    from .memory import IOMemoryDescriptor
+    from .vm import Window
+
+
+class IOMemoryMap:
+    """``length`` bytes of a descriptor from ``offset`` on, at ``address`` of ``task``.
+
+    Made by `IOMemoryDescriptor.createMappingInTask`. Use it in a ``with``, or call `unmap`; the
+    descriptor is not released before. A mapping that several callers share (a compatible one
+    existed) is counted, and the last `unmap` unmaps.
+    """
+
+    def __init__(
+        self,
+        descriptor: IOMemoryDescriptor,
+        task: Task,
+        address: int,
+        length: int,
+        *,
+        offset: int,
+        options: MapOptions,
+        cache_mode: CacheMode,
+        mapping: Window | None,
+        unmap: Callable[[], None],
+    ) -> None:
+        """``mapping`` is what views are made of (None: it is another task's); ``unmap`` ends it."""
+        self._descriptor: IOMemoryDescriptor | None = descriptor
+        self._task = task
+        self._address = address
+        self._length = length
+        self._offset = offset
+        self._options = options
+        self._cache_mode = cache_mode
+        self._mapping = mapping
+        self._uses = 1
+        self._finalizer = weakref.finalize(self, _forgotten, unmap, repr(self))
+        self._finalizer.atexit = False
+        self._unmap = unmap
+
+    def getVirtualAddress(self) -> int:
+        """Return the address of the first byte, in the task."""
+        self._attached()
+        return self._address
+
+    getAddress = getVirtualAddress
+
+    def getLength(self) -> int:
+        """Return the length in bytes."""
+        self._attached()
+        return self._length
+
+    getSize = getLength
+
+    def getMemoryDescriptor(self) -> IOMemoryDescriptor:
+        """Return the descriptor that this is a mapping of."""
+        return self._attached()
+
+    def getMapOptions(self) -> MapOptions:
+        """Return the options as they were given."""
+        return self._options
+
+    def getAddressTask(self) -> Task:
+        """Return the task that it is mapped in."""
+        return self._task
+
+    def getPhysicalSegment(self, offset: int = 0) -> tuple[int, int]:
+        """Return the descriptor's segment at ``offset`` of this mapping, cut to the mapping."""
+        if not 0 <= offset < self.getLength():
+            return 0, 0
+        address, length = self._attached().getPhysicalSegment(self._offset + offset)
+        return address, min(length, self._length - offset)
+
+    @property
+    def offset(self) -> int:
+        """Where in the descriptor it begins, in bytes."""
+        return self._offset
+
+    @property
+    def cache_mode(self) -> CacheMode:
+        """The cache mode of the mapping."""
+        return self._cache_mode
+
+    @property
+    def read_only(self) -> bool:
+        """Whether stores through it fault."""
+        return MapOptions.kIOMapReadOnly in self._options
+
+    @property
+    def unmapped(self) -> bool:
+        """Whether the last `unmap` has been done."""
+        return self._descriptor is None
+
+    def view(self) -> memoryview:
+        """Return the bytes as a memoryview, without a copy. `IONotAttachedError` in other tasks."""
+        self._attached()
+        if self._mapping is None:
+            raise IONotAttachedError(f"{self!r} is mapped in {self._task}, not in this process")
+        start = self._address - self._mapping.address
+        view = memoryview(self._mapping.export(start, self._length)).cast("B")
+        return view.toreadonly() if self.read_only else view
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """The buffer protocol, from Python 3.12 on (PEP 688)."""
+        return self.view()
+
+    def retain(self) -> Self:
+        """Count one more user."""
+        self._attached()
+        self._uses += 1
+        return self
+
+    def unmap(self) -> None:
+        """Unmap, when this is the last user. `IOBusyError`, and nothing done, with a live view."""
+        self._attached()
+        if self._uses > 1:
+            self._uses -= 1
+            return
+        try:
+            self._unmap()
+        except BufferError as error:
+            raise IOBusyError(f"{self!r}: {error}; release or delete them first") from error
+        self._finalizer.detach()
+        self._descriptor = None
+
+    release = unmap
+
+    def __len__(self) -> int:
+        return self.getLength()
+
+    def __enter__(self) -> Self:
+        self._attached()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Unmap, unless that is done. With an error on its way, its traceback holds the views."""
+        if self._descriptor is None:
+            return
+        try:
+            self.unmap()
+        except IOBusyError:
+            if error is None:
+                raise
+
+    def __repr__(self) -> str:
+        return (
+            f"<IOMemoryMap {self._length} bytes from {self._offset} on at {self._address:#x} of "
+            f"{self._task}, {self._cache_mode.name}, {self._options!r}>"
+        )
+
+    def _attached(self) -> IOMemoryDescriptor:
+        if self._descriptor is None:
+            raise IONotAttachedError(f"{self!r} is used after its unmap")
+        return self._descriptor
+
+
+def _forgotten(unmap: Callable[[], None], what: str) -> None:
+    """End a mapping that was dropped without unmap()."""
+    warnings.warn(f"{what} was not unmapped", ResourceWarning, stacklevel=2)
+    try:
+        unmap()
+    except (BufferError, IOBusyError):
+        return  # a view, garbage as well, still looks at it

@@ -1,0 +1,103 @@
+"""The wire count of a descriptor: which prepare() calls have had no complete() yet."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Final
+
+from .errors import IONotReadyError, IOReturn, IOReturnError
+from .options import IODirection
+from .protection import Grants
+
+UNPREPARED: Final = 0  # kIOPreparationIDUnprepared
+
+_ids = itertools.count(1)
+
+
+def device_may(direction: IODirection) -> IODirection:
+    """Return what a prepare for ``direction`` lets a device do: None means both."""
+    if direction is IODirection.kIODirectionNone:
+        return IODirection.kIODirectionInOut
+    return direction
+
+
+@dataclass(slots=True)
+class Preparation:
+    """One prepare(): its direction, its id, and what it granted (None: nothing was to be).
+
+    ``by``: the descriptor that made it and that alone undoes it; None: whoever called prepare().
+    """
+
+    direction: IODirection
+    id: int
+    grants: Grants | None
+    by: object | None
+
+
+class Preparations:
+    """The open preparations, in order. Not locked."""
+
+    def __init__(self) -> None:
+        self._open: list[Preparation] = []
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def id(self) -> int:
+        """The id of the newest preparation, 0 when there is none; each prepare has its own."""
+        return self._open[-1].id if self._open else UNPREPARED
+
+    @property
+    def directions(self) -> list[IODirection]:
+        """The directions of the open preparations."""
+        return [each.direction for each in self._open]
+
+    def check(self, direction: IODirection) -> None:
+        """Refuse to let devices write pages that were wired for reading alone (NotWritable)."""
+        first = self._open[0].direction if self._open else direction
+        if first is IODirection.kIODirectionOut and direction & IODirection.kIODirectionIn:
+            raise IOReturnError(
+                f"prepared for {first.name}, so the device may not write: no prepare for "
+                f"{direction.name} before the last complete()",
+                code=IOReturn.kIOReturnNotWritable,
+                direction=direction,
+            )
+
+    def push(
+        self, direction: IODirection, grants: Grants | None, by: object | None = None
+    ) -> Preparation:
+        """Open one more."""
+        opened = Preparation(direction, next(_ids), grants, by)
+        self._open.append(opened)
+        return opened
+
+    def newest(self, direction: IODirection | None, keep: int) -> Preparation:
+        """Return the newest one with ``direction`` (None: of any), not among the first ``keep``.
+
+        Those of other descriptors are theirs.
+        """
+        ours = [each for each in self._open[keep:] if each.by is None]
+        for each in reversed(ours):
+            if direction is None or each.direction is direction:
+                return each
+        asked = "" if direction is None else f" for {direction.name}"
+        raise IONotReadyError(
+            f"complete(){asked} without its prepare(): {len(ours)} preparation(s) are open",
+            direction=direction,
+        )
+
+    def held_by(self, descriptor: object) -> bool:
+        """Whether ``descriptor`` made one that is open."""
+        return any(each.by is descriptor for each in self._open)
+
+    def last(self) -> Preparation | None:
+        """Return the newest one of all, None when there is none."""
+        return self._open[-1] if self._open else None
+
+    def remove(self, preparation: Preparation) -> None:
+        """Close one, and take its grants back."""
+        self._open = [each for each in self._open if each is not preparation]
+        if preparation.grants is not None:
+            preparation.grants.withdraw()

@@ -1,0 +1,218 @@
+"""IOGeneralMemoryDescriptor: memory of this process that exists already, by its addresses.
+
+The memory stays its owner's, who keeps it mapped until the descriptor is released. To prepare it
+pins its pages, through what `use` gave, or through the kernel module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol, Self
+
+from . import kernel, user_memory
+from .derived import DerivedMemoryDescriptor, clipped
+from .errors import (
+    IOBadArgumentError,
+    IOBusyError,
+    IONotAttachedError,
+    IONotReadyError,
+    IOUnsupportedError,
+)
+from .flags import MapOptions
+from .guard import reserve
+from .mapping import IOMemoryMap
+from .memory import PAGE, IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .multi import IOMultiMemoryDescriptor, guard_length
+from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
+from .preparation import device_may
+from .task import Task
+from .vm import Window
+
+_ADDRESS_LIMIT: Final = 1 << 47
+_ANYWHERE: Final = MapOptions.kIOMapAnywhere
+# With one of these, the memory where it is already is not what was asked for.
+_ELSEWHERE: Final = (
+    MapOptions.kIOMapReadOnly
+    | MapOptions.kIOMapUnique
+    | MapOptions.kIOMapGuardedSmall
+    | MapOptions.kIOMapGuardedLarge
+)
+
+
+class Pinned(Protocol):
+    """Pages that stay where they are until `close`."""
+
+    def segments(self) -> Sequence[Segment]:
+        """Return (bus address, length in bytes) in the memory's order."""
+
+    def close(self) -> None:
+        """Let the pages go."""
+
+
+class Pinner(Protocol):
+    """What can pin memory of this process."""
+
+    def pin(self, address: int, length: int, *, write: bool = True) -> Pinned:
+        """Pin bytes; ``write``: devices may store there. `IOReturnError` when it cannot be."""
+
+
+_pinner: Pinner | None = None
+
+
+def use(pinner: Pinner | None) -> Pinner | None:
+    """Pin with ``pinner`` from now on, None for the kernel module; return the one before."""
+    global _pinner
+    before, _pinner = _pinner, pinner
+    return before
+
+
+def _pin(address: int, length: int, *, write: bool) -> Pinned:
+    pinner: Pinner = kernel.driver() if _pinner is None else _pinner
+    return pinner.pin(address, length, write=write)
+
+
+class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
+    """``length`` bytes at ``address`` of this process. Made by `withAddressRange`."""
+
+    def __init__(self, address: int, length: int, direction: IODirection, task: Task) -> None:
+        """Arguments that the factories have checked."""
+        super().__init__(direction)
+        self._address = address
+        self._length = length
+        self._task = task
+        self._wires = 0
+        self._pinned: Pinned | None = None
+        self._segments: list[Segment] = []
+
+    @classmethod
+    def withAddressRange(
+        cls, address: int, length: int, direction: int | IOOptions, task: Task
+    ) -> Self:
+        """Return the memory at ``address``; whether it is mapped is seen when it is used.
+
+        `IOBadArgumentError` for what is no range of user addresses; `IOUnsupportedError` for
+        another task's.
+        """
+        if not isinstance(task, Task):
+            raise IOBadArgumentError(f"task must be a Task, not {task!r}")
+        for value in address, length:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise IOBadArgumentError(f"{value!r}: addresses and lengths are ints")
+        if address <= 0 or length < 0 or address + length > _ADDRESS_LIMIT:
+            raise IOBadArgumentError(
+                f"{length} bytes at {address:#x} are not within the addresses of a process",
+                address=address,
+                length=length,
+            )
+        if not task.is_current:
+            raise IOUnsupportedError(f"memory of {task}: only this process's can be pinned here")
+        return cls(address, length, as_direction(int(direction)), task)
+
+    @classmethod
+    def withRanges(
+        cls, ranges: Sequence[tuple[int, int]], direction: int | IOOptions, task: Task
+    ) -> IOMemoryDescriptor:
+        """Return the (address, length) ranges as one memory, in their order; errors as above."""
+        if not ranges:
+            raise IOBadArgumentError("no ranges: at least one")
+        parts = [cls.withAddressRange(at, length, direction, task) for at, length in ranges]
+        if len(parts) == 1:
+            return parts[0]
+        return IOMultiMemoryDescriptor.withDescriptors(parts, direction)
+
+    withAddressRanges = withRanges
+
+    def getLength(self) -> int:
+        """Return the length in bytes."""
+        self._check_attached()
+        return self._length
+
+    def _wire(self, direction: IODirection) -> None:
+        # Of nested ones the first says whether devices may write: In after Out is refused.
+        if not self._wires and self._length:
+            write = bool(device_may(direction) & IODirection.kIODirectionIn)
+            pinned = _pin(self._address, self._length, write=write)
+            try:
+                self._segments = list(pinned.segments())
+            except BaseException:
+                pinned.close()
+                raise
+            self._pinned = pinned
+        self._wires += 1
+
+    def _unwire(self) -> None:
+        self._wires -= 1
+        if not self._wires and self._pinned is not None:
+            self._pinned.close()
+            self._pinned = None
+            self._segments = []
+
+    def _wired(self, offset: int, length: int) -> Iterator[Segment]:
+        if length and self._pinned is None:
+            raise IONotReadyError(f"{self!r} has no place on the bus before its prepare()")
+        return clipped(iter(self._segments), offset, length)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return user_memory.read(self._address + offset, length)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        user_memory.write(self._address + offset, data)
+
+    def _pages(self) -> Iterator[Segment]:
+        if self._length:
+            yield self._address % PAGE, self._length
+
+    def _map(self, request: MapRequest) -> IOMemoryMap:
+        if not request.task.is_current:
+            raise IOUnsupportedError(f"{self!r} is mapped in this process, not in {request.task}")
+        if request.cache and request.cache >> CACHE_SHIFT != CacheMode.COPYBACK:
+            raise IOBusyError(
+                f"{self!r} is mapped already, with its own cache mode: "
+                f"not with {CacheMode(request.cache >> CACHE_SHIFT).name} as well"
+            )
+        source = self._address + request.offset
+        if (
+            request.offset == 0
+            and request.within is None
+            and (_ANYWHERE in request.options and not request.options & _ELSEWHERE)
+        ):
+            window = Window(source, request.length)
+            return self._made(request, source, CacheMode.COPYBACK, window, window.check_unused)
+        return self._mapped_again(request, source)
+
+    def _mapped_again(self, request: MapRequest, source: int) -> IOMemoryMap:
+        if request.options & MapOptions.kIOMemoryMapCopyOnWrite:
+            raise IOUnsupportedError(f"{self!r}: a copy-on-write mapping of existing memory")
+        if request.options & MapOptions.kIOMapReference:
+            raise IONotAttachedError("kIOMapReference: there is no such mapping")
+        start, length = user_memory.whole_pages(source, request.length)
+        skip = source - start
+        address, unmap_pages = request.address, _nothing
+        if request.within is None:
+            guard = guard_length(request.options)
+            first = 0 if _ANYWHERE in request.options else address - skip - guard
+            reservation = reserve(length + 2 * guard, first)
+            address, unmap_pages = reservation.address + guard + skip, reservation.close
+        read_only = MapOptions.kIOMapReadOnly in request.options
+        try:
+            user_memory.map_again(start, length, address - skip, read_only=read_only)
+        except BaseException:
+            unmap_pages()
+            raise
+        window = Window(address, request.length)
+
+        def unmap() -> None:
+            window.check_unused()
+            unmap_pages()
+
+        return self._made(request, address, CacheMode.COPYBACK, window, unmap)
+
+    def __repr__(self) -> str:
+        return (
+            f"<IOGeneralMemoryDescriptor {self._length} bytes at {self._address:#x} of "
+            f"{self._task}, {self._direction.name}, {self._state()}>"
+        )
+
+
+def _nothing() -> None:
+    """What is in a reservation is unmapped by it."""

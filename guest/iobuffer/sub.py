@@ -1,0 +1,101 @@
+"""IOSubMemoryDescriptor: a part of another descriptor's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Self
+
+from .derived import DerivedMemoryDescriptor, clipped_pages, hold, let_go
+from .errors import IOBadArgumentError, IOUnsupportedError
+from .mapping import IOMemoryMap
+from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .multi import has_guards
+from .options import IODirection, IOOptions
+from .preparation import Preparation
+
+
+class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
+    """``length`` bytes of a parent. Made by `withSubRange`; parts of parts are fine.
+
+    To prepare it wires the parent, and lets devices reach just this part. Meanwhile the parent can
+    be neither released nor completed to the last.
+    """
+
+    def __init__(
+        self, parent: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
+        """Arguments that `withSubRange` has checked."""
+        super().__init__(direction)
+        self._parent = parent
+        self._offset = offset
+        self._length = length
+        self._held: list[Preparation] = []
+
+    @classmethod
+    def withSubRange(
+        cls, of: IOMemoryDescriptor, offset: int, length: int, direction: int | IOOptions
+    ) -> Self:
+        """Return ``length`` bytes of ``of`` from ``offset`` on; 0 bytes are allowed.
+
+        `IOBadArgumentError` when they are not within its length; `IOUnsupportedError` when guard
+        pages are among them.
+        """
+        if not isinstance(of, IOMemoryDescriptor):
+            raise IOBadArgumentError(f"a part of {of!r}, which is no IOMemoryDescriptor")
+        with of._lock:
+            of._check_attached()
+            of._checked(offset, length)
+            if has_guards(of, offset, length):
+                raise IOUnsupportedError(f"{length} bytes from {offset} on of {of!r} have guards")
+            return cls(of, offset, length, as_direction(int(direction)))
+
+    def getLength(self) -> int:
+        """Return the length in bytes."""
+        self._check_attached()
+        return self._length
+
+    @property
+    def parent(self) -> IOMemoryDescriptor:
+        """The descriptor that this is a part of."""
+        return self._parent
+
+    @property
+    def offset(self) -> int:
+        """Where in the parent it begins, in bytes."""
+        return self._offset
+
+    def _check_attached(self) -> None:
+        super()._check_attached()
+        self._parent._check_attached()
+
+    def _wire(self, direction: IODirection) -> None:
+        self._held.append(hold(self._parent, direction, self))
+
+    def _unwire(self) -> None:
+        let_go(self._parent, self._held.pop(), self)
+
+    def _wired(self, offset: int, length: int) -> Iterator[Segment]:
+        return self._parent._wired(self._offset + offset, length)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        with self._parent._lock:
+            return self._parent._read(self._offset + offset, length)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        with self._parent._lock:
+            self._parent._write(self._offset + offset, data)
+
+    def _map(self, request: MapRequest) -> IOMemoryMap:
+        with self._parent._lock:
+            inner = self._parent._map(replace(request, offset=self._offset + request.offset))
+        return self._passed_on(request, inner)
+
+    def _pages(self) -> Iterator[Segment]:
+        return clipped_pages(self._parent._pages(), self._offset, self._length)
+
+    def __repr__(self) -> str:
+        return (
+            f"<IOSubMemoryDescriptor {self._length} bytes from {self._offset} on of "
+            f"{self._parent!r}, {self._direction.name}, {self._state()}>"
+        )

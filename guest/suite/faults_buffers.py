@@ -1,0 +1,144 @@
+"""Named faults of buffers, put on from outside as those of `suite.faults` are.
+
+Each is a function that breaks one promise for the rest of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from iobuffer import activity, buffer, protection
+from iobuffer.backing import PinnableBacking
+from iobuffer.buffer import IOBufferMemoryDescriptor
+from iobuffer.errors import IONotAttachedError
+from iobuffer.options import IODirection
+from iobuffer.preparation import Preparations
+from iobuffer.protection import Grants
+from iobuffer.purgeable import Purgeable
+from iobuffer.vm import Mapping
+
+_hold = PinnableBacking._hold
+_release = IOBufferMemoryDescriptor._release
+_grants = Grants.__init__
+
+
+def segments_shuffled() -> None:
+    """The segments of pinned memory come in the wrong order."""
+
+    def hold(backing: PinnableBacking, pin: Any) -> None:
+        _hold(backing, pin)
+        backing._places.reverse()
+
+    setattr(PinnableBacking, _hold.__name__, hold)
+
+
+def purge_undetected() -> None:
+    """Purged memory is handed back as if it were what was left there."""
+
+    def was_purged(*_: object, **__: object) -> bool:
+        return False
+
+    setattr(Purgeable, Purgeable._was_purged.__name__, was_purged)
+
+
+def double_release() -> None:
+    """A second release passes in silence."""
+
+    def release(descriptor: IOBufferMemoryDescriptor) -> None:
+        try:
+            _release(descriptor)
+        except IONotAttachedError:
+            return
+
+    setattr(IOBufferMemoryDescriptor, _release.__name__, release)
+
+
+def stale_mapping() -> None:
+    """What is unmapped stays mapped."""
+
+    def close(_mapping: Mapping) -> None:
+        pass
+
+    setattr(Mapping, close.__name__, close)
+
+
+def lost_reclaim() -> None:
+    """The memory of a dropped buffer never comes back."""
+    close_late = "close_late"
+
+    def forget(held: Any, what: str) -> None:
+        setattr(held.backing, close_late, lambda: None)
+        _reclaim(held, what)
+
+    _reclaim = buffer._reclaim
+    setattr(buffer, _reclaim.__name__, forget)
+
+
+def release_in_flight() -> None:
+    """Nobody asks the devices whether their DMA is over."""
+
+    def in_flight(_segments: object) -> list[str]:
+        return []
+
+    setattr(activity, in_flight.__name__, in_flight)
+
+
+def grants_both_ways() -> None:
+    """prepare() lets a device read and write, whatever the direction."""
+
+    def init(grants: Grants, segments: Any, _direction: IODirection) -> None:
+        _grants(grants, segments, IODirection.kIODirectionInOut)
+
+    setattr(Grants, _grants.__name__, init)
+
+
+def grants_outlive() -> None:
+    """What prepare() granted is never withdrawn."""
+
+    def withdraw(_grants: Grants) -> None:
+        pass
+
+    setattr(Grants, withdraw.__name__, withdraw)
+
+
+def grants_of_the_dead() -> None:
+    """A killed process's grants stay when its memory goes to somebody else."""
+
+    def reclaim() -> None:
+        pass
+
+    setattr(protection, reclaim.__name__, reclaim)
+
+
+def writable_after_out() -> None:
+    """Memory wired for reading is prepared for writing as well."""
+
+    def check(_preparations: Preparations, _direction: IODirection) -> None:
+        pass
+
+    setattr(Preparations, check.__name__, check)
+
+
+def blocks_anywhere() -> None:
+    """Nobody looks where an allocation is called from."""
+
+    def check_may_block(_what: str) -> None:
+        pass
+
+    setattr(buffer, check_may_block.__name__, check_may_block)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "allocator-segments-shuffled": segments_shuffled,
+    "allocator-purge-undetected": purge_undetected,
+    "allocator-double-release": double_release,
+    "allocator-stale-mapping": stale_mapping,
+    "allocator-lost-reclaim": lost_reclaim,
+    "allocator-release-in-flight": release_in_flight,
+    "allocator-grants-both-ways": grants_both_ways,
+    "allocator-grants-outlive": grants_outlive,
+    "allocator-grants-of-the-dead": grants_of_the_dead,
+    "allocator-writable-after-out": writable_after_out,
+    "allocator-blocks-anywhere": blocks_anywhere,
+}

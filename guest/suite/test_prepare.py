@@ -1,0 +1,350 @@
+"""prepare() and complete(): pageable memory gets a place, keeps it, and loses it; nesting; ids."""
+
+from __future__ import annotations
+
+import mmap
+
+import page_frames
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IODirection,
+    IONotReadyError,
+    IOOptions,
+    IOReturn,
+    IOReturnError,
+    kIODirectionCompleteWithDataValid,
+    kIODirectionIn,
+    kIODirectionInOut,
+    kIODirectionNone,
+    kIODirectionOut,
+    kIODirectionPrepareNoZeroFill,
+    kIODirectionPrepareToPhys32,
+    kIOMemoryAutoPrepare,
+    kIOMemoryPageable,
+    vm,
+)
+from layout import DmaReason
+from swap import zram_swap
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import Bench, MakeBuffer
+from suite.guarded import edges
+from suite.patterns import Patterns, difference, inverted
+
+PAGE = 4096
+SIZE = 64 * PAGE + 100
+PAGEABLE = "kIOMemoryPageable"
+
+
+def code_of(call: object, *arguments: object) -> IOReturn:
+    """Return how a call ended."""
+    try:
+        call(*arguments)  # type: ignore[operator]
+    except IOReturnError as error:
+        return error.code
+    return IOReturn.kIOReturnSuccess
+
+
+@pytest.mark.kernel
+@pytest.mark.promise(PAGEABLE)
+@pytest.mark.parametrize(
+    "direction", [kIODirectionOut, kIODirectionIn, kIODirectionInOut], ids=["out", "in", "inout"]
+)
+def test_prepared_memory_is_scattered_and_the_device_finds_it(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, direction: IOOptions
+) -> None:
+    memory = buffer(direction | kIOMemoryPageable, SIZE)
+    before = code_of(memory.getPhysicalSegment, 0)
+    memory.prepare()
+    segments = memory.segments()
+    seen = None
+    if direction.direction & IODirection.kIODirectionOut:
+        seen = bench.device_reads(memory, data.take(SIZE))
+    if direction.direction & IODirection.kIODirectionIn:
+        seen = bench.device_writes(memory, data.take(SIZE))
+    memory.complete()
+    after = code_of(memory.getPhysicalSegment, 0)
+    attest(
+        PAGEABLE,
+        asked=f"{direction.direction.name}: {SIZE} bytes, scatter-gather",
+        attested=f"{len(segments)} segments; {seen}; unprepared: {before.name}, {after.name}",
+        kept=before is after is IOReturn.kIOReturnNotReady
+        and sum(length for _, length in segments) == SIZE,
+        reason=f"segments {segments[:4]}",
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.promise(PAGEABLE)
+def test_moves_and_is_paged_out_until_it_is_prepared(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Paged out and read again, memory has other frames; what is prepared keeps its own.
+
+    (The kernel unmaps a pinned page of a memfd when it looks for memory, but the page stays.)
+    """
+    memory = buffer(kIODirectionInOut | kIOMemoryPageable, SIZE)
+    content = data.take(SIZE)
+    memory.writeBytes(0, content)
+
+    def moved() -> int:
+        """Page out, compact, read everything; return how many pages are elsewhere then."""
+        before = page_frames.frames(memory.address, SIZE)
+        vm.advise(memory.address, SIZE, page_frames.MADV_PAGEOUT)
+        page_frames.compact_memory()
+        with page_frames.Region(4 << 20):  # takes the frames that have come free
+            if memory.readBytes(0, SIZE) != content:
+                raise CheckFailed("the bytes are not what they were before they were paged out")
+            after = page_frames.frames(memory.address, SIZE)
+        return sum(old != new for old, new in zip(before, after, strict=True))
+
+    with zram_swap(64):
+        unwired = moved()
+        memory.prepare()
+        try:
+            wired = moved()
+            frames = page_frames.frames(memory.address, SIZE)
+            places = [at + step for at, size in memory.segments() for step in range(0, size, PAGE)]
+            seen = bench.device_sees(memory, content)
+        finally:
+            memory.complete()
+        again = moved()
+    attest(
+        PAGEABLE,
+        asked="moves before prepare() and after complete(), never between",
+        attested=f"pages moved: {unwired} before, {wired} while prepared, {again} after; {seen}",
+        kept=unwired > 0 and again > 0 and wired == 0 and frames == places,
+        reason=f"the frames are {frames[:3]}, the segments say {places[:3]}",
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.promise("kIOMemoryAutoPrepare")
+def test_auto_prepare(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+    memory = buffer(kIODirectionInOut | kIOMemoryPageable | kIOMemoryAutoPrepare, SIZE)
+    identity = memory.getPreparationID()
+    seen = bench.device_reads(memory, data.take(SIZE))
+    attest(
+        "kIOMemoryAutoPrepare",
+        asked="pageable memory, prepared from the start",
+        attested=f"preparation {identity}; {seen}; complete(): {code_of(memory.complete).name}",
+        kept=identity > 0 and code_of(memory.complete) is IOReturn.kIOReturnNotReady,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "write", "promise"),
+    [
+        pytest.param(*case, marks=pytest.mark.promise(case[2]), id=case[2].split()[0])
+        for case in (
+            (kIODirectionOut, True, "kIODirectionOut denial"),
+            (kIODirectionIn, False, "kIODirectionIn denial"),
+        )
+    ],
+)
+def test_the_direction_is_what_prepare_grants(
+    bench: Bench,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    options: IOOptions,
+    write: bool,
+    promise: str,
+) -> None:
+    """At every offset of the first and the last line, and as a whole; setDirection lifts it."""
+    size = 5000
+    memory = buffer(options, size)
+    address, unit = memory.getPhysicalAddress(), bench.platform.protection
+    inside = data.take(size)
+    memory.writeBytes(0, inside)
+    bench.load(inverted(inside))
+    before = unit.fault_count
+    places = [*edges(address, size)[0], *edges(address, size)[1]]
+    for place in places:
+        record = bench.device.dma(place, 1, write_memory=write)
+        if record.reason is not DmaReason.PROTECTION_DIRECTION or record.moved:
+            raise CheckFailed(f"{'write' if write else 'read'} at {place:#x}: {record}")
+    whole = bench.device.dma(address, size, write_memory=write)
+    denied = unit.fault_count - before
+    wrong = difference(inside, memory.readBytes(0, size))
+    in_device = difference(inverted(inside), bench.stored(size))
+    memory.setDirection(kIODirectionInOut)
+    seen = bench.device_writes(memory, data.take(size))
+    bench.device_reads(memory, data.take(size))
+    attest(
+        promise,
+        asked=f"{size} bytes, the other direction: bytes at both ends, and all",
+        attested=f"{denied} faults, the last {whole.reason.name}; as InOut: {seen}",
+        kept=denied == len(places) + 1
+        and whole.reason is DmaReason.PROTECTION_DIRECTION
+        and not wrong
+        and not in_device,
+        reason=f"memory: {wrong or 'unchanged'}; device: {in_device or 'unchanged'}",
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.promise(PAGEABLE)
+def test_dma_without_prepare_is_denied(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """A driver that kept the addresses of a preparation that is over reaches nothing."""
+    memory = buffer(kIODirectionInOut | kIOMemoryPageable, SIZE)
+    memory.prepare()
+    stale = memory.segments()
+    seen = bench.device_writes(memory, data.take(SIZE))
+    memory.complete()
+    content = memory.readBytes(0, SIZE)
+    reasons = set()
+    for address, length in stale[:8]:
+        for write in False, True:
+            record = bench.device.dma(address, min(length, PAGE), write_memory=write)
+            reasons.add((record.reason, record.moved))
+    wrong = difference(content, memory.readBytes(0, SIZE))
+    attest(
+        PAGEABLE,
+        asked="DMA to where it was while prepared",
+        attested=f"{', '.join(reason.name for reason, _ in reasons)}; before: {seen}",
+        kept=reasons == {(DmaReason.PROTECTION_OUTSIDE, 0)} and not wrong,
+        reason=f"{reasons}; {wrong}",
+    )
+
+
+@pytest.mark.promise("release")
+def test_dma_after_release_is_denied(bench: Bench, data: Patterns, attest: Attest) -> None:
+    with IOBufferMemoryDescriptor.withCapacity(PAGE, kIODirectionInOut) as memory:
+        address = memory.getPhysicalAddress()
+        seen = bench.device_writes(memory, data.take(PAGE))
+    records = [bench.device.dma(address, 64, write_memory=write) for write in (False, True)]
+    attest(
+        "release",
+        asked="DMA to a buffer that is released",
+        attested=f"{', '.join(each.reason.name for each in records)}; before: {seen}",
+        kept=all(
+            each.reason is DmaReason.PROTECTION_OUTSIDE and not each.moved for each in records
+        ),
+    )
+
+
+@pytest.mark.promise("prepare")
+def test_nesting_and_ids(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+    """As in xnu's test: In without zero fill, In again, complete with valid data, complete."""
+    memory = buffer(kIODirectionIn, 8192)
+    ids = [memory.getPreparationID()]
+    memory.prepare(kIODirectionIn.direction, kIODirectionPrepareNoZeroFill)
+    ids.append(memory.getPreparationID())
+    memory.prepare(kIODirectionIn.direction)
+    ids.append(memory.getPreparationID())
+    seen = bench.device_writes(memory, data.take(8192))
+    memory.complete(kIODirectionIn.direction, kIODirectionCompleteWithDataValid)
+    memory.complete(kIODirectionIn.direction)
+    past = code_of(memory.complete)
+    ended = memory.getPreparationID()
+    attest(
+        "prepare",
+        asked="nested twice, completed twice, and once too often",
+        attested=f"ids {ids}, then {ended}; once too often: {past.name}; {seen}",
+        kept=len(set(ids)) == 3
+        and 0 not in ids
+        and ended == ids[0]
+        and past is IOReturn.kIOReturnNotReady,
+    )
+
+
+@pytest.mark.promise("prepare")
+def test_in_after_out_is_not_writable(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    memory = buffer(kIODirectionOut, 4096)
+    refused = code_of(memory.prepare, IODirection.kIODirectionIn)
+    memory.prepare(IODirection.kIODirectionOut)
+    memory.complete()
+    seen = bench.device_reads(memory, data.take(4096))
+    attest(
+        "prepare",
+        asked="prepared for Out, then for In",
+        attested=f"{refused.name}; {seen}",
+        kept=refused is IOReturn.kIOReturnNotWritable,
+    )
+
+
+@pytest.mark.promise("prepare")
+def test_to_phys_32(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+    high = buffer(kIODirectionOut, 4096, pool="high")
+    low = buffer(kIODirectionOut, 4096, pool="main")
+    refused = code_of(high.prepare, None, kIODirectionPrepareToPhys32)
+    low.prepare(None, kIODirectionPrepareToPhys32)
+    seen = bench.device_reads(low, data.take(4096))
+    low.complete()
+    attest(
+        "prepare",
+        asked="kIODirectionPrepareToPhys32, above and below 4 GiB",
+        attested=f"above: {refused.name}; below: {seen}",
+        kept=refused is IOReturn.kIOReturnNoResources and seen.address < 1 << 32,
+    )
+
+
+@pytest.mark.promise("kIODirectionNone")
+def test_none_then_set_direction(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """None lets devices read and write; setDirection narrows it, and not while it is prepared."""
+    memory = buffer(kIODirectionNone, 4096)
+    first = bench.device_reads(memory, data.take(4096))
+    bench.device_writes(memory, data.take(4096))
+    memory.setDirection(kIODirectionOut)
+    stored = memory.getDirection()
+    second = bench.device_reads(memory, data.take(4096))
+    memory.prepare()
+    busy = code_of(memory.setDirection, kIODirectionIn)
+    memory.complete()
+    attest(
+        "kIODirectionNone",
+        asked="both ways, then setDirection(Out)",
+        attested=f"{first}; then {stored.name}, {second}; while prepared: {busy.name}",
+        kept=stored is IODirection.kIODirectionOut and busy is IOReturn.kIOReturnBusy,
+    )
+
+
+@pytest.mark.promise("prepare")
+def test_zero_length_is_safe(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    memory = buffer(kIODirectionInOut, 4096)
+    memory.setLength(0)
+    memory.prepare()
+    nothing = memory.getPhysicalSegment(0), memory.segments(), memory.readBytes(0, 0)
+    memory.complete()
+    memory.setLength(4096)
+    seen = bench.device_reads(memory, data.take(4096))
+    attest(
+        "prepare",
+        asked="length 0: prepare, complete",
+        attested=f"{nothing}; then {seen}",
+        kept=nothing == ((0, 0), [], b""),
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.promise(PAGEABLE)
+def test_memory_given_away_is_noticed(buffer: MakeBuffer, bench: Bench, attest: Attest) -> None:
+    """complete() and a new prepare() may find other pages; the old ones are nobody's promise."""
+    memory = buffer(kIODirectionIn | kIOMemoryPageable, PAGE)
+    if memory.backing.mapping is None:
+        raise CheckFailed("pageable memory of this task is not mapped")
+    memory.prepare()
+    first = memory.getPhysicalAddress()
+    memory.complete()
+    with pytest.raises(IONotReadyError):
+        memory.getPhysicalAddress()
+    memory.backing.mapping.advise(mmap.MADV_DONTNEED)
+    memory.prepare()
+    seen = bench.device_writes(memory, b"\x55\xaa" * (PAGE // 2))
+    memory.complete()
+    attest(
+        PAGEABLE,
+        asked="prepared twice",
+        attested=f"first at {first:#x}; {seen}",
+        kept=seen.address % PAGE == 0,
+    )

@@ -1,0 +1,168 @@
+"""Several processes at once, one of them killed at random: nobody sees foreign bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IONoMemoryError,
+    current_task,
+    kIODirectionInOut,
+    kIOMapAnywhere,
+    kIOMapUnique,
+    kIOMemoryPageable,
+    pools,
+)
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import Bench
+from suite.other_process import OtherProcess
+from suite.patterns import Patterns, difference
+
+pytestmark = pytest.mark.kernel
+
+PROCESSES, ROUNDS = 4, 12
+SIZES = (1, 64, 700, 4096, 5000, 20000, 65536)
+Ask = Callable[[], Any]
+
+
+def worker(number: int, seed: int) -> Callable[[Ask], Iterator[object]]:
+    """Return what a process does: keep some buffers of its own mark, and say where they are.
+
+    Each word is [(segments, mark)]: the test has the device look before the next round.
+    """
+
+    def work(ask: Ask) -> Iterator[object]:
+        drawn = random.Random(f"{seed}:{number}")
+        live: list[tuple[IOBufferMemoryDescriptor, bytes]] = []
+        for turn in range(ROUNDS):
+            while len(live) > 6:
+                memory, mark = live.pop(drawn.randrange(len(live)))
+                check(memory, mark)
+                memory.complete()
+                memory.release()
+            for _ in range(4):
+                options = kIODirectionInOut | (
+                    int(kIOMemoryPageable) if drawn.random() < 0.25 else 0
+                )
+                size = drawn.choice(SIZES)
+                memory = IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), options, size)
+                memory.prepare()
+                mark = bytes([1 + 16 * number + turn % 16]) * size
+                with (
+                    memory.createMappingInTask(
+                        current_task(), 0, kIOMapAnywhere | kIOMapUnique
+                    ) as mapped,
+                    mapped.view() as view,
+                ):
+                    view[:] = mark
+                live.append((memory, mark))
+            yield [(memory.segments(), mark) for memory, mark in live]
+            ask()  # the device has looked, and written the same mark again
+            for memory, mark in live:
+                check(memory, mark)
+        for memory, _ in live:
+            memory.complete()
+            memory.release()
+        yield "done"
+
+    return work
+
+
+def check(memory: IOBufferMemoryDescriptor, mark: bytes) -> None:
+    wrong = difference(mark, memory.readBytes(0, len(mark)))
+    if wrong:
+        raise CheckFailed(f"foreign bytes in {memory!r}: {wrong}")
+
+
+@pytest.mark.promise("processes")
+def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: Attest) -> None:
+    drawn = random.Random(data.take(8))
+    seed = drawn.randrange(1 << 32)
+    before = {name: pools.named(name).free_size() for name in ("main", "high", "low")}
+    victim, last_round = drawn.randrange(PROCESSES), drawn.randrange(2, ROUNDS - 2)
+    dmas = 0
+    with ExitStack() as stack:
+        others = {
+            number: stack.enter_context(OtherProcess(worker(number, seed)))
+            for number in range(PROCESSES)
+        }
+        for turn in range(ROUNDS):
+            places: list[tuple[int, int]] = []
+            for number, other in others.items():
+                for segments, mark in other.hear():
+                    places += segments
+                    address, length = segments[drawn.randrange(len(segments))]
+                    length = min(length, bench.device.buffer_size)
+                    record = bench.dma(address, length, write_memory=False)
+                    bench.load(mark[:length])
+                    if record.crc32 != bench.device.crc32:
+                        raise CheckFailed(f"process {number}: the device sees foreign bytes")
+                    bench.dma(address, length, write_memory=True)
+                    dmas += 2
+            places.sort()
+            for (at, size), (following, _) in pairwise(places):
+                if at + size > following:
+                    raise CheckFailed(f"two buffers share {following:#x}")
+            if turn == last_round:
+                others.pop(victim).kill()
+            for other in others.values():
+                other.tell()
+        for other in others.values():
+            if other.hear() != "done":
+                raise CheckFailed("a process has not ended as it should")
+    after = {name: pools.named(name).free_size() for name in ("main", "high", "low")}
+    attest(
+        "processes",
+        asked=f"{PROCESSES} processes, number {victim} killed in round {last_round}",
+        attested=f"{dmas} DMAs, all with the owner's bytes; free again: {after == before}",
+        kept=after == before,
+        reason=f"free before {before}, after {after}",
+    )
+
+
+@pytest.mark.promise("processes")
+@pytest.mark.parametrize("pool", ["main", "hugetlb", "pinned"])
+def test_memory_of_the_dead_comes_back(
+    bench: Bench, data: Patterns, attest: Attest, pool: str
+) -> None:
+    """A process takes most of a pool and is killed; its memory is there for the next one."""
+
+    def hoard(_ask: Ask) -> Iterator[object]:
+        kept = []
+        size = 8 << 20
+        while True:
+            try:
+                kept.append(
+                    IOBufferMemoryDescriptor.inTaskWithOptions(
+                        current_task(), kIODirectionInOut, size, pool=pool
+                    )
+                )
+            except IONoMemoryError:
+                break
+            if len(kept) == 7:
+                break
+        yield sum(each.getCapacity() for each in kept)
+        _ask()
+
+    with OtherProcess(hoard) as other:
+        taken = other.hear()
+        other.kill()
+    with IOBufferMemoryDescriptor.inTaskWithOptions(
+        current_task(), kIODirectionInOut, taken if pool == "main" else 8 << 20, pool=pool
+    ) as memory:
+        seen = bench.device_writes(memory, data.take(100000))
+        # Who has memory that was a dead process's is not open to DMA that was granted to that one.
+        left = bench.platform.protection.withdraw_dead()
+    attest(
+        "processes",
+        asked=f"{pool}: {taken} bytes of a killed process",
+        attested=f"{seen}; {left} grants of the dead",
+        kept=taken >= 16 << 20 and left == 0,
+    )

@@ -1,0 +1,133 @@
+"""Hundreds of random operations on live buffers, and thousands of cycles: all comes back."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOReturnError,
+    current_task,
+    kIODirectionInOut,
+    kIOMapAnywhere,
+    kIOMapUnique,
+    pools,
+    protection,
+)
+
+from suite import effort
+from suite.attestation import SEED, Attest, CheckFailed
+from suite.bench import Bench, MakeBuffer
+from suite.buffer_model import Machine, Step, draw, shortened
+from suite.patterns import Patterns
+
+PROGRAM = 60  # steps of one program
+create = IOBufferMemoryDescriptor.inTaskWithOptions
+
+
+@pytest.mark.kernel
+@pytest.mark.promise("random operations")
+def test_against_a_model(bench: Bench, attest: Attest, pytestconfig: pytest.Config) -> None:
+    steps = effort.of(300, 5000)
+    seed = pytestconfig.stash[SEED]
+    machine = Machine(bench, protected=bench.protected)
+
+    def fails(program: list[Step]) -> bool:
+        try:
+            Machine(bench, protected=bench.protected).run(program)
+        except (CheckFailed, IOReturnError):
+            return True
+        return False
+
+    for part in range(steps // PROGRAM):
+        program = draw(seed + part, PROGRAM)
+        try:
+            machine.run(program)
+        except (CheckFailed, IOReturnError) as error:
+            least = shortened(program, fails, 60)
+            raise CheckFailed(
+                f"seed {seed}, program {part}: {error}; {len(least)} of its steps do it: {least}"
+            ) from error
+    attest(
+        "random operations",
+        asked=f"{steps} steps, seed {seed}",
+        attested=f"{machine.dmas} DMAs as the model says; all memory back",
+        kept=machine.dmas > steps // 20,
+    )
+
+
+def resident() -> int:
+    """Bytes of this process in memory at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.promise("release")
+def test_create_and_release_without_end(
+    bench: Bench, data: Patterns, buffer: MakeBuffer, attest: Attest
+) -> None:
+    """As in xnu's test of leaks: every cycle succeeds, and nothing is left of it.
+
+    A few with their grants; the others without, which cost ten times as much as all the rest.
+    """
+    cycles = effort.of(1000, 200_000)
+    free = pools.named("main").free_size()
+    grants = bench.platform.protection.grant_count
+    for index in range(100):
+        create(current_task(), kIODirectionInOut, 1 + 97 * index).release()
+    grants -= bench.platform.protection.grant_count
+    control = protection.use(None)
+    try:
+        before = descriptors(), resident()
+        for index in range(cycles):
+            create(current_task(), kIODirectionInOut, 1 + 97 * index % 9000).release()
+        after = descriptors(), resident()
+    finally:
+        protection.use(control)
+    left = pools.named("main").free_size()
+    seen = bench.device_reads(buffer(kIODirectionInOut, 100), data.take(100))
+    attest(
+        "release",
+        asked=f"{cycles} times create and release",
+        attested=f"descriptors {before[0]} and {after[0]}, {after[1] - before[1]} bytes more in "
+        f"memory; {seen}",
+        kept=left == free
+        and not grants
+        and after[0] == before[0]
+        and after[1] - before[1] < 2 << 20,
+        reason=f"free {free}, then {left}; grants that are left: {-grants}",
+    )
+
+
+@pytest.mark.promise("createMappingInTask")
+def test_map_and_unmap_without_end(
+    bench: Bench, data: Patterns, buffer: MakeBuffer, attest: Attest
+) -> None:
+    cycles = effort.of(500, 20_000)
+    memory = buffer(kIODirectionInOut, 20000)
+    content = data.take(20000)
+    seen = bench.device_writes(memory, content)
+    before = descriptors(), resident()
+    wrong = 0
+    for index in range(cycles):
+        with (
+            memory.createMappingInTask(
+                current_task(), 0, kIOMapAnywhere | kIOMapUnique, index % 19999, 1
+            ) as mapped,
+            mapped.view() as view,
+        ):
+            wrong += view[0] != content[index % 19999]
+    after = descriptors(), resident()
+    attest(
+        "createMappingInTask",
+        asked=f"{cycles} times map and unmap",
+        attested=f"descriptors {before[0]} and {after[0]}, {after[1] - before[1]} bytes more in "
+        f"memory; {seen}",
+        kept=not wrong and after[0] == before[0] and after[1] - before[1] < 2 << 20,
+        reason=f"{wrong} wrong bytes",
+    )

@@ -1,0 +1,176 @@
+"""What holds a buffer, and where the allocator must not be called."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import warnings
+
+import pytest
+from exerciser_parts import held_dma
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOReturn,
+    IOReturnError,
+    current_task,
+    kIODirectionInOut,
+    pools,
+)
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, difference
+from suite.test_prepare import code_of
+
+PAGE = 4096
+create = IOBufferMemoryDescriptor.inTaskWithOptions
+
+
+@pytest.mark.promise("release")
+@pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
+def test_refused_while_a_dma_is_in_flight(
+    bench: Bench, data: Patterns, attest: Attest, write_memory: bool
+) -> None:
+    """HOLD keeps a DMA in flight: neither release nor the last complete takes its memory away."""
+    memory = create(current_task(), kIODirectionInOut, PAGE)
+    inside, outside = data.take(PAGE), data.take(PAGE)
+    bench.load(inside)
+    memory.writeBytes(0, outside)
+    with held_dma(
+        bench.device, memory.getPhysicalAddress(), PAGE, write_memory=write_memory
+    ) as dma:
+        dma.step(100)
+        try:
+            memory.release()
+            said, code = "released", IOReturn.kIOReturnSuccess
+        except IOReturnError as error:
+            said, code = error.reason, error.code
+        turned = code_of(memory.setDirection, 1)
+        dma.step(PAGE)
+        record = dma.record()
+    wrong = difference(inside if write_memory else outside, memory.readBytes(0, PAGE))
+    memory.release()
+    attest(
+        "release",
+        asked="refused while DMA is active",
+        attested=f"{code.name}, setDirection {turned.name}; {record.moved} bytes in the end",
+        kept=code is turned is IOReturn.kIOReturnBusy
+        and f"{PAGE - 100} of {PAGE} bytes" in said
+        and not wrong,
+        reason=f"{said}; {wrong}",
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.promise("prepare")
+def test_last_complete_is_refused_while_a_dma_is_in_flight(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    memory = buffer(kIODirectionInOut | 0x20, PAGE)
+    content = data.take(PAGE)
+    bench.load(content)
+    memory.prepare()
+    memory.prepare()
+    with held_dma(bench.device, memory.getPhysicalAddress(), PAGE, write_memory=True) as dma:
+        dma.step(100)
+        first, last = code_of(memory.complete), code_of(memory.complete)
+        dma.step(PAGE)
+        record = dma.record()
+    wrong = difference(content, memory.readBytes(0, PAGE))
+    memory.complete()
+    attest(
+        "prepare",
+        asked="two preparations; complete() twice with a DMA in flight",
+        attested=f"{first.name}, {last.name}; {record.moved} bytes in the end",
+        kept=first is IOReturn.kIOReturnSuccess and last is IOReturn.kIOReturnBusy and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise("release")
+def test_refused_while_prepared(bench: Bench, data: Patterns, attest: Attest) -> None:
+    memory = create(current_task(), kIODirectionInOut, PAGE)
+    memory.prepare()
+    seen = bench.device_reads(memory, data.take(PAGE))
+    busy = code_of(memory.release)
+    memory.complete()
+    memory.release()
+    twice = code_of(memory.release)
+    with memory_in_a_with() as inner:
+        inner.release()
+    attest(
+        "release",
+        asked="refused while prepared; a second time; in a with",
+        attested=f"{busy.name}; {twice.name}; {seen}",
+        kept=busy is IOReturn.kIOReturnBusy and twice is IOReturn.kIOReturnNotAttached,
+    )
+
+
+def memory_in_a_with() -> IOBufferMemoryDescriptor:
+    return create(current_task(), kIODirectionInOut, PAGE)
+
+
+@pytest.mark.promise("release")
+def test_a_dropped_buffer_warns_and_comes_back(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    pool = pools.named("main")
+    before = pool.free_size()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        create(current_task(), kIODirectionInOut, 1 << 20)
+        gc.collect()
+        categories = [each.category for each in told]
+    after = pool.free_size()
+    seen = bench.device_reads(buffer(kIODirectionInOut, 1 << 20), data.take(1 << 20))
+    attest(
+        "release",
+        asked="dropped without release()",
+        attested=f"{', '.join(each.__name__ for each in categories)}; {seen}",
+        kept=categories == [ResourceWarning] and after == before,
+        reason=f"free before {before}, after {after}",
+    )
+
+
+@pytest.mark.promise("may block")
+def test_not_in_a_signal_handler(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    codes: list[IOReturn] = []
+
+    def handler(_number: int, _frame: object) -> None:
+        codes.append(code_of(create, current_task(), kIODirectionInOut, 64))
+
+    old = signal.signal(signal.SIGUSR1, handler)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    seen = bench.device_reads(buffer(kIODirectionInOut, 64), data.take(64))
+    attest(
+        "may block",
+        asked="in a signal handler",
+        attested=f"{codes[0].name if codes else 'the handler did not run'}; outside: {seen}",
+        kept=codes == [IOReturn.kIOReturnNotPermitted],
+    )
+
+
+@pytest.mark.promise("may block")
+def test_not_on_a_running_loop(bench: Bench, data: Patterns, attest: Attest) -> None:
+    async def on_the_loop() -> tuple[IOReturn, IOBufferMemoryDescriptor]:
+        refused = code_of(create, current_task(), kIODirectionInOut, 64)
+        made = await IOBufferMemoryDescriptor.inTaskWithOptionsAsync(
+            current_task(), kIODirectionInOut, 64
+        )
+        return refused, made
+
+    refused, memory = asyncio.run(on_the_loop())
+    with memory:
+        seen = bench.device_reads(memory, data.take(64))
+    attest(
+        "may block",
+        asked="on a running asyncio loop, and by its Async variant",
+        attested=f"{refused.name}; {seen}",
+        kept=refused is IOReturn.kIOReturnNotPermitted,
+    )

@@ -1,0 +1,348 @@
+"""Claims, task ports and where calls may block: on ordinary memory, between real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IODeviceError,
+    IONoMemoryError,
+    IONotPermittedError,
+    IOReturn,
+    IOReturnError,
+    TaskPort,
+    current_task,
+    kIODirectionInOut,
+    kIOMapAnywhere,
+    kIOMapUnique,
+    kIOMemoryKernelUserShared,
+    pools,
+    task_of,
+)
+from iobuffer.backing import Share
+from iobuffer.blocking import check_may_block
+from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.heap_pool import HeapPool
+from iobuffer.options import CacheMode
+from iobuffer.pin import KernelMap
+from iobuffer.pool import PAGE, Extent
+from iobuffer.port import Lost, ask
+from iobuffer.vm import ANYWHERE, Mapping, Placement
+
+MIB = 1 << 20
+ZONE = Zone("main", 0x0C00_0000, 4 * MIB)
+
+
+class Window:
+    """What the kernel keeps mapped, as the driver's `KernelMap` shows it."""
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self._fd, self._offset, self.length = fd, offset, length
+        self.address = 0xFFFF_8000_0000_0000 + offset
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, self._offset + offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        os.pwrite(self._fd, data, self._offset + offset)
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class SharedPool(CarveoutPool):
+    """A carve-out in a file that forked processes share."""
+
+    def __init__(self, fd: int, folder: Path) -> None:
+        super().__init__(ZONE, locks=folder)
+        self._file = fd
+
+    def map(
+        self,
+        extent: Extent,
+        mode: CacheMode,  # noqa: ARG002
+        placement: Placement = ANYWHERE,
+    ) -> Mapping:
+        return Mapping(self._file, extent.length, extent.address - ZONE.start, placement)
+
+    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
+        window: object = Window(self._file, extent.address - ZONE.start, extent.length)
+        return window  # type: ignore[return-value]
+
+
+@pytest.fixture
+def remake(tmp_path: Path) -> Iterator[Callable[[], SharedPool]]:
+    """Make the pool: once here, and once in each process that is forked."""
+    fd = os.memfd_create("carve-out")
+    os.ftruncate(fd, ZONE.size)
+
+    def make() -> SharedPool:
+        pool = SharedPool(fd, tmp_path)
+        pools.use(HeapPool(pool))
+        return pool
+
+    pool = make()
+    yield make
+    pools.use()
+    pool.close()
+    os.close(fd)
+
+
+def in_a_child(work: Callable[[], None]) -> Callable[[], int]:
+    """Fork, run, and return what waits for the exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(30)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def free() -> int:
+    return pools.named("main").free_size()
+
+
+def test_a_claim_is_passed_on_and_lasts(remake: Callable[[], SharedPool]) -> None:
+    pool = remake()
+    before = pool.free_size()
+    claim = pool.claim(3 * PAGE, PAGE)
+    assert pool.free_size() == before - ZONE.arena_size, "an arena with a claim is not for arenas"
+    copy = pool.adopt(os.dup(claim.fd), claim.extent)
+    claim.close()
+    assert pool.free_size() == before - ZONE.arena_size, "the copy has the lock"
+    copy.close()
+    assert pool.free_size() == before
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    "extent",
+    [
+        Extent(ZONE.start, PAGE),
+        Extent(ZONE.start - PAGE, PAGE),
+        Extent(ZONE.start + ZONE.size, PAGE),
+        Extent(ZONE.start + ZONE.size - 4 * PAGE, 2 * PAGE),
+        Extent(ZONE.start + ZONE.size - PAGE + 1, PAGE),
+        Extent(ZONE.start, 0),
+    ],
+)
+def test_what_nobody_has_claimed_is_not_adopted(
+    remake: Callable[[], SharedPool], extent: Extent
+) -> None:
+    pool = remake()
+    claim = pool.claim(3 * PAGE, PAGE)
+    with pytest.raises(IODeviceError) as refused:
+        pool.adopt(os.dup(claim.fd), extent)
+    assert refused.value.code is IOReturn.kIOReturnBadArgument
+    claim.close()
+    pool.close()
+
+
+def test_claims_and_arenas_keep_clear_of_each_other(remake: Callable[[], SharedPool]) -> None:
+    pool = remake()
+    claims = [pool.claim(5 * PAGE, PAGE) for _ in range(4)]
+    taken: list[Extent] = []
+    with pytest.raises(IONoMemoryError) as full:
+        taken.extend(pool.allocate(16 * PAGE, PAGE) for _ in range(64))
+    assert full.value.largest < 16 * PAGE
+    ranges = sorted((e.address, e.end) for e in [*taken, *(c.extent for c in claims)])
+    assert all(one[1] <= two[0] for one, two in pairwise(ranges))
+    with pytest.raises(IONoMemoryError, match="largest free run"):
+        pool.claim(ZONE.size // 2, PAGE)
+    for extent in taken:
+        pool.free(extent)
+    for claim in claims:
+        claim.close()
+    assert pool.free_size() == ZONE.size
+    pool.close()
+
+
+def test_a_buffer_made_in_another_process(remake: Callable[[], SharedPool]) -> None:
+    before = free()
+    with TaskPort() as port:
+
+        def maker() -> None:
+            remake()
+            made = IOBufferMemoryDescriptor.inTaskWithOptions(
+                task_of(port.handle), kIODirectionInOut, 5000
+            )
+            assert made.address == 0
+            assert made.writeBytes(0, b"made" * 1250) == 5000
+            made.release()
+
+        ended = in_a_child(maker)
+        with port.receive(timeout=20) as memory:
+            assert ended() == 0
+            assert bytes(memory.view()) == b"made" * 1250
+            assert free() == before - ZONE.arena_size
+    assert free() == before
+
+
+def test_a_mapping_goes_when_its_asker_dies(remake: Callable[[], SharedPool]) -> None:
+    before = free()
+    there, here = os.pipe()
+    with TaskPort() as port:
+
+        def asker() -> None:
+            remake()
+            options = kIODirectionInOut | kIOMemoryKernelUserShared
+            made = IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), options, 5000)
+            mapped = made.createMappingInTask(
+                task_of(port.handle), 0, kIOMapAnywhere | kIOMapUnique, 100, 50
+            )
+            os.write(here, b"%d" % mapped.getVirtualAddress())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        ended = in_a_child(asker)
+        assert int(os.read(there, 32)) % PAGE == 100
+        assert ended() == -signal.SIGKILL
+        # The port's thread sees the end; nothing else here would wait for it.
+        for _ in range(200):
+            if free() == before:
+                break
+            signal.sigtimedwait([], 0.05)
+        assert free() == before
+    os.close(there)
+    os.close(here)
+
+
+def test_what_was_not_received_is_released(remake: Callable[[], SharedPool]) -> None:
+    before = free()
+    port = TaskPort()
+
+    def maker() -> None:
+        remake()
+        IOBufferMemoryDescriptor.inTaskWithOptions(
+            task_of(port.handle), kIODirectionInOut, 100
+        ).release()
+
+    assert in_a_child(maker)() == 0
+    with pytest.raises(Lost, match="no buffer"):
+        TaskPort.receive(port, 0) and TaskPort.receive(port, 0)
+    port.close()
+    port.close()
+    assert free() >= before - PAGE
+
+
+@pytest.mark.parametrize("handle", ["", "x", "x:", ":1", "x:0", "x:-1", "x:y"])
+def test_no_handle(handle: str) -> None:
+    with pytest.raises(IODeviceError, match="no task's handle"):
+        task_of(handle)
+
+
+@pytest.mark.usefixtures("remake")
+def test_nobody_answers() -> None:
+    with pytest.raises(Lost, match="does not answer"):
+        IOBufferMemoryDescriptor.inTaskWithOptions(task_of("nobody:1"), kIODirectionInOut, 1)
+    assert free() == ZONE.size
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        json.dumps({"call": "make", "memory": {}}).encode(),
+        json.dumps({"call": "make", "memory": {"kind": "carve-out", "pool": "main"}}).encode(),
+        json.dumps(
+            {
+                "call": "make",
+                "memory": {"kind": "x", "pool": "main", "address": 0, "size": 1, "mode": 3},
+            }
+        ).encode(),
+        json.dumps(
+            {
+                "call": "erase",
+                "memory": {"kind": "file", "pool": "main", "address": 0, "size": 4096, "mode": 3},
+            }
+        ).encode(),
+    ],
+)
+def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(
+    remake: Callable[[], SharedPool], message: bytes
+) -> None:
+    remake()
+    before = free()
+    with TaskPort() as port, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asker:
+        asker.settimeout(10)
+        asker.connect(f"\0{port.handle}")
+        if message:
+            socket.send_fds(asker, [message], [0, 1])
+        else:
+            asker.shutdown(socket.SHUT_WR)
+        answer = asker.recv(4096)
+        assert not answer or "code" in json.loads(answer)
+        # Still there for others; nothing is made of a descriptor that is no memory.
+        with pytest.raises(IOReturnError, match=r"no memfd|kind"):
+            ask(
+                task_of(port.handle),
+                "make",
+                Share("file", "main", 0, PAGE, CacheMode.COPYBACK, (0,)),
+                {"options": 3, "capacity": 1, "alignment": 1},
+            )
+    assert free() == before
+
+
+def test_blocking_is_refused_on_a_loop() -> None:
+    async def call() -> None:
+        check_may_block("it")
+
+    with pytest.raises(IONotPermittedError, match="asyncio"):
+        asyncio.run(call())
+    check_may_block("it")
+
+
+class Handler:
+    """Handlers of every kind; each says what became of the call."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def method(self, *_: object) -> None:
+        try:
+            check_may_block("it")
+            self.said.append("allowed")
+        except IONotPermittedError as error:
+            self.said.append(error.reason)
+
+    def __call__(self, *_: object) -> None:
+        self.method()
+
+
+@pytest.mark.parametrize("kind", ["method", "object", "partial", "function"])
+def test_blocking_is_refused_in_a_signal_handler(kind: str) -> None:
+    handler = Handler()
+    kinds: dict[str, Callable[..., None]] = {
+        "method": handler.method,
+        "object": handler,
+        "partial": functools.partial(handler.method, 1),
+        "function": lambda *_: handler.method(),
+    }
+    old = signal.signal(signal.SIGUSR1, kinds[kind])
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert len(handler.said) == 1
+    assert "signal handler" in handler.said[0]
+    check_may_block("outside")
