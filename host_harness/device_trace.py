@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 # What QEMU or the kernel make a device do, whoever runs.
-_HOUSEKEEPING = {"attach", "detach", "command", "reset"}
+_HOUSEKEEPING = {"attach", "detach", "command", "power", "reset"}
 
 
 class DeviceTrace:
