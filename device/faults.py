@@ -12,7 +12,7 @@ from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
 from .endpoints.parts.ring import parse
 from .endpoints.parts.transfer import Moved, Transfer
-from .layout import INTXCTL_ASSERT, DmaAttribute, DmaDirection, DmaReason, Ext
+from .layout import INTXCTL_ASSERT, DmaAttribute, DmaDirection, DmaReason, Ext, Reg
 from .platform.memory_types import Mtrrs
 from .platform.platform import Platform
 from .platform.witness import ReadPhysical, Witness
@@ -196,6 +196,13 @@ class _RingDoubleFetch(Exerciser):
                 super().run_ring(transfer, done)
 
 
+class _MessageNotAwaited(Exerciser):
+    """Says that a DMA is done while its client is still asked for the data."""
+
+    def read_dmactl(self) -> int:
+        return super().read_dmactl() if self.hold.on else self.control[Reg.DMACTL]
+
+
 class _AtcUncovered(Exerciser):
     """Takes the translation for what lies behind its range, too."""
 
@@ -285,6 +292,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "ring-double-fetch": Fault(
         "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
+    ),
+    "message-not-awaited": Fault(
+        "says that a DMA is done while its client is still asked for the data",
+        exerciser=_MessageNotAwaited,
     ),
     "atc-uncovered": Fault(
         "uses a translation for addresses that it does not cover", exerciser=_AtcUncovered

@@ -174,6 +174,13 @@ FAULTS = (
         "the device reads a descriptor again after it was checked",
     ),
     Fault(
+        "message-not-awaited",
+        Place.DEVICE,
+        Status.FAILED,
+        ("DMA by message",),
+        "the device says that a DMA by message is done while it is not",
+    ),
+    Fault(
         "atc-uncovered",
         Place.DEVICE,
         Status.FAILED,

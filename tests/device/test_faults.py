@@ -20,6 +20,7 @@ from device.layout import (
 )
 from device.platform.memory_types import Mtrrs
 from device.trace import Trace
+from device.vfio_user.errors import NoDescriptor
 from device.vfio_user.messages import Irq
 from host_harness import faults as harness
 from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
@@ -181,6 +182,20 @@ def test_ring_skips_last() -> None:
         last[name] = (found["status"], found["moved"], bytes(client.ram[:12]))
     assert last[None] == (0, 8, DATA[:4] + bytes(4) + DATA[4:8])
     assert last["ring-skips-last"] == (0, 8, DATA[:4] + bytes(8))
+
+
+def test_message_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, busy in ((None, 1), ("message-not-awaited", 0)):
+        device, client = made(name)
+
+        def memory(address: int, _length: int, *, write: bool) -> list[memoryview]:  # noqa: ARG001
+            raise NoDescriptor(address)
+
+        monkeypatch.setattr(client, "memory", memory)
+        monkeypatch.setattr(client, "start_dma", lambda _dma: None)
+        dma(device, BASE, 8, write=True)
+        assert read32(device, 0, Reg.DMACTL) & 1 == busy
+        assert device.hold.in_flight
 
 
 def test_trace_of_words() -> None:

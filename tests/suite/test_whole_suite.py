@@ -280,6 +280,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         "atc": "translation",
         "trace": "arrive",
         "own": "own_bar",
+        "message": "by_message",
     }
     selected = chosen.get(name.partition("-")[0], "test_direction and 65")
     broken = rig.run(with_fault(name), "-k", selected).broken
