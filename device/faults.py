@@ -7,12 +7,12 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .endpoints.bus import DmaRefused
+from .endpoints.bus import DmaRefused, OnlyByMessage
 from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
 from .endpoints.parts.ring import parse
 from .endpoints.parts.transfer import Moved, Transfer
-from .layout import INTXCTL_ASSERT, DmaAttribute, DmaDirection, DmaReason, Ext, Reg
+from .layout import INTXCTL_ASSERT, DmaAttribute, DmaDirection, DmaReason, Ext
 from .platform.memory_types import Mtrrs
 from .platform.platform import Platform
 from .platform.witness import ReadPhysical, Witness
@@ -196,11 +196,19 @@ class _RingDoubleFetch(Exerciser):
                 super().run_ring(transfer, done)
 
 
-class _MessageNotAwaited(Exerciser):
-    """Says that a DMA is done while its client is still asked for the data."""
+class _MessageNotSent(Exerciser):
+    """Makes up the data for which it should ask its client."""
 
-    def read_dmactl(self) -> int:
-        return super().read_dmactl() if self.hold.on else self.control[Reg.DMACTL]
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        try:
+            if not transfer.writes_memory:
+                self.bus.read_list([(each.address, each.length) for each in transfer.segments])
+        except OnlyByMessage:
+            done(transfer.direction, bytes(transfer.length))
+            return
+        except DmaRefused:
+            pass  # so is the sound one
+        super().transfer(transfer, done)
 
 
 class _AtcUncovered(Exerciser):
@@ -293,9 +301,8 @@ FAULTS: dict[str, Fault] = {
     "ring-double-fetch": Fault(
         "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
     ),
-    "message-not-awaited": Fault(
-        "says that a DMA is done while its client is still asked for the data",
-        exerciser=_MessageNotAwaited,
+    "message-not-sent": Fault(
+        "makes up the data for which it should ask its client", exerciser=_MessageNotSent
     ),
     "atc-uncovered": Fault(
         "uses a translation for addresses that it does not cover", exerciser=_AtcUncovered

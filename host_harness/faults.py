@@ -174,11 +174,11 @@ FAULTS = (
         "the device reads a descriptor again after it was checked",
     ),
     Fault(
-        "message-not-awaited",
+        "message-not-sent",
         Place.DEVICE,
         Status.FAILED,
         ("DMA by message",),
-        "the device says that a DMA by message is done while it is not",
+        "the device makes up the data for which it should ask QEMU",
     ),
     Fault(
         "atc-uncovered",

@@ -156,7 +156,7 @@ class Bus:
             pieces = [(address, length, None) for address, length in segments]
             Task(self._each(pieces, attributes, on_done)).start()
         except DmaRefused as refusal:
-            on_done(refusal)
+            on_done(_bare(refusal))
         else:
             on_done([*map(b"".join, found)])
 
@@ -173,7 +173,7 @@ class Bus:
             pieces = [(address, len(data), data) for address, data in segments]
             Task(self._each(pieces, attributes, on_done)).start()
         except DmaRefused as refusal:
-            on_done(refusal)
+            on_done(_bare(refusal))
         else:
             _store_all(found, segments)
             on_done([])
@@ -311,11 +311,16 @@ class Bus:
         try:
             view = self._peer(address, length, fault, write=data is not None)
         except DmaRefused as refusal:
-            return refusal
+            return _bare(refusal)
         if data is None:
             return bytes(view)
         view[:] = data
         return b""
+
+
+def _bare(refusal: DmaRefused) -> DmaRefused:
+    """Return a refusal that may be kept: its traceback's frames hold views of memory."""
+    return DmaRefused(refusal.reason, refusal.address)
 
 
 def _ranges(segments: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from device.platform.memory_types import Mtrrs
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor
 from device.vfio_user.messages import Irq
+from device.vfio_user.model import Dma
 from host_harness import faults as harness
 from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
 from tests.device.tables import PAT_4K, TABLE, Tables
@@ -184,18 +185,20 @@ def test_ring_skips_last() -> None:
     assert last["ring-skips-last"] == (0, 8, DATA[:4] + bytes(8))
 
 
-def test_message_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, busy in ((None, 1), ("message-not-awaited", 0)):
+def test_message_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, asked in ((None, 1), ("message-not-sent", 0)):
         device, client = made(name)
+        waiting: list[Dma] = []
 
         def memory(address: int, _length: int, *, write: bool) -> list[memoryview]:  # noqa: ARG001
             raise NoDescriptor(address)
 
         monkeypatch.setattr(client, "memory", memory)
-        monkeypatch.setattr(client, "start_dma", lambda _dma: None)
-        dma(device, BASE, 8, write=True)
-        assert read32(device, 0, Reg.DMACTL) & 1 == busy
-        assert device.hold.in_flight
+        monkeypatch.setattr(client, "start_dma", waiting.append)
+        found = dma(device, BASE, 8, write=False)
+        assert len(waiting) == asked
+        assert device.hold.in_flight == bool(asked)
+        assert (found["valid"], found["moved"]) == ((0, 0) if asked else (1, 8))
 
 
 def test_trace_of_words() -> None:

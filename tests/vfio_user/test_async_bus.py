@@ -111,9 +111,11 @@ def test_lists_are_refused_whole_and_recorded_once(pair: tuple[Window, Window]) 
     refusal = outcomes[-1]
     assert isinstance(refusal, DmaRefused)
     assert refusal.reason is DmaReason.UNMAPPED
+    kept = (refusal.__traceback__, refusal.__cause__)
+    assert kept == (None, None), "memory that it keeps mapped"
     assert read(function, BASE, 3) == b"one"
-    kept = [(each.address, each.reason) for each in function.bus.transactions]
-    assert kept[5:] == [(0, DmaReason.UNMAPPED), (BASE, DmaReason.NONE)]
+    seen = [(each.address, each.reason) for each in function.bus.transactions]
+    assert seen[5:] == [(0, DmaReason.UNMAPPED), (BASE, DmaReason.NONE)]
 
 
 def test_a_message_is_in_the_trace_before_it_is_sent(
