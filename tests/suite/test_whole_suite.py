@@ -274,7 +274,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         "witness": "WriteThru",
         "msix": "msix_reaches",
         "intx": "intx",
-        "constraints": "test_constraints",
+        "constraints": "test_constraints or max_segments",
         "held": "test_held",
         "ring": "test_ring",
         "atc": "translation",

@@ -34,8 +34,6 @@ class Constraints:
         bits, alignment, largest, boundary, count = (self._extension[each] for each in CONSTRAINTS)
         if count and len(segments) > count:
             raise DmaRefused(DmaReason.MAX_SEGMENTS, segments[0].address)
-        if not (bits or alignment or largest or boundary):
-            return
         for segment in segments:
             address, last = segment.address, segment.address + max(segment.length, 1) - 1
             if bits and last >> min(bits, _ADDRESS_BITS):
