@@ -22,8 +22,8 @@ TESTS ?=
 export FAULT ACCEL SEED ENDPOINT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell soak doctor test lint units fuzz interop faults generate lock clean \
-	clean-cache
+.PHONY: help setup test-vm shell soak doctor test lint units fuzz flood bench interop faults \
+	generate lock clean clean-cache
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -55,6 +55,12 @@ units: setup
 
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
 	@$(PYTHON) -m tests.vfio_user.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)
+
+flood: setup ## SECONDS=600: a flood of messages, and what the device process holds meanwhile
+	@$(PYTHON) -m tests.vfio_user.flood $(or $(SECONDS),600)
+
+bench: setup ## speed, as ratios measured side by side; ARGS="--guest" with a VM, ARGS=--list
+	@$(PYTHON) -m tests.bench $(ARGS)
 
 interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
 	@$(PYTHON) -m tests.vfio_user.interop $(CLIENT)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .endpoints.bus import DmaRefused
+from .endpoints.bus import DmaRefused, OnlyByMessage
 from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
-from .endpoints.parts.transfer import Transfer
+from .endpoints.parts.ring import parse
+from .endpoints.parts.transfer import Moved, Transfer
 from .layout import (
     INTXCTL_ASSERT,
     DmaAttribute,
@@ -35,38 +37,40 @@ def _flip_middle(data: bytes) -> bytes:
 
 
 class _ReadFlip(Exerciser):
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        direction, data = super().transfer(transfer)
-        if direction is DmaDirection.READ_MEMORY:
-            data = _flip_middle(data)
-            rest = data
-            for each in transfer.segments:
-                self.buffer[each.offset : each.offset + each.length] = rest[: each.length]
-                rest = rest[each.length :]
-        return direction, data
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def flipped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if direction is DmaDirection.READ_MEMORY and not isinstance(outcome, DmaRefused):
+                outcome = rest = _flip_middle(outcome)
+                for each in transfer.segments:
+                    self.buffer[each.offset : each.offset + each.length] = rest[: each.length]
+                    rest = rest[each.length :]
+            done(direction, outcome)
+
+        super().transfer(transfer, flipped)
 
 
 class _WriteFlip(Exerciser):
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        direction, data = super().transfer(transfer)
-        if direction is DmaDirection.WRITE_MEMORY:
-            first = transfer.segments[0]
-            sound = bytes(self.buffer[first.offset : first.offset + first.length])
-            self.bus.write(first.address, _flip_middle(sound))
-        return direction, data
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def flipped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if direction is DmaDirection.WRITE_MEMORY and not isinstance(outcome, DmaRefused):
+                first = transfer.segments[0]
+                self.bus.write(first.address, _flip_middle(outcome[: first.length]))
+            done(direction, outcome)
+
+        super().transfer(transfer, flipped)
 
 
 class _IgnoresDirection(Exerciser):
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        return super().transfer(replace(transfer, direction=DmaDirection.READ_MEMORY))
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        super().transfer(replace(transfer, direction=DmaDirection.READ_MEMORY), done)
 
 
 class _FalseSuccess(Exerciser):
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
         pieces = (
             self.buffer[each.offset : each.offset + each.length] for each in transfer.segments
         )
-        return transfer.direction, b"".join(pieces)
+        done(transfer.direction, b"".join(pieces))
 
 
 class _MsixOfOneVector(Exerciser):
@@ -164,10 +168,10 @@ class _OutlivesReset(Exerciser):
 
 
 class _RingSkipsLast(Exerciser):
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
         if len(transfer.segments) > 1:
             transfer = replace(transfer, segments=transfer.segments[:-1])
-        return super().transfer(transfer)
+        super().transfer(transfer, done)
 
 
 class _RingDoubleFetch(Exerciser):
@@ -176,20 +180,43 @@ class _RingDoubleFetch(Exerciser):
     It moves no more than was checked, so that the guest lives to tell.
     """
 
-    def run(self, transfer: Transfer, *, held: bool = False) -> None:
-        if DmaAttribute.RING not in transfer.asked or len(transfer.segments) > 1:
-            super().run(transfer, held=held)
-            return
+    def run_ring(self, transfer: Transfer, done: Callable[[None], None]) -> None:
+        def moved(_direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused):
+                self._ended(transfer, outcome.reason, 0, 0)
+            else:
+                time.sleep(_SLOW_BUS_S)
+                (place,) = self.ring.ranges(self.extension[Ext.RING_COMPLETION], 1)
+                (again,) = parse(self.bus.read(*place))
+                segment = replace(transfer.segments[0], length=again.length)
+                used = replace(transfer, segments=(segment,))
+                self._ended(used, DmaReason.NONE, used.length, zlib.crc32(outcome))
+            done(None)
+
         try:
             self.check(transfer)
-            data = self.transfer(transfer)[1]
-        except DmaRefused:
-            super().run(transfer)
+        except DmaRefused as refusal:
+            moved(transfer.direction, refusal)
+        else:
+            if len(transfer.segments) == 1:
+                self.transfer(transfer, moved)
+            else:
+                super().run_ring(transfer, done)
+
+
+class _MessageNotSent(Exerciser):
+    """Makes up the data for which it should ask its client."""
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        try:
+            if not transfer.writes_memory:
+                self.bus.read_list([(each.address, each.length) for each in transfer.segments])
+        except OnlyByMessage:
+            done(transfer.direction, bytes(transfer.length))
             return
-        time.sleep(_SLOW_BUS_S)
-        again = self.ring.copy(self.extension[Ext.RING_COMPLETION], 1)[0]
-        used = replace(transfer, segments=(replace(transfer.segments[0], length=again.length),))
-        self._ended(used, DmaReason.NONE, used.length, zlib.crc32(data))
+        except DmaRefused:
+            pass  # so is the sound one
+        super().transfer(transfer, done)
 
 
 class _AtcUncovered(Exerciser):
@@ -212,13 +239,14 @@ class _TraceOfWords(Exerciser):
 class _OwnBarReached(Exerciser):
     """Lets a DMA come back as a register access in the middle of itself."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
         place = self.config.bar_at(transfer.address, transfer.length)
         if place is None or not transfer.writes_memory or place[1] < 0:
-            return super().transfer(transfer)
+            super().transfer(transfer, done)
+            return
         data = bytes(self.buffer[transfer.offset : transfer.offset + transfer.length])
         self.region_write(*place, data)
-        return transfer.direction, data
+        done(transfer.direction, data)
 
 
 class _WitnessIgnoresPat(Platform):
@@ -267,13 +295,19 @@ class _RecordLost(Platform):
 class _MovesPrefix(Exerciser):
     """Moves what was granted of a DMA that is denied, as a check byte by byte would."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        try:
-            return super().transfer(transfer)
-        except DmaRefused as refusal:
-            if refusal.reason is DmaReason.PROTECTION_PAST_END and len(transfer.segments) == 1:
-                super().transfer(transfer.part(0, refusal.address - transfer.address))
-            raise
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def ended(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if (
+                isinstance(outcome, DmaRefused)
+                and outcome.reason is DmaReason.PROTECTION_PAST_END
+                and len(transfer.segments) == 1
+            ):
+                granted = transfer.part(0, outcome.address - transfer.address)
+                Exerciser.transfer(self, granted, lambda *_: done(direction, outcome))
+            else:
+                done(direction, outcome)
+
+        super().transfer(transfer, ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +360,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "ring-double-fetch": Fault(
         "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
+    ),
+    "message-not-sent": Fault(
+        "makes up the data for which it should ask its client", exerciser=_MessageNotSent
     ),
     "atc-uncovered": Fault(
         "uses a translation for addresses that it does not cover", exerciser=_AtcUncovered

@@ -242,7 +242,7 @@ class RingFlag(IntFlag):
 
 
 class RingStatus(IntEnum):
-    """RING_STATUS: what came of the last doorbell. Only OK and BUDGET moved the index."""
+    """RING_STATUS: what came of the last doorbell. RING_COMPLETION says how far it came."""
 
     OK = 0
     DISABLED = 1
@@ -250,6 +250,8 @@ class RingStatus(IntEnum):
     BAD_INDEX = 3  # the doorbell's index is not below RING_SIZE
     UNREACHABLE = 4  # descriptors cannot be read; a record says why
     BUDGET = 5  # RING_BYTES_MAX were moved: ring again with the same index to go on
+    BUSY = 6  # not done: memory that only the device's client reaches takes its time
+    ABORTED = 7  # bus mastering ended meanwhile; the transfer under way has a record
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,11 @@ class Trace:
         self._start = time.monotonic()
         self._lock = threading.Lock()
 
+    @property
+    def on(self) -> bool:
+        """Return whether events go anywhere."""
+        return self._file is not None
+
     def event(self, device: str, event: str, **fields: object) -> None:
         """Write one line: seconds since the start, device, event and ``fields``."""
         if self._file is None:

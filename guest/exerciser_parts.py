@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from exerciser import DmaRecord, Exerciser, ExerciserError
+from exerciser import DMA_TIMEOUT, DmaRecord, Exerciser, ExerciserError
 from iobuffer.activity import InFlight
 from layout import (
     HOLD_ON,
@@ -201,9 +202,18 @@ class DescriptorRing:
         self._memory[start : start + size] = descriptor.pack()
 
     def doorbell(self, tail: int) -> RingStatus:
-        """Have the device run what stands before index ``tail``; return what came of it."""
+        """Have the device run what stands before index ``tail``; return what came of it.
+
+        `ExerciserError` when the ring is busy for longer than `DMA_TIMEOUT`: a descriptor, or what
+        it points at, lies in memory that only the device's client reaches.
+        """
         self._device.extension[Ext.RING_DOORBELL] = tail
-        value = self._device.extension[Ext.RING_STATUS]
+        deadline = time.monotonic() + DMA_TIMEOUT
+        while (value := self._device.extension[Ext.RING_STATUS]) == RingStatus.BUSY:
+            if time.monotonic() > deadline:
+                raise ExerciserError(
+                    f"{self._device.pci.address}: the ring is still busy after {DMA_TIMEOUT} s"
+                )
         try:
             return RingStatus(value)
         except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 # What QEMU or the kernel make a device do, whoever runs, and what the allocator tells the platform:
 # none of it moves or looks at a byte.
 _HOUSEKEEPING = {
-    *("attach", "detach", "command", "reset"),
+    *("attach", "detach", "command", "power", "reset"),
     *("grant", "withdraw", "withdraw owner", "protection"),
 }
 

@@ -282,6 +282,13 @@ FAULTS = (
         tests="test_ring.py",
     ),
     Fault(
+        "message-not-sent",
+        Place.DEVICE,
+        Status.FAILED,
+        ("DMA by message",),
+        "the device makes up the data for which it should ask QEMU",
+    ),
+    Fault(
         "atc-uncovered",
         Place.DEVICE,
         Status.FAILED,

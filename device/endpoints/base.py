@@ -116,7 +116,7 @@ class Endpoint:
         self._bar_sizes = {index: each.size for index, each in bars.items()}
         self.config = ConfigSpace(self.identity, self._bar_sizes)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
-        self.add_capability(PowerManagement())
+        self.add_capability(PowerManagement(self._power_changed))
         self._msi = self.add_capability(Msi(self.messages)) if self.messages else None
         self._msix = None
         if msix_bars is not None and self.vectors:
@@ -221,8 +221,9 @@ class Endpoint:
     def intx(self, level: bool) -> None:
         """Assert or deassert the function's INTx line.
 
-        Interrupt Disable, and MSI-X or MSI when it is enabled, keep it from the client until they
-        end (PCI Local Bus 3.0, sections 6.2.2 and 6.8). Interrupt Status shows it all the same.
+        Interrupt Disable, D3hot, and MSI-X or MSI when it is enabled, keep it from the client until
+        they end (PCI Local Bus 3.0, sections 6.2.2 and 6.8). Interrupt Status shows it all the
+        same.
         """
         if level != self._intx_level:
             self.trace.event(self.name, "intx", level=level)
@@ -249,7 +250,13 @@ class Endpoint:
         """Act when registers, memory and configuration space are at their reset state."""
 
     def on_command(self) -> None:
-        """Act on a write to the command register, such as bus mastering going off."""
+        """Act on a write to the command register, such as bus mastering going off.
+
+        D3hot, whose beginning and end call it too, turns that off as ``config.bus_master`` says.
+        """
+
+    def on_unmap(self, address: int, length: int) -> None:
+        """Act on the client's taking back a range of bus addresses, in bytes."""
 
     def on_detach(self) -> None:
         """Act on the client's going: memory cannot be reached any more."""
@@ -299,10 +306,16 @@ class Endpoint:
         self.bus.client = None
         self.trace.event(self.name, "detach")
 
+    def unmapped(self, address: int, length: int) -> None:
+        """See ``DeviceModel.unmapped``."""
+        self.on_unmap(address, length)
+
     def region_read(self, index: int, offset: int, length: int) -> bytes:
-        """See ``DeviceModel.region_read``."""
+        """See ``DeviceModel.region_read``. In D3hot a BAR does not answer: all ones."""
         if index == CONFIG_REGION:
             data = self.config.read(offset, length)
+        elif self.config.asleep:
+            return b"\xff" * length
         else:
             content = self.contents.get(index)
             data = content.read(offset, length) if content is not None else bytes(length)
@@ -310,10 +323,12 @@ class Endpoint:
         return data
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
-        """See ``DeviceModel.region_write``."""
+        """See ``DeviceModel.region_write``. In D3hot a BAR takes nothing."""
         if index == CONFIG_REGION:
             self.config.write(offset, data)
             self._update_intx()
+        elif self.config.asleep:
+            return
         elif (content := self.contents.get(index)) is not None:
             content.write(offset, data)
         self.on_access(index, offset, data, write=True)
@@ -346,6 +361,10 @@ class Endpoint:
         self.trace.event(self.name, "command", value=int(self.config.command))
         self.on_command()
 
+    def _power_changed(self) -> None:
+        self.trace.event(self.name, "power", state="D3hot" if self.config.asleep else "D0")
+        self.on_command()
+
     @property
     def _messages_enabled(self) -> bool:
         enables = ((self._msix, MESSAGE_CONTROL, ENABLE), (self._msi, msi.MESSAGE_CONTROL, 1))
@@ -359,7 +378,10 @@ class Endpoint:
 
         A second signal in between would have no end of its own.
         """
-        held_back = self.config.command & Command.INTX_DISABLE or self._messages_enabled
-        if self._intx_level and not held_back and not self._intx_under_way:
+        if self._intx_level and not self._intx_under_way and not self._held_back():
             self._intx_under_way = self.send_intx()
         self.config.set_status(Status.INTERRUPT, self.intx_status())
+
+    def _held_back(self) -> bool:
+        disabled = bool(self.config.command & Command.INTX_DISABLE)
+        return disabled or self._messages_enabled or self.config.asleep

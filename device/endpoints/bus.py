@@ -8,13 +8,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from device.layout import AddressType, DmaReason
-from device.vfio_user.errors import ClientFault, MemoryFault, ReadOnly, Unmapped, Withdrawn
+from device.vfio_user.errors import (
+    ClientFault,
+    ClientGone,
+    MemoryFault,
+    NoDescriptor,
+    ReadOnly,
+    Unmapped,
+    Withdrawn,
+)
 from device.vfio_user.model import Client, Dma
 
 from .interconnect import Interconnect, Request
+from .task import Steps, Task
 
 if TYPE_CHECKING:
     from .base import Endpoint
@@ -30,6 +40,10 @@ class DmaRefused(Exception):
         super().__init__(f"{reason.name} at {address:#x}")
         self.reason = reason
         self.address = address
+
+
+class OnlyByMessage(DmaRefused):
+    """Refused, for only the client reaches it: ``read_async`` and its like can have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +64,7 @@ class Attributes:
 PLAIN = Attributes()
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """One request as it left the function, or did not leave it. Length in bytes."""
 
     write: bool
@@ -76,29 +89,28 @@ class Bus:
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
         """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
         with self.interconnect.lock:
-            return b"".join(self._views(address, length, attributes, write=False))
+            (views,) = self._gather(((address, length),), attributes, write=False)
+            return b"".join(views)
 
     def write(self, address: int, data: bytes, attributes: Attributes = PLAIN) -> None:
         """Store ``data`` in memory. DmaRefused, and then nothing was written."""
         with self.interconnect.lock:
-            _store(self._views(address, len(data), attributes, write=True), data)
+            (views,) = self._gather(((address, len(data)),), attributes, write=True)
+            _store(views, data)
 
     def read_list(
-        self, segments: Iterable[tuple[int, int]], attributes: Attributes = PLAIN
+        self, segments: Sequence[tuple[int, int]], attributes: Attributes = PLAIN
     ) -> list[bytes]:
         """Return a copy of each segment (address, length). DmaRefused: nothing was read."""
         with self.interconnect.lock:
-            found = [self._views(*segment, attributes, write=False) for segment in segments]
-            return [b"".join(views) for views in found]
+            return [*map(b"".join, self._gather(segments, attributes, write=False))]
 
     def write_list(
         self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
     ) -> None:
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
         with self.interconnect.lock:
-            found = [self._views(at, len(data), attributes, write=True) for at, data in segments]
-            for views, (_, data) in zip(found, segments, strict=True):
-                _store(views, data)
+            _store_all(self._gather(_ranges(segments), attributes, write=True), segments)
 
     # The same, where the client's help may be needed: memory that it mapped without a descriptor.
 
@@ -117,9 +129,9 @@ class Bus:
         DMA is done, and ``on_done`` was called, when this returns; otherwise it comes later, from
         the same thread, while registers are read and written as ever. These DMAs are done in the
         order they were started. After ``cancel``, which a reset does, ``on_done`` never comes.
-        ``by_message``: see ``Dma``. A peer's BAR is reached by ``read`` alone.
+        ``by_message``: see ``Dma``.
         """
-        self._start(address, length, None, on_done, attributes, by_message)
+        self._start(address, length, None, attributes, by_message, on_done)
 
     def write_async(
         self,
@@ -134,7 +146,63 @@ class Bus:
 
         A write by messages that fails has moved what lies before the refusal's address.
         """
-        self._start(address, len(data), data, on_done, attributes, by_message)
+        self._start(address, len(data), data, attributes, by_message, on_done)
+
+    def read_list_async(
+        self,
+        segments: Sequence[tuple[int, int]],
+        on_done: Callable[[list[bytes] | DmaRefused], None],
+        attributes: Attributes = PLAIN,
+    ) -> None:
+        """Read segments, and call ``on_done`` once with a copy of each or the refusal.
+
+        In mapped memory it is ``read_list``, done when this returns. Otherwise nothing is asked of
+        the client unless each segment can be reached, and they are read one after the other.
+        """
+        with self.interconnect.lock:
+            try:
+                found = self._gather(segments, attributes, write=False, later=True)
+            except OnlyByMessage:
+                pieces = [(address, length, None) for address, length in segments]
+                Task(self._each(pieces, attributes, on_done)).start()
+            except DmaRefused as refusal:
+                on_done(_bare(refusal))
+            else:
+                on_done([*map(b"".join, found)])
+
+    def write_list_async(
+        self,
+        segments: Sequence[tuple[int, bytes]],
+        on_done: Callable[[list[bytes] | DmaRefused], None],
+        attributes: Attributes = PLAIN,
+    ) -> None:
+        """Write segments; ``on_done`` gets no bytes, or the refusal. See ``read_list_async``."""
+        with self.interconnect.lock:
+            try:
+                found = self._gather(_ranges(segments), attributes, write=True, later=True)
+            except OnlyByMessage:
+                pieces = [(address, len(data), data) for address, data in segments]
+                Task(self._each(pieces, attributes, on_done)).start()
+            except DmaRefused as refusal:
+                on_done(_bare(refusal))
+            else:
+                _store_all(found, segments)
+                on_done([])
+
+    def _each(
+        self,
+        segments: Sequence[tuple[int, int, bytes | None]],
+        attributes: Attributes,
+        on_done: Callable[[list[bytes] | DmaRefused], None],
+    ) -> Steps[None]:
+        done = []
+        for address, length, data in segments:
+            outcome = yield partial(self._start, address, length, data, attributes, False)
+            if isinstance(outcome, DmaRefused):
+                on_done(outcome)
+                return
+            done.append(outcome)
+        on_done(done)
 
     def cancel(self) -> None:
         """Forget every DMA that ``read_async`` and ``write_async`` started."""
@@ -146,9 +214,9 @@ class Bus:
         address: int,
         length: int,
         data: bytes | None,
-        on_done: Callable[[bytes | DmaRefused], None],
         attributes: Attributes,
         by_message: bool,
+        on_done: Callable[[bytes | DmaRefused], None],
     ) -> None:
         denied: DmaRefused | None = None
 
@@ -165,6 +233,8 @@ class Bus:
         def done(outcome: bytes | MemoryFault | DmaRefused) -> None:
             if isinstance(outcome, Withdrawn) and denied is not None:
                 outcome = denied
+            elif isinstance(outcome, Unmapped) and not by_message:
+                outcome = self._at_peer(address, length, data, outcome)
             found = _refusal(outcome) if isinstance(outcome, MemoryFault) else outcome
             reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
             self._record(data is not None, address, length, attributes, reason)
@@ -180,26 +250,47 @@ class Bus:
                 client.start_dma(Dma(address, length, data, done, by_message, allowed))
 
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
-        """Return whether memory is there for a request; sends none, and asks no interconnect."""
+        """Return whether memory is there for a request, perhaps by a message.
+
+        Sends none, and asks no interconnect.
+        """
         try:
             self._resolve(self._admitted(address, length), address, length, write=write)
+        except OnlyByMessage:
+            return True
         except DmaRefused:
             return False
         return True
 
-    def _views(
-        self, address: int, length: int, attributes: Attributes, *, write: bool
-    ) -> list[memoryview]:
-        reason = DmaReason.NONE
-        try:
-            client = self._admitted(address, length)
-            self._cross(address, length, attributes, write=write)
-            return self._resolve(client, address, length, write=write)
-        except DmaRefused as refusal:
-            reason = refusal.reason
-            raise
-        finally:
-            self._record(write, address, length, attributes, reason)
+    def _gather(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        attributes: Attributes,
+        *,
+        write: bool,
+        later: bool = False,
+    ) -> list[list[memoryview]]:
+        """Return views of each range, and record the requests; refused, record the one at fault.
+
+        ``later``: OnlyByMessage, when the client reaches all, is no refusal yet and not recorded.
+        """
+        found: list[list[memoryview]] = []
+        missing: OnlyByMessage | None = None
+        for address, length in ranges:
+            try:
+                client = self._admitted(address, length)
+                self._cross(address, length, attributes, write=write)
+                found.append(self._resolve(client, address, length, write=write))
+            except DmaRefused as refusal:
+                if not (later and isinstance(refusal, OnlyByMessage)):
+                    self._record(write, address, length, attributes, refusal.reason)
+                    raise
+                missing = missing or refusal
+        if missing is not None:
+            raise missing
+        for address, length in ranges:
+            self._record(write, address, length, attributes, DmaReason.NONE)
+        return found
 
     def _record(
         self, write: bool, address: int, length: int, attributes: Attributes, reason: DmaReason
@@ -243,6 +334,8 @@ class Bus:
             return client.memory(address, length, write=write)
         except ReadOnly as fault:
             raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
+        except NoDescriptor as fault:
+            raise OnlyByMessage(DmaReason.UNMAPPED, fault.address) from fault
         except Unmapped as fault:
             return [self._peer(address, length, fault, write=write)]
 
@@ -254,8 +347,39 @@ class Bus:
         except Unmapped:
             raise DmaRefused(DmaReason.UNMAPPED, fault.address) from fault
 
+    def _at_peer(
+        self, address: int, length: int, data: bytes | None, fault: Unmapped
+    ) -> bytes | DmaRefused:
+        try:
+            view = self._peer(address, length, fault, write=data is not None)
+        except DmaRefused as refusal:
+            return _bare(refusal)
+        if data is None:
+            return bytes(view)
+        view[:] = data
+        return b""
 
-def _store(views: Iterable[memoryview], data: bytes) -> None:
+
+def _bare(refusal: DmaRefused) -> DmaRefused:
+    """Return a refusal that may be kept: its traceback's frames hold views of memory."""
+    return DmaRefused(refusal.reason, refusal.address)
+
+
+def _ranges(segments: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:
+    return [(address, len(data)) for address, data in segments]
+
+
+def _store_all(
+    found: Iterable[Sequence[memoryview]], segments: Iterable[tuple[int, bytes]]
+) -> None:
+    for views, (_, data) in zip(found, segments, strict=True):
+        _store(views, data)
+
+
+def _store(views: Sequence[memoryview], data: bytes) -> None:
+    if len(views) == 1:
+        views[0][:] = data
+        return
     start = 0
     for view in views:
         view[:] = data[start : start + len(view)]
@@ -263,6 +387,8 @@ def _store(views: Iterable[memoryview], data: bytes) -> None:
 
 
 def _refusal(fault: MemoryFault) -> DmaRefused:
+    if isinstance(fault, ClientGone):
+        return DmaRefused(DmaReason.CLIENT_GONE, fault.address)
     if isinstance(fault, ClientFault):
         return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
     if isinstance(fault, Withdrawn):

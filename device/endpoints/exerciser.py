@@ -1,13 +1,15 @@
 """The built-in device: Arm's PCIe Exerciser, and what its layout lacks in BAR3.
 
-A DMA runs within the register write that triggers it, so it is complete before that write is
-acknowledged and before any later message of this client is answered. HOLD is the exception.
+A DMA in mapped memory runs within the register write that triggers it, so it is complete before
+that write is acknowledged and before any later message of this client is answered. What only the
+client reaches is asked for afterwards, and DMACTL's trigger reads 1 until it is done; so it does
+with HOLD.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from enum import Enum
 
@@ -43,7 +45,7 @@ from .parts.injection import ErrorInjector
 from .parts.records import DmaRecord, Records
 from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
-from .parts.transfer import Segment, Transfer
+from .parts.transfer import Moved, Segment, Transfer
 from .registers import Access, Field, Fields, Flag, Register
 
 IDENTITY = Identity(
@@ -156,17 +158,18 @@ class Exerciser(Endpoint):
         self.constraints = Constraints(self.extension)
         self.hold = Hold(
             self.extension,
-            move=lambda part: self.transfer(part)[1],
+            move=lambda part, done: self.transfer(part, done),
             ended=self._ended,
-            pending=lambda on: self.set_device_status(DeviceStatus.TRANSACTIONS_PENDING, on),
+            changed=self._update_pending,
         )
         self.ring = Ring(
             self.extension,
-            read=self.bus.read,
-            run=self.run,
+            read=self.bus.read_list_async,
+            run=lambda transfer, done: self.run_ring(transfer, done),
             refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
             interrupt=self.msix,
             make=self._ring_transfer,
+            changed=self._update_pending,
         )
         self.atc = Atc(self.control, self.bus, self._ats_enabled)
         self.transactions = TransactionTrace(
@@ -194,9 +197,18 @@ class Exerciser(Endpoint):
 
     # What happens to a DMA in flight, and to what is no register.
 
+    def _end_dma(self, reason: DmaReason) -> None:
+        self.bus.cancel()
+        self.hold.abort(reason)
+        self.ring.abort(reason)
+
+    def _update_pending(self) -> None:
+        pending = self.hold.in_flight or self.ring.busy
+        self.set_device_status(DeviceStatus.TRANSACTIONS_PENDING, pending)
+
     def on_reset(self) -> None:
         """End the DMA in flight; forget the DMAs, the ring, the translation and the trace."""
-        self.hold.abort(DmaReason.RESET)
+        self._end_dma(DmaReason.RESET)
         self.records.reset()
         self.ring.reset()
         self.atc.reset()
@@ -205,11 +217,16 @@ class Exerciser(Endpoint):
     def on_command(self) -> None:
         """End the DMA in flight when bus mastering does."""
         if not self.config.bus_master:
-            self.hold.abort(DmaReason.BUS_MASTER_OFF)
+            self._end_dma(DmaReason.BUS_MASTER_OFF)
+
+    def on_unmap(self, address: int, length: int) -> None:
+        """Take it as the invalidation of a translation that it stands for."""
+        self.atc.invalidate(address, length)
 
     def on_detach(self) -> None:
-        """End the DMA in flight."""
-        self.hold.abort(DmaReason.CLIENT_GONE)
+        """End the DMA in flight; no translation holds any more."""
+        self.atc.invalidate(0, 1 << 64)
+        self._end_dma(DmaReason.CLIENT_GONE)
 
     def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
         """Trace the access."""
@@ -298,18 +315,31 @@ class Exerciser(Endpoint):
         )
 
     def run(self, transfer: Transfer, *, held: bool = False) -> None:
-        """Do a DMA, or refuse it; held, begin it."""
+        """Begin a DMA, or refuse it."""
         try:
             sent = self.check(transfer)
-            if held:
-                self.hold.begin(sent)
-                return
-            direction, data = self.transfer(sent)
         except DmaRefused as refusal:
             self._ended(transfer, refusal.reason, 0, 0)
         else:
-            done = replace(transfer, direction=direction)
-            self._ended(done, DmaReason.NONE, transfer.length, zlib.crc32(data))
+            self.hold.begin(sent, held=held)
+
+    def run_ring(self, transfer: Transfer, done: Callable[[None], None]) -> None:
+        """Do a transfer of the ring, or refuse it; call ``done`` when it has ended."""
+
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused):
+                self._ended(transfer, outcome.reason, 0, 0)
+            else:
+                sent = replace(transfer, direction=direction)
+                self._ended(sent, DmaReason.NONE, transfer.length, zlib.crc32(outcome))
+            done(None)
+
+        try:
+            sent = self.check(transfer)
+        except DmaRefused as refusal:
+            moved(transfer.direction, refusal)
+        else:
+            self.transfer(sent, moved)
 
     def check(self, transfer: Transfer) -> Transfer:
         """Refuse what never reaches the bus; return what goes there."""
@@ -324,21 +354,38 @@ class Exerciser(Endpoint):
         self.constraints.check(transfer.segments)
         return self.atc.translated(transfer) if use_atc else transfer
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        """Move the data; return what was done and the bytes. DmaRefused moves nothing."""
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        """Move the data and call ``done``; it is refused whole when a part cannot be reached."""
         if transfer.writes_memory:
+            buffer = memoryview(self.buffer)
             pieces = [
-                self._on_the_bus(bytes(self.buffer[each.offset : each.offset + each.length]))
+                self._on_the_bus(bytes(buffer[each.offset : each.offset + each.length]))
                 for each in transfer.segments
             ]
+
+            def written(outcome: list[bytes] | DmaRefused) -> None:
+                moved = outcome if isinstance(outcome, DmaRefused) else b"".join(pieces)
+                done(transfer.direction, moved)
+
             places = [each.address for each in transfer.segments]
-            self.bus.write_list([*zip(places, pieces, strict=True)], transfer.attributes)
+            self.bus.write_list_async(
+                [*zip(places, pieces, strict=True)], written, transfer.attributes
+            )
         else:
+
+            def read(outcome: list[bytes] | DmaRefused) -> None:
+                done(transfer.direction, self._store(transfer, outcome))
+
             ranges = [(each.address, each.length) for each in transfer.segments]
-            pieces = [*map(self._on_the_bus, self.bus.read_list(ranges, transfer.attributes))]
-            for each, data in zip(transfer.segments, pieces, strict=True):
-                self.buffer[each.offset : each.offset + each.length] = data
-        return transfer.direction, b"".join(pieces)
+            self.bus.read_list_async(ranges, read, transfer.attributes)
+
+    def _store(self, transfer: Transfer, outcome: list[bytes] | DmaRefused) -> bytes | DmaRefused:
+        if isinstance(outcome, DmaRefused):
+            return outcome
+        pieces = [*map(self._on_the_bus, outcome)]
+        for each, data in zip(transfer.segments, pieces, strict=True):
+            self.buffer[each.offset : each.offset + each.length] = data
+        return b"".join(pieces)
 
     def _on_the_bus(self, data: bytes) -> bytes:
         return data if self.injector is None else self.injector.corrupted(data)
@@ -365,4 +412,5 @@ class Exerciser(Endpoint):
             sent=transfer.attributes,
         )
         self.records.add(record)
-        self.trace.event(self.name, "dma", **record.event())
+        if self.trace.on:
+            self.trace.event(self.name, "dma", **record.event())

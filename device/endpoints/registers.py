@@ -208,6 +208,8 @@ class RegisterFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``; a register in part is read whole, once."""
+        if length == 4 and not offset & 3:
+            return self._read_word(offset).to_bytes(4, "little")
         first = offset & ~3
         data = b"".join(
             self._read_word(word).to_bytes(4, "little") for word in range(first, offset + length, 4)
@@ -220,9 +222,13 @@ class RegisterFile:
         Bits of bytes that are not written keep their value, and are 0 where a 1 would act.
         """
         end = offset + len(data)
+        if len(data) == 4 and not offset & 3:
+            if (whole := self._entries.get(offset)) is not None:
+                self._write_word(whole, offset, int.from_bytes(data, "little"))
+            return
         for word in range(offset & ~3, end, 4):
             entry = self._entries.get(word)
-            if entry is None or not entry.stored | entry.cleared | entry.command:
+            if entry is None:
                 continue
             merged = bytearray((self.values[word] & entry.stored).to_bytes(4, "little"))
             low, high = max(offset, word), min(end, word + 4)
@@ -230,6 +236,8 @@ class RegisterFile:
             self._write_word(entry, word, int.from_bytes(merged, "little"))
 
     def _write_word(self, entry: _Entry, word: int, value: int) -> None:
+        if not entry.stored | entry.cleared | entry.command:
+            return
         kept = self.values[word] & ~entry.stored & ~(value & entry.cleared)
         self.values[word] = kept | value & entry.stored
         if entry.writer is not None:

@@ -50,6 +50,9 @@ _COMMAND_WRITABLE = (
     | Command.SERR_ENABLE
     | Command.INTX_DISABLE
 )
+# For what every DMA asks: an operation on an IntFlag costs as much as ten on an int.
+_COMMAND, _MEMORY_SPACE = int(Header.COMMAND), int(Command.MEMORY_SPACE)
+_BUS_MASTER = int(Command.BUS_MASTER)
 
 
 class Status(IntFlag):
@@ -130,6 +133,8 @@ class ConfigSpace:
         self._next_extended = _CAPABILITIES_END
         self._last_extended: int | None = None
         self.on_command: Callable[[], None] = lambda: None
+        self._asleep = False
+        self._placed: tuple[tuple[int, int, int], ...] = ()  # BARs that answer: first, end, index
         self._put(Header.VENDOR_ID, "<HH", identity.vendor_id, identity.device_id)
         self._put(Header.REVISION_ID, "<I", identity.revision_id | identity.class_code << 8)
         self._put(
@@ -225,22 +230,38 @@ class ConfigSpace:
     @property
     def bus_master(self) -> bool:
         """Return whether the function may access memory and send MSIs."""
-        return bool(self.word(Header.COMMAND) & Command.BUS_MASTER)
+        return not self._asleep and bool(self._data[_COMMAND] & _BUS_MASTER)
+
+    @property
+    def asleep(self) -> bool:
+        """Return whether it is in D3hot: only configuration space answers, nothing is sent."""
+        return self._asleep
+
+    @asleep.setter
+    def asleep(self, on: bool) -> None:
+        self._asleep = on
+        self._place_bars()
+
+    def _place_bars(self) -> None:
+        """Note where the BARs are; every DMA asks."""
+        self._placed = ()
+        if not self._asleep and self._data[_COMMAND] & _MEMORY_SPACE:
+            places = (
+                (self.dword(Header.BAR0 + 4 * index) & -size, size, index)
+                for index, size in self._bar_sizes.items()
+            )
+            self._placed = tuple((base, base + size, index) for base, size, index in places if base)
 
     def bar_address(self, index: int) -> int | None:
-        """Return where a BAR lies; None while it is not placed, or memory space is off."""
-        size = self._bar_sizes.get(index)
-        if size is None or not self.command & Command.MEMORY_SPACE:
-            return None
-        return self.dword(Header.BAR0 + 4 * index) & -size or None
+        """Return where a BAR lies; None while it is not placed, or does not answer."""
+        return next((base for base, _end, each in self._placed if each == index), None)
 
     def bar_at(self, address: int, length: int) -> tuple[int, int] | None:
         """Return the BAR whose range has a byte of this one, and the offset in it."""
         if not length:
             return None
-        for index, size in self._bar_sizes.items():
-            base = self.bar_address(index)
-            if base is not None and base < address + length and address < base + size:
+        for base, end, index in self._placed:
+            if base < address + length and address < end:
                 return index, address - base
         return None
 
@@ -255,6 +276,8 @@ class ConfigSpace:
             kept = self._data[position] & ~mask & ~(value & clear)
             self._data[position] = kept | value & mask
         end = offset + len(data)
+        if offset < _CAPABILITIES_START:
+            self._place_bars()
         if offset < Header.STATUS and end > Header.COMMAND:
             self.on_command()
         for place in self._places:
@@ -271,4 +294,5 @@ class ConfigSpace:
         for place in self._places:
             if not (flr and place.capability.sticky()):
                 self._data[place.body : place.end] = place.capability.body()
+        self.asleep = False  # and the BARs are nowhere
         self.set_status(Status.INTERRUPT, False)

@@ -35,7 +35,10 @@ from .negotiation import Limits, negotiate
 
 _log = logging.getLogger(__name__)
 
-_KNOWN_FLAGS = int(Flags.TYPE_MASK | Flags.NO_REPLY | Flags.ERROR)
+# Every message passes here, and an operation on an IntFlag costs as much as ten on an int.
+_TYPE_MASK, _IS_REPLY, _IS_COMMAND = int(Flags.TYPE_MASK), int(Flags.REPLY), int(Flags.COMMAND)
+_NO_REPLY, _ERROR = int(Flags.NO_REPLY), int(Flags.ERROR)
+_KNOWN_FLAGS = _TYPE_MASK | _NO_REPLY | _ERROR
 # A client that errs on and on would fill the disk with the log.
 _MAX_LOGGED = 32
 _WITH_DESCRIPTORS = (Command.DMA_MAP, Command.DEVICE_SET_IRQS)
@@ -127,7 +130,7 @@ class Connection:
         header = message.header
         try:
             self._dma.new_turn()
-            if self._ready and header.flags & Flags.TYPE_MASK == Flags.REPLY:
+            if self._ready and header.flags & _TYPE_MASK == _IS_REPLY:
                 self._dma.reply(message)
             else:
                 self._command(message)
@@ -148,14 +151,14 @@ class Connection:
         except Exception as failure:
             error = errno.EIO
             self._note("command %d: the device model failed", header.command, failure=failure)
-        if header.flags & Flags.NO_REPLY:
+        if header.flags & _NO_REPLY:
             return
         descriptors = () if error else self._reply_descriptors
         self.outbox.append(Outgoing(_reply(header, payload, error), descriptors))
 
     def _dispatch(self, message: Message) -> bytes:
         header = message.header
-        if header.flags & ~_KNOWN_FLAGS or header.flags & Flags.TYPE_MASK != Flags.COMMAND:
+        if header.flags & ~_KNOWN_FLAGS or header.flags & _TYPE_MASK != _IS_COMMAND:
             raise RemoteProtocolError(f"header flags {header.flags:#x}")
         if header.command == Command.VERSION:
             return self._version(message)
@@ -177,8 +180,9 @@ class Connection:
             _log.warning("what else this client is refused is not logged")
 
     def _send_asked(self) -> None:
-        self.outbox.extend(map(Outgoing, self._asked))
-        self._asked.clear()
+        if self._asked:
+            self.outbox.extend(map(Outgoing, self._asked))
+            self._asked.clear()
 
     @property
     def ready(self) -> bool:
@@ -236,8 +240,10 @@ class Connection:
             if request.address or request.size:
                 raise RemoteProtocolError("DMA_UNMAP of all with an address or a size")
             self.dma_map.clear()
+            self._model.unmapped(0, 1 << 64)
         else:
             self.dma_map.remove(request.address, request.size)
+            self._model.unmapped(request.address, request.size)
         return message.payload
 
     def _region_info(self, message: Message) -> bytes:
@@ -312,7 +318,7 @@ class Connection:
 def _reply(header: Header, payload: bytes, error: int = 0) -> bytes:
     if error:
         payload = b""
-    flags = Flags.REPLY | (Flags.ERROR if error else 0)
+    flags = _IS_REPLY | (_ERROR if error else 0)
     size = HEADER_SIZE + len(payload)
     return Header.STRUCT.pack(header.message_id, header.command, size, flags, error) + payload
 

@@ -203,12 +203,15 @@ class DmaMap:
             if not 0 <= position < len(self._mappings):
                 raise Unmapped(address)
             mapping = self._mappings[position]
-            if not mapping.address <= address < mapping.end:
+            offset = address - mapping.address
+            if not 0 <= offset < mapping.size:
                 raise Unmapped(address)
             if write and not mapping.writable:
                 raise ReadOnly(address)
-            part = min(end, mapping.end) - address
-            start = mapping.file_offset + address - mapping.address
+            part, left = end - address, mapping.size - offset
+            if part > left:
+                part = left
+            start = mapping.file_offset + offset
             if mapping.file is None:
                 missing = address if missing is None else missing
             elif not mapping.file.holds(start + part):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from .dma_map import DmaMap
 from .errors import (
     ClientFault,
+    ClientGone,
     LocalProtocolError,
     MemoryFault,
     NoDescriptor,
@@ -97,7 +98,7 @@ class DmaQueue:
         if not 0 <= dma.address <= _ADDRESS_END - dma.length:
             self._done(dma, Unmapped(dma.address))
         elif not self._open:
-            self._done(dma, ClientFault(dma.address, "the client is gone"))
+            self._done(dma, ClientGone(dma.address))
         elif len(self._jobs) >= MAX_QUEUED or self._bytes + dma.length > MAX_QUEUED_BYTES:
             self._done(dma, ClientFault(dma.address, "too many DMAs are under way"))
         else:
@@ -118,7 +119,8 @@ class DmaQueue:
     def new_turn(self) -> None:
         """Go on with what an earlier turn left."""
         self._turn = 0
-        self._run()
+        if self._jobs:
+            self._run()
 
     @property
     def ready(self) -> bool:
@@ -174,7 +176,7 @@ class DmaQueue:
         self._awaited = None
         self._bytes = 0
         for job in jobs:
-            self._done(job.dma, ClientFault(job.dma.address + job.moved, "the client is gone"))
+            self._done(job.dma, ClientGone(job.dma.address + job.moved))
 
     # The queue.
 

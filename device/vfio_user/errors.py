@@ -8,6 +8,7 @@ VfioUserError
     │   └── NoDescriptor mapped, but only the client can reach it
     ├── ReadOnly
     ├── ClientFault      the client was asked by message, and refused or was silent
+    │   └── ClientGone   it disconnected
     └── Withdrawn        the device may no longer do DMA
 """
 
@@ -64,11 +65,18 @@ class ReadOnly(MemoryFault):
 
 
 class ClientFault(MemoryFault):
-    """A DMA by message came to nothing: the client refused it, was silent, or is gone.
+    """A DMA by message came to nothing: the client refused it, or was silent.
 
     ``address`` is where its first piece that failed starts. Of a write, the pieces before it were
     moved.
     """
+
+
+class ClientGone(ClientFault):
+    """The client went before a DMA was done."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(address, "the client is gone")
 
 
 class Withdrawn(MemoryFault):

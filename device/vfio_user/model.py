@@ -100,6 +100,9 @@ class DeviceModel(Protocol):
     def detach(self) -> None:
         """Forget the client: every view of its memory is invalid."""
 
+    def unmapped(self, address: int, length: int) -> None:
+        """Take note that the client took back bus addresses; views of them are invalid."""
+
     def region_read(self, index: int, offset: int, length: int) -> bytes:
         """Return ``length`` bytes; the range was checked against ``region_size``."""
 

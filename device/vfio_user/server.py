@@ -27,6 +27,10 @@ from .model import DeviceModel
 
 _log = logging.getLogger(__name__)
 _RECEIVE_SIZE = 1 << 16
+# Plain ints: an operation on an IntFlag costs as much as ten of them.
+_POLL_IN, _POLL_OUT = int(select.POLLIN), int(select.POLLOUT)
+_DONT_WAIT, _CLOSE_ON_EXEC = int(socket.MSG_DONTWAIT), int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_CTRUNC)
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 # A client that takes nothing for so long, while something is to be sent, is closed.
 SEND_TIMEOUT_S = 5.0
@@ -88,7 +92,7 @@ class VfioUserServer:
             self._serving = True
         try:
             waiter = _Waiter(listener, self._stop, self._model)
-            while waiter.wait(select.POLLIN):
+            while waiter.wait(_POLL_IN):
                 try:
                     client, _ = listener.accept()
                 except OSError as error:
@@ -141,16 +145,15 @@ class _Waiter:
         if events != self._events:
             self._poll.register(self._stream, events)
             self._events = events
-        until = min(
-            (each for each in (*deadlines, self._timers.next_deadline()) if each is not None),
-            default=None,
-        )
         wait = None
-        if until is not None:
+        due = [each for each in (*deadlines, self._timers.next_deadline()) if each is not None]
+        if due:
+            until = min(due)
             wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
-        found = {descriptor for descriptor, _ in self._poll.poll(wait)}
+        found = [descriptor for descriptor, _ in self._poll.poll(wait)]
         self._timers.run_due()
-        return self._stop not in found, bool(found - {self._stop})
+        stopped = self._stop in found
+        return not stopped, len(found) > stopped
 
     def wait(self, events: int) -> bool:
         """Wait for an event of the socket: True then, False to stop serving."""
@@ -203,7 +206,7 @@ class _Session:
             connection.handle(self._inbox.popleft())
             return True
         # A client that does not take its replies is not read from, so nothing piles up.
-        events = select.POLLIN if sent else select.POLLOUT
+        events = _POLL_IN if sent else _POLL_OUT
         now = 0.0 if connection.ready and sent else None
         serving, ready = self._waiter.once(
             events, now, connection.next_deadline(), self._send_deadline
@@ -215,7 +218,7 @@ class _Session:
 
     def _receive(self) -> bool:
         try:
-            data, descriptors = receive(self._stream, socket.MSG_DONTWAIT)
+            data, descriptors = receive(self._stream, _DONT_WAIT)
         except BlockingIOError:
             return True
         if not data:
@@ -234,11 +237,8 @@ class _Session:
             if not self._unsent:
                 message: Outgoing = outbox.popleft()
                 self._unsent, descriptors = message.data, message.descriptors
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
             try:
-                count = self._stream.sendmsg(
-                    [self._unsent], rights if descriptors else [], socket.MSG_DONTWAIT
-                )
+                count = self._send(descriptors)
             except BlockingIOError:
                 if descriptors:  # they go with the first byte, later
                     outbox.appendleft(Outgoing(self._unsent, descriptors))
@@ -248,6 +248,12 @@ class _Session:
             self._unsent = self._unsent[count:]
             self._send_deadline = None
         return True
+
+    def _send(self, descriptors: tuple[int, ...]) -> int:
+        if not descriptors:
+            return self._stream.send(self._unsent, _DONT_WAIT)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        return self._stream.sendmsg([self._unsent], rights, _DONT_WAIT)
 
     def _check_send_deadline(self) -> None:
         now = time.monotonic()
@@ -263,15 +269,19 @@ def receive(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     RemoteProtocolError when the kernel had to drop descriptors.
     """
     data, ancillary, received, _ = stream.recvmsg(
-        _RECEIVE_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC | flags
+        _RECEIVE_SIZE, _ANCILLARY_SIZE, _CLOSE_ON_EXEC | flags
     )
-    descriptors = array.array("i")
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(content) - len(content) % descriptors.itemsize
-            descriptors.frombytes(content[:whole])
-    found = list(descriptors)
-    if received & socket.MSG_CTRUNC:
+    found = _descriptors(ancillary) if ancillary else []
+    if received & _CUT:
         close_all(found)
         raise RemoteProtocolError("more descriptors than a message may carry", fatal=True)
     return data, found
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(content) - len(content) % found.itemsize
+            found.frombytes(content[:whole])
+    return list(found)

@@ -60,6 +60,8 @@ class Timers:
 
     def run_due(self) -> None:
         """Run what is due. What those set themselves waits for the next call."""
+        if not self._heap:
+            return
         now, last = self._clock(), next(self._order)
         while self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
             timer = heapq.heappop(self._heap)[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ _BARS = range(0x10, 0x28, 4)
 _INTERRUPT_LINE = 0x3C
 POWER, MSIX, PCI_EXPRESS = 0x01, 0x11, 0x10
 POWER_CONTROL = 0x04
+_POWER_STATE, _D0, _D3HOT = 0x3, 0, 3
+_RECOVERY_S = 0.01
 _MSIX_CONTROL = 0x02
 DEVICE_CONTROL, _DEVICE_STATUS = 0x08, 0x0A
 _INITIATE_FLR = 1 << 15
@@ -29,6 +32,15 @@ def transactions_pending(function: PciFunction) -> bool:
 def word(function: PciFunction, offset: int) -> int:
     """Read 16 bits."""
     return int.from_bytes(function.config_read(offset, 2), "little")
+
+
+def sleep_and_wake(function: PciFunction) -> None:
+    """Send the function to D3hot and back, 10 ms each (PCI PM 1.2, 5.6.1)."""
+    place = function.capability(POWER) + POWER_CONTROL
+    control = word(function, place) & ~_POWER_STATE
+    for state in _D3HOT, _D0:
+        function.config_write(place, struct.pack("<H", control | state))
+        time.sleep(_RECOVERY_S)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from layout import DmaReason, Ext
 
 from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
-from suite.configuration import flr, transactions_pending
+from suite.configuration import flr, sleep_and_wake, transactions_pending
 from suite.patterns import Patterns, difference
 
 LENGTH, STEP = 4096, 1024
@@ -60,7 +60,7 @@ def test_every_step_is_seen(
 
 @pytest.mark.promise("DMA in flight")
 @pytest.mark.parametrize("steps", range(4))
-@pytest.mark.parametrize("end", ["bus mastering off", "FLR"])
+@pytest.mark.parametrize("end", ["bus mastering off", "FLR", "D3hot"])
 def test_what_ends_it(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, end: str, steps: int
 ) -> None:
@@ -78,6 +78,8 @@ def test_what_ends_it(
         check_step(device, dma, moved)
         if end == "FLR":
             flr(device.pci)
+        elif end == "D3hot":
+            sleep_and_wake(device.pci)
         else:
             device.bus_master = False
         over = not dma.in_flight and not transactions_pending(device.pci)

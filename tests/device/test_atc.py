@@ -78,17 +78,31 @@ def test_cache_is_cleared_by_software_and_by_resets(exerciser: Exerciser) -> Non
     assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
 
 
+@pytest.mark.parametrize(
+    ("address", "length", "invalidated"),
+    [
+        (BASE, 0x1000, True),
+        (BASE + 0x3_F000, 0x1000, True),
+        (0, 1 << 64, True),
+        (BASE - 0x1000, 0x1000, False),
+        (BASE + 0x4_0000, 0x1000, False),
+    ],
+)
 def test_unmap_invalidates(
-    exerciser: Exerciser, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+    exerciser: Exerciser, address: int, length: int, invalidated: bool
 ) -> None:
     request(exerciser, BASE)
-    sound = client.memory
+    exerciser.unmapped(address, length)
+    result = read32(exerciser, 0, Reg.ATSCTL) & RESULT
+    assert result == (AtsCtl.INVALIDATED if invalidated else DONE)
+    assert read32(exerciser, 0, Reg.ATS_RANGE_SIZE) == (0 if invalidated else 0x4_0000)
+    assert by_atc(exerciser, BASE, 4) == (DmaReason.NO_ATC_ENTRY if invalidated else 0)
 
-    def memory(address: int, length: int, *, write: bool) -> list[memoryview]:
-        return sound(address if address < BASE + 0x3_0000 else 0, length, write=write)
 
-    monkeypatch.setattr("tests.device.fakes.SIZE", 0x3_0000)
-    monkeypatch.setattr(client, "memory", memory)
+def test_a_client_that_leaves_takes_its_translations_along(exerciser: Exerciser) -> None:
+    request(exerciser, BASE)
+    exerciser.detach()
+    exerciser.attach(FakeClient())
     assert read32(exerciser, 0, Reg.ATSCTL) & RESULT == AtsCtl.INVALIDATED
     assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
 

@@ -24,7 +24,9 @@ from device.layout import (
 from device.platform.memory_types import Mtrrs
 from device.platform.platform import Platform
 from device.trace import Trace
+from device.vfio_user.errors import NoDescriptor
 from device.vfio_user.messages import Irq
+from device.vfio_user.model import Dma
 from host_harness import faults as harness
 from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
 from tests.device.tables import PAT_4K, TABLE, Tables
@@ -185,6 +187,22 @@ def test_ring_skips_last() -> None:
         last[name] = (found["status"], found["moved"], bytes(client.ram[:12]))
     assert last[None] == (0, 8, DATA[:4] + bytes(4) + DATA[4:8])
     assert last["ring-skips-last"] == (0, 8, DATA[:4] + bytes(8))
+
+
+def test_message_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, asked in ((None, 1), ("message-not-sent", 0)):
+        device, client = made(name)
+        waiting: list[Dma] = []
+
+        def memory(address: int, _length: int, *, write: bool) -> list[memoryview]:  # noqa: ARG001
+            raise NoDescriptor(address)
+
+        monkeypatch.setattr(client, "memory", memory)
+        monkeypatch.setattr(client, "start_dma", waiting.append)
+        found = dma(device, BASE, 8, write=False)
+        assert len(waiting) == asked
+        assert device.hold.in_flight == bool(asked)
+        assert (found["valid"], found["moved"]) == ((0, 0) if asked else (1, 8))
 
 
 def test_trace_of_words() -> None:

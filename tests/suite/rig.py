@@ -32,8 +32,9 @@ from device.endpoints.base import Endpoint
 from device.faults import SOUND, Fault
 from device.layout import PLATFORM_DEVICE_ID
 from device.trace import Trace
-from device.vfio_user.errors import Unmapped
+from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.messages import Irq
+from device.vfio_user.model import Dma
 from host_harness.memory import CARVE_OUTS
 from host_harness.payload import SOURCE
 from host_harness.report import Ledger
@@ -53,6 +54,11 @@ MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_
 
 
 STORM = 1000  # interrupts
+# Firmware: only QEMU reaches it, and a copy of its end lies in RAM.
+ROM, ROM_END = 0xFFFC_0000, 0x1_0000_0000
+RESET_VECTOR = b"\xea\x5b\xe0\x00\xf006/23/99\x00\xfc\x00"
+RESET_VECTOR_IN_RAM = 0xF_FFF0
+ROM_READS = 3  # register reads that such a DMA takes
 BAR_SPACING = 0x100_0000
 
 
@@ -158,6 +164,9 @@ class Machine(WholeMemory):
         os.ftruncate(self.fd, RAM[-1][1])
         self._map = mmap.mmap(self.fd, RAM[-1][1])
         self.ram = memoryview(self._map)
+        self.ram[RESET_VECTOR_IN_RAM:][:16] = RESET_VECTOR
+        self.asked: list[Dma] = []
+        self.patience = 0
         self.tables = Tables()
         self.mapped: dict[int, tuple[int, int, CacheMode]] = {}
         self.eventfds: dict[int, int] = {}
@@ -190,7 +199,29 @@ class Machine(WholeMemory):
             return [memoryview(page)[:length]]
         if any(start <= address and address + length <= end for start, end in RAM):
             return [self.ram[address : address + length]]
+        if address >= ROM and address + length <= ROM_END:
+            raise ReadOnly(address) if write else NoDescriptor(address)
         raise Unmapped(address)
+
+    def start_dma(self, dma: Dma) -> None:
+        """Take a DMA in the ROM as QEMU does: it is done some time later."""
+        if ROM <= dma.address < ROM_END:
+            self.asked.append(dma)
+            self.patience = ROM_READS
+        else:
+            super().start_dma(dma)
+
+    def cancel_dma(self) -> None:
+        """Forget what was asked."""
+        self.asked.clear()
+
+    def answer(self) -> None:
+        """Answer what the device asked for, if it is time."""
+        self.patience -= 1
+        if self.asked and self.patience <= 0:
+            dma = self.asked.pop(0)
+            rom = bytes(ROM_END - ROM - 16) + RESET_VECTOR
+            dma.on_done(rom[dma.address - ROM :][: dma.length])
 
     def trigger(self, index: int, subindex: int) -> bool:
         """Deliver an MSI-X message; remember a rise of INTx until ``go_on``."""
@@ -213,6 +244,7 @@ class Machine(WholeMemory):
 
         That comes about when something waits, not after a posted write.
         """
+        self.answer()
         if self.line.told:
             self.line.told, self.line.up = False, True
         # A handler that does not claim the interrupt gets it again at once: a storm.

@@ -17,7 +17,7 @@ from suite import faults
 
 from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Transfer
+from device.endpoints.parts.transfer import Moved, Transfer
 from device.faults import FAULTS, Fault
 from device.layout import DmaDirection
 from device.pci.config import Command
@@ -52,30 +52,31 @@ def test_seed_decides_the_data(rig: Rig) -> None:
 class WritesOneMore(Exerciser):
     """Writes a byte behind the range."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
         if transfer.writes_memory:
             self.bus.write(transfer.address + transfer.length, b"\0")
-        return super().transfer(transfer)
+        super().transfer(transfer, done)
 
 
 class WritesOneBefore(Exerciser):
     """Writes a byte before the range."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
         if transfer.writes_memory:
             self.bus.write(transfer.address - 1, b"\0")
-        return super().transfer(transfer)
+        super().transfer(transfer, done)
 
 
 class MovesThoughRefused(Exerciser):
     """Refuses a DMA, and moves its first 64 bytes."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        try:
-            return super().transfer(transfer)
-        except DmaRefused:
-            self._move(transfer)
-            raise
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused):
+                self._move(transfer)
+            done(direction, outcome)
+
+        super().transfer(transfer, moved)
 
     def check(self, transfer: Transfer) -> Transfer:
         try:
@@ -99,11 +100,11 @@ class MovesThoughRefused(Exerciser):
 class IgnoresBusMastering(Exerciser):
     """Does DMA with bus mastering off."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
         command = self.config.read(4, 1)
         self.config.write(4, bytes([command[0] | 4]))
         try:
-            return super().transfer(transfer)
+            super().transfer(transfer, done)
         finally:
             self.config.write(4, command)
 
@@ -275,13 +276,14 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         "witness": "WriteThru",
         "msix": "msix_reaches",
         "intx": "intx",
-        "constraints": "test_constraints",
+        "constraints": "test_constraints or max_segments",
         "held": "test_held",
         "ring": "test_ring",
         "atc": "translation",
         "trace": "arrive",
         "own": "own_bar",
         "protection": "test_protection or other_direction",
+        "message": "by_message",
     }
     selected = chosen.get(name.partition("-")[0], "test_direction and 65")
     broken = rig.run(with_fault(name), "-k", selected).broken

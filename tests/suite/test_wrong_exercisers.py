@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from device.endpoints.base import CONFIG_REGION
 from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import DmaControl, Exerciser
-from device.endpoints.parts.ring import Ring
-from device.endpoints.parts.transfer import Transfer
+from device.endpoints.parts.ring import Ring, parse
+from device.endpoints.parts.transfer import Moved, Transfer
+from device.endpoints.task import Steps
 from device.layout import (
     RING_SIZE_MAX,
     AddressType,
@@ -106,13 +108,13 @@ class WrapsVectors(Exerciser):
 class WrapsAddresses(Exerciser):
     """Goes on at address 0 behind the last one."""
 
-    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
-        try:
-            return super().transfer(transfer)
-        except DmaRefused as refusal:
-            if refusal.reason is DmaReason.ADDRESS_WRAP:
-                return transfer.direction, bytes(transfer.length)
-            raise
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def wrapped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused) and outcome.reason is DmaReason.ADDRESS_WRAP:
+                outcome = bytes(transfer.length)
+            done(direction, outcome)
+
+        super().transfer(transfer, wrapped)
 
 
 class TakesAnother(Exerciser):
@@ -184,44 +186,45 @@ class WrongRing(Exerciser):
 class NoWrap(Ring):
     """Stops at the ring's end."""
 
-    def copy(self, head: int, count: int) -> list[RingDescriptor]:
-        return super().copy(head, min(count, self._size - head))
+    def ranges(self, head: int, count: int) -> list[tuple[int, int]]:
+        return super().ranges(head, min(count, self._size - head))
 
 
 class ReadsLate(Ring):
     """Reads each descriptor when its turn comes."""
 
-    def run(self, chain: list[RingDescriptor]) -> None:
+    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
         index = self._extension[Ext.RING_COMPLETION]
-        super().run(self.copy(index, len(chain)))
+        found = yield partial(self._read, self.ranges(index, len(chain)))
+        yield from super().run(parse(b"".join(found)))
 
 
 class IgnoresFlags(Ring):
     """Takes unknown flags for none."""
 
-    def run(self, chain: list[RingDescriptor]) -> None:
-        super().run([replace(each, flags=each.flags & sum(RingFlag)) for each in chain])
+    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
+        return super().run([replace(each, flags=each.flags & sum(RingFlag)) for each in chain])
 
 
 class EndsChains(Ring):
     """Runs a transfer whose last segment is missing."""
 
-    def run(self, chain: list[RingDescriptor]) -> None:
+    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
         last = replace(chain[-1], flags=chain[-1].flags & ~RingFlag.CHAIN)
-        super().run([*chain[:-1], last])
+        return super().run([*chain[:-1], last])
 
 
 class WrapsIndexes(Ring):
     """Takes an index past the ring's end modulo its size."""
 
-    def _doorbell(self, tail: int) -> RingStatus:
+    def _doorbell(self, tail: int) -> Steps[RingStatus]:
         return super()._doorbell(tail % (self._size or 1))
 
 
 class TakesAnySize(Ring):
     """A ring of any size."""
 
-    def _doorbell(self, tail: int) -> RingStatus:
+    def _doorbell(self, tail: int) -> Steps[RingStatus]:
         self._size = min(max(self._size, 2), RING_SIZE_MAX)
         return super()._doorbell(tail)
 
@@ -229,7 +232,7 @@ class TakesAnySize(Ring):
 class SilentRing(Ring):
     """Sends no interrupt."""
 
-    def _run_all(self, descriptors: list[RingDescriptor]) -> RingStatus:
+    def _run_all(self, descriptors: list[RingDescriptor]) -> Steps[RingStatus]:
         quiet = [replace(each, flags=each.flags & ~RingFlag.INTERRUPT) for each in descriptors]
         return super()._run_all(quiet)
 

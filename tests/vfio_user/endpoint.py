@@ -17,6 +17,7 @@ SHARED = 1
 SHARED_SIZE = 0x4000
 AREAS = ((0, 0x1000), (0x2000, 0x1000))
 STATE = 64
+MOST = 1 << 24  # bytes that are written; making more of them would take long
 
 
 class Reg(IntEnum):
@@ -85,6 +86,7 @@ class Prober(Endpoint):
     def _start(self, value: int) -> None:
         length = value & 0x7FFF_FFFF
         if value >> 31:
+            length = min(length, MOST)
             data = bytes(range(256)) * (length // 256 + 1)
             self.bus.write_async(
                 self.address, data[:length], self._finished, by_message=self.by_message

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from device.endpoints.base import Endpoint
 from device.vfio_user.connection import Connection
 from device.vfio_user.errors import RemoteProtocolError
 from device.vfio_user.framing import Framer, close_all
@@ -28,7 +29,8 @@ from tests.vfio_user.endpoint import BUFFER, GO, Prober
 T = TypeVar("T")
 PAGE = 4096
 BASE = 0x10000
-HANG_S = 1.0
+HANG_S = 1.0  # of CPU time: a busy machine is no hang
+BLOCKED_S = 30.0
 GUARD = b"\xa5" * PAGE
 DOCUMENTED = (0, errno.EINVAL, errno.ENOTSUP, errno.EEXIST, errno.ENOSPC, errno.ENOTTY)
 WORDS = (
@@ -73,11 +75,13 @@ class Choices:
 class Peer:
     """A connection with an endpoint, and what is true of it whatever arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Endpoint) -> None:
         self.now = 0.0
-        self.endpoint = ENDPOINT
+        self.endpoint = ENDPOINT  # where it is the model
         self.endpoint.as_new()
-        self.connection = Connection(self.endpoint, lambda: self.now)
+        self.model = model
+        self.connection = Connection(model, lambda: self.now)
+        self.asked: list[tuple[Header, bytes]] = []  # the server's own commands
         self.framer = Framer()
         self.memory = os.memfd_create("granted")
         os.write(self.memory, GUARD + bytes(PAGE) + GUARD)
@@ -86,7 +90,7 @@ class Peer:
         """Hand in bytes, and return the headers of what comes out."""
         headers: list[Header] = []
         messages = self.framer.feed(data, list(descriptors))
-        started = time.monotonic()
+        started, began = time.thread_time(), time.monotonic()
         try:
             for message in messages:
                 self.connection.handle(message)
@@ -94,7 +98,8 @@ class Peer:
         finally:
             for message in messages:
                 close_all(message.descriptors)
-        assert time.monotonic() - started < HANG_S, "a hang"
+        assert time.thread_time() - started < HANG_S, "a hang"
+        assert time.monotonic() - began < BLOCKED_S, "blocked"
         return headers
 
     def command(self, command: int, payload: bytes = b"") -> list[Header]:
@@ -110,6 +115,8 @@ class Peer:
             assert header.error in DOCUMENTED, errno.errorcode.get(header.error)
             assert header.size == HEADER_SIZE or not header.error
             headers.append(header)
+            if not header.flags & Flags.REPLY:
+                self.asked.append((header, outgoing.data[HEADER_SIZE:]))
         return headers
 
     def negotiate(self) -> None:
@@ -129,7 +136,7 @@ class Peer:
     def close(self) -> None:
         self.connection.close()
         self.framer.close()
-        assert self.endpoint.bus.client is None, "still attached"
+        assert self.model.bus.client is None, "still attached"
         assert os.pread(self.memory, PAGE, 0) == GUARD, "written before the granted page"
         assert os.pread(self.memory, PAGE, 2 * PAGE) == GUARD, "written behind the granted page"
         os.close(self.memory)
@@ -141,9 +148,9 @@ def framed(identity: int, command: int, payload: bytes, flags: int = 0, error: i
 
 
 @contextmanager
-def peer() -> Iterator[Peer]:
+def peer(model: Endpoint = ENDPOINT) -> Iterator[Peer]:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a count, no paths
-    made = Peer()
+    made = Peer(model)
     try:
         yield made
     except RemoteProtocolError as error:

@@ -3,7 +3,7 @@
     python -m tests.vfio_user.fuzzer [TARGET [SECONDS]]    run one, or all; go on from the corpus
     python -m tests.vfio_user.fuzzer --replay FILE         run what failed once more
 
-An input that reaches a line or a pair of lines of device/vfio_user that none before reached is kept
+An input that reaches a line or a pair of lines of device/ that none before reached is kept
 in build/fuzz/TARGET. One that fails is kept as crash-*, and the replay's command is printed.
 """
 
@@ -20,10 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tests.vfio_user import fuzz_exerciser  # noqa: F401  # it adds its target
 from tests.vfio_user.fuzz import TARGETS
 
 CORPUS = Path("build/fuzz")
-WATCHED = "device/vfio_user/"
+WATCHED = ("device/vfio_user/", "device/endpoints/")
 MAX_INPUT = 512
 
 
@@ -45,7 +46,8 @@ class Coverage:
         return len(self.seen) > before
 
     def _call(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        return self._line if WATCHED in frame.f_code.co_filename else None
+        name = frame.f_code.co_filename
+        return self._line if any(each in name for each in WATCHED) else None
 
     def _line(self, frame: FrameType, event: str, _argument: object) -> Any:
         if event == "line":

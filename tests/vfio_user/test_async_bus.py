@@ -90,6 +90,34 @@ def test_without_a_client_nothing_is_reached(pair: tuple[Window, Window]) -> Non
     assert outcome.reason is DmaReason.UNMAPPED
 
 
+def test_a_peers_bar_is_reached(pair: tuple[Window, Window]) -> None:
+    function, peer = pair
+    assert write(function, BAR0 + 0x1000, b"data") == b""
+    assert peer.memory(0)[:4] == b"data"
+    assert read(function, BAR0 + 0x1000) == b"data"
+    outcome = read(function, BAR0 + 0x1FFE)
+    assert isinstance(outcome, DmaRefused)
+    assert (outcome.reason, outcome.address) == (DmaReason.UNMAPPED, BAR0 + 0x1FFE)
+
+
+def test_lists_are_refused_whole_and_recorded_once(pair: tuple[Window, Window]) -> None:
+    function, _ = pair
+    outcomes: list[list[bytes] | DmaRefused] = []
+    function.bus.write_list_async([(BASE, b"one"), (BASE + 8, b"two")], outcomes.append)
+    function.bus.read_list_async([(BASE + 8, 3), (BAR0 + 0x1000, 2), (BASE, 3)], outcomes.append)
+    assert outcomes == [[], [b"two", b"\0\0", b"one"]]
+    assert len(function.bus.transactions) == 5
+    function.bus.write_list_async([(BASE, b"new"), (0, b"x"), (BASE, b"more")], outcomes.append)
+    refusal = outcomes[-1]
+    assert isinstance(refusal, DmaRefused)
+    assert refusal.reason is DmaReason.UNMAPPED
+    kept = (refusal.__traceback__, refusal.__cause__)
+    assert kept == (None, None), "memory that it keeps mapped"
+    assert read(function, BASE, 3) == b"one"
+    seen = [(each.address, each.reason) for each in function.bus.transactions]
+    assert seen[5:] == [(0, DmaReason.UNMAPPED), (BASE, DmaReason.NONE)]
+
+
 def test_a_message_is_in_the_trace_before_it_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,11 +70,6 @@ class Atc:
             self.entry = self._translate(address, asked) if self._enabled() else None
             self._show(AtsCtl.SUCCESS | AtsCtl.CACHEABLE if self.entry else AtsCtl(0))
 
-    def read_atsctl(self) -> int:
-        """Return the request and its result; see whether the translation still holds."""
-        self._drop_stale()
-        return self._control[Reg.ATSCTL]
-
     def _show(self, result: AtsCtl) -> None:
         entry = self.entry
         self._control[Reg.ATSCTL] = self._control[Reg.ATSCTL] & ~int(_RESULT) | result
@@ -110,13 +105,12 @@ class Atc:
             found |= AtsPerm.PRIVILEGED_EXECUTE if AtsPerm.EXECUTE in found else AtsPerm(0)
         return found
 
-    def _drop_stale(self) -> None:
-        """Take the client's unmap as the invalidation that it stands for."""
+    def invalidate(self, address: int, length: int) -> None:
+        """Forget the translation if it covers a byte of the range."""
         entry = self.entry
         if entry is None:
             return
-        write = AtsPerm.WRITE in entry.permissions
-        if not self._bus.reachable(entry.translated, entry.size, write=write):
+        if address < entry.translated + entry.size and entry.translated < address + length:
             self.entry = None
             self._show(AtsCtl.INVALIDATED)
 
@@ -126,7 +120,6 @@ class Atc:
         DmaRefused: NO_ATC_ENTRY unless the entry covers the whole range, READ_ONLY when it does not
         permit writes.
         """
-        self._drop_stale()
         entry = self.entry
         segments = []
         for each in transfer.segments:

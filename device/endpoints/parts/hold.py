@@ -1,18 +1,23 @@
-"""HOLD and STEP: a DMA that moves a few bytes at each word of software, to be looked at in flight.
+"""The DMA of DMACTL that is in flight, and HOLD and STEP, by which software looks at it there.
 
-Every step asks the bus anew. So a mapping that goes, or bus mastering that ends, ends the DMA.
+Theory of operation. Software, or the DMA's trigger itself, allows a number of bytes; what is
+allowed is moved at once in mapped memory, and when the client answers elsewhere. A DMA is in flight
+from its trigger until all of it was moved. Each move asks the bus anew, so a mapping that goes, or
+bus mastering that ends, ends the DMA.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register, RegisterFile
-from device.layout import HOLD_ON, DmaReason, Ext
+from device.layout import HOLD_ON, DmaDirection, DmaReason, Ext
 
-from .transfer import Ended, Transfer
+from .transfer import Ended, Moved, Transfer
 
 _REGISTERS = (
     Register(Ext.HOLD, Access.RW, mask=HOLD_ON),
@@ -25,23 +30,23 @@ _REGISTERS = (
 class Hold:
     """At most one DMA in flight.
 
-    ``move`` moves a part and returns its bytes, ``ended`` gets the result, ``pending`` learns
-    whether a DMA is in flight.
+    ``move`` moves a part, ``ended`` gets the result, ``changed`` is called when a DMA that software
+    can see in flight begins or ends.
     """
 
     def __init__(
         self,
         extension: RegisterFile,
         *,
-        move: Callable[[Transfer], bytes],
+        move: Callable[[Transfer, Moved], None],
         ended: Ended,
-        pending: Callable[[bool], None],
+        changed: Callable[[], None],
     ) -> None:
         self._extension = extension
-        self._move, self._ended, self._pending = move, ended, pending
+        self._move, self._ended, self._changed = move, ended, changed
         self._transfer: Transfer | None = None
-        self._moved = 0
-        self._crc = 0
+        self._allowed = self._moved = self._crc = 0
+        self._moving = self._seen = False
         self._abort_reason, self._abort_moved = DmaReason.NONE, 0
         extension.add(_REGISTERS, self)
 
@@ -52,19 +57,27 @@ class Hold:
 
     @property
     def in_flight(self) -> bool:
-        """Return whether a DMA is held."""
+        """Return whether a DMA is in flight."""
         return self._transfer is not None
 
-    def begin(self, transfer: Transfer) -> None:
-        """Hold a transfer of one segment; one without bytes ends at the first step."""
-        self._transfer, self._moved, self._crc = transfer, 0, 0
-        self._pending(True)
+    def begin(self, transfer: Transfer, *, held: bool) -> None:
+        """Do a transfer of one segment. Held, one without bytes ends at the first step."""
+        self._transfer = transfer
+        self._allowed = self._moved = self._crc = 0
+        self._moving = self._seen = False
+        if not held:
+            self._allow(transfer.length)
+        if self.in_flight:
+            self._seen = True
+            self._changed()
 
     def abort(self, reason: DmaReason) -> None:
-        """End the DMA in flight, if there is one, with what it has moved."""
-        if self._transfer is not None:
+        """End the DMA in flight, if there is one, with what it is known to have moved."""
+        if self._transfer is None:
+            return
+        if self._seen:
             self._abort_reason, self._abort_moved = reason, self._moved
-            self._end(reason)
+        self._end(self._transfer, reason)
 
     def write_hold(self, value: int) -> None:
         """Let the rest of a DMA go when HOLD is cleared."""
@@ -72,26 +85,45 @@ class Hold:
             self.write_step(self._transfer.length)
 
     def write_step(self, value: int) -> None:
-        """Move up to ``value`` bytes of the DMA in flight."""
+        """Move up to ``value`` bytes more of the DMA in flight."""
+        self._allow(value)
+
+    def _allow(self, length: int) -> None:
         transfer = self._transfer
-        if transfer is None:
+        if transfer is not None:
+            self._allowed = min(self._allowed + length, transfer.length)
+            self._go(transfer)
+
+    def _go(self, transfer: Transfer) -> None:
+        """Move what is allowed, unless a move is under way, at whose end this is called again."""
+        if self._moving:
             return
-        length = min(value, transfer.length - self._moved)
-        try:
-            data = self._move(transfer.part(self._moved, length))
-        except DmaRefused as refusal:
-            self.abort(refusal.reason)
+        self._moving = True
+        length = self._allowed - self._moved
+        part = transfer if length == transfer.length else transfer.part(self._moved, length)
+        self._move(part, partial(self._part_done, transfer, length))
+
+    def _part_done(
+        self, transfer: Transfer, length: int, direction: DmaDirection, outcome: bytes | DmaRefused
+    ) -> None:
+        if self._transfer is not transfer:
             return
-        self._crc = zlib.crc32(data, self._crc)
+        self._moving = False
+        if isinstance(outcome, DmaRefused):
+            self.abort(outcome.reason)
+            return
+        self._crc = zlib.crc32(outcome, self._crc)
         self._moved += length
         if self._moved == transfer.length:
-            self._end(DmaReason.NONE)
+            self._end(replace(transfer, direction=direction), DmaReason.NONE)
+        elif self._allowed > self._moved:
+            self._go(transfer)
 
-    def _end(self, reason: DmaReason) -> None:
-        transfer, self._transfer = self._transfer, None
-        self._pending(False)
-        if transfer is not None:
-            self._ended(transfer, reason, self._moved, self._crc)
+    def _end(self, transfer: Transfer, reason: DmaReason) -> None:
+        self._transfer = None
+        if self._seen:
+            self._changed()
+        self._ended(transfer, reason, self._moved, self._crc)
 
     def read_held_moved(self) -> int:
         """Return the bytes that the DMA in flight has moved; 0 without one."""
@@ -106,5 +138,5 @@ class Hold:
         return self._abort_reason
 
     def read_abort_moved(self) -> int:
-        """Return the bytes that it had moved."""
+        """Return the bytes that it had moved; of a part that the client was asked for, none."""
         return self._abort_moved

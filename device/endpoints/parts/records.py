@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import NamedTuple
 
 from device import layout
 from device.endpoints.bus import Attributes
@@ -14,8 +15,7 @@ from device.layout import DmaDirection, DmaReason, DmaStatus, Ext
 _WORD = 0xFFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class DmaRecord:
+class DmaRecord(NamedTuple):
     """One DMA as the device did it, or refused it. Lengths and offsets in bytes.
 
     ``address`` is the first segment's. What vfio-user does not carry is in ``sent`` (*modelled*).
@@ -41,7 +41,7 @@ class DmaRecord:
             "reason": self.reason.name,
             "direction": self.direction.name,
         }
-        return {**asdict(self), **names}
+        return {**self._asdict(), **names, "sent": asdict(self.sent)}
 
 
 def _valid(value: int | None) -> int:

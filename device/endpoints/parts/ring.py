@@ -4,15 +4,21 @@ The guest can change the ring while it is read, put it anywhere, or aim a transf
 descriptors between the completion index and the doorbell's are copied once, before the first of
 them is acted on, and nothing looks at guest memory for them again. Their number is below the size,
 the size is latched and bounded, and so are the bytes of a doorbell.
+
+In mapped memory all of a doorbell's work is done within its write. Where the client must be asked,
+it goes on afterwards, one transfer at a time: RING_STATUS reads BUSY until it is done, a doorbell
+that rings meanwhile is answered then, and a ring that is turned off stops at the end of a transfer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from device import layout
 from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register, RegisterFile
+from device.endpoints.task import Steps, Task
 from device.layout import (
     RING_BYTES_MAX,
     RING_ENABLE,
@@ -35,42 +41,73 @@ _REGISTERS = (
     Register(Ext.RING_DOORBELL, Access.WO),
     *(Register(each) for each in (Ext.RING_COMPLETION, Ext.RING_STATUS, Ext.RING_TRANSFERS)),
 )
-_FLAGS = int(sum(RingFlag))
+# Descriptors come by the thousand, and an operation on an IntFlag costs as much as ten on an int.
+_FLAGS, _CHAIN, _INTERRUPT = int(sum(RingFlag)), int(RingFlag.CHAIN), int(RingFlag.INTERRUPT)
+_WRITE, _NO_SNOOP = int(RingFlag.WRITE_MEMORY), int(RingFlag.NO_SNOOP)
 _SIZE = RingDescriptor.STRUCT.size
 
 
 class Ring:
     """One ring. ``read`` reads guest memory; ``interrupt`` sends a vector's MSI-X.
 
-    ``run`` runs a transfer, and ``refuse`` records one that is refused; ``check`` is the constraint
-    on the number of segments and such, and is the exerciser's own.
+    ``run`` runs a transfer and calls back when it has ended, ``refuse`` records one that is
+    refused, ``make`` makes one; ``changed`` is called when the ring begins or ends to be busy.
     """
 
     def __init__(
         self,
         extension: RegisterFile,
         *,
-        read: Callable[[int, int], bytes],
-        run: Callable[[Transfer], None],
+        read: Callable[
+            [Sequence[tuple[int, int]], Callable[[list[bytes] | DmaRefused], None]], None
+        ],
+        run: Callable[[Transfer, Callable[[None], None]], None],
         refuse: Callable[[Transfer, DmaReason], None],
         interrupt: Callable[[int], object],
         make: Callable[[DmaDirection, tuple[Segment, ...], bool], Transfer],
+        changed: Callable[[], None],
     ) -> None:
         self._extension = extension
         self._read, self._run, self._refuse = read, run, refuse
-        self._interrupt, self._make = interrupt, make
+        self._interrupt, self._make, self._changed = interrupt, make, changed
         self._base = self._size = 0
-        self._enabled = False
+        self._enabled = self._stopping = False
+        self._task: Task | None = None  # while busy, as software sees it
+        self._under_way: Transfer | None = None
+        self._next: int | None = None
         extension.add(_REGISTERS, self)
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a doorbell's work waits for the client."""
+        return self._task is not None
+
+    def abort(self, reason: DmaReason) -> None:
+        """End what is under way, if anything is: no descriptor behind it is run."""
+        task, self._task = self._task, None
+        transfer, self._under_way = self._under_way, None
+        if task is None:
+            return
+        task.cancel()
+        if transfer is not None:
+            self._refuse(transfer, reason)
+        self._extension[Ext.RING_STATUS] = RingStatus.ABORTED
+        self._changed()
 
     def reset(self) -> None:
         """Forget base and size; the registers have their own reset."""
         self._base = self._size = 0
-        self._enabled = False
+        self._enabled = self._stopping = False
 
     def write_ring_control(self, value: int) -> None:
-        """Latch base and size when the ring is enabled, and begin at index 0."""
+        """Latch base and size when the ring is enabled, and begin at index 0.
+
+        While it is busy the ring can be told to stop, and that alone.
+        """
         enable = bool(value & RING_ENABLE)
+        if self.busy:
+            self._stopping = self._stopping or not enable
+            return
         if enable and not self._enabled:
             self._base = self._extension.pair(Ext.RING_BASE_LO, Ext.RING_BASE_HI)
             self._size = self._extension[Ext.RING_SIZE]
@@ -80,33 +117,56 @@ class Ring:
 
     def write_ring_doorbell(self, tail: int) -> None:
         """Run the transfers up to, and without, the descriptor of index ``tail``."""
-        self._extension[Ext.RING_STATUS] = self._doorbell(tail)
+        if self.busy:
+            self._next = tail
+            return
+        task = Task(self._serve(tail))
+        task.start()
+        if not task.done:
+            self._task = task
+            self._extension[Ext.RING_STATUS] = RingStatus.BUSY
+            self._changed()
 
-    def _doorbell(self, tail: int) -> RingStatus:
-        if not self._enabled:
+    def _serve(self, tail: int | None) -> Steps[None]:
+        """Answer a doorbell, and whichever was the last to ring meanwhile."""
+        while tail is not None:
+            self._next = None
+            status = yield from self._doorbell(tail)
+            tail = self._next
+        if self._stopping:
+            self._enabled = self._stopping = False
+            self._extension[Ext.RING_CONTROL] = 0
+        self._extension[Ext.RING_STATUS] = status
+        if self.busy:
+            self._task = None
+            self._changed()
+
+    def _doorbell(self, tail: int) -> Steps[RingStatus]:
+        if not self._enabled or self._stopping:
             return RingStatus.DISABLED
         if not layout.RING_SIZE_MIN <= self._size <= layout.RING_SIZE_MAX:
             return RingStatus.BAD_SIZE
         if tail >= self._size:
             return RingStatus.BAD_INDEX
         head = self._extension[Ext.RING_COMPLETION]
-        try:
-            descriptors = self.copy(head, (tail - head) % self._size)
-        except DmaRefused as refusal:
-            place = Segment(refusal.address, _SIZE, 0)
-            self._refuse(self._make(DmaDirection.READ_MEMORY, (place,), False), refusal.reason)
+        ranges = self.ranges(head, (tail - head) % self._size)
+        found = yield partial(self._read, ranges)
+        if isinstance(found, DmaRefused):
+            self._refuse_descriptors(found.address, found.reason)
             return RingStatus.UNREACHABLE
-        return self._run_all(descriptors)
+        return (yield from self._run_all(parse(b"".join(found))))
 
-    def copy(self, head: int, count: int) -> list[RingDescriptor]:
-        """Return a copy of ``count`` descriptors from index ``head`` on. DmaRefused when not."""
+    def ranges(self, head: int, count: int) -> list[tuple[int, int]]:
+        """Return where ``count`` descriptors from index ``head`` on lie: (address, bytes)."""
         first = min(count, self._size - head)
-        data = self._read(self._base + head * _SIZE, first * _SIZE) if first else b""
-        if count > first:
-            data += self._read(self._base, (count - first) * _SIZE)
-        return [RingDescriptor(*fields) for fields in RingDescriptor.STRUCT.iter_unpack(data)]
+        places = ((self._base + head * _SIZE, first), (self._base, count - first))
+        return [(address, number * _SIZE) for address, number in places if number]
 
-    def _run_all(self, descriptors: list[RingDescriptor]) -> RingStatus:
+    def _refuse_descriptors(self, address: int, reason: DmaReason) -> None:
+        place = Segment(address, _SIZE, 0)
+        self._refuse(self._make(DmaDirection.READ_MEMORY, (place,), False), reason)
+
+    def _run_all(self, descriptors: list[RingDescriptor]) -> Steps[RingStatus]:
         status, moved, wanted = RingStatus.OK, 0, False
         for chain in chains(descriptors):
             length = sum(each.length for each in chain)
@@ -116,30 +176,40 @@ class Ring:
                 if moved > RING_BYTES_MAX:
                     status = RingStatus.BUDGET
                     break
-            self.run(chain)
-            wanted = wanted or any(each.flags & RingFlag.INTERRUPT for each in chain)
+            yield from self.run(chain)
+            wanted = wanted or any(each.flags & _INTERRUPT for each in chain)
             done = self._extension[Ext.RING_COMPLETION] + len(chain)
             self._extension[Ext.RING_COMPLETION] = done % self._size
             self._extension[Ext.RING_TRANSFERS] += 1
+            if self._stopping:
+                status = RingStatus.DISABLED
+                break
         if wanted:
             self._interrupt(self._extension[Ext.RING_VECTOR])
         return status
 
-    def run(self, chain: list[RingDescriptor]) -> None:
+    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
         """Run one transfer, or refuse what its descriptors alone make impossible."""
-        write = bool(chain[0].flags & RingFlag.WRITE_MEMORY)
-        direction = DmaDirection.WRITE_MEMORY if write else DmaDirection.READ_MEMORY
-        segments = tuple(Segment(each.address, each.length, each.offset) for each in chain)
-        transfer = self._make(direction, segments, bool(chain[0].flags & RingFlag.NO_SNOOP))
-        alike = RingFlag.WRITE_MEMORY | RingFlag.NO_SNOOP
-        if any(each.flags & ~_FLAGS or (each.flags ^ chain[0].flags) & alike for each in chain):
+        flags = chain[0].flags
+        direction = DmaDirection.WRITE_MEMORY if flags & _WRITE else DmaDirection.READ_MEMORY
+        segments = tuple([Segment(each.address, each.length, each.offset) for each in chain])
+        transfer = self._make(direction, segments, bool(flags & _NO_SNOOP))
+        alike = _WRITE | _NO_SNOOP
+        if any(each.flags & ~_FLAGS or (each.flags ^ flags) & alike for each in chain):
             self._refuse(transfer, DmaReason.BAD_DESCRIPTOR)
-        elif chain[-1].flags & RingFlag.CHAIN:
+        elif chain[-1].flags & _CHAIN:
             self._refuse(transfer, DmaReason.UNFINISHED_CHAIN)
         elif transfer.length > RING_BYTES_MAX:
             self._refuse(transfer, DmaReason.TRANSFER_SIZE)
         else:
-            self._run(transfer)
+            self._under_way = transfer
+            yield partial(self._run, transfer)
+            self._under_way = None
+
+
+def parse(data: bytes) -> list[RingDescriptor]:
+    """Return the descriptors that were copied from guest memory."""
+    return [RingDescriptor(*fields) for fields in RingDescriptor.STRUCT.iter_unpack(data)]
 
 
 def chains(descriptors: list[RingDescriptor]) -> Iterator[list[RingDescriptor]]:
@@ -147,7 +217,7 @@ def chains(descriptors: list[RingDescriptor]) -> Iterator[list[RingDescriptor]]:
     chain: list[RingDescriptor] = []
     for descriptor in descriptors:
         chain.append(descriptor)
-        if not descriptor.flags & RingFlag.CHAIN:
+        if not descriptor.flags & _CHAIN:
             yield chain
             chain = []
     if chain:

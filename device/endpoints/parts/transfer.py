@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from device.endpoints.bus import PLAIN, Attributes
+from device.endpoints.bus import PLAIN, Attributes, DmaRefused
 from device.layout import DmaAttribute, DmaDirection, DmaReason
 
 _NOTHING = DmaAttribute(0)
@@ -59,3 +59,6 @@ class Transfer:
 
 # Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).
 Ended = Callable[[Transfer, DmaReason, int, int], None]
+
+# Called when data were moved: (the direction in which, a copy of them), or were refused.
+Moved = Callable[[DmaDirection, bytes | DmaRefused], None]

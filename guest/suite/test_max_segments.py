@@ -1,0 +1,49 @@
+"""The limit on a transfer's segments, which only transfers of the ring have several of."""
+
+from __future__ import annotations
+
+import pytest
+from exerciser_parts import DescriptorRing, constrained
+from iobuffer import kIODirectionInOut
+from layout import DmaReason, Ext, RingDescriptor, RingFlag
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, difference, inverted
+
+
+@pytest.mark.promise("constraints")
+def test_max_segments(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+    """Of transfers in two and in three segments the ring runs the shorter one alone."""
+    memory, inside = buffer(kIODirectionInOut, 300), data.take(300)
+    bench.load(inside)
+    with memory.view() as view:
+        view[:] = inverted(inside)
+    ring_memory = buffer(kIODirectionInOut, 16 * RingDescriptor.STRUCT.size)
+    base, seen = memory.getPhysicalAddress(), []
+    with (
+        constrained(bench.device, {Ext.MAX_SEGMENTS: 2}),
+        ring_memory.view() as view,
+        DescriptorRing(bench.device, view, ring_memory.getPhysicalAddress(), 16) as ring,
+    ):
+        tail = 0
+        for first, count in ((0, 3), (100, 2)):
+            for index in range(count):
+                place = first + 50 * index
+                more = RingFlag.CHAIN if index + 1 < count else RingFlag(0)
+                descriptor = RingDescriptor(base + place, 50, place, RingFlag.WRITE_MEMORY | more)
+                ring.put(tail, descriptor)
+                tail += 1
+            ring.doorbell(tail)
+            record = bench.device.record(bench.device.dma_count)
+            seen.append((record.reason, record.moved, record.segments))
+    with memory.view() as view:
+        outside = inverted(inside)
+        wrong = difference(outside[:100] + inside[100:200] + outside[200:], bytes(view))
+    attest(
+        "constraints",
+        asked="MAX_SEGMENTS 2: a transfer in two segments, not one in three",
+        attested=", ".join(f"{reason.name}, {moved} bytes moved" for reason, moved, _ in seen),
+        kept=seen == [(DmaReason.MAX_SEGMENTS, 0, 3), (DmaReason.NONE, 100, 2)] and not wrong,
+        reason=wrong,
+    )

@@ -1,0 +1,76 @@
+"""The server waits for what it has use for, and sleeps until then: it never spins."""
+
+from __future__ import annotations
+
+import select
+import time
+from pathlib import Path
+
+import pytest
+
+from device.layout import DmaCtl, Reg
+from device.vfio_user import server as server_module
+from device.vfio_user.messages import Command, RegionAccess
+from tests.vfio_user.client import RawClient
+
+LONG = 0.3  # seconds
+FEW = 20  # turns; one that spins makes thousands in that time
+READ = RegionAccess(0, 1, 1 << 14).pack()
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the server waits for, each time that it does."""
+    found: list[int] = []
+    once = server_module._Waiter.once
+
+    def counted(
+        waiter: server_module._Waiter, events: int, *deadlines: float | None
+    ) -> tuple[bool, bool]:
+        found.append(events)
+        return once(waiter, events, *deadlines)
+
+    monkeypatch.setattr(server_module._Waiter, "once", counted)
+    return found
+
+
+def settled(turns: list[int]) -> list[int]:
+    """Return the turns of a while in which nothing happens."""
+    time.sleep(LONG)
+    turns.clear()
+    time.sleep(LONG)
+    return list(turns)
+
+
+def test_a_client_that_is_idle(turns: list[int], server: Path) -> None:
+    with RawClient(server) as client:
+        client.read32(0, 0)
+        assert len(settled(turns)) < FEW
+
+
+def test_a_client_that_does_not_take_its_replies(turns: list[int], server: Path) -> None:
+    """Nothing more is read from it, though there is; only room to send is waited for."""
+    with RawClient(server) as client:
+        client.socket.setblocking(False)
+        sent = 0
+        while select.select([], [client.socket], [], LONG)[1]:
+            client.send(Command.REGION_READ, READ)
+            sent += 1
+        assert len(settled(turns)) < FEW
+        client.socket.settimeout(10)
+        for _ in range(sent):
+            client.receive()
+
+
+def test_a_dma_that_the_client_owes(turns: list[int], server: Path) -> None:
+    with RawClient(server) as client:
+        client.dma_map(0x10_0000, 0x1000, None)
+        client.region_write(7, 4, b"\4\0")
+        for register, value in (
+            (Reg.DMA_BUS_ADDR_LO, 0x10_0000),
+            (Reg.DMA_LEN, 16),
+            (Reg.DMACTL, DmaCtl.TRIGGER),
+        ):
+            client.write32(0, register, value)
+        client.receive_command(Command.DMA_READ)
+        assert len(settled(turns)) < FEW
