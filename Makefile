@@ -1,11 +1,11 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> APPEND=<words> DEADLINE=<phase>=<s> KEEP=1
-# GDB=1 ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
+# GDB=1 IOMMU=intel ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
-GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/exerciser_parts.py \
+GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/exerciser_parts.py guest/edu.py \
 	guest/platform_device.py guest/memory_types.py guest/layout.py guest/init.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
@@ -17,7 +17,7 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT IOMMU APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm shell soak doctor test lint units fuzz interop faults generate lock clean \

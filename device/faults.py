@@ -61,6 +61,22 @@ class _FalseSuccess(Exerciser):
         return transfer.direction, b"".join(pieces)
 
 
+class _ReadsStale(Exerciser):
+    """Reads what it wrote there itself last, whoever wrote there since."""
+
+    _last: tuple[int, bytes] = (0, b"")
+
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        direction, data = super().transfer(transfer)
+        address, written = self._last
+        if direction is DmaDirection.WRITE_MEMORY:
+            self._last = transfer.address, data
+        elif (transfer.address, transfer.length) == (address, len(written)):
+            data = written
+            self.buffer[transfer.offset : transfer.offset + len(data)] = data
+        return direction, data
+
+
 class _MsixOfOneVector(Exerciser):
     """One vector is wrong, and no other: only a test of every vector is sure to find it."""
 
@@ -238,6 +254,9 @@ FAULTS: dict[str, Fault] = {
         "ignores the direction bit and always reads memory", exerciser=_IgnoresDirection
     ),
     "device-false-success": Fault("reports success without moving data", exerciser=_FalseSuccess),
+    "device-reads-stale": Fault(
+        "reads what it wrote there itself, whoever wrote there since", exerciser=_ReadsStale
+    ),
     "msix-dropped": Fault("does not send the messages of one vector", exerciser=_MsixDropped),
     "msix-doubled": Fault(
         "sends each message of one vector again, with the next register write",

@@ -68,6 +68,13 @@ FAULTS = (
         "the device reports success without moving data",
     ),
     Fault(
+        "device-reads-stale",
+        Place.DEVICE,
+        Status.FAILED,
+        ("second opinion",),
+        "the device reads what it wrote there itself, whoever wrote there since",
+    ),
+    Fault(
         "allocator-misaligned",
         Place.GUEST,
         Status.FAILED,

@@ -92,6 +92,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             folder / "console.log",
             wiring,
             _kernel_words(options),
+            iommu=options.iommu,
         )
         (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
         qemu_log = stack.enter_context((folder / "qemu.log").open("wb"))

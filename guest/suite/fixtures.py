@@ -1,4 +1,5 @@
-"""Fixtures for guest tests: ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``.
+"""Fixtures for guest tests: ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``,
+``edu`` and ``wide_edu``.
 
 The agent loads them as a plugin, so tests of another project have them as well.
 """
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from exerciser import Exerciser
 from iobuffer import IOBufferMemoryDescriptor, IOOptions, current_task, kIODirectionInOut
 from iobuffer.driver import Driver
+from pci_sysfs import PciFunction
 from platform_device import PlatformDevice
 
 from suite.attestation import SEED, Attest
@@ -49,6 +52,21 @@ def platform() -> Iterator[PlatformDevice]:
     """The platform, told this guest's PAT and MTRRs."""
     with PlatformDevice() as opened:
         opened.read_memory_types()
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def edu() -> Iterator[Edu]:
+    """QEMU's edu as it comes: it drives 28 address bits."""
+    with Edu(PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 0)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def wide_edu() -> Iterator[Edu]:
+    """A second edu, with the property ``dma_mask`` of 40 bits."""
+    function = PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 1)
+    with Edu(function, address_bits=40) as opened:
         yield opened
 
 
