@@ -209,6 +209,8 @@ def _start_device(
         argv += ["--fault", fault.name]
     if launch.options.endpoint:
         argv += ["--endpoint", launch.options.endpoint]
+    elif launch.options.iommu:
+        argv += ["--iommu"]
     # An endpoint of somebody else's is found as Python finds modules: here, or on PYTHONPATH.
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     python_path = [str(payload.SOURCE), str(Path.cwd()), *filter(None, given)]
