@@ -5,7 +5,7 @@
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
-GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/exerciser_parts.py guest/edu.py \
+GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest/exerciser_parts.py guest/edu.py \
 	guest/platform_device.py guest/memory_types.py guest/layout.py guest/init.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)

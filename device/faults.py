@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .endpoints.bus import DmaRefused
 from .endpoints.exerciser import Exerciser
@@ -75,6 +76,41 @@ class _ReadsStale(Exerciser):
             data = written
             self.buffer[transfer.offset : transfer.offset + len(data)] = data
         return direction, data
+
+
+class _StaleTranslation(Exerciser):
+    """Keeps where an address led, and goes there when the client has unmapped it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seen: dict[tuple[int, int], list[memoryview]] = {}
+
+    def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
+        place = transfer.address, transfer.length
+        try:
+            done = super().transfer(transfer)
+        except DmaRefused:
+            if (views := self._seen.get(place)) is None:
+                raise
+            return transfer.direction, self._follow(views, transfer)
+        if self.bus.client is not None:
+            self._seen[place] = self.bus.client.memory(*place, write=transfer.writes_memory)
+        return done
+
+    def _follow(self, views: list[memoryview], transfer: Transfer) -> bytes:
+        start = transfer.offset
+        for view in views:
+            window = slice(start, start + len(view))
+            if transfer.writes_memory:
+                view[:] = self.buffer[window]
+            else:
+                self.buffer[window] = view
+            start += len(view)
+        return bytes(self.buffer[transfer.offset : start])
+
+    def on_detach(self) -> None:
+        super().on_detach()
+        self._seen.clear()
 
 
 class _MsixOfOneVector(Exerciser):
@@ -298,6 +334,9 @@ FAULTS: dict[str, Fault] = {
     "trace-of-words": Fault("traces an access of 8 bytes as two of 4", exerciser=_TraceOfWords),
     "own-bar-reached": Fault(
         "lets a DMA write the device's own registers", exerciser=_OwnBarReached
+    ),
+    "iommu-stale-translation": Fault(
+        "goes on using a translation after its unmap", exerciser=_StaleTranslation
     ),
     "witness-ignores-pat": Fault(
         "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat

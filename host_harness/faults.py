@@ -25,7 +25,8 @@ class Fault:
     """One fault. ``promises`` are the promises that the run's message must name.
 
     ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
-    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short.
+    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short; it needs
+    a run with these ``options``, by name.
     """
 
     name: str
@@ -36,7 +37,10 @@ class Fault:
     parameter: str = ""
     words: str = ""
     deadlines: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
+
+_IOMMU = {"iommu": "intel"}
 
 FAULTS = (
     Fault(
@@ -207,6 +211,31 @@ FAULTS = (
         Status.FAILED,
         ("kIOMapWriteThruCache",),
         "the witness takes the PAT bit of every page-table entry as 0",
+    ),
+    Fault(
+        "iommu-wrong-permission",
+        Place.GUEST,
+        Status.FAILED,
+        ("IOMMU denial",),
+        "memory is mapped for reads and writes of the device, whatever was asked",
+        options=_IOMMU,
+    ),
+    Fault(
+        "iommu-stale-translation",
+        Place.DEVICE,
+        Status.FAILED,
+        ("IOMMU denial",),
+        "the device goes on using a translation after its unmap",
+        options=_IOMMU,
+    ),
+    Fault(
+        "iommu-record-lost",
+        Place.GUEST,
+        Status.FAILED,
+        ("IOMMU denial",),
+        "the guest's kernel does not print the IOMMU's faults",
+        parameter="loglevel=1",
+        options=_IOMMU,
     ),
     Fault(
         "report-lost",

@@ -21,6 +21,8 @@ _IOMMU = (
     *("-device", "pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"),
     *("-device", "pcie-root-port,id=soc,bus=outside,chassis=1"),
 )
+# A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
+_IOMMU_WORDS = ("intel_iommu=on", "vfio_iommu_type1.dma_entry_limit=512")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def command(
 def _words(wiring: Wiring, *, iommu: bool) -> list[str]:
     shells = len(wiring.shell_sockets)
     return [
-        *(("intel_iommu=on",) if iommu else ()),
+        *(_IOMMU_WORDS if iommu else ()),
         *((f"rehearsal.shells={shells}",) if shells else ()),
     ]
 

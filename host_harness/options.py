@@ -79,6 +79,8 @@ def parse(given: Mapping[str, str]) -> Options:
     if unknown := sorted(set(given) - known):
         raise UsageError(f"there is no option {unknown[0]!r}", f"there are: {', '.join(known)}")
     fault = faults.find(given["fault"]) if "fault" in given else None
+    if fault:
+        given = {**fault.options, **given}
     gdb = _flag("gdb", given)
     limits = deadlines.none() if gdb else dict(deadlines.DEFAULTS_S)
     if fault:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from exerciser import DmaRecord, Exerciser
 from iobuffer import CacheMode, IOBufferMemoryDescriptor
@@ -24,6 +25,23 @@ EFFECTIVE = {
 
 
 MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
+
+
+class DmaMemory(Protocol):
+    """Memory that the device reaches: a descriptor, or what is like one in these respects."""
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped in this process."""
+
+    def view(self) -> memoryview:
+        """Return the CPU's view of it."""
+
+    def getLength(self) -> int:
+        """Return its bytes."""
+
+    def getPhysicalSegment(self, offset: int) -> tuple[int, int]:
+        """Return where the device finds the byte at ``offset``, and how far that goes on."""
 
 
 def described(runs: list[WitnessRun]) -> str:
@@ -60,7 +78,7 @@ class Bench:
     device: Exerciser
     platform: PlatformDevice
     driver: Driver
-    staging: IOBufferMemoryDescriptor
+    staging: DmaMemory
 
     def split(self, length: int) -> list[int]:
         """Return lengths that fit the device's buffer and add up to ``length``."""
@@ -89,7 +107,7 @@ class Bench:
         return record
 
     def device_reads(
-        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self, buffer: DmaMemory, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
         """Store ``data`` in the buffer; the device reads it and must see just these bytes."""
         with buffer.view() as view:
@@ -97,7 +115,7 @@ class Bench:
         return self.device_sees(buffer, data, parts)
 
     def device_sees(
-        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self, buffer: DmaMemory, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
         """Let the device read the buffer; its checksum must be that of ``data``.
 
@@ -153,7 +171,7 @@ class Bench:
             return bytes(view[:length])
 
     def device_writes(
-        self, buffer: IOBufferMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self, buffer: DmaMemory, data: bytes, parts: Iterable[int] | None = None
     ) -> Seen:
         """Let the device write ``data`` to the buffer; the CPU must then find just these bytes.
 
@@ -189,7 +207,7 @@ class Bench:
             found = str(error)
         return f"what the device writes back: {found or 'the right bytes'}"
 
-    def witness(self, buffer: IOBufferMemoryDescriptor) -> list[WitnessRun]:
+    def witness(self, buffer: DmaMemory) -> list[WitnessRun]:
         """Return the runs that the witness finds under the buffer's mapping, all pages of it."""
         root = self.driver.query(buffer.address)
         length = buffer.getLength()

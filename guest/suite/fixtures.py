@@ -1,5 +1,5 @@
 """Fixtures for guest tests: ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``,
-``edu`` and ``wide_edu``.
+``edu`` and ``wide_edu``, ``mapper``.
 
 The agent loads them as a plugin, so tests of another project have them as well.
 """
@@ -14,11 +14,14 @@ from edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from exerciser import Exerciser
 from iobuffer import IOBufferMemoryDescriptor, IOOptions, current_task, kIODirectionInOut
 from iobuffer.driver import Driver
+from layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID
 from pci_sysfs import PciFunction
 from platform_device import PlatformDevice
+from vfio import Container, VfioFunction
 
-from suite.attestation import SEED, Attest
-from suite.bench import Bench, MakeBuffer
+from suite.attestation import IOMMU, SEED, Attest
+from suite.bench import Bench, DmaMemory, MakeBuffer
+from suite.iommu import Mapper
 from suite.patterns import Patterns
 
 
@@ -35,8 +38,26 @@ def data(request: pytest.FixtureRequest) -> Patterns:
 
 
 @pytest.fixture(scope="session")
-def _opened() -> Iterator[Exerciser]:
-    with Exerciser() as exerciser:
+def _container(request: pytest.FixtureRequest) -> Iterator[Container | None]:
+    """What maps memory for the exerciser; None when it reaches all of it."""
+    if not request.config.stash[IOMMU]:
+        yield None
+        return
+    with Container() as container:
+        yield container
+
+
+@pytest.fixture(scope="session")
+def _opened(_container: Container | None) -> Iterator[Exerciser]:
+    if _container is None:
+        with Exerciser() as exerciser:
+            yield exerciser
+        return
+    found = PciFunction.find(EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
+    with (
+        VfioFunction.open(_container, found) as function,
+        Exerciser(function, driver=function.driver) as exerciser,
+    ):
         yield exerciser
 
 
@@ -71,14 +92,29 @@ def wide_edu() -> Iterator[Edu]:
 
 
 @pytest.fixture(scope="session")
-def _bench(_opened: Exerciser, platform: PlatformDevice) -> Iterator[Bench]:
+def _bench(
+    _opened: Exerciser, _container: Container | None, platform: PlatformDevice
+) -> Iterator[Bench]:
     with (
         Driver() as driver,
         IOBufferMemoryDescriptor.inTaskWithOptions(
             current_task(), kIODirectionInOut, _opened.buffer_size, 4096
         ) as staging,
+        ExitStack() as stack,
     ):
-        yield Bench(_opened, platform, driver, staging)
+        memory: DmaMemory = staging
+        if _container is not None:
+            memory = stack.enter_context(Mapper(_container))(staging)
+        yield Bench(_opened, platform, driver, memory)
+
+
+@pytest.fixture
+def mapper(_container: Container | None, device: Exerciser) -> Iterator[Mapper]:  # noqa: ARG001
+    """Maps memory for the device behind the IOMMU, until the test ends."""
+    if _container is None:
+        pytest.fail("the fixture mapper is for tests that are marked iommu")
+    with Mapper(_container) as mapper:
+        yield mapper
 
 
 @pytest.fixture
