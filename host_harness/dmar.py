@@ -1,7 +1,7 @@
 """Faults of an Intel IOMMU, as the guest's kernel prints them on its console.
 
-The console is the kernel's own word: no test of the guest can leave a fault out, or make one up
-that the host did not see printed.
+The console is the kernel's word: a test cannot leave a fault out. (Root in the guest could print a
+line like it; against that stands what the device recorded.)
 """
 
 from __future__ import annotations

@@ -200,26 +200,29 @@ class GuestSession:
             hook.pytest_runtest_logreport(report=_failure(item.nodeid, f"no verdict: {error}"))
         else:
             seen = bool(self._trace.take() if self._trace else [])
+            faults = self._faults(reports)
             for report in reports:
-                faults = self._faults(report) if report.when == "call" else dmar.Outcome()
+                of_call = faults if report.when == "call" else dmar.Outcome()
                 self.ledger.add_report(
                     report,
                     item.guest.promises,
                     seen=seen,
-                    evidence=[str(each) for each in faults.told],
-                    objection=faults.complaint,
+                    evidence=[str(each) for each in of_call.told],
+                    objection=of_call.complaint,
                 )
                 hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _faults(self, report: pytest.TestReport) -> dmar.Outcome:
-        """Return the IOMMU's faults during a test, and attach them to its report."""
+    def _faults(self, reports: list[pytest.TestReport]) -> dmar.Outcome:
+        """Return the IOMMU's faults during a test, and attach them to its last report."""
         if self._dmar is None:
             return dmar.Outcome()
-        found = self._dmar.await_all(dmar.expected(report.user_properties))
+        last = reports[-1]  # it has the properties of all phases, and junit.xml takes them from it
+        found = self._dmar.await_all(dmar.expected(last.user_properties))
         if found.told:
-            report.sections.append(("IOMMU faults", "\n".join(map(str, found.told))))
+            text = "\n".join(map(str, found.told))
+            last.user_properties.append(("IOMMU faults", text))
         return found
 
     def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:

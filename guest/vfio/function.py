@@ -73,9 +73,13 @@ class VfioFunction(PciFunction):
             os.close(group)
             raise
         opened = cls(function.folder, group, device)
-        for number in range(_BARS):
-            if size := opened._region(number)[2]:
-                container.iova.reserve(opened.bar_address(number), size)
+        try:
+            for number in range(_BARS):
+                if size := opened._region(number)[2]:
+                    container.iova.reserve(opened.bar_address(number), size)
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     @property
