@@ -109,15 +109,6 @@ def _bench(
 
 
 @pytest.fixture
-def mapper(_container: Container | None, device: Exerciser) -> Iterator[Mapper]:  # noqa: ARG001
-    """Maps memory for the device behind the IOMMU, until the test ends."""
-    if _container is None:
-        pytest.fail("the fixture mapper is for tests that are marked iommu")
-    with Mapper(_container) as mapper:
-        yield mapper
-
-
-@pytest.fixture
 def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
     """The device, the platform, the driver, and a staging buffer as large as the device's own."""
     return _bench
@@ -138,3 +129,16 @@ def buffer() -> Iterator[MakeBuffer]:
             )
 
         yield make
+
+
+@pytest.fixture
+def mapper(
+    _container: Container | None,
+    device: Exerciser,  # noqa: ARG001
+    buffer: MakeBuffer,  # noqa: ARG001
+) -> Iterator[Mapper]:
+    """Maps memory, such as buffers, for the device behind the IOMMU until the test ends."""
+    if _container is None:
+        pytest.fail("the fixture mapper is for tests that are marked iommu")
+    with Mapper(_container) as mapper:
+        yield mapper

@@ -77,9 +77,9 @@ class Mapped:
         return self._view[:]
 
     def close(self) -> None:
-        """Take it from the device, and let go of the view."""
-        self._view.release()
+        """Take it from the device; only then let go of the view, which keeps the memory."""
         self.iova.close()
+        self._view.release()
 
     def getLength(self) -> int:
         """Return its bytes."""

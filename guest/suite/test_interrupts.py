@@ -193,6 +193,7 @@ def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) ->
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) -> None:
     """PCI Local Bus 3.0, section 6.8.2.3: and no vector fires in its place."""
@@ -213,6 +214,7 @@ def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) 
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest) -> None:
     """The handler finds the line down, and an interrupt that nobody owns comes again and again.

@@ -62,7 +62,6 @@ def test_carve_out(
     seen = both_ways(bench, memory, data)
     runs = bench.witness(memory)
     address, _ = memory.getPhysicalSegment(0)
-    memory.close()
     attest(
         "IOMMU mapping",
         asked=f"{SIZE} bytes of the carve-out, {wanted.name}",
