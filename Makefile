@@ -1,12 +1,12 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> APPEND=<words> DEADLINE=<phase>=<s> KEEP=1
-# GDB=1 ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
+# GDB=1 IOMMU=intel ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
-GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/exerciser_parts.py \
-	guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
+GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest/exerciser_parts.py \
+	guest/edu.py guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
 	guest/memory_types.py guest/layout.py guest/init.py guest/page_frames.py guest/swap.py \
 	guest/platform_access.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
@@ -19,7 +19,7 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT IOMMU APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm shell soak doctor test lint units fuzz flood bench interop faults \

@@ -18,6 +18,7 @@ from . import choose
 from .choose import NoEndpoint
 from .endpoints.exerciser import Exerciser, OptionalCapability
 from .endpoints.memory import Fabric
+from .endpoints.referral import behind_iommu
 from .faults import FAULTS, SOUND
 from .trace import Trace
 from .vfio_user.server import VfioUserServer
@@ -69,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         default=choose.DEFAULT,
         metavar="MODULE:CLASS",
         help="the class of the endpoint (default: %(default)s)",
+    )
+    add(
+        "--iommu",
+        action="store_true",
+        help="the client has an IOMMU: tell it of DMA that it did not map, for it to raise a fault",
     )
     add("--fault", metavar="NAME", choices=sorted(FAULTS), help="break one promise on purpose")
     add("--list-faults", action="store_true", help="print the faults, one a line, and exit")
@@ -148,6 +154,10 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
         if chosen is not Exerciser:
             raise NoEndpoint(f"--fault {options.fault} is one of the exerciser's")
         chosen = fault.exerciser
+    if options.iommu:
+        if not issubclass(chosen, Exerciser):
+            raise NoEndpoint("--iommu is for the exerciser")
+        chosen = behind_iommu(chosen)
     asked = {
         name: getattr(options, name)
         for name in ("buffer_size", "vectors", "capabilities")

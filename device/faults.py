@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .endpoints.bus import DmaRefused, OnlyByMessage
 from .endpoints.exerciser import Exerciser
@@ -71,6 +72,63 @@ class _FalseSuccess(Exerciser):
             self.buffer[each.offset : each.offset + each.length] for each in transfer.segments
         )
         done(transfer.direction, b"".join(pieces))
+
+
+class _ReadsStale(Exerciser):
+    """Reads what it wrote there itself last, whoever wrote there since."""
+
+    _last: tuple[int, bytes] = (0, b"")
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            address, written = self._last
+            if isinstance(outcome, DmaRefused):
+                pass
+            elif direction is DmaDirection.WRITE_MEMORY:
+                self._last = transfer.address, outcome
+            elif (transfer.address, transfer.length) == (address, len(written)):
+                outcome = written
+                self.buffer[transfer.offset : transfer.offset + len(written)] = written
+            done(direction, outcome)
+
+        super().transfer(transfer, moved)
+
+
+class _StaleTranslation(Exerciser):
+    """Keeps where an address led, and goes there when the client has unmapped it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seen: dict[tuple[int, int], list[memoryview]] = {}
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        place = transfer.address, transfer.length
+
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused):
+                if (views := self._seen.get(place)) is not None:
+                    outcome = self._follow(views, transfer)
+            elif self.bus.client is not None:
+                write = transfer.writes_memory
+                self._seen[place] = self.bus.client.memory(*place, write=write)
+            done(direction, outcome)
+
+        super().transfer(transfer, moved)
+
+    def _follow(self, views: list[memoryview], transfer: Transfer) -> bytes:
+        start = transfer.offset
+        for view in views:
+            window = slice(start, start + len(view))
+            if transfer.writes_memory:
+                view[:] = self.buffer[window]
+            else:
+                self.buffer[window] = view
+            start += len(view)
+        return bytes(self.buffer[transfer.offset : start])
+
+    def on_detach(self) -> None:
+        super().on_detach()
+        self._seen.clear()
 
 
 class _MsixOfOneVector(Exerciser):
@@ -326,6 +384,9 @@ FAULTS: dict[str, Fault] = {
         "ignores the direction bit and always reads memory", exerciser=_IgnoresDirection
     ),
     "device-false-success": Fault("reports success without moving data", exerciser=_FalseSuccess),
+    "device-reads-stale": Fault(
+        "reads what it wrote there itself, whoever wrote there since", exerciser=_ReadsStale
+    ),
     "msix-dropped": Fault("does not send the messages of one vector", exerciser=_MsixDropped),
     "msix-doubled": Fault(
         "sends each message of one vector again, with the next register write",
@@ -370,6 +431,9 @@ FAULTS: dict[str, Fault] = {
     "trace-of-words": Fault("traces an access of 8 bytes as two of 4", exerciser=_TraceOfWords),
     "own-bar-reached": Fault(
         "lets a DMA write the device's own registers", exerciser=_OwnBarReached
+    ),
+    "iommu-stale-translation": Fault(
+        "goes on using a translation after its unmap", exerciser=_StaleTranslation
     ),
     "witness-ignores-pat": Fault(
         "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat

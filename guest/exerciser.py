@@ -7,9 +7,9 @@ import select
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
-from iobuffer.driver import DriverFunction, Interrupts
+from iobuffer.driver import DriverFunction, Interrupts, PciInfo
 from layout import (
     DMASTATUS_CLEAR,
     DMASTATUS_CODE,
@@ -71,10 +71,39 @@ class DmaRecord:
         )
 
 
+class FunctionDriver(Protocol):
+    """What gives a function bus mastering and interrupts: `DriverFunction`, or VFIO.
+
+    Its methods are described there.
+    """
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, and the eventfds are taken away."""
+
+    def info(self) -> PciInfo:
+        """See `DriverFunction.info`."""
+
+    def set_bus_master(self, on: bool) -> None:
+        """See `DriverFunction.set_bus_master`."""
+
+    def set_eventfd(self, vector: int, fd: int) -> None:
+        """See `DriverFunction.set_eventfd`."""
+
+    def set_interrupts(self, kind: Interrupts) -> None:
+        """See `DriverFunction.set_interrupts`."""
+
+    def unmask(self) -> None:
+        """See `DriverFunction.unmask`."""
+
+    def close(self) -> None:
+        """Close it; again is nothing."""
+
+
 class Interrupt:
     """An eventfd that one vector signals; a context manager."""
 
-    def __init__(self, driver: DriverFunction, vector: int) -> None:
+    def __init__(self, driver: FunctionDriver, vector: int) -> None:
         self.vector = vector
         self._driver = driver
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -122,7 +151,7 @@ class IntxInterrupt(Interrupt):
     The driver lets one interrupt through, then masks INTx. To serve one: `deassert`, then `unmask`.
     """
 
-    def __init__(self, driver: DriverFunction, control: Bar) -> None:
+    def __init__(self, driver: FunctionDriver, control: Bar) -> None:
         self._control = control
         self._before = driver.info().interrupts
         driver.set_interrupts(Interrupts.INTX)
@@ -158,15 +187,18 @@ class IntxInterrupt(Interrupt):
 class Exerciser:
     """13b5:ed01, found by its id. A context manager; not for several threads at once.
 
-    Each register access costs some 50 us when it is a read and 1 to 2 us when it is a write.
+    ``driver`` gives interrupts and bus mastering, where the module dma_rehearsal does not. Each
+    register access costs some 50 us when it is a read and 1 to 2 us when it is a write.
     """
 
-    def __init__(self, function: PciFunction | None = None) -> None:
+    def __init__(
+        self, function: PciFunction | None = None, *, driver: FunctionDriver | None = None
+    ) -> None:
         self.pci = function or PciFunction.find(EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
         self.pci.enable()
         self._control = self.pci.bar(ExerciserBar.CONTROL)
         self._extension = self.pci.bar(ExerciserBar.EXTENSION)
-        self._driver: DriverFunction | None = None
+        self._driver = driver
         magic, version = self._extension[Ext.MAGIC], self._extension[Ext.VERSION]
         if magic != EXT_MAGIC or version >> 16 != EXT_VERSION >> 16:
             self.close()
@@ -291,7 +323,7 @@ class Exerciser:
         self.driver.set_bus_master(on)
 
     @property
-    def driver(self) -> DriverFunction:
+    def driver(self) -> FunctionDriver:
         """The kernel driver's file for this function; `ExerciserError` when it is not bound."""
         if self._driver is None:
             node = self.pci.driver_node()

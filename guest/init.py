@@ -20,6 +20,7 @@ from pathlib import Path
 GUEST_FOLDER = Path("/opt/dma-rehearsal/guest")
 MODULES = Path("/lib/modules/rehearsal")
 DRIVER = "dma_rehearsal"
+IOMMUS = Path("/sys/class/iommu")  # Linux, sysfs-class-iommu: one entry for each that is in use
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MOUNTS = (
@@ -142,7 +143,10 @@ def main() -> None:
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
     os.environ["PYTHONPATH"] = str(GUEST_FOLDER)
     command_line = Path("/proc/cmdline").read_text()
-    for module in [*(MODULES / "order").read_text().split(), DRIVER]:
+    names = (MODULES / "order").read_text().split()
+    if any(IOMMUS.iterdir()):
+        names += (MODULES / "order-iommu").read_text().split()
+    for module in [*names, DRIVER]:
         load(module, parameters(module, command_line))
     asked = dict(
         word.split("=", 1) for word in parameters("rehearsal", command_line).split() if "=" in word

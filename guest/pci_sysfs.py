@@ -44,16 +44,9 @@ class PciError(Exception):
 class Bar:
     """A mapped BAR: ``words`` makes one 32-bit access an index, ``data`` one for each byte."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
-            finally:
-                os.close(fd)
-        except (OSError, ValueError) as error:
-            raise PciError(f"cannot map {path}: {error}") from error
-        self.data = memoryview(self._memory)
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self.data = memoryview(memory)
         self.words = self.data.cast("I")
 
     def __getitem__(self, offset: int) -> int:
@@ -124,10 +117,20 @@ class PciFunction:
             self._write("enable", "1")
 
     def bar(self, number: int) -> Bar:
-        """Map a BAR, or return it when it is mapped."""
+        """Map a BAR, or return it when it is mapped; `PciError` when it cannot be mapped."""
         if number not in self._bars:
-            self._bars[number] = Bar(self.folder / f"resource{number}")
+            try:
+                self._bars[number] = Bar(self._map_bar(number))
+            except (OSError, ValueError) as error:
+                raise PciError(f"{self.address}: cannot map BAR{number}: {error}") from error
         return self._bars[number]
+
+    def _map_bar(self, number: int) -> mmap.mmap:
+        fd = os.open(self.folder / f"resource{number}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return mmap.mmap(fd, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
 
     @property
     def bus_master(self) -> bool:

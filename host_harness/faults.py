@@ -26,7 +26,8 @@ class Fault:
 
     ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
     kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
-    are the guest tests that look at the promise: one file's name, "" for the whole suite.
+    are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
+    a run with these ``options``, by name.
     """
 
     name: str
@@ -38,6 +39,10 @@ class Fault:
     words: str = ""
     deadlines: Mapping[str, float] = field(default_factory=dict)
     tests: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+_IOMMU = {"iommu": "intel"}
 
 
 def _allocator(name: str, promise: str, tests: str, description: str) -> Fault:
@@ -141,6 +146,13 @@ FAULTS = (
         ("kIODirectionOut", "kIODirectionIn"),
         "the device reports success without moving data",
         tests="test_direction.py",
+    ),
+    Fault(
+        "device-reads-stale",
+        Place.DEVICE,
+        Status.FAILED,
+        ("second opinion",),
+        "the device reads what it wrote there itself, whoever wrote there since",
     ),
     Fault(
         "allocator-misaligned",
@@ -351,6 +363,31 @@ FAULTS = (
         ("protection unit",),
         "the protection unit keeps no record of every eighth denied DMA",
         tests="test_protection.py",
+    ),
+    Fault(
+        "iommu-wrong-permission",
+        Place.GUEST,
+        Status.FAILED,
+        ("IOMMU denial",),
+        "memory is mapped for reads and writes of the device, whatever was asked",
+        options=_IOMMU,
+    ),
+    Fault(
+        "iommu-stale-translation",
+        Place.DEVICE,
+        Status.FAILED,
+        ("IOMMU denial",),
+        "the device goes on using a translation after its unmap",
+        options=_IOMMU,
+    ),
+    Fault(
+        "iommu-record-lost",
+        Place.GUEST,
+        Status.FAILED,
+        ("IOMMU denial",),
+        "the guest's kernel does not print the IOMMU's faults",
+        parameter="loglevel=1",
+        options=_IOMMU,
     ),
     Fault(
         "report-lost",

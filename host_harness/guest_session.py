@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import guest_words
+from . import dmar, guest_words
 from .device_trace import DeviceTrace
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_words import CollectedItem, GuestWordsError
@@ -87,6 +87,7 @@ class GuestSession:
         self.ran = 0
         self._interrupted = False
         self._trace: DeviceTrace | None = None
+        self._dmar: dmar.DmarLog | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -122,6 +123,9 @@ class GuestSession:
             self.rig.error = error
             raise _leave(error) from None
         self._trace = DeviceTrace(self.vm.folder / "device-trace.jsonl")
+        if self.rig.options.iommu:
+            self._dmar = dmar.DmarLog(self.vm.folder / "console.log")
+            self._dmar.take()  # what firmware and boot did
         log = LogXML(str(self.vm.folder / "junit.xml"), None, family="xunit2")
         manager.register(log, "dma-rehearsal-junit")
         log.pytest_sessionstart()
@@ -152,6 +156,7 @@ class GuestSession:
             "root": tests.root_in_guest,
             "seed": options.seed,
             "fault": options.fault.name if options.fault else None,
+            "iommu": options.iommu,
         }
         self.vm.send("collection", {"type": "configure", **request})
         collected = self.vm.receive("collection", "collected", "unusable")
@@ -194,12 +199,31 @@ class GuestSession:
             item.session.shouldstop = f"no verdict: {error.phase}"
             hook.pytest_runtest_logreport(report=_failure(item.nodeid, f"no verdict: {error}"))
         else:
-            seen = self._trace.take() if self._trace else []
+            seen = bool(self._trace.take() if self._trace else [])
+            faults = self._faults(reports)
             for report in reports:
-                self.ledger.add_report(report, item.guest.promises, seen=bool(seen))
+                of_call = faults if report.when == "call" else dmar.Outcome()
+                self.ledger.add_report(
+                    report,
+                    item.guest.promises,
+                    seen=seen,
+                    evidence=[str(each) for each in of_call.told],
+                    objection=of_call.complaint,
+                )
                 hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    def _faults(self, reports: list[pytest.TestReport]) -> dmar.Outcome:
+        """Return the IOMMU's faults during a test, and attach them to its last report."""
+        if self._dmar is None:
+            return dmar.Outcome()
+        last = reports[-1]  # it has the properties of all phases, and junit.xml takes them from it
+        found = self._dmar.await_all(dmar.expected(last.user_properties))
+        if found.told:
+            text = "\n".join(map(str, found.told))
+            last.user_properties.append(("IOMMU faults", text))
+        return found
 
     def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         """Return the reports of one test, all of them: one that is cut short has none."""
@@ -222,6 +246,7 @@ class GuestSession:
                     return reports
                 if message["type"] == "report":
                     reports.append(guest_words.report(item.config, message.get("data"), nodeid))
+                    dmar.expected(reports[-1].user_properties)
                     if len(reports) > len(guest_words.PHASES):
                         raise GuestWordsError("the guest sends reports without end")
                 kinds = ("report", "finish")

@@ -55,6 +55,10 @@ KERNEL_MODULES = (
 )
 # Loaded by the guest's swap.py when a test wants them.
 ON_DEMAND_MODULES = ("zsmalloc", "lzo-rle", "zram")
+# Loaded after those where the guest has an IOMMU.
+IOMMU_MODULES = (
+    *("irqbypass", "vfio", "vfio_virqfd", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci"),
+)
 _MODULE = "dma_rehearsal"
 _BUILD_TIMEOUT_S = 300
 
@@ -90,7 +94,7 @@ def _image_inputs(resolved: dict[str, Any], pytest_versions: dict[str, str]) -> 
         "packages": cache.digest_of(resolved["versions"]),
         "driver": cache.digest_of(_driver_inputs(resolved)),
         "pytest": pytest_versions,
-        "modules": (*KERNEL_MODULES, *ON_DEMAND_MODULES),
+        "modules": (*KERNEL_MODULES, *ON_DEMAND_MODULES, *IOMMU_MODULES),
         "programs": _PROGRAMS,
         "recipe": cache.digest_of(Path(__file__).read_text()),
     }
@@ -372,10 +376,11 @@ def _copy_programs(tree: Path, root: Path) -> None:
 def _copy_modules(tree: Path, release: str, driver: Path, root: Path) -> None:
     folder = root / "lib/modules/rehearsal"
     folder.mkdir(parents=True)
-    for name in (*KERNEL_MODULES, *ON_DEMAND_MODULES):
+    for name in (*KERNEL_MODULES, *ON_DEMAND_MODULES, *IOMMU_MODULES):
         found = list((tree / f"lib/modules/{release}/kernel").rglob(f"{name}.ko"))
         if len(found) != 1:
             raise EnvironmentFailure(f"kernel {release} has no module {name}")
         shutil.copyfile(found[0], folder / f"{name}.ko")
     shutil.copyfile(driver / f"{_MODULE}.ko", folder / f"{_MODULE}.ko")
-    (folder / "order").write_text("\n".join(KERNEL_MODULES) + "\n")
+    for order, names in ("order", KERNEL_MODULES), ("order-iommu", IOMMU_MODULES):
+        (folder / order).write_text("\n".join(names) + "\n")

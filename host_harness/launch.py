@@ -92,6 +92,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             folder / "console.log",
             wiring,
             _kernel_words(options),
+            iommu=options.iommu,
         )
         (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
         qemu_log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -208,6 +209,8 @@ def _start_device(
         argv += ["--fault", fault.name]
     if launch.options.endpoint:
         argv += ["--endpoint", launch.options.endpoint]
+    elif launch.options.iommu:
+        argv += ["--iommu"]
     # An endpoint of somebody else's is found as Python finds modules: here, or on PYTHONPATH.
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     python_path = [str(payload.SOURCE), str(Path.cwd()), *filter(None, given)]

@@ -11,6 +11,18 @@ from .qemu import Qemu
 
 RESULTS_PORT = "org.dma-rehearsal.results"
 _CPUS = 2
+# A second opinion: the one as it comes, the other with 40 address bits. Nobody maps memory for them
+# where there is an IOMMU.
+_EDU = ("-device", "edu,bus=pcie.0", "-device", f"edu,bus=pcie.0,dma_mask={(1 << 40) - 1}")
+# caching-mode: each mapping that the guest makes is told to the device process, too. Devices on the
+# bus "soc" are outside the IOMMU: the platform must reach page tables, which nobody maps for it.
+_IOMMU = (
+    *("-device", "intel-iommu,intremap=on,caching-mode=on"),
+    *("-device", "pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"),
+    *("-device", "pcie-root-port,id=soc,bus=outside,chassis=1"),
+)
+# A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
+_IOMMU_WORDS = ("intel_iommu=on", "vfio_iommu_type1.dma_entry_limit=512")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,13 @@ def command(
     console_log: Path,
     wiring: Wiring,
     kernel_words: list[str],
+    *,
+    iommu: bool = False,
 ) -> list[str]:
-    """Return QEMU's argv for a run. All sizes are in bytes."""
+    """Return QEMU's argv for a run. All sizes are in bytes.
+
+    With ``iommu`` the exerciser is behind an Intel IOMMU, and the platform is not.
+    """
     machine = ",".join(
         [
             "q35",
@@ -55,6 +72,7 @@ def command(
             "memory-backend=ram",
             f"max-ram-below-4g={memory.RAM_BELOW_4G}",
             *("smbus=off", "sata=off", "i8042=off", "vmport=off", "hpet=off"),
+            *(("kernel-irqchip=split",) if iommu else ()),  # what remapped interrupts need
         ]
     )
     return [
@@ -65,22 +83,28 @@ def command(
         # Shared by descriptor with the device process.
         *("-object", f"memory-backend-memfd,id=ram,size={memory.RAM_SIZE},share=on"),
         *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"),
-        *("-append", kernel_command_line([*_shell_words(wiring), *kernel_words])),
+        *("-append", kernel_command_line([*_words(wiring, iommu=iommu), *kernel_words])),
         *("-chardev", f"socket,id=console,fd={wiring.console_fd},logfile={console_log}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
         *("-device", "virtio-serial-pci"),
         *("-device", f"virtserialport,chardev=results,name={RESULTS_PORT}"),
         *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
-        *("-device", _vfio_user("exerciser", wiring.exerciser_socket)),
-        *("-device", _vfio_user("platform", wiring.platform_socket)),
+        *(_IOMMU if iommu else ()),
+        *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0")),
+        *("-device", _vfio_user("platform", wiring.platform_socket, "soc" if iommu else "pcie.0")),
+        *(() if iommu else _EDU),
         *_shell_consoles(wiring),
         *(("-gdb", f"unix:{wiring.gdb_socket},server=on,wait=off") if wiring.gdb_socket else ()),
     ]
 
 
-def _shell_words(wiring: Wiring) -> list[str]:
-    return [f"rehearsal.shells={len(wiring.shell_sockets)}"] if wiring.shell_sockets else []
+def _words(wiring: Wiring, *, iommu: bool) -> list[str]:
+    shells = len(wiring.shell_sockets)
+    return [
+        *(_IOMMU_WORDS if iommu else ()),
+        *((f"rehearsal.shells={shells}",) if shells else ()),
+    ]
 
 
 def _shell_consoles(wiring: Wiring) -> list[str]:
@@ -92,7 +116,6 @@ def _shell_consoles(wiring: Wiring) -> list[str]:
     return words
 
 
-def _vfio_user(name: str, path: Path) -> str:
-    return json.dumps(
-        {"driver": "vfio-user-pci", "id": name, "socket": {"type": "unix", "path": str(path)}}
-    )
+def _vfio_user(name: str, path: Path, bus: str) -> str:
+    socket = {"type": "unix", "path": str(path)}
+    return json.dumps({"driver": "vfio-user-pci", "id": name, "bus": bus, "socket": socket})

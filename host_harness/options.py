@@ -38,6 +38,12 @@ OPTIONS = (
         "MODULE:CLASS",
         "serve this endpoint in place of the exerciser; its module may be in the current folder",
     ),
+    Option(
+        "iommu",
+        "IOMMU",
+        "intel",
+        "put the exerciser behind QEMU's Intel IOMMU, and run the tests that are marked iommu",
+    ),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
         "deadline",
@@ -58,6 +64,7 @@ class Options:
     fault: Fault | None = None
     seed: int = 0
     endpoint: str | None = None
+    iommu: bool = False
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     keep: bool = False
@@ -72,6 +79,8 @@ def parse(given: Mapping[str, str]) -> Options:
     if unknown := sorted(set(given) - known):
         raise UsageError(f"there is no option {unknown[0]!r}", f"there are: {', '.join(known)}")
     fault = faults.find(given["fault"]) if "fault" in given else None
+    if fault:
+        given = {**fault.options, **given}
     gdb = _flag("gdb", given)
     limits = deadlines.none() if gdb else dict(deadlines.DEFAULTS_S)
     if fault:
@@ -85,6 +94,7 @@ def parse(given: Mapping[str, str]) -> Options:
         fault=fault,
         seed=_seed(given.get("seed")),
         endpoint=given.get("endpoint"),
+        iommu=_iommu(given.get("iommu")),
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
         keep=_flag("keep", given),
@@ -98,6 +108,12 @@ def _flag(name: str, given: Mapping[str, str]) -> bool:
     if text not in (*_YES, *_NO):
         raise UsageError(f"{name.upper()}={text} is neither yes nor no", f"use {name.upper()}=1")
     return text in _YES
+
+
+def _iommu(text: str | None) -> bool:
+    if text not in (None, "intel"):
+        raise UsageError(f"IOMMU={text} is no IOMMU that a VM can have", "use IOMMU=intel")
+    return text is not None
 
 
 def _seed(text: str | None) -> int:

@@ -24,6 +24,7 @@ from .janitor import remove_tree
 # Tried in this order: the suites of Debian that carry QEMU >= 10.1.
 _SUITES = ("forky", "sid")
 _PACKAGES = ("qemu-system-x86",)
+_DEVICES = ("vfio-user-pci", "edu")  # how ours are plugged in, and the one for a second opinion
 _PROBE_TIMEOUT_S = 30
 _KVM_PROBE_TIMEOUT_S = 8
 
@@ -75,7 +76,7 @@ def _output(qemu: Qemu, *arguments: str) -> str:
 
 
 def _probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -> Qemu:
-    """Return the QEMU if it has vfio-user-pci; NotUsable says what is wrong with it."""
+    """Return the QEMU if it has what a run plugs in; NotUsable says what is wrong with it."""
     bare = Qemu(command, "", origin, environment)
     # Without -nodefaults it aborts where the host has modules of another QEMU installed.
     devices = _output(
@@ -84,8 +85,9 @@ def _probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -
     )  # fmt: skip
     found = re.search(r"version (\S+)", _output(bare, "--version"))
     version = found.group(1) if found else "of an unknown version"
-    if '"vfio-user-pci"' not in devices:
-        raise NotUsable(f"QEMU {version} has no vfio-user-pci device")
+    for device in _DEVICES:
+        if f'"{device}"' not in devices:
+            raise NotUsable(f"QEMU {version} has no {device} device")
     return Qemu(command, version, origin, environment)
 
 

@@ -20,6 +20,7 @@ from .run_folder import printable
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
+HOST = "what the host saw"  # stands where a test has no promise that the host could refute
 _WIDTHS = (33, 38, 52)
 
 
@@ -47,13 +48,20 @@ class Ledger:
     reviewed: Reviewed = field(default_factory=lambda: Reviewed.load(OWN))
 
     def add_report(
-        self, report: pytest.TestReport, marked: Sequence[str], *, seen: bool = True
+        self,
+        report: pytest.TestReport,
+        marked: Sequence[str],
+        *,
+        seen: bool = True,
+        evidence: Sequence[str] = (),
+        objection: str = "",
     ) -> None:
         """Take the promises of one phase's report.
 
         ``marked`` are the promises that the test says it is about. One of them that a test did not
         attest is broken when the test failed, else unattested: silence is never a yes. ``seen`` is
-        whether a device did anything during the test.
+        whether a device did anything during the test, ``evidence`` what the host adds to what was
+        attested, and ``objection`` what it has against the test: nothing is kept then.
         """
         if report.failed:
             self.failures.append(report.nodeid)
@@ -68,6 +76,11 @@ class Ledger:
         rows = [_checked(value, report.nodeid) for value in recorded]
         if not seen:
             rows = [_unseen(row) for row in rows]
+        rows = [replace(row, attested="; ".join([row.attested, *evidence])) for row in rows]
+        if objection:
+            rows = [_refuted(row, objection) for row in rows]
+            if not any(row.verdict == "broken" for row in rows):
+                rows.append(Promise(HOST, "", "", "broken", objection, report.nodeid))
         self.promises += rows
         if report.failed:
             self.failed += 1
@@ -176,6 +189,10 @@ def _checked(value: object, test: str) -> Promise:
 
 def _unseen(row: Promise) -> Promise:
     return replace(row, verdict="unattested", reason=UNSEEN) if row.verdict == "kept" else row
+
+
+def _refuted(row: Promise, objection: str) -> Promise:
+    return replace(row, verdict="broken", reason=objection) if row.verdict == "kept" else row
 
 
 def _first_line(report: pytest.TestReport) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from . import channel_faults, faults, fixtures, services
+from . import channel_faults, faults, fixtures, iommu_faults, services
 from .attestation import SettingsPlugin, marked_promises
 from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
 
@@ -162,8 +162,10 @@ def _session(channel: Channel, configuration: Message) -> None:
     extra: list[object] = []
     if fault := configuration.get("fault"):
         faults.apply(fault)
+        iommu_faults.apply(fault)
         extra = channel_faults.apply(fault, channel)
     plugin = AgentPlugin(channel)
+    settings = SettingsPlugin(int(configuration["seed"]), iommu=bool(configuration.get("iommu")))
     root = str(configuration.get("root") or _SUITE.parent)
     arguments = [str(word) for word in configuration.get("args", [])]
     if not configuration.get("named"):
@@ -175,7 +177,7 @@ def _session(channel: Channel, configuration: Message) -> None:
             *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
             *arguments,
         ],
-        plugins=[plugin, fixtures, SettingsPlugin(int(configuration["seed"])), *extra],
+        plugins=[plugin, fixtures, settings, *extra],
     )
     if plugin.unusable:
         channel.send({"type": "unusable", "text": plugin.unusable})

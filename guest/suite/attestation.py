@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 SEED = pytest.StashKey[int]()
+IOMMU = pytest.StashKey[bool]()
+"""Whether the exerciser is behind an IOMMU."""
 
 
 class CheckFailed(AssertionError):
@@ -23,12 +25,13 @@ class CheckFailed(AssertionError):
 class SettingsPlugin:
     """Gives the session its seed, the mark ``promise`` and what a failed check means."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, *, iommu: bool = False) -> None:
+        self._seed, self._iommu = seed, iommu
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Store the seed; register the mark."""
         config.stash[SEED] = self._seed
+        config.stash[IOMMU] = self._iommu
         config.addinivalue_line(
             "markers",
             "promise(name): the promise that the test is about; it is broken when the test fails "
@@ -38,6 +41,22 @@ class SettingsPlugin:
             "markers",
             "kernel: looks at what the guest's own kernel does; left out where there is none",
         )
+        config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
+        config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Leave out the tests that are for another machine; unmarked, for one without IOMMU."""
+
+        def is_for_this(item: pytest.Item) -> bool:
+            alone = item.get_closest_marker("iommu") is not None
+            return alone == self._iommu or item.get_closest_marker("iommu_too") is not None
+
+        if left_out := [each for each in items if not is_for_this(each)]:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = filter(is_for_this, items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> object:
@@ -100,6 +119,15 @@ class Attest:
     def unsupported(self, promise: str, *, asked: object, code: object, reason: str) -> None:
         """Record an option that raised ``code`` (kIOReturnUnsupported) with ``reason``."""
         self.record(promise, asked, code, "unsupported", reason)
+
+    def expect_fault(self, source: str, address: int, *, write: bool) -> None:
+        """Expect the IOMMU's fault of one DMA in the kernel's log, where the host looks for it.
+
+        ``source`` is the device as bus:device.function, ``address`` the first byte at fault. The
+        test's promises are broken when it is not there.
+        """
+        fault = {"source": source, "address": address, "write": write}
+        self.properties.append(("iommu fault", fault))
 
     def record(
         self, promise: str, asked: object, attested: object, verdict: str, reason: str

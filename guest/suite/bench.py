@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from exerciser import DmaRecord, Exerciser
 from iobuffer import CacheMode, IOBufferMemoryDescriptor, IOMemoryDescriptor
@@ -24,6 +25,29 @@ EFFECTIVE = {
 
 
 MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
+
+
+class DmaMemory(Protocol):
+    """Memory that the device reaches: a descriptor, or what is like one in these respects."""
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped in this process."""
+
+    def getLength(self) -> int:
+        """Return its bytes."""
+
+    def getPhysicalAddress(self) -> int:
+        """Return where the device finds the first byte."""
+
+    def segments(self, offset: int = 0, length: int | None = None) -> list[tuple[int, int]]:
+        """Return (bus address, bytes) of a part, in order."""
+
+    def readBytes(self, offset: int, length: int) -> bytes:
+        """Return what the CPU finds there."""
+
+    def writeBytes(self, offset: int, data: bytes) -> int:
+        """Store bytes as the CPU does."""
 
 
 def described(runs: list[WitnessRun]) -> str:
@@ -60,7 +84,7 @@ class Bench:
     device: Exerciser
     platform: PlatformDevice
     driver: Driver
-    staging: IOBufferMemoryDescriptor
+    staging: DmaMemory
     protected: bool = False  # a protection unit denies what prepare() has not granted
 
     def split(self, length: int) -> list[int]:
@@ -70,7 +94,10 @@ class Bench:
         return [largest] * whole + [rest] * bool(rest)
 
     def pieces(
-        self, buffer: IOMemoryDescriptor, length: int, parts: Iterable[int] | None = None
+        self,
+        buffer: DmaMemory | IOMemoryDescriptor,
+        length: int,
+        parts: Iterable[int] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """Yield (bus address, length) of DMAs over the buffer's segments, in order.
 
@@ -108,14 +135,20 @@ class Bench:
         return record
 
     def device_reads(
-        self, buffer: IOMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self,
+        buffer: DmaMemory | IOMemoryDescriptor,
+        data: bytes,
+        parts: Iterable[int] | None = None,
     ) -> Seen:
         """Store ``data`` in the buffer; the device reads it and must see just these bytes."""
         buffer.writeBytes(0, data)
         return self.device_sees(buffer, data, parts)
 
     def device_sees(
-        self, buffer: IOMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self,
+        buffer: DmaMemory | IOMemoryDescriptor,
+        data: bytes,
+        parts: Iterable[int] | None = None,
     ) -> Seen:
         """Let the device read the buffer; its checksum must be that of ``data``.
 
@@ -148,9 +181,8 @@ class Bench:
 
     def load(self, data: bytes) -> None:
         """Bring ``data`` into the start of the device's buffer: the device reads it."""
-        with self.staging.view() as view:
-            view[: len(data)] = data
-        address, _ = self.staging.getPhysicalSegment(0)
+        self.staging.writeBytes(0, data)
+        address = self.staging.getPhysicalAddress()
         record = self.dma(address, len(data), write_memory=False)
         if record.crc32 != zlib.crc32(data):
             raise CheckFailed(
@@ -161,16 +193,16 @@ class Bench:
 
     def stored(self, length: int) -> bytes:
         """Return the first bytes of the device's buffer: the device writes them to memory."""
-        address, _ = self.staging.getPhysicalSegment(0)
-        with self.staging.view() as view:
-            # What was loaded from here may still be here; without a DMA it must not pass for one.
-            view[:length] = inverted(bytes(view[:length]))
-        self.dma(address, length, write_memory=True)
-        with self.staging.view() as view:
-            return bytes(view[:length])
+        # What was loaded from here may still be here; without a DMA it must not pass for one.
+        self.staging.writeBytes(0, inverted(self.staging.readBytes(0, length)))
+        self.dma(self.staging.getPhysicalAddress(), length, write_memory=True)
+        return self.staging.readBytes(0, length)
 
     def device_writes(
-        self, buffer: IOMemoryDescriptor, data: bytes, parts: Iterable[int] | None = None
+        self,
+        buffer: DmaMemory | IOMemoryDescriptor,
+        data: bytes,
+        parts: Iterable[int] | None = None,
     ) -> Seen:
         """Let the device write ``data`` to the buffer; the CPU must then find just these bytes.
 
@@ -204,7 +236,7 @@ class Bench:
             found = str(error)
         return f"what the device writes back: {found or 'the right bytes'}"
 
-    def witness(self, buffer: IOBufferMemoryDescriptor) -> list[WitnessRun]:
+    def witness(self, buffer: DmaMemory) -> list[WitnessRun]:
         """Return the runs that the witness finds under the buffer's mapping, all pages of it."""
         root = self.driver.query(buffer.address)
         length = buffer.getLength()

@@ -1,15 +1,17 @@
 """Fixtures for guest tests.
 
-``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``.
-The agent loads them as a plugin, so tests of another project have them as well.
+``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``,
+``edu``, ``wide_edu``, ``mapper``. The agent loads them as a plugin, so tests of another project
+have them as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
+from edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from exerciser import Exerciser
 from exerciser_parts import DmaWatch
 from iobuffer import (
@@ -22,12 +24,16 @@ from iobuffer import (
     protection,
 )
 from iobuffer.driver import Driver
+from layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID
+from pci_sysfs import PciFunction
 from platform_access import PlatformAccess
 from platform_device import PlatformDevice
+from vfio import Container, VfioFunction
 
-from suite.attestation import SEED, Attest
-from suite.bench import Bench, MakeBuffer
+from suite.attestation import IOMMU, SEED, Attest
+from suite.bench import Bench, DmaMemory, MakeBuffer
 from suite.guarded import OWNER, Guarded
+from suite.iommu import Mapper
 from suite.patterns import Patterns
 
 
@@ -44,12 +50,37 @@ def data(request: pytest.FixtureRequest) -> Patterns:
 
 
 @pytest.fixture(scope="session")
-def _opened() -> Iterator[Exerciser]:
-    with Exerciser() as exerciser:
-        watch = DmaWatch(exerciser)
-        activity.register(watch)
+def _container(request: pytest.FixtureRequest) -> Iterator[Container | None]:
+    """What maps memory for the exerciser; None when it reaches all of it."""
+    if not request.config.stash[IOMMU]:
+        yield None
+        return
+    with Container() as container:
+        yield container
+
+
+@contextmanager
+def _watched(exerciser: Exerciser) -> Iterator[None]:
+    """Tell the allocator of the device's DMA in flight."""
+    watch = DmaWatch(exerciser)
+    activity.register(watch)
+    yield
+    activity.unregister(watch)
+
+
+@pytest.fixture(scope="session")
+def _opened(_container: Container | None) -> Iterator[Exerciser]:
+    if _container is None:
+        with Exerciser() as exerciser, _watched(exerciser):
+            yield exerciser
+        return
+    found = PciFunction.find(EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
+    with (
+        VfioFunction.open(_container, found) as function,
+        Exerciser(function, driver=function.driver) as exerciser,
+        _watched(exerciser),
+    ):
         yield exerciser
-        activity.unregister(watch)
 
 
 @pytest.fixture
@@ -68,28 +99,51 @@ def platform() -> Iterator[PlatformDevice]:
 
 
 @pytest.fixture(scope="session")
-def _protected(platform: PlatformDevice) -> Iterator[None]:
-    """Deny DMA but what prepare() grants; an endpoint of another project may do without."""
+def _protected(request: pytest.FixtureRequest, platform: PlatformDevice) -> Iterator[bool]:
+    """Deny DMA but what prepare() grants. Behind an IOMMU that one denies."""
+    if request.config.stash[IOMMU]:
+        yield False
+        return
     protection.use(PlatformAccess(platform.protection))
     platform.protection.enabled = True
-    yield
+    yield True
     platform.protection.enabled = False
     protection.use(None)
 
 
 @pytest.fixture(scope="session")
+def edu() -> Iterator[Edu]:
+    """QEMU's edu as it comes: it drives 28 address bits."""
+    with Edu(PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 0)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def wide_edu() -> Iterator[Edu]:
+    """A second edu, with the property ``dma_mask`` of 40 bits."""
+    function = PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 1)
+    with Edu(function, address_bits=40) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
 def _bench(
     _opened: Exerciser,
+    _container: Container | None,
     platform: PlatformDevice,
-    _protected: None,
+    _protected: bool,
 ) -> Iterator[Bench]:
     with (
         Driver() as driver,
         IOBufferMemoryDescriptor.inTaskWithOptions(
             current_task(), kIODirectionInOut, _opened.buffer_size, 4096
         ) as staging,
+        ExitStack() as stack,
     ):
-        yield Bench(_opened, platform, driver, staging, protected=True)
+        memory: DmaMemory = staging
+        if _container is not None:
+            memory = stack.enter_context(Mapper(_container))(staging)
+        yield Bench(_opened, platform, driver, memory, protected=_protected)
 
 
 @pytest.fixture
@@ -132,13 +186,26 @@ def guarded(bench: Bench) -> Iterator[Guarded]:
         yield Guarded(bench, unit)
     finally:
         protection.use(control)
-        unit.enabled = True
+        unit.enabled = bench.protected
         unit.withdraw_owner(OWNER)
 
 
 @pytest.fixture
-def unprotected(platform: PlatformDevice, _protected: None) -> Iterator[None]:
+def unprotected(platform: PlatformDevice, _protected: bool) -> Iterator[None]:
     """For tests that have the device use addresses which no buffer was prepared for."""
     platform.protection.enabled = False
     yield
-    platform.protection.enabled = True
+    platform.protection.enabled = _protected
+
+
+@pytest.fixture
+def mapper(
+    _container: Container | None,
+    device: Exerciser,  # noqa: ARG001
+    buffer: MakeBuffer,  # noqa: ARG001
+) -> Iterator[Mapper]:
+    """Maps memory, such as buffers, for the device behind the IOMMU until the test ends."""
+    if _container is None:
+        pytest.fail("the fixture mapper is for tests that are marked iommu")
+    with Mapper(_container) as mapper:
+        yield mapper

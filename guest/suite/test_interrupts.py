@@ -82,6 +82,7 @@ def differences(counts: dict[int, int], due: dict[int, int]) -> str:
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("MSI-X")
 def test_msix_has_every_vector_of_the_device(device: Exerciser, attest: Attest) -> None:
     """The tests below are one for each of these; the last one says here that it is there."""
@@ -100,6 +101,7 @@ def test_msix_has_every_vector_of_the_device(device: Exerciser, attest: Attest) 
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("MSI-X")
 @pytest.mark.parametrize("vector", range(VECTORS_DEFAULT))
 def test_msix_reaches_its_eventfd_once(device: Exerciser, attest: Attest, vector: int) -> None:
@@ -169,6 +171,7 @@ def test_intx_is_a_level(device: Exerciser, attest: Attest) -> None:
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) -> None:
     """PCI Local Bus 3.0, sections 6.2.2 and 6.2.3: Interrupt Status is set all the same."""
@@ -190,6 +193,7 @@ def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) ->
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) -> None:
     """PCI Local Bus 3.0, section 6.8.2.3: and no vector fires in its place."""
@@ -210,6 +214,7 @@ def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) 
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest) -> None:
     """The handler finds the line down, and an interrupt that nobody owns comes again and again.
@@ -279,6 +284,7 @@ def test_intx_goes_back_when_its_file_is_closed(device: Exerciser, attest: Attes
     )
 
 
+@pytest.mark.iommu_too
 @pytest.mark.promise("MSI-X")
 def test_msix_works_again_after_intx(device: Exerciser, attest: Attest) -> None:
     with device.intx() as line:

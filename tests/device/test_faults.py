@@ -24,7 +24,7 @@ from device.layout import (
 from device.platform.memory_types import Mtrrs
 from device.platform.platform import Platform
 from device.trace import Trace
-from device.vfio_user.errors import NoDescriptor
+from device.vfio_user.errors import NoDescriptor, Unmapped
 from device.vfio_user.messages import Irq
 from device.vfio_user.model import Dma
 from host_harness import faults as harness
@@ -87,6 +87,45 @@ def test_false_success(write: bool) -> None:
     memory, buffer, found = exercise("device-false-success", write=write)
     assert (memory, buffer) == ((bytes(100), DATA) if write else (DATA, bytes(100)))
     assert (found["status"], found["moved"]) == (0, 100)
+
+
+def test_reads_stale() -> None:
+    client = FakeClient()
+    device = FAULTS["device-reads-stale"].exerciser(Trace())
+    device.attach(client)
+    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(1, 0, DATA)
+    dma(device, BASE, 100, write=True)
+    client.ram[:100] = bytes(100)
+    assert dma(device, BASE, 100, write=False)["crc32"] == zlib.crc32(DATA)
+    assert dma(device, BASE, 50, write=False)["crc32"] == zlib.crc32(bytes(50)), "another range"
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_stale_translation(write: bool) -> None:
+    class Client(FakeClient):
+        mapped = True
+
+        def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+            if not self.mapped:
+                raise Unmapped(address)
+            return super().memory(address, length, write=write)
+
+    for name, reason, moved in (
+        ("iommu-stale-translation", DmaReason.NONE, 100),
+        (None, DmaReason.UNMAPPED, 0),
+    ):
+        client = Client()
+        device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+        device.attach(client)
+        device.region_write(7, 4, b"\x04\x00")
+        dma(device, BASE, 100, write=write)
+        client.mapped = False
+        device.region_write(1, 0, DATA)
+        found = dma(device, BASE, 100, write=write)
+        assert (found["reason"], found["moved"]) == (reason, moved)
+        assert (bytes(client.ram[:100]) == DATA) == (write and moved > 0)
+        assert dma(device, BASE, 50, write=write)["reason"] == DmaReason.UNMAPPED
 
 
 def interrupts(name: str | None, vectors: list[int]) -> list[tuple[int, int]]:

@@ -283,6 +283,7 @@ def fake_qemu(path: Path, help: str, version: str = "7.2.0") -> Path:
     ("help", "said"),
     [
         ("echo 'name \"e1000\", bus PCI'", "QEMU 7.2.0 has no vfio-user-pci device"),
+        ("echo 'name \"vfio-user-pci\", bus PCI'", "QEMU 7.2.0 has no edu device"),
         ("kill -SEGV $$", "it crashes (SIGSEGV)"),
         ("exec sleep 1000", "it hangs: no answer within 0.5 s"),
         ("echo 'libfoo.so: not found' >&2; exit 127", "it fails: libfoo.so: not found"),
@@ -338,7 +339,7 @@ def _private_qemu(
     return notes, lambda: qemu.find(notes.append)
 
 
-_GOOD = "echo 'name \"vfio-user-pci\", bus PCI'"
+_GOOD = "echo 'name \"vfio-user-pci\", bus PCI'; echo 'name \"edu\", bus PCI'"
 
 
 @pytest.mark.usefixtures("cache_root")

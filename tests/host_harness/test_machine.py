@@ -23,7 +23,7 @@ WIRING = machine.Wiring(
 )
 
 
-def argv() -> list[str]:
+def argv(*, iommu: bool = False) -> list[str]:
     return machine.command(
         qemu.Qemu(("qemu",), "11.1", "test"),
         "tcg",
@@ -31,6 +31,7 @@ def argv() -> list[str]:
         Path("/console.log"),
         WIRING,
         ["a.word=1"],
+        iommu=iommu,
     )
 
 
@@ -47,6 +48,33 @@ def test_both_functions_are_plugged_in() -> None:
         ("exerciser", "/run/x/exerciser"),
         ("platform", "/run/x/platform"),
     }
+
+
+def test_a_second_opinion_is_plugged_in_as_it_comes_and_with_a_wide_mask() -> None:
+    assert [word for word in argv() if word.startswith("edu")] == [
+        "edu,bus=pcie.0",
+        "edu,bus=pcie.0,dma_mask=1099511627775",
+    ]
+
+
+def test_with_an_iommu_the_exerciser_is_behind_it_and_the_platform_is_not() -> None:
+    words = argv(iommu=True)
+    assert "intel-iommu,intremap=on,caching-mode=on" in words
+    assert "kernel-irqchip=split" in words[words.index("-machine") + 1]
+    assert "intel_iommu=on" in words[words.index("-append") + 1].split()
+    buses = {each["id"]: each["bus"] for each in map(json.loads, filter(_is_json, words))}
+    assert buses == {"exerciser": "pcie.0", "platform": "soc"}
+    outside = [word for word in words if "bypass_iommu=on" in word]
+    assert outside == ["pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"]
+    assert "pcie-root-port,id=soc,bus=outside,chassis=1" in words
+    # What is plugged in before the IOMMU would not be behind it.
+    positions = [words.index("intel-iommu,intremap=on,caching-mode=on"), words.index(outside[0])]
+    assert max(positions) < min(words.index(word) for word in words if _is_json(word))
+    assert not any("intel" in word for word in argv())
+
+
+def _is_json(word: str) -> bool:
+    return word.startswith("{")
 
 
 def test_kernel_words_come_last_so_that_they_win() -> None:
@@ -128,7 +156,7 @@ def test_qemu_with_vfio_user_on_the_path_is_taken(
     fake = tmp_path / "qemu-system-x86_64"
     fake.write_text(
         "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version 10.1.0 (x)';; "
-        "*) echo 'name \"vfio-user-pci\", bus PCI';; esac\n"
+        "*) echo 'name \"vfio-user-pci\", bus PCI'; echo 'name \"edu\", bus PCI';; esac\n"
     )
     fake.chmod(0o755)
     monkeypatch.delenv("QEMU", raising=False)

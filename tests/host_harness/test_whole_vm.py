@@ -80,6 +80,30 @@ def test_clean_run_in_a_log_has_plain_lines_phase_by_phase_and_test_by_test(clea
     assert clean.output.splitlines()[-2].startswith("replay: ")
 
 
+def test_run_behind_an_iommu(tmp_path: Path) -> None:
+    """Each denial has the fault that the guest's kernel told of it: reason, source, address."""
+    done = run(tmp_path, IOMMU="intel")
+    assert done.status == 0
+    promises = done.attestations["promises"]
+    assert {row["promise"] for row in promises if row["verdict"] == "kept"} >= {
+        *("IOMMU mapping", "IOMMU contiguity", "IOMMU direction", "IOMMU denial", "IOMMU limits"),
+        *("FLR", "MSI-X", "INTx"),
+    }
+    denials = [row["attested"] for row in promises if row["promise"] == "IOMMU denial"]
+    assert len(denials) == 4
+    told = [
+        re.findall(r"DMAR fault: (read|write) by ([\d:.]+) at 0x[\da-f]+, reason (\d)", each)
+        for each in denials
+    ]
+    assert all(told)
+    assert {each for several in told for each in several} == {
+        ("write", "00:03.0", "5"),
+        ("read", "00:03.0", "6"),
+    }
+    assert (done.folder / "junit.xml").read_text().count('name="IOMMU faults"') == len(denials)
+    assert "IOMMU=intel" in done.output.splitlines()[-2], "the replay command"
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     done = run(tmp_path, *([f"suite/{fault.tests}"] if fault.tests else []), FAULT=fault.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+import edu
 import exerciser
 import memory_types
 import platform_command
@@ -40,6 +41,7 @@ from host_harness.payload import SOURCE
 from host_harness.report import Ledger
 from tests.device.fakes import WholeMemory
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
+from tests.suite.edu import EduModel
 
 RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
 # IA32_PAT as Linux sets it, and the bits of an entry that select a type from it.
@@ -158,6 +160,7 @@ class Machine(WholeMemory):
     fault: Fault = SOUND
     granted = 16  # MSI-X vectors
     kernel: type[KernelFunction] = KernelFunction
+    edu: type[EduModel] = EduModel
 
     def __init__(self, folder: Path) -> None:
         self.fd = os.memfd_create("ram")
@@ -171,6 +174,7 @@ class Machine(WholeMemory):
         self.mapped: dict[int, tuple[int, int, CacheMode]] = {}
         self.eventfds: dict[int, int] = {}
         self.line = Line()
+        self.edus = [self.edu(self.ram), self.edu(self.ram, address_bits=40)]
         self.function = self.kernel(self)
         self.exerciser: Endpoint = self.fault.exerciser(Trace())
         self.platform = self.fault.platform(Trace())
@@ -186,6 +190,7 @@ class Machine(WholeMemory):
 
     def close(self) -> None:
         """Take the pools out of use; close RAM and lock files."""
+        self.edus.clear()
         pools.use()
         for pool in self._pools:
             pool.close()
@@ -491,15 +496,18 @@ class Rig:
             machine.close()
 
     def _run(self, machine: Machine, args: tuple[str, ...], seed: int) -> Outcome:
-        def find(_vendor: int, device: int) -> Function:
+        def find(_vendor: int, device: int, index: int = 0) -> Function | EduModel:
+            if device == edu.EDU_DEVICE_ID:
+                return machine.edus[index]
             platform = device == PLATFORM_DEVICE_ID
             return Function(machine, machine.platform if platform else machine.exerciser)
 
-        for module in exerciser, platform_device:
+        for module in exerciser, platform_device, fixtures:
             self._patch.setattr(module, "PciFunction", SimpleNamespace(find=find))
         self._patch.setattr(
             exerciser, "DriverFunction", lambda _: Function(machine, machine.exerciser)
         )
+        self._patch.setattr(edu, "DriverFunction", lambda _: machine.edus[0])
         self._patch.setattr(fixtures, "Driver", lambda: Driver(machine))
         self._patch.setattr(platform_command, "LOCKS", self._pytester.path)
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)

@@ -1,0 +1,324 @@
+"""A device behind an IOMMU: it reaches what was mapped, at the address and the way it was mapped.
+
+What it must not reach, the IOMMU refuses: nothing moves, the device records the refusal, and the
+kernel logs a fault. The host looks for that fault in what the kernel prints.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from exerciser import DmaRecord
+from iobuffer import IOReturn, IOReturnError, kIODirectionInOut
+from layout import DmaReason, DmaStatus, Reg
+from vfio.container import ENTRY_LIMIT
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer, described
+from suite.capabilities import CAP_IPC_LOCK, without_capability
+from suite.iommu import HUGE_PAGE, PAGE, Anonymous, KernelLog, Mapped, Mapper, huge_pages
+from suite.patterns import Patterns, difference
+from suite.test_cache_modes import MODES
+
+pytestmark = pytest.mark.iommu
+
+SIZE = 16 * PAGE
+LINUX_GRANTS_READS = "Linux's VFIO lets a device read what was mapped for its writes alone"
+
+
+def both_ways(bench: Bench, memory: Mapped, data: Patterns) -> str:
+    """Let the device read and write all of ``memory``; return what was seen."""
+    length = memory.getLength()
+    bench.device_reads(memory, data.take(length))
+    return f"both ways: {bench.device_writes(memory, data.take(length))}"
+
+
+@pytest.mark.promise("IOMMU mapping")
+def test_anonymous_memory(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+    seen = both_ways(bench, mapper(Anonymous(SIZE)), data)
+    attest("IOMMU mapping", asked=f"{SIZE} bytes of anonymous memory", attested=seen, kept=True)
+
+
+@pytest.mark.promise("IOMMU mapping")
+def test_huge_page(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+    with huge_pages(1):
+        memory = mapper(Anonymous(HUGE_PAGE, huge=True))
+        seen = both_ways(bench, memory, data)
+    attest("IOMMU mapping", asked=f"{HUGE_PAGE} bytes of hugetlb", attested=seen, kept=True)
+
+
+@pytest.mark.promise("IOMMU mapping")
+@pytest.mark.parametrize("mode", MODES)
+def test_carve_out(
+    bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str
+) -> None:
+    """The CPU's cache mode stays what it was."""
+    option, wanted = MODES[mode]
+    carved = buffer(kIODirectionInOut | option, SIZE, 4096)
+    memory = mapper(carved)
+    seen = both_ways(bench, memory, data)
+    runs = bench.witness(memory)
+    address, _ = memory.getPhysicalSegment(0)
+    attest(
+        "IOMMU mapping",
+        asked=f"{SIZE} bytes of the carve-out, {wanted.name}",
+        attested=f"{seen}; {described(runs)}",
+        kept={run.effective for run in runs} == {wanted} and address != runs[0].physical,
+        reason="the cache mode changed, or the bus address is the physical one",
+    )
+
+
+def scattered() -> Anonymous:
+    """Return memory whose pages came from the kernel in another order than they lie in."""
+    memory, other = Anonymous(SIZE), Anonymous(SIZE)
+    with memory.view() as view, other.view() as between:
+        for page in (*range(SIZE - PAGE, -1, -2 * PAGE), *range(0, SIZE, 2 * PAGE)):
+            view[page] = between[page] = 1
+    return memory
+
+
+@pytest.mark.promise("IOMMU contiguity")
+def test_one_segment_where_physical_pages_are_many(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    """One DMA moves over all of them; the witness says that they are not neighbours."""
+    memory = mapper(scattered())
+    expected = data.take(SIZE)
+    seen = bench.device_reads(memory, expected)
+    runs = bench.witness(memory)
+    segments = memory.iova.segments
+    attest(
+        "IOMMU contiguity",
+        asked=f"{SIZE} bytes in one segment",
+        attested=f"{seen}; {len(runs)} physical runs",
+        kept=segments == ((seen.address, SIZE),) and seen.dmas == 1 and len(runs) > 1,
+        reason=f"segments {segments}; {described(runs)}",
+    )
+
+
+@pytest.mark.promise("IOMMU direction")
+def test_out_mapping_is_read(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+    memory = mapper(Anonymous(SIZE), write=False)
+    seen = bench.device_reads(memory, data.take(SIZE))
+    attest("IOMMU direction", asked="READ: the device reads", attested=f"{seen}", kept=True)
+
+
+@pytest.mark.promise("IOMMU direction")
+def test_in_mapping_is_written(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    memory = mapper(Anonymous(SIZE), read=False)
+    seen = bench.device_writes(memory, data.take(SIZE))
+    attest("IOMMU direction", asked="WRITE: the device writes", attested=f"{seen}", kept=True)
+
+
+@pytest.mark.promise("IOMMU denial of reads")
+def test_in_mapping_is_readable_all_the_same(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    """The IOMMU does not deny it. Fails when Linux does better one day, for this to be changed."""
+    memory = mapper(Anonymous(SIZE), read=False)
+    bench.device_reads(memory, data.take(SIZE))
+    attest.unattested(
+        "IOMMU denial of reads", asked="WRITE: a device read is refused", reason=LINUX_GRANTS_READS
+    )
+
+
+class Denial:
+    """DMA that the IOMMU must refuse: nothing moves, device and kernel say so."""
+
+    def __init__(self, bench: Bench, log: KernelLog, data: Patterns, attest: Attest) -> None:
+        self._bench, self._log, self._data, self._attest = bench, log, data, attest
+        self.seen: list[str] = []
+        self.wrong: list[str] = []
+
+    def __call__(
+        self, what: str, address: int, reason: DmaReason, *, write: bool, length: int = 64
+    ) -> None:
+        """Let the device try, and look at its buffer, its record and the kernel's log."""
+        bench = self._bench
+        inside = self._data.take(length)
+        bench.load(inside)
+        self._log.pace()
+        record = bench.device.dma(address, length, write_memory=write)
+        told = self._log.await_fault(address, write=write)
+        source = bench.device.pci.address.partition(":")[2]
+        self._attest.expect_fault(source, address, write=write)
+        self.seen.append(f"{what}: {record.reason.name}, {record.moved} bytes moved")
+        self._expect(record.status is DmaStatus.INTERNAL and record.moved == 0, what, record)
+        self._expect(record.reason is reason, f"{what}: wanted {reason.name}", record)
+        self._expect(bench.stored(length) == inside, f"{what}: the device's buffer", record)
+        self._expect(bool(told), f"{what}: no fault in the kernel's log", record)
+
+    def memory_intact(self, view: memoryview, expected: bytes) -> None:
+        """Expect what the CPU had put into memory."""
+        if found := difference(expected, bytes(view)):
+            self.wrong.append(f"memory changed: {found}")
+
+    def done(self, asked: str) -> None:
+        """Attest."""
+        self._attest(
+            "IOMMU denial",
+            asked=asked,
+            attested="; ".join(self.seen),
+            kept=not self.wrong,
+            reason="; ".join(self.wrong),
+        )
+
+    def _expect(self, true: bool, what: str, record: DmaRecord) -> None:
+        if not true:
+            self.wrong.append(f"{what} ({record})")
+
+
+@pytest.fixture(scope="module")
+def kernel_log() -> Iterator[KernelLog]:
+    """The kernel's log, for all denials: it tells only so many in a while."""
+    with KernelLog() as log:
+        yield log
+
+
+@pytest.fixture
+def denied(bench: Bench, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
+    """Lets the device try what must be refused."""
+    return Denial(bench, kernel_log, data, attest)
+
+
+@pytest.mark.promise("IOMMU denial")
+def test_write_to_an_out_mapping(mapper: Mapper, data: Patterns, denied: Denial) -> None:
+    memory = mapper(Anonymous(SIZE), write=False)
+    address, _ = memory.getPhysicalSegment(PAGE)
+    expected = data.take(SIZE)
+    with memory.view() as view:
+        view[:] = expected
+        denied("write", address + 8, DmaReason.READ_ONLY, write=True)
+        denied.memory_intact(view, expected)
+    denied.done("READ: a device write is refused")
+
+
+@pytest.mark.promise("IOMMU denial")
+def test_access_after_unmap(bench: Bench, mapper: Mapper, data: Patterns, denied: Denial) -> None:
+    """The device has used the mapping both ways before; the memory stays this process's."""
+    source = Anonymous(SIZE)
+    memory = mapper(source)
+    both_ways(bench, memory, data)
+    address, _ = memory.getPhysicalSegment(0)
+    memory.close()
+    expected = data.take(SIZE)
+    with source.view() as view:
+        view[:] = expected
+        for write in (False, True):
+            what = "write" if write else "read"
+            denied(what, address, DmaReason.UNMAPPED, write=write, length=SIZE)
+        denied.memory_intact(view, expected)
+    denied.done("after unmap: refused")
+
+
+@pytest.mark.promise("IOMMU denial")
+def test_access_outside_every_mapping(mapper: Mapper, data: Patterns, denied: Denial) -> None:
+    source = Anonymous(SIZE)
+    memory = mapper(source)
+    expected = data.take(SIZE)
+    with source.view() as view:
+        view[:] = expected
+        outside = memory.getPhysicalSegment(0)[0] + SIZE
+        denied("write behind it", outside, DmaReason.UNMAPPED, write=True)
+        denied("read behind it", outside, DmaReason.UNMAPPED, write=False)
+        denied.memory_intact(view, expected)
+    denied.done("outside every mapping: refused")
+
+
+@pytest.mark.promise("IOMMU denial")
+def test_physical_address(bench: Bench, mapper: Mapper, data: Patterns, denied: Denial) -> None:
+    """What a driver that forgets the IOMMU would use."""
+    source = Anonymous(PAGE)
+    memory = mapper(source)
+    expected = data.take(PAGE)
+    with source.view() as view:
+        view[:] = expected
+        (run,) = bench.witness(memory)
+        denied("write", run.physical, DmaReason.UNMAPPED, write=True)
+        denied.memory_intact(view, expected)
+    denied.done("the physical address: refused")
+
+
+@pytest.mark.promise("FLR")
+def test_reset_by_vfio(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+    """Registers, records and buffer start anew; what is mapped stays so."""
+    device = bench.device
+    memory = mapper(Anonymous(SIZE))
+    both_ways(bench, memory, data)
+    device.write_register(Reg.DMA_OFFSET, 64)
+    device.reset()
+    device.bus_master = True
+    registers = [device.read_register(reg) for reg in (Reg.DMA_OFFSET, Reg.DMA_LEN)]
+    count = device.dma_count
+    empty = bench.stored(PAGE) == bytes(PAGE)
+    seen = both_ways(bench, memory, data)
+    attest(
+        "FLR",
+        asked="by VFIO: as after power-on, what is mapped stays mapped",
+        attested=f"registers {registers}, {count} DMAs; then {seen}",
+        kept=registers == [0, 0] and count == 0 and empty,
+        reason=f"registers {registers}, {count} DMAs, buffer empty: {empty}",
+    )
+
+
+def refusal(call: Callable[[], object]) -> IOReturnError | None:
+    """Return the error that a call raises."""
+    try:
+        call()
+    except IOReturnError as error:
+        return error
+    return None
+
+
+@pytest.mark.promise("IOMMU limits")
+def test_limit_of_mappings(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+    """The one too many is refused with the limit's name; one that is given back makes room."""
+    limit = int(ENTRY_LIMIT.read_text())
+    memory = Anonymous(PAGE)
+    container = mapper.container
+    with ExitStack() as stack:
+        left = container.available()
+        for _ in range(left or 0):
+            last = stack.enter_context(container.map(memory.address, PAGE, read=True, write=False))
+        error = refusal(lambda: container.map(memory.address, PAGE, read=True, write=False))
+        last.close()
+        seen = bench.device_reads(mapper(memory), data.take(PAGE))
+    attest(
+        "IOMMU limits",
+        asked=f"{limit} mappings, and one more",
+        attested=f"{left} were left; {error and error.code.name}; then {seen}",
+        kept=error is not None
+        and error.code is IOReturn.kIOReturnNoResources
+        and f"dma_entry_limit {limit}" in error.reason,
+        reason=f"{error}",
+    )
+
+
+@pytest.mark.promise("IOMMU limits")
+def test_limit_of_locked_memory(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    """Root is let lock what it wants, so this process gives that right away for a moment."""
+    memory = Anonymous(SIZE)
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    with without_capability(CAP_IPC_LOCK):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (PAGE, before[1]))
+        try:
+            error = refusal(lambda: mapper(memory))
+        finally:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+    seen = both_ways(bench, mapper(memory), data)
+    attest(
+        "IOMMU limits",
+        asked=f"{SIZE} bytes where {PAGE} may be locked",
+        attested=f"{error and error.code.name}; with the right to it, {seen}",
+        kept=error is not None
+        and error.code is IOReturn.kIOReturnCannotWire
+        and f"RLIMIT_MEMLOCK {PAGE}" in error.reason,
+        reason=f"{error}",
+    )
