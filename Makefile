@@ -1,6 +1,7 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
-# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> APPEND=<words> DEADLINE=<phase>=<s> KEEP=1
-# GDB=1 IOMMU=intel ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
+# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> BOOT=pvh|bzimage APPEND=<words>
+# DEADLINE=<phase>=<s> KEEP=1 GDB=1 IOMMU=intel ARGS="-k alignment -x"
+# ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
@@ -19,7 +20,7 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT IOMMU APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT IOMMU BOOT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm shell soak doctor test lint units fuzz flood bench interop faults \

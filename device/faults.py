@@ -21,9 +21,10 @@ from .layout import (
     Ext,
     GrantDirection,
 )
-from .platform.memory_types import Mtrrs
+from .platform.memory_types import ALL_WRITE_BACK, Mtrrs
 from .platform.platform import Platform
 from .platform.protection import Grant, Protection, ProtectionFault
+from .platform.witness import PAGE as SMALL_PAGE
 from .platform.witness import ReadPhysical, Witness
 
 _SLOW_BUS_S = 0.001  # time enough for another CPU between two reads
@@ -316,6 +317,22 @@ class _WitnessIgnoresPat(Platform):
         return Blind(read, pat, mtrrs)
 
 
+class _WitnessMisplacesPat(Platform):
+    """In an entry for a large page that bit says that it is one."""
+
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        class Misplaced(Witness):
+            def pat_bit(self, entry: int, size: int) -> bool:
+                return super().pat_bit(entry, SMALL_PAGE)
+
+        return Misplaced(read, pat, mtrrs)
+
+
+class _WitnessIgnoresMtrrs(Platform):
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        return Witness(read, pat, Mtrrs(ALL_WRITE_BACK, mtrrs.physical_bits))
+
+
 class _EndOffByOne(Platform):
     def make_protection(self) -> Protection:
         class TooLong(Protection):
@@ -437,6 +454,13 @@ FAULTS: dict[str, Fault] = {
     ),
     "witness-ignores-pat": Fault(
         "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat
+    ),
+    "witness-misplaces-pat": Fault(
+        "takes the PAT bit of a large page from where a small one has it",
+        platform=_WitnessMisplacesPat,
+    ),
+    "witness-ignores-mtrrs": Fault(
+        "takes all memory for write-back by the MTRRs", platform=_WitnessIgnoresMtrrs
     ),
     "protection-end-off-by-one": Fault(
         "opens one byte more than each grant says", platform=_EndOffByOne

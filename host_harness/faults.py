@@ -333,6 +333,28 @@ FAULTS = (
         tests="test_cache_modes.py",
     ),
     Fault(
+        "witness-misplaces-pat",
+        Place.DEVICE,
+        Status.FAILED,
+        ("page size",),
+        "the witness takes the PAT bit of a large page from where a small one has it",
+    ),
+    Fault(
+        "witness-ignores-mtrrs",
+        Place.DEVICE,
+        Status.FAILED,
+        ("MTRR",),
+        "the witness takes all memory for write-back by the MTRRs",
+    ),
+    Fault(
+        "driver-wrong-entry",
+        Place.DRIVER,
+        Status.FAILED,
+        ("kIOMapWriteThruCache", "page size"),
+        "the driver tells page-table entries with another cache mode than the CPU finds",
+        parameter="dma_rehearsal.fault=wrong_entry",
+    ),
+    Fault(
         "protection-end-off-by-one",
         Place.DEVICE,
         Status.FAILED,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import dmar, guest_words
+from . import dmar, guest_words, host_witness
 from .device_trace import DeviceTrace
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_words import CollectedItem, GuestWordsError
@@ -88,6 +88,7 @@ class GuestSession:
         self._interrupted = False
         self._trace: DeviceTrace | None = None
         self._dmar: dmar.DmarLog | None = None
+        self._witnessed = False  # whether the running test had the host look at its page tables
 
     @property
     def ledger(self) -> Ledger:
@@ -207,6 +208,7 @@ class GuestSession:
                     report,
                     item.guest.promises,
                     seen=seen,
+                    witnessed=self._witnessed,
                     evidence=[str(each) for each in of_call.told],
                     objection=of_call.complaint,
                 )
@@ -230,6 +232,7 @@ class GuestSession:
         vm, nodeid = self.vm, item.nodeid
         if self._trace:
             self._trace.take()
+        self._witnessed = False
         end = time.monotonic() + vm.deadlines["test"]
         following = nextitem.nodeid if isinstance(nextitem, GuestItem) else None
         vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
@@ -244,12 +247,15 @@ class GuestSession:
                     guest_words.check_order(reports)
                     self.ran += 1
                     return reports
+                if message["type"] == "witness":
+                    host_witness.answer(vm, message, end - time.monotonic())
+                    self._witnessed = True
                 if message["type"] == "report":
                     reports.append(guest_words.report(item.config, message.get("data"), nodeid))
                     dmar.expected(reports[-1].user_properties)
                     if len(reports) > len(guest_words.PHASES):
                         raise GuestWordsError("the guest sends reports without end")
-                kinds = ("report", "finish")
+                kinds = ("witness", "report", "finish")
         except GuestWordsError as error:
             raise vm.lost("test", str(error)) from error
 

@@ -65,9 +65,14 @@ _BUILD_TIMEOUT_S = 300
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Paths of what QEMU boots, and the versions that are in it."""
+    """Paths of what QEMU boots, and the versions that are in it.
+
+    ``kernel`` is an ELF file, entered by PVH; ``bzimage`` the same kernel as the distribution
+    packs it, entered as by a boot loader, and able to choose five levels of page tables.
+    """
 
     kernel: Path
+    bzimage: Path
     initramfs: Path
     tree: Path
     versions: dict[str, str]
@@ -199,7 +204,12 @@ def make(progress: Callable[[str], None]) -> Image:
         "pytest": pytest_versions["pytest"],
     }
     return Image(
-        image_entry / "vmlinux", image_entry / "initramfs.cpio.lz4", tree, versions, release
+        image_entry / "vmlinux",
+        image_entry / "bzImage",
+        image_entry / "initramfs.cpio.lz4",
+        tree,
+        versions,
+        release,
     )
 
 
@@ -274,7 +284,8 @@ def _make_image(
     tree: Path, release: str, driver: Path, staging: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     progress("packing the guest image")
-    _extract_vmlinux(tree / f"boot/vmlinuz-{release}", staging / "vmlinux")
+    bzimage = shutil.copyfile(tree / f"boot/vmlinuz-{release}", staging / "bzImage")
+    _extract_vmlinux(bzimage, staging / "vmlinux")
     kernel_module.check(staging / "vmlinux", driver / f"{_MODULE}.ko")
     root = staging / "root"
     root.mkdir()

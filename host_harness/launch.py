@@ -25,6 +25,7 @@ from .console import Console
 from .deadlines import wait_limit
 from .errors import EnvironmentFailure, NoVerdict, Status, UsageError
 from .faults import Place
+from .guest_memory import GuestMemory
 from .image import Image
 from .monitor import Monitor, MonitorError
 from .options import Options
@@ -71,6 +72,8 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         initramfs = stack.enter_context(
             payload.make(launch.image.tree, launch.image.initramfs, launch.tests)
         )
+        memory = GuestMemory.create()
+        stack.callback(memory.close)
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
         for ours, theirs in ends.values():
             stack.callback(ours.close)
@@ -80,6 +83,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             results_fd=ends["results"][1].fileno(),
             qmp_fd=ends["qmp"][1].fileno(),
             initramfs_fd=initramfs.fileno(),
+            memory_fd=memory.fileno(),
             exerciser_socket=exerciser,
             platform_socket=platform,
             shell_sockets=tuple(shells),
@@ -88,7 +92,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         argv = machine.command(
             launch.qemu,
             launch.accelerator,
-            launch.image.kernel,
+            launch.image.bzimage if options.boot == "bzimage" else launch.image.kernel,
             folder / "console.log",
             wiring,
             _kernel_words(options),
@@ -99,7 +103,10 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         qemu = stack.enter_context(
             child(
                 argv,
-                pass_fds=[initramfs.fileno(), *(theirs.fileno() for _, theirs in ends.values())],
+                pass_fds=[
+                    *(initramfs.fileno(), memory.fileno()),
+                    *(theirs.fileno() for _, theirs in ends.values()),
+                ],
                 stdout=qemu_log,
                 stderr=qemu_log,
                 environment=launch.qemu.full_environment(),
@@ -124,6 +131,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             monitor,
             Channel(ends["results"][0]),
             sockets,
+            memory,
         )
         vm.watch()
         stack.callback(vm.unwatch)

@@ -10,6 +10,8 @@ from . import memory
 from .qemu import Qemu
 
 RESULTS_PORT = "org.dma-rehearsal.results"
+# QEMU's docs/specs/pvpanic.rst; guest/suite/host.py writes to it.
+PANIC_PORT = 0x505
 _CPUS = 2
 # A second opinion: the one as it comes, the other with 40 address bits. Nobody maps memory for them
 # where there is an IOMMU.
@@ -33,6 +35,7 @@ class Wiring:
     results_fd: int
     qmp_fd: int
     initramfs_fd: int
+    memory_fd: int
     exerciser_socket: Path
     platform_socket: Path
     shell_sockets: tuple[Path, ...] = ()
@@ -80,8 +83,9 @@ def command(
         *("-name", "dma-rehearsal", "-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", machine, "-cpu", "max", "-smp", str(_CPUS), "-no-reboot"),
         *("-m", f"{memory.RAM_SIZE // memory.MIB}M"),
-        # Shared by descriptor with the device process.
-        *("-object", f"memory-backend-memfd,id=ram,size={memory.RAM_SIZE},share=on"),
+        # The harness's own file, which it reads; QEMU shares it by descriptor with the device
+        # process.
+        *("-object", _memory(wiring.memory_fd)),
         *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"),
         *("-append", kernel_command_line([*_words(wiring, iommu=iommu), *kernel_words])),
         *("-chardev", f"socket,id=console,fd={wiring.console_fd},logfile={console_log}"),
@@ -94,9 +98,16 @@ def command(
         *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0")),
         *("-device", _vfio_user("platform", wiring.platform_socket, "soc" if iommu else "pcie.0")),
         *(() if iommu else _EDU),
+        # A process of the guest that writes to its port stops the machine, with its page tables in
+        # the CPU. The guest's kernel has no driver for it.
+        *("-device", f"pvpanic,ioport={PANIC_PORT:#x}", "-action", "panic=pause"),
         *_shell_consoles(wiring),
         *(("-gdb", f"unix:{wiring.gdb_socket},server=on,wait=off") if wiring.gdb_socket else ()),
     ]
+
+
+def _memory(fd: int) -> str:
+    return f"memory-backend-file,id=ram,size={memory.RAM_SIZE},mem-path=/proc/self/fd/{fd},share=on"
 
 
 def _words(wiring: Wiring, *, iommu: bool) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import EventListener, QMPClient, QMPError
 
 from .deadlines import wait_limit
 
@@ -27,7 +29,8 @@ class MonitorError(Exception):
 class Monitor:
     """A QMP connection whose asyncio loop runs in a thread of its own.
 
-    Everything that is said goes to ``log`` (qmp.log of the run's folder).
+    Everything that is said goes to ``log`` (qmp.log of the run's folder). ``panicked`` is an
+    eventfd that counts the panics which the guest reported.
     """
 
     def __init__(self, stream: socket.socket, log: Path) -> None:
@@ -35,6 +38,10 @@ class Monitor:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._client = QMPClient("rehearsal")
+        self._panics = EventListener("GUEST_PANICKED")
+        self._client.register_listener(self._panics)
+        self._watcher: Future[None] | None = None
+        self.panicked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._handler = logging.FileHandler(log)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._logger = logging.getLogger("qemu.qmp")
@@ -46,6 +53,7 @@ class Monitor:
         """Negotiate; MonitorError when QEMU does not answer in time."""
         self._thread.start()
         self._call(self._client.connect(self._stream), timeout_s, "greeting")
+        self._watcher = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
     def command(self, name: str, *, timeout_s: float = _CALL_TIMEOUT_S, **arguments: Any) -> Any:
         """Run one QMP command and return its result; MonitorError when it fails."""
@@ -53,6 +61,8 @@ class Monitor:
 
     def close(self) -> None:
         """End the connection and the thread."""
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._thread.is_alive():
             with contextlib.suppress(MonitorError):
                 self._call(self._client.disconnect(), _DISCONNECT_TIMEOUT_S, "disconnect")
@@ -62,6 +72,11 @@ class Monitor:
         self._stream.close()
         self._logger.removeHandler(self._handler)
         self._handler.close()
+        os.close(self.panicked)
+
+    async def _watch(self) -> None:
+        async for _ in self._panics:
+            os.eventfd_write(self.panicked, 1)
 
     def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float, what: str) -> _T:
         limit = wait_limit(timeout_s)

@@ -44,6 +44,13 @@ OPTIONS = (
         "intel",
         "put the exerciser behind QEMU's Intel IOMMU, and run the tests that are marked iommu",
     ),
+    Option(
+        "boot",
+        "BOOT",
+        "pvh|bzimage",
+        "how the guest's kernel is entered (default: pvh, which is faster; bzimage can have five "
+        "levels of page tables)",
+    ),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
         "deadline",
@@ -65,6 +72,7 @@ class Options:
     seed: int = 0
     endpoint: str | None = None
     iommu: bool = False
+    boot: str = "pvh"
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     keep: bool = False
@@ -89,12 +97,16 @@ def parse(given: Mapping[str, str]) -> Options:
     accel = given.get("accel")
     if accel not in (None, "kvm", "tcg"):
         raise UsageError(f"ACCEL={accel} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
+    boot = given.get("boot", "pvh")
+    if boot not in ("pvh", "bzimage"):
+        raise UsageError(f"BOOT={boot} is no way to boot", "use BOOT=pvh or BOOT=bzimage")
     return Options(
         accel=accel,
         fault=fault,
         seed=_seed(given.get("seed")),
         endpoint=given.get("endpoint"),
         iommu=_iommu(given.get("iommu")),
+        boot=boot,
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
         keep=_flag("keep", given),

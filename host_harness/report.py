@@ -15,18 +15,21 @@ from typing import Any
 
 import pytest
 
+from . import cache_table
 from .reviewed import OWN, Reviewed
 from .run_folder import printable
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
+HOST = "host"  # a row's "agreed by" may name it only when the host was asked
+UNASKED = "the host is said to have agreed, and was not asked during this test"
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
-HOST = "what the host saw"  # stands where a test has no promise that the host could refute
+HOST_SAW = "what the host saw"  # stands where a test has no promise that the host could refute
 _WIDTHS = (33, 38, 52)
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One row of attestations.json."""
+    """One row of attestations.json. ``facts`` are what other tables show of it."""
 
     promise: str
     asked: str
@@ -34,6 +37,7 @@ class Promise:
     verdict: str
     reason: str
     test: str
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -55,13 +59,15 @@ class Ledger:
         seen: bool = True,
         evidence: Sequence[str] = (),
         objection: str = "",
+        witnessed: bool = True,
     ) -> None:
         """Take the promises of one phase's report.
 
         ``marked`` are the promises that the test says it is about. One of them that a test did not
         attest is broken when the test failed, else unattested: silence is never a yes. ``seen`` is
-        whether a device did anything during the test, ``evidence`` what the host adds to what was
-        attested, and ``objection`` what it has against the test: nothing is kept then.
+        whether a device did anything during the test, ``witnessed`` whether the host looked at the
+        guest's page tables for it, ``evidence`` what the host adds to what was attested, and
+        ``objection`` what it has against the test: nothing is kept then.
         """
         if report.failed:
             self.failures.append(report.nodeid)
@@ -75,12 +81,14 @@ class Ledger:
         recorded = [value for name, value in report.user_properties if name == "promise"]
         rows = [_checked(value, report.nodeid) for value in recorded]
         if not seen:
-            rows = [_unseen(row) for row in rows]
+            rows = [_unattested(row, UNSEEN) for row in rows]
+        if not witnessed:
+            rows = [_unattested(row, UNASKED) if _names_host(row) else row for row in rows]
         rows = [replace(row, attested="; ".join([row.attested, *evidence])) for row in rows]
         if objection:
             rows = [_refuted(row, objection) for row in rows]
             if not any(row.verdict == "broken" for row in rows):
-                rows.append(Promise(HOST, "", "", "broken", objection, report.nodeid))
+                rows.append(Promise(HOST_SAW, "", "", "broken", objection, report.nodeid))
         self.promises += rows
         if report.failed:
             self.failed += 1
@@ -173,6 +181,8 @@ class Ledger:
         if accepted:
             lines += ["", "unattested, by the reviewed list:"]
             lines += [f"  {promise}: {reason}" for promise, reason in accepted]
+        if modes := cache_table.lines(self.promises):
+            lines += ["", *modes]
         return "\n".join(lines)
 
 
@@ -184,11 +194,19 @@ def _checked(value: object, test: str) -> Promise:
         name: printable(str(value.get(name, "")))
         for name in ("promise", "asked", "attested", "verdict", "reason")
     }
-    return Promise(test=test, **words)
+    facts = value.get("facts") or {}
+    if not isinstance(facts, dict):
+        return Promise("report", "", "", "broken", f"malformed facts {facts!r}"[:200], test)
+    shown = {printable(str(name)): printable(str(text)) for name, text in facts.items()}
+    return Promise(test=test, facts=shown, **words)
 
 
-def _unseen(row: Promise) -> Promise:
-    return replace(row, verdict="unattested", reason=UNSEEN) if row.verdict == "kept" else row
+def _unattested(row: Promise, reason: str) -> Promise:
+    return replace(row, verdict="unattested", reason=reason) if row.verdict == "kept" else row
+
+
+def _names_host(row: Promise) -> bool:
+    return HOST in row.facts.get(cache_table.AGREED, "").split(", ")
 
 
 def _refuted(row: Promise, objection: str) -> Promise:

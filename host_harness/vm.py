@@ -11,7 +11,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .children import how_it_ended
 from .console import Console
 from .deadlines import wait_limit
 from .errors import NoVerdict
+from .guest_memory import GuestMemory
 from .guest_words import cleaned
 from .monitor import Monitor, MonitorError
 from .progress import Progress
@@ -45,9 +46,11 @@ class Vm:
     monitor: Monitor
     channel: Channel
     sockets: Path
+    memory: GuestMemory
     hello: Message = field(default_factory=dict)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _pidfds: list[int] = field(default_factory=list)
+    _panic_announced: bool = False
 
     def watch(self) -> None:
         """Begin to watch processes, console and channel together."""
@@ -57,6 +60,7 @@ class Vm:
             self._selector.register(pidfd, selectors.EVENT_READ, (name, process))
         self._selector.register(self.console.wakeup, selectors.EVENT_READ, None)
         self._selector.register(self.channel, selectors.EVENT_READ, None)
+        self._selector.register(self.monitor.panicked, selectors.EVENT_READ, None)
 
     def unwatch(self) -> None:
         """Close what ``watch`` opened."""
@@ -105,6 +109,34 @@ class Vm:
                 raise self.lost(
                     phase, f"the guest sent {message['type']!r} where {kinds} was expected"
                 )
+
+    @contextlib.contextmanager
+    def panic_announced(self) -> Iterator[None]:
+        """In the block one panic that the guest reports is no loss, and stops the machine."""
+        self._panic_announced = True
+        try:
+            yield
+        finally:
+            self._panic_announced = False
+
+    def await_panic(self, phase: str, limit_s: float) -> None:
+        """Wait until the panic that was announced has stopped the machine.
+
+        NoVerdict when that takes more than ``limit_s`` seconds, or the VM is lost.
+        """
+        deadline = time.monotonic() + limit_s
+        reported = False
+        while True:
+            if not reported:
+                with contextlib.suppress(BlockingIOError):
+                    reported = os.eventfd_read(self.monitor.panicked) > 0
+            # The event is sent when the CPU begins to stop.
+            if reported and self.monitor.command("query-status")["status"] == "guest-panicked":
+                return
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise self.lost(phase, f"the guest did not stop within {limit_s:g} s")
+            self.poll(phase, min(remaining, 0.01) if reported else remaining)
 
     def await_kernel(self) -> None:
         """Wait until the kernel has handed over to init."""
@@ -173,6 +205,8 @@ class Vm:
             self.channel.pull()
             if not self.channel.closed:
                 return
+        if self.monitor.panicked in ready and not self._panic_announced:
+            raise self.lost(phase, "the guest reported a panic that it had not announced")
         if self.console.wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.console.wakeup, 64)

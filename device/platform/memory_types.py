@@ -15,6 +15,8 @@ _WP, _WB, _UC_MINUS = MemoryType.WP, MemoryType.WB, MemoryType.UC_MINUS
 _MTRR_ENABLE = 1 << 11
 _FIXED_ENABLE = 1 << 10
 _RANGE_VALID = 1 << 11
+# IA32_MTRR_DEF_TYPE of a processor whose MTRRs say write-back everywhere
+ALL_WRITE_BACK = _MTRR_ENABLE | _WB
 _PAGE_SHIFT = 12
 _FIXED_END = 0x10_0000
 # First address and bytes of each of the eight ranges of a fixed-range register, in order.

@@ -14,6 +14,7 @@ struct file_operations;
 
 /* dma_rehearsal_main.c */
 extern bool dr_fault_wrong_cache;
+extern bool dr_fault_wrong_entry;
 extern bool dr_fault_pin_does_not_pin;
 extern bool dr_fault_pin_never_ends;
 

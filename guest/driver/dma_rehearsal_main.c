@@ -26,6 +26,7 @@ module_param(fault, charp, 0444);
 MODULE_PARM_DESC(fault, "break one promise on purpose, to test the checks; a wrong name lists them");
 
 bool dr_fault_wrong_cache;
+bool dr_fault_wrong_entry;
 bool dr_fault_pin_does_not_pin;
 bool dr_fault_pin_never_ends;
 
@@ -35,6 +36,7 @@ static const struct {
 	const char *does;
 } dr_faults[] = {
 	{ "wrong_cache", &dr_fault_wrong_cache, "no cache mode is what was asked for" },
+	{ "wrong_entry", &dr_fault_wrong_entry, "entries are told with another cache mode" },
 	{ "pin_does_not_pin", &dr_fault_pin_does_not_pin, "pinned pages move" },
 	{ "pin_never_ends", &dr_fault_pin_never_ends, "pages stay pinned after the last close" },
 };

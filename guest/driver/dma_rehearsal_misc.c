@@ -182,6 +182,8 @@ static long dr_query(void __user *user)
 	mmap_read_unlock(mm);
 	if (!vma)
 		return -EFAULT;
+	if (dr_fault_wrong_entry)
+		query.entry ^= _PAGE_PWT;
 	return copy_to_user(user, &query, sizeof(query)) ? -EFAULT : 0;
 }
 

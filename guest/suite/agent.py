@@ -2,6 +2,7 @@
 
     host: configure      guest: collected (or unusable: the arguments are wrong)
     host: run (one)      guest: start, report (setup, call, teardown), finish
+                         and in between what ``host`` asks
     host: end            guest: ended
     host: shutdown       guest: bye
 
@@ -24,6 +25,7 @@ import pytest
 from . import channel_faults, faults, fixtures, iommu_faults, services
 from .attestation import SettingsPlugin, marked_promises
 from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
+from .host import Host, HostPlugin
 
 _SUITE = Path(__file__).resolve().parent
 _OUTPUT_MAX = 1 << 18  # characters of one section; a frame holds 16 MiB
@@ -177,7 +179,7 @@ def _session(channel: Channel, configuration: Message) -> None:
             *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
             *arguments,
         ],
-        plugins=[plugin, fixtures, settings, *extra],
+        plugins=[plugin, fixtures, settings, HostPlugin(Host(channel)), *extra],
     )
     if plugin.unusable:
         channel.send({"type": "unusable", "text": plugin.unusable})

@@ -5,6 +5,7 @@ A verdict travels in the test's report, as a user property; the host makes the t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -98,12 +99,22 @@ class Attest:
     properties: list[tuple[str, Any]] = field(default_factory=list)
 
     def __call__(
-        self, promise: str, *, asked: object, attested: object, kept: bool, reason: str = ""
+        self,
+        promise: str,
+        *,
+        asked: object,
+        attested: object,
+        kept: bool,
+        reason: str = "",
+        facts: Mapping[str, str] | None = None,
     ) -> None:
-        """Record a promise as kept or broken; broken fails the test and names the promise."""
+        """Record a promise as kept or broken; broken fails the test and names the promise.
+
+        ``facts`` are for other tables than that of promises; see `record`.
+        """
         verdict = "kept" if kept else "broken"
         why = "" if kept else reason or f"attested: {attested}"
-        self.record(promise, asked, attested, verdict, why)
+        self.record(promise, asked, attested, verdict, why, facts)
         if not kept:
             pytest.fail(f"{promise} is broken: asked {asked}; attested {attested}; {why}")
 
@@ -130,14 +141,25 @@ class Attest:
         self.properties.append(("iommu fault", fault))
 
     def record(
-        self, promise: str, asked: object, attested: object, verdict: str, reason: str
+        self,
+        promise: str,
+        asked: object,
+        attested: object,
+        verdict: str,
+        reason: str,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
-        """Add a row; ``verdict`` is kept, broken, unattested or unsupported. Fails nothing."""
+        """Add a row; ``verdict`` is kept, broken, unattested or unsupported. Fails nothing.
+
+        For the table of cache modes, ``facts`` name the "mode" and what is known of it: its
+        "effective" type, who "agreed" on that ("driver, host"), its "no-snoop" behaviour.
+        """
         row = {
             "promise": promise,
             "asked": str(asked),
             "attested": str(attested),
             "verdict": verdict,
             "reason": reason,
+            "facts": dict(facts or {}),
         }
         self.properties.append(("promise", row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +50,7 @@ class DmaMemory(Protocol):
         """Store bytes as the CPU does."""
 
 
-def described(runs: list[WitnessRun]) -> str:
+def described(runs: Sequence[WitnessRun]) -> str:
     """Return the witness's runs for a message."""
     return "; ".join(
         f"{run.length} bytes at {run.physical:#x} in {run.page_size}-byte pages: "
@@ -238,16 +238,19 @@ class Bench:
 
     def witness(self, buffer: DmaMemory) -> list[WitnessRun]:
         """Return the runs that the witness finds under the buffer's mapping, all pages of it."""
-        root = self.driver.query(buffer.address)
-        length = buffer.getLength()
-        report = self.platform.witness(root.root, buffer.address, length, root.levels)
+        return self.witness_range(buffer.address, buffer.getLength())
+
+    def witness_range(self, address: int, length: int) -> list[WitnessRun]:
+        """Return the runs that the witness finds for a virtual range of this process."""
+        root = self.driver.query(address)
+        report = self.platform.witness(root.root, address, length, root.levels)
         if report.status is not WitnessStatus.OK:
             raise CheckFailed(
-                f"the witness's walk of {length} bytes at {buffer.address:#x} ended with "
+                f"the witness's walk of {length} bytes at {address:#x} ended with "
                 f"{report.status.name} at {report.fault_va or 0:#x}"
             )
-        first = buffer.address & ~0xFFF
-        pages = (buffer.address + length - first + 0xFFF) // 0x1000
+        first = address & ~0xFFF
+        pages = (address + length - first + 0xFFF) // 0x1000
         covered = sum(run.length for run in report.runs)
         if report.pages != pages or covered != pages * 0x1000:
             raise CheckFailed(f"the witness saw {report.pages} pages of {pages}")

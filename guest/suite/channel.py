@@ -16,7 +16,7 @@ from typing import Any
 HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20
-PROTOCOL = 2
+PROTOCOL = 3
 PORT_NAME = "org.dma-rehearsal.results"
 
 Message = dict[str, Any]

@@ -1,8 +1,8 @@
 """Fixtures for guest tests.
 
 ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``,
-``edu``, ``wide_edu``, ``mapper``. The agent loads them as a plugin, so tests of another project
-have them as well.
+``edu``, ``wide_edu``, ``mapper``, ``host_witness``. The agent loads them as a plugin, so tests of
+another project have them as well.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import memory_types
 import pytest
 from edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from exerciser import Exerciser
@@ -30,9 +31,11 @@ from platform_access import PlatformAccess
 from platform_device import PlatformDevice
 from vfio import Container, VfioFunction
 
+from suite.agreement import HostWitness
 from suite.attestation import IOMMU, SEED, Attest
 from suite.bench import Bench, DmaMemory, MakeBuffer
 from suite.guarded import OWNER, Guarded
+from suite.host import HOST, HostReport
 from suite.iommu import Mapper
 from suite.patterns import Patterns
 
@@ -209,3 +212,20 @@ def mapper(
         pytest.fail("the fixture mapper is for tests that are marked iommu")
     with Mapper(_container) as mapper:
         yield mapper
+
+
+@pytest.fixture
+def host_witness(request: pytest.FixtureRequest) -> HostWitness:
+    """Have the host find out how (address, length) of this process is mapped; see `Host.witness`.
+
+    PAT and MTRRs are read here: nobody outside can.
+    """
+    host = request.config.stash.get(HOST, None)
+    if host is None:
+        pytest.fail("there is no host that could look at this machine's memory from outside")
+
+    def look(address: int, length: int) -> HostReport:
+        pat, mtrrs = memory_types.read_pat(), memory_types.read_mtrrs()
+        return host.witness(request.node.nodeid, address, length, pat, mtrrs)
+
+    return look

@@ -29,7 +29,7 @@ from device.vfio_user.messages import Irq
 from device.vfio_user.model import Dma
 from host_harness import faults as harness
 from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
-from tests.device.tables import PAT_4K, TABLE, Tables
+from tests.device.tables import PAT_4K, PAT_LARGE, TABLE, Tables
 
 DATA = bytes(range(1, 101))
 
@@ -275,6 +275,33 @@ def test_witness_ignores_pat() -> None:
         seen[name] = report.runs[0].pat_index
     assert seen == {None: 4, "witness-ignores-pat": 0}
     assert pat & 0xFF == MemoryType.WB
+
+
+def test_witness_misplaces_pat() -> None:
+    """In an entry for a large page alone; an entry for 4 KiB is read as it should be."""
+    for flags, level, index in (
+        (TABLE, 2, 4),
+        (TABLE | PAT_LARGE, 2, 4),
+        (TABLE | PAT_4K, 1, 4),
+        (TABLE, 1, 0),
+    ):
+        tables = Tables()
+        tables.map(0, 0x20_0000, flags, level=level)
+        platform = FAULTS["witness-misplaces-pat"].platform(Trace())
+        witness = platform.make_witness(tables.read, 0x0407_0506_0007_0106, Mtrrs(0x806, 40))
+        assert witness.walk(tables.root, 0, 1, 4).runs[0].pat_index == index
+
+
+def test_witness_ignores_mtrrs() -> None:
+    tables = Tables()
+    tables.map(0x1000, 0x5000, TABLE)
+    mtrrs = Mtrrs(0x806, 40, ((0, (1 << 40) - 0x10000 | 1 << 11),))  # 64 KiB of UC
+    seen = {}
+    for name in (None, "witness-ignores-mtrrs"):
+        platform = (FAULTS[name] if name else SOUND).platform(Trace())
+        witness = platform.make_witness(tables.read, 0x0407_0506_0007_0106, mtrrs)
+        seen[name] = witness.walk(tables.root, 0x1000, 1, 4).runs[0].effective.name
+    assert seen == {None: "UC", "witness-ignores-mtrrs": "WB"}
 
 
 def guarded(name: str | None) -> tuple[Exerciser, FakeClient, Platform]:

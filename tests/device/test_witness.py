@@ -11,7 +11,7 @@ from device.layout import (
     WitnessRun,
     WitnessStatus,
 )
-from device.platform.memory_types import Mtrrs
+from device.platform.memory_types import Mtrrs, effective_type
 from device.platform.witness import Report, Witness
 from tests.device.tables import (
     HUGE,
@@ -114,8 +114,10 @@ def test_no_execute_of_any_level() -> None:
 
 def test_software_and_accessed_bits_change_nothing() -> None:
     tables = Tables()
-    tables.map(VA, 0x5000, TABLE | 1 << 5 | 1 << 6 | 1 << 8 | 7 << 9 | 0x7F << 52)
-    assert only_run(walk(tables)).physical == 0x5000
+    tables.map(VA, 0x5000, TABLE | 1 << 5 | 1 << 6 | 1 << 8 | 7 << 9 | 0x7FF << 52)
+    run = only_run(walk(tables))
+    assert (run.physical, run.pat_index, run.effective) == (0x5000, 0, MemoryType.WB)
+    assert (run.writable, run.user, run.no_execute) == (True, True, False)
 
 
 def test_root_with_pcid_and_flags() -> None:
@@ -123,6 +125,54 @@ def test_root_with_pcid_and_flags() -> None:
     tables.map(VA, 0x5000)
     report = Witness(tables.read, PAT, ALL_WB).walk(tables.root | 0xFFF | 1 << 63, VA, PAGE, 4)
     assert only_run(report).physical == 0x5000
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+def test_root_of_the_user_half(levels: int) -> None:
+    """With page-table isolation bit 12 tells two tables apart, and is no flag."""
+    tables = Tables(levels)
+    tables.map(VA, 0x5000)
+    assert tables.root == 0x1000
+    kernel, user = 0x1_0000_0000, 0x1_0000_1000
+    tables._pages[user] = tables._pages.pop(tables.root)
+    tables._pages[kernel] = bytearray(PAGE)
+    for root, status in ((user, WitnessStatus.OK), (kernel, WitnessStatus.NOT_PRESENT)):
+        report = Witness(tables.read, PAT, ALL_WB).walk(root | 0x801, VA, PAGE, levels)
+        assert report.status is status
+
+
+@pytest.mark.parametrize("bit", range(5))
+def test_what_differs_between_pages_ends_a_run(bit: int) -> None:
+    """Neighbours by both addresses that differ in one bit: two runs, each with its own."""
+    flags = (WRITABLE, USER, NX, PWT, PAT_4K)[bit]
+    tables = Tables()
+    tables.map(VA, 0x5000, TABLE)
+    tables.map(VA + PAGE, 0x6000, TABLE ^ flags)
+    runs = walk(tables, VA, 2 * PAGE).runs
+    assert [(run.va, run.physical, run.length) for run in runs] == [
+        (VA, 0x5000, PAGE),
+        (VA + PAGE, 0x6000, PAGE),
+    ]
+    first, second = (
+        (run.writable, run.user, run.no_execute, run.pat_index & 1, run.pat_index >> 2)
+        for run in runs
+    )
+    assert [at for at in range(5) if first[at] != second[at]] == [bit]
+
+
+def test_effective_type_of_each_run_by_pat_and_mtrr() -> None:
+    """Five pages with each type of the PAT, behind MTRRs of each type: table 12-7 run by run."""
+    kinds = (MemoryType.UC, MemoryType.WC, MemoryType.WT, MemoryType.WP, MemoryType.WB)
+    mask = (1 << 40) - PAGE | 1 << 11
+    ranges = tuple((0x5000 + PAGE * place | kind, mask) for place, kind in enumerate(kinds))
+    for index, pat in enumerate(TYPES):
+        bits = index & 1 and PWT, index & 2 and PCD, index & 4 and PAT_4K
+        tables = Tables()
+        for place in range(len(kinds)):
+            tables.map(VA + place * PAGE, 0x5000 + place * PAGE, TABLE | sum(bits))
+        runs = walk(tables, VA, len(kinds) * PAGE, Mtrrs(1 << 11 | 6, 40, ranges)).runs
+        assert [(run.mtrr, run.pat) for run in runs] == [(kind, pat) for kind in kinds]
+        assert [run.effective for run in runs] == [effective_type(kind, pat) for kind in kinds]
 
 
 def test_adjacent_pages_are_one_run_and_others_are_not() -> None:

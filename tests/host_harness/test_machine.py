@@ -18,6 +18,7 @@ WIRING = machine.Wiring(
     results_fd=11,
     qmp_fd=12,
     initramfs_fd=13,
+    memory_fd=14,
     exerciser_socket=Path("/run/x/exerciser"),
     platform_socket=Path("/run/x/platform"),
 )
@@ -38,7 +39,9 @@ def argv(*, iommu: bool = False) -> list[str]:
 def test_memory_is_shared_with_the_device() -> None:
     words = argv()
     backend = words[words.index("-object") + 1]
-    assert backend == f"memory-backend-memfd,id=ram,size={memory.RAM_SIZE},share=on"
+    assert backend == (
+        f"memory-backend-file,id=ram,size={memory.RAM_SIZE},mem-path=/proc/self/fd/14,share=on"
+    )
     assert "memory-backend=ram" in words[words.index("-machine") + 1]
 
 

@@ -27,6 +27,7 @@ def test_everything_given() -> None:
             "accel": "tcg",
             "fault": "report-lost",
             "seed": "0x10",
+            "boot": "bzimage",
             "append": "pti=on  x=1",
             "deadline": "test=5, kernel=0",
             "keep": "1",
@@ -37,6 +38,7 @@ def test_everything_given() -> None:
     assert (given.accel, given.seed, given.append) == ("tcg", 16, ("pti=on", "x=1"))
     assert (given.deadlines["test"], given.deadlines["kernel"]) == (5, math.inf)
     assert given.keep
+    assert given.boot == "bzimage"
 
 
 def test_debugger_takes_the_deadlines_away_but_for_those_that_are_named() -> None:
@@ -53,6 +55,7 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
     ("given", "words"),
     [
         ({"accel": "warp"}, "ACCEL=warp"),
+        ({"boot": "uefi"}, "BOOT=uefi"),
         ({"fault": "nonsense"}, "no fault 'nonsense'"),
         ({"seed": "many"}, "SEED=many"),
         ({"seed": "-1"}, "SEED=-1"),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from host_harness.errors import UsageError
-from host_harness.report import UNSEEN, Ledger
+from host_harness.report import UNASKED, UNSEEN, Ledger
 from host_harness.reviewed import OWN, Reviewed
 
 
@@ -145,7 +145,7 @@ def test_attestations_file_has_counts_facts_and_rows(tmp_path: Path) -> None:
     whole = json.loads((tmp_path / "a.json").read_text())
     assert whole["accelerator"] == "tcg"
     assert (whole["passed"], whole["failed"]) == (1, 0)
-    assert whole["promises"] == [{**row(), "test": "suite/test_x.py::test_x"}]
+    assert whole["promises"] == [{**row(), "test": "suite/test_x.py::test_x", "facts": {}}]
 
 
 def test_table_has_one_row_for_each_promise_and_verdict() -> None:
@@ -172,3 +172,53 @@ def test_table_shows_the_test_that_asks_most() -> None:
     (line,) = [line for line in ledger.table().splitlines() if line.startswith("alignment")]
     assert "1 bytes .. 3 bytes" in line
     assert line.endswith("kept x5")
+
+
+def of_mode(mode: str = "kIOMapInhibitCache", **facts: str) -> dict[str, Any]:
+    return {**row(promise=mode), "facts": {"mode": mode, **facts}}
+
+
+def test_host_that_was_not_asked_has_not_agreed() -> None:
+    said = of_mode(effective="UC", agreed="driver, host")
+    for asked, verdict in ((True, "kept"), (False, "unattested")):
+        ledger = Ledger()
+        ledger.add_report(report(properties=[said]), [], witnessed=asked)
+        assert [each.verdict for each in ledger.promises] == [verdict]
+        assert [each.reason for each in ledger.objections()] == [UNASKED] * (not asked)
+    ledger = Ledger()
+    ledger.add_report(report(properties=[of_mode(agreed="driver")]), [], witnessed=False)
+    assert ledger.objections() == [], "who does not name the host needs none"
+
+
+def test_cache_modes_have_a_table_of_their_own() -> None:
+    ledger = Ledger()
+    said = [
+        of_mode(effective="UC", agreed="driver, host"),
+        of_mode(**{"no-snoop": "sees memory"}),
+        of_mode("kIOMapWriteCombineCache", effective="WC", agreed="driver, host"),
+        row(),
+    ]
+    said[2]["verdict"] = "broken"
+    ledger.add_report(report(properties=said), [])
+    table = ledger.table().splitlines()
+    assert table[-4:-2] == [
+        "mode asked              | effective type | agreed by    | no-snoop behaviour",
+        "----------------------------------------------------------------------------",
+    ]
+    assert [line.split(" | ") for line in table[-2:]] == [
+        ["kIOMapInhibitCache     ", "UC            ", "driver, host", "sees memory"],
+        ["kIOMapWriteCombineCache", "WC            ", "no agreement", "-"],
+    ]
+
+
+def test_no_cache_modes_no_table() -> None:
+    ledger = Ledger()
+    ledger.add_report(report(properties=[row()]), [])
+    assert "mode asked" not in ledger.table()
+
+
+def test_facts_that_are_none_are_a_broken_promise() -> None:
+    ledger = Ledger()
+    ledger.add_report(report(properties=[{**row(), "facts": ["mode"]}]), [])
+    assert [each.verdict for each in ledger.promises] == ["broken"]
+    assert "malformed facts" in ledger.promises[0].reason

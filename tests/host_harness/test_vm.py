@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from host_harness import deadlines
 from host_harness.channel import Channel
 from host_harness.console import Console
 from host_harness.errors import NoVerdict
+from host_harness.guest_memory import GuestMemory
 from host_harness.monitor import MonitorError
 from host_harness.progress import Progress
 from host_harness.vm import Vm
@@ -27,7 +29,10 @@ PROMPT_S = 2.0  # the issue's own limit for every loss
 
 
 class NoMonitor:
-    """A monitor that does not answer."""
+    """A monitor that does not answer. ``panicked`` tells panics all the same."""
+
+    def __init__(self) -> None:
+        self.panicked = os.eventfd(0, os.EFD_NONBLOCK)
 
     def command(self, name: str, **_: object) -> Any:
         raise MonitorError(name)
@@ -70,6 +75,9 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         stack.callback(console.stop)
         (tmp_path / "console.log").write_text("".join(f"line {n}\n" for n in range(30)))
         monitor: Any = NoMonitor()
+        stack.callback(os.close, monitor.panicked)
+        memory = GuestMemory.create()
+        stack.callback(memory.close)
         vm = Vm(
             tmp_path,
             "tcg",
@@ -81,6 +89,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             monitor,
             Channel(pairs[1][0]),
             tmp_path,
+            memory,
         )
         vm.watch()
         stack.callback(vm.unwatch)
@@ -116,6 +125,10 @@ LOSSES: list[tuple[Callable[[Stage], object], str]] = [
     (
         lambda s: s.console.sendall(b"init: the agent ended with status -11\r\n"),
         "the guest's agent died: init: the agent ended with status -11",
+    ),
+    (
+        lambda s: os.eventfd_write(s.vm.monitor.panicked, 1),
+        "the guest reported a panic that it had not announced",
     ),
     (lambda s: s.guest.close(), "the result channel was closed"),
     (lambda s: s.guest.send({"type": "error", "text": "Traceback: x"}), "Traceback: x"),

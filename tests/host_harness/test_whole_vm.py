@@ -18,7 +18,7 @@ pytestmark = pytest.mark.vm
 ARTEFACTS = {
     *("status", "junit.xml", "console.log", "qemu.log", "qmp.log", "argv"),
     *("device-trace.jsonl", "device.log", "seed", "attestations.json", "replay"),
-    *("environment.json",),
+    *("environment.json", "host-witness.jsonl"),
 }
 
 

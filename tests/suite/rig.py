@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import edu
 import exerciser
@@ -28,6 +28,7 @@ from iobuffer.vm import ANYWHERE, Mapping, Placement
 from pci_sysfs import PciFunction
 from suite import fixtures
 from suite.attestation import SettingsPlugin
+from suite.host import Host, HostPlugin
 
 from device.endpoints.base import Endpoint
 from device.faults import SOUND, Fault
@@ -42,6 +43,7 @@ from host_harness.report import Ledger
 from tests.device.fakes import WholeMemory
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
 from tests.suite.edu import EduModel
+from tests.suite.rig_host import RigHost
 
 RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
 # IA32_PAT as Linux sets it, and the bits of an entry that select a type from it.
@@ -161,6 +163,7 @@ class Machine(WholeMemory):
     granted = 16  # MSI-X vectors
     kernel: type[KernelFunction] = KernelFunction
     edu: type[EduModel] = EduModel
+    host: type[RigHost] = RigHost
 
     def __init__(self, folder: Path) -> None:
         self.fd = os.memfd_create("ram")
@@ -289,10 +292,18 @@ class Machine(WholeMemory):
         for start, (physical, length, mode) in self.mapped.items():
             if start in vm._live and start <= address < start + length:
                 self.tables = Tables()
+                flags = TABLE | MODE_BITS[mode]
                 for offset in range(0, length, PAGE):
-                    self.tables.map(start + offset, physical + offset, TABLE | MODE_BITS[mode])
-                return PageTableEntry(address, self.tables.root, 0, 1, self.tables.levels)
+                    self.tables.map(start + offset, physical + offset, flags)
+                entry = physical + (address - start & -PAGE) | flags
+                return self.told(
+                    PageTableEntry(address, self.tables.root, entry, 1, self.tables.levels)
+                )
         raise LookupError(hex(address))
+
+    def told(self, entry: PageTableEntry) -> PageTableEntry:
+        """Return what the driver tells of an entry."""
+        return entry
 
 
 @dataclass
@@ -520,6 +531,9 @@ class Rig:
             *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
             *("-p", "no:cacheprovider", "--strict-markers", "-m", "not kernel"),
             *(str(guest / "suite"), *args),
-            plugins=[fixtures, SettingsPlugin(seed), outcome],
+            plugins=[
+                *(fixtures, SettingsPlugin(seed), outcome),
+                HostPlugin(cast("Host", machine.host(machine))),
+            ],
         )
         return outcome

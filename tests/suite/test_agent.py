@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from host_harness.channel import HEADER, MAGIC, Channel, Message
+from host_harness.channel import HEADER, MAGIC, PROTOCOL, Channel, Message
 
 GUEST = Path(__file__).resolve().parents[2] / "guest"
 LIMIT_S = 30.0
@@ -151,7 +151,7 @@ def test_two():
 def test_hello_and_collection(start: Start) -> None:
     guest = start(test_it=TWO)
     hello = guest.receive()
-    assert (hello["type"], hello["protocol"]) == ("hello", 2)
+    assert (hello["type"], hello["protocol"]) == ("hello", PROTOCOL)
     assert hello["pytest"] == pytest.__version__
     guest.channel.send({"type": "configure", "args": [str(guest.folder)], "named": True, "seed": 1})
     collected = guest.receive()

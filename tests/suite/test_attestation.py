@@ -69,6 +69,7 @@ def test_kept(pytester: pytest.Pytester) -> None:
             "attested": "low bits 0x0",
             "verdict": "kept",
             "reason": "",
+            "facts": {},
         }
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from dataclasses import replace
 from typing import Any
 
 import exerciser
@@ -11,10 +12,11 @@ import pytest
 from edu import EduReg
 from iobuffer import CacheMode, buffer, creation, vm
 from iobuffer.carveout import CarveoutPool
-from iobuffer.driver import Interrupts
+from iobuffer.driver import Interrupts, PageTableEntry
 from iobuffer.heap import Heap
 from iobuffer.vm import ANYWHERE, Mapping, Placement
 from suite import faults
+from suite.host import HostReport
 
 from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import Exerciser
@@ -23,9 +25,10 @@ from device.faults import FAULTS, Fault
 from device.layout import DmaDirection
 from device.pci.config import Command
 from host_harness.faults import find
-from tests.device.tables import PAGE
+from tests.device.tables import PAGE, PWT
 from tests.suite.edu import EduModel
 from tests.suite.rig import KernelFunction, Machine, Rig
+from tests.suite.rig_host import RigHost
 
 pytest_plugins = ["pytester"]
 
@@ -127,6 +130,44 @@ class WrongCache(Machine):
     def given_mode(self, mode: CacheMode) -> CacheMode:
         other = CacheMode.WRITE_COMBINE
         return other if mode is CacheMode.COPYBACK else CacheMode.COPYBACK
+
+
+class TellsAnotherMode(Machine):
+    """A driver whose entries are not those that the CPU uses."""
+
+    def told(self, entry: PageTableEntry) -> PageTableEntry:
+        return replace(entry, entry=entry.entry ^ PWT)
+
+
+class TellsAnotherRoot(Machine):
+    """A driver that tells the tables of another process."""
+
+    def told(self, entry: PageTableEntry) -> PageTableEntry:
+        return replace(entry, root=entry.root + 2 * PAGE)
+
+
+class _SeesAnotherMode(RigHost):
+    def says(self, report: HostReport) -> HostReport:
+        runs = tuple(replace(run, pat_index=run.pat_index ^ 4) for run in report.runs)
+        return replace(report, runs=runs)
+
+
+class HostSeesAnotherMode(Machine):
+    """A host whose walk ends with another PAT entry."""
+
+    host = _SeesAnotherMode
+
+
+class _TranslatesOtherwise(RigHost):
+    def says(self, report: HostReport) -> HostReport:
+        ((va, physical), *rest) = report.translations
+        return replace(report, translations=((va, (physical or 0) + PAGE), *rest))
+
+
+class QemuTranslatesOtherwise(Machine):
+    """A QEMU that finds another page."""
+
+    host = _TranslatesOtherwise
 
 
 class Coerces(Machine):
@@ -295,7 +336,13 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exerciser.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
 
 
-@pytest.mark.parametrize("name", [each for each in FAULTS if not find(each).options])
+# Huge pages and BARs are in no page tables here; tests/device/test_faults.py has these two.
+_OF_A_KERNEL = {"witness-misplaces-pat", "witness-ignores-mtrrs"}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(each for each in FAULTS.keys() - _OF_A_KERNEL if not find(each).options)
+)
 def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hasten(monkeypatch)
     chosen = {
@@ -333,6 +380,10 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
                 *("kIOMapCopybackCache", "kIOMapWriteCombineCache"),
             },
         ),
+        (TellsAnotherMode, "agree and Inhibit", {"kIOMapInhibitCache"}),
+        (HostSeesAnotherMode, "agree and Inhibit", {"kIOMapInhibitCache"}),
+        (QemuTranslatesOtherwise, "agree and Inhibit", {"kIOMapInhibitCache"}),
+        (TellsAnotherRoot, "agree and Inhibit", {"kIOMapInhibitCache"}),
         (Coerces, "conflicting and Inhibit", {"kIOMapInhibitCache"}),
         (
             Scrambles,
