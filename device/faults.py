@@ -21,6 +21,9 @@ from .layout import (
     Ext,
     GrantDirection,
 )
+from .platform.cache import faults as cache_faults
+from .platform.cache.model import CacheModel
+from .platform.cache.names import GuestMemory, Mode
 from .platform.memory_types import ALL_WRITE_BACK, Mtrrs
 from .platform.platform import Platform
 from .platform.protection import Grant, Protection, ProtectionFault
@@ -385,6 +388,22 @@ class _MovesPrefix(Exerciser):
         super().transfer(transfer, ended)
 
 
+class _EnableNoSnoopIgnored(Exerciser):
+    @property
+    def no_snoop_enabled(self) -> bool:
+        return True
+
+
+def _with_model(model: type[CacheModel]) -> type[Platform]:
+    """Return a platform whose cache model breaks one rule."""
+
+    class Broken(Platform):
+        def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
+            return model(memory, mode, line, seed)
+
+    return Broken
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A fault's description and the classes that stand in for the sound ones."""
@@ -473,6 +492,33 @@ FAULTS: dict[str, Fault] = {
     ),
     "protection-record-lost": Fault(
         "keeps no record of every eighth denied DMA", platform=_RecordLost
+    ),
+}
+FAULTS |= {
+    name: Fault(description, platform=_with_model(cache_faults.FAULTS[name]))
+    for name, description in {
+        "cache-clean-noop": "cleans nothing",
+        "cache-invalidate-noop": "invalidates nothing",
+        "cache-clean-one-line-short": "leaves out the last line of each clean",
+        "cache-writethrough-copies-whole-line": (
+            "takes the whole line of a write-through store to memory"
+        ),
+        "cache-snoop-as-no-snoop": "does not snoop the caches at any access",
+        "cache-no-snoop-as-snoop": "snoops the caches at every access",
+        "cache-snooped-write-not-in-image": "does not take snooped writes to memory",
+        "cache-written-mark-forgotten": "forgets which bytes were written without a snoop",
+        "cache-dirty-not-seen": "does not see the stores of the CPU to write-back memory",
+        "cache-may-have-stored-forgotten": "takes a line for clean that the CPU may have stored to",
+        "cache-snapshot-before-maintenance": (
+            "remembers what the device got as it was before the maintenance"
+        ),
+        "cache-snapshot-never-compared": "never compares what the device got with what is there",
+        "cache-reports-lost": "loses its reports",
+        "cache-untracked-reached": "lets no-snoop accesses reach memory that no buffer tracks",
+    }.items()
+} | {
+    "cache-enable-ignored": Fault(
+        "does not snoop though its Enable No Snoop is clear", exerciser=_EnableNoSnoopIgnored
     ),
 }
 SOUND = Fault("no fault")

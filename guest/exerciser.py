@@ -254,7 +254,8 @@ class Exerciser:
             length,
             write_memory=write_memory,
             offset=offset,
-            control=control | DmaCtl.NO_SNOOP if no_snoop else control,
+            no_snoop=no_snoop,
+            control=control,
         )
         return self.end_dma(before)
 
@@ -265,6 +266,7 @@ class Exerciser:
         *,
         write_memory: bool,
         offset: int = 0,
+        no_snoop: bool = False,
         control: DmaCtl = _PLAIN,
     ) -> None:
         """Trigger a DMA as `dma` does, and wait for nothing."""
@@ -274,6 +276,7 @@ class Exerciser:
         registers[Reg.DMA_LEN] = length
         registers[Reg.DMA_OFFSET] = offset
         direction = DmaCtl.WRITE_MEMORY if write_memory else _PLAIN
+        control |= DmaCtl.NO_SNOOP if no_snoop else _PLAIN
         registers[Reg.DMACTL] = DmaCtl.TRIGGER | direction | control
 
     def end_dma(self, before: int) -> DmaRecord:

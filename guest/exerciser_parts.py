@@ -63,13 +63,13 @@ class HeldDma:
 
 @contextmanager
 def held_dma(
-    device: Exerciser, address: int, length: int, *, write_memory: bool
+    device: Exerciser, address: int, length: int, *, write_memory: bool, no_snoop: bool = False
 ) -> Iterator[HeldDma]:
     """Put a DMA in flight; what is left of it goes at the end of the ``with``."""
     before = device.dma_count
     device.extension[Ext.HOLD] = HOLD_ON
     try:
-        device.start_dma(address, length, write_memory=write_memory)
+        device.start_dma(address, length, write_memory=write_memory, no_snoop=no_snoop)
         yield HeldDma(device, before)
     finally:
         device.extension[Ext.HOLD] = 0

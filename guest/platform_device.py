@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import memory_types
+from cache_unit import CacheUnit
 from layout import (
     PLATFORM_DEVICE_ID,
     PLATFORM_MAGIC,
@@ -73,6 +74,13 @@ class PlatformDevice:
         if PlatformFeature.PROTECTION not in self.features:
             raise PlatformDeviceError(f"{self.pci.address}: there is no protection unit")
         return ProtectionUnit(self._control, self._lock, self.pci.address)
+
+    @property
+    def cache(self) -> CacheUnit:
+        """The cache model; `PlatformDeviceError` when this platform has none."""
+        if PlatformFeature.CACHE not in self.features:
+            raise PlatformDeviceError(f"{self.pci.address}: there is no cache model")
+        return CacheUnit(self._control, self._results, self._lock, self.pci.address)
 
     def set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
         """Tell the witness what the processor makes of page-table entries."""

@@ -27,7 +27,8 @@ class Fault:
     ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
     kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
     are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
-    a run with these ``options``, by name.
+    a run with these ``options``, by name. ``whole_vm``: the project's own tests boot a VM for it;
+    the others of a kind run in one process, where a whole suite takes seconds.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Fault:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     tests: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    whole_vm: bool = True
 
 
 _IOMMU = {"iommu": "intel"}
@@ -111,6 +113,78 @@ _ALLOCATOR = (
     _allocator(
         *("part-grants-all", "IOSubMemoryDescriptor", "test_dma_command.py"),
         "to prepare a part lets the device reach all that it is a part of",
+    ),
+)
+
+
+def _cache(
+    name: str, promise: str, tests: str, description: str, *, whole_vm: bool = False
+) -> Fault:
+    return Fault(
+        f"cache-{name}",
+        Place.DEVICE,
+        Status.FAILED,
+        (promise,),
+        f"the cache model {description}",
+        tests=f"test_cache_{tests}.py",
+        whole_vm=whole_vm,
+    )
+
+
+_CACHE = (
+    _cache("clean-noop", "cache maintenance", "truth", "cleans nothing", whole_vm=True),
+    _cache("invalidate-noop", "cache maintenance", "truth", "invalidates nothing"),
+    _cache("clean-one-line-short", "cache line", "lines", "leaves out a clean's last line"),
+    _cache(
+        *("writethrough-copies-whole-line", "cache line", "lines"),
+        "takes the whole line of a write-through store to memory",
+    ),
+    _cache(
+        *("snoop-as-no-snoop", "cache maintenance", "truth"),
+        "does not snoop the caches at any access",
+    ),
+    _cache(
+        *("no-snoop-as-snoop", "cache maintenance", "truth"),
+        "snoops the caches at every access",
+        whole_vm=True,
+    ),
+    _cache(
+        *("snooped-write-not-in-image", "cache maintenance", "truth"),
+        "does not take snooped writes to memory",
+    ),
+    _cache(
+        *("written-mark-forgotten", "driver mistakes", "mistakes"),
+        "forgets which bytes were written without a snoop",
+    ),
+    _cache(
+        *("dirty-not-seen", "driver mistakes", "mistakes"),
+        "does not see the stores of the CPU to write-back memory",
+    ),
+    _cache(
+        *("may-have-stored-forgotten", "driver mistakes", "mistakes"),
+        "takes a line for clean that the CPU may have stored to",
+    ),
+    _cache(
+        *("snapshot-before-maintenance", "cache maintenance", "truth"),
+        "remembers what the device got as it was before the maintenance",
+    ),
+    _cache(
+        *("snapshot-never-compared", "driver mistakes", "mistakes"),
+        "never compares what the device got with what is there",
+    ),
+    _cache("reports-lost", "driver mistakes", "mistakes", "loses its reports", whole_vm=True),
+    _cache(
+        *("untracked-reached", "cache maintenance", "truth"),
+        "lets no-snoop accesses reach memory that no buffer tracks",
+    ),
+    Fault(
+        "cache-enable-ignored",
+        Place.DEVICE,
+        Status.FAILED,
+        ("cache maintenance",),
+        "the device does not snoop though its Enable No Snoop is clear",
+        tests="test_cache_truth.py",
+        whole_vm=False,
     ),
 )
 
@@ -460,6 +534,7 @@ FAULTS = (
         "the guest claims more tests than it ran",
         words="the guest says that it ran",
     ),
+    *_CACHE,
     *_ALLOCATOR,
 )
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from device.layout import AddressType, DmaReason
 from device.vfio_user.errors import (
@@ -21,15 +21,16 @@ from device.vfio_user.errors import (
     Unmapped,
     Withdrawn,
 )
-from device.vfio_user.model import Client, Dma
+from device.vfio_user.model import Client, Dma, Place
 
-from .interconnect import Interconnect, Request
+from .interconnect import Caches, Interconnect, Request
 from .task import Steps, Task
 
 if TYPE_CHECKING:
     from .base import Endpoint
 
 _ADDRESS_END = 1 << 64
+_Found = TypeVar("_Found")
 HISTORY = 256  # transactions kept
 
 
@@ -89,21 +90,22 @@ class Bus:
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
         """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
         with self.interconnect.lock:
-            (views,) = self._gather(((address, length),), attributes, write=False)
-            return b"".join(views)
+            (target,) = self._gather(((address, length),), attributes, write=False)
+            return target.read()
 
     def write(self, address: int, data: bytes, attributes: Attributes = PLAIN) -> None:
         """Store ``data`` in memory. DmaRefused, and then nothing was written."""
         with self.interconnect.lock:
-            (views,) = self._gather(((address, len(data)),), attributes, write=True)
-            _store(views, data)
+            (target,) = self._gather(((address, len(data)),), attributes, write=True)
+            target.write(data)
 
     def read_list(
         self, segments: Sequence[tuple[int, int]], attributes: Attributes = PLAIN
     ) -> list[bytes]:
         """Return a copy of each segment (address, length). DmaRefused: nothing was read."""
         with self.interconnect.lock:
-            return [*map(b"".join, self._gather(segments, attributes, write=False))]
+            found = self._gather(segments, attributes, write=False)
+            return [target.read() for target in found]
 
     def write_list(
         self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
@@ -162,13 +164,14 @@ class Bus:
         with self.interconnect.lock:
             try:
                 found = self._gather(segments, attributes, write=False, later=True)
+                read = [target.read() for target in found]
             except OnlyByMessage:
                 pieces = [(address, length, None) for address, length in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
                 on_done(_bare(refusal))
             else:
-                on_done([*map(b"".join, found)])
+                on_done(read)
 
     def write_list_async(
         self,
@@ -180,13 +183,13 @@ class Bus:
         with self.interconnect.lock:
             try:
                 found = self._gather(_ranges(segments), attributes, write=True, later=True)
+                _store_all(found, segments)
             except OnlyByMessage:
                 pieces = [(address, len(data), data) for address, data in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
                 on_done(_bare(refusal))
             else:
-                _store_all(found, segments)
                 on_done([])
 
     def _each(
@@ -219,16 +222,31 @@ class Bus:
         on_done: Callable[[bytes | DmaRefused], None],
     ) -> None:
         denied: DmaRefused | None = None
+        write = data is not None
 
         def allowed() -> bool:
             nonlocal denied
             if not self._function.config.bus_master:
                 return False
             try:
-                self._cross(address, length, attributes, write=data is not None)
+                self._cross(address, length, attributes, write=write)
+                self._check_message(address, length, attributes, write=write, chosen=by_message)
             except DmaRefused as refusal:
                 denied = refusal
             return denied is None
+
+        def through(places: Sequence[Place]) -> bytes:
+            nonlocal denied
+            with self.interconnect.lock:
+                try:
+                    target = self._through(places, attributes)
+                except DmaRefused as refusal:
+                    denied = refusal
+                    raise Withdrawn(refusal.address) from refusal
+                if data is None:
+                    return target.read()
+                target.write(data)
+                return b""
 
         def done(outcome: bytes | MemoryFault | DmaRefused) -> None:
             if isinstance(outcome, Withdrawn) and denied is not None:
@@ -237,17 +255,17 @@ class Bus:
                 outcome = self._at_peer(address, length, data, outcome)
             found = _refusal(outcome) if isinstance(outcome, MemoryFault) else outcome
             reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
-            self._record(data is not None, address, length, attributes, reason)
+            self._record(write, address, length, attributes, reason)
             on_done(found)
 
         with self.interconnect.lock:
             try:
                 client = self._admitted(address, length)
-                self._cross(address, length, attributes, write=data is not None)
+                self._cross(address, length, attributes, write=write)
             except DmaRefused as refusal:
                 done(refusal)
             else:
-                client.start_dma(Dma(address, length, data, done, by_message, allowed))
+                client.start_dma(Dma(address, length, data, done, by_message, allowed, through))
 
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
         """Return whether memory is there for a request, perhaps by a message.
@@ -269,18 +287,19 @@ class Bus:
         *,
         write: bool,
         later: bool = False,
-    ) -> list[list[memoryview]]:
-        """Return views of each range, and record the requests; refused, record the one at fault.
+    ) -> list[_Views | _Cached]:
+        """Return where each range's bytes are, and record the requests.
 
-        ``later``: OnlyByMessage, when the client reaches all, is no refusal yet and not recorded.
+        Refused, record the one at fault. ``later``: OnlyByMessage, when the client reaches all, is
+        no refusal yet and not recorded.
         """
-        found: list[list[memoryview]] = []
+        found: list[_Views | _Cached] = []
         missing: OnlyByMessage | None = None
         for address, length in ranges:
             try:
                 client = self._admitted(address, length)
                 self._cross(address, length, attributes, write=write)
-                found.append(self._resolve(client, address, length, write=write))
+                found.append(self._target(client, address, length, attributes, write=write))
             except DmaRefused as refusal:
                 if not (later and isinstance(refusal, OnlyByMessage)):
                     self._record(write, address, length, attributes, refusal.reason)
@@ -291,6 +310,51 @@ class Bus:
         for address, length in ranges:
             self._record(write, address, length, attributes, DmaReason.NONE)
         return found
+
+    def _target(
+        self, client: Client, address: int, length: int, attributes: Attributes, *, write: bool
+    ) -> _Views | _Cached:
+        if self.interconnect.caches is None:
+            return _Views(self._resolve(client, address, length, write=write))
+        places = self._places(client, address, length, write=write)
+        if isinstance(places, memoryview):
+            return _Views([places])
+        return self._through(places, attributes)
+
+    def _through(self, places: Sequence[Place], attributes: Attributes) -> _Views | _Cached:
+        """Return the way through the caches, where there are any. DmaRefused."""
+        caches = self.interconnect.caches
+        if caches is None:
+            return _Views([each.memory[each.offset : each.offset + each.length] for each in places])
+        no_snoop = self._sent(attributes).no_snoop
+        refusal = caches.check(places, no_snoop=no_snoop)
+        if refusal is not None:
+            raise DmaRefused(refusal.reason, refusal.address)
+        return _Cached(caches, places, no_snoop)
+
+    def _check_message(
+        self, address: int, length: int, attributes: Attributes, *, write: bool, chosen: bool
+    ) -> None:
+        """Let the caches refuse what goes by message: they know none of its lines. DmaRefused.
+
+        ``chosen``: by message though the memory may be mapped.
+        """
+        caches, client = self.interconnect.caches, self.client
+        if caches is None or client is None:
+            return
+        at = address
+        if not chosen:
+            try:
+                client.places(address, length, write=write)
+            except NoDescriptor as fault:
+                at = fault.address
+            except MemoryFault:
+                return  # the queue finds out, and says so
+            else:
+                return
+        refusal = caches.check(None, no_snoop=self._sent(attributes).no_snoop)
+        if refusal is not None:
+            raise DmaRefused(refusal.reason, at)
 
     def _record(
         self, write: bool, address: int, length: int, attributes: Attributes, reason: DmaReason
@@ -330,14 +394,31 @@ class Bus:
     def _resolve(
         self, client: Client, address: int, length: int, *, write: bool
     ) -> list[memoryview]:
+        found = self._reached(client.memory, address, length, write=write)
+        return [found] if isinstance(found, memoryview) else found
+
+    def _places(
+        self, client: Client, address: int, length: int, *, write: bool
+    ) -> list[Place] | memoryview:
+        """Return the places of memory, or a view of a peer's BAR, which no cache holds."""
+        return self._reached(client.places, address, length, write=write)
+
+    def _reached(
+        self,
+        memory: Callable[..., list[_Found]],
+        address: int,
+        length: int,
+        *,
+        write: bool,
+    ) -> list[_Found] | memoryview:
         try:
-            return client.memory(address, length, write=write)
+            return memory(address, length, write=write)
         except ReadOnly as fault:
             raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
         except NoDescriptor as fault:
             raise OnlyByMessage(DmaReason.UNMAPPED, fault.address) from fault
         except Unmapped as fault:
-            return [self._peer(address, length, fault, write=write)]
+            return self._peer(address, length, fault, write=write)
 
     def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
         try:
@@ -369,21 +450,49 @@ def _ranges(segments: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:
     return [(address, len(data)) for address, data in segments]
 
 
-def _store_all(
-    found: Iterable[Sequence[memoryview]], segments: Iterable[tuple[int, bytes]]
-) -> None:
-    for views, (_, data) in zip(found, segments, strict=True):
-        _store(views, data)
+def _store_all(found: Iterable[_Views | _Cached], segments: Iterable[tuple[int, bytes]]) -> None:
+    for target, (_, data) in zip(found, segments, strict=True):
+        target.write(data)
 
 
-def _store(views: Sequence[memoryview], data: bytes) -> None:
-    if len(views) == 1:
-        views[0][:] = data
-        return
-    start = 0
-    for view in views:
-        view[:] = data[start : start + len(view)]
-        start += len(view)
+@dataclass(slots=True)
+class _Views:
+    """Memory without caches before it."""
+
+    views: Sequence[memoryview]
+
+    def read(self) -> bytes:
+        return b"".join(self.views)
+
+    def write(self, data: bytes) -> None:
+        if len(self.views) == 1:
+            self.views[0][:] = data
+            return
+        start = 0
+        for view in self.views:
+            view[:] = data[start : start + len(view)]
+            start += len(view)
+
+
+@dataclass(slots=True)
+class _Cached:
+    """Memory behind caches, which have let the request pass."""
+
+    caches: Caches
+    places: Sequence[Place]
+    no_snoop: bool
+
+    def read(self) -> bytes:
+        try:
+            return self.caches.read(self.places, no_snoop=self.no_snoop)
+        except MemoryFault as fault:
+            raise _refusal(fault) from fault
+
+    def write(self, data: bytes) -> None:
+        try:
+            self.caches.write(self.places, data, no_snoop=self.no_snoop)
+        except MemoryFault as fault:
+            raise _refusal(fault) from fault
 
 
 def _refusal(fault: MemoryFault) -> DmaRefused:

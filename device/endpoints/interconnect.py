@@ -10,11 +10,12 @@ byte moves by the state before. Nothing else is waited for under this lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from device.layout import DmaReason
+from device.vfio_user.model import Place
 
 if TYPE_CHECKING:
     from .bus import Attributes
@@ -41,8 +42,33 @@ class Refusal:
 Check = Callable[[Request], Refusal | None]
 
 
+class Caches(Protocol):
+    """What stands behind the checks, between all requests and memory. Called under the lock.
+
+    ``no_snoop`` as it left the function. Places are those of one request, in order.
+    """
+
+    def check(self, places: Sequence[Place] | None, *, no_snoop: bool) -> Refusal | None:
+        """Return why a request is refused, before any of its list has moved.
+
+        None for places: memory that is reached by messages alone. A refusal's address counts for
+        places only.
+        """
+
+    def read(self, places: Sequence[Place], *, no_snoop: bool) -> bytes:
+        """Return what the device reads. Unmapped where the client has cut its memory."""
+
+    def write(self, places: Sequence[Place], data: bytes, *, no_snoop: bool) -> None:
+        """Enter what the device writes, as many bytes as the places have. Unmapped: as above."""
+
+
 class Interconnect:
-    """What is done while its ``lock`` is held is one step for everybody else on it."""
+    """What is done while its ``lock`` is held is one step for everybody else on it.
+
+    ``caches``: None while every access sees what the CPU sees.
+    """
+
+    caches: Caches | None = None
 
     def __init__(self) -> None:
         # One thread may take it again: the end of a DMA can start the next one.

@@ -1,6 +1,7 @@
 """The platform device: what stands between devices and memory on a board. It joins the models.
 
-The witness walks page tables; the protection unit denies DMA without a grant.
+The witness walks page tables; the protection unit denies DMA without a grant; the cache model has
+DMA meet what a board without coherent I/O would have in DRAM.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from device.layout import Plat, PlatformBar
 from device.layout import PlatformFeature as Feature
 from device.pci.config import Identity
 from device.trace import Trace
+from device.vfio_user.errors import Unmapped
+from device.vfio_user.model import Place
 
+from .cache.model import CacheModel
+from .cache.names import GuestMemory, Mode
+from .cache_registers import CacheRegisters
 from .memory_types import Mtrrs
 from .protection import Protection
 from .protection_registers import ProtectionRegisters
@@ -45,7 +51,7 @@ class Platform(Endpoint):
             (
                 Register(Plat.MAGIC, reset=layout.PLATFORM_MAGIC),
                 Register(Plat.VERSION, reset=layout.PLATFORM_VERSION),
-                Register(Plat.FEATURES, reset=Feature.WITNESS | Feature.PROTECTION),
+                Register(Plat.FEATURES, reset=sum(Feature)),
             ),
             layout.PLATFORM_CONTROL_SIZE,
         ),
@@ -66,6 +72,15 @@ class Platform(Endpoint):
         )
         unit = self.make_protection()
         self._protection = ProtectionRegisters(control, unit, self.interconnect, event)
+        self._cache = CacheRegisters(
+            control,
+            self.memory(PlatformBar.RESULTS),
+            self.interconnect,
+            make=self.make_cache,
+            walk=self._witness.walk,
+            places=self._places,
+            event=event,
+        )
 
     def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
         """Return the witness of a walk; a fault overrides it."""
@@ -75,9 +90,24 @@ class Platform(Endpoint):
         """Return the protection unit; a fault overrides it."""
         return Protection()
 
+    def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
+        """Return the cache model of a configuration; a fault overrides it."""
+        return CacheModel(memory, mode, line, seed)
+
     def on_reset(self) -> None:
-        """Turn the protection unit off, without grants."""
+        """Turn the protection unit off, without grants, and the cache model, without tracks."""
         self._protection.reset()
+        self._cache.reset()
+
+    def on_detach(self) -> None:
+        """Turn the cache model off: its buffers are the client's."""
+        self._cache.reset()
+
+    def _places(self, address: int, length: int) -> list[Place]:
+        """Return where physical memory lies. Unmapped."""
+        if self.bus.client is None:
+            raise Unmapped(address)
+        return self.bus.client.places(address, length, write=True)
 
     def _read_physical(self, address: int, length: int) -> bytes:
         try:

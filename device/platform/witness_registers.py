@@ -58,7 +58,7 @@ class WitnessRegisters:
         """Walk when the trigger is written."""
         if not value & layout.WITNESS_TRIGGER:
             return
-        control, report = self._control, self._walk()
+        control, report = self._control, self.walk()
         packed = b"".join(run.pack() for run in report.runs)
         self._results[:] = packed.ljust(len(self._results), b"\0")
         control[Plat.WITNESS_STATUS] = report.status
@@ -84,7 +84,8 @@ class WitnessRegisters:
             ],
         )
 
-    def _walk(self) -> Report:
+    def walk(self) -> Report:
+        """Walk as the registers say, and leave the results alone."""
         control = self._control
         if not self._may_read():
             return Report(WitnessStatus.BUS_MASTER_OFF)

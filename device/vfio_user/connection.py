@@ -30,7 +30,7 @@ from .features import Features
 from .framing import Message, close_all
 from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
-from .model import DeviceModel, Dma
+from .model import DeviceModel, Dma, Place
 from .negotiation import Limits, negotiate
 
 _log = logging.getLogger(__name__)
@@ -102,6 +102,13 @@ class Connection:
         if write:
             self._log.wrote(address, length)
         return views
+
+    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+        """See ``model.Client.places``."""
+        places = self.dma_map.places(address, length, write=write)
+        if write:
+            self._log.wrote(address, length)
+        return places
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """See ``model.Client.ranges``."""

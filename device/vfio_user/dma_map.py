@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from .errors import NoDescriptor, ReadOnly, RemoteProtocolError, Unmapped
 from .messages import PAGE_SIZE, DmaMapFlag
+from .model import Place
 
 # The specification's default of max_dma_maps.
 MAX_MAPPINGS = (1 << 16) - 1
@@ -53,7 +54,11 @@ class _BackingFile:
         Behind the end of its file a mapping raises SIGBUS, not an exception, so a client that cuts
         its file must not be followed. QEMU's memory is sealed against that, and is not asked.
         """
-        return self._sealed or (self._map is not None and self._map.size() >= end)
+        mapped = self._map  # another thread's close can come at any time
+        try:
+            return self._sealed or (mapped is not None and mapped.size() >= end)
+        except ValueError:  # closed
+            return False
 
     def close(self) -> None:
         self.view.release()
@@ -195,7 +200,25 @@ class DmaMap:
         Raises Unmapped or ReadOnly for a byte that the device may not reach; where it may reach
         all, NoDescriptor for one that only the client reaches.
         """
-        found: list[memoryview] = []
+        return [
+            file.view[start : start + part]
+            for file, start, part in self._parts(address, length, write=write)
+        ]
+
+    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+        """Return where the range lies, in order; errors as ``views``'."""
+        found: list[Place] = []
+        for file, start, part in self._parts(address, length, write=write):
+            # A view of its own: it outlives the mapping, in whichever thread that ends.
+            found.append(Place(file.key, start, part, address, file.view[:], file.holds))
+            address += part
+        return found
+
+    def _parts(
+        self, address: int, length: int, *, write: bool
+    ) -> list[tuple[_BackingFile, int, int]]:
+        """Return (file, offset in it, bytes) of each mapping that the range crosses."""
+        found: list[tuple[_BackingFile, int, int]] = []
         missing: int | None = None
         position = bisect_right(self._starts, address) - 1
         end = address + length
@@ -217,7 +240,7 @@ class DmaMap:
             elif not mapping.file.holds(start + part):
                 raise Unmapped(address)
             else:
-                found.append(mapping.file.view[start : start + part])
+                found.append((mapping.file, start, part))
             address += part
             position += 1
         if missing is not None:

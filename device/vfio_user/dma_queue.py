@@ -202,8 +202,7 @@ class DmaQueue:
             outcome = Withdrawn(dma.address + job.moved)
         elif not dma.by_message:
             try:
-                views = self._map.views(dma.address + job.moved, rest, write=dma.data is not None)
-                outcome = self._at_once(job, views)
+                outcome = self._at_once(job, dma.address + job.moved, rest)
             except NoDescriptor:
                 if awaited is None:
                     self._ask(job)
@@ -217,11 +216,19 @@ class DmaQueue:
         self._finish(outcome)
         return True
 
-    def _at_once(self, job: _Job, views: list[memoryview]) -> bytes:
+    def _at_once(self, job: _Job, address: int, rest: int) -> bytes:
+        """Move the rest without the client; what went by messages before needs no image."""
         data, start = job.dma.data, job.moved
+        if job.dma.through is not None and not start:
+            places = self._map.places(address, rest, write=data is not None)
+            read = job.dma.through(places)
+            if data is not None:
+                self._wrote(address, rest)
+            return read
+        views = self._map.views(address, rest, write=data is not None)
         if data is None:
             return bytes(job.read) + b"".join(views)
-        self._wrote(job.dma.address + start, len(data) - start)
+        self._wrote(address, rest)
         for view in views:
             view[:] = data[start : start + len(view)]
             start += len(view)

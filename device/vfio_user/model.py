@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import MemoryFault
 from .migration import Migration
 from .timers import Timers
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Adjacent bytes of a client's memory, by the file that holds them.
+
+    ``file`` is one name for the same memory, by whichever mapping and client it is reached.
+    ``memory`` is the whole file and lasts as long as somebody has it, also after an unmap; but a
+    client may cut the file, so ask ``holds`` whether it still reaches up to an offset.
+    """
+
+    file: Hashable
+    offset: int
+    length: int
+    address: int  # on the bus, of the first byte
+    memory: memoryview
+    holds: Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +36,8 @@ class Dma:
     read (of a write: none), or what went wrong. ``by_message`` asks the client by DMA_READ or
     DMA_WRITE, whatever its map says: for an address that is not mapped, QEMU then raises the
     fault of its IOMMU in the guest. ``allowed`` is asked before each piece: bus mastering can end
-    while a DMA is under way.
+    while a DMA is under way. ``through``, where it is given, moves the bytes that need no message,
+    in place of a copy: it takes their places, returns what was read, and may raise MemoryFault.
     """
 
     address: int
@@ -28,6 +46,7 @@ class Dma:
     on_done: Callable[[bytes | MemoryFault], None]
     by_message: bool = False
     allowed: Callable[[], bool] = lambda: True
+    through: Callable[[Sequence[Place]], bytes] | None = None
 
 
 class Client(Protocol):
@@ -39,6 +58,9 @@ class Client(Protocol):
         Raises Unmapped (NoDescriptor where only the client reaches it) or ReadOnly; never gives a
         part.
         """
+
+    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+        """Return where the same bytes lie, in order; errors as ``memory``'s."""
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the mapped bus addresses, in order: (address, bytes)."""

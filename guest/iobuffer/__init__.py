@@ -3,6 +3,7 @@
 from .buffer import (
     IOBufferMemoryDescriptor,
 )
+from .creation import IOAlignmentWarning
 from .dma_command import IODMACommand
 from .errors import (
     IOBadArgumentError,
@@ -103,6 +104,7 @@ from .task import (
 __all__ = [
     "CacheMode",
     "CompleteFlags",
+    "IOAlignmentWarning",
     "IOBadArgumentError",
     "IOBufferMemoryDescriptor",
     "IOBusyError",

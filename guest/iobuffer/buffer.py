@@ -6,15 +6,22 @@ import gc
 import os
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from . import pools
+from . import coherence, pools
 from .backing import Backing
 from .blocking import check_may_block
-from .creation import check_supported, check_values, make_request, mask_alignment
+from .creation import (
+    check_supported,
+    check_values,
+    default_alignment,
+    make_request,
+    mask_alignment,
+    warn_of_neighbours,
+)
 from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError
 from .flags import PrepareFlags, PurgeableState
 from .mapping import IOMemoryMap
@@ -45,6 +52,13 @@ class _Held:
     backing: Backing
     preparations: Preparations
     pid: int
+    untrack: Callable[[], None] | None = None
+
+    def end_track(self) -> None:
+        """Tell what maintains the caches that the mapping ends, if it was told of it."""
+        untrack, self.untrack = self.untrack, None
+        if untrack is not None:
+            untrack()
 
 
 def _reclaim(held: _Held, what: str) -> None:
@@ -54,6 +68,7 @@ def _reclaim(held: _Held, what: str) -> None:
     warnings.warn(f"{what} was not released", ResourceWarning, stacklevel=2)
     while (last := held.preparations.last()) is not None:
         held.preparations.remove(last)
+    held.end_track()
     try:
         held.backing.close_late()
     except BufferError:
@@ -102,18 +117,21 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         inTask: Task,
         options: IOOptions | int,
         capacity: int,
-        alignment: int = 1,
+        alignment: int | None = None,
         *,
         pool: str | None = None,
     ) -> Self:
         """Allocate ``capacity`` bytes, zeroed, at a multiple of ``alignment`` (a power of two).
+
+        Left out, it is a cache line where the device does not snoop the caches, else 1; an
+        `IOAlignmentWarning` says so where less is asked for.
 
         ``inTask``: whose address space has it: `current_task`, `kernel_task` (nobody's, until a
         mapping is created), or another process (`task_of`). ``pool`` names one pool; without it,
         all but those for narrow devices are tried. It may block, for as long as zeroing takes.
 
         Any cache mode that is stated raises the alignment to a page, as in IOKit. Every buffer has
-        its cache lines to itself, and one below a page does not cross a page.
+        64 bytes at least, and its alignment, to itself; one below a page does not cross a page.
 
         Raises `IOBadArgumentError`, `IOUnsupportedError` (legal in IOKit, not possible here),
         `IONoMemoryError` (says the largest free run), `IONotPermittedError` (in a signal handler,
@@ -127,7 +145,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         inTask: Task,
         options: IOOptions | int,
         capacity: int,
-        alignment: int = 1,
+        alignment: int | None = None,
         *,
         pool: str | None = None,
     ) -> Self:
@@ -151,10 +169,13 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         0 is no mask. Errors as `inTaskWithOptions`'.
         """
         alignment, highest = mask_alignment(physicalMask, 1)
-        return cls._make(inTask, options, capacity, alignment, highest, pool)
+        asked = None if highest is None else alignment
+        return cls._make(inTask, options, capacity, asked, highest, pool)
 
     @classmethod
-    def withOptions(cls, options: IOOptions | int, capacity: int, alignment: int = 1) -> Self:
+    def withOptions(
+        cls, options: IOOptions | int, capacity: int, alignment: int | None = None
+    ) -> Self:
         """Allocate in the calling task."""
         return cls._make(current_task(), options, capacity, alignment, None, None)
 
@@ -164,7 +185,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
     ) -> Self:
         """Allocate in the calling task; of options, only the direction and contiguity."""
         options = _plain_options(direction, contiguous)
-        return cls._make(current_task(), options, capacity, 1, None, None)
+        return cls._make(current_task(), options, capacity, None, None, None)
 
     @classmethod
     def withBytes(
@@ -175,7 +196,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
     ) -> Self:
         """Allocate as many bytes as ``data`` has, and store them."""
         options = _plain_options(direction, contiguous)
-        made = cls._make(current_task(), options, len(data), 1, None, None)
+        made = cls._make(current_task(), options, len(data), None, None, None)
         made.writeBytes(0, bytes(data))
         return made
 
@@ -191,7 +212,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             data = source.readBytes(0, source.getLength())
         else:
             data = bytes(source)
-        made = cls._make(inTask, options, len(data), 1, None, None)
+        made = cls._make(inTask, options, len(data), None, None, None)
         made.writeBytes(0, data)
         return made
 
@@ -201,12 +222,13 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         task: Task,
         options: IOOptions | int,
         capacity: int,
-        alignment: int,
+        asked_alignment: int | None,
         highest: int | None,
         pool: str | None,
     ) -> Self:
         check_may_block("allocating a buffer")
         options = IOOptions.of(options)
+        alignment = default_alignment(asked_alignment)
         if not isinstance(task, Task):
             raise IOBadArgumentError(f"inTask must be a Task, such as current_task(), not {task!r}")
         check_values(options, capacity, alignment)
@@ -214,6 +236,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         if not (task.is_current or task.is_kernel or task.handle):
             raise no_handle(task)
         request = make_request(task, options, capacity, alignment, highest)
+        warn_of_neighbours(request.alignment, stacklevel=3)
         backing = pools.take(request, pool)
         try:
             if not task.is_current and not task.is_kernel:
@@ -280,9 +303,11 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
                 raise self._busy(busy)
             self._check_idle("release()")
             own = [self._preparations.newest(None, 0)] if self._own_preparations else []
+            self._held.end_track()
             try:
                 backing.close()
             except BufferError as error:
+                self._track()
                 raise self._busy(str(error)) from error
             for each in own:
                 self._preparations.remove(each)
@@ -413,6 +438,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             if not self._own_preparations:
                 return
             self._preparations.remove(self._preparations.newest(None, 0))
+            self._held.end_track()  # caches know one direction of a mapping
             try:
                 self._acquire(new, _NO_FLAGS, grant=True)
             except BaseException:
@@ -533,12 +559,23 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
                 f"{self!r}: volatile, or emptied; setPurgeable(NonVolatile) first"
             )
         backing.wire()
-        if kIOMemoryKernelUserShared in self._options:
-            backing.make_kernel_map()
+        try:
+            if kIOMemoryKernelUserShared in self._options:
+                backing.make_kernel_map()
+            self._track()
+        except BaseException:
+            self._unwire()
+            raise
 
     def _unwire(self) -> None:
         if self._backing is not None and not self._preparations:
+            self._held.end_track()
             self._backing.unwire()
+
+    def _track(self) -> None:
+        """Have the caches maintained from now on: the memory is mapped, and stays in its place."""
+        if self._held.untrack is None:
+            self._held.untrack = coherence.backend().track(self)
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         return self._attached().segments(offset, length)

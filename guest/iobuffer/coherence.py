@@ -6,47 +6,78 @@ On a coherent bus nothing has to be done, and `CoherentBus` does nothing; it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from .options import IODirection
 
-Segments = Sequence[tuple[int, int]]
+if TYPE_CHECKING:
+    from .buffer import IOBufferMemoryDescriptor
+    from .memory import IOMemoryDescriptor
 
 
 class Coherence(Protocol):
-    """Maintenance of the CPU's caches over bus segments, (address, length) in bytes.
+    """Maintenance of the CPU's caches over ``length`` bytes of ``memory`` from ``offset`` on.
 
-    ``owner`` is the buffer's name in reports. Each returns when the maintenance is done.
+    ``memory`` is a buffer, or what is made of no other descriptor. Each method returns when the
+    maintenance is done.
     """
 
-    def sync_for_device(self, owner: str, segments: Segments, direction: IODirection) -> None:
+    @property
+    def line(self) -> int:
+        """Bytes of a cache line, 1 when no maintenance is needed: a buffer's least alignment."""
+
+    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
+        """Take note of a buffer that is mapped and wired; return what to call when that ends.
+
+        That may come from a finalizer, so also in the middle of another call.
+        """
+
+    def sync_for_device(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
         """Give the bytes to the device: what the CPU has stored is in memory afterwards."""
 
-    def sync_for_cpu(self, owner: str, segments: Segments, direction: IODirection) -> None:
+    def sync_for_cpu(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
         """Take the bytes back: the CPU loads what the device has written afterwards."""
 
-    def clean(self, owner: str, segments: Segments) -> None:
+    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Write back: kIOMemoryIncoherentIOStore."""
 
-    def clean_and_invalidate(self, owner: str, segments: Segments) -> None:
+    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Write back, then forget: kIOMemoryIncoherentIOFlush."""
 
 
 class CoherentBus:
     """A bus on which every device access sees what the CPU sees, and the other way round."""
 
-    def sync_for_device(self, owner: str, segments: Segments, direction: IODirection) -> None:
+    line = 1
+
+    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:  # noqa: ARG002
+        """Do nothing, now and at the end."""
+        return nothing
+
+    def sync_for_device(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
         """Do nothing."""
 
-    def sync_for_cpu(self, owner: str, segments: Segments, direction: IODirection) -> None:
+    def sync_for_cpu(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
         """Do nothing."""
 
-    def clean(self, owner: str, segments: Segments) -> None:
+    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Do nothing."""
 
-    def clean_and_invalidate(self, owner: str, segments: Segments) -> None:
+    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Do nothing."""
+
+
+def nothing() -> None:
+    """Do nothing: the end of what needed no beginning."""
 
 
 _backend: Coherence = CoherentBus()
@@ -58,7 +89,10 @@ def backend() -> Coherence:
 
 
 def use(coherence: Coherence) -> Coherence:
-    """Take another one from now on; return the one before."""
+    """Take another one from now on; return the one before.
+
+    Buffers that live already stay with the one that they were made under.
+    """
     global _backend
     before, _backend = _backend, coherence
     return before

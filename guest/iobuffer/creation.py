@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Final
 
+from . import coherence
 from .errors import IOBadArgumentError, IOUnsupportedError
 from .options import (
     KNOWN_BITS,
@@ -35,6 +37,29 @@ CACHE_MODES: Final = {
     CacheMode.COPYBACK: CacheMode.COPYBACK,
     CacheMode.WRITE_COMBINE: CacheMode.WRITE_COMBINE,
 }
+
+
+class IOAlignmentWarning(UserWarning):
+    """A buffer that is not aligned to a cache line, on a bus that is not coherent."""
+
+
+def default_alignment(given: int | None) -> int:
+    """Return the alignment that was asked for, else a whole cache line where those matter."""
+    return coherence.backend().line if given is None else given
+
+
+def warn_of_neighbours(alignment: int, stacklevel: int) -> None:
+    """Warn of an effective alignment below a cache line of a bus that is not coherent."""
+    line = coherence.backend().line
+    if alignment < line:
+        warnings.warn(
+            f"alignment {alignment} is less than a cache line of {line} bytes, and the device does "
+            "not snoop the caches: what lies beside the buffer in its first and last line is "
+            "written back and discarded with it, so syncs of the one destroy bytes of the other; "
+            f"leave the alignment out, or ask for {line}",
+            IOAlignmentWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def check_values(options: IOOptions, capacity: int, alignment: int) -> None:

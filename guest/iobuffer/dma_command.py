@@ -245,7 +245,8 @@ class IODMACommand(Specified):
                 return
             self._check_idle(active, "complete()")
             if invalidateCache and self._is_non_coherent():
-                coherence.backend().clean_and_invalidate(memory._name(), active.segments)
+                for part in active.made_of():
+                    coherence.backend().clean_and_invalidate(*part)
             if synchronize:
                 active.copy_back()
             active.close()
@@ -393,7 +394,8 @@ class IODMACommand(Specified):
             if synchronize:
                 opened.copy_out()
             if flush and self._is_non_coherent():
-                coherence.backend().clean(memory._name(), opened.segments)
+                for part in opened.made_of():
+                    coherence.backend().clean(*part)
         except BaseException:
             opened.close()
             raise

@@ -9,7 +9,7 @@ from itertools import accumulate
 from .dma_bounce import BounceAllocator, Layout, lay_out
 from .dma_specification import Specification
 from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError
-from .memory import IOMemoryDescriptor, Segment
+from .memory import IOMemoryDescriptor, Part, Segment
 from .options import IODirection
 from .preparation import device_may
 
@@ -126,7 +126,12 @@ class Prepared:
                 )
         return segments, offset
 
-    def pieces(self, offset: int, length: int) -> Iterator[tuple[IOMemoryDescriptor, int, int]]:
+    def made_of(self) -> Iterator[Part]:
+        """Yield the descriptors' parts that caches are maintained by, bounce buffers among them."""
+        for memory, offset, length in self.pieces(0, self.length):
+            yield from memory._made_of(offset, length)
+
+    def pieces(self, offset: int, length: int) -> Iterator[Part]:
         """Yield (descriptor, offset in it, length) of where the device sees a part.
 
         Nothing when it is not within what is prepared.

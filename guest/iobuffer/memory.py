@@ -32,6 +32,7 @@ _BELOW_4G: Final = 1 << 32
 _NON_COHERENT: Final = PrepareFlags.kIODirectionPrepareNonCoherent
 
 Segment = tuple[int, int]  # bus address, length; both in bytes
+Part = tuple["IOMemoryDescriptor", int, int]  # descriptor, offset in it, length; in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,10 @@ class IOMemoryDescriptor(ABC):
     def _pages(self) -> Iterator[Segment]:
         """Yield (offset in its first page, length) of each range, as it lies in I/O space."""
 
+    def _owners(self, offset: int, length: int) -> Iterator[Part]:
+        """Yield whose bytes a part is: its own, unless it is made of other descriptors."""
+        yield self, offset, length
+
     def _extent(self) -> int:
         """Bytes that can be mapped: the capacity, where that is more than the length."""
         return self.getLength()
@@ -235,7 +240,8 @@ class IOMemoryDescriptor(ABC):
             wanted = PrepareFlags(others)
             self._acquire(direction, wanted, grant=True)
             if wanted & _NON_COHERENT:
-                coherence.backend().clean(self._name(), self.segments())
+                for part in self._made_of(0, None):
+                    coherence.backend().clean(*part)
 
     def complete(self, forDirection: int | IOOptions | None = None, flags: int = 0) -> None:
         """Undo the newest prepare (with ``forDirection``, the newest for that direction).
@@ -251,7 +257,8 @@ class IOMemoryDescriptor(ABC):
             if len(self._preparations) == 1 + self._own_preparations:
                 self._check_idle("complete()")
             if others & CompleteFlags.kIODirectionPrepareNonCoherent:
-                coherence.backend().clean_and_invalidate(self._name(), self.segments())
+                for part in self._made_of(0, None):
+                    coherence.backend().clean_and_invalidate(*part)
             self._drop(newest)
 
     def getPreparationID(self) -> int:
@@ -313,25 +320,24 @@ class IOMemoryDescriptor(ABC):
                 f"operation {operation!r}: IncoherentIOFlush or IncoherentIOStore",
                 code=IOReturn.kIOReturnUnsupported,
             ) from None
-        parts = self.segments(offset, length)
-        if what is MemoryOperation.kIOMemoryIncoherentIOStore:
-            coherence.backend().clean(self._name(), parts)
-        else:
-            coherence.backend().clean_and_invalidate(self._name(), parts)
+        store = what is MemoryOperation.kIOMemoryIncoherentIOStore
+        caches = coherence.backend()
+        for part in self._made_of(offset, length):
+            caches.clean(*part) if store else caches.clean_and_invalidate(*part)
 
     def sync_for_device(
-        self, offset: int = 0, length: int | None = None, direction: int | None = None
+        self, offset: int = 0, length: int | None = None, direction: int | IOOptions | None = None
     ) -> None:
         """Give a part to the device; call it after the CPU's stores and before the DMA."""
-        parts = self.segments(offset, length)
-        coherence.backend().sync_for_device(self._name(), parts, self._direction_for(direction))
+        for part in self._made_of(offset, length):
+            coherence.backend().sync_for_device(*part, self._direction_for(direction))
 
     def sync_for_cpu(
-        self, offset: int = 0, length: int | None = None, direction: int | None = None
+        self, offset: int = 0, length: int | None = None, direction: int | IOOptions | None = None
     ) -> None:
         """Take a part back; call it after the DMA and before the CPU's loads."""
-        parts = self.segments(offset, length)
-        coherence.backend().sync_for_cpu(self._name(), parts, self._direction_for(direction))
+        for part in self._made_of(offset, length):
+            coherence.backend().sync_for_cpu(*part, self._direction_for(direction))
 
     def __enter__(self) -> Self:
         self._check_attached()
@@ -374,9 +380,12 @@ class IOMemoryDescriptor(ABC):
 
     # Help for subclasses.
 
-    def _name(self) -> str:
-        """What reports call the memory."""
-        return repr(self)
+    def _made_of(self, offset: int, length: int | None) -> list[Part]:
+        """Return the parts that caches are maintained by; errors as `segments`'."""
+        with self._lock:
+            self.segments(offset, length)  # wired, and within our length
+            length = self._checked(offset, length)
+            return list(self._owners(offset, length)) if length else []
 
     def _busy(self, why: str) -> IOBusyError:
         """Return the error that something is still used; ``why`` says what uses it."""
@@ -388,8 +397,8 @@ class IOMemoryDescriptor(ABC):
             f"{self!r}: {why}", address=address, length=self.getLength(), direction=self._direction
         )
 
-    def _direction_for(self, given: int | None) -> IODirection:
-        return as_direction(given) if given else self._direction
+    def _direction_for(self, given: int | IOOptions | None) -> IODirection:
+        return as_direction(int(given)) if given else self._direction
 
     def _split(
         self, given: int | IOOptions | None, flags: int, known: int

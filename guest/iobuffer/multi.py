@@ -18,7 +18,7 @@ from .errors import (
 from .flags import MapOptions, PurgeableState
 from .guard import IOGuardPageMemoryDescriptor, reserve
 from .mapping import IOMemoryMap
-from .memory import PAGE, IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .memory import PAGE, IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
 from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
 from .preparation import Preparation
 from .ranges import align_up
@@ -191,6 +191,10 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         for part in self._parts(offset, length):
             yield from part.entry._wired(part.offset, part.length)
+
+    def _owners(self, offset: int, length: int) -> Iterator[Part]:
+        for part in self._parts(offset, length):
+            yield from part.entry._owners(part.offset, part.length)
 
     def _read(self, offset: int, length: int) -> bytes:
         data = []

@@ -9,7 +9,7 @@ from typing import Self
 from .derived import DerivedMemoryDescriptor, clipped_pages, hold, let_go
 from .errors import IOBadArgumentError, IOUnsupportedError
 from .mapping import IOMemoryMap
-from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .memory import IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
 from .multi import has_guards
 from .options import IODirection, IOOptions
 from .preparation import Preparation
@@ -77,6 +77,9 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         return self._parent._wired(self._offset + offset, length)
+
+    def _owners(self, offset: int, length: int) -> Iterator[Part]:
+        return self._parent._owners(self._offset + offset, length)
 
     def _read(self, offset: int, length: int) -> bytes:
         with self._parent._lock:

@@ -9,15 +9,20 @@ with O_SYNC, and what O_SYNC means is sync_mode's.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from .coherence import nothing
 from .errors import IODeviceError, IONoMemoryError, IOReturn, IOUnsupportedError
 from .options import CacheMode, IODirection
 from .pool import PAGE, Extent
 from .ranges import RangeAllocator, align_down
 from .vm import ANYWHERE, Mapping, Placement
+
+if TYPE_CHECKING:
+    from .buffer import IOBufferMemoryDescriptor
+    from .memory import IOMemoryDescriptor
 
 SYSFS: Final = Path("/sys/class/u-dma-buf")
 DEVICES: Final = Path("/dev")
@@ -129,48 +134,62 @@ class UDmaBufPool:
 
 
 class UDmaBufCoherence:
-    """`Coherence` by u-dma-buf's sync files, for memory of the given pools."""
+    """`Coherence` by u-dma-buf's sync files, for memory of the given pools.
 
-    def __init__(self, *pools: UDmaBufPool) -> None:
+    ``line`` is the processor's, in bytes (ARMv8's CTR_EL0.CWG; 64 on most of its cores).
+    """
+
+    def __init__(self, *pools: UDmaBufPool, line: int = 64) -> None:
         self._pools = pools
+        self._line = line
+
+    @property
+    def line(self) -> int:
+        """Bytes of a cache line."""
+        return self._line
+
+    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:  # noqa: ARG002
+        """Do nothing: the driver looks at addresses alone."""
+        return nothing
 
     def sync_for_device(
-        self, owner: str, segments: Sequence[tuple[int, int]], direction: IODirection
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Write back for the device."""
-        self._sync(owner, segments, direction, for_cpu=False)
+        self._sync(memory, offset, length, direction, for_cpu=False)
 
     def sync_for_cpu(
-        self, owner: str, segments: Sequence[tuple[int, int]], direction: IODirection
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Invalidate for the CPU."""
-        self._sync(owner, segments, direction, for_cpu=True)
+        self._sync(memory, offset, length, direction, for_cpu=True)
 
-    def clean(self, owner: str, segments: Sequence[tuple[int, int]]) -> None:
+    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Write back."""
-        self._sync(owner, segments, IODirection.kIODirectionOut, for_cpu=False)
+        self._sync(memory, offset, length, IODirection.kIODirectionOut, for_cpu=False)
 
-    def clean_and_invalidate(self, owner: str, segments: Sequence[tuple[int, int]]) -> None:
+    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Write back, then invalidate."""
-        self._sync(owner, segments, IODirection.kIODirectionInOut, for_cpu=False)
-        self._sync(owner, segments, IODirection.kIODirectionInOut, for_cpu=True)
+        self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=False)
+        self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=True)
 
     def _sync(
         self,
-        owner: str,
-        segments: Sequence[tuple[int, int]],
+        memory: IOMemoryDescriptor,
+        offset: int,
+        length: int,
         direction: IODirection,
         *,
         for_cpu: bool,
     ) -> None:
-        for address, length in segments:
+        for address, size in memory.segments(offset, length):
             for pool in self._pools:
-                if pool.start <= address and address + length <= pool.start + pool.size:
-                    pool.sync((address, length), direction, for_cpu=for_cpu)
+                if pool.start <= address and address + size <= pool.start + pool.size:
+                    pool.sync((address, size), direction, for_cpu=for_cpu)
                     break
             else:
                 raise IODeviceError(
-                    f"{owner}: {length} bytes at {address:#x} are in no u-dma-buf",
+                    f"{memory!r}: {size} bytes at {address:#x} are in no u-dma-buf",
                     address=address,
-                    length=length,
+                    length=size,
                 )

@@ -114,9 +114,19 @@ class Bench:
                 yield address, size
                 address, left, wanted = address + size, left - size, wanted - size
 
-    def dma(self, address: int, length: int, *, write_memory: bool, offset: int = 0) -> DmaRecord:
+    def dma(
+        self,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        no_snoop: bool = False,
+    ) -> DmaRecord:
         """Run one DMA that must succeed, and hold the device's record against what was asked."""
-        record = self.device.dma(address, length, write_memory=write_memory, offset=offset)
+        record = self.device.dma(
+            address, length, write_memory=write_memory, offset=offset, no_snoop=no_snoop
+        )
         asked = DmaDirection.WRITE_MEMORY if write_memory else DmaDirection.READ_MEMORY
         wrong = [
             f"{name}: asked {want}, the device used {used}"

@@ -1,8 +1,8 @@
 """Fixtures for guest tests.
 
 ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``,
-``edu``, ``wide_edu``, ``mapper``, ``host_witness``. The agent loads them as a plugin, so tests of
-another project have them as well.
+``edu``, ``wide_edu``, ``mapper``, ``host_witness``, ``noncoherent``. The agent loads them as a
+plugin, so tests of another project have them as well.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from suite.bench import Bench, DmaMemory, MakeBuffer
 from suite.guarded import OWNER, Guarded
 from suite.host import HOST, HostReport
 from suite.iommu import Mapper
+from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
 
 
@@ -157,13 +158,13 @@ def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
 
 @pytest.fixture
 def buffer() -> Iterator[MakeBuffer]:
-    """Make buffers that are released when the test ends: (options, capacity, alignment=1, ...)."""
+    """Make buffers that go when the test ends: (options, capacity, alignment=None, ...)."""
     with ExitStack() as stack:
 
         def make(
             options: IOOptions | int,
             capacity: int,
-            alignment: int = 1,
+            alignment: int | None = None,
             *,
             pool: str | None = None,
             task: Task | None = None,
@@ -229,3 +230,20 @@ def host_witness(request: pytest.FixtureRequest) -> HostWitness:
         return host.witness(request.node.nodeid, address, length, pat, mtrrs)
 
     return look
+
+
+@pytest.fixture
+def noncoherent(bench: Bench) -> Iterator[NonCoherent]:
+    """A board whose devices do not snoop, in the model's strict mode, with lines of 64 bytes."""
+    with noncoherent_board(bench) as board:
+        yield board
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Have a report of the cache model fail the test itself, not what follows it."""
+    result = yield
+    board = pyfuncitem.funcargs.get("noncoherent")
+    if isinstance(board, NonCoherent):
+        board.settle()
+    return result

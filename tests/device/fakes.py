@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from device.endpoints.base import Endpoint
 from device.layout import DmaCtl, Ext, Reg
-from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
-from device.vfio_user.model import Dma
+from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped, Withdrawn
+from device.vfio_user.model import Dma, Place
 
 BASE, SIZE = 0x10_0000, 0x4_0000
 READ_ONLY_BASE = 0x20_0000
@@ -20,14 +20,26 @@ class WholeMemory:
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         raise NotImplementedError
 
+    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+        raise NotImplementedError
+
     def ranges(self) -> Iterator[tuple[int, int]]:
         return iter(())
 
     def start_dma(self, dma: Dma) -> None:
+        if not dma.allowed():
+            dma.on_done(Withdrawn(dma.address))
+            return
         try:
             views = self.memory(dma.address, dma.length, write=dma.data is not None)
+            if dma.through is not None:
+                places = self.places(dma.address, dma.length, write=dma.data is not None)
+                done = dma.through(places)
         except MemoryFault as fault:
             dma.on_done(fault)
+            return
+        if dma.through is not None:
+            dma.on_done(done)
             return
         if dma.data is None:
             dma.on_done(b"".join(views))
@@ -49,6 +61,7 @@ class FakeClient(WholeMemory):
         self.rom = bytearray(b"rom!" * 1024)
         self.interrupts: list[tuple[int, int]] = []
         self.listens = True
+        self.reaches = True  # False: the files were cut
 
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         if address >= BASE and address + length <= BASE + SIZE:
@@ -60,6 +73,16 @@ class FakeClient(WholeMemory):
                 raise ReadOnly(address)
             return [memoryview(self.rom)[address - READ_ONLY_BASE :][:length]]
         raise Unmapped(address)
+
+    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+        self.memory(address, length, write=write)
+        ram = BASE <= address < BASE + SIZE
+        file, start, data = ("ram", BASE, self.ram) if ram else ("rom", READ_ONLY_BASE, self.rom)
+        middle = length // 2
+        return [
+            Place(file, at - start, part, at, memoryview(data), lambda _: self.reaches)
+            for at, part in ((address, middle), (address + middle, length - middle))
+        ]
 
     def trigger(self, index: int, subindex: int) -> bool:
         if self.listens:

@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 from iobuffer import (
     CacheMode,
+    IOAlignmentWarning,
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
     IODeviceError,
-    IODirection,
     IOMemoryMap,
     IONoMemoryError,
     IOReturn,
+    IOSubMemoryDescriptor,
     IOUnsupportedError,
     PurgeableState,
+    coherence,
     current_task,
     cxx,
     kIODirectionIn,
     kIODirectionInOut,
+    kIODirectionOut,
+    kIOMapCopybackCache,
+    kIOMemoryIncoherentIOFlush,
     kIOMemoryPageable,
     kIOMemoryPurgeable,
     pools,
@@ -132,22 +137,63 @@ def test_u_dma_buf_as_a_pool(board: tuple[Path, Path]) -> None:
 
 
 def test_u_dma_buf_maintains_the_caches(board: tuple[Path, Path]) -> None:
+    """As the front end asks it to, with the place in the device's own buffer."""
     sysfs, devices = board
     pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
     folder = sysfs / "udmabuf0"
-    coherence = UDmaBufCoherence(pool)
-    coherence.sync_for_device("x", [(pool.start + 64, 128)], IODirection.kIODirectionOut)
-    assert [(folder / f"sync_{name}").read_text() for name in ("offset", "size", "direction")] == [
-        *("64", "128", "1")
-    ]
-    assert (folder / "sync_for_device").read_text() == "1"
-    assert not (folder / "sync_for_cpu").exists()
-    coherence.sync_for_cpu("x", [(pool.start, 64)], IODirection.kIODirectionIn)
-    assert (folder / "sync_for_cpu").read_text() == "1"
-    assert (folder / "sync_direction").read_text() == "2"
-    with pytest.raises(IODeviceError, match="no u-dma-buf"):
-        coherence.clean("x", [(0x1000, 64)])
-    pool.close()
+    pools.use(HeapPool(pool))
+    caches = UDmaBufCoherence(pool)
+    before = coherence.use(caches)
+
+    def written(*names: str) -> list[str]:
+        return [(folder / f"sync_{name}").read_text() for name in names]
+
+    try:
+        with IOBufferMemoryDescriptor.withOptions(kIODirectionInOut, 300) as buffer:
+            at = buffer.getPhysicalAddress() - pool.start
+            buffer.sync_for_device(64, 128, kIODirectionOut)
+            assert written("offset", "size", "direction") == [str(at + 64), "128", "1"]
+            assert written("for_device") == ["1"]
+            assert not (folder / "sync_for_cpu").exists()
+            part = IOSubMemoryDescriptor.withSubRange(buffer, 100, 64, kIODirectionIn)
+            part.sync_for_cpu(0, 64)
+            assert written("for_cpu", "direction", "offset") == ["1", "2", str(at + 100)]
+            part.release()
+            buffer.performOperation(kIOMemoryIncoherentIOFlush, 0, 300)
+            assert written("offset", "size", "direction") == [str(at), "300", "0"]
+            with pytest.raises(IODeviceError, match="no u-dma-buf"):
+                UDmaBufCoherence().clean(buffer, 0, 64)
+    finally:
+        coherence.use(before)
+        pools.use()
+        pool.close()
+
+
+@pytest.mark.parametrize("line", [64, 128])
+def test_alignment_where_devices_do_not_snoop(board: tuple[Path, Path], line: int) -> None:
+    """Left out, it is a line; less is warned of, unless the memory has whole pages anyway."""
+    sysfs, devices = board
+    pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
+    pools.use(HeapPool(pool))
+    before = coherence.use(UDmaBufCoherence(pool, line=line))
+    make = IOBufferMemoryDescriptor.withOptions
+    try:
+        with make(kIODirectionIn, 5) as first, make(kIODirectionIn, 5) as second:
+            places = {each.getPhysicalAddress() // line for each in (first, second)}
+            assert len(places) == 2
+            assert {each.alignment for each in (first, second)} == {line}
+        with (
+            pytest.warns(IOAlignmentWarning, match=f"a cache line of {line} bytes") as seen,
+            make(kIODirectionIn, 5, 1) as small,
+        ):
+            assert small.alignment == 1
+        assert seen[0].filename == __file__
+        with make(kIODirectionIn | kIOMapCopybackCache, 5, 1) as pages:
+            assert pages.alignment == PAGE
+    finally:
+        coherence.use(before)
+        pools.use()
+        pool.close()
 
 
 def test_u_dma_buf_that_is_not_there(board: tuple[Path, Path]) -> None:

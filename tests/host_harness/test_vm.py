@@ -198,3 +198,43 @@ def test_device_process_that_ends_badly_takes_the_verdict(stage: Stage) -> None:
     end(stage.vm.qemu)
     with pytest.raises(NoVerdict, match="the device process: status 1"):
         stage.vm.power_off()
+
+
+class Stopping(NoMonitor):
+    """A monitor of a machine that takes a moment to stop."""
+
+    def __init__(self, panicked: int) -> None:
+        self.panicked = panicked
+        self.states = ["running", "running", "guest-panicked"]
+
+    def command(self, name: str, **_: object) -> Any:
+        assert name == "query-status"
+        return {"status": self.states.pop(0) if len(self.states) > 1 else self.states[0]}
+
+
+def test_announced_panic_is_no_loss_and_is_awaited_until_the_machine_stands(stage: Stage) -> None:
+    vm = stage.vm
+    monitor: Any = Stopping(vm.monitor.panicked)
+    vm.monitor = monitor
+    with vm.panic_announced():
+        os.eventfd_write(monitor.panicked, 1)
+        vm.await_panic("test", 2)
+    assert monitor.states == ["guest-panicked"]
+    vm.poll("test", 0)  # nothing is left of it
+    os.eventfd_write(monitor.panicked, 1)
+    with pytest.raises(NoVerdict, match="a panic that it had not announced"):
+        vm.poll("test", 2)
+
+
+def test_announced_panic_that_does_not_come(stage: Stage) -> None:
+    with (
+        stage.vm.panic_announced(),
+        pytest.raises(NoVerdict, match="did not stop"),
+    ):
+        stage.vm.await_panic("test", 0.2)
+
+
+def test_kernel_that_gives_up_while_a_panic_is_announced_is_lost(stage: Stage) -> None:
+    panic(stage)
+    with stage.vm.panic_announced(), pytest.raises(NoVerdict, match="gave up"):
+        stage.vm.await_panic("test", 2)

@@ -36,7 +36,7 @@ from device.layout import PLATFORM_DEVICE_ID
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.messages import Irq
-from device.vfio_user.model import Dma
+from device.vfio_user.model import Dma, Place
 from host_harness.memory import CARVE_OUTS
 from host_harness.payload import SOURCE
 from host_harness.report import Ledger
@@ -230,6 +230,11 @@ class Machine(WholeMemory):
             dma = self.asked.pop(0)
             rom = bytes(ROM_END - ROM - 16) + RESET_VECTOR
             dma.on_done(rom[dma.address - ROM :][: dma.length])
+
+    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+        """Give the devices RAM as one file."""
+        self.memory(address, length, write=write)
+        return [Place("ram", address, length, address, self.ram[:], lambda _: True)]
 
     def trigger(self, index: int, subindex: int) -> bool:
         """Deliver an MSI-X message; remember a rise of INTx until ``go_on``."""

@@ -357,6 +357,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         "own": "own_bar",
         "protection": "test_protection or other_direction",
         "message": "by_message",
+        "cache": find(name).tests.removesuffix(".py"),
     }
     selected = chosen.get(name.partition("-")[0], "(test_direction and 65) or second_opinion")
     broken = rig.run(with_fault(name), "-k", selected).broken

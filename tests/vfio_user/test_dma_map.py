@@ -188,3 +188,33 @@ def test_file_that_grew_is_mapped_again(client: RawClient, memory: int, seen: Cl
     client.dma_map(0x20000, PAGE, memory, offset=SIZE)
     assert bytes(seen.memory(0x20000, 3, write=False)[0]) == b"new"
     assert seen.memory(0x10000, PAGE, write=True)
+
+
+def test_places_name_the_memory_whatever_maps_it(
+    client: RawClient, memory: int, seen: Client
+) -> None:
+    """Two mappings of one page are one place; what was found outlives the unmap."""
+    client.dma_map(0x10000, 2 * PAGE, memory, offset=0x4000)
+    client.dma_map(0x90000, PAGE, memory, offset=0x5000)
+    (first,) = seen.places(0x11010, 16, write=True)
+    (second,) = seen.places(0x90010, 16, write=False)
+    assert (first.file, first.offset) == (second.file, second.offset) == (second.file, 0x5010)
+    assert (first.length, first.address, second.address) == (16, 0x11010, 0x90010)
+    crossing = seen.places(0x10FF0, 32, write=False)
+    assert [(each.offset, each.length) for each in crossing] == [(0x4FF0, 32)]
+    client.dma_unmap(0x10000, 2 * PAGE)
+    client.dma_unmap(0x90000, PAGE)
+    os.pwrite(memory, b"still here", first.offset)
+    assert bytes(first.memory[first.offset : first.offset + 10]) == b"still here"
+    with pytest.raises(Unmapped):
+        seen.places(0x11010, 16, write=False)
+
+
+def test_places_in_a_file_that_was_cut(client: RawClient, memory: int, seen: Client) -> None:
+    client.dma_map(0x10000, PAGE, memory)
+    (place,) = seen.places(0x10000, PAGE, write=False)
+    assert place.holds(PAGE)
+    os.ftruncate(memory, 0)
+    assert not place.holds(PAGE)
+    client.dma_unmap(0x10000, PAGE)
+    assert not place.holds(PAGE)

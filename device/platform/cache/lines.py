@@ -1,0 +1,216 @@
+"""The state of tracked lines: bytes and marks of many adjacent lines in a few byte arrays.
+
+One line costs three times its size and ten bytes; no object stands for a single line.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from device.layout import MemoryType
+
+from .names import Operation
+
+if TYPE_CHECKING:
+    from .buffers import Buffer
+
+# Marks of a line, one byte of ``Segment.marks`` each.
+CACHED = 1
+DIRTY = 2  # WB: the CPU's bytes are not in DRAM
+MAY = 4  # WB: the CPU may have stored what was there already
+FRESH = 8  # WB: dirty, but only because it was tracked
+_ALL = 16
+
+IMAGED = frozenset({MemoryType.WB, MemoryType.WT})
+UNIMAGED = frozenset({MemoryType.WC, MemoryType.UC})
+
+
+def lines_with(wanted: int, without: int = 0) -> re.Pattern[bytes]:
+    """Return what finds runs of lines with any mark of ``wanted`` and none of ``without``.
+
+    ``wanted`` 0: any line at all.
+    """
+    found = (each for each in range(_ALL) if (each & wanted or not wanted) and not each & without)
+    return re.compile(b"[" + b"".join(re.escape(bytes((each,))) for each in found) + b"]+")
+
+
+def marking(keep: int, add: int) -> bytes:
+    """Return what ``bytes.translate`` needs to keep some marks of a line and add others."""
+    return bytes(each & keep | add for each in range(256))
+
+
+_BLOCK = 1 << 16
+_FILLS = {value: bytes((value,)) * _BLOCK for value in (0x00, 0xFF)}
+
+
+def fill(array: bytearray, start: int, end: int, value: int) -> None:
+    """Set bytes to 0x00 or 0xFF, without an allocation that is as large as the range."""
+    with memoryview(_FILLS[value]) as filler, memoryview(array) as target:
+        for at in range(start, end, _BLOCK):
+            length = min(_BLOCK, end - at)
+            target[at : at + length] = filler[:length]
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Adjacent lines of one backing that the same buffers track with the same type.
+
+    ``image`` is D and ``known`` is B; ``written`` is W, 0xFF for each marked byte. WC and UC lines
+    have none of the three. ``origin`` and ``origin_line`` say which line of which buffer the first
+    one was when it was tracked first. ``last`` and ``when``: each line's last operation.
+    """
+
+    backing: Hashable
+    start: int
+    size: int
+    line: int
+    type: MemoryType
+    buffers: list[Buffer]
+    origin: int
+    origin_line: int
+    image: bytearray = field(default_factory=bytearray)
+    known: bytearray = field(default_factory=bytearray)
+    written: bytearray = field(default_factory=bytearray)
+    marks: bytearray = field(default_factory=bytearray)
+    last: bytearray = field(default_factory=bytearray)
+    when: array[int] = field(default_factory=lambda: array("Q"))
+
+    @property
+    def end(self) -> int:
+        """Return the offset behind the last line."""
+        return self.start + self.size
+
+    @property
+    def imaged(self) -> bool:
+        """Return whether the lines have a DRAM image of their own: WB and WT."""
+        return self.type in IMAGED
+
+    def split(self, offset: int) -> Segment:
+        """Cut the lines from ``offset`` on off, and return them."""
+        size = offset - self.start
+        lines = size // self.line
+        rest = Segment(
+            *(self.backing, offset, self.size - size, self.line, self.type, list(self.buffers)),
+            *(self.origin, self.origin_line + lines),
+        )
+        rest.image, rest.known, rest.written = (
+            each[size:] for each in (self.image, self.known, self.written)
+        )
+        rest.marks, rest.last, rest.when = self.marks[lines:], self.last[lines:], self.when[lines:]
+        self.size = size
+        del self.image[size:], self.known[size:], self.written[size:]
+        del self.marks[lines:], self.last[lines:], self.when[lines:]
+        return rest
+
+    def joins(self, other: Segment) -> bool:
+        """Return whether ``other`` lies behind this one and nothing tells them apart."""
+        return (
+            self.end == other.start
+            and self.type is other.type
+            and self.buffers == other.buffers
+            and self.origin == other.origin
+            and self.origin_line + self.size // self.line == other.origin_line
+        )
+
+    def join(self, other: Segment) -> None:
+        """Take in the lines of one that ``joins``."""
+        self.size += other.size
+        self.image += other.image
+        self.known += other.known
+        self.written += other.written
+        self.marks += other.marks
+        self.last += other.last
+        self.when += other.when
+
+
+@dataclass(slots=True)
+class Window:
+    """Lines that one operation works on, and its copy of their memory.
+
+    ``first`` and ``lines`` count in the segment; ``memory`` is G, copied once, with what the
+    operation itself changed in it. Positions are bytes from the segment's start.
+    """
+
+    segment: Segment
+    first: int
+    lines: int
+    memory: bytes | bytearray
+
+    @property
+    def start(self) -> int:
+        """Return the position of the first byte."""
+        return self.first * self.segment.line
+
+    @property
+    def end(self) -> int:
+        """Return the position behind the last byte."""
+        return self.start + len(self.memory)
+
+    def bytes_at(self, start: int, end: int) -> bytes:
+        """Return what the copy has at some positions, without a copy where that is all of it."""
+        if end - start == len(self.memory) and isinstance(self.memory, bytes):
+            return self.memory
+        return bytes(memoryview(self.memory)[start - self.start : end - self.start])
+
+    def replace(self, start: int, data: bytes) -> None:
+        """Enter what the operation itself wrote to memory into the copy."""
+        if len(data) == len(self.memory):
+            self.memory = data
+            return
+        if isinstance(self.memory, bytes):
+            self.memory = bytearray(self.memory)
+        self.memory[start - self.start : start - self.start + len(data)] = data
+
+    def found(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+        """Yield the runs of lines [first, last) whose marks match."""
+        for match in pattern.finditer(self.segment.marks, self.first, self.first + self.lines):
+            yield match.span()
+
+    def remark(self, table: bytes, lines: tuple[int, int] | None = None) -> None:
+        """Change the marks of some lines, or of all here, by a table of ``marking``."""
+        first, last = lines or (self.first, self.first + self.lines)
+        marks = self.segment.marks
+        marks[first:last] = marks[first:last].translate(table)
+
+    def note(self, operation: Operation, number: int) -> None:
+        """Enter the last operation of all lines here."""
+        last = self.first + self.lines
+        self.segment.last[self.first : last] = bytes((operation,)) * self.lines
+        self.segment.when[self.first : last] = array("Q", (number,)) * self.lines
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, to look at. ``buffers`` are the tags of those that track it; the rest: Segment."""
+
+    type: MemoryType
+    buffers: Sequence[int]
+    cached: bool
+    dirty: bool
+    fresh: bool
+    may_have_stored: bool
+    image: bytes
+    known: bytes
+    written: bytes
+
+
+def look(segment: Segment, offset: int) -> Line:
+    """Return the line that holds ``offset``, which must be in the segment."""
+    index = (offset - segment.start) // segment.line
+    place = slice(index * segment.line, (index + 1) * segment.line)
+    marks = segment.marks[index]
+    return Line(
+        segment.type,
+        tuple(each.tag for each in segment.buffers),
+        bool(marks & CACHED),
+        bool(marks & DIRTY),
+        bool(marks & FRESH),
+        bool(marks & MAY),
+        bytes(segment.image[place]),
+        bytes(segment.known[place]),
+        bytes(segment.written[place]),
+    )

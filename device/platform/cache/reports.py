@@ -1,0 +1,103 @@
+"""Reports: what a board would have done to a driver's data, and the call that was missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from device import layout
+
+from .names import Operation
+
+REPORTS_MAX = 256  # kept until they are taken; more are counted
+
+ReportKind = layout.CacheReportKind
+MissingCall = layout.CacheMissingCall
+
+MISSING = {
+    ReportKind.STORED_WHILE_DEVICE_OWNS: MissingCall.SYNC_FOR_CPU_BEFORE_STORE,
+    ReportKind.WRITE_TO_DIRTY_LINE: MissingCall.SYNC_FOR_DEVICE_BEFORE_RECEIVE,
+    ReportKind.DEVICE_BYTES_LOST: MissingCall.SYNC_FOR_CPU_AFTER_RECEIVE,
+    ReportKind.DEVICE_BYTES_AT_RISK: MissingCall.SYNC_FOR_DEVICE_BEFORE_RECEIVE,
+    ReportKind.CPU_BYTES_LOST: MissingCall.SYNC_FOR_DEVICE_AFTER_STORE,
+    ReportKind.RELEASED_DIRTY: MissingCall.SYNC_FOR_DEVICE_AFTER_STORE,
+    ReportKind.RELEASED_UNREAD: MissingCall.SYNC_FOR_CPU_AFTER_RECEIVE,
+    ReportKind.WRONG_DIRECTION: MissingCall.SYNC_WITH_THE_BUFFERS_DIRECTION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One mistake. ``lines`` adjacent lines that suffered the same are one report.
+
+    ``offset`` is in bytes from the buffer's first byte (negative where the buffer begins inside its
+    first line); ``line`` counts the buffer's lines from 0. ``expected`` and ``seen`` are bytes from
+    ``offset`` on in the first line: what a correct driver's data would be, and what took its place.
+    ``by`` in operation ``number`` found it; ``last`` in ``last_number`` was the last operation on
+    the first line before that.
+    """
+
+    kind: ReportKind
+    buffer: int
+    offset: int
+    line: int
+    expected: bytes
+    seen: bytes
+    by: Operation
+    number: int
+    last: Operation
+    last_number: int
+    lines: int = 1
+
+    @property
+    def missing(self) -> MissingCall:
+        """Return the call that would have prevented it."""
+        return MISSING[self.kind]
+
+    def continues(self, earlier: Report) -> bool:
+        """Return whether this is the same mistake on the line behind those of ``earlier``."""
+        return (
+            self.line == earlier.line + earlier.lines
+            and (self.kind, self.buffer, self.by, self.number, self.last, self.last_number)
+            == (
+                *(earlier.kind, earlier.buffer, earlier.by, earlier.number),
+                *(earlier.last, earlier.last_number),
+            )
+            and self.kind is not ReportKind.WRONG_DIRECTION
+        )
+
+
+class Reports:
+    """The reports that nobody took yet, oldest first. ``lost`` counts what found no room."""
+
+    def __init__(self, capacity: int = REPORTS_MAX) -> None:
+        self._capacity = capacity
+        self._kept: list[Report] = []
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def full(self) -> bool:
+        """Return whether one more would be lost; whoever makes many can spare the work."""
+        return len(self._kept) >= self._capacity
+
+    def add(self, report: Report) -> None:
+        """Keep a report, joined to the last one where it continues that."""
+        if self._kept and report.continues(self._kept[-1]):
+            last = self._kept[-1]
+            self._kept[-1] = replace(last, lines=last.lines + report.lines)
+        elif self.full:
+            self.lost += 1
+        else:
+            self._kept.append(report)
+
+    def since(self, start: int) -> list[Report]:
+        """Return those from the ``start``-th on, and keep them."""
+        return self._kept[start:]
+
+    def take(self, limit: int | None = None) -> list[Report]:
+        """Return the oldest reports, at most ``limit``, and forget them; ``lost`` stays."""
+        taken = self._kept[:limit]
+        del self._kept[:limit]
+        return taken

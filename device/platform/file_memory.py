@@ -1,0 +1,66 @@
+"""Guest RAM for the cache model: bytes by the file that holds them, whoever mapped it.
+
+A file stays mapped while a buffer in it is tracked, so that a command or another function's DMA
+reaches a buffer's lines whatever its own client has mapped. Nothing else is kept, so what a client
+can make this process hold is what it tracks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+from device.vfio_user.errors import Unmapped
+from device.vfio_user.model import Place
+
+
+class MemoryGone(Unmapped):
+    """The client has cut a file in which a line lies; ``address`` is the offset in that file."""
+
+
+class FileMemory:
+    """A ``GuestMemory`` of the places that are lent for one operation, or kept for a buffer."""
+
+    def __init__(self) -> None:
+        self._lent: dict[Hashable, Place] = {}
+        self._kept: dict[Hashable, Place] = {}
+        self._users: Counter[Hashable] = Counter()
+        self._files: dict[int, set[Hashable]] = {}  # of each buffer
+
+    @contextmanager
+    def lent(self, places: Sequence[Place]) -> Iterator[None]:
+        """Let files be reached within the ``with``."""
+        self._lent = {place.file: place for place in places}
+        try:
+            yield
+        finally:
+            self._lent = {}
+
+    def keep(self, tag: int, places: Sequence[Place]) -> None:
+        """Let a buffer's files be reached until ``drop``."""
+        files = {place.file: place for place in places}
+        self._files[tag] = set(files)
+        self._users.update(files.keys())
+        self._kept.update(files)
+
+    def drop(self, tag: int) -> None:
+        """Let go of a buffer's files."""
+        for file in self._files.pop(tag, set()):
+            self._users[file] -= 1
+            if not self._users[file]:
+                del self._users[file], self._kept[file]
+
+    def read(self, backing: Hashable, offset: int, length: int) -> bytes:
+        """Return a copy of bytes; MemoryGone."""
+        return bytes(self._view(backing, offset, length))
+
+    def write(self, backing: Hashable, offset: int, data: bytes) -> None:
+        """Store bytes; MemoryGone."""
+        self._view(backing, offset, len(data))[:] = data
+
+    def _view(self, backing: Hashable, offset: int, length: int) -> memoryview:
+        place, end = self._lent.get(backing) or self._kept.get(backing), offset + length
+        if place is None or end > len(place.memory) or not place.holds(end):
+            raise MemoryGone(offset)
+        return place.memory[offset:end]

@@ -1,0 +1,159 @@
+"""Cache maintenance by the platform's cache model, for `iobuffer.coherence.use`.
+
+The model then plays a board whose devices do not snoop: every buffer is tracked from when it is
+mapped and wired until its release, and the front end's syncs are the model's commands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from cache_unit import CacheDirection, CacheError, CacheStatus, CacheUnit
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOBusyError,
+    IODeviceError,
+    IODirection,
+    IOMemoryDescriptor,
+    IOReturn,
+)
+from iobuffer.coherence import nothing
+from iobuffer.driver import PageTableEntry
+from platform_command import PlatformDeviceError
+
+_TAGS: Final = 1 << 16  # of each process, as far as process ids differ in 16 bits
+_TRIES: Final = 64
+
+
+class _Driver(Protocol):
+    def query(self, address: int) -> PageTableEntry:
+        """See `iobuffer.driver.Driver.query`."""
+
+
+class PlatformCoherence:
+    """An `iobuffer.coherence.Coherence`. ``line`` is that of the model's configuration, in bytes.
+
+    A buffer of `kernel_task` is tracked through the kernel's mapping; one of another process is
+    not tracked from here, and one above 2 MiB is refused. Its direction is that of the moment.
+    """
+
+    def __init__(self, unit: CacheUnit, driver: _Driver) -> None:
+        self._unit, self._driver = unit, driver
+        self._line = unit.line
+        self._tags: dict[int, int] = {}  # by the buffer's id(): it lives as long as its entry
+        self._buffers: dict[int, str] = {}
+        self._next = 0
+        self._late: deque[int] = deque()
+
+    @property
+    def line(self) -> int:
+        """Bytes of a cache line."""
+        return self._line
+
+    def name_of(self, tag: int) -> str:
+        """Return what a tag in a report stands for, also after the buffer's release."""
+        return self._buffers.get(tag, f"buffer {tag:#x} of another process")
+
+    def tag_of(self, buffer: IOMemoryDescriptor) -> int:
+        """Return a tracked buffer's tag; `IODeviceError` for memory that is not tracked."""
+        try:
+            return self._tags[id(buffer)]
+        except KeyError:
+            raise IODeviceError(
+                f"{buffer!r}: not tracked by the cache model; it tracks buffers that are mapped "
+                "and wired in this process, and were made since the model is on",
+                code=IOReturn.kIOReturnNotReady,
+            ) from None
+
+    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
+        """Track a buffer; return its end."""
+        self._untrack_late()
+        if buffer.address:
+            entry = self._driver.query(buffer.address)
+            root, va, levels = entry.root, buffer.address, entry.levels
+        elif buffer.task.is_kernel:
+            window = buffer.backing.make_kernel_map()
+            root, va, levels = window.root, window.address, window.levels
+        else:
+            return nothing
+        direction = CacheDirection(int(buffer.getDirection()) or CacheDirection.IN_OUT)
+        tag = self._track(direction, root, va, buffer.getCapacity(), levels)
+        key = id(buffer)
+        self._tags[key] = tag
+        self._buffers[tag] = repr(buffer)
+
+        def end() -> None:
+            self._tags.pop(key, None)
+            self._untrack(tag)
+
+        return end
+
+    def _track(
+        self, direction: CacheDirection, root: int, va: int, length: int, levels: int
+    ) -> int:
+        for _ in range(_TRIES):
+            tag = os.getpid() % _TAGS * _TAGS + self._next % _TAGS
+            self._next += 1
+            try:
+                self._unit.track(tag, direction, root, va, length, levels)
+            except CacheError as error:
+                if error.status is CacheStatus.BAD_BUFFER:
+                    continue  # a process before us had that tag
+                raise _failed(error, va, length) from error
+            return tag
+        raise IODeviceError(f"{_TRIES} tags in a row are taken in the cache model")
+
+    def _untrack(self, tag: int) -> None:
+        try:
+            self._unit.untrack(tag)
+        except CacheError as error:
+            if error.status is not CacheStatus.BAD_BUFFER:  # a reset has dropped it
+                raise _failed(error) from error
+        except PlatformDeviceError:
+            # A finalizer in the midst of a command: the next track does it.
+            self._late.append(tag)
+
+    def _untrack_late(self) -> None:
+        for _ in range(len(self._late)):
+            self._untrack(self._late.popleft())
+
+    def sync_for_device(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
+        """Clean, and remember what the device got."""
+        self._do(self._unit.sync_for_device, memory, offset, length, int(direction))
+
+    def sync_for_cpu(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+    ) -> None:
+        """Compare with what the device got; invalidate, unless the device has only read."""
+        self._do(self._unit.sync_for_cpu, memory, offset, length, int(direction))
+
+    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        """Write back."""
+        self._do(self._unit.clean, memory, offset, length)
+
+    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        """Write back, then forget."""
+        self._do(self._unit.clean_and_invalidate, memory, offset, length)
+
+    def _do(
+        self,
+        command: Callable[..., None],
+        memory: IOMemoryDescriptor,
+        offset: int,
+        length: int,
+        *direction: int,
+    ) -> None:
+        try:
+            command(self.tag_of(memory), offset, length, *direction)
+        except CacheError as error:
+            raise _failed(error, length=length) from error
+
+
+def _failed(error: CacheError, address: int | None = None, length: int | None = None) -> Exception:
+    kind = IOBusyError if error.status is CacheStatus.BUSY else IODeviceError
+    return kind(str(error), address=error.address or address, length=length)

@@ -1,0 +1,164 @@
+"""A test on a board whose devices do not snoop: the platform's cache model, on for that test.
+
+Each report of the model fails the test, unless the test expects it by its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from cache_unit import CacheMissingCall, CacheModelMode, CacheReport, CacheReportKind, CacheUnit
+from exerciser import DmaRecord
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOMemoryDescriptor,
+    IOOptions,
+    Task,
+    coherence,
+    current_task,
+)
+from layout import DmaAttribute
+from platform_coherence import PlatformCoherence
+
+from .attestation import CheckFailed
+from .bench import Bench
+
+LINE = 64  # bytes
+_SHOWN = 16  # bytes of a report
+_CALLS = {
+    CacheMissingCall.SYNC_FOR_DEVICE_AFTER_STORE: "sync_for_device() after the store",
+    CacheMissingCall.SYNC_FOR_DEVICE_BEFORE_RECEIVE: "sync_for_device() before the receive",
+    CacheMissingCall.SYNC_FOR_CPU_BEFORE_STORE: "sync_for_cpu() before the store",
+    CacheMissingCall.SYNC_FOR_CPU_AFTER_RECEIVE: "sync_for_cpu() after the receive",
+    CacheMissingCall.SYNC_WITH_THE_BUFFERS_DIRECTION: "the sync with the buffer's own direction",
+}
+
+
+@dataclass(slots=True)
+class NonCoherent:
+    """The bench while the model is on. Buffers of the test are made by `buffer`."""
+
+    bench: Bench
+    unit: CacheUnit
+    caches: PlatformCoherence
+    _buffers: ExitStack = field(default_factory=ExitStack)
+    _settled: bool = False
+
+    def buffer(
+        self,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int | None = None,
+        *,
+        task: Task | None = None,
+    ) -> IOBufferMemoryDescriptor:
+        """Make a buffer that is released when the test ends, and tracked until then."""
+        return self._buffers.enter_context(
+            IOBufferMemoryDescriptor.inTaskWithOptions(
+                task or current_task(), options, capacity, alignment
+            )
+        )
+
+    # The device.
+
+    def reads(
+        self, memory: IOMemoryDescriptor, offset: int, length: int, *, no_snoop: bool = True
+    ) -> bytes:
+        """Return what the device reads of a buffer."""
+        self._dma(memory, offset, length, write_memory=False, no_snoop=no_snoop)
+        return self.bench.stored(length)
+
+    def writes(
+        self, memory: IOMemoryDescriptor, offset: int, data: bytes, *, no_snoop: bool = True
+    ) -> None:
+        """Have the device write to a buffer."""
+        self.bench.load(data)
+        self._dma(memory, offset, len(data), write_memory=True, no_snoop=no_snoop)
+
+    def _dma(
+        self,
+        memory: IOMemoryDescriptor,
+        offset: int,
+        length: int,
+        *,
+        write_memory: bool,
+        no_snoop: bool,
+    ) -> DmaRecord:
+        address, _ = memory.getPhysicalSegment(offset)
+        record = self.bench.dma(address, length, write_memory=write_memory, no_snoop=no_snoop)
+        if no_snoop is not (DmaAttribute.NO_SNOOP_ASKED in record.attributes):
+            raise CheckFailed(f"no-snoop {no_snoop} asked, the record says {record.attributes!r}")
+        return record
+
+    # Reports.
+
+    @contextmanager
+    def expects(self, *kinds: CacheReportKind) -> Iterator[list[CacheReport]]:
+        """Have just these reports come in the ``with``, in this order; the value then has them."""
+        self._refuse(self.unit.take_reports())
+        found: list[CacheReport] = []
+        yield found
+        found += self.unit.take_reports()
+        if [each.kind for each in found] != list(kinds):
+            due = ", ".join(each.name for each in kinds) or "none"
+            raise CheckFailed(f"reports due: {due}; {self._said_all(found)}")
+
+    def said(self, report: CacheReport) -> str:
+        """Return a report as a user gets it."""
+        many = f" and {report.lines - 1} more" if report.lines > 1 else ""
+        data = ""
+        if report.expected or report.seen:
+            data = f"; expected {_shown(report.expected)}, seen {_shown(report.seen)}"
+        return (
+            f"{report.kind.name} in {self.caches.name_of(report.tag)}, offset {report.offset}, "
+            f"line {report.line}{many}{data}; found by {report.by.name} (operation "
+            f"{report.number}), the last on that line was {report.last.name} (operation "
+            f"{report.last_number}); missing: {_CALLS[report.missing]}"
+        )
+
+    def settle(self) -> None:
+        """Release the buffers; `CheckFailed` when the model has reports that nobody expected."""
+        if self._settled:
+            return
+        self._settled = True
+        self._buffers.close()
+        self._refuse(self.unit.take_reports())
+
+    def abandon(self) -> None:
+        """Release the buffers of a test that has failed already."""
+        self._settled = True
+        self._buffers.close()
+
+    def _refuse(self, found: list[CacheReport]) -> None:
+        if found:
+            raise CheckFailed(f"reports that the test does not expect: {self._said_all(found)}")
+
+    def _said_all(self, found: list[CacheReport]) -> str:
+        return "; and ".join(self.said(each) for each in found) or "there are none"
+
+
+def _shown(data: bytes) -> str:
+    return data[:_SHOWN].hex(" ") + (" ..." if len(data) > _SHOWN else "")
+
+
+@contextmanager
+def noncoherent_board(
+    bench: Bench, mode: CacheModelMode = CacheModelMode.STRICT, line: int = LINE, seed: int = 1
+) -> Iterator[NonCoherent]:
+    """Turn the model on within the ``with``; at its end no report may be left."""
+    unit = bench.platform.cache
+    unit.configure(mode, line, seed)
+    made = NonCoherent(bench, unit, PlatformCoherence(unit, bench.driver))
+    before = coherence.use(made.caches)
+    try:
+        try:
+            yield made
+        except BaseException:
+            made.abandon()
+            raise
+        made.settle()
+    finally:
+        coherence.use(before)
+        unit.configure(CacheModelMode.OFF, line)

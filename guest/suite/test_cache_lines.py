@@ -1,0 +1,238 @@
+"""Whole lines: neighbours in one, syncs of a part, and two mappings of the same ones."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import product
+
+import pytest
+from cache_unit import CacheDirection, CacheReportKind
+from iobuffer import (
+    CacheMode,
+    IOAlignmentWarning,
+    IOBufferMemoryDescriptor,
+    IOBusyError,
+    IOSubMemoryDescriptor,
+    current_task,
+    kIODirectionInOut,
+    kIOMapCopybackCache,
+    kIOMapUnique,
+    kIOMapWriteThruCache,
+    kIOMemoryIncoherentIOStore,
+)
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import EFFECTIVE, Bench
+from suite.noncoherent import LINE, NonCoherent, noncoherent_board
+from suite.patterns import Patterns, difference, inverted
+
+PROMISE = "cache line"
+BIG_LINE = 128
+
+
+def two_in_one_line(
+    board: NonCoherent, alignment: int | None
+) -> tuple[IOBufferMemoryDescriptor, IOBufferMemoryDescriptor] | None:
+    """Make small buffers until two are in one line; None when all of some have their own."""
+    made: list[IOBufferMemoryDescriptor] = []
+    for _ in range(8):
+        new = board.buffer(kIODirectionInOut, 40, alignment)
+        for other in made:
+            places = {each.getPhysicalAddress() // BIG_LINE for each in (new, other)}
+            if len(places) == 1:
+                return other, new
+        made.append(new)
+    return None
+
+
+@pytest.mark.promise(PROMISE)
+def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -> None:
+    """With ``alignment=1``, and a warning; the default alignment gives each its own line."""
+    content, stored = data.take(40), data.take(40)
+    with noncoherent_board(bench, line=BIG_LINE) as board:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            apart = two_in_one_line(board, None)
+        with pytest.warns(IOAlignmentWarning, match=f"a cache line of {BIG_LINE} bytes") as warned:
+            pair = two_in_one_line(board, 1)
+        if apart is not None or pair is None:
+            raise CheckFailed(f"by default two share a line: {apart}; with alignment=1: {pair}")
+        received, neighbour = pair
+        for each in pair:
+            each.sync_for_device()
+        board.writes(received, 0, content)
+        neighbour.writeBytes(0, stored)
+        with board.expects(CacheReportKind.CPU_BYTES_LOST) as reports:
+            received.sync_for_cpu()
+        lost = neighbour.readBytes(0, 40)
+        kept = received.readBytes(0, 40) == content and lost == bytes(40)
+        said = board.said(reports[0])
+    attest(
+        PROMISE,
+        asked=f"two buffers in one line of {BIG_LINE} bytes: {len(warned)} warnings",
+        attested=said,
+        kept=kept,
+        reason=f"the neighbour has {lost.hex(' ')}",
+    )
+
+
+@pytest.mark.promise(PROMISE)
+@pytest.mark.parametrize(
+    ("clean", "kind"),
+    [(True, CacheReportKind.DEVICE_BYTES_LOST), (False, CacheReportKind.CPU_BYTES_LOST)],
+    ids=["clean", "invalidate"],
+)
+def test_foreign_bytes_in_a_line(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest, clean: bool, kind: CacheReportKind
+) -> None:
+    """A part that is not aligned to lines: maintenance destroys what it destroys on a board."""
+    memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, 4 * LINE)
+    old, content, foreign = data.take(4 * LINE), data.take(LINE), data.take(4)
+    memory.writeBytes(0, old)
+    memory.performOperation(kIOMemoryIncoherentIOStore, 0, 4 * LINE)
+    with IOSubMemoryDescriptor.withSubRange(memory, 10, LINE, kIODirectionInOut) as part:
+        noncoherent.writes(part, 0, content)
+        memory.writeBytes(0, foreign)  # in the part's first line, and not the part's
+        with noncoherent.expects(kind) as reports:
+            if clean:
+                part.sync_for_device()
+            else:
+                part.sync_for_cpu()
+    memory.sync_for_cpu()
+    # What the clean lost are the device's bytes up to the end of the first line.
+    if clean:
+        due = foreign + old[4:LINE] + content[LINE - 10 :] + old[10 + LINE :]
+    else:
+        due = old[:10] + content + old[10 + LINE :]
+    wrong = difference(due, memory.readBytes(0, 4 * LINE))
+    attest(
+        PROMISE,
+        asked=f"a store beside a received part in one line, then {'clean' * clean or 'invalidate'}",
+        attested=noncoherent.said(reports[0]),
+        kept=not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise(PROMISE)
+def test_write_through_stores_bytes_not_lines(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """The CPU's store beside the device's bytes takes nothing else of the line to memory."""
+    memory = noncoherent.buffer(kIODirectionInOut | kIOMapWriteThruCache, LINE)
+    old, content, stored = data.take(LINE), data.take(20), data.take(20)
+    memory.writeBytes(0, old)
+    memory.sync_for_device()
+    noncoherent.writes(memory, 0, content)
+    memory.writeBytes(40, stored)
+    due = content + old[20:40] + stored + old[60:]
+    seen = noncoherent.reads(memory, 0, LINE)
+    # The CPU has stored while the device owns the buffer: 20 bytes of one line.
+    with noncoherent.expects(CacheReportKind.STORED_WHILE_DEVICE_OWNS):
+        memory.sync_for_cpu()
+    loaded = memory.readBytes(0, LINE)
+    attest(
+        PROMISE,
+        asked="WRITE_THRU: device and CPU write different bytes of one line",
+        attested="both are there" if seen == due else difference(due, seen),
+        kept=seen == due == loaded,
+        reason=f"device: {difference(due, seen)}; CPU: {difference(due, loaded)}",
+    )
+
+
+EDGE = (0, 1, LINE - 1, LINE, LINE + 1, 2 * LINE - 1)
+
+
+@pytest.mark.promise(PROMISE)
+@pytest.mark.parametrize("start", EDGE)
+@pytest.mark.parametrize("to_device", [True, False], ids=["for_device", "for_cpu"])
+def test_part_of_a_buffer(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest, start: int, to_device: bool
+) -> None:
+    """Exactly the lines that the range touches, for each length around a line's edge."""
+    size = 6 * LINE
+    memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, size)
+    old = data.take(size)
+    new = inverted(old)
+    memory.writeBytes(0, old)
+    memory.sync_for_device()
+    lengths = (1, 2, LINE - 1, LINE, LINE + 1, 2 * LINE, 2 * LINE + 1)
+    for length in lengths:
+        first, last = start // LINE * LINE, -(-(start + length) // LINE) * LINE
+        due = old[:first] + new[first:last] + old[last:]
+        if to_device:
+            memory.writeBytes(0, new)
+            memory.sync_for_device(start, length)
+            seen = noncoherent.reads(memory, 0, size)
+        else:
+            noncoherent.writes(memory, 0, new)
+            memory.sync_for_cpu(start, length)
+            seen = memory.readBytes(0, size)
+            memory.sync_for_cpu()
+        wrong = difference(due, seen)
+        if wrong:
+            raise CheckFailed(f"{length} bytes from {start} on: {wrong}")
+        memory.writeBytes(0, old)
+        memory.sync_for_device()
+    attest(
+        PROMISE,
+        asked=f"sync_{'for_device' if to_device else 'for_cpu'} from byte {start} on",
+        attested=f"{len(lengths)} lengths, the lines touched and no other",
+        kept=True,
+    )
+
+
+@pytest.mark.promise("cache aliases")
+def test_two_mappings_of_the_same_lines(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """A store through one is dirty in both; each can be tracked, and each sync does for all."""
+    memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, 4 * LINE)
+    old, new = data.take(4 * LINE), data.take(4 * LINE)
+    memory.writeBytes(0, old)
+    memory.sync_for_device()
+    unit, tag = noncoherent.unit, 0xA11A5
+    with memory.createMappingInTask(current_task(), 0, kIOMapUnique) as alias:
+        entry = noncoherent.bench.driver.query(alias.getAddress())
+        place = alias.getAddress()
+        unit.track(tag, CacheDirection.IN_OUT, entry.root, place, 4 * LINE, entry.levels)
+        with alias.view() as view:
+            view[:] = new
+        stale = noncoherent.reads(memory, 0, 4 * LINE)
+        unit.clean(tag, 0, 4 * LINE)
+        fresh = noncoherent.reads(memory, 0, 4 * LINE)
+        unit.untrack(tag)
+    attest(
+        "cache aliases",
+        asked="a store through a second mapping, cleaned through it",
+        attested="the device reads old bytes before, new ones after",
+        kept=place != memory.address and (stale, fresh) == (old, new),
+        reason=f"before: {difference(old, stale)}; after: {difference(new, fresh)}",
+    )
+
+
+@pytest.mark.promise("cache aliases")
+@pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
+def test_a_second_mapping_with_another_attribute(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode
+) -> None:
+    """The front end refuses each; where one came about, the model would refuse to track it."""
+    memory = noncoherent.buffer(int(kIODirectionInOut) | mode << 8, LINE)
+    memory.writeBytes(0, data.take(LINE))
+    memory.sync_for_device()
+    noncoherent.reads(memory, 0, LINE)
+    given = []
+    for other, unique in product(EFFECTIVE, (0, kIOMapUnique)):
+        if other is mode:
+            continue
+        try:
+            memory.createMappingInTask(current_task(), 0, int(unique) | other << 8).unmap()
+        except IOBusyError:
+            continue
+        given.append(other.name)
+    attest(
+        "cache aliases",
+        asked=f"{mode.name}, mapped again with each other mode",
+        attested="refused" if not given else f"given: {', '.join(given)}",
+        kept=not given,
+    )

@@ -1,0 +1,246 @@
+"""Eight mistakes of drivers, and the report that each gets on a board that is not coherent.
+
+On a coherent PC all of them work.
+"""
+
+from __future__ import annotations
+
+import pytest
+from cache_unit import CacheReportKind as Kind
+from exerciser_parts import DescriptorRing, held_dma
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOBusyError,
+    IODirection,
+    IOOptions,
+    kIODirectionIn,
+    kIODirectionInOut,
+    kIODirectionOut,
+    kIOMapCopybackCache,
+)
+from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
+
+from suite.attestation import Attest, CheckFailed
+from suite.noncoherent import LINE, NonCoherent
+from suite.patterns import Patterns, difference
+
+PROMISE = "driver mistakes"
+LENGTH = 4 * LINE
+pytestmark = pytest.mark.promise(PROMISE)
+
+
+def make(
+    board: NonCoherent, direction: IOOptions | IODirection, content: bytes
+) -> IOBufferMemoryDescriptor:
+    """Make a write-back buffer with ``content``, which the device owns."""
+    made = board.buffer(IOOptions.of(direction) | kIOMapCopybackCache, len(content))
+    made.writeBytes(0, content)
+    made.sync_for_device()
+    return made
+
+
+def test_sync_forgotten_before_transmit(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    old, new = data.take(LENGTH), data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionOut, old)
+    memory.writeBytes(0, new)
+    sent = noncoherent.reads(memory, 0, LENGTH)
+    with noncoherent.expects(Kind.RELEASED_DIRTY) as reports:
+        memory.release()
+    attest(
+        PROMISE,
+        asked="sync forgotten before transmit",
+        attested=noncoherent.said(reports[0]),
+        kept=sent == old and reports[0].expected == new[:LINE] and reports[0].lines == 4,
+        reason=difference(old, sent),
+    )
+
+
+def test_sync_forgotten_after_receive(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    old, new = data.take(LENGTH), data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionIn, old)
+    noncoherent.writes(memory, LINE, new[:LINE])
+    loaded = memory.readBytes(0, LENGTH)
+    with noncoherent.expects(Kind.RELEASED_UNREAD) as reports:
+        memory.release()
+    attest(
+        PROMISE,
+        asked="sync forgotten after receive",
+        attested=noncoherent.said(reports[0]),
+        kept=loaded == old and (reports[0].line, reports[0].expected) == (1, new[:LINE]),
+        reason=difference(old, loaded),
+    )
+
+
+def test_second_receive_without_its_sync(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """The CPU may have stored what was there already: no comparison sees that, a board does."""
+    old, first, second = (data.take(LENGTH) for _ in range(3))
+    memory = make(noncoherent, kIODirectionIn, old)
+    noncoherent.writes(memory, 0, first)
+    memory.sync_for_cpu()
+    with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
+        noncoherent.writes(memory, 0, second)
+    memory.sync_for_cpu()
+    attest(
+        PROMISE,
+        asked="second receive without its sync_for_device",
+        attested=noncoherent.said(reports[0]),
+        kept=(reports[0].offset, reports[0].lines) == (0, 4)
+        and memory.readBytes(0, LENGTH) == second,
+    )
+
+
+def test_a_late_sync_loses_what_was_received(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """Store, receive, then the sync that should have come between: the device's bytes are gone."""
+    old, new = data.take(LENGTH), data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionInOut, old)
+    memory.writeBytes(LINE, b"store")
+    with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE):
+        noncoherent.writes(memory, 0, new)
+    with noncoherent.expects(Kind.DEVICE_BYTES_LOST) as reports:
+        memory.sync_for_device()
+    memory.sync_for_cpu()
+    due = new[:LINE] + b"store" + old[LINE + 5 : 2 * LINE] + new[2 * LINE :]
+    wrong = difference(due, memory.readBytes(0, LENGTH))
+    attest(
+        PROMISE,
+        asked="a store before a receive, synced after it",
+        attested=noncoherent.said(reports[0]),
+        kept=not wrong and reports[0].expected == new[LINE : 2 * LINE],
+        reason=wrong,
+    )
+
+
+def test_wrong_sync_direction(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
+    """And what it leads to: Out does not invalidate, so the device's bytes are not seen."""
+    old, new = data.take(LENGTH), data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionIn, old)
+    noncoherent.writes(memory, 0, new)
+    with noncoherent.expects(Kind.WRONG_DIRECTION) as reports:
+        memory.sync_for_cpu(0, LENGTH, kIODirectionOut)
+    loaded = memory.readBytes(0, LENGTH)
+    with noncoherent.expects(Kind.RELEASED_UNREAD):
+        memory.release()
+    attest(
+        PROMISE,
+        asked="wrong sync direction",
+        attested=noncoherent.said(reports[0]),
+        kept=loaded == old,
+        reason=difference(old, loaded),
+    )
+
+
+def test_stored_to_while_the_device_owns_it(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    old = data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionOut, old)
+    memory.writeBytes(2 * LINE + 3, b"late")
+    sent = noncoherent.reads(memory, 0, LENGTH)
+    with noncoherent.expects(Kind.STORED_WHILE_DEVICE_OWNS) as reports:
+        memory.sync_for_cpu()
+    memory.sync_for_device()
+    (report,) = reports
+    attest(
+        PROMISE,
+        asked="stored to while the device owns it",
+        attested=noncoherent.said(report),
+        kept=sent == old and (report.offset, report.line, report.seen) == (131, 2, b"late"),
+        reason=difference(old, sent),
+    )
+
+
+def test_unmapped_before_completion(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """The front end refuses; a driver that does it all the same has the rest go nowhere."""
+    device, old, new = noncoherent.bench.device, data.take(LENGTH), data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionIn, old)
+    noncoherent.bench.load(new)
+    address = memory.getPhysicalAddress()
+    with held_dma(device, address, LENGTH, write_memory=True, no_snoop=True) as dma:
+        dma.step(LINE)
+        try:
+            memory.release()
+        except IOBusyError as error:
+            refused = str(error)
+        else:
+            raise CheckFailed("release() passes while a DMA is in flight")
+        with noncoherent.expects(Kind.RELEASED_UNREAD) as reports:
+            noncoherent.unit.untrack(noncoherent.caches.tag_of(memory))
+        dma.step(LENGTH)
+        record = dma.record()
+    left = memory.readBytes(0, LENGTH)
+    due = new[:LINE] + old[LINE:]
+    attest(
+        PROMISE,
+        asked="unmapped before completion",
+        attested=f"{noncoherent.said(reports[0])}; then the DMA: {record.reason.name}",
+        kept=record.reason is DmaReason.CACHE_UNTRACKED
+        and left == due
+        and "DMA may be active" in refused,
+        reason=f"{record}; {difference(due, left)}; {refused}",
+    )
+
+
+def test_buffer_not_line_aligned(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
+    """A header that the CPU writes, and a received part, in one line."""
+    old, new = data.take(LENGTH), data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionInOut, old)
+    memory.writeBytes(0, b"header")
+    with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
+        noncoherent.writes(memory, 6, new[:LINE])
+    with noncoherent.expects(Kind.CPU_BYTES_LOST) as lost:
+        memory.sync_for_cpu(6, LINE)
+    due = old[:6] + new[:LINE] + old[6 + LINE :]
+    wrong = difference(due, memory.readBytes(0, LENGTH))
+    attest(
+        PROMISE,
+        asked="buffer not line-aligned",
+        attested=f"{noncoherent.said(reports[0])}; then {noncoherent.said(lost[0])}",
+        kept=not wrong,
+        reason=wrong,
+    )
+
+
+def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
+    """The memory of the descriptor's buffer is another buffer's by now, which the report names."""
+    bench, new = noncoherent.bench, data.take(LENGTH)
+    ring_memory = noncoherent.buffer(kIODirectionInOut, 2 * RingDescriptor.STRUCT.size)
+    first = make(noncoherent, kIODirectionInOut, data.take(LENGTH))
+    address = first.getPhysicalAddress()
+    bench.load(new)
+    flags = RingFlag.WRITE_MEMORY | RingFlag.NO_SNOOP
+    with ring_memory.view() as view:
+        with DescriptorRing(bench.device, view, ring_memory.getPhysicalAddress(), 2) as ring:
+            for index in 0, 1:
+                ring.put(index, RingDescriptor(address, LENGTH, 0, flags))
+            status = [ring.doorbell(1)]
+            first.sync_for_cpu()
+            first.sync_for_device()
+            received = first.readBytes(0, LENGTH)
+            first.release()
+            second = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, LENGTH)
+            if second.getPhysicalAddress() != address:
+                raise CheckFailed("the memory was not used again, so nothing can be shown")
+            with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
+                status.append(ring.doorbell(0))
+        name = noncoherent.said(reports[0])
+    ring_memory.sync_for_device()
+    second.sync_for_cpu()
+    attest(
+        PROMISE,
+        asked="stale descriptor reused",
+        attested=name,
+        kept=status == [RingStatus.OK] * 2
+        and received == new
+        and reports[0].tag == noncoherent.caches.tag_of(second),
+        reason=f"doorbells: {status}; {difference(new, received)}",
+    )

@@ -1,0 +1,230 @@
+"""The cache model: who owns a buffer, announced foreign writers, and the modes."""
+
+from __future__ import annotations
+
+import pytest
+
+from device.layout import MemoryType
+from device.platform.cache import names
+from device.platform.cache.names import (
+    BadAnnouncement,
+    BadConfiguration,
+    Direction,
+    Mode,
+    NotTracked,
+    Operation,
+    Span,
+)
+from device.platform.cache.reports import MissingCall, ReportKind
+from device.platform.cache.seeded import draws
+from tests.device.cache_rig import LINE, NEW, OLD, UC, WB, WC, WT, Rig
+
+# Ownership.
+
+
+@pytest.mark.parametrize("kind", [WB, WT, WC, UC])
+def test_a_store_while_the_device_owns_the_buffer(kind: MemoryType) -> None:
+    rig = Rig()
+    rig.clean_buffer(kind, 2 * LINE)
+    rig.model.sync_for_device(7, 0, 2 * LINE)
+    rig.ram[LINE + 3 : LINE + 5] = b"ab"
+    rig.model.sync_for_cpu(7, 0, 2 * LINE)
+    found = rig.model.reports.take()[0]
+    assert found.kind is ReportKind.STORED_WHILE_DEVICE_OWNS
+    assert (found.offset, found.line) == (LINE + 3, 1)
+    assert (found.expected, found.seen) == (OLD * 2, b"ab")
+    assert found.missing is MissingCall.SYNC_FOR_CPU_BEFORE_STORE
+
+
+@pytest.mark.parametrize("kind", [WB, WT, WC, UC])
+@pytest.mark.parametrize("no_snoop", [False, True])
+def test_what_the_device_writes_is_no_store(kind: MemoryType, no_snoop: bool) -> None:
+    rig = Rig()
+    rig.clean_buffer(kind)
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.write(3, NEW * 4, no_snoop=no_snoop)
+    rig.model.sync_for_cpu(7, 0, LINE)
+    assert rig.ram[3:7] == NEW * 4
+    assert not rig.kinds()
+
+
+def test_ownership_is_byte_exact_and_ends_with_its_sync() -> None:
+    rig = Rig()
+    rig.clean_buffer()
+    rig.model.sync_for_device(7, 8, 8)
+    rig.ram[7] = rig.ram[16] = 9  # beside the range: the CPU's
+    rig.model.sync_for_cpu(7, 8, 4, Direction.OUT)
+    rig.ram[8] = 9  # given back
+    rig.model.sync_for_cpu(7, 8, 4, Direction.OUT)
+    assert not rig.kinds()
+    rig.ram[12] = 9  # still the device's
+    rig.model.sync_for_cpu(7, 0, LINE, Direction.OUT)
+    assert [each.offset for each in rig.model.reports.take()] == [12]
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_who_does_what(direction: Direction) -> None:
+    """sync_for_device cleans; sync_for_cpu invalidates, but for Out."""
+    rig = Rig()
+    rig.track(direction=direction)
+    rig.ram[0] = 9
+    rig.model.sync_for_device(7, 0, LINE)
+    assert rig.read(0, 1) == b"\x09"
+    rig.write(1, NEW)
+    rig.model.sync_for_cpu(7, 0, LINE)
+    assert rig.ram[1:2] == (OLD if direction is Direction.OUT else NEW)
+
+
+def test_a_sync_in_a_direction_that_the_buffer_does_not_have() -> None:
+    for mine in Direction:
+        for asked in Direction:
+            rig = Rig()
+            rig.track(direction=mine)
+            rig.model.sync_for_device(7, 3, 5, asked)
+            rig.model.sync_for_cpu(7, 3, 5, asked)
+            expected = [] if mine in (asked, Direction.IN_OUT) else [ReportKind.WRONG_DIRECTION] * 2
+            assert rig.kinds() == expected, (mine, asked)
+
+
+# Announcements.
+
+
+@pytest.mark.parametrize("kind", [WB, WT, WC, UC])
+def test_a_foreign_writer_that_is_announced_is_like_a_snooped_write(kind: MemoryType) -> None:
+    rig = Rig()
+    rig.clean_buffer(kind)
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.model.announce_begin(7, 0, LINE)
+    rig.ram[3:7] = NEW * 4
+    rig.model.announce_end(7, 0, LINE)
+    assert rig.read(2, 6) == OLD + NEW * 4 + OLD
+    rig.model.sync_for_cpu(7, 0, LINE)
+    assert not rig.kinds()
+    assert rig.ram[3:7] == NEW * 4
+
+
+def test_what_the_cpu_stored_before_an_announcement_stays_its_own() -> None:
+    rig = Rig()
+    rig.clean_buffer()
+    rig.ram[0] = 9
+    rig.model.announce_begin(7, 0, LINE)
+    rig.ram[1] = 8
+    rig.model.announce_end(7, 0, LINE)
+    assert rig.read(0, 2) == OLD + b"\x08"
+
+
+def test_announcements_are_paired_and_few() -> None:
+    rig = Rig()
+    rig.track()
+    with pytest.raises(BadAnnouncement):
+        rig.model.announce_end(7, 0, 4)
+    rig.model.announce_begin(7, 0, 4)
+    with pytest.raises(BadAnnouncement):
+        rig.model.announce_begin(7, 0, 4)
+    for offset in range(1, names.MAX_ANNOUNCED):
+        rig.model.announce_begin(7, offset, 4)
+    with pytest.raises(BadAnnouncement):
+        rig.model.announce_begin(7, 40, 4)
+    rig.model.untrack(7)
+    rig.track()
+    rig.model.announce_begin(7, 0, 4)
+
+
+# Modes.
+
+
+def test_strict_moves_nothing_where_any_line_is_untracked() -> None:
+    rig = Rig()
+    rig.clean_buffer()
+    with pytest.raises(NotTracked) as refused:
+        rig.write(LINE - 1, NEW * 2)
+    assert refused.value.offset == LINE
+    with pytest.raises(NotTracked):
+        rig.read(LINE, 1)
+    number = rig.model.number
+    with pytest.raises(NotTracked):
+        rig.model.check([Span("ram", 0, LINE + 1)], no_snoop=True)
+    rig.model.check([Span("ram", 0, LINE + 1)], no_snoop=False)
+    rig.model.check([Span("ram", 0, LINE)], no_snoop=True)
+    assert rig.model.number == number
+    assert rig.ram == OLD * 16 * LINE
+    assert rig.read(LINE - 1, 1) == OLD
+
+
+@pytest.mark.parametrize("mode", [Mode.SEEDED, Mode.OFF])
+def test_otherwise_an_access_to_an_untracked_line_is_snooped(mode: Mode) -> None:
+    rig = Rig(mode)
+    rig.write(0, NEW)
+    assert rig.ram[:1] == NEW
+    assert rig.read(0, 2) == NEW + OLD
+
+
+def test_nothing_is_tracked_while_the_model_is_off() -> None:
+    with pytest.raises(BadConfiguration):
+        Rig(Mode.OFF).track()
+
+
+def _operation_that(rig: Rig, line: int) -> None:
+    """Let operations elsewhere pass until the next one draws this line."""
+    while not list(draws(rig.model.seed, 0, rig.model.number + 1, line, 1)):
+        rig.read(8 * rig.line, 1)
+
+
+def test_an_eviction_writes_a_dirty_line_back() -> None:
+    rig = Rig(Mode.SEEDED)
+    rig.clean_buffer()
+    rig.ram[9] = 9
+    _operation_that(rig, 0)
+    assert rig.read(9, 1) == b"\x09"
+    line = rig.model.look(Span("ram", 0, 1))
+    assert line
+    assert not line.cached | line.dirty
+    rig.write(0, NEW)  # not cached: the CPU sees it at once
+    assert rig.ram[:1] == NEW
+    _operation_that(rig, 0)
+    rig.read(0, 1)
+    line = rig.model.look(Span("ram", 0, 1))
+    assert line
+    assert line.cached
+    rig.write(0, b"\x33")
+    assert rig.ram[:1] in (NEW, b"\x33")  # the latter if this very write evicted it
+
+
+def test_an_eviction_can_lose_what_the_device_wrote() -> None:
+    rig = Rig(Mode.SEEDED)
+    rig.clean_buffer()
+    rig.ram[9] = 9
+    while list(draws(rig.model.seed, 0, rig.model.number + 1, 0, 1)):
+        rig.read(8 * LINE, 1)
+    rig.write(0, NEW)
+    _operation_that(rig, 0)
+    assert rig.read(0, 1) == OLD
+    kinds = [(each.kind, each.by) for each in rig.model.reports.take()]
+    assert kinds == [
+        (ReportKind.WRITE_TO_DIRTY_LINE, Operation.NO_SNOOP_WRITE),
+        (ReportKind.DEVICE_BYTES_LOST, Operation.EVICTION),
+    ]
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    def run(seed: int) -> list[bytes]:
+        rig = Rig(Mode.SEEDED, seed=seed)
+        rig.clean_buffer(length=8 * LINE)
+        seen = []
+        for step in range(20):
+            rig.ram[step * 17 % (8 * LINE)] = step
+            rig.write(step * 31 % (8 * LINE), bytes((step,)))
+            seen.append(rig.read(0, 8 * LINE) + rig.ram)
+        return seen
+
+    assert run(3) == run(3)
+    assert run(3) != run(4)
+
+
+def test_one_line_in_eight_is_drawn_whatever_range_is_asked() -> None:
+    whole = list(draws(1, 2, 3, 0, 4096))
+    assert whole == sorted(whole)
+    assert 400 < len(whole) < 620
+    for first, count in ((0, 1), (511, 2), (512, 512), (700, 1000)):
+        part = list(draws(1, 2, 3, first, count))
+        assert part == [each for each in whole if first <= each < first + count]

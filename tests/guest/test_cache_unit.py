@@ -1,0 +1,195 @@
+"""The guest's side of the cache model, on the device's model: reports, refusals, and finalizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import platform_command
+import pytest
+from cache_unit import (
+    CacheDirection,
+    CacheError,
+    CacheModelMode,
+    CacheReportKind,
+    CacheStatus,
+    CacheUnit,
+)
+from iobuffer import IODeviceError
+from layout import CACHE_REPORTS_MAX, Plat
+from platform_coherence import PlatformCoherence
+from platform_command import CommandLock, PlatformDeviceError
+
+from tests.device.cache_board import VA, CacheBoard
+from tests.device.fakes import BASE
+from tests.device.tables import PAGE
+
+IN, IN_OUT = CacheDirection.IN, CacheDirection.IN_OUT
+
+
+class ModelBar:
+    """A BAR of a board's platform; ``answers`` of registers come before the model's."""
+
+    def __init__(self, board: CacheBoard, number: int) -> None:
+        self._board, self._number = board, number
+        self.answers: dict[int, int] = {}
+
+    def __getitem__(self, offset: int) -> int:
+        read = self._board.platform.region_read(self._number, offset, 4)
+        return self.answers.get(offset, int.from_bytes(read, "little"))
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        self._board.platform.region_write(self._number, offset, value.to_bytes(4, "little"))
+
+    def set64(self, offset: int, value: int) -> None:
+        self[offset], self[offset + 4] = value & 0xFFFF_FFFF, value >> 32
+
+    def get64(self, offset: int) -> int:
+        return self[offset] | self[offset + 4] << 32
+
+    @property
+    def data(self) -> memoryview:
+        size = self._board.platform.region_size(self._number)
+        return memoryview(self._board.platform.region_read(self._number, 0, size))
+
+
+@pytest.fixture
+def control() -> ModelBar:
+    return ModelBar(CacheBoard(), 0)
+
+
+@pytest.fixture
+def unit(control: ModelBar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CacheUnit:
+    """A unit in strict mode; the buffer with tag 1 is a write-back page."""
+    monkeypatch.setattr(platform_command, "LOCKS", tmp_path)
+    registers: Any = control
+    results: Any = ModelBar(control._board, 1)
+    made = CacheUnit(registers, results, CommandLock("test"), "test")
+    made.configure(CacheModelMode.STRICT)
+    made.track(1, IN_OUT, BASE, VA, PAGE)
+    return made
+
+
+def test_configuration_is_read_back(unit: CacheUnit) -> None:
+    assert (unit.mode, unit.line) == (CacheModelMode.STRICT, 64)
+    unit.configure(CacheModelMode.SEEDED, 256, (1 << 64) - 1)
+    assert (unit.mode, unit.line) == (CacheModelMode.SEEDED, 256)
+
+
+def test_each_report_comes_once_and_whole(unit: CacheUnit) -> None:
+    for _ in range(CACHE_REPORTS_MAX + 3):
+        unit.untrack(1)
+        unit.track(1, IN, BASE, VA, PAGE)
+        unit.sync_for_device(1, 0, PAGE, CacheDirection.OUT)
+    found = unit.take_reports()
+    assert [each.kind for each in found] == [CacheReportKind.WRONG_DIRECTION] * len(found)
+    assert len(found) == CACHE_REPORTS_MAX + 3
+    assert unit.take_reports() == []
+
+
+def test_lost_reports_are_an_error(unit: CacheUnit) -> None:
+    unit.untrack(1)
+    unit.track(1, IN, BASE, VA, PAGE)
+    for _ in range(257):
+        unit.sync_for_device(1, 0, 1, CacheDirection.OUT)
+    with pytest.raises(PlatformDeviceError, match="1 cache reports are lost"):
+        unit.take_reports()
+
+
+def test_refusals(unit: CacheUnit) -> None:
+    with pytest.raises(CacheError, match="BAD_BUFFER") as error:
+        unit.track(1, IN_OUT, BASE, VA + PAGE, PAGE)
+    assert error.value.status is CacheStatus.BAD_BUFFER
+    with pytest.raises(CacheError, match="BAD_RANGE"):
+        unit.clean(1, 0, PAGE + 1)
+    for wrong in -1, 1 << 64:
+        with pytest.raises(CacheError, match="BAD_RANGE"):
+            unit.invalidate(1, wrong, 1)
+    with pytest.raises(CacheError, match="WALK_NOT_PRESENT at 0x7f1234577000") as error:
+        unit.track(2, IN_OUT, BASE, VA + 16 * PAGE, PAGE)
+    assert error.value.address == VA + 16 * PAGE
+    with pytest.raises(CacheError, match="BAD_CONFIGURATION"):
+        unit.configure(CacheModelMode.STRICT, 48)
+
+
+@pytest.mark.parametrize("register", [Plat.CACHE_STATUS, Plat.CACHE_REPORTS])
+def test_a_device_that_answers_nonsense(unit: CacheUnit, control: ModelBar, register: Plat) -> None:
+    control.answers[register] = 0xFFFF_FFFF
+    with pytest.raises(PlatformDeviceError):
+        unit.take_reports()
+
+
+class Buffer:
+    """As much of a buffer as the adaptor looks at; mapped at a page of the board."""
+
+    task = SimpleNamespace(is_kernel=False)
+
+    def __init__(self, address: int = VA) -> None:
+        self.address = address
+
+    def getDirection(self) -> int:
+        return IN
+
+    def getCapacity(self) -> int:
+        return PAGE
+
+
+@pytest.fixture
+def caches(unit: CacheUnit) -> PlatformCoherence:
+    driver: Any = SimpleNamespace(query=lambda _: SimpleNamespace(root=BASE, levels=4))
+    return PlatformCoherence(unit, driver)
+
+
+def test_a_buffer_s_life(caches: PlatformCoherence, unit: CacheUnit) -> None:
+    made: Any = Buffer()
+    end = caches.track(made)
+    tag = caches.tag_of(made)
+    caches.sync_for_device(made, 0, PAGE, made.getDirection())
+    caches.clean_and_invalidate(made, 0, PAGE)
+    assert "Buffer" in caches.name_of(tag)
+    end()
+    with pytest.raises(IODeviceError, match="not tracked by the cache model"):
+        caches.clean(made, 0, 1)
+    assert unit.take_reports() == []
+
+
+def test_a_tag_that_another_process_took(caches: PlatformCoherence, unit: CacheUnit) -> None:
+    first: Any = Buffer()
+    end = caches.track(first)
+    taken = caches.tag_of(first)
+    end()
+    unit.track(taken + 1, IN_OUT, BASE, VA, PAGE)
+    second: Any = Buffer()
+    caches.track(second)
+    assert caches.tag_of(second) == taken + 2
+
+
+def test_the_end_in_the_midst_of_a_command(caches: PlatformCoherence, unit: CacheUnit) -> None:
+    """As a finalizer comes: the next track does it."""
+    made: Any = Buffer()
+    end = caches.track(made)
+    tag = caches.tag_of(made)
+    with unit.lock.held():
+        end()
+    other: Any = Buffer()
+    caches.track(other)
+    with pytest.raises(CacheError, match="BAD_BUFFER"):
+        unit.untrack(tag)
+
+
+def test_what_a_reset_dropped_is_gone(caches: PlatformCoherence, unit: CacheUnit) -> None:
+    made: Any = Buffer()
+    end = caches.track(made)
+    unit.configure(CacheModelMode.OFF)
+    end()
+    far: Any = Buffer(VA + 16 * PAGE)
+    with pytest.raises(IODeviceError, match="WALK_NOT_PRESENT"):
+        caches.track(far)
+
+
+def test_a_buffer_that_is_mapped_elsewhere_is_left_alone(caches: PlatformCoherence) -> None:
+    made: Any = Buffer(0)
+    caches.track(made)()
+    with pytest.raises(IODeviceError):
+        caches.tag_of(made)
