@@ -41,7 +41,16 @@ class ModelDevice:
             self.data[offset : offset + length] = data
         return data, direction
 
-    def dma(self, address: int, length: int, *, write_memory: bool, offset: int = 0) -> DmaRecord:
+    def dma(
+        self,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        no_snoop: bool = False,
+    ) -> DmaRecord:
+        assert not no_snoop
         data, direction = self.move(address, length, offset, WRITE if write_memory else READ)
         return DmaRecord(
             status=self.status,
@@ -132,14 +141,14 @@ class AlsoWrites(ModelDevice):
 class Elsewhere(ModelDevice):
     """Uses, and records, another address."""
 
-    def dma(self, address: int, length: int, *, write_memory: bool, offset: int = 0) -> DmaRecord:
-        return super().dma(address + 64, length, write_memory=write_memory, offset=offset)
+    def dma(self, address: int, length: int, **asked: Any) -> DmaRecord:
+        return super().dma(address + 64, length, **asked)
 
 
 class SaysNo(ModelDevice):
-    def dma(self, address: int, length: int, *, write_memory: bool, offset: int = 0) -> DmaRecord:
+    def dma(self, address: int, length: int, **asked: Any) -> DmaRecord:
         self.status, self.reason = DmaStatus.INTERNAL, DmaReason.UNMAPPED
-        return super().dma(address, length, write_memory=write_memory, offset=offset)
+        return super().dma(address, length, **asked)
 
 
 def make(capacity: int) -> IOBufferMemoryDescriptor:
