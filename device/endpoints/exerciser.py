@@ -27,10 +27,10 @@ from device.layout import (
 from device.pci import ats, pasid
 from device.pci.aer import AdvancedErrorReporting
 from device.pci.ats import AddressTranslationServices, PageRequests
-from device.pci.config import Identity
 from device.pci.msix import MAX_VECTORS, pba_size, table_size
 from device.pci.pasid import ProcessAddressSpaceId
 from device.pci.pcie import DeviceStatus
+from device.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
 from device.trace import Trace
 
 from .base import CONFIG_REGION, Endpoint, MemoryBar, MsixBars, RegisterBar, bar_size
@@ -45,16 +45,6 @@ from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
 from .parts.transfer import Segment, Transfer
 from .registers import Access, Field, Fields, Flag, Register
-
-IDENTITY = Identity(
-    vendor_id=layout.EXERCISER_VENDOR_ID,
-    device_id=layout.EXERCISER_DEVICE_ID,
-    class_code=layout.EXERCISER_CLASS_CODE,
-    subsystem_vendor_id=layout.EXERCISER_SUBSYSTEM_VENDOR_ID,
-    subsystem_id=layout.EXERCISER_SUBSYSTEM_ID,
-    interrupt_pin=1,
-)
-BUFFER_MIN, BUFFER_MAX = 0x1000, 0x100_0000
 
 
 class OptionalCapability(Enum):
@@ -105,26 +95,32 @@ _CONTROL = (
 )
 _FEATURES = (
     *(ExtFeature.CRC, ExtFeature.RECORD, ExtFeature.CONSTRAINTS),
-    *(ExtFeature.HOLD, ExtFeature.RING),
+    *(ExtFeature.HOLD, ExtFeature.RING, ExtFeature.PROFILE),
 )
 
 
 class Exerciser(Endpoint):
-    """13b5:ed01. ``buffer_size``: BAR1, a power of two, 4 KiB to 16 MiB; ``vectors``: 1 to 2048."""
+    """13b5:ed01, or the device of a ``profile``.
+
+    ``buffer_size`` (BAR1, a power of two, 4 KiB to 16 MiB) and ``vectors`` (1 to 2048) take the
+    place of the profile's.
+    """
 
     name = "exerciser"
-    identity = IDENTITY
 
     def __init__(
         self,
         trace: Trace,
         *,
-        buffer_size: int = layout.BUFFER_SIZE_DEFAULT,
-        vectors: int = layout.VECTORS_DEFAULT,
+        profile: Profile = PLAIN,
+        buffer_size: int | None = None,
+        vectors: int | None = None,
         capabilities: Collection[OptionalCapability] = DEFAULT_CAPABILITIES,
         fabric: Fabric | None = None,
     ) -> None:
         """Raise ValueError for a size or a count that is out of range."""
+        buffer_size = profile.buffer if buffer_size is None else buffer_size
+        vectors = profile.vectors if vectors is None else vectors
         if not BUFFER_MIN <= buffer_size <= BUFFER_MAX or buffer_size & (buffer_size - 1):
             raise ValueError(f"buffer size {buffer_size}: a power of two, 4096 to {BUFFER_MAX}")
         if not 1 <= vectors <= MAX_VECTORS:
@@ -135,6 +131,8 @@ class Exerciser(Endpoint):
             Register(Ext.FEATURES, reset=sum(_FEATURES)),
             Register(Ext.BUFFER_SIZE, reset=buffer_size),
         )
+        self.profile = profile
+        self.identity = profile.identity
         super().__init__(
             trace,
             bars={
@@ -153,7 +151,7 @@ class Exerciser(Endpoint):
         self.extension = self.registers(ExerciserBar.EXTENSION)
         self._add_capabilities(capabilities)
         self.records = Records(self.extension)
-        self.constraints = Constraints(self.extension)
+        self.constraints = Constraints(self.extension, profile)
         self.hold = Hold(
             self.extension,
             move=lambda part: self.transfer(part)[1],
@@ -162,7 +160,7 @@ class Exerciser(Endpoint):
         )
         self.ring = Ring(
             self.extension,
-            read=self.bus.read,
+            read=self._fetch,
             run=self.run,
             refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
             interrupt=self.msix,
@@ -308,7 +306,7 @@ class Exerciser(Endpoint):
         except DmaRefused as refusal:
             self._ended(transfer, refusal.reason, 0, 0)
         else:
-            done = replace(transfer, direction=direction)
+            done = replace(transfer, direction=direction, used=sent.places)
             self._ended(done, DmaReason.NONE, transfer.length, zlib.crc32(data))
 
     def check(self, transfer: Transfer) -> Transfer:
@@ -322,21 +320,29 @@ class Exerciser(Endpoint):
         if address_type is AddressType.RESERVED or (translated and use_atc):
             raise DmaRefused(DmaReason.RESERVED_ADDRESS_TYPE, transfer.address)
         self.constraints.check(transfer.segments)
-        return self.atc.translated(transfer) if use_atc else transfer
+        sent = self.atc.translated(transfer) if use_atc else transfer
+        used = self.constraints.used(sent.segments)
+        return sent if used == sent.segments else replace(sent, used=used)
+
+    def _fetch(self, address: int, length: int) -> bytes:
+        """Read descriptors; the device has no more address lines for them than for data."""
+        self.constraints.reach(address, length)
+        places = self.constraints.used((Segment(address, length, 0),))
+        return b"".join(self.bus.read_list([(each.address, each.length) for each in places]))
 
     def transfer(self, transfer: Transfer) -> tuple[DmaDirection, bytes]:
         """Move the data; return what was done and the bytes. DmaRefused moves nothing."""
         if transfer.writes_memory:
             pieces = [
                 self._on_the_bus(bytes(self.buffer[each.offset : each.offset + each.length]))
-                for each in transfer.segments
+                for each in transfer.places
             ]
-            places = [each.address for each in transfer.segments]
+            places = [each.address for each in transfer.places]
             self.bus.write_list([*zip(places, pieces, strict=True)], transfer.attributes)
         else:
-            ranges = [(each.address, each.length) for each in transfer.segments]
+            ranges = [(each.address, each.length) for each in transfer.places]
             pieces = [*map(self._on_the_bus, self.bus.read_list(ranges, transfer.attributes))]
-            for each, data in zip(transfer.segments, pieces, strict=True):
+            for each, data in zip(transfer.places, pieces, strict=True):
                 self.buffer[each.offset : each.offset + each.length] = data
         return transfer.direction, b"".join(pieces)
 
@@ -350,6 +356,10 @@ class Exerciser(Endpoint):
             status = DmaStatus.RANGE
         if DmaAttribute.RING not in transfer.asked:
             self.control[Reg.DMASTATUS] = status
+        asked = transfer.asked
+        if not self.profile.coherent:
+            asked |= DmaAttribute.NON_COHERENT
+        left = not reason or moved > 0
         record = DmaRecord(
             sequence=self.records.count + 1 & 0xFFFF_FFFF,
             status=status,
@@ -358,11 +368,13 @@ class Exerciser(Endpoint):
             length=transfer.length,
             moved=moved,
             direction=transfer.direction,
-            attributes=int(transfer.asked),
+            attributes=int(asked),
             offset=transfer.offset,
             crc32=crc32,
             segments=len(transfer.segments),
             sent=transfer.attributes,
+            used=transfer.places[0].address if left else 0,
+            modelled_ns=self.profile.modelled_ns(moved) if left else 0,
         )
         self.records.add(record)
         self.trace.event(self.name, "dma", **record.event())
