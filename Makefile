@@ -1,12 +1,13 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> APPEND=<words> DEADLINE=<phase>=<s> KEEP=1
 # GDB=1 ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
+# PROFILE=<name or path> COHERENT=yes|no
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
 GUEST_PACKAGES := guest/iobuffer guest/suite guest/exerciser.py guest/exerciser_parts.py \
-	guest/platform_device.py guest/memory_types.py guest/layout.py guest/init.py
+	guest/platform_device.py guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout.py guest/init.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -17,7 +18,7 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT PROFILE COHERENT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm shell soak doctor test lint units fuzz interop faults generate lock clean \

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from device_limits import UNLIMITED
 from exerciser import Exerciser
-from iobuffer import IOBufferMemoryDescriptor, IOOptions, current_task, kIODirectionInOut
+from iobuffer import IOBufferMemoryDescriptor, IOOptions, kIODirectionInOut
 from iobuffer.driver import Driver
 from platform_device import PlatformDevice
 
 from suite.attestation import SEED, Attest
-from suite.bench import Bench, MakeBuffer
+from suite.bench import Bench, MakeBuffer, make_buffer
 from suite.patterns import Patterns
 
 
@@ -56,11 +57,9 @@ def platform() -> Iterator[PlatformDevice]:
 def _bench(_opened: Exerciser, platform: PlatformDevice) -> Iterator[Bench]:
     with (
         Driver() as driver,
-        IOBufferMemoryDescriptor.inTaskWithOptions(
-            current_task(), kIODirectionInOut, _opened.buffer_size, 4096
-        ) as staging,
+        make_buffer(_opened.limits, kIODirectionInOut, _opened.buffer_size, 4096) as staging,
     ):
-        yield Bench(_opened, platform, driver, staging)
+        yield Bench(_opened, platform, driver, staging, _opened.limits)
 
 
 @pytest.fixture
@@ -70,17 +69,20 @@ def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
 
 
 @pytest.fixture
-def buffer() -> Iterator[MakeBuffer]:
-    """Make buffers that are released when the test ends: (options, capacity, alignment=1, ...)."""
+def buffer(request: pytest.FixtureRequest) -> Iterator[MakeBuffer]:
+    """Make buffers that are released when the test ends: (options, capacity, alignment=1, ...).
+
+    They are where the test's device reaches them, and aligned for it; ``pool=`` names another
+    place.
+    """
+    limits = UNLIMITED
+    if "_opened" in request.fixturenames:
+        limits = request.getfixturevalue("_opened").limits
     with ExitStack() as stack:
 
         def make(
             options: IOOptions | int, capacity: int, alignment: int = 1, *, pool: str | None = None
         ) -> IOBufferMemoryDescriptor:
-            return stack.enter_context(
-                IOBufferMemoryDescriptor.inTaskWithOptions(
-                    current_task(), options, capacity, alignment, pool=pool
-                )
-            )
+            return stack.enter_context(make_buffer(limits, options, capacity, alignment, pool))
 
         yield make

@@ -20,6 +20,7 @@ large = pytest.mark.parametrize("size", SEVERAL_DMAS)
 @pytest.mark.promise("kIODirectionOut")
 @sizes
 def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionOut, size)
     seen = bench.device_reads(memory, data.take(size))
     attest("kIODirectionOut", asked=f"{size} bytes", attested=f"moved this way: {seen}", kept=True)
@@ -28,6 +29,7 @@ def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, s
 @pytest.mark.promise("kIODirectionIn")
 @sizes
 def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionIn, size)
     seen = bench.device_writes(memory, data.take(size))
     attest("kIODirectionIn", asked=f"{size} bytes", attested=f"moved this way: {seen}", kept=True)
@@ -38,6 +40,7 @@ def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, si
 def test_in_out(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionInOut, size)
     bench.device_reads(memory, data.take(size))
     expected = data.take(size)
@@ -53,6 +56,7 @@ def test_in_out(
 def test_out_at_odd_split_points(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionOut, size)
     parts = data.cut(size, bench.device.buffer_size)
     seen = bench.device_reads(memory, data.take(size), parts)
@@ -64,6 +68,7 @@ def test_out_at_odd_split_points(
 def test_in_at_odd_split_points(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionIn, size)
     parts = data.cut(size, bench.device.buffer_size)
     seen = bench.device_writes(memory, data.take(size), parts)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+import boot_words
 import exerciser
 import memory_types
 import platform_device
@@ -29,9 +30,11 @@ from suite.attestation import SettingsPlugin
 from device.endpoints.base import Endpoint
 from device.faults import SOUND, Fault
 from device.layout import PLATFORM_DEVICE_ID
+from device.profile import PLAIN, Profile
 from device.trace import Trace
 from device.vfio_user.errors import Unmapped
 from device.vfio_user.messages import Irq
+from host_harness import launch
 from host_harness.memory import CARVE_OUTS
 from host_harness.payload import SOURCE
 from host_harness.report import Ledger
@@ -148,7 +151,9 @@ class Machine(WholeMemory):
     """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
 
     fault: Fault = SOUND
-    granted = 16  # MSI-X vectors
+    profile: Profile = PLAIN
+    announced: Profile | None = None  # when it is another
+    granted = 32  # MSI-X vectors, or as many as the device has
     kernel: type[KernelFunction] = KernelFunction
 
     def __init__(self, folder: Path) -> None:
@@ -161,7 +166,7 @@ class Machine(WholeMemory):
         self.eventfds: dict[int, int] = {}
         self.line = Line()
         self.function = self.kernel(self)
-        self.exerciser: Endpoint = self.fault.exerciser(Trace())
+        self.exerciser: Endpoint = self.fault.exerciser(Trace(), profile=self.profile)
         self.platform: Endpoint = self.fault.platform(Trace())
         for endpoint in self.exerciser, self.platform:
             endpoint.attach(self)
@@ -329,6 +334,8 @@ class Function:
 
     def enable(self) -> None: ...
 
+    def bind(self) -> None: ...
+
     def close(self) -> None:
         self.closed = True
         self.machine.function.close(self)
@@ -387,7 +394,8 @@ class Function:
 
     def info(self) -> PciInfo:
         kind = self.machine.function.interrupts
-        vectors = self.machine.granted if kind is Interrupts.MSIX else 1
+        granted = min(self.machine.granted, self.msix_vectors)
+        vectors = granted if kind is Interrupts.MSIX else 1
         return PciInfo(vectors, self.bus_master, kind)
 
     def set_eventfd(self, vector: int, fd: int) -> None:
@@ -464,6 +472,9 @@ class Rig:
         self._patch.setattr(fixtures, "Driver", lambda: Driver(machine))
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
+        words = self._pytester.path / "cmdline"
+        words.write_text(" ".join(launch.device_words(machine.announced or machine.profile)))
+        self._patch.setattr(boot_words, "CMDLINE", words)
         outcome = Outcome()
         guest = SOURCE / "guest"
         self._pytester.inline_run(

@@ -134,7 +134,7 @@ class Constraints:
         """Refuse an address that the device has no lines for."""
         bits = self._strict(Ext.ADDRESS_BITS)
         last = address + max(length, 1) - 1
-        if bits and last >> min(bits, _ADDRESS_BITS):
+        if 0 < bits < _ADDRESS_BITS and last >> bits:
             raise DmaRefused(DmaReason.ADDRESS_BITS, address)
 
     def used(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
