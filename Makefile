@@ -21,7 +21,7 @@ TESTS ?=
 export FAULT ACCEL SEED ENDPOINT PROFILE COHERENT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell soak doctor test lint units fuzz interop faults generate lock clean \
+.PHONY: help setup test-vm shell soak doctor test test-matrix lint units fuzz interop faults generate lock clean \
 	clean-cache
 
 help: ## list the targets
@@ -50,7 +50,11 @@ lint: setup generate-check
 	@$(VENV)/bin/mypy $(GUEST_PACKAGES)
 
 units: setup
-	@$(PYTHON) -m pytest -q -m "not vm"
+	@$(PYTHON) -m pytest -q -m "not vm and not matrix"
+
+test-matrix: setup ## every profile, coherent and not, several VMs at a time; ARGS="-k isa-24", JOBS=2
+	@$(PYTHON) -m host_harness environment
+	@$(PYTHON) -m pytest -q -m matrix -n $(or $(JOBS),auto) --dist worksteal tests/matrix $(ARGS)
 
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
 	@$(PYTHON) -m tests.vfio_user.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)

@@ -93,9 +93,9 @@ def test_dma_by_a_translation(
 ) -> None:
     """Modelled: within the range that it covers a DMA is done, a byte beyond it is refused.
 
-    Eight bytes where the device's limits do not let it do nine.
+    As many as there are aligned where the device's limits do not let it do one more.
     """
-    size = bench.one_dma(4096)
+    size, few = bench.one_dma(4096), max(8, bench.limits.step)
     device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
     address, content = memory.getPhysicalAddress(), data.take(4096)
     with memory.view() as view:
@@ -105,8 +105,10 @@ def test_dma_by_a_translation(
         found = translate(device, address)
         end = found.address + found.size
         warm = device.dma(address, size, write_memory=False, control=DmaCtl.USE_ATC)
-        edge = device.dma(end - 8, 8, write_memory=False, control=DmaCtl.USE_ATC)
-        beyond = (end, 8) if bench.limits.refusal((end - 8, 9)) else (end - 8, 9)
+        edge = device.dma(end - few, few, write_memory=False, control=DmaCtl.USE_ATC)
+        beyond = end - few, few + 1
+        if bench.limits.refusal(beyond):
+            beyond = end, few
         past = device.dma(*beyond, write_memory=False, control=DmaCtl.USE_ATC)
         device.control[Reg.ATSCTL] = AtsCtl.CLEAR_ATC
         cleared = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)

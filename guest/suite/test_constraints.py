@@ -32,7 +32,9 @@ def tightened(limits: Limits, limit: Ext, value: int) -> tuple[Limits, int]:
     Alignments are small and sizes large enough that the device's own do not forbid both sides.
     """
     value = max(value, 4 * limits.step)
-    if limit not in (Ext.ALIGNMENT, Ext.LENGTH_ALIGNMENT):
+    if limit is Ext.BOUNDARY:
+        value = min(value, limits.boundary)
+    elif limit in (Ext.MAX_SEGMENT, Ext.MAX_TRANSFER):
         value = min(value, limits.largest)
     named: dict[str, Any] = {limit.name.lower(): value}
     return replace(limits, **named), value
