@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +153,17 @@ def test_shipped_are_all_different() -> None:
     names = profile.shipped()
     assert len(names) >= 8
     assert len({profile.find(name).crc32 for name in names} | {PLAIN.crc32}) == len(names) + 1
+
+
+def test_documentation_has_every_key_and_every_profile() -> None:
+    text = Path("docs/profiles.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| .* \| .* \| .* \|", text, re.MULTILINE)[:21] == [
+        *profile._KEYS
+    ]
+    listed = re.findall(r"^\| `([a-z]+-?\d*)` \| ", text, re.MULTILINE)
+    assert listed[-len(profile.shipped()) :] == profile.shipped()
+    block = text.partition("```toml\n")[2].partition("```")[0]
+    assert profile.parse(tomllib.loads(block), "mydevice").address_bits == 36
 
 
 def test_checksum_is_of_the_values_and_not_of_the_name() -> None:
