@@ -41,7 +41,7 @@ def test_cell(cell: Cell, record_property: Recorder) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize("cell", FAULTY, ids=lambda cell: cell.name)
 def test_fault_turns_its_cell_red(cell: Cell, record_property: Recorder) -> None:
-    result = run_cell(cell, due=find(cell.fault).status)
+    result = run_cell(cell, due=find(cell.fault).status.value)
     record_property("cell", result.words())
     checked(result)
     assert result.complaint.startswith("broken: constraints")
