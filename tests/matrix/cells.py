@@ -8,7 +8,6 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from device import profile
@@ -21,6 +20,7 @@ PLAIN = "exerciser"  # no profile
 _OF_COHERENCE = (
     "test_profile or test_cache_modes or test_arm_registers or (test_direction and 4096)"
 )
+_COMPLAINTS = ("broken: ", "unattested: ", "unsupported: ", "no verdict: ", "error: ")
 _VM_BYTES = 1536 << 20  # the guest's memory, and what QEMU, device and harness need beside it
 
 
@@ -71,7 +71,10 @@ def parallel() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A row of the report. ``verdicts`` are the promises by verdict; ``complaint`` the first."""
+    """A row of the report. ``status`` is the run's, ``due`` what it must be.
+
+    ``verdicts`` counts the promises by verdict; ``complaint`` is the first line of what is wrong.
+    """
 
     cell: str
     status: int
@@ -104,15 +107,12 @@ def run_cell(cell: Cell, due: int = 0) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     start = time.monotonic()
     arguments = ("-k", cell.selected) if cell.selected else ()
-    done = run(Path(folder), "-q", *arguments, **cell.settings)
+    done = run(folder, "-q", *arguments, **cell.settings)
     attested = folder / "latest" / "attestations.json"
     facts = done.attestations if attested.exists() else {}
     seed = facts.get("seed")
-    complaints = [
-        line for line in done.output.splitlines() if line.startswith(("broken: ", "unattested: "))
-    ]
-    if not complaints:
-        complaints = [line for line in done.output.splitlines() if line.startswith("no verdict")]
+    said = [*done.output.splitlines(), *done.errors.splitlines()]
+    complaints = [line for line in said if line.startswith(_COMPLAINTS)]
     return Result(
         cell.name,
         done.status,
@@ -121,11 +121,7 @@ def run_cell(cell: Cell, due: int = 0) -> Result:
         facts.get("passed", 0),
         facts.get("failed", 0),
         dict(Counter(row["verdict"] for row in facts.get("promises", ()))),
-        complaints[0]
-        if complaints
-        else done.errors.strip().splitlines()[-1:][0]
-        if done.status and done.errors.strip()
-        else "",
+        complaints[0] if done.status and complaints else "",
         cell.command(seed),
     )
 
