@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from device import profile
+from device.profile import Profile, ProfileError
 
 from . import deadlines, faults
 from .errors import UsageError
@@ -44,6 +47,13 @@ OPTIONS = (
         "intel",
         "put the exerciser behind QEMU's Intel IOMMU, and run the tests that are marked iommu",
     ),
+    Option(
+        "profile",
+        "PROFILE",
+        "NAME|PATH",
+        f"a device with limits: {', '.join(profile.shipped())}, or a TOML file (docs/profiles.md)",
+    ),
+    Option("coherent", "COHERENT", "yes|no", "whether its DMA is snooped, whatever PROFILE says"),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
         "deadline",
@@ -65,6 +75,7 @@ class Options:
     seed: int = 0
     endpoint: str | None = None
     iommu: bool = False
+    profile: Profile = profile.PLAIN
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     keep: bool = False
@@ -89,18 +100,32 @@ def parse(given: Mapping[str, str]) -> Options:
     accel = given.get("accel")
     if accel not in (None, "kvm", "tcg"):
         raise UsageError(f"ACCEL={accel} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
+    if "endpoint" in given and ("profile" in given or "coherent" in given):
+        raise UsageError(
+            "PROFILE and COHERENT describe the exerciser, and ENDPOINT takes its place",
+            "give the one or the other",
+        )
     return Options(
         accel=accel,
         fault=fault,
         seed=_seed(given.get("seed")),
         endpoint=given.get("endpoint"),
         iommu=_iommu(given.get("iommu")),
+        profile=_profile(given),
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
         keep=_flag("keep", given),
         gdb=gdb,
         given=given,
     )
+
+
+def _profile(given: Mapping[str, str]) -> Profile:
+    try:
+        found = profile.find(given["profile"]) if "profile" in given else profile.PLAIN
+    except ProfileError as error:
+        raise UsageError(f"PROFILE={given['profile']}: {error}", "see docs/profiles.md") from error
+    return replace(found, coherent=_flag("coherent", given)) if "coherent" in given else found
 
 
 def _flag(name: str, given: Mapping[str, str]) -> bool:
