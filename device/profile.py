@@ -81,6 +81,12 @@ class Profile:
         values = {key: value for key, value in asdict(self).items() if key != "name"}
         return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
+    @property
+    def limited(self) -> bool:
+        """Return whether there is DMA that it cannot do, or does wrong."""
+        limits = (self.address_bits, self.alignment, self.length_alignment, self.max_segment)
+        return any((*limits, self.boundary, self.max_segments, self.max_transfer, self.rule))
+
     def modelled_ns(self, length: int) -> int:
         """Return the nanoseconds that the user's device would take for a DMA of ``length`` bytes.
 

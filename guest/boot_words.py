@@ -1,7 +1,8 @@
 """What the kernel's command line says of the device, so that a user's own is found and tested.
 
 ``rehearsal.device=vvvv:dddd`` is its PCI id, ``rehearsal.vectors=N`` its MSI-X vectors, and
-``rehearsal.profile=0x...`` the checksum of its profile. On a board the boot loader can say it.
+``rehearsal.profile=0x...`` the checksum of its profile, and ``rehearsal.limited=1`` says
+that its DMA has limits. On a board the boot loader can say it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Announced:
     device: int = EXERCISER_DEVICE_ID
     vectors: int = VECTORS_DEFAULT
     profile: int | None = None
+    limited: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -48,6 +50,7 @@ def announced() -> Announced:
             int(device, 16),
             int(said.get("vectors", found.vectors)),
             int(said["profile"], 0) if "profile" in said else None,
+            bool(int(said.get("limited", "0"))),
         )
     except ValueError as error:
         raise ValueError(

@@ -28,7 +28,7 @@ from suite.attestation import Attest, CheckFailed
 from suite.bench import EFFECTIVE, Bench, described
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("unprotected")]
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("unprotected"), pytest.mark.unlimited]
 
 PINNED, UNPINNED, KERNEL_MAPPING = "pinned pages", "unpinned pages", "kernel mapping"
 Segments = list[tuple[int, int]]

@@ -29,7 +29,7 @@ def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
 def test_words_of_the_harness_are_understood(line: Path) -> None:
     found = profile.find("coherent-64")
     line.write_text(f"quiet {' '.join(launch.device_words(found))} x=1\n")
-    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32)
+    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, found.limited)
     assert not announced().is_plain
 
 
