@@ -1,15 +1,16 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> BOOT=pvh|bzimage APPEND=<words>
-# DEADLINE=<phase>=<s> KEEP=1 GDB=1 IOMMU=intel ARGS="-k alignment -x"
-# ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
+# DEADLINE=<phase>=<s> KEEP=1 GDB=1 IOMMU=intel PROFILE=<name or path> COHERENT=yes|no
+# ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
 GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest/exerciser_parts.py \
 	guest/edu.py guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
-	guest/memory_types.py guest/layout.py guest/init.py guest/page_frames.py guest/swap.py \
-	guest/platform_access.py guest/cache_unit.py guest/platform_coherence.py
+	guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout.py guest/init.py \
+	guest/page_frames.py guest/swap.py guest/platform_access.py guest/cache_unit.py \
+	guest/platform_coherence.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -20,11 +21,11 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT IOMMU BOOT APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell soak doctor test lint units fuzz flood bench interop faults \
-	generate lock clean clean-cache
+.PHONY: help setup test-vm shell soak doctor test test-matrix lint units fuzz flood bench interop \
+	faults generate lock clean clean-cache
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -52,7 +53,11 @@ lint: setup generate-check
 	@$(VENV)/bin/mypy $(GUEST_PACKAGES)
 
 units: setup
-	@$(PYTHON) -m pytest -q -m "not vm"
+	@$(PYTHON) -m pytest -q -m "not vm and not matrix"
+
+test-matrix: setup ## every profile, coherent and not, several VMs at a time; ARGS="-k isa-24", JOBS=2
+	@$(PYTHON) -m host_harness environment
+	@$(PYTHON) -m pytest -q -m matrix -n $(or $(JOBS),auto) --dist worksteal tests/matrix $(ARGS)
 
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
 	@$(PYTHON) -m tests.vfio_user.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)

@@ -11,10 +11,11 @@ import resource
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from . import choose
+from . import choose, profile
 from .choose import NoEndpoint
 from .endpoints.exerciser import Exerciser, OptionalCapability
 from .endpoints.memory import Fabric
@@ -83,13 +84,25 @@ def _parser() -> argparse.ArgumentParser:
         "--buffer-size",
         type=lambda text: int(text, 0),
         metavar="BYTES",
-        help="the exerciser's data buffer, BAR1: a power of two, 4096 to 16777216 (default: 65536)",
+        help="the exerciser's data buffer, BAR1: a power of two, 4096 to 16777216 (default: the "
+        "profile's, 65536)",
+    )
+    add(
+        "--profile",
+        metavar="NAME|PATH",
+        help="give the exerciser the identity and the limits of a device: one that comes along "
+        f"({', '.join(profile.shipped())}), or a TOML file; docs/profiles.md",
+    )
+    add(
+        "--coherent",
+        choices=("yes", "no"),
+        help="whether that device's DMA is snooped (default: as the profile says)",
     )
     add(
         "--vectors",
         type=int,
         metavar="N",
-        help="the exerciser's MSI-X vectors, 1 to 2048 (default: 16)",
+        help="the exerciser's MSI-X vectors, 1 to 2048 (default: the profile's, 16)",
     )
     add(
         "--capability",
@@ -163,6 +176,8 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
         for name in ("buffer_size", "vectors", "capabilities")
         if getattr(options, name) is not None
     }
+    if options.profile is not None or options.coherent is not None:
+        asked["profile"] = _profile(options.profile, options.coherent)
     sockets = [options.endpoint_socket]
     if options.peer_socket is not None:
         asked["fabric"] = Fabric()
@@ -175,6 +190,12 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
         *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
         VfioUserServer(options.platform_socket, platform),
     )
+
+
+def _profile(named: str | None, coherent: str | None) -> profile.Profile:
+    """Return the profile that was asked for; ProfileError when it cannot be had."""
+    found = profile.PLAIN if named is None else profile.find(named)
+    return found if coherent is None else replace(found, coherent=coherent == "yes")
 
 
 class _Failures(logging.Handler):

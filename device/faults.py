@@ -204,13 +204,35 @@ class _IntxStorm(Exerciser):
 
 
 class _ConstraintsIgnored(Exerciser):
+    ignored: tuple[Ext, ...] = CONSTRAINTS
+
     def check(self, transfer: Transfer) -> Transfer:
-        limits = {int(each): self.extension[each] for each in CONSTRAINTS}
+        limits = {int(each): self.extension[each] for each in self.ignored}
         self.extension.values.update(dict.fromkeys(limits, 0))
         try:
             return super().check(transfer)
         finally:
             self.extension.values.update(limits)
+
+
+class _MaskNotHonoured(_ConstraintsIgnored):
+    ignored = (Ext.ADDRESS_BITS,)
+
+
+class _BoundaryCrossed(_ConstraintsIgnored):
+    ignored = (Ext.BOUNDARY,)
+
+
+class _AddressWrapped(_MaskNotHonoured):
+    """Has no address lines above its mask, and does not look at what should be on them."""
+
+    def check(self, transfer: Transfer) -> Transfer:
+        sent = super().check(transfer)
+        mask = (1 << (self.extension[Ext.ADDRESS_BITS] or 64)) - 1
+        return replace(
+            sent,
+            segments=tuple(replace(each, address=each.address & mask) for each in sent.segments),
+        )
 
 
 class _OutlivesBusMaster(Exerciser):
@@ -445,6 +467,13 @@ FAULTS: dict[str, Fault] = {
     ),
     "constraints-ignored": Fault(
         "does DMA that its constraints forbid", exerciser=_ConstraintsIgnored
+    ),
+    "mask-not-honoured": Fault("does DMA beyond its address bits", exerciser=_MaskNotHonoured),
+    "address-wrapped": Fault(
+        "cuts an address to its address bits in place of refusing it", exerciser=_AddressWrapped
+    ),
+    "boundary-crossed": Fault(
+        "does DMA across the boundary that it must not cross", exerciser=_BoundaryCrossed
     ),
     "held-outlives-bus-master": Fault(
         "goes on with a DMA in flight when bus mastering is back", exerciser=_OutlivesBusMaster

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from boot_words import announced
+from device_limits import Limits
 from iobuffer.driver import DriverFunction, Interrupts, PciInfo
 from layout import (
     DMASTATUS_CLEAR,
     DMASTATUS_CODE,
-    EXERCISER_DEVICE_ID,
-    EXERCISER_VENDOR_ID,
     EXT_MAGIC,
     EXT_VERSION,
     INTXCTL_ASSERT,
@@ -45,7 +45,8 @@ class DmaRecord:
     """One DMA: the DMASTATUS that the driver saw, then what the device recorded of it.
 
     ``address``, ``length``, ``moved`` and ``offset`` (into the device's buffer) are in bytes;
-    ``crc32`` is of the bytes moved. A refused DMA has a ``reason`` and moved nothing.
+    ``crc32`` is of the bytes moved. A refused DMA has a ``reason`` and moved nothing. ``used`` is
+    the address that left the device, None where the device does not tell.
     """
 
     status: DmaStatus
@@ -60,6 +61,7 @@ class DmaRecord:
     offset: int
     crc32: int
     segments: int = 1
+    used: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -184,17 +186,30 @@ class IntxInterrupt(Interrupt):
             super().close()
 
 
-class Exerciser:
-    """13b5:ed01, found by its id. A context manager; not for several threads at once.
+def find() -> PciFunction:
+    """Return the exerciser's function, bound to the driver: 13b5:ed01, or what was announced.
 
-    ``driver`` gives interrupts and bus mastering, where the module dma_rehearsal does not. Each
-    register access costs some 50 us when it is a read and 1 to 2 us when it is a write.
+    `PciError` when it is not there, or another driver has it.
+    """
+    device = announced()
+    function = PciFunction.find(device.vendor, device.device)
+    if not device.is_plain:
+        function.bind()
+    return function
+
+
+class Exerciser:
+    """13b5:ed01, or a user's device, found by its id. Its ``limits`` are those of its DMA.
+
+    A context manager; not for several threads at once. ``driver`` gives interrupts and bus
+    mastering, where the module dma_rehearsal does not. Each register access costs some 50 us when
+    it is a read and 1 to 2 us when it is a write.
     """
 
     def __init__(
         self, function: PciFunction | None = None, *, driver: FunctionDriver | None = None
     ) -> None:
-        self.pci = function or PciFunction.find(EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
+        self.pci = function or find()
         self.pci.enable()
         self._control = self.pci.bar(ExerciserBar.CONTROL)
         self._extension = self.pci.bar(ExerciserBar.EXTENSION)
@@ -208,6 +223,7 @@ class Exerciser:
             )
         self.features = ExtFeature(self._extension[Ext.FEATURES])
         self.buffer_size = self._extension[Ext.BUFFER_SIZE]
+        self.limits = Limits.read(self._extension)
 
     @property
     def control(self) -> Bar:
@@ -403,6 +419,7 @@ class Exerciser:
             offset=ext[Ext.RECORD_OFFSET],
             crc32=ext[Ext.RECORD_CRC32],
             segments=ext[Ext.RECORD_SEGMENTS],
+            used=ext.get64(Ext.RECORD_USED_LO) if ExtFeature.PROFILE in self.features else None,
         )
 
     def _wait_for_dma(self) -> None:

@@ -124,6 +124,8 @@ class Ext(IntEnum):
     RECORD_LOST = 0x01C
     RECORD_SELECT = 0x020
     RECORD_VALID = 0x024
+    RECORD_TIME_LO = 0x030  # nanoseconds that the profile's device would take; modelled
+    RECORD_TIME_HI = 0x034
     RECORD_SEQUENCE = 0x040
     RECORD_STATUS = 0x044
     RECORD_REASON = 0x048
@@ -138,11 +140,17 @@ class Ext(IntEnum):
     RECORD_SEGMENTS = 0x06C  # more than 1 only for a transfer of the ring
     RECORD_PASID = 0x070  # [19:0] as it left the device, [31] valid; modelled
     RECORD_REQUESTER_ID = 0x074  # [15:0] as it left the device, [31] valid; modelled
-    ADDRESS_BITS = 0x080  # constraints; 0 is none
+    RECORD_USED_LO = 0x078  # the first address that left the device; another is sloppy's
+    RECORD_USED_HI = 0x07C
+    ADDRESS_BITS = 0x080  # constraints; 0 is none. A write that would loosen one of the profile's
+    # leaves that in force, and reads so
     ALIGNMENT = 0x084
     MAX_SEGMENT = 0x088
     BOUNDARY = 0x08C
     MAX_SEGMENTS = 0x090
+    LENGTH_ALIGNMENT = 0x094
+    MAX_TRANSFER = 0x098
+    BOUNDARY_HI = 0x09C  # of the device's own limit, while BOUNDARY reads 0
     HOLD = 0x0A0
     STEP = 0x0A4
     HELD_MOVED = 0x0A8
@@ -158,10 +166,16 @@ class Ext(IntEnum):
     RING_COMPLETION = 0x0D8
     RING_STATUS = 0x0DC
     RING_TRANSFERS = 0x0E0
+    PROFILE = 0x100  # ProfileFlag
+    PROFILE_CRC32 = 0x104  # of all that the profile says
+    PROFILE_RULE = 0x108  # DmaRule
+    LINE_SIZE = 0x10C  # bytes of a cache line
+    LATENCY_NS = 0x110  # of each DMA; modelled
+    BANDWIDTH_MB_S = 0x114  # 10**6 bytes a second, 0 = not modelled
 
 
 EXT_MAGIC = 0x52414D44  # "DMAR" as bytes
-EXT_VERSION = 0x0001_0001
+EXT_VERSION = 0x0001_0002
 RECORD_CAPACITY = 256
 RECORD_FIELD_VALID = 1 << 31  # of RECORD_PASID and RECORD_REQUESTER_ID
 HOLD_ON = 1 << 0
@@ -175,6 +189,24 @@ class ExtFeature(IntFlag):
     CONSTRAINTS = 1 << 2
     HOLD = 1 << 3
     RING = 1 << 4
+    PROFILE = 1 << 5
+
+
+class ProfileFlag(IntFlag):
+    """PROFILE: what the device is like."""
+
+    COHERENT = 1 << 0  # its accesses are snooped unless it asks for no snoop
+    SLOPPY = 1 << 1  # cuts and wraps addresses in place of refusing them
+
+
+class DmaRule(IntEnum):
+    """PROFILE_RULE: a rule on a transfer's segments, beside the limits."""
+
+    NONE = 0
+    PRP = 1  # NVM Express: the first begins at any dword of a page, the others at a page's start
+
+
+PRP_PAGE = 4096
 
 
 class DmaDirection(IntEnum):
@@ -194,6 +226,7 @@ class DmaAttribute(IntFlag):
     PRIVILEGED = 1 << 4
     INSTRUCTION = 1 << 5
     RING = 1 << 6
+    NON_COHERENT = 1 << 7  # the device's profile says so; not snooped either way
     AT_MASK = 3 << 8  # AddressType
 
 
@@ -220,6 +253,9 @@ class DmaReason(IntEnum):
     BAD_DESCRIPTOR = 17  # unknown flags, or directions that differ in one transfer
     UNFINISHED_CHAIN = 18  # the ring's last descriptor announces another one
     TRANSFER_SIZE = 19  # more than RING_BYTES_MAX in one transfer
+    LENGTH_ALIGNMENT = 20  # a constraint of BAR3, and the one below
+    MAX_TRANSFER = 21
+    PRP = 22  # DmaRule.PRP: a segment in the midst of a page, or a gap
     # The platform's protection unit, by the first byte at fault:
     PROTECTION_OUTSIDE = 32  # the first of the request, and no grant covers it
     PROTECTION_PAST_END = 33  # a later one, and no grant covers it

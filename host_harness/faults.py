@@ -336,6 +336,27 @@ FAULTS = (
         tests="test_constraints.py",
     ),
     Fault(
+        "mask-not-honoured",
+        Place.DEVICE,
+        Status.FAILED,
+        ("constraints",),
+        "the device does DMA beyond its address bits",
+    ),
+    Fault(
+        "address-wrapped",
+        Place.DEVICE,
+        Status.FAILED,
+        ("constraints",),
+        "the device cuts an address to its address bits in place of refusing it",
+    ),
+    Fault(
+        "boundary-crossed",
+        Place.DEVICE,
+        Status.FAILED,
+        ("constraints",),
+        "the device does DMA across the boundary that it must not cross",
+    ),
+    Fault(
         "held-outlives-bus-master",
         Place.DEVICE,
         Status.FAILED,

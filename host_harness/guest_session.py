@@ -56,6 +56,7 @@ _REFUSED = {
     "ignore": "--ignore",
     "ignore_glob": "--ignore-glob",
     "stepwise_skip": "--stepwise-skip",
+    "numprocesses": "--numprocesses",  # pytest-xdist's; there is one guest
 }
 
 

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from device.profile import Profile
+
 from . import janitor, machine, payload
 from .channel import PROTOCOL, Channel
 from .children import child, how_it_ended
@@ -158,7 +160,18 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
 
 def _kernel_words(options: Options) -> list[str]:
     fault = options.fault
-    return [*((fault.parameter,) if fault and fault.parameter else ()), *options.append]
+    words = [fault.parameter] if fault and fault.parameter else []
+    return [*words, *([] if options.endpoint else device_words(options.profile)), *options.append]
+
+
+def device_words(profile: Profile) -> list[str]:
+    """Return the words that announce the device to the guest."""
+    return [
+        f"rehearsal.device={profile.vendor:04x}:{profile.device:04x}",
+        f"rehearsal.vectors={profile.vectors}",
+        f"rehearsal.profile={profile.crc32:#010x}",
+        *(["rehearsal.limited=1"] if profile.limited else []),
+    ]
 
 
 def _sockets_folder(stack: ExitStack) -> Path:
@@ -215,9 +228,12 @@ def _start_device(
     ]
     if fault and fault.place is Place.DEVICE:
         argv += ["--fault", fault.name]
-    if launch.options.endpoint:
-        argv += ["--endpoint", launch.options.endpoint]
-    elif launch.options.iommu:
+    for name in ("endpoint", "profile"):
+        if name in launch.options.given:
+            argv += [f"--{name}", launch.options.given[name]]
+    if "coherent" in launch.options.given:
+        argv += ["--coherent", "yes" if launch.options.profile.coherent else "no"]
+    if launch.options.iommu and not launch.options.endpoint:
         argv += ["--iommu"]
     # An endpoint of somebody else's is found as Python finds modules: here, or on PYTHONPATH.
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -22,7 +22,7 @@ class CarveOut:
 
 
 CARVE_OUTS = (
-    CarveOut("low", 0x00D0_0000, 2 * MIB),  # below 16 MiB, for 24-bit devices
+    CarveOut("low", 0x00A0_0000, 6 * MIB),  # below 16 MiB, for 24-bit devices
     CarveOut("main", 0x0C00_0000, 64 * MIB),  # below 256 MiB, QEMU's edu has 28 bits
     CarveOut("high", 0x1_1000_0000, 64 * MIB),  # above 4 GiB
 )

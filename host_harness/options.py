@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from device import profile
+from device.profile import Profile, ProfileError
 
 from . import deadlines, faults
 from .errors import UsageError
@@ -51,6 +54,13 @@ OPTIONS = (
         "how the guest's kernel is entered (default: pvh, which is faster; bzimage can have five "
         "levels of page tables)",
     ),
+    Option(
+        "profile",
+        "PROFILE",
+        "NAME|PATH",
+        f"a device with limits: {', '.join(profile.shipped())}, or a TOML file (docs/profiles.md)",
+    ),
+    Option("coherent", "COHERENT", "yes|no", "whether its DMA is snooped, whatever PROFILE says"),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
         "deadline",
@@ -73,6 +83,7 @@ class Options:
     endpoint: str | None = None
     iommu: bool = False
     boot: str = "pvh"
+    profile: Profile = profile.PLAIN
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     keep: bool = False
@@ -100,6 +111,11 @@ def parse(given: Mapping[str, str]) -> Options:
     boot = given.get("boot", "pvh")
     if boot not in ("pvh", "bzimage"):
         raise UsageError(f"BOOT={boot} is no way to boot", "use BOOT=pvh or BOOT=bzimage")
+    if "endpoint" in given and ("profile" in given or "coherent" in given):
+        raise UsageError(
+            "PROFILE and COHERENT describe the exerciser, and ENDPOINT takes its place",
+            "give the one or the other",
+        )
     return Options(
         accel=accel,
         fault=fault,
@@ -107,12 +123,21 @@ def parse(given: Mapping[str, str]) -> Options:
         endpoint=given.get("endpoint"),
         iommu=_iommu(given.get("iommu")),
         boot=boot,
+        profile=_profile(given),
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
         keep=_flag("keep", given),
         gdb=gdb,
         given=given,
     )
+
+
+def _profile(given: Mapping[str, str]) -> Profile:
+    try:
+        found = profile.find(given["profile"]) if "profile" in given else profile.PLAIN
+    except ProfileError as error:
+        raise UsageError(f"PROFILE={given['profile']}: {error}", "see docs/profiles.md") from error
+    return replace(found, coherent=_flag("coherent", given)) if "coherent" in given else found
 
 
 def _flag(name: str, given: Mapping[str, str]) -> bool:

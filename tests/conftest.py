@@ -14,6 +14,9 @@ from host_harness import janitor
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks that the Makefile selects by."""
     config.addinivalue_line("markers", "vm: boots whole VMs (minutes under emulation)")
+    config.addinivalue_line(
+        "markers", "matrix: a cell of the matrix of profiles (make test-matrix)"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

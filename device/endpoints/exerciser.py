@@ -9,7 +9,7 @@ with HOLD.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -29,10 +29,10 @@ from device.layout import (
 from device.pci import ats, pasid
 from device.pci.aer import AdvancedErrorReporting
 from device.pci.ats import AddressTranslationServices, PageRequests
-from device.pci.config import Identity
 from device.pci.msix import MAX_VECTORS, pba_size, table_size
 from device.pci.pasid import ProcessAddressSpaceId
 from device.pci.pcie import DeviceStatus
+from device.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
 from device.trace import Trace
 
 from .base import CONFIG_REGION, Endpoint, MemoryBar, MsixBars, RegisterBar, bar_size
@@ -47,16 +47,6 @@ from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
 from .parts.transfer import Moved, Segment, Transfer
 from .registers import Access, Field, Fields, Flag, Register
-
-IDENTITY = Identity(
-    vendor_id=layout.EXERCISER_VENDOR_ID,
-    device_id=layout.EXERCISER_DEVICE_ID,
-    class_code=layout.EXERCISER_CLASS_CODE,
-    subsystem_vendor_id=layout.EXERCISER_SUBSYSTEM_VENDOR_ID,
-    subsystem_id=layout.EXERCISER_SUBSYSTEM_ID,
-    interrupt_pin=1,
-)
-BUFFER_MIN, BUFFER_MAX = 0x1000, 0x100_0000
 
 
 class OptionalCapability(Enum):
@@ -107,26 +97,32 @@ _CONTROL = (
 )
 _FEATURES = (
     *(ExtFeature.CRC, ExtFeature.RECORD, ExtFeature.CONSTRAINTS),
-    *(ExtFeature.HOLD, ExtFeature.RING),
+    *(ExtFeature.HOLD, ExtFeature.RING, ExtFeature.PROFILE),
 )
 
 
 class Exerciser(Endpoint):
-    """13b5:ed01. ``buffer_size``: BAR1, a power of two, 4 KiB to 16 MiB; ``vectors``: 1 to 2048."""
+    """13b5:ed01, or the device of a ``profile``.
+
+    ``buffer_size`` (BAR1, a power of two, 4 KiB to 16 MiB) and ``vectors`` (1 to 2048) take the
+    place of the profile's.
+    """
 
     name = "exerciser"
-    identity = IDENTITY
 
     def __init__(
         self,
         trace: Trace,
         *,
-        buffer_size: int = layout.BUFFER_SIZE_DEFAULT,
-        vectors: int = layout.VECTORS_DEFAULT,
+        profile: Profile = PLAIN,
+        buffer_size: int | None = None,
+        vectors: int | None = None,
         capabilities: Collection[OptionalCapability] = DEFAULT_CAPABILITIES,
         fabric: Fabric | None = None,
     ) -> None:
         """Raise ValueError for a size or a count that is out of range."""
+        buffer_size = profile.buffer if buffer_size is None else buffer_size
+        vectors = profile.vectors if vectors is None else vectors
         if not BUFFER_MIN <= buffer_size <= BUFFER_MAX or buffer_size & (buffer_size - 1):
             raise ValueError(f"buffer size {buffer_size}: a power of two, 4096 to {BUFFER_MAX}")
         if not 1 <= vectors <= MAX_VECTORS:
@@ -137,6 +133,8 @@ class Exerciser(Endpoint):
             Register(Ext.FEATURES, reset=sum(_FEATURES)),
             Register(Ext.BUFFER_SIZE, reset=buffer_size),
         )
+        self.profile = profile
+        self.identity = profile.identity
         super().__init__(
             trace,
             bars={
@@ -155,7 +153,7 @@ class Exerciser(Endpoint):
         self.extension = self.registers(ExerciserBar.EXTENSION)
         self._add_capabilities(capabilities)
         self.records = Records(self.extension)
-        self.constraints = Constraints(self.extension)
+        self.constraints = Constraints(self.extension, profile)
         self.hold = Hold(
             self.extension,
             move=lambda part, done: self.transfer(part, done),
@@ -164,7 +162,7 @@ class Exerciser(Endpoint):
         )
         self.ring = Ring(
             self.extension,
-            read=self.bus.read_list_async,
+            read=self._fetch,
             run=lambda transfer, done: self.run_ring(transfer, done),
             refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
             interrupt=self.msix,
@@ -317,7 +315,7 @@ class Exerciser(Endpoint):
     def run(self, transfer: Transfer, *, held: bool = False) -> None:
         """Begin a DMA, or refuse it."""
         try:
-            sent = self.check(transfer)
+            sent = self._sent(transfer)
         except DmaRefused as refusal:
             self._ended(transfer, refusal.reason, 0, 0)
         else:
@@ -325,21 +323,29 @@ class Exerciser(Endpoint):
 
     def run_ring(self, transfer: Transfer, done: Callable[[None], None]) -> None:
         """Do a transfer of the ring, or refuse it; call ``done`` when it has ended."""
+        try:
+            sent = self._sent(transfer)
+        except DmaRefused as refusal:
+            self._ended(transfer, refusal.reason, 0, 0)
+            done(None)
+            return
 
         def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if isinstance(outcome, DmaRefused):
-                self._ended(transfer, outcome.reason, 0, 0)
+                self._ended(sent, outcome.reason, 0, 0)
             else:
-                sent = replace(transfer, direction=direction)
-                self._ended(sent, DmaReason.NONE, transfer.length, zlib.crc32(outcome))
+                what = replace(sent, direction=direction)
+                self._ended(what, DmaReason.NONE, sent.length, zlib.crc32(outcome))
             done(None)
 
-        try:
-            sent = self.check(transfer)
-        except DmaRefused as refusal:
-            moved(transfer.direction, refusal)
-        else:
-            self.transfer(sent, moved)
+        self.transfer(sent, moved)
+
+    def _sent(self, transfer: Transfer) -> Transfer:
+        """Return what goes to the bus, which still says what was asked for; see `check`."""
+        sent = self.check(transfer)
+        if sent.places == transfer.segments:
+            return sent
+        return replace(sent, segments=transfer.segments, used=sent.places)
 
     def check(self, transfer: Transfer) -> Transfer:
         """Refuse what never reaches the bus; return what goes there."""
@@ -352,7 +358,24 @@ class Exerciser(Endpoint):
         if address_type is AddressType.RESERVED or (translated and use_atc):
             raise DmaRefused(DmaReason.RESERVED_ADDRESS_TYPE, transfer.address)
         self.constraints.check(transfer.segments)
-        return self.atc.translated(transfer) if use_atc else transfer
+        sent = self.atc.translated(transfer) if use_atc else transfer
+        used = self.constraints.used(sent.segments)
+        return sent if used == sent.segments else replace(sent, used=used)
+
+    def _fetch(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        done: Callable[[list[bytes] | DmaRefused], None],
+    ) -> None:
+        """Read descriptors; the device has no more address lines for them than for data."""
+        try:
+            for each in ranges:
+                self.constraints.reach(*each)
+        except DmaRefused as refusal:
+            done(refusal)
+            return
+        places = self.constraints.used(tuple(Segment(*each, 0) for each in ranges))
+        self.bus.read_list_async([(each.address, each.length) for each in places], done)
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         """Move the data and call ``done``; it is refused whole when a part cannot be reached."""
@@ -360,14 +383,14 @@ class Exerciser(Endpoint):
             buffer = memoryview(self.buffer)
             pieces = [
                 self._on_the_bus(bytes(buffer[each.offset : each.offset + each.length]))
-                for each in transfer.segments
+                for each in transfer.places
             ]
 
             def written(outcome: list[bytes] | DmaRefused) -> None:
                 moved = outcome if isinstance(outcome, DmaRefused) else b"".join(pieces)
                 done(transfer.direction, moved)
 
-            places = [each.address for each in transfer.segments]
+            places = [each.address for each in transfer.places]
             self.bus.write_list_async(
                 [*zip(places, pieces, strict=True)], written, transfer.attributes
             )
@@ -376,14 +399,14 @@ class Exerciser(Endpoint):
             def read(outcome: list[bytes] | DmaRefused) -> None:
                 done(transfer.direction, self._store(transfer, outcome))
 
-            ranges = [(each.address, each.length) for each in transfer.segments]
+            ranges = [(each.address, each.length) for each in transfer.places]
             self.bus.read_list_async(ranges, read, transfer.attributes)
 
     def _store(self, transfer: Transfer, outcome: list[bytes] | DmaRefused) -> bytes | DmaRefused:
         if isinstance(outcome, DmaRefused):
             return outcome
         pieces = [*map(self._on_the_bus, outcome)]
-        for each, data in zip(transfer.segments, pieces, strict=True):
+        for each, data in zip(transfer.places, pieces, strict=True):
             self.buffer[each.offset : each.offset + each.length] = data
         return b"".join(pieces)
 
@@ -397,6 +420,10 @@ class Exerciser(Endpoint):
             status = DmaStatus.RANGE
         if DmaAttribute.RING not in transfer.asked:
             self.control[Reg.DMASTATUS] = status
+        asked = transfer.asked
+        if not self.profile.coherent:
+            asked |= DmaAttribute.NON_COHERENT
+        left = not reason or moved > 0
         record = DmaRecord(
             sequence=self.records.count + 1 & 0xFFFF_FFFF,
             status=status,
@@ -405,11 +432,13 @@ class Exerciser(Endpoint):
             length=transfer.length,
             moved=moved,
             direction=transfer.direction,
-            attributes=int(transfer.asked),
+            attributes=int(asked),
             offset=transfer.offset,
             crc32=crc32,
             segments=len(transfer.segments),
             sent=transfer.attributes,
+            used=transfer.places[0].address if left else 0,
+            modelled_ns=self.profile.modelled_ns(moved) if left else 0,
         )
         self.records.add(record)
         if self.trace.on:

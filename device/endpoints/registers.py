@@ -100,8 +100,8 @@ class Fields:
 class Register:
     """One register: an access for all its bits, or `Fields` that have one each.
 
-    ``mask`` says which bits software may write (or clear). ``read`` gives the value where no method
-    of the owner is named after the register.
+    ``mask`` says which bits software may write (or clear). ``read`` gives the value, and ``write``
+    acts after one, where no method of the owner is named after the register.
     """
 
     offset: IntEnum
@@ -109,6 +109,7 @@ class Register:
     reset: int = 0
     mask: int = _WORD
     read: Callable[[], int] | None = None
+    write: Callable[[int], None] | None = None
 
     def masks(self) -> dict[Access, int]:
         """Return the bits of each access. ValueError when two fields share one."""
@@ -171,7 +172,7 @@ class RegisterFile:
                 masks[Access.WO] | masks[Access.SELF_CLEARING],
                 register.access in _COMMANDS,
                 getattr(owner, f"read_{name}", register.read),
-                getattr(owner, f"write_{name}", None),
+                getattr(owner, f"write_{name}", register.write),
             )
             self.values[offset] = self._entries[offset].reset
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pytest
+from boot_words import announced
 
 SEED = pytest.StashKey[int]()
 IOMMU = pytest.StashKey[bool]()
@@ -42,6 +43,10 @@ class SettingsPlugin:
             "markers",
             "kernel: looks at what the guest's own kernel does; left out where there is none",
         )
+        config.addinivalue_line(
+            "markers",
+            "unlimited: needs a device that moves any bytes; left out where a profile has limits",
+        )
         config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
         config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")
 
@@ -50,8 +55,11 @@ class SettingsPlugin:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Leave out the tests that are for another machine; unmarked, for one without IOMMU."""
+        limited = announced().limited
 
         def is_for_this(item: pytest.Item) -> bool:
+            if limited and item.get_closest_marker("unlimited") is not None:
+                return False
             alone = item.get_closest_marker("iommu") is not None
             return alone == self._iommu or item.get_closest_marker("iommu_too") is not None
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Protocol
 
+from device_limits import UNLIMITED, Limits
 from exerciser import DmaRecord, Exerciser
-from iobuffer import CacheMode, IOBufferMemoryDescriptor, IOMemoryDescriptor
+from iobuffer import (
+    CacheMode,
+    IOBufferMemoryDescriptor,
+    IOMemoryDescriptor,
+    IOOptions,
+    Task,
+    current_task,
+)
+from iobuffer.carveout import CarveoutPool
 from iobuffer.driver import Driver
-from layout import DmaDirection, MemoryType, WitnessRun, WitnessStatus
+from iobuffer.heap_pool import HeapPool
+from iobuffer.pools import RESERVED, known
+from layout import PRP_PAGE, DmaDirection, DmaRule, MemoryType, WitnessRun, WitnessStatus
 from platform_device import PlatformDevice
 
 from .attestation import CheckFailed
@@ -22,7 +34,7 @@ EFFECTIVE = {
     CacheMode.COPYBACK: MemoryType.WB,
     CacheMode.WRITE_COMBINE: MemoryType.WC,
 }
-
+DMAS_MAX = 64  # for one buffer
 
 MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
 
@@ -59,6 +71,50 @@ def described(runs: Sequence[WitnessRun]) -> str:
     )
 
 
+def reached_pool(limits: Limits) -> str | None:
+    """Return the name of a pool that the device reaches whole; None when it reaches them all.
+
+    A pool that is given only to those who name it comes last. `CheckFailed` when there is none.
+    """
+    ends = {
+        name: pool.extents.zone.start + pool.extents.zone.size
+        for name, pool in known().items()
+        if isinstance(pool, HeapPool) and isinstance(pool.extents, CarveoutPool)
+    }
+    if max(ends.values(), default=0) <= limits.end:
+        return None
+    reached = [name for name, end in ends.items() if end <= limits.end]
+    if not reached:
+        raise CheckFailed(
+            f"no pool lies below the {limits.address_bits} address bits of the device"
+        )
+    return min(reached, key=lambda name: name in RESERVED)
+
+
+def make_buffer(
+    limits: Limits,
+    options: IOOptions | int,
+    capacity: int,
+    alignment: int | None = None,
+    *,
+    pool: str | None = None,
+    task: Task | None = None,
+) -> IOBufferMemoryDescriptor:
+    """Make a buffer as `inTaskWithOptions` does, where the device reaches it, and aligned for it.
+
+    Another alignment than one that can be is handed on, to be refused.
+    """
+    if 0 < (1 if alignment is None else alignment) < limits.alignment:
+        alignment = limits.alignment
+    return IOBufferMemoryDescriptor.inTaskWithOptions(
+        task or current_task(),
+        options,
+        capacity,
+        alignment,
+        pool=pool or reached_pool(limits),
+    )
+
+
 def _span(address: int, length: int, direction: DmaDirection) -> str:
     return f"{direction.name} of {length} bytes at {address:#x}"
 
@@ -85,13 +141,53 @@ class Bench:
     platform: PlatformDevice
     driver: Driver
     staging: DmaMemory
+    limits: Limits = UNLIMITED
     protected: bool = False  # a protection unit denies what prepare() has not granted
 
-    def split(self, length: int) -> list[int]:
-        """Return lengths that fit the device's buffer and add up to ``length``."""
-        largest = self.device.buffer_size
-        whole, rest = divmod(length, largest)
-        return [largest] * whole + [rest] * bool(rest)
+    def make(
+        self, options: IOOptions | int, capacity: int, alignment: int = 1
+    ) -> IOBufferMemoryDescriptor:
+        """Make a buffer that the device reaches; whoever calls releases it."""
+        return make_buffer(self.limits, options, capacity, alignment)
+
+    def fits(self, length: int) -> int:
+        """Return the length, or the next one that the device can move.
+
+        A device whose DMAs are short gets less of a long one: what is tested is their number.
+        """
+        most = DMAS_MAX * self.limits.largest
+        return self.limits.rounded(length if length <= most else most + length % 2)
+
+    def one_dma(self, length: int) -> int:
+        """Return the length, or the most that one DMA moves from an address aligned to it."""
+        return min(length, self.limits.largest, self.device.buffer_size)
+
+    def scattered(self, count: int) -> list[int]:
+        """Return lengths of up to ``count`` segments of one transfer, at the starts of pages."""
+        count = min(count, self.limits.max_segments)
+        if self.limits.rule is DmaRule.PRP:
+            room = min(self.device.buffer_size, self.limits.max_transfer) // PRP_PAGE
+            return [PRP_PAGE] * (min(count, room) - 1) + [self.fits(200)]
+        lengths = [self.fits(200 - index) for index in range(count)]
+        while sum(lengths) > min(self.device.buffer_size, self.limits.max_transfer):
+            lengths.pop()
+        return lengths
+
+    def parts(
+        self, address: int, length: int, cuts: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of the DMAs that move a range, one segment and buffer each.
+
+        They end at least at the ``cuts``, which are lengths, as far as the device's alignment lets.
+        """
+        position = wanted = 0
+        for cut in cuts if cuts is not None else (length,):
+            wanted += cut
+            end = wanted if wanted == length else wanted - wanted % self.limits.step
+            largest = self.device.buffer_size
+            for part in self.limits.split(address + position, end - position, largest):
+                yield position, part
+                position += part
 
     def pieces(
         self,
@@ -101,18 +197,17 @@ class Bench:
     ) -> Iterator[tuple[int, int]]:
         """Yield (bus address, length) of DMAs over the buffer's segments, in order.
 
-        Each of ``parts`` is one DMA, but where it passes the end of a segment.
+        Each of ``parts`` is one DMA, but where it passes the end of a segment, or the device's
+        limits cut it.
         """
-        segments = iter(buffer.segments(0, length))
-        address, left = next(segments)
-        for part in parts if parts is not None else self.split(length):
-            wanted = part
-            while wanted:
-                if not left:
-                    address, left = next(segments)
-                size = min(wanted, left)
-                yield address, size
-                address, left, wanted = address + size, left - size, wanted - size
+        ends = [*accumulate(parts)] if parts is not None else [length]
+        done = 0
+        for address, size in buffer.segments(0, length):
+            within = sorted({min(max(end - done, 0), size) for end in ends})
+            cuts = [end - start for start, end in pairwise([0, *within])]
+            for start, part in self.parts(address, size, cuts):
+                yield address + start, part
+            done += size
 
     def dma(
         self,
@@ -138,6 +233,8 @@ class Bench:
             )
             if want != used
         ]
+        if record.ok and record.used not in (None, address):
+            wrong.append(f"the address on the bus was {record.used:#x}")
         if not record.ok:
             wrong.append(f"status {record.status.name}, reason {record.reason.name}")
         if wrong:
@@ -190,22 +287,30 @@ class Bench:
         return Seen(base, position, dmas, total)
 
     def load(self, data: bytes) -> None:
-        """Bring ``data`` into the start of the device's buffer: the device reads it."""
+        """Bring ``data`` into the start of the device's buffer: the device reads it.
+
+        Up to the next length that the device can move it reads what was staged before.
+        """
         self.staging.writeBytes(0, data)
+        staged = self.staging.readBytes(0, self.fits(len(data)))
         address = self.staging.getPhysicalAddress()
-        record = self.dma(address, len(data), write_memory=False)
-        if record.crc32 != zlib.crc32(data):
-            raise CheckFailed(
-                f"{_span(address, len(data), DmaDirection.READ_MEMORY)}, to load the device's "
-                f"buffer: the device's CRC is {record.crc32:08x}, that of the bytes there "
-                f"{zlib.crc32(data):08x}; {self._in_device(data)}"
-            )
+        for start, part in self.parts(address, len(staged)):
+            record = self.dma(address + start, part, write_memory=False, offset=start)
+            due = zlib.crc32(staged[start : start + part])
+            if record.crc32 != due:
+                raise CheckFailed(
+                    f"{_span(address + start, part, DmaDirection.READ_MEMORY)}, to load the "
+                    f"device's buffer: the device's CRC is {record.crc32:08x}, that of the bytes "
+                    f"there {due:08x}; {self._in_device(data)}"
+                )
 
     def stored(self, length: int) -> bytes:
         """Return the first bytes of the device's buffer: the device writes them to memory."""
+        address = self.staging.getPhysicalAddress()
         # What was loaded from here may still be here; without a DMA it must not pass for one.
         self.staging.writeBytes(0, inverted(self.staging.readBytes(0, length)))
-        self.dma(self.staging.getPhysicalAddress(), length, write_memory=True)
+        for start, part in self.parts(address, self.fits(length)):
+            self.dma(address + start, part, write_memory=True, offset=start)
         return self.staging.readBytes(0, length)
 
     def device_writes(

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 
 import memory_types
 import pytest
+from boot_words import announced
+from device_limits import UNLIMITED
 from edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from exerciser import Exerciser
 from exerciser_parts import DmaWatch
@@ -20,12 +22,10 @@ from iobuffer import (
     IOOptions,
     Task,
     activity,
-    current_task,
     kIODirectionInOut,
     protection,
 )
 from iobuffer.driver import Driver
-from layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID
 from pci_sysfs import PciFunction
 from platform_access import PlatformAccess
 from platform_device import PlatformDevice
@@ -33,7 +33,7 @@ from vfio import Container, VfioFunction
 
 from suite.agreement import HostWitness
 from suite.attestation import IOMMU, SEED, Attest
-from suite.bench import Bench, DmaMemory, MakeBuffer
+from suite.bench import Bench, DmaMemory, MakeBuffer, make_buffer
 from suite.guarded import OWNER, Guarded
 from suite.host import HOST, HostReport
 from suite.iommu import Mapper
@@ -78,7 +78,8 @@ def _opened(_container: Container | None) -> Iterator[Exerciser]:
         with Exerciser() as exerciser, _watched(exerciser):
             yield exerciser
         return
-    found = PciFunction.find(EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
+    said = announced()
+    found = PciFunction.find(said.vendor, said.device)
     with (
         VfioFunction.open(_container, found) as function,
         Exerciser(function, driver=function.driver) as exerciser,
@@ -139,15 +140,13 @@ def _bench(
 ) -> Iterator[Bench]:
     with (
         Driver() as driver,
-        IOBufferMemoryDescriptor.inTaskWithOptions(
-            current_task(), kIODirectionInOut, _opened.buffer_size, 4096
-        ) as staging,
+        make_buffer(_opened.limits, kIODirectionInOut, _opened.buffer_size, 4096) as staging,
         ExitStack() as stack,
     ):
         memory: DmaMemory = staging
         if _container is not None:
             memory = stack.enter_context(Mapper(_container))(staging)
-        yield Bench(_opened, platform, driver, memory, protected=_protected)
+        yield Bench(_opened, platform, driver, memory, _opened.limits, protected=_protected)
 
 
 @pytest.fixture
@@ -157,8 +156,15 @@ def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
 
 
 @pytest.fixture
-def buffer() -> Iterator[MakeBuffer]:
-    """Make buffers that go when the test ends: (options, capacity, alignment=None, ...)."""
+def buffer(request: pytest.FixtureRequest) -> Iterator[MakeBuffer]:
+    """Make buffers that go when the test ends: (options, capacity, alignment=None, ...).
+
+    They are where the test's device reaches them, and aligned for it; ``pool=`` names another
+    place.
+    """
+    limits = UNLIMITED
+    if "_opened" in request.fixturenames:
+        limits = request.getfixturevalue("_opened").limits
     with ExitStack() as stack:
 
         def make(
@@ -170,9 +176,7 @@ def buffer() -> Iterator[MakeBuffer]:
             task: Task | None = None,
         ) -> IOBufferMemoryDescriptor:
             return stack.enter_context(
-                IOBufferMemoryDescriptor.inTaskWithOptions(
-                    task or current_task(), options, capacity, alignment, pool=pool
-                )
+                make_buffer(limits, options, capacity, alignment, pool=pool, task=task)
             )
 
         yield make

@@ -17,7 +17,7 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 
-pytestmark = pytest.mark.usefixtures("unprotected")  # nothing prepares ROM
+pytestmark = [pytest.mark.usefixtures("unprotected"), pytest.mark.unlimited]  # nothing prepares ROM
 
 LENGTH = 13
 IN_ROM, IN_RAM = 0xFFFF_FFF0, 0xF_FFF0

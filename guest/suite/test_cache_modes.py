@@ -40,6 +40,7 @@ def test_witnessed_on_every_page(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str, size: int
 ) -> None:
     option, wanted = MODES[mode]
+    size = bench.fits(size)
     memory = buffer(kIODirectionInOut | IOOptions.of(option), size)
     bench.device_reads(memory, data.take(size))
     seen = bench.device_writes(memory, data.take(size))
@@ -91,17 +92,18 @@ def test_kernel_and_device_see_the_same_bytes(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: CacheMode
 ) -> None:
     """The kernel stores and loads through a mapping of the same type as the process's."""
-    memory = buffer(IOOptions.of(kIODirectionInOut | mode << 8), 5000)
+    size = bench.fits(5000)
+    memory = buffer(IOOptions.of(kIODirectionInOut | mode << 8), size)
     place = memory.getPhysicalAddress()
-    stored = data.take(5000)
+    stored = data.take(size)
     bench.driver.write(place, stored, mode)
     seen = bench.device_sees(memory, stored)
-    written = data.take(5000)
+    written = data.take(size)
     bench.device_writes(memory, written)
     attest(
         "kernel mapping",
         asked=f"{mode.name}, kernel to device and back",
         attested=str(seen),
-        kept=bench.driver.read(place, 5000, mode) == written,
+        kept=bench.driver.read(place, size, mode) == written,
         reason="the kernel loads other bytes than the device wrote",
     )

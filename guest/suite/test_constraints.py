@@ -1,35 +1,60 @@
-"""Limits of a DMA engine: a DMA within them is done, one beyond is refused for that reason."""
+"""Limits of a DMA engine: a DMA within them is done, one beyond is refused for that reason.
+
+The limits are set here, beside those that the device has of its own; see ``test_profile``.
+"""
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from device_limits import Limits
 from exerciser_parts import constrained
 from iobuffer import kIODirectionInOut
 from layout import DmaReason, Ext
 
-from suite.attestation import Attest
+from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference, inverted
 
-SIZE = 8192
-# limit, its value, (offset, length) within and beyond it; the buffer is aligned to its size
 LIMITS = [
-    (Ext.ALIGNMENT, 256, (256, 100), (128, 100)),
-    (Ext.ALIGNMENT, 4096, (4096, 1), (4095, 1)),
-    (Ext.MAX_SEGMENT, 1024, (0, 1024), (0, 1025)),
-    (Ext.BOUNDARY, 4096, (4000, 96), (4000, 97)),
-    (Ext.BOUNDARY, 64, (64, 64), (63, 2)),
+    *((Ext.ALIGNMENT, 256), (Ext.ALIGNMENT, 4096), (Ext.LENGTH_ALIGNMENT, 64)),
+    *((Ext.MAX_SEGMENT, 1024), (Ext.MAX_TRANSFER, 1024)),
+    *((Ext.BOUNDARY, 4096), (Ext.BOUNDARY, 64)),
 ]
+
+
+def tightened(limits: Limits, limit: Ext, value: int) -> tuple[Limits, int]:
+    """Return the limits with one that is tighter, and its value: near ``value``.
+
+    Alignments are small and sizes large enough that the device's own do not forbid both sides.
+    """
+    value = max(value, 4 * limits.step)
+    if limit is Ext.BOUNDARY:
+        value = min(value, limits.boundary)
+    elif limit in (Ext.MAX_SEGMENT, Ext.MAX_TRANSFER):
+        value = min(value, limits.largest)
+    named: dict[str, Any] = {limit.name.lower(): value}
+    return replace(limits, **named), value
+
+
+def sides(limit: Ext, value: int, step: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (offset, length) just within and just beyond a limit, by multiples of ``step``."""
+    if limit is Ext.ALIGNMENT:
+        return (value, step), (value - step, step)
+    if limit is Ext.LENGTH_ALIGNMENT:
+        return (0, value), (0, value - step)
+    if limit is Ext.BOUNDARY:
+        return (value - step, step), (value - step, 2 * step)
+    return (0, value), (0, value + step)
 
 
 @pytest.mark.promise("constraints")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize(
-    ("limit", "value", "within", "beyond"),
-    LIMITS,
-    ids=[f"{limit.name}-{value}" for limit, value, _, _ in LIMITS],
+    ("limit", "value"), LIMITS, ids=[f"{limit.name}-{value}" for limit, value in LIMITS]
 )
 def test_limit(
     bench: Bench,
@@ -38,29 +63,33 @@ def test_limit(
     attest: Attest,
     limit: Ext,
     value: int,
-    within: tuple[int, int],
-    beyond: tuple[int, int],
     write_memory: bool,
 ) -> None:
-    memory, inside = buffer(kIODirectionInOut, SIZE, SIZE), data.take(SIZE)
+    limits, value = tightened(bench.limits, limit, value)
+    within, beyond = sides(limit, value, bench.limits.step)
+    size = max(8192, 2 * value)
+    memory, inside = buffer(kIODirectionInOut, size, size), data.take(bench.device.buffer_size)
+    outside = inverted(data.take(size))
     bench.load(inside)
     with memory.view() as view:
-        view[:] = inverted(inside)
+        view[:] = outside
     base, seen, wrong = memory.getPhysicalAddress(), [], "all of it was done"
+    due = [limits.refusal((base + offset, length)) for offset, length in (beyond, within)]
+    if due[0] is DmaReason.NONE or due[1] is not DmaReason.NONE:
+        raise CheckFailed(f"{limit.name} {value} cannot be told from the device's own {limits}")
     with constrained(bench.device, {limit: value}):
         for offset, length in (beyond, within):
             record = bench.device.dma(base + offset, length, write_memory=write_memory)
             seen.append((record.reason, record.moved, record.ok))
             if not record.ok:
                 with memory.view() as view:
-                    wrong = difference(inverted(inside), bytes(view))
-    wrong = wrong or (difference(inside, bench.stored(SIZE)) if write_memory else "")
+                    wrong = difference(outside, bytes(view))
+    wrong = wrong or (difference(inside, bench.stored(len(inside))) if write_memory else "")
     attest(
         "constraints",
         asked=f"{limit.name} {value}: offset, length {within}, not {beyond}",
         attested=", ".join(f"{reason.name}, {moved} bytes moved" for reason, moved, _ in seen),
-        kept=seen == [(DmaReason[limit.name], 0, False), (DmaReason.NONE, within[1], True)]
-        and not wrong,
+        kept=seen == [(due[0], 0, False), (DmaReason.NONE, within[1], True)] and not wrong,
         reason=wrong,
     )
 
@@ -70,22 +99,28 @@ def test_limit(
 def test_address_bits(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
 ) -> None:
-    """A device with as many address bits as the last byte needs, and with one less."""
-    memory, content = buffer(kIODirectionInOut, 100, pool=pool), data.take(100)
+    """A device with as many address bits as the last byte needs, and with one less.
+
+    One that has less of its own reaches it in neither case.
+    """
+    size = bench.fits(100)
+    memory, content = buffer(kIODirectionInOut, size, 1024, pool=pool), data.take(size)
     with memory.view() as view:
         view[:] = content
     address = memory.getPhysicalAddress()
-    bits = (address + 99).bit_length()
+    bits = (address + size - 1).bit_length()
     records = []
     for limit in bits, bits - 1:
         with constrained(bench.device, {Ext.ADDRESS_BITS: limit}):
-            records.append(bench.device.dma(address, 100, write_memory=False))
+            records.append(bench.device.dma(address, size, write_memory=False))
     enough, less = records
+    refused = DmaReason.ADDRESS_BITS, 0
+    reached = enough.ok and enough.crc32 == zlib.crc32(content)
+    if bits > bench.limits.address_bits:
+        reached = (enough.reason, enough.moved) == refused
     attest(
         "constraints",
         asked=f"{bits} address bits, and {bits - 1}",
         attested=f"{enough.reason.name} with CRC {enough.crc32:08x}; then {less.reason.name}",
-        kept=enough.ok
-        and enough.crc32 == zlib.crc32(content)
-        and (less.reason, less.moved) == (DmaReason.ADDRESS_BITS, 0),
+        kept=reached and (less.reason, less.moved) == refused,
     )

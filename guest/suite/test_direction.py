@@ -22,6 +22,7 @@ large = pytest.mark.parametrize("size", SEVERAL_DMAS)
 @pytest.mark.promise("kIODirectionOut")
 @sizes
 def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionOut, size)
     seen = bench.device_reads(memory, data.take(size))
     attest("kIODirectionOut", asked=f"{size} bytes", attested=f"moved this way: {seen}", kept=True)
@@ -30,6 +31,7 @@ def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, s
 @pytest.mark.promise("kIODirectionIn")
 @sizes
 def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionIn, size)
     seen = bench.device_writes(memory, data.take(size))
     attest("kIODirectionIn", asked=f"{size} bytes", attested=f"moved this way: {seen}", kept=True)
@@ -40,6 +42,7 @@ def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, si
 def test_in_out(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionInOut, size)
     bench.device_reads(memory, data.take(size))
     expected = data.take(size)
@@ -55,6 +58,7 @@ def test_in_out(
 def test_out_at_odd_split_points(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionOut, size)
     parts = data.cut(size, bench.device.buffer_size)
     seen = bench.device_reads(memory, data.take(size), parts)
@@ -66,6 +70,7 @@ def test_out_at_odd_split_points(
 def test_in_at_odd_split_points(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
+    size = bench.fits(size)
     memory = buffer(kIODirectionIn, size)
     parts = data.cut(size, bench.device.buffer_size)
     seen = bench.device_writes(memory, data.take(size), parts)
@@ -90,6 +95,7 @@ def test_out_reaches_registers(
     )
 
 
+@pytest.mark.unlimited
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 4096, 4097])
 @pytest.mark.parametrize(
     ("direction", "name"),

@@ -34,6 +34,8 @@ from suite.bench import Bench
 from suite.guarded import Guarded
 from suite.patterns import Patterns, difference, inverted, joined_crc32
 
+pytestmark = pytest.mark.unlimited
+
 MakeMemory = Callable[..., IOMemoryDescriptor]
 
 SIZE = 5120

@@ -28,7 +28,7 @@ from suite.attestation import Attest, CheckFailed
 from suite.bench import EFFECTIVE, Bench, described
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("unprotected")]
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("unprotected"), pytest.mark.unlimited]
 
 PINNED, UNPINNED, KERNEL_MAPPING = "pinned pages", "unpinned pages", "kernel mapping"
 Segments = list[tuple[int, int]]
@@ -38,10 +38,9 @@ def pieces(bench: Bench, segments: Segments) -> Iterator[tuple[int, int, int]]:
     """Yield (offset, address, length) of DMAs that cover the segments in order."""
     offset = 0
     for start, length in segments:
-        address = start
-        for part in bench.split(length):
-            yield offset, address, part
-            offset, address = offset + part, address + part
+        for at, part in bench.parts(start, length):
+            yield offset + at, start + at, part
+        offset += length
 
 
 def device_sees(bench: Bench, segments: Segments, data: bytes) -> None:

@@ -13,7 +13,7 @@ from suite.bench import Bench, MakeBuffer
 from suite.configuration import flr, sleep_and_wake, transactions_pending
 from suite.patterns import Patterns, difference
 
-LENGTH, STEP = 4096, 1024
+LENGTH, STEPS = 4096, 4  # bytes, or as many as one DMA moves
 
 
 def check_step(device: Exerciser, dma: HeldDma, moved: int) -> None:
@@ -31,27 +31,29 @@ def check_step(device: Exerciser, dma: HeldDma, moved: int) -> None:
 def test_every_step_is_seen(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
-    memory = buffer(kIODirectionInOut, LENGTH)
-    inside, outside = data.take(LENGTH), data.take(LENGTH)
+    size = bench.one_dma(LENGTH)
+    step = size // STEPS
+    memory = buffer(kIODirectionInOut, size, LENGTH)
+    inside, outside = data.take(size), data.take(size)
     bench.load(inside)
     with memory.view() as view:
         view[:] = outside
     address = memory.getPhysicalAddress()
-    with held_dma(bench.device, address, LENGTH, write_memory=write_memory) as dma:
-        for moved in range(0, LENGTH, STEP):
+    with held_dma(bench.device, address, size, write_memory=write_memory) as dma:
+        for moved in range(0, size, step):
             check_step(bench.device, dma, moved)
             expected = inside[:moved] + outside[moved:] if write_memory else outside
             with memory.view() as view:
                 wrong = difference(expected, bytes(view))
             if wrong:
                 raise CheckFailed(f"memory after {moved} bytes: {wrong}")
-            dma.step(STEP)
+            dma.step(step)
         record = dma.record()
         pending = transactions_pending(bench.device.pci)
-    wrong = difference(inside if write_memory else outside, bench.stored(LENGTH))
+    wrong = difference(inside if write_memory else outside, bench.stored(size))
     attest(
         "DMA in flight",
-        asked=f"{LENGTH} bytes in steps of {STEP}",
+        asked=f"{size} bytes in steps of {step}",
         attested=f"{record.moved} bytes, {record.reason.name}; pending afterwards: {pending}",
         kept=record.ok and not pending and not wrong,
         reason=wrong,
@@ -59,22 +61,24 @@ def test_every_step_is_seen(
 
 
 @pytest.mark.promise("DMA in flight")
-@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("steps", range(STEPS))
 @pytest.mark.parametrize("end", ["bus mastering off", "FLR", "D3hot"])
 def test_what_ends_it(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, end: str, steps: int
 ) -> None:
     """Nothing moves afterwards, whatever is written to STEP; the device says why it ended."""
     device = bench.device
-    memory = buffer(kIODirectionInOut, LENGTH)
-    inside, outside = data.take(LENGTH), data.take(LENGTH)
+    size = bench.one_dma(LENGTH)
+    step = size // STEPS
+    memory = buffer(kIODirectionInOut, size, LENGTH)
+    inside, outside = data.take(size), data.take(size)
     bench.load(inside)
     with memory.view() as view:
         view[:] = outside
-    moved = steps * STEP
-    with held_dma(device, memory.getPhysicalAddress(), LENGTH, write_memory=True) as dma:
+    moved = steps * step
+    with held_dma(device, memory.getPhysicalAddress(), size, write_memory=True) as dma:
         for _ in range(steps):
-            dma.step(STEP)
+            dma.step(step)
         check_step(device, dma, moved)
         if end == "FLR":
             flr(device.pci)
@@ -84,7 +88,7 @@ def test_what_ends_it(
             device.bus_master = False
         over = not dma.in_flight and not transactions_pending(device.pci)
         device.bus_master = True
-        dma.step(LENGTH)
+        dma.step(size)
         reason, seen = dma.abort()
     with memory.view() as view:
         wrong = difference(inside[:moved] + outside[moved:], bytes(view))
@@ -104,15 +108,16 @@ def test_request_is_latched(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Registers that change under a DMA in flight do not change that DMA."""
-    memory, other = buffer(kIODirectionInOut, LENGTH), buffer(kIODirectionInOut, LENGTH)
-    inside, outside = data.take(LENGTH), data.take(LENGTH)
+    size = bench.one_dma(LENGTH)
+    memory, other = (buffer(kIODirectionInOut, size, LENGTH) for _ in range(2))
+    inside, outside = data.take(size), data.take(size)
     bench.load(inside)
     for each in memory, other:
         with each.view() as view:
             view[:] = outside
     device = bench.device
-    with held_dma(device, memory.getPhysicalAddress(), LENGTH, write_memory=True) as dma:
-        dma.step(STEP)
+    with held_dma(device, memory.getPhysicalAddress(), size, write_memory=True) as dma:
+        dma.step(size // STEPS)
         device.start_dma(other.getPhysicalAddress(), 16, write_memory=False, offset=64)
         dma.step(device.buffer_size)
         record = dma.record()

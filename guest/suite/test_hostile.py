@@ -55,18 +55,17 @@ def test_dma_to_the_devices_own_bar(
     bench.load(inside)
     base = device.pci.bar_address(bar)
     before = device.dma_count
-    records = [
-        device.dma(base + offset, length, write_memory=write_memory)
-        for offset, length in ((0, 64), (Reg.DMACTL, 4), (-8, 16), (0x0FF8, 8))
-    ]
+    aims = [(base + at, length) for at, length in ((0, 64), (Reg.DMACTL, 4), (-8, 16), (0xFF8, 8))]
+    records = [device.dma(*aim, write_memory=write_memory) for aim in aims]
+    due = [bench.limits.refusal(aim) or DmaReason.OWN_BAR for aim in aims]
     count = device.dma_count - before
     wrong = difference(inside, bench.stored(4096))
-    reasons = {record.reason for record in records}
+    reasons = [record.reason for record in records]
     attest(
         "own BAR",
         asked=f"BAR{bar.value} at {base:#x}: refused",
-        attested=f"{', '.join(reason.name for reason in reasons)}, {count} DMAs",
-        kept=reasons == {DmaReason.OWN_BAR}
+        attested=f"{', '.join(sorted({reason.name for reason in reasons}))}, {count} DMAs",
+        kept=reasons == due
         and not any(record.moved for record in records)
         and count == len(records)
         and not wrong,
@@ -123,13 +122,20 @@ def test_lengths_and_addresses_at_the_edges(
     reason: DmaReason,
     write_memory: bool,
 ) -> None:
-    """None stands for the middle of a buffer. What is refused moves nothing."""
+    """None stands for the middle of a buffer. What is refused moves nothing.
+
+    A device's limits come after the bounds of its buffer, and before what is on the bus.
+    """
     memory = buffer(kIODirectionInOut, 192)
     inside, outside = data.take(192), data.take(192)
     bench.load(inside)
     with memory.view() as view:
         view[:] = outside
     target = memory.getPhysicalAddress() + 64 if address is None else address
+    if length > bench.device.buffer_size:
+        status, reason = DmaStatus.RANGE, DmaReason.BUFFER_RANGE
+    elif own := bench.limits.refusal((target, length)):
+        status, reason = DmaStatus.INTERNAL, own
     record = bench.device.dma(target, length, write_memory=write_memory)
     moved = length if status is DmaStatus.OK else 0
     into_memory, into_device = (moved, 0) if write_memory else (0, moved)

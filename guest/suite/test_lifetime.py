@@ -44,11 +44,12 @@ def test_release_gives_back_and_the_next_one_is_zeroed(
     bench: Bench, data: Patterns, attest: Attest, capacity: int
 ) -> None:
     before = free_sizes()
+    capacity = bench.fits(capacity)
     dirty = data.take(capacity)
-    with create(current_task(), kIODirectionInOut, capacity) as memory:
+    with bench.make(kIODirectionInOut, capacity) as memory:
         first = bench.device_writes(memory, dirty)
         during = free_sizes()
-    with create(current_task(), kIODirectionInOut, capacity) as memory:
+    with bench.make(kIODirectionInOut, capacity) as memory:
         second = bench.device_sees(memory, bytes(capacity))
     attest(
         "release",
@@ -63,12 +64,12 @@ def test_release_gives_back_and_the_next_one_is_zeroed(
 def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attest: Attest) -> None:
     """Freed neighbours join: a buffer as large as all of them fits where they were."""
     before = free_sizes()
-    pieces = [create(current_task(), kIODirectionIn, 256 << 10) for _ in range(8)]
+    pieces = [bench.make(kIODirectionIn, 256 << 10) for _ in range(8)]
     places = sorted(piece.getPhysicalAddress() for piece in pieces)
     for index in (3, 0, 7, 5, 1, 6, 2, 4):
         pieces[index].release()
     size = 8 * (256 << 10)
-    with create(current_task(), kIODirectionIn, size) as whole:
+    with bench.make(kIODirectionIn, size) as whole:
         seen = bench.device_writes(whole, data.take(size))
     attest(
         "release",
@@ -81,7 +82,7 @@ def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attes
 
 @pytest.mark.promise("release")
 def test_release_with_a_live_view_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
-    memory = create(current_task(), kIODirectionInOut, 4096)
+    memory = bench.make(kIODirectionInOut, 4096)
     content = data.take(4096)
     view = memory.view()
     view[:] = content
@@ -169,8 +170,9 @@ def test_refused_with_a_code(
 
 
 def device_finds_the_next_buffer_sound(bench: Bench, data: Patterns) -> Seen:
-    with create(current_task(), kIODirectionOut, 64) as memory:
-        return bench.device_reads(memory, data.take(64))
+    size = bench.fits(64)
+    with bench.make(kIODirectionOut, size) as memory:
+        return bench.device_reads(memory, data.take(size))
 
 
 @pytest.mark.promise("options")

@@ -34,6 +34,8 @@ from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 from suite.test_prepare import code_of
 
+pytestmark = pytest.mark.unlimited
+
 MAPPING = "createMappingInTask"
 PAGE = 4096
 UNIQUE = kIOMapAnywhere | kIOMapUnique

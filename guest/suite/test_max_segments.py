@@ -11,6 +11,8 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference, inverted
 
+pytestmark = pytest.mark.unlimited
+
 
 @pytest.mark.promise("constraints")
 def test_max_segments(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:

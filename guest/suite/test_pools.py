@@ -28,6 +28,8 @@ from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns
 from suite.test_prepare import code_of
 
+pytestmark = pytest.mark.unlimited
+
 PAGE = 4096
 MIB = 1 << 20
 create = IOBufferMemoryDescriptor.inTaskWithOptions

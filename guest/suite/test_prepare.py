@@ -32,6 +32,8 @@ from suite.bench import Bench, MakeBuffer
 from suite.guarded import edges
 from suite.patterns import Patterns, difference, inverted
 
+pytestmark = pytest.mark.unlimited
+
 PAGE = 4096
 SIZE = 64 * PAGE + 100
 PAGEABLE = "kIOMemoryPageable"

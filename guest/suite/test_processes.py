@@ -25,7 +25,7 @@ from suite.bench import Bench
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
 
 PROCESSES, ROUNDS = 4, 12
 SIZES = (1, 64, 700, 4096, 5000, 20000, 65536)

@@ -14,6 +14,7 @@ from iobuffer import (
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryPhysicallyContiguous,
 )
+from layout import DmaReason
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer, described
@@ -30,8 +31,9 @@ def test_alignment(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, alignment: int
 ) -> None:
     # Three live at once: one alone could be aligned by luck.
-    buffers = [buffer(kIODirectionOut, 100 + index, alignment) for index in range(3)]
-    used = [bench.device_reads(each, data.take(100)).address for each in buffers]
+    size = bench.fits(100)
+    buffers = [buffer(kIODirectionOut, size + index, alignment) for index in range(3)]
+    used = [bench.device_reads(each, data.take(size)).address for each in buffers]
     low = max(address % alignment for address in used)
     attest(
         "alignment",
@@ -51,6 +53,7 @@ def test_capacity_between_canaries(
     Canaries: the whole of the neighbour on each side, and the rest of the buffer's own cache line
     or page. The kernel lays and reads them by bus address, whatever the mappings say.
     """
+    capacity = bench.fits(capacity)
     crowd = sorted((buffer(kIODirectionInOut, capacity) for _ in range(5)), key=_start)
     for left, right in pairwise(crowd):
         if _end(left) > _start(right):
@@ -106,7 +109,7 @@ def test_live_buffers_share_no_byte(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The device writes to every buffer of a crowd, then reads all of them back."""
-    sizes = (1, 64, 65, 700, 4096, 5000, 64, 3, 2048, 16384, 100, 1)
+    sizes = map(bench.fits, (1, 64, 65, 700, 4096, 5000, 64, 3, 2048, 16384, 100, 1))
     crowd = [(buffer(kIODirectionInOut, size), data.take(size)) for size in sizes]
     for memory, content in crowd:
         bench.device_writes(memory, content)
@@ -144,6 +147,7 @@ def test_contiguous_by_use(
     size: int,
 ) -> None:
     """The device stamps every page by bus address; the CPU finds the stamps in order."""
+    size = bench.fits(size)
     memory = buffer(kIODirectionInOut | option, size)
     base, length = memory.getPhysicalSegment(0)
     stamps = data.take(size)
@@ -154,8 +158,9 @@ def test_contiguous_by_use(
         chunk = stamps[start : start + window]
         bench.load(chunk)
         for offset in range(0, len(chunk), PAGE):
-            part = min(PAGE, len(chunk) - offset)
-            bench.dma(base + start + offset, part, write_memory=True, offset=offset)
+            page = base + start + offset
+            for place, part in bench.parts(page, min(PAGE, len(chunk) - offset)):
+                bench.dma(page + place, part, write_memory=True, offset=offset + place)
     with memory.view() as view:
         wrong = difference(stamps, bytes(view))
     runs = bench.witness(memory)
@@ -186,12 +191,33 @@ def test_pool(
     least: int,
     limit: int,
 ) -> None:
-    """A pool's memory lies where narrow or wide devices need it, and the device reaches it."""
-    memory = buffer(kIODirectionIn, 70000, pool=pool)
-    seen = bench.device_writes(memory, data.take(70000))
+    """A pool's memory lies where narrow or wide devices need it.
+
+    A device with enough address bits reaches it; one with less must say so, and leave it alone.
+    """
+    size = bench.fits(70000)
+    memory = buffer(kIODirectionIn, size, pool=pool)
+    asked = f"{pool}: {least:#x} to {limit:#x}"
+    if memory.getPhysicalAddress() >= bench.limits.end:
+        outside = data.take(size)
+        with memory.view() as view:
+            view[:] = outside
+        base, length = memory.getPhysicalAddress(), bench.one_dma(4096)
+        record = bench.device.dma(base, length, write_memory=True)
+        with memory.view() as view:
+            wrong = difference(outside, bytes(view))
+        attest(
+            "pool",
+            asked=f"{asked}, beyond {bench.limits.address_bits} address bits",
+            attested=f"{record.reason.name} at {base:#x}, {record.moved} bytes",
+            kept=(record.reason, record.moved) == (DmaReason.ADDRESS_BITS, 0) and not wrong,
+            reason=wrong,
+        )
+        return
+    seen = bench.device_writes(memory, data.take(size))
     attest(
         "pool",
-        asked=f"{pool}: {least:#x} to {limit:#x}",
+        asked=asked,
         attested=str(seen),
         kept=least <= seen.address and seen.address + seen.length <= limit,
     )
@@ -200,8 +226,9 @@ def test_pool(
 @pytest.mark.promise("inTask")
 def test_current_task(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """Under this process's own root, the buffer's address leads to what the device uses."""
-    memory = buffer(kIODirectionInOut, 10000)
-    seen = bench.device_reads(memory, data.take(10000))
+    size = bench.fits(10000)
+    memory = buffer(kIODirectionInOut, size)
+    seen = bench.device_reads(memory, data.take(size))
     runs = bench.witness(memory)
     root = bench.driver.query(memory.address).root
     offset = memory.address % PAGE

@@ -14,6 +14,8 @@ from suite.configuration import flr
 from suite.guarded import IN, IN_OUT, LINE, OUT, Guarded, check_untouched, edges, prepare
 from suite.patterns import Patterns, difference
 
+pytestmark = pytest.mark.unlimited
+
 PAGE, LENGTH, STEP = 4096, 4096, 1024
 DESCRIPTOR = RingDescriptor.STRUCT.size
 PROMISE = "protection unit"

@@ -15,6 +15,8 @@ from suite.bench import MakeBuffer
 from suite.guarded import IN, OUT, OWNER, Guarded
 from suite.patterns import Patterns
 
+pytestmark = pytest.mark.unlimited
+
 PROMISE = "protection unit"
 PAGE = 4096
 PIECE = 16  # bytes of each of thousands of grants

@@ -19,7 +19,7 @@ from suite.bench import Bench, MakeBuffer, Seen
 from suite.patterns import Patterns
 from suite.test_prepare import code_of
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
 
 PURGEABLE = "kIOMemoryPurgeable"
 PAGE = 4096

@@ -23,6 +23,8 @@ from suite.bench import Bench, MakeBuffer
 from suite.buffer_model import Machine, Step, draw, shortened
 from suite.patterns import Patterns
 
+pytestmark = pytest.mark.unlimited
+
 PROGRAM = 60  # steps of one program
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 

@@ -23,6 +23,8 @@ from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 from suite.test_prepare import code_of
 
+pytestmark = pytest.mark.unlimited
+
 PAGE = 4096
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 

@@ -50,15 +50,17 @@ def test_scatter_and_gather(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, segments: int
 ) -> None:
     """A transfer in pieces from places in another order, then the way back; MSI-X at its end."""
-    length = 200
-    pieces = [data.take(length - index) for index in range(segments)]
-    places = [buffer(kIODirectionInOut, len(piece)) for piece in pieces]
+    lengths = bench.scattered(segments)
+    segments = len(lengths)
+    pieces = [data.take(length) for length in lengths]
+    places = [buffer(kIODirectionInOut, length, PAGE) for length in lengths]
     for place, piece in zip(places, pieces, strict=True):
         with place.view() as view:
             view[:] = piece
+    vector = min(5, bench.device.vectors - 1)
     with (
-        a_ring(bench, buffer(kIODirectionInOut, 256 * DESCRIPTOR), 256, vector=5) as ring,
-        bench.device.eventfd(5) as interrupt,
+        a_ring(bench, buffer(kIODirectionInOut, 256 * DESCRIPTOR), 256, vector=vector) as ring,
+        bench.device.eventfd(vector) as interrupt,
     ):
         records = []
         for direction in RingFlag(0), WRITE:
@@ -97,21 +99,23 @@ def test_thousands_of_descriptors(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The index wraps; each descriptor moves its bytes, and none is run twice."""
-    size, each = 2048, 8
-    memory = buffer(kIODirectionInOut, size * each)
+    size, each = 2048, max(8, bench.limits.step)
+    memory = buffer(kIODirectionInOut, size * each, PAGE)
     base = memory.getPhysicalAddress()
-    content = data.take(size * each)
+    window = bench.device.buffer_size
+    content = data.take(min(window, size * each))
     bench.load(content)
     with a_ring(bench, buffer(kIODirectionInOut, size * DESCRIPTOR), size) as ring:
         for index in range(size):
-            ring.put(index, RingDescriptor(base + index * each, each, index * each, WRITE))
+            at = index * each
+            ring.put(index, RingDescriptor(base + at, each, at % window, WRITE))
         before = ring.transfers
         rung(ring, size - 1)
         rung(ring, AGAIN)
         rung(ring, AGAIN)
         count = ring.transfers - before
     with memory.view() as view:
-        wrong = difference(content, bytes(view))
+        wrong = difference(content * (size * each // len(content)), bytes(view))
     attest(
         "descriptor ring",
         asked=f"{size} descriptors, then {AGAIN} once more",
@@ -127,13 +131,17 @@ def test_bad_descriptors_are_refused_whole(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Each with its reason; what comes behind it is run."""
-    memory = buffer(kIODirectionInOut, 4096)
+    memory = buffer(kIODirectionInOut, 4096, PAGE)
     base = memory.getPhysicalAddress()
     inside, outside = data.take(4096), data.take(4096)
     bench.load(inside)
     with memory.view() as view:
         view[:] = outside
     window = bench.device.buffer_size
+
+    def limited(reason: DmaReason, *ranges: tuple[int, int]) -> DmaReason:
+        return bench.limits.refusal(*ranges) or reason
+
     bad = [
         ([RingDescriptor(base, 4, 0, 1 << 31)], DmaReason.BAD_DESCRIPTOR),
         (
@@ -142,10 +150,13 @@ def test_bad_descriptors_are_refused_whole(
         ),
         ([RingDescriptor(base, 2, window - 1, WRITE)], DmaReason.BUFFER_RANGE),
         ([RingDescriptor(base, 0xFFFF_FFFF, 1, WRITE)], DmaReason.TRANSFER_SIZE),
-        ([RingDescriptor((1 << 64) - 4, 8, 0, WRITE)], DmaReason.ADDRESS_WRAP),
+        (
+            [RingDescriptor((1 << 64) - 4, 8, 0, WRITE)],
+            limited(DmaReason.ADDRESS_WRAP, ((1 << 64) - 4, 8)),
+        ),
         (
             [RingDescriptor(base, 8, 0, CHAIN | WRITE), RingDescriptor(1 << 63, 8, 0, WRITE)],
-            DmaReason.UNMAPPED,
+            limited(DmaReason.UNMAPPED, (base, 8), (1 << 63, 8)),
         ),
         ([RingDescriptor(base, 4, 0, CHAIN | WRITE)], DmaReason.UNFINISHED_CHAIN),
     ]

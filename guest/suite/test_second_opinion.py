@@ -16,6 +16,8 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference, inverted
 
+pytestmark = pytest.mark.unlimited
+
 WAIT_S = 2.0
 SETTLE_S = 0.02
 

@@ -31,7 +31,7 @@ from suite.bench import EFFECTIVE, Bench, MakeBuffer, described
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
 
 SIZE = 10000
 SHARED = "kIOMemoryKernelUserShared"

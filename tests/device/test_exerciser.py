@@ -32,6 +32,7 @@ def test_read_memory(exerciser: Exerciser, client: FakeClient) -> None:
         "sequence": 1, "status": 0, "reason": 0, "address_lo": BASE + 100, "address_hi": 0,
         "length": 1000, "moved": 1000, "direction": 0, "attributes": 0, "offset": 50,
         "crc32": crc, "valid": 1, "dmastatus": 0, "segments": 1, "pasid": 0, "requester_id": 0,
+        "used_lo": BASE + 100, "used_hi": 0,
     }  # fmt: skip
     assert read32(exerciser, 3, Ext.DMA_CRC32) == crc
 

@@ -77,6 +77,32 @@ def test_protection_unit_stands_before_each_endpoint(tmp_path: Path) -> None:
         assert platform.read32(0, Plat.FAULT_COUNT) == 2
 
 
+def test_profile_and_coherence(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("vendor = 0x1022\naddress_bits = 28\nvectors = 4\n")
+    with (
+        running(tmp_path, "--profile", str(mine), "--coherent", "no", "--vectors", "8"),
+        RawClient(tmp_path / "exerciser") as client,
+    ):
+        assert client.read32(7, 0) == 0xED01_1022
+        assert client.read32(3, Ext.ADDRESS_BITS) == 28
+        assert client.read32(3, Ext.PROFILE) == 0
+
+
+def test_wrong_profile_is_a_usage_error(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("adress_bits = 28\n")
+    for more, words in (
+        (("--profile", str(mine)), f"{mine}: adress_bits: there is no such key"),
+        (("--profile", "nvme", "--endpoint", "device.examples.timer:TimerDevice"), "profile="),
+    ):
+        done = subprocess.run(
+            arguments(tmp_path, *more), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_and_leaves_no_socket(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path) as process, RawClient(tmp_path / "exerciser"):

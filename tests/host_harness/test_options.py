@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from device import profile
 from host_harness import deadlines, options
 from host_harness.errors import UsageError
 from host_harness.options import OPTIONS
@@ -69,6 +70,10 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"keep": "perhaps"}, "KEEP=perhaps"),
         ({"gdb": "2"}, "GDB=2"),
         ({"colour": "red"}, "'colour'"),
+        ({"profile": "nvmes"}, "PROFILE=nvmes: there is no profile 'nvmes'; do you mean nvme"),
+        ({"profile": "no/such.toml"}, "no/such.toml: No such file"),
+        ({"coherent": "perhaps"}, "COHERENT=perhaps"),
+        ({"profile": "nvme", "endpoint": "a:B"}, "ENDPOINT takes its place"),
     ],
 )
 def test_what_cannot_be_is_a_usage_error(given: dict[str, str], words: str) -> None:
@@ -132,6 +137,14 @@ def test_replay_names_the_random_seed_and_the_environments_variables(
     drawn = options.parse({})
     words = shlex.split(Replay(["run"], [], Path("/")).command(drawn, []))
     assert words[3:] == [f"SEED={drawn.seed}", "QEMU=/opt/my qemu", "run"]
+
+
+def test_profile_and_its_coherence() -> None:
+    assert options.parse({}).profile == profile.PLAIN
+    assert options.parse({"profile": "soc-30"}).profile == profile.find("soc-30")
+    found = options.parse({"profile": "soc-30", "coherent": "yes"}).profile
+    assert (found.name, found.coherent) == ("soc-30", True)
+    assert not options.parse({"coherent": "no"}).profile.coherent
 
 
 def test_many_failures_are_replayed_by_the_selection_that_was_given() -> None:

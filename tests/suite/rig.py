@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
 
+import boot_words
 import edu
 import exerciser
 import memory_types
@@ -33,10 +34,12 @@ from suite.host import Host, HostPlugin
 from device.endpoints.base import Endpoint
 from device.faults import SOUND, Fault
 from device.layout import PLATFORM_DEVICE_ID
+from device.profile import PLAIN, Profile
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.messages import Irq
 from device.vfio_user.model import Dma, Place
+from host_harness import launch
 from host_harness.memory import CARVE_OUTS
 from host_harness.payload import SOURCE
 from host_harness.report import Ledger
@@ -160,7 +163,9 @@ class Machine(WholeMemory):
     """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
 
     fault: Fault = SOUND
-    granted = 16  # MSI-X vectors
+    profile: Profile = PLAIN
+    announced: Profile | None = None  # when it is another
+    granted = 32  # MSI-X vectors, or as many as the device has
     kernel: type[KernelFunction] = KernelFunction
     edu: type[EduModel] = EduModel
     host: type[RigHost] = RigHost
@@ -179,7 +184,7 @@ class Machine(WholeMemory):
         self.line = Line()
         self.edus = [self.edu(self.ram), self.edu(self.ram, address_bits=40)]
         self.function = self.kernel(self)
-        self.exerciser: Endpoint = self.fault.exerciser(Trace())
+        self.exerciser: Endpoint = self.fault.exerciser(Trace(), profile=self.profile)
         self.platform = self.fault.platform(Trace())
         self.exerciser.bus.interconnect = self.platform.interconnect
         for endpoint in self.exerciser, self.platform:
@@ -389,6 +394,8 @@ class Function:
 
     def enable(self) -> None: ...
 
+    def bind(self) -> None: ...
+
     def close(self) -> None:
         self.closed = True
         self.machine.function.close(self)
@@ -447,7 +454,8 @@ class Function:
 
     def info(self) -> PciInfo:
         kind = self.machine.function.interrupts
-        vectors = self.machine.granted if kind is Interrupts.MSIX else 1
+        granted = min(self.machine.granted, self.msix_vectors)
+        vectors = granted if kind is Interrupts.MSIX else 1
         return PciInfo(vectors, self.bus_master, kind)
 
     def set_eventfd(self, vector: int, fd: int) -> None:
@@ -528,6 +536,9 @@ class Rig:
         self._patch.setattr(platform_command, "LOCKS", self._pytester.path)
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
+        words = self._pytester.path / "cmdline"
+        words.write_text(" ".join(launch.device_words(machine.announced or machine.profile)))
+        self._patch.setattr(boot_words, "CMDLINE", words)
         outcome = Outcome()
         guest = SOURCE / "guest"
         self._pytester.inline_run(

@@ -18,7 +18,9 @@ _WORD = 0xFFFF_FFFF
 class DmaRecord(NamedTuple):
     """One DMA as the device did it, or refused it. Lengths and offsets in bytes.
 
-    ``address`` is the first segment's. What vfio-user does not carry is in ``sent`` (*modelled*).
+    ``address`` is the first segment's as it was asked for, ``used`` as it left the device, 0 when
+    nothing did. What vfio-user does not carry is in ``sent`` (*modelled*), and ``modelled_ns`` is
+    the time that the profile's device would take.
     """
 
     sequence: int
@@ -33,6 +35,8 @@ class DmaRecord(NamedTuple):
     crc32: int
     segments: int
     sent: Attributes
+    used: int
+    modelled_ns: int
 
     def event(self) -> dict[str, object]:
         """Return the record for the trace."""
@@ -63,6 +67,10 @@ _FIELDS: dict[Ext, Callable[[DmaRecord], int]] = {
     Ext.RECORD_SEGMENTS: lambda record: record.segments,
     Ext.RECORD_PASID: lambda record: _valid(record.sent.pasid),
     Ext.RECORD_REQUESTER_ID: lambda record: _valid(record.sent.requester_id),
+    Ext.RECORD_USED_LO: lambda record: record.used & _WORD,
+    Ext.RECORD_USED_HI: lambda record: record.used >> 32,
+    Ext.RECORD_TIME_LO: lambda record: record.modelled_ns & _WORD,
+    Ext.RECORD_TIME_HI: lambda record: record.modelled_ns >> 32,
 }
 
 

@@ -22,12 +22,21 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One DMA. ``asked`` is what the record shows; ``attributes`` is what leaves the device."""
+    """One DMA. ``asked`` is what the record shows; ``attributes`` is what leaves the device.
+
+    ``used`` are the places that a sloppy device takes for those that were asked for.
+    """
 
     direction: DmaDirection
     segments: tuple[Segment, ...]
     attributes: Attributes = PLAIN
     asked: DmaAttribute = _NOTHING
+    used: tuple[Segment, ...] = ()
+
+    @property
+    def places(self) -> tuple[Segment, ...]:
+        """Return the segments that go to the bus."""
+        return self.used or self.segments
 
     @property
     def address(self) -> int:
@@ -51,10 +60,24 @@ class Transfer:
 
     def part(self, start: int, length: int) -> Transfer:
         """Return ``length`` bytes from ``start`` on, of a transfer of one segment."""
-        (whole,) = self.segments
         return replace(
-            self, segments=(Segment(whole.address + start, length, whole.offset + start),)
+            self,
+            segments=_part(self.segments, start, length),
+            used=_part(self.used, start, length) if self.used else (),
         )
+
+
+def _part(segments: tuple[Segment, ...], start: int, length: int) -> tuple[Segment, ...]:
+    """Return ``length`` bytes from ``start`` on, of the bytes of all segments."""
+    found = []
+    for each in segments:
+        first, end = max(start, 0), min(start + length, each.length)
+        if first < end or (not length and 0 <= start <= each.length):
+            found.append(Segment(each.address + first, end - first, each.offset + first))
+            if not length:
+                break
+        start -= each.length
+    return tuple(found)
 
 
 # Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).

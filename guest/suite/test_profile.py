@@ -1,0 +1,106 @@
+"""The device's own profile: it is the one that was announced, and holds to its limits and times."""
+
+from __future__ import annotations
+
+import pytest
+from boot_words import announced
+from device_limits import NONE
+from iobuffer import kIODirectionInOut
+from layout import DmaReason, Ext
+
+from suite.attestation import Attest
+from suite.bench import Bench, MakeBuffer
+from suite.patterns import Patterns, difference
+
+
+@pytest.mark.promise("profile")
+def test_profile_is_the_announced_one(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    due = announced()
+    if due.profile is None:
+        attest.unattested(
+            "profile", asked="a profile", reason="the kernel's command line announces none"
+        )
+        return
+    device = bench.device
+    vendor, identity = (
+        int.from_bytes(device.pci.config_read(at, 2), "little") for at in (0x00, 0x02)
+    )
+    checksum = device.extension[Ext.PROFILE_CRC32]
+    size = bench.one_dma(4096)
+    seen = bench.device_reads(buffer(kIODirectionInOut, size), data.take(size))
+    attest(
+        "profile",
+        asked=f"{due.vendor:04x}:{due.device:04x}, checksum {due.profile:#010x}",
+        attested=f"{vendor:04x}:{identity:04x}, checksum {checksum:#010x}; {seen}",
+        kept=(vendor, identity, checksum) == (due.vendor, due.device, due.profile),
+    )
+
+
+@pytest.mark.promise("constraints")
+@pytest.mark.usefixtures("unprotected")
+@pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
+def test_own_limits_are_strict(
+    bench: Bench, data: Patterns, attest: Attest, write_memory: bool
+) -> None:
+    """Just beyond each of the profile's limits nothing moves. A sloppy device fails here."""
+    limits, room = bench.limits, bench.device.buffer_size
+    base, size = bench.staging.getPhysicalAddress(), bench.staging.getLength()
+    step = limits.step
+    edge = -(-(base + 1) // limits.boundary) * limits.boundary - step
+    aims = {
+        "address bits": (limits.end, step, limits.address_bits < 64),
+        "alignment": (base + limits.alignment // 2, step, limits.alignment > 1),
+        "length alignment": (base, limits.length_alignment // 2, limits.length_alignment > 1),
+        "maximum segment": (base, limits.max_segment + step, limits.max_segment < room),
+        "boundary": (edge, 2 * step, limits.boundary < NONE),
+        "maximum transfer": (base, limits.max_transfer + step, limits.max_transfer < room),
+    }
+    aims = {name: aim for name, aim in aims.items() if aim[2]}
+    inside = data.take(bench.one_dma(4096))
+    bench.load(inside)
+    outside = bench.staging.readBytes(0, size)
+    records = {
+        name: bench.device.dma(address, length, write_memory=write_memory)
+        for name, (address, length, _) in aims.items()
+    }
+    wrong = difference(outside, bench.staging.readBytes(0, size))
+    wrong = wrong or difference(inside, bench.stored(len(inside)))
+    passed = [
+        f"{name}: {record.reason.name}, {record.moved} bytes moved at {record.used or 0:#x}"
+        for name, record in records.items()
+        if record.ok or record.moved or record.reason is DmaReason.NONE
+    ]
+    due = {name: limits.refusal(aim[:2]) for name, aim in aims.items()}
+    attest(
+        "constraints",
+        asked=f"{', '.join(aims) or 'none'} of its own: refused beyond",
+        attested=", ".join(dict.fromkeys(each.reason.name for each in records.values()))
+        or f"no limits; {len(inside)} bytes",
+        kept=not passed and not wrong and {n: r.reason for n, r in records.items()} == due,
+        reason="; ".join(passed) or wrong,
+    )
+
+
+@pytest.mark.promise("modelled time")
+@pytest.mark.parametrize("size", [64, 4096])
+def test_modelled_time(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+) -> None:
+    """The record has the time that the user's device would take: latency, and bytes by rate."""
+    size = bench.one_dma(size)
+    memory, extension = buffer(kIODirectionInOut, size, 4096), bench.device.extension
+    with memory.view() as view:
+        view[:] = data.take(size)
+    bench.dma(memory.getPhysicalAddress(), size, write_memory=False)
+    seen = extension.get64(Ext.RECORD_TIME_LO)
+    latency, rate = extension[Ext.LATENCY_NS], extension[Ext.BANDWIDTH_MB_S]
+    due = latency + (-(-size * 1000 // rate) if rate else 0)
+    attest(
+        "modelled time",
+        asked=f"{size} bytes: {latency} ns and {rate or 'unlimited'} MB/s",
+        attested=f"{seen} ns",
+        kept=seen == due,
+        reason=f"{due} ns are due",
+    )

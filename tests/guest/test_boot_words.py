@@ -1,0 +1,61 @@
+"""What the kernel's command line says of the device, and how that device is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import boot_words
+import exerciser
+import pytest
+from boot_words import Announced, announced
+from pci_sysfs import PciFunction
+
+from device import profile
+from host_harness import launch
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(boot_words, "CMDLINE", tmp_path / "cmdline")
+    return tmp_path / "cmdline"
+
+
+def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
+    assert announced() == Announced(0x13B5, 0xED01, 16, None)
+    line.write_text("quiet panic=-1 rehearsal.shells=4\n")
+    assert announced().is_plain
+
+
+def test_words_of_the_harness_are_understood(line: Path) -> None:
+    found = profile.find("coherent-64")
+    line.write_text(f"quiet {' '.join(launch.device_words(found))} x=1\n")
+    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, found.limited)
+    assert not announced().is_plain
+
+
+@pytest.mark.parametrize(
+    "word", ["device=13b5", "device=x:y", "vectors=many", "profile=", "device="]
+)
+def test_word_that_cannot_be_is_named(line: Path, word: str) -> None:
+    line.write_text(f"rehearsal.{word}")
+    with pytest.raises(ValueError, match=r"write rehearsal\.device=13b5:ed01"):
+        announced()
+
+
+@pytest.mark.parametrize("said", ["", "rehearsal.device=1022:2000"])
+def test_only_a_device_that_the_driver_does_not_know_is_bound(
+    line: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    line.write_text(said)
+    bound: list[bool] = []
+    asked: list[tuple[int, int]] = []
+
+    def find(vendor: int, device: int) -> PciFunction:
+        asked.append((vendor, device))
+        return PciFunction(line.parent)
+
+    monkeypatch.setattr(PciFunction, "find", find)
+    monkeypatch.setattr(PciFunction, "bind", lambda _: bound.append(True))
+    exerciser.find()
+    assert asked == [(0x1022, 0x2000) if said else (0x13B5, 0xED01)]
+    assert bound == [True] * bool(said)
