@@ -171,8 +171,13 @@ class GuestSession:
             if errors := guest_words.collection_errors(collected):
                 raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
             items = guest_words.collected_items(collected)
+            left_out = guest_words.left_out(collected)
         except GuestWordsError as error:
             raise self.vm.lost("collection", str(error)) from error
+        if left_out:
+            self.rig.progress.note(
+                f"{left_out} tests left out: they are for another machine (IOMMU, PROFILE)"
+            )
         return [
             GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
             for item in items

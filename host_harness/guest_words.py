@@ -58,6 +58,14 @@ def collected_items(message: Message) -> list[CollectedItem]:
     return found
 
 
+def left_out(message: Message) -> int:
+    """Return how many tests the guest says are for another machine than this one."""
+    count = message.get("left_out", 0)
+    if type(count) is not int or not 0 <= count <= _ITEMS_MAX:
+        raise GuestWordsError("the guest's number of tests that it left out is no number of tests")
+    return count
+
+
 def collection_errors(message: Message) -> str:
     """Return what the guest could not collect, as one text; empty when there is nothing."""
     errors = message.get("errors")

@@ -42,6 +42,7 @@ class AgentPlugin:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._errors: list[dict[str, str]] = []
+        self._left_out = 0
         self.ran = 0
         self.trouble: list[str] = []  # what ended the session, or went wrong at its end
         self.unusable = ""  # what is wrong with the arguments
@@ -68,6 +69,10 @@ class AgentPlugin:
         if report.failed:
             self._errors.append({"nodeid": report.nodeid, "longrepr": report.longreprtext})
 
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """Count what is for another machine."""
+        self._left_out += len(items)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Name the tests to the host, then run what it asks for until it says shutdown."""
@@ -77,6 +82,7 @@ class AgentPlugin:
                 "type": "collected",
                 "items": [_describe(item) for item in session.items],
                 "errors": self._errors,
+                "left_out": self._left_out,
             }
         )
         while (message := _next_request(self._channel))["type"] != "end":

@@ -76,6 +76,7 @@ def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -
     )
 
 
+@pytest.mark.unlimited
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize(
     ("clean", "kind"),

@@ -190,6 +190,7 @@ def test_unmapped_before_completion(
     )
 
 
+@pytest.mark.unlimited
 def test_buffer_not_line_aligned(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
     """A header that the CPU writes, and a received part, in one line."""
     old, new = data.take(LENGTH), data.take(LENGTH)

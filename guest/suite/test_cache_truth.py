@@ -193,6 +193,7 @@ def test_snoop_and_order_in_each_direction(
     )
 
 
+@pytest.mark.unlimited
 @pytest.mark.promise(PROMISE)
 @modes
 def test_snooped_write_then_no_snoop_read(

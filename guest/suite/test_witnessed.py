@@ -87,6 +87,7 @@ def test_kernel_lists_the_same_type(
     )
 
 
+@pytest.mark.unlimited
 @pytest.mark.kernel
 @pytest.mark.promise("page size")
 def test_huge_page(

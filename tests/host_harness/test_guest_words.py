@@ -176,3 +176,11 @@ def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> 
         file.flush()
         assert [each["event"] for each in trace.take()] == ["half a line"]
     assert trace.take() == []
+
+
+@pytest.mark.parametrize("count", [-1, 1 << 40, "3", None, 1.5, True])
+def test_number_of_tests_left_out_is_checked(count: object) -> None:
+    assert guest_words.left_out({"left_out": 3}) == 3
+    assert guest_words.left_out({}) == 0
+    with pytest.raises(GuestWordsError, match="left out"):
+        guest_words.left_out({"left_out": count})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from host_harness import deadlines, options
 from host_harness.errors import UsageError
 from host_harness.options import OPTIONS
 from host_harness.replay import Replay
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay names the settings that are in the environment; here there are none."""
+    for name in [each for each in os.environ if each.startswith("DMA_REHEARSAL_")]:
+        monkeypatch.delenv(name)
 
 
 def test_nothing_given_is_a_sound_run_with_a_random_seed() -> None:
