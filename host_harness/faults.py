@@ -227,6 +227,7 @@ FAULTS = (
         Status.FAILED,
         ("second opinion",),
         "the device reads what it wrote there itself, whoever wrote there since",
+        tests="test_second_opinion.py",
     ),
     Fault(
         "allocator-misaligned",
@@ -341,6 +342,7 @@ FAULTS = (
         Status.FAILED,
         ("constraints",),
         "the device does DMA beyond its address bits",
+        tests="test_constraints.py",
     ),
     Fault(
         "address-wrapped",
@@ -348,6 +350,7 @@ FAULTS = (
         Status.FAILED,
         ("constraints",),
         "the device cuts an address to its address bits in place of refusing it",
+        tests="test_constraints.py",
     ),
     Fault(
         "boundary-crossed",
@@ -355,6 +358,7 @@ FAULTS = (
         Status.FAILED,
         ("constraints",),
         "the device does DMA across the boundary that it must not cross",
+        tests="test_constraints.py",
     ),
     Fault(
         "held-outlives-bus-master",
@@ -394,6 +398,7 @@ FAULTS = (
         Status.FAILED,
         ("DMA by message",),
         "the device makes up the data for which it should ask QEMU",
+        tests="test_by_message.py",
     ),
     Fault(
         "atc-uncovered",
@@ -433,6 +438,7 @@ FAULTS = (
         Status.FAILED,
         ("page size",),
         "the witness takes the PAT bit of a large page from where a small one has it",
+        tests="test_witnessed.py",
     ),
     Fault(
         "witness-ignores-mtrrs",
@@ -440,6 +446,7 @@ FAULTS = (
         Status.FAILED,
         ("MTRR",),
         "the witness takes all memory for write-back by the MTRRs",
+        tests="test_witnessed.py",
     ),
     Fault(
         "driver-wrong-entry",
@@ -448,6 +455,7 @@ FAULTS = (
         ("kIOMapWriteThruCache", "page size"),
         "the driver tells page-table entries with another cache mode than the CPU finds",
         parameter="dma_rehearsal.fault=wrong_entry",
+        tests="test_witnessed.py",
     ),
     Fault(
         "protection-end-off-by-one",
@@ -488,6 +496,7 @@ FAULTS = (
         ("IOMMU denial",),
         "memory is mapped for reads and writes of the device, whatever was asked",
         options=_IOMMU,
+        tests="test_iommu.py",
     ),
     Fault(
         "iommu-stale-translation",
@@ -496,6 +505,7 @@ FAULTS = (
         ("IOMMU denial",),
         "the device goes on using a translation after its unmap",
         options=_IOMMU,
+        tests="test_iommu.py",
     ),
     Fault(
         "iommu-record-lost",
@@ -505,6 +515,7 @@ FAULTS = (
         "the guest's kernel does not print the IOMMU's faults",
         parameter="loglevel=1",
         options=_IOMMU,
+        tests="test_iommu.py",
     ),
     Fault(
         "report-lost",
@@ -513,6 +524,7 @@ FAULTS = (
         (),
         "one test's report is lost on its way to the host",
         words="is missing",
+        tests="test_device.py",
     ),
     Fault(
         "report-corrupted",
@@ -521,6 +533,7 @@ FAULTS = (
         (),
         "one bit of a test's report changes on its way to the host",
         words="the checksum",
+        tests="test_device.py",
     ),
     Fault(
         "report-left-out",
@@ -529,6 +542,7 @@ FAULTS = (
         (),
         "the guest leaves out one report of a test",
         words="reports are missing",
+        tests="test_device.py",
     ),
     Fault(
         "report-misattributed",
@@ -537,6 +551,7 @@ FAULTS = (
         (),
         "the guest sends a report under another test's name",
         words="the guest reports",
+        tests="test_device.py",
     ),
     Fault(
         "test-never-ends",
@@ -546,6 +561,7 @@ FAULTS = (
         "a test of the guest never ends",
         words="no answer within its deadline of 20 s",
         deadlines={"test": 20.0},
+        tests="test_device.py",
     ),
     Fault(
         "tests-overcounted",
@@ -554,6 +570,7 @@ FAULTS = (
         (),
         "the guest claims more tests than it ran",
         words="the guest says that it ran",
+        tests="test_device.py",
     ),
     *_CACHE,
     *_ALLOCATOR,
