@@ -34,6 +34,12 @@ ENABLE_NO_SNOOP = 1 << 11
 # The modes in which a store goes to memory by itself, and in which a load comes from there.
 STORES_THROUGH = {CacheMode.WRITE_THRU, CacheMode.WRITE_COMBINE, CacheMode.INHIBIT}
 LOADS_THROUGH = {CacheMode.WRITE_COMBINE, CacheMode.INHIBIT}
+NAMES = {
+    CacheMode.INHIBIT: "kIOMapInhibitCache",
+    CacheMode.WRITE_THRU: "kIOMapWriteThruCache",
+    CacheMode.COPYBACK: "kIOMapCopybackCache",
+    CacheMode.WRITE_COMBINE: "kIOMapWriteCombineCache",
+}
 modes = pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
 
 
@@ -74,6 +80,7 @@ def test_store_then_no_snoop_read(
         attested=seen,
         kept=(seen, after) == (due, "new bytes"),
         reason=f"the device reads {seen}; after sync_for_device() {after}",
+        facts={"mode": NAMES[mode], **({} if synced else {"no-snoop": f"read: {seen}"})},
     )
 
 
@@ -98,6 +105,7 @@ def test_no_snoop_write_then_load(
         attested=seen,
         kept=(seen, after) == (due, "new bytes"),
         reason=f"the CPU loads {seen}; after sync_for_cpu() {after}",
+        facts={"mode": NAMES[mode], **({} if synced else {"no-snoop": f"written: {seen}"})},
     )
 
 

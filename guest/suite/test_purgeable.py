@@ -59,7 +59,7 @@ def test_kept_when_the_kernel_did_not_want_it(
     attest(
         PURGEABLE,
         asked="volatile and back, without pressure",
-        attested=f"old states {[state.name[20:] for state in states]}; {seen}",
+        attested=f"old states {[state.name[18:] for state in states]}; {seen}",
         kept=states == [NON_VOLATILE, NON_VOLATILE, VOLATILE, VOLATILE, VOLATILE, NON_VOLATILE],
     )
 
@@ -86,7 +86,7 @@ def test_a_purge_reads_as_empty(
     attest(
         PURGEABLE,
         asked=f"the kernel purges pages {pages.start} to {pages.stop - 1} ({content})",
-        attested=f"peeked {peeked.name[20:]}, old {old.name[20:]}, now {now.name[20:]}; {seen}",
+        attested=f"peeked {peeked.name[18:]}, old {old.name[18:]}, now {now.name[18:]}; {seen}",
         kept=peeked is old is EMPTY and now is NON_VOLATILE,
     )
 
@@ -101,7 +101,7 @@ def test_emptied_by_hand(bench: Bench, buffer: MakeBuffer, data: Patterns, attes
     attest(
         PURGEABLE,
         asked="Empty, Volatile, NonVolatile",
-        attested=f"old states {[state.name[20:] for state in states]}; {seen}",
+        attested=f"old states {[state.name[18:] for state in states]}; {seen}",
         kept=states == [NON_VOLATILE, EMPTY, EMPTY, EMPTY, NON_VOLATILE],
     )
 
@@ -149,6 +149,6 @@ def test_every_byte_is_the_users(
     attest(
         PURGEABLE,
         asked="pages with 0, 1, 2 and 4096 bytes that are not zero",
-        attested=f"{old.name[20:]}; {seen}",
+        attested=f"{old.name[18:]}; {seen}",
         kept=old is VOLATILE,
     )
