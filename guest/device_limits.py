@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from iobuffer.dma_specification import Specification
 from layout import PRP_PAGE, DmaReason, DmaRule, Ext, ExtFeature, ProfileFlag
 from pci_sysfs import Bar
 
@@ -77,6 +78,22 @@ class Limits:
         """The most that one DMA of one segment moves, from where the boundary allows most."""
         largest = min(self.max_segment, self.max_transfer, self.boundary)
         return largest - largest % self.step
+
+    def specification(self) -> Specification:
+        """Return what an `IODMACommand` has to keep to for this device."""
+
+        def limit(size: int) -> int:
+            return 0 if size >= NONE else size
+
+        return Specification.of_device(
+            address_bits=self.address_bits,
+            alignment=self.alignment,
+            length_alignment=self.length_alignment,
+            max_segment=limit(self.max_segment),
+            boundary=limit(self.boundary),
+            max_segments=limit(self.max_segments),
+            max_transfer=limit(self.max_transfer),
+        )
 
     def rounded(self, length: int) -> int:
         """Return the length, or the next one that the device can move."""

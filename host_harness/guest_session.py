@@ -175,6 +175,7 @@ class GuestSession:
         except GuestWordsError as error:
             raise self.vm.lost("collection", str(error)) from error
         if left_out:
+            self.rig.progress.line()  # pytest is in the midst of its own
             self.rig.progress.note(
                 f"{left_out} tests left out: they are for another machine (IOMMU, PROFILE)"
             )
