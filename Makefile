@@ -66,7 +66,7 @@ flood: setup ## SECONDS=600: a flood of messages, and what the device process ho
 	@$(PYTHON) -m tests.vfio_user.flood $(or $(SECONDS),600)
 
 bench: setup ## speed, as ratios measured side by side; ARGS="--guest" with a VM, ARGS=--list
-	@$(PYTHON) -m tests.bench $(ARGS)
+	@PYTHONPATH=guest $(PYTHON) -m tests.bench $(ARGS)
 
 interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
 	@$(PYTHON) -m tests.vfio_user.interop $(CLIENT)

@@ -1,6 +1,6 @@
 """``make bench``: measure, side by side, what the goals speak of.
 
-python -m tests.bench [--list] [--guest] [NAME ...]
+PYTHONPATH=guest python -m tests.bench [--list] [--guest] [NAME ...]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import logging
 import sys
 
-from tests.bench import dma, guest, messages  # noqa: F401  # each registers its benchmarks
+from tests.bench import allocation, cache_model, dma, guest, messages  # noqa: F401  # each registers its benchmarks
 from tests.bench.registry import BENCHMARKS, table
 
 

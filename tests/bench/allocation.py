@@ -1,0 +1,81 @@
+"""How long an allocation takes with few buffers alive, and with many."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut, pools
+from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.heap_pool import HeapPool
+from iobuffer.options import CacheMode
+from iobuffer.pool import Extent
+from iobuffer.vm import ANYWHERE, Mapping, Placement
+
+from tests.bench.registry import Row, Work, at_most, benchmark, compare
+
+ZONE = Zone("main", 0x1000_0000, 256 << 20)
+FEW, MANY = 10, 10_000
+REPEAT = 50
+
+
+class _FilePool(CarveoutPool):
+    """A carve-out whose memory is a file of this process."""
+
+    def __init__(self, fd: int, folder: Path) -> None:
+        super().__init__(ZONE, locks=folder)
+        self._file = fd
+
+    def map(
+        self,
+        extent: Extent,
+        mode: CacheMode,  # noqa: ARG002
+        placement: Placement = ANYWHERE,
+    ) -> Mapping:
+        """Map as ordinary memory."""
+        return Mapping(self._file, extent.length, extent.address - ZONE.start, placement)
+
+
+def cycle(pool: HeapPool, capacity: int) -> Work:
+    """Return one allocation and release in a pool."""
+
+    def work() -> None:
+        pools.use(pool)
+        IOBufferMemoryDescriptor.inTaskWithOptions(
+            current_task(), kIODirectionInOut, capacity
+        ).release()
+
+    return work
+
+
+@benchmark("allocation and release beside 10,000 live buffers, and beside 10")
+def allocation() -> Iterator[Row]:
+    """Yield a row for small buffers and for those with pages of their own."""
+    with ExitStack() as stack:
+        stack.callback(pools.use)
+        made = []
+        for count in FEW, MANY:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            fd = os.memfd_create("carve-out")
+            stack.callback(os.close, fd)
+            os.ftruncate(fd, ZONE.size)
+            extents = _FilePool(fd, folder)
+            stack.callback(extents.close)
+            pool = HeapPool(extents)
+            pools.use(pool)
+            for index in range(count):
+                size = (64, 700, 4096, 20000)[index % 4]
+                stack.enter_context(
+                    IOBufferMemoryDescriptor.inTaskWithOptions(
+                        current_task(), kIODirectionInOut, size
+                    )
+                )
+            made.append(pool)
+        few, many = made
+        for capacity in 100, 5000:
+            seen = compare(cycle(few, capacity), cycle(many, capacity), REPEAT)
+            measured = f"{seen.ours * 1e6:.0f} us, {seen.theirs * 1e6:.0f} us"
+            yield Row(f"{capacity} bytes", measured, seen.ratio, at_most(1.5))
