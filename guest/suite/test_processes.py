@@ -27,7 +27,7 @@ from suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
 
-PROCESSES, ROUNDS = 4, 12
+PROCESSES, ROUNDS = 4, 8
 SIZES = (1, 64, 700, 4096, 5000, 20000, 65536)
 Ask = Callable[[], Any]
 

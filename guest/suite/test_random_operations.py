@@ -77,7 +77,7 @@ def test_create_and_release_without_end(
 
     A few with their grants; the others without, which cost ten times as much as all the rest.
     """
-    cycles = effort.of(1000, 200_000)
+    cycles = effort.of(400, 200_000)
     free = pools.named("main").free_size()
     grants = bench.platform.protection.grant_count
     for index in range(100):
