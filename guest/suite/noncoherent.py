@@ -23,7 +23,7 @@ from layout import DmaAttribute
 from platform_coherence import PlatformCoherence
 
 from .attestation import CheckFailed
-from .bench import Bench
+from .bench import Bench, reached_pool
 
 LINE = 64  # bytes
 _SHOWN = 16  # bytes of a report
@@ -57,7 +57,11 @@ class NonCoherent:
         """Make a buffer that is released when the test ends, and tracked until then."""
         return self._buffers.enter_context(
             IOBufferMemoryDescriptor.inTaskWithOptions(
-                task or current_task(), options, capacity, alignment
+                task or current_task(),
+                options,
+                capacity,
+                alignment,
+                pool=reached_pool(self.bench.limits),
             )
         )
 
