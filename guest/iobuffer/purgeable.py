@@ -19,7 +19,6 @@ from .vm import PAGE, Mapping
 
 PAGEMAP: Final = Path("/proc/self/pagemap")
 _PRESENT_OR_SWAPPED: Final = 0b11 << 62  # Documentation/admin-guide/mm/pagemap.rst
-MADV_PAGEOUT: Final = 21
 
 _KEEP: Final = PurgeableState.kIOMemoryPurgeableKeepCurrent
 _NON_VOLATILE: Final = PurgeableState.kIOMemoryPurgeableNonVolatile

@@ -71,6 +71,11 @@ def described(runs: Sequence[WitnessRun]) -> str:
     )
 
 
+def free_sizes() -> dict[str, int]:
+    """Return the bytes that each carve-out could still give to this process."""
+    return {name: known()[name].free_size() for name in ("main", "high", "low")}
+
+
 def reached_pool(limits: Limits) -> str | None:
     """Return the name of a pool that the device reaches whole; None when it reaches them all.
 

@@ -27,13 +27,12 @@ from iobuffer import (
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
     kIOMemoryPurgeable,
-    pools,
     vm,
 )
 from page_frames import MADV_PAGEOUT
 
 from .attestation import CheckFailed
-from .bench import Bench
+from .bench import Bench, free_sizes
 from .patterns import difference, inverted
 
 PAGE: Final = 4096
@@ -80,7 +79,7 @@ class Machine:
 
     def run(self, program: list[Step]) -> None:
         """Run a program on no buffers, release everything; `CheckFailed` names the step."""
-        before = self._free()
+        before = free_sizes()
         try:
             for number, (operation, choice) in enumerate(program):
                 self._random.seed(choice)
@@ -90,13 +89,9 @@ class Machine:
                     raise CheckFailed(f"step {number}, {operation}({choice}): {error}") from error
         finally:
             self._end()
-        after = self._free()
+        after = free_sizes()
         if after != before:
             raise CheckFailed(f"free before {before}, after {after}")
-
-    @staticmethod
-    def _free() -> dict[str, int]:
-        return {name: pools.named(name).free_size() for name in ("main", "high", "low")}
 
     def _end(self) -> None:
         for each in self._live:

@@ -24,18 +24,13 @@ from iobuffer import (
     kIOMemoryPhysicallyContiguous,
     kIOMemoryPurgeable,
     kIOMemoryUseReserve,
-    pools,
 )
 
 from suite.attestation import Attest
-from suite.bench import Bench, Seen
+from suite.bench import Bench, Seen, free_sizes
 from suite.patterns import Patterns
 
 create = IOBufferMemoryDescriptor.inTaskWithOptions
-
-
-def free_sizes() -> dict[str, int]:
-    return {name: pools.named(name).free_size() for name in ("main", "high", "low")}
 
 
 @pytest.mark.promise("release")

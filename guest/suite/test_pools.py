@@ -24,7 +24,7 @@ from iobuffer import (
 from iobuffer.managed import HUGE_PAGES
 
 from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
+from suite.bench import Bench, MakeBuffer, free_sizes
 from suite.patterns import Patterns
 from suite.test_prepare import code_of
 
@@ -293,9 +293,9 @@ def test_alignment_up_to_the_pools_size(bench: Bench, data: Patterns, attest: At
 
 @pytest.mark.promise("kIOMemoryClearEncrypt")
 def test_clear_encrypt_takes_nothing(bench: Bench, attest: Attest, data: Patterns) -> None:
-    before = {name: pools.named(name).free_size() for name in ("main", "high", "low")}
+    before = free_sizes()
     refused = code_of(create, current_task(), kIODirectionInOut | kIOMemoryClearEncrypt, 64)
-    after = {name: pools.named(name).free_size() for name in ("main", "high", "low")}
+    after = free_sizes()
     with create(current_task(), kIODirectionInOut, 64) as memory:
         seen = bench.device_reads(memory, data.take(64))
     attest(

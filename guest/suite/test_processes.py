@@ -17,11 +17,10 @@ from iobuffer import (
     kIOMapAnywhere,
     kIOMapUnique,
     kIOMemoryPageable,
-    pools,
 )
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
+from suite.bench import Bench, free_sizes
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
@@ -85,7 +84,7 @@ def check(memory: IOBufferMemoryDescriptor, mark: bytes) -> None:
 def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: Attest) -> None:
     drawn = random.Random(data.take(8))
     seed = drawn.randrange(1 << 32)
-    before = {name: pools.named(name).free_size() for name in ("main", "high", "low")}
+    before = free_sizes()
     victim, last_round = drawn.randrange(PROCESSES), drawn.randrange(2, ROUNDS - 2)
     dmas = 0
     with ExitStack() as stack:
@@ -117,7 +116,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
         for other in others.values():
             if other.hear() != "done":
                 raise CheckFailed("a process has not ended as it should")
-    after = {name: pools.named(name).free_size() for name in ("main", "high", "low")}
+    after = free_sizes()
     attest(
         "processes",
         asked=f"{PROCESSES} processes, number {victim} killed in round {last_round}",

@@ -20,14 +20,13 @@ from iobuffer import (
     kIOMapWriteCombineCache,
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
-    pools,
     task_of,
 )
 from iobuffer.driver import Driver
 from layout import WitnessStatus
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import EFFECTIVE, Bench, MakeBuffer, described
+from suite.bench import EFFECTIVE, Bench, MakeBuffer, described, free_sizes
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
@@ -38,10 +37,6 @@ SHARED = "kIOMemoryKernelUserShared"
 MODES = [mode << 8 for mode in EFFECTIVE]
 MODE_NAMES = [mode.name for mode in EFFECTIVE]
 Ask = Callable[[], Any]
-
-
-def free_sizes() -> dict[str, int]:
-    return {name: pools.named(name).free_size() for name in ("main", "high", "low")}
 
 
 @pytest.mark.promise("inTask")
