@@ -16,7 +16,7 @@ import subprocess
 from enum import StrEnum
 from pathlib import Path
 
-from . import children, tools
+from . import children, debian, tools
 from .errors import EnvironmentFailure, UsageError
 
 SETTING = "DMA_REHEARSAL_BUILD"
@@ -151,7 +151,7 @@ def run_on_host(
     shutil.copytree(original, headers, symlinks=True)
     for link in [path for path in headers.iterdir() if path.is_symlink()]:
         link.unlink()
-        link.symlink_to((original / link.name).resolve())
+        link.symlink_to(debian.within(tree, (original / link.name).relative_to(tree)))
     makefile = headers / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{tree}/usr/src/"))
     return children.run(

@@ -7,6 +7,7 @@ mmdebstrap has a default one, and a Debian host's own apt settings know another.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -17,8 +18,9 @@ from . import children, janitor, space, tools
 from .errors import EnvironmentFailure
 
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
-_LOADER = "lib64/ld-linux-x86-64.so.2"  # below usr/ where an extract has no merged-/usr links
+LOADER = "lib64/ld-linux-x86-64.so.2"  # below usr/ where an extract has no merged-/usr links
 _EXTRACT_TIMEOUT_S = 900
+_MOST_LINKS = 40  # as Linux follows in one path (path_resolution(7))
 
 
 def _host_mirrors() -> list[str]:
@@ -142,8 +144,34 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
     raise explain(suite, said)
 
 
+def within(tree: Path, name: str | Path) -> Path:
+    """Return the file that ``name`` is for a program whose root is ``tree``, all links followed.
+
+    Packages link by absolute paths (libc6's loader does), which on the host's own root would be
+    the host's files: another libc. OSError ELOOP after 40 links. What is not there is returned as
+    the path where it would be.
+    """
+    left = list(Path(name).parts)[::-1]
+    path = tree
+    links = 0
+    while left:
+        part = left.pop()
+        if part == "/":
+            path = tree
+        elif part == "..":
+            path = path if path == tree else path.parent
+        elif (path / part).is_symlink():
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(tree / name))
+            left += (path / part).readlink().parts[::-1]
+        else:
+            path /= part
+    return path
+
+
 def _loader(tree: Path) -> list[str]:
-    candidates = [tree / _LOADER, tree / "usr" / _LOADER]
+    candidates = [within(tree, LOADER), within(tree, f"usr/{LOADER}")]
     loader = next((path for path in candidates if path.exists()), candidates[0])
     libraries = ":".join(str(tree / folder) for folder in LIBRARY_FOLDERS)
     return [str(loader), "--library-path", libraries]

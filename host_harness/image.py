@@ -365,13 +365,14 @@ def _copy_programs(tree: Path, root: Path) -> None:
         if path.name.partition(".")[0] not in _LEFT_OUT_EXTENSIONS
     ]
     for path in [*programs, *debian.needed_libraries(tree, [*programs, *extensions])]:
-        target = root / path.relative_to(tree)
+        inside = path.relative_to(tree)
+        target = root / inside
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path.resolve(), target)
+        shutil.copyfile(debian.within(tree, inside), target)
         target.chmod(0o755)
-    loader = root / "lib64/ld-linux-x86-64.so.2"
+    loader = root / debian.LOADER
     loader.parent.mkdir(exist_ok=True)
-    shutil.copyfile((tree / "lib64/ld-linux-x86-64.so.2").resolve(), loader)
+    shutil.copyfile(debian.within(tree, debian.LOADER), loader)
     loader.chmod(0o755)
     for link, name in (
         ("usr/bin/python3", "python3.11"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import cache, children, debian, tools
-from .errors import UsageError
+from .errors import EnvironmentFailure, UsageError
 from .janitor import remove_tree
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -84,8 +84,9 @@ def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
 
     Unchecked hashes: the guest never compares times or sources. A file that does not compile
     stays a source, and whoever imports it in the guest gets the error, with file and line.
+    EnvironmentFailure when nothing was compiled: then that Python does not run on this host.
     """
-    children.run(
+    done = children.run(
         [
             *debian.loader_command(tree, "usr/bin/python3.11"),
             *("-I", "-m", "compileall", "-q", "-j", "0"),
@@ -95,6 +96,13 @@ def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
         timeout_s=_TIMEOUT_S,
         environment={"PYTHONHOME": str(tree / "usr")},
     )
+    if not any(folder.rglob("*.pyc")):
+        raise EnvironmentFailure(
+            f"the guest's Python compiled nothing (status {done.returncode}); it said:\n"
+            f"{(done.stdout + done.stderr).strip()[-2000:]}",
+            "it runs out of the unpacked packages by their own loader: remove the cache "
+            "(make clean-cache) and run again; if it stays, this host cannot run it",
+        )
 
 
 def pack_cpio(root: Path, target: Path) -> None:
@@ -115,7 +123,7 @@ def _inputs(tree: Path, tests: GuestTests) -> dict[str, Any]:
         "files": cache.digest_of_files(SOURCE / "guest"),
         "tests": {str(path): _digest(tests.root / path) for path in tests.files()},
         "python": str(tree),
-        "format": 3,
+        "format": 4,
     }
 
 

@@ -32,6 +32,10 @@ class Outcome:
     seconds: float
     folder: Path | None
 
+    def __str__(self) -> str:
+        where = f", {self.folder}" if self.folder else ""
+        return f"status {self.status}, {self.seconds:.1f} s{where}"
+
 
 @contextmanager
 def loaded(processes: int) -> Iterator[None]:
@@ -51,17 +55,13 @@ def run(count: int, load: int, runs: Path, arguments: Sequence[str]) -> Status:
     """
     progress = Progress()
     outcomes: list[Outcome] = []
-    long = _once(runs / "soak-long", [_LONG_TESTS], _LONG)
-    where = f"  {long.folder}" if long.folder else ""
-    progress.note(f"long run: status {long.status}, {long.seconds:.1f} s{where}")
+    long = _once(progress, runs / "soak-long", [_LONG_TESTS], _LONG)
+    progress.note(f"long run: {long}")
     with loaded(load):
         for number in range(1, count + 1):
-            outcome = _once(runs / f"soak-{number}", arguments)
+            outcome = _once(progress, runs / f"soak-{number}", arguments)
             outcomes.append(outcome)
-            where = f"  {outcome.folder}" if outcome.folder else ""
-            progress.note(
-                f"run {number} of {count}: status {outcome.status}, {outcome.seconds:.1f} s{where}"
-            )
+            progress.note(f"run {number} of {count}: {outcome}")
     passed = [each.seconds for each in outcomes if each.status == Status.PASSED]
     if passed:
         print(
@@ -75,7 +75,10 @@ def run(count: int, load: int, runs: Path, arguments: Sequence[str]) -> Status:
 
 
 def _once(
-    folder: Path, arguments: Sequence[str], settings: Mapping[str, str] = MappingProxyType({})
+    progress: Progress,
+    folder: Path,
+    arguments: Sequence[str],
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
     """Run once in a child, whose output goes into ``folder``; remove that when it passed.
 
@@ -86,6 +89,7 @@ def _once(
         environment["APPEND"] = f"{os.environ['APPEND']} {settings['APPEND']}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    progress.note(f"{folder.name} runs; what it prints goes into {folder / 'output'}")
     start = time.monotonic()
     argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(folder), *arguments]
     with (

@@ -47,6 +47,11 @@ class AgentPlugin:
         self.trouble: list[str] = []  # what ended the session, or went wrong at its end
         self.unusable = ""  # what is wrong with the arguments
 
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        """Add what pytest's reports of failures look at, which come with the terminal's plugin."""
+        parser.addoption("--tb", dest="tbstyle", default="auto")
+        parser.addoption("--showlocals", action="store_true", default=False)
+
     def pytest_internalerror(self, excrepr: object) -> None:
         """Keep the traceback of an error that is no test's."""
         self.trouble.append(str(excrepr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import selectors
@@ -255,6 +256,30 @@ def module(whole, request):
 def test_first(module): note("1")
 def test_second(module): note("2")
 """
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ((), {"source"}),
+        (("--tb=line",), set()),
+        (("--tb=no",), set()),
+        (("--showlocals",), {"source", "local"}),
+        (("--tb=long", "--showlocals"), {"source", "local"}),
+    ],
+)
+def test_options_for_the_reports_of_failures(
+    start: Start, options: tuple[str, ...], shown: set[str]
+) -> None:
+    guest = start(test_divides="def test_divides(size=0):\n    frame = 7\n    1 / size\n")
+    guest.configure(str(guest.folder), *options)
+    (item,) = guest.receive()["items"]
+    report = guest.run(item["nodeid"])[1]
+    guest.end()
+    text = json.dumps(report["longrepr"])
+    assert "ZeroDivisionError" in text
+    parts = {"source": "def test_divides", "local": "frame      = 7"}
+    assert {part for part, words in parts.items() if words in text} == shown
 
 
 def test_fixtures_last_as_long_as_the_host_says(start: Start) -> None:
