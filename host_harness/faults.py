@@ -499,6 +499,15 @@ FAULTS = (
         tests="test_iommu.py",
     ),
     Fault(
+        "iommu-mask-ignored",
+        Place.GUEST,
+        Status.FAILED,
+        ("IOMMU mask",),
+        "memory is mapped at bus addresses that the device does not drive",
+        options={**_IOMMU, "profile": "soc-30"},
+        tests="test_iommu.py",
+    ),
+    Fault(
         "iommu-stale-translation",
         Place.DEVICE,
         Status.FAILED,

@@ -85,6 +85,7 @@ def _opened(_container: Container | None) -> Iterator[Exerciser]:
         Exerciser(function, driver=function.driver) as exerciser,
         _watched(exerciser),
     ):
+        _container.set_mask(exerciser.limits.address_bits)
         yield exerciser
 
 

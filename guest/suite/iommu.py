@@ -116,10 +116,22 @@ class Mapper:
         self.container = container
         self._stack = ExitStack()
 
-    def __call__(self, memory: HasView, *, read: bool = True, write: bool = True) -> Mapped:
-        """Let the device reach ``memory``: all of it, whole pages."""
+    def __call__(
+        self,
+        memory: HasView,
+        *,
+        read: bool = True,
+        write: bool = True,
+        address: int | None = None,
+    ) -> Mapped:
+        """Let the device reach ``memory``: all of it, whole pages, at ``address`` if one is given.
+
+        Raises what `Container.map` does.
+        """
         view = memory.view()
-        iova = self.container.map(memory.address, len(view), read=read, write=write)
+        iova = self.container.map(
+            memory.address, len(view), read=read, write=write, address=address
+        )
         mapped = Mapped(view, iova)
         self._stack.callback(mapped.close)
         return mapped

@@ -7,6 +7,7 @@ from typing import Any
 from vfio import Container, Iova
 
 WRONG_PERMISSION = "iommu-wrong-permission"
+MASK_IGNORED = "iommu-mask-ignored"
 
 _map = Container.map
 
@@ -19,8 +20,14 @@ def _map_all(
     return _map(container, va, length, read=allowed, write=allowed, **rest)
 
 
+def _no_mask(container: Container, bits: int) -> None:
+    """Place mappings wherever the IOMMU translates."""
+
+
 def apply(name: str) -> None:
     """Put a fault on for the rest of this process; another part's does nothing here."""
+    patched: Any = Container
     if name == WRONG_PERMISSION:
-        patched: Any = Container
         patched.map = _map_all
+    elif name == MASK_IGNORED:
+        patched.set_mask = _no_mask

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from exerciser import DmaRecord
 from iobuffer import IOReturn, IOReturnError, kIODirectionInOut
 from layout import DmaReason, DmaStatus, Reg
 from vfio.container import ENTRY_LIMIT
+from vfio.iova import IovaAllocator
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer, described
@@ -26,6 +27,7 @@ from suite.test_cache_modes import MODES
 pytestmark = pytest.mark.iommu
 
 SIZE = 16 * PAGE
+MASK = "IOMMU mask"
 LINUX_GRANTS_READS = "Linux's VFIO lets a device read what was mapped for its writes alone"
 
 
@@ -84,18 +86,19 @@ def scattered() -> Anonymous:
 def test_one_segment_where_physical_pages_are_many(
     bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
-    """One DMA moves over all of them; the witness says that they are not neighbours."""
+    """Each DMA moves as much as the device can; the witness says that they are not neighbours."""
     memory = mapper(scattered())
     expected = data.take(SIZE)
     seen = bench.device_reads(memory, expected)
     runs = bench.witness(memory)
     segments = memory.iova.segments
+    due = len(bench.limits.split(seen.address, SIZE, bench.device.buffer_size))
     attest(
         "IOMMU contiguity",
         asked=f"{SIZE} bytes in one segment",
         attested=f"{seen}; {len(runs)} physical runs",
-        kept=segments == ((seen.address, SIZE),) and seen.dmas == 1 and len(runs) > 1,
-        reason=f"segments {segments}; {described(runs)}",
+        kept=segments == ((seen.address, SIZE),) and seen.dmas == due and len(runs) > 1,
+        reason=f"segments {segments}, {due} DMAs are due; {described(runs)}",
     )
 
 
@@ -138,8 +141,12 @@ class Denial:
     def __call__(
         self, what: str, address: int, reason: DmaReason, *, write: bool, length: int = 64
     ) -> None:
-        """Let the device try, and look at its buffer, its record and the kernel's log."""
+        """Let the device try, and look at its buffer, its record and the kernel's log.
+
+        With one DMA, of the next length that it can move, or the most.
+        """
         bench = self._bench
+        length = bench.one_dma(bench.fits(length))
         inside = self._data.take(length)
         bench.load(inside)
         self._log.pace()
@@ -187,13 +194,15 @@ def denied(bench: Bench, kernel_log: KernelLog, data: Patterns, attest: Attest) 
 
 
 @pytest.mark.promise("IOMMU denial")
-def test_write_to_an_out_mapping(mapper: Mapper, data: Patterns, denied: Denial) -> None:
+def test_write_to_an_out_mapping(
+    bench: Bench, mapper: Mapper, data: Patterns, denied: Denial
+) -> None:
     memory = mapper(Anonymous(SIZE), write=False)
-    address, _ = memory.getPhysicalSegment(PAGE)
+    address, _ = memory.getPhysicalSegment(8 * bench.limits.alignment)
     expected = data.take(SIZE)
     with memory.view() as view:
         view[:] = expected
-        denied("write", address + 8, DmaReason.READ_ONLY, write=True)
+        denied("write", address, DmaReason.READ_ONLY, write=True)
         denied.memory_intact(view, expected)
     denied.done("READ: a device write is refused")
 
@@ -231,9 +240,11 @@ def test_access_outside_every_mapping(mapper: Mapper, data: Patterns, denied: De
 
 
 @pytest.mark.promise("IOMMU denial")
-def test_physical_address(bench: Bench, mapper: Mapper, data: Patterns, denied: Denial) -> None:
-    """What a driver that forgets the IOMMU would use."""
-    source = Anonymous(PAGE)
+def test_physical_address(
+    bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, denied: Denial
+) -> None:
+    """What a driver that forgets the IOMMU would use: the device could reach it without one."""
+    source = buffer(kIODirectionInOut, PAGE, PAGE)
     memory = mapper(source)
     expected = data.take(PAGE)
     with source.view() as view:
@@ -242,6 +253,84 @@ def test_physical_address(bench: Bench, mapper: Mapper, data: Patterns, denied: 
         denied("write", run.physical, DmaReason.UNMAPPED, write=True)
         denied.memory_intact(view, expected)
     denied.done("the physical address: refused")
+
+
+def refusal(call: Callable[[], object]) -> IOReturnError | None:
+    """Return the error that a call raises."""
+    try:
+        call()
+    except IOReturnError as error:
+        return error
+    return None
+
+
+@contextmanager
+def full(iova: IovaAllocator, bits: int) -> Iterator[None]:
+    """Have no bus address below 2**``bits`` free."""
+    taken: list[int] = []
+    try:
+        while room := iova.largest(bits):
+            taken.append(iova.allocate(room, bits=bits))
+        yield
+    finally:
+        for address in taken:
+            iova.free(address)
+
+
+@pytest.mark.promise(MASK)
+def test_memory_beyond_the_device(
+    bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Above 4 GiB, where a narrow device cannot reach it, and without a bounce."""
+    memory = mapper(buffer(kIODirectionInOut, SIZE, PAGE, pool="high"))
+    seen = both_ways(bench, memory, data)
+    runs = bench.witness(memory)
+    attest(
+        MASK,
+        asked=f"{SIZE} bytes above 4 GiB, {bench.limits.address_bits} address bits",
+        attested=f"{seen}; physical {runs[0].physical:#x}",
+        kept=all(run.physical >= 4 << 30 for run in runs),
+        reason=described(runs),
+    )
+
+
+@pytest.mark.promise(MASK)
+def test_last_page_of_the_mask(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    """The highest bus address that is free: the device drives all bits of it."""
+    iova = mapper.container.iova
+    memory = mapper(Anonymous(PAGE), address=iova.last_page())
+    seen = both_ways(bench, memory, data)
+    attest(
+        MASK,
+        asked=f"the last page below 2**{bench.limits.address_bits}, or that the IOMMU translates",
+        attested=seen,
+        kept=True,
+    )
+
+
+@pytest.mark.promise(MASK)
+def test_no_mapping_beyond_the_mask(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    """With nothing left below it a mapping is refused, and not put where the device is blind."""
+    iova = mapper.container.iova
+    limits = bench.limits
+    bits = min(limits.address_bits, iova.last_page().bit_length())
+    memory = Anonymous(PAGE)
+    with full(iova, bits):
+        error = refusal(lambda: both_ways(bench, mapper(memory), data))
+    beyond = refusal(lambda: both_ways(bench, mapper(memory, address=limits.end), data))
+    seen = both_ways(bench, mapper(memory), data)
+    codes = [each and each.code.name for each in (error, beyond)]
+    attest(
+        MASK,
+        asked=f"all below 2**{bits} in use: no mapping; and none at {limits.end:#x}",
+        attested=f"{codes[0]}, {codes[1]}; then {seen}",
+        kept=codes == [IOReturn.kIOReturnNoMemory.name, IOReturn.kIOReturnBadArgument.name],
+        reason=f"{error}; {beyond}",
+    )
 
 
 @pytest.mark.promise("FLR")
@@ -264,15 +353,6 @@ def test_reset_by_vfio(bench: Bench, mapper: Mapper, data: Patterns, attest: Att
         kept=registers == [0, 0] and count == 0 and empty,
         reason=f"registers {registers}, {count} DMAs, buffer empty: {empty}",
     )
-
-
-def refusal(call: Callable[[], object]) -> IOReturnError | None:
-    """Return the error that a call raises."""
-    try:
-        call()
-    except IOReturnError as error:
-        return error
-    return None
 
 
 @pytest.mark.promise("IOMMU limits")

@@ -122,6 +122,20 @@ class Container:
                 f"{self.path}: the group cannot be put into it: {error}{why}"
             ) from (error)
 
+    def set_mask(self, bits: int) -> None:
+        """Place no further mapping beyond 2**``bits``, for a device that drives no more of them.
+
+        What dma_set_mask is to a driver in the kernel; of several devices the narrowest counts. It
+        is for after `attach`, which tells what can be mapped. `IOBadArgumentError` for less than
+        a page.
+        """
+        if not self.page or not self.page.bit_length() <= bits <= 64:
+            raise IOBadArgumentError(
+                f"a mask of {bits} bits: up to 64, and more than a page of {self.page} bytes; "
+                "attach a group before"
+            )
+        self.iova.narrow(bits)
+
     def available(self) -> int | None:
         """How many more mappings the kernel takes, None when it does not say."""
         return self._info()[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from iobuffer.errors import IOBadArgumentError, IONoMemoryError
@@ -36,14 +36,12 @@ class IovaAllocator:
         size = self._pages(length)
         if alignment <= 0 or alignment & (alignment - 1):
             raise IOBadArgumentError(f"alignment {alignment}: a power of two, at least 1")
-        largest = 0
-        for start, room in self._free.runs():
-            room = min(start + room, 1 << bits) - start
-            largest = max(largest, room)
+        for start, room in self._runs(bits):
             place = align_up(start, max(alignment, self.page))
             if place + size <= start + room:
                 self._free.allocate_at(place, size)
                 return place
+        largest = self.largest(bits)
         raise IONoMemoryError(
             f"{length} bytes of bus addresses at alignment {alignment} below 2**{bits}: the "
             f"largest free run is {largest}",
@@ -59,8 +57,8 @@ class IovaAllocator:
             )
         if not self._free.allocate_at(address, self._pages(length)):
             raise IOBadArgumentError(
-                f"{length} bytes at bus address {address:#x} are in use, or the IOMMU cannot "
-                "translate them",
+                f"{length} bytes at bus address {address:#x} are in use, or beyond what the IOMMU "
+                "translates or the device drives",
                 address=address,
                 length=length,
             )
@@ -74,9 +72,33 @@ class IovaAllocator:
             if low < high:
                 self._free.discard(low, high - low)
 
+    def narrow(self, bits: int) -> None:
+        """Take all that is free at 2**``bits`` and beyond out for good: no device drives more."""
+        for first, size in list(self._free.runs()):
+            low = max(first, 1 << bits)
+            if low < first + size:
+                self._free.discard(low, first + size - low)
+
+    def largest(self, bits: int = 64) -> int:
+        """Return the bytes of the longest free run below 2**``bits``; 0 when nothing is free."""
+        return max((room for _, room in self._runs(bits)), default=0)
+
+    def last_page(self) -> int:
+        """Return the highest address at which a page is free; `IONoMemoryError` without one."""
+        ends = [start + room for start, room in self._runs(64)]
+        if not ends:
+            raise IONoMemoryError("no bus address is free", asked=self.page, largest=0)
+        return ends[-1] - self.page
+
     def free(self, address: int) -> None:
         """Give back what starts at ``address``; `IOBadArgumentError` when nothing does."""
         self._free.free(address)
+
+    def _runs(self, bits: int) -> Iterator[tuple[int, int]]:
+        """Yield the free runs below 2**``bits`` as (start, bytes), ascending."""
+        for start, room in self._free.runs():
+            if start < 1 << bits:
+                yield start, min(start + room, 1 << bits) - start
 
     def _pages(self, length: int) -> int:
         if length <= 0:

@@ -196,13 +196,53 @@ def test_bus_addresses_can_be_chosen_and_reserved() -> None:
         addresses.take(0x20_1000, PAGE)
 
 
+def test_bus_addresses_end_at_the_mask() -> None:
+    """Whoever asks without ``bits`` gets none beyond it either."""
+    addresses = IovaAllocator([(0, 0x7F_FFFF), (0x90_0000, 0xFFFF_FFFF)], PAGE)
+    assert addresses.last_page() == 0xFFFF_F000
+    assert addresses.largest(20) == 0, "the first MiB is left alone"
+    assert addresses.largest(21) == 1 << 20
+    addresses.narrow(22)
+    assert addresses.last_page() == 0x3F_F000
+    assert addresses.allocate(3 << 20) == 0x10_0000
+    assert addresses.largest() == 0
+    with pytest.raises(IONoMemoryError):
+        addresses.allocate(PAGE)
+    with pytest.raises(IONoMemoryError):
+        addresses.last_page()
+    with pytest.raises(IOBadArgumentError, match="beyond what the IOMMU"):
+        addresses.take(0x40_0000, PAGE)
+
+
 # Containers.
+
+
+def test_container_maps_below_the_mask_alone(opened: Container, memory: int) -> None:
+    opened.set_mask(21)
+    with pytest.raises(IONoMemoryError):
+        opened.map(memory, PAGE, read=True, write=True, alignment=1 << 21)
+    with pytest.raises(IOBadArgumentError):
+        opened.map(memory, PAGE, read=True, write=True, address=1 << 21)
+    assert opened.map(memory, PAGE, read=True, write=True).address < 1 << 21
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 12, 65])
+def test_mask_that_is_none_is_refused(opened: Container, bits: int) -> None:
+    with pytest.raises(IOBadArgumentError, match="a mask of"):
+        opened.set_mask(bits)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_mask_is_for_after_a_group(tmp_path: Path) -> None:
+    (tmp_path / "vfio").touch()
+    with Container(tmp_path / "vfio") as empty, pytest.raises(IOBadArgumentError, match="attach"):
+        empty.set_mask(32)
 
 
 def test_container_tells_what_the_iommu_can(opened: Container) -> None:
     assert opened.page == PAGE
     assert opened.available() == 4
-    with pytest.raises(IOBadArgumentError, match="in use, or the IOMMU cannot"):
+    with pytest.raises(IOBadArgumentError, match="in use, or beyond what the IOMMU"):
         opened.iova.take(HOLE[0], PAGE)
 
 

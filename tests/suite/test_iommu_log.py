@@ -124,3 +124,9 @@ def test_fault_of_the_permission(monkeypatch: pytest.MonkeyPatch, read: bool, wr
     iommu_faults.apply("iommu-wrong-permission")
     Container.map(None, 0, 0, read=read, write=write)  # type: ignore[arg-type]
     assert asked == [(read, write), (True, True)]
+
+
+def test_fault_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Container, "set_mask", Container.set_mask)  # to be put back
+    iommu_faults.apply("iommu-mask-ignored")
+    Container.set_mask(None, -1)  # type: ignore[arg-type]
