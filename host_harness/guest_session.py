@@ -123,7 +123,7 @@ class GuestSession:
                 self.rig.boot()
         except HarnessError as error:
             self.rig.error = error
-            raise _leave(error) from None
+            raise _leave(error, session.config) from None
         self._trace = DeviceTrace(self.vm.folder / "device-trace.jsonl")
         if self.rig.options.iommu:
             self._dmar = dmar.DmarLog(self.vm.folder / "console.log")
@@ -142,7 +142,7 @@ class GuestSession:
                 found = self._collect(session)
         except HarnessError as error:
             self.rig.error = error
-            raise _leave(error) from None
+            raise _leave(error, session.config) from None
         # What a collector would announce: the terminal counts its items by these reports.
         session.config.hook.pytest_collectreport(
             report=pytest.CollectReport("", "passed", None, list(found))
@@ -352,11 +352,15 @@ def _forwarded(config: pytest.Config) -> list[str]:
     return words
 
 
-def _leave(error: HarnessError) -> BaseException:
-    """Return what ends pytest's session at once: never as a failed test."""
+def _leave(error: HarnessError, config: pytest.Config) -> BaseException:
+    """Return what ends pytest's session at once: never as a failed test.
+
+    pytest prints its words twice, so the error itself stands in the verdict, where that is shown.
+    """
     usage = isinstance(error, UsageError)
     code = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
-    return pytest.exit.Exception(str(error), returncode=code)
+    words = str(error) if config.option.no_summary else "no test runs; the reason stands below"
+    return pytest.exit.Exception(words, returncode=code)
 
 
 def _show(session: pytest.Session, reports: list[pytest.TestReport]) -> None:
