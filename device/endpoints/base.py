@@ -33,6 +33,7 @@ from .bus import Bus, Transaction
 from .memory import Fabric, Memory, ReadOnlyMemory
 from .registers import Register, RegisterFile
 from .shared import SharedMemory
+from .state import Content, StatePart, migration
 
 CONFIG_REGION = 7
 _BARS = 6
@@ -88,8 +89,10 @@ class Endpoint:
 
     A subclass declares ``identity``, ``bars``, ``vectors`` (MSI-X, 0 to 2048) and ``messages``
     (MSI, 0 or a power of two to 32); what is only known when it is made goes to ``__init__``.
-    Reach memory through ``self.bus`` only; signal with ``msix``, ``msi`` and ``intx``.
-    ValueError for what no function can have.
+    Reach memory through ``self.bus`` only; signal with ``msix``, ``msi`` and ``intx``; act later by
+    ``self.timers``, which a reset clears. ``state``, where it is not empty, can be migrated.
+    ``command_at_reset`` is for clients that are no guests, such as a sample program: nobody else
+    turns on bus mastering there. ValueError for what no function can have.
     """
 
     name = "endpoint"
@@ -97,24 +100,26 @@ class Endpoint:
     bars: ClassVar[Bars] = {}
     vectors = 0
     messages = 0
+    state: ClassVar[Sequence[StatePart]] = ()
+    command_at_reset = Command(0)
 
     def __init__(
         self,
-        trace: Trace,
+        trace: Trace | None = None,
         *,
         bars: Bars | None = None,
         vectors: int | None = None,
         msix_bars: MsixBars | None = None,
         fabric: Fabric | None = None,
     ) -> None:
-        self.trace = trace
+        self.trace = trace or Trace()
         bars = dict(self.bars if bars is None else bars)
         if vectors is not None:
             self.vectors = vectors
         if self.vectors and msix_bars is None:
             msix_bars = self._add_msix_bar(bars)
         self._bar_sizes = {index: each.size for index, each in bars.items()}
-        self.config = ConfigSpace(self.identity, self._bar_sizes)
+        self.config = ConfigSpace(self.identity, self._bar_sizes, self.command_at_reset)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement(self._power_changed))
         self._msi = self.add_capability(Msi(self.messages)) if self.messages else None
@@ -128,10 +133,9 @@ class Endpoint:
         self.fabric.join(self)
         self.bus = Bus(self)
         self.timers = Timers()
-        self.migration: Migration | None = None  # an author who has a state declares it here
         self._intx_level = False
         self._intx_under_way = False
-        self.contents: dict[int, RegisterFile | Memory | SharedMemory] = {}
+        self.contents: dict[int, Content] = {}
         for index, bar in bars.items():
             if isinstance(bar, RegisterBar):
                 self.contents[index] = RegisterFile(bar.registers, self)
@@ -141,6 +145,15 @@ class Endpoint:
                 kind = ReadOnlyMemory if bar.read_only else Memory
                 self.contents[index] = kind(bar.size)
         self._check_side_effects()
+        self.migration: Migration | None = None
+        if self.state:
+            self.migration = migration(
+                self.state,
+                self.contents,
+                loaded=self.on_load,
+                stopped=self._stop,
+                running=self.on_running,
+            )
 
     def _check_side_effects(self) -> None:
         """Raise ValueError for a side effect of no register: misspelt, it would never be called."""
@@ -246,8 +259,20 @@ class Endpoint:
     def on_reset(self) -> None:
         """Take behaviour that is no register back to its reset state."""
 
-    def after_reset(self) -> None:
-        """Act when registers, memory and configuration space are at their reset state."""
+    def on_load(self) -> None:
+        """Act on a state that was loaded; ValueError when it is none that the device can have.
+
+        It came from the client: a number in it may be any number.
+        """
+
+    def on_stopped(self) -> None:
+        """Act on the end of running, before the state is saved.
+
+        Timers and DMAs under way are forgotten; what is in ``state`` must say how to go on.
+        """
+
+    def on_running(self) -> None:
+        """Act on the beginning of running, with the state that was loaded: set timers again."""
 
     def on_command(self) -> None:
         """Act on a write to the command register, such as bus mastering going off.
@@ -348,14 +373,21 @@ class Endpoint:
 
     def _reset(self, kind: str, *, flr: bool = False) -> None:
         self.trace.event(self.name, "reset", kind=kind)
-        self.bus.cancel()
+        self._stand_still()
         self.on_reset()
         self.intx(False)
         self.config.reset(flr=flr)
         for content in self.contents.values():
             content.reset()
         self._update_intx()
-        self.after_reset()
+
+    def _stop(self) -> None:
+        self._stand_still()
+        self.on_stopped()
+
+    def _stand_still(self) -> None:
+        self.timers.clear()
+        self.bus.cancel()
 
     def _command_changed(self) -> None:
         self.trace.event(self.name, "command", value=int(self.config.command))

@@ -267,6 +267,10 @@ class Bus:
             else:
                 client.start_dma(Dma(address, length, data, done, by_message, allowed, through))
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the bus addresses that the client has mapped, in order: (address, bytes)."""
+        return list(self.client.ranges()) if self.client is not None else []
+
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
         """Return whether memory is there for a request, perhaps by a message.
 

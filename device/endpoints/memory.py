@@ -26,6 +26,18 @@ class Memory:
         """Store ``data`` at ``offset``."""
         self.data[offset : offset + len(data)] = data
 
+    def has(self, offset: int, length: int) -> bool:
+        """Return whether the range is within it."""
+        return 0 <= offset <= len(self.data) - length
+
+    def saved(self, offset: int, length: int) -> bytes:
+        """Return what a migration carries of it."""
+        return bytes(self.data[offset : offset + length])
+
+    def load(self, offset: int, data: bytes) -> None:
+        """Store what ``saved`` returned, also where software can only read."""
+        self.data[offset : offset + len(data)] = data
+
     def reset(self) -> None:
         """Fill with zeros."""
         self.data[:] = bytes(len(self.data))

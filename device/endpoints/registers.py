@@ -186,6 +186,21 @@ class RegisterFile:
         """Give every register its reset value."""
         self.values = {offset: each.reset for offset, each in self._entries.items()}
 
+    def has(self, offset: int, length: int) -> bool:
+        """Return whether the range is whole registers, one beside the other."""
+        words = range(offset, offset + length, 4)
+        return not length % 4 and all(word in self._entries for word in words)
+
+    def saved(self, offset: int, length: int) -> bytes:
+        """Return the stored values of a range that it ``has``, without side effects."""
+        words = range(offset, offset + length, 4)
+        return b"".join(self.values[word].to_bytes(4, "little") for word in words)
+
+    def load(self, offset: int, data: bytes) -> None:
+        """Store what ``saved`` returned, without side effects."""
+        for start in range(0, len(data), 4):
+            self.values[offset + start] = int.from_bytes(data[start : start + 4], "little")
+
     def __getitem__(self, offset: int) -> int:
         return self.values[offset]
 

@@ -46,6 +46,12 @@ class SharedMemory:
         """Store ``data`` at ``offset``."""
         self.data[offset : offset + len(data)] = data
 
+    def has(self, offset: int, length: int) -> bool:
+        """Return whether the range is within it."""
+        return 0 <= offset <= len(self.data) - length
+
+    saved, load = read, write  # of a migration
+
     def reset(self) -> None:
         """Fill with zeros."""
         self.data[:] = bytes(len(self.data))

@@ -122,7 +122,13 @@ class _Place:
 class ConfigSpace:
     """4096 bytes, of which software may change the bits of a mask."""
 
-    def __init__(self, identity: Identity, bar_sizes: dict[int, int]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        bar_sizes: dict[int, int],
+        command_at_reset: int = 0,
+    ) -> None:
+        self._command_at_reset = command_at_reset
         self._data = bytearray(CONFIG_SIZE)
         self._mask = bytearray(CONFIG_SIZE)
         self._clear = bytearray(CONFIG_SIZE)
@@ -135,6 +141,7 @@ class ConfigSpace:
         self.on_command: Callable[[], None] = lambda: None
         self._asleep = False
         self._placed: tuple[tuple[int, int, int], ...] = ()  # BARs that answer: first, end, index
+        self._put(Header.COMMAND, "<H", command_at_reset)
         self._put(Header.VENDOR_ID, "<HH", identity.vendor_id, identity.device_id)
         self._put(Header.REVISION_ID, "<I", identity.revision_id | identity.class_code << 8)
         self._put(
@@ -291,6 +298,7 @@ class ConfigSpace:
         """
         for offset in range(_CAPABILITIES_START):
             self._data[offset] &= ~self._mask[offset] & 0xFF
+        self._put(Header.COMMAND, "<H", self._command_at_reset)
         for place in self._places:
             if not (flr and place.capability.sticky()):
                 self._data[place.body : place.end] = place.capability.body()

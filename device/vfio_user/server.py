@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import select
+import signal
 import socket
 import threading
 import time
@@ -126,6 +127,21 @@ class VfioUserServer:
             self._listener.close()
             self._listener = None
             os.close(self._stop)
+
+
+def serve(path: str | Path, model: DeviceModel) -> None:
+    """Serve one device until SIGINT or SIGTERM: the main function of a program that is just that.
+
+    OSError when the path cannot be bound; ValueError when called from another than the main thread.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = VfioUserServer(Path(path), model)
+    server.listen()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    finally:
+        server.close()
 
 
 class _Waiter:

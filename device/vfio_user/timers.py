@@ -52,6 +52,10 @@ class Timers:
         heapq.heappush(self._heap, (self._clock() + max(0.0, seconds), next(self._order), timer))
         return timer
 
+    def clear(self) -> None:
+        """Forget every action."""
+        self._heap.clear()
+
     def next_deadline(self) -> float | None:
         """Return when the next is due, by the clock; None when none is set."""
         while self._heap and not self._heap[0][2].active:

@@ -8,9 +8,8 @@ from typing import ClassVar
 from device.endpoints.base import Bars, Endpoint, RegisterBar, SharedBar
 from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register
-from device.pci.config import Identity
-from device.trace import Trace
-from device.vfio_user.migration import Migration
+from device.endpoints.state import StatePart
+from device.pci.config import Command, Identity
 
 BUFFER = 0
 SHARED = 1
@@ -42,19 +41,13 @@ class Prober(Endpoint):
         ),
         SHARED: SharedBar(SHARED_SIZE, AREAS),
     }
+    state = (StatePart(SHARED, 0, STATE),)
+    command_at_reset = Command.BUS_MASTER
 
     def __init__(self) -> None:
-        super().__init__(Trace())
+        super().__init__()
         self.control = self.registers(BUFFER)
         self.window = self.shared(SHARED)
-        self.region_write(7, 4, b"\x04\x00")
-        self.migration = Migration(
-            STATE,
-            lambda: bytes(self.window.data[:STATE]),
-            self._load,
-            stopped=lambda: self.phases.append("stopped"),
-            running=lambda: self.phases.append("running"),
-        )
         self.as_new()
 
     def as_new(self) -> None:
@@ -73,9 +66,18 @@ class Prober(Endpoint):
         """Return whether the last DMA was done."""
         return isinstance(self.outcome, bytes)
 
-    def after_reset(self) -> None:
-        """Bus mastering stays on here."""
-        self.region_write(7, 4, b"\x04\x00")
+    def on_load(self) -> None:
+        """Refuse some states."""
+        if self.window.data[0] == 0xFF:
+            raise ValueError("a state that begins with 0xff")
+
+    def on_stopped(self) -> None:
+        """Take note."""
+        self.phases.append("stopped")
+
+    def on_running(self) -> None:
+        """Take note."""
+        self.phases.append("running")
 
     def write_go(self, value: int) -> None:
         """Start a DMA."""
@@ -103,8 +105,3 @@ class Prober(Endpoint):
             self._start(4)
         else:
             self.control[Reg.BUSY] = 0
-
-    def _load(self, state: bytes) -> None:
-        if state[:1] == b"\xff":
-            raise ValueError("a state that begins with 0xff")
-        self.window.data[:STATE] = state

@@ -1,4 +1,4 @@
-"""What libvfio-user's sample client asks of a device, message by message, from our own client.
+"""What libvfio-user's sample client asks of a 60-line device, message by message, from our client.
 
 ``make interop CLIENT=...`` runs that client itself.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from device.examples import timer
 from device.examples.timer import PATTERN, TimerDevice
 from device.vfio_user import messages as wire
 from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag, Irq
@@ -28,6 +29,10 @@ PAGE = 4096
 MAPS = 32  # twice the descriptors that the server takes in one message
 MOST = 1024  # what the client says it takes in one message
 BAR1_USED = 0x3000
+
+
+def test_the_device_is_one_page() -> None:
+    assert len(Path(timer.__file__).read_text().splitlines()) <= 60
 
 
 @contextmanager
