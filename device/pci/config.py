@@ -52,6 +52,7 @@ _COMMAND_WRITABLE = (
 )
 # For what every DMA asks: an operation on an IntFlag costs as much as ten on an int.
 _COMMAND, _MEMORY_SPACE = int(Header.COMMAND), int(Command.MEMORY_SPACE)
+_BAR_BYTES = range(Header.BAR0, Header.BAR0 + 4 * _BARS)
 _BUS_MASTER = int(Command.BUS_MASTER)
 
 
@@ -294,13 +295,16 @@ class ConfigSpace:
     def reset(self, *, flr: bool = False) -> None:
         """Take every writable register back to its reset value (BARs, command, capabilities).
 
-        A function level reset leaves what is sticky (PCI Express Base 5.0, section 6.6.2).
+        A function level reset leaves what is sticky (PCI Express Base 5.0, section 6.6.2), and the
+        BARs. QEMU quirk: it shows the guest BARs of its own, which that reset does not touch; the
+        guest, restoring, finds them as they were, so they are never written here again.
         """
         for offset in range(_CAPABILITIES_START):
-            self._data[offset] &= ~self._mask[offset] & 0xFF
+            if not (flr and offset in _BAR_BYTES):
+                self._data[offset] &= ~self._mask[offset] & 0xFF
         self._put(Header.COMMAND, "<H", self._command_at_reset)
         for place in self._places:
             if not (flr and place.capability.sticky()):
                 self._data[place.body : place.end] = place.capability.body()
-        self.asleep = False  # and the BARs are nowhere
+        self.asleep = False  # and the BARs answer nowhere
         self.set_status(Status.INTERRUPT, False)

@@ -22,7 +22,7 @@ b5 13 01 ed 00 00 10 00 00 00 00 ed 00 00 00 00
 00 00 00 00 40 00 00 00 00 00 00 00 00 01 00 00
 """
 PCIE, POWER, MSIX = 0x40, 0x7C, 0x84
-COMMAND, STATUS = 4, 6
+COMMAND, STATUS, BAR0 = 4, 6, 0x10
 
 
 def word(config: ConfigSpace, offset: int) -> int:
@@ -101,6 +101,19 @@ def test_flr_resets_and_clears_itself(exerciser: Exerciser) -> None:
     assert word(exerciser.config, COMMAND) == 0
     assert exerciser.no_snoop_enabled, "Device Control is at its reset value"
     assert not word(exerciser.config, PCIE + 8) & 1 << 15
+
+
+def test_flr_leaves_the_bars_and_a_reset_by_the_client_does_not(exerciser: Exerciser) -> None:
+    """After an FLR QEMU shows the guest the old BARs; the guest restores nothing that is there."""
+    place = 0xFEB00000
+    exerciser.region_write(7, BAR0, struct.pack("<I", place))
+    exerciser.region_write(7, PCIE + 8, struct.pack("<H", 1 << 15))
+    assert exerciser.config.bar_address(0) is None, "memory space is off"
+    set_command(exerciser, 1 << 1)
+    assert exerciser.config.bar_address(0) == place
+    exerciser.device_reset()
+    set_command(exerciser, 1 << 1)
+    assert exerciser.config.bar_address(0) is None
 
 
 def set_command(exerciser: Exerciser, value: int) -> None:
