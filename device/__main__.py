@@ -17,10 +17,13 @@ from types import FrameType
 
 from . import choose, profile
 from .choose import NoEndpoint
+from .control import ControlServer
 from .endpoints.exerciser import Exerciser, OptionalCapability
 from .endpoints.memory import Fabric
 from .endpoints.referral import behind_iommu
-from .faults import FAULTS, SOUND
+from .faults import FAULTS
+from .platform.platform import Platform
+from .switch import FaultError, FaultSwitch
 from .trace import Trace
 from .vfio_user.server import VfioUserServer
 
@@ -29,6 +32,7 @@ _FAILED, _USAGE_ERROR = 1, 2
 _DESCRIPTORS = 16384
 
 _log = logging.getLogger(__name__)
+_Server = VfioUserServer | ControlServer
 _EPILOG = """\
 QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
@@ -78,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the client has an IOMMU: tell it of DMA that it did not map, for it to raise a fault",
     )
     add("--fault", metavar="NAME", choices=sorted(FAULTS), help="break one promise on purpose")
+    add(
+        "--control-socket",
+        type=Path,
+        metavar="PATH",
+        help="set and clear faults through this Unix socket while the device runs: a line "
+        '{"fault": NAME}, or null, for each connection',
+    )
     add("--list-faults", action="store_true", help="print the faults, one a line, and exit")
     add("--trace", type=Path, metavar="FILE", help="write every DMA and event as JSON lines")
     add(
@@ -148,7 +159,7 @@ def main(argv: list[str]) -> int:
             for server in servers:
                 server.listen()
                 stack.callback(server.close)
-        except (OSError, ValueError, NoEndpoint) as error:
+        except (OSError, ValueError, NoEndpoint, FaultError) as error:
             print(f"python -m device: {error}", file=sys.stderr)
             return _USAGE_ERROR
         status = _serve(servers, die_with_stdin=options.die_with_stdin)
@@ -156,17 +167,12 @@ def main(argv: list[str]) -> int:
     return _FAILED if failures.count else status
 
 
-def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer, ...]:
-    """Return the servers of the endpoint, its peer and the platform, not listening yet.
+def _servers(options: argparse.Namespace, trace: Trace) -> tuple[_Server, ...]:
+    """Return the servers of the endpoint, its peer, the platform and the faults, not listening yet.
 
-    NoEndpoint or ValueError when the endpoint, or what was asked of it, cannot be had.
+    NoEndpoint, FaultError or ValueError when what was asked for cannot be had.
     """
-    fault = FAULTS[options.fault] if options.fault else SOUND
     chosen = choose.find(options.endpoint)
-    if fault.exerciser is not Exerciser:
-        if chosen is not Exerciser:
-            raise NoEndpoint(f"--fault {options.fault} is one of the exerciser's")
-        chosen = fault.exerciser
     if options.iommu:
         if not issubclass(chosen, Exerciser):
             raise NoEndpoint("--iommu is for the exerciser")
@@ -183,12 +189,16 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[VfioUserServer,
         asked["fabric"] = Fabric()
         sockets.append(options.peer_socket)
     endpoints = [choose.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
-    platform = fault.platform(trace)
+    platform = Platform(trace)
     for each in endpoints:
         each.bus.interconnect = platform.interconnect
+    switch = FaultSwitch(endpoints, platform)
+    switch.set(options.fault)
+    control = options.control_socket
     return (
         *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
         VfioUserServer(options.platform_socket, platform),
+        *([] if control is None else [ControlServer(control, switch)]),
     )
 
 
@@ -217,11 +227,11 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _serve(servers: tuple[VfioUserServer, ...], *, die_with_stdin: bool) -> int:
+def _serve(servers: tuple[_Server, ...], *, die_with_stdin: bool) -> int:
     stop = threading.Event()
-    dead: list[VfioUserServer] = []
+    dead: list[_Server] = []
 
-    def serve(server: VfioUserServer) -> None:
+    def serve(server: _Server) -> None:
         try:
             server.serve_forever()
         except Exception:

@@ -1,12 +1,16 @@
-"""Named faults of the device: each breaks one promise on purpose, in one overridden method."""
+"""Named faults of the device: each breaks one promise on purpose, in one overridden method.
+
+Their classes stand in for the sound ones while a device runs (`device.switch`), so none of them
+makes anything when it is made.
+"""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
 
 from .endpoints.bus import DmaRefused, OnlyByMessage
 from .endpoints.exerciser import Exerciser
@@ -101,9 +105,7 @@ class _ReadsStale(Exerciser):
 class _StaleTranslation(Exerciser):
     """Keeps where an address led, and goes there when the client has unmapped it."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._seen: dict[tuple[int, int], list[memoryview]] = {}
+    _seen: Mapping[tuple[int, int], list[memoryview]] = MappingProxyType({})
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         place = transfer.address, transfer.length
@@ -114,7 +116,8 @@ class _StaleTranslation(Exerciser):
                     outcome = self._follow(views, transfer)
             elif self.bus.client is not None:
                 write = transfer.writes_memory
-                self._seen[place] = self.bus.client.memory(*place, write=write)
+                views = self.bus.client.memory(*place, write=write)
+                self._seen = {**self._seen, place: views}
             done(direction, outcome)
 
         super().transfer(transfer, moved)
@@ -132,7 +135,7 @@ class _StaleTranslation(Exerciser):
 
     def on_detach(self) -> None:
         super().on_detach()
-        self._seen.clear()
+        self._seen = {}
 
 
 class _MsixOfOneVector(Exerciser):
@@ -428,7 +431,10 @@ def _with_model(model: type[CacheModel]) -> type[Platform]:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault's description and the classes that stand in for the sound ones."""
+    """A fault's description and the classes that stand in for the sound ones.
+
+    Neither has an ``__init__`` of its own.
+    """
 
     description: str
     exerciser: type[Exerciser] = Exerciser

@@ -27,8 +27,7 @@ class Fault:
     ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
     kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
     are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
-    a run with these ``options``, by name. ``whole_vm``: the project's own tests boot a VM for it;
-    the others of a kind run in one process, where a whole suite takes seconds.
+    a run with these ``options``, by name.
     """
 
     name: str
@@ -41,7 +40,11 @@ class Fault:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     tests: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
-    whole_vm: bool = True
+
+    @property
+    def switchable(self) -> bool:
+        """Whether it can be set and cleared in a VM that runs, one without special options."""
+        return self.place is Place.DEVICE and not self.options
 
 
 _IOMMU = {"iommu": "intel"}
@@ -117,9 +120,7 @@ _ALLOCATOR = (
 )
 
 
-def _cache(
-    name: str, promise: str, tests: str, description: str, *, whole_vm: bool = False
-) -> Fault:
+def _cache(name: str, promise: str, tests: str, description: str) -> Fault:
     return Fault(
         f"cache-{name}",
         Place.DEVICE,
@@ -127,12 +128,11 @@ def _cache(
         (promise,),
         f"the cache model {description}",
         tests=f"test_cache_{tests}.py",
-        whole_vm=whole_vm,
     )
 
 
 _CACHE = (
-    _cache("clean-noop", "cache maintenance", "truth", "cleans nothing", whole_vm=True),
+    _cache("clean-noop", "cache maintenance", "truth", "cleans nothing"),
     _cache("invalidate-noop", "cache maintenance", "truth", "invalidates nothing"),
     _cache("clean-one-line-short", "cache line", "lines", "leaves out a clean's last line"),
     _cache(
@@ -146,7 +146,6 @@ _CACHE = (
     _cache(
         *("no-snoop-as-snoop", "cache maintenance", "truth"),
         "snoops the caches at every access",
-        whole_vm=True,
     ),
     _cache(
         *("snooped-write-not-in-image", "cache maintenance", "truth"),
@@ -172,7 +171,7 @@ _CACHE = (
         *("snapshot-never-compared", "driver mistakes", "mistakes"),
         "never compares what the device got with what is there",
     ),
-    _cache("reports-lost", "driver mistakes", "mistakes", "loses its reports", whole_vm=True),
+    _cache("reports-lost", "driver mistakes", "mistakes", "loses its reports"),
     _cache(
         *("untracked-reached", "cache maintenance", "truth"),
         "lets no-snoop accesses reach memory that no buffer tracks",
@@ -184,7 +183,6 @@ _CACHE = (
         ("cache maintenance",),
         "the device does not snoop though its Enable No Snoop is clear",
         tests="test_cache_truth.py",
-        whole_vm=False,
     ),
 )
 

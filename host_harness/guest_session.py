@@ -7,17 +7,16 @@ guest's report is pytest's own serialized report, so everything that reads repor
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import dmar, guest_words, host_witness
+from . import dmar, guest_tests
 from .device_trace import DeviceTrace
 from .errors import HarnessError, NoVerdict, Status, UsageError
-from .guest_words import CollectedItem, GuestWordsError
+from .guest_words import CollectedItem
 from .kept import keep_until_told
 from .report import Ledger, Promise
 from .rig import Rig
@@ -89,7 +88,6 @@ class GuestSession:
         self._interrupted = False
         self._trace: DeviceTrace | None = None
         self._dmar: dmar.DmarLog | None = None
-        self._witnessed = False  # whether the running test had the host look at its page tables
 
     @property
     def ledger(self) -> Ledger:
@@ -151,37 +149,23 @@ class GuestSession:
 
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
         options = self.rig.options
-        tests = self.rig.tests
-        request = {
-            "args": [*_forwarded(session.config), *tests.selected],
-            "named": bool(tests.selected),
-            "root": tests.root_in_guest,
-            "seed": options.seed,
-            "fault": options.fault.name if options.fault else None,
-            "iommu": options.iommu,
-        }
-        self.vm.send("collection", {"type": "configure", **request})
-        collected = self.vm.receive("collection", "collected", "unusable")
-        if collected["type"] == "unusable":
-            raise UsageError(
-                f"the guest's pytest: {collected.get('text')}",
-                f"name files, folders or node ids below {tests.root}",
-            )
-        try:
-            if errors := guest_words.collection_errors(collected):
-                raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
-            items = guest_words.collected_items(collected)
-            left_out = guest_words.left_out(collected)
-        except GuestWordsError as error:
-            raise self.vm.lost("collection", str(error)) from error
-        if left_out:
+        collected = guest_tests.collect(
+            self.vm,
+            self.rig.tests,
+            *_forwarded(session.config),
+            seed=options.seed,
+            fault=options.fault.name if options.fault else None,
+            iommu=options.iommu,
+        )
+        if collected.left_out:
             self.rig.progress.line()  # pytest is in the midst of its own
             self.rig.progress.note(
-                f"{left_out} tests left out: they are for another machine (IOMMU, PROFILE)"
+                f"{collected.left_out} tests left out: they are for another machine "
+                "(IOMMU, PROFILE)"
             )
         return [
             GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
-            for item in items
+            for item in collected.items
         ]
 
     @pytest.hookimpl(wrapper=True)
@@ -200,7 +184,7 @@ class GuestSession:
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         try:
-            reports = self._run(item, nextitem)
+            outcome = self._run(item, nextitem)
         except NoVerdict as error:
             error.subject = item.nodeid
             self.rig.error = error
@@ -208,14 +192,14 @@ class GuestSession:
             hook.pytest_runtest_logreport(report=_failure(item.nodeid, f"no verdict: {error}"))
         else:
             seen = bool(self._trace.take() if self._trace else [])
-            faults = self._faults(reports)
-            for report in reports:
+            faults = self._faults(outcome.reports)
+            for report in outcome.reports:
                 of_call = faults if report.when == "call" else dmar.Outcome()
                 self.ledger.add_report(
                     report,
                     item.guest.promises,
                     seen=seen,
-                    witnessed=self._witnessed,
+                    witnessed=outcome.witnessed,
                     evidence=[str(each) for each in of_call.told],
                     objection=of_call.complaint,
                 )
@@ -234,37 +218,13 @@ class GuestSession:
             last.user_properties.append(("IOMMU faults", text))
         return found
 
-    def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-        """Return the reports of one test, all of them: one that is cut short has none."""
-        vm, nodeid = self.vm, item.nodeid
+    def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> guest_tests.Outcome:
         if self._trace:
             self._trace.take()
-        self._witnessed = False
-        end = time.monotonic() + vm.deadlines["test"]
         following = nextitem.nodeid if isinstance(nextitem, GuestItem) else None
-        vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
-        reports: list[pytest.TestReport] = []
-        kinds: tuple[str, ...] = ("start",)
-        try:
-            while True:
-                message = vm.receive("test", *kinds, limit_s=end - time.monotonic())
-                if message.get("nodeid") != nodeid:
-                    raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
-                if message["type"] == "finish":
-                    guest_words.check_order(reports)
-                    self.ran += 1
-                    return reports
-                if message["type"] == "witness":
-                    host_witness.answer(vm, message, end - time.monotonic())
-                    self._witnessed = True
-                if message["type"] == "report":
-                    reports.append(guest_words.report(item.config, message.get("data"), nodeid))
-                    dmar.expected(reports[-1].user_properties)
-                    if len(reports) > len(guest_words.PHASES):
-                        raise GuestWordsError("the guest sends reports without end")
-                kinds = ("witness", "report", "finish")
-        except GuestWordsError as error:
-            raise vm.lost("test", str(error)) from error
+        outcome = guest_tests.run(self.vm, item.config, item.nodeid, following)
+        self.ran += 1
+        return outcome
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:

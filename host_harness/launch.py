@@ -20,7 +20,7 @@ from pathlib import Path
 
 from device.profile import Profile
 
-from . import janitor, machine, payload
+from . import device_control, janitor, machine, payload
 from .channel import PROTOCOL, Channel
 from .children import child, how_it_ended
 from .console import Console
@@ -224,6 +224,7 @@ def _start_device(
     argv = [
         *(sys.executable, "-m", "device", "--die-with-stdin"),
         *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
+        *("--control-socket", str(platform.with_name(device_control.SOCKET))),
         *("--trace", str(folder / "device-trace.jsonl")),
     ]
     if fault and fault.place is Place.DEVICE:

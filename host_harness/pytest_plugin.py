@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ class Guest:
 
 
 class Device:
-    """The device process of the session's VM, as its trace shows it."""
+    """The device process of the session's VM: its trace, and faults that it can be given."""
 
     def __init__(self, vm: Vm) -> None:
         self._vm = vm
@@ -191,6 +192,18 @@ class Device:
     def trace_path(self) -> Path:
         """The trace's file: JSON lines."""
         return self._vm.folder / "device-trace.jsonl"
+
+    @contextmanager
+    def fault(self, name: str) -> Iterator[None]:
+        """Have the device act with a fault within the ``with``: does your test notice?
+
+        ``make faults`` lists them. UsageError for one that is not the device's.
+        """
+        self._vm.set_fault(name)
+        try:
+            yield
+        finally:
+            self._vm.set_fault(None)
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return what the devices did so far, in order: all events, or those of one ``kind``.
@@ -244,5 +257,5 @@ def guest(vm: Vm) -> Guest:
 
 @pytest.fixture(scope="session")
 def device(vm: Vm) -> Device:
-    """The device, as its trace shows it."""
+    """The device: its trace, and faults that it can be given."""
     return Device(vm)

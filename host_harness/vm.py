@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import device_control
 from .channel import Channel, ChannelBroken, Message
 from .children import how_it_ended
 from .console import Console
@@ -164,6 +165,13 @@ class Vm:
         reply = self.receive("guest file", "stored", limit_s=60)
         if "error" in reply:
             self.progress.note(f"guest: {reply['error']}")
+
+    def set_fault(self, name: str | None) -> None:
+        """Set a fault of the device in place of any other, None to clear it; see `device_control`.
+
+        Between tests alone. UsageError for one that is not the device's; NoVerdict when it is lost.
+        """
+        device_control.set_fault(self.sockets / device_control.SOCKET, name)
 
     def end_session(self, ran: int) -> None:
         """End the guest's pytest session; NoVerdict when its count of tests is not ``ran``."""

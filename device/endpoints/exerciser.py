@@ -165,7 +165,7 @@ class Exerciser(Endpoint):
             read=self._fetch,
             run=lambda transfer, done: self.run_ring(transfer, done),
             refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
-            interrupt=self.msix,
+            interrupt=lambda vector: self.msix(vector),
             make=self._ring_transfer,
             changed=self._update_pending,
         )

@@ -145,11 +145,25 @@ class _Entry:
     writer: Callable[[int], None] | None = None
 
 
+def _entry(register: Register, owner: object) -> _Entry:
+    name, masks = register.offset.name.lower(), register.masks()
+    return _Entry(
+        register.reset_value(),
+        masks[Access.RW],
+        masks[Access.W1C],
+        masks[Access.WO] | masks[Access.SELF_CLEARING],
+        register.access in _COMMANDS,
+        getattr(owner, f"read_{name}", register.read),
+        getattr(owner, f"write_{name}", register.write),
+    )
+
+
 class RegisterFile:
     """The registers of one BAR, with the values that they store."""
 
     def __init__(self, registers: Iterable[Register] = (), owner: object = None) -> None:
         self._entries: dict[int, _Entry] = {}
+        self._added: list[tuple[Register, object]] = []
         self.values: dict[int, int] = {}
         self.names: set[str] = set()
         self.add(registers, owner)
@@ -164,17 +178,14 @@ class RegisterFile:
             if offset in self._entries or offset % 4:
                 raise ValueError(f"{register.offset.name}: offset {offset:#x} cannot be had")
             self.names.add(name)
-            masks = register.masks()
-            self._entries[offset] = _Entry(
-                register.reset_value(),
-                masks[Access.RW],
-                masks[Access.W1C],
-                masks[Access.WO] | masks[Access.SELF_CLEARING],
-                register.access in _COMMANDS,
-                getattr(owner, f"read_{name}", register.read),
-                getattr(owner, f"write_{name}", register.write),
-            )
+            self._added.append((register, owner))
+            self._entries[offset] = _entry(register, owner)
             self.values[offset] = self._entries[offset].reset
+
+    def rebind(self) -> None:
+        """Look for the side effects again: an owner has become an object of another class."""
+        for register, owner in self._added:
+            self._entries[int(register.offset)] = _entry(register, owner)
 
     def add_array(self, start: IntEnum, count: int) -> None:
         """Add ``count`` plain registers, read and write, from ``start`` on."""

@@ -70,13 +70,13 @@ class Platform(Endpoint):
             may_read=lambda: self.config.bus_master,
             event=event,
         )
-        unit = self.make_protection()
-        self._protection = ProtectionRegisters(control, unit, self.interconnect, event)
+        self._unit = self.make_protection()
+        self._protection = ProtectionRegisters(control, self._unit, self.interconnect, event)
         self._cache = CacheRegisters(
             control,
             self.memory(PlatformBar.RESULTS),
             self.interconnect,
-            make=self.make_cache,
+            make=lambda *given: self.make_cache(*given),
             walk=self._witness.walk,
             places=self._places,
             event=event,
@@ -93,6 +93,15 @@ class Platform(Endpoint):
     def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
         """Return the cache model of a configuration; a fault overrides it."""
         return CacheModel(memory, mode, line, seed)
+
+    def refit(self) -> None:
+        """Take up what the ``make_`` methods make by now: this object has changed its class.
+
+        The protection unit keeps its grants and faults; the cache model stays as it is until it is
+        configured.
+        """
+        with self.interconnect.lock:
+            self._unit.__class__ = type(self.make_protection())
 
     def on_reset(self) -> None:
         """Turn the protection unit off, without grants, and the cache model, without tracks."""

@@ -107,6 +107,7 @@ class AgentPlugin:
         from _pytest.runner import runtestprotocol
 
         self._channel.send({"type": "start", "nodeid": item.nodeid})
+        item.user_properties.clear()  # the host may run it again
         reports = runtestprotocol(item, nextitem=following, log=False)
         for report in reports:
             report.sections[:] = [(name, _clipped(text)) for name, text in report.sections]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from device import layout
-from device.faults import SOUND, Fault
+from device.endpoints.exerciser import Exerciser
 from device.layout import (
     CacheCommand,
     CacheReport,
@@ -15,6 +15,7 @@ from device.layout import (
     DmaReason,
     Plat,
 )
+from device.platform.platform import Platform
 from device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE
@@ -33,10 +34,10 @@ TAG = 5
 class CacheBoard:
     """Both functions, bus mastering on, and a client with memory."""
 
-    def __init__(self, fault: Fault = SOUND, trace: Trace | None = None) -> None:
+    def __init__(self, trace: Trace | None = None) -> None:
         self.client = FakeClient()
-        self.platform = fault.platform(trace or Trace())
-        self.exerciser = fault.exerciser(trace or Trace())
+        self.platform = Platform(trace or Trace())
+        self.exerciser = Exerciser(trace or Trace())
         self.exerciser.bus.interconnect = self.platform.interconnect
         for each in self.platform, self.exerciser:
             each.attach(self.client)

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from device.endpoints.exerciser import Exerciser
-from device.faults import FAULTS, SOUND
+from device.faults import FAULTS
 from device.layout import (
     INTXCTL_ASSERT,
     MSICTL_TRIGGER,
@@ -23,6 +23,7 @@ from device.layout import (
 )
 from device.platform.memory_types import Mtrrs
 from device.platform.platform import Platform
+from device.switch import FaultSwitch
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, Unmapped
 from device.vfio_user.messages import Irq
@@ -34,11 +35,17 @@ from tests.device.tables import PAT_4K, PAT_LARGE, TABLE, Tables
 DATA = bytes(range(1, 101))
 
 
+def devices(name: str | None) -> tuple[Exerciser, Platform]:
+    """Return both devices with a fault that was set when they were made already."""
+    exerciser, platform = Exerciser(Trace()), Platform(Trace())
+    FaultSwitch([exerciser], platform).set(name)
+    return exerciser, platform
+
+
 def exercise(name: str | None, *, write: bool) -> tuple[bytes, bytes, dict[str, int]]:
     """Run one DMA of 100 bytes; return memory, the device's buffer and the record."""
     client = FakeClient()
-    fault = FAULTS[name] if name else SOUND
-    device = fault.exerciser(Trace())
+    device, _ = devices(name)
     device.attach(client)
     device.region_write(7, 4, b"\x04\x00")
     if write:
@@ -91,7 +98,7 @@ def test_false_success(write: bool) -> None:
 
 def test_reads_stale() -> None:
     client = FakeClient()
-    device = FAULTS["device-reads-stale"].exerciser(Trace())
+    device = devices("device-reads-stale")[0]
     device.attach(client)
     device.region_write(7, 4, b"\x04\x00")
     device.region_write(1, 0, DATA)
@@ -116,7 +123,7 @@ def test_stale_translation(write: bool) -> None:
         (None, DmaReason.UNMAPPED, 0),
     ):
         client = Client()
-        device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+        device = devices(name)[0]
         device.attach(client)
         device.region_write(7, 4, b"\x04\x00")
         dma(device, BASE, 100, write=write)
@@ -131,7 +138,7 @@ def test_stale_translation(write: bool) -> None:
 def interrupts(name: str | None, vectors: list[int]) -> list[tuple[int, int]]:
     """Send each vector's message, then let one more register write happen; return what came."""
     client = FakeClient()
-    device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+    device = devices(name)[0]
     device.attach(client)
     device.region_write(7, 4, b"\x04\x00")
     for vector in vectors:
@@ -157,7 +164,7 @@ def intx(name: str | None) -> tuple[str, set[tuple[int, int]]]:
     interrupt each time, and the kinds of interrupts that came.
     """
     client = FakeClient()
-    device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+    device = devices(name)[0]
     device.attach(client)
     device.region_write(7, 4, b"\x04\x00")
     seen = ""
@@ -181,7 +188,7 @@ def test_faults_of_intx() -> None:
 def made(name: str | None) -> tuple[Exerciser, FakeClient]:
     """Return a device with a fault, or a sound one, whose guest has turned bus mastering on."""
     client = FakeClient()
-    device = (FAULTS[name] if name else SOUND).exerciser(Trace())
+    device = devices(name)[0]
     device.attach(client)
     device.region_write(7, 4, b"\x04\x00")
     return device, client
@@ -270,7 +277,7 @@ def test_witness_ignores_pat() -> None:
     pat = 0x0407_0506_0007_0106
     seen = {}
     for name in (None, "witness-ignores-pat"):
-        platform = (FAULTS[name] if name else SOUND).platform(Trace())
+        platform = devices(name)[1]
         report = platform.make_witness(tables.read, pat, mtrrs).walk(tables.root, 0x1000, 1, 4)
         seen[name] = report.runs[0].pat_index
     assert seen == {None: 4, "witness-ignores-pat": 0}
@@ -287,7 +294,7 @@ def test_witness_misplaces_pat() -> None:
     ):
         tables = Tables()
         tables.map(0, 0x20_0000, flags, level=level)
-        platform = FAULTS["witness-misplaces-pat"].platform(Trace())
+        platform = devices("witness-misplaces-pat")[1]
         witness = platform.make_witness(tables.read, 0x0407_0506_0007_0106, Mtrrs(0x806, 40))
         assert witness.walk(tables.root, 0, 1, 4).runs[0].pat_index == index
 
@@ -298,7 +305,7 @@ def test_witness_ignores_mtrrs() -> None:
     mtrrs = Mtrrs(0x806, 40, ((0, (1 << 40) - 0x10000 | 1 << 11),))  # 64 KiB of UC
     seen = {}
     for name in (None, "witness-ignores-mtrrs"):
-        platform = (FAULTS[name] if name else SOUND).platform(Trace())
+        platform = devices(name)[1]
         witness = platform.make_witness(tables.read, 0x0407_0506_0007_0106, mtrrs)
         seen[name] = witness.walk(tables.root, 0x1000, 1, 4).runs[0].effective.name
     assert seen == {None: "UC", "witness-ignores-mtrrs": "WB"}
@@ -307,7 +314,7 @@ def test_witness_ignores_mtrrs() -> None:
 def guarded(name: str | None) -> tuple[Exerciser, FakeClient, Platform]:
     """Return a device behind an enabled protection unit that grants reads of 64 bytes at BASE."""
     device, client = made(name)
-    platform = (FAULTS[name] if name else SOUND).platform(Trace())
+    platform = devices(name)[1]
     device.bus.interconnect = platform.interconnect
     write32(platform, 0, Plat.GRANT_ADDRESS_LO, BASE)
     write32(platform, 0, Plat.GRANT_LENGTH_LO, 64)
@@ -356,3 +363,16 @@ def test_protection_record_lost() -> None:
 def test_the_harness_knows_just_these() -> None:
     known = {each.name for each in harness.FAULTS if each.place is harness.Place.DEVICE}
     assert known == set(FAULTS)
+
+
+def test_every_fault_is_set_and_cleared_while_the_devices_run() -> None:
+    exerciser, platform = Exerciser(Trace()), Platform(Trace())
+    state = set(vars(exerciser)), set(vars(platform))
+    switch = FaultSwitch([exerciser], platform)
+    for name, fault in FAULTS.items():
+        switch.set(name)
+        assert (type(exerciser), type(platform)) == (fault.exerciser, fault.platform)
+        assert "__init__" not in vars(type(exerciser)) or type(exerciser) is Exerciser
+        switch.set(None)
+        assert (type(exerciser), type(platform)) == (Exerciser, Platform)
+        assert (set(vars(exerciser)), set(vars(platform))) == state

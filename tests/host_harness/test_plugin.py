@@ -62,14 +62,14 @@ def test_guest_tests_of_another_project(project: Path) -> None:
 def test_host_and_guest_tests_on_one_vm(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests/test_ring.py", "tests", "-v")
     assert done.returncode == 0
-    assert "5 passed" in done.stdout
+    assert "6 passed" in done.stdout
     assert len(list((project / "build" / "runs").glob("2*"))) == 1
 
 
 def test_fixtures_boot_a_vm_of_their_own(project: Path) -> None:
     done = pytest_in(project)
     assert done.returncode == 0
-    assert "3 passed" in done.stdout
+    assert "4 passed" in done.stdout
     assert (project / "build" / "runs" / "latest" / "status").read_text() == "0\n"
 
 

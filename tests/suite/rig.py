@@ -32,9 +32,12 @@ from suite.attestation import SettingsPlugin
 from suite.host import Host, HostPlugin
 
 from device.endpoints.base import Endpoint
+from device.endpoints.exerciser import Exerciser
 from device.faults import SOUND, Fault
 from device.layout import PLATFORM_DEVICE_ID
+from device.platform.platform import Platform
 from device.profile import PLAIN, Profile
+from device.switch import FaultSwitch
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.messages import Irq
@@ -162,7 +165,8 @@ class KernelFunction:
 class Machine(WholeMemory):
     """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
 
-    fault: Fault = SOUND
+    device: type[Exerciser] = Exerciser
+    fault: Fault = SOUND  # put on when both devices are made
     profile: Profile = PLAIN
     announced: Profile | None = None  # when it is another
     granted = 32  # MSI-X vectors, or as many as the device has
@@ -184,9 +188,10 @@ class Machine(WholeMemory):
         self.line = Line()
         self.edus = [self.edu(self.ram), self.edu(self.ram, address_bits=40)]
         self.function = self.kernel(self)
-        self.exerciser: Endpoint = self.fault.exerciser(Trace(), profile=self.profile)
-        self.platform = self.fault.platform(Trace())
+        self.exerciser: Endpoint = self.device(Trace(), profile=self.profile)
+        self.platform = Platform(Trace())
         self.exerciser.bus.interconnect = self.platform.interconnect
+        FaultSwitch([self.exerciser], self.platform).put_on(self.fault)
         for endpoint in self.exerciser, self.platform:
             endpoint.attach(self)
             place_bars(endpoint)

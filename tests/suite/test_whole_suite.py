@@ -21,7 +21,7 @@ from suite.host import HostReport
 from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import Exerciser
 from device.endpoints.parts.transfer import Moved, Transfer
-from device.faults import FAULTS, Fault
+from device.faults import FAULTS
 from device.layout import DmaDirection
 from device.pci.config import Command
 from host_harness.faults import find
@@ -121,7 +121,7 @@ class ForgetsNothing(Exerciser):
 
 
 def with_device(kind: type[Exerciser]) -> type[Machine]:
-    return type(kind.__name__, (Machine,), {"fault": Fault(kind.__doc__ or "", exerciser=kind)})
+    return type(kind.__name__, (Machine,), {"device": kind})
 
 
 class WrongCache(Machine):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 FILL = """
 from exerciser import Exerciser
 from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionOut
@@ -23,6 +25,15 @@ def test_the_devices_record_agrees_with_the_guest(guest, device):
     address = int(guest.python(FILL), 0)
     last = device.events("dma")[-1]
     assert (last["address"], last["length"], last["direction"]) == (address, 4096, "READ_MEMORY")
+
+
+def test_a_byte_that_the_device_gets_wrong_is_noticed(guest, device):
+    right = zlib.crc32(bytes(range(256)) * 16)
+    with device.fault("device-read-flip"):
+        guest.python(FILL)
+    assert device.events("dma")[-1]["crc32"] != right
+    guest.python(FILL)
+    assert device.events("dma")[-1]["crc32"] == right
 
 
 def test_the_vm_answers_its_monitor(vm):

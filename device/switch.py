@@ -1,0 +1,70 @@
+"""Sets and clears faults of devices that run: their objects become of another class and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import faults
+from .endpoints.base import Endpoint
+from .endpoints.exerciser import Exerciser
+from .endpoints.referral import Referring, behind_iommu
+from .endpoints.registers import RegisterFile
+from .faults import FAULTS, SOUND, Fault
+from .platform.platform import Platform
+
+
+class FaultError(Exception):
+    """A fault that cannot be set; the message says why, and nothing has changed."""
+
+
+class FaultSwitch:
+    """The faults of some endpoints and their platform, which were made sound; one at a time.
+
+    What is under way ends as it began: set and clear while no DMA is in flight. A fault of the
+    cache model acts from the model's next configuration on.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], platform: Platform) -> None:
+        self._endpoints, self._platform = endpoints, platform
+        self._kinds = [type(each) for each in endpoints]
+
+    def set(self, name: str | None) -> None:
+        """Set the fault of that name in place of the one that is set; None: none of them.
+
+        FaultError when there is none of that name, or these endpoints cannot have it.
+        """
+        if name is not None and name not in FAULTS:
+            raise FaultError(f"there is no fault {name!r}: python -m device --list-faults")
+        try:
+            self.put_on(SOUND if name is None else FAULTS[name])
+        except FaultError as error:
+            raise FaultError(f"the fault {name} {error}") from None
+
+    def put_on(self, fault: Fault) -> None:
+        """Have ``fault`` act in place of what was put on before. FaultError as in `set`."""
+        if fault.exerciser is not Exerciser:
+            for kind in self._kinds:
+                if kind is not Exerciser and kind.__bases__ != (Referring, Exerciser):
+                    raise FaultError(f"is one of the exerciser's, and {kind.__name__} is another")
+        for endpoint, kind in zip(self._endpoints, self._kinds, strict=True):
+            _become(endpoint, kind if fault.exerciser is Exerciser else _like(kind, fault))
+        _become(self._platform, fault.platform)
+        self._platform.refit()
+
+
+def _become(endpoint: Endpoint, kind: type[Endpoint]) -> None:
+    before = type(endpoint)
+    if kind is before:
+        return
+    # A fault keeps what it keeps in an object under names that its class has as well.
+    for faulty in (each for each in before.__mro__ if each.__module__ == faults.__name__):
+        for name in vars(faulty):
+            vars(endpoint).pop(name, None)
+    endpoint.__class__ = kind
+    for content in endpoint.contents.values():
+        if isinstance(content, RegisterFile):
+            content.rebind()
+
+
+def _like(kind: type[Endpoint], fault: Fault) -> type[Exerciser]:
+    return behind_iommu(fault.exerciser) if issubclass(kind, Referring) else fault.exerciser
