@@ -120,6 +120,46 @@ _ALLOCATOR = (
 )
 
 
+def _mapper(name: str, promise: str, description: str) -> Fault:
+    return Fault(
+        f"mapper-{name}",
+        Place.GUEST,
+        Status.FAILED,
+        (promise,),
+        description,
+        options=_IOMMU,
+        tests="test_mapper.py",
+    )
+
+
+_MAPPER = (
+    _mapper(
+        *("grants-both-ways", "mapper denial"),
+        "the mapper lets the device read and write a buffer, whatever its direction",
+    ),
+    _mapper(
+        *("rights-kept", "mapper denial"),
+        "what the device may do with a buffer behind the mapper never changes",
+    ),
+    _mapper(
+        *("stale-after-unmap", "mapper denial"),
+        "a buffer stays mapped for the device after complete() and release()",
+    ),
+    _mapper(
+        *("segments-unmerged", "kIOMemoryPhysicallyContiguous"),
+        "behind the mapper each page of a buffer is a segment",
+    ),
+    _mapper(
+        *("none-ignored", "kIOMemoryMapperNone"),
+        "a buffer that is to go around the mapper gets bus addresses of the mapper's",
+    ),
+    _mapper(
+        *("host-contiguous-ignored", "kIOMemoryHostPhysicallyContiguous"),
+        "memory is contiguous to the device alone, where it is to be so in the host",
+    ),
+)
+
+
 def _cache(name: str, promise: str, tests: str, description: str) -> Fault:
     return Fault(
         f"cache-{name}",
@@ -580,6 +620,7 @@ FAULTS = (
         tests="test_device.py",
     ),
     *_CACHE,
+    *_MAPPER,
     *_ALLOCATOR,
 )
 

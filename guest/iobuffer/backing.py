@@ -11,6 +11,7 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,18 @@ class Backing(ABC):
         if self.mapping is None:
             raise IONotReadyError("the buffer is not mapped in this process: create a mapping")
         return self.mapping.export(self._skip, self.size)
+
+    @contextmanager
+    def reached(self) -> Iterator[int]:
+        """Have it mapped in this process; yield where."""
+        if self.mapping is not None:
+            yield self.address
+            return
+        mapping, skip = self.map(0, self.size, self.mode)
+        try:
+            yield mapping.address + skip
+        finally:
+            mapping.close()
 
     @abstractmethod
     def wire(self) -> None:

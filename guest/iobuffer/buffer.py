@@ -18,12 +18,15 @@ from .creation import (
     check_supported,
     check_values,
     default_alignment,
+    make_place,
     make_request,
     mask_alignment,
     warn_of_neighbours,
 )
+from .derived import clipped
 from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError
 from .flags import PrepareFlags, PurgeableState
+from .mapper import BusWindow, Place
 from .mapping import IOMemoryMap
 from .mappings import Mappings
 from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
@@ -50,6 +53,7 @@ class _Held:
     """What a descriptor has to give back; a finalizer does it when nobody else has."""
 
     backing: Backing
+    window: BusWindow
     preparations: Preparations
     pid: int
     untrack: Callable[[], None] | None = None
@@ -69,6 +73,7 @@ def _reclaim(held: _Held, what: str) -> None:
     while (last := held.preparations.last()) is not None:
         held.preparations.remove(last)
     held.end_track()
+    held.window.close()
     try:
         held.backing.close_late()
     except BufferError:
@@ -246,7 +251,10 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
                     "alignment": request.alignment,
                 }
                 ask(task, "make", backing.share(), details).close()
-            return cls._with(backing, task, options, capacity, request.alignment, alignment)
+            place = make_place(options, request.alignment, highest)
+            return cls._with(
+                backing, task, options, capacity, request.alignment, alignment, place=place
+            )
         except BaseException:
             backing.close()
             raise
@@ -260,6 +268,8 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         capacity: int,
         alignment: int,
         asked_alignment: int,
+        *,
+        place: Place | None = None,
     ) -> Self:
         """Return a descriptor of ``backing``, which is its from then on."""
         self = cls.__new__(cls)
@@ -272,7 +282,8 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         self._asked_alignment = asked_alignment
         self._maps = Mappings()
         self._exporter = None
-        self._held = _Held(backing, self._preparations, os.getpid())
+        window = self._window = BusWindow(backing.reached, capacity, place)
+        self._held = _Held(backing, window, self._preparations, os.getpid())
         self._prepare_itself()
         if kIOMemoryKernelUserShared in options and self._preparations:
             backing.make_kernel_map()
@@ -304,9 +315,12 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             self._check_idle("release()")
             own = [self._preparations.newest(None, 0)] if self._own_preparations else []
             self._held.end_track()
+            self._held.window.close()  # before the memory can be another's
             try:
                 backing.close()
             except BufferError as error:
+                if self._preparations:
+                    self._narrow_window(backing.segments(0, self._capacity))
                 self._track()
                 raise self._busy(str(error)) from error
             for each in own:
@@ -517,16 +531,16 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             state = "released"
         else:
             where = f"mapped at {backing.address:#x}" if backing.address else "not mapped here"
-            state = f"{backing.mode.name}, {where}, {self._on_the_bus(backing)}"
+            state = f"{backing.mode.name}, {where}, {self._on_the_bus()}"
         length = "" if self._length == self._capacity else f", length {self._length}"
         return (
             f"<IOBufferMemoryDescriptor {self._capacity} bytes{length} in pool {self.pool} for "
             f"{self._task}, {self._options}, alignment {self._asked_alignment}, {state}>"
         )
 
-    def _on_the_bus(self, backing: Backing) -> str:
+    def _on_the_bus(self) -> str:
         try:
-            (address, length), *more = backing.segments(0, self._capacity)
+            (address, length), *more = self._wired(0, self._capacity)
         except IONotReadyError:
             return "not prepared"
         rest = f" and {len(more)} further segments" if more else ""
@@ -552,7 +566,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             raise IONotAttachedError(f"{self!r} is used after its release")
         return backing
 
-    def _wire(self, direction: IODirection) -> None:  # noqa: ARG002
+    def _wire(self, direction: IODirection) -> None:
         backing = self._attached()
         if backing.purgeable is not None and not backing.purgeable.usable:
             raise IONotReadyError(
@@ -562,15 +576,21 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         try:
             if kIOMemoryKernelUserShared in self._options:
                 backing.make_kernel_map()
+            self._open_window(direction, backing.segments(0, self._capacity))
             self._track()
         except BaseException:
             self._unwire()
             raise
 
     def _unwire(self) -> None:
-        if self._backing is not None and not self._preparations:
-            self._held.end_track()
-            self._backing.unwire()
+        if self._backing is None:
+            return
+        if self._preparations:
+            self._narrow_window(self._backing.segments(0, self._capacity))
+            return
+        self._held.end_track()
+        self._held.window.close()
+        self._backing.unwire()
 
     def _track(self) -> None:
         """Have the caches maintained from now on: the memory is mapped, and stays in its place."""
@@ -578,7 +598,10 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             self._held.untrack = coherence.backend().track(self)
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
-        return self._attached().segments(offset, length)
+        backing, window = self._attached(), self._held.window
+        if window.translated:
+            return clipped(window.segments(), offset, length)
+        return backing.segments(offset, length)
 
     def _read(self, offset: int, length: int) -> bytes:
         return self._attached().read(offset, length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Final
 
-from . import coherence
+from . import coherence, mapper
 from .errors import IOBadArgumentError, IOUnsupportedError
 from .options import (
     KNOWN_BITS,
@@ -14,6 +14,7 @@ from .options import (
     kIOMemoryClearEncrypt,
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryKernelUserShared,
+    kIOMemoryMapperNone,
     kIOMemoryPageable,
     kIOMemoryPhysicallyContiguous,
     kIOMemoryPurgeable,
@@ -121,23 +122,31 @@ def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
 def make_request(
     task: Task, options: IOOptions, capacity: int, alignment: int, highest: int | None
 ) -> Request:
-    """Return what the memory must be; any sharing or cache bit makes the alignment a page."""
+    """Return what the memory must be; any sharing or cache bit makes the alignment a page.
+
+    Behind a mapper, contiguous is what devices see, and how high it lies there is the mapper's to
+    say; not so with HostPhysicallyContiguous, and with MapperNone.
+    """
     if options.cache_mode or int(options) & kIOMemorySharingTypeMask:
         alignment = max(alignment, PAGE)
-    contiguous = (
-        kIOMemoryPhysicallyContiguous in options
-        or kIOMemoryHostPhysicallyContiguous in options
-        or alignment > PAGE
+    translated = mapper.in_use() and kIOMemoryMapperNone not in options
+    contiguous = kIOMemoryHostPhysicallyContiguous in options or (
+        not translated and (kIOMemoryPhysicallyContiguous in options or alignment > PAGE)
     )
     return Request(
         capacity,
         alignment,
         CACHE_MODES[options.cache_mode],
-        pages=alignment >= PAGE,
+        pages=alignment >= PAGE or mapper.in_use(),
         contiguous=contiguous,
         pageable=kIOMemoryPageable in options,
         purgeable=kIOMemoryPurgeable in options,
         shared=kIOMemoryKernelUserShared in options or not task.is_current,
         mapped=task.is_current,
-        highest=highest,
+        highest=None if translated else highest,
     )
+
+
+def make_place(options: IOOptions, alignment: int, highest: int | None) -> mapper.Place:
+    """Return where a mapper may put the memory."""
+    return mapper.Place(alignment, highest, physical=kIOMemoryMapperNone in options)

@@ -24,6 +24,7 @@ from .ranges import align_up
 from .task import Task, current_task
 
 if TYPE_CHECKING:
+    from .mapper import BusWindow
     from .mapping import IOMemoryMap
     from .vm import Reservation
 
@@ -83,6 +84,8 @@ class IOMemoryDescriptor(ABC):
 
     # Preparations that complete() leaves alone: those the descriptor made for itself.
     _own_preparations = 0
+    # Where a mapper has it; None: bus addresses are physical, or those of what it is made of.
+    _window: BusWindow | None = None
 
     def __init__(self, direction: IODirection, tag: int = 0) -> None:
         self._direction = direction
@@ -232,7 +235,8 @@ class IOMemoryDescriptor(ABC):
 
         Raises `IOReturnError` (kIOReturnNotWritable: In after Out; kIOReturnNoResources:
         kIODirectionPrepareToPhys32 and memory above 4 GiB), `IOCannotWireError`, and what the
-        access control says.
+        access control or the mapper says; `IOBusyError` when a mapper would map the memory anew
+        for what devices may do beside it, and a DMA may be active.
         """
         with self._lock:
             self._check_attached()
@@ -246,15 +250,18 @@ class IOMemoryDescriptor(ABC):
     def complete(self, forDirection: int | IOOptions | None = None, flags: int = 0) -> None:
         """Undo the newest prepare (with ``forDirection``, the newest for that direction).
 
-        Raises `IONotReadyError` without one, and `IOBusyError`, nothing being undone, when it is
-        the last one and a DMA may still be active.
+        Raises `IONotReadyError` without one, and `IOBusyError`, nothing being undone, when a DMA
+        may still be active and it is the last one, or devices may do less without it and a mapper
+        has the memory.
         """
         with self._lock:
             self._check_attached()
             direction, others = self._split(forDirection, flags, sum(CompleteFlags))
             named = direction if forDirection is not None or flags & 0x3 else None
             newest = self._preparations.newest(named, self._own_preparations)
-            if len(self._preparations) == 1 + self._own_preparations:
+            left = self._preparations.rights(without=newest)
+            mapped_anew = self._window is not None and self._window.changes(left)
+            if mapped_anew or len(self._preparations) == 1 + self._own_preparations:
                 self._check_idle("complete()")
             if others & CompleteFlags.kIODirectionPrepareNonCoherent:
                 for part in self._made_of(0, None):
@@ -359,6 +366,27 @@ class IOMemoryDescriptor(ABC):
                 raise
 
     # Who uses it for DMA.
+
+    def _open_window(self, direction: IODirection, physical: Iterator[Segment]) -> None:
+        """Have the mapper let devices do what the preparations say, and one for ``direction``."""
+        window = self._window
+        if window is None or not window.translated:
+            return
+        rights = self._preparations.rights(direction)
+        if window.changes(rights) and len(self._preparations):
+            self._check_idle(f"prepare() for {direction.name}")
+        window.allow(rights, list(merged(physical)))
+
+    def _narrow_window(self, physical: Iterator[Segment]) -> None:
+        """Have the mapper let devices do what the preparations that are left say."""
+        window = self._window
+        if window is None or not window.translated:
+            return
+        rights = self._preparations.rights()
+        if rights is IODirection.kIODirectionNone:
+            window.close()
+        else:
+            window.allow(rights, list(merged(physical)))
 
     def _use(self, user: object) -> None:
         """Have `complete` and `release` refuse while ``user`` (its ``str`` is shown) works."""

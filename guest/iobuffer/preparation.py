@@ -54,6 +54,14 @@ class Preparations:
         """The directions of the open preparations."""
         return [each.direction for each in self._open]
 
+    def rights(self, *also: IODirection, without: Preparation | None = None) -> IODirection:
+        """Return what devices may do by the open preparations, ``also`` those directions."""
+        kept = [each.direction for each in self._open if each is not without]
+        total = 0
+        for direction in (*kept, *also):
+            total |= device_may(direction)
+        return IODirection(total)
+
     def check(self, direction: IODirection) -> None:
         """Refuse to let devices write pages that were wired for reading alone (NotWritable)."""
         first = self._open[0].direction if self._open else direction

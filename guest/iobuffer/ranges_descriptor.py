@@ -1,12 +1,13 @@
 """IOGeneralMemoryDescriptor: memory of this process that exists already, by its addresses.
 
 The memory stays its owner's, who keeps it mapped until the descriptor is released. To prepare it
-pins its pages, through what `use` gave, or through the kernel module.
+pins its pages, through what `use` gave, or through the kernel module, and has a mapper map them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Final, Protocol, Self
 
 from . import kernel, user_memory
@@ -20,6 +21,7 @@ from .errors import (
 )
 from .flags import MapOptions
 from .guard import reserve
+from .mapper import BusWindow
 from .mapping import IOMemoryMap
 from .memory import PAGE, IOMemoryDescriptor, MapRequest, Segment, as_direction
 from .multi import IOMultiMemoryDescriptor, guard_length
@@ -83,6 +85,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
         self._wires = 0
         self._pinned: Pinned | None = None
         self._segments: list[Segment] = []
+        self._window: BusWindow = BusWindow(lambda: nullcontext(address), length)
 
     @classmethod
     def withAddressRange(
@@ -139,10 +142,19 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
                 raise
             self._pinned = pinned
         self._wires += 1
+        if self._length:
+            try:
+                self._open_window(direction, iter(self._segments))
+            except BaseException:
+                self._unwire()
+                raise
 
     def _unwire(self) -> None:
         self._wires -= 1
-        if not self._wires and self._pinned is not None:
+        if self._pinned is None:
+            return
+        self._narrow_window(iter(self._segments))
+        if not self._wires:
             self._pinned.close()
             self._pinned = None
             self._segments = []
@@ -150,6 +162,8 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         if length and self._pinned is None:
             raise IONotReadyError(f"{self!r} has no place on the bus before its prepare()")
+        if length and self._window.translated:
+            return clipped(self._window.segments(), offset, length)
         return clipped(iter(self._segments), offset, length)
 
     def _read(self, offset: int, length: int) -> bytes:

@@ -1,8 +1,8 @@
 """Fixtures for guest tests.
 
 ``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``,
-``edu``, ``wide_edu``, ``mapper``, ``host_witness``, ``noncoherent``. The agent loads them as a
-plugin, so tests of another project have them as well.
+``edu``, ``wide_edu``, ``mapper``, ``denied``, ``host_witness``, ``noncoherent``. The agent loads
+them as a plugin, so tests of another project have them as well.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from iobuffer import (
     kIODirectionInOut,
     protection,
 )
+from iobuffer import mapper as iobuffer_mapper
 from iobuffer.driver import Driver
 from pci_sysfs import PciFunction
 from platform_access import PlatformAccess
@@ -33,10 +34,11 @@ from vfio import Container, VfioFunction
 
 from suite.agreement import HostWitness
 from suite.attestation import IOMMU, SEED, Attest
-from suite.bench import Bench, DmaMemory, MakeBuffer, make_buffer
+from suite.bench import Bench, MakeBuffer, make_buffer
+from suite.denial import Denial
 from suite.guarded import OWNER, Guarded
 from suite.host import HOST, HostReport
-from suite.iommu import Mapper
+from suite.iommu import KernelLog, Mapper
 from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
 
@@ -86,7 +88,10 @@ def _opened(_container: Container | None) -> Iterator[Exerciser]:
         _watched(exerciser),
     ):
         _container.set_mask(exerciser.limits.address_bits)
+        # From here on buffers have bus addresses: the container has the function's group.
+        before = iobuffer_mapper.use(_container)
         yield exerciser
+        iobuffer_mapper.use(before)
 
 
 @pytest.fixture
@@ -133,21 +138,12 @@ def wide_edu() -> Iterator[Edu]:
 
 
 @pytest.fixture(scope="session")
-def _bench(
-    _opened: Exerciser,
-    _container: Container | None,
-    platform: PlatformDevice,
-    _protected: bool,
-) -> Iterator[Bench]:
+def _bench(_opened: Exerciser, platform: PlatformDevice, _protected: bool) -> Iterator[Bench]:
     with (
         Driver() as driver,
         make_buffer(_opened.limits, kIODirectionInOut, _opened.buffer_size, 4096) as staging,
-        ExitStack() as stack,
     ):
-        memory: DmaMemory = staging
-        if _container is not None:
-            memory = stack.enter_context(Mapper(_container))(staging)
-        yield Bench(_opened, platform, driver, memory, _opened.limits, protected=_protected)
+        yield Bench(_opened, platform, driver, staging, _opened.limits, protected=_protected)
 
 
 @pytest.fixture
@@ -218,6 +214,19 @@ def mapper(
         pytest.fail("the fixture mapper is for tests that are marked iommu")
     with Mapper(_container) as mapper:
         yield mapper
+
+
+@pytest.fixture(scope="session")
+def kernel_log() -> Iterator[KernelLog]:
+    """The kernel's log, for all denials: it tells only so many in a while."""
+    with KernelLog() as log:
+        yield log
+
+
+@pytest.fixture
+def denied(bench: Bench, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
+    """Lets the device try what the IOMMU must refuse."""
+    return Denial(bench, kernel_log, data, attest)
 
 
 @pytest.fixture

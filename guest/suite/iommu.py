@@ -166,6 +166,10 @@ class KernelLog:
             self._begin, self._told = self._clock(), 0
         self._told += 1
 
+    def rest(self) -> None:
+        """Have the next `pace` wait until the kernel has forgotten what it told."""
+        self._begin, self._told = self._clock(), RATE_FAULTS
+
     def await_fault(self, address: int, *, write: bool, timeout: float = 2.0) -> str:
         """Return the record of a DMA at ``address``; empty after ``timeout`` seconds.
 

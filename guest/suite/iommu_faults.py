@@ -2,32 +2,121 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from iobuffer import buffer
+from iobuffer.creation import make_place, make_request
+from iobuffer.mapper import BusWindow, Place
+from iobuffer.options import (
+    IODirection,
+    IOOptions,
+    kIOMemoryHostPhysicallyContiguous,
+)
 from vfio import Container, Iova
 
-WRONG_PERMISSION = "iommu-wrong-permission"
-MASK_IGNORED = "iommu-mask-ignored"
-
+PAGE = 4096
 _map = Container.map
+_allow = BusWindow.allow
+_map_part = BusWindow._map
 
 
-def _map_all(
-    container: Container, va: int, length: int, *, read: bool, write: bool, **rest: Any
-) -> Iova:
+def wrong_permission() -> None:
     """Map for both directions where one was asked for."""
-    allowed = read or write
-    return _map(container, va, length, read=allowed, write=allowed, **rest)
+
+    def map_all(
+        container: Container, va: int, length: int, *, read: bool, write: bool, **rest: Any
+    ) -> Iova:
+        allowed = read or write
+        return _map(container, va, length, read=allowed, write=allowed, **rest)
+
+    patched: Any = Container
+    patched.map = map_all
 
 
-def _no_mask(container: Container, bits: int) -> None:
+def grants_both_ways() -> None:
+    """A buffer is mapped for reads and writes, whatever its preparations say."""
+
+    def allow(window: BusWindow, _rights: IODirection, physical: Sequence[Any]) -> None:
+        _allow(window, IODirection.kIODirectionInOut, physical)
+
+    setattr(BusWindow, _allow.__name__, allow)
+
+
+def rights_kept() -> None:
+    """What devices may do is what the first preparation said."""
+
+    def changes(_window: BusWindow, _rights: IODirection) -> bool:
+        return False
+
+    setattr(BusWindow, changes.__name__, changes)
+
+
+def stale_after_unmap() -> None:
+    """What is completed or released stays mapped."""
+
+    def close(window: BusWindow) -> None:
+        window._mapped, window._segments = [], []
+
+    setattr(BusWindow, close.__name__, close)
+
+
+def segments_unmerged() -> None:
+    """Each page is mapped on its own, with a gap behind it."""
+
+    def map_pages(window: BusWindow, va: int, length: int, *rest: Any) -> None:
+        window._place = replace(window._place, alignment=2 * PAGE)
+        end = va + length
+        while va < end:
+            part = min(PAGE - va % PAGE, end - va)
+            _map_part(window, va, part, *rest)
+            va += part
+
+    setattr(BusWindow, _map_part.__name__, map_pages)
+
+
+def none_ignored() -> None:
+    """MapperNone gets bus addresses of the mapper's."""
+
+    def physical_never(options: IOOptions, alignment: int, highest: int | None) -> Place:
+        return replace(make_place(options, alignment, highest), physical=False)
+
+    setattr(buffer, make_place.__name__, physical_never)
+
+
+def host_contiguous_ignored() -> None:
+    """HostPhysicallyContiguous is contiguous to the device alone."""
+
+    def contiguous_to_devices(task: Any, options: IOOptions, *rest: Any) -> Any:
+        plain = IOOptions.of(int(options) & ~kIOMemoryHostPhysicallyContiguous.value)
+        return make_request(task, plain, *rest)
+
+    setattr(buffer, make_request.__name__, contiguous_to_devices)
+
+
+def mask_ignored() -> None:
     """Place mappings wherever the IOMMU translates."""
+
+    def set_mask(_container: Container, _bits: int) -> None:
+        pass
+
+    setattr(Container, set_mask.__name__, set_mask)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "iommu-wrong-permission": wrong_permission,
+    "iommu-mask-ignored": mask_ignored,
+    "mapper-grants-both-ways": grants_both_ways,
+    "mapper-rights-kept": rights_kept,
+    "mapper-stale-after-unmap": stale_after_unmap,
+    "mapper-segments-unmerged": segments_unmerged,
+    "mapper-none-ignored": none_ignored,
+    "mapper-host-contiguous-ignored": host_contiguous_ignored,
+}
 
 
 def apply(name: str) -> None:
     """Put a fault on for the rest of this process; another part's does nothing here."""
-    patched: Any = Container
-    if name == WRONG_PERMISSION:
-        patched.map = _map_all
-    elif name == MASK_IGNORED:
-        patched.set_mask = _no_mask
+    if name in FAULTS:
+        FAULTS[name]()

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from exerciser import DmaRecord
 from iobuffer import IOReturn, IOReturnError, kIODirectionInOut
-from layout import DmaReason, DmaStatus, Reg
+from layout import DmaReason, Reg
 from vfio.container import ENTRY_LIMIT
 from vfio.iova import IovaAllocator
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer, described
 from suite.capabilities import CAP_IPC_LOCK, without_capability
-from suite.iommu import HUGE_PAGE, PAGE, Anonymous, KernelLog, Mapped, Mapper, huge_pages
-from suite.patterns import Patterns, difference
+from suite.denial import Denial
+from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
+from suite.patterns import Patterns
 from suite.test_cache_modes import MODES
 
 pytestmark = pytest.mark.iommu
@@ -128,69 +128,6 @@ def test_in_mapping_is_readable_all_the_same(
     attest.unattested(
         "IOMMU denial of reads", asked="WRITE: a device read is refused", reason=LINUX_GRANTS_READS
     )
-
-
-class Denial:
-    """DMA that the IOMMU must refuse: nothing moves, device and kernel say so."""
-
-    def __init__(self, bench: Bench, log: KernelLog, data: Patterns, attest: Attest) -> None:
-        self._bench, self._log, self._data, self._attest = bench, log, data, attest
-        self.seen: list[str] = []
-        self.wrong: list[str] = []
-
-    def __call__(
-        self, what: str, address: int, reason: DmaReason, *, write: bool, length: int = 64
-    ) -> None:
-        """Let the device try, and look at its buffer, its record and the kernel's log.
-
-        With one DMA, of the next length that it can move, or the most.
-        """
-        bench = self._bench
-        length = bench.one_dma(bench.fits(length))
-        inside = self._data.take(length)
-        bench.load(inside)
-        self._log.pace()
-        record = bench.device.dma(address, length, write_memory=write)
-        told = self._log.await_fault(address, write=write)
-        source = bench.device.pci.address.partition(":")[2]
-        self._attest.expect_fault(source, address, write=write)
-        self.seen.append(f"{what}: {record.reason.name}, {record.moved} bytes moved")
-        self._expect(record.status is DmaStatus.INTERNAL and record.moved == 0, what, record)
-        self._expect(record.reason is reason, f"{what}: wanted {reason.name}", record)
-        self._expect(bench.stored(length) == inside, f"{what}: the device's buffer", record)
-        self._expect(bool(told), f"{what}: no fault in the kernel's log", record)
-
-    def memory_intact(self, view: memoryview, expected: bytes) -> None:
-        """Expect what the CPU had put into memory."""
-        if found := difference(expected, bytes(view)):
-            self.wrong.append(f"memory changed: {found}")
-
-    def done(self, asked: str) -> None:
-        """Attest."""
-        self._attest(
-            "IOMMU denial",
-            asked=asked,
-            attested="; ".join(self.seen),
-            kept=not self.wrong,
-            reason="; ".join(self.wrong),
-        )
-
-    def _expect(self, true: bool, what: str, record: DmaRecord) -> None:
-        if not true:
-            self.wrong.append(f"{what} ({record})")
-
-
-@pytest.fixture(scope="module")
-def kernel_log() -> Iterator[KernelLog]:
-    """The kernel's log, for all denials: it tells only so many in a while."""
-    with KernelLog() as log:
-        yield log
-
-
-@pytest.fixture
-def denied(bench: Bench, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
-    """Lets the device try what must be refused."""
-    return Denial(bench, kernel_log, data, attest)
 
 
 @pytest.mark.promise("IOMMU denial")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from iobuffer.errors import IOBadArgumentError, IONoMemoryError
@@ -15,11 +18,13 @@ LOWEST: Final = 1 << 20
 class IovaAllocator:
     """Hands out bus addresses of ``ranges`` (first, last), in pages of ``page`` bytes.
 
-    All sizes are in bytes.
+    All sizes are in bytes. Threads may share it, and a finalizer may give back at any moment.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int]], page: int) -> None:
         self.page = page
+        self._lock = threading.Lock()
+        self._late: deque[int] = deque()
         self._free = RangeAllocator()
         for first, last in ranges:
             start = align_up(max(first, LOWEST), page)
@@ -36,11 +41,12 @@ class IovaAllocator:
         size = self._pages(length)
         if alignment <= 0 or alignment & (alignment - 1):
             raise IOBadArgumentError(f"alignment {alignment}: a power of two, at least 1")
-        for start, room in self._runs(bits):
-            place = align_up(start, max(alignment, self.page))
-            if place + size <= start + room:
-                self._free.allocate_at(place, size)
-                return place
+        with self._locked():
+            for start, room in self._runs(bits):
+                place = align_up(start, max(alignment, self.page))
+                if place + size <= start + room:
+                    self._free.allocate_at(place, size)
+                    return place
         largest = self.largest(bits)
         raise IONoMemoryError(
             f"{length} bytes of bus addresses at alignment {alignment} below 2**{bits}: the "
@@ -55,7 +61,9 @@ class IovaAllocator:
             raise IOBadArgumentError(
                 f"bus address {address:#x} is no multiple of {self.page}", address=address
             )
-        if not self._free.allocate_at(address, self._pages(length)):
+        with self._locked():
+            taken = self._free.allocate_at(address, self._pages(length))
+        if not taken:
             raise IOBadArgumentError(
                 f"{length} bytes at bus address {address:#x} are in use, or beyond what the IOMMU "
                 "translates or the device drives",
@@ -67,32 +75,52 @@ class IovaAllocator:
         """Take what is free of a range out for good: it means something else on the bus."""
         start = align_down(address, self.page)
         end = align_up(address + length, self.page)
-        for first, size in list(self._free.runs()):
-            low, high = max(first, start), min(first + size, end)
-            if low < high:
-                self._free.discard(low, high - low)
+        with self._locked():
+            for first, size in list(self._free.runs()):
+                low, high = max(first, start), min(first + size, end)
+                if low < high:
+                    self._free.discard(low, high - low)
 
     def narrow(self, bits: int) -> None:
         """Take all that is free at 2**``bits`` and beyond out for good: no device drives more."""
-        for first, size in list(self._free.runs()):
-            low = max(first, 1 << bits)
-            if low < first + size:
-                self._free.discard(low, first + size - low)
+        with self._locked():
+            for first, size in list(self._free.runs()):
+                low = max(first, 1 << bits)
+                if low < first + size:
+                    self._free.discard(low, first + size - low)
 
     def largest(self, bits: int = 64) -> int:
         """Return the bytes of the longest free run below 2**``bits``; 0 when nothing is free."""
-        return max((room for _, room in self._runs(bits)), default=0)
+        with self._locked():
+            return max((room for _, room in self._runs(bits)), default=0)
 
     def last_page(self) -> int:
         """Return the highest address at which a page is free; `IONoMemoryError` without one."""
-        ends = [start + room for start, room in self._runs(64)]
+        with self._locked():
+            ends = [start + room for start, room in self._runs(64)]
         if not ends:
             raise IONoMemoryError("no bus address is free", asked=self.page, largest=0)
         return ends[-1] - self.page
 
     def free(self, address: int) -> None:
         """Give back what starts at ``address``; `IOBadArgumentError` when nothing does."""
-        self._free.free(address)
+        self._late.append(address)
+        # A finalizer may come in the midst of another call, which then does it the next time.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_late()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            self._take_late()
+            yield
+
+    def _take_late(self) -> None:
+        while self._late:
+            self._free.free(self._late.popleft())
 
     def _runs(self, bits: int) -> Iterator[tuple[int, int]]:
         """Yield the free runs below 2**``bits`` as (start, bytes), ascending."""

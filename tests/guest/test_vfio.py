@@ -172,6 +172,15 @@ def test_bus_addresses_are_pages_of_the_ranges_from_1_mib_on() -> None:
     assert addresses.allocate(PAGE) == 0x10_1000
 
 
+def test_address_given_back_in_the_midst_of_another_call_is_free_afterwards() -> None:
+    """As a finalizer does it."""
+    addresses = IovaAllocator([(0, (1 << 32) - 1)], PAGE)
+    first = addresses.allocate(PAGE)
+    with addresses._lock:
+        addresses.free(first)
+    assert addresses.allocate(PAGE) == first
+
+
 def test_bus_addresses_honour_alignment_and_bits() -> None:
     addresses = IovaAllocator([(0x1F_F000, 0xFFFF_FFFF)], PAGE)
     assert addresses.allocate(1, 1 << 20) == 0x20_0000

@@ -1,0 +1,75 @@
+"""DMA that the IOMMU refuses: what the device, memory and the kernel's log say of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from exerciser import DmaRecord
+from iobuffer import IOBufferMemoryDescriptor
+from layout import DmaReason, DmaStatus
+
+from .attestation import Attest
+from .bench import Bench
+from .iommu import KernelLog
+from .patterns import Patterns, difference
+
+_TRIES: Final = 2  # other messages of the kernel can use up what it tells of faults in a while
+
+
+class Denial:
+    """DMA that the IOMMU must refuse: nothing moves, device and kernel say so."""
+
+    def __init__(self, bench: Bench, log: KernelLog, data: Patterns, attest: Attest) -> None:
+        self._bench, self._log, self._data, self._attest = bench, log, data, attest
+        self.seen: list[str] = []
+        self.wrong: list[str] = []
+
+    def __call__(
+        self, what: str, address: int, reason: DmaReason, *, write: bool, length: int = 64
+    ) -> None:
+        """Let the device try, and look at its buffer, its record and the kernel's log.
+
+        With one DMA, of the next length that it can move, or the most.
+        """
+        bench = self._bench
+        length = bench.one_dma(bench.fits(length))
+        inside = self._data.take(length)
+        bench.load(inside)
+        for _ in range(_TRIES):
+            self._log.pace()
+            record = bench.device.dma(address, length, write_memory=write)
+            told = self._log.await_fault(address, write=write)
+            if told or record.ok:
+                break
+            self._log.rest()
+        source = bench.device.pci.address.partition(":")[2]
+        self._attest.expect_fault(source, address, write=write)
+        self.seen.append(f"{what}: {record.reason.name}, {record.moved} bytes moved")
+        self._expect(record.status is DmaStatus.INTERNAL and record.moved == 0, what, record)
+        self._expect(record.reason is reason, f"{what}: wanted {reason.name}", record)
+        self._expect(bench.stored(length) == inside, f"{what}: the device's buffer", record)
+        self._expect(bool(told), f"{what}: no fault in the kernel's log", record)
+
+    def memory_intact(self, view: memoryview, expected: bytes) -> None:
+        """Expect what the CPU had put into memory."""
+        if found := difference(expected, bytes(view)):
+            self.wrong.append(f"memory changed: {found}")
+
+    def intact(self, memory: IOBufferMemoryDescriptor, expected: bytes) -> None:
+        """Expect what the CPU had put into a buffer."""
+        with memory.view() as view:
+            self.memory_intact(view, expected)
+
+    def done(self, asked: str, promise: str = "IOMMU denial") -> None:
+        """Attest."""
+        self._attest(
+            promise,
+            asked=asked,
+            attested="; ".join(self.seen),
+            kept=not self.wrong,
+            reason="; ".join(self.wrong),
+        )
+
+    def _expect(self, true: bool, what: str, record: DmaRecord) -> None:
+        if not true:
+            self.wrong.append(f"{what} ({record})")

@@ -1,0 +1,332 @@
+"""The mapper's side of a descriptor, with a mapper that only keeps books."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from iobuffer import (
+    IOBadArgumentError,
+    IOBufferMemoryDescriptor,
+    IOBusyError,
+    IODeviceError,
+    IODirection,
+    IOGeneralMemoryDescriptor,
+    IONoMemoryError,
+    IONotReadyError,
+    IOReturn,
+    IOUnsupportedError,
+    activity,
+    current_task,
+    kIODirectionIn,
+    kIODirectionInOut,
+    kIODirectionNone,
+    kIODirectionOut,
+    kIOMemoryHostPhysicallyContiguous,
+    kIOMemoryMapperNone,
+    kIOMemoryPhysicallyContiguous,
+    mapper,
+    pools,
+)
+from iobuffer.activity import InFlight
+from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.creation import make_request
+from iobuffer.heap_pool import HeapPool
+from iobuffer.mapper import BusWindow, Place
+from iobuffer.options import IOOptions
+from iobuffer.pool import PAGE, Extent
+from iobuffer.vm import ANYWHERE, Mapping, Placement
+
+MIB = 1 << 20
+START = 0x0C00_0000
+BUS = 0x10_0000
+OUT, IN, BOTH = (True, False), (False, True), (True, True)
+
+
+class Books:
+    """A mapper. ``open`` is what is mapped: bus address -> (virtual address, length, rights)."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, tuple[int, int, tuple[bool, bool]]] = {}
+        self.room = 8
+
+    def map(
+        self,
+        va: int,
+        length: int,
+        *,
+        read: bool,
+        write: bool,
+        address: int | None = None,
+        alignment: int = 1,
+        bits: int = 64,
+    ) -> Entry:
+        assert va % PAGE == length % PAGE == 0
+        if len(self.open) == self.room:
+            raise IODeviceError("no more mappings", code=IOReturn.kIOReturnNoResources)
+        if address is None:
+            address = BUS
+            while any(at < address + length and address < at + n for at, (_, n, _) in self._all()):
+                address += max(alignment, PAGE)
+            if address + length > 1 << bits:
+                raise IONoMemoryError("too high", asked=length, largest=0)
+        elif any(at < address + length and address < at + n for at, (_, n, _) in self._all()):
+            raise IOBadArgumentError(f"bus address {address:#x} is taken")
+        self.open[address] = va, length, (read, write)
+        return Entry(self, address)
+
+    def _all(self) -> list[tuple[int, tuple[int, int, tuple[bool, bool]]]]:
+        return list(self.open.items())
+
+    @property
+    def only(self) -> tuple[int, int, int, tuple[bool, bool]]:
+        ((address, rest),) = self.open.items()
+        return address, *rest
+
+
+class Entry:
+    def __init__(self, books: Books, address: int) -> None:
+        self._books, self.address = books, address
+
+    def close(self) -> None:
+        del self._books.open[self.address]
+
+
+class MemoryPool(CarveoutPool):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Zone("main", START, 4 * MIB), locks=folder)
+        self.fd = os.memfd_create("main")
+        os.ftruncate(self.fd, 4 * MIB)
+
+    def map(self, extent: Extent, _mode: object, placement: Placement = ANYWHERE) -> Mapping:
+        return Mapping(self.fd, extent.length, extent.address - START, placement)
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    pool, made = MemoryPool(tmp_path), Books()
+    pools.use(HeapPool(pool))
+    mapper.use(made)
+    yield made
+    assert mapper.use(None) is made
+    pools.use()
+    pool.close()
+    os.close(pool.fd)
+    assert not made.open, "nothing stays mapped"
+
+
+def make(
+    capacity: int, options: IOOptions | int = kIODirectionInOut, alignment: int = 1
+) -> IOBufferMemoryDescriptor:
+    return IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), options, capacity, alignment)
+
+
+@pytest.mark.parametrize(
+    ("direction", "rights"),
+    [
+        (kIODirectionOut, OUT),
+        (kIODirectionIn, IN),
+        (kIODirectionInOut, BOTH),
+        (kIODirectionNone, BOTH),
+    ],
+)
+def test_buffer_is_mapped_for_its_direction_until_its_release(
+    books: Books, direction: IOOptions, rights: tuple[bool, bool]
+) -> None:
+    with make(3 * PAGE + 5, direction) as buffer:
+        assert books.only == (BUS, buffer.address, 4 * PAGE, rights)
+        assert buffer.segments() == [(BUS, 3 * PAGE + 5)]
+        assert buffer.segments(PAGE + 1, 7) == [(BUS + PAGE + 1, 7)]
+        assert f"bus {BUS:#x}" in repr(buffer)
+    assert not books.open
+
+
+def test_small_buffers_have_pages_to_themselves(books: Books) -> None:
+    with make(64) as first, make(64) as second:
+        assert first.address // PAGE != second.address // PAGE
+        assert {length for _, length, _ in books.open.values()} == {PAGE}
+
+
+def test_alignment_and_mask_are_of_the_bus_address(books: Books) -> None:
+    with make(PAGE), make(PAGE, alignment=4 * PAGE) as aligned:
+        assert aligned.getPhysicalAddress() == BUS + 4 * PAGE
+        masked = IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
+            current_task(), kIODirectionIn, PAGE, 0x1F_F000
+        )
+        assert masked.getPhysicalAddress() < 1 << 21 < START
+        masked.release()
+        for mask, error in ((0xF_F000, IONoMemoryError), (0xFFF, IOBadArgumentError)):
+            with pytest.raises(error):
+                IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
+                    current_task(), kIODirectionIn, 2 * PAGE, mask
+                )
+    assert not books.open
+
+
+def test_rights_follow_the_preparations_at_one_address(books: Books) -> None:
+    with make(PAGE, kIODirectionIn) as buffer:
+        other = make(PAGE)
+        buffer.prepare(kIODirectionOut)
+        assert books.open[BUS][2] == BOTH
+        buffer.prepare(kIODirectionOut)
+        buffer.complete()
+        assert books.open[BUS][2] == BOTH
+        buffer.complete()
+        assert books.open[BUS][2] == IN
+        buffer.setDirection(kIODirectionOut)
+        assert books.open[BUS][2] == OUT
+        assert buffer.getPhysicalAddress() == BUS
+        other.release()
+
+
+class Engine:
+    """A driver whose device is busy."""
+
+    busy = True
+
+    def in_flight(self) -> list[InFlight]:
+        return [InFlight(BUS, 64, "a DMA")] if self.busy else []
+
+
+@pytest.mark.usefixtures("books")
+def test_rights_do_not_change_under_a_dma() -> None:
+    engine = Engine()
+    with make(PAGE, kIODirectionIn) as buffer:
+        activity.register(engine)
+        with pytest.raises(IOBusyError, match="a DMA"):
+            buffer.prepare(kIODirectionOut)
+        assert buffer.prepared == 1
+        buffer.prepare(kIODirectionIn)
+        buffer.prepare(kIODirectionIn)
+        buffer.complete()
+        engine.busy = False
+        buffer.prepare(kIODirectionOut)
+        engine.busy = True
+        with pytest.raises(IOBusyError, match="a DMA"):
+            buffer.complete(kIODirectionOut)
+        assert buffer.prepared == 3
+        engine.busy = False
+        buffer.complete()
+        buffer.complete()
+
+
+def test_dropped_buffer_is_taken_from_the_device(books: Books) -> None:
+    buffer = make(PAGE)
+    assert books.open
+    with warnings.catch_warnings(record=True):
+        del buffer
+        gc.collect()
+    assert not books.open
+    make(PAGE).release()  # the heap has the memory back when it is next used
+
+
+def test_refused_mapping_leaves_nothing(books: Books) -> None:
+    books.room = 0
+    free = pools.named("main").free_size()
+    with pytest.raises(IODeviceError, match="no more mappings"):
+        make(PAGE)
+    assert pools.named("main").free_size() == free
+    books.room = 1
+    with make(PAGE) as buffer:
+        assert buffer.prepared == 1
+
+
+def test_contiguous_is_what_the_device_sees(books: Books) -> None:
+    def contiguous(options: IOOptions) -> bool:
+        return make_request(current_task(), options, 3 * PAGE, 1, None).contiguous
+
+    both = kIODirectionIn | kIOMemoryPhysicallyContiguous
+    assert not contiguous(both)
+    assert contiguous(both | kIOMemoryMapperNone)
+    assert contiguous(kIODirectionIn | kIOMemoryHostPhysicallyContiguous)
+    mapper.use(None)
+    assert contiguous(both)
+    mapper.use(books)
+
+
+def test_mapper_none_is_the_physical_address_or_refused(books: Books) -> None:
+    with make(PAGE + 1, kIODirectionInOut | kIOMemoryMapperNone) as buffer:
+        assert buffer.segments() == [(START, PAGE + 1)]
+        assert list(books.open) == [START]
+    entry = books.map(0, PAGE, read=True, write=True, address=START)
+    with pytest.raises(IOUnsupportedError, match=r"kIOMemoryMapperNone: .*0xc000000") as error:
+        make(PAGE, kIODirectionInOut | kIOMemoryMapperNone)
+    assert error.value.address == START
+    entry.close()
+
+
+def test_part_of_a_mapping_that_fails_is_undone(books: Books) -> None:
+    window = BusWindow(Reached(0x1000), 3 * PAGE, Place(physical=True))
+    runs = [(0x5000, PAGE), (0x9000, 2 * PAGE)]
+    window.allow(IODirection.kIODirectionOut, runs)
+    assert books.open == {0x5000: (0x1000, PAGE, OUT), 0x9000: (0x2000, 2 * PAGE, OUT)}
+    assert list(window.segments()) == runs
+    window.close()
+    books.room = 1
+    with pytest.raises(IODeviceError):
+        window.allow(IODirection.kIODirectionOut, runs)
+    assert not books.open
+    with pytest.raises(IONotReadyError, match="prepare"):
+        window.segments()
+
+
+class Reached:
+    """Memory that is always at one address."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __call__(self) -> Reached:
+        return self
+
+    def __enter__(self) -> int:
+        return self._address
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_existing_memory_is_mapped_while_it_is_prepared(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pinned:
+        def segments(self) -> list[tuple[int, int]]:
+            return [(0x7000 + 100, PAGE - 100), (0x3000, 200)]
+
+        def close(self) -> None:
+            pass
+
+    class Pinner:
+        def pin(self, *_: object, **__: object) -> Pinned:
+            return Pinned()
+
+    monkeypatch.setattr("iobuffer.ranges_descriptor._pinner", Pinner())
+    place = 0x5000_0064
+    memory = IOGeneralMemoryDescriptor.withAddressRange(
+        place, PAGE + 100, kIODirectionOut, current_task()
+    )
+    memory.prepare()
+    assert books.only == (BUS, place - 0x64, 2 * PAGE, OUT)
+    assert memory.segments() == [(BUS + 0x64, PAGE + 100)]
+    memory.complete()
+    assert not books.open
+    with pytest.raises(IONotReadyError):
+        memory.segments()
+    books.room = 0
+    with pytest.raises(IODeviceError):
+        memory.prepare()
+    assert memory.prepared == 0
+    memory.release()
+
+
+@pytest.mark.usefixtures("books")
+def test_fork_has_no_mapper() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(mapper.in_use())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert mapper.in_use()
