@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import struct
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +35,8 @@ from pci_sysfs import Bar, PciError, PciFunction
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 _PLAIN: Final = DmaCtl(0)
+# RECORD_SEQUENCE to RECORD_USED_HI, in the order of their offsets.
+_RECORD: Final = struct.Struct("<IIIQ9IQ")
 
 
 class ExerciserError(PciError):
@@ -315,10 +318,12 @@ class Exerciser:
         """
         ext = self._extension
         ext[Ext.RECORD_SELECT] = sequence
-        if ext[Ext.RECORD_VALID] != 1 or ext[Ext.RECORD_SEQUENCE] != sequence:
+        valid, block = ext[Ext.RECORD_VALID], ext.block(Ext.RECORD_SEQUENCE, _RECORD.size)
+        fields = _RECORD.unpack(block)
+        if valid != 1 or fields[0] != sequence:
             raise ExerciserError(f"{self.pci.address}: DMA {sequence} left no record")
         try:
-            return self._read_record(sequence, status)
+            return self._record(fields, status)
         except ValueError as error:
             raise ExerciserError(f"{self.pci.address}: record {sequence}: {error}") from error
 
@@ -403,23 +408,24 @@ class Exerciser:
         except ValueError as error:
             raise ExerciserError(f"{self.pci.address}: DMASTATUS reads {value:#x}") from error
 
-    def _read_record(self, sequence: int, status: DmaStatus | None) -> DmaRecord:
-        ext = self._extension
-        recorded = DmaStatus(ext[Ext.RECORD_STATUS])
+    def _record(self, fields: tuple[int, ...], status: DmaStatus | None) -> DmaRecord:
+        (sequence, found, reason, address, length, moved, direction) = fields[:7]
+        (attributes, offset, crc32, segments, _pasid, _requester, used) = fields[7:]
+        recorded = DmaStatus(found)
         return DmaRecord(
             status=recorded if status is None else status,
             recorded_status=recorded,
             sequence=sequence,
-            reason=DmaReason(ext[Ext.RECORD_REASON]),
-            address=ext.get64(Ext.RECORD_ADDRESS_LO),
-            length=ext[Ext.RECORD_LENGTH],
-            moved=ext[Ext.RECORD_MOVED],
-            direction=DmaDirection(ext[Ext.RECORD_DIRECTION]),
-            attributes=DmaAttribute(ext[Ext.RECORD_ATTRIBUTES]),
-            offset=ext[Ext.RECORD_OFFSET],
-            crc32=ext[Ext.RECORD_CRC32],
-            segments=ext[Ext.RECORD_SEGMENTS],
-            used=ext.get64(Ext.RECORD_USED_LO) if ExtFeature.PROFILE in self.features else None,
+            reason=DmaReason(reason),
+            address=address,
+            length=length,
+            moved=moved,
+            direction=DmaDirection(direction),
+            attributes=DmaAttribute(attributes),
+            offset=offset,
+            crc32=crc32,
+            segments=segments,
+            used=used if ExtFeature.PROFILE in self.features else None,
         )
 
     def _wait_for_dma(self) -> None:

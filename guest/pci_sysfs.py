@@ -48,6 +48,7 @@ class Bar:
         self._memory = memory
         self.data = memoryview(memory)
         self.words = self.data.cast("I")
+        self._quads = self.data.cast("Q")
 
     def __getitem__(self, offset: int) -> int:
         return self.words[offset >> 2]
@@ -64,6 +65,14 @@ class Bar:
         """Read a LO and a HI register that follow each other."""
         return self.words[offset >> 2] | self.words[(offset >> 2) + 1] << 32
 
+    def block(self, offset: int, length: int) -> bytes:
+        """Read registers that follow each other, by 64-bit accesses: half as many as one by one.
+
+        ``offset`` and ``length`` are multiples of 8.
+        """
+        found = self._quads[offset >> 3 : offset + length >> 3].tolist()
+        return b"".join([quad.to_bytes(8, "little") for quad in found])
+
     def load(self, offset: int, size: int) -> int:
         """Read 1, 2, 4 or 8 bytes in one access; ``offset`` is a multiple of ``size``."""
         with self.data.cast(_FORMATS[size]) as view:
@@ -77,6 +86,7 @@ class Bar:
     def close(self) -> None:
         """Unmap; BufferError while a view of ``data`` lives elsewhere."""
         self.words.release()
+        self._quads.release()
         self.data.release()
         self._memory.close()
 

@@ -13,6 +13,7 @@ from typing import Final
 from pci_sysfs import PciError
 
 LOCKS: Final = Path("/run/dma-rehearsal")
+_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 _within = threading.local()
 
@@ -41,11 +42,7 @@ class CommandLock:
         """
         if getattr(_within, "command", False):
             raise PlatformDeviceError(f"{self._path.stem}: a command in the middle of another one")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise PlatformDeviceError(f"cannot open the lock file {self._path}: {error}") from error
+        fd = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             _within.command = True
@@ -57,3 +54,14 @@ class CommandLock:
                 fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
             os.close(fd)
+
+    def _open(self) -> int:
+        """Return a descriptor of this command's own: a lock belongs to the open file."""
+        try:
+            try:
+                return os.open(self._path, _OPEN, 0o600)
+            except FileNotFoundError:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                return os.open(self._path, _OPEN, 0o600)
+        except OSError as error:
+            raise PlatformDeviceError(f"cannot open the lock file {self._path}: {error}") from error

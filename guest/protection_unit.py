@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from platform_command import CommandLock, PlatformDeviceError
 _U64: Final = 1 << 64
 _PROCESS_OWNER: Final = 1 << 63
 _START_MASK: Final = (1 << 31) - 1
+# FAULT_VALID to FAULT_GRANT_OWNER_HI, in the order of their offsets.
+_FAULT: Final = struct.Struct("<4I3QII3Q")
 
 
 class ProtectionError(PlatformDeviceError):
@@ -230,22 +233,18 @@ class ProtectionUnit:
     def _fault(self, sequence: int) -> ProtectionFault | None:
         control = self._control
         control[Plat.FAULT_SELECT] = sequence
+        block = control.block(Plat.FAULT_VALID, _FAULT.size)
+        (_, _, reason, direction, address, length, byte, *grant) = _FAULT.unpack(block)
+        identity, granted, start, size, owner = grant
         try:
-            identity = control[Plat.FAULT_GRANT_ID]
-            nearest = Grant(
-                identity,
-                control.get64(Plat.FAULT_GRANT_ADDRESS_LO),
-                control.get64(Plat.FAULT_GRANT_LENGTH_LO),
-                GrantDirection(control[Plat.FAULT_GRANT_DIRECTION]),
-                control.get64(Plat.FAULT_GRANT_OWNER_LO),
-            )
+            nearest = Grant(identity, start, size, GrantDirection(granted), owner)
             fault = ProtectionFault(
                 sequence,
-                control.get64(Plat.FAULT_ADDRESS_LO),
-                control.get64(Plat.FAULT_LENGTH_LO),
-                DmaDirection(control[Plat.FAULT_DIRECTION]),
-                DmaReason(control[Plat.FAULT_REASON]),
-                control.get64(Plat.FAULT_BYTE_LO),
+                address,
+                length,
+                DmaDirection(direction),
+                DmaReason(reason),
+                byte,
                 nearest if identity else None,
             )
         except ValueError as error:

@@ -61,6 +61,9 @@ class ModelBar:
     def get64(self, offset: int) -> int:
         return self[offset] | self[offset + 4] << 32
 
+    def block(self, offset: int, length: int) -> bytes:
+        return b"".join(self[at].to_bytes(4, "little") for at in range(offset, offset + length, 4))
+
 
 @pytest.fixture(autouse=True)
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -382,6 +382,9 @@ class Bar:
     def get64(self, offset: int) -> int:
         return self[offset] | self[offset + 4] << 32
 
+    def block(self, offset: int, length: int) -> bytes:
+        return self.endpoint.region_read(self.number, offset, length)
+
     @property
     def data(self) -> memoryview:
         size = self.endpoint.region_size(self.number)
