@@ -238,6 +238,14 @@ class _AddressWrapped(_MaskNotHonoured):
         )
 
 
+class _CoherenceForgotten(Exerciser):
+    """Goes by the caches as a coherent device does, whatever its profile says."""
+
+    @property
+    def coherent(self) -> bool:
+        return True
+
+
 class _OutlivesBusMaster(Exerciser):
     """A DMA in flight that is not ended, and goes on when bus mastering is back."""
 
@@ -473,6 +481,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "constraints-ignored": Fault(
         "does DMA that its constraints forbid", exerciser=_ConstraintsIgnored
+    ),
+    "coherence-forgotten": Fault(
+        "of a profile that is not coherent does DMA as a coherent one",
+        exerciser=_CoherenceForgotten,
     ),
     "mask-not-honoured": Fault("does DMA beyond its address bits", exerciser=_MaskNotHonoured),
     "address-wrapped": Fault(

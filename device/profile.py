@@ -82,10 +82,18 @@ class Profile:
         return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
     @property
-    def limited(self) -> bool:
-        """Return whether there is DMA that it cannot do, or does wrong."""
-        limits = (self.address_bits, self.alignment, self.length_alignment, self.max_segment)
-        return any((*limits, self.boundary, self.max_segments, self.max_transfer, self.rule))
+    def limits(self) -> tuple[str, ...]:
+        """Return the kinds of its limits: of what they are that it cannot do, or does wrong.
+
+        "addresses", "alignment" (of lengths, too), "segments" (their size, place and number).
+        """
+        counts = (self.max_segment, self.boundary, self.max_segments, self.max_transfer)
+        kinds = {
+            "addresses": 0 < self.address_bits < 64,
+            "alignment": max(self.alignment, self.length_alignment) > 1 or bool(self.rule),
+            "segments": any(counts) or self.buffer < layout.BUFFER_SIZE_DEFAULT,
+        }
+        return tuple(kind for kind, there in kinds.items() if there)
 
     def modelled_ns(self, length: int) -> int:
         """Return the nanoseconds that the user's device would take for a DMA of ``length`` bytes.

@@ -1,8 +1,9 @@
 """What the kernel's command line says of the device, so that a user's own is found and tested.
 
 ``rehearsal.device=vvvv:dddd`` is its PCI id, ``rehearsal.vectors=N`` its MSI-X vectors, and
-``rehearsal.profile=0x...`` the checksum of its profile, and ``rehearsal.limited=1`` says
-that its DMA has limits. On a board the boot loader can say it.
+``rehearsal.profile=0x...`` the checksum of its profile. ``rehearsal.coherent=1`` says that caches
+follow its accesses, and ``rehearsal.limits=addresses,alignment,segments`` of what kinds its limits
+are. On a board the boot loader can say it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from typing import Final
 from layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID, VECTORS_DEFAULT
 
 CMDLINE: Final = Path("/proc/cmdline")
+LIMITS: Final = ("addresses", "alignment", "segments")
 _PREFIX: Final = "rehearsal."
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """The device as it was announced; ``profile`` is None when no profile was."""
+    """The device as it was announced; ``profile`` is None when no profile was.
+
+    ``limits`` are kinds of limits, see `LIMITS`.
+    """
 
     vendor: int = EXERCISER_VENDOR_ID
     device: int = EXERCISER_DEVICE_ID
     vectors: int = VECTORS_DEFAULT
     profile: int | None = None
-    limited: bool = False
+    coherent: bool = True
+    limits: frozenset[str] = frozenset()
 
     @property
     def is_plain(self) -> bool:
@@ -50,10 +56,19 @@ def announced() -> Announced:
             int(device, 16),
             int(said.get("vectors", found.vectors)),
             int(said["profile"], 0) if "profile" in said else None,
-            bool(int(said.get("limited", "0"))),
+            bool(int(said.get("coherent", "1"))),
+            _kinds(said.get("limits", "")),
         )
     except ValueError as error:
         raise ValueError(
-            f"{CMDLINE}: {_PREFIX}device, vectors or profile: {error}; "
-            f"write {_PREFIX}device=13b5:ed01 {_PREFIX}vectors=16 {_PREFIX}profile=0x1234"
+            f"{CMDLINE}: {_PREFIX}device, vectors, profile, coherent or limits: {error}; "
+            f"write {_PREFIX}device=13b5:ed01 {_PREFIX}vectors=16 {_PREFIX}profile=0x1234 "
+            f"{_PREFIX}coherent=1 {_PREFIX}limits={','.join(LIMITS)}"
         ) from error
+
+
+def _kinds(text: str) -> frozenset[str]:
+    kinds = frozenset(filter(None, text.split(",")))
+    if unknown := sorted(kinds.difference(LIMITS)):
+        raise ValueError(f"no limit is of kind {unknown[0]!r}")
+    return kinds

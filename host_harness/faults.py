@@ -399,6 +399,15 @@ FAULTS = (
         tests="test_constraints.py",
     ),
     Fault(
+        "coherence-forgotten",
+        Place.DEVICE,
+        Status.FAILED,
+        ("coherence",),
+        "the device of a profile that is not coherent does DMA as a coherent one",
+        tests="test_profile.py",
+        options={"coherent": "no"},
+    ),
+    Fault(
         "held-outlives-bus-master",
         Place.DEVICE,
         Status.FAILED,

@@ -159,10 +159,8 @@ class GuestSession:
         )
         if collected.left_out:
             self.rig.progress.line()  # pytest is in the midst of its own
-            self.rig.progress.note(
-                f"{collected.left_out} tests left out: they are for another machine "
-                "(IOMMU, PROFILE)"
-            )
+            for why, count in sorted(collected.left_out.items()):
+                self.rig.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
         return [
             GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
             for item in collected.items

@@ -16,6 +16,7 @@ PHASES = ("setup", "call", "teardown")
 _OUTCOMES = ("passed", "failed", "skipped")
 _MARK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ITEMS_MAX = 100_000
+_REASONS_MAX, _REASON_MAX = 20, 200  # reasons for leaving out tests, and characters of one
 
 
 class GuestWordsError(Exception):
@@ -58,12 +59,17 @@ def collected_items(message: Message) -> list[CollectedItem]:
     return found
 
 
-def left_out(message: Message) -> int:
-    """Return how many tests the guest says are for another machine than this one."""
-    count = message.get("left_out", 0)
-    if type(count) is not int or not 0 <= count <= _ITEMS_MAX:
-        raise GuestWordsError("the guest's number of tests that it left out is no number of tests")
-    return count
+def left_out(message: Message) -> dict[str, int]:
+    """Return how many tests the guest says are for another machine than this one, by reason."""
+    counts = message.get("left_out", {})
+    if not isinstance(counts, dict) or len(counts) > _REASONS_MAX:
+        raise GuestWordsError("the guest's reasons for leaving out tests are none")
+    for reason, count in counts.items():
+        if not (isinstance(reason, str) and reason.isprintable() and len(reason) <= _REASON_MAX):
+            raise GuestWordsError(f"the guest left out tests for a reason {reason!r:.100}")
+        if type(count) is not int or not 0 < count <= _ITEMS_MAX:
+            raise GuestWordsError(f"the guest left out {count!r:.50} tests, which is no number")
+    return dict(counts)
 
 
 def collection_errors(message: Message) -> str:

@@ -170,7 +170,8 @@ def device_words(profile: Profile) -> list[str]:
         f"rehearsal.device={profile.vendor:04x}:{profile.device:04x}",
         f"rehearsal.vectors={profile.vectors}",
         f"rehearsal.profile={profile.crc32:#010x}",
-        *(["rehearsal.limited=1"] if profile.limited else []),
+        f"rehearsal.coherent={int(profile.coherent)}",
+        *([f"rehearsal.limits={','.join(profile.limits)}"] if profile.limits else []),
     ]
 
 

@@ -174,6 +174,11 @@ class Exerciser(Endpoint):
             self.control, lambda bar: self.config.bar_address(bar) or 0
         )
 
+    @property
+    def coherent(self) -> bool:
+        """Whether caches follow its DMA, as its profile says."""
+        return self.profile.coherent
+
     def _add_capabilities(self, chosen: Collection[OptionalCapability]) -> None:
         self._ats = self._pasid = aer_start = None
         if OptionalCapability.AER in chosen:
@@ -421,7 +426,7 @@ class Exerciser(Endpoint):
         if DmaAttribute.RING not in transfer.asked:
             self.control[Reg.DMASTATUS] = status
         asked = transfer.asked
-        if not self.profile.coherent:
+        if not self.coherent:
             asked |= DmaAttribute.NON_COHERENT
         left = not reason or moved > 0
         record = DmaRecord(

@@ -17,13 +17,14 @@ import os
 import platform
 import sys
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from . import channel_faults, faults, fixtures, iommu_faults, services
-from .attestation import SettingsPlugin, marked_promises
+from .attestation import LEFT_OUT, SettingsPlugin, marked_promises
 from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
 from .host import Host, HostPlugin
 
@@ -42,7 +43,7 @@ class AgentPlugin:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._errors: list[dict[str, str]] = []
-        self._left_out = 0
+        self._left_out: Counter[str] = Counter()
         self.ran = 0
         self.trouble: list[str] = []  # what ended the session, or went wrong at its end
         self.unusable = ""  # what is wrong with the arguments
@@ -75,8 +76,8 @@ class AgentPlugin:
             self._errors.append({"nodeid": report.nodeid, "longrepr": report.longreprtext})
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        """Count what is for another machine."""
-        self._left_out += len(items)
+        """Count what is for another machine, by the reason."""
+        self._left_out.update(item.stash.get(LEFT_OUT, "deselected") for item in items)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pytest
-from boot_words import announced
+from boot_words import LIMITS, announced
 
 SEED = pytest.StashKey[int]()
 IOMMU = pytest.StashKey[bool]()
 """Whether the exerciser is behind an IOMMU."""
+LEFT_OUT = pytest.StashKey[str]()
+"""Why a test is not for this machine."""
+_KINDS = ", ".join(LIMITS)
 
 
 class CheckFailed(AssertionError):
@@ -45,7 +48,16 @@ class SettingsPlugin:
         )
         config.addinivalue_line(
             "markers",
-            "unlimited: needs a device that moves any bytes; left out where a profile has limits",
+            f"unlimited(kind, ...): needs a device without limits of these kinds ({_KINDS}; "
+            "without one: of any); left out where a profile has them",
+        )
+        config.addinivalue_line(
+            "markers",
+            "any_device: the same with any device; the matrix runs it on the plain exerciser alone",
+        )
+        config.addinivalue_line(
+            "markers",
+            "coherence: looks at whether the device is coherent; the matrix runs it twice",
         )
         config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
         config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")
@@ -55,17 +67,30 @@ class SettingsPlugin:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Leave out the tests that are for another machine; unmarked, for one without IOMMU."""
-        limited = announced().limited
-
-        def is_for_this(item: pytest.Item) -> bool:
-            if limited and item.get_closest_marker("unlimited") is not None:
-                return False
-            alone = item.get_closest_marker("iommu") is not None
-            return alone == self._iommu or item.get_closest_marker("iommu_too") is not None
-
-        if left_out := [each for each in items if not is_for_this(each)]:
+        limits = announced().limits
+        left_out = []
+        for item in items:
+            if why := self._unfit(item, limits):
+                item.stash[LEFT_OUT] = why
+                left_out.append(item)
+        if left_out:
             config.hook.pytest_deselected(items=left_out)
-            items[:] = filter(is_for_this, items)
+            items[:] = [each for each in items if LEFT_OUT not in each.stash]
+
+    def _unfit(self, item: pytest.Item, limits: frozenset[str]) -> str:
+        """Return why a test is not for this machine; empty if it is."""
+        alone = item.get_closest_marker("iommu") is not None
+        if alone != self._iommu and item.get_closest_marker("iommu_too") is None:
+            return "for a device behind an IOMMU" if alone else "for a device without an IOMMU"
+        kinds = {
+            str(kind) for mark in item.iter_markers("unlimited") for kind in mark.args or LIMITS
+        }
+        if unknown := kinds.difference(LIMITS):
+            raise pytest.UsageError(
+                f"{item.nodeid}: unlimited{sorted(unknown)}: kinds are {_KINDS}"
+            )
+        broken = [kind for kind in LIMITS if kind in kinds & limits]
+        return f"for a device without limits on {', '.join(broken)}" if broken else ""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> object:

@@ -175,6 +175,7 @@ def test_address_types(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None
     )
 
 
+@pytest.mark.coherence
 @pytest.mark.promise("no-snoop")
 def test_no_snoop_needs_its_enable(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
     """PCI Express Base 5.0, 7.5.3.4: with Enable No Snoop clear the access is snooped."""

@@ -17,13 +17,14 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 
-pytestmark = [pytest.mark.usefixtures("unprotected"), pytest.mark.unlimited]  # nothing prepares ROM
+pytestmark = [pytest.mark.usefixtures("unprotected"), pytest.mark.any_device]  # ROM is not prepared
 
 LENGTH = 13
 IN_ROM, IN_RAM = 0xFFFF_FFF0, 0xF_FFF0
 FAR_JUMP = 0xEA  # what an x86 begins with
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
 def test_read(bench: Bench, data: Patterns, attest: Attest) -> None:
     seen = []
@@ -41,6 +42,7 @@ def test_read(bench: Bench, data: Patterns, attest: Attest) -> None:
     )
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
 def test_write_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
     bench.load(data.take(LENGTH))
@@ -53,6 +55,7 @@ def test_write_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
     )
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
 def test_ring(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """The ring waits for QEMU, too; what comes behind is run when its turn is there."""

@@ -26,6 +26,8 @@ from suite.bench import EFFECTIVE, Bench
 from suite.noncoherent import LINE, NonCoherent, noncoherent_board
 from suite.patterns import Patterns, difference, inverted
 
+pytestmark = pytest.mark.any_device
+
 PROMISE = "cache line"
 BIG_LINE = 128
 
@@ -76,7 +78,7 @@ def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -
     )
 
 
-@pytest.mark.unlimited
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize(
     ("clean", "kind"),

@@ -26,7 +26,7 @@ from suite.patterns import Patterns, difference
 
 PROMISE = "driver mistakes"
 LENGTH = 4 * LINE
-pytestmark = pytest.mark.promise(PROMISE)
+pytestmark = [pytest.mark.promise(PROMISE), pytest.mark.any_device]
 
 
 def make(
@@ -190,7 +190,7 @@ def test_unmapped_before_completion(
     )
 
 
-@pytest.mark.unlimited
+@pytest.mark.unlimited("alignment")
 def test_buffer_not_line_aligned(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
     """A header that the CPU writes, and a received part, in one line."""
     old, new = data.take(LENGTH), data.take(LENGTH)

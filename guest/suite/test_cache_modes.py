@@ -20,6 +20,8 @@ from suite.attestation import Attest
 from suite.bench import EFFECTIVE, Bench, MakeBuffer, described
 from suite.patterns import Patterns
 
+pytestmark = pytest.mark.any_device
+
 MODES = {
     "kIOMapDefaultCache": (kIOMapDefaultCache, MemoryType.WB),
     "kIOMapInhibitCache": (kIOMapInhibitCache, MemoryType.UC),

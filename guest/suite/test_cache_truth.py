@@ -28,6 +28,8 @@ from suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
 from suite.noncoherent import LINE, NonCoherent, noncoherent_board
 from suite.patterns import Patterns, difference
 
+pytestmark = pytest.mark.any_device
+
 LENGTH = 4 * LINE
 PROMISE = "cache maintenance"
 ENABLE_NO_SNOOP = 1 << 11
@@ -201,7 +203,7 @@ def test_snoop_and_order_in_each_direction(
     )
 
 
-@pytest.mark.unlimited
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 @modes
 def test_snooped_write_then_no_snoop_read(

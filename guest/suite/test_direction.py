@@ -95,7 +95,7 @@ def test_out_reaches_registers(
     )
 
 
-@pytest.mark.unlimited
+@pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 4096, 4097])
 @pytest.mark.parametrize(
     ("direction", "name"),

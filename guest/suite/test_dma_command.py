@@ -34,8 +34,6 @@ from suite.bench import Bench
 from suite.guarded import Guarded
 from suite.patterns import Patterns, difference, inverted, joined_crc32
 
-pytestmark = pytest.mark.unlimited
-
 MakeMemory = Callable[..., IOMemoryDescriptor]
 
 SIZE = 5120
@@ -75,6 +73,7 @@ def described(command: IODMACommand, segments: list[Segment]) -> str:
     return f"{len(segments)} segments, {command.bounced} bytes bounced"
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise("IODMACommand")
 @PLACES
 def test_device_reads(
@@ -106,6 +105,7 @@ def test_device_reads(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise("IODMACommand")
 @PLACES
 def test_device_writes(
@@ -142,6 +142,7 @@ def test_device_writes(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("IODMACommand")
 @pytest.mark.parametrize("direction", [kIODirectionIn, kIODirectionOut, kIODirectionInOut], ids=str)
@@ -178,6 +179,7 @@ def test_forced_double_buffer(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise("IOMultiMemoryDescriptor")
 def test_several_as_one(bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest) -> None:
     """Entries in the order of the list, guard pages around them; the device reads all at once."""
@@ -204,6 +206,7 @@ def test_several_as_one(bench: Bench, buffer: MakeMemory, data: Patterns, attest
     memory.release()
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise("IOMultiMemoryDescriptor")
 @pytest.mark.parametrize(
     "options",
@@ -238,6 +241,7 @@ def test_one_mapping_of_several(
     first.release()
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("withAddressRange")
 def test_existing_memory(bench: Bench, data: Patterns, attest: Attest) -> None:
@@ -294,6 +298,7 @@ class Granting:
         protection.use(self._before)
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise("IOSubMemoryDescriptor")
 def test_a_part_alone_is_granted(
     guarded: Guarded, buffer: MakeMemory, data: Patterns, attest: Attest

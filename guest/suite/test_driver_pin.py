@@ -28,7 +28,12 @@ from suite.attestation import Attest, CheckFailed
 from suite.bench import EFFECTIVE, Bench, described
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("unprotected"), pytest.mark.unlimited]
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.usefixtures("unprotected"),
+    pytest.mark.any_device,
+    pytest.mark.unlimited("addresses"),  # pages are wherever the kernel finds them
+]
 
 PINNED, UNPINNED, KERNEL_MAPPING = "pinned pages", "unpinned pages", "kernel mapping"
 Segments = list[tuple[int, int]]
@@ -116,6 +121,7 @@ def free_hugepages() -> int:
     return int(lines["HugePages_Free"])
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PINNED)
 @pytest.mark.parametrize("kind", ["anonymous", "memfd", "hugetlb"])
 def test_process_kernel_and_device_see_the_same_bytes(
@@ -451,6 +457,7 @@ MODES = [mode for mode in CacheMode if mode in EFFECTIVE]
 modes = pytest.mark.parametrize("mode", MODES, ids=[mode.name for mode in MODES])
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(KERNEL_MAPPING)
 @modes
 @pytest.mark.parametrize("length", [1, 3 * PAGE, HUGE + PAGE])

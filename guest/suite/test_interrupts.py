@@ -143,6 +143,7 @@ def settled_count(device: Exerciser, line: IntxInterrupt) -> int:
     return line.wait(0)
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("INTx")
 def test_intx_is_a_level(device: Exerciser, attest: Attest) -> None:
     """One signal for each unmask while the line is up, and none when it is down."""
@@ -175,6 +176,7 @@ def test_intx_is_a_level(device: Exerciser, attest: Attest) -> None:
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) -> None:
@@ -197,6 +199,7 @@ def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) ->
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) -> None:
@@ -218,6 +221,7 @@ def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) 
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.iommu_too
 @pytest.mark.promise("INTx")
 def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest) -> None:
@@ -247,6 +251,7 @@ def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("INTx")
 def test_intx_goes_back_when_its_file_is_closed(device: Exerciser, attest: Attest) -> None:
     """Another open file takes INTx, keeps others out, and leaves with the line up."""

@@ -44,6 +44,7 @@ def test_anonymous_memory(bench: Bench, mapper: Mapper, data: Patterns, attest: 
     attest("IOMMU mapping", asked=f"{SIZE} bytes of anonymous memory", attested=seen, kept=True)
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU mapping")
 def test_huge_page(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
     with huge_pages(1):
@@ -52,6 +53,7 @@ def test_huge_page(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest)
     attest("IOMMU mapping", asked=f"{HUGE_PAGE} bytes of hugetlb", attested=seen, kept=True)
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU mapping")
 @pytest.mark.parametrize("mode", MODES)
 def test_carve_out(
@@ -102,6 +104,7 @@ def test_one_segment_where_physical_pages_are_many(
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU direction")
 def test_out_mapping_is_read(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
     memory = mapper(Anonymous(SIZE), write=False)
@@ -109,6 +112,7 @@ def test_out_mapping_is_read(bench: Bench, mapper: Mapper, data: Patterns, attes
     attest("IOMMU direction", asked="READ: the device reads", attested=f"{seen}", kept=True)
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU direction")
 def test_in_mapping_is_written(
     bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
@@ -118,6 +122,7 @@ def test_in_mapping_is_written(
     attest("IOMMU direction", asked="WRITE: the device writes", attested=f"{seen}", kept=True)
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU denial of reads")
 def test_in_mapping_is_readable_all_the_same(
     bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
@@ -292,6 +297,7 @@ def test_reset_by_vfio(bench: Bench, mapper: Mapper, data: Patterns, attest: Att
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU limits")
 def test_limit_of_mappings(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
     """The one too many is refused with the limit's name; one that is given back makes room."""
@@ -316,6 +322,7 @@ def test_limit_of_mappings(bench: Bench, mapper: Mapper, data: Patterns, attest:
     )
 
 
+@pytest.mark.any_device
 @pytest.mark.promise("IOMMU limits")
 def test_limit_of_locked_memory(
     bench: Bench, mapper: Mapper, data: Patterns, attest: Attest

@@ -30,6 +30,8 @@ from suite.attestation import Attest
 from suite.bench import Bench, Seen, free_sizes
 from suite.patterns import Patterns
 
+pytestmark = pytest.mark.any_device
+
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 

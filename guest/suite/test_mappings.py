@@ -34,7 +34,7 @@ from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 from suite.test_prepare import code_of
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 MAPPING = "createMappingInTask"
 PAGE = 4096
@@ -55,6 +55,7 @@ def minor_faults() -> int:
     return int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[7])
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise(MAPPING)
 @pytest.mark.parametrize("kind", ["wired", pytest.param("pageable", marks=pytest.mark.kernel)])
 def test_a_second_mapping_is_the_same_memory(
@@ -174,6 +175,7 @@ def test_guards(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(MAPPING)
 def test_prefault(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:

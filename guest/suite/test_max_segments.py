@@ -11,9 +11,10 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 
+@pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.promise("constraints")
 def test_max_segments(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """Of transfers in two and in three segments the ring runs the shorter one alone."""

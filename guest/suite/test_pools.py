@@ -28,13 +28,14 @@ from suite.bench import Bench, MakeBuffer, free_sizes
 from suite.patterns import Patterns
 from suite.test_prepare import code_of
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 PAGE = 4096
 MIB = 1 << 20
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.kernel
 @pytest.mark.promise("pool")
 def test_pinned_pages(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
@@ -52,6 +53,7 @@ def test_pinned_pages(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: 
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.parametrize(
     "option",
@@ -113,6 +115,7 @@ def checkerboard(pool: str, piece: int) -> Iterator[int]:
         yield pools.named(pool).free_size()
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("kIOMemoryPhysicallyContiguous")
 def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> None:
     """Half of the pool is free, in pieces: a longer run is refused, with numbers."""
@@ -142,6 +145,7 @@ def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> Non
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("inTaskWithPhysicalMask")
 @pytest.mark.parametrize(
     ("mask", "alignment"),
@@ -263,6 +267,7 @@ def test_thread_safe(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: A
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("alignment")
 def test_alignment_up_to_the_pools_size(bench: Bench, data: Patterns, attest: Attest) -> None:
     """The largest alignment that a pool has room for works, twice as much is refused."""
@@ -291,6 +296,7 @@ def test_alignment_up_to_the_pools_size(bench: Bench, data: Patterns, attest: At
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("kIOMemoryClearEncrypt")
 def test_clear_encrypt_takes_nothing(bench: Bench, attest: Attest, data: Patterns) -> None:
     before = free_sizes()

@@ -32,7 +32,7 @@ from suite.bench import Bench, MakeBuffer
 from suite.guarded import edges
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 PAGE = 4096
 SIZE = 64 * PAGE + 100
@@ -48,6 +48,7 @@ def code_of(call: object, *arguments: object) -> IOReturn:
     return IOReturn.kIOReturnSuccess
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_prepared_memory_is_scattered_and_the_device_finds_it(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
 def test_moves_and_is_paged_out_until_it_is_prepared(
@@ -121,6 +123,7 @@ def test_moves_and_is_paged_out_until_it_is_prepared(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("kIOMemoryAutoPrepare")
 def test_auto_prepare(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
@@ -135,6 +138,7 @@ def test_auto_prepare(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: 
     )
 
 
+@pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.parametrize(
     ("options", "write", "promise"),
     [
@@ -186,6 +190,7 @@ def test_the_direction_is_what_prepare_grants(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
 def test_dma_without_prepare_is_denied(
@@ -213,6 +218,7 @@ def test_dma_without_prepare_is_denied(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("release")
 def test_dma_after_release_is_denied(bench: Bench, data: Patterns, attest: Attest) -> None:
     with IOBufferMemoryDescriptor.withCapacity(PAGE, kIODirectionInOut) as memory:
@@ -271,6 +277,7 @@ def test_in_after_out_is_not_writable(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("prepare")
 def test_to_phys_32(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     high = buffer(kIODirectionOut, 4096, pool="high")
@@ -328,6 +335,7 @@ def test_zero_length_is_safe(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
 def test_memory_given_away_is_noticed(buffer: MakeBuffer, bench: Bench, attest: Attest) -> None:

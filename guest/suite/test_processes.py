@@ -24,7 +24,7 @@ from suite.bench import Bench, free_sizes
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
-pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
+pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 
 PROCESSES, ROUNDS = 4, 8
 SIZES = (1, 64, 700, 4096, 5000, 20000, 65536)
@@ -80,6 +80,7 @@ def check(memory: IOBufferMemoryDescriptor, mark: bytes) -> None:
         raise CheckFailed(f"foreign bytes in {memory!r}: {wrong}")
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("processes")
 def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: Attest) -> None:
     drawn = random.Random(data.take(8))
@@ -126,6 +127,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("processes")
 @pytest.mark.parametrize("pool", ["main", "hugetlb", "pinned"])
 def test_memory_of_the_dead_comes_back(

@@ -6,13 +6,14 @@ import pytest
 from boot_words import announced
 from device_limits import NONE
 from iobuffer import kIODirectionInOut
-from layout import DmaReason, Ext
+from layout import DmaAttribute, DmaReason, Ext
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 
 
+@pytest.mark.coherence
 @pytest.mark.promise("profile")
 def test_profile_is_the_announced_one(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
@@ -38,6 +39,36 @@ def test_profile_is_the_announced_one(
     )
 
 
+@pytest.mark.coherence
+@pytest.mark.iommu_too
+@pytest.mark.promise("coherence")
+@pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
+def test_coherence_is_the_announced_one(
+    bench: Bench, data: Patterns, attest: Attest, write_memory: bool
+) -> None:
+    """The device says of each DMA whether caches followed it; asking for no snoop alters nothing.
+
+    (PCI Express Base 5.0, 2.2.6.5: No Snoop is a hint to a system whose hardware is coherent.)
+    """
+    due = announced().coherent
+    size = bench.one_dma(bench.fits(64))
+    bench.load(data.take(size))
+    address = bench.staging.getPhysicalAddress()
+    seen = [
+        DmaAttribute.NON_COHERENT not in record.attributes
+        for no_snoop in (False, True)
+        if (record := bench.dma(address, size, write_memory=write_memory, no_snoop=no_snoop))
+    ]
+    attest(
+        "coherence",
+        asked="caches follow its DMA" if due else "no cache follows its DMA",
+        attested=", ".join("coherent" if each else "not coherent" for each in seen),
+        kept=seen == [due, due] and bench.limits.coherent is due,
+        reason=f"its register says coherent = {bench.limits.coherent}",
+    )
+
+
+@pytest.mark.iommu_too
 @pytest.mark.promise("constraints")
 @pytest.mark.usefixtures("unprotected")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])

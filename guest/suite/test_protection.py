@@ -14,7 +14,7 @@ from suite.configuration import flr
 from suite.guarded import IN, IN_OUT, LINE, OUT, Guarded, check_untouched, edges, prepare
 from suite.patterns import Patterns, difference
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 PAGE, LENGTH, STEP = 4096, 4096, 1024
 DESCRIPTOR = RingDescriptor.STRUCT.size
@@ -27,6 +27,7 @@ OUTSIDE, PAST_END, DIRECTION = (
 both_ways = pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize("size", [1, 65, 4096, 70001])
 def test_within_a_grant(
@@ -43,6 +44,7 @@ def test_within_a_grant(
     attest(PROMISE, asked=f"{size} bytes within a grant", attested=seen, kept=True)
 
 
+@pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.promise(PROMISE)
 @both_ways
 def test_outside_every_grant(
@@ -77,6 +79,7 @@ def test_outside_every_grant(
     )
 
 
+@pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.promise(PROMISE)
 @both_ways
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 4096])
@@ -106,6 +109,7 @@ def test_across_the_end(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 def test_overlapping_grants(
     guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest
@@ -143,6 +147,7 @@ def test_overlapping_grants(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 @both_ways
 def test_adjacent_grants(
@@ -184,6 +189,7 @@ def test_adjacent_grants(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 @both_ways
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -225,6 +231,7 @@ def test_revoked_in_flight(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """Descriptors are DMA as well; of a chain with one segment not granted, none moves."""
@@ -266,6 +273,7 @@ def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Atte
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 def test_off_and_on_again(
     guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest

@@ -15,7 +15,7 @@ from suite.bench import MakeBuffer
 from suite.guarded import IN, OUT, OWNER, Guarded
 from suite.patterns import Patterns
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 PROMISE = "protection unit"
 PAGE = 4096
@@ -23,6 +23,7 @@ PIECE = 16  # bytes of each of thousands of grants
 TOO_MANY = 40  # faults above what is kept
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 def test_all_grants_in_use(
     guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest
@@ -60,6 +61,7 @@ def test_all_grants_in_use(
     )
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 def test_more_faults_than_are_kept(guarded: Guarded, buffer: MakeBuffer, attest: Attest) -> None:
     """The newest are kept, each exactly; those that were overwritten are counted."""
@@ -125,6 +127,7 @@ def test_grants_that_cannot_be(
     )
 
 
+@pytest.mark.unlimited("segments")
 @pytest.mark.promise(PROMISE)
 def test_grants_of_a_dead_process(
     guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest

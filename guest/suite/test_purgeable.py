@@ -19,7 +19,11 @@ from suite.bench import Bench, MakeBuffer, Seen
 from suite.patterns import Patterns
 from suite.test_prepare import code_of
 
-pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.any_device,
+    pytest.mark.unlimited("addresses"),  # pages are wherever the kernel finds them
+]
 
 PURGEABLE = "kIOMemoryPurgeable"
 PAGE = 4096

@@ -23,12 +23,13 @@ from suite.bench import Bench, MakeBuffer
 from suite.buffer_model import Machine, Step, draw, shortened
 from suite.patterns import Patterns
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 PROGRAM = 60  # steps of one program
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 
+@pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.kernel
 @pytest.mark.promise("random operations")
 def test_against_a_model(bench: Bench, attest: Attest, pytestconfig: pytest.Config) -> None:

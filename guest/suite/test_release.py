@@ -23,12 +23,13 @@ from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 from suite.test_prepare import code_of
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 PAGE = 4096
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 
+@pytest.mark.unlimited("addresses", "segments")
 @pytest.mark.promise("release")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_refused_while_a_dma_is_in_flight(
@@ -64,6 +65,7 @@ def test_refused_while_a_dma_is_in_flight(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("prepare")
 def test_last_complete_is_refused_while_a_dma_is_in_flight(
@@ -90,6 +92,7 @@ def test_last_complete_is_refused_while_a_dma_is_in_flight(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("release")
 def test_refused_while_prepared(bench: Bench, data: Patterns, attest: Attest) -> None:
     memory = create(current_task(), kIODirectionInOut, PAGE)
@@ -158,6 +161,7 @@ def test_not_in_a_signal_handler(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("may block")
 def test_not_on_a_running_loop(bench: Bench, data: Patterns, attest: Attest) -> None:
     async def on_the_loop() -> tuple[IOReturn, IOBufferMemoryDescriptor]:

@@ -16,7 +16,7 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference, inverted
 
-pytestmark = pytest.mark.unlimited
+pytestmark = pytest.mark.any_device
 
 WAIT_S = 2.0
 SETTLE_S = 0.02
@@ -44,6 +44,7 @@ def agree(
     return f"{wrote}; edu read it and wrote what our device reads as {read}", ""
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise("second opinion")
 @pytest.mark.parametrize("size", [1, 1001, BUFFER_SIZE])
 def test_bytes_and_addresses(
@@ -54,6 +55,7 @@ def test_bytes_and_addresses(
     attest("second opinion", asked=asked, attested=seen, kept=not wrong, reason=wrong)
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("second opinion")
 def test_bytes_and_addresses_above_4_gib(
     bench: Bench, wide_edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest

@@ -30,7 +30,7 @@ from suite.bench import EFFECTIVE, Bench, MakeBuffer, described, free_sizes
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
-pytestmark = [pytest.mark.kernel, pytest.mark.unlimited]
+pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 
 SIZE = 10000
 SHARED = "kIOMemoryKernelUserShared"
@@ -106,6 +106,7 @@ def test_kernel_and_process_share(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise(SHARED)
 def test_pageable_and_shared(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
@@ -151,6 +152,7 @@ def owner_of_buffers(ask: Ask) -> Iterator[object]:
                 yield None
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("inTask")
 @pytest.mark.parametrize("kind", ["copyback", "write-combined", "pageable"])
 def test_another_process(
@@ -225,6 +227,7 @@ def test_death_of_the_task(
     )
 
 
+@pytest.mark.unlimited("addresses")
 @pytest.mark.promise("inTask")
 def test_death_of_the_maker(bench: Bench, data: Patterns, attest: Attest) -> None:
     """The maker dies; the task's buffer stays, and comes back when the task releases it."""

@@ -19,6 +19,8 @@ from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns
 from suite.test_cache_modes import MODES, modes
 
+pytestmark = pytest.mark.any_device
+
 PAGE, LARGE = 4096, 2 << 20
 MEMTYPES = Path("/sys/kernel/debug/x86/pat_memtype_list")
 # What Linux calls the types: arch/x86/mm/pat/memtype.c, cattr_name()
@@ -87,7 +89,7 @@ def test_kernel_lists_the_same_type(
     )
 
 
-@pytest.mark.unlimited
+@pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("page size")
 def test_huge_page(

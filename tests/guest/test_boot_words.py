@@ -29,12 +29,25 @@ def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
 def test_words_of_the_harness_are_understood(line: Path) -> None:
     found = profile.find("coherent-64")
     line.write_text(f"quiet {' '.join(launch.device_words(found))} x=1\n")
-    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, found.limited)
+    segments = frozenset({"segments"})
+    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, True, segments)
     assert not announced().is_plain
+    line.write_text(" ".join(launch.device_words(profile.find("soc-30"))))
+    assert announced().limits == {"addresses", "segments"}
+    assert not announced().coherent
 
 
 @pytest.mark.parametrize(
-    "word", ["device=13b5", "device=x:y", "vectors=many", "profile=", "device="]
+    "word",
+    [
+        "device=13b5",
+        "device=x:y",
+        "vectors=many",
+        "profile=",
+        "device=",
+        "limits=speed",
+        "coherent=x",
+    ],
 )
 def test_word_that_cannot_be_is_named(line: Path, word: str) -> None:
     line.write_text(f"rehearsal.{word}")

@@ -178,9 +178,20 @@ def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> 
     assert trace.take() == []
 
 
-@pytest.mark.parametrize("count", [-1, 1 << 40, "3", None, 1.5, True])
+@pytest.mark.parametrize("count", [-1, 0, 1 << 40, "3", None, 1.5, True])
 def test_number_of_tests_left_out_is_checked(count: object) -> None:
-    assert guest_words.left_out({"left_out": 3}) == 3
-    assert guest_words.left_out({}) == 0
+    assert guest_words.left_out({"left_out": {"for another": 3}}) == {"for another": 3}
+    assert guest_words.left_out({}) == {}
     with pytest.raises(GuestWordsError, match="left out"):
-        guest_words.left_out({"left_out": count})
+        guest_words.left_out({"left_out": {"for another": count}})
+
+
+@pytest.mark.parametrize("said", [3, None, ["a"], {"\x1b[2J": 1}, {"x" * 300: 1}, {1: 1}])
+def test_reasons_for_leaving_out_are_checked(said: object) -> None:
+    with pytest.raises(GuestWordsError):
+        guest_words.left_out({"left_out": said})
+
+
+def test_reasons_for_leaving_out_are_few() -> None:
+    with pytest.raises(GuestWordsError, match="are none"):
+        guest_words.left_out({"left_out": {str(number): 1 for number in range(21)}})

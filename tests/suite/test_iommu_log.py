@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from suite import iommu, iommu_faults
-from suite.attestation import SettingsPlugin
+from suite.attestation import LEFT_OUT, SettingsPlugin
 from suite.iommu import KernelLog
 from vfio import Container
 
@@ -108,6 +108,7 @@ def test_marks_say_which_machine_a_test_is_for(
     (call,) = done.getcalls("pytest_deselected")
     (left_out,) = call.items
     assert left_out.name not in selected
+    assert "IOMMU" in left_out.stash[LEFT_OUT]
 
 
 @pytest.mark.parametrize(("read", "write"), [(True, False), (False, True)])
