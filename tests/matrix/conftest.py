@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from tests.matrix.cells import FOLDER, Result, parallel, table
-
-_RESULTS = pytest.StashKey[list[Result]]()
+from tests.matrix.cells import FOLDER, Result, parallel
+from tests.matrix.grid import grid
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -22,6 +22,7 @@ class Report:
 
     def __init__(self) -> None:
         self.results: list[Result] = []
+        self._start = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the result that a test recorded."""
@@ -35,7 +36,7 @@ class Report:
         if not self.results:
             return
         self.results.sort(key=lambda each: each.cell)
-        lines = table(self.results)
+        lines = grid(self.results, time.monotonic() - self._start)
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / "report.txt").write_text("\n".join([*lines, ""]))
         facts = [each.words() | {"ok": each.ok} for each in self.results]

@@ -1,4 +1,4 @@
-"""Every profile in a whole VM, coherent and not; and faults of its limits, which turn it red."""
+"""Every profile in whole VMs, coherent and not, behind an IOMMU and not; faults turn cells red."""
 
 from __future__ import annotations
 
@@ -9,12 +9,27 @@ import pytest
 from host_harness.faults import find
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, run_cell
 
-# In `make test`, too: a device that reaches next to nothing, so that all of it matters.
-SUBSET = ("isa-24-coherent",)
+# In `make test`, too: a device that reaches next to nothing, and a narrow one behind an IOMMU.
+SUBSET = ("isa-24-coherent", "soc-30-noncoherent-iommu")
+
+
+def _faulty(profile: str, fault: str, tests: str, *, iommu: bool = False) -> Cell:
+    coherent = profile == "isa-24"
+    return Cell(profile, coherent, iommu, fault, ("-k", tests))
+
+
+_LIMITS = "test_profile.py or test_constraints"
+_COMMAND = "test_profile_command"
 FAULTY = [
-    Cell("soc-30", False, "mask-not-honoured", "test_profile or test_constraints"),
-    Cell("isa-24", True, "address-wrapped", "test_profile or test_constraints"),
-    Cell("isa-24", True, "boundary-crossed", "test_profile or test_constraints"),
+    _faulty("soc-30", "mask-not-honoured", _LIMITS),
+    _faulty("soc-30", "coherence-forgotten", "test_profile.py"),
+    _faulty("soc-30", "allocator-mask-ignored", _COMMAND),
+    _faulty("soc-30", "allocator-bounce-not-copied-back", _COMMAND),
+    _faulty("soc-30", "allocator-bounce-wrong-direction", _COMMAND),
+    _faulty("soc-30", "iommu-mask-ignored", "mask or beyond", iommu=True),
+    _faulty("isa-24", "iommu-wrong-permission", "out_mapping", iommu=True),
+    _faulty("isa-24", "address-wrapped", _LIMITS),
+    _faulty("isa-24", "boundary-crossed", _LIMITS),
 ]
 
 Recorder = Callable[[str, object], None]
@@ -41,10 +56,11 @@ def test_cell(cell: Cell, record_property: Recorder) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize("cell", FAULTY, ids=lambda cell: cell.name)
 def test_fault_turns_its_cell_red(cell: Cell, record_property: Recorder) -> None:
-    result = run_cell(cell, due=find(cell.fault).status.value)
+    fault = find(cell.fault)
+    result = run_cell(cell, due=fault.status.value)
     record_property("cell", result.words())
     checked(result)
-    assert result.complaint.startswith("broken: constraints")
+    assert result.complaint.startswith(tuple(f"broken: {name}" for name in fault.promises))
 
 
 def test_cells_have_different_names_and_commands() -> None:
@@ -54,3 +70,8 @@ def test_cells_have_different_names_and_commands() -> None:
     )
     assert {cell.name for cell in cells} >= set(SUBSET)
     assert {cell.profile for cell in cells} > {PLAIN, "nvme"}
+
+
+def test_only_the_plain_exerciser_runs_all_tests() -> None:
+    whole = {cell.name for cell in every_cell() if not cell.selecting}
+    assert whole == {f"{PLAIN}-coherent", f"{PLAIN}-coherent-iommu"}
