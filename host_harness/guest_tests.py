@@ -17,10 +17,10 @@ from .vm import Vm
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The guest's tests; ``left_out`` of them are for another machine, and not among the items."""
+    """The guest's tests; others are for another machine: ``left_out`` counts them by reason."""
 
     items: list[CollectedItem]
-    left_out: int
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
