@@ -35,6 +35,9 @@ from pci_sysfs import Bar, PciError, PciFunction
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 _PLAIN: Final = DmaCtl(0)
+# Plain ints for what each DMA needs: an operation on an IntFlag costs as much as ten of them.
+_TRIGGER, _TRIGGER_MASK = int(DmaCtl.TRIGGER), int(DmaCtl.TRIGGER_MASK)
+_WRITE_MEMORY, _NO_SNOOP = int(DmaCtl.WRITE_MEMORY), int(DmaCtl.NO_SNOOP)
 # RECORD_SEQUENCE to RECORD_USED_HI, in the order of their offsets.
 _RECORD: Final = struct.Struct("<IIIQ9IQ")
 
@@ -225,6 +228,7 @@ class Exerciser:
                 f"not {EXT_MAGIC:#x} and {EXT_VERSION:#x}"
             )
         self.features = ExtFeature(self._extension[Ext.FEATURES])
+        self._tells_used = ExtFeature.PROFILE in self.features
         self.buffer_size = self._extension[Ext.BUFFER_SIZE]
         self.limits = Limits.read(self._extension)
 
@@ -294,9 +298,10 @@ class Exerciser:
         registers.set64(Reg.DMA_BUS_ADDR_LO, address)
         registers[Reg.DMA_LEN] = length
         registers[Reg.DMA_OFFSET] = offset
-        direction = DmaCtl.WRITE_MEMORY if write_memory else _PLAIN
-        control |= DmaCtl.NO_SNOOP if no_snoop else _PLAIN
-        registers[Reg.DMACTL] = DmaCtl.TRIGGER | direction | control
+        word = _TRIGGER | int(control)
+        word |= _WRITE_MEMORY if write_memory else 0
+        word |= _NO_SNOOP if no_snoop else 0
+        registers[Reg.DMACTL] = word
 
     def end_dma(self, before: int) -> DmaRecord:
         """Wait for a DMA that was triggered at a count of ``before``; see `dma`."""
@@ -425,12 +430,12 @@ class Exerciser:
             offset=offset,
             crc32=crc32,
             segments=segments,
-            used=used if ExtFeature.PROFILE in self.features else None,
+            used=used if self._tells_used else None,
         )
 
     def _wait_for_dma(self) -> None:
         deadline = time.monotonic() + DMA_TIMEOUT
-        while (control := self._control[Reg.DMACTL]) & DmaCtl.TRIGGER_MASK:
+        while (control := self._control[Reg.DMACTL]) & _TRIGGER_MASK:
             if control == 0xFFFFFFFF:
                 raise ExerciserError(f"{self.pci.address}: reads give all ones: the device is gone")
             if time.monotonic() > deadline:

@@ -15,6 +15,9 @@ from typing import Any
 
 from .errors import IONotPermittedError
 
+# Plain numbers: the members of signal.Signals cost more than the questions about them.
+_SIGNALS = tuple(map(int, signal.valid_signals()))
+
 
 def check_may_block(what: str) -> None:
     """Raise `IONotPermittedError` in a signal handler's frame, and under a running event loop.
@@ -40,7 +43,7 @@ def check_may_block(what: str) -> None:
 def _handlers() -> set[CodeType]:
     """Return the code of the Python functions that handle signals now."""
     found = set()
-    for number in signal.valid_signals():
+    for number in _SIGNALS:
         handler: Any = signal.getsignal(number)
         if handler in (None, signal.SIG_DFL, signal.SIG_IGN) or isinstance(handler, int):
             continue

@@ -13,6 +13,7 @@ plugins see an ordinary session whose loop waits for the host's word.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import platform
 import sys
@@ -91,10 +92,12 @@ class AgentPlugin:
                 "left_out": self._left_out,
             }
         )
+        gc.freeze()  # the tests stay: no collection needs to look at them again
         while (message := _next_request(self._channel))["type"] != "end":
             if message["type"] != "run" or message.get("nodeid") not in items:
                 raise ChannelError(f"the host asked for {message}")
             self._run(items[message["nodeid"]], items.get(str(message.get("next"))))
+        gc.unfreeze()
         # A host that stopped early never named a last test; its fixtures are still up.
         end = pytest.CallInfo.from_call(
             lambda: session._setupstate.teardown_exact(None), when="teardown"
@@ -133,10 +136,10 @@ def _clipped(text: str) -> str:
 
 
 def _describe(item: pytest.Item) -> dict[str, Any]:
-    path, line, _ = item.reportinfo()
+    path, line, _ = item.location  # pytest keeps it for the reports
     return {
         "nodeid": item.nodeid,
-        "path": os.path.relpath(path, item.config.rootpath),
+        "path": path,
         "lineno": line,
         "name": item.name,
         "keywords": sorted(map(str, item.listchain()[-1].keywords)),
