@@ -14,13 +14,14 @@ from .carveout import CarveoutPool
 from .creation import check_supported, check_values
 from .errors import IOBadArgumentError, IOBusyError
 from .heap_pool import HeapPool
+from .managed import FIXED_SIZE
 from .mapping import IOMemoryMap
 from .options import IOOptions
 from .pin import Pin
 from .pool import PAGE, Extent
 from .task import Task, current_task
 
-_SEALED_SIZE: Final = 1 << 40
+_LARGEST: Final = 1 << 40  # bytes
 
 
 class PlacedBuffer(IOBufferMemoryDescriptor):
@@ -74,7 +75,7 @@ def _backing(share: Share, *, mapped: bool) -> Backing:
         made = PinnableBacking(share.pool, os.dup(memory), share.size, mapped=mapped)
         try:
             if pins:
-                made.adopt(Pin.from_fd(pins.pop()))
+                _adopt_pin(made, Pin.from_fd(pins.pop()))
         except BaseException:
             made.close()
             raise
@@ -83,14 +84,29 @@ def _backing(share: Share, *, mapped: bool) -> Backing:
     return made
 
 
+def _adopt_pin(backing: PinnableBacking, pin: Pin) -> None:
+    """Refuse a pin that is not one of all of the memory, for writing."""
+    if pin.length != backing.size or not pin.writable:
+        pin.close()
+        raise IOBadArgumentError(
+            f"{pin!r} for {backing.size} bytes that devices write", length=backing.size
+        )
+    backing.adopt(pin)
+
+
 def _check_file(fd: int, size: int) -> None:
-    """Refuse a descriptor of something else, or of a file that is too short."""
-    found = os.fstat(fd).st_size
+    """Refuse a descriptor of something else, and a file that is, or can become, too short."""
     try:
-        fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has seals
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has seals
     except OSError as error:
         raise IOBadArgumentError(f"a descriptor that is no memfd: {error}") from error
-    if not size <= found <= _SEALED_SIZE:
+    if seals & FIXED_SIZE != FIXED_SIZE:
+        raise IOBadArgumentError(
+            "a memfd whose size can change: to touch what was cut off ends in SIGBUS; seal it "
+            "(F_SEAL_SHRINK, F_SEAL_GROW)"
+        )
+    found = os.fstat(fd).st_size
+    if not size <= found <= _LARGEST:
         raise IOBadArgumentError(f"a memfd of {found} bytes, {size} are claimed", length=size)
 
 

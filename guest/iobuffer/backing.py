@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from . import kernel
-from .errors import IOBusyError, IONotReadyError, IOUnsupportedError
+from . import kernel, late
+from .errors import IOBusyError, IONotReadyError, IOUnsupportedError, of_the_system
 from .options import CacheMode
 from .pool import PAGE, Extent, align_down, align_up
 from .purgeable import Purgeable
@@ -127,13 +127,18 @@ class Backing(ABC):
             "kIOMemoryKernelUserShared, or in the other task"
         )
 
+    def check_unused(self) -> None:
+        """Raise BufferError while an export of the buffer's own mapping lives."""
+        if self.mapping is not None:
+            self.mapping.check_unused()
+
     def close(self) -> None:
         """Give the memory back; BufferError, and nothing done, while an export lives."""
         raise NotImplementedError
 
     def close_late(self) -> None:
         """Give it back from a finalizer, as soon as no export lives."""
-        self.close()
+        late.close(self.close)
 
 
 class HeapBacking(Backing):
@@ -167,6 +172,11 @@ class HeapBacking(Backing):
     def make_kernel_map(self) -> KernelMap:
         """Have the kernel map the block's bytes."""
         return kernel.driver().kernel_map(self._block.physical, self.size, self.mode)
+
+    def check_unused(self) -> None:
+        """See `Backing`; a page that is cut into blocks is looked through by others as well."""
+        if self._block.slab is None:
+            super().check_unused()
 
     def close(self) -> None:
         """Give the block back to its heap."""
@@ -261,7 +271,7 @@ class PinnableBacking(Backing):
         self._pin_mapping: Mapping | None = None
         try:
             if mapped:
-                self.mapping = Mapping(fd, size, inherited=fd >= 0)
+                self.mapping = self._mapped(size, inherited=fd >= 0)
                 if fd < 0:
                     self.mapping.advise(mmap.MADV_DONTFORK)  # a copy there would look alive
             if purgeable and self.mapping is not None:
@@ -280,7 +290,7 @@ class PinnableBacking(Backing):
         if self._pin is not None:
             return
         if self.mapping is None and self._pin_mapping is None:
-            self._pin_mapping = Mapping(self._fd, self.size)
+            self._pin_mapping = self._mapped(self.size)
         mapping = self.mapping or self._pin_mapping
         pin = kernel.driver().pin(mapping.address, self.size)  # type: ignore[union-attr]
         self._hold(pin)
@@ -337,7 +347,7 @@ class PinnableBacking(Backing):
             )
         start = align_down(offset, PAGE)
         size = align_up(offset + length, PAGE) - start
-        return Mapping(self._fd, size, start, placement, inherited=True), offset - start
+        return self._mapped(size, start, placement, inherited=True), offset - start
 
     def make_kernel_map(self) -> KernelMap:
         """Have the kernel map the pinned pages, until `unwire`."""
@@ -363,6 +373,20 @@ class PinnableBacking(Backing):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _mapped(
+        self,
+        size: int,
+        start: int = 0,
+        placement: Placement = ANYWHERE,
+        *,
+        inherited: bool = False,
+    ) -> Mapping:
+        try:
+            return Mapping(self._fd, size, start, placement, inherited=inherited)
+        except OSError as error:
+            what = f"pool {self.pool}: mapping"
+            raise of_the_system(what, error, length=size, address=placement.at) from error
 
     def _hold(self, pin: Pin) -> None:
         try:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from .device_file import DeviceFile, code_of, open_device
-from .errors import IOBusyError, IODeviceError, IOReturn, IOReturnError, IOUnsupportedError
+from .errors import (
+    IOBusyError,
+    IODeviceError,
+    IOReturn,
+    IOReturnError,
+    IOUnsupportedError,
+    of_the_system,
+)
 from .options import CacheMode
 from .pin import KernelMap, Pin, cannot_wire
 from .uapi import (
@@ -73,11 +80,14 @@ def _failed(what: str, error: OSError, address: int, length: int) -> IOReturnErr
             address=address,
             length=length,
         )
-    code = IOReturn.kIOReturnVMError
     if error.errno == errno.EINVAL:
-        where += ": not inside one carve-out, or no such cache mode"
-        code = IOReturn.kIOReturnBadArgument
-    return IODeviceError(f"{where}: {error}", code=code, address=address, length=length)
+        return IODeviceError(
+            f"{where}: not inside one carve-out, or no such cache mode",
+            code=IOReturn.kIOReturnBadArgument,
+            address=address,
+            length=length,
+        )
+    return of_the_system(what, error, length=length, address=address)
 
 
 class Driver(DeviceFile):

@@ -16,8 +16,9 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class IOReturn(IntEnum):
@@ -136,3 +137,24 @@ class IONotPermittedError(IOReturnError):
 
 class IODeviceError(IOReturnError):
     """The driver, or a file of the system, is missing or refused."""
+
+
+_OF_THE_SYSTEM: Final = {
+    errno.EEXIST: IOReturn.kIOReturnNoSpace,  # something is mapped there
+    errno.EMFILE: IOReturn.kIOReturnNoResources,
+    errno.ENFILE: IOReturn.kIOReturnNoResources,
+}
+
+
+def of_the_system(
+    what: str, error: OSError, *, length: int, address: int | None = None
+) -> IOReturnError:
+    """Return what the kernel's refusal of ``length`` bytes is in IOKit's terms."""
+    said = f"{what} of {length} bytes"
+    if address:
+        said += f" at {address:#x}"
+    said += f": {error.strerror}"
+    if error.errno == errno.ENOMEM:
+        return IONoMemoryError(said, asked=length, largest=0)
+    code = _OF_THE_SYSTEM.get(error.errno or 0, IOReturn.kIOReturnVMError)
+    return IODeviceError(said, code=code, address=address, length=length)

@@ -6,13 +6,20 @@ carve-out.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Final
 
 from . import protection
 from .backing import Backing, PinnableBacking
-from .errors import IOCannotWireError, IODeviceError, IONoMemoryError, IOReturn
+from .errors import (
+    IOCannotWireError,
+    IODeviceError,
+    IONoMemoryError,
+    IOReturn,
+    of_the_system,
+)
 from .options import CacheMode
 from .pool import PAGE, Request, align_up
 
@@ -20,6 +27,7 @@ HUGE_PAGE: Final = 2 << 20
 MEMINFO: Final = Path("/proc/meminfo")
 HUGE_PAGES: Final = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 _MFD_HUGE_2MB: Final = 21 << 26
+FIXED_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 def _available() -> int:
@@ -59,12 +67,20 @@ class _Managed:
         """Make the memory; a huge page that is not there is `IONoMemoryError`."""
         if request.purgeable:
             return PinnableBacking(self.name, -1, size, mapped=True, purgeable=True)
-        fd = os.memfd_create(f"dma-rehearsal-{self.name}", os.MFD_CLOEXEC | flags)
+        fd = -1
         try:
+            fd = os.memfd_create(
+                f"dma-rehearsal-{self.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags
+            )
             os.ftruncate(fd, size)
-        except BaseException:
-            os.close(fd)
-            raise
+            # Nobody who is given it can take away what others have mapped.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, FIXED_SIZE | fcntl.F_SEAL_SEAL)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise of_the_system(f"pool {self.name}: a file in memory", error, length=size) from (
+                error
+            )
         return PinnableBacking(self.name, fd, size, mapped=request.mapped)
 
     def _wired_memory(self, request: Request, size: int, flags: int = 0) -> Backing:
@@ -151,7 +167,7 @@ class HugePool(_Managed):
         self._allow(size // HUGE_PAGE)
         try:
             return self._wired_memory(request, size, os.MFD_HUGETLB | _MFD_HUGE_2MB)
-        except (OSError, IOCannotWireError) as error:
+        except (IONoMemoryError, IOCannotWireError) as error:
             raise IONoMemoryError(
                 f"pool {self.name}: {size // HUGE_PAGE} huge page(s) of {HUGE_PAGE} bytes asked, "
                 f"and the kernel finds no such run: {error}",

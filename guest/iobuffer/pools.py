@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Final
 
-from . import kernel, vm
+from . import kernel, late, vm
 from .backing import Backing
 from .carveout import CarveoutPool, find_zones
 from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
@@ -42,6 +42,7 @@ def _discover() -> dict[str, Pool]:
 def known() -> dict[str, Pool]:
     """Return all pools by name, in the order in which they are tried."""
     global _pools
+    late.catch_up()
     with _lock:
         if _pools is None:
             _pools = _discover()

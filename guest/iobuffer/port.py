@@ -18,7 +18,7 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, Self
 
 from .backing import Share
@@ -29,6 +29,8 @@ from .task import Task
 _MESSAGE_MAX: Final = 4096
 _FDS_MAX: Final = 4
 _PATIENCE: Final = 5.0  # seconds that either side waits for the other
+# What numbers, names and shapes that are none raise where they are looked at.
+_NONSENSE: Final = (KeyError, TypeError, ValueError, OverflowError)
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
@@ -86,11 +88,17 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         message = json.loads(data)
         if isinstance(message, dict):
             return message, list(fds)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    for fd in fds:
-        os.close(fd)
+    _close(fds)
     raise Lost(f"{len(data)} bytes that are no message" if data else "the connection ended")
+
+
+def _close(fds: Iterable[int]) -> None:
+    """Close descriptors that nobody else knows yet. Once: their numbers are used again."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def no_handle(task: Task) -> IODeviceError:
@@ -138,11 +146,15 @@ def ask(task: Task, call: str, share: Share, details: dict[str, Any]) -> Remote:
             reply, fds = _receive(connection)
         except OSError as error:
             raise Lost(f"{task} does not answer: {error}") from error
-        for fd in fds:
-            os.close(fd)
-        if "code" in reply:
-            raise IOReturnError(f"{task}: {reply.get('reason')}", code=IOReturn(reply["code"]))
-        return Remote(connection, int(reply["address"]))
+        _close(fds)
+        try:
+            code = IOReturn(reply["code"]) if "code" in reply else None
+            address = 0 if code is not None else int(reply["address"])
+        except _NONSENSE as error:
+            raise Lost(f"{task} answers what is no answer: {error!r}") from error
+        if code is not None:
+            raise IOReturnError(f"{task}: {reply.get('reason')}", code=code)
+        return Remote(connection, address)
     except BaseException:
         connection.close()
         raise
@@ -277,11 +289,14 @@ class TaskPort:
                 CacheMode(int(memory["mode"])),
                 tuple(fds),
             )
-            return self._place(call, share, message, asker)
-        except (KeyError, TypeError, ValueError) as error:
-            for fd in fds:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-            raise IOReturnError(
-                f"a call that is none: {error!r}", code=IOReturn.kIOReturnBadArgument
-            ) from error
+        except _NONSENSE as error:
+            _close(fds)
+            raise _no_call(error) from error
+        try:
+            return self._place(call, share, message, asker)  # the descriptors are its own
+        except _NONSENSE as error:
+            raise _no_call(error) from error
+
+
+def _no_call(error: Exception) -> IOReturnError:
+    return IOReturnError(f"a call that is none: {error!r}", code=IOReturn.kIOReturnBadArgument)

@@ -1,0 +1,32 @@
+"""What a finalizer has to leave for later.
+
+It may run in the middle of anything, and while a view, itself garbage, still looks at the memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from .errors import IOBusyError
+
+_left: Final[deque[Callable[[], object]]] = deque()
+
+
+def close(call: Callable[[], object]) -> None:
+    """Call ``call`` now, or when `catch_up` finds that no view is in its way any more."""
+    try:
+        call()
+    except (BufferError, IOBusyError):
+        _left.append(call)
+
+
+def catch_up() -> None:
+    """Do what was left, as far as that is possible by now."""
+    for _ in range(len(_left)):
+        try:
+            call = _left.popleft()
+        except IndexError:
+            return  # another thread does the rest
+        close(call)
