@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from . import coherence, pools
+from . import coherence, late, pools
 from .backing import Backing
 from .blocking import check_may_block
 from .creation import (
@@ -69,15 +69,12 @@ def _reclaim(held: _Held, what: str) -> None:
     """Free the memory of a descriptor that was dropped without release()."""
     if os.getpid() != held.pid:
         return  # a forked child: the memory is its parent's
-    warnings.warn(f"{what} was not released", ResourceWarning, stacklevel=2)
     while (last := held.preparations.last()) is not None:
         held.preparations.remove(last)
     held.end_track()
     held.window.close()
-    try:
-        held.backing.close_late()
-    except BufferError:
-        return  # a view lives on, and its memory with it
+    held.backing.close_late()
+    warnings.warn(f"{what} was not released", ResourceWarning, stacklevel=2)
 
 
 def _plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -> IOOptions:
@@ -200,10 +197,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         contiguous: bool = False,
     ) -> Self:
         """Allocate as many bytes as ``data`` has, and store them."""
-        options = _plain_options(direction, contiguous)
-        made = cls._make(current_task(), options, len(data), None, None, None)
-        made.writeBytes(0, bytes(data))
-        return made
+        return cls._copied(current_task(), _plain_options(direction, contiguous), bytes(data))
 
     @classmethod
     def withCopy(
@@ -217,8 +211,16 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
             data = source.readBytes(0, source.getLength())
         else:
             data = bytes(source)
-        made = cls._make(inTask, options, len(data), None, None, None)
-        made.writeBytes(0, data)
+        return cls._copied(inTask, options, data)
+
+    @classmethod
+    def _copied(cls, task: Task, options: IOOptions | int, data: bytes) -> Self:
+        made = cls._make(task, options, len(data), None, None, None)
+        try:
+            made.writeBytes(0, data)
+        except BaseException:
+            made.release()
+            raise
         return made
 
     @classmethod
@@ -285,8 +287,6 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         window = self._window = BusWindow(backing.reached, capacity, place)
         self._held = _Held(backing, window, self._preparations, os.getpid())
         self._prepare_itself()
-        if kIOMemoryKernelUserShared in options and self._preparations:
-            backing.make_kernel_map()
         self._finalizer = weakref.finalize(self, _reclaim, self._held, repr(self))
         self._finalizer.atexit = False
         return self
@@ -307,26 +307,28 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         self._release()
 
     def _release(self) -> None:
+        late.catch_up()  # so that no mapping outlives the memory
         with self._lock:
             backing = self._attached()
             busy = self._what_holds()
             if busy:
                 raise self._busy(busy)
             self._check_idle("release()")
-            own = [self._preparations.newest(None, 0)] if self._own_preparations else []
-            self._held.end_track()
-            self._held.window.close()  # before the memory can be another's
             try:
-                backing.close()
+                backing.check_unused()
             except BufferError as error:
-                if self._preparations:
-                    self._narrow_window(backing.segments(0, self._capacity))
-                self._track()
                 raise self._busy(str(error)) from error
-            for each in own:
-                self._preparations.remove(each)
+            self._give_back(backing)
             self._finalizer.detach()
             self._backing = None
+
+    def _give_back(self, backing: Backing) -> None:
+        """Free the memory, which somebody else may have at once: so devices lose it before."""
+        while (own := self._preparations.last()) is not None:
+            self._preparations.remove(own)
+        self._held.end_track()
+        self._held.window.close()
+        late.close(backing.close)
 
     def _what_holds(self) -> str:
         """Say what holds the memory, "" for nothing. An error must not hold it itself."""
@@ -405,11 +407,12 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         Return how many were stored.
         """
         with self._lock:
+            self._check_attached()
+            data = bytes(data)  # lengths are bytes, also of a view with wider items
             count = len(data) if withLength is None else min(withLength, len(data))
             count = max(0, min(count, self._capacity - self._length))
-            at = self._length
+            self._write(self._length, data[:count])
             self._length += count
-            self.writeBytes(at, bytes(data[:count]))
             return count
 
     def __len__(self) -> int:

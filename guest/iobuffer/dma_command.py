@@ -309,8 +309,9 @@ class IODMACommand(Specified):
                 source.readBytes(at, size) for source, at, size in self._pieces(offset, length)
             )
 
-    def writeBytes(self, offset: int, data: bytes) -> int:
+    def writeBytes(self, offset: int, data: bytes | bytearray | memoryview) -> int:
         """Store bytes where the device sees them; return how many: 0 as `readBytes`."""
+        data = bytes(data)  # lengths are bytes, also of a view with wider items
         with self._lock:
             done = 0
             for target, at, size in self._pieces(offset, len(data)):

@@ -44,7 +44,12 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
         self._check_attached()
         return b""
 
-    def writeBytes(self, offset: int, data: bytes | None, length: int | None = None) -> int:
+    def writeBytes(
+        self,
+        offset: int,
+        data: bytes | bytearray | memoryview | None,
+        length: int | None = None,
+    ) -> int:
         """Store nothing, and return 0."""
         self._check_attached()
         return 0
@@ -101,14 +106,19 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
         return f"<IOGuardPageMemoryDescriptor {self._size} bytes, {self._state()}>"
 
 
-def reserve(length: int, at: int = 0) -> Reservation:
-    """Reserve addresses; `IOBadArgumentError` (``at``), kIOReturnNoSpace when there is no room."""
+def page_address(at: int) -> int:
+    """Return where pages are to be mapped; `IOBadArgumentError` when no page begins there."""
     if at % PAGE or at < 0:
         raise IOBadArgumentError(
             f"a mapping whose pages begin at {at:#x}, which is not a page's address", address=at
         )
+    return at
+
+
+def reserve(length: int, at: int = 0) -> Reservation:
+    """Reserve addresses; `IOBadArgumentError` (``at``), kIOReturnNoSpace when there is no room."""
     try:
-        return Reservation(length, at)
+        return Reservation(length, page_address(at))
     except OSError as error:
         where = f" at {at:#x}" if at else ""
         raise IOReturnError(

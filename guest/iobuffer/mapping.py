@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from . import late
 from .errors import IOBusyError, IONotAttachedError
 from .flags import MapOptions
 from .options import CacheMode
@@ -49,6 +51,8 @@ class IOMemoryMap:
         self._cache_mode = cache_mode
         self._mapping = mapping
         self._uses = 1
+        self._lock = threading.RLock()  # its own: a finalizer must wait for no descriptor's
+        self._views: list[weakref.ref[Any]] = []  # what they look through
         self._finalizer = weakref.finalize(self, _forgotten, unmap, repr(self))
         self._finalizer.atexit = False
         self._unmap = unmap
@@ -107,13 +111,19 @@ class IOMemoryMap:
         return self._descriptor is None
 
     def view(self) -> memoryview:
-        """Return the bytes as a memoryview, without a copy. `IONotAttachedError` in other tasks."""
-        self._attached()
-        if self._mapping is None:
-            raise IONotAttachedError(f"{self!r} is mapped in {self._task}, not in this process")
-        start = self._address - self._mapping.address
-        view = memoryview(self._mapping.export(start, self._length)).cast("B")
-        return view.toreadonly() if self.read_only else view
+        """Return the bytes as a memoryview, without a copy. `IONotAttachedError` in other tasks.
+
+        The view keeps the mapping alive, and the mapping cannot be unmapped before it.
+        """
+        with self._lock:
+            self._attached()
+            if self._mapping is None:
+                raise IONotAttachedError(f"{self!r} is mapped in {self._task}, not in this process")
+            exporter = self._mapping.export(self._address - self._mapping.address, self._length)
+            exporter.map = self
+            self._views.append(weakref.ref(exporter, self._views.remove))
+            view = memoryview(exporter).cast("B")
+            return view.toreadonly() if self.read_only else view
 
     def __buffer__(self, flags: int) -> memoryview:
         """The buffer protocol, from Python 3.12 on (PEP 688)."""
@@ -121,22 +131,29 @@ class IOMemoryMap:
 
     def retain(self) -> Self:
         """Count one more user."""
-        self._attached()
-        self._uses += 1
-        return self
+        with self._lock:
+            self._attached()
+            self._uses += 1
+            return self
 
     def unmap(self) -> None:
         """Unmap, when this is the last user. `IOBusyError`, and nothing done, with a live view."""
-        self._attached()
-        if self._uses > 1:
-            self._uses -= 1
-            return
-        try:
-            self._unmap()
-        except BufferError as error:
-            raise IOBusyError(f"{self!r}: {error}; release or delete them first") from error
-        self._finalizer.detach()
-        self._descriptor = None
+        with self._lock:
+            self._attached()
+            if self._uses > 1:
+                self._uses -= 1
+                return
+            if self._views:
+                raise IOBusyError(
+                    f"{self!r}: {len(self._views)} view(s) of it alive; release or delete them "
+                    "first"
+                )
+            try:
+                self._unmap()
+            except BufferError as error:
+                raise IOBusyError(f"{self!r}: {error}; release or delete them first") from error
+            self._finalizer.detach()
+            self._descriptor = None
 
     release = unmap
 
@@ -176,8 +193,5 @@ class IOMemoryMap:
 
 def _forgotten(unmap: Callable[[], None], what: str) -> None:
     """End a mapping that was dropped without unmap()."""
+    late.close(unmap)
     warnings.warn(f"{what} was not unmapped", ResourceWarning, stacklevel=2)
-    try:
-        unmap()
-    except (BufferError, IOBusyError):
-        return  # a view, garbage as well, still looks at it

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from .creation import CACHE_MODES
-from .errors import IOBusyError, IONotAttachedError, IOUnsupportedError
+from .errors import IOBusyError, IONotAttachedError, IOUnsupportedError, of_the_system
 from .flags import MapOptions
+from .guard import page_address, reserve
 from .mapping import IOMemoryMap
 from .options import CACHE_SHIFT, CacheMode, IODirection
-from .pool import PAGE, align_down, align_up
+from .pool import PAGE, align_up
 from .port import Remote, ask
-from .vm import Mapping, Placement, Reservation
+from .vm import Mapping, Placement
 
 if TYPE_CHECKING:
     from .buffer import IOBufferMemoryDescriptor
@@ -52,7 +53,10 @@ class Mappings:
         if not options & fresh and request.within is None:
             found = self._compatible(request, mode)
             if found is not None:
-                return found.retain()
+                try:
+                    return found.retain()
+                except IONotAttachedError:
+                    pass  # its last user has unmapped it in this moment
         if MapOptions.kIOMapReference in options:
             raise IONotAttachedError(
                 f"kIOMapReference: {request.length} bytes from {request.offset} on are not mapped "
@@ -170,8 +174,12 @@ def _here(buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
         # A snapshot at once: a private page would follow the source until it is stored to.
         skip = at % PAGE if request.within else 0
         size = align_up(skip + request.length, PAGE)
-        placement = Placement(at=at - skip, within=request.within)
-        copy = Mapping(-1, size, 0, placement, inherited=True)
+        placement = Placement(at=page_address(at - skip), within=request.within)
+        try:
+            copy = Mapping(-1, size, 0, placement, inherited=True)
+        except OSError as error:
+            what = "a mapping for a copy"
+            raise of_the_system(what, error, length=size, address=placement.at) from error
         copy.write(skip, buffer.backing.read(request.offset, request.length))
         return _map(buffer, request, mode, copy.address + skip, copy, copy.close)
     if not read_only and buffer.getDirection() is IODirection.kIODirectionOut:
@@ -182,13 +190,14 @@ def _here(buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
         )
     populate = MapOptions.kIOMapPrefault in options
     guard = sum(size for option, size in _GUARDS.items() if option in options)
+    place = (buffer.address + request.offset) % PAGE  # of the first byte in its page
+    first = page_address(at - place) if at else 0
     if not guard:
-        at = align_down(at, PAGE) if request.within else at
-        placement = Placement(read_only, populate, at, request.within)
+        placement = Placement(read_only, populate, first, request.within)
         mapping, skip = buffer.backing.map(request.offset, request.length, mode, placement)
         return _map(buffer, request, mode, mapping.address + skip, mapping, mapping.close)
-    inner = align_up(request.offset % PAGE + request.length + buffer.address % PAGE, PAGE)
-    reservation = Reservation(inner + 2 * guard)
+    inner = align_up(place + request.length, PAGE)
+    reservation = reserve(inner + 2 * guard, first - guard if first else 0)
     try:
         placement = Placement(read_only, populate, reservation.address + guard, reservation)
         mapping, skip = buffer.backing.map(request.offset, request.length, mode, placement)

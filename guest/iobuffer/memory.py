@@ -207,7 +207,12 @@ class IOMemoryDescriptor(ABC):
                 return b""
             return self._read(offset, length)
 
-    def writeBytes(self, offset: int, data: bytes | None, length: int | None = None) -> int:
+    def writeBytes(
+        self,
+        offset: int,
+        data: bytes | bytearray | memoryview | None,
+        length: int | None = None,
+    ) -> int:
         """Store ``data`` (None: ``length`` zeros) and return how many bytes were stored.
 
         0, and nothing is stored, when the range passes the length.
@@ -217,6 +222,7 @@ class IOMemoryDescriptor(ABC):
             if data is None:
                 count = self.getLength() - offset if length is None else length
             else:
+                data = bytes(data)  # lengths are bytes, also of a view with wider items
                 count = len(data) if length is None else length
                 if count > len(data):
                     raise IOBadArgumentError(
@@ -224,7 +230,7 @@ class IOMemoryDescriptor(ABC):
                     )
             if not self._inside(offset, count):
                 return 0
-            self._write(offset, bytes(count) if data is None else bytes(data[:count]))
+            self._write(offset, bytes(count) if data is None else data[:count])
             return count
 
     def prepare(self, forDirection: int | IOOptions | None = None, flags: int = 0) -> None:

@@ -126,8 +126,14 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         with self._lock:
             return b"" if self._guarded(offset, length) else super().readBytes(offset, length)
 
-    def writeBytes(self, offset: int, data: bytes | None, length: int | None = None) -> int:
+    def writeBytes(
+        self,
+        offset: int,
+        data: bytes | bytearray | memoryview | None,
+        length: int | None = None,
+    ) -> int:
         """Store bytes across the entries; 0 and nothing when a guard, or the end, is in there."""
+        data = None if data is None else bytes(data)  # lengths are bytes
         with self._lock:
             count = length if length is not None else None if data is None else len(data)
             if self._guarded(offset, self.getLength() - offset if count is None else count):

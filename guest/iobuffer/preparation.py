@@ -105,7 +105,7 @@ class Preparations:
         return self._open[-1] if self._open else None
 
     def remove(self, preparation: Preparation) -> None:
-        """Close one, and take its grants back."""
-        self._open = [each for each in self._open if each is not preparation]
+        """Take its grants back, and close it: it stays open when that fails."""
         if preparation.grants is not None:
             preparation.grants.withdraw()
+        self._open = [each for each in self._open if each is not preparation]

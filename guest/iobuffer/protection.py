@@ -62,6 +62,7 @@ class Grants:
             raise
 
     def withdraw(self) -> None:
-        """Take all back. Again is nothing."""
+        """Take all back. Again is nothing; what an error has left is taken back then."""
         while self._granted and self._control is not None:
-            self._control.withdraw(self._granted.pop())
+            self._control.withdraw(self._granted[-1])
+            self._granted.pop()

@@ -8,7 +8,6 @@ import itertools
 import os
 import random
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,8 @@ from iobuffer import (
     IOReturnError,
     IOUnsupportedError,
     Task,
-    current_task,
     heap,
     kIODirectionIn,
-    kIODirectionInOut,
     kIODirectionOut,
     kIOMapInhibitCache,
     kIOMapRealTimeCache,
@@ -46,58 +43,14 @@ from iobuffer import (
     pools,
     vm,
 )
-from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.carveout import Zone
 from iobuffer.heap_pool import HeapPool
 from iobuffer.pool import PAGE, Extent
-from iobuffer.vm import ANYWHERE, Mapping, Placement
+from iobuffer.vm import Mapping
+
+from tests.guest.memory_pool import MemoryPool, make
 
 MIB = 1 << 20
-
-
-class MemoryPool(CarveoutPool):
-    """A carve-out whose memory is a file of this process; it counts what is mapped."""
-
-    def __init__(self, zone: Zone, folder: Path) -> None:
-        super().__init__(zone, locks=folder)
-        self.fd = os.memfd_create(zone.name)
-        os.ftruncate(self.fd, zone.size)
-        self.mapped: list[tuple[Extent, CacheMode]] = []
-
-    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
-        self.mapped.append((extent, mode))
-        return Mapping(self.fd, extent.length, extent.address - self.zone.start, placement)
-
-    def bytes_at(self, address: int, length: int) -> bytes:
-        return os.pread(self.fd, length, address - self.zone.start)
-
-
-@pytest.fixture
-def main(tmp_path: Path) -> Iterator[MemoryPool]:
-    made = [
-        MemoryPool(Zone(name, start, size), tmp_path)
-        for name, start, size in [
-            ("main", 0x0C00_0000, 4 * MIB),
-            ("high", 0x1_1000_0000, 8 * MIB),
-            ("low", 0x00D0_0000, MIB),
-        ]
-    ]
-    pools.use(*map(HeapPool, made))
-    yield made[0]
-    pools.use()
-    for pool in made:
-        pool.close()
-        os.close(pool.fd)
-
-
-def make(
-    capacity: int,
-    alignment: int = 1,
-    options: IOOptions | int = kIODirectionInOut,
-    pool: str | None = None,
-) -> IOBufferMemoryDescriptor:
-    return IOBufferMemoryDescriptor.inTaskWithOptions(
-        current_task(), options, capacity, alignment, pool=pool
-    )
 
 
 @pytest.mark.usefixtures("main")

@@ -400,7 +400,7 @@ def test_a_map_over_several_entries(bus: Bus) -> None:
             assert again is mapped, "a compatible mapping is shared"
             with map_of(memory, options=ANYWHERE | MapOptions.kIOMapUnique) as other:
                 assert other.getVirtualAddress() != mapped.getVirtualAddress()
-        with pytest.raises(IOBusyError, match="1 views"):
+        with pytest.raises(IOBusyError, match="1 view"):
             mapped.unmap()
         view.release()
         with pytest.raises(IOBusyError, match="unmap first"):

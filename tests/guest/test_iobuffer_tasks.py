@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import functools
+import gc
 import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -26,13 +29,16 @@ from iobuffer import (
     kIOMapAnywhere,
     kIOMapUnique,
     kIOMemoryKernelUserShared,
+    kIOMemoryPageable,
     pools,
     task_of,
+    vm,
 )
 from iobuffer.backing import Share
 from iobuffer.blocking import check_may_block
 from iobuffer.carveout import CarveoutPool, Zone
 from iobuffer.heap_pool import HeapPool
+from iobuffer.managed import FIXED_SIZE
 from iobuffer.options import CacheMode
 from iobuffer.pin import KernelMap
 from iobuffer.pool import PAGE, Extent
@@ -276,6 +282,13 @@ def test_nobody_answers() -> None:
                 "memory": {"kind": "file", "pool": "main", "address": 0, "size": 4096, "mode": 3},
             }
         ).encode(),
+        b"[" * 4000,
+        json.dumps(
+            {
+                "call": "make",
+                "memory": {"kind": "file", "pool": "main", "address": 1e999, "size": 1, "mode": 3},
+            }
+        ).encode(),
     ],
 )
 def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(
@@ -301,6 +314,98 @@ def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(
                 {"options": 3, "capacity": 1, "alignment": 1},
             )
     assert free() == before
+
+
+def sealed(size: int, seals: int = FIXED_SIZE) -> int:
+    fd = os.memfd_create("memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def test_descriptors_are_closed_once(
+    remake: Callable[[], SharedPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is closed can be another thread's a moment later."""
+    remake()
+    closed: list[int] = []
+    close = os.close
+
+    def note(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+
+    memory = {"kind": "file", "pool": "pageable", "address": 0, "size": PAGE, "mode": 3}
+    message = json.dumps({"call": "make", "memory": memory, "options": {}}).encode()
+    fd = sealed(PAGE)
+    with TaskPort() as port, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asker:
+        asker.settimeout(10)
+        asker.connect(f"\0{port.handle}")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "close", note)
+            socket.send_fds(asker, [message], [fd])
+            assert b"a call that is none" in asker.recv(4096)
+    os.close(fd)
+    assert len(closed) == len(set(closed)) == 2, "what came, and the copy that was made of it"
+
+
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_GROW])
+def test_a_file_that_can_be_cut_off_is_refused(
+    remake: Callable[[], SharedPool], seals: int
+) -> None:
+    remake()
+    fd = sealed(PAGE, seals)
+    with TaskPort() as port, pytest.raises(IOReturnError, match=r"size can change"):
+        ask(
+            task_of(port.handle),
+            "make",
+            Share("file", "pageable", 0, PAGE, CacheMode.COPYBACK, (fd,)),
+            {"options": 3 | int(kIOMemoryPageable), "capacity": 1, "alignment": 1},
+        )
+    os.close(fd)
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"address": "x"}', b'{"code": 7}', b"[" * 4000])
+def test_an_answer_that_is_none(answer: bytes) -> None:
+    handle = f"dma-rehearsal-task-nobody:{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"\0{handle}")
+        listener.listen(1)
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.send(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        share = Share("file", "main", 0, PAGE, CacheMode.COPYBACK, ())
+        with pytest.raises(Lost, match=r"no answer|no message"):
+            ask(task_of(handle), "make", share, {})
+        thread.join()
+
+
+def test_shared_memory_comes_back_from_a_cycle_with_its_view(
+    remake: Callable[[], SharedPool],
+) -> None:
+    """The collector may finalize the buffer while the view, garbage as well, is still there."""
+    remake()
+    cycle: list[object] = []
+    for made in (
+        IOBufferMemoryDescriptor.inTaskWithOptions(
+            current_task(), kIODirectionInOut | kIOMemoryKernelUserShared, PAGE
+        ),
+        IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), kIODirectionInOut, PAGE),
+    ):
+        mapped = made.createMappingInTask(current_task(), 0, kIOMapAnywhere | kIOMapUnique)
+        cycle += [made, made.view(), mapped, mapped.view(), cycle]
+    mappings = len(vm._live)
+    del cycle, made, mapped
+    with pytest.warns(ResourceWarning):
+        gc.collect()
+    assert free() == ZONE.size
+    assert len(vm._live) == mappings - 4
 
 
 def test_blocking_is_refused_on_a_loop() -> None:

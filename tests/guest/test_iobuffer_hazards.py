@@ -1,0 +1,202 @@
+"""What a buffer must survive: odd arguments, views that are forgotten, signals, failures."""
+
+from __future__ import annotations
+
+import array
+import errno
+import gc
+import os
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOBusyError,
+    IODeviceError,
+    IOReturn,
+    IOReturnError,
+    current_task,
+    kIODirectionInOut,
+    kIOMapAnywhere,
+    kIOMapGuardedSmall,
+    kIOMapUnique,
+    kIOMemoryPageable,
+    pools,
+    protection,
+    vm,
+)
+from iobuffer.backing import PinnableBacking
+from iobuffer.guard import reserve
+from iobuffer.managed import PageablePool
+from iobuffer.options import IODirection
+from iobuffer.pool import PAGE
+
+from tests.guest.memory_pool import MemoryPool, make
+
+WORDS = memoryview(array.array("I", range(1, 17)))  # 16 items, 64 bytes
+
+
+class Watching:
+    """An access control that notes how much memory was free whenever it was told something."""
+
+    def __init__(self, pool: MemoryPool) -> None:
+        self._pool = pool
+        self.granted: list[int] = []
+        self.withdrawn: list[int] = []
+        self.broken = False
+
+    def grant(self, address: int, length: int, direction: IODirection) -> object:  # noqa: ARG002
+        self.granted.append(self._pool.free_size())
+        return address
+
+    def withdraw(self, grant: object) -> None:  # noqa: ARG002
+        if self.broken:
+            raise IODeviceError("the unit does not answer")
+        self.withdrawn.append(self._pool.free_size())
+
+    def reclaim(self) -> None: ...
+
+
+@pytest.fixture
+def watching(main: MemoryPool) -> Iterator[Watching]:
+    control = Watching(main)
+    before = protection.use(control)
+    yield control
+    protection.use(before)
+
+
+# Data of another item size than a byte.
+
+
+@pytest.mark.usefixtures("main")
+def test_lengths_are_bytes_whatever_the_items_are() -> None:
+    with make(64) as low, make(64) as high:
+        first, second = sorted((low, high), key=IOBufferMemoryDescriptor.getPhysicalAddress)
+        assert second.address == first.address + 64, "neighbours in one page"
+        assert first.writeBytes(0, WORDS) == 64
+        assert first.readBytes(0, 64) == WORDS.tobytes()
+        assert first.writeBytes(16, WORDS) == 0, "80 bytes do not fit"
+        assert first.writeBytes(48, WORDS, 16) == 16
+        first.setLength(32)
+        assert first.appendBytes(WORDS) == 32, "as much as there is room for"
+        assert second.readBytes(0, 64) == bytes(64), "the neighbour's bytes are its own"
+
+
+@pytest.mark.usefixtures("main")
+def test_with_bytes_takes_all_of_them() -> None:
+    with IOBufferMemoryDescriptor.withBytes(WORDS, kIODirectionInOut) as made:
+        assert made.getCapacity() == 64
+        assert made.readBytes(0, 64) == WORDS.tobytes()
+
+
+# Views of mappings.
+
+
+@pytest.mark.parametrize("capacity", [64, 5000])
+@pytest.mark.parametrize("options", [kIOMapAnywhere, kIOMapAnywhere | kIOMapUnique])
+def test_a_view_keeps_its_mapping_and_that_the_buffer(
+    main: MemoryPool, capacity: int, options: int
+) -> None:
+    """Nobody can be given memory that a forgotten mapping's view still looks at."""
+    buffer = make(capacity)
+    view = buffer.createMappingInTask(current_task(), 0, options).view()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gc.collect()
+    view[0] = 7
+    with pytest.raises(IOBusyError, match=r"1 mapping\(s\) of it live"):
+        buffer.release()
+    assert buffer.readBytes(0, 1) == b"\x07"
+    with pytest.warns(ResourceWarning, match="was not unmapped"):
+        del view
+    buffer.release()
+    assert main.free_size() == main.size
+
+
+@pytest.mark.usefixtures("main")
+@pytest.mark.parametrize("options", [kIOMapAnywhere, kIOMapAnywhere | kIOMapUnique])
+def test_unmap_refuses_while_a_view_lives(options: int) -> None:
+    with make(64) as buffer:
+        mapped = buffer.createMappingInTask(current_task(), 0, options)
+        view = mapped.view()
+        with pytest.raises(IOBusyError, match="1 view"):
+            mapped.unmap()
+        assert not mapped.unmapped
+        view.release()
+        mapped.unmap()
+
+
+# What devices may reach.
+
+
+@pytest.mark.parametrize("end", ["release", "drop"])
+def test_devices_lose_memory_before_others_can_have_it(
+    main: MemoryPool, watching: Watching, end: str
+) -> None:
+    buffer = make(5000)
+    taken = main.free_size()
+    if end == "release":
+        buffer.release()
+    else:
+        with pytest.warns(ResourceWarning):
+            del buffer
+        assert pools.known()["main"].free_size() == main.size
+    assert (main.free_size(), watching.withdrawn) == (main.size, [taken])
+
+
+def test_memory_stays_when_devices_cannot_be_kept_from_it(
+    main: MemoryPool, watching: Watching
+) -> None:
+    buffer = make(5000)
+    watching.broken = True
+    with pytest.raises(IODeviceError, match="does not answer"):
+        buffer.release()
+    assert not buffer.released
+    assert main.free_size() < main.size
+    watching.broken = False
+    buffer.release()
+    assert main.free_size() == main.size
+
+
+# Mappings at an address.
+
+
+@pytest.mark.usefixtures("main")
+@pytest.mark.parametrize("guard", [0, int(kIOMapGuardedSmall)])
+def test_a_mapping_is_where_it_was_asked_for(guard: int) -> None:
+    pools.use(PageablePool())
+    free = reserve(16 * PAGE)
+    free.close()
+    with make(5000, 1, kIODirectionInOut | kIOMemoryPageable) as buffer:
+        at = free.address + 4 * PAGE + 100
+        with buffer.createMappingInTask(
+            current_task(), at, kIOMapUnique | guard, PAGE + 100, 50
+        ) as mapped:
+            assert mapped.getVirtualAddress() == at
+        for wrong, code in (
+            (at + 1, IOReturn.kIOReturnBadArgument),
+            (buffer.address + 100, IOReturn.kIOReturnNoSpace),
+        ):
+            with pytest.raises(IOReturnError, match=r"mapping|addresses") as refused:
+                buffer.createMappingInTask(
+                    current_task(), wrong, kIOMapUnique | guard, PAGE + 100, 50
+                )
+            assert refused.value.code is code
+
+
+@pytest.mark.usefixtures("main")
+def test_what_the_kernel_refuses_is_told_in_iokits_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    for number, code in (  # noqa: B007
+        (errno.ENOMEM, IOReturn.kIOReturnNoMemory),
+        (errno.EMFILE, IOReturn.kIOReturnNoResources),
+        (errno.EACCES, IOReturn.kIOReturnVMError),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(vm, "_map", refuse)
+            with pytest.raises(IOReturnError, match=r"5000|8192") as refused:
+                PinnableBacking("pageable", os.memfd_create("pages"), 8192, mapped=True)
+        assert refused.value.code is code
