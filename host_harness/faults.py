@@ -70,6 +70,14 @@ _ALLOCATOR = (
     ),
     _allocator(*("stale-mapping", "release", "test_mappings.py"), "what is unmapped stays mapped"),
     _allocator(
+        *("view-without-mapping", "release", "test_release.py"),
+        "memory is given to others while a mapping's view looks at it",
+    ),
+    _allocator(
+        *("freed-before-withdrawn", "release", "test_release.py"),
+        "memory is given to others while devices can still reach it",
+    ),
+    _allocator(
         *("lost-reclaim", "release", "test_release.py"),
         "the memory of a buffer that was dropped never comes back",
     ),

@@ -5,13 +5,15 @@ Each is a function that breaks one promise for the rest of this process.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 from iobuffer import activity, buffer, protection
-from iobuffer.backing import PinnableBacking
+from iobuffer.backing import Backing, PinnableBacking
 from iobuffer.buffer import IOBufferMemoryDescriptor
 from iobuffer.errors import IONotAttachedError
+from iobuffer.mapping import IOMemoryMap
 from iobuffer.options import IODirection
 from iobuffer.preparation import Preparations
 from iobuffer.protection import Grants
@@ -21,6 +23,8 @@ from iobuffer.vm import Mapping
 _hold = PinnableBacking._hold
 _release = IOBufferMemoryDescriptor._release
 _grants = Grants.__init__
+_view = IOMemoryMap.view
+_give_back = IOBufferMemoryDescriptor._give_back
 
 
 def segments_shuffled() -> None:
@@ -61,6 +65,34 @@ def stale_mapping() -> None:
         pass
 
     setattr(Mapping, close.__name__, close)
+
+
+def view_without_mapping() -> None:
+    """A view does not keep its mapping: the memory can go while it looks."""
+
+    def view(mapped: IOMemoryMap) -> memoryview:
+        inside = mapped._mapping
+        if inside is None:
+            return _view(mapped)
+        start = mapped.getVirtualAddress() - inside.address
+        array = (ctypes.c_ubyte * mapped.getLength()).from_address(inside.address + start)
+        view = memoryview(array).cast("B")
+        return view.toreadonly() if mapped.read_only else view
+
+    setattr(IOMemoryMap, view.__name__, view)
+
+
+def freed_before_withdrawn() -> None:
+    """Memory is free for others while devices can still reach it."""
+
+    close = "close"
+
+    def give_back(descriptor: IOBufferMemoryDescriptor, backing: Backing) -> None:
+        backing.close_late()
+        setattr(backing, close, lambda: None)
+        _give_back(descriptor, backing)
+
+    setattr(IOBufferMemoryDescriptor, _give_back.__name__, give_back)
 
 
 def lost_reclaim() -> None:
@@ -134,6 +166,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "allocator-purge-undetected": purge_undetected,
     "allocator-double-release": double_release,
     "allocator-stale-mapping": stale_mapping,
+    "allocator-view-without-mapping": view_without_mapping,
+    "allocator-freed-before-withdrawn": freed_before_withdrawn,
     "allocator-lost-reclaim": lost_reclaim,
     "allocator-release-in-flight": release_in_flight,
     "allocator-grants-both-ways": grants_both_ways,

@@ -15,10 +15,15 @@ from iobuffer import (
     IOReturnError,
     current_task,
     kIODirectionInOut,
+    kIOMapAnywhere,
+    kIOMapUnique,
     pools,
+    protection,
 )
+from iobuffer.pool import Pool
+from layout import DmaReason
 
-from suite.attestation import Attest
+from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 from suite.test_prepare import code_of
@@ -46,7 +51,7 @@ def test_refused_while_a_dma_is_in_flight(
         dma.step(100)
         try:
             memory.release()
-            said, code = "released", IOReturn.kIOReturnSuccess
+            raise CheckFailed("release() gave away memory that a DMA in flight still reaches")
         except IOReturnError as error:
             said, code = error.reason, error.code
         turned = code_of(memory.setDirection, 1)
@@ -79,6 +84,8 @@ def test_last_complete_is_refused_while_a_dma_is_in_flight(
     with held_dma(bench.device, memory.getPhysicalAddress(), PAGE, write_memory=True) as dma:
         dma.step(100)
         first, last = code_of(memory.complete), code_of(memory.complete)
+        if last is IOReturn.kIOReturnSuccess:
+            raise CheckFailed("the last complete() let go of memory that a DMA still reaches")
         dma.step(PAGE)
         record = dma.record()
     wrong = difference(content, memory.readBytes(0, PAGE))
@@ -135,6 +142,75 @@ def test_a_dropped_buffer_warns_and_comes_back(
         attested=f"{', '.join(each.__name__ for each in categories)}; {seen}",
         kept=categories == [ResourceWarning] and after == before,
         reason=f"free before {before}, after {after}",
+    )
+
+
+class Watching:
+    """An access control that notes how much of a pool is free when it takes a grant back."""
+
+    def __init__(self, inner: protection.AccessControl, pool: Pool) -> None:
+        self._inner, self._pool = inner, pool
+        self.free: list[int] = []
+        self.reclaim = inner.reclaim
+        self.grant = inner.grant
+
+    def withdraw(self, grant: object) -> None:
+        self.free.append(self._pool.free_size())
+        self._inner.withdraw(grant)
+
+
+@pytest.mark.promise("release")
+def test_devices_lose_memory_before_it_is_free(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
+    """Else whoever gets it next is open to a device, for as long as the withdrawal takes."""
+    pool = pools.named("main")
+    control = protection.use(None)
+    if control is None:
+        raise CheckFailed("there is no access control")
+    watching = Watching(control, pool)
+    protection.use(watching)
+    try:
+        memory = create(current_task(), kIODirectionInOut, 1 << 20)
+        seen = bench.device_writes(memory, data.take(1 << 20))
+        taken, address = pool.free_size(), memory.getPhysicalAddress()
+        memory.release()
+    finally:
+        protection.use(control)
+    after = bench.device.dma(address, PAGE, write_memory=False)
+    attest(
+        "release",
+        asked="the grant goes first, then the memory",
+        attested=f"free at the withdrawal {watching.free}, before release {taken}; {seen}; DMA "
+        f"afterwards: {after.reason.name}",
+        kept=watching.free == [taken] and after.reason is DmaReason.PROTECTION_OUTSIDE,
+        reason=f"memory was free, {watching.free} bytes, while devices could still reach it",
+    )
+
+
+@pytest.mark.promise("release")
+@pytest.mark.parametrize("options", [kIOMapAnywhere, kIOMapAnywhere | kIOMapUnique], ids=str)
+def test_a_mappings_view_holds_the_buffer(
+    bench: Bench, data: Patterns, attest: Attest, options: int
+) -> None:
+    """A forgotten mapping's view: nobody else may get the memory that it looks at."""
+    memory = create(current_task(), kIODirectionInOut, 64)
+    content = data.take(64)
+    view = memory.createMappingInTask(current_task(), 0, options).view()
+    busy = code_of(memory.release)
+    if busy is IOReturn.kIOReturnSuccess:
+        raise CheckFailed("release() gave away memory that a mapping's view still looks at")
+    seen = bench.device_writes(memory, content)
+    wrong = difference(content, bytes(view))
+    with pytest.warns(ResourceWarning, match="was not unmapped"):
+        del view
+    memory.release()
+    attest(
+        "release",
+        asked="refused while a view of a forgotten mapping lives",
+        attested=f"{busy.name}; {seen}",
+        kept=busy is IOReturn.kIOReturnBusy and not wrong,
+        reason=wrong,
     )
 
 
