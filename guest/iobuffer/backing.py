@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from . import kernel, late
-from .errors import IOBusyError, IONotReadyError, IOUnsupportedError, of_the_system
+from .errors import (
+    IOBusyError,
+    IONoMemoryError,
+    IONotReadyError,
+    IOUnsupportedError,
+    of_the_system,
+)
 from .options import CacheMode
 from .pool import PAGE, Extent, align_down, align_up
 from .purgeable import Purgeable
@@ -28,6 +35,9 @@ if TYPE_CHECKING:
     from .pin import KernelMap, Pin
 
 Segment = tuple[int, int]
+
+# What a fork would keep: a lock, or a pin, lasts until the last copy of its descriptor is closed.
+_with_descriptors: Final[weakref.WeakSet[ClaimBacking | PinnableBacking]] = weakref.WeakSet()
 
 CARVE_OUT: Final = "carve-out"
 FILE: Final = "file"
@@ -198,6 +208,7 @@ class ClaimBacking(Backing):
         self.pool = pool.name
         self.size = claim.extent.length
         self.mode = mode
+        _with_descriptors.add(self)
         try:
             if mapped:
                 self.mapping = pool.map(claim.extent, mode)
@@ -245,6 +256,10 @@ class ClaimBacking(Backing):
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
+        self.forsake()
+
+    def forsake(self) -> None:
+        """Let go of the claim, and of the kernel's mapping."""
         if self.kernel_map is not None:
             self.kernel_map.close()
             self.kernel_map = None
@@ -261,10 +276,22 @@ class PinnableBacking(Backing):
     mode = CacheMode.COPYBACK
 
     def __init__(
-        self, pool: str, fd: int, size: int, *, mapped: bool, purgeable: bool = False
+        self,
+        pool: str,
+        fd: int,
+        size: int,
+        *,
+        mapped: bool,
+        purgeable: bool = False,
+        highest: int | None = None,
     ) -> None:
-        """``fd`` is ours, also on errors; ``size`` in bytes, whole pages."""
+        """``fd`` is ours, also on errors; ``size`` in bytes, whole pages.
+
+        ``highest``: the last bus address that is good for it, None for any.
+        """
         self.pool, self.size = pool, size
+        self._highest = highest
+        _with_descriptors.add(self)
         self._fd = fd
         self._pin: Pin | None = None
         self._places: list[Segment] = []
@@ -286,7 +313,11 @@ class PinnableBacking(Backing):
         return self._pin is not None
 
     def wire(self) -> None:
-        """Pin every page; `IOCannotWireError` when that is refused."""
+        """Pin every page; `IOCannotWireError` when that is refused.
+
+        `IONoMemoryError` when the kernel has it above the highest address: where it lies cannot be
+        asked for.
+        """
         if self._pin is not None:
             return
         if self.mapping is None and self._pin_mapping is None:
@@ -369,6 +400,10 @@ class PinnableBacking(Backing):
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
+        self.forsake()
+
+    def forsake(self) -> None:
+        """Unpin, and close the file."""
         self.unwire()
         if self._fd >= 0:
             os.close(self._fd)
@@ -390,14 +425,32 @@ class PinnableBacking(Backing):
 
     def _hold(self, pin: Pin) -> None:
         try:
-            self._places = pin.segments()
+            places = pin.segments()
+            above = [
+                address
+                for address, length in places
+                if self._highest is not None and address + length - 1 > self._highest
+            ]
+            if above:
+                raise IONoMemoryError(
+                    f"pool {self.pool}: the kernel has it at {above[0]:#x}, above "
+                    f"{self._highest:#x}; wired memory of a carve-out can be asked for by address",
+                    asked=self.size,
+                    largest=0,
+                )
         except BaseException:
             pin.close()
             raise
-        self._pin = pin
+        self._pin, self._places = pin, places
 
 
 def _whole_pages(address: int, length: int) -> tuple[Extent, int]:
     """Return the pages that hold a range, and where it begins in them."""
     start = align_down(address, PAGE)
     return Extent(start, align_up(address + length, PAGE) - start), address - start
+
+
+def after_fork_in_child() -> None:
+    """Let go of the parent's memory: a child that lives on must not keep it from others."""
+    for backing in list(_with_descriptors):
+        backing.forsake()

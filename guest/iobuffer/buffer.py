@@ -339,7 +339,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         if maps:
             return f"{len(maps)} mapping(s) of it live: {maps[0]!r}; unmap them first"
         open_ones = len(self._preparations) - self._own_preparations
-        if open_ones:
+        if open_ones > 0:
             return f"{open_ones} prepare() without complete()"
         return ""
 

@@ -114,6 +114,11 @@ def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
     if mask == 0:
         return alignment, None
     low = mask & -mask
+    if mask + low & mask:
+        raise IOBadArgumentError(
+            f"physical mask {mask:#x}: its ones must be one run, from the alignment to the highest "
+            "address; memory between holes cannot be asked for"
+        )
     if alignment <= 1:
         alignment = max(low, PAGE)
     return alignment, mask | (low - 1)

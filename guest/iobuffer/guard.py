@@ -9,7 +9,7 @@ from .derived import DerivedMemoryDescriptor
 from .errors import IOBadArgumentError, IOReturn, IOReturnError, IOUnsupportedError
 from .flags import MapOptions
 from .mapping import IOMemoryMap
-from .memory import PAGE, MapRequest, Segment
+from .memory import PAGE, Data, MapRequest, Segment
 from .options import CacheMode, IODirection
 from .ranges import align_up
 from .vm import Reservation, Window
@@ -44,12 +44,7 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
         self._check_attached()
         return b""
 
-    def writeBytes(
-        self,
-        offset: int,
-        data: bytes | bytearray | memoryview | None,
-        length: int | None = None,
-    ) -> int:
+    def writeBytes(self, offset: int, data: Data | None, length: int | None = None) -> int:
         """Store nothing, and return 0."""
         self._check_attached()
         return 0

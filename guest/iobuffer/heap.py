@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from .errors import IONotPermittedError
 from .options import CacheMode
 from .pool import PAGE, Extent, ExtentPool, align_up
 from .vm import Mapping
@@ -68,6 +71,7 @@ class Heap:
         self.pool = pool
         self.pid = os.getpid()
         self._lock = threading.Lock()
+        self._within = 0  # the thread that has it
         # Those with room; the inner dict is an ordered set.
         self._slabs: dict[tuple[CacheMode, int], dict[_Slab, None]] = {}
         self._late: deque[Block] = deque()  # given back by finalizers
@@ -77,7 +81,7 @@ class Heap:
 
         `IONoMemoryError` when the pool has none; what the driver says when it cannot be mapped.
         """
-        with self._lock:
+        with self._held():
             self._take_late()
             size = max(CACHE_LINE, alignment, 1 << (capacity - 1).bit_length())
             if not pages and size < PAGE:
@@ -87,7 +91,7 @@ class Heap:
 
     def release(self, block: Block) -> None:
         """Give a block back; BufferError, and nothing done, while a view of its pages lives."""
-        with self._lock:
+        with self._held():
             self._take_late()
             self._release(block)
 
@@ -100,9 +104,27 @@ class Heap:
 
     def free_size(self) -> int:
         """Bytes that the pool could still give to this process."""
-        with self._lock:
+        with self._held():
             self._take_late()
             return self.pool.free_size()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock; `IONotPermittedError` when this thread has it.
+
+        A signal handler, or a ``__del__``, in the midst of another call would wait for ever.
+        """
+        if self._within == threading.get_ident():
+            raise IONotPermittedError(
+                f"pool {self.pool.name}: called in the midst of another call of this thread, by a "
+                "signal handler or a __del__: leave it to the program, or drop the last reference"
+            )
+        with self._lock:
+            self._within = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._within = 0
 
     def _map(self, size: int, alignment: int, mode: CacheMode) -> Pages:
         extent = self.pool.allocate(size, alignment)

@@ -1,24 +1,26 @@
-"""What a finalizer has to leave for later.
+"""What a finalizer, or a signal handler, has to leave for later.
 
-It may run in the middle of anything, and while a view, itself garbage, still looks at the memory.
+It may run in the middle of another call, and while a view, itself garbage, still looks at the
+memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .errors import IOBusyError
+from .errors import IOBusyError, IONotPermittedError
 
 _left: Final[deque[Callable[[], object]]] = deque()
 
 
 def close(call: Callable[[], object]) -> None:
-    """Call ``call`` now, or when `catch_up` finds that no view is in its way any more."""
+    """Call ``call`` now, or when `catch_up` finds that nothing is in its way any more."""
     try:
         call()
-    except (BufferError, IOBusyError):
+    except (BufferError, IOBusyError, IONotPermittedError):
         _left.append(call)
 
 
@@ -30,3 +32,6 @@ def catch_up() -> None:
         except IndexError:
             return  # another thread does the rest
         close(call)
+
+
+os.register_at_fork(after_in_child=_left.clear)  # it is the parent's to do

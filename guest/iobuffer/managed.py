@@ -66,7 +66,9 @@ class _Managed:
     def _memory(self, request: Request, size: int, flags: int = 0) -> Backing:
         """Make the memory; a huge page that is not there is `IONoMemoryError`."""
         if request.purgeable:
-            return PinnableBacking(self.name, -1, size, mapped=True, purgeable=True)
+            return PinnableBacking(
+                self.name, -1, size, mapped=True, purgeable=True, highest=request.highest
+            )
         fd = -1
         try:
             fd = os.memfd_create(
@@ -81,29 +83,16 @@ class _Managed:
             raise of_the_system(f"pool {self.name}: a file in memory", error, length=size) from (
                 error
             )
-        return PinnableBacking(self.name, fd, size, mapped=request.mapped)
+        return PinnableBacking(self.name, fd, size, mapped=request.mapped, highest=request.highest)
 
     def _wired_memory(self, request: Request, size: int, flags: int = 0) -> Backing:
         backing = self._memory(request, size, flags)
         try:
             protection.reclaim()
             backing.wire()
-            above = [
-                at
-                for at, length in backing.segments(0, size)
-                if request.highest is not None and at + length - 1 > request.highest
-            ]
         except BaseException:
             backing.close()
             raise
-        if above:
-            backing.close()
-            raise IONoMemoryError(
-                f"pool {self.name}: the kernel gave memory at {above[0]:#x}, above "
-                f"{request.highest:#x}",
-                asked=request.capacity,
-                largest=0,
-            )
         return backing
 
 

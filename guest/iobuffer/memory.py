@@ -32,6 +32,7 @@ PAGE: Final = 4096
 _BELOW_4G: Final = 1 << 32
 _NON_COHERENT: Final = PrepareFlags.kIODirectionPrepareNonCoherent
 
+Data = bytes | bytearray | memoryview
 Segment = tuple[int, int]  # bus address, length; both in bytes
 Part = tuple["IOMemoryDescriptor", int, int]  # descriptor, offset in it, length; in bytes
 
@@ -207,12 +208,7 @@ class IOMemoryDescriptor(ABC):
                 return b""
             return self._read(offset, length)
 
-    def writeBytes(
-        self,
-        offset: int,
-        data: bytes | bytearray | memoryview | None,
-        length: int | None = None,
-    ) -> int:
+    def writeBytes(self, offset: int, data: Data | None, length: int | None = None) -> int:
         """Store ``data`` (None: ``length`` zeros) and return how many bytes were stored.
 
         0, and nothing is stored, when the range passes the length.

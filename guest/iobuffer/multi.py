@@ -18,7 +18,7 @@ from .errors import (
 from .flags import MapOptions, PurgeableState
 from .guard import IOGuardPageMemoryDescriptor, reserve
 from .mapping import IOMemoryMap
-from .memory import PAGE, IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
+from .memory import PAGE, Data, IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
 from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
 from .preparation import Preparation
 from .ranges import align_up
@@ -126,12 +126,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         with self._lock:
             return b"" if self._guarded(offset, length) else super().readBytes(offset, length)
 
-    def writeBytes(
-        self,
-        offset: int,
-        data: bytes | bytearray | memoryview | None,
-        length: int | None = None,
-    ) -> int:
+    def writeBytes(self, offset: int, data: Data | None, length: int | None = None) -> int:
         """Store bytes across the entries; 0 and nothing when a guard, or the end, is in there."""
         data = None if data is None else bytes(data)  # lengths are bytes
         with self._lock:

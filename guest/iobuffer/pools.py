@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Final
 
-from . import kernel, late, vm
+from . import backing, kernel, late, vm
 from .backing import Backing
 from .carveout import CarveoutPool, find_zones
 from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
@@ -109,6 +109,7 @@ def _after_fork_in_child() -> None:
     for old in (inherited or {}).values():
         if isinstance(old, HeapPool):
             old.after_fork_in_child()
+    backing.after_fork_in_child()
     vm.after_fork_in_child()
 
 

@@ -6,17 +6,23 @@ import array
 import errno
 import gc
 import os
+import signal
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from iobuffer import (
+    IOBadArgumentError,
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODeviceError,
+    IONoMemoryError,
+    IONotPermittedError,
     IOReturn,
     IOReturnError,
     current_task,
+    kernel,
     kIODirectionInOut,
     kIOMapAnywhere,
     kIOMapGuardedSmall,
@@ -30,7 +36,7 @@ from iobuffer.backing import PinnableBacking
 from iobuffer.guard import reserve
 from iobuffer.managed import PageablePool
 from iobuffer.options import IODirection
-from iobuffer.pool import PAGE
+from iobuffer.pool import PAGE, Extent
 
 from tests.guest.memory_pool import MemoryPool, make
 
@@ -200,3 +206,92 @@ def test_what_the_kernel_refuses_is_told_in_iokits_terms(monkeypatch: pytest.Mon
             with pytest.raises(IOReturnError, match=r"5000|8192") as refused:
                 PinnableBacking("pageable", os.memfd_create("pages"), 8192, mapped=True)
         assert refused.value.code is code
+
+
+# Signals, and where memory lies.
+
+
+def test_release_in_a_handler_in_the_midst_of_an_allocation(
+    main: MemoryPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No deadlock: the thread that the handler runs in has the heap's lock. It is freed later."""
+    other = make(5000)
+    place = other.getPhysicalAddress()
+    sound = main.allocate
+
+    def handler(_number: int, _frame: object) -> None:
+        other.release()
+        with pytest.raises(IONotPermittedError, match="in the midst"):
+            pools.named("main").free_size()
+
+    def interrupted(length: int, alignment: int) -> Extent:
+        signal.raise_signal(signal.SIGUSR1)
+        return sound(length, alignment)
+
+    monkeypatch.setattr(main, "allocate", interrupted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        made = make(5000)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert other.released
+    assert made.getPhysicalAddress() != place
+    made.release()
+    assert pools.named("main").free_size() == main.size
+
+
+class Pins:
+    """Pins memory at one place of the bus."""
+
+    def __init__(self, place: int) -> None:
+        self.place, self.open = place, 0
+
+    def pin(self, address: int, length: int, *, write: bool = True) -> object:  # noqa: ARG002
+        self.open += 1
+        return Pinned([(self.place, length)], self)
+
+
+class Pinned:
+    """What `Pins` gave."""
+
+    def __init__(self, places: list[tuple[int, int]], pins: Pins) -> None:
+        self._places, self._pins = places, pins
+
+    def segments(self) -> list[tuple[int, int]]:
+        return self._places
+
+    def close(self) -> None:
+        self._pins.open -= 1
+
+
+@pytest.mark.parametrize("place", [0xFFFF_E000, 0xFFFF_F000])
+def test_a_mask_holds_for_pageable_memory_too(place: int) -> None:
+    """Where it lies is known when it is prepared; what is too high is refused then."""
+    pins: Any = Pins(place)
+    pools.use(PageablePool())
+    kernel.use(pins)
+    try:
+        with IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
+            current_task(), kIODirectionInOut | kIOMemoryPageable, 2 * PAGE, 0xFFFF_F000
+        ) as memory:
+            if place + 2 * PAGE <= 1 << 32:
+                memory.prepare()
+                assert memory.getPhysicalSegment() == (place, 2 * PAGE)
+                memory.complete()
+            else:
+                with pytest.raises(IONoMemoryError, match="above 0xffffffff"):
+                    memory.prepare()
+                assert not memory.prepared
+        assert pins.open == 0
+    finally:
+        kernel.use(None)
+        pools.use()
+
+
+@pytest.mark.usefixtures("main")
+@pytest.mark.parametrize("mask", [0xF0FF_F000, 0xFFFF_F001, 5])
+def test_a_mask_with_holes_is_refused(mask: int) -> None:
+    with pytest.raises(IOBadArgumentError, match="one run"):
+        IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
+            current_task(), kIODirectionInOut, PAGE, mask
+        )

@@ -408,6 +408,28 @@ def test_shared_memory_comes_back_from_a_cycle_with_its_view(
     assert len(vm._live) == mappings - 4
 
 
+def test_a_forked_child_keeps_no_memory_of_its_parent(remake: Callable[[], SharedPool]) -> None:
+    """The locks belong to open files, and a child has copies of their descriptors."""
+    remake()
+    memory = IOBufferMemoryDescriptor.inTaskWithOptions(
+        current_task(), kIODirectionInOut | kIOMemoryKernelUserShared, PAGE
+    )
+    ours, childs = socket.socketpair()
+
+    def live_on() -> None:
+        ours.close()
+        childs.send(b"here")
+        childs.recv(1)  # until the parent closes its end
+
+    ended = in_a_child(live_on)
+    childs.close()
+    assert ours.recv(4) == b"here"
+    memory.release()
+    assert free() == ZONE.size
+    ours.close()
+    assert ended() == 0
+
+
 def test_blocking_is_refused_on_a_loop() -> None:
     async def call() -> None:
         check_may_block("it")
