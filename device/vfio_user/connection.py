@@ -41,10 +41,11 @@ _NO_REPLY, _ERROR = int(Flags.NO_REPLY), int(Flags.ERROR)
 _KNOWN_FLAGS = _TYPE_MASK | _NO_REPLY | _ERROR
 # A client that errs on and on would fill the disk with the log.
 _MAX_LOGGED = 32
+_ACCESS = wire.RegionAccess.STRUCT
 _WITH_DESCRIPTORS = (Command.DMA_MAP, Command.DEVICE_SET_IRQS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """One whole message to the client. Its descriptors stay their owner's."""
 
@@ -142,8 +143,10 @@ class Connection:
             else:
                 self._command(message)
         finally:
-            close_all(message.descriptors)
-        self._send_asked()
+            if message.descriptors:
+                close_all(message.descriptors)
+        if self._asked:
+            self._send_asked()
 
     def _command(self, message: Message) -> None:
         header = message.header
@@ -187,9 +190,13 @@ class Connection:
             _log.warning("what else this client is refused is not logged")
 
     def _send_asked(self) -> None:
-        if self._asked:
-            self.outbox.extend(map(Outgoing, self._asked))
-            self._asked.clear()
+        self.outbox.extend(map(Outgoing, self._asked))
+        self._asked.clear()
+
+    @property
+    def idle(self) -> bool:
+        """Return whether nothing is to be done before the next message: ``tick`` does nothing."""
+        return self._dma.idle
 
     @property
     def ready(self) -> bool:
@@ -274,7 +281,7 @@ class Connection:
     def _region_read(self, message: Message) -> bytes:
         if len(message.payload) != 16:
             raise RemoteProtocolError("REGION_READ has the wrong size")
-        offset, region, count = wire.RegionAccess.STRUCT.unpack(message.payload)
+        offset, region, count = _ACCESS.unpack(message.payload)
         self._check_range(region, offset, count)
         return message.payload + self._model.region_read(region, offset, count)
 
@@ -282,7 +289,7 @@ class Connection:
         payload = message.payload
         if len(payload) < 16:
             raise RemoteProtocolError("REGION_WRITE is cut short")
-        offset, region, count = wire.RegionAccess.STRUCT.unpack_from(payload)
+        offset, region, count = _ACCESS.unpack_from(payload)
         if len(payload) != 16 + count:
             raise RemoteProtocolError(f"REGION_WRITE of {count} bytes carries {len(payload) - 16}")
         self._check_range(region, offset, count)

@@ -123,6 +123,11 @@ class DmaQueue:
             self._run()
 
     @property
+    def idle(self) -> bool:
+        """Return whether no DMA is under way, and no reply is awaited."""
+        return not self._jobs and self._awaited is None
+
+    @property
     def ready(self) -> bool:
         """Return whether a turn was too short for what can be done without the client."""
         return bool(self._jobs) and self._turn >= MAX_TURN

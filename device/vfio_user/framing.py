@@ -10,6 +10,9 @@ from .errors import RemoteProtocolError
 from .messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Header
 
 
+_HEADER = Header.STRUCT
+
+
 def close_all(descriptors: list[int]) -> None:
     """Close descriptors and empty the list, so that nobody uses them again."""
     while descriptors:
@@ -40,27 +43,34 @@ class Framer:
         stops reading a stream behind bytes that carry descriptors. RemoteProtocolError (fatal) for
         a size that no message can have, or too many descriptors; what is held is closed first.
         """
-        self._buffer += data
+        # Most of the time the data are one whole message; only what is cut is put together.
+        buffer: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            buffer = self._buffer
         self._descriptors += descriptors
         if len(self._descriptors) > MAX_FDS:
             self.close()
             raise RemoteProtocolError("too many descriptors", fatal=True)
         messages: list[Message] = []
-        start = 0
-        while len(self._buffer) - start >= HEADER_SIZE:
-            header = Header.unpack(self._buffer, start)
+        start, length = 0, len(buffer)
+        while length - start >= HEADER_SIZE:
+            header = Header(*_HEADER.unpack_from(buffer, start))
             if not HEADER_SIZE <= header.size <= MAX_MESSAGE:
                 for message in messages:
                     close_all(message.descriptors)
                 self.close()
                 raise RemoteProtocolError(f"a message of {header.size} bytes", fatal=True)
             end = start + header.size
-            if len(self._buffer) < end:
+            if length < end:
                 break
-            messages.append(Message(header, bytes(self._buffer[start + HEADER_SIZE : end])))
+            messages.append(Message(header, bytes(buffer[start + HEADER_SIZE : end])))
             start = end
-        del self._buffer[:start]
-        if messages and not self._buffer:
+        if buffer is self._buffer:
+            del self._buffer[:start]
+        elif start < length:
+            self._buffer += data[start:]
+        if messages and start == length:
             messages[-1].descriptors, self._descriptors = self._descriptors, []
         return messages
 

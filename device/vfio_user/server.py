@@ -47,11 +47,12 @@ class VfioUserServer:
     def __init__(self, path: Path, model: DeviceModel) -> None:
         self.path = path
         self._model = model
-        self._lock = threading.Lock()  # over the four below
+        self._lock = threading.Lock()  # over the five below
         self._named = False
         self._listener: socket.socket | None = None
         self._stop = -1  # an eventfd
         self._serving = False
+        self._client: socket.socket | None = None
 
     def listen(self) -> None:
         """Bind and listen. OSError when the path cannot be bound (in use, too long, no folder).
@@ -102,11 +103,20 @@ class VfioUserServer:
                         break
                     continue
                 with client:
+                    if not self._serves(client):
+                        break
                     _Session(client, self._stop, self._model, self.path.name).run()
+                    self._serves(None)
         finally:
             with self._lock:
                 self._serving = False
                 self._release()
+
+    def _serves(self, client: socket.socket | None) -> bool:
+        """Note whose turn it is; return False when serving has ended."""
+        with self._lock:
+            self._client = client
+            return self._named
 
     def close(self) -> None:
         """Stop serving, from any thread, and remove the socket's name. Again is nothing."""
@@ -119,6 +129,10 @@ class VfioUserServer:
                 return
             if self._serving:
                 os.eventfd_write(self._stop, 1)
+                if self._client is not None:
+                    # It may wait in recvmsg, which this ends as if the client had gone.
+                    with contextlib.suppress(OSError):
+                        self._client.shutdown(socket.SHUT_RDWR)
             else:
                 self._release()
 
@@ -217,12 +231,19 @@ class _Session:
     def _turn(self) -> bool:
         """Send, handle a message, or wait. Return whether to go on."""
         connection = self._connection
-        sent = self._flush()
-        if sent and self._inbox:
+        # A client that does not take its replies is not read from, so nothing piles up.
+        if (self._unsent or connection.outbox) and not self._flush():
+            return self._wait(_POLL_OUT)
+        if self._inbox:
             connection.handle(self._inbox.popleft())
             return True
-        # A client that does not take its replies is not read from, so nothing piles up.
-        events = _POLL_IN if sent else _POLL_OUT
+        if connection.idle and self._model.timers.next_deadline() is None:
+            return self._receive()  # nothing else can happen; a poll would cost half a message
+        return self._wait(_POLL_IN)
+
+    def _wait(self, events: int) -> bool:
+        """Wait for the socket or a deadline. Return whether to go on."""
+        connection, sent = self._connection, events == _POLL_IN
         now = 0.0 if connection.ready and sent else None
         serving, ready = self._waiter.once(
             events, now, connection.next_deadline(), self._send_deadline
@@ -230,11 +251,11 @@ class _Session:
         if not serving:
             return False
         connection.tick()
-        return self._receive() if ready and sent else True
+        return self._receive(_DONT_WAIT) if ready and sent else True
 
-    def _receive(self) -> bool:
+    def _receive(self, flags: int = 0) -> bool:
         try:
-            data, descriptors = receive(self._stream, _DONT_WAIT)
+            data, descriptors = receive(self._stream, flags)
         except BlockingIOError:
             return True
         if not data:
