@@ -289,17 +289,16 @@ class Endpoint:
     def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
         """Take note of an access by software, when it is done. ``region``: 0-5 BARs, 7 config."""
 
-    def on_transaction(self, transaction: Transaction) -> None:
-        """Take note of a request to memory, before its data moves; refused ones have a reason."""
-        if transaction.reason:
-            self.trace.event(
-                self.name,
-                "refused",
-                write=transaction.write,
-                address=transaction.address,
-                length=transaction.length,
-                reason=transaction.reason.name,
-            )
+    def on_refused(self, transaction: Transaction) -> None:
+        """Take note of a request to memory that was refused; `bus.transactions` has the others."""
+        self.trace.event(
+            self.name,
+            "refused",
+            write=transaction.write,
+            address=transaction.address,
+            length=transaction.length,
+            reason=transaction.reason.name,
+        )
 
     # The DeviceModel.
 

@@ -6,7 +6,7 @@ Everything that a function reads is copied once; it can only work with the copy.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from device.vfio_user.errors import (
     Unmapped,
     Withdrawn,
 )
-from device.vfio_user.model import Client, Dma, Place
+from device.vfio_user.model import Client, Dma, Place, Window
 
 from .interconnect import Caches, Interconnect, Request
 from .task import Steps, Task
@@ -90,29 +90,26 @@ class Bus:
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
         """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
         with self.interconnect.lock:
-            (target,) = self._gather(((address, length),), attributes, write=False)
-            return target.read()
+            return self._read_all(((address, length),), attributes)[0]
 
     def write(self, address: int, data: bytes, attributes: Attributes = PLAIN) -> None:
         """Store ``data`` in memory. DmaRefused, and then nothing was written."""
         with self.interconnect.lock:
-            (target,) = self._gather(((address, len(data)),), attributes, write=True)
-            target.write(data)
+            self._write_all(((address, data),), attributes)
 
     def read_list(
         self, segments: Sequence[tuple[int, int]], attributes: Attributes = PLAIN
     ) -> list[bytes]:
         """Return a copy of each segment (address, length). DmaRefused: nothing was read."""
         with self.interconnect.lock:
-            found = self._gather(segments, attributes, write=False)
-            return [target.read() for target in found]
+            return self._read_all(segments, attributes)
 
     def write_list(
         self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
     ) -> None:
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
         with self.interconnect.lock:
-            _store_all(self._gather(_ranges(segments), attributes, write=True), segments)
+            self._write_all(segments, attributes)
 
     # The same, where the client's help may be needed: memory that it mapped without a descriptor.
 
@@ -163,8 +160,7 @@ class Bus:
         """
         with self.interconnect.lock:
             try:
-                found = self._gather(segments, attributes, write=False, later=True)
-                read = [target.read() for target in found]
+                read = self._read_all(segments, attributes, later=True)
             except OnlyByMessage:
                 pieces = [(address, length, None) for address, length in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
@@ -182,8 +178,7 @@ class Bus:
         """Write segments; ``on_done`` gets no bytes, or the refusal. See ``read_list_async``."""
         with self.interconnect.lock:
             try:
-                found = self._gather(_ranges(segments), attributes, write=True, later=True)
-                _store_all(found, segments)
+                self._write_all(segments, attributes, later=True)
             except OnlyByMessage:
                 pieces = [(address, len(data), data) for address, data in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
@@ -191,6 +186,71 @@ class Bus:
                 on_done(_bare(refusal))
             else:
                 on_done([])
+
+    def _read_all(
+        self, segments: Sequence[tuple[int, int]], attributes: Attributes, *, later: bool = False
+    ) -> list[bytes]:
+        window = self._window(segments, attributes, write=False)
+        if window is None:
+            found = self._gather(segments, attributes, write=False, later=later)
+            return [target.read() for target in found]
+        memory, shift = window.memory, window.offset - window.address
+        return [memory[address + shift : address + shift + length] for address, length in segments]
+
+    def _write_all(
+        self, segments: Sequence[tuple[int, bytes]], attributes: Attributes, *, later: bool = False
+    ) -> None:
+        ranges = [(address, len(data)) for address, data in segments]
+        window = self._window(ranges, attributes, write=True)
+        if window is None:
+            found = self._gather(ranges, attributes, write=True, later=later)
+            for target, (_, data) in zip(found, segments, strict=True):
+                target.write(data)
+            return
+        memory, shift = window.memory, window.offset - window.address
+        for address, data in segments:
+            memory[address + shift : address + shift + len(data)] = data
+
+    def _window(
+        self, ranges: Sequence[tuple[int, int]], attributes: Attributes, *, write: bool
+    ) -> Window | None:
+        """Return the mapping that holds every range, and record the requests; None: ask `_gather`.
+
+        Lists of thousands are mostly in one mapping, where each range costs two comparisons; to
+        look each up costs twenty times that. DmaRefused, recorded, where the interconnect refuses.
+        """
+        function, client, interconnect = self._function, self.client, self.interconnect
+        if client is None or not ranges or interconnect.caches or not function.config.bus_master:
+            return None
+        window = client.window(ranges[0][0], write=write)
+        if window is None:
+            return None
+        low, high = window.address, window.end
+        if function.config.overlaps_bar(low, high - low):
+            return None
+        for address, length in ranges:
+            if address < low or address + length > high:
+                return None
+        if interconnect.checked:
+            self._cross_all(ranges, attributes, write=write)
+        sent = self._sent(attributes)
+        self.transactions.extend(
+            [
+                Transaction(write, address, length, sent, DmaReason.NONE)
+                for address, length in ranges[-HISTORY:]
+            ]
+        )
+        return window
+
+    def _cross_all(
+        self, ranges: Sequence[tuple[int, int]], attributes: Attributes, *, write: bool
+    ) -> None:
+        for address, length in ranges:
+            try:
+                self._cross(address, length, attributes, write=write)
+            except DmaRefused as refusal:
+                self._record(write, address, length, attributes, refusal.reason)
+                raise
 
     def _each(
         self,
@@ -365,7 +425,8 @@ class Bus:
     ) -> None:
         done = Transaction(write, address, length, self._sent(attributes), reason)
         self.transactions.append(done)
-        self._function.on_transaction(done)
+        if reason:
+            self._function.on_refused(done)
 
     def _sent(self, attributes: Attributes) -> Attributes:
         """Return the attributes as they leave the function."""
@@ -448,15 +509,6 @@ class Bus:
 def _bare(refusal: DmaRefused) -> DmaRefused:
     """Return a refusal that may be kept: its traceback's frames hold views of memory."""
     return DmaRefused(refusal.reason, refusal.address)
-
-
-def _ranges(segments: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:
-    return [(address, len(data)) for address, data in segments]
-
-
-def _store_all(found: Iterable[_Views | _Cached], segments: Iterable[tuple[int, bytes]]) -> None:
-    for target, (_, data) in zip(found, segments, strict=True):
-        target.write(data)
 
 
 @dataclass(slots=True)

@@ -79,6 +79,11 @@ class Interconnect:
         """Have ``check`` asked of every request, under the lock; None lets it pass."""
         self._checks.append(check)
 
+    @property
+    def checked(self) -> bool:
+        """Return whether anything may refuse a request."""
+        return bool(self._checks)
+
     def refusal(self, request: Request) -> Refusal | None:
         """Return the first refusal of a whole request, or None. Nothing has moved yet."""
         with self.lock:

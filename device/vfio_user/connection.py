@@ -30,7 +30,7 @@ from .features import Features
 from .framing import Message, close_all
 from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
-from .model import DeviceModel, Dma, Place
+from .model import DeviceModel, Dma, Place, Window
 from .negotiation import Limits, negotiate
 
 _log = logging.getLogger(__name__)
@@ -110,6 +110,10 @@ class Connection:
         if write:
             self._log.wrote(address, length)
         return places
+
+    def window(self, address: int, *, write: bool) -> Window | None:
+        """See ``model.Client.window``. While writes are logged, each has to be told."""
+        return None if write and self._log.active else self.dma_map.window(address, write=write)
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """See ``model.Client.ranges``."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from .errors import NoDescriptor, ReadOnly, RemoteProtocolError, Unmapped
 from .messages import PAGE_SIZE, DmaMapFlag
-from .model import Place
+from .model import Place, Window
 
 # The specification's default of max_dma_maps.
 MAX_MAPPINGS = (1 << 16) - 1
@@ -36,7 +36,7 @@ class _BackingFile:
         self.users = 0
         self.size = 0
         self.view = memoryview(b"")
-        self._map: mmap.mmap | None = None
+        self.mapped: mmap.mmap | None = None
         self._sealed = False
 
     def grow(self, descriptor: int, size: int) -> None:
@@ -45,7 +45,7 @@ class _BackingFile:
             return
         new = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self.close()
-        self._map, self.view, self.size = new, memoryview(new), size
+        self.mapped, self.view, self.size = new, memoryview(new), size
         self._sealed = _cannot_shrink(descriptor)
 
     def holds(self, end: int) -> bool:
@@ -54,7 +54,7 @@ class _BackingFile:
         Behind the end of its file a mapping raises SIGBUS, not an exception, so a client that cuts
         its file must not be followed. QEMU's memory is sealed against that, and is not asked.
         """
-        mapped = self._map  # another thread's close can come at any time
+        mapped = self.mapped  # another thread's close can come at any time
         try:
             return self._sealed or (mapped is not None and mapped.size() >= end)
         except ValueError:  # closed
@@ -62,11 +62,11 @@ class _BackingFile:
 
     def close(self) -> None:
         self.view.release()
-        if self._map is not None:
+        if self.mapped is not None:
             # Where a view of it still lives, the mapping goes when that view does.
             with contextlib.suppress(BufferError):
-                self._map.close()
-            self._map = None
+                self.mapped.close()
+            self.mapped = None
 
 
 def _cannot_shrink(descriptor: int) -> bool:
@@ -213,6 +213,19 @@ class DmaMap:
             found.append(Place(file.key, start, part, address, file.view[:], file.holds))
             address += part
         return found
+
+    def window(self, address: int, *, write: bool) -> Window | None:
+        """Return the mapping around ``address`` where it can be used whole, as it is now."""
+        position = bisect_right(self._starts, address) - 1
+        if position < 0:
+            return None
+        found = self._mappings[position]
+        file, end = found.file, found.file_offset + found.size
+        if address >= found.end or (write and not found.writable):
+            return None
+        if file is None or file.mapped is None or not file.holds(end):
+            return None
+        return Window(found.address, found.end, file.mapped, found.file_offset)
 
     def _parts(
         self, address: int, length: int, *, write: bool

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from .errors import RemoteProtocolError
 from .messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Header
 
-
 _HEADER = Header.STRUCT
 
 

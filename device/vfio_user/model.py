@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,6 +50,20 @@ class Dma:
     through: Callable[[Sequence[Place]], bytes] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One mapping, while this turn lasts: bus addresses [address, end).
+
+    The byte at ``address`` is ``memory[offset]``. A slice of ``memory`` is a copy, at
+    half of what a view and then its copy cost.
+    """
+
+    address: int
+    end: int
+    memory: mmap.mmap
+    offset: int
+
+
 class Client(Protocol):
     """What an endpoint may ask of its client."""
 
@@ -61,6 +76,13 @@ class Client(Protocol):
 
     def places(self, address: int, length: int, *, write: bool) -> list[Place]:
         """Return where the same bytes lie, in order; errors as ``memory``'s."""
+
+    def window(self, address: int, *, write: bool) -> Window | None:
+        """Return the mapping around ``address``, for many small accesses to it.
+
+        None when there is none that may be used so; ``memory`` then says what is amiss, if
+        anything.
+        """
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the mapped bus addresses, in order: (address, bytes)."""
