@@ -7,14 +7,22 @@ goes on for as long as it is told.
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from device.endpoints.base import Bars, Endpoint, RegisterBar
+from device.endpoints.registers import Access, Register
+from device.pci.config import Identity
 from tests.vfio_user import fuzz, fuzzer
+from tests.vfio_user.endpoint import Reg
+from tests.vfio_user.fuzz_exerciser import write
 
 # 21,000 in all; one of the exerciser's is some hundred messages.
 EXAMPLES = dict.fromkeys(fuzz.TARGETS, 4000) | {"any_exerciser": 1000}
@@ -43,6 +51,44 @@ def test_many(target: str) -> None:
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_small(target: str) -> None:
     LIMITS(given(st.binary(max_size=200))(fuzz.TARGETS[target]))()
+
+
+class Slow(Endpoint):
+    """Takes CPU time for a write of a register: long untraced, or long only when it is traced."""
+
+    identity = Identity(vendor_id=0x1234, device_id=1, class_code=0xFF0000)
+    bars: ClassVar[Bars] = {0: RegisterBar([Register(Reg.GO, Access.RW)])}
+    always = True
+
+    def write_go(self, _value: int) -> None:
+        """Go on until it is a hang."""
+        if self.always or sys.gettrace() is not None:
+            until = time.thread_time() + fuzz.HANG_S
+            while time.thread_time() < until:
+                pass
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_hang_is_found_and_what_tracing_makes_slow_is_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    always: bool,
+) -> None:
+    model = Slow()
+    model.always = always
+
+    def slow(data: bytes) -> None:
+        with fuzz.peer(model) as made:
+            made.negotiate()
+            if data:
+                write(made, 0, Reg.GO, 1)
+
+    monkeypatch.setattr(fuzz, "HANG_S", 0.2)
+    monkeypatch.setitem(fuzz.TARGETS, "slow", slow)
+    monkeypatch.setattr(fuzzer, "CORPUS", tmp_path)
+    assert fuzzer.fuzz("slow", 1) == always
+    assert ("Hang" in capsys.readouterr().err) == always
 
 
 def test_the_fuzzer_finds_what_is_hidden(
