@@ -55,7 +55,7 @@ lint: setup generate-check
 units: setup
 	@$(PYTHON) -m pytest -q -m "not vm and not matrix"
 
-test-matrix: setup ## every profile, coherent and not, several VMs at a time; ARGS="-k isa-24", JOBS=2
+test-matrix: setup ## every profile, coherent and not, IOMMU and not, several VMs at a time; ARGS="-k isa-24"
 	@$(PYTHON) -m host_harness environment
 	@$(PYTHON) -m pytest -q -m matrix -n $(or $(JOBS),auto) --dist worksteal tests/matrix $(ARGS)
 

@@ -47,6 +47,7 @@ def two_in_one_line(
     return None
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -> None:
     """With ``alignment=1``, and a warning; the default alignment gives each its own line."""
@@ -117,6 +118,7 @@ def test_foreign_bytes_in_a_line(
     )
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 def test_write_through_stores_bytes_not_lines(
     noncoherent: NonCoherent, data: Patterns, attest: Attest

@@ -267,6 +267,7 @@ def test_buffer_of_the_kernel(noncoherent: NonCoherent, data: Patterns, attest: 
     )
 
 
+@pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.promise(PROMISE)
 def test_chance_is_the_seed_s(bench: Bench, data: Patterns, attest: Attest) -> None:
     """Evictions show device bytes early or not: the same seed does the same, another one differs.

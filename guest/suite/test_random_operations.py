@@ -70,6 +70,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise("release")
 def test_create_and_release_without_end(
     bench: Bench, data: Patterns, buffer: MakeBuffer, attest: Attest

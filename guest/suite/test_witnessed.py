@@ -39,6 +39,7 @@ def address_of(mapped: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(mapped))
 
 
+@pytest.mark.unlimited("alignment")
 @modes
 def test_driver_and_host_agree(
     bench: Bench,

@@ -8,9 +8,11 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from device import profile
+from host_harness.doctor import available_memory
 from host_harness.payload import SOURCE
 from tests.host_harness.runs import run
 
@@ -91,7 +93,7 @@ def parallel() -> int:
 
     Three for two CPUs, as a VM waits now and then: for its boot loader, its IOMMU's log.
     """
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = available_memory(Path("/proc/meminfo").read_text())
     cpus = len(os.sched_getaffinity(0))
     return max(1, min(cpus + cpus // 2, free // _VM_BYTES))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.matrix import cells
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, parallel
 from tests.matrix.grid import COLUMNS, grid
 
@@ -82,11 +83,10 @@ def test_command_is_one_for_a_shell() -> None:
     assert Cell(PLAIN, True).command() == "make test-vm COHERENT=yes"
 
 
-@pytest.mark.parametrize(("cpus", "pages", "vms"), [(1, 9, 1), (2, 9, 3), (8, 2, 2), (2, 0, 1)])
+@pytest.mark.parametrize(("cpus", "room", "vms"), [(1, 9, 1), (2, 9, 3), (8, 2, 2), (2, 0, 1)])
 def test_vms_at_a_time_are_what_the_machine_has_room_for(
-    monkeypatch: pytest.MonkeyPatch, cpus: int, pages: int, vms: int
+    monkeypatch: pytest.MonkeyPatch, cpus: int, room: int, vms: int
 ) -> None:
-    sizes = {"SC_AVPHYS_PAGES": pages, "SC_PAGE_SIZE": 1536 << 20}
-    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(cells, "available_memory", lambda _: room * (1536 << 20) + 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     assert parallel() == vms

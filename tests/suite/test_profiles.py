@@ -59,6 +59,14 @@ def test_suite_keeps_to_the_limits(rig: Rig, found: Profile) -> None:
     assert ledger.passed > 100
 
 
+def test_what_no_limit_forbids_runs_under_all_of_them(rig: Rig) -> None:
+    """The matrix has these tests once, without limits; their marks must be right all the same."""
+    ledger = rig.run(with_profile(ROUGH), "-m", "any_device and not kernel").ledger
+    assert ledger.objections() == []
+    assert ledger.failed == 0
+    assert ledger.passed > 100
+
+
 @pytest.mark.parametrize("name", ["isa-24", "soc-30", "nvme"])
 @pytest.mark.parametrize("fault", ["mask-not-honoured", "address-wrapped", "boundary-crossed"])
 def test_fault_breaks_constraints_of_a_profile_too(rig: Rig, name: str, fault: str) -> None:
