@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import shutil
 import time
@@ -62,9 +63,16 @@ class Cell:
         """Return the one command that does the cell again."""
         settings = self.settings | ({} if seed is None else {"SEED": str(seed)})
         words = ["make", "test-vm", *(f"{name}={value}" for name, value in settings.items())]
-        if self.selecting:
-            words.append(f"ARGS={shlex.join(self.selecting)}")
-        return shlex.join(words)
+        return " ".join([shlex.join(words), *_arguments(self.selecting)])
+
+
+def _arguments(selecting: tuple[str, ...]) -> list[str]:
+    """Return the word that hands pytest's options to make, as a person would quote it."""
+    if not selecting:
+        return []
+    inner = shlex.join(selecting)
+    plain = not set(inner) & set('"$`\\!')
+    return [f'ARGS="{inner}"' if plain else shlex.quote(f"ARGS={inner}")]
 
 
 def every_cell() -> list[Cell]:
@@ -102,7 +110,8 @@ def parallel() -> int:
 class Result:
     """What a cell came to. ``status`` is the run's, ``due`` what it must be.
 
-    ``verdicts`` counts the promises by verdict; ``complaint`` is the first line of what is wrong.
+    ``cpu_s`` are the CPU's seconds, the VM's and the device's among them. ``verdicts`` counts the
+    promises by verdict; ``complaint`` is the first line of what is wrong.
     """
 
     profile: str
@@ -111,6 +120,7 @@ class Result:
     status: int
     due: int
     seconds: float
+    cpu_s: float
     passed: int
     failed: int
     verdicts: dict[str, int]
@@ -141,7 +151,7 @@ def run_cell(cell: Cell, due: int = 0) -> Result:
     """Run a cell in its own folder; what an earlier run left there goes."""
     folder = FOLDER / cell.name
     shutil.rmtree(folder, ignore_errors=True)
-    start = time.monotonic()
+    start, cpu_before = time.monotonic(), _cpu_of_children()
     done = run(folder, "-q", *cell.selecting, **cell.settings)
     attested = folder / "latest" / "attestations.json"
     facts = done.attestations if attested.exists() else {}
@@ -155,9 +165,15 @@ def run_cell(cell: Cell, due: int = 0) -> Result:
         done.status,
         due,
         round(time.monotonic() - start, 1),
+        round(_cpu_of_children() - cpu_before, 1),
         facts.get("passed", 0),
         facts.get("failed", 0),
         dict(Counter(row["verdict"] for row in facts.get("promises", ()))),
         complaints[0] if done.status and complaints else "",
         cell.command(seed),
     )
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -33,8 +33,9 @@ def grid(results: Sequence[Result], wall_s: float | None = None) -> list[str]:
         lines += [f"  again: {each.command}"]
     seconds = sum(each.seconds for each in results)
     wall = "" if wall_s is None else f" in {wall_s:.0f} s"
-    good = len(results) - len(wrong)
-    return [*lines, "", f"{good} of {len(results)} cells as due{wall}; {seconds:.0f} s of VMs"]
+    cpu = sum(each.cpu_s for each in results)
+    good = f"{len(results) - len(wrong)} of {len(results)} cells as due{wall}"
+    return [*lines, "", f"{good}; {seconds:.0f} s of VMs, {cpu:.0f} s of CPUs"]
 
 
 def _shown(result: Result) -> str:

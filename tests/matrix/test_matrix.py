@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from device import profile
 from host_harness.faults import find
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, run_cell
 
@@ -13,9 +14,8 @@ from tests.matrix.cells import PLAIN, Cell, Result, every_cell, run_cell
 SUBSET = ("isa-24-coherent", "soc-30-noncoherent-iommu")
 
 
-def _faulty(profile: str, fault: str, tests: str, *, iommu: bool = False) -> Cell:
-    coherent = profile == "isa-24"
-    return Cell(profile, coherent, iommu, fault, ("-k", tests))
+def _faulty(name: str, fault: str, tests: str, *, iommu: bool = False) -> Cell:
+    return Cell(name, profile.find(name).coherent, iommu, fault, ("-k", tests))
 
 
 _LIMITS = "test_profile.py or test_constraints"

@@ -13,13 +13,13 @@ from tests.matrix import cells
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, parallel
 from tests.matrix.grid import COLUMNS, grid
 
-GREEN = Result("nvme", "coherent", "", 0, 0, 12.3, 271, 0, {"kept": 300}, "", "make test-vm")
+GREEN = Result("nvme", "coherent", "", 0, 0, 12.3, 20.4, 271, 0, {"kept": 300}, "", "make test-vm")
 RED = Result(
-    *("isa-24", "noncoherent-iommu", "", 1, 0, 9.0, 200, 2, {"kept": 1, "broken": 2}),
+    *("isa-24", "noncoherent-iommu", "", 1, 0, 9.0, 8.0, 200, 2, {"kept": 1, "broken": 2}),
     *("broken: pool", "make again"),
 )
 FOUND = Result(
-    *("isa-24", "coherent", "address-wrapped", 1, 1, 9.0, 200, 2, {"broken": 2}),
+    *("isa-24", "coherent", "address-wrapped", 1, 1, 9.0, 8.0, 200, 2, {"broken": 2}),
     *("broken: constraints", "make fault"),
 )
 
@@ -33,7 +33,7 @@ def test_grid_has_a_row_for_a_profile_and_a_column_for_a_way_to_run_it() -> None
     heads, _, nvme, *rest = grid([GREEN, other])
     assert cells_of(heads) == ["profile", *COLUMNS]
     assert cells_of(nvme) == ["nvme", "271 passed, 12 s", "-", "-", "7 passed, 12 s"]
-    assert rest == ["", "2 of 2 cells as due; 25 s of VMs"]
+    assert rest == ["", "2 of 2 cells as due; 25 s of VMs, 41 s of CPUs"]
 
 
 def test_every_cell_has_a_column() -> None:
@@ -49,7 +49,7 @@ def test_red_cell_has_its_complaint_and_one_command() -> None:
         "isa-24-noncoherent-iommu: broken: pool",
         "  again: make again",
         "",
-        "1 of 2 cells as due in 60 s; 21 s of VMs",
+        "1 of 2 cells as due in 60 s; 21 s of VMs, 28 s of CPUs",
     ]
 
 
@@ -79,7 +79,11 @@ def test_command_is_one_for_a_shell() -> None:
         *("make", "test-vm", "PROFILE=isa-24", "COHERENT=no", "IOMMU=intel"),
         *("FAULT=address-wrapped", "SEED=7", "ARGS=-k 'test_profile or test_pool'"),
     ]
+    assert command.endswith(""" ARGS="-k 'test_profile or test_pool'\"""")
     assert shlex.split(shlex.split(command)[-1].removeprefix("ARGS=")) == list(cell.selecting)
+    odd = replace(cell, selecting=("-k", 'a"$b`\\c'))
+    (*_, last) = shlex.split(odd.command())
+    assert shlex.split(last.removeprefix("ARGS=")) == list(odd.selecting)
     assert Cell(PLAIN, True).command() == "make test-vm COHERENT=yes"
 
 
