@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from .endpoints.bus import DmaRefused, OnlyByMessage
 from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
 from .endpoints.parts.ring import parse
 from .endpoints.parts.transfer import Moved, Transfer
+from .endpoints.requests import DmaRefused, OnlyByMessage
 from .layout import (
     INTXCTL_ASSERT,
     DmaAttribute,

@@ -13,8 +13,7 @@ Configuration space, accesses of any width, MSI-X, MSI, INTx, resets and the tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 from device.pci import msi, pcie
@@ -29,59 +28,16 @@ from device.vfio_user.migration import Migration
 from device.vfio_user.model import Client, Mappable
 from device.vfio_user.timers import Timers
 
-from .bus import Bus, Transaction
+from .bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar, bar_size
+from .bus import Bus
 from .memory import Fabric, Memory, ReadOnlyMemory
-from .registers import Register, RegisterFile
+from .registers import RegisterFile
+from .requests import Transaction
 from .shared import SharedMemory
 from .state import Content, StatePart, migration
 
 CONFIG_REGION = 7
 _BARS = 6
-_PAGE = 0x1000
-
-
-@dataclass(frozen=True, slots=True)
-class RegisterBar:
-    """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes."""
-
-    registers: Sequence[Register]
-    size: int = _PAGE
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryBar:
-    """A BAR that is memory. Size in bytes, a power of two."""
-
-    size: int
-    read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SharedBar:
-    """A BAR that is memory, whose ``areas`` (offset, bytes; whole pages) the client may map.
-
-    A write there is not seen by the endpoint, and QEMU posts no write to this device any more.
-    """
-
-    size: int
-    areas: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MsixBars:
-    """Where MSI-X's table and pending bits are; by default they share the last free BAR."""
-
-    table: int
-    pba: int
-    pba_offset: int = 0
-
-
-Bars = Mapping[int, RegisterBar | MemoryBar | SharedBar]  # by the BAR's number
-
-
-def bar_size(needed: int) -> int:
-    """Return the smallest BAR, of at least 4 KiB, that holds ``needed`` bytes."""
-    return max(_PAGE, 1 << (needed - 1).bit_length())
 
 
 class Endpoint:

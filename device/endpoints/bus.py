@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from device.layout import AddressType, DmaReason
+from device.layout import DmaReason
 from device.vfio_user.errors import (
-    ClientFault,
-    ClientGone,
     MemoryFault,
     NoDescriptor,
     ReadOnly,
@@ -23,7 +21,9 @@ from device.vfio_user.errors import (
 )
 from device.vfio_user.model import Client, Dma, Place, Window
 
-from .interconnect import Caches, Interconnect, Request
+from .interconnect import Interconnect, Request
+from .requests import PLAIN, Attributes, DmaRefused, OnlyByMessage, Transaction, bare
+from .targets import Cached, Views, refusal_of
 from .task import Steps, Task
 
 if TYPE_CHECKING:
@@ -32,47 +32,6 @@ if TYPE_CHECKING:
 _ADDRESS_END = 1 << 64
 _Found = TypeVar("_Found")
 HISTORY = 256  # transactions kept
-
-
-class DmaRefused(Exception):
-    """A DMA that moved nothing. ``address`` is the first byte at fault."""
-
-    def __init__(self, reason: DmaReason, address: int) -> None:
-        super().__init__(f"{reason.name} at {address:#x}")
-        self.reason = reason
-        self.address = address
-
-
-class OnlyByMessage(DmaRefused):
-    """Refused, for only the client reaches it: ``read_async`` and its like can have it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What a memory request carries beside its address (PCI Express Base 5.0, 2.2.6 and 2.2.10).
-
-    vfio-user carries none of them: they are *modelled*, that is applied here and recorded.
-    """
-
-    no_snoop: bool = False
-    address_type: AddressType = AddressType.UNTRANSLATED
-    pasid: int | None = None  # 20 bits
-    privileged: bool = False
-    execute: bool = False
-    requester_id: int | None = None  # 16 bits, where it is not the function's own
-
-
-PLAIN = Attributes()
-
-
-class Transaction(NamedTuple):
-    """One request as it left the function, or did not leave it. Length in bytes."""
-
-    write: bool
-    address: int
-    length: int
-    attributes: Attributes
-    reason: DmaReason
 
 
 class Bus:
@@ -165,7 +124,7 @@ class Bus:
                 pieces = [(address, length, None) for address, length in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
-                on_done(_bare(refusal))
+                on_done(bare(refusal))
             else:
                 on_done(read)
 
@@ -183,7 +142,7 @@ class Bus:
                 pieces = [(address, len(data), data) for address, data in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
-                on_done(_bare(refusal))
+                on_done(bare(refusal))
             else:
                 on_done([])
 
@@ -313,7 +272,7 @@ class Bus:
                 outcome = denied
             elif isinstance(outcome, Unmapped) and not by_message:
                 outcome = self._at_peer(address, length, data, outcome)
-            found = _refusal(outcome) if isinstance(outcome, MemoryFault) else outcome
+            found = refusal_of(outcome) if isinstance(outcome, MemoryFault) else outcome
             reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
             self._record(write, address, length, attributes, reason)
             on_done(found)
@@ -351,13 +310,13 @@ class Bus:
         *,
         write: bool,
         later: bool = False,
-    ) -> list[_Views | _Cached]:
+    ) -> list[Views | Cached]:
         """Return where each range's bytes are, and record the requests.
 
         Refused, record the one at fault. ``later``: OnlyByMessage, when the client reaches all, is
         no refusal yet and not recorded.
         """
-        found: list[_Views | _Cached] = []
+        found: list[Views | Cached] = []
         missing: OnlyByMessage | None = None
         for address, length in ranges:
             try:
@@ -377,24 +336,24 @@ class Bus:
 
     def _target(
         self, client: Client, address: int, length: int, attributes: Attributes, *, write: bool
-    ) -> _Views | _Cached:
+    ) -> Views | Cached:
         if self.interconnect.caches is None:
-            return _Views(self._resolve(client, address, length, write=write))
+            return Views(self._resolve(client, address, length, write=write))
         places = self._places(client, address, length, write=write)
         if isinstance(places, memoryview):
-            return _Views([places])
+            return Views([places])
         return self._through(places, attributes)
 
-    def _through(self, places: Sequence[Place], attributes: Attributes) -> _Views | _Cached:
+    def _through(self, places: Sequence[Place], attributes: Attributes) -> Views | Cached:
         """Return the way through the caches, where there are any. DmaRefused."""
         caches = self.interconnect.caches
         if caches is None:
-            return _Views([each.memory[each.offset : each.offset + each.length] for each in places])
+            return Views([each.memory[each.offset : each.offset + each.length] for each in places])
         no_snoop = self._sent(attributes).no_snoop
         refusal = caches.check(places, no_snoop=no_snoop)
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address)
-        return _Cached(caches, places, no_snoop)
+        return Cached(caches, places, no_snoop)
 
     def _check_message(
         self, address: int, length: int, attributes: Attributes, *, write: bool, chosen: bool
@@ -499,64 +458,8 @@ class Bus:
         try:
             view = self._peer(address, length, fault, write=data is not None)
         except DmaRefused as refusal:
-            return _bare(refusal)
+            return bare(refusal)
         if data is None:
             return bytes(view)
         view[:] = data
         return b""
-
-
-def _bare(refusal: DmaRefused) -> DmaRefused:
-    """Return a refusal that may be kept: its traceback's frames hold views of memory."""
-    return DmaRefused(refusal.reason, refusal.address)
-
-
-@dataclass(slots=True)
-class _Views:
-    """Memory without caches before it."""
-
-    views: Sequence[memoryview]
-
-    def read(self) -> bytes:
-        return b"".join(self.views)
-
-    def write(self, data: bytes) -> None:
-        if len(self.views) == 1:
-            self.views[0][:] = data
-            return
-        start = 0
-        for view in self.views:
-            view[:] = data[start : start + len(view)]
-            start += len(view)
-
-
-@dataclass(slots=True)
-class _Cached:
-    """Memory behind caches, which have let the request pass."""
-
-    caches: Caches
-    places: Sequence[Place]
-    no_snoop: bool
-
-    def read(self) -> bytes:
-        try:
-            return self.caches.read(self.places, no_snoop=self.no_snoop)
-        except MemoryFault as fault:
-            raise _refusal(fault) from fault
-
-    def write(self, data: bytes) -> None:
-        try:
-            self.caches.write(self.places, data, no_snoop=self.no_snoop)
-        except MemoryFault as fault:
-            raise _refusal(fault) from fault
-
-
-def _refusal(fault: MemoryFault) -> DmaRefused:
-    if isinstance(fault, ClientGone):
-        return DmaRefused(DmaReason.CLIENT_GONE, fault.address)
-    if isinstance(fault, ClientFault):
-        return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
-    if isinstance(fault, Withdrawn):
-        return DmaRefused(DmaReason.BUS_MASTER_OFF, fault.address)
-    reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
-    return DmaRefused(reason, fault.address)

@@ -12,9 +12,10 @@ from typing import ClassVar
 
 from device.pci.config import Identity
 
-from .base import Bars, Endpoint, RegisterBar
-from .bus import DmaRefused
+from .bars import Bars, RegisterBar
+from .base import Endpoint
 from .registers import Access, Field, Fields, Flag, Register
+from .requests import DmaRefused
 
 LENGTH_MAX = 16 << 20  # bytes; bounds the work of one doorbell
 

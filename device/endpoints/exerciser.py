@@ -35,8 +35,8 @@ from device.pci.pcie import DeviceStatus
 from device.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
 from device.trace import Trace
 
-from .base import CONFIG_REGION, Endpoint, MemoryBar, MsixBars, RegisterBar, bar_size
-from .bus import Attributes, DmaRefused
+from .bars import MemoryBar, MsixBars, RegisterBar, bar_size
+from .base import CONFIG_REGION, Endpoint
 from .memory import Fabric
 from .parts.atc import Atc
 from .parts.constraints import Constraints
@@ -47,6 +47,7 @@ from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
 from .parts.transfer import Moved, Segment, Transfer
 from .registers import Access, Field, Fields, Flag, Register
+from .requests import Attributes, DmaRefused
 
 
 class OptionalCapability(Enum):

@@ -18,7 +18,7 @@ from device.layout import DmaReason
 from device.vfio_user.model import Place
 
 if TYPE_CHECKING:
-    from .bus import Attributes
+    from .requests import Attributes
 
 
 class Request(NamedTuple):

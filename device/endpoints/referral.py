@@ -16,9 +16,9 @@ from typing import Final
 from device.layout import DmaAttribute, DmaCtl, DmaReason
 from device.pci.pcie import DeviceStatus
 
-from .bus import DmaRefused
 from .exerciser import DmaControl, Exerciser
 from .parts.transfer import Segment, Transfer
+from .requests import DmaRefused
 
 _PAGE: Final = 4096
 _REFERRED: Final = (DmaReason.UNMAPPED, DmaReason.READ_ONLY)

@@ -11,7 +11,8 @@ import time
 from enum import IntEnum
 from typing import ClassVar
 
-from device.endpoints.base import Bars, Endpoint, RegisterBar, SharedBar
+from device.endpoints.bars import Bars, RegisterBar, SharedBar
+from device.endpoints.base import Endpoint
 from device.endpoints.registers import Access, Register
 from device.endpoints.state import StatePart
 from device.pci.config import Command, Identity

@@ -10,10 +10,11 @@ from functools import partial
 from typing import ClassVar
 
 from device import layout
-from device.endpoints.base import Bars, Endpoint, MemoryBar, RegisterBar
-from device.endpoints.bus import DmaRefused
+from device.endpoints.bars import Bars, MemoryBar, RegisterBar
+from device.endpoints.base import Endpoint
 from device.endpoints.interconnect import Interconnect
 from device.endpoints.registers import Register
+from device.endpoints.requests import DmaRefused
 from device.layout import Plat, PlatformBar
 from device.layout import PlatformFeature as Feature
 from device.pci.config import Identity

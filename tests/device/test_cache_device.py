@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.bus import Attributes, DmaRefused
+from device.endpoints.requests import Attributes, DmaRefused
 from device.layout import (
     CACHE_REPORTS_MAX,
     CacheCommand,

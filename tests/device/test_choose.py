@@ -14,7 +14,8 @@ from tests.vfio_user.client import RawClient
 
 OWN = """
 from enum import IntEnum
-from device.endpoints.base import Endpoint, RegisterBar
+from device.endpoints.bars import RegisterBar
+from device.endpoints.base import Endpoint
 from device.endpoints.registers import Register
 from device.pci.config import Identity
 

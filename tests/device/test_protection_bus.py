@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from device.endpoints.bus import Bus, DmaRefused
+from device.endpoints.bus import Bus
 from device.endpoints.exerciser import Exerciser
+from device.endpoints.requests import DmaRefused
 from device.layout import (
     DmaReason,
     DmaStatus,

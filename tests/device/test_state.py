@@ -14,7 +14,8 @@ from typing import ClassVar
 
 import pytest
 
-from device.endpoints.base import Bars, Endpoint, MemoryBar, RegisterBar
+from device.endpoints.bars import Bars, MemoryBar, RegisterBar
+from device.endpoints.base import Endpoint
 from device.endpoints.registers import Access, Register
 from device.endpoints.state import StatePart
 from device.pci.config import Command, Identity

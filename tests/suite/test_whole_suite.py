@@ -18,9 +18,9 @@ from iobuffer.vm import ANYWHERE, Mapping, Placement
 from suite import faults
 from suite.host import HostReport
 
-from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import Exerciser
 from device.endpoints.parts.transfer import Moved, Transfer
+from device.endpoints.requests import DmaRefused
 from device.faults import FAULTS
 from device.layout import DmaDirection
 from device.pci.config import Command

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from device.endpoints.base import CONFIG_REGION
-from device.endpoints.bus import DmaRefused
 from device.endpoints.exerciser import DmaControl, Exerciser
 from device.endpoints.parts.ring import Ring, parse
 from device.endpoints.parts.transfer import Moved, Transfer
+from device.endpoints.requests import DmaRefused
 from device.endpoints.task import Steps
 from device.layout import (
     RING_SIZE_MAX,

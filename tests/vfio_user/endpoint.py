@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
-from device.endpoints.base import Bars, Endpoint, RegisterBar, SharedBar
-from device.endpoints.bus import DmaRefused
+from device.endpoints.bars import Bars, RegisterBar, SharedBar
+from device.endpoints.base import Endpoint
 from device.endpoints.registers import Access, Register
+from device.endpoints.requests import DmaRefused
 from device.endpoints.state import StatePart
 from device.pci.config import Command, Identity
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.base import Endpoint, MemoryBar
-from device.endpoints.bus import Attributes, DmaRefused
+from device.endpoints.bars import MemoryBar
+from device.endpoints.base import Endpoint
 from device.endpoints.memory import Fabric
+from device.endpoints.requests import Attributes, DmaRefused
 from device.layout import DmaReason
 from device.pci.config import Identity
 from device.trace import Trace

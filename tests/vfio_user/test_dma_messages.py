@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from device.endpoints.bus import DmaRefused
+from device.endpoints.requests import DmaRefused
 from device.layout import DmaReason
 from device.vfio_user import dma_queue
 from device.vfio_user.messages import Command, DmaAccess, Flags, Header

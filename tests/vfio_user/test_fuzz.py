@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.base import Bars, Endpoint, RegisterBar
+from device.endpoints.bars import Bars, RegisterBar
+from device.endpoints.base import Endpoint
 from device.endpoints.registers import Access, Register
 from device.pci.config import Identity
 from tests.vfio_user import fuzz, fuzzer

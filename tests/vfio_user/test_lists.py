@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.base import Endpoint, MemoryBar
-from device.endpoints.bus import HISTORY, Bus, DmaRefused, Transaction
+from device.endpoints.bars import MemoryBar
+from device.endpoints.base import Endpoint
+from device.endpoints.bus import HISTORY, Bus
 from device.endpoints.interconnect import Refusal, Request
+from device.endpoints.requests import DmaRefused, Transaction
 from device.layout import DmaReason
 from device.pci.config import Command, Identity
 from device.vfio_user import messages as wire

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from device.endpoints.bus import Bus, DmaRefused
+from device.endpoints.bus import Bus
 from device.endpoints.registers import Access, Field, Fields, Flag, Register, RegisterFile
+from device.endpoints.requests import DmaRefused
 from device.layout import AddressType, AtsCtl, AtsPerm, DmaReason, Reg
 
 from .transfer import Segment, Transfer

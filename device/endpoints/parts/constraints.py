@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register, RegisterFile
+from device.endpoints.requests import DmaRefused
 from device.layout import PRP_PAGE, DmaReason, DmaRule, Ext, ProfileFlag
 from device.profile import Profile
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register, RegisterFile
+from device.endpoints.requests import DmaRefused
 from device.layout import HOLD_ON, DmaDirection, DmaReason, Ext
 
 from .transfer import Ended, Moved, Transfer

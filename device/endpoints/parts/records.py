@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from device import layout
-from device.endpoints.bus import Attributes
 from device.endpoints.registers import Access, Register, RegisterFile
+from device.endpoints.requests import Attributes
 from device.layout import DmaDirection, DmaReason, DmaStatus, Ext
 
 _WORD = 0xFFFF_FFFF

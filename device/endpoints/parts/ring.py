@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from device import layout
-from device.endpoints.bus import DmaRefused
 from device.endpoints.registers import Access, Register, RegisterFile
+from device.endpoints.requests import DmaRefused
 from device.endpoints.task import Steps, Task
 from device.layout import (
     RING_BYTES_MAX,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from device.endpoints.bus import PLAIN, Attributes, DmaRefused
+from device.endpoints.requests import PLAIN, Attributes, DmaRefused
 from device.layout import DmaAttribute, DmaDirection, DmaReason
 
 _NOTHING = DmaAttribute(0)

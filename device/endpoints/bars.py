@@ -1,0 +1,54 @@
+"""What a BAR of an endpoint is: registers, memory, or memory that the client may map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .registers import Register
+
+_PAGE = 0x1000
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterBar:
+    """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes."""
+
+    registers: Sequence[Register]
+    size: int = _PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBar:
+    """A BAR that is memory. Size in bytes, a power of two."""
+
+    size: int
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBar:
+    """A BAR that is memory, whose ``areas`` (offset, bytes; whole pages) the client may map.
+
+    A write there is not seen by the endpoint, and QEMU posts no write to this device any more.
+    """
+
+    size: int
+    areas: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MsixBars:
+    """Where MSI-X's table and pending bits are; by default they share the last free BAR."""
+
+    table: int
+    pba: int
+    pba_offset: int = 0
+
+
+Bars = Mapping[int, RegisterBar | MemoryBar | SharedBar]  # by the BAR's number
+
+
+def bar_size(needed: int) -> int:
+    """Return the smallest BAR, of at least 4 KiB, that holds ``needed`` bytes."""
+    return max(_PAGE, 1 << (needed - 1).bit_length())

@@ -1,0 +1,54 @@
+"""What a function asks of memory, and how it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from device.layout import AddressType, DmaReason
+
+
+class DmaRefused(Exception):
+    """A DMA that moved nothing. ``address`` is the first byte at fault."""
+
+    def __init__(self, reason: DmaReason, address: int) -> None:
+        super().__init__(f"{reason.name} at {address:#x}")
+        self.reason = reason
+        self.address = address
+
+
+class OnlyByMessage(DmaRefused):
+    """Refused, for only the client reaches it: ``read_async`` and its like can have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a memory request carries beside its address (PCI Express Base 5.0, 2.2.6 and 2.2.10).
+
+    vfio-user carries none of them: they are *modelled*, that is applied here and recorded.
+    """
+
+    no_snoop: bool = False
+    address_type: AddressType = AddressType.UNTRANSLATED
+    pasid: int | None = None  # 20 bits
+    privileged: bool = False
+    execute: bool = False
+    requester_id: int | None = None  # 16 bits, where it is not the function's own
+
+
+PLAIN = Attributes()
+
+
+class Transaction(NamedTuple):
+    """One request as it left the function, or did not leave it. Length in bytes."""
+
+    write: bool
+    address: int
+    length: int
+    attributes: Attributes
+    reason: DmaReason
+
+
+def bare(refusal: DmaRefused) -> DmaRefused:
+    """Return a refusal that may be kept: its traceback's frames hold views of memory."""
+    return DmaRefused(refusal.reason, refusal.address)

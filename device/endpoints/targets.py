@@ -1,0 +1,75 @@
+"""Where the bytes of a request are, once nothing refused it: in memory, or behind caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from device.layout import DmaReason
+from device.vfio_user.errors import (
+    ClientFault,
+    ClientGone,
+    MemoryFault,
+    ReadOnly,
+    Withdrawn,
+)
+from device.vfio_user.model import Place
+
+from .interconnect import Caches
+from .requests import DmaRefused
+
+
+@dataclass(slots=True)
+class Views:
+    """Memory without caches before it."""
+
+    views: Sequence[memoryview]
+
+    def read(self) -> bytes:
+        """Return a copy."""
+        return b"".join(self.views)
+
+    def write(self, data: bytes) -> None:
+        """Store as many bytes as there are."""
+        if len(self.views) == 1:
+            self.views[0][:] = data
+            return
+        start = 0
+        for view in self.views:
+            view[:] = data[start : start + len(view)]
+            start += len(view)
+
+
+@dataclass(slots=True)
+class Cached:
+    """Memory behind caches, which have let the request pass."""
+
+    caches: Caches
+    places: Sequence[Place]
+    no_snoop: bool
+
+    def read(self) -> bytes:
+        """Return a copy. DmaRefused where the client has cut its memory."""
+        try:
+            return self.caches.read(self.places, no_snoop=self.no_snoop)
+        except MemoryFault as fault:
+            raise refusal_of(fault) from fault
+
+    def write(self, data: bytes) -> None:
+        """Store as many bytes as there are. DmaRefused: as above."""
+        try:
+            self.caches.write(self.places, data, no_snoop=self.no_snoop)
+        except MemoryFault as fault:
+            raise refusal_of(fault) from fault
+
+
+def refusal_of(fault: MemoryFault) -> DmaRefused:
+    """Return the refusal that a fault of the client's memory is."""
+    if isinstance(fault, ClientGone):
+        return DmaRefused(DmaReason.CLIENT_GONE, fault.address)
+    if isinstance(fault, ClientFault):
+        return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
+    if isinstance(fault, Withdrawn):
+        return DmaRefused(DmaReason.BUS_MASTER_OFF, fault.address)
+    reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
+    return DmaRefused(reason, fault.address)
