@@ -24,10 +24,10 @@ WIRING = machine.Wiring(
 )
 
 
-def argv(*, iommu: bool = False) -> list[str]:
+def argv(accelerator: str = "tcg", *, iommu: bool = False) -> list[str]:
     return machine.command(
         qemu.Qemu(("qemu",), "11.1", "test"),
-        "tcg",
+        accelerator,
         Path("/vmlinux"),
         Path("/console.log"),
         WIRING,
@@ -43,6 +43,12 @@ def test_memory_is_shared_with_the_device() -> None:
         f"memory-backend-file,id=ram,size={memory.RAM_SIZE},mem-path=/proc/self/fd/14,share=on"
     )
     assert "memory-backend=ram" in words[words.index("-machine") + 1]
+
+
+def test_only_emulation_hides_byte_wise_string_instructions_from_the_guest() -> None:
+    tcg, kvm = argv("tcg"), argv("kvm")
+    assert tcg[tcg.index("-cpu") + 1] == "max,erms=off,fsrm=off"
+    assert kvm[kvm.index("-cpu") + 1] == "max"
 
 
 def test_both_functions_are_plugged_in() -> None:
