@@ -122,12 +122,16 @@ static int dr_mmap(struct file *file, struct vm_area_struct *vma)
 		      offset >> DMA_REHEARSAL_MODE_SHIFT);
 }
 
+/*
+ * Each entry is read once: another thread's MADV_DONTNEED, which also holds the lock
+ * for reading, may clear a large one between two looks.
+ */
 static void dr_walk(struct mm_struct *mm, struct dma_rehearsal_query *query)
 {
 	pgd_t *pgd = pgd_offset(mm, query->address);
 	p4d_t *p4d;
-	pud_t *pud;
-	pmd_t *pmd;
+	pud_t *pudp, pud;
+	pmd_t *pmdp, pmd;
 	pte_t *pte;
 
 	if (pgd_none(*pgd))
@@ -135,24 +139,26 @@ static void dr_walk(struct mm_struct *mm, struct dma_rehearsal_query *query)
 	p4d = p4d_offset(pgd, query->address);
 	if (p4d_none(*p4d))
 		return;
-	pud = pud_offset(p4d, query->address);
-	if (pud_none(*pud))
+	pudp = pud_offset(p4d, query->address);
+	pud = READ_ONCE(*pudp);
+	if (pud_none(pud))
 		return;
-	if (!pud_present(*pud) || pud_large(*pud)) {
-		query->entry = pud_val(*pud);
+	if (!pud_present(pud) || pud_large(pud)) {
+		query->entry = pud_val(pud);
 		query->level = 3;
 		return;
 	}
-	pmd = pmd_offset(pud, query->address);
-	if (pmd_none(*pmd))
+	pmdp = pmd_offset(&pud, query->address);
+	pmd = READ_ONCE(*pmdp);
+	if (pmd_none(pmd))
 		return;
-	if (!pmd_present(*pmd) || pmd_large(*pmd)) {
-		query->entry = pmd_val(*pmd);
+	if (!pmd_present(pmd) || pmd_large(pmd)) {
+		query->entry = pmd_val(pmd);
 		query->level = 2;
 		return;
 	}
-	pte = pte_offset_map(pmd, query->address);
-	query->entry = pte_val(*pte);
+	pte = pte_offset_map(&pmd, query->address);
+	query->entry = pte_val(READ_ONCE(*pte));
 	query->level = 1;
 	pte_unmap(pte);
 }

@@ -25,6 +25,7 @@ from iobuffer import (
     kIOMapReadOnly,
     kIOMapReference,
     kIOMapUnique,
+    kIOMemoryKernelUserShared,
     kIOMemoryMapCopyOnWrite,
     kIOMemoryPageable,
 )
@@ -204,11 +205,14 @@ def test_prefault(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Atte
 
 
 @pytest.mark.promise(MAPPING)
+@pytest.mark.parametrize(
+    "sharing", [0, pytest.param(int(kIOMemoryKernelUserShared), marks=pytest.mark.kernel)]
+)
 def test_length_follows_capacity(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, sharing: int
 ) -> None:
-    """As in xnu's test: 0x4000 bytes, mapped at length 0x100 and again at 0x200."""
-    memory = buffer(kIODirectionInOut, 0x4000, 0x4000)
+    """As in xnu's test: 0x4000 bytes, shared, mapped at length 0x100 and again at 0x200."""
+    memory = buffer(kIODirectionInOut | sharing, 0x4000, 0x4000)
     content = data.take(0x4000)
     seen = bench.device_reads(memory, content)
     lengths = []

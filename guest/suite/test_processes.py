@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -110,10 +111,12 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
             for (at, size), (following, _) in pairwise(places):
                 if at + size > following:
                     raise CheckFailed(f"two buffers share {following:#x}")
-            if turn == last_round:
-                others.pop(victim).kill()
             for other in others.values():
                 other.tell()
+            if turn == last_round:
+                # In the midst of its work, whatever that is by then.
+                time.sleep(drawn.uniform(0, 0.2))
+                others.pop(victim).kill()
         for other in others.values():
             if other.hear() != "done":
                 raise CheckFailed("a process has not ended as it should")
