@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,12 +18,13 @@ from .creation import (
     default_alignment,
     make_place,
     make_request,
-    mask_alignment,
     warn_of_neighbours,
 )
 from .derived import clipped
 from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError
+from .factories import BufferFactories
 from .flags import PrepareFlags, PurgeableState
+from .held import Held, reclaim
 from .mapper import BusWindow, Place
 from .mapping import IOMemoryMap
 from .mappings import Mappings
@@ -37,52 +36,16 @@ from .options import (
     kIOMemoryAutoPrepare,
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
-    kIOMemoryPhysicallyContiguous,
 )
 from .pin import KernelMap
 from .pool import PAGE
 from .port import ask, no_handle
-from .preparation import Preparations
-from .task import Task, current_task
+from .task import Task
 
 _NO_FLAGS: Final = PrepareFlags(0)
 
 
-@dataclass(slots=True)
-class _Held:
-    """What a descriptor has to give back; a finalizer does it when nobody else has."""
-
-    backing: Backing
-    window: BusWindow
-    preparations: Preparations
-    pid: int
-    untrack: Callable[[], None] | None = None
-
-    def end_track(self) -> None:
-        """Tell what maintains the caches that the mapping ends, if it was told of it."""
-        untrack, self.untrack = self.untrack, None
-        if untrack is not None:
-            untrack()
-
-
-def _reclaim(held: _Held, what: str) -> None:
-    """Free the memory of a descriptor that was dropped without release()."""
-    if os.getpid() != held.pid:
-        return  # a forked child: the memory is its parent's
-    while (last := held.preparations.last()) is not None:
-        held.preparations.remove(last)
-    held.end_track()
-    held.window.close()
-    held.backing.close_late()
-    warnings.warn(f"{what} was not released", ResourceWarning, stacklevel=2)
-
-
-def _plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -> IOOptions:
-    options = IOOptions(int(as_direction(int(direction))))
-    return options | kIOMemoryPhysicallyContiguous if contiguous else options
-
-
-class IOBufferMemoryDescriptor(IOMemoryDescriptor):
+class IOBufferMemoryDescriptor(BufferFactories):
     """A zeroed buffer for DMA: wired, or pageable until it is prepared.
 
     Made by `inTaskWithOptions` and its kin. Use it in a ``with``, or call `release`. ::
@@ -97,7 +60,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
     """
 
     _backing: Backing | None
-    _held: _Held
+    _held: Held
     _task: Task
     _options: IOOptions
     _capacity: int
@@ -112,116 +75,6 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         raise TypeError("use IOBufferMemoryDescriptor.inTaskWithOptions()")
 
     # Creation.
-
-    @classmethod
-    def inTaskWithOptions(
-        cls,
-        inTask: Task,
-        options: IOOptions | int,
-        capacity: int,
-        alignment: int | None = None,
-        *,
-        pool: str | None = None,
-    ) -> Self:
-        """Allocate ``capacity`` bytes, zeroed, at a multiple of ``alignment`` (a power of two).
-
-        Left out, it is a cache line where the device does not snoop the caches, else 1; an
-        `IOAlignmentWarning` says so where less is asked for.
-
-        ``inTask``: whose address space has it: `current_task`, `kernel_task` (nobody's, until a
-        mapping is created), or another process (`task_of`). ``pool`` names one pool; without it,
-        all but those for narrow devices are tried. It may block, for as long as zeroing takes.
-
-        Any cache mode that is stated raises the alignment to a page, as in IOKit. Every buffer has
-        64 bytes at least, and its alignment, to itself; one below a page does not cross a page.
-
-        Raises `IOBadArgumentError`, `IOUnsupportedError` (legal in IOKit, not possible here),
-        `IONoMemoryError` (says the largest free run), `IONotPermittedError` (in a signal handler,
-        or on a running asyncio loop) and `IODeviceError` (no driver, no answer of the task).
-        """
-        return cls._make(inTask, options, capacity, alignment, None, pool)
-
-    @classmethod
-    async def inTaskWithOptionsAsync(
-        cls,
-        inTask: Task,
-        options: IOOptions | int,
-        capacity: int,
-        alignment: int | None = None,
-        *,
-        pool: str | None = None,
-    ) -> Self:
-        """Do the same in a thread, so that the running loop does not block."""
-        import asyncio
-
-        return await asyncio.to_thread(cls._make, inTask, options, capacity, alignment, None, pool)
-
-    @classmethod
-    def inTaskWithPhysicalMask(
-        cls,
-        inTask: Task,
-        options: IOOptions | int,
-        capacity: int,
-        physicalMask: int,
-        *,
-        pool: str | None = None,
-    ) -> Self:
-        """Allocate memory whose bus addresses the mask allows; its low zeros are the alignment.
-
-        0 is no mask. Errors as `inTaskWithOptions`'.
-        """
-        alignment, highest = mask_alignment(physicalMask, 1)
-        asked = None if highest is None else alignment
-        return cls._make(inTask, options, capacity, asked, highest, pool)
-
-    @classmethod
-    def withOptions(
-        cls, options: IOOptions | int, capacity: int, alignment: int | None = None
-    ) -> Self:
-        """Allocate in the calling task."""
-        return cls._make(current_task(), options, capacity, alignment, None, None)
-
-    @classmethod
-    def withCapacity(
-        cls, capacity: int, direction: IODirection | IOOptions | int, contiguous: bool = False
-    ) -> Self:
-        """Allocate in the calling task; of options, only the direction and contiguity."""
-        options = _plain_options(direction, contiguous)
-        return cls._make(current_task(), options, capacity, None, None, None)
-
-    @classmethod
-    def withBytes(
-        cls,
-        data: bytes | bytearray | memoryview,
-        direction: IODirection | IOOptions | int,
-        contiguous: bool = False,
-    ) -> Self:
-        """Allocate as many bytes as ``data`` has, and store them."""
-        return cls._copied(current_task(), _plain_options(direction, contiguous), bytes(data))
-
-    @classmethod
-    def withCopy(
-        cls,
-        inTask: Task,
-        options: IOOptions | int,
-        source: bytes | bytearray | memoryview | IOMemoryDescriptor,
-    ) -> Self:
-        """Allocate as many bytes as ``source`` has, in a task, and store them."""
-        if isinstance(source, IOMemoryDescriptor):
-            data = source.readBytes(0, source.getLength())
-        else:
-            data = bytes(source)
-        return cls._copied(inTask, options, data)
-
-    @classmethod
-    def _copied(cls, task: Task, options: IOOptions | int, data: bytes) -> Self:
-        made = cls._make(task, options, len(data), None, None, None)
-        try:
-            made.writeBytes(0, data)
-        except BaseException:
-            made.release()
-            raise
-        return made
 
     @classmethod
     def _make(
@@ -285,9 +138,9 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         self._maps = Mappings()
         self._exporter = None
         window = self._window = BusWindow(backing.reached, capacity, place)
-        self._held = _Held(backing, window, self._preparations, os.getpid())
+        self._held = Held(backing, window, self._preparations, os.getpid())
         self._prepare_itself()
-        self._finalizer = weakref.finalize(self, _reclaim, self._held, repr(self))
+        self._finalizer = weakref.finalize(self, reclaim, self._held, repr(self))
         self._finalizer.atexit = False
         return self
 

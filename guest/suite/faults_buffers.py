@@ -13,6 +13,7 @@ from iobuffer import activity, buffer, protection
 from iobuffer.backing import Backing, PinnableBacking
 from iobuffer.buffer import IOBufferMemoryDescriptor
 from iobuffer.errors import IONotAttachedError
+from iobuffer.held import reclaim
 from iobuffer.mapping import IOMemoryMap
 from iobuffer.options import IODirection
 from iobuffer.preparation import Preparations
@@ -101,10 +102,9 @@ def lost_reclaim() -> None:
 
     def forget(held: Any, what: str) -> None:
         setattr(held.backing, close_late, lambda: None)
-        _reclaim(held, what)
+        reclaim(held, what)
 
-    _reclaim = buffer._reclaim
-    setattr(buffer, _reclaim.__name__, forget)
+    setattr(buffer, reclaim.__name__, forget)
 
 
 def release_in_flight() -> None:
