@@ -89,7 +89,7 @@ def freed_before_withdrawn() -> None:
     close = "close"
 
     def give_back(descriptor: IOBufferMemoryDescriptor, backing: Backing) -> None:
-        backing.close_late()
+        backing.close()
         setattr(backing, close, lambda: None)
         _give_back(descriptor, backing)
 
