@@ -33,6 +33,11 @@ _DESCRIPTORS = 16384
 
 _log = logging.getLogger(__name__)
 _Server = VfioUserServer | ControlServer
+_DESCRIPTION = """\
+Serves two virtual PCI devices over vfio-user: the exerciser (13b5:ed01), which does DMA and records
+it, and the platform (1234:da7a), whose witness walks page tables and whose protection unit denies
+DMA without a grant.
+"""
 _EPILOG = """\
 QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
@@ -48,9 +53,7 @@ When all sockets listen, one line "ready" goes to standard output. The log goes 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m device",
-        description="Serves two virtual PCI devices over vfio-user: the exerciser (13b5:ed01), "
-        "which does DMA and records it, and the platform (1234:da7a), whose witness walks page "
-        "tables and whose protection unit denies DMA without a grant.",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "--peer-socket",
         type=Path,
         metavar="PATH",
-        help="serve the endpoint a second time here; the two reach each other's memory BARs",
+        help='serve the endpoint a second time here, as "peer"; the two reach each other\'s memory '
+        "BARs",
     )
     add(
         "--endpoint",
@@ -189,6 +193,8 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[_Server, ...]:
         asked["fabric"] = Fabric()
         sockets.append(options.peer_socket)
     endpoints = [choose.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
+    for each in endpoints[1:]:
+        each.name = "peer"  # in the trace, and for the protection unit
     platform = Platform(trace)
     for each in endpoints:
         each.bus.interconnect = platform.interconnect

@@ -33,6 +33,7 @@ from .platform.platform import Platform
 from .platform.protection import Grant, Protection, ProtectionFault
 from .platform.witness import PAGE as SMALL_PAGE
 from .platform.witness import ReadPhysical, Witness
+from .vfio_user.errors import MemoryFault
 
 _SLOW_BUS_S = 0.001  # time enough for another CPU between two reads
 
@@ -437,6 +438,18 @@ def _with_model(model: type[CacheModel]) -> type[Platform]:
     return Broken
 
 
+class _PeerWriteLost(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        try:
+            view = self.fabric.memory(self, transfer.address, transfer.length, write=True)
+        except MemoryFault:
+            super().transfer(transfer, done)
+            return
+        kept = bytes(view)
+        super().transfer(transfer, done)
+        view[:] = kept
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A fault's description and the classes that stand in for the sound ones.
@@ -514,6 +527,10 @@ FAULTS: dict[str, Fault] = {
     "trace-of-words": Fault("traces an access of 8 bytes as two of 4", exerciser=_TraceOfWords),
     "own-bar-reached": Fault(
         "lets a DMA write the device's own registers", exerciser=_OwnBarReached
+    ),
+    "peer-write-lost": Fault(
+        "reports success for a write to a peer, and the peer has nothing of it",
+        exerciser=_PeerWriteLost,
     ),
     "iommu-stale-translation": Fault(
         "goes on using a translation after its unmap", exerciser=_StaleTranslation

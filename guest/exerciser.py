@@ -192,13 +192,14 @@ class IntxInterrupt(Interrupt):
             super().close()
 
 
-def find() -> PciFunction:
+def find(index: int = 0) -> PciFunction:
     """Return the exerciser's function, bound to the driver: 13b5:ed01, or what was announced.
 
-    `PciError` when it is not there, or another driver has it.
+    ``index`` 1 is its peer, where a run has one. `PciError` when it is not there, or another driver
+    has it.
     """
     device = announced()
-    function = PciFunction.find(device.vendor, device.device)
+    function = PciFunction.find(device.vendor, device.device, index)
     if not device.is_plain:
         function.bind()
     return function

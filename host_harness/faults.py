@@ -545,6 +545,14 @@ FAULTS = (
         tests="test_protection.py",
     ),
     Fault(
+        "peer-write-lost",
+        Place.DEVICE,
+        Status.FAILED,
+        ("peer memory",),
+        "a write to a peer's buffer succeeds, and the peer has nothing of it",
+        tests="test_peers.py",
+    ),
+    Fault(
         "iommu-wrong-permission",
         Place.GUEST,
         Status.FAILED,

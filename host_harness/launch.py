@@ -69,8 +69,11 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         shells = [sockets / f"shell{n}" for n in range(SHELLS)] if launch.shells else []
         gdb = sockets / "gdb" if options.gdb else None
 
+        # A second exerciser, which the first reaches by DMA; behind an IOMMU it could not.
+        peer = None if options.iommu or options.endpoint else sockets / "peer"
+
         with progress.phase("device"):
-            device = _start_device(stack, launch, exerciser, platform)
+            device = _start_device(stack, launch, exerciser, platform, peer)
         initramfs = stack.enter_context(
             payload.make(launch.image.tree, launch.image.initramfs, launch.tests)
         )
@@ -88,6 +91,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             memory_fd=memory.fileno(),
             exerciser_socket=exerciser,
             platform_socket=platform,
+            peer_socket=peer,
             shell_sockets=tuple(shells),
             gdb_socket=gdb,
         )
@@ -219,13 +223,14 @@ def _connect_monitor(vm: Vm) -> None:
 
 
 def _start_device(
-    stack: ExitStack, launch: Launch, exerciser: Path, platform: Path
+    stack: ExitStack, launch: Launch, exerciser: Path, platform: Path, peer: Path | None
 ) -> subprocess.Popen[bytes]:
     folder, fault = launch.folder, launch.options.fault
     argv = [
         *(sys.executable, "-m", "device", "--die-with-stdin"),
         *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
         *("--control-socket", str(platform.with_name(device_control.SOCKET))),
+        *(("--peer-socket", str(peer)) if peer else ()),
         *("--trace", str(folder / "device-trace.jsonl")),
     ]
     if fault and fault.place is Place.DEVICE:

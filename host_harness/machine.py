@@ -41,6 +41,7 @@ class Wiring:
     memory_fd: int
     exerciser_socket: Path
     platform_socket: Path
+    peer_socket: Path | None = None
     shell_sockets: tuple[Path, ...] = ()
     gdb_socket: Path | None = None
 
@@ -101,6 +102,11 @@ def command(
         *(_IOMMU if iommu else ()),
         *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0")),
         *("-device", _vfio_user("platform", wiring.platform_socket, "soc" if iommu else "pcie.0")),
+        *(
+            ("-device", _vfio_user("peer", wiring.peer_socket, "pcie.0"))
+            if wiring.peer_socket
+            else ()
+        ),
         *(() if iommu else _EDU),
         # A process of the guest that writes to its port stops the machine, with its page tables in
         # the CPU. The guest's kernel has no driver for it.

@@ -1,7 +1,8 @@
 """The one module that does sockets: a vfio-user server on a Unix socket, one client at a time.
 
-One thread does everything for a device, its timers included, and waits in one place (``poll``):
-never for a single reply, so that a client is served while it owes an answer itself.
+One thread does everything for a device, its timers included. It never waits for a single reply, so
+a client is served while it owes an answer itself: it waits in ``poll`` while something is due, and
+in ``recvmsg`` while nothing but the client can act.
 """
 
 from __future__ import annotations

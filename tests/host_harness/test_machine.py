@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_both_functions_are_plugged_in() -> None:
         ("exerciser", "/run/x/exerciser"),
         ("platform", "/run/x/platform"),
     }
+
+
+def test_a_peer_comes_behind_the_exerciser() -> None:
+    """The guest finds the exerciser as the first function of its id, in the order of addresses."""
+    words = machine.command(
+        qemu.Qemu(("qemu",), "11.1", "test"),
+        "tcg",
+        Path("/vmlinux"),
+        Path("/console.log"),
+        replace(WIRING, peer_socket=Path("/run/x/peer")),
+        [],
+    )
+    devices = [json.loads(word)["id"] for word in words if word.startswith("{")]
+    assert devices == ["exerciser", "platform", "peer"]
 
 
 def test_a_second_opinion_is_plugged_in_as_it_comes_and_with_a_wide_mask() -> None:

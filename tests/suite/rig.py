@@ -33,6 +33,7 @@ from suite.host import Host, HostPlugin
 
 from device.endpoints.base import Endpoint
 from device.endpoints.exerciser import Exerciser
+from device.endpoints.memory import Fabric
 from device.faults import SOUND, Fault
 from device.layout import PLATFORM_DEVICE_ID
 from device.platform.platform import Platform
@@ -74,7 +75,7 @@ BAR_SPACING = 0x100_0000
 
 def place_bars(endpoint: Endpoint) -> None:
     """Do what firmware does, and what the kernel does after a reset; bus mastering stays off."""
-    base = 0xE000_0000 if endpoint.name == "platform" else 0xD000_0000
+    base = {"platform": 0xE000_0000, "peer": 0xC000_0000}.get(endpoint.name, 0xD000_0000)
     for bar in range(6):
         if endpoint.region_size(bar):
             address = base + bar * BAR_SPACING
@@ -188,11 +189,14 @@ class Machine(WholeMemory):
         self.line = Line()
         self.edus = [self.edu(self.ram), self.edu(self.ram, address_bits=40)]
         self.function = self.kernel(self)
-        self.exerciser: Endpoint = self.device(Trace(), profile=self.profile)
+        fabric = Fabric()
+        self.exerciser: Endpoint = self.device(Trace(), profile=self.profile, fabric=fabric)
+        self.peer = Exerciser(Trace(), profile=self.profile, fabric=fabric)
+        self.peer.name = "peer"
         self.platform = Platform(Trace())
         self.exerciser.bus.interconnect = self.platform.interconnect
         FaultSwitch([self.exerciser], self.platform).put_on(self.fault)
-        for endpoint in self.exerciser, self.platform:
+        for endpoint in self.exerciser, self.peer, self.platform:
             endpoint.attach(self)
             place_bars(endpoint)
         driver: Any = Driver(self)
@@ -531,8 +535,9 @@ class Rig:
         def find(_vendor: int, device: int, index: int = 0) -> Function | EduModel:
             if device == edu.EDU_DEVICE_ID:
                 return machine.edus[index]
-            platform = device == PLATFORM_DEVICE_ID
-            return Function(machine, machine.platform if platform else machine.exerciser)
+            if device == PLATFORM_DEVICE_ID:
+                return Function(machine, machine.platform)
+            return Function(machine, machine.peer if index else machine.exerciser)
 
         for module in exerciser, platform_device, fixtures:
             self._patch.setattr(module, "PciFunction", SimpleNamespace(find=find))

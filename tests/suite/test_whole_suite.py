@@ -359,6 +359,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         "trace": "arrive",
         "own": "own_bar",
         "protection": "test_protection or other_direction",
+        "peer": "test_peers",
         "message": "by_message",
         "cache": find(name).tests.removesuffix(".py"),
     }
