@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from cache_names import BufferNames
 from cache_unit import CacheDirection, CacheError, CacheStatus, CacheUnit
 from iobuffer import (
     IOBufferMemoryDescriptor,
@@ -37,7 +38,7 @@ class PlatformCoherence:
     """An `iobuffer.coherence.Coherence`. ``line`` is that of the model's configuration, in bytes.
 
     A buffer of `kernel_task` is tracked through the kernel's mapping; one of another process is
-    not tracked from here, and one above 2 MiB is refused. Its direction is that of the moment.
+    tracked by that process, and one above 2 MiB is refused. Its direction is that of the moment.
     """
 
     def __init__(self, unit: CacheUnit, driver: _Driver) -> None:
@@ -45,6 +46,7 @@ class PlatformCoherence:
         self._line = unit.line
         self._tags: dict[int, int] = {}  # by the buffer's id(): it lives as long as its entry
         self._buffers: dict[int, str] = {}
+        self._names = BufferNames()
         self._next = 0
         self._late: deque[int] = deque()
 
@@ -54,8 +56,11 @@ class PlatformCoherence:
         return self._line
 
     def name_of(self, tag: int) -> str:
-        """Return what a tag in a report stands for, also after the buffer's release."""
-        return self._buffers.get(tag, f"buffer {tag:#x} of another process")
+        """Return what a report's tag stands for, whichever process made it, also after its release.
+
+        The tag itself for a buffer that was tracked otherwise.
+        """
+        return self._buffers.get(tag) or self._names.find(tag) or f"buffer {tag:#x}"
 
     def tag_of(self, buffer: IOMemoryDescriptor) -> int:
         """Return a tracked buffer's tag; `IODeviceError` for memory that is not tracked."""
@@ -84,6 +89,7 @@ class PlatformCoherence:
         key = id(buffer)
         self._tags[key] = tag
         self._buffers[tag] = repr(buffer)
+        self._names.tell(tag, self._buffers[tag])
 
         def end() -> None:
             self._tags.pop(key, None)

@@ -44,7 +44,7 @@ class Fault:
     @property
     def switchable(self) -> bool:
         """Whether it can be set and cleared in a VM that runs, one without special options."""
-        return self.place is Place.DEVICE and not self.options
+        return self.place in (Place.DEVICE, Place.DRIVER) and not self.options
 
 
 _IOMMU = {"iommu": "intel"}
@@ -55,6 +55,53 @@ def _allocator(name: str, promise: str, tests: str, description: str) -> Fault:
         f"allocator-{name}", Place.GUEST, Status.FAILED, (promise,), description, tests=tests
     )
 
+
+def _driver(name: str, tests: str, description: str, *promises: str) -> Fault:
+    return Fault(
+        f"driver-{name}",
+        Place.DRIVER,
+        Status.FAILED,
+        promises,
+        description,
+        parameter=f"dma_rehearsal.fault={name.replace('-', '_')}",
+        tests=tests,
+    )
+
+
+_DRIVER = (
+    _driver(
+        "wrong-cache",
+        "test_cache_modes.py",
+        "the driver maps another cache mode than the one asked for",
+        "kIOMapWriteThruCache",
+    ),
+    _driver(
+        "pin-does-not-pin",
+        "test_driver_pin.py",
+        "the driver lets go of pinned pages at once, and tells their addresses all the same",
+        "pinned pages",
+    ),
+    _driver(
+        "pin-never-ends",
+        "test_driver_pin.py",
+        "the driver keeps pages pinned after the last close of their file",
+        "unpinned pages",
+    ),
+    _driver(
+        "wrong-entry",
+        "test_witnessed.py",
+        "the driver tells page-table entries with another cache mode than the CPU finds",
+        "kIOMapWriteThruCache",
+        "page size",
+    ),
+    _driver(
+        "aliases",
+        "test_cache_modes.py",
+        "the driver maps memory again with another cache mode, which is then a second one",
+        "kIOMapInhibitCache",
+        "kIOMapWriteThruCache",
+    ),
+)
 
 _ALLOCATOR = (
     _allocator(
@@ -120,6 +167,10 @@ _ALLOCATOR = (
     _allocator(
         *("boundary-crossed", "IODMACommand", "test_dma_command.py"),
         "segments cross the boundary that the device cannot cross",
+    ),
+    _allocator(
+        *("non-coherent-ignored", "cache maintenance", "test_cache_calls.py"),
+        "a DMA command takes every device for a coherent one",
     ),
     _allocator(
         *("part-grants-all", "IOSubMemoryDescriptor", "test_dma_command.py"),
@@ -290,33 +341,6 @@ FAULTS = (
         ("capacity",),
         "the allocator hands out two overlapping buffers",
         tests="test_properties.py",
-    ),
-    Fault(
-        "driver-wrong-cache",
-        Place.DRIVER,
-        Status.FAILED,
-        ("kIOMapWriteThruCache",),
-        "the driver maps another cache mode than the one asked for",
-        parameter="dma_rehearsal.fault=wrong_cache",
-        tests="test_cache_modes.py",
-    ),
-    Fault(
-        "driver-pin-does-not-pin",
-        Place.DRIVER,
-        Status.FAILED,
-        ("pinned pages",),
-        "the driver lets go of pinned pages at once, and tells their addresses all the same",
-        parameter="dma_rehearsal.fault=pin_does_not_pin",
-        tests="test_driver_pin.py",
-    ),
-    Fault(
-        "driver-pin-never-ends",
-        Place.DRIVER,
-        Status.FAILED,
-        ("unpinned pages",),
-        "the driver keeps pages pinned after the last close of their file",
-        parameter="dma_rehearsal.fault=pin_never_ends",
-        tests="test_driver_pin.py",
     ),
     Fault(
         "msix-dropped",
@@ -504,15 +528,6 @@ FAULTS = (
         tests="test_witnessed.py",
     ),
     Fault(
-        "driver-wrong-entry",
-        Place.DRIVER,
-        Status.FAILED,
-        ("kIOMapWriteThruCache", "page size"),
-        "the driver tells page-table entries with another cache mode than the CPU finds",
-        parameter="dma_rehearsal.fault=wrong_entry",
-        tests="test_witnessed.py",
-    ),
-    Fault(
         "protection-end-off-by-one",
         Place.DEVICE,
         Status.FAILED,
@@ -644,6 +659,7 @@ FAULTS = (
         words="the guest says that it ran",
         tests="test_device.py",
     ),
+    *_DRIVER,
     *_CACHE,
     *_MAPPER,
     *_ALLOCATOR,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import dmar, guest_tests
+from . import cache_reports, dmar, guest_tests
 from .device_trace import DeviceTrace
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_words import CollectedItem
@@ -189,17 +189,21 @@ class GuestSession:
             item.session.shouldstop = f"no verdict: {error.phase}"
             hook.pytest_runtest_logreport(report=_failure(item.nodeid, f"no verdict: {error}"))
         else:
-            seen = bool(self._trace.take() if self._trace else [])
+            events = self._trace.take() if self._trace else []
             faults = self._faults(outcome.reports)
+            passed = all(report.passed for report in outcome.reports)
+            # One that failed has its own message.
+            mistakes = cache_reports.unowned(events) if passed else []
             for report in outcome.reports:
                 of_call = faults if report.when == "call" else dmar.Outcome()
                 self.ledger.add_report(
                     report,
                     item.guest.promises,
-                    seen=seen,
+                    seen=bool(events),
                     witnessed=outcome.witnessed,
                     evidence=[str(each) for each in of_call.told],
-                    objection=of_call.complaint,
+                    objection=of_call.complaint
+                    or (cache_reports.complaint(mistakes) if report.when == "call" else ""),
                 )
                 hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -267,6 +271,9 @@ class GuestSession:
 
     def _end(self) -> None:
         self.vm.end_session(self.ran)
+        late = cache_reports.unowned(self._trace.take() if self._trace else [])
+        if late:
+            self.ledger.object("cache reports", cache_reports.complaint(late))
         if self.ledger.to_repeat():
             self.rig.keep_kernel_log()
         if not self.rig.options.keep:

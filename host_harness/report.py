@@ -22,6 +22,7 @@ from .run_folder import printable
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 HOST = "host"  # a row's "agreed by" may name it only when the host was asked
 UNASKED = "the host is said to have agreed, and was not asked during this test"
+AFTER = "after the last test"  # stands where a row is no test's
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
 HOST_SAW = "what the host saw"  # stands where a test has no promise that the host could refute
 _WIDTHS = (33, 38, 52)
@@ -102,6 +103,10 @@ class Ledger:
             self.skipped += 1
             self._mark(report, marked, "unattested", f"skipped: {_first_line(report)}")
 
+    def object(self, promise: str, reason: str) -> None:
+        """Fail the run for something that is no test's."""
+        self.promises.append(Promise(promise, "", "", "broken", reason, AFTER))
+
     def _mark(
         self, report: pytest.TestReport, names: Sequence[str], verdict: str, reason: str
     ) -> None:
@@ -138,7 +143,8 @@ class Ledger:
 
     def to_repeat(self) -> list[str]:
         """Return the node ids of the tests that failed or broke a promise, in their order."""
-        return list(dict.fromkeys([*self.failures, *(row.test for row in self.objections())]))
+        tests = [row.test for row in self.objections() if row.test != AFTER]
+        return list(dict.fromkeys([*self.failures, *tests]))
 
     def write(self, path: Path, facts: dict[str, Any]) -> None:
         """Write attestations.json: ``facts`` of the run, the counts and every promise."""

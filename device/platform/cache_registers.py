@@ -139,7 +139,8 @@ class CacheRegisters:
         if command is CacheCommand.CONFIGURE:
             self._take_configuration()
         elif command is CacheCommand.TAKE_REPORTS:
-            self._take_reports()
+            self._event("cache", command=command.name, reports=self._take_reports())
+            return
         elif command is CacheCommand.TRACK:
             self._track(tag, self._direction())
         elif command is CacheCommand.UNTRACK:
@@ -218,12 +219,13 @@ class CacheRegisters:
 
     # Reports.
 
-    def _take_reports(self) -> None:
+    def _take_reports(self) -> int:
         taken = self._model.reports.take(layout.CACHE_REPORTS_MAX)
         self._told = max(0, self._told - len(taken))
         packed = b"".join(_as_record(each).pack() for each in taken)
         self._results[:] = packed.ljust(len(self._results), b"\0")
         self._control[Plat.CACHE_REPORTS] = len(taken)
+        return len(taken)
 
     def _tell(self) -> None:
         """Write the reports that an operation made to the trace."""

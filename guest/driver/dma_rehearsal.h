@@ -17,6 +17,7 @@ extern bool dr_fault_wrong_cache;
 extern bool dr_fault_wrong_entry;
 extern bool dr_fault_pin_does_not_pin;
 extern bool dr_fault_pin_never_ends;
+extern bool dr_fault_aliases;
 
 /* dma_rehearsal_zone.c: the carve-outs and their UIO faces */
 int dr_zones_init(const char *carveouts);

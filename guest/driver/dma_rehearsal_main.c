@@ -21,14 +21,11 @@ module_param(carveouts, charp, 0444);
 MODULE_PARM_DESC(carveouts,
 		 "name:start:size[,...]: page-aligned ranges that the firmware map reserves (memmap=size$start)");
 
-static char *fault = "";
-module_param(fault, charp, 0444);
-MODULE_PARM_DESC(fault, "break one promise on purpose, to test the checks; a wrong name lists them");
-
 bool dr_fault_wrong_cache;
 bool dr_fault_wrong_entry;
 bool dr_fault_pin_does_not_pin;
 bool dr_fault_pin_never_ends;
+bool dr_fault_aliases;
 
 static const struct {
 	const char *name;
@@ -39,33 +36,51 @@ static const struct {
 	{ "wrong_entry", &dr_fault_wrong_entry, "entries are told with another cache mode" },
 	{ "pin_does_not_pin", &dr_fault_pin_does_not_pin, "pinned pages move" },
 	{ "pin_never_ends", &dr_fault_pin_never_ends, "pages stay pinned after the last close" },
+	{ "aliases", &dr_fault_aliases, "a second mapping gets the cache mode that it asks for" },
 };
 
-static int __init dr_fault_init(void)
+/* One fault at a time, here and in sysfs; an empty name is none. */
+static int dr_fault_set(const char *value, const struct kernel_param *param)
+{
+	unsigned int i, found = ARRAY_SIZE(dr_faults);
+
+	for (i = 0; i < ARRAY_SIZE(dr_faults); i++)
+		if (sysfs_streq(value, dr_faults[i].name))
+			found = i;
+	if (found == ARRAY_SIZE(dr_faults) && !sysfs_streq(value, "")) {
+		for (i = 0; i < ARRAY_SIZE(dr_faults); i++)
+			pr_err("fault=%s is unknown; there is %s: %s\n", value, dr_faults[i].name,
+			       dr_faults[i].does);
+		return -EINVAL;
+	}
+	for (i = 0; i < ARRAY_SIZE(dr_faults); i++)
+		WRITE_ONCE(*dr_faults[i].on, i == found);
+	if (found < ARRAY_SIZE(dr_faults))
+		pr_warn("fault %s is on: %s\n", dr_faults[found].name, dr_faults[found].does);
+	return 0;
+}
+
+static int dr_fault_get(char *buffer, const struct kernel_param *param)
 {
 	unsigned int i;
 
-	if (!*fault)
-		return 0;
-	for (i = 0; i < ARRAY_SIZE(dr_faults); i++) {
-		if (strcmp(fault, dr_faults[i].name))
-			continue;
-		*dr_faults[i].on = true;
-		pr_warn("fault %s is on: %s\n", fault, dr_faults[i].does);
-		return 0;
-	}
 	for (i = 0; i < ARRAY_SIZE(dr_faults); i++)
-		pr_err("fault=%s is unknown; there is %s: %s\n", fault, dr_faults[i].name,
-		       dr_faults[i].does);
-	return -EINVAL;
+		if (READ_ONCE(*dr_faults[i].on))
+			return sysfs_emit(buffer, "%s\n", dr_faults[i].name);
+	return sysfs_emit(buffer, "\n");
 }
+
+static const struct kernel_param_ops dr_fault_ops = {
+	.set = dr_fault_set,
+	.get = dr_fault_get,
+};
+
+module_param_cb(fault, &dr_fault_ops, NULL, 0600);
+MODULE_PARM_DESC(fault, "break one promise on purpose, to test the checks; a wrong name lists them");
 
 static int __init dr_init(void)
 {
-	int ret = dr_fault_init();
-
-	if (ret)
-		return ret;
+	int ret;
 
 	/* Without PAT the kernel keeps no record of cache modes, and conflicts pass. */
 	if (*carveouts && !pat_enabled()) {

@@ -82,6 +82,24 @@ static bool dr_pte_is(struct vm_area_struct *vma, unsigned long address, pgprotv
 	return same;
 }
 
+static int dr_set_pte(pte_t *pte, unsigned long address, void *data)
+{
+	struct vm_area_struct *vma = data;
+	unsigned long pfn = vma->vm_pgoff + PHYS_PFN(address - vma->vm_start);
+
+	set_pte_at(vma->vm_mm, address, pte, pte_mkspecial(pfn_pte(pfn, vma->vm_page_prot)));
+	return 0;
+}
+
+/* Map behind the back of the kernel's record of cache modes, which would change this one. */
+static int dr_map_alias(struct vm_area_struct *vma, phys_addr_t start)
+{
+	vma->vm_flags |= VM_PFNMAP;
+	vma->vm_pgoff = PHYS_PFN(start);
+	return apply_to_page_range(vma->vm_mm, vma->vm_start, vma->vm_end - vma->vm_start,
+				   dr_set_pte, vma);
+}
+
 /*
  * Map @vma onto the carve-out from @start with @mode, or fail:
  * -EINVAL range or mode, private mapping; -EOPNOTSUPP no such mode here;
@@ -102,7 +120,11 @@ int dr_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode)
 	vma->vm_page_prot = __pgprot((pgprot_val(vma->vm_page_prot) & ~_PAGE_CACHE_MASK) | bits);
 	vma->vm_flags |= VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP | VM_IO;
 	vma->vm_ops = &dr_vm_ops;
-	ret = remap_pfn_range(vma, vma->vm_start, PHYS_PFN(start), length, vma->vm_page_prot);
+	if (dr_fault_aliases)
+		ret = dr_map_alias(vma, start);
+	else
+		ret = remap_pfn_range(vma, vma->vm_start, PHYS_PFN(start), length,
+				      vma->vm_page_prot);
 	if (ret == -EINVAL)
 		return -EBUSY;	/* the arguments are good: the modes conflict */
 	if (ret)

@@ -244,9 +244,8 @@ class IODMACommand(Specified):
                 active.count -= 1
                 return
             self._check_idle(active, "complete()")
-            if invalidateCache and self._is_non_coherent():
-                for part in active.made_of():
-                    coherence.backend().clean_and_invalidate(*part)
+            if invalidateCache:
+                self._clean_and_invalidate(active)
             if synchronize:
                 active.copy_back()
             active.close()
@@ -257,8 +256,10 @@ class IODMACommand(Specified):
         """Bring memory and bounce buffer together: Out, memory to bounce; In, bounce to memory.
 
         Only for what the memory's direction allows; nothing without a bounce buffer. With
-        `kForceDoubleBuffer` all of what is prepared goes through a new bounce buffer from now on,
-        whose segments are other ones; nothing comes back from the one before.
+        kNonCoherent, and a bounce buffer or not, Out cleans the caches after that, and In cleans
+        and invalidates them before. With `kForceDoubleBuffer` all of what is prepared goes through
+        a new bounce buffer from now on, whose segments are other ones; nothing comes back from the
+        one before.
 
         Raises `IOBadArgumentError` for both directions at once, and `IONotReadyError` when it is
         not prepared.
@@ -273,7 +274,9 @@ class IODMACommand(Specified):
                 active = self._doubled(active, memory)
             if options & _OUT:
                 active.copy_out()
+                self._clean(active)
             if options & _IN:
+                self._clean_and_invalidate(active)
                 active.copy_back()
 
     # The segments.
@@ -394,9 +397,8 @@ class IODMACommand(Specified):
         try:
             if synchronize:
                 opened.copy_out()
-            if flush and self._is_non_coherent():
-                for part in opened.made_of():
-                    coherence.backend().clean(*part)
+            if flush:
+                self._clean(opened)
         except BaseException:
             opened.close()
             raise
@@ -413,6 +415,16 @@ class IODMACommand(Specified):
 
     def _is_non_coherent(self) -> bool:
         return self._specified().mapping is MappingOptions.kNonCoherent
+
+    def _clean(self, active: Prepared) -> None:
+        if self._is_non_coherent():
+            for part in active.made_of():
+                coherence.backend().clean(*part)
+
+    def _clean_and_invalidate(self, active: Prepared) -> None:
+        if self._is_non_coherent():
+            for part in active.made_of():
+                coherence.backend().clean_and_invalidate(*part)
 
     def _complete_all(self) -> None:
         while self._active is not None:

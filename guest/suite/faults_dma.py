@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from iobuffer import derived, sub
 from iobuffer.dma_bounce import Bounce
+from iobuffer.dma_command import IODMACommand
 from iobuffer.dma_specification import Specification
 from iobuffer.dma_transfer import Prepared
 from iobuffer.memory import IOMemoryDescriptor, Segment
@@ -78,10 +79,20 @@ def part_grants_all() -> None:
     setattr(sub, hold.__name__, hold)
 
 
+def non_coherent_ignored() -> None:
+    """A command takes every device for a coherent one."""
+
+    def is_non_coherent(*_: object) -> bool:
+        return False
+
+    setattr(IODMACommand, IODMACommand._is_non_coherent.__name__, is_non_coherent)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "allocator-bounce-not-copied-back": bounce_not_copied_back,
     "allocator-bounce-wrong-direction": bounce_wrong_direction,
     "allocator-mask-ignored": mask_ignored,
     "allocator-boundary-crossed": boundary_crossed,
     "allocator-part-grants-all": part_grants_all,
+    "allocator-non-coherent-ignored": non_coherent_ignored,
 }

@@ -6,7 +6,7 @@ Each report of the model fails the test, unless the test expects it by its kind.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from cache_unit import CacheMissingCall, CacheModelMode, CacheReport, CacheReportKind, CacheUnit
@@ -21,6 +21,7 @@ from iobuffer import (
 )
 from layout import DmaAttribute
 from platform_coherence import PlatformCoherence
+from platform_command import PlatformDeviceError
 
 from .attestation import CheckFailed
 from .bench import Bench, reached_pool
@@ -131,9 +132,12 @@ class NonCoherent:
         self._refuse(self.unit.take_reports())
 
     def abandon(self) -> None:
-        """Release the buffers of a test that has failed already."""
+        """Release the buffers of a test that has failed already; print what reports there are."""
         self._settled = True
         self._buffers.close()
+        with suppress(PlatformDeviceError):  # more than there was room for
+            for each in self.unit.take_reports():
+                print(f"the cache model's report: {self.said(each)}")
 
     def _refuse(self, found: list[CacheReport]) -> None:
         if found:

@@ -6,7 +6,7 @@ import warnings
 from itertools import product
 
 import pytest
-from cache_unit import CacheDirection, CacheReportKind
+from cache_unit import CacheDirection, CacheError, CacheReportKind, CacheStatus
 from iobuffer import (
     CacheMode,
     IOAlignmentWarning,
@@ -23,13 +23,15 @@ from iobuffer import (
 
 from suite.attestation import Attest, CheckFailed
 from suite.bench import EFFECTIVE, Bench
+from suite.driver_faults import driver_fault
 from suite.noncoherent import LINE, NonCoherent, noncoherent_board
 from suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 
 PROMISE = "cache line"
-BIG_LINE = 128
+BIG_LINE, PAGE = 128, 4096
+modes = pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
 
 
 def two_in_one_line(
@@ -217,7 +219,7 @@ def test_two_mappings_of_the_same_lines(
 
 
 @pytest.mark.promise("cache aliases")
-@pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
+@modes
 def test_a_second_mapping_with_another_attribute(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode
 ) -> None:
@@ -240,4 +242,43 @@ def test_a_second_mapping_with_another_attribute(
         asked=f"{mode.name}, mapped again with each other mode",
         attested="refused" if not given else f"given: {', '.join(given)}",
         kept=not given,
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.promise("cache aliases")
+@modes
+def test_aliases_by_force(noncoherent: NonCoherent, attest: Attest, mode: CacheMode) -> None:
+    """A driver that lets them come about: the witness finds each, and the model tracks none."""
+    memory = noncoherent.buffer(int(kIODirectionInOut) | mode << 8, LINE)
+    physical, unit, driver = memory.getPhysicalAddress(), noncoherent.unit, noncoherent.bench.driver
+    found, refused = {}, []
+    with driver_fault("aliases"):
+        for other in EFFECTIVE:
+            if other is mode:
+                continue
+            alias = driver.map(physical & -PAGE, PAGE, other)
+            place = alias.address + physical % PAGE
+            (run,) = noncoherent.bench.witness_range(place, LINE)
+            found[other] = run.effective
+            if run.physical != physical & -PAGE:
+                raise CheckFailed(f"the alias of {physical:#x} is at {run.physical:#x}")
+            entry = driver.query(place)
+            try:
+                unit.track(0xA11A5, CacheDirection.IN_OUT, entry.root, place, LINE, entry.levels)
+            except CacheError as error:
+                refused.append((error.status, error.address))
+            else:
+                unit.untrack(0xA11A5)
+            alias.close()
+    (own,) = noncoherent.bench.witness_range(memory.address, LINE)
+    attest(
+        "cache aliases",
+        asked=f"{mode.name}, and by force with each other mode",
+        attested=f"the witness finds {own.effective.name}, and as aliases "
+        f"{', '.join(each.name for each in found.values())}; the model refuses {len(refused)}",
+        kept=found == {other: EFFECTIVE[other] for other in found}
+        and own.effective is EFFECTIVE[mode]
+        and refused == [(CacheStatus.BUSY, physical)] * len(found),
+        reason=f"found {found}; refused {refused}",
     )

@@ -5,6 +5,9 @@ On a coherent PC all of them work.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 from cache_unit import CacheReportKind as Kind
 from exerciser_parts import DescriptorRing, held_dma
@@ -13,6 +16,7 @@ from iobuffer import (
     IOBusyError,
     IODirection,
     IOOptions,
+    current_task,
     kIODirectionIn,
     kIODirectionInOut,
     kIODirectionOut,
@@ -21,7 +25,9 @@ from iobuffer import (
 from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
 
 from suite.attestation import Attest, CheckFailed
+from suite.bench import reached_pool
 from suite.noncoherent import LINE, NonCoherent
+from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
 PROMISE = "driver mistakes"
@@ -244,4 +250,39 @@ def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attes
         and received == new
         and reports[0].tag == noncoherent.caches.tag_of(second),
         reason=f"doorbells: {status}; {difference(new, received)}",
+    )
+
+
+@pytest.mark.kernel
+def test_mistake_of_another_process(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """Its report names the buffer all the same, whoever takes it."""
+    old, pool = data.take(LENGTH), reached_pool(noncoherent.bench.limits)
+
+    def body(ask: Callable[[], Any]) -> Iterator[object]:
+        options = kIODirectionOut | kIOMapCopybackCache
+        with IOBufferMemoryDescriptor.inTaskWithOptions(
+            current_task(), options, LENGTH, pool=pool
+        ) as memory:
+            memory.writeBytes(0, old)
+            memory.sync_for_device()
+            memory.writeBytes(LINE, b"store")
+            yield repr(memory).partition(", prepared")[0]  # which may be another by now
+            ask()
+        yield "released"
+
+    with noncoherent.expects(Kind.RELEASED_DIRTY) as reports, OtherProcess(body) as other:
+        name, pid = other.hear(), other.pid
+        other.tell()
+        other.hear()
+    said = noncoherent.said(reports[0])
+    attest(
+        PROMISE,
+        asked="sync forgotten before transmit, by another process",
+        attested=said,
+        kept=name in said
+        and f"of process {pid}" in said
+        and (reports[0].offset, reports[0].line) == (LINE, 1),
+        reason=f"the buffer is {name}",
     )

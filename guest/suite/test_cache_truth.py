@@ -37,12 +37,14 @@ ENABLE_NO_SNOOP = 1 << 11
 STORES_THROUGH = {CacheMode.WRITE_THRU, CacheMode.WRITE_COMBINE, CacheMode.INHIBIT}
 LOADS_THROUGH = {CacheMode.WRITE_COMBINE, CacheMode.INHIBIT}
 NAMES = {
+    CacheMode.DEFAULT: "kIOMapDefaultCache",
     CacheMode.INHIBIT: "kIOMapInhibitCache",
     CacheMode.WRITE_THRU: "kIOMapWriteThruCache",
     CacheMode.COPYBACK: "kIOMapCopybackCache",
     CacheMode.WRITE_COMBINE: "kIOMapWriteCombineCache",
 }
 modes = pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
+asked = pytest.mark.parametrize("mode", list(NAMES), ids=lambda mode: mode.name)
 
 
 def make(
@@ -63,7 +65,7 @@ def told(seen: bytes, old: bytes, new: bytes) -> str:
 
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize("synced", [False, True], ids=["without sync", "with sync"])
-@modes
+@asked
 def test_store_then_no_snoop_read(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode, synced: bool
 ) -> None:
@@ -88,7 +90,7 @@ def test_store_then_no_snoop_read(
 
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize("synced", [False, True], ids=["without sync", "with sync"])
-@modes
+@asked
 def test_no_snoop_write_then_load(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode, synced: bool
 ) -> None:

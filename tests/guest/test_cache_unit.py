@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import platform_command
 import pytest
+from cache_names import BufferNames
 from cache_unit import (
     CacheDirection,
     CacheError,
@@ -152,6 +154,27 @@ def test_a_buffer_s_life(caches: PlatformCoherence, unit: CacheUnit) -> None:
     with pytest.raises(IODeviceError, match="not tracked by the cache model"):
         caches.clean(made, 0, 1)
     assert unit.take_reports() == []
+
+
+def test_a_buffer_that_another_process_made_has_its_name(
+    caches: PlatformCoherence, unit: CacheUnit, tmp_path: Path
+) -> None:
+    driver: Any = SimpleNamespace()
+    elsewhere = PlatformCoherence(unit, driver)
+    made: Any = Buffer()
+    caches.track(made)()
+    (tag,) = caches._buffers
+    assert elsewhere.name_of(tag) == f"{caches.name_of(tag)} of process {os.getpid()}"
+    assert elsewhere.name_of(0xBEEF) == "buffer 0xbeef"
+    names = BufferNames(tmp_path / "names")
+    for tag in range(3000):
+        names.tell(tag, f"two\nlines {'x' * 1000}")
+    assert (tmp_path / "names").stat().st_size < (1 << 20) + 1000
+    assert (names.find(2999) or "").startswith("two lines xxx")
+    assert names.find(0) is None, "the oldest are gone"
+    nowhere = BufferNames(tmp_path / "names" / "no folder")
+    nowhere.tell(1, "a name")
+    assert nowhere.find(1) is None
 
 
 def test_a_tag_that_another_process_took(caches: PlatformCoherence, unit: CacheUnit) -> None:

@@ -1,4 +1,4 @@
-"""Every fault of the devices, in one VM: set, noticed by the guest's tests, cleared, gone."""
+"""Every fault of devices and driver, in one VM: set, noticed by the guest, cleared, gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from host_harness import guest_tests, options
 from host_harness.errors import UsageError
-from host_harness.faults import FAULTS, Fault, Place
+from host_harness.faults import FAULTS, Fault, Place, find
 from host_harness.guest_words import CollectedItem
 from host_harness.payload import GuestTests
 from host_harness.progress import Progress
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.vm
 SWITCHABLE = [fault for fault in FAULTS if fault.switchable]
 FILES = sorted({f"suite/{fault.tests}" for fault in SWITCHABLE})
 SEED = 0x5EED
+DRIVER = "/sys/module/dma_rehearsal/parameters/fault"
 
 
 @dataclass
@@ -54,12 +55,23 @@ class OneVm:
 
     @contextmanager
     def fault(self, fault: Fault) -> Iterator[None]:
-        """Set a fault within the ``with``."""
-        self.vm.set_fault(fault.name)
+        """Set a fault within the ``with``: by the device's control socket, or in the guest."""
+        if fault.place is Place.DEVICE:
+            self.vm.set_fault(fault.name)
+        else:
+            self._set_in_driver(fault.parameter.partition("=")[2])
         try:
             yield
         finally:
-            self.vm.set_fault(None)
+            if fault.place is Place.DEVICE:
+                self.vm.set_fault(None)
+            else:
+                self._set_in_driver("")
+
+    def _set_in_driver(self, name: str) -> None:
+        source = f"open({DRIVER!r}, 'w').write({name!r} + chr(10))"
+        done = self.vm.execute(["python3", "-c", source], timeout_s=30)
+        assert done["status"] == 0, done
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +114,17 @@ def test_fault_is_noticed_and_gone(one_vm: OneVm, fault: Fault) -> None:
     for item in failed:
         ledger = one_vm.run(item)
         assert (ledger.passed, ledger.failed, ledger.objections()) == (1, 0, [])
+
+
+def test_the_same_seed_reproduces_the_same_failure(one_vm: OneVm) -> None:
+    """Of a case in which the seed decides which lines are evicted, and so what goes wrong."""
+    fault = find("cache-snapshot-before-maintenance")
+    (item,) = [each for each in one_vm.of(fault) if "test_chance_is_the_seed_s" in each.nodeid]
+    with one_vm.fault(fault):
+        first, second = one_vm.run(item), one_vm.run(item)
+    assert first.failed == second.failed == 1
+    assert "STORED_WHILE_DEVICE_OWNS" in first.complaints()[0]
+    assert first.promises == second.promises
 
 
 def test_fault_of_another_place_is_refused(one_vm: OneVm) -> None:

@@ -85,6 +85,40 @@ def test_broken_promise_fails_and_its_replay_fails_again(project: Path) -> None:
     assert "1 failed" in again.stdout
 
 
+FORGETS = """
+from cache_unit import CacheModelMode
+from iobuffer import (
+    IOBufferMemoryDescriptor, coherence, current_task, kIODirectionOut, kIOMapCopybackCache,
+)
+from platform_coherence import PlatformCoherence
+
+
+def test_forgets(bench):
+    unit = bench.platform.cache
+    unit.configure(CacheModelMode.STRICT)
+    before = coherence.use(PlatformCoherence(unit, bench.driver))
+    memory = IOBufferMemoryDescriptor.inTaskWithOptions(
+        current_task(), kIODirectionOut | kIOMapCopybackCache, 64
+    )
+    memory.writeBytes(0, bytes(64))
+    memory.sync_for_device()
+    memory.writeBytes(0, b"store")
+    memory.release()
+    coherence.use(before)
+    unit.configure(CacheModelMode.OFF)
+"""
+
+
+def test_mistake_that_no_test_looks_for_fails_the_run(project: Path) -> None:
+    """The guest's test passes; the host has the report from the device's trace."""
+    (project / "guest_tests" / "test_forgets.py").write_text(FORGETS)
+    done = pytest_in(project, "--vm", "guest_tests/test_forgets.py")
+    assert done.returncode == 1
+    assert "1 passed, 0 failed" in done.stdout
+    assert "the cache model reports what no test took: RELEASED_DIRTY in buffer 0x" in done.stdout
+    assert "missing: SYNC_FOR_DEVICE_AFTER_STORE" in done.stdout
+
+
 def test_lost_run_is_no_failed_test(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests", "--vm-fault=tests-overcounted")
     assert done.returncode == pytest.ExitCode.INTERNAL_ERROR

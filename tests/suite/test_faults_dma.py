@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import pytest
 from iobuffer import protection, sub
 from iobuffer.dma_bounce import Bounce
-from iobuffer.dma_command import IODMACommand, Specification
+from iobuffer.dma_command import IODMACommand, MappingOptions, Specification
 from iobuffer.dma_transfer import Prepared
 from iobuffer.memory import PAGE
 from iobuffer.options import IODirection
 from suite import faults_dma
 
+from host_harness.faults import find
 from tests.guest.scattered import IN, OUT, Bus, Scattered
 from tests.suite.rig import Machine, Rig
 
@@ -33,6 +34,7 @@ def _sound_again() -> Iterator[None]:
             (Specification, "_piece"),
             (Prepared, "generate"),
             (sub, "hold"),
+            (IODMACommand, "_is_non_coherent"),
         )
     ]
     yield
@@ -130,6 +132,10 @@ def test_fault(bus: Bus, name: str) -> None:
         assert segments(bus)[0] == (HIGH, 64)
     elif name == "allocator-part-grants-all":
         assert granted_for_a_part(bus) != [(HIGH + 8, 8)]
+    elif name == "allocator-non-coherent-ignored":
+        specification = Specification(mapping=MappingOptions.kNonCoherent)
+        with IODMACommand(specification) as command:
+            assert not command._is_non_coherent()
     else:
         assert [length for _, length in segments(bus)] == [PAGE]
 
@@ -139,5 +145,7 @@ def test_the_guests_tests_see_it(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     faults_dma.FAULTS[name]()
-    promise = "IOSubMemoryDescriptor" if "part" in name else "IODMACommand"
-    assert Rig(pytester, monkeypatch).run(Machine, "-k", "test_dma_command").broken == {promise}
+    fault = find(name)
+    selected = fault.tests.removesuffix(".py")
+    broken = Rig(pytester, monkeypatch).run(Machine, "-k", selected).broken
+    assert broken == set(fault.promises)

@@ -1,0 +1,55 @@
+"""The cache model's reports that no test took: a driver's mistakes that would pass in silence.
+
+A test that takes a report answers for it: it expects it, or it fails. What nobody took until the
+test ended, or until the model forgot it, is nobody's, and the host has it from the device's trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_SHOWN = 16  # bytes
+
+Event = Mapping[str, Any]
+
+
+def unowned(events: Iterable[Event]) -> list[str]:
+    """Return a line for each report among one test's events that was not taken."""
+    waiting: list[Event] = []
+    lost: list[Event] = []
+    for event in events:
+        if event.get("event") == "cache report":
+            waiting.append(event)
+        elif event.get("event") == "cache" and event.get("command") == "TAKE_REPORTS":
+            del waiting[: event["reports"]]
+        elif event.get("event") == "cache" and event.get("command") == "CONFIGURE":
+            lost += waiting
+            waiting.clear()
+    return list(map(_said, lost + waiting))
+
+
+def complaint(lines: list[str]) -> str:
+    """Return what the host has against the test during which these came; empty for none."""
+    if not lines:
+        return ""
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return f"the cache model reports what no test took: {lines[0]}{more}"
+
+
+def _said(report: Event) -> str:
+    more = f" and {report['lines'] - 1} more" if report["lines"] > 1 else ""
+    data = ""
+    if report["expected"] or report["seen"]:
+        data = f"; expected {_shown(report['expected'])}, seen {_shown(report['seen'])}"
+    return (
+        f"{report['kind']} in buffer {report['tag']:#x}, offset {report['offset']}, line "
+        f"{report['line']}{more}{data}; found by {report['by']} (operation {report['number']}), "
+        f"the last on that line was {report['last']} (operation {report['last_number']}); missing: "
+        f"{report['missing']}"
+    )
+
+
+def _shown(text: str) -> str:
+    data = bytes.fromhex(text)
+    return data[:_SHOWN].hex(" ") + (" ..." if len(data) > _SHOWN else "")

@@ -1,0 +1,74 @@
+"""Reports that no test took, as the host finds them in the trace of a real model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device.layout import CacheCommand, CacheModelMode, Plat
+from device.trace import Trace
+from host_harness.cache_reports import complaint, unowned
+from host_harness.report import AFTER, Ledger
+from tests.device.cache_board import DATA, OUT, CacheBoard
+from tests.device.fakes import write32
+
+LINE = 64
+
+
+def forget_a_sync(board: CacheBoard) -> None:
+    """Store after the sync, and release: RELEASED_DIRTY."""
+    board.track(direction=OUT)
+    board.done(CacheCommand.SYNC_FOR_DEVICE, length=4 * LINE)
+    board.store(DATA + LINE, bytes(each ^ 0xFF for each in board.load(DATA + LINE, 4)))
+    board.done(CacheCommand.UNTRACK)
+
+
+def turn_off(board: CacheBoard) -> None:
+    write32(board.platform, 0, Plat.CACHE_MODE, CacheModelMode.OFF)
+    board.done(CacheCommand.CONFIGURE)
+
+
+@pytest.mark.parametrize(
+    ("steps", "lines"),
+    [
+        ([], 0),
+        ([forget_a_sync], 1),
+        ([forget_a_sync, CacheBoard.reports], 0),
+        ([CacheBoard.reports, forget_a_sync], 1),
+        ([forget_a_sync, turn_off], 1),
+        ([forget_a_sync, turn_off, CacheBoard.reports], 1),
+        ([forget_a_sync, forget_a_sync, CacheBoard.reports, forget_a_sync], 1),
+    ],
+)
+def test_what_nobody_took(
+    tmp_path: Path, steps: list[Callable[[CacheBoard], Any]], lines: int
+) -> None:
+    trace = Trace(tmp_path / "trace")
+    board = CacheBoard(trace=trace)
+    board.configure()
+    for step in steps:
+        step(board)
+    trace.close()
+    found = unowned(json.loads(line) for line in (tmp_path / "trace").read_text().splitlines())
+    assert len(found) == lines
+    for line in found:
+        assert line.startswith("RELEASED_DIRTY in buffer 0x5, offset 64, line 1; expected ")
+        assert line.endswith("missing: SYNC_FOR_DEVICE_AFTER_STORE")
+
+
+def test_the_complaint_has_the_first_and_a_count() -> None:
+    assert complaint([]) == ""
+    assert complaint(["one"]).endswith("no test took: one")
+    assert complaint(["one", "two", "three"]).endswith("no test took: one (and 2 more)")
+
+
+def test_one_after_the_last_test_fails_the_run_and_repeats_no_test() -> None:
+    ledger = Ledger()
+    ledger.object("cache reports", "RELEASED_DIRTY")
+    assert [row.test for row in ledger.silent_objections()] == [AFTER]
+    assert ledger.complaints() == [f"broken: cache reports: RELEASED_DIRTY  [{AFTER}]"]
+    assert ledger.to_repeat() == []
