@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
+from .endpoints.parts.records import DmaRecord
 from .endpoints.parts.ring import parse
 from .endpoints.parts.transfer import Moved, Transfer
 from .endpoints.requests import DmaRefused, OnlyByMessage
@@ -32,7 +33,7 @@ from .platform.memory_types import ALL_WRITE_BACK, Mtrrs
 from .platform.platform import Platform
 from .platform.protection import Grant, Protection, ProtectionFault
 from .platform.witness import PAGE as SMALL_PAGE
-from .platform.witness import ReadPhysical, Witness
+from .platform.witness import ReadPhysical, Rights, Witness
 from .vfio_user.errors import MemoryFault
 
 _SLOW_BUS_S = 0.001  # time enough for another CPU between two reads
@@ -101,6 +102,19 @@ class _ReadsStale(Exerciser):
             done(direction, outcome)
 
         super().transfer(transfer, moved)
+
+
+class _DmaRecordLost(Exerciser):
+    """Of every other DMA that reads memory: a test of one may not notice."""
+
+    _lost = True
+
+    def keep(self, record: DmaRecord) -> None:
+        if record.direction is DmaDirection.READ_MEMORY:
+            self._lost = not self._lost
+            if self._lost:
+                return
+        super().keep(record)
 
 
 class _StaleTranslation(Exerciser):
@@ -365,6 +379,15 @@ class _WitnessMisplacesPat(Platform):
         return Misplaced(read, pat, mtrrs)
 
 
+class _WitnessIgnoresRights(Platform):
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        class Lenient(Witness):
+            def rights(self, entry: int, above: Rights) -> Rights:
+                return above
+
+        return Lenient(read, pat, mtrrs)
+
+
 class _WitnessIgnoresMtrrs(Platform):
     def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
         return Witness(read, pat, Mtrrs(ALL_WRITE_BACK, mtrrs.physical_bits))
@@ -472,6 +495,9 @@ FAULTS: dict[str, Fault] = {
     "device-reads-stale": Fault(
         "reads what it wrote there itself, whoever wrote there since", exerciser=_ReadsStale
     ),
+    "device-record-lost": Fault(
+        "keeps no record of every other DMA that reads memory", exerciser=_DmaRecordLost
+    ),
     "msix-dropped": Fault("does not send the messages of one vector", exerciser=_MsixDropped),
     "msix-doubled": Fault(
         "sends each message of one vector again, with the next register write",
@@ -541,6 +567,10 @@ FAULTS: dict[str, Fault] = {
     "witness-misplaces-pat": Fault(
         "takes the PAT bit of a large page from where a small one has it",
         platform=_WitnessMisplacesPat,
+    ),
+    "witness-ignores-rights": Fault(
+        "takes every page for one that users may write and execute",
+        platform=_WitnessIgnoresRights,
     ),
     "witness-ignores-mtrrs": Fault(
         "takes all memory for write-back by the MTRRs", platform=_WitnessIgnoresMtrrs

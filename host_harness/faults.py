@@ -5,46 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-
 from .errors import Status, UsageError
+from .fault import Fault, Place
+from .faults_cache import CACHE
 
-
-class Place(Enum):
-    """Where a fault acts."""
-
-    DEVICE = "device"
-    GUEST = "guest"
-    DRIVER = "driver"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault. ``promises`` are the promises that the run's message must name.
-
-    ``words`` must stand in the message of a run that has no verdict; ``parameter`` goes onto the
-    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
-    are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
-    a run with these ``options``, by name.
-    """
-
-    name: str
-    place: Place
-    status: Status
-    promises: tuple[str, ...]
-    description: str
-    parameter: str = ""
-    words: str = ""
-    deadlines: Mapping[str, float] = field(default_factory=dict)
-    tests: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def switchable(self) -> bool:
-        """Whether it can be set and cleared in a VM that runs, one without special options."""
-        return self.place in (Place.DEVICE, Place.DRIVER) and not self.options
+__all__ = ["FAULTS", "Fault", "Place", "find", "listing"]
 
 
 _IOMMU = {"iommu": "intel"}
@@ -219,72 +184,6 @@ _MAPPER = (
 )
 
 
-def _cache(name: str, promise: str, tests: str, description: str) -> Fault:
-    return Fault(
-        f"cache-{name}",
-        Place.DEVICE,
-        Status.FAILED,
-        (promise,),
-        f"the cache model {description}",
-        tests=f"test_cache_{tests}.py",
-    )
-
-
-_CACHE = (
-    _cache("clean-noop", "cache maintenance", "truth", "cleans nothing"),
-    _cache("invalidate-noop", "cache maintenance", "truth", "invalidates nothing"),
-    _cache("clean-one-line-short", "cache line", "lines", "leaves out a clean's last line"),
-    _cache(
-        *("writethrough-copies-whole-line", "cache line", "lines"),
-        "takes the whole line of a write-through store to memory",
-    ),
-    _cache(
-        *("snoop-as-no-snoop", "cache maintenance", "truth"),
-        "does not snoop the caches at any access",
-    ),
-    _cache(
-        *("no-snoop-as-snoop", "cache maintenance", "truth"),
-        "snoops the caches at every access",
-    ),
-    _cache(
-        *("snooped-write-not-in-image", "cache maintenance", "truth"),
-        "does not take snooped writes to memory",
-    ),
-    _cache(
-        *("written-mark-forgotten", "driver mistakes", "mistakes"),
-        "forgets which bytes were written without a snoop",
-    ),
-    _cache(
-        *("dirty-not-seen", "driver mistakes", "mistakes"),
-        "does not see the stores of the CPU to write-back memory",
-    ),
-    _cache(
-        *("may-have-stored-forgotten", "driver mistakes", "mistakes"),
-        "takes a line for clean that the CPU may have stored to",
-    ),
-    _cache(
-        *("snapshot-before-maintenance", "cache maintenance", "truth"),
-        "remembers what the device got as it was before the maintenance",
-    ),
-    _cache(
-        *("snapshot-never-compared", "driver mistakes", "mistakes"),
-        "never compares what the device got with what is there",
-    ),
-    _cache("reports-lost", "driver mistakes", "mistakes", "loses its reports"),
-    _cache(
-        *("untracked-reached", "cache maintenance", "truth"),
-        "lets no-snoop accesses reach memory that no buffer tracks",
-    ),
-    Fault(
-        "cache-enable-ignored",
-        Place.DEVICE,
-        Status.FAILED,
-        ("cache maintenance",),
-        "the device does not snoop though its Enable No Snoop is clear",
-        tests="test_cache_truth.py",
-    ),
-)
-
 FAULTS = (
     Fault(
         "device-read-flip",
@@ -316,6 +215,14 @@ FAULTS = (
         Status.FAILED,
         ("kIODirectionOut", "kIODirectionIn"),
         "the device reports success without moving data",
+        tests="test_direction.py",
+    ),
+    Fault(
+        "device-record-lost",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIODirectionOut",),
+        "the device keeps no record of every other DMA that reads memory",
         tests="test_direction.py",
     ),
     Fault(
@@ -509,6 +416,7 @@ FAULTS = (
         Status.FAILED,
         ("kIOMapWriteThruCache",),
         "the witness takes the PAT bit of every page-table entry as 0",
+        words="PAT 3 = UC",
         tests="test_cache_modes.py",
     ),
     Fault(
@@ -517,6 +425,15 @@ FAULTS = (
         Status.FAILED,
         ("page size",),
         "the witness takes the PAT bit of a large page from where a small one has it",
+        words="PAT 4 = WB",
+        tests="test_witnessed.py",
+    ),
+    Fault(
+        "witness-ignores-rights",
+        Place.DEVICE,
+        Status.FAILED,
+        ("kIOMapWriteThruCache",),
+        "the witness takes every page for one that users may write and execute",
         tests="test_witnessed.py",
     ),
     Fault(
@@ -660,7 +577,7 @@ FAULTS = (
         tests="test_device.py",
     ),
     *_DRIVER,
-    *_CACHE,
+    *CACHE,
     *_MAPPER,
     *_ALLOCATOR,
 )

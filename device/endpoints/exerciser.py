@@ -446,6 +446,10 @@ class Exerciser(Endpoint):
             used=transfer.places[0].address if left else 0,
             modelled_ns=self.profile.modelled_ns(moved) if left else 0,
         )
-        self.records.add(record)
+        self.keep(record)
         if self.trace.on:
             self.trace.event(self.name, "dma", **record.event())
+
+    def keep(self, record: DmaRecord) -> None:
+        """Keep the record of a DMA that has ended, for software to read; a fault overrides it."""
+        self.records.add(record)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from device.layout import (
     WITNESS_MAX_PAGES,
@@ -46,6 +47,14 @@ class Report:
     fault_address: int = 0
 
 
+class Rights(NamedTuple):
+    """What the entries down to a page leave of it (Intel SDM vol. 3A, 4.6)."""
+
+    writable: bool = True
+    user: bool = True
+    no_execute: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Leaf:
     entry: int
@@ -72,6 +81,14 @@ class Witness:
     def pat_bit(self, entry: int, size: int) -> bool:
         """Return the PAT bit of a leaf entry: bit 7 of a 4 KiB page's, bit 12 of a larger one's."""
         return bool(entry & (_PAT_4K if size == PAGE else _PAT_LARGE))
+
+    def rights(self, entry: int, above: Rights) -> Rights:
+        """Return what an entry leaves of the rights that those above it give."""
+        return Rights(
+            above.writable and bool(entry & _WRITABLE),
+            above.user and bool(entry & _USER),
+            above.no_execute or bool(entry & _NO_EXECUTE),
+        )
 
     def walk(self, root: int, address: int, length: int, levels: int) -> Report:
         """Look at every page of [address, address + length) under the table at ``root``.
@@ -139,7 +156,7 @@ class Witness:
     def _leaf(
         self, tables: dict[int, tuple[int, ...]], root: int, address: int, levels: int
     ) -> _Leaf:
-        table, writable, user, no_execute = root, True, True, False
+        table, rights = root, Rights()
         for level in range(levels, 0, -1):
             if table not in tables:
                 tables[table] = _ENTRIES.unpack(self._read(table, PAGE))
@@ -147,15 +164,13 @@ class Witness:
             entry = tables[table][address >> shift & 0x1FF]
             if not entry & _PRESENT:
                 raise _WalkError(WitnessStatus.NOT_PRESENT)
-            writable &= bool(entry & _WRITABLE)
-            user &= bool(entry & _USER)
-            no_execute |= bool(entry & _NO_EXECUTE)
+            rights = self.rights(entry, rights)
             if level == 1 or (entry & _LARGE and level in (2, 3)):
                 size = 1 << shift
                 reserved = (size - 1) & ~(_PAT_LARGE | PAGE - 1) if size > PAGE else 0
                 if entry & reserved:
                     raise _WalkError(WitnessStatus.RESERVED_BIT)
-                return _Leaf(entry, size, writable, user, no_execute)
+                return _Leaf(entry, size, *rights)
             if entry & _LARGE:
                 raise _WalkError(WitnessStatus.RESERVED_BIT)
             table = entry & _ADDRESS_MASK

@@ -159,10 +159,11 @@ def receive(
     seen = told(memory.readBytes(0, LENGTH), old, new)
     due = "new bytes" if snooped or sync_first or mode in LOADS_THROUGH else "old bytes"
     memory.sync_for_cpu()
-    if (seen, memory.readBytes(0, LENGTH)) != (due, new):
+    after = told(memory.readBytes(0, LENGTH), old, new)
+    if (seen, after) != (due, "new bytes"):
         raise CheckFailed(
             f"{mode.name}, snooped {snooped}, sync {'before' if sync_first else 'after'} the load: "
-            f"the CPU loads {seen}; due: {due}, and new bytes after the sync"
+            f"the CPU loads {seen}, {after} after the sync; due: {due}, and then new bytes"
         )
 
 

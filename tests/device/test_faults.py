@@ -299,6 +299,29 @@ def test_witness_misplaces_pat() -> None:
         assert witness.walk(tables.root, 0, 1, 4).runs[0].pat_index == index
 
 
+def test_witness_ignores_rights() -> None:
+    tables = Tables()
+    tables.map(0x1000, 0x5000, 1 << 63 | 1)  # present, and nothing may be done with it but read
+    for name, rights in (
+        (None, (False, False, True)),
+        ("witness-ignores-rights", (True, True, False)),
+    ):
+        witness = devices(name)[1].make_witness(
+            tables.read, 0x0407_0506_0007_0106, Mtrrs(0x806, 40)
+        )
+        (run,) = witness.walk(tables.root, 0x1000, 1, 4).runs
+        assert (run.writable, run.user, run.no_execute) == rights
+
+
+def test_record_lost() -> None:
+    for name, kept in ((None, 32), ("device-record-lost", 24)):
+        device, _ = made(name)
+        for _ in range(16):
+            dma(device, BASE, 1, write=True)
+            dma(device, BASE, 1, write=False)
+        assert read32(device, 3, Ext.DMA_COUNT) == kept
+
+
 def test_witness_ignores_mtrrs() -> None:
     tables = Tables()
     tables.map(0x1000, 0x5000, TABLE)

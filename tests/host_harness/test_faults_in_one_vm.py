@@ -78,7 +78,8 @@ class OneVm:
 def one_vm(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OneVm]:
-    given = options.parse({"seed": str(SEED)})
+    # One boot for all of them: it may take its time where many run at once.
+    given = options.parse({"seed": str(SEED), "deadline": "kernel=300"})
     runs = tmp_path_factory.mktemp("runs")
     with Rig(given, Progress(quiet=True), runs) as rig:
         vm = rig.boot()

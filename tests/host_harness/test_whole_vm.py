@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from host_harness.errors import Status
 from host_harness.faults import FAULTS, Fault
 from tests.host_harness.runs import LIMIT_S, Run, clean_environment, run
 
@@ -134,9 +135,8 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     assert broken >= set(fault.promises)
     for promise in fault.promises:
         assert f"broken: {promise}" in done.output
-    if fault.words:
-        assert "no verdict: " in done.output
-        assert fault.words in done.output
+    assert fault.words in done.output
+    assert ("no verdict: " in done.output) == (fault.status is Status.NO_VERDICT)
 
 
 def test_failed_run_can_be_replayed_from_its_folder(tmp_path: Path) -> None:

@@ -336,8 +336,9 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exerciser.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
 
 
-# Huge pages and BARs are in no page tables here; tests/device/test_faults.py has these two.
-_OF_A_KERNEL = {"witness-misplaces-pat", "witness-ignores-mtrrs"}
+# Huge pages, BARs and read-only pages are in no page tables here; tests/device/test_faults.py has
+# these.
+_OF_A_KERNEL = {"witness-misplaces-pat", "witness-ignores-mtrrs", "witness-ignores-rights"}
 
 
 @pytest.mark.parametrize(

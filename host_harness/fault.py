@@ -1,0 +1,44 @@
+"""What a named fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .errors import Status
+
+
+class Place(Enum):
+    """Where a fault acts."""
+
+    DEVICE = "device"
+    GUEST = "guest"
+    DRIVER = "driver"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. ``promises`` are the promises that the run's message must name.
+
+    ``words`` must stand in the run's message, and say what is wrong; ``parameter`` goes onto the
+    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
+    are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
+    a run with these ``options``, by name.
+    """
+
+    name: str
+    place: Place
+    status: Status
+    promises: tuple[str, ...]
+    description: str
+    parameter: str = ""
+    words: str = ""
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    tests: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def switchable(self) -> bool:
+        """Whether it can be set and cleared in a VM that runs, one without special options."""
+        return self.place in (Place.DEVICE, Place.DRIVER) and not self.options
