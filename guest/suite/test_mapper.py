@@ -41,7 +41,7 @@ from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
 from suite.patterns import Patterns
 from suite.test_iommu import refusal, scattered
 
-pytestmark = pytest.mark.iommu
+pytestmark = [pytest.mark.iommu, pytest.mark.any_device]
 
 SIZE = 16 * PAGE
 ODD = SIZE - 100  # bytes: ends within a page

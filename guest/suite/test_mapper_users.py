@@ -33,7 +33,7 @@ from suite.test_dma_command import described, move, prepared
 from suite.test_mapper import DENIAL, MAPPER, SIZE, in_order
 from suite.test_tasks import owner_of_buffers
 
-pytestmark = [pytest.mark.iommu, pytest.mark.unlimited]
+pytestmark = [pytest.mark.iommu, pytest.mark.unlimited, pytest.mark.any_device]
 
 
 @pytest.mark.promise(MAPPER)

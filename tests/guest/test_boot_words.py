@@ -63,7 +63,7 @@ def test_only_a_device_that_the_driver_does_not_know_is_bound(
     bound: list[bool] = []
     asked: list[tuple[int, int]] = []
 
-    def find(vendor: int, device: int) -> PciFunction:
+    def find(vendor: int, device: int, index: int) -> PciFunction:  # noqa: ARG001
         asked.append((vendor, device))
         return PciFunction(line.parent)
 
