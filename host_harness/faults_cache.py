@@ -59,7 +59,7 @@ CACHE = (
         "cache maintenance",
         "truth",
         "snoops the caches at every access",
-        "COPYBACK: CPU store, no-snoop read: old bytes",
+        "CPU store, no-snoop read: old bytes): the device reads new bytes",
     ),
     _cache(
         "snooped-write-not-in-image",
