@@ -83,6 +83,8 @@ def bounced(memory: IOBufferMemoryDescriptor) -> Iterator[Way]:
         yield Way(bounce, lambda: command.synchronize(OUT), lambda: command.synchronize(IN))
 
 
+@pytest.mark.any_device
+@pytest.mark.unlimited("addresses")  # a forced bounce buffer is from the main pool
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize("way", [operations, preparations, commands, synchronized, bounced])
 def test_calls_that_are_syncs(
