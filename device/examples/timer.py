@@ -1,9 +1,8 @@
 """A whole device on one page: a timer that interrupts, does DMA, and can be migrated.
 
-    python -m device.examples.timer SOCKET
-
-libvfio-user's sample client completes against it (``make interop CLIENT=<path>``): at the time in
-BAR0 (seconds since 1970) INTx rises and 4 KiB go to its memory and back; BAR1 is memory to map.
+``python -m device.examples.timer SOCKET`` serves it; libvfio-user's sample client completes against
+it (``make interop CLIENT=<path>``). At the time in BAR0 (seconds since 1970) INTx rises and 4 KiB
+go to the client's memory and back; BAR1 is memory to map.
 """
 
 import sys
