@@ -40,5 +40,13 @@ class Fault:
 
     @property
     def switchable(self) -> bool:
-        """Whether it can be set and cleared in a VM that runs, one without special options."""
-        return self.place in (Place.DEVICE, Place.DRIVER) and not self.options
+        """Whether it can be set and cleared in a VM that runs, if that one has its options."""
+        return self.place in (Place.DEVICE, Place.DRIVER)
+
+    @property
+    def of_a_session(self) -> bool:
+        """Whether it comes and goes with a session of the guest's agent, in a VM with its options.
+
+        One that takes the verdict away takes the VM with it.
+        """
+        return self.place is Place.GUEST and self.status is Status.FAILED and not self.parameter

@@ -7,7 +7,8 @@
     host: shutdown       guest: bye
 
 Before a session, within and after it the host may ask for what ``services`` does. pytest's own
-plugins see an ordinary session whose loop waits for the host's word.
+plugins see an ordinary session whose loop waits for the host's word. Each session has a process of
+its own (``session_process``), so a fault that was put on ends with its session.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import platform
 import sys
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from . import channel_faults, faults, fixtures, iommu_faults, services
+from . import channel_faults, faults, fixtures, iommu_faults, services, session_process
 from .attestation import LEFT_OUT, SettingsPlugin, marked_promises
 from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
 from .host import Host, HostPlugin
@@ -163,7 +165,9 @@ def serve(channel: Channel) -> int:
         while (message := _next_request(channel))["type"] != "shutdown":
             if message["type"] != "configure":
                 raise ChannelError(f"the host sent {message['type']} before configure")
-            _session(channel, message)
+            status = session_process.run(channel, partial(_session, channel, message))
+            if status != 0:
+                return status  # it told the host why
     except Exception:
         channel.send({"type": "error", "text": traceback.format_exc()})
         return 1

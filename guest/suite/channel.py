@@ -56,6 +56,15 @@ class Channel:
         self.says: Callable[[Message], Message | None] = lambda message: message
         self.outgoing: Callable[[Message, bytes], bytes] = lambda _message, whole: whole
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """How many frames were sent and received. Another process that went on sets it."""
+        return self._sent, self._received
+
+    @position.setter
+    def position(self, frames: tuple[int, int]) -> None:
+        self._sent, self._received = frames
+
     def send(self, message: Message) -> None:
         """Send one message."""
         changed = self.says(message)

@@ -1,134 +1,96 @@
-"""Every fault of devices and driver, in one VM: set, noticed by the guest, cleared, gone."""
+"""Every fault that can be, in one VM for its kind: set, noticed by the guest, cleared, gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
-from host_harness import guest_tests, options
 from host_harness.errors import UsageError
 from host_harness.faults import FAULTS, Fault, Place, find
-from host_harness.guest_words import CollectedItem
-from host_harness.payload import GuestTests
-from host_harness.progress import Progress
-from host_harness.report import Ledger
-from host_harness.rig import Rig
-from host_harness.vm import Vm
+from tests.host_harness.one_vm import OneSession, OneVm, check_gone, notice, one_vm
 
 pytestmark = pytest.mark.vm
 
-SWITCHABLE = [fault for fault in FAULTS if fault.switchable]
-FILES = sorted({f"suite/{fault.tests}" for fault in SWITCHABLE})
-SEED = 0x5EED
-DRIVER = "/sys/module/dma_rehearsal/parameters/fault"
-
-
-@dataclass
-class OneVm:
-    """A VM whose guest has collected the tests of all these faults, and runs any, any number of
-    times.
-    """
-
-    vm: Vm
-    items: Sequence[CollectedItem]
-    config: pytest.Config
-    ran: int = 0
-
-    def of(self, fault: Fault) -> list[CollectedItem]:
-        """The tests that look at the fault's promises."""
-        return [item for item in self.items if item.nodeid.startswith(f"suite/{fault.tests}::")]
-
-    def run(self, item: CollectedItem) -> Ledger:
-        """Run one test; return what came of it."""
-        # Any test may be next: what is shared by all files stays up, and no more.
-        ends = self.items[0], self.items[-1]
-        following = next(each for each in ends if each.path != item.path)
-        outcome = guest_tests.run(self.vm, self.config, item.nodeid, following.nodeid)
-        self.ran += 1
-        ledger = Ledger()
-        for report in outcome.reports:
-            ledger.add_report(report, item.promises, witnessed=outcome.witnessed)
-        return ledger
-
-    @contextmanager
-    def fault(self, fault: Fault) -> Iterator[None]:
-        """Set a fault within the ``with``: by the device's control socket, or in the guest."""
-        if fault.place is Place.DEVICE:
-            self.vm.set_fault(fault.name)
-        else:
-            self._set_in_driver(fault.parameter.partition("=")[2])
-        try:
-            yield
-        finally:
-            if fault.place is Place.DEVICE:
-                self.vm.set_fault(None)
-            else:
-                self._set_in_driver("")
-
-    def _set_in_driver(self, name: str) -> None:
-        source = f"open({DRIVER!r}, 'w').write({name!r} + chr(10))"
-        done = self.vm.execute(["python3", "-c", source], timeout_s=30)
-        assert done["status"] == 0, done
+SWITCHABLE = [fault for fault in FAULTS if fault.switchable and not fault.options]
+OF_A_SESSION = [fault for fault in FAULTS if fault.of_a_session and not fault.options]
+IOMMU = [
+    fault
+    for fault in FAULTS
+    if (fault.switchable or fault.of_a_session) and fault.options == {"iommu": "intel"}
+]
 
 
 @pytest.fixture(scope="module")
-def one_vm(
+def plain_vm(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OneVm]:
-    # One boot for all of them: it may take its time where many run at once.
-    given = options.parse({"seed": str(SEED), "deadline": "kernel=300"})
-    runs = tmp_path_factory.mktemp("runs")
-    with Rig(given, Progress(quiet=True), runs) as rig:
-        vm = rig.boot()
-        tests = GuestTests(selected=tuple(FILES))
-        collected = guest_tests.collect(vm, tests, seed=SEED, fault=None, iommu=False)
-        made = OneVm(vm, collected.items, request.config)
+    with one_vm(request.config, tmp_path_factory.mktemp("runs")) as made:
         yield made
-        vm.end_session(made.ran)
-        vm.power_off()
 
 
-@pytest.mark.parametrize("fault", SWITCHABLE, ids=lambda fault: fault.name)
-def test_fault_is_noticed_and_gone(one_vm: OneVm, fault: Fault) -> None:
-    """The message names the promise, and what the rule is that was broken."""
-    failed: list[CollectedItem] = []
-    broken: set[str] = set()
-    said: list[str] = []
-    with one_vm.fault(fault):
-        for item in one_vm.of(fault):
-            ledger = one_vm.run(item)
-            found = {row.promise for row in ledger.promises if row.verdict == "broken"}
-            if found & set(fault.promises) - broken:
-                broken |= found
-                failed.append(item)
-                said += ledger.complaints()
-            if broken >= set(fault.promises):
-                break
-    print(*said, sep="\n")
-    assert broken >= set(fault.promises)
-    for promise in fault.promises:
-        assert any(line.startswith(f"broken: {promise}") for line in said)
-    assert fault.words in "\n".join(said)
-    for item in failed:
-        ledger = one_vm.run(item)
-        assert (ledger.passed, ledger.failed, ledger.objections()) == (1, 0, [])
+@pytest.fixture(scope="module")
+def iommu_vm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OneVm]:
+    with one_vm(request.config, tmp_path_factory.mktemp("runs"), iommu="intel") as made:
+        yield made
 
 
-def test_the_same_seed_reproduces_the_same_failure(one_vm: OneVm) -> None:
-    """Of a case in which the seed decides which lines are evicted, and so what goes wrong."""
-    fault = find("cache-snapshot-before-maintenance")
-    (item,) = [each for each in one_vm.of(fault) if "test_chance_is_the_seed_s" in each.nodeid]
-    with one_vm.fault(fault):
-        first, second = one_vm.run(item), one_vm.run(item)
-    assert first.failed == second.failed == 1
-    assert "STORED_WHILE_DEVICE_OWNS" in first.complaints()[0]
-    assert first.promises == second.promises
+@pytest.fixture(scope="class")
+def session(plain_vm: OneVm) -> Iterator[OneSession]:
+    with plain_vm.session(*sorted({fault.tests for fault in SWITCHABLE})) as begun:
+        yield begun
 
 
-def test_fault_of_another_place_is_refused(one_vm: OneVm) -> None:
-    guest = next(fault for fault in FAULTS if fault.place is Place.GUEST)
-    with pytest.raises(UsageError, match=f"there is no fault '{guest.name}'"):
-        one_vm.vm.set_fault(guest.name)
+class TestSwitchable:
+    """Faults of devices and driver, set and cleared in the midst of one session."""
+
+    @pytest.mark.parametrize("fault", SWITCHABLE, ids=lambda fault: fault.name)
+    def test_fault_is_noticed_and_gone(
+        self, plain_vm: OneVm, session: OneSession, fault: Fault
+    ) -> None:
+        """The message names the promise, and what the rule is that was broken."""
+        with plain_vm.fault(fault):
+            noticed = notice(session, fault)
+        check_gone(session, noticed)
+
+    def test_the_same_seed_reproduces_the_same_failure(
+        self, plain_vm: OneVm, session: OneSession
+    ) -> None:
+        """Of a case in which the seed decides which lines are evicted, and so what goes wrong."""
+        fault = find("cache-snapshot-before-maintenance")
+        tests = session.of(fault)
+        (item,) = [each for each in tests if "test_chance_is_the_seed_s" in each.nodeid]
+        with plain_vm.fault(fault):
+            first, second = session.run(item), session.run(item)
+        assert first.failed == second.failed == 1
+        assert "STORED_WHILE_DEVICE_OWNS" in first.complaints()[0]
+        assert first.promises == second.promises
+
+    def test_fault_of_another_place_is_refused(self, plain_vm: OneVm) -> None:
+        guest = next(fault for fault in FAULTS if fault.place is Place.GUEST)
+        with pytest.raises(UsageError, match=f"there is no fault '{guest.name}'"):
+            plain_vm.vm.set_fault(guest.name)
+
+
+def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
+    """One session with the fault, one without."""
+    if fault.of_a_session:
+        with vm.session(fault.tests, fault=fault) as faulty:
+            noticed = notice(faulty, fault)
+    else:
+        with vm.fault(fault), vm.session(fault.tests) as faulty:
+            noticed = notice(faulty, fault)
+    with vm.session(fault.tests) as sound:
+        check_gone(sound, noticed)
+
+
+@pytest.mark.parametrize("fault", OF_A_SESSION, ids=lambda fault: fault.name)
+def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault) -> None:
+    _noticed_and_gone(plain_vm, fault)
+
+
+@pytest.mark.parametrize("fault", IOMMU, ids=lambda fault: fault.name)
+def test_fault_behind_an_iommu_is_noticed_and_gone(iommu_vm: OneVm, fault: Fault) -> None:
+    _noticed_and_gone(iommu_vm, fault)

@@ -70,6 +70,10 @@ class Guest:
     def configure(self, *args: str, seed: int = 7, fault: str | None = None) -> None:
         """Take hello and send the settings; the tests are in the agent's folder."""
         assert self.receive()["type"] == "hello"
+        self.send_configuration(*args, seed=seed, fault=fault)
+
+    def send_configuration(self, *args: str, seed: int = 7, fault: str | None = None) -> None:
+        """Send the settings of a session."""
         self.channel.send(
             {
                 "type": "configure",
@@ -81,8 +85,13 @@ class Guest:
         )
 
     def collect(self, **settings: Any) -> dict[str, str]:
-        """Return the tests' node ids by their names."""
-        self.configure(**settings)
+        """Begin the first session; return the tests' node ids by their names."""
+        assert self.receive()["type"] == "hello"
+        return self.collect_again(**settings)
+
+    def collect_again(self, **settings: Any) -> dict[str, str]:
+        """Begin a session; return the tests' node ids by their names."""
+        self.send_configuration(**settings)
         collected = self.receive()
         assert collected["type"] == "collected", collected
         assert collected["errors"] == []
@@ -349,6 +358,31 @@ def test_fault_of_another_part_is_not_the_guests(start: Start) -> None:
     guest = start(test_it=TWO)
     assert guest.collect(fault="device-read-flip")
     assert guest.end()[0]["type"] == "ended"
+
+
+PROMISED = """
+from iobuffer.preparation import Preparations
+
+def test_sound(record_property):
+    record_property("here", Preparations.check.__module__)
+"""
+
+
+def test_fault_ends_with_its_session(start: Start) -> None:
+    """The next session of the same agent is without, and on the same channel."""
+    guest = start(test_it=PROMISED)
+    heard: list[Any] = []
+    for fault in None, "allocator-writable-after-out", None:
+        names = (guest.collect_again if heard else guest.collect)(fault=fault)
+        _, call, _ = guest.run(names["test_sound"])
+        heard.append(call["user_properties"])
+        guest.channel.send({"type": "end"})
+        assert guest.receive() == {"type": "ended", "ran": 1}
+    guest.channel.send({"type": "shutdown"})
+    assert guest.receive() == {"type": "bye"}
+    assert guest.process.wait(LIMIT_S) == 0
+    sound, broken = "iobuffer.preparation", "suite.faults_buffers"
+    assert heard == [[["here", sound]], [["here", broken]], [["here", sound]]]
 
 
 def test_path_that_is_not_there_is_named(start: Start) -> None:
