@@ -261,6 +261,18 @@ class _CoherenceForgotten(Exerciser):
         return True
 
 
+class _SnoopedAllTheSame(Exerciser):
+    """Says of its DMA what its profile says; on the bus the caches follow it."""
+
+    @property
+    def coherent(self) -> bool:
+        return True
+
+    def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+        told = DmaAttribute(0) if self.profile.coherent else DmaAttribute.NON_COHERENT
+        super()._ended(replace(transfer, asked=transfer.asked | told), reason, moved, crc32)
+
+
 class _OutlivesBusMaster(Exerciser):
     """A DMA in flight that is not ended, and goes on when bus mastering is back."""
 
@@ -524,6 +536,9 @@ FAULTS: dict[str, Fault] = {
     "coherence-forgotten": Fault(
         "of a profile that is not coherent does DMA as a coherent one",
         exerciser=_CoherenceForgotten,
+    ),
+    "non-coherent-snooped": Fault(
+        "of a profile that is not coherent says so, and is snooped", exerciser=_SnoopedAllTheSame
     ),
     "mask-not-honoured": Fault("does DMA beyond its address bits", exerciser=_MaskNotHonoured),
     "address-wrapped": Fault(

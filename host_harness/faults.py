@@ -347,6 +347,15 @@ FAULTS = (
         options={"coherent": "no"},
     ),
     Fault(
+        "non-coherent-snooped",
+        Place.DEVICE,
+        Status.FAILED,
+        ("coherence",),
+        "the device of a profile that is not coherent says so, and is snooped",
+        tests="test_profile.py",
+        options={"coherent": "no"},
+    ),
+    Fault(
         "held-outlives-bus-master",
         Place.DEVICE,
         Status.FAILED,

@@ -156,6 +156,15 @@ class Endpoint:
         return content
 
     @property
+    def coherent(self) -> bool:
+        """Whether caches follow its DMA (devicetree's ``dma-coherent``, ACPI's ``_CCA``): yes.
+
+        A device that says False meets, while the platform's cache model is on, what stands in
+        DRAM, whatever its requests say of No Snoop.
+        """
+        return True
+
+    @property
     def no_snoop_enabled(self) -> bool:
         """Return Device Control's Enable No Snoop (PCI Express Base 5.0, 7.5.3.4)."""
         control = self.config.word(self._pcie + Offset.DEVICE_CONTROL)

@@ -349,7 +349,7 @@ class Bus:
         caches = self.interconnect.caches
         if caches is None:
             return Views([each.memory[each.offset : each.offset + each.length] for each in places])
-        no_snoop = self._sent(attributes).no_snoop
+        no_snoop = self._unsnooped(attributes)
         refusal = caches.check(places, no_snoop=no_snoop)
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address)
@@ -375,7 +375,7 @@ class Bus:
                 return  # the queue finds out, and says so
             else:
                 return
-        refusal = caches.check(None, no_snoop=self._sent(attributes).no_snoop)
+        refusal = caches.check(None, no_snoop=self._unsnooped(attributes))
         if refusal is not None:
             raise DmaRefused(refusal.reason, at)
 
@@ -392,6 +392,10 @@ class Bus:
         if not attributes.no_snoop or self._function.no_snoop_enabled:
             return attributes
         return replace(attributes, no_snoop=False)
+
+    def _unsnooped(self, attributes: Attributes) -> bool:
+        """Return whether no cache follows the access: asked for, or never for this function."""
+        return not self._function.coherent or self._sent(attributes).no_snoop
 
     def _cross(self, address: int, length: int, attributes: Attributes, *, write: bool) -> None:
         """Let the interconnect judge the whole request. DmaRefused when it does not pass."""

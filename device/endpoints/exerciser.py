@@ -158,7 +158,7 @@ class Exerciser(Endpoint):
         self.hold = Hold(
             self.extension,
             move=lambda part, done: self.transfer(part, done),
-            ended=self._ended,
+            ended=lambda *how: self._ended(*how),
             changed=self._update_pending,
         )
         self.ring = Ring(

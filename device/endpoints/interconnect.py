@@ -45,7 +45,8 @@ Check = Callable[[Request], Refusal | None]
 class Caches(Protocol):
     """What stands behind the checks, between all requests and memory. Called under the lock.
 
-    ``no_snoop`` as it left the function. Places are those of one request, in order.
+    ``no_snoop``: no cache follows it, by its attribute as it left the function or because the
+    function is never snooped. Places are those of one request, in order.
     """
 
     def check(self, places: Sequence[Place] | None, *, no_snoop: bool) -> Refusal | None:

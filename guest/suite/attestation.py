@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pytest
-from boot_words import LIMITS, announced
+from boot_words import LIMITS, Announced, announced
 
 SEED = pytest.StashKey[int]()
 IOMMU = pytest.StashKey[bool]()
@@ -59,6 +59,11 @@ class SettingsPlugin:
             "markers",
             "coherence: looks at whether the device is coherent; the matrix runs it twice",
         )
+        config.addinivalue_line(
+            "markers",
+            "snooped: needs a device that caches follow; left out where the profile says coherent "
+            "= false",
+        )
         config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
         config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")
 
@@ -67,21 +72,23 @@ class SettingsPlugin:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Leave out the tests that are for another machine; unmarked, for one without IOMMU."""
-        limits = announced().limits
+        device = announced()
         left_out = []
         for item in items:
-            if why := self._unfit(item, limits):
+            if why := self._unfit(item, device):
                 item.stash[LEFT_OUT] = why
                 left_out.append(item)
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [each for each in items if LEFT_OUT not in each.stash]
 
-    def _unfit(self, item: pytest.Item, limits: frozenset[str]) -> str:
+    def _unfit(self, item: pytest.Item, device: Announced) -> str:
         """Return why a test is not for this machine; empty if it is."""
         alone = item.get_closest_marker("iommu") is not None
         if alone != self._iommu and item.get_closest_marker("iommu_too") is None:
             return "for a device behind an IOMMU" if alone else "for a device without an IOMMU"
+        if item.get_closest_marker("snooped") is not None and not device.coherent:
+            return "for a device that caches follow"
         kinds = {
             str(kind) for mark in item.iter_markers("unlimited") for kind in mark.args or LIMITS
         }
@@ -89,7 +96,7 @@ class SettingsPlugin:
             raise pytest.UsageError(
                 f"{item.nodeid}: unlimited{sorted(unknown)}: kinds are {_KINDS}"
             )
-        broken = [kind for kind in LIMITS if kind in kinds & limits]
+        broken = [kind for kind in LIMITS if kind in kinds & device.limits]
         return f"for a device without limits on {', '.join(broken)}" if broken else ""
 
     @pytest.hookimpl(wrapper=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cache_unit import CacheMissingCall, CacheModelMode, CacheReport, CacheReportKind, CacheUnit
 from exerciser import DmaRecord
@@ -18,6 +18,8 @@ from iobuffer import (
     Task,
     coherence,
     current_task,
+    kIODirectionInOut,
+    kIOMapInhibitCache,
 )
 from layout import DmaAttribute
 from platform_coherence import PlatformCoherence
@@ -27,6 +29,7 @@ from .attestation import CheckFailed
 from .bench import Bench, reached_pool
 
 LINE = 64  # bytes
+_PAGE = 4096  # bytes
 _SHOWN = 16  # bytes of a report
 _CALLS = {
     CacheMissingCall.SYNC_FOR_DEVICE_AFTER_STORE: "sync_for_device() after the store",
@@ -162,6 +165,10 @@ def noncoherent_board(
     before = coherence.use(made.caches)
     try:
         try:
+            if not bench.limits.coherent:  # the bench's own DMA needs memory without lines
+                uncached = kIODirectionInOut | kIOMapInhibitCache
+                staging = made.buffer(uncached, bench.staging.getLength(), _PAGE)
+                made.bench = replace(bench, staging=staging)
             yield made
         except BaseException:
             made.abandon()

@@ -21,6 +21,7 @@ from iobuffer import (
     kIODirectionInOut,
     kIODirectionOut,
     kIOMapCopybackCache,
+    kIOMapInhibitCache,
 )
 from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
 
@@ -220,7 +221,8 @@ def test_buffer_not_line_aligned(noncoherent: NonCoherent, data: Patterns, attes
 def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
     """The memory of the descriptor's buffer is another buffer's by now, which the report names."""
     bench, new = noncoherent.bench, data.take(LENGTH)
-    ring_memory = noncoherent.buffer(kIODirectionInOut, 2 * RingDescriptor.STRUCT.size)
+    uncached = kIODirectionInOut | kIOMapInhibitCache
+    ring_memory = noncoherent.buffer(uncached, 2 * RingDescriptor.STRUCT.size)
     first = make(noncoherent, kIODirectionInOut, data.take(LENGTH))
     address = first.getPhysicalAddress()
     bench.load(new)
@@ -240,7 +242,6 @@ def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attes
             with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
                 status.append(ring.doorbell(0))
         name = noncoherent.said(reports[0])
-    ring_memory.sync_for_device()
     second.sync_for_cpu()
     attest(
         PROMISE,

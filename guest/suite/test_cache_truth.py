@@ -177,14 +177,17 @@ def test_snoop_and_order_in_each_direction(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode,
     direction: IODirection, enabled: bool,
 ) -> None:  # fmt: skip
-    """Snooped or not, the sync before or after: with EnableNoSnoop clear all of it is snooped."""
+    """Snooped or not, the sync before or after: with EnableNoSnoop clear all of it is snooped.
+
+    Nothing is where the profile says that no cache follows the device.
+    """
     memory = make(noncoherent, mode, direction, data.take(LENGTH))
     ways = [receive] * bool(int(direction) & 1) + [transmit] * bool(int(direction) & 2)
     cells = list(product(ways, (False, True), (False, True)))
 
     def run() -> None:
         for way, asked, sync_first in cells:
-            snooped = not (asked and enabled)
+            snooped = noncoherent.bench.limits.coherent and not (asked and enabled)
             way(
                 *(noncoherent, memory, data, mode),
                 snooped=snooped,
@@ -206,6 +209,7 @@ def test_snoop_and_order_in_each_direction(
     )
 
 
+@pytest.mark.snooped
 @pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
 @modes
@@ -229,11 +233,10 @@ def test_snooped_write_then_no_snoop_read(
 
 
 @pytest.mark.promise(PROMISE)
-def test_untracked_memory_moves_nothing(
-    noncoherent: NonCoherent, data: Patterns, attest: Attest
-) -> None:
+@pytest.mark.usefixtures("noncoherent")
+def test_untracked_memory_moves_nothing(bench: Bench, data: Patterns, attest: Attest) -> None:
     """In strict mode, and not even the part that is tracked."""
-    bench, old = noncoherent.bench, data.take(LINE)
+    old = data.take(LINE)
     address = bench.staging.getPhysicalAddress()
     bench.staging.writeBytes(0, old)
     reasons = [

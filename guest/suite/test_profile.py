@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from boot_words import announced
 from device_limits import NONE
-from iobuffer import kIODirectionInOut
+from iobuffer import kIODirectionInOut, kIOMapCopybackCache
 from layout import DmaAttribute, DmaReason, Ext
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
+from suite.noncoherent import NonCoherent
 from suite.patterns import Patterns, difference
 
 
@@ -65,6 +66,39 @@ def test_coherence_is_the_announced_one(
         attested=", ".join("coherent" if each else "not coherent" for each in seen),
         kept=seen == [due, due] and bench.limits.coherent is due,
         reason=f"its register says coherent = {bench.limits.coherent}",
+    )
+
+
+@pytest.mark.coherence
+@pytest.mark.promise("coherence")
+def test_sync_forgotten_shows_where_the_device_is_not_coherent(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """Ordinary DMA, which asks for nothing: without its sync it meets what stands in memory."""
+    coherent = announced().coherent
+    size = noncoherent.bench.one_dma(noncoherent.bench.fits(256))
+    old, new, later = (data.take(size) for _ in range(3))
+    memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, size)
+    memory.writeBytes(0, old)
+    memory.sync_for_device()
+    memory.writeBytes(0, new)
+    forgotten = noncoherent.reads(memory, 0, size, no_snoop=False)
+    memory.sync_for_device()
+    synced = noncoherent.reads(memory, 0, size, no_snoop=False)
+    noncoherent.writes(memory, 0, later, no_snoop=False)
+    stale = memory.readBytes(0, size)
+    memory.sync_for_cpu()
+    received = memory.readBytes(0, size)
+    due = [new if coherent else old, new, later if coherent else new, later]
+    names = {old: "old bytes", new: "new bytes", later: "the device's bytes"}
+    seen = [names.get(each, "other bytes") for each in (forgotten, synced, stale, received)]
+    attest(
+        "coherence",
+        asked=f"{'a' if coherent else 'no'} cache follows its DMA: store, read, sync, read; "
+        "write, load, sync, load",
+        attested=", ".join(seen),
+        kept=[forgotten, synced, stale, received] == due,
+        reason=f"due: {', '.join(names[each] for each in due)}; seen: {', '.join(seen)}",
     )
 
 

@@ -159,6 +159,8 @@ class Watching:
         self._inner.withdraw(grant)
 
 
+@pytest.mark.any_device
+@pytest.mark.unlimited("addresses", "segments")  # 1 MiB of the main pool
 @pytest.mark.promise("release")
 def test_devices_lose_memory_before_it_is_free(
     bench: Bench, data: Patterns, attest: Attest
@@ -194,7 +196,7 @@ def test_a_mappings_view_holds_the_buffer(
     bench: Bench, data: Patterns, attest: Attest, options: int
 ) -> None:
     """A forgotten mapping's view: nobody else may get the memory that it looks at."""
-    memory = create(current_task(), kIODirectionInOut, 64)
+    memory = bench.make(kIODirectionInOut, 64)
     content = data.take(64)
     view = memory.createMappingInTask(current_task(), 0, options).view()
     busy = code_of(memory.release)

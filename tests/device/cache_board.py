@@ -16,6 +16,7 @@ from device.layout import (
     Plat,
 )
 from device.platform.platform import Platform
+from device.profile import PLAIN, Profile
 from device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE
@@ -34,10 +35,10 @@ TAG = 5
 class CacheBoard:
     """Both functions, bus mastering on, and a client with memory."""
 
-    def __init__(self, trace: Trace | None = None) -> None:
+    def __init__(self, trace: Trace | None = None, profile: Profile = PLAIN) -> None:
         self.client = FakeClient()
         self.platform = Platform(trace or Trace())
-        self.exerciser = Exerciser(trace or Trace())
+        self.exerciser = Exerciser(trace or Trace(), profile=profile)
         self.exerciser.bus.interconnect = self.platform.interconnect
         for each in self.platform, self.exerciser:
             each.attach(self.client)
@@ -123,8 +124,10 @@ class CacheBoard:
         seen = self._dma(address, len(data), write=True, no_snoop=no_snoop)
         assert seen["reason"] == DmaReason.NONE
 
-    def refused(self, address: int, length: int, *, write: bool) -> DmaReason:
-        seen = self._dma(address, length, write=write, no_snoop=True)
+    def refused(
+        self, address: int, length: int, *, write: bool, no_snoop: bool = True
+    ) -> DmaReason:
+        seen = self._dma(address, length, write=write, no_snoop=no_snoop)
         assert seen["moved"] == 0
         return DmaReason(seen["reason"])
 

@@ -22,6 +22,7 @@ from device.layout import (
     PlatformFeature,
     ProtectionCommand,
 )
+from device.profile import Profile
 from device.trace import Trace
 from tests.device.cache_board import DATA, IN, IN_OUT, OUT, STAGING, TAG, CacheBoard
 from tests.device.fakes import BASE, READ_ONLY_BASE, read32, write32
@@ -297,3 +298,17 @@ def test_a_buffer_over_pages_of_several_types(board: CacheBoard) -> None:
     board.done(CacheCommand.UNTRACK)
     assert board.refused(DATA + PAGE, 2, write=False) is DmaReason.CACHE_UNTRACKED
     assert BASE < DATA
+
+
+def test_a_device_that_is_never_snooped_meets_dram_whatever_it_asks() -> None:
+    board = CacheBoard(profile=Profile(coherent=False))
+    board.store(DATA, OLD)
+    assert board.reads(DATA, LINE, no_snoop=False) == OLD, "no model, no caches"
+    assert board.configure() is CacheStatus.OK
+    assert board.track() is CacheStatus.OK
+    board.done(CacheCommand.CLEAN, length=PAGE)
+    board.store(DATA, NEW)
+    assert board.reads(DATA, LINE, no_snoop=False) == OLD
+    board.writes(DATA + LINE, NEW, no_snoop=False)
+    assert board.load(DATA + LINE, LINE) == bytes(LINE)
+    assert board.refused(STAGING, LINE, write=True, no_snoop=False) is DmaReason.CACHE_UNTRACKED

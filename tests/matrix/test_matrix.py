@@ -23,6 +23,7 @@ _COMMAND = "test_profile_command"
 FAULTY = [
     _faulty("soc-30", "mask-not-honoured", _LIMITS),
     _faulty("soc-30", "coherence-forgotten", "test_profile.py"),
+    _faulty("soc-30", "non-coherent-snooped", "test_profile.py"),
     _faulty("soc-30", "allocator-mask-ignored", _COMMAND),
     _faulty("soc-30", "allocator-bounce-not-copied-back", _COMMAND),
     _faulty("soc-30", "allocator-bounce-wrong-direction", _COMMAND),

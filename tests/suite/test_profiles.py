@@ -74,8 +74,9 @@ def test_fault_breaks_constraints_of_a_profile_too(rig: Rig, name: str, fault: s
     assert "constraints" in rig.run(machine, "-k", "test_constraints").broken
 
 
-def test_coherence_that_is_forgotten_is_found(rig: Rig) -> None:
-    machine = with_profile(profile.find("noncoherent-128"), FAULTS["coherence-forgotten"])
+@pytest.mark.parametrize("fault", ["coherence-forgotten", "non-coherent-snooped"])
+def test_coherence_that_is_forgotten_is_found(rig: Rig, fault: str) -> None:
+    machine = with_profile(profile.find("noncoherent-128"), FAULTS[fault])
     assert rig.run(machine, "-k", "test_profile.py").broken == {"coherence"}
 
 
