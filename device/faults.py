@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from .endpoints.base import CONFIG_REGION
 from .endpoints.exerciser import Exerciser
 from .endpoints.parts.constraints import CONSTRAINTS
 from .endpoints.parts.records import DmaRecord
@@ -26,6 +27,8 @@ from .layout import (
     Ext,
     GrantDirection,
 )
+from .pci.config import Header
+from .pci.power import PowerManagement
 from .platform.cache import faults as cache_faults
 from .platform.cache.model import CacheModel
 from .platform.cache.names import GuestMemory, Mode
@@ -463,6 +466,24 @@ class _EnableNoSnoopIgnored(Exerciser):
         return True
 
 
+class _CapabilityHidden(Exerciser):
+    """Leaves Power Management out of the list of capabilities; its registers are still there."""
+
+    def region_read(self, index: int, offset: int, length: int) -> bytes:
+        data = super().region_read(index, offset, length)
+        if index != CONFIG_REGION:
+            return data
+        shown = bytearray(data)
+        pointer = int(Header.CAPABILITIES)
+        while place := self.config.read(pointer, 1)[0]:
+            if self.config.read(place, 1)[0] == PowerManagement.id:
+                if offset <= pointer < offset + length:
+                    shown[pointer - offset] = self.config.read(place + 1, 1)[0]
+                break
+            pointer = place + 1
+        return bytes(shown)
+
+
 def _with_model(model: type[CacheModel]) -> type[Platform]:
     """Return a platform whose cache model breaks one rule."""
 
@@ -509,6 +530,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "device-record-lost": Fault(
         "keeps no record of every other DMA that reads memory", exerciser=_DmaRecordLost
+    ),
+    "device-capability-hidden": Fault(
+        "leaves Power Management out of its list of capabilities", exerciser=_CapabilityHidden
     ),
     "msix-dropped": Fault("does not send the messages of one vector", exerciser=_MsixDropped),
     "msix-doubled": Fault(

@@ -24,7 +24,7 @@ class Fault:
     ``words`` must stand in the run's message, and say what is wrong; ``parameter`` goes onto the
     kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
     are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
-    a run with these ``options``, by name.
+    a run with these ``options``, by name. One ``at_boot`` is in what QEMU reads but once.
     """
 
     name: str
@@ -37,11 +37,12 @@ class Fault:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     tests: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    at_boot: bool = False
 
     @property
     def switchable(self) -> bool:
         """Whether it can be set and cleared in a VM that runs, if that one has its options."""
-        return self.place in (Place.DEVICE, Place.DRIVER)
+        return self.place in (Place.DEVICE, Place.DRIVER) and not self.at_boot
 
     @property
     def of_a_session(self) -> bool:

@@ -234,6 +234,16 @@ FAULTS = (
         tests="test_second_opinion.py",
     ),
     Fault(
+        "device-capability-hidden",
+        Place.DEVICE,
+        Status.FAILED,
+        ("capabilities",),
+        "the device leaves Power Management out of its list of capabilities",
+        words="not in the list: Power Management",
+        tests="test_device.py",
+        at_boot=True,
+    ),
+    Fault(
         "allocator-misaligned",
         Place.GUEST,
         Status.FAILED,

@@ -8,6 +8,7 @@ from layout import DmaReason, DmaStatus, Reg
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
+from suite.configuration import MSIX, PCI_EXPRESS, POWER
 from suite.patterns import Patterns, difference, inverted
 
 
@@ -150,4 +151,30 @@ def test_function_level_reset(
         attested=f"registers {registers}, {count} DMAs; then {seen}",
         kept=registers == [0, 0, 0] and count == 0 and empty,
         reason=f"registers {registers}, {count} DMAs, buffer empty: {empty}",
+    )
+
+
+# PCI Code and ID Assignment 1.11, 2 and 3: what the exerciser of Arm's BSA has, and what PCI
+# Express asks of every function.
+CAPABILITIES = {"PCI Express": PCI_EXPRESS, "Power Management": POWER, "MSI-X": MSIX}
+EXTENDED = {"Address Translation Service": 0x000F, "Page Request Interface": 0x0013}
+
+
+@pytest.mark.promise("capabilities")
+def test_every_capability_is_in_its_list(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """As the guest walks the lists, which firmware and QEMU have had their hands in."""
+    function = bench.device.pci
+    places = {name: function.capability(each) for name, each in CAPABILITIES.items()}
+    places |= {name: function.extended_capability(each) for name, each in EXTENDED.items()}
+    missing = ", ".join(name for name, place in places.items() if not place)
+    size = bench.fits(100)
+    seen = bench.device_reads(buffer(kIODirectionInOut, size), data.take(size))
+    attest(
+        "capabilities",
+        asked=", ".join(places),
+        attested=f"at {', '.join(f'{place:#x}' for place in places.values())}; {seen}",
+        kept=not missing,
+        reason=f"not in the list: {missing}",
     )

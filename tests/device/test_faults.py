@@ -399,3 +399,20 @@ def test_every_fault_is_set_and_cleared_while_the_devices_run() -> None:
         switch.set(None)
         assert (type(exerciser), type(platform)) == (Exerciser, Platform)
         assert (set(vars(exerciser)), set(vars(platform))) == state
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [(None, [0x40, 0x7C, 0x84]), ("device-capability-hidden", [0x40, 0x84])],
+)
+def test_hidden_capability_is_not_in_the_list(name: str | None, places: list[int]) -> None:
+    """Whether it is read whole, or a byte at a time."""
+    exerciser, _ = devices(name)
+    whole = exerciser.region_read(7, 0, 256)
+    assert whole == b"".join(exerciser.region_read(7, each, 1) for each in range(256))
+    found = []
+    place = whole[0x34]
+    while place:
+        found.append(place)
+        place = whole[place + 1]
+    assert found == places
