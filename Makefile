@@ -8,7 +8,7 @@ PYTHON := $(VENV)/bin/python
 PACKAGES := device host_harness tests
 GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest/exerciser_parts.py \
 	guest/edu.py guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
-	guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout.py guest/init.py \
+	guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout guest/init.py \
 	guest/page_frames.py guest/swap.py guest/platform_access.py guest/cache_unit.py \
 	guest/platform_coherence.py guest/cache_names.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
@@ -77,13 +77,13 @@ soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
 faults: setup ## list the named faults: name, status, description
 	@$(PYTHON) -m host_harness faults
 
-generate: ## write guest/layout.py from device/layout.py
-	@cp device/layout.py guest/layout.py
+generate: ## write guest/layout/ from device/layout/
+	@mkdir -p guest/layout && rm -f guest/layout/*.py && cp device/layout/*.py guest/layout/
 
 .PHONY: generate-check
 generate-check:
-	@cmp -s device/layout.py guest/layout.py || { \
-		echo "guest/layout.py is not what device/layout.py says; run: make generate" >&2; exit 1; }
+	@diff -q -x __pycache__ device/layout guest/layout || { \
+		echo "guest/layout/ is not what device/layout/ says; run: make generate" >&2; exit 1; }
 
 lock: ## resolve requirements.lock again from pyproject.toml
 	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --extra dev \

@@ -1,0 +1,58 @@
+"""The exerciser's descriptor ring: limits, flags, status, and a descriptor in guest memory."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+RING_SIZE_MIN = 2
+RING_SIZE_MAX = 4096  # descriptors; bounds the work of one doorbell, together with:
+RING_BYTES_MAX = 64 << 20
+RING_ENABLE = 1 << 0  # RING_CONTROL; from 0 to 1 it latches base and size, and starts at index 0
+
+
+class RingFlag(IntFlag):
+    """Flags of a descriptor."""
+
+    WRITE_MEMORY = 1 << 0  # as in DMACTL
+    CHAIN = 1 << 1  # the next descriptor is a further segment of this transfer
+    INTERRUPT = 1 << 2  # send RING_VECTOR's MSI-X when the transfer has ended
+    NO_SNOOP = 1 << 3
+
+
+class RingStatus(IntEnum):
+    """RING_STATUS: what came of the last doorbell. RING_COMPLETION says how far it came."""
+
+    OK = 0
+    DISABLED = 1
+    BAD_SIZE = 2  # RING_SIZE is not RING_SIZE_MIN to RING_SIZE_MAX
+    BAD_INDEX = 3  # the doorbell's index is not below RING_SIZE
+    UNREACHABLE = 4  # descriptors cannot be read; a record says why
+    BUDGET = 5  # RING_BYTES_MAX were moved: ring again with the same index to go on
+    BUSY = 6  # not done: memory that only the device's client reaches takes its time
+    ABORTED = 7  # bus mastering ended meanwhile; the transfer under way has a record
+
+
+@dataclass(frozen=True, slots=True)
+class RingDescriptor:
+    """32 bytes in guest memory: one segment of a transfer.
+
+    ``address`` is a bus address; ``length`` and ``offset`` (into the device's buffer) in bytes.
+    """
+
+    address: int
+    length: int
+    offset: int
+    flags: int
+
+    STRUCT = struct.Struct("<QIII12x")
+
+    def pack(self) -> bytes:
+        """Return the descriptor's 32 bytes."""
+        return self.STRUCT.pack(self.address, self.length, self.offset, self.flags)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> RingDescriptor:
+        """Read a descriptor's 32 bytes; any bytes are one."""
+        return cls(*cls.STRUCT.unpack(data))
