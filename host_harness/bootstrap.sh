@@ -76,7 +76,7 @@ wanted="$(cksum <"$here/requirements.lock") $(python3 --version)"
 is_made() {
     [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] &&
         "$venv/bin/python" -I -c 'import importlib.util as u, sys
-sys.exit(not all(map(u.find_spec, ("pexpect", "pytest", "qemu"))))' >/dev/null 2>&1
+sys.exit(not all(map(u.find_spec, ("hypothesis", "pexpect", "pytest", "qemu"))))' >/dev/null 2>&1
 }
 
 if ! is_made; then

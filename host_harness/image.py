@@ -1,7 +1,8 @@
 """The guest image: kernel, base initramfs and the driver built for exactly that kernel.
 
 Three cached steps, so that a change of the driver does not fetch Debian again:
-the unpacked packages, the driver, the image (kernel, modules, Python and pytest, with bytecode).
+the unpacked packages, the driver, the image (kernel, modules, Python with pytest and Hypothesis,
+with bytecode).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import build_way, cache, debian, kernel_module, payload, seal, space, tools
+from . import build_way, cache, debian, guest_packages, kernel_module, payload, seal, space, tools
 from .errors import EnvironmentFailure
 from .janitor import remove_tree
 from .payload import SOURCE, compile_bytecode, pack_cpio
@@ -40,10 +41,6 @@ _PROGRAMS = (
     ),
     *("bin/bash", "bin/dmesg", "bin/mount", "usr/bin/lspci", "usr/bin/setpci"),
 )
-# pytest and what it imports; the host's own files, so both sides read the same reports.
-_PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
-# pytest imports these lexers when it starts; those of 500 other languages are most of Pygments.
-_LEXERS = ("__init__.py", "_mapping.py", "diff.py", "python.py")
 # Parts of the standard library that no guest needs.
 _LEFT_OUT = {"test", "idlelib", "tkinter", "lib2to3", "ensurepip", "turtledemo", "pydoc_data"}
 # Extensions whose libraries are large: each megabyte costs 20 ms of boot under emulation.
@@ -94,19 +91,17 @@ def _driver_inputs(resolved: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _image_inputs(resolved: dict[str, Any], pytest_versions: dict[str, str]) -> dict[str, Any]:
+def _image_inputs(resolved: dict[str, Any], package_versions: dict[str, str]) -> dict[str, Any]:
     return {
         "packages": cache.digest_of(resolved["versions"]),
         "driver": cache.digest_of(_driver_inputs(resolved)),
-        "pytest": pytest_versions,
+        "python packages": package_versions,
         "modules": (*KERNEL_MODULES, *ON_DEMAND_MODULES, *IOMMU_MODULES),
         "programs": _PROGRAMS,
-        "recipe": cache.digest_of(Path(__file__).read_text()),
+        "recipe": cache.digest_of(
+            [Path(module).read_text() for module in (__file__, guest_packages.__file__)]
+        ),
     }
-
-
-def _pytest_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PYTEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +120,7 @@ def made() -> Made:
     if resolved is None:
         return Made(to_make=("tree", "driver", "image"))
     try:
-        versions = _pytest_versions()
+        versions = guest_packages.versions()
     except importlib.metadata.PackageNotFoundError:  # run without the virtual environment
         versions = {}
     to_make = []
@@ -188,10 +183,10 @@ def make(progress: Callable[[str], None]) -> Image:
         build_from_tree(lambda staging: _make_driver(tree, release, staging, progress)),
         progress,
     )
-    pytest_versions = _pytest_versions()
+    package_versions = guest_packages.versions()
     image_entry = cache.entry(
         cache.IMAGE,
-        _image_inputs(resolved, pytest_versions),
+        _image_inputs(resolved, package_versions),
         build_from_tree(
             lambda staging: _make_image(tree, release, driver_entry, staging, progress)
         ),
@@ -201,7 +196,7 @@ def make(progress: Callable[[str], None]) -> Image:
     versions: dict[str, str] = {
         "kernel": release,
         "python": resolved["versions"]["python3.11-minimal"],
-        "pytest": pytest_versions["pytest"],
+        "pytest": package_versions["pytest"],
     }
     return Image(
         image_entry / "vmlinux",
@@ -291,17 +286,7 @@ def _make_image(
     root.mkdir()
     _copy_programs(tree, root)
     _copy_modules(tree, release, driver, root)
-    site = root / "usr/lib/python3/dist-packages"
-    site.mkdir(parents=True, exist_ok=True)
-    for name in _PYTEST:
-        for file in importlib.metadata.files(name) or []:
-            if file.suffix == ".pyc" or file.parts[0] == "..":
-                continue
-            if file.parts[:2] == ("pygments", "lexers") and file.name not in _LEXERS:
-                continue
-            target = site / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(str(file.locate())), target)
+    guest_packages.copy(root / "usr/lib/python3/dist-packages")
     compile_bytecode(tree, root / "usr/lib", "/usr/lib")
     raw = staging / "initramfs.cpio"
     pack_cpio(root, raw)

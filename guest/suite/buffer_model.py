@@ -1,16 +1,28 @@
-"""Random operations on buffers, each held against a simple model, with the real device.
+"""A state machine of buffers: each step is held against a simple model, with the real device.
 
-A program is a list of (operation, number): the number decides everything that an operation has to
-choose, so a program is replayed by the seed alone, and a shorter one is still a program.
+Hypothesis chooses the steps and their arguments, and shrinks what fails. Seed and settings are the
+caller's (`suite.random_operations`).
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+)
 from iobuffer import (
     IOBufferMemoryDescriptor,
     IODirection,
@@ -22,7 +34,11 @@ from iobuffer import (
     current_task,
     kernel_task,
     kIOMapAnywhere,
+    kIOMapCopybackCache,
+    kIOMapInhibitCache,
     kIOMapUnique,
+    kIOMapWriteCombineCache,
+    kIOMapWriteThruCache,
     kIOMemoryAutoPrepare,
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
@@ -37,15 +53,33 @@ from .patterns import difference, inverted
 
 PAGE: Final = 4096
 LIVE_MAX: Final = 10
+NESTED_MAX: Final = 3  # preparations, and mappings, of one buffer
 KEEP: Final = PurgeableState.kIOMemoryPurgeableKeepCurrent
 NON_VOLATILE: Final = PurgeableState.kIOMemoryPurgeableNonVolatile
 VOLATILE: Final = PurgeableState.kIOMemoryPurgeableVolatile
 EMPTY: Final = PurgeableState.kIOMemoryPurgeableEmpty
 
-Step = tuple[str, int]
+KINDS: Final = {
+    "wired": IOOptions(0),
+    "purgeable": kIOMemoryPageable | kIOMemoryPurgeable,
+    "pageable": kIOMemoryPageable,
+    "prepared by itself": kIOMemoryPageable | kIOMemoryAutoPrepare,
+    "shared": kIOMemoryKernelUserShared,
+    "kernel's": IOOptions(0),
+}
+CACHES: Final = {  # of wired buffers
+    "default": IOOptions(0),
+    "uncached": kIOMapInhibitCache,
+    "write-through": kIOMapWriteThruCache,
+    "copy-back": kIOMapCopybackCache,
+    "write-combining": kIOMapWriteCombineCache,
+}
+CAPACITIES: Final = (1, 64, 100, 4096, 5000, 3 * PAGE, 40000)
+
+_T = TypeVar("_T", bound=Callable[..., object])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Modelled:
     """One live buffer, and what must be true of it."""
 
@@ -61,39 +95,118 @@ class Modelled:
     def wired(self) -> bool:
         return bool(self.own or self.prepared)
 
+    @property
+    def purgeable(self) -> bool:
+        return kIOMemoryPurgeable in self.memory.getOptions()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.maps or self.prepared)
+
     def device_may(self, direction: IODirection) -> bool:
         granted = [*self.prepared, *([self.direction] if self.own else [])]
         return any(each is IODirection.kIODirectionNone or each & direction for each in granted)
 
+    def part(self, start: int, length: int) -> tuple[int, int]:
+        """Return a part that is inside, for any numbers."""
+        start %= len(self.content)
+        return start, 1 + length % (len(self.content) - start)
 
-class Machine:
-    """Runs programs. ``free_sizes`` of the pools are the same before and after."""
 
-    def __init__(self, bench: Bench, *, protected: bool) -> None:
-        """``protected``: a protection unit denies what was not granted."""
+@dataclass(slots=True)
+class Tally:
+    """What the machines of a run have done in all."""
+
+    done: Counter[str] = field(default_factory=Counter)  # steps, by rule
+    dmas: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.done.total()
+
+
+Wanted = Callable[["BufferMachine", Modelled], bool]
+
+
+@st.composite
+def _some(draw: st.DrawFn, wanted: Wanted) -> Modelled:
+    """Return a live buffer of a kind; a rule that wants one needs `_with` as well."""
+    machine: BufferMachine = draw(st.runner())
+    found = machine.live(wanted)
+    return found[draw(st.integers(0, len(found) - 1))]
+
+
+def _with(wanted: Wanted) -> Callable[[_T], _T]:
+    """Return a precondition: there is a live buffer of a kind."""
+    return precondition(lambda machine: bool(machine.live(wanted)))
+
+
+def _device_may_try(way: IODirection) -> Wanted:
+    # Nothing denies what was not granted where there is no protection unit: it is not tried.
+    return lambda machine, each: each.wired and (machine.protected or each.device_may(way))
+
+
+def _mappable(_: BufferMachine, each: Modelled) -> bool:
+    return not each.purgeable and len(each.maps) < NESTED_MAX
+
+
+def _preparable(_: BufferMachine, each: Modelled) -> bool:
+    return len(each.prepared) < NESTED_MAX
+
+
+def _mapped(_: BufferMachine, each: Modelled) -> bool:
+    return bool(each.maps)
+
+
+def _wired(_: BufferMachine, each: Modelled) -> bool:
+    return each.wired
+
+
+def _purgeable(_: BufferMachine, each: Modelled) -> bool:
+    return each.purgeable
+
+
+def _storable(_: BufferMachine, each: Modelled) -> bool:
+    return each.state is NON_VOLATILE
+
+
+_READABLE = _device_may_try(IODirection.kIODirectionOut)
+_WRITABLE = _device_may_try(IODirection.kIODirectionIn)
+_DIRECTIONS = st.sampled_from(IODirection)
+_OFFSETS = st.integers(0, max(CAPACITIES) - 1)
+_SEEDS = st.integers(0, (1 << 32) - 1)  # of bytes, which would be too many choices themselves
+_CREATE: Final[dict[str, Any]] = {
+    "kind": st.sampled_from(list(KINDS)),
+    "cache": st.sampled_from(list(CACHES)),
+    "direction": _DIRECTIONS,
+    "capacity": st.sampled_from(CAPACITIES),
+    "alignment": st.sampled_from((1, 64, 4096, 16384)),
+}
+
+
+class BufferMachine(RuleBasedStateMachine):
+    """Up to ten live buffers, and all that may be done to them in any order.
+
+    ``protected``: a protection unit denies what was not granted. At the end all is released, and
+    the pools' ``free_sizes`` are those of the beginning, or `CheckFailed`.
+    """
+
+    buffers: Bundle[Modelled] = Bundle("buffers")
+
+    def __init__(self, bench: Bench, tally: Tally, *, protected: bool) -> None:
+        super().__init__()
         self._bench = bench
-        self._protected = protected
+        self._tally = tally
+        self.protected = protected
         self._live: list[Modelled] = []
-        self._random = random.Random()
-        self.dmas = 0
+        self._free = free_sizes()
 
-    def run(self, program: list[Step]) -> None:
-        """Run a program on no buffers, release everything; `CheckFailed` names the step."""
-        before = free_sizes()
-        try:
-            for number, (operation, choice) in enumerate(program):
-                self._random.seed(choice)
-                try:
-                    OPERATIONS[operation](self)
-                except (CheckFailed, IOReturnError) as error:
-                    raise CheckFailed(f"step {number}, {operation}({choice}): {error}") from error
-        finally:
-            self._end()
-        after = free_sizes()
-        if after != before:
-            raise CheckFailed(f"free before {before}, after {after}")
+    def live(self, wanted: Wanted) -> list[Modelled]:
+        """Return the live buffers of a kind."""
+        return [each for each in self._live if wanted(self, each)]
 
-    def _end(self) -> None:
+    def teardown(self) -> None:
+        """Release everything; `CheckFailed` when not all memory comes back."""
         for each in self._live:
             for mapped in each.maps:
                 mapped.unmap()
@@ -101,186 +214,189 @@ class Machine:
                 each.memory.complete()
             each.memory.release()
         self._live.clear()
+        if (free := free_sizes()) != self._free:
+            raise CheckFailed(f"free before {self._free}, after {free}")
 
-    def _any(self, wanted: Callable[[Modelled], bool] = lambda _: True) -> Modelled | None:
-        found = [each for each in self._live if wanted(each)]
-        return self._random.choice(found) if found else None
+    # Steps.
 
-    def _fresh(self, length: int) -> bytes:
-        return self._random.randbytes(length)
+    @initialize(target=buffers, **_CREATE)
+    def create_first(
+        self, kind: str, cache: str, direction: IODirection, capacity: int, alignment: int
+    ) -> Modelled:
+        return self._create(kind, cache, direction, capacity, alignment)
 
-    # Operations.
+    @precondition(lambda self: len(self._live) < LIVE_MAX)
+    @rule(target=buffers, **_CREATE)
+    def create(
+        self, kind: str, cache: str, direction: IODirection, capacity: int, alignment: int
+    ) -> Modelled:
+        return self._create(kind, cache, direction, capacity, alignment)
 
-    def create(self) -> None:
-        if len(self._live) == LIVE_MAX:
-            return
-        drawn = self._random
-        direction = drawn.choice(list(IODirection))
-        kind = drawn.choice(["wired", "wired", "mode", "pageable", "purgeable", "shared", "kernel"])
-        options = IOOptions(int(direction))
-        task = current_task()
-        if kind == "mode":
-            options |= IOOptions(drawn.randrange(1, 5) << 8)
-        elif kind == "pageable":
-            options |= kIOMemoryPageable
-            if drawn.random() < 0.3:
-                options |= kIOMemoryAutoPrepare
-        elif kind == "purgeable":
-            options |= kIOMemoryPageable | kIOMemoryPurgeable
-        elif kind == "shared":
-            options |= kIOMemoryKernelUserShared
-        elif kind == "kernel":
-            task = kernel_task
-        capacity = drawn.choice([1, 64, 100, 4096, 5000, 3 * PAGE, 40000])
-        alignment = 1 if kIOMemoryPageable in options else drawn.choice([1, 64, 4096, 16384])
+    def _create(
+        self, kind: str, cache: str, direction: IODirection, capacity: int, alignment: int
+    ) -> Modelled:
+        self._tally.done["create"] += 1
+        options = IOOptions(int(direction)) | KINDS[kind]
+        if kind == "wired":
+            options |= CACHES[cache]
+        task = kernel_task if kind == "kernel's" else current_task()
+        if kIOMemoryPageable in options:
+            alignment = 1
         memory = IOBufferMemoryDescriptor.inTaskWithOptions(task, options, capacity, alignment)
         made = Modelled(memory, bytearray(capacity), memory.prepared, direction)
         self._live.append(made)
         if made.own and memory.getPhysicalAddress() % alignment:
             raise CheckFailed(f"{memory!r} is not aligned to {alignment}")
         self._look(made)
+        return made
 
-    def release(self) -> None:
-        chosen = self._any()
-        if chosen is None:
-            return
-        busy = bool(chosen.maps or chosen.prepared)
-        self._expect(
-            IOReturn.kIOReturnBusy if busy else IOReturn.kIOReturnSuccess, chosen.memory.release
-        )
-        if not busy:
-            self._live.remove(chosen)
+    @rule(target=buffers, buffer=consumes(buffers))
+    def release(self, buffer: Modelled) -> Modelled | MultipleResults[Modelled]:
+        """Release it; it lives on while it is mapped or prepared."""
+        self._tally.done["release"] += 1
+        wanted = IOReturn.kIOReturnBusy if buffer.busy else IOReturn.kIOReturnSuccess
+        self._expect(wanted, buffer.memory.release)
+        if buffer.busy:
+            return buffer
+        self._live.remove(buffer)
+        return multiple()
 
-    def map(self) -> None:
-        chosen = self._any(lambda each: kIOMemoryPurgeable not in each.memory.getOptions())
-        if chosen is not None and len(chosen.maps) < 3:
-            mapped = chosen.memory.createMappingInTask(
-                current_task(), 0, kIOMapAnywhere | kIOMapUnique
-            )
-            chosen.maps.append(mapped)
-            with mapped.view() as view:
-                self._same(chosen, bytes(view), "a new mapping")
+    @_with(_mappable)
+    @rule(buffer=_some(_mappable))
+    def map(self, buffer: Modelled) -> None:
+        self._tally.done["map"] += 1
+        mapped = buffer.memory.createMappingInTask(current_task(), 0, kIOMapAnywhere | kIOMapUnique)
+        buffer.maps.append(mapped)
+        with mapped.view() as view:
+            self._same(buffer, bytes(view), "a new mapping")
 
-    def unmap(self) -> None:
-        chosen = self._any(lambda each: bool(each.maps))
-        if chosen is not None:
-            chosen.maps.pop(self._random.randrange(len(chosen.maps))).unmap()
+    @_with(_mapped)
+    @rule(buffer=_some(_mapped), which=st.integers(0, NESTED_MAX - 1))
+    def unmap(self, buffer: Modelled, which: int) -> None:
+        self._tally.done["unmap"] += 1
+        buffer.maps.pop(which % len(buffer.maps)).unmap()
 
-    def prepare(self) -> None:
-        chosen = self._any()
-        if chosen is None or len(chosen.prepared) == 3:
-            return
-        direction = self._random.choice(list(IODirection))
-        actual = direction or chosen.direction
-        granted = [*([chosen.direction] if chosen.own else []), *chosen.prepared]
+    @_with(_preparable)
+    @rule(buffer=_some(_preparable), direction=_DIRECTIONS)
+    def prepare(self, buffer: Modelled, direction: IODirection) -> None:
+        self._tally.done["prepare"] += 1
+        actual = direction or buffer.direction
+        granted = [*([buffer.direction] if buffer.own else []), *buffer.prepared]
         wanted = IOReturn.kIOReturnSuccess
         if granted and granted[0] is IODirection.kIODirectionOut and actual & 1:
             wanted = IOReturn.kIOReturnNotWritable
-        elif chosen.state is not NON_VOLATILE:
+        elif buffer.state is not NON_VOLATILE:
             wanted = IOReturn.kIOReturnNotReady
-        self._expect(wanted, chosen.memory.prepare, direction)
+        self._expect(wanted, buffer.memory.prepare, direction)
         if wanted is IOReturn.kIOReturnSuccess:
-            chosen.prepared.append(actual)
+            buffer.prepared.append(actual)
 
-    def complete(self) -> None:
-        chosen = self._any()
-        if chosen is None:
-            return
-        wanted = IOReturn.kIOReturnSuccess if chosen.prepared else IOReturn.kIOReturnNotReady
-        self._expect(wanted, chosen.memory.complete)
-        if chosen.prepared:
-            chosen.prepared.pop()
+    @rule(buffer=buffers)
+    def complete(self, buffer: Modelled) -> None:
+        self._tally.done["complete"] += 1
+        wanted = IOReturn.kIOReturnSuccess if buffer.prepared else IOReturn.kIOReturnNotReady
+        self._expect(wanted, buffer.memory.complete)
+        if buffer.prepared:
+            buffer.prepared.pop()
 
-    def store(self) -> None:
-        chosen = self._any(lambda each: each.state is NON_VOLATILE)
-        if chosen is None:
-            return
-        start = self._random.randrange(len(chosen.content))
-        data = self._fresh(self._random.randint(1, len(chosen.content) - start))
-        if chosen.maps and self._random.random() < 0.5:
-            with self._random.choice(chosen.maps).view() as view:
-                view[start : start + len(data)] = data
+    @_with(_storable)
+    @rule(
+        buffer=_some(_storable), start=_OFFSETS, length=_OFFSETS, seed=_SEEDS, mapped=st.booleans()
+    )
+    def store(self, buffer: Modelled, start: int, length: int, seed: int, mapped: bool) -> None:
+        self._tally.done["store"] += 1
+        start, length = buffer.part(start, length)
+        data = random.Random(seed).randbytes(length)
+        if buffer.maps and mapped:
+            with buffer.maps[seed % len(buffer.maps)].view() as view:
+                view[start : start + length] = data
         else:
-            chosen.memory.writeBytes(start, data)
-        chosen.content[start : start + len(data)] = data
+            buffer.memory.writeBytes(start, data)
+        buffer.content[start : start + length] = data
 
-    def device_reads(self) -> None:
-        self._dma(write_memory=False)
-
-    def device_writes(self) -> None:
-        self._dma(write_memory=True)
-
-    def _dma(self, *, write_memory: bool) -> None:
-        chosen = self._any(lambda each: each.wired)
-        if chosen is None:
-            return
-        start = self._random.randrange(len(chosen.content))
-        length = self._random.randint(1, len(chosen.content) - start)
-        at = start
-        way = IODirection.kIODirectionIn if write_memory else IODirection.kIODirectionOut
-        allowed = chosen.device_may(way)
-        if not allowed and not self._protected:
-            return
-        for address, size in chosen.memory.segments(start, length):
-            new, there = self._fresh(size), bytes(chosen.content[at : at + size])
-            self._bench.load(new if write_memory else inverted(there))
-            record = self._bench.device.dma(address, size, write_memory=write_memory)
-            self.dmas += 1
-            if record.ok is not allowed:
-                raise CheckFailed(f"{way.name} on {chosen.memory!r}: {record}")
-            if allowed and write_memory:
-                chosen.content[at : at + size] = new
-            elif allowed and self._bench.stored(size) != there:
-                raise CheckFailed(f"the device read other bytes of {chosen.memory!r}")
+    @_with(_READABLE)
+    @rule(buffer=_some(_READABLE), start=_OFFSETS, length=_OFFSETS)
+    def device_reads(self, buffer: Modelled, start: int, length: int) -> None:
+        self._tally.done["device_reads"] += 1
+        allowed = buffer.device_may(IODirection.kIODirectionOut)
+        at, length = buffer.part(start, length)
+        for address, size in buffer.memory.segments(at, length):
+            there = bytes(buffer.content[at : at + size])
+            self._bench.load(inverted(there))
+            self._dma(buffer, address, size, write_memory=False, allowed=allowed)
+            if allowed and self._bench.stored(size) != there:
+                raise CheckFailed(f"the device read other bytes of {buffer.memory!r}")
             at += size
-        self._look(chosen)
+        self._look(buffer)
 
-    def purge(self) -> None:
-        chosen = self._any(lambda each: kIOMemoryPurgeable in each.memory.getOptions())
-        if chosen is None:
-            return
-        new = self._random.choice([NON_VOLATILE, VOLATILE, EMPTY])
-        if chosen.wired:
-            self._expect(IOReturn.kIOReturnBusy, chosen.memory.setPurgeable, new)
-            return
-        old = chosen.memory.setPurgeable(new)
-        if old is not chosen.state:
-            raise CheckFailed(f"old state {old.name}, {chosen.state.name} in the model")
-        if new is EMPTY or (new is VOLATILE and old is EMPTY):
-            chosen.state = EMPTY
-        else:
-            chosen.state = new
-        if chosen.state is EMPTY or old is EMPTY:
-            chosen.content[:] = bytes(len(chosen.content))
-        if chosen.state is VOLATILE and any(chosen.content) and self._random.random() < 0.5:
-            vm.advise(chosen.memory.address, chosen.memory.backing.size, MADV_PAGEOUT)
-            if chosen.memory.setPurgeable(KEEP) is EMPTY:
-                chosen.state = EMPTY
-                chosen.content[:] = bytes(len(chosen.content))
+    @_with(_WRITABLE)
+    @rule(buffer=_some(_WRITABLE), start=_OFFSETS, length=_OFFSETS, seed=_SEEDS)
+    def device_writes(self, buffer: Modelled, start: int, length: int, seed: int) -> None:
+        self._tally.done["device_writes"] += 1
+        allowed = buffer.device_may(IODirection.kIODirectionIn)
+        at, length = buffer.part(start, length)
+        fresh = random.Random(seed)
+        for address, size in buffer.memory.segments(at, length):
+            new = fresh.randbytes(size)
+            self._bench.load(new)
+            self._dma(buffer, address, size, write_memory=True, allowed=allowed)
+            if allowed:
+                buffer.content[at : at + size] = new
+            at += size
+        self._look(buffer)
 
-    def set_direction(self) -> None:
-        chosen = self._any()
-        if chosen is None:
+    @_with(_purgeable)
+    @rule(
+        buffer=_some(_purgeable),
+        new=st.sampled_from((NON_VOLATILE, VOLATILE, EMPTY)),
+        paged_out=st.booleans(),
+    )
+    def purge(self, buffer: Modelled, new: PurgeableState, paged_out: bool) -> None:
+        """Change the state; ``paged_out``: the kernel then takes what is volatile."""
+        self._tally.done["purge"] += 1
+        if buffer.wired:
+            self._expect(IOReturn.kIOReturnBusy, buffer.memory.setPurgeable, new)
             return
-        new = self._random.choice(list(IODirection))
-        busy = bool(chosen.prepared)
-        self._expect(
-            IOReturn.kIOReturnBusy if busy else IOReturn.kIOReturnSuccess,
-            chosen.memory.setDirection,
-            new,
-        )
+        old = buffer.memory.setPurgeable(new)
+        if old is not buffer.state:
+            raise CheckFailed(f"old state {old.name}, {buffer.state.name} in the model")
+        buffer.state = EMPTY if new is VOLATILE and old is EMPTY else new
+        if EMPTY in (buffer.state, old):
+            buffer.content[:] = bytes(len(buffer.content))
+        if buffer.state is VOLATILE and any(buffer.content) and paged_out:
+            vm.advise(buffer.memory.address, buffer.memory.backing.size, MADV_PAGEOUT)
+            if buffer.memory.setPurgeable(KEEP) is EMPTY:
+                buffer.state = EMPTY
+                buffer.content[:] = bytes(len(buffer.content))
+
+    @rule(buffer=buffers, direction=_DIRECTIONS)
+    def set_direction(self, buffer: Modelled, direction: IODirection) -> None:
+        self._tally.done["set_direction"] += 1
+        busy = bool(buffer.prepared)
+        wanted = IOReturn.kIOReturnBusy if busy else IOReturn.kIOReturnSuccess
+        self._expect(wanted, buffer.memory.setDirection, direction)
         if not busy:
-            chosen.direction = new
+            buffer.direction = direction
 
-    def sync(self) -> None:
-        chosen = self._any(lambda each: each.wired)
-        if chosen is not None:
-            start = self._random.randrange(len(chosen.content))
-            chosen.memory.sync_for_device(start)
-            chosen.memory.sync_for_cpu(start)
-            self._look(chosen)
+    @_with(_wired)
+    @rule(buffer=_some(_wired), start=_OFFSETS)
+    def sync(self, buffer: Modelled, start: int) -> None:
+        self._tally.done["sync"] += 1
+        start %= len(buffer.content)
+        buffer.memory.sync_for_device(start)
+        buffer.memory.sync_for_cpu(start)
+        self._look(buffer)
 
     # Checks.
+
+    def _dma(
+        self, buffer: Modelled, address: int, size: int, *, write_memory: bool, allowed: bool
+    ) -> None:
+        record = self._bench.device.dma(address, size, write_memory=write_memory)
+        self._tally.dmas += 1
+        if record.ok is not allowed:
+            verb = "writes" if write_memory else "reads"
+            raise CheckFailed(f"the device {verb} {buffer.memory!r}: {record}")
 
     def _expect(self, wanted: IOReturn, call: Callable[..., object], *arguments: object) -> None:
         try:
@@ -304,37 +420,3 @@ class Machine:
         wrong = difference(bytes(chosen.content), seen)
         if wrong:
             raise CheckFailed(f"{what} of {chosen.memory!r}: {wrong}")
-
-
-OPERATIONS: Final[dict[str, Callable[[Machine], None]]] = {
-    name: getattr(Machine, name)
-    for name in (
-        *("create", "release", "map", "unmap", "prepare", "complete", "store"),
-        *("device_reads", "device_writes", "purge", "set_direction", "sync"),
-    )
-}
-
-
-def draw(seed: int, steps: int) -> list[Step]:
-    """Return a program of so many steps; the seed decides it."""
-    drawn = random.Random(seed)
-    often = ("create", "device_reads", "device_writes")
-    weights = [3 if name in often else 1 for name in OPERATIONS]
-    names = drawn.choices(list(OPERATIONS), weights, k=steps)
-    return [(name, drawn.randrange(1 << 32)) for name in names]
-
-
-def shortened(program: list[Step], fails: Callable[[list[Step]], bool], tries: int) -> list[Step]:
-    """Return a shorter program that fails as well, found in at most so many tries."""
-    size = len(program) // 2
-    while size and tries:
-        start = 0
-        while start < len(program) and tries:
-            shorter = program[:start] + program[start + size :]
-            tries -= 1
-            if fails(shorter):
-                program = shorter
-            else:
-                start += size
-        size //= 2
-    return program

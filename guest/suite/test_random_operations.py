@@ -20,12 +20,10 @@ from iobuffer import (
 from suite import effort
 from suite.attestation import SEED, Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
-from suite.buffer_model import Machine, Step, draw, shortened
 from suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
-PROGRAM = 60  # steps of one program
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 
@@ -33,31 +31,21 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.mark.kernel
 @pytest.mark.promise("random operations")
 def test_against_a_model(bench: Bench, attest: Attest, pytestconfig: pytest.Config) -> None:
+    from suite import random_operations  # Hypothesis takes seconds to import under emulation
+
     steps = effort.of(300, 5000)
     seed = pytestconfig.stash[SEED]
-    machine = Machine(bench, protected=bench.protected)
-
-    def fails(program: list[Step]) -> bool:
-        try:
-            Machine(bench, protected=bench.protected).run(program)
-        except (CheckFailed, IOReturnError):
-            return True
-        return False
-
-    for part in range(steps // PROGRAM):
-        program = draw(seed + part, PROGRAM)
-        try:
-            machine.run(program)
-        except (CheckFailed, IOReturnError) as error:
-            least = shortened(program, fails, 60)
-            raise CheckFailed(
-                f"seed {seed}, program {part}: {error}; {len(least)} of its steps do it: {least}"
-            ) from error
+    try:
+        tally = random_operations.run(bench, seed, steps)
+    except (CheckFailed, IOReturnError) as error:
+        program = "\n".join(getattr(error, "__notes__", ()))
+        raise CheckFailed(f"seed {seed}: {error}\n{program}") from error
     attest(
         "random operations",
         asked=f"{steps} steps, seed {seed}",
-        attested=f"{machine.dmas} DMAs as the model says; all memory back",
-        kept=machine.dmas > steps // 20,
+        attested=f"{tally.dmas} DMAs in {tally.steps} steps as the model says; all memory back",
+        kept=tally.steps >= steps and tally.dmas > steps // 20,
+        reason=f"steps done: {dict(tally.done)}",
     )
 
 
