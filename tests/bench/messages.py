@@ -94,9 +94,12 @@ def _posted(stream: socket.socket, write: bytes) -> None:
         stream.sendall(write)
 
 
-@benchmark("round trips over a socket, against an echo loop that looks at nothing")
+@benchmark("round trips of a bare client process, against an echo loop that looks at nothing")
 def socket_trips() -> Iterator[Row]:
-    """A client process in the place of a guest's vCPU: it waits for each answer."""
+    """What the server costs where there is nothing else: no guest, no QEMU between.
+
+    For information, without a goal: a guest's accesses cross QEMU, and `in_guest` measures those.
+    """
     read = _framed(Command.REGION_READ, READ)
     write = _framed(Command.REGION_WRITE, WRITE)
     posted = _framed(Command.REGION_WRITE, WRITE, Flags.NO_REPLY)
@@ -114,9 +117,9 @@ def socket_trips() -> Iterator[Row]:
             other.connect(str(echo))
             streams = client.socket, other
             for what, once, count in (
-                ("register read", lambda stream: _read(stream, read), ROUND_TRIPS),
-                ("register write", lambda stream: _read(stream, write), ROUND_TRIPS),
-                ("posted write", lambda stream: _posted(stream, posted), 1),
+                ("bare client's register read", lambda stream: _read(stream, read), ROUND_TRIPS),
+                ("bare client's register write", lambda stream: _read(stream, write), ROUND_TRIPS),
+                ("bare client's posted write", lambda stream: _posted(stream, posted), 1),
             ):
                 yield _side_by_side(what, once, count, streams, partial(_read, request=read))
 
@@ -140,4 +143,4 @@ def _side_by_side(
     each = POSTED if count == 1 else 1
     ours, theirs = (statistics.median(found) / each * 1e6 for found in taken)
     ratio = statistics.median(own / other for own, other in zip(*taken, strict=True))
-    return Row(what, f"{ours:.1f} us, echo {theirs:.1f} us", ratio, at_most(1.2))
+    return Row(what, f"{ours:.1f} us, echo {theirs:.1f} us", ratio)
