@@ -76,15 +76,15 @@ class Endpoint:
             msix_bars = self._add_msix_bar(bars)
         self._bar_sizes = {index: each.size for index, each in bars.items()}
         self.config = ConfigSpace(self.identity, self._bar_sizes, self.command_at_reset)
-        self._pcie = self.add_capability(PciExpress(self._function_level_reset))
-        self.add_capability(PowerManagement(self._power_changed))
+        self._pcie = self.add_capability(PciExpress(lambda: self._function_level_reset()))
+        self.add_capability(PowerManagement(lambda: self._power_changed()))
         self._msi = self.add_capability(Msi(self.messages)) if self.messages else None
         self._msix = None
         if msix_bars is not None and self.vectors:
             self._msix = self.add_capability(
                 MsiX(self.vectors, msix_bars.table, msix_bars.pba, msix_bars.pba_offset)
             )
-        self.config.on_command = self._command_changed
+        self.config.on_command = lambda: self._command_changed()
         self.fabric = fabric or Fabric()
         self.fabric.join(self)
         self.bus = Bus(self)
@@ -106,9 +106,9 @@ class Endpoint:
             self.migration = migration(
                 self.state,
                 self.contents,
-                loaded=self.on_load,
-                stopped=self._stop,
-                running=self.on_running,
+                loaded=lambda: self.on_load(),
+                stopped=lambda: self._stop(),
+                running=lambda: self.on_running(),
             )
 
     def _check_side_effects(self) -> None:

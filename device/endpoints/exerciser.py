@@ -155,22 +155,24 @@ class Exerciser(Endpoint):
         self._add_capabilities(capabilities)
         self.records = Records(self.extension)
         self.constraints = Constraints(self.extension, profile)
+        # The parts look up whatever they call: this may become an object of another class
+        # (`device.switch`).
         self.hold = Hold(
             self.extension,
             move=lambda part, done: self.transfer(part, done),
             ended=lambda *how: self._ended(*how),
-            changed=self._update_pending,
+            changed=lambda: self._update_pending(),
         )
         self.ring = Ring(
             self.extension,
-            read=self._fetch,
+            read=lambda ranges, done: self._fetch(ranges, done),
             run=lambda transfer, done: self.run_ring(transfer, done),
             refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
             interrupt=lambda vector: self.msix(vector),
-            make=self._ring_transfer,
-            changed=self._update_pending,
+            make=lambda *asked: self._ring_transfer(*asked),
+            changed=lambda: self._update_pending(),
         )
-        self.atc = Atc(self.control, self.bus, self._ats_enabled)
+        self.atc = Atc(self.control, self.bus, lambda: self._ats_enabled())
         self.transactions = TransactionTrace(
             self.control, lambda bar: self.config.bar_address(bar) or 0
         )

@@ -79,7 +79,7 @@ class Platform(Endpoint):
             self.interconnect,
             make=lambda *given: self.make_cache(*given),
             walk=self._witness.walk,
-            places=self._places,
+            places=lambda *asked: self._places(*asked),
             event=event,
         )
 
