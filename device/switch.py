@@ -57,9 +57,10 @@ def _become(endpoint: Endpoint, kind: type[Endpoint]) -> None:
     if kind is before:
         return
     # A fault keeps what it keeps in an object under names that its class has as well.
-    for faulty in (each for each in before.__mro__ if each.__module__ == faults.__name__):
-        for name in vars(faulty):
-            vars(endpoint).pop(name, None)
+    for faulty in before.__mro__:
+        if faulty.__module__.startswith(f"{faults.__name__}."):
+            for name in vars(faulty):
+                vars(endpoint).pop(name, None)
     endpoint.__class__ = kind
     for content in endpoint.contents.values():
         if isinstance(content, RegisterFile):

@@ -16,7 +16,7 @@ from device.layout import DmaReason, Ext, RingStatus
 from device.platform.platform import Platform
 from device.switch import FaultSwitch
 from device.trace import Trace
-from tests.device.fakes import BASE, FakeClient, read32, write32
+from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 
 
 def methods_kept(root: object) -> Iterator[MethodType]:
@@ -84,3 +84,16 @@ def test_a_fault_of_the_fetch_acts_in_a_device_that_runs() -> None:
         write32(device, 3, Ext.RING_CONTROL, 1)
         write32(device, 3, Ext.RING_DOORBELL, 1)
         assert read32(device, 3, Ext.RING_STATUS) == status
+
+
+def test_what_a_fault_kept_goes_with_it() -> None:
+    device = Exerciser(Trace())
+    switch = FaultSwitch([device], Platform(Trace()))
+    device.attach(FakeClient())
+    device.region_write(7, 4, b"\x04\x00")
+    before = set(vars(device))
+    switch.set("device-reads-stale")
+    dma(device, BASE, 8, write=True)
+    assert set(vars(device)) > before, "what it wrote last"
+    switch.set(None)
+    assert set(vars(device)) == before

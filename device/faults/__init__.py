@@ -1,0 +1,19 @@
+"""Named faults of the device: each breaks one promise on purpose, in one overridden method.
+
+Their classes stand in for the sound ones while a device runs (`device.switch`), so none of them
+makes anything when it is made.
+"""
+
+from __future__ import annotations
+
+from . import bus, cache, configuration, held, interrupts, limits, moved, protection, ring, witness
+from .fault import Fault
+
+__all__ = ["FAULTS", "SOUND", "Fault"]
+
+_SUBJECTS = (moved, configuration, interrupts, limits, held, ring, bus, witness, protection, cache)
+
+FAULTS: dict[str, Fault] = {
+    name: fault for subject in _SUBJECTS for name, fault in subject.FAULTS.items()
+}
+SOUND = Fault("no fault")

@@ -1,0 +1,129 @@
+"""What the bus carries, and where: by message, by a translation, to a BAR, to a peer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.transfer import Moved, Transfer
+from device.endpoints.requests import DmaRefused, OnlyByMessage
+from device.layout import DmaAttribute, DmaDirection
+from device.vfio_user.errors import MemoryFault
+
+from .fault import Fault
+
+
+class _MessageNotSent(Exerciser):
+    """Makes up the data for which it should ask its client."""
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        try:
+            if not transfer.writes_memory:
+                self.bus.read_list([(each.address, each.length) for each in transfer.segments])
+        except OnlyByMessage:
+            done(transfer.direction, bytes(transfer.length))
+            return
+        except DmaRefused:
+            pass  # so is the sound one
+        super().transfer(transfer, done)
+
+
+class _AtcUncovered(Exerciser):
+    """Takes the translation for what lies behind its range, too."""
+
+    def check(self, transfer: Transfer) -> Transfer:
+        if self.atc.entry is not None and DmaAttribute.USE_ATC in transfer.asked:
+            transfer = replace(transfer, asked=transfer.asked & ~DmaAttribute.USE_ATC)
+        return super().check(transfer)
+
+
+class _TraceOfWords(Exerciser):
+    """Traces an access of 8 bytes as two, as a bus that splits it would deliver it."""
+
+    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        for start in range(0, len(data), 4):
+            super().on_access(region, offset + start, data[start : start + 4], write=write)
+
+
+class _OwnBarReached(Exerciser):
+    """Lets a DMA come back as a register access in the middle of itself."""
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        place = self.config.bar_at(transfer.address, transfer.length)
+        if place is None or not transfer.writes_memory or place[1] < 0:
+            super().transfer(transfer, done)
+            return
+        data = bytes(self.buffer[transfer.offset : transfer.offset + transfer.length])
+        self.region_write(*place, data)
+        done(transfer.direction, data)
+
+
+class _PeerWriteLost(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        try:
+            view = self.fabric.memory(self, transfer.address, transfer.length, write=True)
+        except MemoryFault:
+            super().transfer(transfer, done)
+            return
+        kept = bytes(view)
+        super().transfer(transfer, done)
+        view[:] = kept
+
+
+class _StaleTranslation(Exerciser):
+    """Keeps where an address led, and goes there when the client has unmapped it."""
+
+    _seen: Mapping[tuple[int, int], list[memoryview]] = MappingProxyType({})
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        place = transfer.address, transfer.length
+
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused):
+                if (views := self._seen.get(place)) is not None:
+                    outcome = self._follow(views, transfer)
+            elif self.bus.client is not None:
+                write = transfer.writes_memory
+                views = self.bus.client.memory(*place, write=write)
+                self._seen = {**self._seen, place: views}
+            done(direction, outcome)
+
+        super().transfer(transfer, moved)
+
+    def _follow(self, views: list[memoryview], transfer: Transfer) -> bytes:
+        start = transfer.offset
+        for view in views:
+            window = slice(start, start + len(view))
+            if transfer.writes_memory:
+                view[:] = self.buffer[window]
+            else:
+                self.buffer[window] = view
+            start += len(view)
+        return bytes(self.buffer[transfer.offset : start])
+
+    def on_detach(self) -> None:
+        super().on_detach()
+        self._seen = {}
+
+
+FAULTS: dict[str, Fault] = {
+    "message-not-sent": Fault(
+        "makes up the data for which it should ask its client", exerciser=_MessageNotSent
+    ),
+    "atc-uncovered": Fault(
+        "uses a translation for addresses that it does not cover", exerciser=_AtcUncovered
+    ),
+    "trace-of-words": Fault("traces an access of 8 bytes as two of 4", exerciser=_TraceOfWords),
+    "own-bar-reached": Fault(
+        "lets a DMA write the device's own registers", exerciser=_OwnBarReached
+    ),
+    "peer-write-lost": Fault(
+        "reports success for a write to a peer, and the peer has nothing of it",
+        exerciser=_PeerWriteLost,
+    ),
+    "iommu-stale-translation": Fault(
+        "goes on using a translation after its unmap", exerciser=_StaleTranslation
+    ),
+}

@@ -1,0 +1,35 @@
+"""What configuration space shows."""
+
+from __future__ import annotations
+
+from device.endpoints.base import CONFIG_REGION
+from device.endpoints.exerciser import Exerciser
+from device.pci.config import Header
+from device.pci.power import PowerManagement
+
+from .fault import Fault
+
+
+class _CapabilityHidden(Exerciser):
+    """Leaves Power Management out of the list of capabilities; its registers are still there."""
+
+    def region_read(self, index: int, offset: int, length: int) -> bytes:
+        data = super().region_read(index, offset, length)
+        if index != CONFIG_REGION:
+            return data
+        shown = bytearray(data)
+        pointer = int(Header.CAPABILITIES)
+        while place := self.config.read(pointer, 1)[0]:
+            if self.config.read(place, 1)[0] == PowerManagement.id:
+                if offset <= pointer < offset + length:
+                    shown[pointer - offset] = self.config.read(place + 1, 1)[0]
+                break
+            pointer = place + 1
+        return bytes(shown)
+
+
+FAULTS: dict[str, Fault] = {
+    "device-capability-hidden": Fault(
+        "leaves Power Management out of its list of capabilities", exerciser=_CapabilityHidden
+    ),
+}

@@ -1,0 +1,100 @@
+"""Which interrupts come, and how often."""
+
+from __future__ import annotations
+
+from device.endpoints.exerciser import Exerciser
+from device.layout import INTXCTL_ASSERT
+
+from .fault import Fault
+
+
+class _MsixOfOneVector(Exerciser):
+    """One vector is wrong, and no other: only a test of every vector is sure to find it."""
+
+    def msix(self, vector: int) -> bool:
+        if vector == self.vectors * 2 // 3:
+            return self.wrong_msix(vector)
+        return super().msix(vector)
+
+    def wrong_msix(self, vector: int) -> bool:
+        """Send what the fault sends."""
+        raise NotImplementedError
+
+
+class _MsixDropped(_MsixOfOneVector):
+    def wrong_msix(self, vector: int) -> bool:
+        return False
+
+
+class _MsixMisdirected(_MsixOfOneVector):
+    def wrong_msix(self, vector: int) -> bool:
+        return Exerciser.msix(self, self.vectors - 1)
+
+
+class _MsixDoubled(_MsixOfOneVector):
+    """The second message goes with the next register write: at once, QEMU takes two for one."""
+
+    _again: int | None = None
+
+    def wrong_msix(self, vector: int) -> bool:
+        self._again = vector
+        return Exerciser.msix(self, vector)
+
+    def region_write(self, index: int, offset: int, data: bytes) -> None:
+        again, self._again = self._again, None
+        if again is not None:
+            Exerciser.msix(self, again)
+        super().region_write(index, offset, data)
+
+
+class _IntxDropped(Exerciser):
+    def send_intx(self) -> bool:
+        return False
+
+
+class _IntxDoubled(Exerciser):
+    _again = False
+
+    def write_intxctl(self, value: int) -> None:
+        super().write_intxctl(value)
+        if value & INTXCTL_ASSERT:
+            self._again = True
+        elif self._again:
+            self._again = False
+            self.intx(True)
+
+
+class _IntxMisdirected(_IntxDropped):
+    def write_intxctl(self, value: int) -> None:
+        super().write_intxctl(value)
+        if value & INTXCTL_ASSERT:
+            self.msix(self.vectors - 1)
+
+
+class _IntxStorm(Exerciser):
+    def intx_status(self) -> bool:
+        return self._intx_level
+
+
+FAULTS: dict[str, Fault] = {
+    "msix-dropped": Fault("does not send the messages of one vector", exerciser=_MsixDropped),
+    "msix-doubled": Fault(
+        "sends each message of one vector again, with the next register write",
+        exerciser=_MsixDoubled,
+    ),
+    "msix-misdirected": Fault(
+        "sends the messages of one vector to the last vector", exerciser=_MsixMisdirected
+    ),
+    "intx-dropped": Fault(
+        "sets Interrupt Status and does not take the line up", exerciser=_IntxDropped
+    ),
+    "intx-doubled": Fault(
+        "takes the line up once more after it was taken down", exerciser=_IntxDoubled
+    ),
+    "intx-misdirected": Fault(
+        "sends the message of the last vector in place of the line", exerciser=_IntxMisdirected
+    ),
+    "intx-storm": Fault(
+        "clears Interrupt Status while the guest's line is still up", exerciser=_IntxStorm
+    ),
+}

@@ -1,0 +1,85 @@
+"""The limits of a device, and its coherence, as its profile and its constraints say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.constraints import CONSTRAINTS
+from device.endpoints.parts.transfer import Transfer
+from device.layout import DmaAttribute, DmaReason, Ext
+
+from .fault import Fault
+
+
+class _ConstraintsIgnored(Exerciser):
+    ignored: tuple[Ext, ...] = CONSTRAINTS
+
+    def check(self, transfer: Transfer) -> Transfer:
+        limits = {int(each): self.extension[each] for each in self.ignored}
+        self.extension.values.update(dict.fromkeys(limits, 0))
+        try:
+            return super().check(transfer)
+        finally:
+            self.extension.values.update(limits)
+
+
+class _MaskNotHonoured(_ConstraintsIgnored):
+    ignored = (Ext.ADDRESS_BITS,)
+
+
+class _BoundaryCrossed(_ConstraintsIgnored):
+    ignored = (Ext.BOUNDARY,)
+
+
+class _AddressWrapped(_MaskNotHonoured):
+    """Has no address lines above its mask, and does not look at what should be on them."""
+
+    def check(self, transfer: Transfer) -> Transfer:
+        sent = super().check(transfer)
+        mask = (1 << (self.extension[Ext.ADDRESS_BITS] or 64)) - 1
+        return replace(
+            sent,
+            segments=tuple(replace(each, address=each.address & mask) for each in sent.segments),
+        )
+
+
+class _CoherenceForgotten(Exerciser):
+    """Goes by the caches as a coherent device does, whatever its profile says."""
+
+    @property
+    def coherent(self) -> bool:
+        return True
+
+
+class _SnoopedAllTheSame(Exerciser):
+    """Says of its DMA what its profile says; on the bus the caches follow it."""
+
+    @property
+    def coherent(self) -> bool:
+        return True
+
+    def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+        told = DmaAttribute(0) if self.profile.coherent else DmaAttribute.NON_COHERENT
+        super()._ended(replace(transfer, asked=transfer.asked | told), reason, moved, crc32)
+
+
+FAULTS: dict[str, Fault] = {
+    "constraints-ignored": Fault(
+        "does DMA that its constraints forbid", exerciser=_ConstraintsIgnored
+    ),
+    "coherence-forgotten": Fault(
+        "of a profile that is not coherent does DMA as a coherent one",
+        exerciser=_CoherenceForgotten,
+    ),
+    "non-coherent-snooped": Fault(
+        "of a profile that is not coherent says so, and is snooped", exerciser=_SnoopedAllTheSame
+    ),
+    "mask-not-honoured": Fault("does DMA beyond its address bits", exerciser=_MaskNotHonoured),
+    "address-wrapped": Fault(
+        "cuts an address to its address bits in place of refusing it", exerciser=_AddressWrapped
+    ),
+    "boundary-crossed": Fault(
+        "does DMA across the boundary that it must not cross", exerciser=_BoundaryCrossed
+    ),
+}

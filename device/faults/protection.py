@@ -1,0 +1,80 @@
+"""What the platform's protection unit opens, and keeps of what it denies."""
+
+from __future__ import annotations
+
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.transfer import Moved, Transfer
+from device.endpoints.requests import DmaRefused
+from device.layout import DmaDirection, DmaReason, GrantDirection
+from device.platform.platform import Platform
+from device.platform.protection import Grant, Protection, ProtectionFault
+
+from .fault import Fault
+
+
+class _EndOffByOne(Platform):
+    def make_protection(self) -> Protection:
+        class TooLong(Protection):
+            def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+                return grant.address, grant.end + 1, grant.direction
+
+        return TooLong()
+
+
+class _DirectionSwapped(Platform):
+    def make_protection(self) -> Protection:
+        class Swapped(Protection):
+            def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+                swapped = grant.direction >> 1 | grant.direction << 1 & GrantDirection.OUT
+                return grant.address, grant.end, GrantDirection(swapped)
+
+        return Swapped()
+
+
+class _RecordLost(Platform):
+    """Every eighth: a test of one denial may not notice."""
+
+    def make_protection(self) -> Protection:
+        class Forgetful(Protection):
+            denied = 0
+
+            def keep(self, fault: ProtectionFault) -> None:
+                self.denied += 1
+                if self.denied % 8:
+                    super().keep(fault)
+
+        return Forgetful()
+
+
+class _MovesPrefix(Exerciser):
+    """Moves what was granted of a DMA that is denied, as a check byte by byte would."""
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def ended(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if (
+                isinstance(outcome, DmaRefused)
+                and outcome.reason is DmaReason.PROTECTION_PAST_END
+                and len(transfer.segments) == 1
+            ):
+                granted = transfer.part(0, outcome.address - transfer.address)
+                Exerciser.transfer(self, granted, lambda *_: done(direction, outcome))
+            else:
+                done(direction, outcome)
+
+        super().transfer(transfer, ended)
+
+
+FAULTS: dict[str, Fault] = {
+    "protection-end-off-by-one": Fault(
+        "opens one byte more than each grant says", platform=_EndOffByOne
+    ),
+    "protection-direction-swapped": Fault(
+        "opens each grant for the other direction", platform=_DirectionSwapped
+    ),
+    "protection-moves-prefix": Fault(
+        "moves the granted part of a DMA that is denied", exerciser=_MovesPrefix
+    ),
+    "protection-record-lost": Fault(
+        "keeps no record of every eighth denied DMA", platform=_RecordLost
+    ),
+}

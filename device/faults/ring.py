@@ -1,0 +1,65 @@
+"""Transfers of the descriptor ring."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.ring import parse
+from device.endpoints.parts.transfer import Moved, Transfer
+from device.endpoints.requests import DmaRefused
+from device.layout import DmaDirection, DmaReason, Ext
+
+from .fault import Fault
+
+_SLOW_BUS_S = 0.001  # time enough for another CPU between two reads
+
+
+class _RingSkipsLast(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        if len(transfer.segments) > 1:
+            transfer = replace(transfer, segments=transfer.segments[:-1])
+        super().transfer(transfer, done)
+
+
+class _RingDoubleFetch(Exerciser):
+    """Checks a descriptor, then reads its length again from the guest's memory, and uses that.
+
+    It moves no more than was checked, so that the guest lives to tell.
+    """
+
+    def run_ring(self, transfer: Transfer, done: Callable[[None], None]) -> None:
+        def moved(_direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if isinstance(outcome, DmaRefused):
+                self._ended(transfer, outcome.reason, 0, 0)
+            else:
+                time.sleep(_SLOW_BUS_S)
+                (place,) = self.ring.ranges(self.extension[Ext.RING_COMPLETION], 1)
+                (again,) = parse(self.bus.read(*place))
+                segment = replace(transfer.segments[0], length=again.length)
+                used = replace(transfer, segments=(segment,))
+                self._ended(used, DmaReason.NONE, used.length, zlib.crc32(outcome))
+            done(None)
+
+        try:
+            self.check(transfer)
+        except DmaRefused as refusal:
+            moved(transfer.direction, refusal)
+        else:
+            if len(transfer.segments) == 1:
+                self.transfer(transfer, moved)
+            else:
+                super().run_ring(transfer, done)
+
+
+FAULTS: dict[str, Fault] = {
+    "ring-skips-last": Fault(
+        "leaves out the last segment of a transfer in several", exerciser=_RingSkipsLast
+    ),
+    "ring-double-fetch": Fault(
+        "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
+    ),
+}

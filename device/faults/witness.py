@@ -1,0 +1,62 @@
+"""What the platform's witness reads out of page tables, PAT and MTRRs."""
+
+from __future__ import annotations
+
+from device.platform.memory_types import ALL_WRITE_BACK, Mtrrs
+from device.platform.platform import Platform
+from device.platform.witness import PAGE as SMALL_PAGE
+from device.platform.witness import ReadPhysical, Rights, Witness
+
+from .fault import Fault
+
+
+class _WitnessIgnoresPat(Platform):
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        class Blind(Witness):
+            def pat_bit(self, entry: int, size: int) -> bool:
+                return False
+
+        return Blind(read, pat, mtrrs)
+
+
+class _WitnessMisplacesPat(Platform):
+    """In an entry for a large page that bit says that it is one."""
+
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        class Misplaced(Witness):
+            def pat_bit(self, entry: int, size: int) -> bool:
+                return super().pat_bit(entry, SMALL_PAGE)
+
+        return Misplaced(read, pat, mtrrs)
+
+
+class _WitnessIgnoresRights(Platform):
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        class Lenient(Witness):
+            def rights(self, entry: int, above: Rights) -> Rights:
+                return above
+
+        return Lenient(read, pat, mtrrs)
+
+
+class _WitnessIgnoresMtrrs(Platform):
+    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
+        return Witness(read, pat, Mtrrs(ALL_WRITE_BACK, mtrrs.physical_bits))
+
+
+FAULTS: dict[str, Fault] = {
+    "witness-ignores-pat": Fault(
+        "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat
+    ),
+    "witness-misplaces-pat": Fault(
+        "takes the PAT bit of a large page from where a small one has it",
+        platform=_WitnessMisplacesPat,
+    ),
+    "witness-ignores-rights": Fault(
+        "takes every page for one that users may write and execute",
+        platform=_WitnessIgnoresRights,
+    ),
+    "witness-ignores-mtrrs": Fault(
+        "takes all memory for write-back by the MTRRs", platform=_WitnessIgnoresMtrrs
+    ),
+}
