@@ -66,10 +66,12 @@ class Caches(Protocol):
 class Interconnect:
     """What is done while its ``lock`` is held is one step for everybody else on it.
 
-    ``caches``: None while every access sees what the CPU sees.
+    ``caches``: None while every access sees what the CPU sees. ``checked``: whether anything may
+    refuse a request.
     """
 
     caches: Caches | None = None
+    checked = False
 
     def __init__(self) -> None:
         # One thread may take it again: the end of a DMA can start the next one.
@@ -78,12 +80,17 @@ class Interconnect:
 
     def add_check(self, check: Check) -> None:
         """Have ``check`` asked of every request, under the lock; None lets it pass."""
-        self._checks.append(check)
+        with self.lock:
+            if check not in self._checks:
+                self._checks.append(check)
+            self.checked = True
 
-    @property
-    def checked(self) -> bool:
-        """Return whether anything may refuse a request."""
-        return bool(self._checks)
+    def remove_check(self, check: Check) -> None:
+        """Ask ``check`` no more: it would let every request pass. Nothing, if it is not asked."""
+        with self.lock:
+            if check in self._checks:
+                self._checks.remove(check)
+            self.checked = bool(self._checks)
 
     def refusal(self, request: Request) -> Refusal | None:
         """Return the first refusal of a whole request, or None. Nothing has moved yet."""

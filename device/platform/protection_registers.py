@@ -57,7 +57,6 @@ class ProtectionRegisters:
     ) -> None:
         self._control, self._unit = control, unit
         self._interconnect, self._event = interconnect, event
-        interconnect.add_check(self.check)
         control.add(
             (
                 Register(Plat.PROTECTION_CTL, Access.WO),
@@ -81,6 +80,7 @@ class ProtectionRegisters:
         """Turn the unit off; drop all grants and faults."""
         with self._interconnect.lock:
             self._unit.reset()
+            self._interconnect.remove_check(self.check)
 
     def check(self, request: Request) -> Refusal | None:
         """Judge a request of some function, and tell the trace when it is denied."""
@@ -143,6 +143,12 @@ class ProtectionRegisters:
             control.set_pair(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, unit.next_owner(owner))
         else:
             unit.enabled = command is ProtectionCommand.ENABLE
+            # A unit that is off costs a DMA nothing, and a list of thousands nothing thousands of
+            # times.
+            change = (
+                self._interconnect.add_check if unit.enabled else self._interconnect.remove_check
+            )
+            change(self.check)
             self._event("protection", enabled=unit.enabled)
 
     # Faults.

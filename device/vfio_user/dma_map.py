@@ -37,7 +37,7 @@ class _BackingFile:
         self.size = 0
         self.view = memoryview(b"")
         self.mapped: mmap.mmap | None = None
-        self._sealed = False
+        self.sealed = False
 
     def grow(self, descriptor: int, size: int) -> None:
         """Map the file again when it became larger than what is mapped."""
@@ -46,7 +46,7 @@ class _BackingFile:
         new = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self.close()
         self.mapped, self.view, self.size = new, memoryview(new), size
-        self._sealed = _cannot_shrink(descriptor)
+        self.sealed = _cannot_shrink(descriptor)
 
     def holds(self, end: int) -> bool:
         """Return whether the file still reaches up to ``end``.
@@ -56,7 +56,7 @@ class _BackingFile:
         """
         mapped = self.mapped  # another thread's close can come at any time
         try:
-            return self._sealed or (mapped is not None and mapped.size() >= end)
+            return self.sealed or (mapped is not None and mapped.size() >= end)
         except ValueError:  # closed
             return False
 
@@ -99,6 +99,8 @@ class DmaMap:
         self._starts: list[int] = []
         self._mappings: list[Mapping] = []
         self._files: dict[tuple[int, int], _BackingFile] = {}
+        # The last window that stays good until the map changes, and whether it can be written.
+        self._kept: tuple[Window, bool] | None = None
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -128,6 +130,7 @@ class DmaMap:
             raise RemoteProtocolError(f"DMA_MAP overlaps at {address:#x}", errno.EEXIST)
         if len(self._mappings) >= MAX_MAPPINGS:
             raise RemoteProtocolError("too many DMA mappings", errno.ENOSPC)
+        self._kept = None
         file = None
         if descriptor is not None:
             file = self._file(descriptor, file_offset, size)
@@ -173,6 +176,7 @@ class DmaMap:
             if self._mappings[last].end > address + size:
                 raise RemoteProtocolError(f"DMA_UNMAP at {address:#x} cuts a mapping")
             last += 1
+        self._kept = None
         gone = self._mappings[first:last]
         del self._mappings[first:last], self._starts[first:last]
         for mapping in gone:
@@ -188,6 +192,7 @@ class DmaMap:
 
     def clear(self) -> None:
         """Remove every mapping and unmap every file."""
+        self._kept = None
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -216,16 +221,23 @@ class DmaMap:
 
     def window(self, address: int, *, write: bool) -> Window | None:
         """Return the mapping around ``address`` where it can be used whole, as it is now."""
+        if (last := self._kept) is not None:
+            kept, writable = last
+            if kept.address <= address < kept.end and (writable or not write):
+                return kept
         position = bisect_right(self._starts, address) - 1
         if position < 0:
             return None
         found = self._mappings[position]
-        file, end = found.file, found.file_offset + found.size
-        if address >= found.end or (write and not found.writable):
+        file, start, size = found.file, found.address, found.size
+        if address >= start + size or (write and not found.writable):
             return None
-        if file is None or file.mapped is None or not file.holds(end):
+        if file is None or file.mapped is None or not file.holds(found.file_offset + size):
             return None
-        return Window(found.address, found.end, file.mapped, found.file_offset)
+        window = Window(start, start + size, file.mapped, found.file_offset)
+        if file.sealed:
+            self._kept = window, found.writable
+        return window
 
     def _parts(
         self, address: int, length: int, *, write: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .errors import MemoryFault
 from .migration import Migration
@@ -50,8 +50,7 @@ class Dma:
     through: Callable[[Sequence[Place]], bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """One mapping, while this turn lasts: bus addresses [address, end).
 
     The byte at ``address`` is ``memory[offset]``. A slice of ``memory`` is a copy, at

@@ -84,7 +84,7 @@ def memcpy() -> Iterator[Row]:
         for size in SIZES:
             goal = at_least(0.9) if size >= GOAL_FROM else None
             for way, ours, theirs in _ways(device.bus, view, bytes(source[:size])):
-                found = compare(ours, theirs, max(1, MIB // size))
+                found = compare(ours, theirs, max(1, MIB // size), 60)
                 rates = f"{_rate(size, found.ours)}, memcpy {_rate(size, found.theirs)}"
                 yield Row(f"bus.{way} of {_name(size)}", rates, found.ratio, goal)
         for way, control in (("write", DmaCtl.WRITE_MEMORY), ("read", DmaCtl(0))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 import pytest
@@ -218,3 +219,28 @@ def test_places_in_a_file_that_was_cut(client: RawClient, memory: int, seen: Cli
     assert not place.holds(PAGE)
     client.dma_unmap(0x10000, PAGE)
     assert not place.holds(PAGE)
+
+
+def test_a_window_goes_with_its_mapping(client: RawClient, seen: Client) -> None:
+    """One of memory that cannot shrink is kept, but no longer than the map stays as it is."""
+    sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.truncate(sealed, 4 * PAGE)
+    fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    client.dma_map(0x10000, 2 * PAGE, sealed, flags=wire.DmaMapFlag.READ)
+    for _ in range(2):
+        found = seen.window(0x10000 + PAGE, write=False)
+        assert found is not None
+        assert (found.address, found.end) == (0x10000, 0x10000 + 2 * PAGE)
+        assert seen.window(0x10000, write=True) is None, "read-only"
+        assert seen.window(0x10000 + 2 * PAGE, write=False) is None
+    os.truncate(sealed, 8 * PAGE)
+    client.dma_map(0x20000, PAGE, sealed, offset=6 * PAGE)  # the file is mapped anew
+    found = seen.window(0x10000, write=False)
+    assert found is not None
+    assert found.memory[:4] == bytes(4)
+    client.dma_unmap(0x10000, 2 * PAGE)
+    assert seen.window(0x10000, write=False) is None
+    assert seen.window(0x20000, write=True) is not None
+    client.dma_unmap(0, 0, wire.DmaUnmapFlag.ALL)
+    assert seen.window(0x20000, write=False) is None
+    os.close(sealed)
