@@ -23,7 +23,7 @@ from device.vfio_user.model import Client, Dma, Place, Window
 
 from .history import History
 from .interconnect import Interconnect, Request
-from .requests import PLAIN, Attributes, DmaRefused, OnlyByMessage, Transaction, bare
+from .requests import PLAIN, Attributes, Data, DmaRefused, OnlyByMessage, Transaction, bare
 from .targets import Cached, Views, refusal_of
 from .task import Steps, Task
 
@@ -74,7 +74,7 @@ class Bus:
             return self._read_all(segments, attributes)
 
     def write_list(
-        self, segments: Sequence[tuple[int, bytes]], attributes: Attributes = PLAIN
+        self, segments: Sequence[tuple[int, Data]], attributes: Attributes = PLAIN
     ) -> None:
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
         with self.interconnect.lock:
@@ -140,7 +140,7 @@ class Bus:
 
     def write_list_async(
         self,
-        segments: Sequence[tuple[int, bytes]],
+        segments: Sequence[tuple[int, Data]],
         on_done: Callable[[list[bytes] | DmaRefused], None],
         attributes: Attributes = PLAIN,
     ) -> None:
@@ -149,7 +149,7 @@ class Bus:
             try:
                 self._write_all(segments, attributes, later=True)
             except OnlyByMessage:
-                pieces = [(address, len(data), data) for address, data in segments]
+                pieces = [(address, len(data), bytes(data)) for address, data in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
                 on_done(bare(refusal))
@@ -176,7 +176,7 @@ class Bus:
         return [target.read() for target in found]
 
     def _write_all(
-        self, segments: Sequence[tuple[int, bytes]], attributes: Attributes, *, later: bool = False
+        self, segments: Sequence[tuple[int, Data]], attributes: Attributes, *, later: bool = False
     ) -> None:
         window = self._window(segments[0][0], write=True) if segments else None
         if window is not None:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import Enum
+from itertools import accumulate, pairwise
 
 from device import layout
 from device.layout import (
@@ -45,9 +46,9 @@ from .parts.injection import ErrorInjector
 from .parts.records import DmaRecord, Records
 from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
-from .parts.transfer import Moved, Segment, Transfer
+from .parts.transfer import Moved, Segment, Transfer, runs
 from .registers import Access, Field, Fields, Flag, Register
-from .requests import Attributes, DmaRefused
+from .requests import Attributes, Data, DmaRefused
 
 
 class OptionalCapability(Enum):
@@ -388,15 +389,10 @@ class Exerciser(Endpoint):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         """Move the data and call ``done``; it is refused whole when a part cannot be reached."""
         if transfer.writes_memory:
-            buffer = memoryview(self.buffer)
-            pieces = [
-                self._on_the_bus(bytes(buffer[each.offset : each.offset + each.length]))
-                for each in transfer.places
-            ]
+            whole, pieces = self._copied(transfer.places)
 
             def written(outcome: list[bytes] | DmaRefused) -> None:
-                moved = outcome if isinstance(outcome, DmaRefused) else b"".join(pieces)
-                done(transfer.direction, moved)
+                done(transfer.direction, outcome if isinstance(outcome, DmaRefused) else whole)
 
             places = [each.address for each in transfer.places]
             self.bus.write_list_async(
@@ -410,13 +406,32 @@ class Exerciser(Endpoint):
             ranges = [(each.address, each.length) for each in transfer.places]
             self.bus.read_list_async(ranges, read, transfer.attributes)
 
+    def _copied(self, places: Sequence[Segment]) -> tuple[bytes, list[Data]]:
+        """Return what the device sends, copied once: all of it, and each segment's part."""
+        if self.injector is not None:
+            sent = [
+                self._on_the_bus(bytes(self.buffer[each.offset : each.offset + each.length]))
+                for each in places
+            ]
+            return b"".join(sent), [*sent]
+        with memoryview(self.buffer) as buffer:
+            whole = b"".join([buffer[start:end] for start, end in runs(places)])
+        if len(places) == 1:
+            return whole, [whole]
+        view, ends = memoryview(whole), [*accumulate(each.length for each in places)]
+        return whole, [view[start:end] for start, end in pairwise([0, *ends])]
+
     def _store(self, transfer: Transfer, outcome: list[bytes] | DmaRefused) -> bytes | DmaRefused:
         if isinstance(outcome, DmaRefused):
             return outcome
-        pieces = [*map(self._on_the_bus, outcome)]
-        for each, data in zip(transfer.places, pieces, strict=True):
-            self.buffer[each.offset : each.offset + each.length] = data
-        return b"".join(pieces)
+        whole = b"".join(map(self._on_the_bus, outcome) if self.injector else outcome)
+        # By views: what a slice of a bytearray is given is copied once more.
+        with memoryview(self.buffer) as buffer, memoryview(whole) as left:
+            done = 0
+            for start, end in runs(transfer.places):
+                buffer[start:end] = left[done : done + end - start]
+                done += end - start
+        return whole
 
     def _on_the_bus(self, data: bytes) -> bytes:
         return data if self.injector is None else self.injector.corrupted(data)

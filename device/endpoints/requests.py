@@ -37,6 +37,7 @@ class Attributes:
 
 
 PLAIN = Attributes()
+Data = bytes | memoryview  # of a write; a view is of bytes that do not change
 
 
 class Transaction(NamedTuple):

@@ -16,7 +16,7 @@ from device.vfio_user.errors import (
 from device.vfio_user.model import Place
 
 from .interconnect import Caches
-from .requests import DmaRefused
+from .requests import Data, DmaRefused
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Views:
         """Return a copy."""
         return b"".join(self.views)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Store as many bytes as there are."""
         if len(self.views) == 1:
             self.views[0][:] = data
@@ -55,10 +55,10 @@ class Cached:
         except MemoryFault as fault:
             raise refusal_of(fault) from fault
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Store as many bytes as there are. DmaRefused: as above."""
         try:
-            self.caches.write(self.places, data, no_snoop=self.no_snoop)
+            self.caches.write(self.places, bytes(data), no_snoop=self.no_snoop)
         except MemoryFault as fault:
             raise refusal_of(fault) from fault
 

@@ -40,7 +40,7 @@ class _AddressWrapped(_MaskNotHonoured):
         mask = (1 << (self.extension[Ext.ADDRESS_BITS] or 64)) - 1
         return replace(
             sent,
-            segments=tuple(replace(each, address=each.address & mask) for each in sent.segments),
+            segments=tuple(each._replace(address=each.address & mask) for each in sent.segments),
         )
 
 

@@ -39,7 +39,7 @@ class _RingDoubleFetch(Exerciser):
                 time.sleep(_SLOW_BUS_S)
                 (place,) = self.ring.ranges(self.extension[Ext.RING_COMPLETION], 1)
                 (again,) = parse(self.bus.read(*place))
-                segment = replace(transfer.segments[0], length=again.length)
+                segment = transfer.segments[0]._replace(length=again.length)
                 used = replace(transfer, segments=(segment,))
                 self._ended(used, DmaReason.NONE, used.length, zlib.crc32(outcome))
             done(None)

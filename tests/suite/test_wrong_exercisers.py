@@ -10,7 +10,7 @@ import pytest
 
 from device.endpoints.base import CONFIG_REGION
 from device.endpoints.exerciser import DmaControl, Exerciser
-from device.endpoints.parts.ring import Ring, parse
+from device.endpoints.parts.ring import Descriptor, Ring, parse
 from device.endpoints.parts.transfer import Moved, Transfer
 from device.endpoints.requests import DmaRefused
 from device.endpoints.task import Steps
@@ -21,7 +21,6 @@ from device.layout import (
     DmaDirection,
     DmaReason,
     Ext,
-    RingDescriptor,
     RingFlag,
     RingStatus,
 )
@@ -193,7 +192,7 @@ class NoWrap(Ring):
 class ReadsLate(Ring):
     """Reads each descriptor when its turn comes."""
 
-    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
+    def run(self, chain: list[Descriptor]) -> Steps[None]:
         index = self._extension[Ext.RING_COMPLETION]
         found = yield partial(self._read, self.ranges(index, len(chain)))
         yield from super().run(parse(b"".join(found)))
@@ -202,15 +201,15 @@ class ReadsLate(Ring):
 class IgnoresFlags(Ring):
     """Takes unknown flags for none."""
 
-    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
-        return super().run([replace(each, flags=each.flags & sum(RingFlag)) for each in chain])
+    def run(self, chain: list[Descriptor]) -> Steps[None]:
+        return super().run([each._replace(flags=each.flags & sum(RingFlag)) for each in chain])
 
 
 class EndsChains(Ring):
     """Runs a transfer whose last segment is missing."""
 
-    def run(self, chain: list[RingDescriptor]) -> Steps[None]:
-        last = replace(chain[-1], flags=chain[-1].flags & ~RingFlag.CHAIN)
+    def run(self, chain: list[Descriptor]) -> Steps[None]:
+        last = chain[-1]._replace(flags=chain[-1].flags & ~RingFlag.CHAIN)
         return super().run([*chain[:-1], last])
 
 
@@ -232,8 +231,8 @@ class TakesAnySize(Ring):
 class SilentRing(Ring):
     """Sends no interrupt."""
 
-    def _run_all(self, descriptors: list[RingDescriptor]) -> Steps[RingStatus]:
-        quiet = [replace(each, flags=each.flags & ~RingFlag.INTERRUPT) for each in descriptors]
+    def _run_all(self, descriptors: list[Descriptor]) -> Steps[RingStatus]:
+        quiet = [each._replace(flags=each.flags & ~RingFlag.INTERRUPT) for each in descriptors]
         return super()._run_all(quiet)
 
 

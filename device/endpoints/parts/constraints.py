@@ -107,28 +107,30 @@ class Constraints:
         total = sum(segment.length for segment in segments)
         if limits[Ext.MAX_TRANSFER] and total > limits[Ext.MAX_TRANSFER]:
             raise DmaRefused(DmaReason.MAX_TRANSFER, first)
-        for segment in segments:
-            self._check_lengths(segment)
-            self._check_address(segment)
+        self._check_each(segments)
         if self._profile.rule is DmaRule.PRP and not self._profile.sloppy:
             check_prp(segments)
 
-    def _check_lengths(self, segment: Segment) -> None:
-        largest = self._extension[Ext.MAX_SEGMENT]
-        alignment = self._extension[Ext.LENGTH_ALIGNMENT]
-        if largest and segment.length > largest:
-            raise DmaRefused(DmaReason.MAX_SEGMENT, segment.address)
-        if alignment and segment.length % alignment:
-            raise DmaRefused(DmaReason.LENGTH_ALIGNMENT, segment.address)
-
-    def _check_address(self, segment: Segment) -> None:
-        address, last = segment.address, segment.address + max(segment.length, 1) - 1
-        self.reach(address, segment.length)
+    def _check_each(self, segments: Sequence[Segment]) -> None:
+        """Look the limits up once: segments come by the thousand, and mostly there are none."""
+        largest, step = self._extension[Ext.MAX_SEGMENT], self._extension[Ext.LENGTH_ALIGNMENT]
         alignment, boundary = self._strict(Ext.ALIGNMENT), self._strict(Ext.BOUNDARY)
-        if alignment and address % alignment:
-            raise DmaRefused(DmaReason.ALIGNMENT, address)
-        if boundary and address // boundary != last // boundary:
-            raise DmaRefused(DmaReason.BOUNDARY, address)
+        bits = self._strict(Ext.ADDRESS_BITS) or _ADDRESS_BITS
+        if not (largest or step or alignment or boundary) and bits >= _ADDRESS_BITS:
+            return
+        for segment in segments:
+            address, length = segment.address, segment.length
+            last = address + max(length, 1) - 1
+            if largest and length > largest:
+                raise DmaRefused(DmaReason.MAX_SEGMENT, address)
+            if step and length % step:
+                raise DmaRefused(DmaReason.LENGTH_ALIGNMENT, address)
+            if bits < _ADDRESS_BITS and last >> bits:
+                raise DmaRefused(DmaReason.ADDRESS_BITS, address)
+            if alignment and address % alignment:
+                raise DmaRefused(DmaReason.ALIGNMENT, address)
+            if boundary and address // boundary != last // boundary:
+                raise DmaRefused(DmaReason.BOUNDARY, address)
 
     def reach(self, address: int, length: int) -> None:
         """Refuse an address that the device has no lines for."""

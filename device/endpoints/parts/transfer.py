@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from device.endpoints.requests import PLAIN, Attributes, DmaRefused
 from device.layout import DmaAttribute, DmaDirection, DmaReason
@@ -11,8 +12,7 @@ from device.layout import DmaAttribute, DmaDirection, DmaReason
 _NOTHING = DmaAttribute(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A range of bus addresses and its place in the device's buffer. All in bytes."""
 
     address: int
@@ -78,6 +78,21 @@ def _part(segments: tuple[Segment, ...], start: int, length: int) -> tuple[Segme
                 break
         start -= each.length
     return tuple(found)
+
+
+def runs(places: Sequence[Segment]) -> list[tuple[int, int]]:
+    """Return the device's side of segments, as ranges [start, end) of its buffer, in order.
+
+    Those that go on where the one before ends are one.
+    """
+    found: list[tuple[int, int]] = []
+    start = end = places[0].offset
+    for each in places:
+        if each.offset != end:
+            found.append((start, end))
+            start = each.offset
+        end = each.offset + each.length
+    return [*found, (start, end)]
 
 
 # Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).
