@@ -9,13 +9,12 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from device.layout import DmaReason
 from device.vfio_user.errors import (
     MemoryFault,
     NoDescriptor,
-    ReadOnly,
     Unmapped,
     Withdrawn,
 )
@@ -23,6 +22,7 @@ from device.vfio_user.model import Client, Dma, Place, Window
 
 from .history import History
 from .interconnect import Interconnect, Request
+from .reach import Reach
 from .requests import PLAIN, Attributes, Data, DmaRefused, OnlyByMessage, Transaction, bare
 from .targets import Cached, Views, refusal_of
 from .task import Steps, Task
@@ -30,8 +30,6 @@ from .task import Steps, Task
 if TYPE_CHECKING:
     from .base import Endpoint
 
-_ADDRESS_END = 1 << 64
-_Found = TypeVar("_Found")
 HISTORY = 256  # transactions kept
 
 
@@ -43,6 +41,7 @@ class Bus:
 
     def __init__(self, function: Endpoint) -> None:
         self._function = function
+        self._reach = Reach(function)
         self.interconnect = Interconnect()
         self.client: Client | None = None
         self.transactions = History(HISTORY)
@@ -313,7 +312,7 @@ class Bus:
             if isinstance(outcome, Withdrawn) and denied is not None:
                 outcome = denied
             elif isinstance(outcome, Unmapped) and not by_message:
-                outcome = self._at_peer(address, length, data, outcome)
+                outcome = self._reach.at_peer(address, length, data, outcome)
             found = refusal_of(outcome) if isinstance(outcome, MemoryFault) else outcome
             reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
             self._record(write, address, length, attributes, reason)
@@ -321,7 +320,7 @@ class Bus:
 
         with self.interconnect.lock:
             try:
-                client = self._admitted(address, length)
+                client = self._reach.admitted(self.client, address, length)
                 self._cross(address, length, attributes, write=write)
             except DmaRefused as refusal:
                 done(refusal)
@@ -338,7 +337,8 @@ class Bus:
         Sends none, and asks no interconnect.
         """
         try:
-            self._resolve(self._admitted(address, length), address, length, write=write)
+            client = self._reach.admitted(self.client, address, length)
+            self._reach.views(client, address, length, write=write)
         except OnlyByMessage:
             return True
         except DmaRefused:
@@ -362,7 +362,7 @@ class Bus:
         missing: OnlyByMessage | None = None
         for address, length in ranges:
             try:
-                client = self._admitted(address, length)
+                client = self._reach.admitted(self.client, address, length)
                 self._cross(address, length, attributes, write=write)
                 found.append(self._target(client, address, length, attributes, write=write))
             except DmaRefused as refusal:
@@ -380,8 +380,8 @@ class Bus:
         self, client: Client, address: int, length: int, attributes: Attributes, *, write: bool
     ) -> Views | Cached:
         if self.interconnect.caches is None:
-            return Views(self._resolve(client, address, length, write=write))
-        places = self._places(client, address, length, write=write)
+            return Views(self._reach.views(client, address, length, write=write))
+        places = self._reach.places(client, address, length, write=write)
         if isinstance(places, memoryview):
             return Views([places])
         return self._through(places, attributes)
@@ -446,66 +446,3 @@ class Bus:
         refusal = self.interconnect.refusal(request)
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address)
-
-    def _admitted(self, address: int, length: int) -> Client:
-        """Return the client, when nothing on this side of it refuses the request."""
-        function = self._function
-        if not function.config.bus_master:
-            raise DmaRefused(DmaReason.BUS_MASTER_OFF, address)
-        if address + length > _ADDRESS_END:
-            raise DmaRefused(DmaReason.ADDRESS_WRAP, address)
-        if function.config.overlaps_bar(address, length):
-            # The write would come back as a register access in the middle of this DMA.
-            raise DmaRefused(DmaReason.OWN_BAR, address)
-        if self.client is None:
-            raise DmaRefused(DmaReason.UNMAPPED, address)
-        return self.client
-
-    def _resolve(
-        self, client: Client, address: int, length: int, *, write: bool
-    ) -> list[memoryview]:
-        found = self._reached(client.memory, address, length, write=write)
-        return [found] if isinstance(found, memoryview) else found
-
-    def _places(
-        self, client: Client, address: int, length: int, *, write: bool
-    ) -> list[Place] | memoryview:
-        """Return the places of memory, or a view of a peer's BAR, which no cache holds."""
-        return self._reached(client.places, address, length, write=write)
-
-    def _reached(
-        self,
-        memory: Callable[..., list[_Found]],
-        address: int,
-        length: int,
-        *,
-        write: bool,
-    ) -> list[_Found] | memoryview:
-        try:
-            return memory(address, length, write=write)
-        except ReadOnly as fault:
-            raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
-        except NoDescriptor as fault:
-            raise OnlyByMessage(DmaReason.UNMAPPED, fault.address) from fault
-        except Unmapped as fault:
-            return self._peer(address, length, fault, write=write)
-
-    def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
-        try:
-            return self._function.fabric.memory(self._function, address, length, write=write)
-        except ReadOnly as refusal:
-            raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
-        except Unmapped:
-            raise DmaRefused(DmaReason.UNMAPPED, fault.address) from fault
-
-    def _at_peer(
-        self, address: int, length: int, data: bytes | None, fault: Unmapped
-    ) -> bytes | DmaRefused:
-        try:
-            view = self._peer(address, length, fault, write=data is not None)
-        except DmaRefused as refusal:
-            return bare(refusal)
-        if data is None:
-            return bytes(view)
-        view[:] = data
-        return b""

@@ -1,0 +1,94 @@
+"""Where a function's requests lead: to its client's memory, or to a BAR of a peer.
+
+DmaRefused says why one leads nowhere; OnlyByMessage, that the client alone reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from device.layout import DmaReason
+from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
+from device.vfio_user.model import Client, Place
+
+from .requests import DmaRefused, OnlyByMessage, bare
+
+if TYPE_CHECKING:
+    from .base import Endpoint
+
+_ADDRESS_END = 1 << 64
+_Found = TypeVar("_Found")
+
+
+class Reach:
+    """What one function reaches."""
+
+    def __init__(self, function: Endpoint) -> None:
+        self._function = function
+
+    def admitted(self, client: Client | None, address: int, length: int) -> Client:
+        """Return the client, when nothing on this side of it refuses the request."""
+        function = self._function
+        if not function.config.bus_master:
+            raise DmaRefused(DmaReason.BUS_MASTER_OFF, address)
+        if address + length > _ADDRESS_END:
+            raise DmaRefused(DmaReason.ADDRESS_WRAP, address)
+        if function.config.overlaps_bar(address, length):
+            # The write would come back as a register access in the middle of this DMA.
+            raise DmaRefused(DmaReason.OWN_BAR, address)
+        if client is None:
+            raise DmaRefused(DmaReason.UNMAPPED, address)
+        return client
+
+    def views(self, client: Client, address: int, length: int, *, write: bool) -> list[memoryview]:
+        """Return views of memory, or of a peer's BAR."""
+        found = self._reached(client.memory, address, length, write=write)
+        return [found] if isinstance(found, memoryview) else found
+
+    def places(
+        self, client: Client, address: int, length: int, *, write: bool
+    ) -> list[Place] | memoryview:
+        """Return the places of memory, or a view of a peer's BAR, which no cache holds."""
+        return self._reached(client.places, address, length, write=write)
+
+    def _reached(
+        self,
+        memory: Callable[..., list[_Found]],
+        address: int,
+        length: int,
+        *,
+        write: bool,
+    ) -> list[_Found] | memoryview:
+        try:
+            return memory(address, length, write=write)
+        except ReadOnly as fault:
+            raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
+        except NoDescriptor as fault:
+            raise OnlyByMessage(DmaReason.UNMAPPED, fault.address) from fault
+        except Unmapped as fault:
+            return self._peer(address, length, fault, write=write)
+
+    def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
+        try:
+            return self._function.fabric.memory(self._function, address, length, write=write)
+        except ReadOnly as refusal:
+            raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
+        except Unmapped:
+            raise DmaRefused(DmaReason.UNMAPPED, fault.address) from fault
+
+    def at_peer(
+        self, address: int, length: int, data: bytes | None, fault: Unmapped
+    ) -> bytes | DmaRefused:
+        """Move bytes from or to a peer's BAR, where the client has nothing; return as `Dma` does.
+
+        ``fault`` is what the client said.
+        """
+        try:
+            view = self._peer(address, length, fault, write=data is not None)
+        except DmaRefused as refusal:
+            return bare(refusal)
+        if data is None:
+            return bytes(view)
+        view[:] = data
+        return b""
