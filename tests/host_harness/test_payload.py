@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+from _pytest.assertion import rewrite
 
+from host_harness import debian, guest_packages, payload
 from host_harness.errors import UsageError
 from host_harness.payload import SOURCE, GuestTests, is_copied
 
@@ -58,3 +61,31 @@ def test_junk_and_the_drivers_source_stay_out() -> None:
     for name in ("driver/main.c", "suite/__pycache__/x.pyc", ".git/x", "suite/.x.swp"):
         assert not is_copied(Path(name))
     assert (SOURCE / "guest" / "driver").is_dir()
+
+
+def test_rewritten_asserts_are_kept_where_pytest_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("conftest.py", "deep/test_a.py", "deep/b_test.py", "deep/helper.py", "test_bad.py")
+    tests = tmp_path / "tests"
+    (tests / "deep").mkdir(parents=True)
+    for name in files:
+        (tests / name).write_text("x = 1\nassert x == 2\n")
+    (tests / "test_bad.py").write_text("def\n")
+    guest_packages.copy(tmp_path / "packages")
+    monkeypatch.setattr(debian, "loader_command", lambda _tree, _name: [sys.executable])
+    payload.keep_rewritten_asserts(tmp_path, tmp_path / "packages", tests, "/opt/tests")
+    kept = {name: _kept(tests / name) for name in files}
+    assert sorted(name for name in files if kept[name].exists()) == sorted(files[:3])
+    for name in files[:3]:
+        code = rewrite._read_pyc(tests / name, kept[name])
+        assert code is not None, f"pytest does not take {kept[name]}"
+        with pytest.raises(AssertionError, match=r"assert 1 == 2"):  # plain asserts say nothing
+            exec(code, {})
+    assert f"/opt/tests/{files[1]}".encode() in kept[files[1]].read_bytes()
+    (tests / files[1]).write_text("x = 1\nassert x == 3\n")
+    assert rewrite._read_pyc(tests / files[1], kept[files[1]]) is None, "an edit is not noticed"
+
+
+def _kept(source: Path) -> Path:
+    return rewrite.get_cache_dir(source) / f"{source.stem}{rewrite.PYC_TAIL}"
