@@ -42,7 +42,11 @@ class Framer:
         stops reading a stream behind bytes that carry descriptors. RemoteProtocolError (fatal) for
         a size that no message can have, or too many descriptors; what is held is closed first.
         """
-        # Most of the time the data are one whole message; only what is cut is put together.
+        if len(data) >= HEADER_SIZE and not (self._buffer or descriptors or self._descriptors):
+            header = Header(*_HEADER.unpack_from(data))
+            if header.size == len(data) <= MAX_MESSAGE:  # most of the time it is just one message
+                return [Message(header, data[HEADER_SIZE:], [])]
+        # Only what is cut is put together.
         buffer: bytes | bytearray = data
         if self._buffer:
             self._buffer += data
