@@ -27,6 +27,8 @@ class History(Sequence[Transaction]):
 
     def add(self, write: bool, ranges: _Ranges, attributes: Attributes, reason: DmaReason) -> None:
         """Add requests that differ by their range alone: (address, bytes) each."""
+        if not ranges:
+            return
         ranges = ranges[-self._capacity :]
         self._lists.append((write, ranges, attributes, reason))
         self._held += len(ranges)
