@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import Enum
-from itertools import accumulate, pairwise
 
 from device import layout
 from device.layout import (
@@ -41,14 +40,16 @@ from .base import CONFIG_REGION, Endpoint
 from .memory import Fabric
 from .parts.atc import Atc
 from .parts.constraints import Constraints
+from .parts.control import CONTROL, DmaControl, DmaState
+from .parts.copies import copied, stored
 from .parts.hold import Hold
 from .parts.injection import ErrorInjector
 from .parts.records import DmaRecord, Records
 from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
-from .parts.transfer import Moved, Segment, Transfer, runs
-from .registers import Access, Field, Fields, Flag, Register
-from .requests import Attributes, Data, DmaRefused
+from .parts.transfer import Moved, Segment, Transfer
+from .registers import Register
+from .requests import Attributes, DmaRefused
 
 
 class OptionalCapability(Enum):
@@ -63,40 +64,6 @@ class OptionalCapability(Enum):
 DEFAULT_CAPABILITIES = (OptionalCapability.ATS,)
 
 
-class DmaControl(Fields):
-    """DMACTL."""
-
-    trigger = Field(DmaCtl.TRIGGER_MASK, Access.SELF_CLEARING)
-    write_memory = Flag(DmaCtl.WRITE_MEMORY)
-    no_snoop = Flag(DmaCtl.NO_SNOOP)
-    pasid = Flag(DmaCtl.PASID)
-    privileged = Flag(DmaCtl.PRIVILEGED)
-    instruction = Flag(DmaCtl.INSTRUCTION)
-    use_atc = Flag(DmaCtl.USE_ATC)
-    address_type = Field(DmaCtl.AT_MASK, type=AddressType)
-
-
-class DmaState(Fields):
-    """DMASTATUS."""
-
-    code = Field(layout.DMASTATUS_CODE, Access.RO)
-    clear = Flag(layout.DMASTATUS_CLEAR, Access.SELF_CLEARING)
-
-
-_CONTROL = (
-    Register(Reg.MSICTL, Access.SELF_CLEARING),
-    Register(Reg.INTXCTL, Access.RW, mask=layout.INTXCTL_ASSERT),
-    Register(Reg.DMACTL, DmaControl),
-    Register(Reg.DMA_OFFSET, Access.RW),
-    Register(Reg.DMA_BUS_ADDR_LO, Access.RW),
-    Register(Reg.DMA_BUS_ADDR_HI, Access.RW),
-    Register(Reg.DMA_LEN, Access.RW),
-    Register(Reg.DMASTATUS, DmaState),
-    Register(Reg.PASID_VAL, Access.RW, mask=layout.PASID_MASK),
-    Register(Reg.RID_CTL, Access.RW, mask=layout.RID_VALID | layout.RID_MASK),
-    # Vendor-defined messages cannot leave a vfio-user device: nothing answers.
-    Register(Reg.VDM_CTL, Access.RW, mask=0x0000_0F0F),
-)
 _FEATURES = (
     *(ExtFeature.CRC, ExtFeature.RECORD, ExtFeature.CONSTRAINTS),
     *(ExtFeature.HOLD, ExtFeature.RING, ExtFeature.PROFILE),
@@ -140,7 +107,7 @@ class Exerciser(Endpoint):
         super().__init__(
             trace,
             bars={
-                ExerciserBar.CONTROL: RegisterBar(_CONTROL, layout.CONTROL_SIZE),
+                ExerciserBar.CONTROL: RegisterBar(CONTROL, layout.CONTROL_SIZE),
                 ExerciserBar.BUFFER: MemoryBar(buffer_size),
                 ExerciserBar.MSIX_TABLE: MemoryBar(bar_size(table_size(vectors))),
                 ExerciserBar.EXTENSION: RegisterBar(extension, layout.EXTENSION_SIZE),
@@ -389,7 +356,8 @@ class Exerciser(Endpoint):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         """Move the data and call ``done``; it is refused whole when a part cannot be reached."""
         if transfer.writes_memory:
-            whole, pieces = self._copied(transfer.places)
+            corrupted = None if self.injector is None else self.injector.corrupted
+            whole, pieces = copied(self.buffer, transfer.places, corrupted)
 
             def written(outcome: list[bytes] | DmaRefused) -> None:
                 done(transfer.direction, outcome if isinstance(outcome, DmaRefused) else whole)
@@ -406,32 +374,10 @@ class Exerciser(Endpoint):
             ranges = [(each.address, each.length) for each in transfer.places]
             self.bus.read_list_async(ranges, read, transfer.attributes)
 
-    def _copied(self, places: Sequence[Segment]) -> tuple[bytes, list[Data]]:
-        """Return what the device sends, copied once: all of it, and each segment's part."""
-        if self.injector is not None:
-            sent = [
-                self._on_the_bus(bytes(self.buffer[each.offset : each.offset + each.length]))
-                for each in places
-            ]
-            return b"".join(sent), [*sent]
-        with memoryview(self.buffer) as buffer:
-            whole = b"".join([buffer[start:end] for start, end in runs(places)])
-        if len(places) == 1:
-            return whole, [whole]
-        view, ends = memoryview(whole), [*accumulate(each.length for each in places)]
-        return whole, [view[start:end] for start, end in pairwise([0, *ends])]
-
     def _store(self, transfer: Transfer, outcome: list[bytes] | DmaRefused) -> bytes | DmaRefused:
         if isinstance(outcome, DmaRefused):
             return outcome
-        whole = b"".join(map(self._on_the_bus, outcome) if self.injector else outcome)
-        # By views: what a slice of a bytearray is given is copied once more.
-        with memoryview(self.buffer) as buffer, memoryview(whole) as left:
-            done = 0
-            for start, end in runs(transfer.places):
-                buffer[start:end] = left[done : done + end - start]
-                done += end - start
-        return whole
+        return stored(self.buffer, transfer.places, map(self._on_the_bus, outcome))
 
     def _on_the_bus(self, data: bytes) -> bytes:
         return data if self.injector is None else self.injector.corrupted(data)

@@ -16,7 +16,8 @@ from typing import Final
 from device.layout import DmaAttribute, DmaCtl, DmaReason
 from device.pci.pcie import DeviceStatus
 
-from .exerciser import DmaControl, Exerciser
+from .exerciser import Exerciser
+from .parts.control import DmaControl
 from .parts.transfer import Segment, Transfer
 from .requests import DmaRefused
 

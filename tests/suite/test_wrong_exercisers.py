@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from device.endpoints.base import CONFIG_REGION
-from device.endpoints.exerciser import DmaControl, Exerciser
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.control import DmaControl
 from device.endpoints.parts.ring import Descriptor, Ring, parse
 from device.endpoints.parts.transfer import Moved, Transfer
 from device.endpoints.requests import DmaRefused

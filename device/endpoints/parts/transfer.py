@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -78,21 +78,6 @@ def _part(segments: tuple[Segment, ...], start: int, length: int) -> tuple[Segme
                 break
         start -= each.length
     return tuple(found)
-
-
-def runs(places: Sequence[Segment]) -> list[tuple[int, int]]:
-    """Return the device's side of segments, as ranges [start, end) of its buffer, in order.
-
-    Those that go on where the one before ends are one.
-    """
-    found: list[tuple[int, int]] = []
-    start = end = places[0].offset
-    for each in places:
-        if each.offset != end:
-            found.append((start, end))
-            start = each.offset
-        end = each.offset + each.length
-    return [*found, (start, end)]
 
 
 # Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).
