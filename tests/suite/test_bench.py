@@ -28,6 +28,7 @@ class ModelDevice:
         self.memory = memory
         self.data = bytearray(self.buffer_size)
         self.status, self.reason = DmaStatus.OK, DmaReason.NONE
+        self.records: list[DmaRecord] = []
 
     def move(
         self, address: int, length: int, offset: int, direction: DmaDirection
@@ -65,6 +66,20 @@ class ModelDevice:
             offset=offset,
             crc32=zlib.crc32(data),
         )
+
+    def start_dma(self, address: int, length: int, **asked: Any) -> None:
+        self.records.append(self.dma(address, length, **asked))
+
+    def end_dma(self, before: int) -> DmaRecord:
+        return self.records[before]
+
+    @property
+    def dma_count(self) -> int:
+        return len(self.records)
+
+    @property
+    def crc32(self) -> int:
+        return self.records[-1].crc32
 
 
 def flip(data: bytes) -> bytes:

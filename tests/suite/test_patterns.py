@@ -8,7 +8,7 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from suite.patterns import Patterns, difference, inverted, joined_crc32
+from suite.patterns import BLOCK, Patterns, difference, inverted, joined_crc32
 
 NODE = "suite/test_x.py::test_x"
 
@@ -22,6 +22,16 @@ def test_every_byte_differs_from_what_could_be_there(length: int) -> None:
     assert all(a != b for a, b in itertools.pairwise(pattern)), "moved by one"
     assert all(a != b for a, b in zip(pattern, inverted(pattern), strict=True))
     assert inverted(inverted(pattern)) == pattern
+
+
+def test_no_part_of_a_long_pattern_comes_again() -> None:
+    pattern = Patterns(7, NODE).take(127 * BLOCK)
+    blocks = [pattern[start : start + BLOCK] for start in range(0, len(pattern), BLOCK)]
+    for at in 0, 1, 4095, BLOCK - 1:
+        assert len({block[at] for block in blocks}) == len(blocks)
+    for size in 64, 4096, 65536:
+        pieces = [pattern[start : start + size] for start in range(0, len(pattern), size)]
+        assert len({*pieces}) == len(pieces)
 
 
 def test_patterns_differ_by_seed_test_and_use() -> None:
