@@ -6,6 +6,7 @@ the places of a Python process that come nearest.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal's own half in C
 import functools
 import signal
 import sys
@@ -15,8 +16,10 @@ from typing import Any
 
 from .errors import IONotPermittedError
 
-# Plain numbers: the members of signal.Signals cost more than the questions about them.
+# Plain numbers, and the question as C answers it: the members of signal's enums cost more than the
+# answers, and each call of a buffer asks for all signals.
 _SIGNALS = tuple(map(int, signal.valid_signals()))
+_getsignal = _signal.getsignal
 
 
 def check_may_block(what: str) -> None:
@@ -42,10 +45,10 @@ def check_may_block(what: str) -> None:
 
 def _handlers() -> set[CodeType]:
     """Return the code of the Python functions that handle signals now."""
-    found = set()
-    for number in _SIGNALS:
-        handler: Any = signal.getsignal(number)
-        if handler in (None, signal.SIG_DFL, signal.SIG_IGN) or isinstance(handler, int):
+    found: set[CodeType] = set()
+    handler: Any
+    for handler in map(_getsignal, _SIGNALS):
+        if handler is None or isinstance(handler, int):  # SIG_DFL, SIG_IGN
             continue
         while isinstance(handler, functools.partial):
             handler = handler.func
