@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Iterator
@@ -94,6 +95,15 @@ def process_owner(pid: int | None = None) -> int:
     return _PROCESS_OWNER | (int(fields[19]) & _START_MASK) << 32 | number
 
 
+@functools.lru_cache(maxsize=1)
+def _this_process(pid: int) -> int:
+    """Return this process's tag, which stands for as long as it runs; ``pid`` tells a fork."""
+    return process_owner(pid)
+
+
+os.register_at_fork(after_in_child=_this_process.cache_clear)  # process ids come again
+
+
 def _is_dead(owner: int) -> bool:
     if not owner & _PROCESS_OWNER:
         return False
@@ -134,7 +144,7 @@ class ProtectionUnit:
         ``owner`` is any tag of 63 bits, or one of `process_owner` (default: this process's).
         `GrantsExhausted`, or `ProtectionError` for a range or a direction that there is not.
         """
-        tag = process_owner() if owner is None else owner
+        tag = _this_process(os.getpid()) if owner is None else owner
         what = f"grant of {length} bytes at {address:#x}, direction {int(direction)}"
         if not all(0 <= value < _U64 for value in (address, length, tag, direction)):
             raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, what)

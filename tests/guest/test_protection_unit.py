@@ -194,6 +194,28 @@ def test_owner_of_a_process() -> None:
         process_owner(child.pid)
 
 
+def grants(unit: ProtectionUnit, pipe: Connection) -> None:
+    """In a child whose model is a copy: grant, and tell the owners."""
+    unit.grant(1, 1, IN)
+    pipe.send((unit.owners(), process_owner()))
+
+
+def test_a_forked_child_grants_as_itself(unit: ProtectionUnit) -> None:
+    context = multiprocessing.get_context("fork")
+    unit.grant(0, 1, IN)
+    ours, theirs = context.Pipe()
+    child = context.Process(target=grants, args=(unit, theirs))
+    child.start()
+    assert ours.poll(10)
+    owners, its_tag = ours.recv()
+    assert sorted(owners) == sorted([process_owner(), its_tag])
+    assert its_tag != process_owner()
+    child.join(10)
+    child.close()
+    ours.close()
+    theirs.close()
+
+
 def test_grants_of_the_dead(unit: ProtectionUnit) -> None:
     """A tag that is no process's lives for ever, and so does one of a process that lives."""
     gone = process_owner() ^ 1 << 40  # another start time
