@@ -251,7 +251,8 @@ class Exerciser(Endpoint):
             (control.privileged, DmaAttribute.PRIVILEGED),
             (control.instruction, DmaAttribute.INSTRUCTION),
         ):
-            asked |= attribute if flag else DmaAttribute(0)
+            if flag:
+                asked |= attribute
         segment = Segment(
             self.control.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
             self.control[Reg.DMA_LEN],
