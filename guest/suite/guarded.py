@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from iobuffer.options import IODirection
 from layout import DmaDirection, DmaReason, DmaStatus, GrantDirection
@@ -45,6 +47,24 @@ class Guarded:
     ) -> ProtectionFault:
         """Have the device try; it must be told so, and one fault must say just this."""
         before = self.unit.fault_count
+        due = self._refused(
+            before + 1, address, length, write=write, reason=reason, byte=byte, nearest=nearest
+        )
+        self.recorded(f"{due.direction.name} of {length} bytes at {address:#x}", before, [due])
+        return due
+
+    def _refused(
+        self,
+        sequence: int,
+        address: int,
+        length: int,
+        *,
+        write: bool,
+        reason: DmaReason,
+        byte: int,
+        nearest: Grant,
+    ) -> ProtectionFault:
+        """Have the device try; it must be told so. Return the fault that is due."""
         record = self.bench.device.dma(address, length, write_memory=write)
         direction = DmaDirection(write)
         what = f"{direction.name} of {length} bytes at {address:#x}, which no grant permits"
@@ -54,25 +74,43 @@ class Guarded:
                 f"{what}: status {record.status.name}, {record.reason.name}, {record.moved} bytes "
                 f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
             )
-        due = ProtectionFault(before + 1, address, length, direction, reason, byte, nearest)
-        self.recorded(what, before, [due])
-        return due
+        return ProtectionFault(sequence, address, length, direction, reason, byte, nearest)
 
     def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
         """Compare all faults since a count of ``before`` with those that are due."""
         found = self.unit.faults(before)
-        if found != due:
-            raise CheckFailed(f"{what}: the faults are {found}; due: {due}")
+        if found == due:
+            return
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(found, due, strict=False))
+        at = sum(1 for _ in alike)
+        raise CheckFailed(
+            f"{what}: {len(found)} faults of {len(due)}, from number {at + 1} on they are "
+            f"{found[at : at + 2]}; due: {due[at : at + 2]}"
+        )
 
-    def denied_at(
-        self, places: range, *, write: bool, nearest: Grant, reason: DmaReason
+    def denied_each(
+        self,
+        tries: Iterable[tuple[int, int, int]],
+        *,
+        write: bool,
+        nearest: Grant,
+        reason: DmaReason,
     ) -> ProtectionFault:
-        """Have one byte at each of the places denied; return the last fault."""
-        for address in places:
-            fault = self.denied(
-                address, 1, write=write, reason=reason, byte=address, nearest=nearest
+        """Have each DMA (address, length, byte at fault) denied; return the last one's fault.
+
+        As `denied` does, but the faults are read when all have been tried: at most as many as the
+        unit keeps.
+        """
+        before = self.unit.fault_count
+        due = [
+            self._refused(
+                before + number, address, length,
+                write=write, reason=reason, byte=byte, nearest=nearest,
             )
-        return fault
+            for number, (address, length, byte) in enumerate(tries, start=1)
+        ]  # fmt: skip
+        self.recorded(f"{due[-1].direction.name}, byte by byte", before, due)
+        return due[-1]
 
 
 def edges(address: int, length: int) -> list[range]:

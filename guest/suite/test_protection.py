@@ -57,7 +57,7 @@ def test_outside_every_grant(
     inside = data.take(3 * PAGE)
     with memory.view() as view:
         in_device = prepare(bench, view, inside)
-        for start, length in (
+        tries = (
             (address + PAGE - LINE, 1),
             (address + PAGE - LINE, LINE),
             (address + PAGE - 1, 1),
@@ -66,10 +66,9 @@ def test_outside_every_grant(
             (address + 2 * PAGE, 1),
             (address + 2 * PAGE, PAGE),
             (address + 2 * PAGE + LINE, 1),
-        ):
-            fault = guarded.denied(
-                start, length, write=write, reason=OUTSIDE, byte=start, nearest=grant
-            )
+        )
+        each = [(start, length, start) for start, length in tries]
+        fault = guarded.denied_each(each, write=write, reason=OUTSIDE, nearest=grant)
         check_untouched(bench, view, inside, in_device)
     attest(
         PROMISE,
@@ -94,10 +93,9 @@ def test_across_the_end(
     inside = data.take(size + LINE)
     with memory.view() as view:
         in_device = prepare(bench, view, inside)
-        for start in (start for places in edges(address, size) for start in places):
-            fault = guarded.denied(
-                start, end + 1 - start, write=write, reason=PAST_END, byte=end, nearest=grant
-            )
+        starts = (start for places in edges(address, size) for start in places)
+        tries = [(start, end + 1 - start, end) for start in starts]
+        fault = guarded.denied_each(tries, write=write, reason=PAST_END, nearest=grant)
         guarded.denied(end, 1, write=write, reason=OUTSIDE, byte=end, nearest=grant)
         check_untouched(bench, view, inside, in_device)
     seen = bench.dma(address, size, write_memory=write)
