@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +113,10 @@ def _is_dead(owner: int) -> bool:
         return True
 
 
+def _grant(address: int, length: int, direction: int) -> str:
+    return f"grant of {length} bytes at {address:#x}, direction {int(direction)}"
+
+
 class ProtectionUnit:
     """Grants are in force for all devices until withdrawn, whichever process made them.
 
@@ -144,18 +148,30 @@ class ProtectionUnit:
         ``owner`` is any tag of 63 bits, or one of `process_owner` (default: this process's).
         `GrantsExhausted`, or `ProtectionError` for a range or a direction that there is not.
         """
+        return self.grant_each([(address, length)], direction, owner)[0]
+
+    def grant_each(
+        self, ranges: Sequence[tuple[int, int]], direction: int, owner: int | None = None
+    ) -> list[int]:
+        """Grant each (address, length) as `grant` does, as one command that no other comes into.
+
+        Those before one that is refused stay granted: `withdraw_owner` takes them back as well.
+        """
         tag = _this_process(os.getpid()) if owner is None else owner
-        what = f"grant of {length} bytes at {address:#x}, direction {int(direction)}"
-        if not all(0 <= value < _U64 for value in (address, length, tag, direction)):
-            raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, what)
-        control = self._control
+        for address, length in ranges:
+            if not all(0 <= value < _U64 for value in (address, length, tag, direction)):
+                what = _grant(address, length, direction)
+                raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, what)
+        control, made = self._control, []
         with self._lock.held():
-            control.set64(Plat.GRANT_ADDRESS_LO, address)
-            control.set64(Plat.GRANT_LENGTH_LO, length)
             control.set64(Plat.GRANT_OWNER_LO, tag)
             control[Plat.GRANT_DIRECTION] = min(direction, 0xFFFF_FFFF)
-            self._do(ProtectionCommand.GRANT, what)
-            return control[Plat.GRANT_ID]
+            for address, length in ranges:
+                control.set64(Plat.GRANT_ADDRESS_LO, address)
+                control.set64(Plat.GRANT_LENGTH_LO, length)
+                self._do(ProtectionCommand.GRANT, _grant(address, length, direction))
+                made.append(control[Plat.GRANT_ID])
+        return made
 
     def withdraw(self, identity: int) -> None:
         """Take a grant back: no byte moves by it any more. `NoSuchGrant` when there is none."""

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from iobuffer import kIODirectionInOut
-from layout import FAULT_CAPACITY, DmaReason, ProtectionStatus
-from protection_unit import GrantsExhausted, NoSuchGrant, ProtectionError, process_owner
+from layout import FAULT_CAPACITY, DmaReason, GrantDirection, ProtectionStatus
+from protection_unit import Grant, GrantsExhausted, NoSuchGrant, ProtectionError, process_owner
 
 from suite.attestation import Attest, CheckFailed
 from suite.bench import MakeBuffer
@@ -35,22 +35,23 @@ def test_all_grants_in_use(
     memory = buffer(kIODirectionInOut, length)
     address = memory.getPhysicalAddress()
     # Not in order, so that the unit has to sort.
-    order = [index for start in range(7) for index in range(start, count, 7)]
-    grants = {index: guarded.grant(address + index * PIECE, PIECE, OUT) for index in order}
+    order = [address + index * PIECE for start in range(7) for index in range(start, count, 7)]
+    made = unit.grant_each([(place, PIECE) for place in order], OUT, OWNER)
+    ids = dict(zip(order, made, strict=True))
     with pytest.raises(GrantsExhausted, match="FULL"):
         unit.grant(address, PIECE, IN, OWNER)
     seen = bench.device_reads(memory, data.take(length))
-    hole = grants[count * 2 // 3]
-    unit.withdraw(hole.id)
+    hole = address + count * 2 // 3 * PIECE
+    unit.withdraw(ids[hole])
     guarded.denied(
         *(address, length),
         write=False,
         reason=DmaReason.PROTECTION_PAST_END,
-        byte=hole.address,
-        nearest=grants[count * 2 // 3 - 1],
+        byte=hole,
+        nearest=Grant(ids[hole - PIECE], hole - PIECE, PIECE, GrantDirection.OUT, OWNER),
     )
-    before = bench.dma(address, hole.address - address, write_memory=False)
-    guarded.grant(hole.address, PIECE, OUT)
+    before = bench.dma(address, hole - address, write_memory=False)
+    guarded.grant(hole, PIECE, OUT)
     again = bench.dma(address, length, write_memory=False)
     attest(
         PROMISE,
