@@ -71,9 +71,10 @@ class Region:
         """Store bytes."""
         self._map[self._offset + offset : self._offset + offset + len(data)] = data
 
-    def frames(self) -> list[int | None]:
-        """Return where its pages are; see `frames` of the module."""
-        return frames(self.address, self.length)
+    def frames(self, offset: int = 0, length: int | None = None) -> list[int | None]:
+        """Return where the pages of a part are; see `frames` of the module."""
+        size = self.length - offset if length is None else length
+        return frames(self.address + offset, size)
 
     def advise(self, advice: int, offset: int = 0, length: int | None = None) -> int:
         """Call madvise(2) for a part; return 0 or the error's number."""

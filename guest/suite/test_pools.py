@@ -120,7 +120,7 @@ def checkerboard(pool: str, piece: int) -> Iterator[int]:
 @pytest.mark.promise("kIOMemoryPhysicallyContiguous")
 def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> None:
     """Half of the pool is free, in pieces: a longer run is refused, with numbers."""
-    piece = 1 << 20
+    piece = 2 << 20
     before = pools.named("main").free_size()
     with checkerboard("main", piece) as free:
         options = kIODirectionInOut | kIOMemoryPhysicallyContiguous

@@ -31,7 +31,7 @@ from suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 
-PROCESSES, ROUNDS = 4, 8
+PROCESSES, ROUNDS = 4, 5
 SIZES = (1, 64, 700, 4096, 5000, 20000, 65536)
 Ask = Callable[[], Any]
 
@@ -120,7 +120,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
     drawn = random.Random(data.take(8))
     seed = drawn.randrange(1 << 32)
     before = free_sizes()
-    victim, last_round = drawn.randrange(PROCESSES), drawn.randrange(2, ROUNDS - 2)
+    victim, last_round = drawn.randrange(PROCESSES), drawn.randrange(1, ROUNDS - 1)
     dmas = 0
     with ExitStack() as stack:
         engine = Engine(bench.device)
@@ -145,7 +145,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
                 other.tell()
             if turn == last_round:
                 # In the midst of its work, whatever that is by then.
-                time.sleep(drawn.uniform(0, 0.2))
+                time.sleep(drawn.uniform(0, 0.1))
                 others.pop(victim).kill()
         for other in others.values():
             if other.hear() != "done":
@@ -171,9 +171,11 @@ def test_memory_of_the_dead_comes_back(
     """A process takes most of a pool and is killed; its memory is there for the next one."""
 
     def hoard(_ask: Ask) -> Iterator[object]:
-        kept = []
+        kept: list[IOBufferMemoryDescriptor] = []
         size = 8 << 20
-        while True:
+        # The others have no end: they take from what the kernel has.
+        enough = 7 if pool == "main" else 2
+        while len(kept) < enough:
             try:
                 kept.append(
                     IOBufferMemoryDescriptor.inTaskWithOptions(
@@ -181,8 +183,6 @@ def test_memory_of_the_dead_comes_back(
                     )
                 )
             except IONoMemoryError:
-                break
-            if len(kept) == 7:
                 break
         yield sum(each.getCapacity() for each in kept)
         _ask()
