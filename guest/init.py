@@ -8,6 +8,7 @@ Module parameters stand on the kernel command line as ``module.name=value``, as 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -126,14 +127,39 @@ def power_off() -> None:
     _libc.syscall(SYS_REBOOT, REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF, None)
 
 
-def run_agent() -> int:
-    """Serve the harness in this process; return the exit status."""
+def run_agent(loaded: int) -> int:
+    """Serve the harness in this process once ``loaded`` has a byte; return the exit status.
+
+    The agent's own modules take seconds to import under emulation, and need none of the kernel's.
+    """
     os.setsid()
     os.chdir(GUEST_FOLDER)
     sys.path.insert(0, str(GUEST_FOLDER))
     from suite import agent
 
+    if not os.read(loaded, 1):
+        raise RuntimeError("the first process ended before the kernel's modules were loaded")
+    os.close(loaded)
     return agent.main([])
+
+
+def start_agent() -> tuple[int, int]:
+    """Start the agent's process; return its id, and where it waits for a byte to begin."""
+    loaded, tell = os.pipe()
+    child = os.fork()
+    if child != 0:
+        os.close(loaded)
+        return child, tell
+    status = 70
+    try:
+        os.close(tell)
+        status = run_agent(loaded)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def main() -> None:
@@ -142,6 +168,7 @@ def main() -> None:
     mount_all()
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
     os.environ["PYTHONPATH"] = str(GUEST_FOLDER)
+    child, tell = start_agent()
     command_line = Path("/proc/cmdline").read_text()
     names = (MODULES / "order").read_text().split()
     if any(IOMMUS.iterdir()):
@@ -152,17 +179,9 @@ def main() -> None:
         word.split("=", 1) for word in parameters("rehearsal", command_line).split() if "=" in word
     )
     start_shells(int(asked.get("shells", 0)))
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            status = run_agent()
-        except Exception:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    with contextlib.suppress(BrokenPipeError):  # it ended already, with a status that says so
+        os.write(tell, b"\0")
+    os.close(tell)
     status = reap_until(child)
     print(f"init: the agent ended with status {status}", flush=True)
     power_off()

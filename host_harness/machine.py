@@ -52,6 +52,13 @@ def kernel_command_line(extra: list[str]) -> str:
         *("console=ttyS0", "quiet", "panic=-1", "reboot=acpi"),
         # Under emulation the checks that these leave out cost seconds and find nothing.
         *("tsc=reliable", "no_timer_check", "cryptomgr.notests", "random.trust_cpu=on"),
+        # kdf108 tests itself all the same, and has the boot wait until the initramfs is unpacked.
+        "initcall_blacklist=crypto_kdf108_init",
+        # The loops of a delay, by HZ=250 and a TSC of 4 GHz, so that none is too short: counting
+        # them takes the second processor a quarter of its start, and then fails.
+        "lpj=16000000",
+        # 64 MiB of bounce buffers, zeroed page by page, that no driver of the guest would use.
+        "swiotlb=noforce",
         *memory.kernel_arguments(),
         *extra,
     ]
