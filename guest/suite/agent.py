@@ -114,13 +114,13 @@ class AgentPlugin:
 
         self._channel.send({"type": "start", "nodeid": item.nodeid})
         item.user_properties.clear()  # the host may run it again
-        reports = runtestprotocol(item, nextitem=following, log=False)
-        for report in reports:
+        said = []
+        for report in runtestprotocol(item, nextitem=following, log=False):
             report.sections[:] = [(name, _clipped(text)) for name, text in report.sections]
             data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
-            self._channel.send({"type": "report", "nodeid": item.nodeid, "data": data})
+            said.append({"type": "report", "nodeid": item.nodeid, "data": data})
         self.ran += 1
-        self._channel.send({"type": "finish", "nodeid": item.nodeid})
+        self._channel.send(*said, {"type": "finish", "nodeid": item.nodeid})
 
 
 def _next_request(channel: Channel) -> Message:
