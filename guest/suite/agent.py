@@ -114,7 +114,7 @@ class AgentPlugin:
 
         self._channel.send({"type": "start", "nodeid": item.nodeid})
         item.user_properties.clear()  # the host may run it again
-        said = []
+        said: list[Message] = []
         for report in runtestprotocol(item, nextitem=following, log=False):
             report.sections[:] = [(name, _clipped(text)) for name, text in report.sections]
             data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)

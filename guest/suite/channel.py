@@ -67,7 +67,7 @@ class Channel:
 
     def send(self, *messages: Message) -> None:
         """Send messages, each in a frame of its own, all by one write: each write stops the CPU."""
-        frames = []
+        frames: list[bytes] = []
         for message in messages:
             if (changed := self.says(message)) is not None:
                 frames.append(self.outgoing(changed, frame(changed, self._sent + len(frames))))
