@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -310,38 +311,49 @@ class Bench:
         length = self.fits(len(data))
         staged = data if length == len(data) else self.staging.readBytes(0, length)
         address = self.staging.getPhysicalAddress()
-        device = self.device
         for start, part in self.parts(address, length):
             due = zlib.crc32(staged[start : start + part])
-            before = device.dma_count
-            device.start_dma(address + start, part, write_memory=False, offset=start)
-            # The count and the CRC tell that it is loaded; the record takes ten reads more.
-            if device.dma_count == (before + 1) & 0xFFFF_FFFF and device.crc32 == due:
-                continue
-            record = device.end_dma(before)
-            self._as_asked(record, address + start, part, write_memory=False, offset=start)
-            if record.crc32 != due:
+            record = self.move(address + start, part, due, write_memory=False, offset=start)
+            if record is not None and record.crc32 != due:
                 raise CheckFailed(
                     f"{_span(address + start, part, DmaDirection.READ_MEMORY)}, to load the "
                     f"device's buffer: the device's CRC is {record.crc32:08x}, that of the bytes "
                     f"there {due:08x}; {self._in_device(data)}"
                 )
 
+    def move(
+        self,
+        address: int,
+        length: int,
+        due: int | Callable[[], bytes],
+        *,
+        write_memory: bool,
+        offset: int = 0,
+    ) -> DmaRecord | None:
+        """Run one DMA; None when the device counts it, and its CRC is the one that is ``due``.
+
+        ``due`` may also be what returns the bytes, afterwards. The record, which takes some ten
+        register reads more, is asked for otherwise, held against what was asked, and returned.
+        """
+        device = self.device
+        before = device.dma_count
+        device.start_dma(address, length, write_memory=write_memory, offset=offset)
+        done = device.dma_count == (before + 1) & 0xFFFF_FFFF
+        if done and device.crc32 == (due if isinstance(due, int) else zlib.crc32(due())):
+            return None
+        record = device.end_dma(before)
+        self._as_asked(record, address, length, write_memory=write_memory, offset=offset)
+        return record
+
     def stored(self, length: int) -> bytes:
         """Return the first bytes of the device's buffer: the device writes them to memory."""
-        staging, device = self.staging, self.device
+        staging = self.staging
         address = staging.getPhysicalAddress()
         # What was loaded from here may still be here; without a DMA it must not pass for one.
         staging.writeBytes(0, inverted(staging.readBytes(0, length)))
         for start, part in self.parts(address, self.fits(length)):
-            before = device.dma_count
-            device.start_dma(address + start, part, write_memory=True, offset=start)
-            done = device.dma_count == (before + 1) & 0xFFFF_FFFF
-            # As in `load`.
-            if done and device.crc32 == zlib.crc32(staging.readBytes(start, part)):
-                continue
-            record = device.end_dma(before)
-            self._as_asked(record, address + start, part, write_memory=True, offset=start)
+            here = partial(staging.readBytes, start, part)
+            self.move(address + start, part, here, write_memory=True, offset=start)
         return staging.readBytes(0, length)
 
     def device_writes(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 from iobuffer.options import IODirection
-from layout import DmaDirection, DmaReason, DmaStatus, GrantDirection
+from layout import DMASTATUS_CODE, DmaDirection, DmaReason, DmaStatus, GrantDirection, Reg
 from protection_unit import Grant, ProtectionFault, ProtectionUnit
 
 from .attestation import CheckFailed
@@ -63,10 +63,23 @@ class Guarded:
         reason: DmaReason,
         byte: int,
         nearest: Grant,
+        brief: bool = False,
     ) -> ProtectionFault:
-        """Have the device try; it must be told so. Return the fault that is due."""
-        record = self.bench.device.dma(address, length, write_memory=write)
-        direction = DmaDirection(write)
+        """Have the device try; it must be told so. Return the fault that is due.
+
+        ``brief``: the record is looked at only when status, count and CRC are not as due.
+        """
+        device, direction = self.bench.device, DmaDirection(write)
+        due = ProtectionFault(sequence, address, length, direction, reason, byte, nearest)
+        before = device.dma_count
+        device.start_dma(address, length, write_memory=write)
+        if brief and (
+            device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
+            and device.dma_count == (before + 1) & 0xFFFF_FFFF
+            and device.crc32 == 0
+        ):
+            return due
+        record = device.end_dma(before)
         what = f"{direction.name} of {length} bytes at {address:#x}, which no grant permits"
         outcome = record.status, record.reason, record.moved, record.crc32
         if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
@@ -74,7 +87,7 @@ class Guarded:
                 f"{what}: status {record.status.name}, {record.reason.name}, {record.moved} bytes "
                 f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
             )
-        return ProtectionFault(sequence, address, length, direction, reason, byte, nearest)
+        return due
 
     def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
         """Compare all faults since a count of ``before`` with those that are due."""
@@ -90,7 +103,7 @@ class Guarded:
 
     def denied_each(
         self,
-        tries: Iterable[tuple[int, int, int]],
+        tries: Sequence[tuple[int, int, int]],
         *,
         write: bool,
         nearest: Grant,
@@ -98,14 +111,14 @@ class Guarded:
     ) -> ProtectionFault:
         """Have each DMA (address, length, byte at fault) denied; return the last one's fault.
 
-        As `denied` does, but the faults are read when all have been tried: at most as many as the
-        unit keeps.
+        As `denied` does, but the faults are read when all have been tried, which are at most as
+        many as the unit keeps, and the device's record of the last.
         """
         before = self.unit.fault_count
         due = [
             self._refused(
                 before + number, address, length,
-                write=write, reason=reason, byte=byte, nearest=nearest,
+                write=write, reason=reason, byte=byte, nearest=nearest, brief=number < len(tries),
             )
             for number, (address, length, byte) in enumerate(tries, start=1)
         ]  # fmt: skip

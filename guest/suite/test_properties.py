@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import pairwise
 
 import pytest
@@ -160,7 +161,9 @@ def test_contiguous_by_use(
         for offset in range(0, len(chunk), PAGE):
             page = base + start + offset
             for place, part in bench.parts(page, min(PAGE, len(chunk) - offset)):
-                bench.dma(page + place, part, write_memory=True, offset=offset + place)
+                at = offset + place
+                due = zlib.crc32(chunk[at : at + part])
+                bench.move(page + place, part, due, write_memory=True, offset=at)
     with memory.view() as view:
         wrong = difference(stamps, bytes(view))
     runs = bench.witness(memory)
