@@ -6,11 +6,12 @@ caller's (`suite.random_operations`).
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -128,17 +129,24 @@ class Tally:
 Wanted = Callable[["BufferMachine", Modelled], bool]
 
 
-@st.composite
-def _some(draw: st.DrawFn, wanted: Wanted) -> Modelled:
-    """Return a live buffer of a kind; a rule that wants one needs `_with` as well."""
-    machine: BufferMachine = draw(st.runner())
-    found = machine.live(wanted)
-    return found[draw(st.integers(0, len(found) - 1))]
+def _step(wanted: Wanted, **arguments: st.SearchStrategy[Any]) -> Callable[[_T], _T]:
+    """Make a rule of a step with a ``buffer`` of a kind, where there is a live one.
 
+    Its number is drawn, which is much cheaper than a strategy of its own for each step.
+    """
 
-def _with(wanted: Wanted) -> Callable[[_T], _T]:
-    """Return a precondition: there is a live buffer of a kind."""
-    return precondition(lambda machine: bool(machine.live(wanted)))
+    drawn: Any = rule(**cast(Any, {"buffer": _NUMBERS, **arguments}))
+
+    def made(step: _T) -> _T:
+        @functools.wraps(step)
+        def run(machine: BufferMachine, buffer: int, **rest: Any) -> None:
+            found = machine.live(wanted)
+            step(machine, buffer=found[buffer % len(found)], **rest)
+
+        chosen = precondition(lambda machine: any(wanted(machine, each) for each in machine.all))
+        return cast(_T, chosen(drawn(run)))
+
+    return made
 
 
 def _device_may_try(way: IODirection) -> Wanted:
@@ -173,6 +181,7 @@ def _storable(_: BufferMachine, each: Modelled) -> bool:
 _READABLE = _device_may_try(IODirection.kIODirectionOut)
 _WRITABLE = _device_may_try(IODirection.kIODirectionIn)
 _DIRECTIONS = st.sampled_from(IODirection)
+_NUMBERS = st.integers(0, LIVE_MAX - 1)  # of a live buffer
 _OFFSETS = st.integers(0, max(CAPACITIES) - 1)
 _SEEDS = st.integers(0, (1 << 32) - 1)  # of bytes, which would be too many choices themselves
 _CREATE: Final[dict[str, Any]] = {
@@ -198,22 +207,22 @@ class BufferMachine(RuleBasedStateMachine):
         self._bench = bench
         self._tally = tally
         self.protected = protected
-        self._live: list[Modelled] = []
+        self.all: list[Modelled] = []
         self._free = free_sizes()
 
     def live(self, wanted: Wanted) -> list[Modelled]:
         """Return the live buffers of a kind."""
-        return [each for each in self._live if wanted(self, each)]
+        return [each for each in self.all if wanted(self, each)]
 
     def teardown(self) -> None:
         """Release everything; `CheckFailed` when not all memory comes back."""
-        for each in self._live:
+        for each in self.all:
             for mapped in each.maps:
                 mapped.unmap()
             for _ in each.prepared:
                 each.memory.complete()
             each.memory.release()
-        self._live.clear()
+        self.all.clear()
         if (free := free_sizes()) != self._free:
             raise CheckFailed(f"free before {self._free}, after {free}")
 
@@ -225,7 +234,7 @@ class BufferMachine(RuleBasedStateMachine):
     ) -> Modelled:
         return self._create(kind, cache, direction, capacity, alignment)
 
-    @precondition(lambda self: len(self._live) < LIVE_MAX)
+    @precondition(lambda self: len(self.all) < LIVE_MAX)
     @rule(target=buffers, **_CREATE)
     def create(
         self, kind: str, cache: str, direction: IODirection, capacity: int, alignment: int
@@ -244,7 +253,7 @@ class BufferMachine(RuleBasedStateMachine):
             alignment = 1
         memory = IOBufferMemoryDescriptor.inTaskWithOptions(task, options, capacity, alignment)
         made = Modelled(memory, bytearray(capacity), memory.prepared, direction)
-        self._live.append(made)
+        self.all.append(made)
         if made.own and memory.getPhysicalAddress() % alignment:
             raise CheckFailed(f"{memory!r} is not aligned to {alignment}")
         self._look(made)
@@ -258,11 +267,10 @@ class BufferMachine(RuleBasedStateMachine):
         self._expect(wanted, buffer.memory.release)
         if buffer.busy:
             return buffer
-        self._live.remove(buffer)
+        self.all.remove(buffer)
         return multiple()
 
-    @_with(_mappable)
-    @rule(buffer=_some(_mappable))
+    @_step(_mappable)
     def map(self, buffer: Modelled) -> None:
         self._tally.done["map"] += 1
         mapped = buffer.memory.createMappingInTask(current_task(), 0, kIOMapAnywhere | kIOMapUnique)
@@ -270,14 +278,12 @@ class BufferMachine(RuleBasedStateMachine):
         with mapped.view() as view:
             self._same(buffer, bytes(view), "a new mapping")
 
-    @_with(_mapped)
-    @rule(buffer=_some(_mapped), which=st.integers(0, NESTED_MAX - 1))
+    @_step(_mapped, which=st.integers(0, NESTED_MAX - 1))
     def unmap(self, buffer: Modelled, which: int) -> None:
         self._tally.done["unmap"] += 1
         buffer.maps.pop(which % len(buffer.maps)).unmap()
 
-    @_with(_preparable)
-    @rule(buffer=_some(_preparable), direction=_DIRECTIONS)
+    @_step(_preparable, direction=_DIRECTIONS)
     def prepare(self, buffer: Modelled, direction: IODirection) -> None:
         self._tally.done["prepare"] += 1
         actual = direction or buffer.direction
@@ -299,10 +305,7 @@ class BufferMachine(RuleBasedStateMachine):
         if buffer.prepared:
             buffer.prepared.pop()
 
-    @_with(_storable)
-    @rule(
-        buffer=_some(_storable), start=_OFFSETS, length=_OFFSETS, seed=_SEEDS, mapped=st.booleans()
-    )
+    @_step(_storable, start=_OFFSETS, length=_OFFSETS, seed=_SEEDS, mapped=st.booleans())
     def store(self, buffer: Modelled, start: int, length: int, seed: int, mapped: bool) -> None:
         self._tally.done["store"] += 1
         start, length = buffer.part(start, length)
@@ -314,8 +317,7 @@ class BufferMachine(RuleBasedStateMachine):
             buffer.memory.writeBytes(start, data)
         buffer.content[start : start + length] = data
 
-    @_with(_READABLE)
-    @rule(buffer=_some(_READABLE), start=_OFFSETS, length=_OFFSETS)
+    @_step(_READABLE, start=_OFFSETS, length=_OFFSETS)
     def device_reads(self, buffer: Modelled, start: int, length: int) -> None:
         self._tally.done["device_reads"] += 1
         allowed = buffer.device_may(IODirection.kIODirectionOut)
@@ -329,8 +331,7 @@ class BufferMachine(RuleBasedStateMachine):
             at += size
         self._look(buffer)
 
-    @_with(_WRITABLE)
-    @rule(buffer=_some(_WRITABLE), start=_OFFSETS, length=_OFFSETS, seed=_SEEDS)
+    @_step(_WRITABLE, start=_OFFSETS, length=_OFFSETS, seed=_SEEDS)
     def device_writes(self, buffer: Modelled, start: int, length: int, seed: int) -> None:
         self._tally.done["device_writes"] += 1
         allowed = buffer.device_may(IODirection.kIODirectionIn)
@@ -345,9 +346,8 @@ class BufferMachine(RuleBasedStateMachine):
             at += size
         self._look(buffer)
 
-    @_with(_purgeable)
-    @rule(
-        buffer=_some(_purgeable),
+    @_step(
+        _purgeable,
         new=st.sampled_from((NON_VOLATILE, VOLATILE, EMPTY)),
         paged_out=st.booleans(),
     )
@@ -378,8 +378,7 @@ class BufferMachine(RuleBasedStateMachine):
         if not busy:
             buffer.direction = direction
 
-    @_with(_wired)
-    @rule(buffer=_some(_wired), start=_OFFSETS)
+    @_step(_wired, start=_OFFSETS)
     def sync(self, buffer: Modelled, start: int) -> None:
         self._tally.done["sync"] += 1
         start %= len(buffer.content)
