@@ -1,0 +1,51 @@
+"""The named faults of the way of the reports, which take the verdict away; see `faults`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from .errors import Status
+from .fault import Fault, Place
+
+_NONE: Mapping[str, float] = MappingProxyType({})
+
+
+def _channel(
+    name: str, words: str, description: str, deadlines: Mapping[str, float] = _NONE
+) -> Fault:
+    return Fault(
+        name,
+        Place.GUEST,
+        Status.NO_VERDICT,
+        (),
+        description,
+        words=words,
+        deadlines=deadlines,
+        tests="test_device.py",
+    )
+
+
+CHANNEL = (
+    _channel("report-lost", "is missing", "one test's report is lost on its way to the host"),
+    _channel(
+        "report-corrupted",
+        "the checksum",
+        "one bit of a test's report changes on its way to the host",
+    ),
+    _channel("report-left-out", "reports are missing", "the guest leaves out one report of a test"),
+    _channel(
+        "report-misattributed",
+        "the guest reports",
+        "the guest sends a report under another test's name",
+    ),
+    _channel(
+        "test-never-ends",
+        "no answer within its deadline of 20 s",
+        "a test of the guest never ends",
+        {"test": 20.0},
+    ),
+    _channel(
+        "tests-overcounted", "the guest says that it ran", "the guest claims more tests than it ran"
+    ),
+)
