@@ -248,6 +248,8 @@ def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
         *("--strict-markers", "-o", f"cache_dir={rig.cache_folder}"),
         # Installed, pytest also finds the plugin by its entry point, after it was imported here.
         *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+        # It would import all of Hypothesis for its line of the header, while the guest waits.
+        *("-p", "no:hypothesispytest"),
         *plain,
         *pytest_args,
     ]
