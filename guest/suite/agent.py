@@ -95,6 +95,7 @@ class AgentPlugin:
             }
         )
         gc.freeze()  # the tests stay: no collection needs to look at them again
+        gc.enable()
         while (message := _next_request(self._channel))["type"] != "end":
             if message["type"] != "run" or message.get("nodeid") not in items:
                 raise ChannelError(f"the host asked for {message}")
@@ -186,6 +187,7 @@ def _session(channel: Channel, configuration: Message) -> None:
         faults.apply(fault)
         iommu_faults.apply(fault)
         extra = channel_faults.apply(fault, channel)
+    gc.disable()  # until the tests are collected, for they stay
     plugin = AgentPlugin(channel)
     settings = SettingsPlugin(int(configuration["seed"]), iommu=bool(configuration.get("iommu")))
     root = str(configuration.get("root") or _SUITE.parent)
