@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from exerciser import Exerciser
 from iobuffer import (
     IOBufferMemoryDescriptor,
     IONoMemoryError,
@@ -39,22 +38,22 @@ Ask = Callable[[], Any]
 class Engine:
     """The device's one DMA engine, which processes take in turns; who dies gives up its turn."""
 
-    def __init__(self, device: Exerciser) -> None:
-        self._device = device
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
         self._turn = os.memfd_create("turn", os.MFD_CLOEXEC)  # locked by process, forks apart
 
     def look(self, segment: tuple[int, int], mark: bytes) -> None:
         """Have the device read a segment, which must hold the mark, and write the same there."""
-        address, length = segment[0], min(segment[1], self._device.buffer_size)
+        address, length = segment[0], min(segment[1], self._bench.device.buffer_size)
+        due = zlib.crc32(mark[:length])
         fcntl.lockf(self._turn, fcntl.LOCK_EX)
         try:
-            read = self._device.dma(address, length, write_memory=False)
-            due = zlib.crc32(mark[:length])
-            if not read.ok or read.crc32 != due:
+            read = self._bench.move(address, length, due, write_memory=False)
+            if read is not None:
                 raise CheckFailed(f"the device sees foreign bytes, CRC {due:08x} is due: {read}")
-            written = self._device.dma(address, length, write_memory=True)
-            if not written.ok:
-                raise CheckFailed(f"the device cannot write where it read: {written}")
+            written = self._bench.move(address, length, due, write_memory=True)
+            if written is not None:
+                raise CheckFailed(f"the device writes other bytes than it read: {written}")
         finally:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
 
@@ -123,7 +122,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
     victim, last_round = drawn.randrange(PROCESSES), drawn.randrange(1, ROUNDS - 1)
     dmas = 0
     with ExitStack() as stack:
-        engine = Engine(bench.device)
+        engine = Engine(bench)
         stack.callback(engine.close)
         count = bench.device.dma_count
         others = {
