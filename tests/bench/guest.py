@@ -2,6 +2,9 @@
 
 The device is the exerciser, which by a register becomes an echo loop on the same socket: register
 accesses are measured by turns with and without it (goal 1.2).
+
+A read is 8 to 10 us dearer than its echo, 1.22 to 1.31 times: some 5 us of Python when it is warm
+(3.4 of them the dispatch), and more when the process has just been woken.
 """
 
 from __future__ import annotations
