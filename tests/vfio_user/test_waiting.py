@@ -1,8 +1,9 @@
-"""The server waits for what it has use for, and sleeps until then: it never spins."""
+"""The server waits for what it has use for, and sleeps until then: it spins for SPIN_S at most."""
 
 from __future__ import annotations
 
 import select
+import socket
 import time
 from pathlib import Path
 
@@ -40,6 +41,37 @@ def settled(turns: list[int]) -> list[int]:
     turns.clear()
     time.sleep(LONG)
     return list(turns)
+
+
+@pytest.fixture
+def receives(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the server would sleep, each time that it looks for bytes."""
+    found: list[bool] = []
+    receive = server_module.receive
+
+    def noted(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+        found.append(not flags)
+        return receive(stream, flags)
+
+    monkeypatch.setattr(server_module, "receive", noted)
+    return found
+
+
+@pytest.mark.parametrize("spins", [True, False])
+def test_the_next_message_is_looked_for_before_the_server_sleeps(
+    receives: list[bool], server: Path, monkeypatch: pytest.MonkeyPatch, spins: bool
+) -> None:
+    monkeypatch.setattr(server_module, "_SPINS", spins)
+    monkeypatch.setattr(server_module, "SPIN_S", LONG / 10)  # it shall not matter who runs beside
+    with RawClient(server) as client:
+        receives.clear()
+        client.read32(0, 0)
+        time.sleep(LONG)
+        assert receives[-1], "it sleeps"
+        assert (False in receives) == spins
+        receives.clear()
+        time.sleep(LONG)
+        assert not receives
 
 
 def test_a_client_that_is_idle(turns: list[int], server: Path) -> None:
