@@ -42,17 +42,28 @@ from suite.iommu import KernelLog, Mapper
 from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
 
+# The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
+# and looks at the signature of what makes it.
+_ITEM = pytest.StashKey[pytest.Function]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which test runs."""
+    if isinstance(item, pytest.Function):
+        item.config.stash[_ITEM] = item
+
 
 @pytest.fixture
-def attest(request: pytest.FixtureRequest) -> Attest:
+def attest(pytestconfig: pytest.Config) -> Attest:
     """Records verdicts on promises in this test's report."""
-    return Attest(request.node.user_properties)
+    return Attest(pytestconfig.stash[_ITEM].user_properties)
 
 
 @pytest.fixture
-def data(request: pytest.FixtureRequest) -> Patterns:
+def data(pytestconfig: pytest.Config) -> Patterns:
     """Bytes of this test, from the run's seed."""
-    return Patterns(request.config.stash[SEED], request.node.nodeid)
+    return Patterns(pytestconfig.stash[SEED], pytestconfig.stash[_ITEM].nodeid)
 
 
 @pytest.fixture(scope="session")
@@ -153,15 +164,15 @@ def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
 
 
 @pytest.fixture
-def buffer(request: pytest.FixtureRequest) -> Iterator[MakeBuffer]:
+def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
     """Make buffers that go when the test ends: (options, capacity, alignment=None, ...).
 
     They are where the test's device reaches them, and aligned for it; ``pool=`` names another
     place.
     """
-    limits = UNLIMITED
-    if "_opened" in request.fixturenames:
-        limits = request.getfixturevalue("_opened").limits
+    # The session's fixtures are there before those of the test.
+    opened = pytestconfig.stash[_ITEM].funcargs.get("_opened")
+    limits = opened.limits if isinstance(opened, Exerciser) else UNLIMITED
     with ExitStack() as stack:
 
         def make(
