@@ -29,7 +29,7 @@ from suite.attestation import Attest, CheckFailed
 from suite.bench import reached_pool
 from suite.noncoherent import LINE, NonCoherent
 from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference
+from suite.patterns import Patterns, difference, inverted
 
 PROMISE = "driver mistakes"
 LENGTH = 4 * LINE
@@ -149,7 +149,8 @@ def test_stored_to_while_the_device_owns_it(
 ) -> None:
     old = data.take(LENGTH)
     memory = make(noncoherent, kIODirectionOut, old)
-    memory.writeBytes(2 * LINE + 3, b"late")
+    late = inverted(old[2 * LINE + 3 : 2 * LINE + 7])  # no byte is what was there
+    memory.writeBytes(2 * LINE + 3, late)
     sent = noncoherent.reads(memory, 0, LENGTH)
     with noncoherent.expects(Kind.STORED_WHILE_DEVICE_OWNS) as reports:
         memory.sync_for_cpu()
@@ -159,7 +160,7 @@ def test_stored_to_while_the_device_owns_it(
         PROMISE,
         asked="stored to while the device owns it",
         attested=noncoherent.said(report),
-        kept=sent == old and (report.offset, report.line, report.seen) == (131, 2, b"late"),
+        kept=sent == old and (report.offset, report.line, report.seen) == (131, 2, late),
         reason=difference(old, sent),
     )
 
@@ -268,7 +269,7 @@ def test_mistake_of_another_process(
         ) as memory:
             memory.writeBytes(0, old)
             memory.sync_for_device()
-            memory.writeBytes(LINE, b"store")
+            memory.writeBytes(LINE, inverted(old[LINE : LINE + 5]))
             yield repr(memory).partition(", prepared")[0]  # which may be another by now
             ask()
         yield "released"
