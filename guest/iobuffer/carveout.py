@@ -334,12 +334,22 @@ class CarveoutPool:
         for start, size in self._ranges.runs():
             merged.add(start, size)
         for first, count in self._locks.available():
-            for index in self._arenas(self.zone.start + first * PAGE, count * PAGE):
-                # A run can begin, or end, inside of an arena: somebody has a claim there.
-                start, pages = self._lock_range(index)
-                if index not in self._held and first <= start and start + pages <= first + count:
-                    merged.add(*self._bounds(index))
+            for start, size in self._whole_arenas(first * PAGE, (first + count) * PAGE):
+                merged.add(start, size)
         yield from merged.runs()
+
+    def _whole_arenas(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield (address, size) of the arenas within a part of the zone, but for those held.
+
+        Where the part begins or ends inside of an arena, somebody has a claim there.
+        """
+        at = -(-offset // self._arena)
+        last = end // self._arena if end < self.zone.size else -(-end // self._arena)
+        for index in (*sorted(each for each in self._held if at <= each < last), last):
+            if at < index:
+                start = at * self._arena
+                yield self.zone.start + start, min(index * self._arena, self.zone.size) - start
+            at = index + 1
 
     def _place(self, length: int, alignment: int) -> int | None:
         """Find the address that needs the fewest further arenas."""

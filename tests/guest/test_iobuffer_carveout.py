@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
-from iobuffer.carveout import CarveoutPool, PageLocks, Zone, find_zones
+from hypothesis import given
+from hypothesis import strategies as st
+from iobuffer.carveout import CarveoutPool, Claim, PageLocks, Zone, find_zones
 from iobuffer.errors import IODeviceError, IONoMemoryError, IOReturn
 from iobuffer.pool import Extent
 
@@ -88,6 +92,37 @@ def test_alignment_and_growth(tmp_path: Path) -> None:
         pool.free(extent)
     assert pool.free_size() == ZONE.size
     assert pool.allocate(ZONE.size, 4096).length == ZONE.size, "all arenas were given back"
+
+
+@given(
+    size=st.sampled_from([64 * MIB, 65 * MIB + 4096, 5 * 4096]),
+    takes=st.lists(st.tuples(st.sampled_from(["ours", "theirs", "claim"]), st.integers(1, 700))),
+)
+def test_free_is_what_is_left_of_ours_and_each_arena_that_nobody_has(
+    size: int, takes: list[tuple[str, int]]
+) -> None:
+    zone = Zone("z", 0x1000_0000, size)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = (CarveoutPool(zone, locks=Path(folder)) for _ in range(2))
+        claims: list[Claim] = []
+        for who, pages in takes:
+            with contextlib.suppress(IONoMemoryError):
+                if who == "claim":
+                    claims.append(theirs.claim(pages * 4096, 4096))
+                else:
+                    (ours if who == "ours" else theirs).allocate(pages * 4096, 4096)
+        taken = [claim.extent for claim in claims]
+        taken += [Extent(*theirs._bounds(index)) for index in theirs._held]
+        arenas = [Extent(*ours._bounds(each)) for each in ours._arenas(zone.start, size)]
+        free = sum(length for _, length in ours._ranges.runs())
+        for index, arena in enumerate(arenas):
+            if index not in ours._held and not any(overlap(arena, each) for each in taken):
+                free += arena.length
+        assert ours.free_size() == free
+        for claim in claims:
+            claim.close()
+        ours.close()
+        theirs.close()
 
 
 def test_too_much_says_how_much(tmp_path: Path) -> None:
