@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from typing import Any
 
 from .errors import Status
 from .fault import Fault, Place
 
-_NONE: Mapping[str, float] = MappingProxyType({})
 
-
-def _channel(
-    name: str, words: str, description: str, deadlines: Mapping[str, float] = _NONE
-) -> Fault:
+def _channel(name: str, words: str, description: str, **others: Any) -> Fault:
     return Fault(
         name,
         Place.GUEST,
@@ -21,8 +16,8 @@ def _channel(
         (),
         description,
         words=words,
-        deadlines=deadlines,
         tests="test_device.py",
+        **others,
     )
 
 
@@ -43,7 +38,7 @@ CHANNEL = (
         "test-never-ends",
         "no answer within its deadline of 20 s",
         "a test of the guest never ends",
-        {"test": 20.0},
+        deadlines={"test": 20.0},
     ),
     _channel(
         "tests-overcounted", "the guest says that it ran", "the guest claims more tests than it ran"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from .errors import Status
 from .fault import Fault, Place
@@ -11,14 +11,24 @@ from .fault import Fault, Place
 IOMMU = {"iommu": "intel"}
 
 
-def _iommu(name: str, place: Place, description: str, promise: str, **others: Any) -> Fault:
+def _iommu(
+    name: str,
+    place: Place,
+    description: str,
+    promise: str,
+    *,
+    options: Mapping[str, str] = IOMMU,
+    parameter: str = "",
+) -> Fault:
     return Fault(
         f"iommu-{name}",
         place,
         Status.FAILED,
         (promise,),
         description,
-        **{"options": IOMMU, **others},
+        tests="test_iommu.py",
+        options=options,
+        parameter=parameter,
     )
 
 
@@ -28,14 +38,12 @@ BEHIND_IOMMU = (
         Place.GUEST,
         "memory is mapped for reads and writes of the device, whatever was asked",
         "IOMMU denial",
-        tests="test_iommu.py",
     ),
     _iommu(
         "mask-ignored",
         Place.GUEST,
         "memory is mapped at bus addresses that the device does not drive",
         "IOMMU mask",
-        tests="test_iommu.py",
         options={**IOMMU, "profile": "soc-30"},
     ),
     _iommu(
@@ -43,14 +51,12 @@ BEHIND_IOMMU = (
         Place.DEVICE,
         "the device goes on using a translation after its unmap",
         "IOMMU denial",
-        tests="test_iommu.py",
     ),
     _iommu(
         "record-lost",
         Place.GUEST,
         "the guest's kernel does not print the IOMMU's faults",
         "IOMMU denial",
-        tests="test_iommu.py",
         parameter="loglevel=1",
     ),
 )
