@@ -46,48 +46,50 @@ class Guarded:
         nearest: Grant,
     ) -> ProtectionFault:
         """Have the device try; it must be told so, and one fault must say just this."""
-        before = self.unit.fault_count
-        due = self._refused(
-            before + 1, address, length, write=write, reason=reason, byte=byte, nearest=nearest
-        )
-        self.recorded(f"{due.direction.name} of {length} bytes at {address:#x}", before, [due])
-        return due
+        tries = [(address, length, byte)]
+        return self.denied_each(tries, write=write, reason=reason, nearest=nearest)
 
-    def _refused(
+    def denied_each(
         self,
-        sequence: int,
-        address: int,
-        length: int,
+        tries: Sequence[tuple[int, int, int]],
         *,
         write: bool,
         reason: DmaReason,
-        byte: int,
         nearest: Grant,
-        brief: bool = False,
     ) -> ProtectionFault:
-        """Have the device try; it must be told so. Return the fault that is due.
+        """Have each DMA (address, length, byte at fault) denied; return the last one's fault.
 
-        ``brief``: the record is looked at only when status, count and CRC are not as due.
+        The faults are read when all have been tried, which are at most as many as the unit keeps.
+        So is the device's record of the last; that of another only when status, count and CRC are
+        not as due.
         """
         device, direction = self.bench.device, DmaDirection(write)
-        due = ProtectionFault(sequence, address, length, direction, reason, byte, nearest)
-        before = device.dma_count
-        device.start_dma(address, length, write_memory=write)
-        if brief and (
-            device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
-            and device.dma_count == (before + 1) & 0xFFFF_FFFF
-            and device.crc32 == 0
-        ):
-            return due
-        record = device.end_dma(before)
-        what = f"{direction.name} of {length} bytes at {address:#x}, which no grant permits"
-        outcome = record.status, record.reason, record.moved, record.crc32
-        if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
-            raise CheckFailed(
-                f"{what}: status {record.status.name}, {record.reason.name}, {record.moved} bytes "
-                f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
-            )
-        return due
+        before = self.unit.fault_count
+        due: list[ProtectionFault] = []
+        for address, length, byte in tries:
+            sequence = before + len(due) + 1
+            due.append(ProtectionFault(sequence, address, length, direction, reason, byte, nearest))
+            count = device.dma_count
+            device.start_dma(address, length, write_memory=write)
+            if (
+                len(due) < len(tries)
+                and device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
+                and device.dma_count == (count + 1) & 0xFFFF_FFFF
+                and device.crc32 == 0
+            ):
+                continue
+            record = device.end_dma(count)
+            outcome = record.status, record.reason, record.moved, record.crc32
+            if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
+                raise CheckFailed(
+                    f"{direction.name} of {length} bytes at {address:#x}, which no grant permits: "
+                    f"status {record.status.name}, {record.reason.name}, {record.moved} bytes "
+                    f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
+                )
+        last = due[-1]
+        what = f"{direction.name} of {last.length} bytes at {last.address:#x}"
+        self.recorded(f"{len(due)} denied, the last a {what}", before, due)
+        return last
 
     def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
         """Compare all faults since a count of ``before`` with those that are due."""
@@ -100,30 +102,6 @@ class Guarded:
             f"{what}: {len(found)} faults of {len(due)}, from number {at + 1} on they are "
             f"{found[at : at + 2]}; due: {due[at : at + 2]}"
         )
-
-    def denied_each(
-        self,
-        tries: Sequence[tuple[int, int, int]],
-        *,
-        write: bool,
-        nearest: Grant,
-        reason: DmaReason,
-    ) -> ProtectionFault:
-        """Have each DMA (address, length, byte at fault) denied; return the last one's fault.
-
-        As `denied` does, but the faults are read when all have been tried, which are at most as
-        many as the unit keeps, and the device's record of the last.
-        """
-        before = self.unit.fault_count
-        due = [
-            self._refused(
-                before + number, address, length,
-                write=write, reason=reason, byte=byte, nearest=nearest, brief=number < len(tries),
-            )
-            for number, (address, length, byte) in enumerate(tries, start=1)
-        ]  # fmt: skip
-        self.recorded(f"{due[-1].direction.name}, byte by byte", before, due)
-        return due[-1]
 
 
 def edges(address: int, length: int) -> list[range]:
