@@ -98,6 +98,9 @@ class Constraints:
             value |= self._boundary_hi() << 32
         return 0 if self._profile.sloppy and value == own else value
 
+    def _lines(self) -> int:
+        return min(self._strict(Ext.ADDRESS_BITS) or _ADDRESS_BITS, _ADDRESS_BITS)
+
     def check(self, segments: Sequence[Segment]) -> None:
         """Refuse a transfer that breaks a limit: DmaRefused names the first one."""
         limits = self._extension
@@ -115,8 +118,8 @@ class Constraints:
         """Look the limits up once: segments come by the thousand, and mostly there are none."""
         largest, step = self._extension[Ext.MAX_SEGMENT], self._extension[Ext.LENGTH_ALIGNMENT]
         alignment, boundary = self._strict(Ext.ALIGNMENT), self._strict(Ext.BOUNDARY)
-        bits = self._strict(Ext.ADDRESS_BITS) or _ADDRESS_BITS
-        if not (largest or step or alignment or boundary) and bits >= _ADDRESS_BITS:
+        lines = self._lines()
+        if not (largest or step or alignment or boundary or lines < _ADDRESS_BITS):
             return
         for segment in segments:
             address, length = segment.address, segment.length
@@ -125,8 +128,7 @@ class Constraints:
                 raise DmaRefused(DmaReason.MAX_SEGMENT, address)
             if step and length % step:
                 raise DmaRefused(DmaReason.LENGTH_ALIGNMENT, address)
-            if bits < _ADDRESS_BITS and last >> bits:
-                raise DmaRefused(DmaReason.ADDRESS_BITS, address)
+            _check_lines(lines, address, last)
             if alignment and address % alignment:
                 raise DmaRefused(DmaReason.ALIGNMENT, address)
             if boundary and address // boundary != last // boundary:
@@ -134,10 +136,7 @@ class Constraints:
 
     def reach(self, address: int, length: int) -> None:
         """Refuse an address that the device has no lines for."""
-        bits = self._strict(Ext.ADDRESS_BITS)
-        last = address + max(length, 1) - 1
-        if 0 < bits < _ADDRESS_BITS and last >> bits:
-            raise DmaRefused(DmaReason.ADDRESS_BITS, address)
+        _check_lines(self._lines(), address, address + max(length, 1) - 1)
 
     def used(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         """Return the places that the device uses for the ``segments`` that ``check`` let through.
@@ -155,6 +154,12 @@ class Constraints:
             address = segment.address % (1 << bits)
             found += _wrapped(segment, address - address % alignment, boundary)
         return tuple(found)
+
+
+def _check_lines(lines: int, address: int, last: int) -> None:
+    """Refuse a segment whose ``last`` byte needs more address lines than there are."""
+    if lines < _ADDRESS_BITS and last >> lines:
+        raise DmaRefused(DmaReason.ADDRESS_BITS, address)
 
 
 def _wrapped(segment: Segment, address: int, block: int) -> list[Segment]:
