@@ -10,10 +10,10 @@ import pytest
 
 from device.endpoints.bars import Bars, MemoryBar, RegisterBar
 from device.endpoints.base import Endpoint
-from device.endpoints.bus import HISTORY
 from device.endpoints.exerciser import Exerciser
 from device.endpoints.memory import Fabric
 from device.endpoints.registers import Access, Field, Fields, Flag, Register, RegisterFile
+from device.endpoints.requester import HISTORY
 from device.endpoints.requests import Attributes, DmaRefused, Transaction
 from device.layout import DmaReason, Ext
 from device.pci.config import Identity

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from device.endpoints.bars import MemoryBar
 from device.endpoints.base import Endpoint
-from device.endpoints.bus import HISTORY, Bus
+from device.endpoints.bus import Bus
 from device.endpoints.interconnect import Refusal, Request
+from device.endpoints.requester import HISTORY
 from device.endpoints.requests import DmaRefused, Transaction
 from device.layout import DmaReason
 from device.pci.config import Command, Identity
