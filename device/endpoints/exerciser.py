@@ -40,7 +40,7 @@ from .base import CONFIG_REGION, Endpoint
 from .memory import Fabric
 from .parts.atc import Atc
 from .parts.constraints import Constraints
-from .parts.control import CONTROL, DmaControl, DmaState
+from .parts.control import CONTROL, DmaControl, DmaState, requested
 from .parts.copies import copied, stored
 from .parts.hold import Hold
 from .parts.injection import ErrorInjector
@@ -244,32 +244,9 @@ class Exerciser(Endpoint):
 
     def _requested(self, control: DmaControl) -> Transfer:
         """Copy the request out of the registers."""
-        asked = DmaAttribute(control.address_type << 8)
-        for flag, attribute in (
-            (control.pasid, DmaAttribute.PASID),
-            (control.use_atc, DmaAttribute.USE_ATC),
-            (control.privileged, DmaAttribute.PRIVILEGED),
-            (control.instruction, DmaAttribute.INSTRUCTION),
-        ):
-            if flag:
-                asked |= attribute
-        segment = Segment(
-            self.control.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
-            self.control[Reg.DMA_LEN],
-            self.control[Reg.DMA_OFFSET],
+        return self._with_no_snoop(
+            requested(self.control, control, pasid_enabled=self._pasid_enabled())
         )
-        with_pasid = control.pasid and self._pasid_enabled()
-        rid = self.control[Reg.RID_CTL]
-        attributes = Attributes(
-            no_snoop=control.no_snoop,
-            address_type=control.address_type,
-            pasid=self.control[Reg.PASID_VAL] if with_pasid else None,
-            privileged=with_pasid and control.privileged,
-            execute=with_pasid and control.instruction,
-            requester_id=rid & layout.RID_MASK if rid & layout.RID_VALID else None,
-        )
-        direction = DmaDirection(control.write_memory)
-        return self._with_no_snoop(Transfer(direction, (segment,), attributes, asked))
 
     def _ring_transfer(
         self, direction: DmaDirection, segments: tuple[Segment, ...], no_snoop: bool

@@ -1,10 +1,16 @@
-"""BAR0 of the exerciser, as Arm lays it out: what its registers hold, and what software may do."""
+"""BAR0 of the exerciser, as Arm lays it out: what its registers hold, and what software may do.
+
+`requested` copies the DMA that they ask for.
+"""
 
 from __future__ import annotations
 
 from device import layout
-from device.endpoints.registers import Access, Field, Fields, Flag, Register
-from device.layout import AddressType, DmaCtl, Reg
+from device.endpoints.registers import Access, Field, Fields, Flag, Register, RegisterFile
+from device.endpoints.requests import Attributes
+from device.layout import AddressType, DmaAttribute, DmaCtl, DmaDirection, Reg
+
+from .transfer import Segment, Transfer
 
 
 class DmaControl(Fields):
@@ -41,3 +47,35 @@ CONTROL = (
     # Vendor-defined messages cannot leave a vfio-user device: nothing answers.
     Register(Reg.VDM_CTL, Access.RW, mask=0x0000_0F0F),
 )
+
+
+def requested(registers: RegisterFile, control: DmaControl, *, pasid_enabled: bool) -> Transfer:
+    """Copy a DMA that the registers ask for, by what was written to DMACTL.
+
+    Without the PASID capability enabled none is sent, nor the attributes that come with one.
+    """
+    asked = DmaAttribute(control.address_type << 8)
+    for flag, attribute in (
+        (control.pasid, DmaAttribute.PASID),
+        (control.use_atc, DmaAttribute.USE_ATC),
+        (control.privileged, DmaAttribute.PRIVILEGED),
+        (control.instruction, DmaAttribute.INSTRUCTION),
+    ):
+        if flag:
+            asked |= attribute
+    segment = Segment(
+        registers.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
+        registers[Reg.DMA_LEN],
+        registers[Reg.DMA_OFFSET],
+    )
+    with_pasid = control.pasid and pasid_enabled
+    rid = registers[Reg.RID_CTL]
+    attributes = Attributes(
+        no_snoop=control.no_snoop,
+        address_type=control.address_type,
+        pasid=registers[Reg.PASID_VAL] if with_pasid else None,
+        privileged=with_pasid and control.privileged,
+        execute=with_pasid and control.instruction,
+        requester_id=rid & layout.RID_MASK if rid & layout.RID_VALID else None,
+    )
+    return Transfer(DmaDirection(control.write_memory), (segment,), attributes, asked)
