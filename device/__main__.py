@@ -18,8 +18,9 @@ from types import FrameType
 from . import choose, profile
 from .choose import NoEndpoint
 from .control import ControlServer
-from .endpoints.exerciser import Exerciser, OptionalCapability
+from .endpoints.exerciser import Exerciser
 from .endpoints.memory import Fabric
+from .endpoints.parts.capabilities import OptionalCapability
 from .endpoints.referral import behind_iommu
 from .faults import FAULTS
 from .platform.platform import Platform

@@ -11,7 +11,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from enum import Enum
 
 from device import layout
 from device.layout import (
@@ -26,11 +25,7 @@ from device.layout import (
     ExtFeature,
     Reg,
 )
-from device.pci import ats, pasid
-from device.pci.aer import AdvancedErrorReporting
-from device.pci.ats import AddressTranslationServices, PageRequests
 from device.pci.msix import MAX_VECTORS, pba_size, table_size
-from device.pci.pasid import ProcessAddressSpaceId
 from device.pci.pcie import DeviceStatus
 from device.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
 from device.trace import Trace
@@ -39,30 +34,17 @@ from .bars import MemoryBar, MsixBars, RegisterBar, bar_size
 from .base import CONFIG_REGION, Endpoint
 from .memory import Fabric
 from .parts.atc import Atc
+from .parts.capabilities import DEFAULT_CAPABILITIES, OptionalCapabilities, OptionalCapability
 from .parts.constraints import Constraints
 from .parts.control import CONTROL, DmaControl, DmaState, requested
 from .parts.copies import copied, stored
 from .parts.hold import Hold
-from .parts.injection import ErrorInjector
 from .parts.records import DmaRecord, Records
 from .parts.ring import Ring
 from .parts.transactions import TransactionTrace
 from .parts.transfer import Moved, Segment, Transfer
 from .registers import Register
 from .requests import Attributes, DmaRefused
-
-
-class OptionalCapability(Enum):
-    """Capabilities that a board's exerciser may have or not."""
-
-    ATS = "ats"  # with PRI
-    PASID = "pasid"
-    AER = "aer"
-    ERROR_INJECTION = "error-injection"
-
-
-DEFAULT_CAPABILITIES = (OptionalCapability.ATS,)
-
 
 _FEATURES = (
     *(ExtFeature.CRC, ExtFeature.RECORD, ExtFeature.CONSTRAINTS),
@@ -120,7 +102,8 @@ class Exerciser(Endpoint):
         self.buffer = self.memory(ExerciserBar.BUFFER)
         self.control = self.registers(ExerciserBar.CONTROL)
         self.extension = self.registers(ExerciserBar.EXTENSION)
-        self._add_capabilities(capabilities)
+        self._optional = OptionalCapabilities(self, capabilities)
+        self.injector = self._optional.injector
         self.records = Records(self.extension)
         self.constraints = Constraints(self.extension, profile)
         # The parts look up whatever they call: this may become an object of another class
@@ -140,7 +123,7 @@ class Exerciser(Endpoint):
             make=lambda *asked: self._ring_transfer(*asked),
             changed=lambda: self._update_pending(),
         )
-        self.atc = Atc(self.control, self.bus, lambda: self._ats_enabled())
+        self.atc = Atc(self.control, self.bus, lambda: self._optional.ats_enabled)
         self.transactions = TransactionTrace(
             self.control, lambda bar: self.config.bar_address(bar) or 0
         )
@@ -150,24 +133,8 @@ class Exerciser(Endpoint):
         """Whether caches follow its DMA, as its profile says."""
         return self.profile.coherent
 
-    def _add_capabilities(self, chosen: Collection[OptionalCapability]) -> None:
-        self._ats = self._pasid = aer_start = None
-        if OptionalCapability.AER in chosen:
-            aer_start = self.add_capability(AdvancedErrorReporting())
-        if OptionalCapability.ATS in chosen:
-            self._ats = self.add_capability(AddressTranslationServices())
-            self.add_capability(PageRequests())
-        if OptionalCapability.PASID in chosen:
-            self._pasid = self.add_capability(ProcessAddressSpaceId())
-        self.injector = (
-            ErrorInjector(self, aer_start) if OptionalCapability.ERROR_INJECTION in chosen else None
-        )
-
-    def _ats_enabled(self) -> bool:
-        return self._ats is not None and ats.enabled(self.config, self._ats)
-
     def _pasid_enabled(self) -> bool:
-        return self._pasid is not None and pasid.enabled(self.config, self._pasid)
+        return self._optional.pasid_enabled
 
     # What happens to a DMA in flight, and to what is no register.
 

@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser, OptionalCapability
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.capabilities import OptionalCapability
 from device.layout import DmaAttribute, DmaCtl, ErrorInjection, Reg
 from device.pci import aer
 from device.pci.aer import Correctable, Uncorrectable

@@ -9,7 +9,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser, OptionalCapability
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.capabilities import OptionalCapability
 from device.layout import DmaReason, Ext, Plat, Reg
 from device.platform.platform import Platform
 from device.trace import Trace

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser, OptionalCapability
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.capabilities import OptionalCapability
 from device.trace import Trace
 from host_harness.payload import SOURCE
 from tests.device.variants import EveryCapability, MessagesOnly

@@ -8,7 +8,8 @@ from types import FunctionType, MethodType, ModuleType
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser, OptionalCapability
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.capabilities import OptionalCapability
 from device.endpoints.referral import behind_iommu
 from device.endpoints.requests import DmaRefused
 from device.faults import SOUND, Fault

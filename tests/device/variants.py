@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from device.endpoints.bars import Bars, MemoryBar
 from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser, OptionalCapability
+from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.capabilities import OptionalCapability
 from device.pci.config import Identity
 from device.pci.dvsec import Dvsec
 from device.pci.vendor import VendorSpecific

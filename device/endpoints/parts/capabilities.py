@@ -1,0 +1,56 @@
+"""Capabilities that a board's exerciser may have or not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+
+from device.endpoints.base import Endpoint
+from device.pci import ats, pasid
+from device.pci.aer import AdvancedErrorReporting
+from device.pci.ats import AddressTranslationServices, PageRequests
+from device.pci.pasid import ProcessAddressSpaceId
+
+from .injection import ErrorInjector
+
+
+class OptionalCapability(Enum):
+    """The names of those that can be chosen."""
+
+    ATS = "ats"  # with PRI
+    PASID = "pasid"
+    AER = "aer"
+    ERROR_INJECTION = "error-injection"
+
+
+DEFAULT_CAPABILITIES = (OptionalCapability.ATS,)
+
+
+class OptionalCapabilities:
+    """Adds the ``chosen`` ones to a function, and says which are enabled."""
+
+    def __init__(self, function: Endpoint, chosen: Collection[OptionalCapability]) -> None:
+        self._config = function.config
+        self._ats = self._pasid = aer_start = None
+        if OptionalCapability.AER in chosen:
+            aer_start = function.add_capability(AdvancedErrorReporting())
+        if OptionalCapability.ATS in chosen:
+            self._ats = function.add_capability(AddressTranslationServices())
+            function.add_capability(PageRequests())
+        if OptionalCapability.PASID in chosen:
+            self._pasid = function.add_capability(ProcessAddressSpaceId())
+        self.injector = (
+            ErrorInjector(function, aer_start)
+            if OptionalCapability.ERROR_INJECTION in chosen
+            else None
+        )
+
+    @property
+    def ats_enabled(self) -> bool:
+        """Return whether software enabled ATS."""
+        return self._ats is not None and ats.enabled(self._config, self._ats)
+
+    @property
+    def pasid_enabled(self) -> bool:
+        """Return whether software enabled PASID."""
+        return self._pasid is not None and pasid.enabled(self._config, self._pasid)
