@@ -1,6 +1,6 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> BOOT=pvh|bzimage APPEND=<words>
-# DEADLINE=<phase>=<s> KEEP=1 GDB=1 IOMMU=intel PROFILE=<name or path> COHERENT=yes|no
+# DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel PROFILE=<name or path> COHERENT=yes|no
 # ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
 
 VENV := build/venv
@@ -21,7 +21,7 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE KEEP GDB QEMU
+export FAULT ACCEL SEED ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE VMS KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm shell soak doctor test test-matrix lint units fuzz flood bench interop \

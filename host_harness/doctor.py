@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TextIO
 
 from . import build_way, cache, children, image, memory, qemu, seal, space, tools
@@ -23,7 +22,6 @@ from .payload import SOURCE
 
 _PROBE_TIMEOUT_S = 20
 # Beside the guest's RAM: QEMU itself, the device process, the harness.
-_OVERHEAD = 300 * memory.MIB
 
 
 class Mark(StrEnum):
@@ -232,8 +230,8 @@ def _moves() -> str:
 
 def memory_available() -> Iterator[Row]:
     """Look at the memory: the guest's RAM is shared memory, and QEMU needs some beside it."""
-    needed = memory.RAM_SIZE + _OVERHEAD
-    available = available_memory(Path("/proc/meminfo").read_text())
+    needed = memory.VM_SIZE
+    available = memory.available()
     words = f"{space.amount(available)} available"
     if available >= needed:
         yield _fine("memory", words)
@@ -244,15 +242,6 @@ def memory_available() -> Iterator[Row]:
             f"{words}, a run needs {space.amount(needed)}",
             "end other programs, or give this machine more memory",
         )
-
-
-def available_memory(meminfo: str) -> int:
-    """Return MemAvailable of /proc/meminfo (its text is given) in bytes; 0 when it is not told."""
-    for line in meminfo.splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable" and value.split():
-            return int(value.split()[0]) * 1024
-    return 0
 
 
 LOOKS: tuple[tuple[str, Callable[[], Iterator[Row]]], ...] = (

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import cache_reports, dmar, guest_tests
-from .device_trace import DeviceTrace
+from . import cache_reports, dmar, guest_tests, side_by_side
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_words import CollectedItem
 from .kept import keep_until_told
 from .report import Ledger, Promise
 from .rig import Rig
-from .vm import Vm
+from .worker import Seen, Worker
 
 # pytest's own statuses, each mapped on purpose.
 _STATUSES = {
@@ -45,6 +44,11 @@ _FORWARDED = {
     "pythonwarnings": "-W={}",
 }
 _FORWARDED_INI = ("markers", "python_files", "python_classes", "python_functions")
+# With these, as with node ids, a run is one of a few tests, for which a second VM need not boot.
+_SELECTING = (
+    *("keyword", "markexpr", "deselect", "lf", "failedfirst", "newfirst", "stepwise"),
+    "collectonly",
+)
 # Those that cannot act there are refused: none is ignored in silence.
 _REFUSED = {
     "usepdb": "--pdb",
@@ -80,26 +84,19 @@ class GuestItem(pytest.Item):
 
 
 class GuestSession:
-    """Runs the guest's tests as this session's items, on ``rig``."""
+    """Runs the guest's tests as this session's items, on ``rig``; in VMs side by side, if there are
+    several.
+    """
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self.ran = 0
         self._interrupted = False
-        self._trace: DeviceTrace | None = None
-        self._dmar: dmar.DmarLog | None = None
+        self._workers: list[Worker] = []
 
     @property
     def ledger(self) -> Ledger:
         """The run's ledger of promises."""
         return self.rig.ledger
-
-    @property
-    def vm(self) -> Vm:
-        """The run's VM."""
-        if self.rig.vm is None:
-            raise RuntimeError("the VM was not booted")
-        return self.rig.vm
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -118,17 +115,28 @@ class GuestSession:
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
         try:
             with visible:
-                self.rig.boot()
+                vm = self.rig.boot(self._count(session.config))
         except HarnessError as error:
             self.rig.error = error
             raise _leave(error, session.config) from None
-        self._trace = DeviceTrace(self.vm.folder / "device-trace.jsonl")
-        if self.rig.options.iommu:
-            self._dmar = dmar.DmarLog(self.vm.folder / "console.log")
-            self._dmar.take()  # what firmware and boot did
-        log = LogXML(str(self.vm.folder / "junit.xml"), None, family="xunit2")
+        self._workers = [Worker(each, iommu=self.rig.options.iommu) for each in self.rig.vms]
+        if len(self._workers) > 1:
+            manager.register(_Loop(self))
+            if terminal := manager.getplugin("terminalreporter"):
+                terminal.showfspath = False  # files alternate: each dot would have a line
+        log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
         manager.register(log, "dma-rehearsal-junit")
         log.pytest_sessionstart()
+
+    def _count(self, config: pytest.Config) -> int:
+        options = self.rig.options
+        if options.vms:
+            return options.vms
+        selected = bool(self.rig.tests.selected) or any(
+            getattr(config.option, name, None) for name in _SELECTING
+        )
+        whole = self.rig.tests.is_own and not selected
+        return side_by_side.usual_count() if whole and not (options.keep or options.gdb) else 1
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
@@ -150,7 +158,7 @@ class GuestSession:
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
         options = self.rig.options
         collected = guest_tests.collect(
-            self.vm,
+            self.rig.vms,
             self.rig.tests,
             *_forwarded(session.config),
             seed=options.seed,
@@ -179,54 +187,62 @@ class GuestSession:
         """Run one test in the guest and hand its reports to this session's hooks."""
         if not isinstance(item, GuestItem):
             return None
-        hook = item.ihook
-        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        following = nextitem if isinstance(nextitem, GuestItem) else None
+        worker = self._workers[0]
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         try:
-            outcome = self._run(item, nextitem)
+            with side_by_side.about(item):
+                seen = worker.see(worker.start(item, following).wait())
         except NoVerdict as error:
-            error.subject = item.nodeid
-            self.rig.error = error
-            item.session.shouldstop = f"no verdict: {error.phase}"
-            hook.pytest_runtest_logreport(report=_failure(item.nodeid, f"no verdict: {error}"))
+            self._lose(item.session, error)
         else:
-            events = self._trace.take() if self._trace else []
-            faults = self._faults(outcome.reports)
-            passed = all(report.passed for report in outcome.reports)
-            # One that failed has its own message.
-            mistakes = cache_reports.unowned(events) if passed else []
-            for report in outcome.reports:
-                of_call = faults if report.when == "call" else dmar.Outcome()
-                self.ledger.add_report(
-                    report,
-                    item.guest.promises,
-                    seen=bool(events),
-                    witnessed=outcome.witnessed,
-                    evidence=[str(each) for each in of_call.told],
-                    objection=of_call.complaint
-                    or (cache_reports.complaint(mistakes) if report.when == "call" else ""),
-                )
-                hook.pytest_runtest_logreport(report=report)
-        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            self._take(item, seen)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _faults(self, reports: list[pytest.TestReport]) -> dmar.Outcome:
-        """Return the IOMMU's faults during a test, and attach them to its last report."""
-        if self._dmar is None:
-            return dmar.Outcome()
-        last = reports[-1]  # it has the properties of all phases, and junit.xml takes them from it
-        found = self._dmar.await_all(dmar.expected(last.user_properties))
-        if found.told:
-            text = "\n".join(map(str, found.told))
-            last.user_properties.append(("IOMMU faults", text))
-        return found
+    def run_side_by_side(self, session: pytest.Session) -> None:
+        """Run the session's guest tests in all VMs, until ``session`` is told to stop."""
+        items = [item for item in session.items if isinstance(item, GuestItem)]
+        numbers = {worker: str(number) for number, worker in enumerate(self._workers, start=1)}
 
-    def _run(self, item: GuestItem, nextitem: pytest.Item | None) -> guest_tests.Outcome:
-        if self._trace:
-            self._trace.take()
-        following = nextitem.nodeid if isinstance(nextitem, GuestItem) else None
-        outcome = guest_tests.run(self.vm, item.config, item.nodeid, following)
-        self.ran += 1
-        return outcome
+        def done(worker: Worker, item: GuestItem, seen: Seen) -> None:
+            seen.reports[-1].user_properties.append(("vm", numbers[worker]))
+            # Both only now: the lines of a test stay together.
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            self._take(item, seen)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+        def stopped() -> bool:
+            return bool(session.shouldfail or session.shouldstop)
+
+        try:
+            side_by_side.run(self._workers, items, done=done, stopped=stopped)
+        except NoVerdict as error:
+            self._lose(session, error)
+        finally:
+            self.ledger.arrange([item.nodeid for item in items])
+
+    def _take(self, item: GuestItem, seen: Seen) -> None:
+        """Give a test's reports to the ledger and to the session's hooks."""
+        # One that failed has its own message.
+        mistakes = cache_reports.complaint(seen.mistakes if seen.passed else [])
+        for report in seen.reports:
+            of_call = seen.faults if report.when == "call" else dmar.Outcome()
+            self.ledger.add_report(
+                report,
+                item.guest.promises,
+                seen=seen.by_device,
+                witnessed=seen.witnessed,
+                evidence=[str(each) for each in of_call.told],
+                objection=of_call.complaint or (mistakes if report.when == "call" else ""),
+            )
+            item.ihook.pytest_runtest_logreport(report=report)
+
+    def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
+        """End the session without a verdict."""
+        self.rig.error = error
+        session.shouldstop = f"no verdict: {error.phase}"
+        _show(session, [_failure(error.subject or "guest", f"no verdict: {error}")])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -236,9 +252,10 @@ class GuestSession:
 
     def pytest_report_header(self) -> str:
         """Say in pytest's header what runs."""
-        hello = self.vm.hello
+        hello = self._workers[0].vm.hello
+        several = f"{len(self._workers)} VMs, " if len(self._workers) > 1 else ""
         return (
-            f"guest: kernel {hello.get('kernel')}, Python {hello.get('python')}, "
+            f"guest: kernel {hello.get('kernel')}, Python {hello.get('python')}, {several}"
             f"accelerator {self.rig.accelerator}, seed {self.rig.options.seed}"
         )
 
@@ -270,14 +287,43 @@ class GuestSession:
         return Status.FAILED if exitstatus == pytest.ExitCode.INTERRUPTED else status
 
     def _end(self) -> None:
-        self.vm.end_session(self.ran)
-        late = cache_reports.unowned(self._trace.take() if self._trace else [])
-        if late:
-            self.ledger.object("cache reports", cache_reports.complaint(late))
+        for worker in self._workers:
+            worker.vm.end_session(worker.ran)
+            if late := worker.late_mistakes():
+                self.ledger.object("cache reports", cache_reports.complaint(late))
         if self.ledger.to_repeat():
             self.rig.keep_kernel_log()
         if not self.rig.options.keep:
-            self.vm.power_off()
+            for worker in self._workers:
+                worker.vm.begin_power_off()
+            for worker in self._workers:
+                worker.vm.power_off()
+
+
+class _Loop:
+    """pytest's loop over the tests, where several VMs run them."""
+
+    def __init__(self, session: GuestSession) -> None:
+        self._session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run the guest's tests in all VMs, then those of the host, of which some may use one."""
+        if session.testsfailed or session.config.option.collectonly:
+            return None  # what pytest's own loop makes of it
+        self._session.run_side_by_side(session)
+        self._check(session)
+        others = [item for item in session.items if not isinstance(item, GuestItem)]
+        for item, following in zip(others, [*others[1:], None], strict=False):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self._check(session)
+        return True
+
+    def _check(self, session: pytest.Session) -> None:
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
 
 
 class PlainSession:
@@ -285,22 +331,27 @@ class PlainSession:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
+        self._told = False
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table and the facts of the run."""
-        if self.rig.folder is None:
+        if self.rig.folder is None or self._told:
             return
+        self._told = True
         terminalreporter.section("dma-rehearsal")
         for line in self.rig.verdict():
             terminalreporter.write_line(line)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self) -> None:
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
         """Keep the VM if that was asked for; then end it."""
         if self.rig.options.keep and self.rig.vm and not self.rig.error:
             keep_until_told(self.rig)
         if self.rig.folder and self.rig.status is None:  # pytest had no session
             self.rig.conclude(Status.NO_VERDICT)
+        # pytest has no summary after what it takes for an error of its own.
+        if self.rig.error and (terminal := config.pluginmanager.getplugin("terminalreporter")):
+            self.pytest_terminal_summary(terminal)
         self.rig.close()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from . import dmar, guest_words, host_witness
+from .channel import Message
 from .errors import NoVerdict, UsageError
 from .guest_words import CollectedItem, GuestWordsError
 from .payload import GuestTests
@@ -31,18 +33,30 @@ class Outcome:
     witnessed: bool
 
 
-def collect(vm: Vm, tests: GuestTests, *args: str, **settings: Any) -> Collected:
-    """Begin a session of the guest's pytest on ``tests``, which `Vm.end_session` ends.
+def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -> Collected:
+    """Begin a session of each guest's pytest on ``tests``, which `Vm.end_session` ends.
 
     ``args`` go to that pytest, ``settings`` to the guest's agent. UsageError for arguments that it
-    refuses; NoVerdict when it cannot collect.
+    refuses; NoVerdict when it cannot collect, or two guests have not the same tests.
     """
     request = {
         "args": [*args, *tests.selected],
         "named": bool(tests.selected),
         "root": tests.root_in_guest,
     }
-    vm.send("collection", {"type": "configure", **request, **settings})
+    for vm in vms:
+        vm.send("collection", {"type": "configure", **request, **settings})
+    first, *others = (_collected(vm, tests) for vm in vms)
+    if any(other != first for other in others):
+        raise NoVerdict(
+            "collection",
+            "the guests do not collect the same tests in the same order",
+            "look for tests that are made from what changes: time, random numbers, sets; or VMS=1",
+        )
+    return first
+
+
+def _collected(vm: Vm, tests: GuestTests) -> Collected:
     collected = vm.receive("collection", "collected", "unusable")
     if collected["type"] == "unusable":
         raise UsageError(
@@ -57,32 +71,64 @@ def collect(vm: Vm, tests: GuestTests, *args: str, **settings: Any) -> Collected
         raise vm.lost("collection", str(error)) from error
 
 
-def run(vm: Vm, config: pytest.Config, nodeid: str, following: str | None) -> Outcome:
-    """Run one test of the session, of which ``following`` is the next, as often as one likes.
+class Running:
+    """One test that the guest runs from now on, of which ``following`` is the next.
 
-    NoVerdict when reports are missing, the VM is lost, or the deadline of a test passes.
+    All methods raise NoVerdict when reports are missing, the VM is lost, or the deadline of a test
+    passes.
     """
-    end = time.monotonic() + vm.deadlines["test"]
-    vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
-    reports: list[pytest.TestReport] = []
-    witnessed = False
-    kinds: tuple[str, ...] = ("start",)
-    try:
+
+    def __init__(
+        self, vm: Vm, config: pytest.Config, nodeid: str, following: str | None = None
+    ) -> None:
+        self.nodeid = nodeid
+        self._vm = vm
+        self._config = config
+        self._end = time.monotonic() + vm.deadlines["test"]
+        self._reports: list[pytest.TestReport] = []
+        self._witnessed = False
+        self._kinds: tuple[str, ...] = ("start",)
+        vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
+
+    @property
+    def remaining_s(self) -> float:
+        """The seconds until the deadline."""
+        return self._end - time.monotonic()
+
+    def wait(self) -> Outcome:
+        """Return what comes of it, when it has."""
         while True:
-            message = vm.receive("test", *kinds, limit_s=end - time.monotonic())
-            if message.get("nodeid") != nodeid:
-                raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
-            if message["type"] == "finish":
-                guest_words.check_order(reports)
-                return Outcome(reports, witnessed)
-            if message["type"] == "witness":
-                host_witness.answer(vm, message, end - time.monotonic())
-                witnessed = True
-            if message["type"] == "report":
-                reports.append(guest_words.report(config, message.get("data"), nodeid))
-                dmar.expected(reports[-1].user_properties)
-                if len(reports) > len(guest_words.PHASES):
-                    raise GuestWordsError("the guest sends reports without end")
-            kinds = ("witness", "report", "finish")
-    except GuestWordsError as error:
-        raise vm.lost("test", str(error)) from error
+            message = self._vm.receive("test", *self._kinds, limit_s=self.remaining_s)
+            if outcome := self._hear(message):
+                return outcome
+
+    def look(self) -> Outcome | None:
+        """Return what came of it, if `Vm.poll` has brought all of that; never waits for it."""
+        while message := self._vm.take("test", *self._kinds):
+            if outcome := self._hear(message):
+                return outcome
+        return self.wait() if self.remaining_s <= 0 else None
+
+    def _hear(self, message: Message) -> Outcome | None:
+        try:
+            return self._heard(message)
+        except GuestWordsError as error:
+            raise self._vm.lost("test", str(error)) from error
+
+    def _heard(self, message: Message) -> Outcome | None:
+        if message.get("nodeid") != self.nodeid:
+            raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
+        if message["type"] == "finish":
+            guest_words.check_order(self._reports)
+            return Outcome(self._reports, self._witnessed)
+        if message["type"] == "witness":
+            host_witness.answer(self._vm, message, self.remaining_s)
+            self._witnessed = True
+        if message["type"] == "report":
+            found = guest_words.report(self._config, message.get("data"), self.nodeid)
+            self._reports.append(found)
+            dmar.expected(found.user_properties)
+            if len(self._reports) > len(guest_words.PHASES):
+                raise GuestWordsError("the guest sends reports without end")
+        self._kinds = ("witness", "report", "finish")
+        return None

@@ -21,7 +21,7 @@ from pathlib import Path
 from device.profile import Profile
 
 from . import device_control, janitor, machine, payload
-from .channel import PROTOCOL, Channel
+from .channel import Channel
 from .children import child, how_it_ended
 from .console import Console
 from .deadlines import wait_limit
@@ -31,7 +31,6 @@ from .guest_memory import GuestMemory
 from .image import Image
 from .monitor import Monitor, MonitorError
 from .options import Options
-from .payload import GuestTests
 from .progress import Progress
 from .qemu import Qemu
 from .run_folder import LIVE, tail
@@ -45,22 +44,24 @@ _SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a run boots. ``shells``: with consoles that a shell can be opened on."""
+    """What a run boots. ``folder`` takes the VM's artefacts, ``initramfs`` is an open file's
+    descriptor. ``shells``: with consoles that a shell can be opened on.
+    """
 
     qemu: Qemu
     accelerator: str
     image: Image
     folder: Path
     options: Options
-    tests: GuestTests
+    initramfs: int
     shells: bool = False
 
 
 @contextmanager
-def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
-    """Boot the guest with the device and yield it when its agent has said hello.
+def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
+    """Start the device process and QEMU with it; yield the guest while it boots.
 
-    NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
+    NoVerdict when a process dies or a deadline passes.
     """
     folder, options = launch.folder, launch.options
     with ExitStack() as stack:
@@ -74,9 +75,6 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
 
         with progress.phase("device"):
             device = _start_device(stack, launch, exerciser, platform, peer)
-        initramfs = stack.enter_context(
-            payload.make(launch.image.tree, launch.image.initramfs, launch.tests)
-        )
         memory = GuestMemory.create()
         stack.callback(memory.close)
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
@@ -87,7 +85,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             console_fd=ends["console"][1].fileno(),
             results_fd=ends["results"][1].fileno(),
             qmp_fd=ends["qmp"][1].fileno(),
-            initramfs_fd=initramfs.fileno(),
+            initramfs_fd=launch.initramfs,
             memory_fd=memory.fileno(),
             exerciser_socket=exerciser,
             platform_socket=platform,
@@ -110,7 +108,7 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             child(
                 argv,
                 pass_fds=[
-                    *(initramfs.fileno(), memory.fileno()),
+                    *(launch.initramfs, memory.fileno()),
                     *(theirs.fileno() for _, theirs in ends.values()),
                 ],
                 stdout=qemu_log,
@@ -150,15 +148,6 @@ def running_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         _announce(stack, launch, shells, gdb)
         if gdb:
             progress.note(f"gdb {shlex.quote(str(launch.image.kernel))} -ex 'target remote {gdb}'")
-        with progress.phase("boot"):
-            vm.await_kernel()
-            vm.hello = vm.receive("guest ready", "hello")
-        if vm.hello.get("protocol") != PROTOCOL:
-            raise NoVerdict(
-                "guest ready",
-                f"the guest speaks protocol {vm.hello.get('protocol')}, the host {PROTOCOL}",
-                "run again from one checkout: guest/ and host_harness/ belong together",
-            )
         yield vm
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -10,6 +11,8 @@ GIB = 1 << 30
 RAM_SIZE = 1 * GIB
 # With 512 MiB below 4 GiB the rest stands above it, without a large guest.
 RAM_BELOW_4G = 512 * MIB
+# What a VM takes: its RAM, and what QEMU and the device process need beside it.
+VM_SIZE = RAM_SIZE + 300 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,15 @@ CARVE_OUTS = (
     CarveOut("main", 0x0C00_0000, 64 * MIB),  # below 256 MiB, QEMU's edu has 28 bits
     CarveOut("high", 0x1_1000_0000, 64 * MIB),  # above 4 GiB
 )
+
+
+def available(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the host's MemAvailable (proc_meminfo(5)) in bytes; 0 when it is not told."""
+    for line in meminfo.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable" and value.split():
+            return int(value.split()[0]) * 1024
+    return 0
 
 
 def kernel_arguments() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from . import deadlines, faults
 from .errors import UsageError
 from .faults import Fault
 
+VMS_MAX = 16
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
@@ -68,6 +70,13 @@ OPTIONS = (
         "PHASE=S,...",
         f"seconds that a phase may take, 0 = no limit; phases: {', '.join(deadlines.DEFAULTS_S)}",
     ),
+    Option(
+        "vms",
+        "VMS",
+        "N",
+        "VMs that share the tests, side by side (default: 2 for the whole suite where there are "
+        "two CPUs and memory for them, else 1)",
+    ),
     Option("keep", "KEEP", "1", "leave the VM running after the tests, to enter it with a shell"),
     Option("gdb", "GDB", "1", "start QEMU's gdb stub, print the command for gdb, no deadlines"),
 )
@@ -86,6 +95,7 @@ class Options:
     profile: Profile = profile.PLAIN
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
+    vms: int | None = None
     keep: bool = False
     gdb: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
@@ -116,6 +126,9 @@ def parse(given: Mapping[str, str]) -> Options:
             "PROFILE and COHERENT describe the exerciser, and ENDPOINT takes its place",
             "give the one or the other",
         )
+    vms = _vms(given.get("vms"))
+    if vms and vms > 1 and (gdb or _flag("keep", given)):
+        raise UsageError(f"KEEP and GDB look into one VM, and VMS={vms}", "leave VMS out")
     return Options(
         accel=accel,
         fault=fault,
@@ -126,6 +139,7 @@ def parse(given: Mapping[str, str]) -> Options:
         profile=_profile(given),
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
+        vms=vms,
         keep=_flag("keep", given),
         gdb=gdb,
         given=given,
@@ -151,6 +165,16 @@ def _iommu(text: str | None) -> bool:
     if text not in (None, "intel"):
         raise UsageError(f"IOMMU={text} is no IOMMU that a VM can have", "use IOMMU=intel")
     return text is not None
+
+
+def _vms(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]?", text) or int(text) > VMS_MAX:
+        raise UsageError(
+            f"VMS={text} is no number of VMs from 1 to {VMS_MAX}", "each takes 1 GiB and a CPU"
+        )
+    return int(text)
 
 
 def _seed(text: str | None) -> int:

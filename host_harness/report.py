@@ -107,6 +107,12 @@ class Ledger:
         """Fail the run for something that is no test's."""
         self.promises.append(Promise(promise, "", "", "broken", reason, AFTER))
 
+    def arrange(self, nodeids: Sequence[str]) -> None:
+        """Bring the promises and failures into the order of the tests, in which they are shown."""
+        places = {nodeid: place for place, nodeid in enumerate(nodeids)}
+        self.promises.sort(key=lambda row: places.get(row.test, len(places)))
+        self.failures.sort(key=lambda nodeid: places.get(nodeid, len(places)))
+
     def _mark(
         self, report: pytest.TestReport, names: Sequence[str], verdict: str, reason: str
     ) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import cache, deadlines, image, qemu, run_folder
+from . import cache, deadlines, image, payload, qemu, run_folder
 from .errors import HarnessError, NoVerdict, Status
-from .launch import Launch, running_vm
+from .launch import Launch, started_vm
 from .options import Options
 from .payload import GuestTests
 from .progress import Progress
@@ -48,10 +48,11 @@ class Rig:
             reviewed = Reviewed.load(OWN) if self.tests.is_own else Reviewed()
         self.ledger = Ledger(reviewed=reviewed)
         self.error: HarnessError | None = None
-        self.vm: Vm | None = None
+        self.vms: list[Vm] = []
         self.folder: Path | None = None
         self.accelerator = ""
         self.status: Status | None = None
+        self._booted = 0
         self._tested = True
         self.replay = replay
         self._runs = runs.absolute()
@@ -69,6 +70,11 @@ class Rig:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def vm(self) -> Vm | None:
+        """The VM, where it runs; of several the first, whose artefacts are in the run's folder."""
+        return self.vms[0] if self.vms else None
 
     @property
     def cache_folder(self) -> Path:
@@ -91,8 +97,12 @@ class Rig:
             self.progress.note(f"accelerator: {why}")
         self._environment = found, guest
 
-    def boot(self) -> Vm:
-        """Start the VM, after making what it needs. HarnessError when it does not come up."""
+    def boot(self, count: int = 1) -> Vm:
+        """Start the VM, after making what it needs, or ``count`` of them at a time.
+
+        Return the first; the artefacts of others are in folders of their own. HarnessError when one
+        does not come up.
+        """
         self.open_folder()
         if self._environment is None:
             self.prepare()
@@ -101,6 +111,7 @@ class Rig:
         found, guest = self._environment
         facts = {
             "accelerator": self.accelerator,
+            "vms": count,
             "options": dict(self.options.given),
             "qemu": {"version": found.version, "origin": found.origin},
             "guest": guest.versions,
@@ -109,17 +120,24 @@ class Rig:
         (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
         if fault := self.options.fault:
             self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
-        launch = Launch(
-            found,
-            self.accelerator,
-            guest,
-            self.folder,
-            self.options,
-            self.tests,
-            shells=self._shells,
-        )
-        self.vm = self._stack.enter_context(running_vm(launch, self.progress))
-        return self.vm
+        archive = payload.make(guest.tree, guest.initramfs, self.tests)
+        initramfs = self._stack.enter_context(archive).fileno()
+        for number in range(1, count + 1):
+            launch = Launch(
+                found,
+                self.accelerator,
+                guest,
+                run_folder.of_vm(self.folder, number),
+                self.options,
+                initramfs,
+                shells=self._shells,
+            )
+            self.vms.append(self._stack.enter_context(started_vm(launch, self.progress)))
+        self._booted = count
+        with self.progress.phase("boot"):
+            for vm in self.vms:
+                vm.await_ready()
+        return self.vms[0]
 
     def open_folder(self) -> None:
         """Make the run's folder and let ``latest`` name it, as a run without a verdict so far."""
@@ -129,10 +147,10 @@ class Rig:
             run_folder.set_status(self.folder, Status.NO_VERDICT)
 
     def keep_kernel_log(self) -> None:
-        """Write the guest's kernel log to dmesg.log; its console is quiet. NoVerdict when lost."""
-        if self.vm and self.folder:
-            said = self.vm.execute(["dmesg"], timeout_s=30)
-            (self.folder / "dmesg.log").write_text(str(said.get("stdout")))
+        """Write each guest's kernel log to dmesg.log; its console is quiet. NoVerdict when lost."""
+        for vm in self.vms:
+            said = vm.execute(["dmesg"], timeout_s=30)
+            (vm.folder / "dmesg.log").write_text(str(said.get("stdout")))
 
     def conclude(self, status: Status, *, tests: bool = True) -> Status:
         """Decide the run's status from that of its tests; write what belongs to it.
@@ -151,6 +169,7 @@ class Rig:
         if self.folder:
             facts = {
                 "accelerator": self.accelerator,
+                "vms": self._booted,
                 "seed": self.options.seed,
                 "phases": self.progress.seconds,
                 "status": status.value,
@@ -178,7 +197,8 @@ class Rig:
         seconds = self.progress.seconds.items()
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
         accelerator = self.accelerator or "not chosen"
-        lines.append(f"accelerator {accelerator}; seed {self.options.seed}; {phases}")
+        several = f"{self._booted} VMs; " if self._booted > 1 else ""
+        lines.append(f"accelerator {accelerator}; {several}seed {self.options.seed}; {phases}")
         if self.folder:
             lines.append(f"artefacts: {os.path.relpath(self.folder)}")
         if self.replay:
@@ -194,4 +214,4 @@ class Rig:
         """End the VM and all that belongs to it; the cache's entries are not in use any more."""
         self._stack.close()
         cache.release()
-        self.vm = None
+        self.vms = []

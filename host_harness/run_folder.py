@@ -46,6 +46,18 @@ def _prune(root: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def of_vm(folder: Path, number: int) -> Path:
+    """Return where the artefacts of a run's VM go: of the first into ``folder`` itself.
+
+    The folder of another, which counts from 2, is made.
+    """
+    if number == 1:
+        return folder
+    own = folder / f"vm{number}"
+    own.mkdir()
+    return own
+
+
 def set_status(folder: Path, status: Status) -> None:
     """Write a run's status, and let ``latest`` name the run."""
     (folder / "status").write_text(f"{status.value}\n")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import device_control
-from .channel import Channel, ChannelBroken, Message
+from .channel import PROTOCOL, Channel, ChannelBroken, Message
 from .children import how_it_ended
 from .console import Console
 from .deadlines import wait_limit
@@ -32,7 +32,7 @@ _LOGS = ("console.log", "qemu.log", "device.log")
 
 @dataclass(slots=True)
 class Vm:
-    """A guest, from the start of QEMU on. ``launch.running_vm`` yields one whose agent answers.
+    """A guest, from the start of QEMU on; `await_ready` waits until its agent answers.
 
     ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long.
     """
@@ -52,6 +52,7 @@ class Vm:
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _pidfds: list[int] = field(default_factory=list)
     _panic_announced: bool = False
+    _told_to_end: bool = False
 
     def watch(self) -> None:
         """Begin to watch processes, console and channel together."""
@@ -89,27 +90,30 @@ class Vm:
         """
         limit = self.deadlines[phase] if limit_s is None else limit_s
         deadline = time.monotonic() + limit
-        while True:
-            try:
-                message = self.channel.take()
-            except ChannelBroken as error:
-                raise self.lost(phase, f"the result channel is corrupted: {error}") from error
-            if message is not None and message["type"] != "executed":
-                message = cleaned(message)
-            if message is None:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    whole = self.deadlines.get(phase, limit)
-                    raise self.lost(phase, f"no answer within its deadline of {whole:g} s")
-                self.poll(phase, remaining)
-            elif message["type"] == "error":
-                raise self.lost(phase, f"the guest's agent failed:\n{message.get('text')}")
-            elif message["type"] in kinds:
-                return message
-            else:
-                raise self.lost(
-                    phase, f"the guest sent {message['type']!r} where {kinds} was expected"
-                )
+        while (message := self.take(phase, *kinds)) is None:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                whole = self.deadlines.get(phase, limit)
+                raise self.lost(phase, f"no answer within its deadline of {whole:g} s")
+            self.poll(phase, remaining)
+        return message
+
+    def take(self, phase: str, *kinds: str) -> Message | None:
+        """Return the next message, which must be of one of ``kinds``, if `poll` has brought one.
+
+        NoVerdict as for `receive`.
+        """
+        try:
+            message = self.channel.take()
+        except ChannelBroken as error:
+            raise self.lost(phase, f"the result channel is corrupted: {error}") from error
+        if message is not None and message["type"] != "executed":
+            message = cleaned(message)
+        if message is None or message["type"] in kinds:
+            return message
+        if message["type"] == "error":
+            raise self.lost(phase, f"the guest's agent failed:\n{message.get('text')}")
+        raise self.lost(phase, f"the guest sent {message['type']!r} where {kinds} was expected")
 
     @contextlib.contextmanager
     def panic_announced(self) -> Iterator[None]:
@@ -138,6 +142,20 @@ class Vm:
             if remaining <= 0:
                 raise self.lost(phase, f"the guest did not stop within {limit_s:g} s")
             self.poll(phase, min(remaining, 0.01) if reported else remaining)
+
+    def await_ready(self) -> None:
+        """Wait until the guest's agent has said hello, which is kept.
+
+        NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
+        """
+        self.await_kernel()
+        self.hello = self.receive("guest ready", "hello")
+        if self.hello.get("protocol") != PROTOCOL:
+            raise NoVerdict(
+                "guest ready",
+                f"the guest speaks protocol {self.hello.get('protocol')}, the host {PROTOCOL}",
+                "run again from one checkout: guest/ and host_harness/ belong together",
+            )
 
     def await_kernel(self) -> None:
         """Wait until the kernel has handed over to init."""
@@ -183,11 +201,17 @@ class Vm:
                 f"the guest says that it ran {ended.get('ran')} tests, the host saw {ran}",
             )
 
+    def begin_power_off(self) -> None:
+        """Tell the guest to power off, once; `power_off` does that too, and waits for it."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            self.send("shutdown", {"type": "shutdown"})
+
     def power_off(self) -> None:
         """Let the guest power off, then the device process end; NoVerdict when they do not, or not
         well: the device process ends with another status than 0 when one of its models failed.
         """
-        self.send("shutdown", {"type": "shutdown"})
+        self.begin_power_off()
         self.receive("shutdown", "bye")
         limit = self.deadlines["shutdown"]
         try:

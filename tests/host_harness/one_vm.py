@@ -44,7 +44,7 @@ class OneSession:
         others = [each for each in self.items if each.nodeid != item.nodeid]
         others.sort(key=lambda each: each.path == item.path)
         following = others[0].nodeid if others else None
-        outcome = guest_tests.run(self.vm, self.config, item.nodeid, following)
+        outcome = guest_tests.Running(self.vm, self.config, item.nodeid, following).wait()
         self.ran += 1
         told = dmar.Outcome()
         if self.faults:
@@ -111,7 +111,7 @@ class OneVm:
         """A session with the tests of ``files`` of the suite, and with a fault of the guest's."""
         tests = GuestTests(selected=tuple(f"suite/{each}" for each in files))
         name = fault.name if fault else None
-        collected = guest_tests.collect(self.vm, tests, seed=SEED, fault=name, iommu=self.iommu)
+        collected = guest_tests.collect([self.vm], tests, seed=SEED, fault=name, iommu=self.iommu)
         log = dmar.DmarLog(self.vm.folder / "console.log") if self.iommu else None
         if log:
             log.take()  # what came before

@@ -60,7 +60,7 @@ def test_fresh_machine_can_run_and_nothing_is_made(cache_root: Path) -> None:
 
 
 def _low_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "available_memory", lambda _text: memory.GIB)
+    monkeypatch.setattr(memory, "available", lambda: memory.GIB)
 
 
 def _no_space(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +177,12 @@ def test_look_that_fails_is_a_row_and_not_a_crash(monkeypatch: pytest.MonkeyPatc
     assert "cannot be told" in rows[0].found
 
 
-def test_memory_is_read_as_the_kernel_tells_it() -> None:
-    assert doctor.available_memory("MemTotal: 9 kB\nMemAvailable:   2048 kB\n") == 2 << 20
-    assert doctor.available_memory("MemTotal: 9 kB\n") == 0
+def test_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
+    assert memory.available(told) == 2 << 20
+    told.write_text("MemTotal: 9 kB\n")
+    assert memory.available(told) == 0
 
 
 @pytest.mark.parametrize(

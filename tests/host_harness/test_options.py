@@ -27,7 +27,9 @@ def test_nothing_given_is_a_sound_run_with_a_random_seed() -> None:
     first, second = options.parse({}), options.parse({"seed": ""})
     assert (first.accel, first.fault, first.keep, first.gdb) == (None, None, False, False)
     assert first.deadlines == deadlines.DEFAULTS_S
+    assert first.vms is None
     assert first.seed != second.seed
+    assert options.parse({"vms": "16"}).vms == 16
 
 
 def test_everything_given() -> None:
@@ -40,13 +42,14 @@ def test_everything_given() -> None:
             "append": "pti=on  x=1",
             "deadline": "test=5, kernel=0",
             "keep": "1",
+            "vms": "1",
         }
     )
     assert given.fault
     assert given.fault.name == "report-lost"
     assert (given.accel, given.seed, given.append) == ("tcg", 16, ("pti=on", "x=1"))
     assert (given.deadlines["test"], given.deadlines["kernel"]) == (5, math.inf)
-    assert given.keep
+    assert (given.keep, given.vms) == (True, 1)
     assert given.boot == "bzimage"
 
 
@@ -77,6 +80,12 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"deadline": "test=inf"}, "'test=inf'"),
         ({"keep": "perhaps"}, "KEEP=perhaps"),
         ({"gdb": "2"}, "GDB=2"),
+        ({"vms": "0"}, "VMS=0"),
+        ({"vms": "17"}, "VMS=17"),
+        ({"vms": "two"}, "VMS=two"),
+        ({"vms": "٢"}, "VMS="),
+        ({"vms": "2", "keep": "1"}, "KEEP and GDB look into one VM"),
+        ({"vms": "2", "gdb": "1"}, "KEEP and GDB look into one VM"),
         ({"colour": "red"}, "'colour'"),
         ({"profile": "nvmes"}, "PROFILE=nvmes: there is no profile 'nvmes'; do you mean nvme"),
         ({"profile": "no/such.toml"}, "no/such.toml: No such file"),

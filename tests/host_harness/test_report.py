@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from host_harness.errors import UsageError
-from host_harness.report import UNASKED, UNSEEN, Ledger
+from host_harness.report import UNASKED, UNSEEN, Ledger, Promise
 from host_harness.reviewed import OWN, Reviewed
 
 
@@ -222,3 +222,18 @@ def test_facts_that_are_none_are_a_broken_promise() -> None:
     ledger.add_report(report(properties=[{**row(), "facts": ["mode"]}]), [])
     assert [each.verdict for each in ledger.promises] == ["broken"]
     assert "malformed facts" in ledger.promises[0].reason
+
+
+def test_rows_stand_in_the_order_of_the_tests() -> None:
+    """They arrive as tests end, which is another order where several VMs share them."""
+    ledger = Ledger()
+    ledger.object("cache reports", "late")
+    ledger.promises += [
+        Promise("alignment", asked, "", "kept", "", f"suite/test_x.py::test_x[{asked}]")
+        for asked in ("4", "2", "1", "2")
+    ]
+    ledger.failures = [f"suite/test_x.py::test_x[{asked}]" for asked in ("4", "1")]
+    ledger.arrange([f"suite/test_x.py::test_x[{asked}]" for asked in ("1", "2", "4")])
+    assert [each.asked for each in ledger.promises] == ["1", "2", "2", "4", ""]
+    assert ledger.failures == ["suite/test_x.py::test_x[1]", "suite/test_x.py::test_x[4]"]
+    assert "1 .. 4" in ledger.table()

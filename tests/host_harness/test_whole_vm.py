@@ -16,11 +16,13 @@ from tests.host_harness.runs import LIMIT_S, Run, clean_environment, run
 
 pytestmark = pytest.mark.vm
 
-ARTEFACTS = {
-    *("status", "junit.xml", "console.log", "qemu.log", "qmp.log", "argv"),
-    *("device-trace.jsonl", "device.log", "seed", "attestations.json", "replay"),
-    *("environment.json", "host-witness.jsonl"),
+OF_A_RUN = {
+    *("status", "junit.xml", "seed", "attestations.json", "replay", "environment.json"),
 }
+OF_A_VM = {
+    *("console.log", "qemu.log", "qmp.log", "argv", "device-trace.jsonl", "device.log"),
+}
+WITNESSED = "host-witness.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +60,28 @@ def test_clean_run_has_the_host_look_at_a_buffer_of_each_mode(clean: Run) -> Non
 
 
 def test_clean_run_leaves_every_artefact(clean: Run) -> None:
-    assert {path.name for path in clean.folder.iterdir()} == ARTEFACTS
+    facts = clean.attestations
+    others = {f"vm{number}" for number in range(2, facts["vms"] + 1)}
+    folders = [clean.folder, *(clean.folder / name for name in others)]
+    first, *found = ({path.name for path in folder.iterdir()} for folder in folders)
+    assert first - {WITNESSED} == OF_A_RUN | OF_A_VM | others
+    assert all(each - {WITNESSED} == OF_A_VM for each in found)
+    assert any(WITNESSED in each for each in (first, *found))
     assert (clean.folder / "status").read_text() == "0\n"
     assert (clean.folder / "seed").read_text() == f"{0x5EED}\n"
     environment = json.loads((clean.folder / "environment.json").read_text())
     assert environment["options"] == {"seed": "0x5eed"}
     assert environment["qemu"]["version"]
     assert environment["guest"]["kernel"].startswith("6.1.")
-    facts = clean.attestations
     assert facts["accelerator"] in ("kvm", "tcg")
     assert facts["seed"] == 0x5EED
     assert {"environment", "device", "qemu", "boot", "collection", "tests"} <= set(facts["phases"])
     suite = ElementTree.parse(clean.folder / "junit.xml").getroot().find("testsuite")
     assert suite is not None
     assert int(suite.get("tests", 0)) == facts["passed"] > 0
-    trace = (clean.folder / "device-trace.jsonl").read_text().splitlines()
-    assert all(isinstance(json.loads(line), dict) for line in trace)
-    assert len(trace) > facts["passed"]
+    traces = [(each / "device-trace.jsonl").read_text().splitlines() for each in folders]
+    assert all(isinstance(json.loads(line), dict) for trace in traces for line in trace)
+    assert sum(map(len, traces)) > facts["passed"]
 
 
 def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
