@@ -15,7 +15,8 @@ from suite import faults_dma
 
 from host_harness.faults import find
 from tests.guest.scattered import IN, OUT, Bus, Scattered
-from tests.suite.rig import Machine, Rig
+from tests.suite.rig import Rig
+from tests.suite.rig_machine import Machine
 
 pytest_plugins = ["pytester"]
 

@@ -11,7 +11,8 @@ from device.endpoints.exerciser import Exerciser
 from device.endpoints.parts.transfer import Transfer
 from device.faults import FAULTS, SOUND, Fault
 from device.profile import PLAIN, Profile
-from tests.suite.rig import Machine, Rig
+from tests.suite.rig import Rig
+from tests.suite.rig_machine import Machine
 from tests.suite.test_whole_suite import hasten, with_device
 
 pytest_plugins = ["pytester"]

@@ -27,8 +27,10 @@ from device.pci.config import Command
 from host_harness.faults import find
 from tests.device.tables import PAGE, PWT
 from tests.suite.edu import EduModel
-from tests.suite.rig import KernelFunction, Machine, Rig
+from tests.suite.rig import Rig
 from tests.suite.rig_host import RigHost
+from tests.suite.rig_kernel import KernelFunction
+from tests.suite.rig_machine import Machine
 
 pytest_plugins = ["pytester"]
 

@@ -26,7 +26,8 @@ from device.layout import (
     RingStatus,
 )
 from device.pci.pcie import DeviceStatus
-from tests.suite.rig import Machine, Rig
+from tests.suite.rig import Rig
+from tests.suite.rig_machine import Machine
 from tests.suite.test_whole_suite import hasten, with_device
 
 pytest_plugins = ["pytester"]
