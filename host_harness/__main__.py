@@ -197,7 +197,10 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     if known.command == "shell" and known.attach:
         return shell.attach(known.attach)
     if known.command == "shell":
-        with Rig(_given(), Progress(), known.runs, shells=True) as rig:
+        given = _given()
+        if (given.vms or 1) > 1:
+            raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
+        with Rig(given, Progress(), known.runs, shells=True) as rig:
             return shell.run(rig)
     if known.command == "environment":
         with Rig(_given(), Progress(), Path()) as rig:

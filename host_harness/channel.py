@@ -58,18 +58,25 @@ class Channel:
         self._stream.sendall(header + payload)
 
     def pull(self) -> None:
-        """Take what has arrived into the buffer; sets ``closed`` at the end of the stream."""
+        """Take what has arrived into the buffer; sets ``closed`` where the stream has ended and
+        nothing had arrived.
+
+        At most a whole frame's size at a time: a guest may send without end.
+        """
         self._stream.settimeout(0)
-        try:
-            data = self._stream.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if data:
+        start = len(self._buffer)
+        while len(self._buffer) - start < HEADER.size + MAX_PAYLOAD:
+            try:
+                data = self._stream.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                data = b""
+            if not data:
+                # Last words first: who hears that it is closed may not look for them.
+                self.closed = len(self._buffer) == start
+                return
             self._buffer += data
-        else:
-            self.closed = True
 
     def take(self) -> Message | None:
         """Return the next whole message, or None until more has arrived.

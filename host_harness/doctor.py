@@ -21,7 +21,6 @@ from .errors import HarnessError, Status, UsageError
 from .payload import SOURCE
 
 _PROBE_TIMEOUT_S = 20
-# Beside the guest's RAM: QEMU itself, the device process, the harness.
 
 
 class Mark(StrEnum):

@@ -56,10 +56,10 @@ class NoVerdict(HarnessError):
 
     status = Status.NO_VERDICT
 
-    def __init__(self, phase: str, message: str, hint: str = "") -> None:
+    def __init__(self, phase: str, message: str, hint: str = "", *, subject: str = "") -> None:
         super().__init__(message, hint)
         self.phase = phase
-        self.subject = ""
+        self.subject = subject
 
     def __str__(self) -> str:
         where = f"{self.phase} {self.subject}" if self.subject else self.phase

@@ -59,7 +59,7 @@ _REFUSED = {
     "ignore": "--ignore",
     "ignore_glob": "--ignore-glob",
     "stepwise_skip": "--stepwise-skip",
-    "numprocesses": "--numprocesses",  # pytest-xdist's; there is one guest
+    "numprocesses": "--numprocesses",  # pytest-xdist's; VMS=N is what they look for
 }
 
 
@@ -106,6 +106,9 @@ class GuestSession:
                 raise pytest.UsageError(
                     f"{option} cannot act on tests that run in a guest (try make shell)"
                 )
+        if (self.rig.options.vms or 1) > 1 and getattr(config.option, "stepwise", False):
+            # It takes all that stands before a failure for passed.
+            raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -122,8 +125,6 @@ class GuestSession:
         self._workers = [Worker(each, iommu=self.rig.options.iommu) for each in self.rig.vms]
         if len(self._workers) > 1:
             manager.register(_Loop(self))
-            if terminal := manager.getplugin("terminalreporter"):
-                terminal.showfspath = False  # files alternate: each dot would have a line
         log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
         manager.register(log, "dma-rehearsal-junit")
         log.pytest_sessionstart()
@@ -191,8 +192,7 @@ class GuestSession:
         worker = self._workers[0]
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         try:
-            with side_by_side.about(item):
-                seen = worker.see(worker.start(item, following).wait())
+            seen = worker.see(worker.start(item, following).wait())
         except NoVerdict as error:
             self._lose(item.session, error)
         else:
@@ -202,6 +202,9 @@ class GuestSession:
 
     def run_side_by_side(self, session: pytest.Session) -> None:
         """Run the session's guest tests in all VMs, until ``session`` is told to stop."""
+        terminal = session.config.pluginmanager.getplugin("terminalreporter")
+        if terminal:
+            terminal.showfspath = False  # files alternate: each dot would have a line
         items = [item for item in session.items if isinstance(item, GuestItem)]
         numbers = {worker: str(number) for number, worker in enumerate(self._workers, start=1)}
 
@@ -241,6 +244,7 @@ class GuestSession:
     def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
         """End the session without a verdict."""
         self.rig.error = error
+        self._say_what_is_under_way(error.subject)
         session.shouldstop = f"no verdict: {error.phase}"
         _show(session, [_failure(error.subject or "guest", f"no verdict: {error}")])
 
@@ -249,6 +253,15 @@ class GuestSession:
         """Take note that the user, or a plugin, ended the session where it stood."""
         # --stepwise and --maxfail also stop it, but between two tests.
         self._interrupted = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        if self._interrupted:
+            self._say_what_is_under_way()
+
+    def _say_what_is_under_way(self, known: str = "") -> None:
+        """Name the tests that have begun on several VMs, where a test's line comes at its end."""
+        subjects = [worker.vm.subject for worker in self._workers]
+        if len(subjects) > 1 and (begun := [each for each in subjects if each not in ("", known)]):
+            self.rig.progress.line()
+            self.rig.progress.note(f"was under way: {', '.join(begun)}", always=True)
 
     def pytest_report_header(self) -> str:
         """Say in pytest's header what runs."""
@@ -273,7 +286,10 @@ class GuestSession:
                 _show(session, [_failure("guest", f"no verdict: {error}")])
         _show(session, [_objection(row) for row in self.ledger.silent_objections()])
         status = self.rig.conclude(self._status_of(exitstatus))
-        if exitstatus == pytest.ExitCode.OK and status is not Status.PASSED:
+        failed = exitstatus == pytest.ExitCode.TESTS_FAILED
+        if (exitstatus == pytest.ExitCode.OK and status is not Status.PASSED) or (
+            failed and status is Status.NO_VERDICT
+        ):
             session.exitstatus = _EXIT_CODES.get(status, pytest.ExitCode.INTERNAL_ERROR)
 
     def _status_of(self, exitstatus: int | pytest.ExitCode) -> Status:
@@ -308,15 +324,18 @@ class _Loop:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Run the guest's tests in all VMs, then those of the host, of which some may use one."""
-        if session.testsfailed or session.config.option.collectonly:
+        """Run the tests of the host, of which some may use a VM, then the guest's in all VMs."""
+        options = session.config.option
+        if options.collectonly or (
+            session.testsfailed and not options.continue_on_collection_errors
+        ):
             return None  # what pytest's own loop makes of it
-        self._session.run_side_by_side(session)
-        self._check(session)
         others = [item for item in session.items if not isinstance(item, GuestItem)]
         for item, following in zip(others, [*others[1:], None], strict=False):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             self._check(session)
+        self._session.run_side_by_side(session)
+        self._check(session)
         return True
 
     def _check(self, session: pytest.Session) -> None:
@@ -350,7 +369,8 @@ class PlainSession:
         if self.rig.folder and self.rig.status is None:  # pytest had no session
             self.rig.conclude(Status.NO_VERDICT)
         # pytest has no summary after what it takes for an error of its own.
-        if self.rig.error and (terminal := config.pluginmanager.getplugin("terminalreporter")):
+        terminal = config.pluginmanager.getplugin("terminalreporter")
+        if self.rig.error and terminal and not config.option.no_summary:
             self.pytest_terminal_summary(terminal)
         self.rig.close()
 

@@ -88,6 +88,7 @@ class Running:
         self._reports: list[pytest.TestReport] = []
         self._witnessed = False
         self._kinds: tuple[str, ...] = ("start",)
+        vm.subject = nodeid
         vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
 
     @property
@@ -104,6 +105,8 @@ class Running:
 
     def look(self) -> Outcome | None:
         """Return what came of it, if `Vm.poll` has brought all of that; never waits for it."""
+        if self.remaining_s <= 0:
+            self._vm.poll("test", 0)  # it may have come in time, and nobody had looked
         while message := self._vm.take("test", *self._kinds):
             if outcome := self._hear(message):
                 return outcome
@@ -120,6 +123,7 @@ class Running:
             raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
         if message["type"] == "finish":
             guest_words.check_order(self._reports)
+            self._vm.subject = ""
             return Outcome(self._reports, self._witnessed)
         if message["type"] == "witness":
             host_witness.answer(self._vm, message, self.remaining_s)

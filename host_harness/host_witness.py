@@ -17,14 +17,13 @@ from dataclasses import asdict
 
 from . import page_walk, processor
 from .channel import Message
-from .errors import NoVerdict
 from .guest_memory import NoMemory
 from .guest_words import GuestWordsError
 from .monitor import MonitorError
 from .page_walk import Run, TypeRegisters, WalkFailed
 from .vm import Vm
 
-LOG = "host-witness.jsonl"  # in the run's folder: what was asked, and what was seen
+LOG = "host-witness.jsonl"  # in the VM's folder: what was asked, and what was seen
 LENGTH_MAX = 4 << 20  # bytes, each of whose pages costs four reads
 _RANGES_MAX = 64  # pairs of registers
 _FIXED_COUNT = 11
@@ -49,7 +48,7 @@ def answer(vm: Vm, message: Message, limit_s: float) -> None:
             reply = _look(vm, number, address, length, registers)
             vm.monitor.command("cont")
         except MonitorError as error:
-            raise NoVerdict("test", f"QEMU's monitor, about the stopped guest: {error}") from error
+            raise vm.lost("test", f"QEMU's monitor, about the stopped guest: {error}") from error
     with (vm.folder / LOG).open("a") as log:
         log.write(json.dumps({"asked": message, "seen": reply}) + "\n")
     vm.send("test", {"type": "witnessed", **reply})

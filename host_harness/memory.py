@@ -31,13 +31,23 @@ CARVE_OUTS = (
 )
 
 
-def available(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the host's MemAvailable (proc_meminfo(5)) in bytes; 0 when it is not told."""
+def available(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many bytes of the host's memory programs can still take; 0 when it is not told.
+
+    It is MemAvailable (proc_meminfo(5)), or what the limit of a container leaves (Linux, "Control
+    Group v2": memory.max, memory.current).
+    """
+    told = 0
     for line in meminfo.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable" and value.split():
-            return int(value.split()[0]) * 1024
-    return 0
+            told = int(value.split()[0]) * 1024
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        used = int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):
+        return told
+    return min(told, max(0, int(limit) - used)) if limit.isdecimal() else told
 
 
 def kernel_arguments() -> list[str]:

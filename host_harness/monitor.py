@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from .deadlines import wait_limit
 _T = TypeVar("_T")
 _CALL_TIMEOUT_S = 10
 _DISCONNECT_TIMEOUT_S = 2
+_names = itertools.count(1)
 
 
 class MonitorError(Exception):
@@ -29,22 +31,23 @@ class MonitorError(Exception):
 class Monitor:
     """A QMP connection whose asyncio loop runs in a thread of its own.
 
-    Everything that is said goes to ``log`` (qmp.log of the run's folder). ``panicked`` is an
-    eventfd that counts the panics which the guest reported.
+    Everything that is said goes to ``log`` (qmp.log of the VM's folder). ``panicked`` is an eventfd
+    that counts the panics which the guest reported.
     """
 
     def __init__(self, stream: socket.socket, log: Path) -> None:
         self._stream = stream
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
-        self._client = QMPClient("rehearsal")
+        # By its name a client has a logger of its own: other VMs have other logs.
+        self._client = QMPClient(f"rehearsal{next(_names)}")
         self._panics = EventListener("GUEST_PANICKED")
         self._client.register_listener(self._panics)
         self._watcher: Future[None] | None = None
         self.panicked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._handler = logging.FileHandler(log)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self._logger = logging.getLogger("qemu.qmp")
+        self._logger = self._client.logger
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
         self._logger.addHandler(self._handler)

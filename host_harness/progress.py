@@ -55,7 +55,7 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str, *, silent: bool = False) -> Iterator[None]:
-        """Time a phase; its seconds are kept even when it fails.
+        """Time a phase; its seconds are kept even when it fails, and added up if it comes again.
 
         ``silent`` is for phases within pytest's session, whose lines must stay whole.
         """
@@ -65,9 +65,10 @@ class Progress:
             try:
                 yield
             finally:
-                self.seconds[name] = round(time.monotonic() - start, 2)
+                seconds = time.monotonic() - start
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
         if shown:
-            self.note(f"{name}: {self.seconds[name]:.1f} s")
+            self.note(f"{name}: {seconds:.1f} s")
 
     @contextmanager
     def _shown(self, name: str, start: float) -> Iterator[None]:

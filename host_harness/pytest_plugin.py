@@ -1,7 +1,7 @@
 """The rig in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
 
 Nothing happens unless ``--vm`` is given or a fixture is used. ``vm``, ``guest`` and ``device`` boot
-one VM for the session, which is the one that runs the guest tests where there are some.
+one VM for the session; where there are guest tests, it is theirs (the first, if several run them).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not paths or config.option.help:
         return
     if hasattr(config, "workerinput") or getattr(config.option, "dist", "no") != "no":
-        raise pytest.UsageError("--vm: one VM runs the tests one after the other; leave out -n")
+        raise pytest.UsageError("--vm: leave out -n; for several VMs there is --vm-vms=N")
     try:
         rig = _make_rig(config, _tests(config, paths))
     except HarnessError as error:
@@ -227,6 +227,8 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
         yield running
         return
     with _make_rig(config) as rig:
+        if (rig.options.vms or 1) > 1:
+            pytest.fail("--vm-vms: without guest tests (--vm) there is one VM", pytrace=False)
         config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
         rig.progress.line()
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -134,6 +135,8 @@ class Rig:
             )
             self.vms.append(self._stack.enter_context(started_vm(launch, self.progress)))
         self._booted = count
+        for vm in self.vms if count > 1 else ():
+            vm.watch_too(each for each in self.vms if each is not vm)
         with self.progress.phase("boot"):
             for vm in self.vms:
                 vm.await_ready()
@@ -208,7 +211,10 @@ class Rig:
     def _replay_command(self) -> str:
         # What took the verdict away may need all that went before it.
         failed = [] if self.error else self.ledger.to_repeat()
-        return self.replay.command(self.options, failed) if self.replay else ""
+        options = self.options
+        if self._booted > 1:
+            options = replace(options, given={**options.given, "vms": str(self._booted)})
+        return self.replay.command(options, failed) if self.replay else ""
 
     def close(self) -> None:
         """End the VM and all that belongs to it; the cache's entries are not in use any more."""

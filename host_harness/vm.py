@@ -1,7 +1,7 @@
 """A running VM: device process, QEMU, console, monitor and result channel, watched together.
 
-While anything is awaited all of them are watched, so a loss is named at once, and never by a
-deadline that happens to pass. ``launch`` starts one.
+While anything is awaited all of them are watched, and those of other VMs of the run, so a loss is
+named at once, and never by a deadline that happens to pass. ``launch`` starts one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,13 +28,16 @@ from .progress import Progress
 from .run_folder import tail
 
 _LOGS = ("console.log", "qemu.log", "device.log")
+_WAIT_MAX_S = 60.0
 
 
 @dataclass(slots=True)
 class Vm:
     """A guest, from the start of QEMU on; `await_ready` waits until its agent answers.
 
-    ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long.
+    ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long;
+    ``subject`` is the test that runs there, for whoever is told of a loss. ``unread`` says that
+    `take` may have something, without another `poll`.
     """
 
     folder: Path
@@ -49,6 +52,10 @@ class Vm:
     sockets: Path
     memory: GuestMemory
     hello: Message = field(default_factory=dict)
+    subject: str = ""
+    unread: bool = False
+    _beside: list[Vm] = field(default_factory=list)
+    _all: selectors.BaseSelector | None = None
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _pidfds: list[int] = field(default_factory=list)
     _panic_announced: bool = False
@@ -64,8 +71,17 @@ class Vm:
         self._selector.register(self.channel, selectors.EVENT_READ, None)
         self._selector.register(self.monitor.panicked, selectors.EVENT_READ, None)
 
+    def watch_too(self, others: Iterable[Vm]) -> None:
+        """From now on look at these VMs, too, whenever this one waits for something."""
+        self._beside += others
+        self._all = selectors.DefaultSelector()
+        for vm in (self, *self._beside):
+            self._all.register(vm, selectors.EVENT_READ, vm)
+
     def unwatch(self) -> None:
-        """Close what ``watch`` opened."""
+        """Close what ``watch`` and ``watch_too`` opened."""
+        if self._all:
+            self._all.close()
         self._selector.close()
         for pidfd in self._pidfds:
             os.close(pidfd)
@@ -107,7 +123,9 @@ class Vm:
             message = self.channel.take()
         except ChannelBroken as error:
             raise self.lost(phase, f"the result channel is corrupted: {error}") from error
-        if message is not None and message["type"] != "executed":
+        if message is None:
+            self.unread = False
+        elif message["type"] != "executed":
             message = cleaned(message)
         if message is None or message["type"] in kinds:
             return message
@@ -202,10 +220,17 @@ class Vm:
             )
 
     def begin_power_off(self) -> None:
-        """Tell the guest to power off, once; `power_off` does that too, and waits for it."""
-        if not self._told_to_end:
-            self._told_to_end = True
-            self.send("shutdown", {"type": "shutdown"})
+        """Tell the guest to power off, once; `power_off` does that too, and waits for it.
+
+        Other VMs do not look at it any more.
+        """
+        if self._told_to_end:
+            return
+        self._told_to_end = True
+        for other in self._beside:
+            if other._all:
+                other._all.unregister(self)
+        self.send("shutdown", {"type": "shutdown"})
 
     def power_off(self) -> None:
         """Let the guest power off, then the device process end; NoVerdict when they do not, or not
@@ -231,10 +256,18 @@ class Vm:
 
     def poll(self, phase: str, timeout_s: float) -> None:
         """Wait for any event; raise NoVerdict for one that means the run is lost."""
-        events = self._selector.select(min(timeout_s, 60.0))
+        if self._all is None:
+            self._look(phase, timeout_s)
+            return
+        for key, _ in self._all.select(min(timeout_s, _WAIT_MAX_S)):
+            key.data._look(phase, 0)
+
+    def _look(self, phase: str, timeout_s: float) -> None:
+        events = self._selector.select(min(timeout_s, _WAIT_MAX_S))
         ready = {key.fd for key, _ in events}
         if self.channel.fileno() in ready:
             self.channel.pull()
+            self.unread = True
             if not self.channel.closed:
                 return
         if self.monitor.panicked in ready and not self._panic_announced:
@@ -278,4 +311,4 @@ class Vm:
             if lines := tail(self.folder / name):
                 parts.append(f"the last lines of {name}:")
                 parts += [f"  | {line}" for line in lines]
-        return NoVerdict(phase, "\n".join(parts), f"look into {self.folder}")
+        return NoVerdict(phase, "\n".join(parts), f"look into {self.folder}", subject=self.subject)

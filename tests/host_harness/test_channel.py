@@ -80,6 +80,26 @@ def test_end_of_stream_is_noticed(ends: tuple[Channel, socket.socket]) -> None:
     assert channel.closed
 
 
+def test_last_words_come_before_the_end(ends: tuple[Channel, socket.socket]) -> None:
+    """A peer that is gone when we look has still said them."""
+    channel, peer = ends
+    peer.send(frame(HELLO))
+    peer.close()
+    channel.pull()
+    assert not channel.closed
+    assert channel.take() == {"type": "hello"}
+    channel.pull()
+    assert channel.closed
+
+
+def test_all_that_has_arrived_is_taken_at_once(ends: tuple[Channel, socket.socket]) -> None:
+    channel, peer = ends
+    message = {"type": "report", "data": "x" * 150_000}
+    peer.sendall(frame(json.dumps(message).encode()))
+    channel.pull()
+    assert channel.take() == message
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise(data: bytes) -> None:

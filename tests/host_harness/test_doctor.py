@@ -180,9 +180,18 @@ def test_look_that_fails_is_a_row_and_not_a_crash(monkeypatch: pytest.MonkeyPatc
 def test_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
     told = tmp_path / "meminfo"
     told.write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
-    assert memory.available(told) == 2 << 20
+    assert memory.available(told, tmp_path) == 2 << 20
+    for limit, left in (
+        ("max", 2 << 20),
+        ("1048576", (1 << 20) - 4096),
+        ("4095", 0),
+        ("", 2 << 20),
+    ):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("4096\n")
+        assert memory.available(told, tmp_path) == left
     told.write_text("MemTotal: 9 kB\n")
-    assert memory.available(told) == 0
+    assert memory.available(told, tmp_path) == 0
 
 
 @pytest.mark.parametrize(

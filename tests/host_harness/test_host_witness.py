@@ -63,6 +63,9 @@ class Stopped:
     def send(self, phase: str, message: dict[str, Any]) -> None:  # noqa: ARG002
         self.sent.append(message)
 
+    def lost(self, phase: str, message: str) -> NoVerdict:
+        return NoVerdict(phase, message)
+
     def await_panic(self, phase: str, limit_s: float) -> None:  # noqa: ARG002
         assert 0 < limit_s <= 5
 

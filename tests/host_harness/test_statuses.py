@@ -37,6 +37,7 @@ def runs(tmp_path: Path) -> Path:
         (["--tests", "nowhere"], {}, "there is no"),
         (["--pdb"], {}, "--pdb cannot act"),
         (["--setup-plan"], {}, "--setup-plan cannot act"),
+        (["--stepwise"], {"VMS": "2"}, "--stepwise needs one test after the other"),
         (["--no-such-option"], {}, "--no-such-option"),
         (["--vm-seed=5"], {}, "SEED="),
     ],

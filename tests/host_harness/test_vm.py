@@ -58,8 +58,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+@contextlib.contextmanager
+def staged(tmp_path: Path) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(2)]
         for ends in pairs:
@@ -94,6 +94,23 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         vm.watch()
         stack.callback(vm.unwatch)
         yield Stage(vm, Channel(pairs[1][1]), pairs[0][1])
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with staged(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def other(stage: Stage, tmp_path: Path) -> Iterator[Stage]:
+    """A second VM of the same run; each looks at the other."""
+    folder = tmp_path / "vm2"
+    folder.mkdir()
+    with staged(folder) as made:
+        for one, two in ((stage.vm, made.vm), (made.vm, stage.vm)):
+            one.watch_too([two])
+        yield made
 
 
 def lost(stage: Stage, phase: str = "collection") -> str:
@@ -165,6 +182,41 @@ def test_kernel_that_does_not_come_up(stage: Stage) -> None:
         stage.vm.await_kernel()
     stage.console.sendall(b"init: up\r\n")
     stage.vm.await_kernel()
+
+
+def test_loss_of_another_vm_is_named_at_once(stage: Stage, other: Stage) -> None:
+    other.vm.subject = "suite/test_x.py::test_x"
+    timer = threading.Timer(0.1, other.vm.qemu.kill)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(NoVerdict) as error:
+        stage.vm.receive("collection", "collected")
+    timer.join()
+    assert time.monotonic() - start < PROMPT_S
+    assert "collection suite/test_x.py::test_x: QEMU ended with killed" in str(error.value)
+    assert str(error.value).endswith(f"look into {other.vm.folder}")
+
+
+def test_word_of_another_vm_is_kept_for_it(stage: Stage, other: Stage) -> None:
+    other.guest.send({"type": "hello", "protocol": 0})
+    stage.guest.send({"type": "collected"})
+    assert stage.vm.receive("collection", "collected")["type"] == "collected"
+    stage.vm.poll("test", 0.1)
+    assert other.vm.unread
+    other.console.sendall(b"init: up\r\n")
+    with pytest.raises(NoVerdict, match="protocol 0"):
+        other.vm.await_ready()
+
+
+def test_another_vm_may_end_once_it_was_told_to(stage: Stage, other: Stage) -> None:
+    other.vm.begin_power_off()
+    other.vm.qemu.kill()
+    other.vm.qemu.wait()
+    stage.guest.send({"type": "collected"})
+    assert stage.vm.receive("collection", "collected")["type"] == "collected"
+    stage.vm.poll("test", 0.1)
+    with pytest.raises(NoVerdict, match="QEMU ended with killed"):
+        other.vm.power_off()
 
 
 def test_guest_that_ran_another_number_of_tests(stage: Stage) -> None:

@@ -84,7 +84,7 @@ def test_command_is_one_for_a_shell() -> None:
     odd = replace(cell, selecting=("-k", 'a"$b`\\c'))
     (*_, last) = shlex.split(odd.command())
     assert shlex.split(last.removeprefix("ARGS=")) == list(odd.selecting)
-    assert Cell(PLAIN, True).command() == "make test-vm COHERENT=yes"
+    assert Cell(PLAIN, True).command() == "make test-vm COHERENT=yes VMS=1"
 
 
 @pytest.mark.parametrize(("cpus", "room", "vms"), [(1, 9, 1), (2, 9, 3), (8, 2, 2), (2, 0, 1)])
