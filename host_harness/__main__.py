@@ -198,7 +198,7 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         return shell.attach(known.attach)
     if known.command == "shell":
         given = _given()
-        if (given.vms or 1) > 1:
+        if given.several_vms:
             raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
         with Rig(given, Progress(), known.runs, shells=True) as rig:
             return shell.run(rig)

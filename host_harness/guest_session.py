@@ -106,7 +106,7 @@ class GuestSession:
                 raise pytest.UsageError(
                     f"{option} cannot act on tests that run in a guest (try make shell)"
                 )
-        if (self.rig.options.vms or 1) > 1 and getattr(config.option, "stepwise", False):
+        if self.rig.options.several_vms and getattr(config.option, "stepwise", False):
             # It takes all that stands before a failure for passed.
             raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")
 
@@ -206,10 +206,9 @@ class GuestSession:
         if terminal:
             terminal.showfspath = False  # files alternate: each dot would have a line
         items = [item for item in session.items if isinstance(item, GuestItem)]
-        numbers = {worker: str(number) for number, worker in enumerate(self._workers, start=1)}
 
         def done(worker: Worker, item: GuestItem, seen: Seen) -> None:
-            seen.reports[-1].user_properties.append(("vm", numbers[worker]))
+            seen.reports[-1].user_properties.append(("vm", str(1 + self._workers.index(worker))))
             # Both only now: the lines of a test stay together.
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             self._take(item, seen)

@@ -100,6 +100,11 @@ class Options:
     gdb: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def several_vms(self) -> bool:
+        """Whether more than one VM was asked for; by itself only a run of the suite has more."""
+        return self.vms is not None and self.vms > 1
+
 
 def parse(given: Mapping[str, str]) -> Options:
     """Check the options, by name; empty ones were not given. UsageError says what is wrong."""

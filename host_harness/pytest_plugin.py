@@ -227,7 +227,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
         yield running
         return
     with _make_rig(config) as rig:
-        if (rig.options.vms or 1) > 1:
+        if rig.options.several_vms:
             pytest.fail("--vm-vms: without guest tests (--vm) there is one VM", pytrace=False)
         config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
         rig.progress.line()

@@ -43,11 +43,10 @@ def run(
     running: dict[Worker, tuple[Item, Running]] = {}
 
     def begin(worker: Worker) -> None:
-        given = None if stopped() else schedule.take(numbers[worker])
+        given = None if stopped() else schedule.take(workers.index(worker))
         if given:
             running[worker] = given[0], worker.start(*given)
 
-    numbers = {worker: number for number, worker in enumerate(workers)}
     for worker in workers:
         begin(worker)
     while running:

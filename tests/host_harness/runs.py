@@ -14,6 +14,10 @@ from host_harness.options import OPTIONS
 from host_harness.payload import SOURCE
 
 LIMIT_S = 900  # the first run of a machine makes the environment
+# What each VM of a run leaves, the first in the run's folder.
+OF_A_VM = {
+    *("console.log", "qemu.log", "qmp.log", "argv", "device-trace.jsonl", "device.log"),
+}
 _VARIABLES = {option.variable for option in OPTIONS}
 
 

@@ -13,15 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.host_harness.runs import LIMIT_S, Run, run
+from tests.host_harness.runs import LIMIT_S, OF_A_VM, Run, run
 from tests.host_harness.test_leftovers import Harness, harness
 from tests.host_harness.test_plugin import project, pytest_in
 
 __all__ = ["harness", "project"]  # fixtures
 
 pytestmark = pytest.mark.vm
-
-OF_A_VM = {"console.log", "qemu.log", "qmp.log", "argv", "device-trace.jsonl", "device.log"}
 
 
 def where(done: Run) -> Counter[str]:

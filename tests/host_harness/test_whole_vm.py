@@ -12,15 +12,12 @@ import pytest
 
 from host_harness.errors import Status
 from host_harness.faults import FAULTS, Fault
-from tests.host_harness.runs import LIMIT_S, Run, clean_environment, run
+from tests.host_harness.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 
 pytestmark = pytest.mark.vm
 
 OF_A_RUN = {
     *("status", "junit.xml", "seed", "attestations.json", "replay", "environment.json"),
-}
-OF_A_VM = {
-    *("console.log", "qemu.log", "qmp.log", "argv", "device-trace.jsonl", "device.log"),
 }
 WITNESSED = "host-witness.jsonl"
 
