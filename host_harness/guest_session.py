@@ -118,7 +118,7 @@ class GuestSession:
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
         try:
             with visible:
-                vm = self.rig.boot(self._count(session.config))
+                vm = self.rig.boot(self._count(session.config), isolated=self.rig.tests.is_own)
         except HarnessError as error:
             self.rig.error = error
             raise _leave(error, session.config) from None

@@ -45,7 +45,8 @@ _SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What a run boots. ``folder`` takes the VM's artefacts, ``initramfs`` is an open file's
-    descriptor. ``shells``: with consoles that a shell can be opened on.
+    descriptor. ``shells``: with consoles that a shell can be opened on. ``isolated``: what runs in
+    the guest places itself on its CPUs, else its scheduler does.
     """
 
     qemu: Qemu
@@ -55,6 +56,7 @@ class Launch:
     options: Options
     initramfs: int
     shells: bool = False
+    isolated: bool = False
 
 
 @contextmanager
@@ -99,7 +101,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             launch.image.bzimage if options.boot == "bzimage" else launch.image.kernel,
             folder / "console.log",
             wiring,
-            _kernel_words(options),
+            _kernel_words(options, isolated=launch.isolated),
             iommu=options.iommu,
         )
         (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
@@ -151,10 +153,13 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         yield vm
 
 
-def _kernel_words(options: Options) -> list[str]:
-    fault = options.fault
-    words = [fault.parameter] if fault and fault.parameter else []
-    return [*words, *([] if options.endpoint else device_words(options.profile)), *options.append]
+def _kernel_words(options: Options, *, isolated: bool) -> list[str]:
+    words = [machine.ISOLATED_WORD] if isolated else []
+    if options.fault and options.fault.parameter:
+        words.append(options.fault.parameter)
+    if not options.endpoint:
+        words += device_words(options.profile)
+    return [*words, *options.append]
 
 
 def device_words(profile: Profile) -> list[str]:

@@ -98,11 +98,11 @@ class Rig:
             self.progress.note(f"accelerator: {why}")
         self._environment = found, guest
 
-    def boot(self, count: int = 1) -> Vm:
+    def boot(self, count: int = 1, *, isolated: bool = False) -> Vm:
         """Start the VM, after making what it needs, or ``count`` of them at a time.
 
-        Return the first; the artefacts of others are in folders of their own. HarnessError when one
-        does not come up.
+        Return the first; the artefacts of others are in folders of their own. ``isolated``: what
+        runs there places itself on the CPUs (`Launch`). HarnessError when one does not come up.
         """
         self.open_folder()
         if self._environment is None:
@@ -132,6 +132,7 @@ class Rig:
                 self.options,
                 initramfs,
                 shells=self._shells,
+                isolated=isolated,
             )
             self.vms.append(self._stack.enter_context(started_vm(launch, self.progress)))
         self._booted = count

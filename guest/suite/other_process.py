@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+from . import processors
+
 _LENGTH: Final = struct.Struct("<I")
 _PATIENCE: Final = 60.0  # seconds
 
@@ -24,18 +26,21 @@ class OtherProcessError(Exception):
 class OtherProcess:
     """A forked process that runs ``body(ask)``; ``ask()`` there waits for `tell`, and returns it.
 
-    What ``body`` yields comes out of `hear`. A context manager: the end kills the process.
+    What ``body`` yields comes out of `hear`. It runs on the CPU that ``cpu`` counts from the
+    caller's, modulo all: on another one. A context manager: the end kills the process.
     """
 
-    def __init__(self, body: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, body: Callable[[Callable[[], Any]], Any], cpu: int = 1) -> None:
         self._here, there = socket.socketpair()
         self._here.settimeout(_PATIENCE)
+        cpu += processors.current()
         self.pid = os.fork()
         if self.pid == 0:
             self._here.close()
             status = 1
             try:
                 signal.alarm(120)  # whatever happens to the test, this does not stay
+                processors.place(cpu)
                 for answer in body(lambda: _receive(there)):
                     _send(there, answer)
                 status = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -13,6 +12,7 @@ from iobuffer import IOBusyError
 from iobuffer.driver import Interrupts
 from layout import Reg
 
+from suite import processors
 from suite.attestation import IOMMU, Attest, CheckFailed
 
 GRANTED_MAX = 32  # vectors, by the driver; VFIO grants them all
@@ -39,17 +39,6 @@ def every_vector(device: Exerciser) -> Iterator[list[Interrupt]]:
         yield [stack.enter_context(device.eventfd(vector)) for vector in range(device.vectors)]
 
 
-def run_on_every_cpu() -> None:
-    """Return when each CPU has taken the interrupts that were pending for it.
-
-    It took them before it ran this process.
-    """
-    allowed = os.sched_getaffinity(0)
-    for cpu in sorted(allowed):
-        os.sched_setaffinity(0, {cpu})
-    os.sched_setaffinity(0, allowed)
-
-
 def settle_msix(device: Exerciser, fence: Interrupt) -> int:
     """Return when all MSI-X that the device sent is at its eventfds; return the fence's count.
 
@@ -64,7 +53,7 @@ def settle_msix(device: Exerciser, fence: Interrupt) -> int:
         if not arrived:
             raise CheckFailed(f"vector {fence.vector}, message {number} of the fence: lost")
         count += arrived
-    run_on_every_cpu()
+    processors.run_on_each()
     return count
 
 
@@ -147,7 +136,7 @@ def settled_count(device: Exerciser, line: IntxInterrupt) -> int:
     long as Interrupt Status is set.
     """
     device.read_register(Reg.INTXCTL)
-    run_on_every_cpu()
+    processors.run_on_each()
     return line.wait(0)
 
 

@@ -24,6 +24,7 @@ from iobuffer import (
 )
 from iobuffer.managed import HUGE_PAGES
 
+from suite import processors
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer, free_sizes
 from suite.patterns import Patterns
@@ -247,6 +248,7 @@ def test_thread_safe(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: A
 
     def work(part: int) -> None:
         try:
+            processors.place(part)
             for index in range(64):
                 memory.prepare()
                 memory.appendBytes(content[part * 256 + 4 * index : part * 256 + 4 * index + 4])

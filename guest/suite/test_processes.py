@@ -126,7 +126,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
         stack.callback(engine.close)
         count = bench.device.dma_count
         others = {
-            number: stack.enter_context(OtherProcess(worker(number, seed, engine)))
+            number: stack.enter_context(OtherProcess(worker(number, seed, engine), cpu=number))
             for number in range(PROCESSES)
         }
         for turn in range(ROUNDS):

@@ -12,6 +12,7 @@ from exerciser_parts import DescriptorRing
 from iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
 from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
 
+from suite import processors
 from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
@@ -242,17 +243,19 @@ def test_ring_that_points_at_itself(
 def rewriter(
     bench: Bench, memory: IOBufferMemoryDescriptor, offset: int, first: bytes, second: bytes
 ) -> Iterator[None]:
-    """Have another process write two values in turn, as fast as it can, until the end.
+    """Have a process on another CPU write two values in turn, as fast as it can, until the end.
 
     A fork inherits no buffer, so it maps the memory itself.
     """
     address, mode = memory.getPhysicalAddress() + offset, memory.cache_mode
     start, end = address % PAGE, address % PAGE + len(first)
     running, started = os.pipe()
+    other = processors.current() + 1
     child = os.fork()
     if child == 0:
         try:
             signal.alarm(60)
+            processors.place(other)
             view = bench.driver.map(address - start, PAGE, mode).view()
             view[start:end] = second
             os.write(started, b"!")

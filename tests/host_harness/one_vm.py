@@ -145,6 +145,6 @@ def one_vm(config: pytest.Config, runs: Path, **settings: str) -> Iterator[OneVm
     # One boot for all of them: it may take its time where many run at once.
     given = options.parse({"seed": str(SEED), "deadline": "kernel=300", **settings})
     with Rig(given, Progress(quiet=True), runs) as rig:
-        yield OneVm(rig.boot(), config, given.iommu)
+        yield OneVm(rig.boot(isolated=True), config, given.iommu)
         if rig.vm:
             rig.vm.power_off()

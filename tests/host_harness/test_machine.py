@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import faults, launch, machine, memory, qemu, run_folder
+from host_harness import faults, launch, machine, memory, options, qemu, run_folder
 from host_harness.errors import EnvironmentFailure, Status, UsageError
 
 WIRING = machine.Wiring(
@@ -106,6 +106,14 @@ def test_kernel_words_come_last_so_that_they_win() -> None:
     line = words[words.index("-append") + 1].split()
     assert line[-1] == "a.word=1"
     assert "memmap=0x4000000$0xc000000" in line
+
+
+def test_only_a_guest_that_places_its_own_processes_has_an_isolated_cpu() -> None:
+    given = options.parse({"append": "a.word=1"})
+    for isolated in False, True:
+        words = launch._kernel_words(given, isolated=isolated)
+        assert ("isolcpus=domain,1" in words) is isolated
+        assert words[-1] == "a.word=1"
 
 
 def test_carve_outs_lie_in_ram_where_devices_need_them() -> None:

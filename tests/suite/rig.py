@@ -18,7 +18,7 @@ import memory_types
 import platform_command
 import platform_device
 import pytest
-from suite import fixtures
+from suite import fixtures, processors
 from suite.attestation import SettingsPlugin
 from suite.host import Host, HostPlugin
 
@@ -101,6 +101,9 @@ class Rig:
         words = self._pytester.path / "cmdline"
         words.write_text(" ".join(launch.device_words(machine.announced or machine.profile)))
         self._patch.setattr(boot_words, "CMDLINE", words)
+        online = self._pytester.path / "online"
+        online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
+        self._patch.setattr(processors, "ONLINE", online)
         outcome = Outcome()
         guest = SOURCE / "guest"
         self._pytester.inline_run(
