@@ -21,7 +21,8 @@ PLAIN = "exerciser"  # no profile
 # The allocator's tests say the same under every profile, and most tests under either coherence.
 _OF_THE_PROFILE, _OF_COHERENCE = ("-m", "not any_device"), ("-m", "coherence")
 _COMPLAINTS = ("broken: ", "unattested: ", "unsupported: ", "no verdict: ", "error: ")
-_VM_BYTES = 1536 << 20  # the guest's memory, and what QEMU, device and harness need beside it
+# A VM, and beside it a process of pytest with a harness.
+CELL_SIZE = memory.VM_SIZE + 200 * memory.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def parallel() -> int:
     """
     free = memory.available()
     cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus + cpus // 2, free // _VM_BYTES))
+    return max(1, min(cpus + cpus // 2, free // CELL_SIZE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from host_harness import memory
-from tests.matrix.cells import PLAIN, Cell, Result, every_cell, parallel
+from tests.matrix.cells import CELL_SIZE, PLAIN, Cell, Result, every_cell, parallel
 from tests.matrix.grid import COLUMNS, grid
 
 GREEN = Result("nvme", "coherent", "", 0, 0, 12.3, 20.4, 271, 0, {"kept": 300}, "", "make test-vm")
@@ -91,6 +91,6 @@ def test_command_is_one_for_a_shell() -> None:
 def test_vms_at_a_time_are_what_the_machine_has_room_for(
     monkeypatch: pytest.MonkeyPatch, cpus: int, room: int, vms: int
 ) -> None:
-    monkeypatch.setattr(memory, "available", lambda: room * (1536 << 20) + 1)
+    monkeypatch.setattr(memory, "available", lambda: room * CELL_SIZE + 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     assert parallel() == vms
