@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,12 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that the Makefile selects by."""
+    """Register the marks that the Makefile selects by; take Ctrl-C, as children do then.
+
+    A shell starts a job in the background with SIGINT ignored, and that is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "vm: boots whole VMs (minutes under emulation)")
     config.addinivalue_line(
         "markers", "matrix: a cell of the matrix of profiles (make test-matrix)"
