@@ -214,14 +214,18 @@ def test_folder_that_cannot_be_made(host: Host) -> None:
     assert "cannot be written" in done.stderr
 
 
-def _start(host: Host, pip: str) -> subprocess.Popen[str]:
-    runner = subprocess.Popen(
+def _begin(host: Host, pip: str = "") -> subprocess.Popen[str]:
+    return subprocess.Popen(
         host.command(),
         env=host.environment(FAKE_PIP=pip),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def _start(host: Host, pip: str) -> subprocess.Popen[str]:
+    runner = _begin(host, pip)
     deadline = time.monotonic() + 20
     while host.installations() == 0:
         assert time.monotonic() < deadline
@@ -229,12 +233,25 @@ def _start(host: Host, pip: str) -> subprocess.Popen[str]:
     return runner
 
 
-def test_two_at_once_make_it_once(host: Host) -> None:
-    first = _start(host, "import time; time.sleep(0.7)")
-    second = host.run()
-    first.communicate()
-    assert (first.returncode, second.returncode) == (0, 0), second.stderr
-    assert "another run makes the virtual environment" in second.stdout
+def test_two_at_once_make_it_once(host: Host, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    waits = f"""
+import pathlib, time
+for _ in range(6000):
+    if pathlib.Path({str(go_on)!r}).exists():
+        break
+    time.sleep(0.01)
+"""
+    with _start(host, waits) as first, _begin(host) as second:
+        assert second.stdout is not None
+        said = ""
+        while "another run makes" not in said and (line := second.stdout.readline()):
+            said += line
+        go_on.touch()
+        first.communicate()
+        said += second.communicate()[0]
+    assert "another run makes the virtual environment" in said
+    assert (first.returncode, second.returncode) == (0, 0), said
     assert host.installations() == 1
 
 
