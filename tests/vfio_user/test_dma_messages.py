@@ -281,6 +281,7 @@ def test_a_silent_client_is_not_waited_for(
     monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 1.0)
     start(client, 4)
     late, access, _ = client.receive_command(Command.DMA_READ)
+    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 600.0)
     start(client, 4)  # waits behind it
     second, _, _ = client.receive_command(Command.DMA_READ)
     assert refusal(prober) is DmaReason.CLIENT_ERROR
@@ -301,7 +302,7 @@ def test_a_client_that_never_answers_is_closed(
             start(client, 4)
             client.receive_command(Command.DMA_READ)
 
-    with pytest.raises(EOFError):
+    with pytest.raises((EOFError, BrokenPipeError, ConnectionResetError)):
         ask_on()
 
 

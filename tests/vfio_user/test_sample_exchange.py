@@ -149,8 +149,9 @@ def test_interrupt_dma_dirty_pages_and_migration(tmp_path: Path, ram: int, event
         for number in range(MAPS // 2):
             client.dma_unmap(number * PAGE, PAGE)
 
-        # A deadline ahead goes along with the state, and is met by the destination.
-        client.region_write(0, 0, struct.pack("<q", int(time.time()) + 2))
+        # A deadline ahead goes along with the state, and is met by the destination: three seconds
+        # or more, so that a busy machine has moved it by then.
+        client.region_write(0, 0, struct.pack("<q", int(time.time()) + 4))
         client.set_state(DeviceState.PRE_COPY)
         content = os.urandom(BAR1_USED)
         client.region_write(1, 0, content)
