@@ -12,7 +12,7 @@ from pathlib import Path
 
 ONLINE = Path("/sys/devices/system/cpu/online")  # Linux, cputopology: as 0-1,3
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
 def online() -> list[int]:
@@ -25,7 +25,10 @@ def online() -> list[int]:
 
 
 def place(number: int) -> None:
-    """Have the calling thread, and what it starts, run on this CPU, counted modulo all."""
+    """Have the calling thread, and what it starts, run on the CPU of this place in `online`.
+
+    Places are counted modulo all.
+    """
     cpus = online()
     os.sched_setaffinity(0, {cpus[number % len(cpus)]})
 
@@ -42,5 +45,5 @@ def run_on_each() -> None:
 
 
 def current() -> int:
-    """Return the CPU that the calling thread runs on (sched_getcpu(3))."""
-    return int(_libc.sched_getcpu())
+    """Return the place in `online` of the CPU that the calling thread runs on (sched_getcpu(3))."""
+    return online().index(_libc.sched_getcpu())

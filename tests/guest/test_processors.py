@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,9 +44,15 @@ def test_a_thread_is_placed_by_itself(number: int) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    cpu = ALLOWED[number % len(ALLOWED)]
-    assert seen == [({cpu}, cpu)]
+    place = number % len(ALLOWED)
+    assert seen == [({ALLOWED[place]}, place)]
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+def test_a_cpu_is_known_by_its_place(online: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    online.write_text("2,5\n")
+    monkeypatch.setattr(processors, "_libc", SimpleNamespace(sched_getcpu=lambda: 5))
+    assert processors.current() == 1
 
 
 def test_each_is_run_on_and_left(monkeypatch: pytest.MonkeyPatch) -> None:

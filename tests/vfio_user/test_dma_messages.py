@@ -346,7 +346,12 @@ def test_a_chain_of_dmas_neither_recurses_nor_keeps_the_client_waiting(
     client.write32(BUFFER, Reg.CHAIN, 0)
     while busy(client):
         pass
-    assert prober.done > 10 * dma_queue.MAX_TURN
+    # And one that has an end comes to it.
+    client.write32(BUFFER, Reg.CHAIN, 10 * dma_queue.MAX_TURN)
+    start(client, 4)
+    while busy(client):
+        pass
+    assert prober.done == 10 * dma_queue.MAX_TURN + 1
 
 
 def test_an_endless_chain_is_ended_by_a_reset(
