@@ -5,7 +5,7 @@
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
-PACKAGES := device host_harness tests
+PACKAGES := device host_harness tests pip_build
 GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest/exerciser_parts.py \
 	guest/edu.py guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
 	guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout guest/init.py \

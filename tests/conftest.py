@@ -31,6 +31,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _plain_pytest_within() -> Iterator[None]:
+    """A pytest that a test runs has the plugins that the test names, and no other.
+
+    Installed, or with its egg-info in the current folder, this project is a plugin by its entry
+    point. Its fixtures then take the place of the guest's, and boot VMs where units were asked for.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        patch.delenv("PYTEST_PLUGINS", raising=False)
+        patch.delenv("PYTEST_ADDOPTS", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_janitor() -> None:
     """Started before the tests: its pipe stays open for as long as this process lives."""
     janitor.start()

@@ -151,7 +151,9 @@ def test_wrong_use_is_named_before_anything_boots(
     assert not (project / "build").exists()
 
 
-def test_installed_it_works_from_any_folder(project: Path, tmp_path: Path) -> None:
+def test_installed_it_works_from_any_folder(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = tmp_path / "source", tmp_path / "installed"
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -165,7 +167,9 @@ def test_installed_it_works_from_any_folder(project: Path, tmp_path: Path) -> No
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(SOURCE / name, source / name)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
+    before = sorted(source.rglob("*"))
     assert call([*pip, str(source)], tmp_path).returncode == 0
+    assert sorted(source.rglob("*")) == before, "a build leaves nothing in the checkout"
     shutil.rmtree(source)
     installed = {"PYTHONPATH": str(target)}
     command = target / "bin" / "dma-rehearsal"
@@ -184,5 +188,6 @@ def test_installed_it_works_from_any_folder(project: Path, tmp_path: Path) -> No
     assert os.listdir(folder) == ["build"]  # noqa: PTH208
 
     # By its entry point: nobody names the plugin.
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     argv = [sys.executable, "-m", "pytest", "--vm", "guest_tests"]
     assert call(argv, project, **installed).returncode == 0

@@ -1,0 +1,92 @@
+"""setuptools' build backend (PEP 517), on a copy: a build leaves nothing in the checkout.
+
+setuptools puts ``dma_rehearsal.egg-info`` and ``build/lib`` beside the sources. Of the first pytest
+takes the project's plugin wherever that folder is current; of the second a later build takes files
+that are long gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+from setuptools import build_meta
+
+# An editable install is of the checkout itself.
+from setuptools.build_meta import (
+    build_editable,
+    get_requires_for_build_editable,
+    prepare_metadata_for_build_editable,
+)
+
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_NEEDED = ("pyproject.toml", "MANIFEST.in", "README.md", "device", "guest", "host_harness")
+_BACKEND = Path(__file__).parent.name
+
+Settings = Mapping[str, object] | None
+
+
+@contextmanager
+def _in_a_copy() -> Iterator[None]:
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    with tempfile.TemporaryDirectory(prefix="dma-rehearsal-build-") as folder:
+        for name in (*_NEEDED, _BACKEND):
+            source = _ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, Path(folder, name), ignore=ignored)
+            else:
+                shutil.copy(source, folder)
+        with chdir(folder):
+            yield
+
+
+def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
+    """Return what a wheel's build needs beside setuptools."""
+    with _in_a_copy():
+        return list(build_meta.get_requires_for_build_wheel(config_settings))
+
+
+def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
+    """Return what a source archive's build needs beside setuptools."""
+    with _in_a_copy():
+        return list(build_meta.get_requires_for_build_sdist(config_settings))
+
+
+def prepare_metadata_for_build_wheel(
+    metadata_directory: str, config_settings: Settings = None
+) -> str:
+    """Write the wheel's metadata; return the name of their folder."""
+    target = str(Path(metadata_directory).absolute())
+    with _in_a_copy():
+        return str(build_meta.prepare_metadata_for_build_wheel(target, config_settings))
+
+
+def build_wheel(
+    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
+) -> str:
+    """Write the wheel; return its name."""
+    target = str(Path(wheel_directory).absolute())
+    metadata = str(Path(metadata_directory).absolute()) if metadata_directory else None
+    with _in_a_copy():
+        return str(build_meta.build_wheel(target, config_settings, metadata))
+
+
+def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
+    """Write the source archive; return its name."""
+    target = str(Path(sdist_directory).absolute())
+    with _in_a_copy():
+        return str(build_meta.build_sdist(target, config_settings))
