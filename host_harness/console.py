@@ -1,4 +1,9 @@
-"""Watches the guest's console with pexpect. It is for people and for panics, never for results."""
+"""Watches the guest's console with pexpect, and keeps what it says.
+
+It is for people, for panics and for the kernel's word on the IOMMU, never for results. The log is
+written here and not by QEMU: QEMU (11.1, chardev/char.c) logs a character also when its socket is
+full, and once more when it is sent, so under load its ``logfile=`` has some of them twice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import contextlib
 import os
 import socket
 import threading
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pexpect
 from pexpect import socket_pexpect
@@ -21,17 +27,29 @@ _PATTERNS: list[Any] = [
 ]
 
 
+class _LoggedSpawn(socket_pexpect.SocketSpawn):  # type: ignore[type-arg]  # of the stubs alone
+    """Writes what it reads to a file, which that of pexpect leaves to others."""
+
+    log: BinaryIO
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
+        """Read at most ``size`` bytes; pexpect.EOF at the end of the stream."""
+        data: bytes = super().read_nonblocking(size, timeout)
+        with contextlib.suppress(OSError):  # a full disk: panics are still to be seen
+            self.log.write(data)
+        return data
+
+
 class Console:
-    """A thread that reads the console.
+    """A thread that reads the console, and writes it to the file ``log``.
 
     ``wakeup`` is a descriptor that becomes readable when ``panic``, ``up`` or ``agent_ended``
     changes.
     """
 
-    def __init__(self, stream: socket.socket) -> None:
-        self._spawn = socket_pexpect.SocketSpawn(
-            stream, timeout=None, maxread=4096, searchwindowsize=8192
-        )
+    def __init__(self, stream: socket.socket, log: Path) -> None:
+        self._spawn = _LoggedSpawn(stream, timeout=None, maxread=4096, searchwindowsize=8192)
+        self._spawn.log = log.open("wb", buffering=0)
         self._stream = stream
         self.wakeup, self._signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.up = False
@@ -43,11 +61,16 @@ class Console:
         """Begin to read."""
         self._thread.start()
 
+    def await_end(self, limit_s: float) -> None:
+        """Wait until all is read of a console whose QEMU has ended, ``limit_s`` at most."""
+        self._thread.join(limit_s)
+
     def stop(self) -> None:
         """Stop reading and close the descriptors."""
         self._stream.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
         self._stream.close()
+        self._spawn.log.close()
         os.close(self._signal)
         os.close(self.wakeup)
 

@@ -99,7 +99,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             launch.qemu,
             launch.accelerator,
             launch.image.bzimage if options.boot == "bzimage" else launch.image.kernel,
-            folder / "console.log",
+            folder,
             wiring,
             _kernel_words(options, isolated=launch.isolated),
             iommu=options.iommu,
@@ -121,7 +121,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         for _, theirs in ends.values():
             theirs.close()  # so that QEMU's end is the last one, and its death an end of stream
 
-        console = Console(ends["console"][0])
+        console = Console(ends["console"][0], folder / "console.log")
         stack.callback(console.stop)
         console.start()
         monitor = Monitor(ends["qmp"][0], folder / "qmp.log")

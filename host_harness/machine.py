@@ -74,13 +74,15 @@ def command(
     qemu: Qemu,
     accelerator: str,
     kernel: Path,
-    console_log: Path,
+    folder: Path,
     wiring: Wiring,
     kernel_words: list[str],
     *,
     iommu: bool = False,
 ) -> list[str]:
-    """Return QEMU's argv for a run. All sizes are in bytes.
+    """Return QEMU's argv for a run, whose ``folder`` is its name in lists of processes.
+
+    All sizes are in bytes.
 
     With ``iommu`` the exerciser is behind an Intel IOMMU, and the platform is not.
     """
@@ -96,7 +98,8 @@ def command(
     )
     return [
         *qemu.command,
-        *("-name", "dma-rehearsal", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-name", f"dma-rehearsal {folder}".replace(",", ",,")),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", machine, "-cpu", _CPU.get(accelerator, "max")),
         *("-smp", str(_CPUS), "-no-reboot"),
         *("-m", f"{memory.RAM_SIZE // memory.MIB}M"),
@@ -105,7 +108,7 @@ def command(
         *("-object", _memory(wiring.memory_fd)),
         *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"),
         *("-append", kernel_command_line([*_words(wiring, iommu=iommu), *kernel_words])),
-        *("-chardev", f"socket,id=console,fd={wiring.console_fd},logfile={console_log}"),
+        *("-chardev", f"socket,id=console,fd={wiring.console_fd}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
         *("-device", "virtio-serial-pci"),

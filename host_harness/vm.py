@@ -29,6 +29,7 @@ from .run_folder import tail
 
 _LOGS = ("console.log", "qemu.log", "device.log")
 _WAIT_MAX_S = 60.0
+_WORDS_MAX_S = 0.5  # for what a console has said that nobody has read yet
 
 
 @dataclass(slots=True)
@@ -296,7 +297,7 @@ class Vm:
         """Give QEMU a second to end after its channel, and the console half a second to be read."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.qemu.wait(1)
-        end = time.monotonic() + 0.5
+        end = time.monotonic() + _WORDS_MAX_S
         while not (self.console.panic or self.console.agent_ended) and time.monotonic() < end:
             time.sleep(0.02)
 
@@ -307,6 +308,8 @@ class Vm:
             with contextlib.suppress(MonitorError):
                 state = self.monitor.command("query-status", timeout_s=1)
                 parts.append(f"QEMU is still there; the VM is {state.get('status')}")
+        else:
+            self.console.await_end(_WORDS_MAX_S)
         for name in _LOGS:
             if lines := tail(self.folder / name):
                 parts.append(f"the last lines of {name}:")

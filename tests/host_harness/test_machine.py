@@ -30,7 +30,7 @@ def argv(accelerator: str = "tcg", *, iommu: bool = False) -> list[str]:
         qemu.Qemu(("qemu",), "11.1", "test"),
         accelerator,
         Path("/vmlinux"),
-        Path("/console.log"),
+        Path("/runs/1,5"),
         WIRING,
         ["a.word=1"],
         iommu=iommu,
@@ -66,7 +66,7 @@ def test_a_peer_comes_behind_the_exerciser() -> None:
         qemu.Qemu(("qemu",), "11.1", "test"),
         "tcg",
         Path("/vmlinux"),
-        Path("/console.log"),
+        Path("/runs/1,5"),
         replace(WIRING, peer_socket=Path("/run/x/peer")),
         [],
     )
@@ -221,3 +221,9 @@ def test_sockets_go_where_their_names_have_room(
     monkeypatch.setattr("os.access", lambda *_: False)
     with ExitStack() as stack, pytest.raises(EnvironmentFailure, match="no folder for sockets"):
         launch._sockets_folder(stack)
+
+
+def test_qemu_keeps_no_log_of_the_console() -> None:
+    """It has characters twice in it when the socket was full (`host_harness.console`)."""
+    assert not any("logfile" in word for word in argv())
+    assert argv()[argv().index("-name") + 1] == "dma-rehearsal /runs/1,,5"

@@ -75,7 +75,7 @@ def test_loss_of_one_is_no_verdict_and_leaves_nothing(harness: Callable[..., Har
     (second,) = [
         int(folder.name)
         for folder in Path("/proc").glob("[0-9]*")
-        if mine in (words := _command_line(folder)) and b"vm2/console.log" in words
+        if mine in (words := _command_line(folder)) and b"/vm2\0" in words
     ]
     os.kill(second, signal.SIGKILL)
     assert started.process.wait(LIMIT_S) == 4

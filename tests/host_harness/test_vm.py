@@ -70,7 +70,7 @@ def staged(tmp_path: Path) -> Iterator[Stage]:
             stack.callback(process.wait)
             stack.callback(process.kill)
             stack.callback(end, process)
-        console = Console(pairs[0][0])
+        console = Console(pairs[0][0], tmp_path / "console.log")
         console.start()
         stack.callback(console.stop)
         (tmp_path / "console.log").write_text("".join(f"line {n}\n" for n in range(30)))
