@@ -1,7 +1,8 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
-# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> BOOT=pvh|bzimage APPEND=<words>
-# DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel PROFILE=<name or path> COHERENT=yes|no
-# ARGS="-k alignment -x" ENDPOINT=<module>:<class> TESTS=<folder of guest tests>
+# Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
+# APPEND=<words> DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
+# PROFILE=<name or path> COHERENT=yes|no ARGS="-k alignment -x" ENDPOINT=<module>:<class>
+# TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
@@ -21,10 +22,10 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE VMS KEEP GDB QEMU
+export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE VMS KEEP GDB QEMU
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm shell soak doctor test test-matrix lint units fuzz flood bench interop \
+.PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
 	faults generate lock clean clean-cache
 
 help: ## list the targets
@@ -35,6 +36,9 @@ setup:
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+
+test-order: setup ## N=10: are the verdicts the same in a shuffled order, and of N tests alone?
+	@$(PYTHON) -m host_harness order --sample $(or $(N),10) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more in a VM that runs
 	@$(PYTHON) -m host_harness shell $(if $(ATTACH),--attach $(ATTACH))

@@ -13,7 +13,6 @@ import re
 import signal
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,15 +21,15 @@ import pytest
 
 from device import __main__ as device
 
-from . import doctor, faults, options, pytest_plugin, run_folder, shell, soak
+from . import doctor, faults, options, order, own_pytest, pytest_plugin, run_folder, shell, soak
 from .errors import HarnessError, Status, UsageError
-from .guest_session import GuestSession
 from .kept import keep_until_told
 from .options import OPTIONS, Options
 from .payload import GuestTests
 from .progress import Progress
 from .replay import Replay
 from .rig import Rig
+from .verdicts import Recorder
 
 _EPILOG = """\
 statuses:
@@ -53,30 +52,6 @@ Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v,
 
 # What pytest answers without a session.
 _NO_RUN = ("--version", "-V", "--help", "-h", "--markers", "--fixtures", "--fixtures-per-test")
-
-
-class Cli:
-    """Marks pytest's run as the harness's own: its paths are the guest's, below ``rig.tests``."""
-
-    rig: Rig
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        """Let the guest have the paths that were given; this side collects nothing itself."""
-        for option in OPTIONS:
-            if config.getoption(f"--vm-{option.name}"):
-                raise pytest.UsageError(f"--vm-{option.name}: here it is {option.variable}=...")
-        if config.getoption("--vm") or config.getoption("--vm-runs"):
-            raise pytest.UsageError("--vm and --vm-runs: here they are --tests and --runs")
-        if config.args_source is pytest.Config.ArgsSource.ARGS:
-            tests = self.rig.tests
-            if self.rig.replay:
-                self.rig.replay = replace(self.rig.replay, positional=tuple(config.args))
-            prefix = f"{tests.root.name}/" if tests.is_own else ""
-            selected = tuple(word.removeprefix(prefix) for word in config.args)
-            self.rig.tests = GuestTests(tests.root, selected)
-        config.args = []
-        config.stash[pytest_plugin.RIG] = self.rig
 
 
 def _count(text: str) -> int:
@@ -116,12 +91,21 @@ def _parser() -> argparse.ArgumentParser:
             help="where the folders of artefacts go (default: build/runs)",
         )
 
+    def add_tests(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--tests",
+            metavar="PATH",
+            help="the guest tests of this file or folder, below the current one, not the suite",
+        )
+
     test_parser = add("test", "run the checks; further arguments go to pytest")
     add_runs(test_parser)
-    test_parser.add_argument(
-        "--tests",
-        metavar="PATH",
-        help="run the guest tests of this file or folder, below the current one, and not the suite",
+    add_tests(test_parser)
+    order_parser = add("order", "compare the verdicts of two orders, and of tests alone")
+    add_runs(order_parser)
+    add_tests(order_parser)
+    order_parser.add_argument(
+        "--sample", type=_count, default=10, metavar="N", help="tests that run alone, too (10)"
     )
     shell_parser = add("shell", "boot the guest and give a login shell in it")
     add_runs(shell_parser)
@@ -162,7 +146,7 @@ def main(argv: list[str]) -> Status:
     try:
         parser = _parser()
         known, rest = parser.parse_known_args(argv)
-        if rest and known.command not in ("test", "soak"):
+        if rest and known.command not in ("test", "soak", "order"):
             parser.error(f"{known.command} takes no {rest[0]!r}")
         return _run(known, rest)
     except HarnessError as error:
@@ -194,6 +178,9 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         return doctor.clean_cache(sys.stdout)
     if known.command == "soak":
         return soak.run(known.count, known.load, known.runs, pytest_args)
+    if known.command == "order":
+        tests = _tests(known)
+        return order.run(_given(), tests, known.sample, known.runs, pytest_args)
     if known.command == "shell" and known.attach:
         return shell.attach(known.attach)
     if known.command == "shell":
@@ -212,11 +199,16 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     return _test(known, pytest_args)
 
 
+def _tests(known: argparse.Namespace) -> GuestTests:
+    tests = GuestTests(Path.cwd(), (known.tests,)) if known.tests else GuestTests()
+    tests.files()  # UsageError now, and not after the VM is up
+    return tests
+
+
 def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     try:
         given = _given()
-        tests = GuestTests(Path.cwd(), (known.tests,)) if known.tests else GuestTests()
-        tests.files()  # UsageError now, and not after the VM is up
+        tests = _tests(known)
     except UsageError as error:
         # The file `status` is what scripts read: it must not be that of the run before.
         run_folder.set_status(run_folder.create(known.runs.absolute()), error.status)
@@ -225,12 +217,10 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     if not tests.is_own:
         argv += ["--tests", *tests.selected]
     quiet = any(re.fullmatch(r"-[a-z]*q[a-z]*|--quiet", word) for word in pytest_args)
-    cli = Cli()
     with Rig(given, Progress(quiet=quiet), known.runs, tests=tests) as rig:
         rig.open_folder()
-        cli.rig = rig
         rig.replay = Replay(argv, pytest_args, Path.cwd())
-        code = pytest.main(_arguments(rig, pytest_args), [pytest_plugin, cli, GuestSession(rig)])
+        code = own_pytest.run(rig, pytest_args, Recorder(rig))
         if rig.status is None:  # pytest had no session
             usage = code == pytest.ExitCode.USAGE_ERROR
             rig.conclude(Status.USAGE if usage else Status.NO_VERDICT)
@@ -239,23 +229,6 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         if given.keep and rig.vm and not rig.error:
             keep_until_told(rig)
     return Status.NO_VERDICT if rig.status is None else rig.status
-
-
-def _arguments(rig: Rig, pytest_args: list[str]) -> list[str]:
-    suite = GuestTests().root
-    verbosity = any(word.startswith(("-v", "-q", "--verbose", "--quiet")) for word in pytest_args)
-    # In a log every test has its line; on a terminal the dots move.
-    plain = [] if verbosity or sys.stdout.isatty() else ["-v"]
-    return [
-        *("-c", str(suite / "pytest.ini"), "--rootdir", str(rig.tests.root), "--noconftest"),
-        *("--strict-markers", "-o", f"cache_dir={rig.cache_folder}"),
-        # Installed, pytest also finds the plugin by its entry point, after it was imported here.
-        *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
-        # It would import all of Hypothesis for its line of the header, while the guest waits.
-        *("-p", "no:hypothesispytest"),
-        *plain,
-        *pytest_args,
-    ]
 
 
 def console_main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import cache_reports, dmar, guest_tests, side_by_side
+from . import cache_reports, dmar, drawing, exit_codes, guest_tests, side_by_side
 from .errors import HarnessError, NoVerdict, Status, UsageError
 from .guest_words import CollectedItem
 from .kept import keep_until_told
@@ -21,20 +21,6 @@ from .report import Ledger, Promise
 from .rig import Rig
 from .worker import Seen, Worker
 
-# pytest's own statuses, each mapped on purpose.
-_STATUSES = {
-    pytest.ExitCode.OK: Status.PASSED,
-    pytest.ExitCode.TESTS_FAILED: Status.FAILED,
-    pytest.ExitCode.INTERRUPTED: Status.NO_VERDICT,
-    pytest.ExitCode.INTERNAL_ERROR: Status.NO_VERDICT,
-    pytest.ExitCode.USAGE_ERROR: Status.USAGE,
-    pytest.ExitCode.NO_TESTS_COLLECTED: Status.USAGE,
-}
-_EXIT_CODES = {
-    Status.FAILED: pytest.ExitCode.TESTS_FAILED,
-    Status.USAGE: pytest.ExitCode.NO_TESTS_COLLECTED,
-    Status.NO_VERDICT: pytest.ExitCode.INTERNAL_ERROR,
-}
 # Options that act where a test runs, and so in the guest: their values go there.
 _FORWARDED = {
     "tbstyle": "--tb={}",
@@ -150,6 +136,8 @@ class GuestSession:
         except HarnessError as error:
             self.rig.error = error
             raise _leave(error, session.config) from None
+        if self.rig.options.order == "shuffled":
+            found = drawing.shuffled(found, self.rig.options.seed)
         # What a collector would announce: the terminal counts its items by these reports.
         session.config.hook.pytest_collectreport(
             report=pytest.CollectReport("", "passed", None, list(found))
@@ -268,7 +256,8 @@ class GuestSession:
         several = f"{len(self._workers)} VMs, " if len(self._workers) > 1 else ""
         return (
             f"guest: kernel {hello.get('kernel')}, Python {hello.get('python')}, {several}"
-            f"accelerator {self.rig.accelerator}, seed {self.rig.options.seed}"
+            f"accelerator {self.rig.accelerator}, seed {self.rig.options.seed}, "
+            f"{self.rig.options.order} order"
         )
 
     @pytest.hookimpl(tryfirst=True)
@@ -284,22 +273,8 @@ class GuestSession:
                 self.rig.error = error
                 _show(session, [_failure("guest", f"no verdict: {error}")])
         _show(session, [_objection(row) for row in self.ledger.silent_objections()])
-        status = self.rig.conclude(self._status_of(exitstatus))
-        failed = exitstatus == pytest.ExitCode.TESTS_FAILED
-        if (exitstatus == pytest.ExitCode.OK and status is not Status.PASSED) or (
-            failed and status is Status.NO_VERDICT
-        ):
-            session.exitstatus = _EXIT_CODES.get(status, pytest.ExitCode.INTERNAL_ERROR)
-
-    def _status_of(self, exitstatus: int | pytest.ExitCode) -> Status:
-        try:
-            status = _STATUSES[pytest.ExitCode(exitstatus)]
-        except ValueError:  # a plugin's own number
-            return Status.NO_VERDICT
-        if self._interrupted:
-            return status if status is Status.USAGE else Status.NO_VERDICT
-        # Not interrupted within a test: stopped between two, at a failure.
-        return Status.FAILED if exitstatus == pytest.ExitCode.INTERRUPTED else status
+        status = self.rig.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
+        session.exitstatus = exit_codes.to_pytest(status, exitstatus, interrupted=self._interrupted)
 
     def _end(self) -> None:
         for worker in self._workers:

@@ -36,6 +36,12 @@ class Option:
 OPTIONS = (
     Option("accel", "ACCEL", "kvm|tcg", "insist on an accelerator (default: probe KVM, else tcg)"),
     Option("fault", "FAULT", "NAME", "break one promise on purpose (make faults lists them)"),
+    Option(
+        "order",
+        "ORDER",
+        "collected|shuffled",
+        "the order of the guest's tests (default: as collected); SEED draws the shuffled one",
+    ),
     Option("seed", "SEED", "NUMBER", "seed of the data patterns (default: random, printed)"),
     Option(
         "endpoint",
@@ -89,6 +95,7 @@ class Options:
     accel: str | None = None
     fault: Fault | None = None
     seed: int = 0
+    order: str = "collected"
     endpoint: str | None = None
     iommu: bool = False
     boot: str = "pvh"
@@ -123,6 +130,9 @@ def parse(given: Mapping[str, str]) -> Options:
     accel = given.get("accel")
     if accel not in (None, "kvm", "tcg"):
         raise UsageError(f"ACCEL={accel} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
+    order = given.get("order", "collected")
+    if order not in ("collected", "shuffled"):
+        raise UsageError(f"ORDER={order} is not an order", "use ORDER=shuffled, or leave it out")
     boot = given.get("boot", "pvh")
     if boot not in ("pvh", "bzimage"):
         raise UsageError(f"BOOT={boot} is no way to boot", "use BOOT=pvh or BOOT=bzimage")
@@ -138,6 +148,7 @@ def parse(given: Mapping[str, str]) -> Options:
         accel=accel,
         fault=fault,
         seed=_seed(given.get("seed")),
+        order=order,
         endpoint=given.get("endpoint"),
         iommu=_iommu(given.get("iommu")),
         boot=boot,

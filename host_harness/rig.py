@@ -210,8 +210,10 @@ class Rig:
         return lines
 
     def _replay_command(self) -> str:
-        # What took the verdict away may need all that went before it.
-        failed = [] if self.error else self.ledger.to_repeat()
+        # What took the verdict away may need all that went before it; so may a failure in an order
+        # that was drawn to find just that.
+        whole = self.error or self.options.order == "shuffled"
+        failed = [] if whole else self.ledger.to_repeat()
         options = self.options
         if self._booted > 1:
             options = replace(options, given={**options.given, "vms": str(self._booted)})

@@ -125,6 +125,15 @@ def test_lost_run_is_no_failed_test(project: Path) -> None:
     assert "no verdict: shutdown: the guest says that it ran 3 tests" in done.stdout
 
 
+def test_hung_test_ends_with_the_code_of_no_verdict(project: Path) -> None:
+    """And not with that of a user's Ctrl-C: docs/statuses.md."""
+    hangs = "import time\n\ndef test_hangs():\n    time.sleep(1e6)\n"
+    (project / "guest_tests" / "test_hangs.py").write_text(hangs)
+    done = pytest_in(project, "--vm", "guest_tests/test_hangs.py", "--vm-deadline=test=2")
+    assert done.returncode == pytest.ExitCode.INTERNAL_ERROR
+    assert (project / "build" / "runs" / "latest" / "status").read_text() == "4\n"
+
+
 def test_plugin_is_off_unless_it_is_used(project: Path) -> None:
     (project / "tests" / "test_plain.py").write_text("def test_plain(): pass\n")
     done = pytest_in(project, "tests/test_plain.py")

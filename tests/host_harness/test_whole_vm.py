@@ -17,7 +17,15 @@ from tests.host_harness.runs import LIMIT_S, OF_A_VM, Run, clean_environment, ru
 pytestmark = pytest.mark.vm
 
 OF_A_RUN = {
-    *("status", "junit.xml", "seed", "attestations.json", "replay", "environment.json"),
+    *(
+        "status",
+        "junit.xml",
+        "seed",
+        "attestations.json",
+        "verdicts.json",
+        "replay",
+        "environment.json",
+    ),
 }
 WITNESSED = "host-witness.jsonl"
 
