@@ -7,7 +7,7 @@ import fcntl
 import os
 from typing import Any, Final
 
-from . import pools
+from . import pools, provenance
 from .backing import CARVE_OUT, FILE, Backing, ClaimBacking, PinnableBacking, Share
 from .buffer import IOBufferMemoryDescriptor
 from .carveout import CarveoutPool
@@ -121,6 +121,14 @@ def place(
         _close(share.fds)
         raise IOBadArgumentError(f"call {call!r}: make or map")
     backing = _backing(share, mapped=call == "make")
+    with provenance.made_by(f"process {asker.pid}"):
+        return _placed(call, backing, details, asker)
+
+
+def _placed(
+    call: str, backing: Backing, details: dict[str, Any], asker: Task
+) -> PlacedBuffer | PlacedMap:
+    """Make what is asked for of memory that is ours from now on."""
     try:
         options = IOOptions(int(details["options"]))
         capacity = int(details["capacity"])

@@ -132,15 +132,15 @@ class IOBufferMemoryDescriptor(BufferFactories):
         self._backing = backing
         self._task = task
         self._options = options
-        self._capacity = self._length = capacity
+        self._capacity = self._length = self._record.length = capacity
         self._alignment = alignment
         self._asked_alignment = asked_alignment
         self._maps = Mappings()
         self._exporter = None
         window = self._window = BusWindow(backing.reached, capacity, place)
-        self._held = Held(backing, window, self._preparations, os.getpid())
+        self._held = Held(backing, window, self._preparations, os.getpid(), self._record)
         self._prepare_itself()
-        self._finalizer = weakref.finalize(self, reclaim, self._held, repr(self))
+        self._finalizer = weakref.finalize(self, reclaim, self._held)
         self._finalizer.atexit = False
         return self
 
@@ -174,6 +174,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
             self._give_back(backing)
             self._finalizer.detach()
             self._backing = None
+            self._record.release()
 
     def _give_back(self, backing: Backing) -> None:
         """Free the memory, which somebody else may have at once: so devices lose it before."""
@@ -305,6 +306,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
                 raise self._busy("prepared for its direction; complete() first")
             self._check_idle("setDirection()")
             old, self._direction = self._direction, new
+            self._record.direction = new
             if not self._own_preparations:
                 return
             self._preparations.remove(self._preparations.newest(None, 0))
@@ -312,7 +314,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
             try:
                 self._acquire(new, _NO_FLAGS, grant=True)
             except BaseException:
-                self._direction = old
+                self._direction = self._record.direction = old
                 self._acquire(old, _NO_FLAGS, grant=True)
                 raise
 
@@ -391,7 +393,8 @@ class IOBufferMemoryDescriptor(BufferFactories):
         length = "" if self._length == self._capacity else f", length {self._length}"
         return (
             f"<IOBufferMemoryDescriptor {self._capacity} bytes{length} in pool {self.pool} for "
-            f"{self._task}, {self._options}, alignment {self._asked_alignment}, {state}>"
+            f"{self._task}, {self._options}, alignment {self._asked_alignment}, {state}, "
+            f"made at {self.made_at}>"
         )
 
     def _on_the_bus(self) -> str:

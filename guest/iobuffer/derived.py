@@ -86,6 +86,7 @@ class DerivedMemoryDescriptor(IOMemoryDescriptor):
             while (last := self._preparations.last()) is not None:
                 self._drop(last)
             self._released = True
+            self._record.release()
 
     @property
     def released(self) -> bool:

@@ -147,6 +147,7 @@ def _bounce(
 ) -> Bounce:
     alignment = max(PAGE, specification.granule)
     memory = allocator(length, alignment, specification.address_limit - 1)
+    memory._record.role = "bounce memory"
     try:
         memory.prepare(direction)
         address, size = memory.getPhysicalSegment(0)

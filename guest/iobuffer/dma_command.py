@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from . import activity, coherence, dma_bounce
+from . import activity, coherence, dma_bounce, provenance
 from .dma_bounce import BounceAllocator
 from .dma_specification import MappingOptions, SegmentFunction, Specification, Specified
 from .dma_split import Transfer, transfers
@@ -70,6 +70,8 @@ class IODMACommand(Specified):
         bounce_allocator: BounceAllocator = dma_bounce.allocate,
     ) -> None:
         super().__init__(specification)
+        self.made_at = provenance.caller()
+        """The "file:line" that made it."""
         self._refcon = refCon
         self._allocator = bounce_allocator
         self._memory: IOMemoryDescriptor | None = None
@@ -367,7 +369,7 @@ class IODMACommand(Specified):
                 f"prepared {active.count} times: {active.length} bytes from {active.offset} on in "
                 f"{len(active.segments)} segments, {active.bounced} bytes bounced"
             )
-        return f"<IODMACommand {self._specification}, {state}>"
+        return f"<IODMACommand {self._specification}, {state}, made at {self.made_at}>"
 
     # Within.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Self
 
+from . import provenance
 from .creation import mask_alignment
 from .memory import IOMemoryDescriptor, as_direction
 from .options import IODirection, IOOptions, kIOMemoryPhysicallyContiguous
@@ -73,7 +74,10 @@ class BufferFactories(IOMemoryDescriptor):
         """Do the same in a thread, so that the running loop does not block."""
         import asyncio
 
-        return await asyncio.to_thread(cls._make, inTask, options, capacity, alignment, None, pool)
+        with provenance.made_by(provenance.caller()):  # the thread's frames are the pool's
+            return await asyncio.to_thread(
+                cls._make, inTask, options, capacity, alignment, None, pool
+            )
 
     @classmethod
     def inTaskWithPhysicalMask(

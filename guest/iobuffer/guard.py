@@ -25,7 +25,7 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
     def __init__(self, size: int) -> None:
         """``size`` that `withSize` has checked."""
         super().__init__(IODirection.kIODirectionNone)
-        self._size = size
+        self._size = self._record.length = size
 
     @classmethod
     def withSize(cls, size: int) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .backing import Backing
 from .mapper import BusWindow
 from .preparation import Preparations
+from .provenance import Record
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Held:
     window: BusWindow
     preparations: Preparations
     pid: int
+    record: Record
     untrack: Callable[[], None] | None = None
 
     def end_track(self) -> None:
@@ -29,7 +31,7 @@ class Held:
             untrack()
 
 
-def reclaim(held: Held, what: str) -> None:
+def reclaim(held: Held) -> None:
     """Free the memory of a descriptor that was dropped without release()."""
     if os.getpid() != held.pid:
         return  # a forked child: the memory is its parent's
@@ -38,4 +40,5 @@ def reclaim(held: Held, what: str) -> None:
     held.end_track()
     held.window.close()
     held.backing.close_late()
-    warnings.warn(f"{what} was not released", ResourceWarning, stacklevel=2)
+    held.record.drop()
+    warnings.warn(f"{held.record} was not released", ResourceWarning, stacklevel=2)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import late
+from . import late, provenance
 from .errors import IOBusyError, IONotAttachedError
 from .flags import MapOptions
 from .options import CacheMode
@@ -51,6 +51,8 @@ class IOMemoryMap:
         self._cache_mode = cache_mode
         self._mapping = mapping
         self._uses = 1
+        self.made_at = provenance.caller()
+        """The "file:line" that made it."""
         self._lock = threading.RLock()  # its own: a finalizer must wait for no descriptor's
         self._views: list[weakref.ref[Any]] = []  # what they look through
         self._finalizer = weakref.finalize(self, _forgotten, unmap, repr(self))
@@ -182,7 +184,8 @@ class IOMemoryMap:
     def __repr__(self) -> str:
         return (
             f"<IOMemoryMap {self._length} bytes from {self._offset} on at {self._address:#x} of "
-            f"{self._task}, {self._cache_mode.name}, {self._options!r}>"
+            f"{self._task}, {self._cache_mode.name}, {self._options!r}, "
+            f"made at {self.made_at}>"
         )
 
     def _attached(self) -> IOMemoryDescriptor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from . import activity, coherence
+from . import activity, coherence, provenance
 from .errors import IOBadArgumentError, IOBusyError, IONotReadyError, IOReturn, IOReturnError
 from .flags import CompleteFlags, MapOptions, MemoryOperation, PrepareFlags
 from .options import CACHE_FIELD, IODirection, IOOptions
@@ -91,6 +91,7 @@ class IOMemoryDescriptor(ABC):
     def __init__(self, direction: IODirection, tag: int = 0) -> None:
         self._direction = direction
         self._tag = tag
+        self._record = provenance.Record(type(self).__name__, direction)
         self._lock = threading.RLock()
         self._preparations = Preparations()
         self._dma_users: list[object] = []
@@ -164,6 +165,16 @@ class IOMemoryDescriptor(ABC):
     def setTag(self, tag: int) -> None:
         """Set the tag."""
         self._tag = tag
+
+    @property
+    def made_at(self) -> str:
+        """The "file:line" that made it, outside of this package."""
+        return self._record.made_at
+
+    @property
+    def made_sequence(self) -> int:
+        """What `provenance.clock` said when it was made, 0 without one."""
+        return self._record.made_sequence
 
     def getPhysicalSegment(self, offset: int = 0) -> Segment:
         """Return (bus address, bytes to the segment's end) at ``offset``; (0, 0) past the length.
@@ -463,12 +474,15 @@ class IOMemoryDescriptor(ABC):
         except BaseException:
             self._unwire()
             raise
+        self._record.placed(parts)
         return self._preparations.push(direction, grants, by)
 
     def _drop(self, preparation: Preparation) -> None:
         """Undo one `_acquire`; whether a DMA is active is for the caller to know."""
         self._preparations.remove(preparation)
         self._unwire()
+        if not self._preparations:
+            self._record.complete()
 
     def _inside(self, offset: int, length: int) -> bool:
         return offset >= 0 and length >= 0 and offset + length <= self.getLength()

@@ -60,6 +60,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         self._lengths = tuple(each.getLength() for each in self._entries)
         self._starts = tuple(accumulate(self._lengths, initial=0))
         self._held: list[list[Preparation]] = []
+        self._record.length = self._starts[-1]
 
     @classmethod
     def withDescriptors(
@@ -300,7 +301,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
     def __repr__(self) -> str:
         return (
             f"<IOMultiMemoryDescriptor {self._starts[-1]} bytes in {len(self._entries)} entries, "
-            f"{self._direction.name}, {self._state()}>"
+            f"{self._direction.name}, {self._state()}, made at {self.made_at}>"
         )
 
 

@@ -80,7 +80,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
         """Arguments that the factories have checked."""
         super().__init__(direction)
         self._address = address
-        self._length = length
+        self._length = self._record.length = length
         self._task = task
         self._wires = 0
         self._pinned: Pinned | None = None
@@ -224,7 +224,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
     def __repr__(self) -> str:
         return (
             f"<IOGeneralMemoryDescriptor {self._length} bytes at {self._address:#x} of "
-            f"{self._task}, {self._direction.name}, {self._state()}>"
+            f"{self._task}, {self._direction.name}, {self._state()}, made at {self.made_at}>"
         )
 
 

@@ -29,7 +29,7 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
         super().__init__(direction)
         self._parent = parent
         self._offset = offset
-        self._length = length
+        self._length = self._record.length = length
         self._held: list[Preparation] = []
 
     @classmethod
@@ -100,5 +100,5 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
     def __repr__(self) -> str:
         return (
             f"<IOSubMemoryDescriptor {self._length} bytes from {self._offset} on of "
-            f"{self._parent!r}, {self._direction.name}, {self._state()}>"
+            f"{self._parent!r}, {self._direction.name}, {self._state()}, made at {self.made_at}>"
         )

@@ -100,9 +100,9 @@ def lost_reclaim() -> None:
     """The memory of a dropped buffer never comes back."""
     close_late = "close_late"
 
-    def forget(held: Any, what: str) -> None:
+    def forget(held: Any) -> None:
         setattr(held.backing, close_late, lambda: None)
-        reclaim(held, what)
+        reclaim(held)
 
     setattr(buffer, reclaim.__name__, forget)
 

@@ -24,6 +24,7 @@ from iobuffer import (
     activity,
     kIODirectionInOut,
     protection,
+    provenance,
 )
 from iobuffer import mapper as iobuffer_mapper
 from iobuffer.driver import Driver
@@ -41,6 +42,9 @@ from suite.host import HOST, HostReport
 from suite.iommu import KernelLog, Mapper
 from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
+
+# What makes descriptors for a test: their line is the test's.
+provenance.transparent(__name__, make_buffer.__module__)
 
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
 # and looks at the signature of what makes it.
