@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--control-socket",
         type=Path,
         metavar="PATH",
-        help="set and clear faults through this Unix socket while the device runs: a line "
-        '{"fault": NAME}, or null, for each connection',
+        help="set and clear faults, and name the test that runs, through this Unix socket: a line "
+        '{"fault": NAME} or {"test": NAME}, or null for none, for each connection',
     )
     add("--list-faults", action="store_true", help="print the faults, one a line, and exit")
     add("--trace", type=Path, metavar="FILE", help="write every DMA and event as JSON lines")
@@ -205,7 +205,7 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[_Server, ...]:
     return (
         *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
         VfioUserServer(options.platform_socket, platform),
-        *([] if control is None else [ControlServer(control, switch)]),
+        *([] if control is None else [ControlServer(control, switch, trace)]),
     )
 
 

@@ -1,7 +1,8 @@
-"""The control socket: whoever may connect sets and clears faults of the device that runs.
+"""The control socket: whoever may connect sets and clears faults, and names the test that runs.
 
 One request a connection, one JSON object a line: ``{"fault": "device-read-flip"}``, or null for no
-fault; the answer, ``{"fault": ...}`` or ``{"error": "..."}``, comes when it acts.
+fault; ``{"test": "tests/test_a.py::test_b"}``, or null for none, which all events of the trace then
+have. The answer, the same object or ``{"error": "..."}``, comes when it acts.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import time
 from pathlib import Path
 
 from .switch import FaultError, FaultSwitch
+from .trace import Trace
 
-REQUEST_MAX = 4096  # bytes
+REQUEST_MAX = 1 << 16  # bytes; the name of a test may be long
 _PATIENCE_S = 2.0  # for a whole request, and for whoever reads no answer
 _SOON_S = 0.001  # settimeout(0) would not wait at all
 _BACKLOG = 4
@@ -24,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves ``switch`` on the Unix socket ``path``, one connection after the other."""
+    """Serves ``switch`` and ``trace`` on the Unix socket ``path``, one connection at a time."""
 
-    def __init__(self, path: Path, switch: FaultSwitch) -> None:
+    def __init__(self, path: Path, switch: FaultSwitch, trace: Trace) -> None:
         self.path = path
-        self._switch = switch
+        self._switch, self._trace = switch, trace
         self._listener: socket.socket | None = None
         self._closing = threading.Event()
 
@@ -78,25 +80,30 @@ class ControlServer:
                 break
             line += part
         try:
-            name = _asked(line)
-            self._switch.set(name)
+            what, name = _asked(line)
+            if what == "fault":
+                self._switch.set(name)
+            else:
+                self._trace.test = name
         except (ValueError, FaultError) as error:
             reply: dict[str, str | None] = {"error": str(error)}
         else:
-            _log.info("fault: %s", name)
-            reply = {"fault": name}
+            _log.info("%s: %s", what, name)
+            reply = {what: name}
         client.sendall(json.dumps(reply).encode() + b"\n")
 
 
-def _asked(line: bytes) -> str | None:
-    """Return the fault of a request. ValueError for what is none."""
+def _asked(line: bytes) -> tuple[str, str | None]:
+    """Return what a request sets, and to what. ValueError for what is no request."""
+    if len(line) > REQUEST_MAX:
+        raise ValueError(f"a request of more than {REQUEST_MAX} bytes: the name is too long")
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         request = None
-    if not isinstance(request, dict) or request.keys() != {"fault"}:
-        raise ValueError('write one line, {"fault": NAME} or {"fault": null}')
-    name = request["fault"]
+    if not isinstance(request, dict) or request.keys() not in ({"fault"}, {"test"}):
+        raise ValueError('write one line, {"fault": NAME} or {"test": NAME}; null for none')
+    ((what, name),) = request.items()
     if name is not None and not isinstance(name, str):
-        raise ValueError("the name of a fault is a string")
-    return name
+        raise ValueError(f"the name of a {what} is a string")
+    return what, name

@@ -18,28 +18,26 @@ class Trace:
 
     def __init__(self, path: Path | None = None, *, limit: int = 1 << 28) -> None:
         """Open ``path`` for writing; OSError when it cannot be."""
+        self.on = path is not None  # whether events go anywhere
+        self.test: str | None = None  # the test that runs, as every event says
         self._room = limit
         self._file: TextIO | None = path.open("w", buffering=1) if path else None
         self._start = time.monotonic()
         self._lock = threading.Lock()
 
-    @property
-    def on(self) -> bool:
-        """Return whether events go anywhere."""
-        return self._file is not None
-
     def event(self, device: str, event: str, **fields: object) -> None:
-        """Write one line: seconds since the start, device, event and ``fields``."""
+        """Write one line: seconds since the start, device, test, event and ``fields``."""
         if self._file is None:
             return
         seconds = round(time.monotonic() - self._start, 6)
-        line = json.dumps({"time": seconds, "device": device, "event": event, **fields})
+        facts = {"time": seconds, "device": device, "test": self.test, "event": event}
+        line = json.dumps({**facts, **fields})
         with self._lock:
             if self._room < 0:
                 return
             self._room -= len(line) + 1
             if self._room < 0:
-                line = json.dumps({"time": seconds, "device": device, "event": "trace is full"})
+                line = json.dumps({**facts, "event": "trace is full"})
             self._file.write(line + "\n")
 
     def close(self) -> None:

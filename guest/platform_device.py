@@ -27,6 +27,7 @@ from memory_types import Mtrrs
 from pci_sysfs import PciFunction
 from platform_command import CommandLock, PlatformDeviceError
 from protection_unit import ProtectionUnit
+from request_log import RequestLog
 
 _MTRR_RANGE_SIZE: Final = 16  # PHYSBASE lo, hi, PHYSMASK lo, hi
 
@@ -81,6 +82,13 @@ class PlatformDevice:
         if PlatformFeature.CACHE not in self.features:
             raise PlatformDeviceError(f"{self.pci.address}: there is no cache model")
         return CacheUnit(self._control, self._results, self._lock, self.pci.address)
+
+    @property
+    def requests(self) -> RequestLog:
+        """The request log; `PlatformDeviceError` when this platform has none."""
+        if PlatformFeature.REQUESTS not in self.features:
+            raise PlatformDeviceError(f"{self.pci.address}: there is no request log")
+        return RequestLog(self._control, self._lock, self.pci.address)
 
     def set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
         """Tell the witness what the processor makes of page-table entries."""

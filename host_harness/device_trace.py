@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from .errors import NoVerdict
 
 # What QEMU or the kernel make a device do, whoever runs, and what the allocator tells the platform:
 # none of it moves or looks at a byte.
@@ -12,6 +15,8 @@ _HOUSEKEEPING = {
     *("attach", "detach", "command", "power", "reset"),
     *("grant", "withdraw", "withdraw owner", "protection"),
 }
+_LINE_MAX = 1 << 20  # bytes; the longest list that the device tells of has a fifth of it
+_EVENTS_MAX = 1 << 19  # of one test, as many as a whole trace may have
 
 
 class DeviceTrace:
@@ -20,20 +25,52 @@ class DeviceTrace:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._line = 0
 
     def take(self) -> list[dict[str, Any]]:
         """Return the events since the last call, without housekeeping.
 
         The device writes an event before it acknowledges what caused it, so the events of a test
-        are there when its report is.
+        are there when its report is. What is no whole line yet comes with the next call. NoVerdict
+        for what is not an event: what the device did is then unknown.
         """
+        found: list[dict[str, Any]] = []
+        for event in map(self._event, self._lines()):
+            if event["event"] in _HOUSEKEEPING:
+                continue
+            if len(found) >= _EVENTS_MAX:
+                raise self._unusable(f"more than {_EVENTS_MAX} events in one test")
+            found.append(event)
+        return found
+
+    def _lines(self) -> Iterator[bytes]:
+        """Read whole lines, in bounded memory."""
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+            file = self._path.open("rb")
         except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        events = [json.loads(line) for line in whole.splitlines()]
-        return [each for each in events if each.get("event") not in _HOUSEKEEPING]
+            return
+        with file:
+            file.seek(self._offset)
+            while (line := file.readline(_LINE_MAX + 1)).endswith(b"\n"):
+                self._offset += len(line)
+                self._line += 1
+                yield line
+            if len(line) > _LINE_MAX:
+                self._line += 1
+                raise self._unusable(f"an event of more than {_LINE_MAX} bytes")
+
+    def _event(self, line: bytes) -> dict[str, Any]:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self._unusable(f"no event: {error}") from error
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            raise self._unusable("an event without a name")
+        return event
+
+    def _unusable(self, why: str) -> NoVerdict:
+        return NoVerdict(
+            "test",
+            f"the device's trace cannot be followed: line {self._line}: {why}",
+            f"look into {self._path}",
+        )

@@ -210,8 +210,16 @@ class Vm:
         """
         device_control.set_fault(self.sockets / device_control.SOCKET, name)
 
+    def set_test(self, nodeid: str | None) -> None:
+        """Have the device's trace name the test that runs from now on; NoVerdict when lost."""
+        try:
+            device_control.set_test(self.sockets / device_control.SOCKET, nodeid)
+        except NoVerdict as error:
+            raise self.lost("test", str(error.args[0])) from error
+
     def end_session(self, ran: int) -> None:
         """End the guest's pytest session; NoVerdict when its count of tests is not ``ran``."""
+        self.set_test(None)
         self.send("shutdown", {"type": "end"})
         ended = self.receive("shutdown", "ended")
         if ended.get("ran") != ran:

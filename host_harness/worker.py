@@ -46,6 +46,7 @@ class Worker:
     def start(self, item: pytest.Item, following: pytest.Item | None) -> Running:
         """Have the guest run a test; `see` must follow before the next one."""
         self._trace.take()
+        self.vm.set_test(item.nodeid)
         return Running(self.vm, item.config, item.nodeid, following.nodeid if following else None)
 
     def see(self, outcome: Outcome) -> Seen:

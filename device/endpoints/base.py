@@ -255,15 +255,10 @@ class Endpoint:
         """Take note of an access by software, when it is done. ``region``: 0-5 BARs, 7 config."""
 
     def on_refused(self, transaction: Transaction) -> None:
-        """Take note of a request to memory that was refused; `bus.transactions` has the others."""
-        self.trace.event(
-            self.name,
-            "refused",
-            write=transaction.write,
-            address=transaction.address,
-            length=transaction.length,
-            reason=transaction.reason.name,
-        )
+        """Take note of a request to memory that was refused; `bus.transactions` has the others.
+
+        The trace has it already. A limit of the device's own goes there by ``bus.refuse``.
+        """
 
     # The DeviceModel.
 

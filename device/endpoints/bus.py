@@ -18,6 +18,8 @@ from .requests import PLAIN, Attributes, Data, DmaRefused, OnlyByMessage, bare
 from .targets import refusal_of
 from .task import Steps, Task
 
+_CUT_SHORT = (DmaReason.CLIENT_ERROR, DmaReason.BUS_MASTER_OFF)
+
 
 class Bus(Requester):
     """Reads and writes memory at bus addresses for one function. Not for several threads."""
@@ -65,6 +67,7 @@ class Bus(Requester):
         attributes: Attributes = PLAIN,
         *,
         by_message: bool = False,
+        again: bool = False,
     ) -> None:
         """Read memory, and call ``on_done`` once with a copy of it or the refusal.
 
@@ -72,9 +75,10 @@ class Bus(Requester):
         DMA is done, and ``on_done`` was called, when this returns; otherwise it comes later, from
         the same thread, while registers are read and written as ever. These DMAs are done in the
         order they were started. After ``cancel``, which a reset does, ``on_done`` never comes.
-        ``by_message``: see ``Dma``.
+        ``by_message``: see ``Dma``. ``again``: of a request that was refused already, of which the
+        trace has one event and no second.
         """
-        self._start(address, length, None, attributes, by_message, on_done)
+        self._start(address, length, None, attributes, by_message, on_done, again=again)
 
     def write_async(
         self,
@@ -84,12 +88,13 @@ class Bus(Requester):
         attributes: Attributes = PLAIN,
         *,
         by_message: bool = False,
+        again: bool = False,
     ) -> None:
         """Write memory; ``on_done`` gets no bytes, or the refusal. See ``read_async``.
 
         A write by messages that fails has moved what lies before the refusal's address.
         """
-        self._start(address, len(data), data, attributes, by_message, on_done)
+        self._start(address, len(data), data, attributes, by_message, on_done, again=again)
 
     def read_list_async(
         self,
@@ -100,7 +105,8 @@ class Bus(Requester):
         """Read segments, and call ``on_done`` once with a copy of each or the refusal.
 
         In mapped memory it is ``read_list``, done when this returns. Otherwise nothing is asked of
-        the client unless each segment can be reached, and they are read one after the other.
+        the client unless each segment can be reached, and they are read one after the other, each
+        a request of its own.
         """
         with self.interconnect.lock:
             try:
@@ -148,7 +154,15 @@ class Bus(Requester):
                     for address, length in segments
                 ]
         found = self._gather(segments, attributes, write=False, later=later)
-        return [target.read() for target in found]
+        read: list[bytes] = []
+        try:
+            for target in found:
+                read.append(target.read())
+        except DmaRefused as refusal:
+            self._cut(segments, len(read), refusal, write=False)
+            raise
+        self._moved(segments, write=False)
+        return read
 
     def _write_all(
         self, segments: Sequence[tuple[int, Data]], attributes: Attributes, *, later: bool = False
@@ -160,7 +174,8 @@ class Bus(Requester):
                 if address < low or address + len(data) > high:
                     break
             else:
-                judged = segments if self.interconnect.checked else segments[-HISTORY:]
+                every = self.interconnect.checked or self.trace.on
+                judged = segments if every else segments[-HISTORY:]
                 ranges = [(address, len(data)) for address, data in judged]
                 self._pass(ranges, attributes, write=True)
                 shift = offset - low
@@ -169,8 +184,23 @@ class Bus(Requester):
                 return
         ranges = [(address, len(data)) for address, data in segments]
         found = self._gather(ranges, attributes, write=True, later=later)
-        for target, (_, data) in zip(found, segments, strict=True):
-            target.write(data)
+        written = 0
+        try:
+            for target, (_, data) in zip(found, segments, strict=True):
+                target.write(data)
+                written += 1
+        except DmaRefused as refusal:
+            self._cut(ranges, written, refusal, write=True)
+            raise
+        self._moved(ranges, write=True)
+
+    def _cut(
+        self, ranges: Sequence[tuple[int, int]], done: int, refusal: DmaRefused, *, write: bool
+    ) -> None:
+        """Tell of a list that ended behind ``done`` of its ranges: the client cut its memory."""
+        if done:
+            self._moved(ranges[:done], write=write)
+        self._refused(ranges[done : done + 1], refusal, write=write, moved=0)
 
     def _window(self, address: int, *, write: bool) -> Window | None:
         """Return the mapping around ``address``, where `_gather` is not needed.
@@ -208,6 +238,9 @@ class Bus(Requester):
         if attributes.no_snoop:
             attributes = self._sent(attributes)
         self.transactions.add(write, ((address, length),), attributes, DmaReason.NONE)
+        interconnect.sequence += 1
+        if self.trace.on:
+            self._tell(((address, length),), DmaReason.NONE, write=write, moved=length)
         return memory, address - low + offset
 
     def _each(
@@ -238,6 +271,8 @@ class Bus(Requester):
         attributes: Attributes,
         by_message: bool,
         on_done: Callable[[bytes | DmaRefused], None],
+        *,
+        again: bool = False,
     ) -> None:
         denied: DmaRefused | None = None
         write = data is not None
@@ -272,8 +307,17 @@ class Bus(Requester):
             elif isinstance(outcome, Unmapped) and not by_message:
                 outcome = self._reach.at_peer(address, length, data, outcome)
             found = refusal_of(outcome) if isinstance(outcome, MemoryFault) else outcome
-            reason = found.reason if isinstance(found, DmaRefused) else DmaReason.NONE
-            self._record(write, address, length, attributes, reason)
+            place = address, length
+            if isinstance(found, DmaRefused):
+                # By messages, what lies before the piece at fault was moved.
+                cut = write and found.reason in _CUT_SHORT
+                moved = max(found.address - address, 0) if cut else 0
+                self._record(write, *place, attributes, found, moved=moved, again=again)
+            else:
+                sent = self._sent(attributes)
+                with self.interconnect.lock:
+                    self.transactions.add(write, (place,), sent, DmaReason.NONE)
+                    self._moved((place,), write=write)
             on_done(found)
 
         with self.interconnect.lock:

@@ -112,13 +112,15 @@ class Exerciser(Endpoint):
             self.extension,
             move=lambda part, done: self.transfer(part, done),
             ended=lambda *how: self._ended(*how),
+            cut=lambda *how: self._tell_refused(*how),
             changed=lambda: self._update_pending(),
         )
         self.ring = Ring(
             self.extension,
             read=lambda ranges, done: self._fetch(ranges, done),
             run=lambda transfer, done: self.run_ring(transfer, done),
-            refuse=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
+            refuse=lambda *how: self._refuse(*how),
+            unreachable=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
             interrupt=lambda vector: self.msix(vector),
             make=lambda *asked: self._ring_transfer(*asked),
             changed=lambda: self._update_pending(),
@@ -238,7 +240,7 @@ class Exerciser(Endpoint):
         try:
             sent = self._sent(transfer)
         except DmaRefused as refusal:
-            self._ended(transfer, refusal.reason, 0, 0)
+            self._refuse(transfer, refusal.reason, refusal.address)
         else:
             self.hold.begin(sent, held=held)
 
@@ -247,7 +249,7 @@ class Exerciser(Endpoint):
         try:
             sent = self._sent(transfer)
         except DmaRefused as refusal:
-            self._ended(transfer, refusal.reason, 0, 0)
+            self._refuse(transfer, refusal.reason, refusal.address)
             done(None)
             return
 
@@ -293,6 +295,7 @@ class Exerciser(Endpoint):
             for each in ranges:
                 self.constraints.reach(*each)
         except DmaRefused as refusal:
+            self.bus.refuse(refusal.reason, ranges, write=False, byte=refusal.address)
             done(refusal)
             return
         places = self.constraints.used(tuple(Segment(*each, 0) for each in ranges))
@@ -326,6 +329,18 @@ class Exerciser(Endpoint):
 
     def _on_the_bus(self, data: bytes) -> bytes:
         return data if self.injector is None else self.injector.corrupted(data)
+
+    def _refuse(self, transfer: Transfer, reason: DmaReason, byte: int | None = None) -> None:
+        """Refuse, or cut short, a DMA of which nothing has moved."""
+        self._tell_refused(transfer, reason, 0, byte)
+        self._ended(transfer, reason, 0, 0)
+
+    def _tell_refused(
+        self, transfer: Transfer, reason: DmaReason, moved: int, byte: int | None = None
+    ) -> None:
+        """Tell of a DMA that this device ends itself: it is the bus that tells of its own."""
+        places = [(each.address, each.length) for each in transfer.segments]
+        self.bus.refuse(reason, places, write=transfer.writes_memory, moved=moved, byte=byte)
 
     def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
         """Record a DMA that has ended, and set DMASTATUS, which is not the ring's."""

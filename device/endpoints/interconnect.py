@@ -10,12 +10,14 @@ byte moves by the state before. Nothing else is waited for under this lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from device.layout import DmaReason
 from device.vfio_user.model import Place
+
+from .refusals import Refusals
 
 if TYPE_CHECKING:
     from .requests import Attributes
@@ -33,10 +35,14 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is refused, and its first byte at fault."""
+    """Why a request is refused, and its first byte at fault.
+
+    ``nearest``: the facts of the grant nearest to it, where there are grants.
+    """
 
     reason: DmaReason
     address: int
+    nearest: Mapping[str, object] | None = None
 
 
 Check = Callable[[Request], Refusal | None]
@@ -67,7 +73,8 @@ class Interconnect:
     """What is done while its ``lock`` is held is one step for everybody else on it.
 
     ``caches``: None while every access sees what the CPU sees. ``checked``: whether anything may
-    refuse a request.
+    refuse a request. ``sequence``: the number of the newest request of all functions; the first is
+    1. ``refusals``: the newest of those that were refused.
     """
 
     caches: Caches | None = None
@@ -77,6 +84,8 @@ class Interconnect:
         # One thread may take it again: the end of a DMA can start the next one.
         self.lock = threading.RLock()
         self._checks: list[Check] = []
+        self.sequence = 0
+        self.refusals = Refusals()
 
     def add_check(self, check: Check) -> None:
         """Have ``check`` asked of every request, under the lock; None lets it pass."""

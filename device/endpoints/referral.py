@@ -46,9 +46,13 @@ class Referring(Exerciser):
 
         if transfer.writes_memory:
             data = bytes(self.buffer[place.offset : place.offset + place.length])
-            self.bus.write_async(place.address, data, answered, attributes, by_message=True)
+            self.bus.write_async(
+                place.address, data, answered, attributes, by_message=True, again=True
+            )
         else:
-            self.bus.read_async(place.address, place.length, answered, attributes, by_message=True)
+            self.bus.read_async(
+                place.address, place.length, answered, attributes, by_message=True, again=True
+            )
 
     def _first_refused(self, transfer: Transfer) -> Segment | None:
         """Return the part of the transfer that lies in the first page that the map refuses."""

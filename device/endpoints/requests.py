@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,12 +10,18 @@ from device.layout import AddressType, DmaReason
 
 
 class DmaRefused(Exception):
-    """A DMA that moved nothing. ``address`` is the first byte at fault."""
+    """A DMA that moved nothing. ``address`` is the first byte at fault.
 
-    def __init__(self, reason: DmaReason, address: int) -> None:
+    ``nearest`` has the facts of the protection unit's grant nearest to it, where that refused it.
+    """
+
+    def __init__(
+        self, reason: DmaReason, address: int, nearest: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(f"{reason.name} at {address:#x}")
         self.reason = reason
         self.address = address
+        self.nearest = nearest
 
 
 class OnlyByMessage(DmaRefused):
@@ -52,4 +59,4 @@ class Transaction(NamedTuple):
 
 def bare(refusal: DmaRefused) -> DmaRefused:
     """Return a refusal that may be kept: its traceback's frames hold views of memory."""
-    return DmaRefused(refusal.reason, refusal.address)
+    return DmaRefused(refusal.reason, refusal.address, refusal.nearest)

@@ -1,7 +1,7 @@
 """The platform device: what stands between devices and memory on a board. It joins the models.
 
 The witness walks page tables; the protection unit denies DMA without a grant; the cache model has
-DMA meet what a board without coherent I/O would have in DRAM.
+DMA meet what a board without coherent I/O would have in DRAM; the request log has what was refused.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .cache_registers import CacheRegisters
 from .memory_types import Mtrrs
 from .protection import Protection
 from .protection_registers import ProtectionRegisters
+from .request_registers import RequestRegisters
 from .witness import ReadPhysical, TableUnreachable, Witness
 from .witness_registers import WitnessRegisters
 
@@ -61,6 +62,7 @@ class Platform(Endpoint):
 
     def __init__(self, trace: Trace) -> None:
         super().__init__(trace)
+        self.bus.trace = Trace()  # walks are not requests of a device
         self.interconnect = Interconnect()
         control = self.registers(PlatformBar.CONTROL)
         event = partial(trace.event, self.name)
@@ -73,6 +75,7 @@ class Platform(Endpoint):
         )
         self._unit = self.make_protection()
         self._protection = ProtectionRegisters(control, self._unit, self.interconnect, event)
+        self._requests = RequestRegisters(control, self.interconnect, event)
         self._cache = CacheRegisters(
             control,
             self.memory(PlatformBar.RESULTS),
@@ -105,8 +108,12 @@ class Platform(Endpoint):
             self._unit.__class__ = type(self.make_protection())
 
     def on_reset(self) -> None:
-        """Turn the protection unit off, without grants, and the cache model, without tracks."""
+        """Turn the protection unit off, without grants, and the cache model, without tracks.
+
+        The requests that were refused are forgotten; the count of all goes on.
+        """
         self._protection.reset()
+        self._requests.reset()
         self._cache.reset()
 
     def on_detach(self) -> None:

@@ -83,23 +83,12 @@ class ProtectionRegisters:
             self._interconnect.remove_check(self.check)
 
     def check(self, request: Request) -> Refusal | None:
-        """Judge a request of some function, and tell the trace when it is denied."""
+        """Judge a request of some function."""
         fault = self._unit.check(request.address, request.length, write=request.write)
         if fault is None:
             return None
-        nearest = fault.nearest
-        self._event(
-            "protection fault",
-            function=request.function,
-            sequence=fault.sequence,
-            address=fault.address,
-            length=fault.length,
-            direction=fault.direction.name,
-            reason=fault.reason.name,
-            byte=fault.byte,
-            nearest=None if nearest is None else _facts(nearest),
-        )
-        return Refusal(fault.reason, fault.byte)
+        nearest = None if fault.nearest is None else _facts(fault.nearest)
+        return Refusal(fault.reason, fault.byte, nearest)
 
     # Commands.
 
@@ -138,7 +127,7 @@ class ProtectionRegisters:
         elif command is ProtectionCommand.WITHDRAW_OWNER:
             count = unit.withdraw_owner(owner)
             control[Plat.GRANT_WITHDRAWN] = count
-            self._event("withdraw owner", owner=owner, count=count)
+            self._event("withdraw owner", owner=hex(owner), count=count)
         elif command is ProtectionCommand.NEXT_OWNER:
             control.set_pair(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, unit.next_owner(owner))
         else:
@@ -172,8 +161,8 @@ class ProtectionRegisters:
 def _facts(grant: Grant) -> dict[str, object]:
     return {
         "id": grant.id,
-        "address": grant.address,
+        "address": hex(grant.address),
         "length": grant.length,
-        "direction": "".join(each.name or "" for each in grant.direction),
-        "owner": grant.owner,
+        "direction": "_".join(each.name or "" for each in grant.direction),
+        "owner": hex(grant.owner),
     }

@@ -71,6 +71,7 @@ from .platform import PLATFORM_MAGIC as PLATFORM_MAGIC
 from .platform import PLATFORM_RESULTS_SIZE as PLATFORM_RESULTS_SIZE
 from .platform import PLATFORM_VENDOR_ID as PLATFORM_VENDOR_ID
 from .platform import PLATFORM_VERSION as PLATFORM_VERSION
+from .platform import REFUSED_CAPACITY as REFUSED_CAPACITY
 from .platform import Plat as Plat
 from .platform import PlatformBar as PlatformBar
 from .platform import PlatformFeature as PlatformFeature

@@ -1,4 +1,4 @@
-"""The platform's identity and BAR0, in which its three models have their registers."""
+"""The platform's identity and BAR0, in which its models have their registers."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Plat(IntEnum):
     The cache model takes a CacheCommand in CACHE_CTL; CACHE_STATUS, read afterwards, ends it.
     TRACK's virtual range and page tables are in the WITNESS_* registers, as for a walk.
     TAKE_REPORTS puts CACHE_REPORTS reports into BAR1, each a CacheReport.
+
+    The request log counts the requests to memory of all functions beside this one: REQUEST_COUNT is
+    the sequence number of the newest. REFUSED_SELECT takes a number of its own (1 is the first
+    refusal after reset); the REFUSED_* registers then show that request while REFUSED_VALID reads
+    1. The newest REFUSED_CAPACITY are kept. A number written to MARK comes into the trace.
     """
 
     MAGIC = 0x000
@@ -113,10 +118,26 @@ class Plat(IntEnum):
     CACHE_OPERATION_HI = 0x53C
     CACHE_REPORTS = 0x540  # reports that the last TAKE_REPORTS put into BAR1
     CACHE_REPORTS_LOST = 0x544  # reports since CONFIGURE that found no room
+    REQUEST_COUNT = 0x600  # requests since the platform's process began; a reset leaves it
+    REFUSED_CAPACITY = 0x604
+    REFUSED_COUNT = 0x608
+    REFUSED_SELECT = 0x60C
+    REFUSED_VALID = 0x610
+    REFUSED_SEQUENCE = 0x614  # as REQUEST_COUNT was at that request
+    REFUSED_REASON = 0x618  # DmaReason
+    REFUSED_DIRECTION = 0x61C  # DmaDirection
+    REFUSED_ADDRESS_LO = 0x620  # of a request in several ranges: the first; the length is of all
+    REFUSED_ADDRESS_HI = 0x624
+    REFUSED_LENGTH_LO = 0x628
+    REFUSED_LENGTH_HI = 0x62C
+    REFUSED_BYTE_LO = 0x630  # the first byte at fault
+    REFUSED_BYTE_HI = 0x634
+    MARK = 0x638
 
 
 PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
-PLATFORM_VERSION = 0x0001_0002
+PLATFORM_VERSION = 0x0001_0003
+REFUSED_CAPACITY = 64
 
 
 class PlatformFeature(IntFlag):
@@ -125,3 +146,4 @@ class PlatformFeature(IntFlag):
     WITNESS = 1 << 0
     PROTECTION = 1 << 1
     CACHE = 1 << 2
+    REQUESTS = 1 << 3

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from device.control import REQUEST_MAX
 from device.endpoints.exerciser import Exerciser
 from device.layout import Reg
 from device.platform.platform import Platform
@@ -42,7 +43,7 @@ def ask(path: Path, line: bytes) -> dict[str, Any]:
 @pytest.fixture
 def control(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "control"
-    with running(tmp_path, "--control-socket", str(path)):
+    with running(tmp_path, "--control-socket", str(path), "--trace", str(tmp_path / "trace")):
         yield path
 
 
@@ -72,11 +73,25 @@ def test_faults_come_and_go_while_a_client_is_served(control: Path) -> None:
         (b'{"fault": null, "more": 1}\n', "write one line"),
         (b'{"fault": "nonsense"}\n', "there is no fault 'nonsense'"),
         (b'{"fault": "' + b"a" * 5000, "write one line"),
+        (b'{"test": 3}\n', "the name of a test is a string"),
+        (b'{"test": null, "fault": null}\n', "write one line"),
+        (b'{"test": "' + b"a" * REQUEST_MAX + b'"}\n', "more than 65536 bytes: the name is too"),
     ],
 )
 def test_nonsense_is_refused_and_the_next_is_served(control: Path, line: bytes, words: str) -> None:
     assert words in ask(control, line)["error"]
     assert ask(control, b'{"fault": "msix-dropped"}\n') == {"fault": "msix-dropped"}
+
+
+@pytest.mark.parametrize("name", ["tests/a.py::b", "a" * 60_000, 'ö\n"[\x00]\\ \udc80', ""])
+def test_the_test_that_runs_is_in_every_event(control: Path, name: str) -> None:
+    for test in (name, None):
+        assert ask(control, json.dumps({"test": test}).encode() + b"\n") == {"test": test}
+        with RawClient(control.with_name("exerciser")) as client:
+            client.write32(0, Reg.MSICTL, 1 << 31)
+    events = [json.loads(line) for line in control.with_name("trace").read_text().splitlines()]
+    tests = {each["test"] for each in events if each["event"] == "attach"}
+    assert tests == {name, None}
 
 
 def test_whoever_says_nothing_keeps_nobody_waiting(control: Path) -> None:

@@ -214,7 +214,7 @@ def test_trace_names_asked_and_used(client: FakeClient, tmp_path: Path) -> None:
     trace.close()
     events = [json.loads(line) for line in path.read_text().splitlines()]
     (found,) = [each for each in events if each["event"] == "dma"]
-    assert (found["address"], found["used"]) == (BASE + (1 << 24), BASE)
+    assert (found["address"], found["used"]) == (hex(BASE + (1 << 24)), hex(BASE))
     assert found["modelled_ns"] == 5
 
 

@@ -240,19 +240,19 @@ def test_trace_has_every_denial_with_all_fields(client: FakeClient, tmp_path: Pa
     dma(board.exerciser, BASE, 8, write=False)
     trace.close()
     events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
-    (fault,) = (each for each in events if each["event"] == "protection fault")
+    (fault,) = (each for each in events if each["event"] == "request")
     del fault["time"]
-    grant = {"id": 1, "address": BASE, "length": 64, "direction": "IN", "owner": 9}
+    grant = {"id": 1, "address": hex(BASE), "length": 64, "direction": "IN", "owner": "0x9"}
     assert fault == {
-        "device": "platform",
-        "event": "protection fault",
-        "function": "exerciser",
+        "device": "exerciser",
+        "test": None,
+        "event": "request",
         "sequence": 1,
-        "address": BASE,
-        "length": 8,
-        "direction": "READ_MEMORY",
+        "write": False,
+        "ranges": [[hex(BASE), 8]],
+        "moved": 0,
         "reason": "PROTECTION_DIRECTION",
-        "byte": BASE,
+        "byte": hex(BASE),
         "nearest": grant,
     }
 

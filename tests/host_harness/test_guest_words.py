@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_harness import guest_words
+from host_harness import device_trace, guest_words
 from host_harness.device_trace import DeviceTrace
+from host_harness.errors import NoVerdict
 from host_harness.guest_words import GuestWordsError
 
 ITEM = {
@@ -176,6 +177,35 @@ def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> 
         file.flush()
         assert [each["event"] for each in trace.take()] == ["half a line"]
     assert trace.take() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"\n", "line 2: no event"),
+        (b"[" * 100_000 + b"\n", "line 2: no event"),
+        (b"\xff\xfe\n", "line 2: no event"),
+        (b"[1]\n", "line 2: an event without a name"),
+        (b'{"event": 3}\n', "line 2: an event without a name"),
+        (b"a" * ((1 << 20) + 1), "line 2: an event of more than 1048576 bytes"),
+    ],
+)
+def test_trace_that_is_no_trace_is_no_verdict(tmp_path: Path, line: bytes, words: str) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(b'{"event": "dma"}\n' + line)
+    with pytest.raises(NoVerdict, match=words):
+        DeviceTrace(path).take()
+
+
+def test_trace_of_one_test_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_trace, "_EVENTS_MAX", 2)
+    path = tmp_path / "trace"
+    trace = DeviceTrace(path)
+    path.write_text('{"event": "dma"}\n{"event": "command"}\n{"event": "dma"}\n')
+    assert len(trace.take()) == 2
+    path.write_text(path.read_text() + '{"event": "dma"}\n' * 3)
+    with pytest.raises(NoVerdict, match="more than 2 events in one test"):
+        trace.take()
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1 << 40, "3", None, 1.5, True])

@@ -24,7 +24,7 @@ def made(folder: Path, *, iommu: bool = False) -> Worker:
     folder.mkdir()
     (folder / "device-trace.jsonl").touch()
     (folder / "console.log").touch()
-    vm: Any = SimpleNamespace(folder=folder)
+    vm: Any = SimpleNamespace(folder=folder, set_test=str)
     return Worker(vm, iommu=iommu)
 
 

@@ -30,8 +30,8 @@ _REGISTERS = (
 class Hold:
     """At most one DMA in flight.
 
-    ``move`` moves a part, ``ended`` gets the result, ``changed`` is called when a DMA that software
-    can see in flight begins or ends.
+    ``move`` moves a part, ``ended`` gets the result, ``cut`` is told of a DMA that does not end by
+    the bus, ``changed`` is called when a DMA that software can see in flight begins or ends.
     """
 
     def __init__(
@@ -40,10 +40,11 @@ class Hold:
         *,
         move: Callable[[Transfer, Moved], None],
         ended: Ended,
+        cut: Callable[[Transfer, DmaReason, int], None],
         changed: Callable[[], None],
     ) -> None:
         self._extension = extension
-        self._move, self._ended, self._changed = move, ended, changed
+        self._move, self._ended, self._cut, self._changed = move, ended, cut, changed
         self._transfer: Transfer | None = None
         self._allowed = self._moved = self._crc = 0
         self._moving = self._seen = False
@@ -73,11 +74,14 @@ class Hold:
 
     def abort(self, reason: DmaReason) -> None:
         """End the DMA in flight, if there is one, with what it is known to have moved."""
-        if self._transfer is None:
-            return
+        if self._transfer is not None:
+            self._cut(self._transfer, reason, self._moved)
+            self._abort(self._transfer, reason)
+
+    def _abort(self, transfer: Transfer, reason: DmaReason) -> None:
         if self._seen:
             self._abort_reason, self._abort_moved = reason, self._moved
-        self._end(self._transfer, reason)
+        self._end(transfer, reason)
 
     def write_hold(self, value: int) -> None:
         """Let the rest of a DMA go when HOLD is cleared."""
@@ -110,7 +114,7 @@ class Hold:
             return
         self._moving = False
         if isinstance(outcome, DmaRefused):
-            self.abort(outcome.reason)
+            self._abort(transfer, outcome.reason)
             return
         self._crc = zlib.crc32(outcome, self._crc)
         self._moved += length

@@ -52,6 +52,8 @@ class DmaRecord(NamedTuple):
         return {
             **self._asdict(),
             **names,
+            "address": hex(self.address),
+            "used": hex(self.used),
             "sent": dict(zip(_SENT, _sent_values(self.sent), strict=True)),
         }
 

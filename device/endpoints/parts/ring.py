@@ -60,8 +60,9 @@ class Descriptor(NamedTuple):
 class Ring:
     """One ring. ``read`` reads guest memory; ``interrupt`` sends a vector's MSI-X.
 
-    ``run`` runs a transfer and calls back when it has ended, ``refuse`` records one that is
-    refused, ``make`` makes one; ``changed`` is called when the ring begins or ends to be busy.
+    ``run`` runs a transfer and calls back when it has ended, ``refuse`` refuses one,
+    ``unreachable`` records descriptors that the bus refused, ``make`` makes a transfer; ``changed``
+    is called when the ring begins or ends to be busy.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Ring:
         ],
         run: Callable[[Transfer, Callable[[None], None]], None],
         refuse: Callable[[Transfer, DmaReason], None],
+        unreachable: Callable[[Transfer, DmaReason], None],
         interrupt: Callable[[int], object],
         make: Callable[[DmaDirection, tuple[Segment, ...], bool], Transfer],
         changed: Callable[[], None],
     ) -> None:
         self._extension = extension
-        self._read, self._run, self._refuse = read, run, refuse
+        self._read, self._run = read, run
+        self._refuse, self._unreachable = refuse, unreachable
         self._interrupt, self._make, self._changed = interrupt, make, changed
         self._base = self._size = 0
         self._enabled = self._stopping = False
@@ -174,7 +177,7 @@ class Ring:
 
     def _refuse_descriptors(self, address: int, reason: DmaReason) -> None:
         place = Segment(address, _SIZE, 0)
-        self._refuse(self._make(DmaDirection.READ_MEMORY, (place,), False), reason)
+        self._unreachable(self._make(DmaDirection.READ_MEMORY, (place,), False), reason)
 
     def _run_all(self, descriptors: list[Descriptor]) -> Steps[RingStatus]:
         status, moved, wanted = RingStatus.OK, 0, False
