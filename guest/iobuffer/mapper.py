@@ -52,11 +52,12 @@ class Mapper(Protocol):
         address: int | None = None,
         alignment: int = 1,
         bits: int = 64,
+        grant: bool = True,
     ) -> BusMapping:
         """Let devices ``read`` or ``write`` whole pages at ``va``.
 
         ``address``: the bus address that is wanted; else one at a multiple of ``alignment`` below
-        2**``bits``. `IOReturnError` when that cannot be.
+        2**``bits``. ``grant``: tell the access control, too. `IOReturnError` when that cannot be.
         """
 
 
@@ -178,6 +179,7 @@ class BusWindow:
                 address=None if at is None else align_down(at, PAGE),
                 alignment=self._place.alignment,
                 bits=bits,
+                grant=False,  # prepare() grants, and to the byte
             )
         except IOBadArgumentError as error:
             if not self._place.physical:

@@ -14,7 +14,8 @@ import memory_types
 from iobuffer.driver import PageTableEntry
 from layout import WitnessRun
 
-from .bench import Bench, described
+from .bench import Bench
+from .board import described
 from .host import HostReport
 
 HostWitness = Callable[[int, int], HostReport]  # address and length, in bytes

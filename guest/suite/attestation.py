@@ -15,6 +15,8 @@ from boot_words import LIMITS, Announced, announced
 SEED = pytest.StashKey[int]()
 IOMMU = pytest.StashKey[bool]()
 """Whether the exerciser is behind an IOMMU."""
+UNPROTECTED = "unprotected"
+"""The mark of a test during which the protection unit is off."""
 LEFT_OUT = pytest.StashKey[str]()
 """Why a test is not for this machine."""
 _KINDS = ", ".join(LIMITS)
@@ -63,6 +65,10 @@ class SettingsPlugin:
             "markers",
             "snooped: needs a device that caches follow; left out where the profile says coherent "
             "= false",
+        )
+        config.addinivalue_line(
+            "markers",
+            f"{UNPROTECTED}: the protection unit is off; for DMA to addresses that nothing grants",
         )
         config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
         config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")

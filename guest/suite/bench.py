@@ -1,43 +1,24 @@
-"""The workbench of a test: the device, the platform, and checks that look at both sides."""
+"""The exerciser's workbench: moves data with it, and checks that look at both sides."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Protocol
 
-from device_limits import UNLIMITED, Limits
 from exerciser import DmaRecord, Exerciser
-from iobuffer import (
-    CacheMode,
-    IOBufferMemoryDescriptor,
-    IOMemoryDescriptor,
-    IOOptions,
-    Task,
-    current_task,
-)
-from iobuffer.carveout import CarveoutPool
-from iobuffer.driver import Driver
-from iobuffer.heap_pool import HeapPool
-from iobuffer.pools import RESERVED, known
-from layout import PRP_PAGE, DmaDirection, DmaRule, MemoryType, WitnessRun, WitnessStatus
-from platform_device import PlatformDevice
+from iobuffer import IOMemoryDescriptor
+from layout import PRP_PAGE, DmaDirection, DmaRule
 
 from .attestation import CheckFailed
+from .board import NO_EXERCISER, Board
+from .buffers import MakeBuffer as MakeBuffer
 from .patterns import difference, inverted, joined_crc32
 
-EFFECTIVE = {
-    CacheMode.INHIBIT: MemoryType.UC,
-    CacheMode.WRITE_THRU: MemoryType.WT,
-    CacheMode.COPYBACK: MemoryType.WB,
-    CacheMode.WRITE_COMBINE: MemoryType.WC,
-}
 DMAS_MAX = 64  # for one buffer
-
-MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
 
 
 class DmaMemory(Protocol):
@@ -63,64 +44,6 @@ class DmaMemory(Protocol):
         """Store bytes as the CPU does."""
 
 
-def described(runs: Sequence[WitnessRun]) -> str:
-    """Return the witness's runs for a message."""
-    return "; ".join(
-        f"{run.length} bytes at {run.physical:#x} in {run.page_size}-byte pages: "
-        f"{run.effective.name} (PAT {run.pat_index} = {run.pat.name}, MTRR {run.mtrr.name})"
-        for run in runs
-    )
-
-
-def free_sizes() -> dict[str, int]:
-    """Return the bytes that each carve-out could still give to this process."""
-    return {name: known()[name].free_size() for name in ("main", "high", "low")}
-
-
-def reached_pool(limits: Limits) -> str | None:
-    """Return the name of a pool that the device reaches whole; None when it reaches them all.
-
-    A pool that is given only to those who name it comes last. `CheckFailed` when there is none.
-    """
-    ends = {
-        name: pool.extents.zone.start + pool.extents.zone.size
-        for name, pool in known().items()
-        if isinstance(pool, HeapPool) and isinstance(pool.extents, CarveoutPool)
-    }
-    if max(ends.values(), default=0) <= limits.end:
-        return None
-    reached = [name for name, end in ends.items() if end <= limits.end]
-    if not reached:
-        raise CheckFailed(
-            f"no pool lies below the {limits.address_bits} address bits of the device"
-        )
-    return min(reached, key=lambda name: name in RESERVED)
-
-
-def make_buffer(
-    limits: Limits,
-    options: IOOptions | int,
-    capacity: int,
-    alignment: int | None = None,
-    *,
-    pool: str | None = None,
-    task: Task | None = None,
-) -> IOBufferMemoryDescriptor:
-    """Make a buffer as `inTaskWithOptions` does, where the device reaches it, and aligned for it.
-
-    Another alignment than one that can be is handed on, to be refused.
-    """
-    if 0 < (1 if alignment is None else alignment) < limits.alignment:
-        alignment = limits.alignment
-    return IOBufferMemoryDescriptor.inTaskWithOptions(
-        task or current_task(),
-        options,
-        capacity,
-        alignment,
-        pool=pool or reached_pool(limits),
-    )
-
-
 def _span(address: int, length: int, direction: DmaDirection) -> str:
     return f"{direction.name} of {length} bytes at {address:#x}"
 
@@ -139,22 +62,12 @@ class Seen:
         return f"{self.length} bytes at {self.address:#x} in {dmas}, CRC {self.crc32:08x}"
 
 
-@dataclass(slots=True)
-class Bench:
-    """Moves data with the device and compares on both sides."""
+@dataclass(slots=True, kw_only=True)
+class Bench(Board):
+    """A board with the built-in exerciser: moves data with it and compares on both sides."""
 
     device: Exerciser
-    platform: PlatformDevice
-    driver: Driver
     staging: DmaMemory
-    limits: Limits = UNLIMITED
-    protected: bool = False  # a protection unit denies what prepare() has not granted
-
-    def make(
-        self, options: IOOptions | int, capacity: int, alignment: int = 1
-    ) -> IOBufferMemoryDescriptor:
-        """Make a buffer that the device reaches; whoever calls releases it."""
-        return make_buffer(self.limits, options, capacity, alignment)
 
     def fits(self, length: int) -> int:
         """Return the length, or the next one that the device can move.
@@ -394,22 +307,9 @@ class Bench:
             found = str(error)
         return f"what the device writes back: {found or 'the right bytes'}"
 
-    def witness(self, buffer: DmaMemory) -> list[WitnessRun]:
-        """Return the runs that the witness finds under the buffer's mapping, all pages of it."""
-        return self.witness_range(buffer.address, buffer.getLength())
 
-    def witness_range(self, address: int, length: int) -> list[WitnessRun]:
-        """Return the runs that the witness finds for a virtual range of this process."""
-        root = self.driver.query(address)
-        report = self.platform.witness(root.root, address, length, root.levels)
-        if report.status is not WitnessStatus.OK:
-            raise CheckFailed(
-                f"the witness's walk of {length} bytes at {address:#x} ended with "
-                f"{report.status.name} at {report.fault_va or 0:#x}"
-            )
-        first = address & ~0xFFF
-        pages = (address + length - first + 0xFFF) // 0x1000
-        covered = sum(run.length for run in report.runs)
-        if report.pages != pages or covered != pages * 0x1000:
-            raise CheckFailed(f"the witness saw {report.pages} pages of {pages}")
-        return list(report.runs)
+def exerciser_bench(board: Board, what: str) -> Bench:
+    """Return the exerciser's bench; `CheckFailed` says that ``what`` needs it where it is not."""
+    if not isinstance(board, Bench):
+        raise CheckFailed(NO_EXERCISER.format(f"{what} need"))
+    return board

@@ -49,7 +49,8 @@ from iobuffer import (
 from page_frames import MADV_PAGEOUT
 
 from .attestation import CheckFailed
-from .bench import Bench, free_sizes
+from .bench import Bench
+from .buffers import free_sizes
 from .patterns import difference, inverted
 
 PAGE: Final = 4096

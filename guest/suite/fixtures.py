@@ -1,6 +1,6 @@
 """Fixtures for guest tests.
 
-``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``, ``unprotected``,
+``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``,
 ``edu``, ``wide_edu``, ``mapper``, ``denied``, ``host_witness``, ``noncoherent``. The agent loads
 them as a plugin, so tests of another project have them as well.
 """
@@ -27,19 +27,20 @@ from iobuffer import (
     provenance,
 )
 from iobuffer import mapper as iobuffer_mapper
-from iobuffer.driver import Driver
-from pci_sysfs import PciFunction
-from platform_access import PlatformAccess
+from pci_sysfs import PciError, PciFunction
 from platform_device import PlatformDevice
 from vfio import Container, VfioFunction
 
 from suite.agreement import HostWitness
-from suite.attestation import IOMMU, SEED, Attest
-from suite.bench import Bench, MakeBuffer, make_buffer
+from suite.attestation import IOMMU, SEED, UNPROTECTED, Attest
+from suite.bench import Bench, MakeBuffer
+from suite.board import NO_EXERCISER, Board, OwnDeviceBoard
+from suite.buffers import make_buffer
 from suite.denial import Denial
 from suite.guarded import OWNER, Guarded
 from suite.host import HOST, HostReport
 from suite.iommu import KernelLog, Mapper
+from suite.kit import Kit
 from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
 
@@ -49,13 +50,33 @@ provenance.transparent(__name__, make_buffer.__module__)
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
 # and looks at the signature of what makes it.
 _ITEM = pytest.StashKey[pytest.Function]()
+_KIT = pytest.StashKey[Kit]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note which test runs."""
+    """Note which test runs, and have it begin as every other one does."""
     if isinstance(item, pytest.Function):
         item.config.stash[_ITEM] = item
+    if _KIT not in item.config.stash:
+        item.config.stash[_KIT] = Kit(iommu=item.config.stash[IOMMU])
+    item.config.stash[_KIT].begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close the platform."""
+    if _KIT in config.stash:
+        config.stash[_KIT].close()
+
+
+@pytest.fixture(autouse=True)
+def _protection(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Deny DMA but what is granted during this test, unless it is marked ``unprotected``."""
+    kit = pytestconfig.stash[_KIT]
+    if pytestconfig.stash[_ITEM].get_closest_marker(UNPROTECTED) is not None:
+        kit.begin(protected=False)
+    yield
+    kit.begin()
 
 
 @pytest.fixture
@@ -90,51 +111,43 @@ def _watched(exerciser: Exerciser) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _opened(_container: Container | None) -> Iterator[Exerciser]:
-    if _container is None:
-        with Exerciser() as exerciser, _watched(exerciser):
-            yield exerciser
-        return
+def _opened(_container: Container | None) -> Iterator[Exerciser | None]:
+    """The exerciser; None where a device of one's own is in its place."""
     said = announced()
-    found = PciFunction.find(said.vendor, said.device)
+    try:
+        found = PciFunction.find(said.vendor, said.device)
+    except PciError:
+        yield None
+        return
+    if _container is None:
+        with Exerciser() as opened, _watched(opened):
+            yield opened
+        return
     with (
         VfioFunction.open(_container, found) as function,
-        Exerciser(function, driver=function.driver) as exerciser,
-        _watched(exerciser),
+        Exerciser(function, driver=function.driver) as opened,
+        _watched(opened),
     ):
-        _container.set_mask(exerciser.limits.address_bits)
+        _container.set_mask(opened.limits.address_bits)
         # From here on buffers have bus addresses: the container has the function's group.
         before = iobuffer_mapper.use(_container)
-        yield exerciser
+        yield opened
         iobuffer_mapper.use(before)
 
 
 @pytest.fixture
-def device(_opened: Exerciser) -> Exerciser:
+def device(_opened: Exerciser | None) -> Exerciser:
     """The exerciser, with bus mastering on."""
+    if _opened is None:
+        pytest.fail(NO_EXERCISER.format("the fixture device is"), pytrace=False)
     _opened.bus_master = True
     return _opened
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[PlatformDevice]:
+def platform(pytestconfig: pytest.Config) -> PlatformDevice:
     """The platform, told this guest's PAT and MTRRs."""
-    with PlatformDevice() as opened:
-        opened.read_memory_types()
-        yield opened
-
-
-@pytest.fixture(scope="session")
-def _protected(request: pytest.FixtureRequest, platform: PlatformDevice) -> Iterator[bool]:
-    """Deny DMA but what prepare() grants. Behind an IOMMU that one denies."""
-    if request.config.stash[IOMMU]:
-        yield False
-        return
-    protection.use(PlatformAccess(platform.protection))
-    platform.protection.enabled = True
-    yield True
-    platform.protection.enabled = False
-    protection.use(None)
+    return pytestconfig.stash[_KIT].platform
 
 
 @pytest.fixture(scope="session")
@@ -153,17 +166,26 @@ def wide_edu() -> Iterator[Edu]:
 
 
 @pytest.fixture(scope="session")
-def _bench(_opened: Exerciser, platform: PlatformDevice, _protected: bool) -> Iterator[Bench]:
-    with (
-        Driver() as driver,
-        make_buffer(_opened.limits, kIODirectionInOut, _opened.buffer_size, 4096) as staging,
-    ):
-        yield Bench(_opened, platform, driver, staging, _opened.limits, protected=_protected)
+def _bench(
+    pytestconfig: pytest.Config, platform: PlatformDevice, _opened: Exerciser | None
+) -> Iterator[Board]:
+    driver = pytestconfig.stash[_KIT].driver
+    if _opened is None:
+        yield OwnDeviceBoard(platform, driver)
+        return
+    limits = _opened.limits
+    with make_buffer(limits, kIODirectionInOut, _opened.buffer_size, 4096) as staging:
+        yield Bench(platform, driver, limits, device=_opened, staging=staging)
 
 
 @pytest.fixture
-def bench(_bench: Bench, device: Exerciser) -> Bench:  # noqa: ARG001
-    """The device, the platform, the driver, and a staging buffer as large as the device's own."""
+def bench(_bench: Board) -> Board:
+    """The device, the platform, the driver, and a staging buffer as large as the device's own.
+
+    With a device of one's own in the exerciser's place it is that one's `Board`.
+    """
+    if isinstance(_bench, Bench):
+        _bench.device.bus_master = True
     return _bench
 
 
@@ -195,7 +217,7 @@ def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
 
 
 @pytest.fixture
-def guarded(bench: Bench) -> Iterator[Guarded]:
+def guarded(bench: Board) -> Iterator[Guarded]:
     """The bench where only the test itself grants; its grants go when it ends.
 
     Buffers that are made meanwhile are not granted by their preparation.
@@ -206,16 +228,7 @@ def guarded(bench: Bench) -> Iterator[Guarded]:
         yield Guarded(bench, unit)
     finally:
         protection.use(control)
-        unit.enabled = bench.protected
         unit.withdraw_owner(OWNER)
-
-
-@pytest.fixture
-def unprotected(platform: PlatformDevice, _protected: bool) -> Iterator[None]:
-    """For tests that have the device use addresses which no buffer was prepared for."""
-    platform.protection.enabled = False
-    yield
-    platform.protection.enabled = _protected
 
 
 @pytest.fixture
@@ -262,7 +275,7 @@ def host_witness(request: pytest.FixtureRequest) -> HostWitness:
 
 
 @pytest.fixture
-def noncoherent(bench: Bench) -> Iterator[NonCoherent]:
+def noncoherent(bench: Board) -> Iterator[NonCoherent]:
     """A board whose devices do not snoop, in the model's strict mode, with lines of 64 bytes."""
     with noncoherent_board(bench) as board:
         yield board

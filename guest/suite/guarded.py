@@ -11,7 +11,8 @@ from layout import DMASTATUS_CODE, DmaDirection, DmaReason, DmaStatus, GrantDire
 from protection_unit import Grant, ProtectionFault, ProtectionUnit
 
 from .attestation import CheckFailed
-from .bench import Bench
+from .bench import Bench, exerciser_bench
+from .board import Board
 from .patterns import difference, inverted
 
 OWNER = 0x7E57
@@ -25,10 +26,18 @@ IN, OUT, IN_OUT = (
 
 @dataclass(slots=True)
 class Guarded:
-    """The bench while the unit is on. The bench's own staging buffer is granted."""
+    """The unit, while only the test itself grants. The bench's own staging buffer is granted.
 
-    bench: Bench
+    With a device of one's own, the test has that one do the DMA, and announces what is denied.
+    """
+
+    board: Board
     unit: ProtectionUnit
+
+    @property
+    def bench(self) -> Bench:
+        """The exerciser's bench; `CheckFailed` with a device of one's own."""
+        return exerciser_bench(self.board, "guarded.bench and denied")
 
     def grant(self, address: int, length: int, direction: IODirection) -> Grant:
         """Make a grant that goes when the test ends."""

@@ -26,7 +26,9 @@ from platform_coherence import PlatformCoherence
 from platform_command import PlatformDeviceError
 
 from .attestation import CheckFailed
-from .bench import Bench, reached_pool
+from .bench import Bench, exerciser_bench
+from .board import Board
+from .buffers import reached_pool
 
 LINE = 64  # bytes
 _PAGE = 4096  # bytes
@@ -42,13 +44,21 @@ _CALLS = {
 
 @dataclass(slots=True)
 class NonCoherent:
-    """The bench while the model is on. Buffers of the test are made by `buffer`."""
+    """The board while the model is on. Buffers of the test are made by `buffer`.
 
-    bench: Bench
+    `reads` and `writes` are the exerciser's; a device of one's own is driven by its own driver.
+    """
+
+    board: Board
     unit: CacheUnit
     caches: PlatformCoherence
     _buffers: ExitStack = field(default_factory=ExitStack)
     _settled: bool = False
+
+    @property
+    def bench(self) -> Bench:
+        """The exerciser's bench; `CheckFailed` with a device of one's own."""
+        return exerciser_bench(self.board, "noncoherent.bench, reads and writes")
 
     def buffer(
         self,
@@ -65,7 +75,7 @@ class NonCoherent:
                 options,
                 capacity,
                 alignment,
-                pool=reached_pool(self.bench.limits),
+                pool=reached_pool(self.board.limits),
             )
         )
 
@@ -156,19 +166,20 @@ def _shown(data: bytes) -> str:
 
 @contextmanager
 def noncoherent_board(
-    bench: Bench, mode: CacheModelMode = CacheModelMode.STRICT, line: int = LINE, seed: int = 1
+    board: Board, mode: CacheModelMode = CacheModelMode.STRICT, line: int = LINE, seed: int = 1
 ) -> Iterator[NonCoherent]:
     """Turn the model on within the ``with``; at its end no report may be left."""
-    unit = bench.platform.cache
+    unit = board.platform.cache
     unit.configure(mode, line, seed)
-    made = NonCoherent(bench, unit, PlatformCoherence(unit, bench.driver))
+    made = NonCoherent(board, unit, PlatformCoherence(unit, board.driver))
     before = coherence.use(made.caches)
     try:
         try:
-            if not bench.limits.coherent:  # the bench's own DMA needs memory without lines
+            # The bench's own DMA needs memory without lines.
+            if isinstance(board, Bench) and not board.limits.coherent:
                 uncached = kIODirectionInOut | kIOMapInhibitCache
-                staging = made.buffer(uncached, bench.staging.getLength(), _PAGE)
-                made.bench = replace(bench, staging=staging)
+                staging = made.buffer(uncached, board.staging.getLength(), _PAGE)
+                made.board = replace(board, staging=staging)
             yield made
         except BaseException:
             made.abandon()

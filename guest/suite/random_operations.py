@@ -48,7 +48,7 @@ def run(bench: Bench, start: int, steps: int) -> Tally:
 
 def _round(bench: Bench, tally: Tally, start: int, programs: int) -> None:
     def begin() -> BufferMachine:
-        return BufferMachine(bench, tally, protected=bench.protected)
+        return BufferMachine(bench, tally, protected=bench.platform.protection.enabled)
 
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         seed(start)(begin),

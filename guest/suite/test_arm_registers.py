@@ -87,7 +87,7 @@ def ats_enabled(device: Exerciser) -> Iterator[None]:
         device.pci.config_write(place, before)
 
 
-@pytest.mark.usefixtures("unprotected")
+@pytest.mark.unprotected
 @pytest.mark.promise("ATS")
 def test_dma_by_a_translation(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest

@@ -17,7 +17,7 @@ from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.patterns import Patterns, difference
 
-pytestmark = [pytest.mark.usefixtures("unprotected"), pytest.mark.any_device]  # ROM is not prepared
+pytestmark = [pytest.mark.unprotected, pytest.mark.any_device]  # ROM is not prepared
 
 LENGTH = 13
 IN_ROM, IN_RAM = 0xFFFF_FFF0, 0xF_FFF0

@@ -22,7 +22,8 @@ from iobuffer import (
 )
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import EFFECTIVE, Bench
+from suite.bench import Bench
+from suite.board import EFFECTIVE
 from suite.driver_faults import driver_fault
 from suite.noncoherent import LINE, NonCoherent, noncoherent_board
 from suite.patterns import Patterns, difference, inverted

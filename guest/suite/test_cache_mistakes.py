@@ -26,7 +26,7 @@ from iobuffer import (
 from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import reached_pool
+from suite.buffers import reached_pool
 from suite.noncoherent import LINE, NonCoherent
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference, inverted

@@ -17,7 +17,8 @@ from iobuffer import (
 from layout import MemoryType
 
 from suite.attestation import Attest
-from suite.bench import EFFECTIVE, Bench, MakeBuffer, described
+from suite.bench import Bench, MakeBuffer
+from suite.board import EFFECTIVE, described
 from suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device

@@ -23,7 +23,8 @@ from iobuffer import (
 from layout import DmaReason
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import EFFECTIVE, Bench
+from suite.bench import Bench
+from suite.board import EFFECTIVE
 from suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
 from suite.noncoherent import LINE, NonCoherent, noncoherent_board
 from suite.patterns import Patterns, difference

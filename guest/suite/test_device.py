@@ -102,7 +102,7 @@ def test_dma_up_to_the_end_of_the_devices_buffer(
     )
 
 
-@pytest.mark.usefixtures("unprotected")
+@pytest.mark.unprotected
 @pytest.mark.promise("DMA range")
 def test_dma_to_unmapped_address_moves_nothing(
     bench: Bench, data: Patterns, attest: Attest

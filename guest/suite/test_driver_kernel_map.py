@@ -9,13 +9,14 @@ from layout import WitnessStatus
 from page_frames import HUGE, PAGE
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import EFFECTIVE, Bench, described
+from suite.bench import Bench
+from suite.board import EFFECTIVE, described
 from suite.patterns import Patterns, difference
 from suite.pinning import attest_soundness, device_sees, device_stores, refusal
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.usefixtures("unprotected"),
+    pytest.mark.unprotected,
     pytest.mark.any_device,
     pytest.mark.unlimited("addresses"),  # the last carve-out is above 4 GiB
 ]

@@ -24,7 +24,7 @@ from suite.pinning import PINNED, address_of, device_sees, device_stores, mapped
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.usefixtures("unprotected"),
+    pytest.mark.unprotected,
     pytest.mark.any_device,
     pytest.mark.unlimited("addresses"),  # pages are wherever the kernel finds them
 ]

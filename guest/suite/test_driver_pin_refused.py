@@ -21,7 +21,7 @@ from suite.pinning import PINNED, address_of, attest_soundness, device_sees, map
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.usefixtures("unprotected"),
+    pytest.mark.unprotected,
     pytest.mark.any_device,
     pytest.mark.unlimited("addresses"),  # pages are wherever the kernel finds them
 ]

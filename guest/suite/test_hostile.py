@@ -94,7 +94,7 @@ def test_dma_to_the_other_functions_bar(
     )
 
 
-@pytest.mark.usefixtures("unprotected")
+@pytest.mark.unprotected
 @pytest.mark.promise("DMA range")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from vfio.container import ENTRY_LIMIT
 from vfio.iova import IovaAllocator
 
 from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer, described
+from suite.bench import Bench, MakeBuffer
+from suite.board import described
 from suite.capabilities import CAP_IPC_LOCK, without_capability
 from suite.denial import Denial
 from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages

@@ -27,7 +27,8 @@ from iobuffer import (
 )
 
 from suite.attestation import Attest
-from suite.bench import Bench, Seen, free_sizes
+from suite.bench import Bench, Seen
+from suite.buffers import free_sizes
 from suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device

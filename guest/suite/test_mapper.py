@@ -34,7 +34,8 @@ from layout import DmaReason
 from vfio.container import ENTRY_LIMIT
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import EFFECTIVE, Bench, MakeBuffer, Seen, described
+from suite.bench import Bench, MakeBuffer, Seen
+from suite.board import EFFECTIVE, described
 from suite.capabilities import CAP_IPC_LOCK, without_capability
 from suite.denial import Denial
 from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper

@@ -12,7 +12,7 @@ from suite.attestation import Attest
 from suite.bench import Bench
 from suite.patterns import Patterns, difference
 
-pytestmark = [pytest.mark.usefixtures("unprotected"), pytest.mark.promise("peer memory")]
+pytestmark = [pytest.mark.unprotected, pytest.mark.promise("peer memory")]
 LENGTH = 1024
 
 

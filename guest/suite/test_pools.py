@@ -26,7 +26,8 @@ from iobuffer.managed import HUGE_PAGES
 
 from suite import processors
 from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer, free_sizes
+from suite.bench import Bench, MakeBuffer
+from suite.buffers import free_sizes
 from suite.patterns import Patterns
 from suite.test_prepare import code_of
 

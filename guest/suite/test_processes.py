@@ -24,7 +24,8 @@ from iobuffer import (
 )
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, free_sizes
+from suite.bench import Bench
+from suite.buffers import free_sizes
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 

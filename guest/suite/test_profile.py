@@ -104,7 +104,7 @@ def test_sync_forgotten_shows_where_the_device_is_not_coherent(
 
 @pytest.mark.iommu_too
 @pytest.mark.promise("constraints")
-@pytest.mark.usefixtures("unprotected")
+@pytest.mark.unprotected
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_own_limits_are_strict(
     bench: Bench, data: Patterns, attest: Attest, write_memory: bool

@@ -18,7 +18,8 @@ from iobuffer import (
 from layout import DmaReason
 
 from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer, described
+from suite.bench import Bench, MakeBuffer
+from suite.board import described
 from suite.patterns import Patterns, difference, inverted
 
 PAGE = 4096

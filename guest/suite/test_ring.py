@@ -126,7 +126,7 @@ def test_thousands_of_descriptors(
     )
 
 
-@pytest.mark.usefixtures("unprotected")
+@pytest.mark.unprotected
 @pytest.mark.promise("descriptor ring")
 def test_bad_descriptors_are_refused_whole(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest

@@ -26,7 +26,9 @@ from iobuffer.driver import Driver
 from layout import WitnessStatus
 
 from suite.attestation import Attest, CheckFailed
-from suite.bench import EFFECTIVE, Bench, MakeBuffer, described, free_sizes
+from suite.bench import Bench, MakeBuffer
+from suite.board import EFFECTIVE, described
+from suite.buffers import free_sizes
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from iobuffer import protection
 from iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -19,6 +20,7 @@ from iobuffer.errors import (
     IOReturn,
     IOReturnError,
 )
+from iobuffer.options import IODirection
 
 from . import uapi
 from .iova import IovaAllocator
@@ -44,10 +46,18 @@ class Iova:
     """
 
     def __init__(
-        self, container: Container, address: int, va: int, length: int, *, read: bool, write: bool
+        self,
+        container: Container,
+        address: int,
+        va: int,
+        length: int,
+        *,
+        read: bool,
+        write: bool,
     ) -> None:
         self.address, self.va, self.length = address, va, length
         self.read, self.write = read, write
+        self._grants: protection.Grants | None = None
         self._container: Container | None = container
 
     @property
@@ -60,9 +70,18 @@ class Iova:
         """Whether the device cannot reach the memory any more."""
         return self._container is None or self._container.closed
 
+    def permit(self) -> None:
+        """Grant the device what the mapping is for; `IOReturnError` when there is no room."""
+        direction = IODirection(
+            IODirection.kIODirectionOut * self.read | IODirection.kIODirectionIn * self.write
+        )
+        self._grants = protection.Grants(self.segments, direction)
+
     def close(self) -> None:
         """End the mapping; no device reaches the memory when this returns. Again is nothing."""
         container, self._container = self._container, None
+        if self._grants is not None:
+            self._grants.withdraw()
         if container is not None and not container.closed:
             container.unmap(self)
 
@@ -150,6 +169,7 @@ class Container:
         address: int | None = None,
         alignment: int = 1,
         bits: int = 64,
+        grant: bool = True,
     ) -> Iova:
         """Pin this process's memory at ``va`` and let the devices ``read`` or ``write`` it.
 
@@ -158,7 +178,9 @@ class Container:
         below 2**``bits``.
 
         An IOMMU may grant more than was asked: Intel's driver lets a device read what was mapped
-        for writes alone.
+        for writes alone. Where an access control is in use (`iobuffer.protection`) it is told just
+        what was asked, unless ``grant`` is False: the allocator grants what is prepared, to the
+        byte.
 
         `IOBadArgumentError`, `IONoMemoryError` (no bus addresses), `IOBusyError`; `IODeviceError`
         with kIOReturnNoResources past the kernel's limit of mappings, kIOReturnCannotWire past
@@ -187,7 +209,14 @@ class Container:
         except OSError as error:
             self.iova.free(address)
             raise _not_mapped(error, va, length) from error
-        return Iova(self, address, va, length, read=read, write=write)
+        iova = Iova(self, address, va, length, read=read, write=write)
+        if grant:
+            try:
+                iova.permit()
+            except BaseException:
+                iova.close()
+                raise
+        return iova
 
     def unmap(self, iova: Iova) -> None:
         """End a mapping, see `Iova.close`; `IODeviceError` when the kernel ended less than all."""

@@ -64,7 +64,9 @@ class Books:
         address: int | None = None,
         alignment: int = 1,
         bits: int = 64,
+        grant: bool = True,
     ) -> Entry:
+        assert not grant, "what is prepared is granted, to the byte"
         assert va % PAGE == length % PAGE == 0
         if len(self.open) == self.room:
             raise IODeviceError("no more mappings", code=IOReturn.kIOReturnNoResources)
@@ -252,7 +254,7 @@ def test_mapper_none_is_the_physical_address_or_refused(books: Books) -> None:
     with make(PAGE + 1, kIODirectionInOut | kIOMemoryMapperNone) as buffer:
         assert buffer.segments() == [(START, PAGE + 1)]
         assert list(books.open) == [START]
-    entry = books.map(0, PAGE, read=True, write=True, address=START)
+    entry = books.map(0, PAGE, read=True, write=True, address=START, grant=False)
     with pytest.raises(IOUnsupportedError, match=r"kIOMemoryMapperNone: .*0xc000000") as error:
         make(PAGE, kIODirectionInOut | kIOMemoryMapperNone)
     assert error.value.address == START

@@ -19,9 +19,12 @@ from iobuffer import (
     IOBadArgumentError,
     IOBusyError,
     IODeviceError,
+    IODirection,
     IONoMemoryError,
     IOReturn,
+    IOReturnError,
     IOUnsupportedError,
+    protection,
 )
 from iobuffer.driver import Interrupts
 from pci_sysfs import PciError, PciFunction
@@ -272,6 +275,57 @@ def test_map_and_unmap(
     assert iova.closed
     assert kernel.mappings == {}
     assert opened.map(memory, PAGE, read=True, write=True).address == iova.address
+
+
+class Grants:
+    """An access control that keeps what is granted; ``room`` for so many."""
+
+    def __init__(self) -> None:
+        self.granted: dict[object, tuple[int, int, IODirection]] = {}
+        self.room = 8
+
+    def grant(self, address: int, length: int, direction: IODirection) -> object:
+        if len(self.granted) == self.room:
+            raise IOReturnError("full", code=IOReturn.kIOReturnNoResources)
+        made = object()
+        self.granted[made] = address, length, direction
+        return made
+
+    def withdraw(self, grant: object) -> None:
+        del self.granted[grant]
+
+    def reclaim(self) -> None: ...
+
+
+@pytest.fixture
+def control() -> Iterator[Grants]:
+    made = Grants()
+    before = protection.use(made)
+    yield made
+    protection.use(before)
+
+
+@pytest.mark.parametrize(
+    ("read", "write", "direction"), [(True, False, 2), (False, True, 1), (True, True, 3)]
+)
+def test_a_mapping_is_granted_for_just_its_rights(
+    opened: Container, memory: int, control: Grants, read: bool, write: bool, direction: int
+) -> None:
+    with opened.map(memory, 2 * PAGE, read=read, write=write) as iova:
+        due = iova.address, 2 * PAGE, IODirection(direction)
+        assert list(control.granted.values()) == [due]
+    assert not control.granted
+    with opened.map(memory, PAGE, read=read, write=write, grant=False):
+        assert not control.granted, "prepare() grants that"
+
+
+def test_no_room_for_a_grant_leaves_nothing_mapped(
+    opened: Container, kernel: Kernel, memory: int, control: Grants
+) -> None:
+    control.room = 0
+    with pytest.raises(IOReturnError, match="full"):
+        opened.map(memory, PAGE, read=True, write=True)
+    assert kernel.mappings == {}
 
 
 @pytest.mark.parametrize(

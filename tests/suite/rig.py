@@ -18,7 +18,7 @@ import memory_types
 import platform_command
 import platform_device
 import pytest
-from suite import fixtures, processors
+from suite import fixtures, kit, processors
 from suite.attestation import SettingsPlugin
 from suite.host import Host, HostPlugin
 
@@ -94,7 +94,7 @@ class Rig:
             exerciser, "DriverFunction", lambda _: Function(machine, machine.exerciser)
         )
         self._patch.setattr(edu, "DriverFunction", lambda _: machine.edus[0])
-        self._patch.setattr(fixtures, "Driver", lambda: Driver(machine))
+        self._patch.setattr(kit, "Driver", lambda: Driver(machine))
         self._patch.setattr(platform_command, "LOCKS", self._pytester.path)
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)

@@ -236,6 +236,8 @@ class Driver:
 
     def __exit__(self, *_: object) -> None: ...
 
+    def close(self) -> None: ...
+
     def map(
         self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
     ) -> Mapping:

@@ -175,7 +175,7 @@ def bench_with(device: ModelDevice) -> Iterator[Bench]:
     model: Any = device
     absent: Any = None
     with make(device.buffer_size) as staging:
-        yield Bench(model, absent, absent, staging)
+        yield Bench(absent, absent, device=model, staging=staging)
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 4096, 4097, 10001])

@@ -1,0 +1,64 @@
+"""Where a test's buffers come from: memory that the device reaches, aligned for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from device_limits import Limits
+from iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task
+from iobuffer.carveout import CarveoutPool
+from iobuffer.heap_pool import HeapPool
+from iobuffer.pools import RESERVED, known
+
+from .attestation import CheckFailed
+
+MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
+
+
+def free_sizes() -> dict[str, int]:
+    """Return the bytes that each carve-out could still give to this process."""
+    return {name: known()[name].free_size() for name in ("main", "high", "low")}
+
+
+def reached_pool(limits: Limits) -> str | None:
+    """Return the name of a pool that the device reaches whole; None when it reaches them all.
+
+    A pool that is given only to those who name it comes last. `CheckFailed` when there is none.
+    """
+    ends = {
+        name: pool.extents.zone.start + pool.extents.zone.size
+        for name, pool in known().items()
+        if isinstance(pool, HeapPool) and isinstance(pool.extents, CarveoutPool)
+    }
+    if max(ends.values(), default=0) <= limits.end:
+        return None
+    reached = [name for name, end in ends.items() if end <= limits.end]
+    if not reached:
+        raise CheckFailed(
+            f"no pool lies below the {limits.address_bits} address bits of the device"
+        )
+    return min(reached, key=lambda name: name in RESERVED)
+
+
+def make_buffer(
+    limits: Limits,
+    options: IOOptions | int,
+    capacity: int,
+    alignment: int | None = None,
+    *,
+    pool: str | None = None,
+    task: Task | None = None,
+) -> IOBufferMemoryDescriptor:
+    """Make a buffer as `inTaskWithOptions` does, where the device reaches it, and aligned for it.
+
+    Another alignment than one that can be is handed on, to be refused.
+    """
+    if 0 < (1 if alignment is None else alignment) < limits.alignment:
+        alignment = limits.alignment
+    return IOBufferMemoryDescriptor.inTaskWithOptions(
+        task or current_task(),
+        options,
+        capacity,
+        alignment,
+        pool=pool or reached_pool(limits),
+    )
