@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from . import choose, profile
+from . import choose, profile, watchdog
 from .choose import NoEndpoint
 from .control import ControlServer
+from .endpoints.base import Endpoint
 from .endpoints.exerciser import Exerciser
 from .endpoints.memory import Fabric
 from .endpoints.parts.capabilities import OptionalCapability
@@ -27,6 +28,7 @@ from .platform.platform import Platform
 from .switch import FaultError, FaultSwitch
 from .trace import Trace
 from .vfio_user.server import VfioUserServer
+from .watchdog import Watchdog
 
 _FAILED, _USAGE_ERROR = 1, 2
 # Each device may hold an eventfd for each of its vectors, up to 2,048, and a file for each memory.
@@ -129,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         help="have just these optional capabilities, each named by one option: "
         f"{', '.join(each.value for each in OptionalCapability)} (default: ats)",
     )
+    add(
+        "--patience",
+        type=float,
+        default=watchdog.PATIENCE_S,
+        metavar="SECONDS",
+        help="end the process, with a stack of the model, when an access is not answered for so "
+        "long; 0 for never, such as under a debugger (default: %(default)s)",
+    )
     add("--die-with-stdin", action="store_true", help="end when standard input ends")
     add("-v", "--verbose", action="store_true", help="log what connects and what is refused")
     return parser
@@ -138,7 +148,7 @@ def main(argv: list[str]) -> int:
     """Serve until SIGTERM, SIGINT or, with --die-with-stdin, the end of standard input.
 
     Return 0 then, 2 for bad arguments, and 1 when a server ended by itself, which is a bug of ours:
-    half a device would look like a device.
+    half a device would look like a device. The process ends with 3 when a model hangs.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -160,22 +170,26 @@ def main(argv: list[str]) -> int:
         try:
             trace = Trace(options.trace)
             stack.callback(trace.close)
-            servers = _servers(options, trace)
+            servers, watched = _servers(options, trace)
             for server in servers:
                 server.listen()
                 stack.callback(server.close)
         except (OSError, ValueError, NoEndpoint, FaultError) as error:
             print(f"python -m device: {error}", file=sys.stderr)
             return _USAGE_ERROR
+        _watch(watched, options.patience)
         status = _serve(servers, die_with_stdin=options.die_with_stdin)
     # What a model with a bug did is no ground for a verdict.
     return _FAILED if failures.count else status
 
 
-def _servers(options: argparse.Namespace, trace: Trace) -> tuple[_Server, ...]:
+def _servers(
+    options: argparse.Namespace, trace: Trace
+) -> tuple[tuple[_Server, ...], list[watchdog.Watched]]:
     """Return the servers of the endpoint, its peer, the platform and the faults, not listening yet.
 
-    NoEndpoint, FaultError or ValueError when what was asked for cannot be had.
+    With them, what of them is to be watched. NoEndpoint, FaultError or ValueError when what was
+    asked for cannot be had.
     """
     chosen = choose.find(options.endpoint)
     if options.iommu:
@@ -202,11 +216,15 @@ def _servers(options: argparse.Namespace, trace: Trace) -> tuple[_Server, ...]:
     switch = FaultSwitch(endpoints, platform)
     switch.set(options.fault)
     control = options.control_socket
-    return (
-        *(VfioUserServer(path, each) for path, each in zip(sockets, endpoints, strict=True)),
-        VfioUserServer(options.platform_socket, platform),
-        *([] if control is None else [ControlServer(control, switch, trace)]),
-    )
+    models: list[Endpoint] = [*endpoints, platform]
+    paths = [*sockets, options.platform_socket]
+    servers = [VfioUserServer(path, each) for path, each in zip(paths, models, strict=True)]
+    watched = [
+        watchdog.Watched(server.turn, each.name, each.place)
+        for server, each in zip(servers, models, strict=True)
+    ]
+    controls = [] if control is None else [ControlServer(control, switch, trace)]
+    return (*servers, *controls), watched
 
 
 def _profile(named: str | None, coherent: str | None) -> profile.Profile:
@@ -232,6 +250,19 @@ def _allow_descriptors() -> None:
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _watch(watched: list[watchdog.Watched], patience_s: float) -> None:
+    """End the process when a model hangs; its thread cannot be ended, so nothing else can be."""
+    if patience_s <= 0:
+        return
+
+    def end(said: str) -> None:
+        print(said, file=sys.stderr, flush=True)
+        os._exit(watchdog.STATUS)
+
+    dog = Watchdog(watched, patience_s)
+    threading.Thread(target=dog.run, args=(end,), daemon=True).start()
 
 
 def _serve(servers: tuple[_Server, ...], *, die_with_stdin: bool) -> int:

@@ -74,8 +74,8 @@ def _collected(vm: Vm, tests: GuestTests) -> Collected:
 class Running:
     """One test that the guest runs from now on, of which ``following`` is the next.
 
-    All methods raise NoVerdict when reports are missing, the VM is lost, or the deadline of a test
-    passes.
+    All methods raise NoVerdict when reports are missing, the VM is lost, the device did not answer,
+    or the deadline of a test passes.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Running:
             raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
         if message["type"] == "finish":
             guest_words.check_order(self._reports)
+            self._vm.check_answers("test")
             self._vm.subject = ""
             return Outcome(self._reports, self._witnessed)
         if message["type"] == "witness":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from device.profile import Profile
 
-from . import device_control, janitor, machine, payload
+from . import device_control, endings, janitor, machine, payload
 from .channel import Channel
 from .children import child, how_it_ended
 from .console import Console
@@ -212,8 +212,8 @@ def _connect_monitor(vm: Vm) -> None:
     except MonitorError as error:
         with contextlib.suppress(subprocess.TimeoutExpired):
             vm.qemu.wait(1)
-        state = how_it_ended(vm.qemu)
-        raise vm.lost("QEMU up", f"the monitor does not answer ({error}); QEMU: {state}") from error
+        state = endings.of_both(vm.device, vm.qemu, vm.folder) or "QEMU: still running"
+        raise vm.lost("QEMU up", f"the monitor does not answer ({error}); {state}") from error
 
 
 def _start_device(
@@ -227,6 +227,8 @@ def _start_device(
         *(("--peer-socket", str(peer)) if peer else ()),
         *("--trace", str(folder / "device-trace.jsonl")),
     ]
+    if launch.options.gdb:
+        argv += ["--patience", "0"]  # whoever debugs the guest may debug the device, too
     if fault and fault.place is Place.DEVICE:
         argv += ["--fault", fault.name]
     for name in ("endpoint", "profile"):

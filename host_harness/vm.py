@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import device_control
+from . import device_control, endings
 from .channel import PROTOCOL, Channel, ChannelBroken, Message
-from .children import how_it_ended
 from .console import Console
 from .deadlines import wait_limit
 from .errors import NoVerdict
@@ -30,6 +29,7 @@ from .run_folder import tail
 _LOGS = ("console.log", "qemu.log", "device.log")
 _WAIT_MAX_S = 60.0
 _WORDS_MAX_S = 0.5  # for what a console has said that nobody has read yet
+_LATE_S = 3.0
 
 
 @dataclass(slots=True)
@@ -59,15 +59,16 @@ class Vm:
     _all: selectors.BaseSelector | None = None
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _pidfds: list[int] = field(default_factory=list)
+    _qemu_log_size: int = 0
     _panic_announced: bool = False
     _told_to_end: bool = False
 
     def watch(self) -> None:
         """Begin to watch processes, console and channel together."""
-        for name, process in (("the device process", self.device), ("QEMU", self.qemu)):
+        for process in (self.device, self.qemu):
             pidfd = os.pidfd_open(process.pid)
             self._pidfds.append(pidfd)
-            self._selector.register(pidfd, selectors.EVENT_READ, (name, process))
+            self._selector.register(pidfd, selectors.EVENT_READ, process)
         self._selector.register(self.console.wakeup, selectors.EVENT_READ, None)
         self._selector.register(self.channel, selectors.EVENT_READ, None)
         self._selector.register(self.monitor.panicked, selectors.EVENT_READ, None)
@@ -255,13 +256,14 @@ class Vm:
                 "shutdown", f"no power-off within its deadline of {limit:g} s"
             ) from error
         if self.qemu.returncode != 0:
-            raise self.lost("shutdown", f"QEMU ended with {how_it_ended(self.qemu)}")
+            raise self.lost("shutdown", self._ended())
+        self.check_answers("shutdown")
         if self.device.stdin is not None:
             self.device.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.device.wait(wait_limit(limit))
         if self.device.returncode != 0:
-            raise self.lost("shutdown", f"the device process: {how_it_ended(self.device)}")
+            raise self.lost("shutdown", endings.of_device(self.device, self.folder))
 
     def poll(self, phase: str, timeout_s: float) -> None:
         """Wait for any event; raise NoVerdict for one that means the run is lost."""
@@ -285,21 +287,42 @@ class Vm:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.console.wakeup, 64)
         ended = [key.data for key, _ in events if key.data is not None]
-        if self.channel.closed or any(process is self.qemu for _, process in ended):
+        if self.channel.closed or self.qemu in ended:
             self._await_last_words()
             if not ended and self.qemu.poll() is not None:
-                ended = [("QEMU", self.qemu)]  # its sockets close before it is gone
+                ended = [self.qemu]  # its sockets close before it is gone
         if self.console.panic:
             raise self.lost(phase, f"the guest's kernel gave up: {self.console.panic}")
         if self.console.agent_ended:
             raise self.lost(phase, f"the guest's agent died: {self.console.agent_ended}")
-        for name, process in ended:
-            process.wait()
-            if process is self.qemu and process.returncode == 0:
-                raise self.lost(phase, "the guest powered off before the run had ended")
-            raise self.lost(phase, f"{name} ended with {how_it_ended(process)}")
+        if ended:
+            raise self.lost(phase, self._ended())
         if self.channel.closed:
             raise self.lost(phase, "the result channel was closed")
+
+    def _ended(self) -> str:
+        """Return words for a process that has ended: whichever it was, or the first of both."""
+        said = endings.of_both(self.device, self.qemu, self.folder)
+        if said is None or (self.device.poll() is None and self.qemu.poll() == 0):
+            return "the guest powered off before the run had ended"
+        return said
+
+    def check_answers(self, phase: str) -> None:
+        """Raise NoVerdict when QEMU waited in vain for the device: the guest then got all ones."""
+        path = self.folder / "qemu.log"
+        if self._qemu_log_size == (size := path.stat().st_size if path.exists() else 0):
+            return
+        self._qemu_log_size = size
+        if not (said := endings.unanswered(tail(path, endings.LOG_LINES))):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.device.wait(_LATE_S)  # it is about to say which model hangs, and where
+        if self.device.returncode is not None:
+            raise self.lost(phase, self._ended())
+        words = (
+            "the device process did not answer QEMU in time, and the guest went on with all ones"
+        )
+        raise self.lost(phase, f"{words}: {said}")
 
     def _await_last_words(self) -> None:
         """Give QEMU a second to end after its channel, and the console half a second to be read."""
@@ -315,7 +338,7 @@ class Vm:
         if self.qemu.poll() is None:
             with contextlib.suppress(MonitorError):
                 state = self.monitor.command("query-status", timeout_s=1)
-                parts.append(f"QEMU is still there; the VM is {state.get('status')}")
+                parts.append(f"the VM was {state.get('status')} then; the run ends it")
         else:
             self.console.await_end(_WORDS_MAX_S)
         for name in _LOGS:

@@ -260,6 +260,14 @@ class Endpoint:
         The trace has it already. A limit of the device's own goes there by ``bus.refuse``.
         """
 
+    def place(self, region: int, offset: int) -> str:
+        """Return a name for a place in a region (0-5 BARs, 7 config), with its register's."""
+        if region == CONFIG_REGION:
+            return f"configuration space {offset:#x}"
+        content = self.contents.get(region)
+        name = content.name(offset) if isinstance(content, RegisterFile) else ""
+        return f"BAR{region} {offset:#x} ({name})" if name else f"BAR{region} {offset:#x}"
+
     # The DeviceModel.
 
     def region_size(self, index: int) -> int:

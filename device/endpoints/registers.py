@@ -182,6 +182,11 @@ class RegisterFile:
             self._entries[offset] = _entry(register, owner)
             self.values[offset] = self._entries[offset].reset
 
+    def name(self, offset: int) -> str:
+        """Return the name of the register that holds the byte at ``offset``, "" for none."""
+        names = {int(each.offset): each.offset.name for each, _ in self._added}
+        return names.get(offset & ~3, "")
+
     def rebind(self) -> None:
         """Look for the side effects again: an owner has become an object of another class."""
         for register, owner in self._added:

@@ -32,6 +32,7 @@ from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
 from .model import DeviceModel, Dma, Place, Window
 from .negotiation import Limits, negotiate
+from .turn import RegionAccess, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +60,14 @@ class Connection:
     It is the ``Client`` that the model talks to.
     """
 
-    def __init__(self, model: DeviceModel, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        model: DeviceModel,
+        clock: Callable[[], float] = time.monotonic,
+        turn: Turn | None = None,
+    ) -> None:
         self._model = model
+        self._turn = turn or Turn()
         self._ready = False
         self._limits = Limits()
         self._refused = 0
@@ -287,6 +294,7 @@ class Connection:
             raise RemoteProtocolError("REGION_READ has the wrong size")
         offset, region, count = _ACCESS.unpack(message.payload)
         self._check_range(region, offset, count)
+        self._turn.access = RegionAccess(region, offset, count, None)
         return message.payload + self._model.region_read(region, offset, count)
 
     def _region_write(self, message: Message) -> bytes:
@@ -297,7 +305,7 @@ class Connection:
         if len(payload) != 16 + count:
             raise RemoteProtocolError(f"REGION_WRITE of {count} bytes carries {len(payload) - 16}")
         self._check_range(region, offset, count)
-        self._model.region_write(region, offset, payload[16:])
+        self._write(region, offset, payload[16:])
         return payload[:16]
 
     def _region_write_multi(self, message: Message) -> bytes:
@@ -315,8 +323,12 @@ class Connection:
                 raise RemoteProtocolError(f"REGION_WRITE_MULTI with a write of {length} bytes")
             self._check_range(region, offset, length)
         for offset, region, length, data in writes:
-            self._model.region_write(region, offset, data[:length])
+            self._write(region, offset, data[:length])
         return payload[:8]
+
+    def _write(self, region: int, offset: int, data: bytes) -> None:
+        self._turn.access = RegionAccess(region, offset, len(data), data)
+        self._model.region_write(region, offset, data)
 
     def _check_range(self, region: int, offset: int, count: int) -> None:
         if region >= wire.NUM_REGIONS:

@@ -26,6 +26,7 @@ from .errors import RemoteProtocolError
 from .framing import Framer, Message, close_all
 from .messages import MAX_FDS
 from .model import DeviceModel
+from .turn import Action, Turn
 
 _log = logging.getLogger(__name__)
 _RECEIVE_SIZE = 1 << 16
@@ -47,10 +48,14 @@ _MAX_WAIT_S = 3600.0
 
 
 class VfioUserServer:
-    """Serves ``model`` on the socket ``path``: one client, and when it is gone the next."""
+    """Serves ``model`` on the socket ``path``: one client, and when it is gone the next.
+
+    ``turn`` is what its thread is at.
+    """
 
     def __init__(self, path: Path, model: DeviceModel) -> None:
         self.path = path
+        self.turn = Turn()
         self._model = model
         self._lock = threading.Lock()  # over the five below
         self._named = False
@@ -97,8 +102,9 @@ class VfioUserServer:
             if listener is None:
                 return
             self._serving = True
+        self.turn.thread = threading.get_ident()
         try:
-            waiter = _Waiter(listener, self._stop, self._model)
+            waiter = _Waiter(listener, self._stop, self._model, self.turn)
             while waiter.wait(_POLL_IN):
                 try:
                     client, _ = listener.accept()
@@ -110,7 +116,7 @@ class VfioUserServer:
                 with client:
                     if not self._serves(client):
                         break
-                    _Session(client, self._stop, self._model, self.path.name).run()
+                    _Session(client, self._stop, self._model, self.path.name, self.turn).run()
                     self._serves(None)
         finally:
             with self._lock:
@@ -166,8 +172,8 @@ def serve(path: str | Path, model: DeviceModel) -> None:
 class _Waiter:
     """Waits for a socket, the end of serving, and the model's timers, which it runs."""
 
-    def __init__(self, stream: socket.socket, stop: int, model: DeviceModel) -> None:
-        self._stream, self._stop, self._timers = stream, stop, model.timers
+    def __init__(self, stream: socket.socket, stop: int, model: DeviceModel, turn: Turn) -> None:
+        self._stream, self._stop, self._timers, self._turn = stream, stop, model.timers, turn
         self._poll = select.poll()  # select() has no room for descriptors from 1024 on
         self._poll.register(stop, select.POLLIN)
         self._events = 0
@@ -186,7 +192,10 @@ class _Waiter:
             until = min(due)
             wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
         found = [descriptor for descriptor, _ in self._poll.poll(wait)]
-        self._timers.run_due()
+        if self._timers.next_deadline() is not None:
+            self._turn.work = Action("a timer")
+            self._timers.run_due()
+            self._turn.work = None
         stopped = self._stop in found
         return not stopped, len(found) > stopped
 
@@ -207,10 +216,12 @@ class _Waiter:
 class _Session:
     """One client's socket. What it sends is handled message by message, each reply sent first."""
 
-    def __init__(self, stream: socket.socket, stop: int, model: DeviceModel, name: str) -> None:
-        self._stream, self._model, self._name = stream, model, name
-        self._waiter = _Waiter(stream, stop, model)
-        self._connection = Connection(model)
+    def __init__(
+        self, stream: socket.socket, stop: int, model: DeviceModel, name: str, turn: Turn
+    ) -> None:
+        self._stream, self._model, self._name, self._turn = stream, model, name, turn
+        self._waiter = _Waiter(stream, stop, model, turn)
+        self._connection = Connection(model, turn=turn)
         self._framer = Framer()
         self._inbox: deque[Message] = deque()
         self._unsent = b""
@@ -219,8 +230,9 @@ class _Session:
     def run(self) -> None:
         """Serve until the client is gone, is thrown out, or serving ends."""
         _log.info("%s: client connected", self._name)
+        self._turn.stream = self._stream
         try:
-            while self._turn():
+            while self._step():
                 pass
         except RemoteProtocolError as error:
             _log.warning("%s: connection closed: %s", self._name, error)
@@ -230,17 +242,23 @@ class _Session:
             for message in self._inbox:
                 close_all(message.descriptors)
             self._framer.close()
+            self._turn.stream = None
+            self._turn.work = Action("the end of the connection")
             self._connection.close()
+            self._turn.work = None
             _log.info("%s: client gone", self._name)
 
-    def _turn(self) -> bool:
+    def _step(self) -> bool:
         """Send, handle a message, or wait. Return whether to go on."""
         connection = self._connection
         # A client that does not take its replies is not read from, so nothing piles up.
         if (self._unsent or connection.outbox) and not self._flush():
             return self._wait(_POLL_OUT)
         if self._inbox:
-            connection.handle(self._inbox.popleft())
+            turn, message = self._turn, self._inbox.popleft()
+            turn.access, turn.work = None, message
+            connection.handle(message)
+            turn.work = None
             return True
         if connection.idle and self._model.timers.next_deadline() is None:
             return self._next()  # nothing else can happen; a poll would cost half a message
@@ -266,7 +284,9 @@ class _Session:
         )
         if not serving:
             return False
+        self._turn.work = Action("a DMA's end")
         connection.tick()
+        self._turn.work = None
         return self._receive(_DONT_WAIT) if ready and sent else True
 
     def _receive(self, flags: int = 0) -> bool:

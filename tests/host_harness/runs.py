@@ -37,12 +37,12 @@ class Run:
         return loaded
 
 
-def run(runs: Path, *arguments: str, **settings: str) -> Run:
-    """Run the harness as a user would, with ``settings`` in the environment."""
+def run(runs: Path, *arguments: str, project: Path = SOURCE, **settings: str) -> Run:
+    """Run the harness as a user would in ``project``, with ``settings`` in the environment."""
     done = subprocess.run(
         [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
-        cwd=SOURCE,
-        env=clean_environment(**settings),
+        cwd=project,
+        env=clean_environment(**settings) | {"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from device import watchdog
 from host_harness import deadlines
 from host_harness.channel import Channel
 from host_harness.console import Console
@@ -248,8 +250,37 @@ def test_escape_sequences_of_a_guest_are_taken_out(stage: Stage) -> None:
 def test_device_process_that_ends_badly_takes_the_verdict(stage: Stage) -> None:
     stage.guest.send({"type": "bye"})
     end(stage.vm.qemu)
-    with pytest.raises(NoVerdict, match="the device process: status 1"):
+    with pytest.raises(NoVerdict, match="the device process ended with status 1"):
         stage.vm.power_off()
+
+
+def test_model_that_hangs_is_named(stage: Stage) -> None:
+    said = "endpoint does not answer: a read of BAR0 0x8 (STATUS) (4 bytes), for 4.0 s"
+    (stage.vm.folder / "device.log").write_text(f"a warning\n{said}\n  File x\n")
+    with mock.patch.object(watchdog, "STATUS", 1):
+        end(stage.vm.device)
+        assert said in lost(stage).splitlines()[0]
+
+
+def test_qemu_that_waited_in_vain_for_the_device_takes_the_verdict(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = stage.vm.folder / "qemu.log"
+    log.write_text("qemu: a warning\n")
+    stage.vm.check_answers("test")
+    log.write_text("qemu: a warning\nqemu: vfio_user_region_read: timed out waiting for reply\n")
+    monkeypatch.setattr("host_harness.vm._LATE_S", 0.01)
+    with pytest.raises(NoVerdict, match=r"test: .*did not answer.*all ones: qemu: vfio_user"):
+        stage.vm.check_answers("test")
+
+
+def test_model_that_is_about_to_be_named_is_named(stage: Stage) -> None:
+    (stage.vm.folder / "qemu.log").write_text("qemu: timed out waiting for reply\n")
+    timer = threading.Timer(0.1, end, [stage.vm.device])
+    timer.start()
+    with pytest.raises(NoVerdict, match="the device process ended with status 1"):
+        stage.vm.check_answers("test")
+    timer.join()
 
 
 class Stopping(NoMonitor):

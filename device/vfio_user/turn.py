@@ -1,0 +1,44 @@
+"""A server's turn: what its thread is at, for somebody who watches it from another thread.
+
+The thread only stores here, for every message passes. Whoever watches reads what may be old by an
+instant, so a turn that lasts is what there is to see.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .framing import Message
+
+
+class Action:
+    """Work that no message asked for. Each has an object of its own, by which it is told apart."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class RegionAccess(NamedTuple):
+    """A register access that the model has begun; ``data`` is None for a read."""
+
+    region: int
+    offset: int
+    length: int
+    data: bytes | None
+
+
+@dataclass(slots=True)
+class Turn:
+    """``thread`` serves, and is at ``work`` if it is not None, for ``stream``'s client if any.
+
+    ``access`` is the latest register access of the message that is its work.
+    """
+
+    thread: int | None = None
+    work: Message | Action | None = None
+    access: RegionAccess | None = None
+    stream: socket.socket | None = None

@@ -1,0 +1,28 @@
+"""A model that hangs under a real guest: no verdict, and the access that it did not answer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.host_harness.runs import run
+
+pytestmark = pytest.mark.vm
+
+# A folder without a conftest of the host's above it.
+TESTS = Path(__file__).parent / "guest_tests"
+
+
+def test_write_that_is_not_answered_takes_the_verdict(tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "runs",
+        *("--tests", "test_hangs.py"),
+        project=shutil.copytree(TESTS, tmp_path / "project"),
+        ENDPOINT="tests.device.hanging:Hanging",
+    )
+    assert done.status == 4
+    words = "endpoint does not answer: a write of 0x55 to BAR0 0x0 (DOORBELL) (4 bytes)"
+    assert f"no verdict: test test_hangs.py::test_rings: {words}" in done.output
+    assert "hanging.py" in (done.folder / "device.log").read_text()
