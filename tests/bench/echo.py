@@ -56,11 +56,11 @@ class EchoSession(server._Session):
 
     def begin(self) -> None:
         """Echo once everything that came before is answered."""
-        vars(self)["_turn"] = self._echo_turn
+        vars(self)["_step"] = self._echo_step
 
-    def _echo_turn(self) -> bool:
+    def _echo_step(self) -> bool:
         if self._inbox:
-            return super()._turn()
+            return super()._step()
         return self._echo() if self._flush() else self._wait(server._POLL_OUT)
 
     def _echo(self) -> bool:
@@ -83,7 +83,7 @@ class EchoSession(server._Session):
                     if not data[8] & _NO_REPLY:
                         stream.send(data[:2] + _WRITE_REPLY)
                     if data[HEADER_SIZE:size] == _END:
-                        del vars(self)["_turn"]
+                        del vars(self)["_step"]
                         self._inbox.extend(self._framer.feed(data[size:], []))
                         return True
                 elif command != _WRITE_MULTI:

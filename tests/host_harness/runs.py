@@ -37,8 +37,13 @@ class Run:
         return loaded
 
 
-def run(runs: Path, *arguments: str, project: Path = SOURCE, **settings: str) -> Run:
-    """Run the harness as a user would in ``project``, with ``settings`` in the environment."""
+def run(runs: Path, *arguments: str, **settings: str) -> Run:
+    """Run the harness as a user would, with ``settings`` in the environment."""
+    return run_in(SOURCE, runs, *arguments, **settings)
+
+
+def run_in(project: Path, runs: Path, *arguments: str, **settings: str) -> Run:
+    """Run the harness in a project of one's own, as `run` does in the checkout."""
     done = subprocess.run(
         [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
         cwd=project,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host_harness.runs import run
+from tests.host_harness.runs import run_in
 
 pytestmark = pytest.mark.vm
 
@@ -16,10 +16,10 @@ TESTS = Path(__file__).parent / "guest_tests"
 
 
 def test_write_that_is_not_answered_takes_the_verdict(tmp_path: Path) -> None:
-    done = run(
+    done = run_in(
+        shutil.copytree(TESTS, tmp_path / "project"),
         tmp_path / "runs",
         *("--tests", "test_hangs.py"),
-        project=shutil.copytree(TESTS, tmp_path / "project"),
         ENDPOINT="tests.device.hanging:Hanging",
     )
     assert done.status == 4
