@@ -28,6 +28,7 @@ _PROCESS_OWNER: Final = 1 << 63
 _START_MASK: Final = (1 << 31) - 1
 # FAULT_VALID to FAULT_GRANT_OWNER_HI, in the order of their offsets.
 _FAULT: Final = struct.Struct("<4I3QII3Q")
+_TOUCHED: Final = struct.Struct("<I4xQQ")  # TOUCHED_KNOWN to TOUCHED_FIRST_HI
 
 
 class ProtectionError(PlatformDeviceError):
@@ -115,6 +116,17 @@ def _is_dead(owner: int) -> bool:
 
 def _grant(address: int, length: int, direction: int) -> str:
     return f"grant of {length} bytes at {address:#x}, direction {int(direction)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What DMA did to a range: ``count`` bytes were touched, the first that was not is ``first``.
+
+    ``first`` is an offset in the range, its length when all was touched.
+    """
+
+    count: int
+    first: int
 
 
 class ProtectionUnit:
@@ -232,6 +244,24 @@ class ProtectionUnit:
     def capacity(self) -> int:
         """Grants that can be in force at once."""
         return self._control[Plat.GRANT_CAPACITY]
+
+    def touched(self, address: int, length: int, direction: int, since: int = 0) -> Touched | None:
+        """Return which bytes of [address, address + length) requests have touched after ``since``.
+
+        ``since``: a `RequestLog.count`. ``direction`` as `grant` has it: by device writes, reads,
+        or either. None: the unit does not know, for it was off, or forgot requests of that time.
+        """
+        if not (0 <= address < _U64 and 0 <= length < _U64):
+            raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, _grant(address, length, direction))
+        control = self._control
+        with self._lock.held():
+            control.set64(Plat.TOUCHED_ADDRESS_LO, address)
+            control.set64(Plat.TOUCHED_LENGTH_LO, length)
+            control[Plat.TOUCHED_SINCE] = since & 0xFFFF_FFFF
+            control[Plat.TOUCHED_DIRECTION] = int(direction) & 3
+            block = control.block(Plat.TOUCHED_KNOWN, _TOUCHED.size)
+        known, count, first = _TOUCHED.unpack(block)
+        return Touched(count, first) if known == 1 else None
 
     # Faults.
 

@@ -28,7 +28,7 @@ class Plat(IntEnum):
     arguments; PROTECTION_STATUS, read afterwards, ends it. FAULT_SELECT takes a sequence number (1
     is the first fault after reset); the FAULT_* registers then show that denied request while
     FAULT_VALID reads 1. The newest FAULT_CAPACITY faults are kept; FAULT_LOST counts those that
-    were overwritten.
+    were overwritten. While the unit is on, TOUCHED_* tell what the requests touched that passed it.
 
     The cache model takes a CacheCommand in CACHE_CTL; CACHE_STATUS, read afterwards, ends it.
     TRACK's virtual range and page tables are in the WITNESS_* registers, as for a walk.
@@ -100,6 +100,17 @@ class Plat(IntEnum):
     FAULT_GRANT_LENGTH_HI = 0x48C
     FAULT_GRANT_OWNER_LO = 0x490
     FAULT_GRANT_OWNER_HI = 0x494
+    TOUCHED_ADDRESS_LO = 0x4A0  # of a range on the bus that is asked about
+    TOUCHED_ADDRESS_HI = 0x4A4
+    TOUCHED_LENGTH_LO = 0x4A8
+    TOUCHED_LENGTH_HI = 0x4AC
+    TOUCHED_SINCE = 0x4B0  # by requests after this REQUEST_COUNT
+    TOUCHED_DIRECTION = 0x4B4  # GrantDirection: by device writes (IN), reads (OUT), or either
+    TOUCHED_KNOWN = 0x4B8  # 1: the next ones hold; else requests of that time are forgotten
+    TOUCHED_COUNT_LO = 0x4C0  # bytes of the range that were touched
+    TOUCHED_COUNT_HI = 0x4C4
+    TOUCHED_FIRST_LO = 0x4C8  # offset of the first byte that was not; the length: there is none
+    TOUCHED_FIRST_HI = 0x4CC
     CACHE_CTL = 0x500
     CACHE_STATUS = 0x504
     CACHE_MODE = 0x508  # CacheModelMode; CONFIGURE's, as the line and the seed
@@ -136,7 +147,7 @@ class Plat(IntEnum):
 
 
 PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
-PLATFORM_VERSION = 0x0001_0003
+PLATFORM_VERSION = 0x0001_0004
 REFUSED_CAPACITY = 64
 
 

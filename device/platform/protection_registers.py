@@ -10,11 +10,17 @@ from device.endpoints.registers import Access, Register, RegisterFile
 from device.layout import Plat, ProtectionCommand, ProtectionStatus
 
 from .protection import Grant, Protection, ProtectionError, ProtectionFault
+from .touched import Touched
 
 _WORD = 0xFFFF_FFFF
 _INPUTS = (
     *(Plat.GRANT_ADDRESS_LO, Plat.GRANT_ADDRESS_HI, Plat.GRANT_LENGTH_LO, Plat.GRANT_LENGTH_HI),
     *(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, Plat.GRANT_DIRECTION, Plat.GRANT_ID),
+)
+_TOUCHED_INPUTS = (
+    *(Plat.TOUCHED_ADDRESS_LO, Plat.TOUCHED_ADDRESS_HI),
+    *(Plat.TOUCHED_LENGTH_LO, Plat.TOUCHED_LENGTH_HI),
+    *(Plat.TOUCHED_SINCE, Plat.TOUCHED_DIRECTION),
 )
 _NO_GRANT = Grant(0, 0, 0, layout.GrantDirection(0), 0)
 
@@ -56,6 +62,7 @@ class ProtectionRegisters:
         event: Callable[..., None],
     ) -> None:
         self._control, self._unit = control, unit
+        self._touched = Touched()
         self._interconnect, self._event = interconnect, event
         control.add(
             (
@@ -72,6 +79,12 @@ class ProtectionRegisters:
                 Register(Plat.FAULT_SELECT, Access.RW),
                 Register(Plat.FAULT_VALID, read=lambda: int(self._selected() is not None)),
                 *(Register(each, read=self._reader(field)) for each, field in _FIELDS.items()),
+                *(Register(each, Access.RW) for each in _TOUCHED_INPUTS),
+                Register(Plat.TOUCHED_KNOWN, read=lambda: int(self._untouched() is not None)),
+                Register(Plat.TOUCHED_COUNT_LO, read=self._touched_count),
+                Register(Plat.TOUCHED_COUNT_HI, read=lambda: self._touched_count() >> 32),
+                Register(Plat.TOUCHED_FIRST_LO, read=self._first_untouched),
+                Register(Plat.TOUCHED_FIRST_HI, read=lambda: self._first_untouched() >> 32),
             ),
             self,
         )
@@ -86,6 +99,13 @@ class ProtectionRegisters:
         """Judge a request of some function."""
         fault = self._unit.check(request.address, request.length, write=request.write)
         if fault is None:
+            # It has its number when all of its ranges have passed.
+            self._touched.note(
+                request.address,
+                request.length,
+                self._interconnect.sequence + 1,
+                write=request.write,
+            )
             return None
         nearest = None if fault.nearest is None else _facts(fault.nearest)
         return Refusal(fault.reason, fault.byte, nearest)
@@ -131,7 +151,10 @@ class ProtectionRegisters:
         elif command is ProtectionCommand.NEXT_OWNER:
             control.set_pair(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, unit.next_owner(owner))
         else:
-            unit.enabled = command is ProtectionCommand.ENABLE
+            enabled = command is ProtectionCommand.ENABLE
+            if enabled and not unit.enabled:
+                self._touched.restart(self._interconnect.sequence)
+            unit.enabled = enabled
             # A unit that is off costs a DMA nothing, and a list of thousands nothing thousands of
             # times.
             change = (
@@ -139,6 +162,33 @@ class ProtectionRegisters:
             )
             change(self.check)
             self._event("protection", enabled=unit.enabled)
+
+    # What requests touched.
+
+    def _range(self) -> tuple[int, int]:
+        control = self._control
+        return (
+            control.pair(Plat.TOUCHED_ADDRESS_LO, Plat.TOUCHED_ADDRESS_HI),
+            control.pair(Plat.TOUCHED_LENGTH_LO, Plat.TOUCHED_LENGTH_HI),
+        )
+
+    def _untouched(self) -> list[tuple[int, int]] | None:
+        """Return what is untouched of the range asked about; None when that is not known."""
+        directions = layout.GrantDirection(self._control[Plat.TOUCHED_DIRECTION] & 3)
+        with self._interconnect.lock:
+            if not self._unit.enabled:
+                return None
+            since = self._control[Plat.TOUCHED_SINCE]
+            return self._touched.untouched(*self._range(), directions, since)
+
+    def _touched_count(self) -> int:
+        left = self._untouched() or []
+        return self._range()[1] - sum(end - start for start, end in left)
+
+    def _first_untouched(self) -> int:
+        address, length = self._range()
+        left = self._untouched()
+        return left[0][0] - address if left else length
 
     # Faults.
 

@@ -346,3 +346,33 @@ def test_reset_of_the_platform_drops_all_and_one_of_the_device_nothing(board: Bo
 def test_no_fault_shows_zeros(board: Board) -> None:
     for sequence in (0, 1, 0xFFFF_FFFF):
         assert not any(board.fault(sequence).values())
+
+
+# What requests touched.
+
+
+def touched(board: Board, address: int, length: int, since: int, direction: int) -> list[int]:
+    board.set64(Plat.TOUCHED_ADDRESS_LO, address)
+    board.set64(Plat.TOUCHED_LENGTH_LO, length)
+    write32(board.platform, 0, Plat.TOUCHED_SINCE, since)
+    write32(board.platform, 0, Plat.TOUCHED_DIRECTION, direction)
+    known = read32(board.platform, 0, Plat.TOUCHED_KNOWN)
+    return [known, board.get64(Plat.TOUCHED_COUNT_LO), board.get64(Plat.TOUCHED_FIRST_LO)]
+
+
+def test_the_registers_tell_what_requests_touched(board: Board) -> None:
+    bus = board.exerciser.bus
+    assert touched(board, BASE, 64, 0, IN)[0] == 0, "the unit is off"
+    board.enable()
+    board.grant(BASE, 64, IN_OUT)
+    since = read32(board.platform, 0, Plat.REQUEST_COUNT)
+    bus.write(BASE, bytes(16))
+    bus.read(BASE + 16, 16)
+    assert touched(board, BASE, 64, since, IN) == [1, 16, 16]
+    assert touched(board, BASE, 64, since, OUT) == [1, 16, 0]
+    assert touched(board, BASE, 64, since, IN_OUT) == [1, 32, 32]
+    assert touched(board, BASE, 16, since, IN) == [1, 16, 16]
+    assert touched(board, BASE, 64, since + 1, IN) == [1, 0, 0], "after that one"
+    with pytest.raises(DmaRefused):
+        bus.write(BASE + 32, bytes(64))
+    assert touched(board, BASE, 64, since, IN) == [1, 16, 16], "what is refused touches nothing"

@@ -23,6 +23,7 @@ from protection_unit import (
     ProtectionError,
     ProtectionFault,
     ProtectionUnit,
+    Touched,
     process_owner,
 )
 
@@ -292,3 +293,16 @@ def test_lock_that_cannot_be_had(locks: Path) -> None:
         CommandLock("rig").held(),
     ):
         pass
+
+
+def test_what_dma_touched(unit: ProtectionUnit, bar: ModelBar) -> None:
+    assert unit.touched(0x1000, 64, IN) is None, "the unit is off"
+    unit.enabled = True
+    assert unit.touched(0x1000, 64, IN) == Touched(0, 0)
+    bar.platform._protection._touched.note(0x1000, 16, 5, write=True)
+    assert unit.touched(0x1000, 64, IN, since=4) == Touched(16, 16)
+    assert unit.touched(0x1000, 16, IN, since=4) == Touched(16, 16)
+    assert unit.touched(0x1000, 64, OUT, since=4) == Touched(0, 0)
+    assert unit.touched(0x1000, 64, IN, since=5) == Touched(0, 0)
+    with pytest.raises(ProtectionError, match="BAD_ARGUMENT"):
+        unit.touched(-1, 64, IN)
