@@ -24,12 +24,25 @@ TESTS ?=
 
 export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE VMS KEEP GDB QEMU
 
+# A variable that nothing reads is a mistake: FAULTS=x ran without a fault.
+VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
+	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP LOAD N ORDER PROFILE PYTHON QEMU SECONDS \
+	SEED TARGET TESTS VENV VMS \
+	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
+UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
+	$(origin $(name)))),$(filter-out $(VARIABLES) MAKE% -%,$(name)))))
+ifneq (,$(UNKNOWN))
+ALIKE := $(filter $(foreach name,$(UNKNOWN),$(name:S=) $(name)S),$(VARIABLES))
+$(error nothing reads $(UNKNOWN)=; next: $(if $(ALIKE),write $(ALIKE)=,make help lists what there is))
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
 	faults generate lock clean clean-cache
 
-help: ## list the targets
+help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
+	@sed -nE '2,5s/^# ?/  /p' Makefile
 
 setup:
 	@host_harness/bootstrap.sh $(VENV)

@@ -176,6 +176,8 @@ def main(argv: list[str]) -> int:
                 stack.callback(server.close)
         except (OSError, ValueError, NoEndpoint, FaultError) as error:
             print(f"python -m device: {error}", file=sys.stderr)
+            if hint := getattr(error, "hint", ""):
+                print(f"  next: {hint}", file=sys.stderr)
             return _USAGE_ERROR
         _watch(watched, options.patience)
         status = _serve(servers, die_with_stdin=options.die_with_stdin)

@@ -16,7 +16,11 @@ DEFAULT = "device.endpoints.exerciser:Exerciser"
 
 
 class NoEndpoint(Exception):
-    """What was named cannot be served; the message says why, and what to write instead."""
+    """What was named cannot be served; the message says why, and ``hint`` what to do next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def find(name: str) -> type[Endpoint]:
@@ -29,6 +33,7 @@ def find(name: str) -> type[Endpoint]:
     if not (module_name and colon and class_name.isidentifier()):
         raise NoEndpoint(f"--endpoint {name}: write module:Class, such as {DEFAULT}")
     here = str(Path.cwd())
+    _check_not_hidden(name, module_name)
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -36,27 +41,46 @@ def find(name: str) -> type[Endpoint]:
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise NoEndpoint(
-                f"--endpoint {name}: {module_name} imports {error.name}, which is not there"
+                f"--endpoint {name}: {module_name} imports {error.name}, which is not there",
+                f"install {error.name}, or put its folder on PYTHONPATH",
             ) from error
         raise NoEndpoint(
-            f"--endpoint {name}: there is no module {module_name} in {here} or on PYTHONPATH"
+            f"--endpoint {name}: there is no module {module_name} in {here} or on PYTHONPATH",
+            "name MODULE:CLASS, with the module's folder current or on PYTHONPATH",
         ) from error
     except Exception as error:
         raise NoEndpoint(
-            f"--endpoint {name}: {module_name} cannot be imported: {error!r}"
+            f"--endpoint {name}: {module_name} cannot be imported: {error!r}", f"mend {module_name}"
         ) from error
     found = getattr(module, class_name, None)
     if found is None:
         there = [each for each, kind in vars(module).items() if _is_endpoint(kind)]
         listed = f"; it has {', '.join(there)}" if there else ""
-        raise NoEndpoint(f"--endpoint {name}: {module_name} has no {class_name}{listed}")
+        raise NoEndpoint(
+            f"--endpoint {name}: {module_name} has no {class_name}{listed}",
+            f"name a class of {module.__file__}",
+        )
     if not _is_endpoint(found):
         raise NoEndpoint(
             f"--endpoint {name}: {class_name} is no Endpoint; subclass "
-            "device.endpoints.base.Endpoint"
+            "device.endpoints.base.Endpoint",
+            "docs/tutorial.md makes one",
         )
     chosen: type[Endpoint] = found
     return chosen
+
+
+def _check_not_hidden(name: str, module_name: str) -> None:
+    """Refuse a file of the current folder that this project's own package hides."""
+    package = __package__ or ""
+    own = Path(__file__).resolve().parent
+    for theirs in Path.cwd() / f"{package}.py", Path.cwd() / package:
+        if module_name.partition(".")[0] == package and theirs.exists() and theirs != own:
+            raise NoEndpoint(
+                f"--endpoint {name}: {theirs} has the name of dma-rehearsal's own package "
+                f"`{package}`, which is found first",
+                f"rename {theirs.name}, such as my_{theirs.name}",
+            )
 
 
 def _is_endpoint(found: object) -> bool:
@@ -73,11 +97,14 @@ def make(chosen: Callable[..., Endpoint], name: str, trace: Trace, **options: An
     except TypeError as error:
         given = "".join(f", {each}=..." for each in options)
         raise NoEndpoint(
-            f"--endpoint {name}: it cannot be made with (trace{given}): {error}"
+            f"--endpoint {name}: it cannot be made with (trace{given}): {error}",
+            f"mend the constructor of {name.partition(':')[2]}, or leave out the options",
         ) from error
     try:
         return chosen(trace, **options)
     except ValueError:
         raise
     except Exception as error:
-        raise NoEndpoint(f"--endpoint {name}: it cannot be made: {error!r}") from error
+        raise NoEndpoint(
+            f"--endpoint {name}: it cannot be made: {error!r}", f"mend {name.partition(':')[2]}"
+        ) from error

@@ -14,7 +14,14 @@ from .platform.platform import Platform
 
 
 class FaultError(Exception):
-    """A fault that cannot be set; the message says why, and nothing has changed."""
+    """A fault that cannot be set; the message says why, and nothing has changed.
+
+    ``hint`` says what to do next, where that is known.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class FaultSwitch:
@@ -38,14 +45,17 @@ class FaultSwitch:
         try:
             self.put_on(SOUND if name is None else FAULTS[name])
         except FaultError as error:
-            raise FaultError(f"the fault {name} {error}") from None
+            raise FaultError(f"the fault {name} {error}", error.hint) from None
 
     def put_on(self, fault: Fault) -> None:
         """Have ``fault`` act in place of what was put on before. FaultError as in `set`."""
         if fault.exerciser is not Exerciser:
             for kind in self._kinds:
                 if kind is not Exerciser and kind.__bases__ != (Referring, Exerciser):
-                    raise FaultError(f"is one of the exerciser's, and {kind.__name__} is another")
+                    raise FaultError(
+                        f"is one of the exerciser's, and {kind.__name__} is another",
+                        f"choose a fault of the bus or the platform, or leave {kind.__name__} out",
+                    )
         for endpoint, kind in zip(self._endpoints, self._kinds, strict=True):
             _become(endpoint, kind if fault.exerciser is Exerciser else _like(kind, fault))
         _become(self._platform, fault.platform)

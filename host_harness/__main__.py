@@ -165,6 +165,11 @@ def main(argv: list[str]) -> Status:
 
 
 def _given() -> Options:
+    for name, meant in options.overlooked(os.environ).items():
+        print(
+            f"note: nothing reads {name} of the environment; for {meant} see --help",
+            file=sys.stderr,
+        )
     return options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
 
 

@@ -303,6 +303,9 @@ def main(arguments: list[str]) -> Status:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Status.NO_VERDICT
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from .errors import UsageError
 from .fault import Fault, Place
 from .faults_allocator import ALLOCATOR, DRIVER, MAPPER
@@ -19,12 +21,17 @@ FAULTS = (*DEVICE, *CACHE, *DRIVER, *ALLOCATOR, *BEHIND_IOMMU, *MAPPER, *CHANNEL
 
 
 def find(name: str) -> Fault:
-    """Return the fault of that name; UsageError lists the names when there is none."""
+    """Return the fault of that name; UsageError says which are like it when there is none."""
     for fault in FAULTS:
         if fault.name == name:
             return fault
-    names = ", ".join(fault.name for fault in FAULTS)
-    raise UsageError(f"there is no fault {name!r}", f"choose one of: {names} (make faults)")
+    names = [fault.name for fault in FAULTS]
+    alike = difflib.get_close_matches(name, names, 5, 0.5)
+    choice = "".join(f"\n    {each}" for each in alike or names)
+    raise UsageError(
+        f"there is no fault {name!r}",
+        f"choose one of these{' (make faults lists all)' if alike else ''}:{choice}",
+    )
 
 
 def listing() -> str:

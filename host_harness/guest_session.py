@@ -155,7 +155,7 @@ class GuestSession:
             iommu=options.iommu,
         )
         if collected.left_out:
-            self.rig.progress.line()  # pytest is in the midst of its own
+            self.rig.progress.line(transient=True)  # pytest is in the midst of its own
             for why, count in sorted(collected.left_out.items()):
                 self.rig.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
         return [

@@ -216,12 +216,23 @@ def _connect_monitor(vm: Vm) -> None:
         raise vm.lost("QEMU up", f"the monitor does not answer ({error}); {state}") from error
 
 
+def _endpoint_refused(endpoint: str, log: Path) -> UsageError:
+    """Return the error of an endpoint that cannot be served, by the words of the device process."""
+    *said, last = tail(log, 4) or [""]
+    _, is_hint, hint = last.partition("next: ")
+    if not is_hint:
+        said.append(last)
+        hint = f"mend {endpoint.partition(':')[2]}: docs/tutorial.md says what an endpoint can have"
+    return UsageError(f"ENDPOINT={endpoint}: {' '.join(said)}", hint)
+
+
 def _start_device(
     stack: ExitStack, launch: Launch, exerciser: Path, platform: Path, peer: Path | None
 ) -> subprocess.Popen[bytes]:
     folder, fault = launch.folder, launch.options.fault
     argv = [
-        *(sys.executable, "-m", "device", "--die-with-stdin"),
+        # -P: a device.py in the current folder is somebody else's.
+        *(sys.executable, "-P", "-m", "device", "--die-with-stdin"),
         *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
         *("--control-socket", str(platform.with_name(device_control.SOCKET))),
         *(("--peer-socket", str(peer)) if peer else ()),
@@ -263,11 +274,7 @@ def _start_device(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 device.wait(5)
             if device.returncode == Status.USAGE and launch.options.endpoint:
-                said = " ".join(tail(folder / "device.log", 3))
-                raise UsageError(
-                    f"ENDPOINT={launch.options.endpoint}: {said}",
-                    "name MODULE:CLASS, with the module's folder current or on PYTHONPATH",
-                )
+                raise _endpoint_refused(launch.options.endpoint, folder / "device.log")
             reason = f"is not ready ({how_it_ended(device)})"
         else:
             reason = f"is not ready within its deadline of {limit:g} s"

@@ -113,6 +113,19 @@ class Options:
         return self.vms is not None and self.vms > 1
 
 
+def overlooked(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that nothing reads, each with the option that it was to be, by an S too
+    many or too few: FAULTS for FAULT.
+    """
+    known = {option.variable for option in OPTIONS}
+    meant = {f"{name}S": name for name in known} | {name.removesuffix("S"): name for name in known}
+    return {
+        name: meant[name]
+        for name in sorted(environment)
+        if name in meant and name not in known and environment[name]
+    }
+
+
 def parse(given: Mapping[str, str]) -> Options:
     """Check the options, by name; empty ones were not given. UsageError says what is wrong."""
     given = {name: text for name, text in given.items() if text}

@@ -47,11 +47,15 @@ class Progress:
             print(f"[{self._now():6.1f}s] {text}", file=self._stream, flush=True)
             self._draw()
 
-    def line(self) -> None:
-        """Begin a new line, where pytest has begun one of its own."""
+    def line(self, *, transient: bool = False) -> None:
+        """Begin a new line, where pytest has begun one of its own.
+
+        ``transient``: that one is to be written again, and on a terminal this takes its place.
+        """
         if not self._quiet:
+            again = transient and self._stream.isatty()
             with self._uncaptured():
-                print(file=self._stream, flush=True)
+                print("\r\033[K" if again else "\n", end="", file=self._stream, flush=True)
 
     @contextmanager
     def phase(self, name: str, *, silent: bool = False) -> Iterator[None]:

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from .options import OPTIONS, Options
@@ -43,17 +44,19 @@ class Replay:
         given = {**options.given, "seed": str(options.seed)}
         settings = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
         words = list(self.argv)
+        arguments = self.arguments
         if self.root:
             words += _flags(given)
+            arguments = _without_options(arguments, self.argv)
         else:
             settings = {
                 each.variable: given[each.name] for each in OPTIONS if each.name in given
             } | settings
         if 0 < len(failed) <= _NAMED_MAX:
-            words += _without_selection(self.arguments, self.positional)
+            words += _without_selection(arguments, self.positional)
             words += [self._selecting(nodeid) for nodeid in failed]
         else:
-            words += self.arguments
+            words += arguments
         variables = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
         return f"cd {shlex.quote(str(self.folder))} && {variables}{shlex.join(words)}"
 
@@ -70,6 +73,23 @@ def _flags(given: Mapping[str, str]) -> list[str]:
         for each in OPTIONS
         if each.name in given
     ]
+
+
+def _without_options(arguments: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """Return the arguments but the options of a run and the plugins that ``argv`` names already."""
+    valued = {f"--vm-{each.name}" for each in OPTIONS if not each.is_flag}
+    flags = {f"--vm-{each.name}" for each in OPTIONS if each.is_flag}
+    plugins = [word for before, word in pairwise(argv) if before == "-p"]
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in valued:
+            next(words, None)
+        elif word == "-p" and (plugin := next(words, "")) not in plugins:
+            kept += [word, plugin]
+        elif word not in (*flags, "-p") and word.partition("=")[0] not in valued:
+            kept.append(word)
+    return kept
 
 
 def _without_selection(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ import pytest
 
 from . import channel_faults, faults, fixtures, iommu_faults, services, session_process
 from .attestation import LEFT_OUT, SettingsPlugin, marked_promises
+from .beside import ModulesBeside
 from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
 from .host import Host, HostPlugin
 
@@ -201,7 +202,7 @@ def _session(channel: Channel, configuration: Message) -> None:
             *("-p", "no:cacheprovider", "-p", "no:terminal", "--strict-markers"),
             *arguments,
         ],
-        plugins=[plugin, fixtures, settings, HostPlugin(Host(channel)), *extra],
+        plugins=[plugin, fixtures, settings, HostPlugin(Host(channel)), ModulesBeside(), *extra],
     )
     if plugin.unusable:
         channel.send({"type": "unusable", "text": plugin.unusable})

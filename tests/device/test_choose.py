@@ -102,6 +102,43 @@ def test_options_of_the_exerciser_alone(folder: Path, argv: list[str], words: st
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["no_such_module:Own"], "with the module's folder current or on PYTHONPATH"),
+        (["needy_device:Own"], "install no_such_library"),
+        (["broken_device:Own"], "mend broken_device"),
+        (["own_device:Owm"], "name a class of "),
+        (["own_device:Failing"], "mend Failing"),
+        (["own_device:Own", "--fault", "msix-dropped"], "leave Own out"),
+    ],
+)
+def test_next_step_is_that_of_the_cause(folder: Path, argv: list[str], words: str) -> None:
+    said = call(folder, "--endpoint", *argv).stderr.splitlines()
+    assert said[-1].startswith("  next: ")
+    assert words in said[-1]
+
+
+@pytest.mark.parametrize("theirs", ["device.py", "device/__init__.py"])
+def test_module_that_our_package_hides_is_named(tmp_path: Path, theirs: str) -> None:
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).write_text(OWN)
+    sockets = ("--endpoint-socket", str(tmp_path / "e"), "--platform-socket", str(tmp_path / "p"))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "device", *sockets, "--endpoint", "device:Own"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    place = tmp_path / theirs.partition("/")[0]
+    assert f"{place} has the name of dma-rehearsal's own package `device`" in done.stderr
+    assert f"next: rename {place.name}" in done.stderr
+
+
 def test_class_of_another_folder_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder))
     with running(folder, "--endpoint", "own_device:Own"):

@@ -220,3 +220,10 @@ def test_clean_cache_reports_what_it_freed(cache_root: Path) -> None:
 
 def test_unknown_word_is_a_usage_error() -> None:
     assert run_within([], [sys.executable, "-m", "host_harness.doctor", "x"]).returncode == 2
+
+
+def test_reader_that_has_seen_enough_is_no_traceback() -> None:
+    done = run_within([], ["sh", "-c", f"{sys.executable} -m host_harness.doctor | head -n 1"])
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from device import profile
-from host_harness import deadlines, options
+from host_harness import deadlines, faults, options
 from host_harness.errors import UsageError
 from host_harness.options import OPTIONS
 from host_harness.replay import Replay
@@ -172,3 +172,37 @@ def test_many_failures_are_replayed_by_the_selection_that_was_given() -> None:
 def test_every_option_has_a_help_text() -> None:
     assert all(option.help and option.metavar for option in OPTIONS)
     assert len({option.variable for option in OPTIONS}) == len(OPTIONS)
+
+
+def test_replay_gives_each_option_once() -> None:
+    """The settings that were found, defaults of the configuration file among them, come first."""
+    arguments = [
+        *("-p", "mine", "-p", "rig", "--vm-fault=report-lost", "--vm-append", "a=1 b=2"),
+        *("--vm-keep", "-x", "--vm", "guest_tests", "--vm-runs=elsewhere"),
+    ]
+    replay = Replay(["pytest", "-p", "rig"], arguments, Path("/p"), root=Path("/p"))
+    words = shlex.split(replay.command(options.parse(GIVEN), []))
+    assert words[words.index("--vm-keep") + 1 :] == [
+        *("-p", "mine", "-x", "--vm", "guest_tests", "--vm-runs=elsewhere")
+    ]
+    assert sum(word.startswith(("--vm-fault", "--vm-append", "--vm-keep")) for word in words) == 3
+
+
+def test_fault_that_is_not_there_is_answered_with_those_that_are_like_it() -> None:
+    with pytest.raises(UsageError) as error:
+        options.parse({"fault": "device-read-flop"})
+    said = str(error.value).splitlines()
+    assert "    device-read-flip" in said
+    assert len(said) < 8
+    assert "make faults lists all" in said[1]
+
+
+def test_fault_that_is_like_no_other_is_answered_with_all_one_a_line() -> None:
+    with pytest.raises(UsageError) as error:
+        options.parse({"fault": "xyzzy"})
+    assert str(error.value).splitlines()[2:] == [f"    {fault.name}" for fault in faults.FAULTS]
+
+
+def test_variable_that_nothing_reads_is_overlooked_no_more() -> None:
+    given = {"FAULTS": "x", "PROFILES": "y", "VM": "1", "SEED": "1", "IOMMUS": "", "HOME": "/"}
+    assert options.overlooked(given) == {"FAULTS": "FAULT", "PROFILES": "PROFILE", "VM": "VMS"}

@@ -393,6 +393,59 @@ def test_path_that_is_not_there_is_named(start: Start) -> None:
     assert "suite/test_nothing.py" in last["text"]
 
 
+BESIDE = """
+from helper_of_tests import NUMBER
+
+def test_number():
+    assert NUMBER == 7
+"""
+
+
+def test_module_beside_a_test_is_found_as_in_plain_pytest(start: Start) -> None:
+    guest = start(test_it=BESIDE, helper_of_tests="NUMBER = 7\n")
+    names = guest.collect()
+    assert [each["outcome"] for each in guest.run(names["test_number"])] == ["passed"] * 3
+    guest.end()
+
+
+def test_module_in_the_folder_of_a_package_of_tests_is_found(start: Start) -> None:
+    guest = start(helper_of_tests="NUMBER = 7\n")
+    package = guest.folder / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "test_it.py").write_text(BESIDE)
+    assert list(guest.collect()) == ["test_number"]
+    guest.end()
+
+
+def test_modules_of_one_name_in_two_folders_are_an_error_that_names_both(start: Start) -> None:
+    guest = start()
+    for name in "one", "two":
+        folder = guest.folder / name
+        folder.mkdir()
+        (folder / "helper_of_tests.py").write_text("NUMBER = 7\n")
+        (folder / f"test_{name}.py").write_text(BESIDE)
+    guest.configure()
+    collected = guest.receive()
+    words = collected["errors"][0]["longrepr"]
+    for name in "one", "two":
+        assert str(guest.folder / name / "helper_of_tests.py") in words
+    assert "rename one of them" in words
+    guest.end()
+
+
+def test_module_of_the_rig_is_not_hidden_by_one_beside_a_test(start: Start) -> None:
+    guest = start()
+    folder = guest.folder / "tests"
+    folder.mkdir()
+    (folder / "exerciser.py").touch()
+    test = "import exerciser\n\ndef test_it():\n    assert exerciser.Exerciser\n"
+    (folder / "test_it.py").write_text(test)
+    names = guest.collect()
+    assert [each["outcome"] for each in guest.run(names["test_it"])] == ["passed"] * 3
+    guest.end()
+
+
 HARD = """
 import os, signal, pytest
 

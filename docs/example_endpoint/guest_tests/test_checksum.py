@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from checksum import ChecksumEngine, Result
 from iobuffer import kIODirectionOut
 from layout import DmaReason
 from suite.attestation import Attest
 from suite.bench import MakeBuffer
 from suite.patterns import Patterns
-
-sys.path.insert(0, str(Path(__file__).parent))
-from checksum import ChecksumEngine, Result
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-from iobuffer import kIODirectionIn, kIODirectionOut, kIOMapWriteCombineCache
-
-sys.path.insert(0, str(Path(__file__).parent))
 import ring
+from iobuffer import kIODirectionIn, kIODirectionOut, kIOMapWriteCombineCache
 
 
 @pytest.mark.promise("kIOMapWriteCombineCache")

@@ -1,0 +1,54 @@
+"""A file of a user's that has the name of one of our packages is named, and no riddle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from host_harness.launch import _endpoint_refused
+from host_harness.payload import SOURCE
+from tests.host_harness.runs import clean_environment
+
+
+@pytest.mark.parametrize("module", ["host_harness", "pytest"])
+def test_device_py_of_a_project(tmp_path: Path, module: str) -> None:
+    (tmp_path / "device.py").write_text("from device.endpoints.base import Endpoint\n")
+    plugin = ["-p", "host_harness.pytest_plugin"] if module == "pytest" else []
+    done = subprocess.run(
+        [sys.executable, "-m", module, *plugin, "--help"],
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(SOURCE)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert f"{tmp_path / 'device.py'} is found as `device`" in last
+    assert "next: rename that file" in last
+
+
+@pytest.mark.parametrize(
+    ("log", "said", "hint"),
+    [
+        (
+            "python -m device: no module x\n  next: name MODULE:CLASS\n",
+            "no module x",
+            "name MODULE",
+        ),
+        ("python -m device: 3000 MSI-X vectors\n", "3000 MSI-X vectors", "mend Nic: docs/tutorial"),
+        ("", "ENDPOINT=nic:Nic", "mend Nic"),
+    ],
+)
+def test_hint_of_the_device_process_is_the_one_that_is_told(
+    tmp_path: Path, log: str, said: str, hint: str
+) -> None:
+    (tmp_path / "device.log").write_text(log)
+    error = _endpoint_refused("nic:Nic", tmp_path / "device.log")
+    assert said in str(error)
+    assert error.hint.startswith(hint)
+    assert str(error).count("next: ") == 1
