@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_SHOWN = 16  # bytes
+from device.layout import CacheMissingCall, CacheOperation, CacheReport, CacheReportKind
+from device.layout.cache_words import report_words
 
 Event = Mapping[str, Any]
 
@@ -37,19 +38,20 @@ def complaint(lines: list[str]) -> str:
     return f"the cache model reports what no test took: {lines[0]}{more}"
 
 
-def _said(report: Event) -> str:
-    more = f" and {report['lines'] - 1} more" if report["lines"] > 1 else ""
-    data = ""
-    if report["expected"] or report["seen"]:
-        data = f"; expected {_shown(report['expected'])}, seen {_shown(report['seen'])}"
-    return (
-        f"{report['kind']} in buffer {report['tag']:#x}, offset {report['offset']}, line "
-        f"{report['line']}{more}{data}; found by {report['by']} (operation {report['number']}), "
-        f"the last on that line was {report['last']} (operation {report['last_number']}); missing: "
-        f"{report['missing']}"
+def _said(event: Event) -> str:
+    report = CacheReport(
+        kind=CacheReportKind[event["kind"]],
+        missing=CacheMissingCall[event["missing"]],
+        by=CacheOperation[event["by"]],
+        last=CacheOperation[event["last"]],
+        tag=event["tag"],
+        other=event["other"],
+        line=event["line"],
+        lines=event["lines"],
+        offset=event["offset"],
+        number=event["number"],
+        last_number=event["last_number"],
+        expected=bytes.fromhex(event["expected"]),
+        seen=bytes.fromhex(event["seen"]),
     )
-
-
-def _shown(text: str) -> str:
-    data = bytes.fromhex(text)
-    return data[:_SHOWN].hex(" ") + (" ..." if len(data) > _SHOWN else "")
+    return report_words(report, lambda tag: f"buffer {tag:#x}")

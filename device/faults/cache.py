@@ -41,7 +41,10 @@ FAULTS: dict[str, Fault] = {
         "cache-snooped-write-not-in-image": "does not take snooped writes to memory",
         "cache-written-mark-forgotten": "forgets which bytes were written without a snoop",
         "cache-dirty-not-seen": "does not see the stores of the CPU to write-back memory",
-        "cache-may-have-stored-forgotten": "takes a line for clean that the CPU may have stored to",
+        "cache-stale-read-forgotten": "forgets that a device has read older bytes than were stored",
+        "cache-owner-forgotten": "reports at the release whatever is dirty, whoever owns it",
+        "cache-maintenance-takes-nothing-back": "gives the CPU nothing back by a flush",
+        "cache-shared-line-not-seen": "does not see that a line has two owners",
         "cache-snapshot-before-maintenance": (
             "remembers what the device got as it was before the maintenance"
         ),

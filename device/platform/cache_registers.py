@@ -237,6 +237,7 @@ class CacheRegisters:
                 kind=each.kind.name,
                 missing=each.missing.name,
                 tag=each.buffer,
+                other=each.other,
                 offset=each.offset,
                 line=each.line,
                 lines=each.lines,
@@ -254,7 +255,7 @@ _COMMANDS = frozenset(CacheCommand)
 
 def _as_record(report: Report) -> CacheReport:
     return CacheReport(
-        *(report.kind, report.missing, report.by, report.last, report.buffer, report.line),
-        *(report.lines, report.offset, report.number, report.last_number),
+        *(report.kind, report.missing, report.by, report.last, report.buffer, report.other),
+        *(report.line, report.lines, report.offset, report.number, report.last_number),
         *(report.expected, report.seen),
     )

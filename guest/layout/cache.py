@@ -94,32 +94,35 @@ class CacheReportKind(IntEnum):
     STORED_WHILE_DEVICE_OWNS = 1
     WRITE_TO_DIRTY_LINE = 2
     DEVICE_BYTES_LOST = 3
-    DEVICE_BYTES_AT_RISK = 4
-    CPU_BYTES_LOST = 5
-    RELEASED_DIRTY = 6
-    RELEASED_UNREAD = 7
-    WRONG_DIRECTION = 8
+    CPU_BYTES_LOST = 4
+    RELEASED_DIRTY = 5
+    RELEASED_UNREAD = 6
+    WRONG_DIRECTION = 7
 
 
 class CacheMissingCall(IntEnum):
-    """What the driver should have called."""
+    """What the driver should have called, or why no call is missing."""
 
     SYNC_FOR_DEVICE_AFTER_STORE = 1
     SYNC_FOR_DEVICE_BEFORE_RECEIVE = 2
     SYNC_FOR_CPU_BEFORE_STORE = 3
     SYNC_FOR_CPU_AFTER_RECEIVE = 4
     SYNC_WITH_THE_BUFFERS_DIRECTION = 5
+    SYNC_FOR_DEVICE_AGAIN = 6  # after the store: the one that came is older
+    NONE_LINE_IS_SHARED = 7  # of two owners: one stores where the other's bytes are
+    NONE_DIRECTION_IS_OUT = 8  # the buffer's own, and the device has written to it
 
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
     """One report of the cache model: 560 bytes in the platform's BAR1.
 
-    ``tag`` names the buffer; ``offset`` is in bytes from its first one (negative where it begins
-    inside its first line), ``line`` counts its lines from 0, ``lines`` adjacent ones suffered the
-    same. ``expected`` and ``seen``: bytes from ``offset`` on in the first of them, what a correct
-    driver's data would be, and what took its place. The operation ``by`` found it, and ``last`` was
-    the last on that line before; both have numbers.
+    ``tag`` names the buffer, ``other`` the one whose bytes suffered: the same, unless they share a
+    line. ``line`` counts the buffer's lines from 0, ``lines`` adjacent ones suffered the same.
+    ``expected`` and ``seen``: bytes in the first of them that differs, what a correct driver's data
+    would be, and what took its place; ``offset`` is where they begin, in bytes from the buffer's
+    first one (negative where it begins inside its first line). The operation ``by`` found it, and
+    ``last`` was the last on the first line before; both have numbers.
     """
 
     kind: CacheReportKind
@@ -127,6 +130,7 @@ class CacheReport:
     by: CacheOperation
     last: CacheOperation
     tag: int
+    other: int
     line: int
     lines: int
     offset: int
@@ -135,22 +139,30 @@ class CacheReport:
     expected: bytes
     seen: bytes
 
-    STRUCT = struct.Struct("<4B3IqQQHH4x")
+    STRUCT = struct.Struct("<4B4IqQQHH")
     BYTES = max(CACHE_LINE_SIZES)
     SIZE = STRUCT.size + 2 * BYTES
 
     def pack(self) -> bytes:
         """Return the record's ``SIZE`` bytes."""
         head = self.STRUCT.pack(
-            *(self.kind, self.missing, self.by, self.last, self.tag, self.line, self.lines),
-            *(self.offset, self.number, self.last_number, len(self.expected), len(self.seen)),
+            *(self.kind, self.missing, self.by, self.last, self.tag, self.other),
+            *(
+                self.line,
+                self.lines,
+                self.offset,
+                self.number,
+                self.last_number,
+                len(self.expected),
+                len(self.seen),
+            ),
         )
         return head + self.expected.ljust(self.BYTES, b"\0") + self.seen.ljust(self.BYTES, b"\0")
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> CacheReport:
         """Read a record's bytes; ValueError for one that no model writes."""
-        kind, missing, by, last, tag, line, lines, *rest = cls.STRUCT.unpack_from(data)
+        kind, missing, by, last, tag, other, line, lines, *rest = cls.STRUCT.unpack_from(data)
         offset, number, last_number, expected, seen = rest
         if max(expected, seen) > cls.BYTES:
             raise ValueError(f"a report of {expected} and {seen} bytes")
@@ -160,7 +172,7 @@ class CacheReport:
             CacheMissingCall(missing),
             CacheOperation(by),
             CacheOperation(last),
-            *(tag, line, lines),
+            *(tag, other, line, lines),
             *(offset, number, last_number),
             bytes(data[first : first + expected]),
             bytes(data[second : second + seen]),

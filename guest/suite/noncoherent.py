@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from cache_unit import CacheMissingCall, CacheModelMode, CacheReport, CacheReportKind, CacheUnit
+from cache_unit import CacheModelMode, CacheReport, CacheReportKind, CacheUnit
 from exerciser import DmaRecord
 from iobuffer import (
     IOBufferMemoryDescriptor,
@@ -20,8 +20,10 @@ from iobuffer import (
     current_task,
     kIODirectionInOut,
     kIOMapInhibitCache,
+    provenance,
 )
 from layout import DmaAttribute
+from layout.cache_words import report_words
 from platform_coherence import PlatformCoherence
 from platform_command import PlatformDeviceError
 
@@ -32,14 +34,7 @@ from .buffers import reached_pool
 
 LINE = 64  # bytes
 _PAGE = 4096  # bytes
-_SHOWN = 16  # bytes of a report
-_CALLS = {
-    CacheMissingCall.SYNC_FOR_DEVICE_AFTER_STORE: "sync_for_device() after the store",
-    CacheMissingCall.SYNC_FOR_DEVICE_BEFORE_RECEIVE: "sync_for_device() before the receive",
-    CacheMissingCall.SYNC_FOR_CPU_BEFORE_STORE: "sync_for_cpu() before the store",
-    CacheMissingCall.SYNC_FOR_CPU_AFTER_RECEIVE: "sync_for_cpu() after the receive",
-    CacheMissingCall.SYNC_WITH_THE_BUFFERS_DIRECTION: "the sync with the buffer's own direction",
-}
+provenance.transparent(__name__)
 
 
 @dataclass(slots=True)
@@ -125,16 +120,7 @@ class NonCoherent:
 
     def said(self, report: CacheReport) -> str:
         """Return a report as a user gets it."""
-        many = f" and {report.lines - 1} more" if report.lines > 1 else ""
-        data = ""
-        if report.expected or report.seen:
-            data = f"; expected {_shown(report.expected)}, seen {_shown(report.seen)}"
-        return (
-            f"{report.kind.name} in {self.caches.name_of(report.tag)}, offset {report.offset}, "
-            f"line {report.line}{many}{data}; found by {report.by.name} (operation "
-            f"{report.number}), the last on that line was {report.last.name} (operation "
-            f"{report.last_number}); missing: {_CALLS[report.missing]}"
-        )
+        return report_words(report, self.caches.name_of)
 
     def settle(self) -> None:
         """Release the buffers; `CheckFailed` when the model has reports that nobody expected."""
@@ -158,10 +144,6 @@ class NonCoherent:
 
     def _said_all(self, found: list[CacheReport]) -> str:
         return "; and ".join(self.said(each) for each in found) or "there are none"
-
-
-def _shown(data: bytes) -> str:
-    return data[:_SHOWN].hex(" ") + (" ..." if len(data) > _SHOWN else "")
 
 
 @contextmanager

@@ -71,8 +71,12 @@ def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -
         with board.expects(CacheReportKind.CPU_BYTES_LOST) as reports:
             received.sync_for_cpu()
         lost = neighbour.readBytes(0, 40)
+        name = board.caches.name_of(board.caches.tag_of(neighbour))
         kept = received.readBytes(0, 40) == content and lost == bytes(40)
         said = board.said(reports[0])
+        kept = kept and f"these bytes are those of {name}, in" in said
+        kept = kept and f"made at {neighbour.made_at}" in name
+        kept = kept and f"expected {stored[:16].hex(' ')} ..., seen 00" in said
     attest(
         PROMISE,
         asked=f"two buffers in one line of {BIG_LINE} bytes: {len(warned)} warnings",

@@ -1,4 +1,4 @@
-"""Eight mistakes of drivers, and the report that each gets on a board that is not coherent.
+"""Mistakes of drivers, and the report that each gets on a board that is not coherent.
 
 On a coherent PC all of them work.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from cache_unit import CacheMissingCall
 from cache_unit import CacheReportKind as Kind
 from exerciser_parts import DescriptorRing, held_dma
 from iobuffer import (
@@ -82,22 +83,28 @@ def test_sync_forgotten_after_receive(
     )
 
 
-def test_second_receive_without_its_sync(
+def test_second_receive_after_a_store_without_its_sync(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
-    """The CPU may have stored what was there already: no comparison sees that, a board does."""
+    """Without a store it is right; see `test_cache_right_drivers`."""
     old, first, second = (data.take(LENGTH) for _ in range(3))
     memory = make(noncoherent, kIODirectionIn, old)
     noncoherent.writes(memory, 0, first)
     memory.sync_for_cpu()
+    mark = inverted(first[LINE : LINE + 4])
+    memory.writeBytes(LINE, mark)
     with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
         noncoherent.writes(memory, 0, second)
-    memory.sync_for_cpu()
+    with noncoherent.expects(Kind.CPU_BYTES_LOST):
+        memory.sync_for_cpu()
+    said = noncoherent.said(reports[0])
     attest(
         PROMISE,
-        asked="second receive without its sync_for_device",
-        attested=noncoherent.said(reports[0]),
-        kept=(reports[0].offset, reports[0].lines) == (0, 4)
+        asked="second receive after a store, without its sync_for_device",
+        attested=said,
+        kept=(reports[0].line, reports[0].lines) == (1, 1)
+        and f"offset {LINE}, line 1; expected {mark.hex(' ')}, seen " in said
+        and said.endswith("missing: sync_for_device() before the receive")
         and memory.readBytes(0, LENGTH) == second,
     )
 
@@ -195,6 +202,50 @@ def test_unmapped_before_completion(
         and left == due
         and "DMA may be active" in refused,
         reason=f"{record}; {difference(due, left)}; {refused}",
+    )
+
+
+def test_transmit_that_was_never_given(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """No sync at all: the device reads what was in memory before the buffer."""
+    content = data.take(LENGTH)
+    memory = noncoherent.buffer(kIODirectionOut | kIOMapCopybackCache, LENGTH)
+    memory.writeBytes(0, content)
+    sent = noncoherent.reads(memory, LINE, LINE)
+    with noncoherent.expects(Kind.RELEASED_DIRTY) as reports:
+        memory.release()
+    said = noncoherent.said(reports[0])
+    attest(
+        PROMISE,
+        asked="transmit that was never given to the device",
+        attested=said,
+        kept=sent != content[LINE : 2 * LINE]
+        and (reports[0].line, reports[0].lines) == (1, 1)
+        and said.endswith("missing: sync_for_device() after the store"),
+    )
+
+
+@pytest.mark.unlimited("alignment")
+def test_two_parts_of_a_buffer_in_one_line(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """Each sync is in its place; the line is the mistake, and the report says so."""
+    memory = make(noncoherent, kIODirectionInOut, data.take(LENGTH))
+    half, stored = LINE // 2, data.take(4)
+    memory.writeBytes(half - 4, stored)
+    with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
+        noncoherent.writes(memory, half, data.take(half))
+    with noncoherent.expects(Kind.CPU_BYTES_LOST) as lost:
+        memory.sync_for_cpu(half, half)
+    said = noncoherent.said(reports[0])
+    attest(
+        PROMISE,
+        asked="two parts of a buffer in one line",
+        attested=said,
+        kept=reports[0].missing is lost[0].missing is CacheMissingCall.NONE_LINE_IS_SHARED
+        and f"offset {half - 4}, line 0; expected {stored.hex(' ')}, seen " in said
+        and "another part of the same buffer" in said,
     )
 
 

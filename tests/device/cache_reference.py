@@ -10,6 +10,15 @@ import struct
 from typing import Any
 
 Place = tuple[str, int]
+MISSING = {
+    "STORED_WHILE_DEVICE_OWNS": "SYNC_FOR_CPU_BEFORE_STORE",
+    "WRITE_TO_DIRTY_LINE": "SYNC_FOR_DEVICE_BEFORE_RECEIVE",
+    "DEVICE_BYTES_LOST": "SYNC_FOR_CPU_AFTER_RECEIVE",
+    "CPU_BYTES_LOST": "SYNC_FOR_DEVICE_AFTER_STORE",
+    "RELEASED_DIRTY": "SYNC_FOR_DEVICE_AFTER_STORE",
+    "RELEASED_UNREAD": "SYNC_FOR_CPU_AFTER_RECEIVE",
+    "WRONG_DIRECTION": "SYNC_WITH_THE_BUFFERS_DIRECTION",
+}
 
 
 class Refused(Exception):
@@ -25,7 +34,7 @@ class RefLine:
         self.image: dict[int, int] = {}
         self.known: dict[int, int] = {}
         self.written: set[int] = set()
-        self.cached = self.dirty = self.fresh = self.may = False
+        self.cached = self.dirty = self.fresh = self.stale = False
         self.last = ("TRACK", 0)
 
 
@@ -41,6 +50,7 @@ class Reference:
         self.number = self.ordinals = 0
         self.operation = ""
         self.tag: int | None = None
+        self.mine: set[Place] = set()  # the bytes that the operation is about
 
     # Places.
 
@@ -78,11 +88,18 @@ class Reference:
     # Reports.
 
     def report(
-        self, kind: str, place: Place, expected: list[int], seen: list[int], by: str = ""
+        self,
+        kind: str,
+        place: Place,
+        expected: list[int],
+        seen: list[int],
+        by: str = "",
+        missing: str = "",
     ) -> None:
         line = self.lines[self.base(place)]
-        tag = line.tags[0] if self.tag is None else self.tag
+        tag = self.named(self.base(place))
         buffer = self.buffers[tag]
+        usual, other = self.blame(kind, self.base(place), tag, by)
         # A place before the buffer's first byte, or behind its last, in a line of it.
         for index, (backing, offset, length) in enumerate(buffer["spans"]):
             low = offset // self.size * self.size
@@ -93,18 +110,68 @@ class Reference:
         number = (position + buffer["spans"][0][1] % self.size) // self.size
         self.reports.append(
             (
-                *(kind, tag, position, number, bytes(expected), bytes(seen)),
+                *(kind, missing or usual, tag, other),
+                *(position, number, bytes(expected), bytes(seen)),
                 *(by or self.operation, self.number, *line.last),
             )
         )
 
-    def report_line(self, kind: str, base: Place, *, device: bool, by: str = "") -> None:
+    def owner(self, place: Place, tags: list[int]) -> int | None:
+        for tag in tags:
+            if place in self.places(self.buffers[tag]["spans"]):
+                return tag
+        return None
+
+    def named(self, base: Place) -> int:
+        """The buffer whose call it is; for a DMA, the one that has its first byte in the line."""
+        line = self.lines[base]
+        if self.tag is not None:
+            return self.tag
+        first = min((each for each in self.bytes_of(base) if each in self.mine), default=base)
+        found = self.owner(first, line.tags)
+        return line.tags[0] if found is None else found
+
+    def blame(self, kind: str, base: Place, tag: int, by: str) -> tuple[str, int]:
+        """The call that was missing, and the buffer whose bytes suffered."""
+        line = self.lines[base]
+        suffered: list[Place] = []
+        if by != "EVICTION":
+            if kind in ("WRITE_TO_DIRTY_LINE", "CPU_BYTES_LOST") and not line.fresh:
+                suffered = [
+                    each
+                    for each in self.bytes_of(base)
+                    if self.g(each) != line.image[each[1]] and each[1] not in line.written
+                ]
+            if kind == "DEVICE_BYTES_LOST":
+                suffered = [each for each in self.bytes_of(base) if each[1] in line.written]
+        if suffered and not self.mine & set(suffered):
+            owner = self.owner(suffered[0], [tag, *line.tags])
+            return "NONE_LINE_IS_SHARED", tag if owner is None else owner
+        if (
+            kind in ("DEVICE_BYTES_LOST", "RELEASED_UNREAD")
+            and line.last[0] == "SYNC_FOR_CPU"
+            and line.tags == [tag]
+        ):
+            if self.buffers[tag]["direction"] == 2:
+                return "NONE_DIRECTION_IS_OUT", tag
+            return "SYNC_WITH_THE_BUFFERS_DIRECTION", tag
+        return MISSING[kind], tag
+
+    def report_line(
+        self, kind: str, base: Place, *, device: bool, by: str = "", missing: str = ""
+    ) -> None:
         """A whole line: the device's bytes or the CPU's are the ones that should have won."""
         line = self.lines[base]
         memory = [self.g(each) for each in self.bytes_of(base)]
         image = [line.image[each[1]] for each in self.bytes_of(base)]
         expected, seen = (image, memory) if device else (memory, image)
-        self.report(kind, base, expected, seen, by)
+        both = [
+            line.image[each[1]] if each[1] in line.written else self.g(each)
+            for each in self.bytes_of(base)
+        ]
+        if both != seen:
+            expected = both
+        self.report(kind, base, expected, seen, by, missing)
 
     # Rules for one line.
 
@@ -144,7 +211,7 @@ class Reference:
         if line.dirty:
             self.to_dram(base, "EVICTION")
         self.from_dram(base)
-        line.cached = line.dirty = line.may = line.fresh = False
+        line.cached = line.dirty = line.stale = line.fresh = False
         line.written.clear()
 
     def to_dram(self, base: Place, by: str) -> None:
@@ -167,9 +234,7 @@ class Reference:
             return
         if line.dirty:
             self.to_dram(base, self.operation)
-        elif line.may and line.written:
-            self.report_line("DEVICE_BYTES_AT_RISK", base, device=True)
-        line.dirty = line.may = line.fresh = False
+        line.dirty = line.stale = line.fresh = False
         line.written.clear()
 
     def invalidate_line(self, base: Place) -> None:
@@ -179,7 +244,7 @@ class Reference:
         if line.dirty and not line.fresh:
             self.report_line("CPU_BYTES_LOST", base, device=False)
         self.from_dram(base)
-        line.dirty = line.may = line.fresh = False
+        line.dirty = line.stale = line.fresh = False
         line.cached = self.mode == "STRICT"
         line.written.clear()
 
@@ -187,7 +252,7 @@ class Reference:
 
     def begin(self, operation: str, tag: int | None = None) -> None:
         self.number += 1
-        self.operation, self.tag = operation, tag
+        self.operation, self.tag, self.mine = operation, tag, set()
         if tag is not None and tag not in self.buffers:
             raise Refused("BadBuffer")
 
@@ -200,6 +265,7 @@ class Reference:
         places = self.places(self.buffers[tag]["spans"])
         if length <= 0 or offset < 0 or offset + length > len(places):
             raise Refused("BadRange")
+        self.mine = set(places[offset : offset + length])
         return places[offset : offset + length]
 
     def track(self, tag: int, direction: int, runs: list[tuple[tuple[str, int, int], str]]) -> None:
@@ -247,11 +313,12 @@ class Reference:
                 at = number * self.size + i
                 key = struct.pack("<8sQQQQ", b"poison", self.seed, ordinal, 0, at // 4096)
                 line.image[each[1]] = poison_page(key)[at % 4096]
-        line.dirty = line.fresh = line.may = kind == "WB"
+        line.dirty = line.fresh = kind == "WB"
         return line
 
     def untrack(self, tag: int) -> None:
         self.begin("UNTRACK", tag)
+        self.mine = set(self.places(self.buffers[tag]["spans"]))
         for span in self.buffers[tag]["spans"]:
             for base in self.bases(self.places([span])):
                 self.untrack_line(base, tag)
@@ -263,9 +330,14 @@ class Reference:
             return
         line = self.lines[base]
         self.observe(base)
-        if line.dirty and not line.fresh:
+        own = [each for each in self.bytes_of(base) if each in self.mine]
+        owned = self.buffers[tag]["owned"]
+        if line.dirty and any(each in owned and self.g(each) != owned[each] for each in own):
+            again = "SYNC_FOR_DEVICE_AGAIN"
+            self.report_line("RELEASED_DIRTY", base, device=False, missing=again)
+        elif line.stale and any(self.g(each) != line.image[each[1]] for each in own):
             self.report_line("RELEASED_DIRTY", base, device=False)
-        if line.written:
+        if any(each[1] in line.written for each in own):
             self.report_line("RELEASED_UNREAD", base, device=True)
         line.tags.remove(tag)
         self.note([base])
@@ -282,6 +354,8 @@ class Reference:
             line = self.lines.get(self.base(place))
             if no_snoop and line and self.imaged(line):
                 found.append(line.image[place[1]])
+                older = found[-1] != self.g(place)
+                line.stale |= line.dirty and not line.fresh and older
             else:
                 found.append(self.g(place))
         self.note(self.bases(self.places(spans)))
@@ -293,7 +367,7 @@ class Reference:
         places = self.places(spans)
         for base in self.bases(places):
             line = self.lines.get(base)
-            if no_snoop and line and (line.dirty or line.may):
+            if no_snoop and line and line.dirty:
                 self.report_line("WRITE_TO_DIRTY_LINE", base, device=False)
         for place, value in zip(places, data, strict=True):
             line = self.lines.get(self.base(place))
@@ -313,6 +387,7 @@ class Reference:
 
     def look_first(self, spans: list[tuple[str, int, int]], no_snoop: bool) -> None:
         bases = self.bases(self.places(spans))
+        self.mine = set(self.places(spans))
         if no_snoop and self.mode == "STRICT" and any(base not in self.lines for base in bases):
             raise Refused("NotTracked")
         for base in bases:
@@ -322,7 +397,8 @@ class Reference:
 
     def maintain(self, operation: str, tag: int, offset: int, length: int) -> None:
         self.begin(operation, tag)
-        for base in self.bases(self.part(tag, offset, length)):
+        places = self.part(tag, offset, length)
+        for base in self.bases(places):
             self.observe(base)
             self.chance(base)
             if operation != "INVALIDATE":
@@ -330,6 +406,8 @@ class Reference:
             if operation != "CLEAN":
                 self.invalidate_line(base)
             self.note([base])
+        for each in places if operation != "CLEAN" else []:
+            self.buffers[tag]["owned"].pop(each, None)
 
     def check_direction(self, tag: int, place: Place, direction: int) -> None:
         if (
@@ -360,7 +438,6 @@ class Reference:
             self.chance(base)
             if (direction or self.buffers[tag]["direction"]) != 2:
                 self.invalidate_line(base)
-            self.lines[base].may |= self.lines[base].kind == "WB"
             self.note([base])
 
     def compare(self, tag: int, places: list[Place]) -> None:

@@ -85,17 +85,27 @@ class Pair:
 
     def _compare_reports(self, step: Step) -> None:
         ours: list[tuple[Any, ...]] = []
-        for each in self.model.reports.take():
-            named = (each.kind.name, each.buffer)
-            origin = (each.by.name, each.number, each.last.name, each.last_number)
-            first = (each.offset, each.line, each.expected, each.seen)
-            ours.append((*named, *first, *origin))
-            # Of the further lines of a joined report only their numbers are kept.
-            ours += [
-                (*named, None, each.line + i, None, None, *origin) for i in range(1, each.lines)
-            ]
         theirs: list[tuple[Any, ...]] = list(self.reference.reports)
         self.reference.reports.clear()
+        for each in self.model.reports.take():
+            named = (each.kind.name, each.missing.name, each.buffer, each.other)
+            origin = (each.by.name, each.number, each.last.name, each.last_number)
+            # Of a joined report's lines one is shown: the first that differs, where any does.
+            due = [
+                other
+                for other in theirs
+                if (*other[:4], *other[8:]) == (*named, *origin)
+                and other[5] in range(each.line, each.line + each.lines)
+            ]
+            differ = [other for other in due if other[6] != other[7]]
+            first = min(differ or due, key=lambda other: other[5], default=None)
+            if first is None or first[4:8:2] + first[7:8] != (
+                each.offset,
+                each.expected,
+                each.seen,
+            ):
+                raise Difference(f"{step}: the model shows {each}, and this is due: {first}")
+            ours += [(*named, None, each.line + i, None, None, *origin) for i in range(each.lines)]
         for mine in ours:
             for index, other in enumerate(theirs):
                 if all(a == b or a is None for a, b in zip(mine, other, strict=True)):
@@ -122,14 +132,14 @@ class Pair:
                 imaged = bool(theirs.image)
                 expected = (
                     *(theirs.kind, tuple(theirs.tags)),
-                    *(theirs.cached, theirs.dirty, theirs.fresh, theirs.may),
+                    *(theirs.cached, theirs.dirty, theirs.fresh, theirs.stale),
                     bytes(theirs.image[i] for i in places) if imaged else b"",
                     bytes(theirs.known[i] for i in places) if imaged else b"",
                     bytes(0xFF * (i in theirs.written) for i in places) if imaged else b"",
                 )
                 found = (
                     *(ours.type.name, ours.buffers),
-                    *(ours.cached, ours.dirty, ours.fresh, ours.may_have_stored),
+                    *(ours.cached, ours.dirty, ours.fresh, ours.read_stale),
                     *(ours.image, ours.known, ours.written),
                 )
                 if found != expected:

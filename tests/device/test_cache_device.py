@@ -170,6 +170,7 @@ def test_a_report_in_the_window_and_in_the_trace(tmp_path: Path) -> None:
         by=CacheOperation.SYNC_FOR_CPU,
         last=CacheOperation.SYNC_FOR_DEVICE,
         tag=TAG,
+        other=TAG,
         line=2,
         lines=1,
         offset=2 * LINE + 3,

@@ -228,3 +228,137 @@ def test_one_line_in_eight_is_drawn_whatever_range_is_asked() -> None:
     for first, count in ((0, 1), (511, 2), (512, 512), (700, 1000)):
         part = list(draws(1, 2, 3, first, count))
         assert part == [each for each in whole if first <= each < first + count]
+
+
+# The release.
+
+
+def released(rig: Rig, tag: int = 7) -> list[ReportKind]:
+    rig.model.untrack(tag)
+    return rig.kinds()
+
+
+def test_a_store_that_the_device_may_still_read_is_reported_at_the_release() -> None:
+    rig = Rig()
+    rig.track(length=2 * LINE)
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.ram[5] = 9
+    rig.ram[LINE] = 9  # never given to the device
+    rig.model.untrack(7)
+    found = rig.report()
+    assert (found.kind, found.line, found.lines) == (ReportKind.RELEASED_DIRTY, 0, 1)
+    assert found.missing is MissingCall.SYNC_FOR_DEVICE_AGAIN
+
+
+@pytest.mark.parametrize("length", [1, 8, LINE])
+def test_a_store_of_which_the_device_read_older_bytes_is_reported_at_the_release(
+    length: int,
+) -> None:
+    """Though nothing was given to it; only where the device has read the very bytes."""
+    for offset in (0, 7):
+        rig = Rig()
+        rig.clean_buffer()
+        rig.ram[7] = 9
+        rig.read(offset, min(length, LINE - offset))
+        rig.model.untrack(7)
+        found = rig.model.reports.take()
+        read = offset <= 7 < offset + length
+        assert [each.kind for each in found] == [ReportKind.RELEASED_DIRTY] * read
+        assert [each.missing for each in found] == [MissingCall.SYNC_FOR_DEVICE_AFTER_STORE] * read
+
+
+def test_what_is_the_cpu_s_own_is_nobody_s_business_at_the_release() -> None:
+    for direction in Direction:
+        rig = Rig()
+        rig.track(direction=direction)
+        rig.ram[3] = 9  # never used for DMA
+        assert not released(rig)
+        rig.track(direction=direction)
+        rig.ram[3] = 10
+        rig.model.sync_for_device(7, 0, LINE)
+        rig.read(0, LINE)  # sent
+        rig.model.sync_for_cpu(7, 0, LINE)
+        rig.ram[:LINE] = bytes(LINE)  # wiped, or a header written anew
+        assert not released(rig), direction
+
+
+@pytest.mark.parametrize("call", ["invalidate_range", "clean_invalidate_range"])
+def test_maintenance_that_invalidates_takes_the_bytes_back(call: str) -> None:
+    """As complete() does with kIODirectionPrepareNonCoherent."""
+    rig = Rig()
+    rig.clean_buffer()
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.write(0, NEW)
+    getattr(rig.model, call)(7, 0, LINE)
+    rig.ram[0] = 9
+    assert not released(rig)
+    rig.clean_buffer()
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.ram[0] = 10
+    rig.model.clean_range(7, 0, LINE)  # gives, and takes nothing
+    rig.ram[0] = 11
+    assert released(rig) == [ReportKind.RELEASED_DIRTY]
+
+
+def test_a_neighbour_s_bytes_in_a_line_are_not_reported_at_the_release() -> None:
+    rig = Rig()
+    rig.track(offset=0, length=32, tag=1)
+    rig.track(offset=32, length=32, tag=2)
+    for tag in (1, 2):
+        rig.model.sync_for_device(tag, 0, 32)
+    rig.ram[40] = 9
+    rig.read(32, 32)
+    rig.write(48, NEW)
+    rig.model.reports.take()
+    assert not released(rig, 1)
+    assert released(rig, 2) == [ReportKind.RELEASED_DIRTY, ReportKind.RELEASED_UNREAD]
+
+
+# What a report says.
+
+
+@pytest.mark.parametrize(
+    ("direction", "missing"),
+    [
+        (Direction.IN, MissingCall.SYNC_WITH_THE_BUFFERS_DIRECTION),
+        (Direction.OUT, MissingCall.NONE_DIRECTION_IS_OUT),
+    ],
+)
+def test_a_sync_that_invalidated_nothing_is_not_called_missing(
+    direction: Direction, missing: MissingCall
+) -> None:
+    rig = Rig()
+    rig.track(direction=direction)
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.write(0, NEW)
+    rig.model.sync_for_cpu(7, 0, LINE, Direction.OUT)
+    rig.model.reports.take()
+    rig.model.untrack(7)
+    found = rig.report()
+    assert (found.kind, found.missing) == (ReportKind.RELEASED_UNREAD, missing)
+
+
+def test_two_parts_of_one_buffer_in_a_line() -> None:
+    rig = Rig()
+    rig.clean_buffer()
+    rig.model.sync_for_device(7, 32, 32)
+    rig.ram[31] = 9
+    rig.write(32, NEW * 32)
+    found = rig.report()
+    assert (found.missing, found.other) == (MissingCall.NONE_LINE_IS_SHARED, 7)
+    rig.model.sync_for_cpu(7, 32, 32)
+    found = rig.report()
+    assert (found.kind, found.missing) == (
+        *(ReportKind.CPU_BYTES_LOST, MissingCall.NONE_LINE_IS_SHARED),
+    )
+
+
+def test_the_bytes_are_of_the_first_line_that_differs() -> None:
+    rig = Rig()
+    rig.clean_buffer(length=4 * LINE)
+    rig.model.sync_for_device(7, 0, 4 * LINE)
+    rig.write(0, OLD * 2 * LINE + NEW * 2 * LINE)
+    rig.model.untrack(7)
+    found = rig.report()
+    assert (found.line, found.lines, found.offset) == (0, 4, 2 * LINE)
+    assert (found.expected, found.seen) == (NEW * LINE, OLD * LINE)

@@ -57,7 +57,8 @@ def test_what_nobody_took(
     assert len(found) == lines
     for line in found:
         assert line.startswith("RELEASED_DIRTY in buffer 0x5, offset 64, line 1; expected ")
-        assert line.endswith("missing: SYNC_FOR_DEVICE_AFTER_STORE")
+        assert "expected ff ff ff ff, seen 00 00 00 00; found by UNTRACK" in line
+        assert line.endswith("after the store: the one that came is older")
 
 
 def test_the_complaint_has_the_first_and_a_count() -> None:

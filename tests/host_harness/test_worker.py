@@ -58,9 +58,10 @@ def test_each_has_the_faults_of_its_own_iommu(tmp_path: Path) -> None:
 
 def test_reports_of_the_cache_model_that_no_test_took(tmp_path: Path) -> None:
     worker = made(tmp_path / "1")
-    words = dict.fromkeys(("expected", "seen", "by", "last", "missing"), "")
-    numbers = dict.fromkeys(("tag", "offset", "line", "lines", "number", "last_number"), 1)
-    mistake = {"event": "cache report", "kind": "RELEASED_DIRTY"} | words | numbers
+    words = {"kind": "RELEASED_DIRTY", "missing": "SYNC_FOR_DEVICE_AFTER_STORE"}
+    words |= {"by": "UNTRACK", "last": "NO_SNOOP_READ", "expected": "01", "seen": "02"}
+    fields = ("tag", "other", "offset", "line", "lines", "number", "last_number")
+    mistake = {"event": "cache report"} | words | dict.fromkeys(fields, 1)
     does(worker, **mistake)
     assert len(worker.see(passed()).mistakes) == 1
     does(worker, **mistake)

@@ -56,6 +56,13 @@ class Buffer:
             passed += span.length
         raise BadRange(f"offset {offset:#x} of {backing} is not in buffer {self.tag:#x}")
 
+    def has(self, backing: Hashable, offset: int) -> bool:
+        """Return whether a byte is the buffer's own, not just in a line of it."""
+        return any(
+            span.backing == backing and span.offset <= offset < span.offset + span.length
+            for span in self.spans
+        )
+
     def line_number(self, position: int) -> int:
         """Return the number of the line that holds a position, from 0."""
         return (position + self.spans[0].offset % self.line) // self.line

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from .blame import Blame
 from .buffers import Buffer
-from .lines import Segment, Window
+from .lines import DIRTY, FRESH, Segment, Window
 from .model import CacheModel
 from .names import Operation, Span
-from .reports import ReportKind
+from .reports import MISSING, ReportKind
 
 
 class _CleanNoop(CacheModel):
@@ -24,7 +25,8 @@ class _InvalidateNoop(CacheModel):
 class _CleanOneLineShort(CacheModel):
     def clean(self, window: Window) -> None:
         shorter = window.memory[: -self.line]
-        super().clean(Window(window.segment, window.first, window.lines - 1, shorter))
+        edges = window.low, window.high
+        super().clean(Window(window.segment, window.first, window.lines - 1, shorter, *edges))
 
 
 class _WriteThroughCopiesLine(CacheModel):
@@ -75,9 +77,38 @@ class _DirtyNotSeen(CacheModel):
         window.segment.known[start:end] = window.bytes_at(start, end)
 
 
-class _MayHaveStoredForgotten(CacheModel):
-    def cpu_may_store(self, window: Window) -> None:
+class _StaleReadForgotten(CacheModel):
+    def read_stale(self, window: Window, start: int, end: int) -> None:
         pass
+
+
+class _OwnerForgotten(CacheModel):
+    """Cries wolf: whatever is dirty at the release is reported."""
+
+    def still_owned(self, buffer: Buffer, window: Window) -> set[int]:
+        marks = window.segment.marks
+        lines = range(window.first, window.first + window.lines)
+        return {each for each in lines if marks[each] & DIRTY and not marks[each] & FRESH}
+
+
+class _MaintenanceTakesNothingBack(CacheModel):
+    """Only a sync does, so that a store after complete() counts as one to the device's bytes."""
+
+    def take_back(self, buffer: Buffer, window: Window) -> None:
+        if self._operation is Operation.SYNC_FOR_CPU:
+            super().take_back(buffer, window)
+
+
+class _SharedLineNotSeen(CacheModel):
+    def blamed(
+        self,
+        kind: ReportKind,
+        window: Window,
+        index: int,
+        by: Operation,
+        buffer: Buffer,
+    ) -> Blame:
+        return Blame(MISSING[kind], buffer.tag)
 
 
 class _SnapshotBeforeMaintenance(CacheModel):
@@ -100,13 +131,13 @@ class _ReportsLost(CacheModel):
     def report(
         self,
         window: Window,
-        index: int,
+        lines: tuple[int, int, int],
         kind: ReportKind,
+        buffer: Buffer,
+        why: Blame | None = None,
         expected: bytes = b"",
         seen: bytes = b"",
         by: Operation | None = None,
-        lines: int = 1,
-        shift: int = 0,
     ) -> None:
         pass
 
@@ -136,7 +167,10 @@ FAULTS: Mapping[str, type[CacheModel]] = {
     "cache-snooped-write-not-in-image": _SnoopedWriteNotInImage,
     "cache-written-mark-forgotten": _WrittenForgotten,
     "cache-dirty-not-seen": _DirtyNotSeen,
-    "cache-may-have-stored-forgotten": _MayHaveStoredForgotten,
+    "cache-stale-read-forgotten": _StaleReadForgotten,
+    "cache-owner-forgotten": _OwnerForgotten,
+    "cache-maintenance-takes-nothing-back": _MaintenanceTakesNothingBack,
+    "cache-shared-line-not-seen": _SharedLineNotSeen,
     "cache-snapshot-before-maintenance": _SnapshotBeforeMaintenance,
     "cache-snapshot-never-compared": _SnapshotNeverCompared,
     "cache-reports-lost": _ReportsLost,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Marks of a line, one byte of ``Segment.marks`` each.
 CACHED = 1
 DIRTY = 2  # WB: the CPU's bytes are not in DRAM
-MAY = 4  # WB: the CPU may have stored what was there already
+STALE = 4  # WB: dirty, and a device has read older bytes than the CPU stored
 FRESH = 8  # WB: dirty, but only because it was tracked
 _ALL = 16
 
@@ -132,13 +132,16 @@ class Window:
     """Lines that one operation works on, and its copy of their memory.
 
     ``first`` and ``lines`` count in the segment; ``memory`` is G, copied once, with what the
-    operation itself changed in it. Positions are bytes from the segment's start.
+    operation itself changed in it. ``low`` and ``high`` are where the bytes that the operation is
+    about begin and end in these lines. Positions are bytes from the segment's start.
     """
 
     segment: Segment
     first: int
     lines: int
     memory: bytes | bytearray
+    low: int
+    high: int
 
     @property
     def start(self) -> int:
@@ -192,7 +195,7 @@ class Line:
     cached: bool
     dirty: bool
     fresh: bool
-    may_have_stored: bool
+    read_stale: bool
     image: bytes
     known: bytes
     written: bytes
@@ -209,7 +212,7 @@ def look(segment: Segment, offset: int) -> Line:
         bool(marks & CACHED),
         bool(marks & DIRTY),
         bool(marks & FRESH),
-        bool(marks & MAY),
+        bool(marks & STALE),
         bytes(segment.image[place]),
         bytes(segment.known[place]),
         bytes(segment.written[place]),

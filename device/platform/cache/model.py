@@ -10,7 +10,7 @@ from device.layout import MemoryType
 from . import seeded
 from .buffers import Buffer, Tracked, check_spans
 from .copies import Copies
-from .lines import CACHED, DIRTY, FRESH, IMAGED, MAY, UNIMAGED, Line, Segment, Window, look
+from .lines import CACHED, DIRTY, FRESH, IMAGED, UNIMAGED, Line, Segment, Window, look
 from .names import (
     LINE_SIZES,
     MAX_ANNOUNCED,
@@ -126,9 +126,9 @@ class CacheModel(Rules):
                 first = number + (low - start) // self.line
                 segment = self.new_lines(buffer, Span(backing, low, high - low), kind, first)
                 self._tracked.add(segment)
-                window = Window(segment, 0, segment.size // self.line, b"")
+                window = Window(segment, 0, segment.size // self.line, b"", 0, segment.size)
             else:
-                window = self._window(segment, low, high)
+                window = self._window(segment, Span(backing, low, high - low))
                 self.observe(window)
                 segment.buffers.append(buffer)
             window.note(Operation.TRACK, self.number)
@@ -153,7 +153,7 @@ class CacheModel(Rules):
             segment.known = bytearray(memory)
             segment.written = bytearray(span.length)
             if kind is MemoryType.WB:
-                dirty = bytes((CACHED | DIRTY | MAY | FRESH,))
+                dirty = bytes((CACHED | DIRTY | FRESH,))
                 segment.marks = bytearray(dirty * lines)
                 start = first * self.line
                 segment.image = bytearray(
@@ -174,9 +174,10 @@ class CacheModel(Rules):
             for segment, low, high in list(self._tracked.pieces(span.backing, start, end)):
                 if segment is None:
                     continue  # the same memory twice in one buffer: gone with the first
-                window = self._window(segment, low, high)
+                first, last = max(low, span.offset), min(high, span.offset + span.length)
+                window = self._window(segment, Span(span.backing, first, last - first))
                 self.observe(window)
-                self.report_release(window)
+                self.report_release(buffer, window)
                 segment.buffers.remove(buffer)
                 if segment.buffers:
                     window.note(Operation.UNTRACK, self.number)
@@ -275,11 +276,14 @@ class CacheModel(Rules):
         length: int,
         *rules: Callable[[Window], None],
     ) -> None:
-        for window, _, _ in self._windows(self._begin_call(operation, tag), offset, length):
+        buffer = self._begin_call(operation, tag)
+        for window, _, _ in self._windows(buffer, offset, length):
             self.observe(window)
             self.draw(window)
             for rule in rules:
                 rule(window)
+            if operation is not Operation.CLEAN:
+                self.take_back(buffer, window)
             window.note(operation, self.number)
 
     # Ownership. None as the direction is the buffer's own.
@@ -308,7 +312,6 @@ class CacheModel(Rules):
             self.draw(window)
             if (direction or buffer.direction) is not Direction.OUT:
                 self.invalidate(window)
-            self.cpu_may_store(window)
             window.note(self._operation, self.number)
 
     def check_direction(
@@ -317,8 +320,8 @@ class CacheModel(Rules):
         """Report a sync's direction that is none of the buffer's."""
         if direction and direction & ~buffer.direction:
             window, start, _ = place
-            index, shift = divmod(start, self.line)
-            self.report(window, index, ReportKind.WRONG_DIRECTION, shift=shift)
+            index = start // self.line
+            self.report(window, (index, index + 1, start), ReportKind.WRONG_DIRECTION, buffer)
 
     # Writers that the model does not see: another device model, the kernel.
 
@@ -382,14 +385,16 @@ class CacheModel(Rules):
         ]
 
     def _touched(self, segment: Segment, span: Span) -> tuple[Window, int, int]:
-        start = span.offset - segment.start
-        return self._window(segment, *self._rounded(span)), start, start + span.length
+        window = self._window(segment, span)
+        return window, window.low, window.high
 
-    def _window(self, segment: Segment, start: int, end: int) -> Window:
-        """Copy G once for the lines from one offset to another."""
+    def _window(self, segment: Segment, span: Span) -> Window:
+        """Copy G once for the lines of some bytes."""
+        start, end = self._rounded(span)
         memory = self._memory.read(segment.backing, start, end - start)
         first, lines = (start - segment.start) // self.line, (end - start) // self.line
-        return Window(segment, first, lines, memory)
+        low = span.offset - segment.start
+        return Window(segment, first, lines, memory, low, low + span.length)
 
     def _rounded(self, span: Span) -> tuple[int, int]:
         end = span.offset + span.length

@@ -17,7 +17,6 @@ MISSING = {
     ReportKind.STORED_WHILE_DEVICE_OWNS: MissingCall.SYNC_FOR_CPU_BEFORE_STORE,
     ReportKind.WRITE_TO_DIRTY_LINE: MissingCall.SYNC_FOR_DEVICE_BEFORE_RECEIVE,
     ReportKind.DEVICE_BYTES_LOST: MissingCall.SYNC_FOR_CPU_AFTER_RECEIVE,
-    ReportKind.DEVICE_BYTES_AT_RISK: MissingCall.SYNC_FOR_DEVICE_BEFORE_RECEIVE,
     ReportKind.CPU_BYTES_LOST: MissingCall.SYNC_FOR_DEVICE_AFTER_STORE,
     ReportKind.RELEASED_DIRTY: MissingCall.SYNC_FOR_DEVICE_AFTER_STORE,
     ReportKind.RELEASED_UNREAD: MissingCall.SYNC_FOR_CPU_AFTER_RECEIVE,
@@ -29,15 +28,19 @@ MISSING = {
 class Report:
     """One mistake. ``lines`` adjacent lines that suffered the same are one report.
 
-    ``offset`` is in bytes from the buffer's first byte (negative where the buffer begins inside its
-    first line); ``line`` counts the buffer's lines from 0. ``expected`` and ``seen`` are bytes from
-    ``offset`` on in the first line: what a correct driver's data would be, and what took its place.
-    ``by`` in operation ``number`` found it; ``last`` in ``last_number`` was the last operation on
-    the first line before that.
+    ``line`` counts the lines of ``buffer`` from 0. ``expected`` and ``seen`` are bytes from
+    ``offset`` on in the first of these lines where they differ: what a correct driver's data would
+    be, and what took its place. ``offset`` is from the buffer's first byte, negative where the
+    buffer begins inside its first line. ``missing`` is the call that would have prevented it, and
+    ``other`` the buffer whose bytes suffered, another one only where the two share a line. ``by``
+    in operation ``number`` found it; ``last`` in ``last_number`` was the last operation on the
+    first line before that.
     """
 
     kind: ReportKind
+    missing: MissingCall
     buffer: int
+    other: int
     offset: int
     line: int
     expected: bytes
@@ -49,19 +52,17 @@ class Report:
     lines: int = 1
 
     @property
-    def missing(self) -> MissingCall:
-        """Return the call that would have prevented it."""
-        return MISSING[self.kind]
+    def _cause(self) -> tuple[int, ...]:
+        return (
+            *(self.kind, self.missing, self.buffer, self.other),
+            *(self.by, self.number, self.last, self.last_number),
+        )
 
     def continues(self, earlier: Report) -> bool:
         """Return whether this is the same mistake on the line behind those of ``earlier``."""
         return (
             self.line == earlier.line + earlier.lines
-            and (self.kind, self.buffer, self.by, self.number, self.last, self.last_number)
-            == (
-                *(earlier.kind, earlier.buffer, earlier.by, earlier.number),
-                *(earlier.last, earlier.last_number),
-            )
+            and self._cause == earlier._cause
             and self.kind is not ReportKind.WRONG_DIRECTION
         )
 
@@ -86,7 +87,15 @@ class Reports:
         """Keep a report, joined to the last one where it continues that."""
         if self._kept and report.continues(self._kept[-1]):
             last = self._kept[-1]
-            self._kept[-1] = replace(last, lines=last.lines + report.lines)
+            later = last.expected == last.seen and report.expected != report.seen
+            shown = report if later else last
+            self._kept[-1] = replace(
+                last,
+                lines=last.lines + report.lines,
+                offset=shown.offset,
+                expected=shown.expected,
+                seen=shown.seen,
+            )
         elif self.full:
             self.lost += 1
         else:

@@ -7,8 +7,7 @@ start; lines are counted in the segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable
 
 from device.layout import MemoryType
 
@@ -16,34 +15,30 @@ from . import seeded
 from .buffers import Buffer
 from .copies import Copies
 from .differences import changed_lines, joined, runs
-from .lines import CACHED, DIRTY, FRESH, MAY, Segment, Window, fill, lines_with, marking
+from .lines import CACHED, DIRTY, FRESH, STALE, Segment, Window, fill, lines_with, marking
 from .names import GuestMemory, Mode, Operation
-from .reports import Report, ReportKind, Reports
+from .reporting import Reporting, lines_written
+from .reports import MissingCall, ReportKind
 
-_ANY = CACHED | DIRTY | MAY | FRESH
+_ANY = CACHED | DIRTY | STALE | FRESH
 _DIRTY = lines_with(DIRTY)
 _STORED = lines_with(DIRTY, without=FRESH)
-_ONLY_MAY = lines_with(MAY, without=DIRTY)
-_AT_RISK = lines_with(DIRTY | MAY)
+_READ_STALE = lines_with(STALE)
 _NOT_DIRTY = lines_with(0, without=DIRTY)
 _NOT_CACHED = lines_with(0, without=CACHED)
 _MARKS_OFF = marking(keep=CACHED, add=0)
 _GONE = marking(keep=0, add=0)
 _CACHED_ONLY = marking(keep=0, add=CACHED)
 _FILLED = marking(keep=_ANY, add=CACHED)
-_STORED_TO = marking(keep=CACHED | MAY, add=DIRTY)
-_CPU_MAY_STORE = marking(keep=_ANY, add=MAY)
+_STORED_TO = marking(keep=CACHED | STALE, add=DIRTY)
 
 
-class Rules:
+class Rules(Reporting):
     """The rules of one model, and what its operations share."""
 
     def __init__(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> None:
-        self._memory, self.mode, self.line, self.seed = memory, mode, line, seed
-        self.reports = Reports()
-        self.number = 0  # of the operation that runs, or ran last
-        self._operation = Operation.TRACK
-        self._buffer: Buffer | None = None  # whose call it is, if it is one buffer's
+        super().__init__(line)
+        self._memory, self.mode, self.seed = memory, mode, seed
         self._announced: dict[tuple[int, int, int], Copies] = {}
 
     # The CPU's stores.
@@ -114,16 +109,13 @@ class Rules:
             return
         for first, last in window.found(_DIRTY):
             self.write_back(window, first, last, self._operation)
-        for first, last in window.found(_ONLY_MAY):
-            written = self._lines_written(window.segment, first, last)
-            self.report_image(window, written, ReportKind.DEVICE_BYTES_AT_RISK)
         window.remark(_MARKS_OFF)
         self.forget_written(window, window.first, window.first + window.lines)
 
     def write_back(self, window: Window, first: int, last: int, by: Operation) -> None:
         """D takes G, whole lines; what the device wrote there without a snoop is lost."""
         segment, start, end = window.segment, first * self.line, last * self.line
-        written = self._lines_written(segment, first, last)
+        written = lines_written(segment, start, end)
         self.report_image(window, written, ReportKind.DEVICE_BYTES_LOST, by)
         segment.image[start:end] = window.bytes_at(start, end)
 
@@ -157,7 +149,17 @@ class Rules:
         memory = window.bytes_at(start, end)
         if window.segment.image.startswith(memory, start):
             return memory  # one comparison costs less than one more copy
+        self.read_stale(window, start, end)
         return bytes(memoryview(window.segment.image)[start:end])
+
+    def read_stale(self, window: Window, start: int, end: int) -> None:
+        """Mark the lines of which the device got older bytes than the CPU has stored."""
+        segment = window.segment
+        for first, last in window.found(_STORED):
+            for index in range(first, last):
+                low, high = max(start, index * self.line), min(end, (index + 1) * self.line)
+                if not segment.image.startswith(window.bytes_at(low, high), low):
+                    segment.marks[index] |= STALE
 
     def write_image(self, window: Window, start: int, data: bytes) -> None:
         """Enter a no-snoop write: into D and W; a line that is not cached has it in G and B too."""
@@ -165,7 +167,7 @@ class Rules:
         if not segment.imaged:
             self.change(window, start, data)
             return
-        self.report_memory(window, window.found(_AT_RISK), ReportKind.WRITE_TO_DIRTY_LINE)
+        self.report_memory(window, window.found(_DIRTY), ReportKind.WRITE_TO_DIRTY_LINE)
         segment.image[start:end] = data
         self.mark_written(segment, start, end)
         for first, last in window.found(_NOT_CACHED):
@@ -242,102 +244,65 @@ class Rules:
                 if index != seen_line:
                     low = first - (offset - segment.start)
                     part = slice(low, low + upto - first)
-                    kind, shift = ReportKind.STORED_WHILE_DEVICE_OWNS, first % self.line
-                    self.report(window, index, kind, kept[part], found[part], shift=shift)
+                    kind, lines = ReportKind.STORED_WHILE_DEVICE_OWNS, (index, index + 1, first)
+                    self.report(window, lines, kind, buffer, None, kept[part], found[part])
                     seen_line = index
                 first = upto
-        buffer.owned.drop(segment.backing, place, end - start)
+        self.take_back(buffer, window)
 
-    def cpu_may_store(self, window: Window) -> None:
-        """WB: from now on a store of the value that is there already is possible."""
-        if window.segment.type is MemoryType.WB:
-            window.remark(_CPU_MAY_STORE)
+    def take_back(self, buffer: Buffer, window: Window) -> None:
+        """The CPU owns the bytes again, and may store to them."""
+        segment, low, high = window.segment, window.low, window.high
+        buffer.owned.drop(segment.backing, segment.start + low, high - low)
 
     # The end of a buffer.
 
-    def report_release(self, window: Window) -> None:
-        """Report what a missing sync left behind in lines that a buffer lets go."""
-        if window.segment.imaged:
-            self.report_memory(window, window.found(_STORED), ReportKind.RELEASED_DIRTY)
-            first, last = window.first, window.first + window.lines
-            written = self._lines_written(window.segment, first, last)
-            self.report_image(window, written, ReportKind.RELEASED_UNREAD)
+    def report_release(self, buffer: Buffer, window: Window) -> None:
+        """Report what a missing sync left behind in the bytes of a buffer that is let go.
+
+        Of dirty lines, only those that the device still owns, or of which it has read older bytes:
+        all others are the CPU's own.
+        """
+        segment = window.segment
+        if not segment.imaged:
+            return
+        owned, read = self.still_owned(buffer, window), self.still_stale(window)
+        again = MissingCall.SYNC_FOR_DEVICE_AGAIN
+        self.report_memory(window, joined(sorted(owned)), ReportKind.RELEASED_DIRTY, again)
+        self.report_memory(window, joined(sorted(read - owned)), ReportKind.RELEASED_DIRTY)
+        written = lines_written(segment, window.low, window.high)
+        self.report_image(window, written, ReportKind.RELEASED_UNREAD)
+
+    def still_owned(self, buffer: Buffer, window: Window) -> set[int]:
+        """Return the dirty lines in which the CPU stored to bytes that the device owns."""
+        segment = window.segment
+        found: set[int] = set()
+        low, high = window.low, window.high
+        for offset, kept, _ in buffer.owned.differences(
+            segment.backing, segment.start + low, window.bytes_at(low, high)
+        ):
+            first = (offset - segment.start) // self.line
+            last = (offset - segment.start + len(kept) - 1) // self.line
+            found.update(each for each in range(first, last + 1) if segment.marks[each] & DIRTY)
+        return found
+
+    def still_stale(self, window: Window) -> set[int]:
+        """Return the lines of which the device read older bytes than the CPU has stored.
+
+        Of the buffer's own bytes: those of a neighbour in the line are the neighbour's.
+        """
+        segment = window.segment
+        found: set[int] = set()
+        for first, last in window.found(_READ_STALE):
+            for index in range(first, last):
+                low = max(window.low, index * self.line)
+                high = min(window.high, (index + 1) * self.line)
+                if not segment.image.startswith(window.bytes_at(low, high), low):
+                    found.add(index)
+        return found
 
     def settle(self, window: Window) -> None:
         """The last buffer is gone: a dirty line keeps G, any other takes D into G."""
         if window.segment.imaged:
             for first, last in list(window.found(_NOT_DIRTY)):
                 self.take_image(window, first, last)
-
-    # Reports.
-
-    def report_memory(
-        self, window: Window, lines: Iterable[tuple[int, int]], kind: ReportKind
-    ) -> None:
-        """Report runs of lines whose bytes in G should have been in D."""
-        for first, last, memory, image in self._alike(window, lines):
-            self.report(window, first, kind, memory, image, lines=last - first)
-
-    def report_image(
-        self,
-        window: Window,
-        lines: Iterable[tuple[int, int]],
-        kind: ReportKind,
-        by: Operation | None = None,
-    ) -> None:
-        """Report runs of lines whose bytes in D should have been in G."""
-        for first, last, memory, image in self._alike(window, lines):
-            self.report(window, first, kind, image, memory, by, last - first)
-
-    def _alike(
-        self, window: Window, lines: Iterable[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, bytes, bytes]]:
-        """Yield runs of one last operation, and the first line's bytes in G and in D."""
-        segment = window.segment
-        for first, last in lines:
-            history = zip(segment.last[first:last], segment.when[first:last], strict=True)
-            for _, group in groupby(history):
-                end = first + sum(1 for _ in group)
-                place = slice(first * self.line, (first + 1) * self.line)
-                memory = window.bytes_at(place.start, place.stop)
-                yield first, end, memory, bytes(segment.image[place])
-                first = end
-
-    def report(
-        self,
-        window: Window,
-        index: int,
-        kind: ReportKind,
-        expected: bytes = b"",
-        seen: bytes = b"",
-        by: Operation | None = None,
-        lines: int = 1,
-        shift: int = 0,
-    ) -> None:
-        """Add a report about lines from ``index`` on, ``shift`` bytes behind the first's start."""
-        if self.reports.full:
-            self.reports.lost += 1
-            return
-        segment = window.segment
-        buffer = self._buffer or segment.buffers[0]
-        place = segment.start + index * self.line + shift
-        position = buffer.position(segment.backing, place)
-        self.reports.add(
-            Report(
-                *(kind, buffer.tag, position, buffer.line_number(position), expected, seen),
-                *(by or self._operation, self.number),
-                *(Operation(segment.last[index]), segment.when[index]),
-                lines=lines,
-            )
-        )
-
-    def _lines_written(self, segment: Segment, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the runs of those lines in [first, last) that have bytes in W."""
-
-        def written() -> Iterator[int]:
-            position, end = first * self.line, last * self.line
-            while (position := segment.written.find(b"\xff", position, end)) >= 0:
-                yield position // self.line
-                position = (position // self.line + 1) * self.line
-
-        return joined(written())
