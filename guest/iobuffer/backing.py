@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from . import kernel, late
+from . import kernel, late, resting_pins
 from .errors import (
     IOBusyError,
+    IOCannotWireError,
     IONoMemoryError,
     IONotReadyError,
     IOUnsupportedError,
@@ -323,7 +324,13 @@ class PinnableBacking(Backing):
         if self.mapping is None and self._pin_mapping is None:
             self._pin_mapping = self._mapped(self.size)
         mapping = self.mapping or self._pin_mapping
-        pin = kernel.driver().pin(mapping.address, self.size)  # type: ignore[union-attr]
+        address = mapping.address  # type: ignore[union-attr]
+        try:
+            pin = kernel.driver().pin(address, self.size)
+        except IOCannotWireError:
+            if not resting_pins.wake():
+                raise
+            pin = kernel.driver().pin(address, self.size)
         self._hold(pin)
 
     def adopt(self, pin: Pin) -> None:
@@ -335,10 +342,9 @@ class PinnableBacking(Backing):
         if self.kernel_map is not None:
             self.kernel_map.close()
             self.kernel_map = None
-        if self._pin is not None:
-            self._pin.close()
-            self._pin = None
-            self._places = []
+        pin, self._pin, self._places = self._pin, None, []
+        if pin is not None:
+            pin.close()
         if self._pin_mapping is not None:
             self._pin_mapping.close()
             self._pin_mapping = None
@@ -396,11 +402,14 @@ class PinnableBacking(Backing):
         return Share(FILE, self.pool, 0, self.size, self.mode, fds)
 
     def close(self) -> None:
-        """Unmap, unpin, close."""
+        """Unmap, close, and let what is pinned rest."""
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None
+        pin, self._pin = self._pin, None
         self.forsake()
+        if pin is not None:
+            resting_pins.rest(pin)
 
     def forsake(self) -> None:
         """Unpin, and close the file."""

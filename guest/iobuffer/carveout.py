@@ -7,6 +7,9 @@ only after its mappings: nobody else can be given memory that it still sees.
 
 Memory that several processes use is a `Claim`: pages with a lock, and an open file, of their own.
 Its descriptor is passed to the others, and the last one that closes it gives the pages back.
+
+What is given back rests (`quarantine`). An arena that is empty goes back all the same; what rests
+in it is locked in a second file, which whoever takes the arena next heeds as long as it can.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import fcntl
 import os
 import struct
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +31,7 @@ from .errors import IODeviceError, IONoMemoryError, IOReturn
 from .options import CacheMode
 from .pin import KernelMap
 from .pool import PAGE, Extent
+from .quarantine import Quarantine, more_and_more
 from .ranges import RangeAllocator, align_down, align_up
 from .vm import ANYWHERE, Mapping, Placement
 
@@ -172,9 +177,13 @@ class Claim:
     ``fd`` is that file's descriptor. The pages are free again when the last copy of it is closed.
     """
 
-    def __init__(self, extent: Extent, locks: PageLocks) -> None:
+    def __init__(
+        self, extent: Extent, locks: PageLocks, rest: Callable[[Extent], None] | None = None
+    ) -> None:
+        """``rest`` lets the pages rest before they are free."""
         self.extent = extent
         self._locks = locks
+        self._rest = rest
 
     @property
     def fd(self) -> int:
@@ -183,6 +192,9 @@ class Claim:
 
     def close(self) -> None:
         """Let go of the pages; every mapping of them that this process has must be gone."""
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest(self.extent)
         self._locks.close()
 
 
@@ -198,6 +210,13 @@ class CarveoutPool:
         self._locks = PageLocks(self._path, self._pages)
         self._held: set[int] = set()
         self._ranges = RangeAllocator()  # over the arenas held, in bus addresses
+        self._used: Counter[int] = Counter()  # bytes handed out of each arena
+        self._resting = Quarantine(zone.size // 2)
+        self._marks = PageLocks(locks / f"{zone.name}.rest.lock", self._pages)
+        self._marked: set[int] = set()  # the starts of what rests that are locked there
+        self._late: deque[Extent] = deque()  # claims that a finalizer may have given back
+        self._pid = os.getpid()
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -211,18 +230,27 @@ class CarveoutPool:
 
     def allocate(self, length: int, alignment: int) -> Extent:
         """Take whole pages, from arenas held if possible, else from further ones."""
+        for heed in self._attempts(length, lambda: (size for _, size in self._candidates())):
+            place = self._allocate(length, alignment, heed=heed)
+            if place is not None:
+                for index, size in self._shares(place, length):
+                    self._used[index] += size
+                return Extent(place, length)
+        raise self._no_memory(length, alignment, (size for _, size in self._candidates()))
+
+    def _allocate(self, length: int, alignment: int, *, heed: bool) -> int | None:
         # Another process can lock an arena between the look and the lock; each time that happens
         # somebody makes progress, and there are only so many arenas.
         for _ in range(2 * ARENAS_PER_ZONE):
             start = self._ranges.allocate(length, alignment)
             if start is not None:
-                return Extent(start, length)
-            place = self._place(length, alignment)
+                return start
+            place = self._place(length, alignment, heed=heed)
             if place is None:
-                break
-            if self._grow(place, length) and self._ranges.allocate_at(place, length):
-                return Extent(place, length)
-        raise self._no_memory(length, alignment, (size for _, size in self._candidates()))
+                return None
+            if self._grow(place, length, heed=heed) and self._ranges.allocate_at(place, length):
+                return place
+        return None
 
     def claim(self, length: int, alignment: int) -> Claim:
         """Take whole pages that can be passed to other processes; the errors are `allocate`'s.
@@ -230,23 +258,26 @@ class CarveoutPool:
         They come from the zone's end, where they cut up the fewest arenas.
         """
         locks = PageLocks(self._path, self._pages)
-        # Another process can lock pages between the look and the lock: somebody makes progress.
-        for _ in range(2 * ARENAS_PER_ZONE):
-            runs = [
-                (self.zone.start + first * PAGE, count * PAGE) for first, count in locks.available()
-            ]
-            places = [
-                place
-                for start, size in runs
-                if start <= (place := align_down(start + size - length, alignment))
-            ]
-            if not places:
-                break
-            if locks.acquire((places[-1] - self.zone.start) // PAGE, length // PAGE):
-                protection.reclaim()
-                return Claim(Extent(places[-1], length), locks)
+        for heed in self._attempts(length, lambda: _bytes(locks.available())):
+            # Another process can lock pages between the look and the lock: somebody makes progress.
+            for _ in range(2 * ARENAS_PER_ZONE):
+                free = RangeAllocator()
+                for first, count in locks.available():
+                    free.add(self.zone.start + first * PAGE, count * PAGE)
+                self._without_resting(free, heed=heed)
+                places = [
+                    place
+                    for start, size in free.runs()
+                    if start <= (place := align_down(start + size - length, alignment))
+                ]
+                if not places:
+                    break
+                if locks.acquire(*self._pages_of(places[-1], length)):
+                    protection.reclaim()
+                    return Claim(Extent(places[-1], length), locks, self._rest_claim)
+        sizes = list(_bytes(locks.available()))
         locks.close()
-        raise self._no_memory(length, alignment, (size for _, size in runs))
+        raise self._no_memory(length, alignment, sizes)
 
     def adopt(self, fd: int, extent: Extent) -> Claim:
         """Take over a claim that another process passed on; ``fd`` is ours from now on.
@@ -270,19 +301,21 @@ class CarveoutPool:
                 address=extent.address,
                 length=extent.length,
             )
-        return Claim(extent, locks)
+        return Claim(extent, locks, self._rest_claim)
 
     def free(self, extent: Extent) -> None:
-        """Give back an extent, and the arenas that are empty then."""
-        length = self._ranges.free(extent.address)
-        empty = [
-            index
-            for index in self._arenas(extent.address, length)
-            if self._ranges.discard(*self._bounds(index))
-        ]
-        for index in empty:
-            self._held.discard(index)
-            self._locks.release(*self._lock_range(index))
+        """Give back an extent, which rests then, and the arenas that are empty."""
+        length = self._ranges.forget(extent.address)
+        self._wake(self._resting.add(extent.address, length))
+        for index, size in self._shares(extent.address, length):
+            self._used[index] -= size
+            if not self._used[index]:
+                self._give_back(index)
+
+    def wake(self) -> None:
+        """End the rest of all that was given back here."""
+        self._take_late()
+        self._wake(self._resting.wake(len(self._resting)))
 
     def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
         """Map an extent through the driver, see `Driver.map`."""
@@ -293,12 +326,14 @@ class CarveoutPool:
         return self._module().kernel_map(extent.address, extent.length, mode)
 
     def free_size(self) -> int:
-        """Bytes free in the arenas held and in those that nobody holds."""
+        """Bytes free in the arenas held and in those that nobody holds, also if they rest."""
         return sum(size for _, size in self._candidates())
 
     def close(self) -> None:
-        """Let go of the lock file."""
+        """Let go of the lock files."""
+        self._closed = True
         self._locks.close()
+        self._marks.close()
 
     def _module(self) -> Driver:
         if self._driver is None:
@@ -329,14 +364,22 @@ class CarveoutPool:
         return self.zone.start + offset, min(self._arena, self.zone.size - offset)
 
     def _candidates(self) -> Iterator[tuple[int, int]]:
-        """Yield the runs (address, size) that are free here, or could be once locked."""
+        """Yield the runs (address, size) that are free here, or could be once locked or woken."""
+        merged = self._lockable()
+        for start, size in self._resting:
+            for part in self._held_parts(start, size):
+                merged.add(*part)
+        yield from merged.runs()
+
+    def _lockable(self) -> RangeAllocator:
+        """Return what is free here and does not rest, and the arenas that could be locked."""
         merged = RangeAllocator()
         for start, size in self._ranges.runs():
             merged.add(start, size)
         for first, count in self._locks.available():
             for start, size in self._whole_arenas(first * PAGE, (first + count) * PAGE):
                 merged.add(start, size)
-        yield from merged.runs()
+        return merged
 
     def _whole_arenas(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield (address, size) of the arenas within a part of the zone, but for those held.
@@ -351,10 +394,15 @@ class CarveoutPool:
                 yield self.zone.start + start, min(index * self._arena, self.zone.size) - start
             at = index + 1
 
-    def _place(self, length: int, alignment: int) -> int | None:
-        """Find the address that needs the fewest further arenas."""
+    def _place(self, length: int, alignment: int, *, heed: bool) -> int | None:
+        """Find the address that needs the fewest further arenas, where nothing rests.
+
+        ``heed``: what rests in other processes, too.
+        """
         best: tuple[int, int, int] | None = None
-        for start, size in self._candidates():
+        candidates = self._lockable()
+        self._without_resting(candidates, heed=heed)
+        for start, size in candidates.runs():
             last = align_down(start + size - length, alignment)
             # At the run's end an arena less may be needed, when the held part is there.
             for place in {align_up(start, alignment), last}:
@@ -363,7 +411,7 @@ class CarveoutPool:
                     best = min(best or (new, size, place), (new, size, place))
         return None if best is None else best[2]
 
-    def _grow(self, place: int, length: int) -> bool:
+    def _grow(self, place: int, length: int, *, heed: bool) -> bool:
         taken: list[int] = []
         for index in self._arenas(place, length):
             if index in self._held:
@@ -377,5 +425,112 @@ class CarveoutPool:
             protection.reclaim()
         for index in taken:
             self._held.add(index)
-            self._ranges.add(*self._bounds(index))
+            start, size = self._bounds(index)
+            self._ranges.add(start, size)
+            for each in list(self._resting.within(start, size)):
+                self._ranges.exclude(*each)
+            for each in self._others_resting(start, size) if heed else ():
+                for part in self._ranges.exclude(*each):
+                    self._wake(self._resting.add(*part))
         return True
+
+    def _give_back(self, index: int) -> None:
+        """Let go of an arena of which nothing is handed out; what rests in it is marked."""
+        start, size = self._bounds(index)
+        for each in self._resting.within(start, size):
+            self._mark(*each)
+        self._ranges.exclude(start, size)
+        del self._used[index]
+        self._held.discard(index)
+        self._locks.release(*self._lock_range(index))
+
+    # What rests.
+
+    def _attempts(self, length: int, sizes: Callable[[], Iterable[int]]) -> Iterator[bool]:
+        """Yield before each try of an allocation whether it leaves what rests elsewhere alone.
+
+        More of what rests here is woken each time, the oldest first; nothing when it would be in
+        vain, by the ``sizes`` of what could be had.
+        """
+        self._take_late()
+        yield True
+        if max(sizes(), default=0) < length:
+            return
+        for count in more_and_more(self._resting):
+            self._wake(self._resting.wake(count))
+            yield True
+        yield False
+
+    def _wake(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Make free again what does not rest any more."""
+        for start, size in ranges:
+            if start in self._marked:
+                self._marked.discard(start)
+                self._marks.release(*self._pages_of(start, size))
+            for part in self._held_parts(start, size):
+                self._ranges.add(*part)
+
+    def _mark(self, start: int, size: int) -> None:
+        """Tell other processes that a range rests; where one of them does, it has told already."""
+        if start not in self._marked and self._marks.acquire(*self._pages_of(start, size)):
+            self._marked.add(start)
+
+    def _rest_claim(self, extent: Extent) -> None:
+        """Let a claim's pages rest; this may come in the midst of another call."""
+        if not self._closed and os.getpid() == self._pid:  # a forked child has our locks, too
+            self._mark(extent.address, extent.length)
+            self._late.append(extent)
+
+    def _take_late(self) -> None:
+        while self._late:
+            start, end = self._late[0].address, self._late.popleft().end
+            # Two descriptors of one claim may be closed here, one after the other.
+            for first, size in list(self._resting.within(start, end - start)):
+                start, end = min(start, first), max(end, first + size)
+            marked = [first for first, _ in self._resting.within(start, end - start)]
+            self._resting.wake_within(start, end - start)
+            self._marked.difference_update(marked)
+            self._wake(self._resting.add(start, end - start))
+            self._marked.add(start)
+
+    def _without_resting(self, free: RangeAllocator, *, heed: bool) -> None:
+        for each in self._resting:
+            free.exclude(*each)
+        for each in self._others_resting(self.zone.start, self.zone.size) if heed else ():
+            free.exclude(*each)
+
+    def _others_resting(self, start: int, size: int) -> list[tuple[int, int]]:
+        """Return what rests in other processes of a part of the zone."""
+        at = start
+        resting: list[tuple[int, int]] = []
+        for first, count in self._marks.available():
+            free = self.zone.start + first * PAGE
+            if at < min(free, start + size):
+                resting.append((at, min(free, start + size) - at))
+            at = max(at, free + count * PAGE)
+        if at < start + size:
+            resting.append((at, start + size - at))
+        return resting
+
+    def _held_parts(self, start: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that are in arenas held."""
+        for index in self._arenas(start, size):
+            if index in self._held:
+                first, length = self._bounds(index)
+                low, high = max(start, first), min(start + size, first + length)
+                yield low, high - low
+
+    def _shares(self, address: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield how many bytes of a range are in which arena."""
+        for index in self._arenas(address, length):
+            start, size = self._bounds(index)
+            yield index, min(address + length, start + size) - max(address, start)
+
+    def _pages_of(self, address: int, length: int) -> tuple[int, int]:
+        """Return the first page, and how many, of a range: what locks are on."""
+        return (address - self.zone.start) // PAGE, length // PAGE
+
+
+def _bytes(runs: Iterable[tuple[int, int]]) -> Iterator[int]:
+    """Yield the bytes of runs (first page, pages)."""
+    return (count * PAGE for _, count in runs)

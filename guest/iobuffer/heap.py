@@ -4,6 +4,8 @@ A buffer of a page or more, or with a cache mode that was asked for, gets mapped
 Smaller ones share pages, by size: a page is cut into equal blocks whose size is a power of two, at
 least a cache line, so each has its own lines, its alignment, and does not cross the page. All
 blocks of a page have one cache mode, as the page has one entry.
+
+A block that is given back rests (`quarantine`), as pages do in their pool.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import IONotPermittedError
+from .errors import IONoMemoryError, IONotPermittedError
 from .options import CacheMode
 from .pool import PAGE, Extent, ExtentPool, align_up
 from .vm import Mapping
 
 CACHE_LINE: Final = 64
+_RESTING_BLOCKS_MAX: Final = 192
+_RESTING_BYTES_MAX: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,13 +58,14 @@ class Block:
 
 
 class _Slab:
-    """One page cut into blocks of ``size`` bytes."""
+    """One page cut into blocks of ``size`` bytes; ``used`` are in use, others rest or are free."""
 
-    __slots__ = ("free", "pages", "size")
+    __slots__ = ("free", "pages", "size", "used")
 
     def __init__(self, pages: Pages, size: int) -> None:
         self.pages = pages
         self.size = size
+        self.used = 0
         self.free = list(range(PAGE - size, -1, -size))  # the lowest is taken first
 
 
@@ -75,13 +80,15 @@ class Heap:
         # Those with room; the inner dict is an ordered set.
         self._slabs: dict[tuple[CacheMode, int], dict[_Slab, None]] = {}
         self._late: deque[Block] = deque()  # given back by finalizers
+        self._resting: deque[Block] = deque()  # the oldest first
+        self._resting_size = 0
 
     def allocate(self, capacity: int, alignment: int, mode: CacheMode, *, pages: bool) -> Block:
         """Take zeroed memory for ``capacity`` bytes; ``pages`` = on pages of its own.
 
         `IONoMemoryError` when the pool has none; what the driver says when it cannot be mapped.
         """
-        with self._held():
+        with self.held():
             self._take_late()
             size = max(CACHE_LINE, alignment, 1 << (capacity - 1).bit_length())
             if not pages and size < PAGE:
@@ -91,7 +98,7 @@ class Heap:
 
     def release(self, block: Block) -> None:
         """Give a block back; BufferError, and nothing done, while a view of its pages lives."""
-        with self._held():
+        with self.held():
             self._take_late()
             self._release(block)
 
@@ -104,13 +111,23 @@ class Heap:
 
     def free_size(self) -> int:
         """Bytes that the pool could still give to this process."""
-        with self._held():
+        with self.held():
             self._take_late()
             return self.pool.free_size()
 
+    def wake(self) -> None:
+        """End the rest of all that was given back, here and in the pool."""
+        with self.held():
+            self._take_late()
+            while self._resting:
+                self._wake()
+            self.pool.wake()
+
     @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Hold the lock; `IONotPermittedError` when this thread has it.
+    def held(self) -> Iterator[None]:
+        """Hold the lock, for what is done with the pool.
+
+        `IONotPermittedError` when this thread has it.
 
         A signal handler, or a ``__del__``, in the midst of another call would wait for ever.
         """
@@ -143,9 +160,16 @@ class Heap:
     def _from_slab(self, size: int, mode: CacheMode) -> Block:
         room = self._slabs.setdefault((mode, size), {})
         if not room:
-            room[_Slab(self._map(PAGE, PAGE, mode), size)] = None
+            try:
+                room[_Slab(self._map(PAGE, PAGE, mode), size)] = None
+            except IONoMemoryError:
+                while self._resting and not room:
+                    self._wake()
+                if not room:
+                    raise
         slab = next(reversed(room))
         offset = slab.free.pop()
+        slab.used += 1
         if not slab.free:
             del room[slab]
         slab.pages.mapping.zero(offset, size)
@@ -156,13 +180,25 @@ class Heap:
         if slab is None:
             self._unmap(block.pages)
             return
-        room = self._slabs[block.pages.mode, slab.size]
-        if (len(slab.free) + 1) * slab.size == PAGE:
-            self._unmap(slab.pages)
-            room.pop(slab, None)
+        if slab.used == 1:
+            self._unmap(slab.pages)  # the page rests in the pool, with all its blocks
+            slab.used = 0
+            self._slabs[block.pages.mode, slab.size].pop(slab, None)
             return
-        slab.free.append(block.offset)
-        room[slab] = None
+        slab.used -= 1
+        self._resting.append(block)
+        self._resting_size += block.size
+        while len(self._resting) > _RESTING_BLOCKS_MAX or self._resting_size > _RESTING_BYTES_MAX:
+            self._wake()
+
+    def _wake(self) -> None:
+        """End the rest of the oldest block; one whose page is gone rests there."""
+        block = self._resting.popleft()
+        self._resting_size -= block.size
+        slab = block.slab
+        if slab is not None and slab.used:
+            slab.free.append(block.offset)
+            self._slabs[block.pages.mode, slab.size][slab] = None
 
     def _take_late(self) -> None:
         for _ in range(len(self._late)):

@@ -43,7 +43,8 @@ class HeapPool:
         """Take a block of the heap, or pages with a claim of their own."""
         if isinstance(self.extents, CarveoutPool) and (request.shared or not request.mapped):
             size = align_up(request.capacity, PAGE)
-            claim = self.extents.claim(size, max(request.alignment, PAGE))
+            with self.heap.held():
+                claim = self.extents.claim(size, max(request.alignment, PAGE))
             return ClaimBacking(
                 self.extents, claim, request.mode, mapped=request.mapped, clean=True
             )
@@ -55,6 +56,10 @@ class HeapPool:
     def free_size(self) -> int:
         """Bytes that this process could still get, in all."""
         return self.heap.free_size()
+
+    def wake(self) -> None:
+        """End the rest of all that was given back."""
+        self.heap.wake()
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's locks, as far as this process is concerned."""

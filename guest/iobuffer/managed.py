@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from . import protection
+from . import protection, resting_pins
 from .backing import Backing, PinnableBacking
 from .errors import (
     IOCannotWireError,
@@ -86,6 +86,14 @@ class _Managed:
         return PinnableBacking(self.name, fd, size, mapped=request.mapped, highest=request.highest)
 
     def _wired_memory(self, request: Request, size: int, flags: int = 0) -> Backing:
+        try:
+            return self._wired_at_once(request, size, flags)
+        except (IONoMemoryError, IOCannotWireError):
+            if not resting_pins.wake():
+                raise
+        return self._wired_at_once(request, size, flags)
+
+    def _wired_at_once(self, request: Request, size: int, flags: int) -> Backing:
         backing = self._memory(request, size, flags)
         try:
             protection.reclaim()

@@ -61,7 +61,10 @@ class ExtentPool(Protocol):
         """
 
     def free(self, extent: Extent) -> None:
-        """Give back what `allocate` gave; every mapping of it must be gone."""
+        """Give back what `allocate` gave, to rest; every mapping of it must be gone."""
+
+    def wake(self) -> None:
+        """End the rest of all that was given back."""
 
     def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
         """Map an extent with just this cache mode, or raise `IOReturnError`."""

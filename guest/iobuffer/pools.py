@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Final
 
-from . import backing, kernel, late, vm
+from . import backing, kernel, late, resting_pins, vm
 from .backing import Backing
 from .carveout import CarveoutPool, find_zones
 from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
@@ -57,6 +57,18 @@ def use(*pools: Pool) -> None:
     global _pools
     with _lock:
         _pools = {pool.name: pool for pool in pools} or None
+
+
+def wake() -> None:
+    """End the rest of what was released, in all pools: a late DMA may find it in use again.
+
+    Allocations do that by themselves when nothing else is left; this is for those who look at what
+    is free.
+    """
+    for pool in known().values():
+        if isinstance(pool, HeapPool):
+            pool.wake()
+    resting_pins.wake()
 
 
 def named(name: str) -> Pool:
@@ -110,6 +122,7 @@ def _after_fork_in_child() -> None:
         if isinstance(old, HeapPool):
             old.after_fork_in_child()
     backing.after_fork_in_child()
+    resting_pins.wake()
     vm.after_fork_in_child()
 
 

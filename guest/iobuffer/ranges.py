@@ -128,11 +128,33 @@ class RangeAllocator:
 
         IOBadArgumentError when nothing is handed out there: a range is freed once.
         """
+        size = self.forget(start)
+        self.add(start, size)
+        return size
+
+    def forget(self, start: int) -> int:
+        """Take back what `allocate` handed out at ``start``, and do not make it free.
+
+        Return its size. IOBadArgumentError when nothing is handed out there.
+        """
         size = self._taken.pop(start, None)
         if size is None:
             raise IOBadArgumentError(f"nothing is handed out at {start:#x}", address=start)
-        self.add(start, size)
         return size
+
+    def exclude(self, start: int, size: int) -> list[tuple[int, int]]:
+        """Take what is free of [start, start + size) away; return that, as (start, size) each."""
+        end = start + size
+        index = max(0, bisect_right(self._starts, start) - 1)
+        parts: list[tuple[int, int]] = []
+        while index < len(self._starts) and (run := self._starts[index]) < end:
+            first, last = max(run, start), min(run + self._sizes[run], end)
+            if first < last:
+                parts.append((first, last - first))
+            index += 1
+        for first, length in parts:
+            self.discard(first, length)
+        return parts
 
     @staticmethod
     def _check(size: int, alignment: int) -> None:

@@ -17,7 +17,8 @@ from .coherence import nothing
 from .errors import IODeviceError, IONoMemoryError, IOReturn, IOUnsupportedError
 from .options import CacheMode, IODirection
 from .pool import PAGE, Extent
-from .ranges import RangeAllocator, align_down
+from .quarantine import RestingRanges
+from .ranges import align_down
 from .vm import ANYWHERE, Mapping, Placement
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class UDmaBufPool:
                 f"u-dma-buf {name}: {error}; is the module loaded, and the device of this name?",
                 code=IOReturn.kIOReturnNotAttached,
             ) from error
-        self._ranges = RangeAllocator()
+        self._ranges = RestingRanges()
         if self._size:
             self._ranges.add(self.start, self._size)
 
@@ -100,8 +101,12 @@ class UDmaBufPool:
         return Extent(start, length)
 
     def free(self, extent: Extent) -> None:
-        """Give an extent back."""
+        """Give an extent back, to rest."""
         self._ranges.free(extent.address)
+
+    def wake(self) -> None:
+        """End the rest of all that was given back."""
+        self._ranges.wake()
 
     def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
         """Map a part; there is the pool's cache mode only."""

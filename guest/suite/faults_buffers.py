@@ -9,22 +9,26 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from iobuffer import activity, buffer, protection
+from iobuffer import activity, buffer, protection, resting_pins
 from iobuffer.backing import Backing, PinnableBacking
 from iobuffer.buffer import IOBufferMemoryDescriptor
 from iobuffer.errors import IONotAttachedError
+from iobuffer.heap import Block, Heap
 from iobuffer.held import reclaim
 from iobuffer.mapping import IOMemoryMap
 from iobuffer.options import IODirection
+from iobuffer.pin import Pin
 from iobuffer.preparation import Preparations
 from iobuffer.protection import Grants
 from iobuffer.purgeable import Purgeable
+from iobuffer.quarantine import Quarantine
 from iobuffer.vm import Mapping
 
 _hold = PinnableBacking._hold
 _release = IOBufferMemoryDescriptor._release
 _grants = Grants.__init__
 _view = IOMemoryMap.view
+_release_block = Heap._release
 _give_back = IOBufferMemoryDescriptor._give_back
 
 
@@ -161,6 +165,22 @@ def blocks_anywhere() -> None:
     setattr(buffer, check_may_block.__name__, check_may_block)
 
 
+def no_quarantine() -> None:
+    """What is released does not rest: whoever comes next gets it."""
+
+    def add(_quarantine: Quarantine, start: int, size: int) -> list[tuple[int, int]]:
+        return [(start, size)]
+
+    def release(heap: Heap, block: Block) -> None:
+        _release_block(heap, block)
+        while heap._resting:
+            heap._wake()
+
+    setattr(Quarantine, add.__name__, add)
+    setattr(Heap, Heap._release.__name__, release)
+    setattr(resting_pins, resting_pins.rest.__name__, Pin.close)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "allocator-segments-shuffled": segments_shuffled,
     "allocator-purge-undetected": purge_undetected,
@@ -175,4 +195,5 @@ FAULTS: dict[str, Callable[[], None]] = {
     "allocator-grants-of-the-dead": grants_of_the_dead,
     "allocator-writable-after-out": writable_after_out,
     "allocator-blocks-anywhere": blocks_anywhere,
+    "allocator-no-quarantine": no_quarantine,
 }

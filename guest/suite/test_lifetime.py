@@ -24,6 +24,7 @@ from iobuffer import (
     kIOMemoryPhysicallyContiguous,
     kIOMemoryPurgeable,
     kIOMemoryUseReserve,
+    pools,
 )
 
 from suite.attestation import Attest
@@ -41,12 +42,14 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 def test_release_gives_back_and_the_next_one_is_zeroed(
     bench: Bench, data: Patterns, attest: Attest, capacity: int
 ) -> None:
+    pools.wake()
     before = free_sizes()
     capacity = bench.fits(capacity)
     dirty = data.take(capacity)
     with bench.make(kIODirectionInOut, capacity) as memory:
         first = bench.device_writes(memory, dirty)
         during = free_sizes()
+    pools.wake()
     with bench.make(kIODirectionInOut, capacity) as memory:
         second = bench.device_sees(memory, bytes(capacity))
     attest(
@@ -60,12 +63,14 @@ def test_release_gives_back_and_the_next_one_is_zeroed(
 
 @pytest.mark.promise("release")
 def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attest: Attest) -> None:
-    """Freed neighbours join: a buffer as large as all of them fits where they were."""
+    """Freed neighbours join when their rest is over: one as large as all fits where they were."""
+    pools.wake()
     before = free_sizes()
     pieces = [bench.make(kIODirectionIn, 256 << 10) for _ in range(8)]
     places = sorted(piece.getPhysicalAddress() for piece in pieces)
     for index in (3, 0, 7, 5, 1, 6, 2, 4):
         pieces[index].release()
+    pools.wake()
     size = 8 * (256 << 10)
     with bench.make(kIODirectionIn, size) as whole:
         seen = bench.device_writes(whole, data.take(size))

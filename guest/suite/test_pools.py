@@ -84,6 +84,7 @@ def test_huge_page_is_one_segment(
     runs = bench.witness(memory)
     surplus = int((HUGE_PAGES / "surplus_hugepages").read_text())
     memory.release()
+    pools.wake()
     left = int((HUGE_PAGES / "surplus_hugepages").read_text())
     (promise,) = [mark.args[0] for mark in request.node.iter_markers("promise")]
     attest(

@@ -14,6 +14,7 @@ from iobuffer import (
     kIODirectionOut,
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryPhysicallyContiguous,
+    pools,
 )
 from layout import DmaReason
 
@@ -56,6 +57,7 @@ def test_capacity_between_canaries(
     or page. The kernel lays and reads them by bus address, whatever the mappings say.
     """
     capacity = bench.fits(capacity)
+    pools.wake()  # what rests would lie between them
     crowd = sorted((buffer(kIODirectionInOut, capacity) for _ in range(5)), key=_start)
     for left, right in pairwise(crowd):
         if _end(left) > _start(right):

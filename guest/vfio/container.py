@@ -207,7 +207,7 @@ class Container:
         try:
             uapi.call(self._fd, Request.IOMMU_MAP_DMA, uapi.MAP_DMA, flags, va, address, length)
         except OSError as error:
-            self.iova.free(address)
+            self.iova.free(address, used=False)
             raise _not_mapped(error, va, length) from error
         iova = Iova(self, address, va, length, read=read, write=write)
         if grant:

@@ -1,4 +1,7 @@
-"""Bus addresses behind an IOMMU: which of them are free."""
+"""Bus addresses behind an IOMMU: which of them are free.
+
+What is given back rests (`iobuffer.quarantine`), so that a late DMA finds nothing mapped there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from iobuffer.errors import IOBadArgumentError, IONoMemoryError
-from iobuffer.ranges import RangeAllocator, align_down, align_up
+from iobuffer.quarantine import RestingRanges
+from iobuffer.ranges import align_down, align_up
 
 # Left alone, so that address 0, and what a driver with a bug makes of it, is never mapped.
 LOWEST: Final = 1 << 20
@@ -24,8 +28,8 @@ class IovaAllocator:
     def __init__(self, ranges: Iterable[tuple[int, int]], page: int) -> None:
         self.page = page
         self._lock = threading.Lock()
-        self._late: deque[int] = deque()
-        self._free = RangeAllocator()
+        self._late: deque[tuple[int, bool]] = deque()  # address, whether it rests
+        self._free = RestingRanges()
         for first, last in ranges:
             start = align_up(max(first, LOWEST), page)
             end = align_down(last + 1, page)
@@ -42,11 +46,12 @@ class IovaAllocator:
         if alignment <= 0 or alignment & (alignment - 1):
             raise IOBadArgumentError(f"alignment {alignment}: a power of two, at least 1")
         with self._locked():
-            for start, room in self._runs(bits):
-                place = align_up(start, max(alignment, self.page))
-                if place + size <= start + room:
-                    self._free.allocate_at(place, size)
-                    return place
+            for _ in self._free.wake_some():
+                for start, room in _below(bits, self._free.rested()):
+                    place = align_up(start, max(alignment, self.page))
+                    if place + size <= start + room:
+                        self._free.allocate_at(place, size)
+                        return place
         largest = self.largest(bits)
         raise IONoMemoryError(
             f"{length} bytes of bus addresses at alignment {alignment} below 2**{bits}: the "
@@ -56,7 +61,10 @@ class IovaAllocator:
         )
 
     def take(self, address: int, length: int) -> None:
-        """Take just these addresses; `IOBadArgumentError` when they are not free, or no pages."""
+        """Take just these addresses, also if they rest.
+
+        `IOBadArgumentError` when they are not free, or no pages.
+        """
         if address % self.page:
             raise IOBadArgumentError(
                 f"bus address {address:#x} is no multiple of {self.page}", address=address
@@ -76,10 +84,7 @@ class IovaAllocator:
         start = align_down(address, self.page)
         end = align_up(address + length, self.page)
         with self._locked():
-            for first, size in list(self._free.runs()):
-                low, high = max(first, start), min(first + size, end)
-                if low < high:
-                    self._free.discard(low, high - low)
+            self._free.discard(start, end - start)
 
     def narrow(self, bits: int) -> None:
         """Take all that is free at 2**``bits`` and beyond out for good: no device drives more."""
@@ -92,19 +97,22 @@ class IovaAllocator:
     def largest(self, bits: int = 64) -> int:
         """Return the bytes of the longest free run below 2**``bits``; 0 when nothing is free."""
         with self._locked():
-            return max((room for _, room in self._runs(bits)), default=0)
+            return max((room for _, room in _below(bits, self._free.runs())), default=0)
 
     def last_page(self) -> int:
         """Return the highest address at which a page is free; `IONoMemoryError` without one."""
         with self._locked():
-            ends = [start + room for start, room in self._runs(64)]
+            ends = [start + room for start, room in self._free.runs()]
         if not ends:
             raise IONoMemoryError("no bus address is free", asked=self.page, largest=0)
         return ends[-1] - self.page
 
-    def free(self, address: int) -> None:
-        """Give back what starts at ``address``; `IOBadArgumentError` when nothing does."""
-        self._late.append(address)
+    def free(self, address: int, *, used: bool = True) -> None:
+        """Give back what starts at ``address``; `IOBadArgumentError` when nothing does.
+
+        It rests if it was ``used``: if a device could know it.
+        """
+        self._late.append((address, used))
         # A finalizer may come in the midst of another call, which then does it the next time.
         if self._lock.acquire(blocking=False):
             try:
@@ -120,15 +128,17 @@ class IovaAllocator:
 
     def _take_late(self) -> None:
         while self._late:
-            self._free.free(self._late.popleft())
-
-    def _runs(self, bits: int) -> Iterator[tuple[int, int]]:
-        """Yield the free runs below 2**``bits`` as (start, bytes), ascending."""
-        for start, room in self._free.runs():
-            if start < 1 << bits:
-                yield start, min(start + room, 1 << bits) - start
+            address, used = self._late.popleft()
+            self._free.free(address, rest=used)
 
     def _pages(self, length: int) -> int:
         if length <= 0:
             raise IOBadArgumentError(f"length {length}: at least 1 byte", length=length)
         return align_up(length, self.page)
+
+
+def _below(bits: int, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of runs (start, bytes) that are below 2**``bits``."""
+    for start, room in runs:
+        if start < 1 << bits:
+            yield start, min(start + room, 1 << bits) - start

@@ -166,11 +166,11 @@ def test_a_lock_lost_in_between_is_looked_for_elsewhere(tmp_path: Path) -> None:
     grow = pool._grow
     stolen: list[int] = []
 
-    def grow_late(place: int, length: int) -> bool:
+    def grow_late(place: int, length: int, *, heed: bool) -> bool:
         if not stolen:
             stolen.append((place - ZONE.start) // MIB)
             assert rival.acquire(stolen[0], 1)
-        return grow(place, length)
+        return grow(place, length, heed=heed)
 
     pool._grow = grow_late  # type: ignore[method-assign]
     extent = pool.allocate(2 * MIB, 4096)

@@ -75,6 +75,7 @@ def test_view_is_the_memory_and_it_is_zeroed(main: MemoryPool) -> None:
         buffer.footprint()[1000:] = b"\xff" * (len(buffer.footprint()) - 1000)
         assert main.bytes_at(buffer.getPhysicalAddress(), 5) == b"hello"
         again = buffer.getPhysicalAddress()
+    pools.wake()
     with make(1000) as buffer:
         assert buffer.getPhysicalAddress() == again
         assert bytes(buffer.footprint()) == bytes(len(buffer.footprint()))

@@ -254,6 +254,7 @@ def test_mapper_none_is_the_physical_address_or_refused(books: Books) -> None:
     with make(PAGE + 1, kIODirectionInOut | kIOMemoryMapperNone) as buffer:
         assert buffer.segments() == [(START, PAGE + 1)]
         assert list(books.open) == [START]
+    pools.wake()
     entry = books.map(0, PAGE, read=True, write=True, address=START, grant=False)
     with pytest.raises(IOUnsupportedError, match=r"kIOMemoryMapperNone: .*0xc000000") as error:
         make(PAGE, kIODirectionInOut | kIOMemoryMapperNone)

@@ -20,6 +20,7 @@ from iobuffer import (
     kIODirectionIn,
     kIODirectionInOut,
     kIODirectionOut,
+    pools,
     provenance,
 )
 from iobuffer.options import IODirection
@@ -156,6 +157,7 @@ def test_memory_in_use_comes_before_what_lay_there() -> None:
     old = buffer()
     address = old.getPhysicalAddress()
     old.release()
+    pools.wake()
     with buffer() as new:
         assert new.getPhysicalAddress() == address, "the heap gives the lowest block"
         assert "released" not in provenance.describe(address, 64)

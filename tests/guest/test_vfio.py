@@ -181,7 +181,34 @@ def test_address_given_back_in_the_midst_of_another_call_is_free_afterwards() ->
     first = addresses.allocate(PAGE)
     with addresses._lock:
         addresses.free(first)
+    assert addresses.allocate(PAGE) != first, "it rests"
+    addresses.take(first, PAGE)
+
+
+def test_bus_addresses_rest_until_nothing_else_is_left() -> None:
+    addresses = IovaAllocator([(0x10_0000, 0x10_3FFF)], PAGE)
+    first = addresses.allocate(PAGE)
+    second = addresses.allocate(PAGE)
+    addresses.free(first)
+    addresses.free(second, used=False)
+    given = [addresses.allocate(PAGE) for _ in range(3)]
+    assert given == [second, 0x10_2000, 0x10_3000], "what no device could know does not rest"
+    assert addresses.largest() == PAGE
+    assert addresses.last_page() == first
     assert addresses.allocate(PAGE) == first
+
+
+def test_bus_addresses_that_rest_can_be_reserved_and_masked() -> None:
+    addresses = IovaAllocator([(0, 0xFF_FFFF)], PAGE)
+    for address in (0x20_0000, 0x80_0000):
+        addresses.take(address, PAGE)
+        addresses.free(address)
+    addresses.reserve(0x20_0000, PAGE)
+    addresses.narrow(23)
+    for address in (0x20_0000, 0x80_0000):
+        with pytest.raises(IOBadArgumentError):
+            addresses.take(address, PAGE)
+    assert addresses.largest() == 0x80_0000 - 0x20_1000
 
 
 def test_bus_addresses_honour_alignment_and_bits() -> None:
@@ -274,7 +301,9 @@ def test_map_and_unmap(
         other.close()
     assert iova.closed
     assert kernel.mappings == {}
-    assert opened.map(memory, PAGE, read=True, write=True).address == iova.address
+    assert opened.map(memory, PAGE, read=True, write=True).address != iova.address, "it rests"
+    again = opened.map(memory, PAGE, read=True, write=True, address=iova.address)
+    assert again.address == iova.address
 
 
 class Grants:
