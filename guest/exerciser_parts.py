@@ -13,6 +13,8 @@ from iobuffer.activity import InFlight
 from layout import (
     HOLD_ON,
     RING_ENABLE,
+    RING_REFUSED_INDEX,
+    RING_REFUSED_REASON_SHIFT,
     TXN_ENABLE,
     TXN_SIZE_SHIFT,
     TXN_TRACE_CAPACITY,
@@ -180,7 +182,8 @@ def _traced(device: Exerciser) -> Iterator[Transaction]:
 class DescriptorRing:
     """The device's ring in a buffer: ``memory`` is the CPU's view, ``address`` the bus's.
 
-    The buffer holds ``size`` descriptors of 32 bytes. A context manager that turns the ring off.
+    The buffer holds ``size`` descriptors of 32 bytes. A context manager that turns the ring off. A
+    transfer that is refused halts it: see `refused` and `restart`.
     """
 
     def __init__(
@@ -221,13 +224,33 @@ class DescriptorRing:
 
     @property
     def completion(self) -> int:
-        """The index behind the last descriptor that was run."""
+        """The index behind the last descriptor that was done."""
         return self._device.extension[Ext.RING_COMPLETION]
 
     @property
     def transfers(self) -> int:
-        """Transfers that ended since the reset, refused ones included."""
+        """Transfers that were done since the reset."""
         return self._device.extension[Ext.RING_TRANSFERS]
+
+    @property
+    def refused(self) -> tuple[int, DmaReason] | None:
+        """The transfer that halted the ring: its first descriptor's index and the reason, or None.
+
+        Nothing of it moved, and nothing behind it was run.
+        """
+        value = self._device.extension[Ext.RING_REFUSED]
+        if not value:
+            return None
+        try:
+            reason = DmaReason(value >> RING_REFUSED_REASON_SHIFT)
+        except ValueError as error:
+            raise ExerciserError(f"{self._device.pci.address}: RING_REFUSED {value:#x}") from error
+        return value & RING_REFUSED_INDEX, reason
+
+    def restart(self) -> None:
+        """Turn the ring off and on: it goes on at index 0, whether a refusal halted it or not."""
+        self._device.extension[Ext.RING_CONTROL] = 0
+        self._device.extension[Ext.RING_CONTROL] = RING_ENABLE
 
     def close(self) -> None:
         """Turn the ring off."""

@@ -121,6 +121,12 @@ _EXERCISER = (
         "descriptor ring",
     ),
     _device(
+        "ring-refusal-lost",
+        "test_ring.py",
+        "the device completes a ring transfer that was refused as if it were done",
+        "descriptor ring",
+    ),
+    _device(
         "message-not-sent",
         "test_by_message.py",
         "the device makes up the data for which it should ask QEMU",

@@ -244,22 +244,23 @@ class Exerciser(Endpoint):
         else:
             self.hold.begin(sent, held=held)
 
-    def run_ring(self, transfer: Transfer, done: Callable[[None], None]) -> None:
-        """Do a transfer of the ring, or refuse it; call ``done`` when it has ended."""
+    def run_ring(self, transfer: Transfer, done: Callable[[DmaReason], None]) -> None:
+        """Do a transfer of the ring, or refuse it; call ``done`` when it has ended, and why."""
         try:
             sent = self._sent(transfer)
         except DmaRefused as refusal:
             self._refuse(transfer, refusal.reason, refusal.address)
-            done(None)
+            done(refusal.reason)
             return
 
         def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if isinstance(outcome, DmaRefused):
                 self._ended(sent, outcome.reason, 0, 0)
-            else:
-                what = replace(sent, direction=direction)
-                self._ended(what, DmaReason.NONE, sent.length, zlib.crc32(outcome))
-            done(None)
+                done(outcome.reason)
+                return
+            what = replace(sent, direction=direction)
+            self._ended(what, DmaReason.NONE, sent.length, zlib.crc32(outcome))
+            done(DmaReason.NONE)
 
         self.transfer(sent, moved)
 

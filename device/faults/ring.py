@@ -31,10 +31,11 @@ class _RingDoubleFetch(Exerciser):
     It moves no more than was checked, so that the guest lives to tell.
     """
 
-    def run_ring(self, transfer: Transfer, done: Callable[[None], None]) -> None:
+    def run_ring(self, transfer: Transfer, done: Callable[[DmaReason], None]) -> None:
         def moved(_direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if isinstance(outcome, DmaRefused):
                 self._ended(transfer, outcome.reason, 0, 0)
+                done(outcome.reason)
             else:
                 time.sleep(_SLOW_BUS_S)
                 (place,) = self.ring.ranges(self.extension[Ext.RING_COMPLETION], 1)
@@ -42,7 +43,7 @@ class _RingDoubleFetch(Exerciser):
                 segment = transfer.segments[0]._replace(length=again.length)
                 used = replace(transfer, segments=(segment,))
                 self._ended(used, DmaReason.NONE, used.length, zlib.crc32(outcome))
-            done(None)
+                done(DmaReason.NONE)
 
         try:
             self.check(transfer)
@@ -55,11 +56,19 @@ class _RingDoubleFetch(Exerciser):
                 super().run_ring(transfer, done)
 
 
+class _RingRefusalLost(Exerciser):
+    def run_ring(self, transfer: Transfer, done: Callable[[DmaReason], None]) -> None:
+        super().run_ring(transfer, lambda _reason: done(DmaReason.NONE))
+
+
 FAULTS: dict[str, Fault] = {
     "ring-skips-last": Fault(
         "leaves out the last segment of a transfer in several", exerciser=_RingSkipsLast
     ),
     "ring-double-fetch": Fault(
         "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
+    ),
+    "ring-refusal-lost": Fault(
+        "completes a ring transfer that was refused as if it were done", exerciser=_RingRefusalLost
     ),
 }

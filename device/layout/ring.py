@@ -10,6 +10,8 @@ RING_SIZE_MIN = 2
 RING_SIZE_MAX = 4096  # descriptors; bounds the work of one doorbell, together with:
 RING_BYTES_MAX = 64 << 20
 RING_ENABLE = 1 << 0  # RING_CONTROL; from 0 to 1 it latches base and size, and starts at index 0
+RING_REFUSED_INDEX = 0xFFFF  # RING_REFUSED: [15:0] the index of the transfer's first descriptor
+RING_REFUSED_REASON_SHIFT = 16  # [31:16] DmaReason; the register reads 0 when none was refused
 
 
 class RingFlag(IntFlag):
@@ -22,7 +24,15 @@ class RingFlag(IntFlag):
 
 
 class RingStatus(IntEnum):
-    """RING_STATUS: what came of the last doorbell. RING_COMPLETION says how far it came."""
+    """RING_STATUS: what came of the last doorbell. RING_COMPLETION says how far it came.
+
+    REFUSED halts the ring, as an error halts the queue of an IOAT or an AXI DMA engine:
+    RING_COMPLETION stays at the transfer that was refused, of which nothing moved and behind which
+    nothing was run, and RING_REFUSED says which and why. Its interrupt is sent when any descriptor
+    of the doorbell asks for one, so that whoever waits for a later one wakes. Each doorbell then
+    reads REFUSED and moves nothing until software turns the ring off and on again, which begins at
+    index 0.
+    """
 
     OK = 0
     DISABLED = 1
@@ -32,6 +42,7 @@ class RingStatus(IntEnum):
     BUDGET = 5  # RING_BYTES_MAX were moved: ring again with the same index to go on
     BUSY = 6  # not done: memory that only the device's client reaches takes its time
     ABORTED = 7  # bus mastering ended meanwhile; the transfer under way has a record
+    REFUSED = 8  # a transfer was refused, and the ring halted
 
 
 @dataclass(frozen=True, slots=True)

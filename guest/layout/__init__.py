@@ -82,6 +82,8 @@ from .protection import ProtectionCommand as ProtectionCommand
 from .protection import ProtectionStatus as ProtectionStatus
 from .ring import RING_BYTES_MAX as RING_BYTES_MAX
 from .ring import RING_ENABLE as RING_ENABLE
+from .ring import RING_REFUSED_INDEX as RING_REFUSED_INDEX
+from .ring import RING_REFUSED_REASON_SHIFT as RING_REFUSED_REASON_SHIFT
 from .ring import RING_SIZE_MAX as RING_SIZE_MAX
 from .ring import RING_SIZE_MIN as RING_SIZE_MIN
 from .ring import RingDescriptor as RingDescriptor

@@ -64,7 +64,8 @@ class Ext(IntEnum):
     RING_DOORBELL = 0x0D4
     RING_COMPLETION = 0x0D8
     RING_STATUS = 0x0DC
-    RING_TRANSFERS = 0x0E0
+    RING_TRANSFERS = 0x0E0  # that were done
+    RING_REFUSED = 0x0E4  # the transfer that halted the ring: index and reason
     PROFILE = 0x100  # ProfileFlag
     PROFILE_CRC32 = 0x104  # of all that the profile says
     PROFILE_RULE = 0x108  # DmaRule
@@ -74,7 +75,7 @@ class Ext(IntEnum):
 
 
 EXT_MAGIC = 0x52414D44  # "DMAR" as bytes
-EXT_VERSION = 0x0001_0002
+EXT_VERSION = 0x0001_0003
 RECORD_CAPACITY = 256
 RECORD_FIELD_VALID = 1 << 31  # of RECORD_PASID and RECORD_REQUESTER_ID
 HOLD_ON = 1 << 0

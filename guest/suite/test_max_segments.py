@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from exerciser_parts import DescriptorRing, constrained
 from iobuffer import kIODirectionInOut
-from layout import DmaReason, Ext, RingDescriptor, RingFlag
+from layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
@@ -29,24 +29,28 @@ def test_max_segments(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: 
         ring_memory.view() as view,
         DescriptorRing(bench.device, view, ring_memory.getPhysicalAddress(), 16) as ring,
     ):
-        tail = 0
         for first, count in ((0, 3), (100, 2)):
+            ring.restart()
             for index in range(count):
                 place = first + 50 * index
                 more = RingFlag.CHAIN if index + 1 < count else RingFlag(0)
                 descriptor = RingDescriptor(base + place, 50, place, RingFlag.WRITE_MEMORY | more)
-                ring.put(tail, descriptor)
-                tail += 1
-            ring.doorbell(tail)
+                ring.put(index, descriptor)
+            status = ring.doorbell(count)
             record = bench.device.record(bench.device.dma_count)
-            seen.append((record.reason, record.moved, record.segments))
+            seen.append((status, record.reason, record.moved, record.segments))
     with memory.view() as view:
         outside = inverted(inside)
         wrong = difference(outside[:100] + inside[100:200] + outside[200:], bytes(view))
     attest(
         "constraints",
         asked="MAX_SEGMENTS 2: a transfer in two segments, not one in three",
-        attested=", ".join(f"{reason.name}, {moved} bytes moved" for reason, moved, _ in seen),
-        kept=seen == [(DmaReason.MAX_SEGMENTS, 0, 3), (DmaReason.NONE, 100, 2)] and not wrong,
+        attested=", ".join(f"{reason.name}, {moved} bytes moved" for _, reason, moved, _ in seen),
+        kept=seen
+        == [
+            (RingStatus.REFUSED, DmaReason.MAX_SEGMENTS, 0, 3),
+            (RingStatus.OK, DmaReason.NONE, 100, 2),
+        ]
+        and not wrong,
         reason=wrong,
     )

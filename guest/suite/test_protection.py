@@ -250,6 +250,7 @@ def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Atte
             statuses = [ring.doorbell(3)]
             guarded.grant(descriptors, 4 * DESCRIPTOR, OUT)
             statuses.append(ring.doorbell(3))
+            halted = ring.refused, ring.completion
         record = bench.device.record(bench.device.dma_count)
         check_untouched(bench, view, inside, in_device)
     due = [
@@ -266,7 +267,8 @@ def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Atte
         PROMISE,
         asked="a ring that the device may not read, then a chain with one segment too many",
         attested=f"{statuses[0].name}; {record.reason.name}, {record.moved} bytes moved",
-        kept=statuses == [RingStatus.UNREACHABLE, RingStatus.OK]
+        kept=statuses == [RingStatus.UNREACHABLE, RingStatus.REFUSED]
+        and halted == ((0, OUTSIDE), 0)
         and (record.reason, record.moved, record.segments) == (OUTSIDE, 0, 3),
     )
 

@@ -131,7 +131,11 @@ def test_thousands_of_descriptors(
 def test_bad_descriptors_are_refused_whole(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """Each with its reason; what comes behind it is run."""
+    """Each with its reason and its index. It halts the ring, so what comes behind it is not run.
+
+    The last descriptor asks for the interrupt: whoever waits for it wakes. Started again, the ring
+    runs what is good.
+    """
     memory = buffer(kIODirectionInOut, 4096, PAGE)
     base = memory.getPhysicalAddress()
     inside, outside = data.take(4096), data.take(4096)
@@ -161,24 +165,37 @@ def test_bad_descriptors_are_refused_whole(
         ),
         ([RingDescriptor(base, 4, 0, CHAIN | WRITE)], DmaReason.UNFINISHED_CHAIN),
     ]
+    length = max(8, bench.limits.step)
+    good = RingDescriptor(base, length, 0, 0)
     seen = []
-    with a_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32) as ring:
-        tail = 0
-        for chain, _ in bad:
-            for descriptor in chain:
-                ring.put(tail, descriptor)
-                tail += 1
-            rung(ring, tail)
+    vector = min(5, bench.device.vectors - 1)
+    with (
+        a_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32, vector=vector) as ring,
+        bench.device.eventfd(vector) as interrupt,
+    ):
+        for chain, reason in bad:
+            behind = [] if chain[-1].flags & CHAIN else [RingDescriptor(base, length, 0, INTERRUPT)]
+            for index, descriptor in enumerate([good, *chain, *behind]):
+                ring.put(index, descriptor)
+            tail = 1 + len(chain) + len(behind)
+            statuses = ring.doorbell(tail), ring.doorbell(tail)
+            if behind and not interrupt.wait(WAIT_S):
+                raise CheckFailed(f"{reason.name}: no interrupt, and its driver sleeps on")
             record = bench.device.record(bench.device.dma_count)
-            seen.append((record.reason, record.moved))
+            halted = statuses == (RingStatus.REFUSED,) * 2 and ring.refused == (1, record.reason)
+            seen.append((record.reason, record.moved, halted and ring.completion == 1))
+            ring.restart()
+        ring.put(0, good)
+        rung(ring, 1)
+        started = ring.refused is None
     with memory.view() as view:
         wrong = difference(outside, bytes(view))
     attest(
         "descriptor ring",
-        asked="bad descriptors: refused",
-        attested=", ".join(reason.name for reason, _ in seen),
-        kept=seen == [(reason, 0) for _, reason in bad] and not wrong,
-        reason=wrong,
+        asked="bad descriptors: refused, and the ring halts",
+        attested=", ".join(reason.name for reason, _, _ in seen),
+        kept=seen == [(reason, 0, True) for _, reason in bad] and started and not wrong,
+        reason=wrong or "a reason, RING_STATUS, RING_REFUSED or the completion index",
     )
 
 
@@ -301,13 +318,16 @@ def test_ring_that_another_cpu_rewrites(
         ring.put(1, good)
         with rewriter(bench, ring_memory, 8, good.pack()[8:12], bad.pack()[8:12]):
             while count < REWRITTEN_MAX and (count < REWRITTEN_MIN or seen < due):
-                rung(ring, 1)
-                rung(ring, 0)
-                for record in (
-                    bench.device.record(bench.device.dma_count - back) for back in (0, 1)
-                ):
+                for tail in 1, 0:
+                    status = ring.doorbell(tail)
+                    record = bench.device.record(bench.device.dma_count)
                     seen.add((record.length, record.reason, record.moved))
-                count += 2
+                    count += 1
+                    if status is not (RingStatus.REFUSED if record.reason else RingStatus.OK):
+                        raise CheckFailed(f"{status.name} after {record.reason.name}")
+                    if record.reason:
+                        ring.restart()
+                        break
     with memory.view() as view:
         wrong = difference(inside[:64] + outside[64:], bytes(view))
     attest(

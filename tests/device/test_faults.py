@@ -20,6 +20,7 @@ from device.layout import (
     Reg,
     RingDescriptor,
     RingFlag,
+    RingStatus,
 )
 from device.platform.memory_types import Mtrrs
 from device.platform.platform import Platform
@@ -233,6 +234,19 @@ def test_ring_skips_last() -> None:
         last[name] = (found["status"], found["moved"], bytes(client.ram[:12]))
     assert last[None] == (0, 8, DATA[:4] + bytes(4) + DATA[4:8])
     assert last["ring-skips-last"] == (0, 8, DATA[:4] + bytes(8))
+
+
+def test_ring_refusal_lost() -> None:
+    halted = RingStatus.REFUSED, 0, DmaReason.UNMAPPED << 16
+    for name, seen in ((None, halted), ("ring-refusal-lost", (RingStatus.OK, 1, 0))):
+        device, client = made(name)
+        client.ram[:32] = RingDescriptor(0x4000_0000, 4, 0, RingFlag.WRITE_MEMORY).pack()
+        write32(device, 3, Ext.RING_BASE_LO, BASE)
+        write32(device, 3, Ext.RING_SIZE, 4)
+        write32(device, 3, Ext.RING_CONTROL, 1)
+        write32(device, 3, Ext.RING_DOORBELL, 1)
+        registers = Ext.RING_STATUS, Ext.RING_COMPLETION, Ext.RING_REFUSED
+        assert tuple(read32(device, 3, each) for each in registers) == seen
 
 
 def test_message_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def test_chain_moves_whole_or_not_at_all(board: Board, client: FakeClient) -> No
     assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.UNREACHABLE
     board.grant(table, 128, OUT)
     write32(exerciser, 3, Ext.RING_DOORBELL, 2)
-    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.OK
+    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.REFUSED
     assert exerciser.region_read(1, 0, 128) == bytes(128)
     reasons = [board.fault(sequence)["reason"] for sequence in (1, 2)]
     assert reasons == [DmaReason.PROTECTION_OUTSIDE, DmaReason.PROTECTION_DIRECTION]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from device.endpoints.exerciser import Exerciser
 from device.layout import (
     RING_BYTES_MAX,
+    RING_REFUSED_REASON_SHIFT,
     RING_SIZE_MAX,
     DmaAttribute,
     DmaReason,
@@ -174,26 +175,48 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_whole_and_the_next_one_goes_on(
+def test_refused_whole_and_the_ring_halts(
     exerciser: Exerciser, client: FakeClient, case: str
 ) -> None:
     descriptors, reason = REFUSED[case]
     unfinished = reason is DmaReason.UNFINISHED_CHAIN
-    count = len(descriptors) + (not unfinished)
+    count = 1 + len(descriptors) + (not unfinished)
     enable(exerciser, 16)
     exerciser.region_write(1, 0, b"inside the device")
-    lay(client, descriptors)
+    good = RingDescriptor(BASE + 0x200, 6, 0, WRITE)
+    lay(client, [good, *descriptors])
     if not unfinished:
-        lay(client, [RingDescriptor(BASE + 0x100, 6, 0, WRITE | INTERRUPT)], len(descriptors))
-    assert ring(exerciser, count) == (RingStatus.OK, count)
-    found = record(exerciser, 1)
+        lay(client, [RingDescriptor(BASE + 0x100, 6, 0, WRITE | INTERRUPT)], 1 + len(descriptors))
+    for _ in range(2):
+        assert ring(exerciser, count) == (RingStatus.REFUSED, 1)
+    assert read32(exerciser, 3, Ext.RING_REFUSED) == reason << RING_REFUSED_REASON_SHIFT | 1
+    assert (read32(exerciser, 3, Ext.RING_TRANSFERS), read32(exerciser, 3, Ext.DMA_COUNT)) == (1, 2)
+    assert client.interrupts == ([] if unfinished else [(2, 3)]), "whoever waits for it wakes"
+    found = record(exerciser, 2)
     assert (found["reason"], found["moved"]) == (reason, 0)
     assert found["status"] == (
         DmaStatus.RANGE if reason is DmaReason.BUFFER_RANGE else DmaStatus.INTERNAL
     )
-    assert client.ram[:0x100] == bytes(0x100)
-    if not unfinished:
-        assert client.ram[0x100:0x106] == b"inside"
+    assert client.ram[:0x200] == bytes(0x200), "neither it nor what is behind it"
+    lay(client, [RingDescriptor(BASE + 0x300, 6, 0, WRITE)])
+    write32(exerciser, 3, Ext.RING_CONTROL, 1)
+    assert ring(exerciser, 1) == (RingStatus.REFUSED, 1), "it was not turned off"
+    enable(exerciser, 16)
+    assert read32(exerciser, 3, Ext.RING_REFUSED) == 0
+    assert ring(exerciser, 1) == (RingStatus.OK, 1)
+    assert client.ram[0x200:0x206] == client.ram[0x300:0x306] == b"inside"
+
+
+def test_refused_at_the_end_of_the_index(exerciser: Exerciser, client: FakeClient) -> None:
+    enable(exerciser, 4)
+    lay(client, [RingDescriptor(BASE, 1, 0, WRITE)] * 3 + [RingDescriptor(0, 1, 0, WRITE)])
+    assert ring(exerciser, 3) == (RingStatus.OK, 3)
+    assert ring(exerciser, 1) == (RingStatus.REFUSED, 3)
+    assert read32(exerciser, 3, Ext.RING_REFUSED) == 3 | DmaReason.UNMAPPED << 16
+    assert client.interrupts == [], "nobody asked for one"
+    exerciser.device_reset()
+    assert read32(exerciser, 3, Ext.RING_REFUSED) == 0
+    assert ring(exerciser, 1) == (RingStatus.DISABLED, 0)
 
 
 def test_constraint_on_the_number_of_segments(exerciser: Exerciser, client: FakeClient) -> None:
@@ -201,7 +224,7 @@ def test_constraint_on_the_number_of_segments(exerciser: Exerciser, client: Fake
     write32(exerciser, 3, Ext.MAX_SEGMENTS, 2)
     chain = [RingDescriptor(BASE, 1, 0, CHAIN), RingDescriptor(BASE, 1, 0, 0)]
     lay(client, [*chain, chain[0], *chain])
-    assert ring(exerciser, 5) == (RingStatus.OK, 5)
+    assert ring(exerciser, 5) == (RingStatus.REFUSED, 2)
     assert [record(exerciser, number)["reason"] for number in (1, 2)] == [
         DmaReason.NONE,
         DmaReason.MAX_SEGMENTS,

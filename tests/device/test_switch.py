@@ -13,7 +13,7 @@ from device.endpoints.parts.capabilities import OptionalCapability
 from device.endpoints.referral import behind_iommu
 from device.endpoints.requests import DmaRefused
 from device.faults import SOUND, Fault
-from device.layout import DmaReason, Ext, RingStatus
+from device.layout import DmaReason, Ext, RingDescriptor, RingStatus
 from device.platform.platform import Platform
 from device.switch import FaultSwitch
 from device.trace import Trace
@@ -72,7 +72,9 @@ def test_a_fault_of_the_fetch_acts_in_a_device_that_runs() -> None:
 
     device = Exerciser(Trace())
     switch = FaultSwitch([device], Platform(Trace()))
-    device.attach(FakeClient())
+    client = FakeClient()
+    client.ram[:32] = RingDescriptor(BASE, 4, 0, 0).pack()
+    device.attach(client)
     device.region_write(7, 4, b"\x04\x00")
     write32(device, 3, Ext.RING_BASE_LO, BASE)
     write32(device, 3, Ext.RING_SIZE, 4)

@@ -194,23 +194,23 @@ class NoWrap(Ring):
 class ReadsLate(Ring):
     """Reads each descriptor when its turn comes."""
 
-    def run(self, chain: list[Descriptor]) -> Steps[None]:
+    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
         index = self._extension[Ext.RING_COMPLETION]
         found = yield partial(self._read, self.ranges(index, len(chain)))
-        yield from super().run(parse(b"".join(found)))
+        return (yield from super().run(parse(b"".join(found))))
 
 
 class IgnoresFlags(Ring):
     """Takes unknown flags for none."""
 
-    def run(self, chain: list[Descriptor]) -> Steps[None]:
+    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
         return super().run([each._replace(flags=each.flags & sum(RingFlag)) for each in chain])
 
 
 class EndsChains(Ring):
     """Runs a transfer whose last segment is missing."""
 
-    def run(self, chain: list[Descriptor]) -> Steps[None]:
+    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
         last = chain[-1]._replace(flags=chain[-1].flags & ~RingFlag.CHAIN)
         return super().run([*chain[:-1], last])
 

@@ -316,7 +316,7 @@ def test_ring_transfer_is_refused_whole_before_anything_is_asked(owner: Owner) -
     owner.ring([RingDescriptor(BASE, 4, 0, WRITE | CHAIN), RingDescriptor(HOLE, 4, 0, WRITE)])
     owner.serve(Command.DMA_READ)
     assert not owner.busy
-    assert owner.completion() == (RingStatus.OK, 2)
+    assert owner.completion() == (RingStatus.REFUSED, 0)
     assert owner.last() == (DmaReason.UNMAPPED, 0)
 
 

@@ -8,6 +8,8 @@ the size is latched and bounded, and so are the bytes of a doorbell.
 In mapped memory all of a doorbell's work is done within its write. Where the client must be asked,
 it goes on afterwards, one transfer at a time: RING_STATUS reads BUSY until it is done, a doorbell
 that rings meanwhile is answered then, and a ring that is turned off stops at the end of a transfer.
+
+A transfer that is refused halts the ring (`RingStatus`) until it is enabled anew.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from device.endpoints.task import Steps, Task
 from device.layout import (
     RING_BYTES_MAX,
     RING_ENABLE,
+    RING_REFUSED_REASON_SHIFT,
     DmaDirection,
     DmaReason,
     Ext,
@@ -40,7 +43,8 @@ _REGISTERS = (
     Register(Ext.RING_CONTROL, Access.RW, mask=RING_ENABLE),
     Register(Ext.RING_VECTOR, Access.RW, mask=layout.MSICTL_VECTOR),
     Register(Ext.RING_DOORBELL, Access.WO),
-    *(Register(each) for each in (Ext.RING_COMPLETION, Ext.RING_STATUS, Ext.RING_TRANSFERS)),
+    *(Register(each) for each in (Ext.RING_COMPLETION, Ext.RING_STATUS)),
+    *(Register(each) for each in (Ext.RING_TRANSFERS, Ext.RING_REFUSED)),
 )
 # Descriptors come by the thousand, and an operation on an IntFlag costs as much as ten on an int.
 _FLAGS, _CHAIN, _INTERRUPT = int(sum(RingFlag)), int(RingFlag.CHAIN), int(RingFlag.INTERRUPT)
@@ -60,9 +64,9 @@ class Descriptor(NamedTuple):
 class Ring:
     """One ring. ``read`` reads guest memory; ``interrupt`` sends a vector's MSI-X.
 
-    ``run`` runs a transfer and calls back when it has ended, ``refuse`` refuses one,
-    ``unreachable`` records descriptors that the bus refused, ``make`` makes a transfer; ``changed``
-    is called when the ring begins or ends to be busy.
+    ``run`` runs a transfer and calls back with its reason when it has ended, ``refuse`` refuses
+    one, ``unreachable`` records descriptors that the bus refused, ``make`` makes a transfer;
+    ``changed`` is called when the ring begins or ends to be busy.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Ring:
         read: Callable[
             [Sequence[tuple[int, int]], Callable[[list[bytes] | DmaRefused], None]], None
         ],
-        run: Callable[[Transfer, Callable[[None], None]], None],
+        run: Callable[[Transfer, Callable[[DmaReason], None]], None],
         refuse: Callable[[Transfer, DmaReason], None],
         unreachable: Callable[[Transfer, DmaReason], None],
         interrupt: Callable[[int], object],
@@ -126,6 +130,7 @@ class Ring:
             self._size = self._extension[Ext.RING_SIZE]
             self._extension[Ext.RING_COMPLETION] = 0
             self._extension[Ext.RING_STATUS] = RingStatus.OK
+            self._extension[Ext.RING_REFUSED] = 0
         self._enabled = enable
 
     def write_ring_doorbell(self, tail: int) -> None:
@@ -161,6 +166,8 @@ class Ring:
             return RingStatus.BAD_SIZE
         if tail >= self._size:
             return RingStatus.BAD_INDEX
+        if self._extension[Ext.RING_REFUSED]:
+            return RingStatus.REFUSED
         head = self._extension[Ext.RING_COMPLETION]
         ranges = self.ranges(head, (tail - head) % self._size)
         found = yield partial(self._read, ranges)
@@ -189,9 +196,15 @@ class Ring:
                 if moved > RING_BYTES_MAX:
                     status = RingStatus.BUDGET
                     break
-            yield from self.run(chain)
+            reason = yield from self.run(chain)
+            index = self._extension[Ext.RING_COMPLETION]
+            if reason:
+                self._extension[Ext.RING_REFUSED] = reason << RING_REFUSED_REASON_SHIFT | index
+                status = RingStatus.REFUSED
+                wanted = any(each.flags & _INTERRUPT for each in descriptors)
+                break
             wanted = wanted or any(each.flags & _INTERRUPT for each in chain)
-            done = self._extension[Ext.RING_COMPLETION] + len(chain)
+            done = index + len(chain)
             self._extension[Ext.RING_COMPLETION] = done % self._size
             self._extension[Ext.RING_TRANSFERS] += 1
             if self._stopping:
@@ -201,23 +214,27 @@ class Ring:
             self._interrupt(self._extension[Ext.RING_VECTOR])
         return status
 
-    def run(self, chain: list[Descriptor]) -> Steps[None]:
+    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
         """Run one transfer, or refuse what its descriptors alone make impossible."""
         flags = chain[0].flags
         direction = DmaDirection.WRITE_MEMORY if flags & _WRITE else DmaDirection.READ_MEMORY
         segments = tuple(map(Segment._make, [each[:3] for each in chain]))
         transfer = self._make(direction, segments, bool(flags & _NO_SNOOP))
         alike = _WRITE | _NO_SNOOP
+        reason = DmaReason.NONE
         if any(each.flags & ~_FLAGS or (each.flags ^ flags) & alike for each in chain):
-            self._refuse(transfer, DmaReason.BAD_DESCRIPTOR)
+            reason = DmaReason.BAD_DESCRIPTOR
         elif chain[-1].flags & _CHAIN:
-            self._refuse(transfer, DmaReason.UNFINISHED_CHAIN)
+            reason = DmaReason.UNFINISHED_CHAIN
         elif transfer.length > RING_BYTES_MAX:
-            self._refuse(transfer, DmaReason.TRANSFER_SIZE)
-        else:
-            self._under_way = transfer
-            yield partial(self._run, transfer)
-            self._under_way = None
+            reason = DmaReason.TRANSFER_SIZE
+        if reason:
+            self._refuse(transfer, reason)
+            return reason
+        self._under_way = transfer
+        outcome: DmaReason = yield partial(self._run, transfer)
+        self._under_way = None
+        return outcome
 
 
 def parse(data: bytes) -> list[Descriptor]:
