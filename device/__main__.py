@@ -19,10 +19,9 @@ from . import choose, profile, watchdog
 from .choose import NoEndpoint
 from .control import ControlServer
 from .endpoints.base import Endpoint
-from .endpoints.exerciser import Exerciser
 from .endpoints.memory import Fabric
 from .endpoints.parts.capabilities import OptionalCapability
-from .endpoints.referral import behind_iommu
+from .endpoints.referral import Referral
 from .faults import FAULTS
 from .platform.platform import Platform
 from .switch import FaultError, FaultSwitch
@@ -194,10 +193,6 @@ def _servers(
     asked for cannot be had.
     """
     chosen = choose.find(options.endpoint)
-    if options.iommu:
-        if not issubclass(chosen, Exerciser):
-            raise NoEndpoint("--iommu is for the exerciser")
-        chosen = behind_iommu(chosen)
     asked = {
         name: getattr(options, name)
         for name in ("buffer_size", "vectors", "capabilities")
@@ -215,6 +210,7 @@ def _servers(
     platform = Platform(trace)
     for each in endpoints:
         each.bus.interconnect = platform.interconnect
+        each.bus.referral = Referral() if options.iommu else None
     switch = FaultSwitch(endpoints, platform)
     switch.set(options.fault)
     control = options.control_socket

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from . import faults
 from .endpoints.base import Endpoint
 from .endpoints.exerciser import Exerciser
-from .endpoints.referral import Referring, behind_iommu
 from .endpoints.registers import RegisterFile
 from .faults import FAULTS, SOUND, Fault
 from .platform.platform import Platform
@@ -51,13 +50,13 @@ class FaultSwitch:
         """Have ``fault`` act in place of what was put on before. FaultError as in `set`."""
         if fault.exerciser is not Exerciser:
             for kind in self._kinds:
-                if kind is not Exerciser and kind.__bases__ != (Referring, Exerciser):
+                if kind is not Exerciser:
                     raise FaultError(
                         f"is one of the exerciser's, and {kind.__name__} is another",
                         f"choose a fault of the bus or the platform, or leave {kind.__name__} out",
                     )
         for endpoint, kind in zip(self._endpoints, self._kinds, strict=True):
-            _become(endpoint, kind if fault.exerciser is Exerciser else _like(kind, fault))
+            _become(endpoint, kind if fault.exerciser is Exerciser else fault.exerciser)
         _become(self._platform, fault.platform)
         self._platform.refit()
 
@@ -75,7 +74,3 @@ def _become(endpoint: Endpoint, kind: type[Endpoint]) -> None:
     for content in endpoint.contents.values():
         if isinstance(content, RegisterFile):
             content.rebind()
-
-
-def _like(kind: type[Endpoint], fault: Fault) -> type[Exerciser]:
-    return behind_iommu(fault.exerciser) if issubclass(kind, Referring) else fault.exerciser

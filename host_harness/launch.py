@@ -247,7 +247,7 @@ def _start_device(
             argv += [f"--{name}", launch.options.given[name]]
     if "coherent" in launch.options.given:
         argv += ["--coherent", "yes" if launch.options.profile.coherent else "no"]
-    if launch.options.iommu and not launch.options.endpoint:
+    if launch.options.iommu:
         argv += ["--iommu"]
     # An endpoint of somebody else's is found as Python finds modules: here, or on PYTHONPATH.
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)

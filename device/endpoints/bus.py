@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from device.layout import DmaReason
-from device.vfio_user.errors import MemoryFault, Unmapped, Withdrawn
+from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped, Withdrawn
 from device.vfio_user.model import Dma, Place, Window
 
+from .referral import Piece, page_at_fault
 from .requester import HISTORY, Requester
-from .requests import PLAIN, Attributes, Data, DmaRefused, OnlyByMessage, bare
+from .requests import PLAIN, Attributes, Data, DmaRefused, NotMapped, OnlyByMessage, bare
 from .targets import refusal_of
 from .task import Steps, Task
 
@@ -67,18 +68,17 @@ class Bus(Requester):
         attributes: Attributes = PLAIN,
         *,
         by_message: bool = False,
-        again: bool = False,
     ) -> None:
         """Read memory, and call ``on_done`` once with a copy of it or the refusal.
 
         Set what ``on_done`` clears (busy, TransactionPending) before the call: in mapped memory the
         DMA is done, and ``on_done`` was called, when this returns; otherwise it comes later, from
         the same thread, while registers are read and written as ever. These DMAs are done in the
-        order they were started. After ``cancel``, which a reset does, ``on_done`` never comes.
-        ``by_message``: see ``Dma``. ``again``: of a request that was refused already, of which the
-        trace has one event and no second.
+        order they were started, behind what a refusal asks of the client's IOMMU. After
+        ``cancel``, which a reset does, ``on_done`` never comes.
+        ``by_message``: see ``Dma``.
         """
-        self._start(address, length, None, attributes, by_message, on_done, again=again)
+        self._start(address, length, None, attributes, by_message, on_done)
 
     def write_async(
         self,
@@ -88,13 +88,12 @@ class Bus(Requester):
         attributes: Attributes = PLAIN,
         *,
         by_message: bool = False,
-        again: bool = False,
     ) -> None:
         """Write memory; ``on_done`` gets no bytes, or the refusal. See ``read_async``.
 
         A write by messages that fails has moved what lies before the refusal's address.
         """
-        self._start(address, len(data), data, attributes, by_message, on_done, again=again)
+        self._start(address, len(data), data, attributes, by_message, on_done)
 
     def read_list_async(
         self,
@@ -115,7 +114,7 @@ class Bus(Requester):
                 pieces = [(address, length, None) for address, length in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
-                on_done(bare(refusal))
+                self._refer(bare(refusal), _to_read(segments), attributes, on_done)
             else:
                 on_done(read)
 
@@ -133,7 +132,7 @@ class Bus(Requester):
                 pieces = [(address, len(data), bytes(data)) for address, data in segments]
                 Task(self._each(pieces, attributes, on_done)).start()
             except DmaRefused as refusal:
-                on_done(bare(refusal))
+                self._refer(bare(refusal), _to_write(segments), attributes, on_done)
             else:
                 on_done([])
 
@@ -153,7 +152,12 @@ class Bus(Requester):
                     memory[address + shift : address + shift + length]
                     for address, length in segments
                 ]
-        found = self._gather(segments, attributes, write=False, later=later)
+        try:
+            found = self._gather(segments, attributes, write=False, later=later)
+        except NotMapped as refusal:
+            if not later:
+                self._refer(bare(refusal), _to_read(segments), attributes, _nobody_waits)
+            raise
         read: list[bytes] = []
         try:
             for target in found:
@@ -183,7 +187,12 @@ class Bus(Requester):
                     memory[address + shift : address + shift + len(data)] = data
                 return
         ranges = [(address, len(data)) for address, data in segments]
-        found = self._gather(ranges, attributes, write=True, later=later)
+        try:
+            found = self._gather(ranges, attributes, write=True, later=later)
+        except NotMapped as refusal:
+            if not later:
+                self._refer(bare(refusal), _to_write(segments), attributes, _nobody_waits)
+            raise
         written = 0
         try:
             for target, (_, data) in zip(found, segments, strict=True):
@@ -245,12 +254,12 @@ class Bus(Requester):
 
     def _each(
         self,
-        segments: Sequence[tuple[int, int, bytes | None]],
+        pieces: Sequence[tuple[int, int, bytes | None]],
         attributes: Attributes,
         on_done: Callable[[list[bytes] | DmaRefused], None],
     ) -> Steps[None]:
         done = []
-        for address, length, data in segments:
+        for address, length, data in pieces:
             outcome = yield partial(self._start, address, length, data, attributes, False)
             if isinstance(outcome, DmaRefused):
                 on_done(outcome)
@@ -258,8 +267,42 @@ class Bus(Requester):
             done.append(outcome)
         on_done(done)
 
+    def _refer(
+        self,
+        refusal: DmaRefused,
+        pieces: Sequence[Piece],
+        attributes: Attributes,
+        then: Callable[[DmaRefused], object],
+    ) -> None:
+        """Call ``then`` with a refusal that was recorded: behind an IOMMU when that knows of it.
+
+        A request that is refused by something else than the client's map is not the IOMMU's.
+        """
+        client, referral = self.client, self.referral
+        place = page_at_fault(pieces, refusal.address)
+        if client is None or referral is None or not isinstance(refusal, NotMapped) or not place:
+            then(refusal)
+            return
+
+        def answered(outcome: bytes | MemoryFault) -> None:
+            if isinstance(outcome, bytes):  # it was mapped in between
+                ranges, write = ((place.address, place.length),), place.data is not None
+                with self.interconnect.lock:
+                    self.transactions.add(write, ranges, self._sent(attributes), DmaReason.NONE)
+                    self._moved(ranges, write=write)
+            then(refusal)
+
+        referral.tell(client, place, answered, lambda: self._function.config.bus_master)
+
+    @property
+    def referring(self) -> bool:
+        """Return whether the client has been told of a refusal, and has not answered yet."""
+        return self.referral is not None and self.referral.under_way
+
     def cancel(self) -> None:
         """Forget every DMA that ``read_async`` and ``write_async`` started."""
+        if self.referral is not None:
+            self.referral.forget()
         if self.client is not None:
             self.client.cancel_dma()
 
@@ -271,8 +314,6 @@ class Bus(Requester):
         attributes: Attributes,
         by_message: bool,
         on_done: Callable[[bytes | DmaRefused], None],
-        *,
-        again: bool = False,
     ) -> None:
         denied: DmaRefused | None = None
         write = data is not None
@@ -306,26 +347,32 @@ class Bus(Requester):
                 outcome = denied
             elif isinstance(outcome, Unmapped) and not by_message:
                 outcome = self._reach.at_peer(address, length, data, outcome)
+            elif isinstance(outcome, ReadOnly) and not by_message:
+                outcome = NotMapped(DmaReason.READ_ONLY, outcome.address)
             found = refusal_of(outcome) if isinstance(outcome, MemoryFault) else outcome
             place = address, length
             if isinstance(found, DmaRefused):
                 # By messages, what lies before the piece at fault was moved.
                 cut = write and found.reason in _CUT_SHORT
                 moved = max(found.address - address, 0) if cut else 0
-                self._record(write, *place, attributes, found, moved=moved, again=again)
-            else:
-                sent = self._sent(attributes)
-                with self.interconnect.lock:
-                    self.transactions.add(write, (place,), sent, DmaReason.NONE)
-                    self._moved((place,), write=write)
+                self._record(write, *place, attributes, found, moved=moved)
+                self._refer(found, (Piece(*place, data),), attributes, on_done)
+                return
+            sent = self._sent(attributes)
+            with self.interconnect.lock:
+                self.transactions.add(write, (place,), sent, DmaReason.NONE)
+                self._moved((place,), write=write)
             on_done(found)
 
         with self.interconnect.lock:
             try:
-                client = self._reach.admitted(self.client, address, length)
+                if by_message:
+                    client = self._reach.admitted(self.client, address, length)
+                else:
+                    client = self._admitted(address, length, write=write)
                 self._cross(address, length, attributes, write=write)
             except DmaRefused as refusal:
-                done(refusal)
+                done(bare(refusal))
             else:
                 client.start_dma(Dma(address, length, data, done, by_message, allowed, through))
 
@@ -346,3 +393,15 @@ class Bus(Requester):
         except DmaRefused:
             return False
         return True
+
+
+def _to_read(segments: Sequence[tuple[int, int]]) -> list[Piece]:
+    return [Piece(address, length, None) for address, length in segments]
+
+
+def _to_write(segments: Sequence[tuple[int, Data]]) -> list[Piece]:
+    return [Piece(address, len(data), data) for address, data in segments]
+
+
+def _nobody_waits(_refusal: DmaRefused) -> None:
+    """Let the client's answer to a refusal be: whoever made the request knows it already."""

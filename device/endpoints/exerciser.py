@@ -141,9 +141,9 @@ class Exerciser(Endpoint):
     # What happens to a DMA in flight, and to what is no register.
 
     def _end_dma(self, reason: DmaReason) -> None:
-        self.bus.cancel()
         self.hold.abort(reason)
         self.ring.abort(reason)
+        self.bus.cancel()
 
     def _update_pending(self) -> None:
         pending = self.hold.in_flight or self.ring.busy
@@ -339,7 +339,12 @@ class Exerciser(Endpoint):
     def _tell_refused(
         self, transfer: Transfer, reason: DmaReason, moved: int, byte: int | None = None
     ) -> None:
-        """Tell of a DMA that this device ends itself: it is the bus that tells of its own."""
+        """Tell of a DMA that this device ends itself: it is the bus that tells of its own.
+
+        One that was refused, of which the client is being told, ends but once.
+        """
+        if self.bus.referring:
+            return
         places = [(each.address, each.length) for each in transfer.segments]
         self.bus.refuse(reason, places, write=transfer.writes_memory, moved=moved, byte=byte)
 

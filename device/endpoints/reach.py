@@ -12,7 +12,7 @@ from device.layout import DmaReason
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.model import Client, Place
 
-from .requests import DmaRefused, OnlyByMessage, bare
+from .requests import DmaRefused, NotMapped, OnlyByMessage, bare
 
 if TYPE_CHECKING:
     from .base import Endpoint
@@ -63,7 +63,7 @@ class Reach:
         try:
             return memory(address, length, write=write)
         except ReadOnly as fault:
-            raise DmaRefused(DmaReason.READ_ONLY, fault.address) from fault
+            raise NotMapped(DmaReason.READ_ONLY, fault.address) from fault
         except NoDescriptor as fault:
             raise OnlyByMessage(DmaReason.UNMAPPED, fault.address) from fault
         except Unmapped as fault:
@@ -75,7 +75,7 @@ class Reach:
         except ReadOnly as refusal:
             raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
         except Unmapped:
-            raise DmaRefused(DmaReason.UNMAPPED, fault.address) from fault
+            raise NotMapped(DmaReason.UNMAPPED, fault.address) from fault
 
     def at_peer(
         self, address: int, length: int, data: bytes | None, fault: Unmapped

@@ -6,6 +6,7 @@ recorded, as it left the function or why it did not, and is one event of the tra
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from device.vfio_user.model import Client, Place
 from .history import History
 from .interconnect import Interconnect, Request
 from .reach import Reach
+from .referral import Referral
 from .refusals import RefusedRequest
 from .requests import Attributes, DmaRefused, OnlyByMessage, Transaction
 from .targets import Cached, Views
@@ -38,6 +40,9 @@ class Requester:
 
     ``interconnect`` is the platform's where one stands in the process, else this function's own.
     ``trace`` gets an event for each request; the function's, unless another one is set.
+    ``referral`` tells the client of what its map refuses, where the function is behind an IOMMU of
+    the client's: there the map judges before the interconnect does, so that a request that the
+    IOMMU refuses raises its fault.
     """
 
     def __init__(self, function: Endpoint) -> None:
@@ -47,6 +52,7 @@ class Requester:
         self.client: Client | None = None
         self.transactions = History(HISTORY)
         self.trace: Trace = function.trace
+        self.referral: Referral | None = None
 
     def _gather(
         self,
@@ -65,7 +71,7 @@ class Requester:
         missing: OnlyByMessage | None = None
         for address, length in ranges:
             try:
-                client = self._reach.admitted(self.client, address, length)
+                client = self._admitted(address, length, write=write)
                 self._cross(address, length, attributes, write=write)
                 found.append(self._target(client, address, length, attributes, write=write))
             except DmaRefused as refusal:
@@ -77,6 +83,14 @@ class Requester:
             raise missing
         self.transactions.add(write, ranges, self._sent(attributes), DmaReason.NONE)
         return found
+
+    def _admitted(self, address: int, length: int, *, write: bool) -> Client:
+        """Return the client, when nothing before the interconnect refuses. DmaRefused."""
+        client = self._reach.admitted(self.client, address, length)
+        if self.referral is not None:
+            with contextlib.suppress(OnlyByMessage):
+                self._reach.views(client, address, length, write=write)
+        return client
 
     def _target(
         self, client: Client, address: int, length: int, attributes: Attributes, *, write: bool
@@ -155,13 +169,11 @@ class Requester:
         refusal: DmaRefused,
         *,
         moved: int = 0,
-        again: bool = False,
     ) -> None:
-        """Record a request that is refused, and tell of it. ``again``: it was told of before."""
+        """Record a request that is refused, and tell of it."""
         sent = self._sent(attributes)
         self.transactions.add(write, ((address, length),), sent, refusal.reason)
-        if not again:
-            self._refused(((address, length),), refusal, write=write, moved=moved)
+        self._refused(((address, length),), refusal, write=write, moved=moved)
         self._function.on_refused(Transaction(write, address, length, sent, refusal.reason))
 
     def refuse(

@@ -28,6 +28,10 @@ class OnlyByMessage(DmaRefused):
     """Refused, for only the client reaches it: ``read_async`` and its like can have it."""
 
 
+class NotMapped(DmaRefused):
+    """Refused by the client's DMA map: UNMAPPED or READ_ONLY."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What a memory request carries beside its address (PCI Express Base 5.0, 2.2.6 and 2.2.10).
@@ -59,4 +63,4 @@ class Transaction(NamedTuple):
 
 def bare(refusal: DmaRefused) -> DmaRefused:
     """Return a refusal that may be kept: its traceback's frames hold views of memory."""
-    return DmaRefused(refusal.reason, refusal.address, refusal.nearest)
+    return type(refusal)(refusal.reason, refusal.address, refusal.nearest)
