@@ -218,17 +218,19 @@ def ring(exerciser: Exerciser, client: Asked, base: int, *descriptors: RingDescr
     write32(exerciser, 3, Ext.RING_DOORBELL, len(descriptors))
 
 
-def test_refused_transfer_of_the_ring_is_told_before_the_next_is_run(
+def test_refused_transfer_of_the_ring_is_told_before_the_ring_halts(
     exerciser: Exerciser, client: Asked
 ) -> None:
+    sound = RingDescriptor(BASE + 4096, 64, 0, RingFlag(0))
     refused = RingDescriptor(END + 8, 64, 0, RingFlag.WRITE_MEMORY)
-    ring(exerciser, client, BASE, refused, RingDescriptor(BASE + 4096, 64, 0, RingFlag(0)))
+    ring(exerciser, client, BASE, sound, refused, sound)
     (asked,) = client.messages
     assert (asked.address, asked.length, asked.data) == (END + 8, 64, bytes(64))
     assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.BUSY
     client.refuse()
-    assert read32(exerciser, 3, Ext.RING_TRANSFERS) == 2
-    assert newest(exerciser)["RECORD_REASON"] == DmaReason.NONE
+    assert read32(exerciser, 3, Ext.RING_STATUS) == RingStatus.REFUSED
+    assert read32(exerciser, 3, Ext.RING_COMPLETION) == 1
+    assert newest(exerciser)["RECORD_REASON"] == DmaReason.UNMAPPED
 
 
 def test_descriptors_that_the_map_refuses_are_told(exerciser: Exerciser, client: Asked) -> None:
