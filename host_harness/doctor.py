@@ -146,7 +146,7 @@ def _accelerator(found: qemu.Qemu | None) -> Row:
         accelerator, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
     if accelerator == "kvm":
         return _fine("accelerator", why)
-    hint = "a run takes some 30 s when it emulates"
+    hint = "a run takes some 40 to 70 s when it emulates"
     if unopened is not None and not wanted:
         hint += "; faster with KVM: load kvm_intel or kvm_amd, and join the group kvm"
     return Row("accelerator", Mark.NOTE, why, hint)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import drawing, own_pytest, verdicts
 from .children import child
-from .errors import NoVerdict, Status, UsageError
+from .errors import EnvironmentFailure, NoVerdict, Status, UsageError
 from .options import Options
 from .payload import GuestTests
 from .progress import Progress
@@ -90,7 +90,10 @@ def _whole(
         raise UsageError(f"the run in {order} order:\n{words}", f"look into {output}")
     if status not in (Status.PASSED, Status.FAILED):
         words = "\n".join(f"  | {line}" for line in tail(output))
-        raise NoVerdict("order", f"the run in {order} order ended with {status}:\n{words}")
+        message = f"the run in {order} order ended with {status}:\n{words}"
+        if status == Status.ENVIRONMENT:
+            raise EnvironmentFailure(message, "make doctor says what is missing")
+        raise NoVerdict("order", message, f"look into {folder}")
     return Status(status), verdicts.read(folder / "latest")
 
 
@@ -127,4 +130,5 @@ def _alone(
                     raise session.error
                 found |= recorder.verdicts([nodeid])
         vm.power_off()
+        rig.conclude(Status.PASSED, tests=False)
     return found

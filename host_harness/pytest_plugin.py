@@ -26,6 +26,7 @@ from .progress import Progress
 from .replay import Replay
 from .reviewed import Reviewed
 from .rig import Rig
+from .verdicts import Recorder
 from .vm import Vm
 
 RIG = pytest.StashKey[Rig]()
@@ -78,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []  # neither the folder that pytest was started in nor testpaths
     config.pluginmanager.register(GuestSession(rig), "dma-rehearsal-session")
+    config.pluginmanager.register(Recorder(rig), "dma-rehearsal-verdicts")
     config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
 
 

@@ -61,11 +61,11 @@ def test_every_time(): ...
 """
 
 
-def run_order(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_order(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "host_harness", "order", *arguments],
         cwd=folder,
-        env=clean_environment(PYTHONPATH=str(SOURCE), SEED="7"),
+        env=clean_environment(PYTHONPATH=str(SOURCE), SEED="7", **settings),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -99,3 +99,21 @@ def test_tests_that_depend_on_nothing_agree(tmp_path: Path) -> None:
     done = run_order(tmp_path, "--tests", "guest_tests")
     assert done.returncode == 0
     assert "1 tests in two orders and 1 of them alone: the same verdicts" in done.stdout
+    statuses = (tmp_path / "build" / "runs" / "order").glob("*/latest/status")
+    assert [path.read_text() for path in statuses] == ["0\n"] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ({"QEMU": "/bin/false"}, 3, "the run in collected order ended with 3"),
+        ({"FAULT": "nonsense"}, 2, "there is no fault"),
+        ({"ORDER": "shuffled"}, 2, "are for one run"),
+    ],
+)
+def test_run_that_cannot_be_is_no_comparison(
+    tmp_path: Path, settings: dict[str, str], status: int, words: str
+) -> None:
+    done = run_order(tmp_path, **settings)
+    assert done.returncode == status
+    assert words in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from host_harness import verdicts
 from host_harness.payload import SOURCE
 from tests.host_harness.runs import clean_environment
 
@@ -56,6 +57,8 @@ def test_guest_tests_of_another_project(project: Path) -> None:
     assert "kIOMapWriteCombineCache" in done.stdout
     latest = project / "build" / "runs" / "latest"
     assert (latest / "status").read_text() == "0\n"
+    outcomes = [each.outcome for each in verdicts.read(latest).values()]
+    assert outcomes == ["passed", "passed"]
     assert "--vm-deadline=test=60" in (latest / "replay").read_text()
 
 
