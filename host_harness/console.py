@@ -8,15 +8,21 @@ full, and once more when it is sent, so under load its ``logfile=`` has some of 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
+import sys
+import termios
 import threading
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pexpect
 from pexpect import socket_pexpect
 
+_CATCH_UP_S = 2.0
+_POLL_S = 0.005
 # What init prints when the kernel has handed over, and what the kernel prints when it gives up.
 INIT_UP = b"init: up"
 _PATTERNS: list[Any] = [
@@ -34,9 +40,11 @@ class _LoggedSpawn(socket_pexpect.SocketSpawn):  # type: ignore[type-arg]  # of 
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
         """Read at most ``size`` bytes; pexpect.EOF at the end of the stream."""
-        data: bytes = super().read_nonblocking(size, timeout)
+        # Written while the socket still has it: an empty socket is one that is in the log.
+        seen = self.socket.recv(size, socket.MSG_PEEK)
         with contextlib.suppress(OSError):  # a full disk: panics are still to be seen
-            self.log.write(data)
+            self.log.write(seen)
+        data: bytes = super().read_nonblocking(len(seen) or size, timeout)
         return data
 
 
@@ -60,6 +68,18 @@ class Console:
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
+
+    def catch_up(self) -> None:
+        """Wait until the log has what the guest has said so far, `_CATCH_UP_S` at most."""
+        end = time.monotonic() + _CATCH_UP_S
+        while self._unread() and self._thread.is_alive() and time.monotonic() < end:
+            time.sleep(_POLL_S)
+
+    def _unread(self) -> int:
+        """Return how many bytes the socket has."""
+        return int.from_bytes(
+            fcntl.ioctl(self._stream.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder
+        )
 
     def await_end(self, limit_s: float) -> None:
         """Wait until all is read of a console whose QEMU has ended, ``limit_s`` at most."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,16 @@ def _expected(value: object) -> ExpectedFault:
 
 
 class DmarLog:
-    """Follows the console's log for faults."""
+    """Follows the console's log for faults. ``catch_up`` has all that was said be in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, catch_up: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._catch_up = catch_up
         self._offset = 0
 
     def take(self) -> list[DmarFault]:
         """Return the faults that were printed since the last call."""
+        self._catch_up()
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)

@@ -40,7 +40,7 @@ class Worker:
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
         self._dmar: dmar.DmarLog | None = None
         if iommu:
-            self._dmar = dmar.DmarLog(vm.folder / "console.log")
+            self._dmar = dmar.DmarLog(vm.folder / "console.log", vm.console.catch_up)
             self._dmar.take()  # what firmware and boot did
 
     def start(self, item: pytest.Item, following: pytest.Item | None) -> Running:

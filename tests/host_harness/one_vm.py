@@ -112,8 +112,9 @@ class OneVm:
         tests = GuestTests(selected=tuple(f"suite/{each}" for each in files))
         name = fault.name if fault else None
         collected = guest_tests.collect([self.vm], tests, seed=SEED, fault=name, iommu=self.iommu)
-        log = dmar.DmarLog(self.vm.folder / "console.log") if self.iommu else None
-        if log:
+        log = None
+        if self.iommu:
+            log = dmar.DmarLog(self.vm.folder / "console.log", self.vm.console.catch_up)
             log.take()  # what came before
         session = OneSession(self.vm, collected.items, self.config, log)
         yield session

@@ -55,6 +55,22 @@ def test_what_is_seen_stands_in_the_log(tmp_path: Path, words: bytes, attribute:
         assert words.strip() in (tmp_path / "console.log").read_bytes()
 
 
+def test_caught_up_is_all_that_was_said(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    with console(log) as (watched, guest):
+        for number in range(200):
+            guest.send(b"%d\r\n" % number)
+            watched.catch_up()
+            assert log.read_bytes().endswith(b"%d\r\n" % number)
+
+
+def test_caught_up_with_a_console_that_has_ended(tmp_path: Path) -> None:
+    with console(tmp_path / "console.log") as (watched, guest):
+        guest.shutdown(socket.SHUT_WR)
+        watched.await_end(LIMIT_S)
+        watched.catch_up()
+
+
 def test_full_disk_hides_no_panic(tmp_path: Path) -> None:
     with console(Path("/dev/full")) as (watched, guest):
         guest.send(b"Kernel panic - not syncing: no more\r\n")

@@ -66,6 +66,17 @@ def test_no_console_yet_has_no_faults(tmp_path: Path) -> None:
     assert DmarLog(tmp_path / "absent").take() == []
 
 
+def test_what_the_console_has_not_written_yet_is_waited_for(console: Path) -> None:
+    """A fault that comes a moment too late would be the next test's."""
+    said = console.read_bytes()
+    console.write_bytes(b"")
+
+    def catch_up() -> None:
+        console.write_bytes(said)
+
+    assert DmarLog(console, catch_up).take()
+
+
 @pytest.mark.parametrize(
     ("wanted", "told", "missing", "unexpected"),
     [

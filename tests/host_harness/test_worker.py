@@ -24,7 +24,9 @@ def made(folder: Path, *, iommu: bool = False) -> Worker:
     folder.mkdir()
     (folder / "device-trace.jsonl").touch()
     (folder / "console.log").touch()
-    vm: Any = SimpleNamespace(folder=folder, set_test=str)
+    vm: Any = SimpleNamespace(
+        folder=folder, set_test=str, console=SimpleNamespace(catch_up=lambda: None)
+    )
     return Worker(vm, iommu=iommu)
 
 
