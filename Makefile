@@ -11,7 +11,7 @@ GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest
 	guest/edu.py guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
 	guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout guest/init.py \
 	guest/page_frames.py guest/swap.py guest/platform_access.py guest/cache_unit.py \
-	guest/platform_coherence.py guest/cache_names.py guest/request_log.py
+	guest/platform_coherence.py guest/cache_names.py guest/refusals.py guest/request_log.py
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -6,10 +6,12 @@ import os
 import select
 import struct
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+import refusals
 from boot_words import announced
 from device_limits import Limits
 from iobuffer.driver import DriverFunction, Interrupts, PciInfo
@@ -32,6 +34,7 @@ from layout import (
     Reg,
 )
 from pci_sysfs import Bar, PciError, PciFunction
+from request_log import RefusedRequest
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 _PLAIN: Final = DmaCtl(0)
@@ -378,6 +381,12 @@ class Exerciser:
         function interrupts; `IOUnsupportedError` when there is no INTx.
         """
         return IntxInterrupt(self.driver, self._control)
+
+    def expects(
+        self, *reasons: DmaReason, count: int | None = None
+    ) -> AbstractContextManager[list[RefusedRequest]]:
+        """Expect refusals within the ``with``, of any function; see `refusals.expects`."""
+        return refusals.expects(*reasons, count=count)
 
     def interrupt(self, vector: int) -> None:
         """Make the device send a vector's MSI-X message."""

@@ -5,11 +5,13 @@ Several processes may have it open; each command is theirs alone while it lasts.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 import memory_types
+import refusals
 from cache_unit import CacheUnit
 from layout import (
     PLATFORM_DEVICE_ID,
@@ -17,6 +19,7 @@ from layout import (
     PLATFORM_VENDOR_ID,
     PLATFORM_VERSION,
     WITNESS_TRIGGER,
+    DmaReason,
     Plat,
     PlatformBar,
     PlatformFeature,
@@ -27,7 +30,7 @@ from memory_types import Mtrrs
 from pci_sysfs import PciFunction
 from platform_command import CommandLock, PlatformDeviceError
 from protection_unit import ProtectionUnit
-from request_log import RequestLog
+from request_log import RefusedRequest, RequestLog
 
 _MTRR_RANGE_SIZE: Final = 16  # PHYSBASE lo, hi, PHYSMASK lo, hi
 
@@ -89,6 +92,12 @@ class PlatformDevice:
         if PlatformFeature.REQUESTS not in self.features:
             raise PlatformDeviceError(f"{self.pci.address}: there is no request log")
         return RequestLog(self._control, self._lock, self.pci.address)
+
+    def expects(
+        self, *reasons: DmaReason, count: int | None = None
+    ) -> AbstractContextManager[list[RefusedRequest]]:
+        """Expect refusals within the ``with``, of any function; see `refusals.expects`."""
+        return refusals.expects(*reasons, count=count)
 
     def set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
         """Tell the witness what the processor makes of page-table entries."""

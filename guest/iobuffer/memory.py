@@ -172,6 +172,11 @@ class IOMemoryDescriptor(ABC):
         return self._record.made_at
 
     @property
+    def last_segments(self) -> list[Segment]:
+        """The (bus address, bytes) of its newest preparation, also when it is released."""
+        return list(self._record.segments)
+
+    @property
     def made_sequence(self) -> int:
         """What `provenance.clock` said when it was made, 0 without one."""
         return self._record.made_sequence

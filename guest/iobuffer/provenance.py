@@ -285,16 +285,17 @@ def recent() -> list[Record]:
     return list(_recent)[::-1]
 
 
-def dropped(*, take: bool = False) -> list[tuple[str, str]]:
+def dropped(*, take: bool = False, since: int = 0) -> list[tuple[str, str]]:
     """Return (name, "file:line" that made it) of the buffers that were dropped without release().
 
-    Oldest first, the newest `DROPPED_MAX` of them. ``take``: and forget them.
+    Oldest first, the newest `DROPPED_MAX` of them; of those made after ``since``, a number of
+    `operations`. ``take``: and forget all.
     """
-    found = [(record.name, record.made_at) for record in list(_dropped)]
+    records = list(_dropped)
     if take:
-        for _ in found:
+        for _ in records:
             _dropped.popleft()
-    return found
+    return [(record.name, record.made_at) for record in records if record.number > since]
 
 
 def dropped_count() -> int:

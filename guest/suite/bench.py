@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -11,14 +12,17 @@ from typing import Protocol
 
 from exerciser import DmaRecord, Exerciser
 from iobuffer import IOMemoryDescriptor
-from layout import PRP_PAGE, DmaDirection, DmaRule
+from layout import PRP_PAGE, DmaCtl, DmaDirection, DmaReason, DmaRule
 
-from .attestation import CheckFailed
+from .attestation import CheckFailed, is_verdict
 from .board import NO_EXERCISER, Board
 from .buffers import MakeBuffer as MakeBuffer
 from .patterns import difference, inverted, joined_crc32
 
+__tracebackhide__ = is_verdict
+
 DMAS_MAX = 64  # for one buffer
+_PLAIN = DmaCtl(0)
 
 
 class DmaMemory(Protocol):
@@ -143,6 +147,31 @@ class Bench(Board):
         )
         self._as_asked(record, address, length, write_memory=write_memory, offset=offset)
         return record
+
+    def refused_dma(
+        self,
+        reason: DmaReason,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        no_snoop: bool = False,
+        control: DmaCtl = _PLAIN,
+    ) -> DmaRecord:
+        """Run one DMA that is due to be refused for this reason, announced; return its record.
+
+        `CheckFailed` when it is not refused, or for another reason. NONE: it is to be done.
+        """
+        with nullcontext() if reason is DmaReason.NONE else self.device.expects(reason):
+            return self.device.dma(
+                address,
+                length,
+                write_memory=write_memory,
+                offset=offset,
+                no_snoop=no_snoop,
+                control=control,
+            )
 
     def _as_asked(
         self, record: DmaRecord, address: int, length: int, *, write_memory: bool, offset: int

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from device_limits import UNLIMITED, Limits
-from iobuffer import CacheMode, IOBufferMemoryDescriptor, IOOptions
+from iobuffer import IOBufferMemoryDescriptor, IOOptions
 from iobuffer.driver import Driver
-from layout import MemoryType, WitnessRun, WitnessStatus
+from layout import WitnessRun, WitnessStatus
 from platform_device import PlatformDevice
 
-from .attestation import CheckFailed
+from .attestation import CheckFailed, is_verdict
 from .buffers import make_buffer
+from .claims import EFFECTIVE as EFFECTIVE
 
-EFFECTIVE = {
-    CacheMode.INHIBIT: MemoryType.UC,
-    CacheMode.WRITE_THRU: MemoryType.WT,
-    CacheMode.COPYBACK: MemoryType.WB,
-    CacheMode.WRITE_COMBINE: MemoryType.WC,
-}
+__tracebackhide__ = is_verdict
 
 
 NO_EXERCISER: Final = (

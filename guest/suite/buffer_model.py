@@ -48,6 +48,8 @@ from iobuffer import (
 )
 from page_frames import MADV_PAGEOUT
 
+from layout import DmaReason
+
 from .attestation import CheckFailed
 from .bench import Bench
 from .buffers import free_sizes
@@ -392,7 +394,8 @@ class BufferMachine(RuleBasedStateMachine):
     def _dma(
         self, buffer: Modelled, address: int, size: int, *, write_memory: bool, allowed: bool
     ) -> None:
-        record = self._bench.device.dma(address, size, write_memory=write_memory)
+        due = DmaReason.NONE if allowed else DmaReason.PROTECTION_DIRECTION
+        record = self._bench.refused_dma(due, address, size, write_memory=write_memory)
         self._tally.dmas += 1
         if record.ok is not allowed:
             verb = "writes" if write_memory else "reads"

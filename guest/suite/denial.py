@@ -8,10 +8,12 @@ from exerciser import DmaRecord
 from iobuffer import IOBufferMemoryDescriptor
 from layout import DmaReason, DmaStatus
 
-from .attestation import Attest
+from .attestation import Attest, is_verdict
 from .bench import Bench
 from .iommu import KernelLog
 from .patterns import Patterns, difference
+
+__tracebackhide__ = is_verdict
 
 _TRIES: Final = 2  # other messages of the kernel can use up what it tells of faults in a while
 
@@ -37,7 +39,8 @@ class Denial:
         bench.load(inside)
         for _ in range(_TRIES):
             self._log.pace()
-            record = bench.device.dma(address, length, write_memory=write)
+            with bench.device.expects(reason):
+                record = bench.device.dma(address, length, write_memory=write)
             told = self._log.await_fault(address, write=write)
             if told or record.ok:
                 break

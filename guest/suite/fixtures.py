@@ -1,6 +1,6 @@
 """Fixtures for guest tests.
 
-``attest``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``,
+``attest``, ``expects``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``,
 ``edu``, ``wide_edu``, ``mapper``, ``denied``, ``host_witness``, ``noncoherent``. The agent loads
 them as a plugin, so tests of another project have them as well.
 """
@@ -29,6 +29,7 @@ from iobuffer import (
 from iobuffer import mapper as iobuffer_mapper
 from pci_sysfs import PciError, PciFunction
 from platform_device import PlatformDevice
+from refusals import Announce
 from vfio import Container, VfioFunction
 
 from suite.agreement import HostWitness
@@ -45,12 +46,14 @@ from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
 
 # What makes descriptors for a test: their line is the test's.
-provenance.transparent(__name__, make_buffer.__module__)
+_MAKERS = ("buffers", "board", "bench", "noncoherent")
+provenance.transparent(__name__, *(f"suite.{each}" for each in _MAKERS))
 
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
 # and looks at the signature of what makes it.
 _ITEM = pytest.StashKey[pytest.Function]()
 _KIT = pytest.StashKey[Kit]()
+_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,7 +63,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.config.stash[_ITEM] = item
     if _KIT not in item.config.stash:
         item.config.stash[_KIT] = Kit(iommu=item.config.stash[IOMMU])
-    item.config.stash[_KIT].begin()
+    item.config.stash[_KIT].start(item)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -82,7 +85,18 @@ def _protection(pytestconfig: pytest.Config) -> Iterator[None]:
 @pytest.fixture
 def attest(pytestconfig: pytest.Config) -> Attest:
     """Records verdicts on promises in this test's report."""
-    return Attest(pytestconfig.stash[_ITEM].user_properties)
+    kit = pytestconfig.stash[_KIT]
+    properties = pytestconfig.stash[_ITEM].user_properties
+    return Attest(properties, kit if kit.present else None)
+
+
+@pytest.fixture
+def expects(pytestconfig: pytest.Config) -> Announce:
+    """Announce refused DMA: ``with expects(DmaReason.PROTECTION_DIRECTION) as refused: ...``.
+
+    For any endpoint. A refusal that nobody announced fails the test.
+    """
+    return pytestconfig.stash[_KIT].expectations.expects
 
 
 @pytest.fixture
@@ -283,9 +297,22 @@ def noncoherent(bench: Board) -> Iterator[NonCoherent]:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
-    """Have a report of the cache model fail the test itself, not what follows it."""
+    """Have a report of the cache model, and a dropped buffer, fail the test itself."""
     result = yield
     board = pyfuncitem.funcargs.get("noncoherent")
     if isinstance(board, NonCoherent):
         board.settle()
+    pyfuncitem.config.stash[_KIT].check_dropped()
     return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    """Add to a test's last report what the host needs to explain a failure."""
+    error = call.excinfo
+    failed = error is not None and not error.errisinstance(pytest.skip.Exception)
+    failed = failed or item.stash.get(_FAILED, False)
+    item.stash[_FAILED] = failed and call.when != "teardown"
+    if call.when == "teardown" and _KIT in item.config.stash:
+        item.config.stash[_KIT].conclude(failed=failed)
+    return (yield)

@@ -10,10 +10,12 @@ from iobuffer.options import IODirection
 from layout import DMASTATUS_CODE, DmaDirection, DmaReason, DmaStatus, GrantDirection, Reg
 from protection_unit import Grant, ProtectionFault, ProtectionUnit
 
-from .attestation import CheckFailed
+from .attestation import CheckFailed, is_verdict
 from .bench import Bench, exerciser_bench
 from .board import Board
 from .patterns import difference, inverted
+
+__tracebackhide__ = is_verdict
 
 OWNER = 0x7E57
 LINE = 64
@@ -75,30 +77,40 @@ class Guarded:
         device, direction = self.bench.device, DmaDirection(write)
         before = self.unit.fault_count
         due: list[ProtectionFault] = []
-        for address, length, byte in tries:
-            sequence = before + len(due) + 1
-            due.append(ProtectionFault(sequence, address, length, direction, reason, byte, nearest))
-            count = device.dma_count
-            device.start_dma(address, length, write_memory=write)
-            if (
-                len(due) < len(tries)
-                and device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
-                and device.dma_count == (count + 1) & 0xFFFF_FFFF
-                and device.crc32 == 0
-            ):
-                continue
-            record = device.end_dma(count)
-            outcome = record.status, record.reason, record.moved, record.crc32
-            if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
-                raise CheckFailed(
-                    f"{direction.name} of {length} bytes at {address:#x}, which no grant permits: "
-                    f"status {record.status.name}, {record.reason.name}, {record.moved} bytes "
-                    f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
+        with device.expects(reason):
+            for address, length, byte in tries:
+                number = before + len(due) + 1
+                due.append(
+                    ProtectionFault(number, address, length, direction, reason, byte, nearest)
                 )
+                self._try(address, length, write=write, reason=reason, last=len(due) == len(tries))
         last = due[-1]
         what = f"{direction.name} of {last.length} bytes at {last.address:#x}"
         self.recorded(f"{len(due)} denied, the last a {what}", before, due)
         return last
+
+    def _try(
+        self, address: int, length: int, *, write: bool, reason: DmaReason, last: bool
+    ) -> None:
+        """Have the device try one DMA, and look at its record, when it is the ``last``."""
+        device, direction = self.bench.device, DmaDirection(write)
+        count = device.dma_count
+        device.start_dma(address, length, write_memory=write)
+        if (
+            not last
+            and device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
+            and device.dma_count == (count + 1) & 0xFFFF_FFFF
+            and device.crc32 == 0
+        ):
+            return
+        record = device.end_dma(count)
+        outcome = record.status, record.reason, record.moved, record.crc32
+        if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
+            raise CheckFailed(
+                f"{direction.name} of {length} bytes at {address:#x}, which no grant permits: "
+                f"status {record.status.name}, {record.reason.name}, {record.moved} bytes "
+                f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
+            )
 
     def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
         """Compare all faults since a count of ``before`` with those that are due."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+from iobuffer import IODirection
 from vfio import Container, Iova
 
 PAGE: Final = 4096
@@ -84,6 +85,10 @@ class Mapped:
     def getLength(self) -> int:
         """Return its bytes."""
         return self.iova.length
+
+    def getDirection(self) -> IODirection:
+        """Return what the device may do."""
+        return self.iova.direction
 
     def getPhysicalAddress(self) -> int:
         """Return the bus address of the first byte."""

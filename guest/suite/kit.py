@@ -7,11 +7,25 @@ depends on the test before. The mark ``unprotected`` turns it off for one test.
 
 from __future__ import annotations
 
-from iobuffer import protection
+import gc
+from typing import Final
+
+import pytest
+import refusals
+from iobuffer import protection, provenance
 from iobuffer.driver import Driver
+from layout import WitnessRun
 from pci_sysfs import PciError
 from platform_access import PlatformAccess
 from platform_device import PlatformDevice
+from request_log import RequestLog
+
+from .attestation import CheckFailed
+from .board import Board
+from .expected import Expectations
+
+MEMORY_MAX: Final = 256  # rows that tell the host what lay where
+_SHOWN: Final = 3  # buffers in a message
 
 
 class Kit:
@@ -24,6 +38,9 @@ class Kit:
         self._access: PlatformAccess | None = None
         self._driver: Driver | None = None
         self._missing: PciError | None = None
+        self._item: pytest.Item | None = None
+        self._began = 0
+        self.expectations = Expectations(lambda: self.requests, self.say)
 
     @property
     def platform(self) -> PlatformDevice:
@@ -38,6 +55,69 @@ class Kit:
         if self._driver is None:
             self._driver = Driver()
         return self._driver
+
+    @property
+    def requests(self) -> RequestLog:
+        """The platform's log of requests; `PciError` where there is none."""
+        return self.platform.requests
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a platform."""
+        return self._platform is not None
+
+    @property
+    def translated(self) -> bool:
+        """Whether the device is behind an IOMMU."""
+        return self._iommu
+
+    def mark(self) -> int:
+        """Put a mark into the device's trace; return its number."""
+        return self.requests.mark()
+
+    def walk(self, address: int, length: int) -> list[WitnessRun]:
+        """Have the witness walk the mapping of a range of this process."""
+        return Board(self.platform, self.driver).witness_range(address, length)
+
+    def start(self, item: pytest.Item) -> None:
+        """Begin a test: what is refused, announced and dropped from now on is its own."""
+        self._item, self._began = item, provenance.operations()
+        provenance.dropped(take=True)  # of tests before, whose tracebacks held them
+        self.begin()
+        if self._platform is not None:
+            refusals.use(self.expectations.expects)
+            self.expectations.begin()
+
+    def sequence(self) -> int:
+        """Return how many requests there were, 0 without a platform."""
+        return self._platform.requests.count if self._platform is not None else 0
+
+    def say(self, name: str, value: object) -> None:
+        """Record a property of the test that runs."""
+        if self._item is not None:
+            self._item.user_properties.append((name, value))
+
+    def check_dropped(self) -> None:
+        """Fail the test for buffers of its own that went without release(). `CheckFailed`.
+
+        A warning of it would stay unseen in a test that passes.
+        """
+        gc.collect(1)  # what the test left in cycles; older generations hold nothing of it
+        if found := provenance.dropped(take=True, since=self._began):
+            dropped = "; ".join(f"{name}, made at {place}" for name, place in found[:_SHOWN])
+            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            raise CheckFailed(
+                f"dropped without release(): {dropped}{more}. A device may still use such memory "
+                "when it is handed out again: release() it, or make it in a with"
+            )
+
+    def conclude(self, *, failed: bool) -> None:
+        """At a test's end, record what lay where, if it failed or a refusal was not announced."""
+        if self._platform is None or not (failed or self.expectations.unannounced()):
+            return
+        near = self.expectations.refused()
+        if rows := provenance.table(MEMORY_MAX, near):
+            self.say("memory", rows)
 
     def begin(self, *, protected: bool = True) -> None:
         """Bring the platform into the state that each test begins in; find it, the first time."""
@@ -56,6 +136,8 @@ class Kit:
         """Turn the unit off, and close everything; `begin` opens it again."""
         if self._platform is not None:
             protection.use(None)
+            refusals.use(None)
+            provenance.clock = _no_clock
             self._platform.protection.enabled = False
             self._platform.close()
         if self._driver is not None:
@@ -70,3 +152,8 @@ class Kit:
             return
         self._platform.read_memory_types()
         self._access = PlatformAccess(self._platform.protection)
+        provenance.clock = self.sequence
+
+
+def _no_clock() -> int:
+    return 0

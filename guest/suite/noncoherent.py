@@ -27,10 +27,12 @@ from layout.cache_words import report_words
 from platform_coherence import PlatformCoherence
 from platform_command import PlatformDeviceError
 
-from .attestation import CheckFailed
+from .attestation import CheckFailed, is_verdict
 from .bench import Bench, exerciser_bench
 from .board import Board
 from .buffers import reached_pool
+
+__tracebackhide__ = is_verdict
 
 LINE = 64  # bytes
 _PAGE = 4096  # bytes

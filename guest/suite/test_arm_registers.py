@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from exerciser import Exerciser
@@ -101,20 +102,21 @@ def test_dma_by_a_translation(
     address, content = memory.getPhysicalAddress(), data.take(4096)
     with memory.view() as view:
         view[:] = content
-    cold = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
+    missing, none = DmaReason.NO_ATC_ENTRY, DmaReason.NONE
+    atc: dict[str, Any] = {"write_memory": False, "control": DmaCtl.USE_ATC}
+    cold = bench.refused_dma(missing, address, 16, **atc)
     with ats_enabled(device):
         found = translate(device, address)
         end = found.address + found.size
-        warm = device.dma(address, size, write_memory=False, control=DmaCtl.USE_ATC)
-        edge = device.dma(end - few, few, write_memory=False, control=DmaCtl.USE_ATC)
+        warm = device.dma(address, size, **atc)
+        edge = device.dma(end - few, few, **atc)
         beyond = end - few, few + 1
         if bench.limits.refusal(beyond):
             beyond = end, few
-        past = device.dma(*beyond, write_memory=False, control=DmaCtl.USE_ATC)
+        past = bench.refused_dma(missing, *beyond, **atc)
         device.control[Reg.ATSCTL] = AtsCtl.CLEAR_ATC
-        cleared = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
+        cleared = bench.refused_dma(missing, address, 16, **atc)
     reasons = [each.reason for each in (cold, warm, edge, past, cleared)]
-    missing, none = DmaReason.NO_ATC_ENTRY, DmaReason.NONE
     covers = found.success and found.address <= address and end >= address + 4096
     attest(
         "ATS",
@@ -137,7 +139,9 @@ def test_translation_that_permits_no_writes(
     with ats_enabled(device):
         found = translate(device, address, AtsCtl.NO_WRITE)
         read = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
-        write = device.dma(address, 16, write_memory=True, control=DmaCtl.USE_ATC)
+        write = bench.refused_dma(
+            DmaReason.READ_ONLY, address, 16, write_memory=True, control=DmaCtl.USE_ATC
+        )
         nowhere = translate(device, 0x8000_0000)
     attest(
         "ATS",
@@ -157,11 +161,12 @@ def test_address_types(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None
     device, memory = bench.device, buffer(kIODirectionInOut, 64)
     address = memory.getPhysicalAddress()
     kinds = [*AddressType, AddressType.UNTRANSLATED]
-    records = [
-        device.dma(address, 64, write_memory=True, control=DmaCtl(kind << 10)) for kind in kinds
-    ]
-    both = DmaCtl(AddressType.TRANSLATED << 10) | DmaCtl.USE_ATC
-    records.append(device.dma(address, 64, write_memory=True, control=both))
+    controls = [DmaCtl(kind << 10) for kind in kinds]
+    controls.append(DmaCtl(AddressType.TRANSLATED << 10) | DmaCtl.USE_ATC)
+    with device.expects(DmaReason.RESERVED_ADDRESS_TYPE, count=2):
+        records = [
+            device.dma(address, 64, write_memory=True, control=control) for control in controls
+        ]
     seen = [(each.status, each.reason) for each in records]
     done = (DmaStatus.OK, DmaReason.NONE)
     refused = (DmaStatus.INTERNAL, DmaReason.RESERVED_ADDRESS_TYPE)

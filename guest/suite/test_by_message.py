@@ -46,7 +46,7 @@ def test_read(bench: Bench, data: Patterns, attest: Attest) -> None:
 @pytest.mark.promise("DMA by message")
 def test_write_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
     bench.load(data.take(LENGTH))
-    record = bench.device.dma(IN_ROM, LENGTH, write_memory=True)
+    record = bench.refused_dma(DmaReason.READ_ONLY, IN_ROM, LENGTH, write_memory=True)
     attest(
         "DMA by message",
         asked=f"a write to ROM at {IN_ROM:#x}: refused",

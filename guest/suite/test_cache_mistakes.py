@@ -191,8 +191,9 @@ def test_unmapped_before_completion(
             raise CheckFailed("release() passes while a DMA is in flight")
         with noncoherent.expects(Kind.RELEASED_UNREAD) as reports:
             noncoherent.unit.untrack(noncoherent.caches.tag_of(memory))
-        dma.step(LENGTH)
-        record = dma.record()
+        with device.expects(DmaReason.CACHE_UNTRACKED):
+            dma.step(LENGTH)
+            record = dma.record()
     left = memory.readBytes(0, LENGTH)
     due = new[:LINE] + old[LINE:]
     attest(

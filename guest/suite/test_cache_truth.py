@@ -241,7 +241,9 @@ def test_untracked_memory_moves_nothing(bench: Bench, data: Patterns, attest: At
     address = bench.staging.getPhysicalAddress()
     bench.staging.writeBytes(0, old)
     reasons = [
-        bench.device.dma(address, LINE, write_memory=write, no_snoop=True).reason
+        bench.refused_dma(
+            DmaReason.CACHE_UNTRACKED, address, LINE, write_memory=write, no_snoop=True
+        ).reason
         for write in (False, True)
     ]
     wrong = difference(old, bench.staging.readBytes(0, LINE))

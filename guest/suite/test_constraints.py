@@ -78,8 +78,8 @@ def test_limit(
     if due[0] is DmaReason.NONE or due[1] is not DmaReason.NONE:
         raise CheckFailed(f"{limit.name} {value} cannot be told from the device's own {limits}")
     with constrained(bench.device, {limit: value}):
-        for offset, length in (beyond, within):
-            record = bench.device.dma(base + offset, length, write_memory=write_memory)
+        for reason, (offset, length) in zip(due, (beyond, within), strict=True):
+            record = bench.refused_dma(reason, base + offset, length, write_memory=write_memory)
             seen.append((record.reason, record.moved, record.ok))
             if not record.ok:
                 with memory.view() as view:
@@ -88,7 +88,7 @@ def test_limit(
     attest(
         "constraints",
         asked=f"{limit.name} {value}: offset, length {within}, not {beyond}",
-        attested=", ".join(f"{reason.name}, {moved} bytes moved" for reason, moved, _ in seen),
+        attested=", ".join(f"{why.name}, {moved} bytes moved" for why, moved, _ in seen),
         kept=seen == [(due[0], 0, False), (DmaReason.NONE, within[1], True)] and not wrong,
         reason=wrong,
     )
@@ -111,8 +111,10 @@ def test_address_bits(
     bits = (address + size - 1).bit_length()
     records = []
     for limit in bits, bits - 1:
+        reaches = bits <= min(limit, bench.limits.address_bits)
+        due = DmaReason.NONE if reaches else DmaReason.ADDRESS_BITS
         with constrained(bench.device, {Ext.ADDRESS_BITS: limit}):
-            records.append(bench.device.dma(address, size, write_memory=False))
+            records.append(bench.refused_dma(due, address, size, write_memory=False))
     enough, less = records
     refused = DmaReason.ADDRESS_BITS, 0
     reached = enough.ok and enough.crc32 == zlib.crc32(content)

@@ -25,7 +25,9 @@ def test_bus_master_off_moves_nothing(
         view[:] = outside
     bench.device.bus_master = False
     try:
-        record = bench.device.dma(memory.getPhysicalAddress(), size, write_memory=write_memory)
+        record = bench.refused_dma(
+            DmaReason.BUS_MASTER_OFF, memory.getPhysicalAddress(), size, write_memory=write_memory
+        )
     finally:
         bench.device.bus_master = True
     with memory.view() as view:
@@ -62,8 +64,9 @@ def test_dma_past_the_devices_buffer_moves_nothing(
         view[:] = outside
     length = 4096
     offset = window - length + past
-    record = bench.device.dma(
-        memory.getPhysicalAddress(), length, write_memory=write_memory, offset=offset
+    address = memory.getPhysicalAddress()
+    record = bench.refused_dma(
+        DmaReason.BUFFER_RANGE, address, length, write_memory=write_memory, offset=offset
     )
     with memory.view() as view:
         moved = difference(outside, bytes(view)) or difference(inside, bench.stored(window))
@@ -117,7 +120,7 @@ def test_dma_to_unmapped_address_moves_nothing(
     ):
         due = bench.limits.refusal((address, 256)) or reason
         for write_memory in (False, True):
-            record = bench.device.dma(address, 256, write_memory=write_memory)
+            record = bench.refused_dma(due, address, 256, write_memory=write_memory)
             seen.append((record.status, record.reason, record.moved))
             wanted.append((DmaStatus.INTERNAL, due, 0))
     attest(

@@ -320,7 +320,8 @@ def test_a_part_alone_is_granted(
                 (start + 50, False, DmaReason.PROTECTION_DIRECTION),
             ):
                 guarded.denied(byte, 1, write=write, reason=reason, byte=byte, nearest=grant)
-        late = bench.device.dma(start, 100, write_memory=True).reason
+        outside = DmaReason.PROTECTION_OUTSIDE
+        late = bench.refused_dma(outside, start, 100, write_memory=True).reason
     part.release()
     around = memory.readBytes(0, 1000) + memory.readBytes(1100, PAGE - 1100)
     wrong = difference(content, memory.readBytes(1000, 100)) or difference(

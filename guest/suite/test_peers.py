@@ -32,10 +32,10 @@ def test_dma_to_and_from_a_peers_buffer(
     due = bench.limits.refusal((place, LENGTH))
     before, count = bytes(peer.buffer[:LENGTH]), peer.dma_count
     bench.load(sent)
-    to_peer = bench.device.dma(place, LENGTH, write_memory=True)
+    to_peer = bench.refused_dma(due, place, LENGTH, write_memory=True)
     reached = bytes(peer.buffer[:LENGTH])
     bench.load(other)
-    back = bench.device.dma(place, LENGTH, write_memory=False)
+    back = bench.refused_dma(due, place, LENGTH, write_memory=False)
     wrong = difference(before if due else sent, reached)
     wrong = wrong or difference(other if due else sent, bench.stored(LENGTH))
     attest(
@@ -56,7 +56,7 @@ def test_a_peers_registers_are_not_reached(
     place = peer.pci.bar_address(bar)
     due = bench.limits.refusal((place, 64)) or DmaReason.UNMAPPED
     count = peer.dma_count
-    record = bench.device.dma(place, 64, write_memory=True)
+    record = bench.refused_dma(due, place, 64, write_memory=True)
     attest(
         "peer memory",
         asked=f"64 bytes to the peer's BAR{bar.value} at {place:#x}: refused",

@@ -167,11 +167,12 @@ def test_the_direction_is_what_prepare_grants(
     bench.load(inverted(inside))
     before = unit.fault_count
     places = [*edges(address, size)[0], *edges(address, size)[1]]
-    for place in places:
-        record = bench.device.dma(place, 1, write_memory=write)
-        if record.reason is not DmaReason.PROTECTION_DIRECTION or record.moved:
-            raise CheckFailed(f"{'write' if write else 'read'} at {place:#x}: {record}")
-    whole = bench.device.dma(address, size, write_memory=write)
+    with bench.device.expects(DmaReason.PROTECTION_DIRECTION):
+        for place in places:
+            record = bench.device.dma(place, 1, write_memory=write)
+            if record.reason is not DmaReason.PROTECTION_DIRECTION or record.moved:
+                raise CheckFailed(f"{'write' if write else 'read'} at {place:#x}: {record}")
+        whole = bench.device.dma(address, size, write_memory=write)
     denied = unit.fault_count - before
     wrong = difference(inside, memory.readBytes(0, size))
     in_device = difference(inverted(inside), bench.stored(size))
@@ -206,7 +207,8 @@ def test_dma_without_prepare_is_denied(
     reasons = set()
     for address, length in stale[:8]:
         for write in False, True:
-            record = bench.device.dma(address, min(length, PAGE), write_memory=write)
+            part, outside = min(length, PAGE), DmaReason.PROTECTION_OUTSIDE
+            record = bench.refused_dma(outside, address, part, write_memory=write)
             reasons.add((record.reason, record.moved))
     wrong = difference(content, memory.readBytes(0, SIZE))
     attest(
@@ -224,7 +226,9 @@ def test_dma_after_release_is_denied(bench: Bench, data: Patterns, attest: Attes
     with IOBufferMemoryDescriptor.withCapacity(PAGE, kIODirectionInOut) as memory:
         address = memory.getPhysicalAddress()
         seen = bench.device_writes(memory, data.take(PAGE))
-    records = [bench.device.dma(address, 64, write_memory=write) for write in (False, True)]
+    attest.released(memory)
+    with bench.device.expects(DmaReason.PROTECTION_OUTSIDE, count=2):
+        records = [bench.device.dma(address, 64, write_memory=write) for write in (False, True)]
     attest(
         "release",
         asked="DMA to a buffer that is released",

@@ -208,7 +208,8 @@ def test_revoked_in_flight(
                 dma.step(STEP)
             in_flight = dma.in_flight
             guarded.unit.withdraw(grant.id)
-            dma.step(STEP)
+            with bench.device.expects(DIRECTION, count=1):
+                dma.step(STEP)
             over = not dma.in_flight
             guarded.grant(address, LENGTH, IN_OUT)
             dma.step(LENGTH)
@@ -247,9 +248,11 @@ def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Atte
             slots[index * DESCRIPTOR : (index + 1) * DESCRIPTOR] = descriptor.pack()
         with DescriptorRing(bench.device, slots, descriptors, 4) as ring:
             before = guarded.unit.fault_count
-            statuses = [ring.doorbell(3)]
+            with bench.device.expects(DIRECTION, count=1):
+                statuses = [ring.doorbell(3)]
             guarded.grant(descriptors, 4 * DESCRIPTOR, OUT)
-            statuses.append(ring.doorbell(3))
+            with bench.device.expects(OUTSIDE, count=1):
+                statuses.append(ring.doorbell(3))
             halted = ring.refused, ring.completion
         record = bench.device.record(bench.device.dma_count)
         check_untouched(bench, view, inside, in_device)

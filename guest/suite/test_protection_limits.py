@@ -71,8 +71,10 @@ def test_more_faults_than_are_kept(guarded: Guarded, buffer: MakeBuffer, attest:
     grant = guarded.grant(address, PAGE, OUT)
     count, lost = unit.fault_count, unit.faults_lost
     total = FAULT_CAPACITY + TOO_MANY
-    for index in range(total):
-        guarded.bench.device.dma(address + index, index + 1, write_memory=True)
+    device = guarded.bench.device
+    with device.expects(DmaReason.PROTECTION_DIRECTION):
+        for index in range(total):
+            device.dma(address + index, index + 1, write_memory=True)
     found = unit.faults()
     due = [(count + 1 + index, address + index, index + 1) for index in range(TOO_MANY, total)]
     if [(fault.sequence, fault.address, fault.length) for fault in found] != due:

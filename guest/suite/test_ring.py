@@ -178,7 +178,8 @@ def test_bad_descriptors_are_refused_whole(
             for index, descriptor in enumerate([good, *chain, *behind]):
                 ring.put(index, descriptor)
             tail = 1 + len(chain) + len(behind)
-            statuses = ring.doorbell(tail), ring.doorbell(tail)
+            with bench.device.expects(reason, count=1):
+                statuses = ring.doorbell(tail), ring.doorbell(tail)
             if behind and not interrupt.wait(WAIT_S):
                 raise CheckFailed(f"{reason.name}: no interrupt, and its driver sleeps on")
             record = bench.device.record(bench.device.dma_count)
@@ -193,7 +194,7 @@ def test_bad_descriptors_are_refused_whole(
     attest(
         "descriptor ring",
         asked="bad descriptors: refused, and the ring halts",
-        attested=", ".join(reason.name for reason, _, _ in seen),
+        attested=", ".join(why.name for why, _, _ in seen),
         kept=seen == [(reason, 0, True) for _, reason in bad] and started and not wrong,
         reason=wrong or "a reason, RING_STATUS, RING_REFUSED or the completion index",
     )
@@ -215,7 +216,12 @@ def test_ring_that_is_not_there(bench: Bench, buffer: MakeBuffer, attest: Attest
         (memory.getPhysicalAddress(), 16, 0xFFFF_FFFF, RingStatus.BAD_INDEX),
     ]
     seen = []
-    with memory.view() as view:
+    # The first of a device without limits; the others by what it cannot drive, or is itself.
+    refused = (
+        *(DmaReason.PROTECTION_OUTSIDE, DmaReason.ADDRESS_WRAP, DmaReason.OWN_BAR),
+        *(DmaReason.ADDRESS_BITS, DmaReason.BOUNDARY),
+    )
+    with memory.view() as view, bench.device.expects(*refused):
         for address, size, tail, _ in cases:
             with DescriptorRing(bench.device, view, address, size) as ring:
                 seen.append((ring.doorbell(tail), ring.completion))
@@ -316,7 +322,10 @@ def test_ring_that_another_cpu_rewrites(
     with a_ring(bench, ring_memory, 2) as ring:
         ring.put(0, good)
         ring.put(1, good)
-        with rewriter(bench, ring_memory, 8, good.pack()[8:12], bad.pack()[8:12]):
+        with (
+            bench.device.expects(DmaReason.BUFFER_RANGE),
+            rewriter(bench, ring_memory, 8, good.pack()[8:12], bad.pack()[8:12]),
+        ):
             while count < REWRITTEN_MAX and (count < REWRITTEN_MIN or seen < due):
                 for tail in 1, 0:
                     status = ring.doorbell(tail)

@@ -66,16 +66,19 @@ class Iova:
         return ((self.address, self.length),)
 
     @property
+    def direction(self) -> IODirection:
+        """What the device was to be allowed, as a direction."""
+        rights = IODirection.kIODirectionOut * self.read | IODirection.kIODirectionIn * self.write
+        return IODirection(rights)
+
+    @property
     def closed(self) -> bool:
         """Whether the device cannot reach the memory any more."""
         return self._container is None or self._container.closed
 
     def permit(self) -> None:
         """Grant the device what the mapping is for; `IOReturnError` when there is no room."""
-        direction = IODirection(
-            IODirection.kIODirectionOut * self.read | IODirection.kIODirectionIn * self.write
-        )
-        self._grants = protection.Grants(self.segments, direction)
+        self._grants = protection.Grants(self.segments, self.direction)
 
     def close(self) -> None:
         """End the mapping; no device reaches the memory when this returns. Again is nothing."""

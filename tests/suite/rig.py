@@ -7,7 +7,9 @@ be seen to fire.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -64,9 +66,20 @@ class Rig:
         self._pytester = pytester
         self._patch = monkeypatch
 
-    def run(self, kind: type[Machine] = Machine, *args: str, seed: int = 7) -> Outcome:
-        """Run the suite, or what ``args`` select of it, on a machine of this kind."""
+    def run(
+        self,
+        kind: type[Machine] = Machine,
+        *args: str,
+        seed: int = 7,
+        tests: Path | None = None,
+        plugins: Sequence[object] = (),
+    ) -> Outcome:
+        """Run the suite, or what ``args`` select of it, on a machine of this kind.
+
+        ``tests``: a file of other guest tests in its place.
+        """
         machine = kind(self._pytester.path)
+        self._tests, self._plugins = tests or SOURCE / "guest" / "suite", plugins
         wait = exerciser.Interrupt.wait
 
         def wait_on(interrupt: exerciser.Interrupt, timeout: float) -> int:
@@ -111,9 +124,9 @@ class Rig:
             # The rest is not looked at here, and costs more than the tests do.
             *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
             *("-p", "no:cacheprovider", "--strict-markers", "-m", "not kernel"),
-            *(str(guest / "suite"), *args),
+            *(str(self._tests), *args),
             plugins=[
-                *(fixtures, SettingsPlugin(seed), outcome),
+                *(fixtures, SettingsPlugin(seed), outcome, *self._plugins),
                 HostPlugin(cast("Host", machine.host(machine))),
             ],
         )

@@ -94,7 +94,8 @@ class Machine(WholeMemory):
         self.peer = Exerciser(Trace(), profile=self.profile, fabric=fabric)
         self.peer.name = "peer"
         self.platform = Platform(Trace())
-        self.exerciser.bus.interconnect = self.platform.interconnect
+        for function in self.exerciser, self.peer:
+            function.bus.interconnect = self.platform.interconnect
         FaultSwitch([self.exerciser], self.platform).put_on(self.fault)
         for endpoint in self.exerciser, self.peer, self.platform:
             endpoint.attach(self)

@@ -70,6 +70,8 @@ def test_kept(pytester: pytest.Pytester) -> None:
             "verdict": "kept",
             "reason": "",
             "facts": {},
+            "by": "test",
+            "evidence": "bytes",
         }
     ]
 
