@@ -6,7 +6,8 @@ import os
 import select
 import struct
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -382,11 +383,15 @@ class Exerciser:
         """
         return IntxInterrupt(self.driver, self._control)
 
+    @contextmanager
     def expects(
         self, *reasons: DmaReason, count: int | None = None
-    ) -> AbstractContextManager[list[RefusedRequest]]:
+    ) -> Iterator[list[RefusedRequest]]:
         """Expect refusals within the ``with``, of any function; see `refusals.expects`."""
-        return refusals.expects(*reasons, count=count)
+        with refusals.expects(*reasons, count=count) as refused:
+            yield refused
+            # Writes are posted, and the platform is reached another way: they must have arrived.
+            self.read_register(Reg.DMASTATUS)
 
     def interrupt(self, vector: int) -> None:
         """Make the device send a vector's MSI-X message."""

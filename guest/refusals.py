@@ -37,8 +37,9 @@ def expects(
 ) -> AbstractContextManager[list[RefusedRequest]]:
     """Expect that DMA is refused within the ``with``, for one of these reasons.
 
-    At least one request has to be; with ``count`` just so many. The list has those refused
-    requests at the end of the ``with``, whose error says what was refused instead.
+    At least one request has to be; with ``count`` just so many. What the device does must be over
+    by the end of the ``with``: read a register of it, for writes are posted. The list has the
+    requests then; an error says what was refused instead.
     """
     if _announce is None:
         raise PciError("nobody watches refused DMA here: expects() is for a test of the rig")
