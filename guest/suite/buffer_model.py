@@ -46,9 +46,8 @@ from iobuffer import (
     kIOMemoryPurgeable,
     vm,
 )
-from page_frames import MADV_PAGEOUT
-
 from layout import DmaReason
+from page_frames import MADV_PAGEOUT
 
 from .attestation import CheckFailed
 from .bench import Bench
