@@ -32,7 +32,7 @@ class Kit:
     """The platform and the driver's file of one session. On a board without a platform: neither."""
 
     def __init__(self, *, iommu: bool = False) -> None:
-        """``iommu``: the device is behind one, which denies what is not mapped."""
+        """``iommu``: the device is behind one, so bus addresses are not physical."""
         self._iommu = iommu
         self._platform: PlatformDevice | None = None
         self._access: PlatformAccess | None = None
@@ -124,8 +124,6 @@ class Kit:
         if self._platform is None and self._missing is None:
             self._open()
         if self._platform is None:
-            return
-        if self._iommu:
             return
         protection.use(self._access)
         unit = self._platform.protection

@@ -22,7 +22,7 @@ from suite.board import described
 from suite.capabilities import CAP_IPC_LOCK, without_capability
 from suite.denial import Denial
 from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
-from suite.patterns import Patterns
+from suite.patterns import Patterns, difference
 from suite.test_cache_modes import MODES
 
 pytestmark = pytest.mark.iommu
@@ -124,11 +124,34 @@ def test_in_mapping_is_written(
 
 
 @pytest.mark.any_device
+@pytest.mark.promise("IOMMU direction")
+def test_in_mapping_is_not_read(
+    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
+    """The protection unit, by bus address, denies what the IOMMU lets through."""
+    memory = mapper(Anonymous(SIZE), read=False)
+    inside, length = data.take(PAGE), bench.one_dma(PAGE)
+    bench.load(inside)
+    due = DmaReason.PROTECTION_DIRECTION
+    record = bench.refused_dma(due, memory.getPhysicalAddress(), length, write_memory=False)
+    wrong = difference(inside, bench.stored(PAGE))
+    attest(
+        "IOMMU direction",
+        asked="WRITE: a device read is refused by the protection unit",
+        attested=f"{record.reason.name}, {record.moved} bytes moved",
+        kept=(record.reason, record.moved) == (due, 0) and not wrong,
+        reason=wrong,
+        evidence="refusal",
+    )
+
+
+@pytest.mark.any_device
+@pytest.mark.unprotected
 @pytest.mark.promise("IOMMU denial of reads")
 def test_in_mapping_is_readable_all_the_same(
     bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
-    """The IOMMU does not deny it. Fails when Linux does better one day, for this to be changed."""
+    """The IOMMU alone does not deny it. Fails when Linux does better, for this to be changed."""
     memory = mapper(Anonymous(SIZE), read=False)
     bench.device_reads(memory, data.take(SIZE))
     attest.unattested(
