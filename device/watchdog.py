@@ -107,6 +107,8 @@ def _somebody_waits(turn: Turn, work: Message | Action) -> bool:
     """Return whether the work owes a reply, or the client has sent what is not looked at."""
     if isinstance(work, Message) and not work.header.flags & Flags.NO_REPLY:
         return True
+    if turn.inbox:
+        return True
     stream = turn.stream
     if stream is None:
         return False

@@ -230,7 +230,7 @@ class _Session:
     def run(self) -> None:
         """Serve until the client is gone, is thrown out, or serving ends."""
         _log.info("%s: client connected", self._name)
-        self._turn.stream = self._stream
+        self._turn.stream, self._turn.inbox = self._stream, self._inbox
         try:
             while self._step():
                 pass
@@ -242,7 +242,7 @@ class _Session:
             for message in self._inbox:
                 close_all(message.descriptors)
             self._framer.close()
-            self._turn.stream = None
+            self._turn.stream, self._turn.inbox = None, ()
             self._turn.work = Action("the end of the connection")
             self._connection.close()
             self._turn.work = None

@@ -7,6 +7,7 @@ instant, so a turn that lasts is what there is to see.
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,10 +36,12 @@ class RegionAccess(NamedTuple):
 class Turn:
     """``thread`` serves, and is at ``work`` if it is not None, for ``stream``'s client if any.
 
-    ``access`` is the latest register access of the message that is its work.
+    ``inbox`` are that client's messages that were received, and not looked at yet. ``access`` is
+    the latest register access of the message that is its work.
     """
 
     thread: int | None = None
     work: Message | Action | None = None
     access: RegionAccess | None = None
     stream: socket.socket | None = None
+    inbox: Collection[Message] = ()

@@ -98,6 +98,13 @@ def test_posted_write_may_last_while_nobody_waits(
     assert said.startswith("endpoint does not answer: a write of 0x1 to BAR0 0x0 (4 bytes)")
 
 
+def test_read_that_was_received_with_the_write_before_it_is_awaited(stage: Stage) -> None:
+    """The server takes what it gets in one go; nothing of it is in the socket any more."""
+    stage.turn.work = message(Command.REGION_WRITE, Flags.NO_REPLY)
+    stage.turn.inbox = [message()]
+    assert stage.let_pass(PATIENCE_S + 2) is not None
+
+
 def test_posted_write_does_not_last_for_ever(stage: Stage) -> None:
     stage.turn.work = message(Command.REGION_WRITE, Flags.NO_REPLY)
     assert stage.let_pass(UNWATCHED_S - 1) is None
