@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from exerciser import DmaRecord
+from exerciser_parts import DescriptorRing
 from iobuffer import IOBufferMemoryDescriptor
-from layout import DmaReason, DmaStatus
+from layout import DmaReason, DmaStatus, RingDescriptor, RingFlag, RingStatus
 
 from .attestation import Attest, is_verdict
 from .bench import Bench
@@ -27,11 +28,19 @@ class Denial:
         self.wrong: list[str] = []
 
     def __call__(
-        self, what: str, address: int, reason: DmaReason, *, write: bool, length: int = 64
+        self,
+        what: str,
+        address: int,
+        reason: DmaReason,
+        *,
+        write: bool,
+        length: int = 64,
+        ring: DescriptorRing | None = None,
     ) -> None:
         """Let the device try, and look at its buffer, its record and the kernel's log.
 
-        With one DMA, of the next length that it can move, or the most.
+        With one DMA, of the next length that it can move, or the most; by the ring, if one is
+        given, which it halts.
         """
         bench = self._bench
         length = bench.one_dma(bench.fits(length))
@@ -40,7 +49,10 @@ class Denial:
         for _ in range(_TRIES):
             self._log.pace()
             with bench.device.expects(reason):
-                record = bench.device.dma(address, length, write_memory=write)
+                if ring is None:
+                    record = bench.device.dma(address, length, write_memory=write)
+                else:
+                    record = self._by_ring(ring, address, length, write=write)
             told = self._log.await_fault(address, write=write)
             if told or record.ok:
                 break
@@ -52,6 +64,19 @@ class Denial:
         self._expect(record.reason is reason, f"{what}: wanted {reason.name}", record)
         self._expect(bench.stored(length) == inside, f"{what}: the device's buffer", record)
         self._expect(bool(told), f"{what}: no fault in the kernel's log", record)
+
+    def _by_ring(
+        self, ring: DescriptorRing, address: int, length: int, *, write: bool
+    ) -> DmaRecord:
+        flags = RingFlag.WRITE_MEMORY if write else RingFlag(0)
+        ring.restart()
+        ring.put(0, RingDescriptor(address, length, 0, flags))
+        status = ring.doorbell(1)
+        device = self._bench.device
+        record = device.record(device.dma_count)
+        if (status, ring.refused) != (RingStatus.REFUSED, (0, record.reason)):
+            self.wrong.append(f"the ring: {status.name}, refused {ring.refused}")
+        return record
 
     def memory_intact(self, view: memoryview, expected: bytes) -> None:
         """Expect what the CPU had put into memory."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from exerciser_parts import DescriptorRing
 from iobuffer import IOReturn, IOReturnError, kIODirectionInOut
 from layout import DmaReason, Reg
 from vfio.container import ENTRY_LIMIT
@@ -203,6 +204,18 @@ def test_access_outside_every_mapping(mapper: Mapper, data: Patterns, denied: De
         denied("read behind it", outside, DmaReason.UNMAPPED, write=False)
         denied.memory_intact(view, expected)
     denied.done("outside every mapping: refused")
+
+
+@pytest.mark.promise("IOMMU denial")
+def test_by_the_ring(bench: Bench, mapper: Mapper, denied: Denial) -> None:
+    """Its transfers end, and it halts, when the IOMMU has refused them."""
+    memory = mapper(Anonymous(PAGE))
+    address, _ = memory.getPhysicalSegment(0)
+    with memory.view() as view, DescriptorRing(bench.device, view, address, 16) as ring:
+        for write in (True, False):
+            what = "write" if write else "read"
+            denied(what, address + PAGE, DmaReason.UNMAPPED, write=write, ring=ring)
+    denied.done("the ring's transfers outside every mapping: refused")
 
 
 @pytest.mark.promise("IOMMU denial")

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 from layout import DmaReason
 from pci_sysfs import Bar, PciFunction
+from refusals import Announce
 from suite.attestation import Attest
 from suite.iommu import Anonymous, KernelLog
 from vfio import Container, VfioFunction
@@ -58,9 +59,10 @@ def test_mapped(engine: Engine, attest: Attest) -> None:
     attest("IOMMU denial", asked="mapped: read", attested=f"{seen}", kept=seen == (DONE, 0))
 
 
-def test_unmapped_and_announced(engine: Engine, attest: Attest) -> None:
+def test_unmapped_and_announced(engine: Engine, expects: Announce, attest: Attest) -> None:
     attest.expect_fault(engine.source, UNMAPPED, write=False)
-    seen = engine.sum(UNMAPPED)
+    with expects(DmaReason.UNMAPPED):
+        seen = engine.sum(UNMAPPED)
     attest(
         "IOMMU denial",
         asked="unmapped: refused",
