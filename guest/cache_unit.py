@@ -132,6 +132,10 @@ class CacheUnit:
         """Take bytes back from the device."""
         self._range(CacheCommand.SYNC_FOR_CPU, tag, offset, length, direction)
 
+    def complete(self, tag: int, offset: int, length: int) -> None:
+        """Say that the DMA is over: the CPU owns the bytes, and no line changes."""
+        self._range(CacheCommand.COMPLETE, tag, offset, length)
+
     def announce_begin(self, tag: int, offset: int, length: int) -> None:
         """Expect a writer that the model does not see, such as another device model.
 

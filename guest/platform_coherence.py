@@ -39,6 +39,7 @@ class PlatformCoherence:
 
     A buffer of `kernel_task` is tracked through the kernel's mapping; one of another process is
     tracked by that process, and one above 2 MiB is refused. Its direction is that of the moment.
+    Memory that a process has anyhow is tracked while it is prepared.
     """
 
     def __init__(self, unit: CacheUnit, driver: _Driver) -> None:
@@ -47,6 +48,7 @@ class PlatformCoherence:
         self._tags: dict[int, int] = {}  # by the buffer's id(): it lives as long as its entry
         self._buffers: dict[int, str] = {}
         self._names = BufferNames()
+        self._shared: dict[int, str] = {}  # by id(): memory whose lines others use as well
         self._next = 0
         self._late: deque[int] = deque()
 
@@ -67,9 +69,14 @@ class PlatformCoherence:
         try:
             return self._tags[id(buffer)]
         except KeyError:
+            shared = self._shared.get(id(buffer))
+            if shared is not None:
+                raise IODeviceError(
+                    f"{buffer!r}: {shared}", code=IOReturn.kIOReturnNotAligned
+                ) from None
             raise IODeviceError(
-                f"{buffer!r}: not tracked by the cache model; it tracks buffers that are mapped "
-                "and wired in this process, and were made since the model is on",
+                f"{buffer!r}: not tracked by the cache model; it tracks memory that is mapped and "
+                "wired in this process, and was since the model is on",
                 code=IOReturn.kIOReturnNotReady,
             ) from None
 
@@ -84,11 +91,39 @@ class PlatformCoherence:
             root, va, levels = window.root, window.address, window.levels
         else:
             return nothing
-        direction = CacheDirection(int(buffer.getDirection()) or CacheDirection.IN_OUT)
-        tag = self._track(direction, root, va, buffer.getCapacity(), levels)
-        key = id(buffer)
+        return self._tracked(buffer, root, va, buffer.getCapacity(), levels)
+
+    def track_existing(
+        self, memory: IOMemoryDescriptor, address: int, length: int
+    ) -> Callable[[], None]:
+        """Track memory of this process that was there before; return its end.
+
+        Where it begins or ends within a cache line it is not tracked, and a sync of it is refused:
+        it would write back and discard what the process has beside it.
+        """
+        self._untrack_late()
+        if address % self._line or length % self._line:
+            key = id(memory)
+            self._shared[key] = (
+                f"it begins or ends within a cache line of {self._line} bytes that it shares with "
+                "other memory of this process, which a sync would write back and discard; give it "
+                "lines of its own"
+            )
+            return lambda: self._forget(key)
+        entry = self._driver.query(address)
+        return self._tracked(memory, entry.root, address, length, entry.levels)
+
+    def _forget(self, key: int) -> None:
+        self._shared.pop(key, None)
+
+    def _tracked(
+        self, memory: IOMemoryDescriptor, root: int, va: int, length: int, levels: int
+    ) -> Callable[[], None]:
+        direction = CacheDirection(int(memory.getDirection()) or CacheDirection.IN_OUT)
+        tag = self._track(direction, root, va, length, levels)
+        key = id(memory)
         self._tags[key] = tag
-        self._buffers[tag] = repr(buffer)
+        self._buffers[tag] = repr(memory)
         self._names.tell(tag, self._buffers[tag])
 
         def end() -> None:
@@ -145,6 +180,11 @@ class PlatformCoherence:
     def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Write back, then forget."""
         self._do(self._unit.clean_and_invalidate, memory, offset, length)
+
+    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        """The CPU owns the bytes again; what is not tracked always was its own."""
+        if id(memory) in self._tags:
+            self._do(self._unit.complete, memory, offset, length)
 
     def _do(
         self,

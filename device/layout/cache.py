@@ -15,7 +15,7 @@ class CacheCommand(IntEnum):
     CONFIGURE = 1  # MODE, LINE, SEED; drops every track without touching memory
     TRACK = 2  # TAG, DIRECTION, and the witness's inputs
     UNTRACK = 3  # TAG
-    CLEAN = 4  # TAG, OFFSET, LENGTH, as all below but the last
+    CLEAN = 4  # TAG, OFFSET, LENGTH, as all below but TAKE_REPORTS
     INVALIDATE = 5
     CLEAN_INVALIDATE = 6
     SYNC_FOR_DEVICE = 7  # and DIRECTION
@@ -23,6 +23,7 @@ class CacheCommand(IntEnum):
     ANNOUNCE_BEGIN = 9
     ANNOUNCE_END = 10
     TAKE_REPORTS = 11  # the oldest ones go to BAR1 and are forgotten; gives REPORTS
+    COMPLETE = 12  # TAG, OFFSET, LENGTH
 
 
 class CacheStatus(IntEnum):
@@ -86,6 +87,7 @@ class CacheOperation(IntEnum):
     ANNOUNCE_BEGIN = 12
     ANNOUNCE_END = 13
     EVICTION = 14  # never asked for: what a report names that an eviction caused
+    COMPLETE = 15
 
 
 class CacheReportKind(IntEnum):

@@ -133,6 +133,7 @@ class CacheRegisters:
             CacheCommand.CLEAN_INVALIDATE: model.clean_invalidate_range,
             CacheCommand.ANNOUNCE_BEGIN: model.announce_begin,
             CacheCommand.ANNOUNCE_END: model.announce_end,
+            CacheCommand.COMPLETE: model.complete,
         }
         if command is None:
             raise _Failed(CacheStatus.BAD_COMMAND)

@@ -33,6 +33,11 @@ class Coherence(Protocol):
         That may come from a finalizer, so also in the middle of another call.
         """
 
+    def track_existing(
+        self, memory: IOMemoryDescriptor, address: int, length: int
+    ) -> Callable[[], None]:
+        """Take note of wired memory of this process that was no buffer; return as `track`."""
+
     def sync_for_device(
         self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
     ) -> None:
@@ -49,6 +54,9 @@ class Coherence(Protocol):
     def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Write back, then forget: kIOMemoryIncoherentIOFlush."""
 
+    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        """Take note that no DMA uses the bytes any more; not called where ``line`` is 1."""
+
 
 class CoherentBus:
     """A bus on which every device access sees what the CPU sees, and the other way round."""
@@ -56,6 +64,15 @@ class CoherentBus:
     line = 1
 
     def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:  # noqa: ARG002
+        """Do nothing, now and at the end."""
+        return nothing
+
+    def track_existing(
+        self,
+        memory: IOMemoryDescriptor,  # noqa: ARG002
+        address: int,  # noqa: ARG002
+        length: int,  # noqa: ARG002
+    ) -> Callable[[], None]:
         """Do nothing, now and at the end."""
         return nothing
 
@@ -73,6 +90,9 @@ class CoherentBus:
         """Do nothing."""
 
     def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        """Do nothing."""
+
+    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
         """Do nothing."""
 
 

@@ -248,6 +248,9 @@ class IODMACommand(Specified):
             self._check_idle(active, "complete()")
             if invalidateCache:
                 self._clean_and_invalidate(active)
+            if coherence.backend().line > 1:
+                for part in active.made_of():
+                    coherence.backend().completed(*part)
             if synchronize:
                 active.copy_back()
             active.close()

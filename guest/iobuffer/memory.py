@@ -279,11 +279,15 @@ class IOMemoryDescriptor(ABC):
             newest = self._preparations.newest(named, self._own_preparations)
             left = self._preparations.rights(without=newest)
             mapped_anew = self._window is not None and self._window.changes(left)
-            if mapped_anew or len(self._preparations) == 1 + self._own_preparations:
+            last = len(self._preparations) == 1 + self._own_preparations
+            if mapped_anew or last:
                 self._check_idle("complete()")
             if others & CompleteFlags.kIODirectionPrepareNonCoherent:
                 for part in self._made_of(0, None):
                     coherence.backend().clean_and_invalidate(*part)
+            if last and coherence.backend().line > 1:
+                for part in self._made_of(0, None):
+                    coherence.backend().completed(*part)
             self._drop(newest)
 
     def getPreparationID(self) -> int:

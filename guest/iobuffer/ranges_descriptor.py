@@ -6,11 +6,11 @@ pins its pages, through what `use` gave, or through the kernel module, and has a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Final, Protocol, Self
 
-from . import kernel, user_memory
+from . import coherence, kernel, user_memory
 from .derived import DerivedMemoryDescriptor, clipped
 from .errors import (
     IOBadArgumentError,
@@ -84,6 +84,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
         self._task = task
         self._wires = 0
         self._pinned: Pinned | None = None
+        self._untrack: Callable[[], None] = coherence.nothing
         self._segments: list[Segment] = []
         self._window: BusWindow = BusWindow(lambda: nullcontext(address), length)
 
@@ -137,7 +138,11 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
             pinned = _pin(self._address, self._length, write=write)
             try:
                 self._segments = list(pinned.segments())
+                self._untrack = coherence.backend().track_existing(
+                    self, self._address, self._length
+                )
             except BaseException:
+                self._segments = []
                 pinned.close()
                 raise
             self._pinned = pinned
@@ -155,6 +160,8 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
             return
         self._narrow_window(iter(self._segments))
         if not self._wires:
+            untrack, self._untrack = self._untrack, coherence.nothing
+            untrack()
             self._pinned.close()
             self._pinned = None
             self._segments = []

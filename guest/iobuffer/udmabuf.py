@@ -157,6 +157,15 @@ class UDmaBufCoherence:
         """Do nothing: the driver looks at addresses alone."""
         return nothing
 
+    def track_existing(
+        self,
+        memory: IOMemoryDescriptor,  # noqa: ARG002
+        address: int,  # noqa: ARG002
+        length: int,  # noqa: ARG002
+    ) -> Callable[[], None]:
+        """Do nothing, as `track`."""
+        return nothing
+
     def sync_for_device(
         self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
     ) -> None:
@@ -177,6 +186,9 @@ class UDmaBufCoherence:
         """Write back, then invalidate."""
         self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=False)
         self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=True)
+
+    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        """Do nothing: the driver knows no owners."""
 
     def _sync(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import warnings
 from itertools import product
 
@@ -12,6 +14,7 @@ from iobuffer import (
     IOAlignmentWarning,
     IOBufferMemoryDescriptor,
     IOBusyError,
+    IODeviceError,
     IOSubMemoryDescriptor,
     current_task,
     kIODirectionInOut,
@@ -20,6 +23,7 @@ from iobuffer import (
     kIOMapWriteThruCache,
     kIOMemoryIncoherentIOStore,
 )
+from iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
 
 from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench
@@ -149,6 +153,45 @@ def test_write_through_stores_bytes_not_lines(
         attested="both are there" if seen == due else difference(due, seen),
         kept=seen == due == loaded,
         reason=f"device: {difference(due, seen)}; CPU: {difference(due, loaded)}",
+    )
+
+
+@pytest.mark.unlimited("addresses", "alignment", "segments")
+@pytest.mark.kernel
+@pytest.mark.promise(PROMISE)
+@pytest.mark.parametrize("skip", [0, 16], ids=["lines of its own", "beside others"])
+def test_memory_that_was_there_before(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest, skip: int
+) -> None:
+    """Wired, it is tracked as a buffer is; what shares its lines with others cannot be synced."""
+    length, content = 2 * LINE, data.take(2 * LINE)
+    with (
+        mmap.mmap(-1, PAGE) as memory,
+        IOGeneralMemoryDescriptor.withAddressRange(
+            ctypes.addressof(ctypes.c_char.from_buffer(memory)) + skip,
+            length,
+            kIODirectionInOut,
+            current_task(),
+        ) as existing,
+    ):
+        existing.prepare()
+        try:
+            existing.sync_for_device()
+        except IODeviceError as error:
+            attested = str(error)
+            wrong = "" if "give it lines of its own" in attested else attested
+        else:
+            attested = "received, with both syncs"
+            noncoherent.writes(existing, 0, content)
+            existing.sync_for_cpu()
+            wrong = difference(content, existing.readBytes(0, length))
+        existing.complete()
+    attest(
+        PROMISE,
+        asked=f"memory of this process, {skip} bytes behind a line's start",
+        attested=attested,
+        kept=not wrong and ("received" in attested) is not bool(skip),
+        reason=wrong,
     )
 
 

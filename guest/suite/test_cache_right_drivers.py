@@ -109,19 +109,27 @@ def test_buffer_that_is_never_used_for_dma(
     attest(PROMISE, asked="a store, release, and no DMA", attested="no report", kept=True)
 
 
-def test_secret_that_is_wiped(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
+@pytest.mark.parametrize("ends", ["sync_for_cpu()", "complete()"])
+def test_secret_that_is_wiped(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest, ends: str
+) -> None:
     """A key is sent, then wiped before the memory is given back."""
     memory, secret = make(noncoherent, kIODirectionOut), data.take(LENGTH)
     with noncoherent.expects():
+        if ends == "complete()":
+            memory.prepare()
         memory.writeBytes(0, secret)
         memory.sync_for_device()
         sent = noncoherent.reads(memory, 0, LENGTH)
-        memory.sync_for_cpu()
+        if ends == "complete()":
+            memory.complete()
+        else:
+            memory.sync_for_cpu()
         memory.writeBytes(0, bytes(LENGTH))
         memory.release()
     attest(
         PROMISE,
-        asked="transmit, sync_for_cpu(), wipe, release",
+        asked=f"transmit, {ends}, wipe, release",
         attested="no report",
         kept=sent == secret,
         reason=difference(secret, sent),

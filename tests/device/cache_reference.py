@@ -440,6 +440,10 @@ class Reference:
                 self.invalidate_line(base)
             self.note([base])
 
+    def complete(self, tag: int, offset: int, length: int) -> None:
+        self.begin("COMPLETE", tag)
+        self.compare(tag, self.part(tag, offset, length))
+
     def compare(self, tag: int, places: list[Place]) -> None:
         owned = self.buffers[tag]["owned"]
         for base in self.bases(places):

@@ -198,6 +198,12 @@ class Pair:
     def _reference_sync(self, to: str, *arguments: int) -> None:
         getattr(self.reference, f"sync_for_{to}")(*arguments)
 
+    def _model_complete(self, *part: int) -> None:
+        self.model.complete(*part)
+
+    def _reference_complete(self, *part: int) -> None:
+        self.reference.complete(*part)
+
     def _model_announce(self, edge: str, *part: int) -> None:
         getattr(self.model, f"announce_{edge}")(*part)
 
@@ -243,6 +249,8 @@ class Steps:
             operation = ("CLEAN", "INVALIDATE", "CLEAN_INVALIDATE")[self._choose(3)]
             return ("maintain", operation, *self._part())
         if kind < 20:
+            if not self._choose(8):
+                return ("complete", *self._part())
             direction = self._choose(4) if not self._choose(3) else 0
             return ("sync", ("device", "cpu")[self._choose(2)], *self._part(), direction)
         if kind < 22:

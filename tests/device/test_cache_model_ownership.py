@@ -300,6 +300,23 @@ def test_maintenance_that_invalidates_takes_the_bytes_back(call: str) -> None:
     assert released(rig) == [ReportKind.RELEASED_DIRTY]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_complete_takes_the_bytes_back_and_changes_no_line(late: bool) -> None:
+    """What the CPU stored before it, it stored while the device owned the bytes."""
+    rig = Rig()
+    rig.track(direction=Direction.OUT)
+    rig.model.sync_for_device(7, 0, LINE)
+    rig.write(9, NEW)
+    before = rig.model.look(Span("ram", 0, 1))
+    if late:
+        rig.ram[0] = 9
+    rig.model.complete(7, 0, LINE)
+    assert rig.kinds() == [ReportKind.STORED_WHILE_DEVICE_OWNS] * late
+    assert late or rig.model.look(Span("ram", 0, 1)) == before
+    rig.ram[0] = 10
+    assert released(rig) == [ReportKind.RELEASED_UNREAD]
+
+
 def test_a_neighbour_s_bytes_in_a_line_are_not_reported_at_the_release() -> None:
     rig = Rig()
     rig.track(offset=0, length=32, tag=1)

@@ -18,7 +18,7 @@ from cache_unit import (
     CacheStatus,
     CacheUnit,
 )
-from iobuffer import IODeviceError
+from iobuffer import IODeviceError, IOReturn
 from layout import CACHE_REPORTS_MAX, Plat
 from platform_coherence import PlatformCoherence
 from platform_command import CommandLock, PlatformDeviceError
@@ -209,6 +209,25 @@ def test_what_a_reset_dropped_is_gone(caches: PlatformCoherence, unit: CacheUnit
     far: Any = Buffer(VA + 16 * PAGE)
     with pytest.raises(IODeviceError, match="WALK_NOT_PRESENT"):
         caches.track(far)
+
+
+def test_memory_that_was_there_before(caches: PlatformCoherence, unit: CacheUnit) -> None:
+    """Tracked as a buffer is, but not where a sync would destroy what lies beside it."""
+    made: Any = Buffer()
+    end = caches.track_existing(made, VA, 128)
+    caches.sync_for_device(made, 0, 128, made.getDirection())
+    tag = caches.tag_of(made)
+    end()
+    with pytest.raises(CacheError, match="BAD_BUFFER"):
+        unit.untrack(tag)
+    for address, length in (VA + 16, 128), (VA, 96):
+        end = caches.track_existing(made, address, length)
+        with pytest.raises(IODeviceError, match="lines of its own") as error:
+            caches.tag_of(made)
+        assert error.value.code is IOReturn.kIOReturnNotAligned
+        end()
+        with pytest.raises(IODeviceError, match="not tracked by the cache model"):
+            caches.tag_of(made)
 
 
 def test_a_buffer_that_is_mapped_elsewhere_is_left_alone(caches: PlatformCoherence) -> None:

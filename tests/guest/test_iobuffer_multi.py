@@ -8,13 +8,14 @@ import os
 import random
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iobuffer import (
+    coherence,
     current_task,
     kernel,
     kernel_task,
@@ -27,6 +28,7 @@ from iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IOCannotWireError,
+    IODeviceError,
     IONotAttachedError,
     IONotReadyError,
     IOReturn,
@@ -681,6 +683,45 @@ def test_existing_memory(pins: Pins, control: Control) -> None:
     empty.prepare()
     assert (empty.segments(), empty.getDMAMapLength(), all_of(empty)) == ([], (0, 0), b"")
     empty.complete()
+
+
+def test_existing_memory_is_told_to_what_maintains_the_caches(pins: Pins) -> None:
+    """From the first prepare to the last complete; what cannot be tracked is not prepared."""
+    told: list[object] = []
+
+    class Recorder(coherence.CoherentBus):
+        line = 64
+
+        def track_existing(
+            self, memory: IOMemoryDescriptor, address: int, length: int
+        ) -> Callable[[], None]:
+            told.append((memory, address, length))
+            if length == PAGE:
+                raise IODeviceError("too much")
+            return lambda: told.append("end")
+
+        def completed(
+            self,
+            memory: IOMemoryDescriptor,  # noqa: ARG002
+            offset: int,
+            length: int,
+        ) -> None:
+            told.append((offset, length))
+
+    area = Area(1)
+    before = coherence.use(Recorder())
+    try:
+        with range_of(area.address, 128) as memory:
+            for _ in range(2):
+                memory.prepare()
+            for _ in range(2):
+                memory.complete()
+            assert told == [(memory, area.address, 128), (0, 128), "end"]
+        with pytest.raises(IODeviceError):
+            range_of(area.address, PAGE).prepare()
+    finally:
+        coherence.use(before)
+    assert not pins.open
 
 
 def test_memory_that_is_not_there() -> None:

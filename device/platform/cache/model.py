@@ -314,6 +314,15 @@ class CacheModel(Rules):
                 self.invalidate(window)
             window.note(self._operation, self.number)
 
+    def complete(self, tag: int, offset: int, length: int) -> None:
+        """Take note that the DMA is over: the CPU owns the bytes. No line changes.
+
+        BadBuffer, BadRange.
+        """
+        buffer = self._begin_call(Operation.COMPLETE, tag)
+        for window, start, end in self._windows(buffer, offset, length):
+            self.compare_snapshot(buffer, window, start, end)
+
     def check_direction(
         self, buffer: Buffer, place: tuple[Window, int, int], direction: Direction | None
     ) -> None:
