@@ -26,7 +26,7 @@ def find(name: str) -> Fault:
         if fault.name == name:
             return fault
     names = [fault.name for fault in FAULTS]
-    alike = difflib.get_close_matches(name, names, 5, 0.5)
+    alike = difflib.get_close_matches(name, names, 5)
     choice = "".join(f"\n    {each}" for each in alike or names)
     raise UsageError(
         f"there is no fault {name!r}",
