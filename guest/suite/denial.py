@@ -96,6 +96,7 @@ class Denial:
             attested="; ".join(self.seen),
             kept=not self.wrong,
             reason="; ".join(self.wrong),
+            evidence="refusal",
         )
 
     def _expect(self, true: bool, what: str, record: DmaRecord) -> None:

@@ -55,6 +55,7 @@ def test_accesses_arrive_as_they_were_made(
         attested=", ".join(f"{each.size} bytes at {each.address:#x}" for each in seen),
         kept=seen == due and loaded == value,
         reason=f"{seen}",
+        evidence="register",
     )
 
 
@@ -72,6 +73,7 @@ def test_configuration_accesses_arrive(device: Exerciser, attest: Attest) -> Non
         attested=f"{len(seen)} transactions, {seen.count(due)} of them this one",
         kept=seen.count(due) == 1,
         reason=f"{seen}",
+        evidence="register",
     )
 
 

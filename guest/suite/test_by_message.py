@@ -52,6 +52,7 @@ def test_write_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
         asked=f"a write to ROM at {IN_ROM:#x}: refused",
         attested=f"{record.reason.name}, {record.moved} bytes moved",
         kept=(record.reason, record.moved, record.ok) == (DmaReason.READ_ONLY, 0, False),
+        evidence="refusal",
     )
 
 

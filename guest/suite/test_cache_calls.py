@@ -113,4 +113,5 @@ def test_calls_that_are_syncs(
         kept=(seen, stale, loaded) == (sent, sent, received),
         reason=f"device: {difference(sent, seen)}; CPU before: {difference(sent, stale)}; "
         f"after: {difference(received, loaded)}",
+        evidence="cache",
     )

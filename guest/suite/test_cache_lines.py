@@ -87,6 +87,7 @@ def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -
         attested=said,
         kept=kept,
         reason=f"the neighbour has {lost.hex(' ')}",
+        evidence="cache",
     )
 
 
@@ -126,6 +127,7 @@ def test_foreign_bytes_in_a_line(
         attested=noncoherent.said(reports[0]),
         kept=not wrong,
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -153,6 +155,7 @@ def test_write_through_stores_bytes_not_lines(
         attested="both are there" if seen == due else difference(due, seen),
         kept=seen == due == loaded,
         reason=f"device: {difference(due, seen)}; CPU: {difference(due, loaded)}",
+        evidence="cache",
     )
 
 
@@ -234,6 +237,7 @@ def test_part_of_a_buffer(
         asked=f"sync_{'for_device' if to_device else 'for_cpu'} from byte {start} on",
         attested=f"{len(lengths)} lengths, the lines touched and no other",
         kept=True,
+        evidence="cache",
     )
 
 
@@ -263,6 +267,7 @@ def test_two_mappings_of_the_same_lines(
         attested="the device reads old bytes before, new ones after",
         kept=place != memory.address and (stale, fresh) == (old, new),
         reason=f"before: {difference(old, stale)}; after: {difference(new, fresh)}",
+        evidence="cache",
     )
 
 
@@ -290,6 +295,7 @@ def test_a_second_mapping_with_another_attribute(
         asked=f"{mode.name}, mapped again with each other mode",
         attested="refused" if not given else f"given: {', '.join(given)}",
         kept=not given,
+        evidence="cache",
     )
 
 
@@ -329,4 +335,5 @@ def test_aliases_by_force(noncoherent: NonCoherent, attest: Attest, mode: CacheM
         and own.effective is EFFECTIVE[mode]
         and refused == [(CacheStatus.BUSY, physical)] * len(found),
         reason=f"found {found}; refused {refused}",
+        evidence="walk",
     )

@@ -63,6 +63,7 @@ def test_sync_forgotten_before_transmit(
         attested=noncoherent.said(reports[0]),
         kept=sent == old and reports[0].expected == new[:LINE] and reports[0].lines == 4,
         reason=difference(old, sent),
+        evidence="cache",
     )
 
 
@@ -81,6 +82,7 @@ def test_sync_forgotten_after_receive(
         attested=noncoherent.said(reports[0]),
         kept=loaded == old and (reports[0].line, reports[0].expected) == (1, new[:LINE]),
         reason=difference(old, loaded),
+        evidence="cache",
     )
 
 
@@ -107,6 +109,7 @@ def test_second_receive_after_a_store_without_its_sync(
         and f"offset {LINE}, line 1; expected {mark.hex(' ')}, seen " in said
         and said.endswith("missing: sync_for_device() before the receive")
         and memory.readBytes(0, LENGTH) == second,
+        evidence="cache",
     )
 
 
@@ -130,6 +133,7 @@ def test_a_late_sync_loses_what_was_received(
         attested=noncoherent.said(reports[0]),
         kept=not wrong and reports[0].expected == new[LINE : 2 * LINE],
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -149,6 +153,7 @@ def test_wrong_sync_direction(noncoherent: NonCoherent, data: Patterns, attest: 
         attested=noncoherent.said(reports[0]),
         kept=loaded == old,
         reason=difference(old, loaded),
+        evidence="cache",
     )
 
 
@@ -170,6 +175,7 @@ def test_stored_to_while_the_device_owns_it(
         attested=noncoherent.said(report),
         kept=sent == old and (report.offset, report.line, report.seen) == (131, 2, late),
         reason=difference(old, sent),
+        evidence="cache",
     )
 
 
@@ -225,6 +231,7 @@ def test_transmit_that_was_never_given(
         kept=sent != content[LINE : 2 * LINE]
         and (reports[0].line, reports[0].lines) == (1, 1)
         and said.endswith("missing: sync_for_device() after the store"),
+        evidence="cache",
     )
 
 
@@ -248,6 +255,7 @@ def test_two_parts_of_a_buffer_in_one_line(
         kept=reports[0].missing is lost[0].missing is CacheMissingCall.NONE_LINE_IS_SHARED
         and f"offset {half - 4}, line 0; expected {stored.hex(' ')}, seen " in said
         and "another part of the same buffer" in said,
+        evidence="cache",
     )
 
 
@@ -269,6 +277,7 @@ def test_buffer_not_line_aligned(noncoherent: NonCoherent, data: Patterns, attes
         attested=f"{noncoherent.said(reports[0])}; then {noncoherent.said(lost[0])}",
         kept=not wrong,
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -307,6 +316,7 @@ def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attes
         and received == new
         and reports[0].tag == noncoherent.caches.tag_of(second),
         reason=f"doorbells: {status}; {difference(new, received)}",
+        evidence="cache",
     )
 
 
@@ -342,4 +352,5 @@ def test_mistake_of_another_process(
         and f"of process {pid}" in said
         and (reports[0].offset, reports[0].line) == (LINE, 1),
         reason=f"the buffer is {name}",
+        evidence="cache",
     )

@@ -58,6 +58,7 @@ def test_witnessed_on_every_page(
         attested=f"{'+'.join(types)} on {pages} pages at {runs[0].physical:#x}",
         kept=types == [wanted.name] and shifts == {seen.address - memory.address},
         reason=f"the witness found {described(runs)}; the device used {seen.address:#x}",
+        evidence="walk",
     )
 
 
@@ -86,6 +87,7 @@ def test_conflicting_second_mapping_is_refused(
         attested=f"refused, still {'+'.join(types)}",
         kept=not given and types == [wanted.name],
         reason=f"given: {', '.join(given) or 'none'}; the first mapping is {types}",
+        evidence="walk",
     )
 
 

@@ -71,6 +71,7 @@ def test_header_written_anew_after_the_last_receive(
         attested="no report",
         kept=not wrong,
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -95,6 +96,7 @@ def test_store_after_complete(
         attested="no report",
         kept=not wrong,
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -106,7 +108,13 @@ def test_buffer_that_is_never_used_for_dma(
     with noncoherent.expects():
         memory.writeBytes(0, data.take(LENGTH))
         memory.release()
-    attest(PROMISE, asked="a store, release, and no DMA", attested="no report", kept=True)
+    attest(
+        PROMISE,
+        asked="a store, release, and no DMA",
+        attested="no report",
+        kept=True,
+        evidence="cache",
+    )
 
 
 @pytest.mark.parametrize("ends", ["sync_for_cpu()", "complete()"])
@@ -133,6 +141,7 @@ def test_secret_that_is_wiped(
         attested="no report",
         kept=sent == secret,
         reason=difference(secret, sent),
+        evidence="cache",
     )
 
 
@@ -156,6 +165,7 @@ def test_receive_loop_that_only_looks(
         attested="no report",
         kept=not wrong,
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -178,6 +188,7 @@ def test_store_and_receive_in_lines_of_their_own(
         attested="no report",
         kept=not wrong,
         reason=wrong,
+        evidence="cache",
     )
 
 
@@ -206,4 +217,5 @@ def test_memory_behind_a_bounce_buffer(
         attested="no report",
         kept=not wrong and bounce is not memory,
         reason=wrong,
+        evidence="cache",
     )

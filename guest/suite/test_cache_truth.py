@@ -86,6 +86,7 @@ def test_store_then_no_snoop_read(
         kept=(seen, after) == (due, "new bytes"),
         reason=f"the device reads {seen}; after sync_for_device() {after}",
         facts={"mode": NAMES[mode], **({} if synced else {"no-snoop": f"read: {seen}"})},
+        evidence="cache",
     )
 
 
@@ -111,6 +112,7 @@ def test_no_snoop_write_then_load(
         kept=(seen, after) == (due, "new bytes"),
         reason=f"the CPU loads {seen}; after sync_for_cpu() {after}",
         facts={"mode": NAMES[mode], **({} if synced else {"no-snoop": f"written: {seen}"})},
+        evidence="cache",
     )
 
 
@@ -207,6 +209,7 @@ def test_snoop_and_order_in_each_direction(
         asked=f"{mode.name}, direction {int(direction)}, {snoop}",
         attested=f"{len(cells)} accesses as due: snooped or not, the sync before or after",
         kept=True,
+        evidence="cache",
     )
 
 
@@ -230,6 +233,7 @@ def test_snooped_write_then_no_snoop_read(
         attested=told(seen, old, due),
         kept=seen == due == loaded,
         reason=f"device: {difference(due, seen)}; CPU: {difference(due, loaded)}",
+        evidence="cache",
     )
 
 
@@ -253,6 +257,7 @@ def test_untracked_memory_moves_nothing(bench: Bench, data: Patterns, attest: At
         attested=", ".join(each.name for each in reasons),
         kept=reasons == [DmaReason.CACHE_UNTRACKED] * 2 and not wrong,
         reason=wrong,
+        evidence="refusal",
     )
 
 
@@ -273,6 +278,7 @@ def test_buffer_of_the_kernel(noncoherent: NonCoherent, data: Patterns, attest: 
         asked="kernel_task: the kernel stores, no-snoop read before and after the sync",
         attested=f"{stale}, {fresh}",
         kept=(stale, fresh) == ("old bytes", "new bytes"),
+        evidence="cache",
     )
 
 
@@ -306,4 +312,5 @@ def test_chance_is_the_seed_s(bench: Bench, data: Patterns, attest: Attest) -> N
         attested=f"{lines} lines",
         kept=runs[0] == runs[1] != runs[2] and all(0 < each < 64 for each in lines),
         reason="the runs of one seed differ, or those of two do not, or no line is evicted",
+        evidence="cache",
     )

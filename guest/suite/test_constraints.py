@@ -91,6 +91,7 @@ def test_limit(
         attested=", ".join(f"{why.name}, {moved} bytes moved" for why, moved, _ in seen),
         kept=seen == [(due[0], 0, False), (DmaReason.NONE, within[1], True)] and not wrong,
         reason=wrong,
+        evidence="refusal",
     )
 
 
@@ -125,4 +126,5 @@ def test_address_bits(
         asked=f"{bits} address bits, and {bits - 1}",
         attested=f"{enough.reason.name} with CRC {enough.crc32:08x}; then {less.reason.name}",
         kept=reached and (less.reason, less.moved) == refused,
+        evidence="refusal",
     )

@@ -42,6 +42,7 @@ def test_bus_master_off_moves_nothing(
         and record.moved == 0
         and not moved,
         reason=moved or "status or reason is another",
+        evidence="refusal",
     )
 
 
@@ -79,6 +80,7 @@ def test_dma_past_the_devices_buffer_moves_nothing(
         and record.moved == 0
         and not moved,
         reason=moved or "status or reason is another",
+        evidence="refusal",
     )
 
 
@@ -129,6 +131,7 @@ def test_dma_to_unmapped_address_moves_nothing(
         attested=", ".join(sorted({reason.name for _, reason, _ in seen})),
         kept=seen == wanted and bench.stored(256) == inside,
         reason=f"{seen}",
+        evidence="refusal",
     )
 
 

@@ -131,4 +131,5 @@ def test_other_direction(
         asked=f"{size} bytes, device {'writes' if write else 'reads'} in the first and last line",
         attested=f"fault {fault.sequence}: {fault.reason.name}; the other way: {right}",
         kept=True,
+        evidence="refusal",
     )

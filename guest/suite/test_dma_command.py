@@ -333,4 +333,5 @@ def test_a_part_alone_is_granted(
         attested=f"{grant.length} bytes granted at {grant.address:#x}; later: {late.name}",
         kept=late is DmaReason.PROTECTION_OUTSIDE and not wrong,
         reason=wrong,
+        evidence="refusal",
     )

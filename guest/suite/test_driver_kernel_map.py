@@ -61,6 +61,7 @@ def test_kernel_maps_with_just_the_mode(
         attested=described(list(report.runs)),
         kept=report.status is WitnessStatus.OK and not wrong and reached == start,
         reason=f"{report.status.name}, physical {reached:#x} of {start:#x}",
+        evidence="walk",
     )
 
 

@@ -73,6 +73,7 @@ def test_dma_to_the_devices_own_bar(
         and count == len(records)
         and not wrong,
         reason=wrong,
+        evidence="refusal",
     )
 
 
@@ -181,6 +182,7 @@ def test_messages_of_vectors_that_do_not_exist(device: Exerciser, attest: Attest
         attested=wrong or "none",
         kept=not wrong,
         reason=wrong,
+        evidence="interrupt",
     )
 
 

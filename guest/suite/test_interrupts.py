@@ -99,6 +99,7 @@ def test_msix_has_every_vector_of_the_device(
         kept=(has, info.vectors) == (HAS, granted)
         and info.interrupts is Interrupts.MSIX
         and arrived == 1,
+        evidence="interrupt",
     )
 
 
@@ -119,6 +120,7 @@ def test_msix_reaches_its_eventfd_once(device: Exerciser, attest: Attest, vector
         attested=f"{counts[vector]} on it; {wrong or 'none on another'}",
         kept=not wrong,
         reason=wrong,
+        evidence="interrupt",
     )
 
 
@@ -170,6 +172,7 @@ def test_intx_is_a_level(device: Exerciser, attest: Attest) -> None:
         asked="one interrupt for each unmask while the line is up",
         attested=", ".join(seen),
         kept=True,
+        evidence="interrupt",
     )
 
 
@@ -193,6 +196,7 @@ def test_interrupt_disable_holds_intx_back(device: Exerciser, attest: Attest) ->
         asked="held back by Interrupt Disable, Interrupt Status set",
         attested=f"{held} interrupts, {state}; {freed} when it is let through, {after} when down",
         kept=(held, freed, after) == (0, 1, 0) and state == "up, held back",
+        evidence="interrupt",
     )
 
 
@@ -215,6 +219,7 @@ def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) 
         asked="no interrupt with MSI-X in use, Interrupt Status set",
         attested=f"{wrong or 'no vector fires'}; status set: {up}, then clear: {down}",
         kept=up and down and not wrong,
+        evidence="interrupt",
     )
 
 
@@ -245,6 +250,7 @@ def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest
         asked=f"{PULSES} pulses: no storm",
         attested=f"{happened} interrupts, {sum(signals)} signalled; then {alive}",
         kept=happened <= STORM and max(signals) <= 1 and alive == 1,
+        evidence="interrupt",
     )
 
 
@@ -287,6 +293,7 @@ def test_intx_goes_back_when_its_file_is_closed(device: Exerciser, attest: Attes
         and info.interrupts is Interrupts.MSIX
         and len(vectors) == TRIED
         and not wrong,
+        evidence="interrupt",
     )
 
 
@@ -308,4 +315,5 @@ def test_msix_works_again_after_intx(device: Exerciser, attest: Attest, granted:
         attested=f"INTx: {taken}; then vector {last} of {len(vectors)}: {counts[last]}",
         kept=len(vectors) == granted and not wrong,
         reason=wrong,
+        evidence="interrupt",
     )

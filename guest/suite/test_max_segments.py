@@ -57,4 +57,5 @@ def test_max_segments(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: 
         ]
         and not wrong,
         reason=wrong,
+        evidence="refusal",
     )

@@ -62,4 +62,5 @@ def test_a_peers_registers_are_not_reached(
         asked=f"64 bytes to the peer's BAR{bar.value} at {place:#x}: refused",
         attested=f"{record.reason.name}, {record.moved} bytes",
         kept=record.reason is due and record.moved == 0 and peer.dma_count == count,
+        evidence="refusal",
     )

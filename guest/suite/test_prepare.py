@@ -188,6 +188,7 @@ def test_the_direction_is_what_prepare_grants(
         and not wrong
         and not in_device,
         reason=f"memory: {wrong or 'unchanged'}; device: {in_device or 'unchanged'}",
+        evidence="refusal",
     )
 
 
@@ -217,6 +218,7 @@ def test_dma_without_prepare_is_denied(
         attested=f"{', '.join(reason.name for reason, _ in reasons)}; before: {seen}",
         kept=reasons == {(DmaReason.PROTECTION_OUTSIDE, 0)} and not wrong,
         reason=f"{reasons}; {wrong}",
+        evidence="refusal",
     )
 
 
@@ -236,6 +238,7 @@ def test_dma_after_release_is_denied(bench: Bench, data: Patterns, attest: Attes
         kept=all(
             each.reason is DmaReason.PROTECTION_OUTSIDE and not each.moved for each in records
         ),
+        evidence="refusal",
     )
 
 

@@ -209,7 +209,8 @@ def test_pool(
         with memory.view() as view:
             view[:] = outside
         base, length = memory.getPhysicalAddress(), bench.one_dma(4096)
-        record = bench.device.dma(base, length, write_memory=True)
+        due = bench.limits.refusal((base, length))
+        record = bench.refused_dma(due, base, length, write_memory=True)
         with memory.view() as view:
             wrong = difference(outside, bytes(view))
         attest(
@@ -218,6 +219,7 @@ def test_pool(
             attested=f"{record.reason.name} at {base:#x}, {record.moved} bytes",
             kept=(record.reason, record.moved) == (DmaReason.ADDRESS_BITS, 0) and not wrong,
             reason=wrong,
+            evidence="refusal",
         )
         return
     seen = bench.device_writes(memory, data.take(size))

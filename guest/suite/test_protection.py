@@ -75,6 +75,7 @@ def test_outside_every_grant(
         asked=f"device {'writes' if write else 'reads'} outside a grant of {PAGE} bytes",
         attested=f"fault {fault.sequence}: {fault.reason.name}, the grant is at {grant.address:#x}",
         kept=True,
+        evidence="refusal",
     )
 
 
@@ -104,6 +105,7 @@ def test_across_the_end(
         asked=f"device {'writes' if write else 'reads'} one byte past {size}",
         attested=f"fault {fault.sequence}: {fault.reason.name}; up to the end: {seen.moved} bytes",
         kept=True,
+        evidence="refusal",
     )
 
 
@@ -142,6 +144,7 @@ def test_overlapping_grants(
         asked="two Out grants on one In grant, withdrawn one after the other",
         attested=f"then {fault.reason.name} for a read, {seen.moved} bytes written",
         kept=True,
+        evidence="refusal",
     )
 
 
@@ -184,6 +187,7 @@ def test_adjacent_grants(
         attested=f"{fault.reason.name} at {fault.byte:#x}; then {LENGTH} bytes",
         kept=not wrong,
         reason=wrong,
+        evidence="refusal",
     )
 
 
@@ -227,6 +231,7 @@ def test_revoked_in_flight(
         attested=f"{reason.name} after {seen} bytes",
         kept=in_flight and over and (reason, seen) == (DIRECTION, moved) and not wrong,
         reason=wrong or f"in flight before: {in_flight}, over: {over}",
+        evidence="refusal",
     )
 
 
@@ -273,6 +278,7 @@ def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Atte
         kept=statuses == [RingStatus.UNREACHABLE, RingStatus.REFUSED]
         and halted == ((0, OUTSIDE), 0)
         and (record.reason, record.moved, record.segments) == (OUTSIDE, 0, 3),
+        evidence="refusal",
     )
 
 
@@ -299,4 +305,5 @@ def test_off_and_on_again(
         attested=f"off: {seen}; on: {fault.reason.name}, {right.moved} bytes the other way",
         kept=guarded.unit.grant_count == count,
         reason=f"{guarded.unit.grant_count} grants of {count}",
+        evidence="refusal",
     )

@@ -59,6 +59,7 @@ def test_all_grants_in_use(
         attested=f"{seen}; without one: {before.moved} bytes before it, denied across it",
         kept=again.ok and unit.grant_count == unit.capacity >= 4096,
         reason=f"{unit.grant_count} grants in force",
+        evidence="refusal",
     )
 
 
@@ -88,6 +89,7 @@ def test_more_faults_than_are_kept(guarded: Guarded, buffer: MakeBuffer, attest:
         attested=f"{len(found)} kept, {now[1] - lost} more lost",
         kept=now == (total, count + TOO_MANY),
         reason=f"FAULT_COUNT rose by {now[0]}, FAULT_LOST is {now[1]}, was {lost}",
+        evidence="refusal",
     )
 
 
@@ -162,4 +164,5 @@ def test_grants_of_a_dead_process(
         attested=f"{dead} withdrawn, and {living} before; both had: {seen}",
         kept=(living, dead) == (0, len(theirs)) and {tag, OWNER} <= {*owners},
         reason=f"owners {owners}",
+        evidence="refusal",
     )

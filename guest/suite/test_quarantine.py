@@ -63,11 +63,13 @@ def test_late_dma_meets_nobody(
         early = make()
         late = early.getPhysicalAddress()
         early.release()
+        attest.released(early)
         others = [make() for _ in range(FOLLOWING)]
         for other in others:
             other.writeBytes(0, content)
         bench.load(inverted(content))
-        record = bench.device.dma(late, length, write_memory=True)
+        denied = DmaReason.PROTECTION_OUTSIDE
+        record = bench.refused_dma(denied, late, length, write_memory=True)
         wrong = [
             found for each in others if (found := difference(content, each.readBytes(0, length)))
         ]
@@ -77,4 +79,5 @@ def test_late_dma_meets_nobody(
         attested=f"{record.reason.name} at {late:#x}; {FOLLOWING} buffers since are as they were",
         kept=record.reason is DmaReason.PROTECTION_OUTSIDE and not wrong,
         reason="; ".join(wrong) or record.reason.name,
+        evidence="refusal",
     )

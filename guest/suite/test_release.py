@@ -190,6 +190,7 @@ def test_devices_lose_memory_before_it_is_free(
         f"afterwards: {after.reason.name}",
         kept=watching.free == [taken] and after.reason is DmaReason.PROTECTION_OUTSIDE,
         reason=f"memory was free, {watching.free} bytes, while devices could still reach it",
+        evidence="refusal",
     )
 
 

@@ -197,6 +197,7 @@ def test_bad_descriptors_are_refused_whole(
         attested=", ".join(why.name for why, _, _ in seen),
         kept=seen == [(reason, 0, True) for _, reason in bad] and started and not wrong,
         reason=wrong or "a reason, RING_STATUS, RING_REFUSED or the completion index",
+        evidence="refusal",
     )
 
 
@@ -230,9 +231,11 @@ def test_ring_that_is_not_there(bench: Bench, buffer: MakeBuffer, attest: Attest
         asked="rings and indexes that cannot be: refused",
         attested=", ".join(status.name for status, _ in seen),
         kept=seen == [(status, 0) for _, _, _, status in cases],
+        evidence="refusal",
     )
 
 
+@pytest.mark.unlimited("alignment")
 @pytest.mark.promise("descriptor ring")
 def test_ring_that_points_at_itself(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
@@ -345,4 +348,5 @@ def test_ring_that_another_cpu_rewrites(
         attested="; ".join(f"{length} bytes: {reason.name}" for length, reason, _ in sorted(seen)),
         kept=seen == due and not wrong,
         reason=wrong or "a transfer that was never asked for, or one that never came",
+        evidence="refusal",
     )

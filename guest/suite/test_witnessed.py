@@ -61,6 +61,7 @@ def test_driver_and_host_agree(
         kept=not found.objections and found.types == [wanted.name],
         reason="; ".join(found.objections),
         facts={"mode": mode, **found.facts},
+        evidence="walk",
     )
 
 
@@ -87,6 +88,7 @@ def test_kernel_lists_the_same_type(
         attested=f"{', '.join(str(getattr(each, 'name', each)) for each in listed)} for "
         f"{run.length} bytes at {run.physical:#x}; witness {run.pat.name}",
         kept=listed == [wanted] and run.pat is wanted,
+        evidence="walk",
     )
 
 
@@ -109,6 +111,7 @@ def test_huge_page(
         and not others
         and (run.page_size, run.pat_index, run.effective) == (LARGE, 0, MemoryType.WB),
         reason="; ".join(found.objections),
+        evidence="walk",
     )
 
 
@@ -131,4 +134,5 @@ def test_registers_lie_where_the_mtrrs_say_uncached(
         kept=not objections
         and types == [(MemoryType.WB, MemoryType.WB), (MemoryType.UC, MemoryType.UC)],
         reason="; ".join(objections),
+        evidence="walk",
     )

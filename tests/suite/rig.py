@@ -40,11 +40,16 @@ class Outcome:
     """What a run of the suite came to."""
 
     ledger: Ledger = field(default_factory=Ledger)
+    unannounced: list[str] = field(default_factory=list)
+    """Tests that passed though they had refusals which they did not announce."""
     _marked: dict[str, list[str]] = field(default_factory=dict)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Hand each report to the host's ledger, as it would come over the channel."""
         self.ledger.add_report(report, self._marked[report.nodeid])
+        told = any(name == "memory" for name, _ in report.user_properties)
+        if told and report.nodeid not in self.ledger.failures:
+            self.unannounced.append(report.nodeid)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep the promises that the tests are marked with."""

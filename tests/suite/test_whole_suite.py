@@ -41,7 +41,9 @@ def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def test_sound_devices(rig: Rig) -> None:
-    ledger = rig.run().ledger
+    outcome = rig.run()
+    ledger = outcome.ledger
+    assert outcome.unannounced == []
     assert ledger.failures == []
     assert ledger.passed > 150
     assert ledger.objections() == []
