@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import io
 import logging
 import os
 import resource
@@ -14,6 +15,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from . import choose, profile, watchdog
 from .choose import NoEndpoint
@@ -48,7 +50,8 @@ QEMU >= 10.1 connects to each socket with
 An endpoint of your own is a subclass of device.endpoints.base.Endpoint; docs/tutorial.md shows how
 to write one. Its module is looked for in the current folder and on PYTHONPATH.
 
-When all sockets listen, one line "ready" goes to standard output. The log goes to standard error.
+When all sockets listen, one line "ready" goes to standard output, and nothing else. The log, and
+what an endpoint prints, goes to standard error.
 """
 
 
@@ -161,6 +164,7 @@ def main(argv: list[str]) -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(relativeCreated)8d ms %(levelname)s %(name)s: %(message)s",
     )
+    ready = _take_output()
     failures = _Failures()
     logging.getLogger().addHandler(failures)
     faulthandler.enable()  # a fatal signal leaves at least a traceback
@@ -179,7 +183,7 @@ def main(argv: list[str]) -> int:
                 print(f"  next: {hint}", file=sys.stderr)
             return _USAGE_ERROR
         _watch(watched, options.patience)
-        status = _serve(servers, die_with_stdin=options.die_with_stdin)
+        status = _serve(servers, ready, die_with_stdin=options.die_with_stdin)
     # What a model with a bug did is no ground for a verdict.
     return _FAILED if failures.count else status
 
@@ -263,7 +267,20 @@ def _watch(watched: list[watchdog.Watched], patience_s: float) -> None:
     threading.Thread(target=dog.run, args=(end,), daemon=True).start()
 
 
-def _serve(servers: tuple[_Server, ...], *, die_with_stdin: bool) -> int:
+def _take_output() -> TextIO:
+    """Return standard output, which is for one line alone; what is printed goes where the log does.
+
+    So a ``print`` of an endpoint's is seen at once, in order with the log, and nobody has to read
+    it lest the device stops.
+    """
+    ready = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    return ready
+
+
+def _serve(servers: tuple[_Server, ...], ready: TextIO, *, die_with_stdin: bool) -> int:
     stop = threading.Event()
     dead: list[_Server] = []
 
@@ -286,7 +303,8 @@ def _serve(servers: tuple[_Server, ...], *, die_with_stdin: bool) -> int:
         thread.start()
     if die_with_stdin:
         threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
-    print("ready", flush=True)
+    with contextlib.suppress(OSError), ready:  # whoever started us may have gone
+        ready.write("ready\n")
     stop.wait()
     for server in servers:
         server.close()

@@ -72,13 +72,13 @@ class ControlServer:
 
     def _answer(self, client: socket.socket) -> None:
         end = time.monotonic() + _PATIENCE_S
-        line = b""
-        while not line.endswith(b"\n") and len(line) <= REQUEST_MAX:
+        line = part = b""
+        while not part.endswith(b"\n"):
             client.settimeout(max(_SOON_S, end - time.monotonic()))
             part = client.recv(REQUEST_MAX)
             if not part:
                 break
-            line += part
+            line = (line + part)[: REQUEST_MAX + 1]  # what is too long is read, to be refused
         try:
             what, name = _asked(line)
             if what == "fault":

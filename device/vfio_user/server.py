@@ -1,4 +1,4 @@
-"""The one module that does sockets: a vfio-user server on a Unix socket, one client at a time.
+"""A vfio-user server on a Unix socket, one client at a time.
 
 One thread does everything for a device, its timers included. It never waits for a single reply, so
 a client is served while it owes an answer itself: it waits in ``poll`` while something is due, and
@@ -24,19 +24,17 @@ from pathlib import Path
 from .connection import Connection, Outgoing
 from .errors import RemoteProtocolError
 from .framing import Framer, Message, close_all
-from .messages import MAX_FDS
 from .model import DeviceModel
+from .stream import DONT_WAIT, discard, receive
 from .turn import Action, Turn
 
 _log = logging.getLogger(__name__)
-_RECEIVE_SIZE = 1 << 16
 # Plain ints: an operation on an IntFlag costs as much as ten of them.
 _POLL_IN, _POLL_OUT = int(select.POLLIN), int(select.POLLOUT)
-_DONT_WAIT, _CLOSE_ON_EXEC = int(socket.MSG_DONTWAIT), int(socket.MSG_CMSG_CLOEXEC)
-_CUT = int(socket.MSG_CTRUNC)
-_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 # A client that takes nothing for so long, while something is to be sent, is closed.
 SEND_TIMEOUT_S = 5.0
+# So long what a client had sent is answered when serving ends.
+FINISH_S = 1.0
 # A vCPU that reads one register often reads the next: so long the server looks for a message before
 # it sleeps. To be woken costs more than to serve the read. With one CPU it would be in the way.
 SPIN_S = 50e-6
@@ -115,6 +113,7 @@ class VfioUserServer:
                     continue
                 with client:
                     if not self._serves(client):
+                        discard(client)
                         break
                     _Session(client, self._stop, self._model, self.path.name, self.turn).run()
                     self._serves(None)
@@ -141,9 +140,10 @@ class VfioUserServer:
             if self._serving:
                 os.eventfd_write(self._stop, 1)
                 if self._client is not None:
-                    # It may wait in recvmsg, which this ends as if the client had gone.
+                    # It may wait in recvmsg, which this ends as if the client had gone. What that
+                    # had sent can still be read, and answered.
                     with contextlib.suppress(OSError):
-                        self._client.shutdown(socket.SHUT_RDWR)
+                        self._client.shutdown(socket.SHUT_RD)
             else:
                 self._release()
 
@@ -234,6 +234,7 @@ class _Session:
         try:
             while self._step():
                 pass
+            self._finish()
         except RemoteProtocolError as error:
             _log.warning("%s: connection closed: %s", self._name, error)
         except OSError as error:
@@ -246,7 +247,23 @@ class _Session:
             self._turn.work = Action("the end of the connection")
             self._connection.close()
             self._turn.work = None
+            discard(self._stream)
             _log.info("%s: client gone", self._name)
+
+    def _finish(self) -> None:
+        """Answer what a client had sent when serving ended, as long as it takes the answers."""
+        end = time.monotonic() + FINISH_S
+        with contextlib.suppress(OSError):
+            self._stream.shutdown(socket.SHUT_RD)
+        poll = select.poll()
+        poll.register(self._stream, select.POLLOUT)
+        while (left := end - time.monotonic()) > 0:
+            if (self._unsent or self._connection.outbox) and not self._flush():
+                poll.poll(left * 1000)
+            elif self._inbox:
+                self._handle(self._inbox.popleft())
+            elif not self._receive(DONT_WAIT):
+                break
 
     def _step(self) -> bool:
         """Send, handle a message, or wait. Return whether to go on."""
@@ -255,21 +272,24 @@ class _Session:
         if (self._unsent or connection.outbox) and not self._flush():
             return self._wait(_POLL_OUT)
         if self._inbox:
-            turn, message = self._turn, self._inbox.popleft()
-            turn.access, turn.work = None, message
-            connection.handle(message)
-            turn.work = None
+            self._handle(self._inbox.popleft())
             return True
         if connection.idle and self._model.timers.next_deadline() is None:
             return self._next()  # nothing else can happen; a poll would cost half a message
         return self._wait(_POLL_IN)
+
+    def _handle(self, message: Message) -> None:
+        turn = self._turn
+        turn.access, turn.work = None, message
+        self._connection.handle(message)
+        turn.work = None
 
     def _next(self) -> bool:
         """Wait for the client's next bytes, at first without sleep. Return whether to go on."""
         if _SPINS:
             until = time.perf_counter() + SPIN_S
             while time.perf_counter() < until:
-                if not self._receive(_DONT_WAIT):
+                if not self._receive(DONT_WAIT):
                     return False
                 if self._inbox:
                     return True
@@ -287,7 +307,7 @@ class _Session:
         self._turn.work = Action("a DMA's end")
         connection.tick()
         self._turn.work = None
-        return self._receive(_DONT_WAIT) if ready and sent else True
+        return self._receive(DONT_WAIT) if ready and sent else True
 
     def _receive(self, flags: int = 0) -> bool:
         try:
@@ -324,9 +344,9 @@ class _Session:
 
     def _send(self, descriptors: tuple[int, ...]) -> int:
         if not descriptors:
-            return self._stream.send(self._unsent, _DONT_WAIT)
+            return self._stream.send(self._unsent, DONT_WAIT)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        return self._stream.sendmsg([self._unsent], rights, _DONT_WAIT)
+        return self._stream.sendmsg([self._unsent], rights, DONT_WAIT)
 
     def _check_send_deadline(self) -> None:
         now = time.monotonic()
@@ -334,27 +354,3 @@ class _Session:
             self._send_deadline = now + SEND_TIMEOUT_S
         elif now >= self._send_deadline:
             raise RemoteProtocolError("the client does not take its replies", fatal=True)
-
-
-def receive(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Return what one recvmsg gives: bytes (none at the end of the stream) and descriptors.
-
-    RemoteProtocolError when the kernel had to drop descriptors.
-    """
-    data, ancillary, received, _ = stream.recvmsg(
-        _RECEIVE_SIZE, _ANCILLARY_SIZE, _CLOSE_ON_EXEC | flags
-    )
-    found = _descriptors(ancillary) if ancillary else []
-    if received & _CUT:
-        close_all(found)
-        raise RemoteProtocolError("more descriptors than a message may carry", fatal=True)
-    return data, found
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(content) - len(content) % found.itemsize
-            found.frombytes(content[:whole])
-    return list(found)

@@ -76,6 +76,7 @@ def test_faults_come_and_go_while_a_client_is_served(control: Path) -> None:
         (b'{"test": 3}\n', "the name of a test is a string"),
         (b'{"test": null, "fault": null}\n', "write one line"),
         (b'{"test": "' + b"a" * REQUEST_MAX + b'"}\n', "more than 65536 bytes: the name is too"),
+        (b'{"test": "' + b"a" * (1 << 20) + b'"}\n', "more than 65536 bytes: the name is too"),
     ],
 )
 def test_nonsense_is_refused_and_the_next_is_served(control: Path, line: bytes, words: str) -> None:

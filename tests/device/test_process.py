@@ -230,3 +230,40 @@ def test_bug_of_a_model_is_the_status(tmp_path: Path) -> None:
         process.kill()
         _, errors = process.communicate()
     assert b"a bug in an endpoint" in errors
+
+
+def test_what_an_endpoint_prints_goes_where_the_log_does(tmp_path: Path) -> None:
+    """From its import on, at once, in any language; standard output is for "ready" alone."""
+    (tmp_path / "talking.py").write_text(
+        "import os\n"
+        "from device.endpoints.exerciser import Exerciser\n"
+        "print('imported')\n"
+        "class Talking(Exerciser):\n"
+        "    def write_intxctl(self, value):\n"
+        "        print('written', value, 'ready', '\\udc80')\n"
+        "        print('x' * 200_000)\n"
+        "        os.write(1, b'from C\\n')\n"
+    )
+    sockets = tmp_path / "s"
+    sockets.mkdir()
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [*arguments(sockets, "--endpoint", "talking:Talking")],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with RawClient(sockets / "exerciser") as client:
+            client.write32(0, Reg.INTXCTL, 1)
+            said = log.read_text().splitlines()
+        assert process.stdout.read() == b"", "nothing else, and its end"
+    finally:
+        process.kill()
+        process.communicate()
+    assert said == ["imported", "written 1 ready \\udc80", "x" * 200_000, "from C"]

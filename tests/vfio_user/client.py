@@ -14,7 +14,7 @@ from typing import Self
 from device.vfio_user import messages as wire
 from device.vfio_user.framing import Framer, Message, close_all
 from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
-from device.vfio_user.server import receive
+from device.vfio_user.stream import receive
 
 TIMEOUT_S = 10
 CAPABILITIES = {"capabilities": {"max_msg_fds": 16, "max_data_xfer_size": 1 << 20}}

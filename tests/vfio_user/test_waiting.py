@@ -11,6 +11,7 @@ import pytest
 
 from device.layout import DmaCtl, Reg
 from device.vfio_user import server as server_module
+from device.vfio_user import stream as stream_module
 from device.vfio_user.messages import Command, RegionAccess
 from tests.vfio_user.client import RawClient
 
@@ -47,7 +48,7 @@ def settled(turns: list[int]) -> list[int]:
 def receives(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the server would sleep, each time that it looks for bytes."""
     found: list[bool] = []
-    receive = server_module.receive
+    receive = stream_module.receive
 
     def noted(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
         found.append(not flags)
