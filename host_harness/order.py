@@ -54,9 +54,9 @@ def run(
         f"{len(found[COLLECTED])} tests in two orders and {len(drawn)} of them alone: "
         + (f"{count} do not have the same verdict" if unlike else "the same verdicts")
     )
-    failed = [name for name, each in found[COLLECTED].items() if each.outcome == "failed"]
-    if failed:
-        print(f"{len(failed)} failed in the order of their collection: see {folder / COLLECTED}")
+    for order, status in zip((COLLECTED, SHUFFLED), statuses, strict=True):
+        if status is not Status.PASSED:
+            print(f"the run in {order} order itself did not pass: see {folder / order / 'output'}")
     print(f"again: make test-order SEED={given.seed} N={sample}", flush=True)
     good = not unlike and set(statuses) == {Status.PASSED}
     return Status.PASSED if good else Status.FAILED

@@ -103,6 +103,16 @@ def test_tests_that_depend_on_nothing_agree(tmp_path: Path) -> None:
     assert [path.read_text() for path in statuses] == ["0\n"] * 3
 
 
+@pytest.mark.vm
+def test_failure_in_every_order_is_no_difference_and_no_success(tmp_path: Path) -> None:
+    (tmp_path / "guest_tests").mkdir()
+    (tmp_path / "guest_tests" / "test_fails.py").write_text("def test_fails(): assert False\n")
+    done = run_order(tmp_path, "--tests", "guest_tests")
+    assert done.returncode == 1
+    assert "the same verdicts" in done.stdout
+    assert "the run in shuffled order itself did not pass" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("settings", "status", "words"),
     [
