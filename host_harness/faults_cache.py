@@ -94,14 +94,14 @@ CACHE = (
         "right drivers",
         "right_drivers",
         "reports at the release whatever is dirty, whoever owns it",
-        "reports that the test does not expect: RELEASED_DIRTY",
+        "reports due: none; RELEASED_DIRTY",
     ),
     _cache(
         "maintenance-takes-nothing-back",
         "right drivers",
         "right_drivers",
         "gives the CPU nothing back by a flush",
-        "reports that the test does not expect: RELEASED_DIRTY",
+        "reports due: none; RELEASED_DIRTY",
     ),
     _cache(
         "shared-line-not-seen",
@@ -136,7 +136,7 @@ CACHE = (
         "cache maintenance",
         "truth",
         "lets no-snoop accesses reach memory that no buffer tracks",
-        "no-snoop access to memory that no buffer tracks",
+        "refused for CACHE_UNTRACKED: 0 were",
     ),
     Fault(
         "cache-enable-ignored",
