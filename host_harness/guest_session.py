@@ -7,6 +7,7 @@ guest's report is pytest's own serialized report, so everything that reads repor
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -153,6 +154,7 @@ class GuestSession:
             seed=options.seed,
             fault=options.fault.name if options.fault else None,
             iommu=options.iommu,
+            limit=0 if math.isinf(limit := options.deadlines["test"]) else limit,
         )
         if collected.left_out:
             self.rig.progress.line(transient=True)  # pytest is in the midst of its own

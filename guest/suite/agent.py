@@ -30,6 +30,7 @@ from . import channel_faults, faults, fixtures, iommu_faults, services, session_
 from .attestation import LEFT_OUT, SettingsPlugin, marked_promises
 from .beside import ModulesBeside
 from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
+from .hang import HangPlugin
 from .host import Host, HostPlugin
 
 _SUITE = Path(__file__).resolve().parent
@@ -183,11 +184,13 @@ class _SessionFailed(Exception):
 
 def _session(channel: Channel, configuration: Message) -> None:
     """Run one pytest session; its tests stand below ``root``."""
-    extra: list[object] = []
+    extra: list[object] = []  # plugins
     if fault := configuration.get("fault"):
         faults.apply(fault)
         iommu_faults.apply(fault)
         extra = channel_faults.apply(fault, channel)
+    # The console, which pytest's capture keeps from the tests.
+    extra.append(HangPlugin(float(configuration.get("limit") or 0), os.dup(2)))
     gc.disable()  # until the tests are collected, for they stay
     plugin = AgentPlugin(channel)
     settings = SettingsPlugin(int(configuration["seed"]), iommu=bool(configuration.get("iommu")))
