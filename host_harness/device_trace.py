@@ -1,4 +1,4 @@
-"""What the device did during a test, by the device's own trace: the host's ground for a "kept"."""
+"""The device's own trace, followed: the host's ground for a "kept"."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from typing import Any
 
 from .errors import NoVerdict
 
-# What QEMU or the kernel make a device do, whoever runs, and what the allocator tells the platform:
-# none of it moves or looks at a byte.
-_HOUSEKEEPING = {
-    *("attach", "detach", "command", "power", "reset"),
-    *("grant", "withdraw", "withdraw owner", "protection"),
-}
 _LINE_MAX = 1 << 20  # bytes; the longest list that the device tells of has a fifth of it
 _EVENTS_MAX = 1 << 19  # of one test, as many as a whole trace may have
 
@@ -28,7 +22,7 @@ class DeviceTrace:
         self._line = 0
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the events since the last call, without housekeeping.
+        """Return the events since the last call.
 
         The device writes an event before it acknowledges what caused it, so the events of a test
         are there when its report is. What is no whole line yet comes with the next call. NoVerdict
@@ -36,8 +30,6 @@ class DeviceTrace:
         """
         found: list[dict[str, Any]] = []
         for event in map(self._event, self._lines()):
-            if event["event"] in _HOUSEKEEPING:
-                continue
             if len(found) >= _EVENTS_MAX:
                 raise self._unusable(f"more than {_EVENTS_MAX} events in one test")
             found.append(event)

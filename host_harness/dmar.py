@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .evidence import Request
 from .guest_words import GuestWordsError
 
 PAGE = 4096
@@ -121,13 +122,15 @@ class DmarLog:
             for found in _LINE.finditer(whole)
         ]
 
-    def await_all(self, wanted: Sequence[ExpectedFault]) -> Outcome:
+    def await_all(
+        self, wanted: Sequence[ExpectedFault], announced: Sequence[Request] = ()
+    ) -> Outcome:
         """Take what was printed, and wait for what is ``wanted`` of it, `PATIENCE_S` at most."""
         told: list[DmarFault] = []
         deadline = time.monotonic() + PATIENCE_S
         while True:
             told += self.take()
-            outcome = compare(wanted, told)
+            outcome = compare(wanted, told, announced)
             if not outcome.missing or time.monotonic() > deadline:
                 return outcome
             time.sleep(_POLL_S)
@@ -152,8 +155,15 @@ class Outcome:
         )
 
 
-def compare(wanted: Sequence[ExpectedFault], told: Sequence[DmarFault]) -> Outcome:
-    """Match each fault that is wanted with one that was told."""
+def compare(
+    wanted: Sequence[ExpectedFault],
+    told: Sequence[DmarFault],
+    announced: Sequence[Request] = (),
+) -> Outcome:
+    """Match each fault that is wanted with one that was told.
+
+    Others are expected where a test ``announced`` a refusal on their page, in their direction.
+    """
     left = list(told)
     missing = []
     for each in wanted:
@@ -162,4 +172,11 @@ def compare(wanted: Sequence[ExpectedFault], told: Sequence[DmarFault]) -> Outco
             missing.append(each)
         else:
             left.remove(match)
-    return Outcome(tuple(told), tuple(missing), tuple(left))
+    unexpected = (each for each in left if not any(_is_of(each, one) for one in announced))
+    return Outcome(tuple(told), tuple(missing), tuple(unexpected))
+
+
+def _is_of(fault: DmarFault, request: Request) -> bool:
+    return fault.write == request.write and any(
+        start & -PAGE <= fault.address < start + length for start, length in request.ranges
+    )

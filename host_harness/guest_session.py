@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import cache_reports, dmar, drawing, exit_codes, guest_tests, side_by_side
+from . import drawing, exit_codes, guest_tests, side_by_side
 from .errors import HarnessError, NoVerdict, Status, UsageError
-from .guest_words import CollectedItem
+from .guest_words import CollectedItem, Warned
 from .kept import keep_until_told
-from .report import Ledger, Promise
+from .report import Ledger, Promise, status_of
 from .rig import Rig
 from .worker import Seen, Worker
 
@@ -31,6 +32,7 @@ _FORWARDED = {
     "pythonwarnings": "-W={}",
 }
 _FORWARDED_INI = ("markers", "python_files", "python_classes", "python_functions")
+_NAMED = 5  # tests, where some are missing
 # With these, as with node ids, a run is one of a few tests, for which a second VM need not boot.
 _SELECTING = (
     *("keyword", "markexpr", "deselect", "lf", "failedfirst", "newfirst", "stepwise"),
@@ -79,6 +81,9 @@ class GuestSession:
         self.rig = rig
         self._interrupted = False
         self._workers: list[Worker] = []
+        self._collected: list[str] = []
+        self._deselected: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def ledger(self) -> Ledger:
@@ -93,6 +98,7 @@ class GuestSession:
                 raise pytest.UsageError(
                     f"{option} cannot act on tests that run in a guest (try make shell)"
                 )
+        self.ledger.status = partial(_category, config)
         if self.rig.options.several_vms and getattr(config.option, "stepwise", False):
             # It takes all that stands before a failure for passed.
             raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")
@@ -160,6 +166,9 @@ class GuestSession:
             self.rig.progress.line(transient=True)  # pytest is in the midst of its own
             for why, count in sorted(collected.left_out.items()):
                 self.rig.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
+        self._collected = [item.nodeid for item in collected.items]
+        for warned in collected.warnings:
+            _warn(session.config, warned, "")
         return [
             GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
             for item in collected.items
@@ -216,18 +225,11 @@ class GuestSession:
 
     def _take(self, item: GuestItem, seen: Seen) -> None:
         """Give a test's reports to the ledger and to the session's hooks."""
-        # One that failed has its own message.
-        mistakes = cache_reports.complaint(seen.mistakes if seen.passed else [])
+        self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
+        self._reported.add(item.nodeid)
+        for warned in seen.warnings:
+            _warn(item.config, warned, item.nodeid)
         for report in seen.reports:
-            of_call = seen.faults if report.when == "call" else dmar.Outcome()
-            self.ledger.add_report(
-                report,
-                item.guest.promises,
-                seen=seen.by_device,
-                witnessed=seen.witnessed,
-                evidence=[str(each) for each in of_call.told],
-                objection=of_call.complaint or (mistakes if report.when == "call" else ""),
-            )
             item.ihook.pytest_runtest_logreport(report=report)
 
     def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
@@ -235,6 +237,7 @@ class GuestSession:
         self.rig.error = error
         self._say_what_is_under_way(error.subject)
         session.shouldstop = f"no verdict: {error.phase}"
+        self.ledger.failed += 1  # as the report that pytest sees
         _show(session, [_failure(error.subject or "guest", f"no verdict: {error}")])
 
     @pytest.hookimpl(tryfirst=True)
@@ -269,20 +272,47 @@ class GuestSession:
         """End the guest's session, compare its count of tests with ours, decide the status."""
         if self.rig.error is None and self.rig.vm is not None and not self._interrupted:
             try:
+                self._check_all_reported(session)
                 with self.rig.progress.phase("shutdown", silent=True):
                     self._end()
             except NoVerdict as error:
                 self.rig.error = error
+                self.ledger.failed += 1
                 _show(session, [_failure("guest", f"no verdict: {error}")])
-        _show(session, [_objection(row) for row in self.ledger.silent_objections()])
+        _show(session, [_objection(row) for row in self.ledger.of_the_run()])
         status = self.rig.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
         session.exitstatus = exit_codes.to_pytest(status, exitstatus, interrupted=self._interrupted)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Take note of what pytest was told to leave out."""
+        self._deselected.update(item.nodeid for item in items)
+
+    def _check_all_reported(self, session: pytest.Session) -> None:
+        """NoVerdict when a test was collected and neither left out nor reported."""
+        if session.config.option.collectonly or session.shouldfail or session.shouldstop:
+            return
+        if session.testsfailed and not self._reported:
+            return  # a test of the host's could not be collected, so nothing ran
+        missing = [
+            nodeid
+            for nodeid in self._collected
+            if nodeid not in self._reported and nodeid not in self._deselected
+        ]
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise NoVerdict(
+                "tests",
+                f"{len(missing)} of {len(self._collected)} tests were collected and never "
+                f"reported: {', '.join(missing[:_NAMED])}{more}",
+                "a plugin that leaves out tests must say so (pytest_deselected); else it is a bug "
+                "of the harness",
+            )
 
     def _end(self) -> None:
         for worker in self._workers:
             worker.vm.end_session(worker.ran)
-            if late := worker.late_mistakes():
-                self.ledger.object("cache reports", cache_reports.complaint(late))
+            for name, words in worker.late():
+                self.ledger.object(name, words)
         if self.ledger.to_repeat():
             self.rig.keep_kernel_log()
         if not self.rig.options.keep:
@@ -375,9 +405,30 @@ def _leave(error: HarnessError, config: pytest.Config) -> BaseException:
     return pytest.exit.Exception(words, returncode=code)
 
 
+def _warn(config: pytest.Config, warned: Warned, nodeid: str) -> None:
+    """Let pytest's summary of warnings have one of the guest's."""
+    config.hook.pytest_warning_recorded.call_historic(
+        kwargs={
+            "warning_message": warned.as_message(),
+            "when": "runtest" if nodeid else "collect",
+            "nodeid": nodeid,
+            "location": None,
+        }
+    )
+
+
+def _category(config: pytest.Config, report: pytest.TestReport) -> str:
+    """Return the name under which pytest's summary counts a report."""
+    if not config.pluginmanager.has_plugin("terminalreporter"):
+        return status_of(report)
+    return str(config.hook.pytest_report_teststatus(report=report, config=config)[0])
+
+
 def _show(session: pytest.Session, reports: list[pytest.TestReport]) -> None:
     """Let everything that reads reports (the terminal, junit.xml) see these too."""
+    collected = {item.nodeid for item in session.items}
     for report in reports:
+        session.testscollected += report.nodeid not in collected  # for the terminal's percents
         session.config.hook.pytest_runtest_logreport(report=report)
 
 

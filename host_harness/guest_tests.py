@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from . import dmar, guest_words, host_witness
+from . import dmar, guest_words, host_witness, verdict
 from .channel import Message
 from .errors import NoVerdict, UsageError
-from .guest_words import CollectedItem, GuestWordsError
+from .guest_words import CollectedItem, GuestWordsError, Warned
 from .payload import GuestTests
 from .vm import Vm
 
@@ -23,14 +23,18 @@ class Collected:
 
     items: list[CollectedItem]
     left_out: dict[str, int]
+    warnings: list[Warned] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The reports of one test, all of them, and whether it had the host look at its tables."""
+    """The reports of one test, all of them, its warnings, and whether it had the host look at its
+    tables.
+    """
 
     reports: list[pytest.TestReport]
     witnessed: bool
+    warnings: Sequence[Warned] = ()
 
 
 def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -> Collected:
@@ -66,7 +70,9 @@ def _collected(vm: Vm, tests: GuestTests) -> Collected:
     try:
         if errors := guest_words.collection_errors(collected):
             raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
-        return Collected(guest_words.collected_items(collected), guest_words.left_out(collected))
+        items = guest_words.collected_items(collected)
+        guest_words.check_count(collected, items)
+        return Collected(items, guest_words.left_out(collected), guest_words.warned(collected))
     except GuestWordsError as error:
         raise vm.lost("collection", str(error)) from error
 
@@ -125,7 +131,10 @@ class Running:
             guest_words.check_order(self._reports)
             self._vm.check_answers("test")
             self._vm.subject = ""
-            return Outcome(self._reports, self._witnessed)
+            warnings = guest_words.warned(message)
+            # The last one has the properties of all phases.
+            verdict.check(self._reports[-1].user_properties)
+            return Outcome(self._reports, self._witnessed, warnings)
         if message["type"] == "witness":
             host_witness.answer(self._vm, message, self.remaining_s)
             self._witnessed = True
@@ -133,7 +142,7 @@ class Running:
             found = guest_words.report(self._config, message.get("data"), self.nodeid)
             self._reports.append(found)
             dmar.expected(found.user_properties)
-            if len(self._reports) > len(guest_words.PHASES):
+            if len(self._reports) > guest_words.REPORTS_MAX:
                 raise GuestWordsError("the guest sends reports without end")
         self._kinds = ("witness", "report", "finish")
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,16 @@ from typing import Any
 import pytest
 
 from .channel import Message
+from .failure import is_subtest
 from .run_folder import printable
 
 PHASES = ("setup", "call", "teardown")
+REPORTS_MAX = 5000  # of one test, with those of its parts
+WARNINGS_MAX = 100  # of one test
 _OUTCOMES = ("passed", "failed", "skipped")
 _MARK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ITEMS_MAX = 100_000
+_WORDS_MAX = 4000  # characters
 _REASONS_MAX, _REASON_MAX = 20, 200  # reasons for leaving out tests, and characters of one
 
 
@@ -119,6 +125,15 @@ def _lines(value: Message, key: str) -> tuple[str, ...]:
     return tuple(printable(each) for each in texts)
 
 
+def check_count(message: Message, found: Sequence[CollectedItem]) -> None:
+    """Refuse a list of tests that is not as long as pytest's own count of them in the guest."""
+    count = message.get("count")
+    if count != len(found):
+        raise GuestWordsError(
+            f"the guest's pytest collected {count!r:.50} tests, and {len(found)} were named"
+        )
+
+
 def report(config: pytest.Config, data: object, nodeid: str) -> pytest.TestReport:
     """Return the test report in ``data``, which must be of the test ``nodeid``.
 
@@ -140,6 +155,8 @@ def report(config: pytest.Config, data: object, nodeid: str) -> pytest.TestRepor
         raise GuestWordsError(
             "the guest reports a failure that was expected and failed all the same"
         )
+    if found.skipped and not hasattr(found, "wasxfail"):
+        found.longrepr = _skipped(found.longrepr)
     properties = found.user_properties
     if not isinstance(properties, list) or not all(
         isinstance(each, list | tuple) and len(each) == 2 for each in properties
@@ -148,9 +165,65 @@ def report(config: pytest.Config, data: object, nodeid: str) -> pytest.TestRepor
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning that the guest's pytest recorded: its class's name, words, file and line."""
+
+    category: str
+    message: str
+    filename: str
+    line: int
+
+    def as_message(self) -> warnings.WarningMessage:
+        """Return it as Python records one; nobody looks for its source line on this machine."""
+        known = getattr(builtins, self.category, None)
+        if not (isinstance(known, type) and issubclass(known, Warning)):
+            known = type(self.category, (Warning,), {})
+        return warnings.WarningMessage(
+            known(self.message), known, self.filename, self.line, line=""
+        )
+
+
+def warned(message: Message) -> list[Warned]:
+    """Return the warnings in a message; GuestWordsError for what is none."""
+    said = message.get("warnings", [])
+    if not isinstance(said, list) or len(said) > WARNINGS_MAX:
+        raise GuestWordsError("the guest's list of warnings is none, or too long")
+    found = []
+    for each in said:
+        if not isinstance(each, dict):
+            raise GuestWordsError(f"the guest warns of nothing: {each!r:.100}")
+        category, words, filename = (each.get(key) for key in ("category", "message", "filename"))
+        line = each.get("line")
+        if not (
+            isinstance(category, str)
+            and category.isidentifier()
+            and isinstance(words, str)
+            and isinstance(filename, str)
+            and type(line) is int
+            and 0 <= line < 1 << 31
+        ):
+            raise GuestWordsError(f"the guest warns of nothing: {each!r:.100}")
+        found.append(Warned(category[:100], words[:_WORDS_MAX], filename[:_WORDS_MAX], line))
+    return found
+
+
+def _skipped(said: object) -> tuple[str, int, str]:
+    """Return where and why a test was skipped, as the tuple that pytest's own plugins demand."""
+    if isinstance(said, list | tuple) and len(said) == 3:
+        path, line, reason = said
+        if isinstance(path, str) and isinstance(reason, str) and isinstance(line, int | None):
+            return path, line or 0, reason
+    raise GuestWordsError(f"the guest reports a test that was skipped {said!r:.100}")
+
+
 def check_order(reports: Sequence[pytest.TestReport]) -> None:
-    """Refuse reports that are not setup, call (after a setup that passed) and teardown."""
-    seen = [each.when for each in reports]
-    wanted = list(PHASES) if reports and reports[0].passed else ["setup", "teardown"]
+    """Refuse reports that are not setup, call (after a setup that passed) and teardown.
+
+    Those of a test's parts (subtests) may stand anywhere.
+    """
+    own = [each for each in reports if not is_subtest(each)]
+    seen = [each.when for each in own]
+    wanted = list(PHASES) if own and own[0].passed else ["setup", "teardown"]
     if seen != wanted:
         raise GuestWordsError(f"reports are missing: got {seen}, not {wanted}")

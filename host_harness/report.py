@@ -1,36 +1,41 @@
 """The ledger of promises: what was asked, what the device attested, and the verdict.
 
 A promise is kept, broken, unattested or unsupported. Broken fails the run. So do unattested and
-unsupported, unless they stand in the reviewed list. Kept is more than the guest's word: in a test
-in which no device did anything, nothing can have been attested.
+unsupported, unless they stand in the reviewed list. Kept is more than the guest's word: where a
+test decides, the device's trace must have the kind of evidence that the test names, and what a test
+claims is judged by the host alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from . import cache_table
+from . import cache_table, failure, promise_table
+from .claims import PROPERTY as CLAIM
 from .reviewed import OWN, Reviewed
 from .run_folder import printable
+from .verdict import BY_EVIDENCE, BY_TEST, NOTHING_SEEN, HostView
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 HOST = "host"  # a row's "agreed by" may name it only when the host was asked
 UNASKED = "the host is said to have agreed, and was not asked during this test"
 AFTER = "after the last test"  # stands where a row is no test's
-UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
 HOST_SAW = "what the host saw"  # stands where a test has no promise that the host could refute
-_WIDTHS = (33, 38, 52)
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One row of attestations.json. ``facts`` are what other tables show of it."""
+    """One row of attestations.json. ``facts`` are what other tables show of it.
+
+    ``by`` is who decided: the test, or the evidence that the host looked at. ``xfail`` is why the
+    test was expected to fail, where it did: such a row fails nothing.
+    """
 
     promise: str
     asked: str
@@ -39,72 +44,135 @@ class Promise:
     reason: str
     test: str
     facts: dict[str, str] = field(default_factory=dict)
+    by: str = BY_EVIDENCE
+    xfail: str = ""
+
+
+def status_of(report: pytest.TestReport) -> str:
+    """Return the name under which pytest counts a report, without any plugin; "": it does not."""
+    if report.failed:
+        return "failed" if report.when == "call" else "error"
+    if failure.is_subtest(report):
+        return ""
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return report.outcome if report.skipped or report.when == "call" else ""
+
+
+# Of pytest's names for outcomes those that are counted here, and the counts.
+_CATEGORIES = {
+    **{name: name for name in ("passed", "failed", "skipped", "xfailed", "xpassed")},
+    "error": "errors",
+}
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Collects promises from test reports, and counts the tests."""
+    """Collects promises from the tests' reports, and counts as pytest does.
+
+    ``errors`` are setups and teardowns that failed; ``status`` says how a report is counted.
+    """
 
     promises: list[Promise] = field(default_factory=list)
     passed: int = 0
     failed: int = 0
+    errors: int = 0
     skipped: int = 0
+    xfailed: int = 0
+    xpassed: int = 0
     failures: list[str] = field(default_factory=list)
     reviewed: Reviewed = field(default_factory=lambda: Reviewed.load(OWN))
+    status: Callable[[pytest.TestReport], str] = status_of
 
-    def add_report(
+    def add_test(
         self,
-        report: pytest.TestReport,
-        marked: Sequence[str],
-        *,
-        seen: bool = True,
-        evidence: Sequence[str] = (),
-        objection: str = "",
-        witnessed: bool = True,
+        reports: Sequence[pytest.TestReport],
+        marked: Sequence[str] = (),
+        host: HostView = NOTHING_SEEN,
     ) -> None:
-        """Take the promises of one phase's report.
+        """Take all reports of one test, and turn them where ``host`` has something against it.
 
         ``marked`` are the promises that the test says it is about. One of them that a test did not
-        attest is broken when the test failed, else unattested: silence is never a yes. ``seen`` is
-        whether a device did anything during the test, ``witnessed`` whether the host looked at the
-        guest's page tables for it, ``evidence`` what the host adds to what was attested, and
-        ``objection`` what it has against the test: nothing is kept then.
+        attest is broken when the test failed, else unattested: silence is never a yes. Of a test
+        that the host objects to nothing is kept. A row that fails the run fails the test's report,
+        so that all who count agree.
         """
-        if report.failed:
-            self.failures.append(report.nodeid)
-        if report.when == "teardown":
-            if report.failed:
-                self.failed += 1
-                self._mark(report, marked, "broken", _first_line(report))
-            return
-        if report.when == "setup" and report.passed:
-            return
-        recorded = [value for name, value in report.user_properties if name == "promise"]
-        rows = [_checked(value, report.nodeid) for value in recorded]
-        if not seen:
-            rows = [_unattested(row, UNSEEN) for row in rows]
-        if not witnessed:
-            rows = [_unattested(row, UNASKED) if _names_host(row) else row for row in rows]
-        rows = [replace(row, attested="; ".join([row.attested, *evidence])) for row in rows]
-        if objection:
-            rows = [_refuted(row, objection) for row in rows]
+        failure.joined(reports)
+        if host.objections:
+            failure.objected(reports, "\n".join(host.objections))
+        nodeid = reports[0].nodeid
+        failed = next(filter(failure.failed_by_itself, reports), None)
+        rows = self._rows(reports[-1], host)
+        if host.objections:
+            why = host.objections[0].partition("\n")[0]
+            rows = [_refuted(row, why) for row in rows]
             if not any(row.verdict == "broken" for row in rows):
-                rows.append(Promise(HOST_SAW, "", "", "broken", objection, report.nodeid))
+                rows.append(Promise(HOST_SAW, "", "", "broken", why, nodeid))
+        rows += _silent(rows, marked, reports, failed)
+        xfailed = failure.xfailed(reports)
+        if failed is None and xfailed is None and (wrong := list(filter(self._objects, rows))):
+            failure.objected(reports, "\n".join(map(_told, wrong)))
+            xfailed = failure.xfailed(reports)
+        failure.joined(reports)
+        if xfailed is not None:
+            rows = [row if row.verdict == "kept" else replace(row, xfail=xfailed) for row in rows]
         self.promises += rows
-        if report.failed:
-            self.failed += 1
-            if not any(row.verdict == "broken" for row in rows):
-                self._mark(report, marked, "broken", _first_line(report))
-        elif report.passed:
-            self.passed += 1
-            silent = [name for name in marked if name not in {row.promise for row in rows}]
-            self._mark(report, silent, "unattested", "the test passed without attesting it")
-        else:
-            self.skipped += 1
-            self._mark(report, marked, "unattested", f"skipped: {_first_line(report)}")
+        for report in reports:
+            category = _CATEGORIES.get(self.status(report))
+            if category:
+                setattr(self, category, getattr(self, category) + 1)
+        if any(each.failed for each in reports):
+            self.failures.append(nodeid)
+
+    def _rows(self, report: pytest.TestReport, host: HostView) -> list[Promise]:
+        """Return the rows that a report, which has the properties of all phases, states."""
+        rows, findings = [], iter(host.findings)
+        for name, value in report.user_properties:
+            if name == "promise":
+                row = _checked(value, report.nodeid)
+                row = _unattested(row, host.missing(value) if row.verdict == "kept" else "")
+                if not host.witnessed and _names_host(row):
+                    row = _unattested(row, UNASKED)
+                rows.append(replace(row, attested="; ".join([row.attested, *host.told])))
+            elif name == CLAIM and (found := next(findings, None)) is not None:
+                claim, finding = found
+                rows.append(
+                    Promise(
+                        claim.promise,
+                        claim.asked,
+                        "; ".join(filter(None, [finding.attested, *host.told])),
+                        finding.verdict,
+                        finding.reason,
+                        report.nodeid,
+                        finding.facts,
+                    )
+                )
+        return rows
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts by name, in the order in which they are shown."""
+        names = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def ran(self) -> bool:
+        """Whether any test ran, and was not just skipped."""
+        return any(count for name, count in self.counts.items() if name != "skipped")
+
+    @property
+    def counted(self) -> str:
+        """The counts for people: passed and failed, and what else there is."""
+        shown = {"errors": "error" if self.errors == 1 else "errors"}
+        return ", ".join(
+            f"{count} {shown.get(name, name)}"
+            for name, count in self.counts.items()
+            if count or name in ("passed", "failed")
+        )
 
     def object(self, promise: str, reason: str) -> None:
-        """Fail the run for something that is no test's."""
+        """Fail the run for something that is no test's; it counts as one failure."""
+        self.failed += 1
         self.promises.append(Promise(promise, "", "", "broken", reason, AFTER))
 
     def arrange(self, nodeids: Sequence[str]) -> None:
@@ -113,19 +181,16 @@ class Ledger:
         self.promises.sort(key=lambda row: places.get(row.test, len(places)))
         self.failures.sort(key=lambda nodeid: places.get(nodeid, len(places)))
 
-    def _mark(
-        self, report: pytest.TestReport, names: Sequence[str], verdict: str, reason: str
-    ) -> None:
-        self.promises += [Promise(name, "", "", verdict, reason, report.nodeid) for name in names]
-
     def objections(self) -> list[Promise]:
         """Return the rows that fail the run: broken, or neither kept nor in the reviewed list."""
-        return [row for row in self.promises if row.verdict != "kept" and not self._excused(row)]
+        return [row for row in self.promises if self._objects(row)]
 
-    def silent_objections(self) -> list[Promise]:
-        """Return those of the objections whose test did not fail."""
-        failed = set(self.failures)
-        return [row for row in self.objections() if row.test not in failed]
+    def of_the_run(self) -> list[Promise]:
+        """Return those of the objections that are no test's."""
+        return [row for row in self.objections() if row.test == AFTER]
+
+    def _objects(self, row: Promise) -> bool:
+        return row.verdict != "kept" and not row.xfail and not self._excused(row)
 
     def _excused(self, row: Promise) -> bool:
         return (
@@ -156,33 +221,14 @@ class Ledger:
         """Write attestations.json: ``facts`` of the run, the counts and every promise."""
         whole = {
             **facts,
-            "passed": self.passed,
-            "failed": self.failed,
-            "skipped": self.skipped,
+            **self.counts,
             "promises": [asdict(row) for row in self.promises],
         }
         path.write_text(json.dumps(whole, indent=1) + "\n")
 
-    def table(self) -> str:
-        """Return the table for people: one row for each promise and verdict, the worst first.
-
-        Of several rows it shows those of the test that has most: what was asked first and last, and
-        what was attested last.
-        """
-        groups: dict[tuple[str, str], list[Promise]] = {}
-        for row in self.promises:
-            groups.setdefault((row.promise, row.verdict), []).append(row)
-        lines = [_row("promise", "asked", "attested by the device", "verdict")]
-        lines.append("-" * len(lines[0]))
-        worst_first = ("broken", "unattested", "kept", "unsupported")
-        for verdict in worst_first:
-            for (promise, each), rows in groups.items():
-                if each == verdict:
-                    count = f" x{len(rows)}" if len(rows) > 1 else ""
-                    shown = _of_one_test(rows)
-                    asked = _span([row.asked for row in shown])
-                    attested = shown[-1].attested or shown[-1].reason
-                    lines.append(_row(promise, asked, attested, f"{verdict}{count}"))
+    def table(self, width: int = promise_table.WIDTH) -> str:
+        """Return the table for people, at most ``width`` characters wide."""
+        lines = promise_table.lines(self.promises, width)
         accepted = sorted(
             {
                 (row.promise, row.reason)
@@ -198,6 +244,36 @@ class Ledger:
         return "\n".join(lines)
 
 
+def _silent(
+    rows: Sequence[Promise],
+    marked: Sequence[str],
+    reports: Sequence[pytest.TestReport],
+    failed: pytest.TestReport | None,
+) -> list[Promise]:
+    """Return the rows of the promises that a test is marked with, and did not speak of."""
+    nodeid = reports[0].nodeid
+    if failed is not None:
+        if any(row.verdict == "broken" for row in rows):
+            return []
+        return [Promise(each, "", "", "broken", _first_line(failed), nodeid) for each in marked]
+    why = "the test passed without attesting it"
+    if (xfailed := failure.xfailed(reports)) is not None:
+        why = f"the test failed, as expected: {xfailed}"
+    elif (skipped := next((each for each in reports if each.skipped), None)) is not None:
+        why = f"skipped: {_first_line(skipped)}"
+    names = {row.promise for row in rows}
+    return [
+        Promise(each, "", "", "unattested", why, nodeid) for each in marked if each not in names
+    ]
+
+
+def _told(row: Promise) -> str:
+    """Return a row as the words of a test that fails for it."""
+    asked = f" (asked: {row.asked})" if row.asked else ""
+    attested = f"; attested: {row.attested}" if row.attested else ""
+    return f"{row.verdict}: {row.promise}{asked}: {row.reason}{attested}"
+
+
 def _checked(value: object, test: str) -> Promise:
     """Return a row from what the guest recorded; anything malformed is a broken promise."""
     if not isinstance(value, dict) or value.get("verdict") not in VERDICTS:
@@ -210,11 +286,13 @@ def _checked(value: object, test: str) -> Promise:
     if not isinstance(facts, dict):
         return Promise("report", "", "", "broken", f"malformed facts {facts!r}"[:200], test)
     shown = {printable(str(name)): printable(str(text)) for name, text in facts.items()}
-    return Promise(test=test, facts=shown, **words)
+    return Promise(test=test, facts=shown, by=BY_TEST, **words)
 
 
 def _unattested(row: Promise, reason: str) -> Promise:
-    return replace(row, verdict="unattested", reason=reason) if row.verdict == "kept" else row
+    if row.verdict != "kept" or not reason:
+        return row
+    return replace(row, verdict="unattested", reason=reason)
 
 
 def _names_host(row: Promise) -> bool:
@@ -232,28 +310,3 @@ def _first_line(report: pytest.TestReport) -> str:
     lines = [line for line in report.longreprtext.splitlines() if line.strip()]
     errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
     return (errors or lines or ["no message"])[0]
-
-
-def _of_one_test(rows: list[Promise]) -> list[Promise]:
-    """Return the rows of the test function that has most of them: they are alike."""
-    groups: dict[str, list[Promise]] = {}
-    for row in rows:
-        groups.setdefault(row.test.partition("[")[0], []).append(row)
-    return max(groups.values(), key=len)
-
-
-def _span(texts: list[str]) -> str:
-    """Return the one text, or the first and the last of several."""
-    distinct = list(dict.fromkeys(text for text in texts if text))
-    if not distinct:
-        return ""
-    return distinct[0] if len(distinct) == 1 else f"{distinct[0]} .. {distinct[-1]}"
-
-
-def _row(promise: str, asked: str, attested: str, verdict: str) -> str:
-    cells = [
-        text if len(text) <= width else text[: width - 1] + "…"
-        for text, width in zip((promise, asked, attested), _WIDTHS, strict=True)
-    ]
-    padded = (cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
-    return " | ".join([*padded, verdict.ljust(12)]).rstrip()

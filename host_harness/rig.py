@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import cache, deadlines, image, payload, qemu, run_folder
+from . import cache, deadlines, image, payload, promise_table, qemu, run_folder
 from .errors import HarnessError, NoVerdict, Status
 from .launch import Launch, started_vm
 from .options import Options
@@ -164,9 +164,9 @@ class Rig:
         if self.error:
             status = self.error.status
         elif status is Status.PASSED:
-            if self.ledger.failed or self.ledger.objections():
+            if self.ledger.failed or self.ledger.errors or self.ledger.objections():
                 status = Status.FAILED
-            elif tests and not self.ledger.passed:
+            elif tests and not self.ledger.ran:
                 status = Status.USAGE  # nothing ran: no verdict was asked for
         self.status = status
         self._tested = tests
@@ -188,16 +188,15 @@ class Rig:
         """Return the lines for people: the table, what fails the run, the counts and facts."""
         lines = []
         if self.ledger.promises:
-            lines += [self.ledger.table(), ""]
+            lines += [self.ledger.table(promise_table.usual_width()), ""]
         lines += self.ledger.complaints()
         if isinstance(self.error, NoVerdict):
             lines += [f"no verdict: {self.error}", ""]
         elif self.error:
             lines += [f"error: {self.error}", ""]
-        elif self._tested and not (self.ledger.passed or self.ledger.failed):
+        elif self._tested and not self.ledger.ran:
             lines += ["no test ran, so nothing was attested", ""]
-        skipped = f", {self.ledger.skipped} skipped" if self.ledger.skipped else ""
-        lines.append(f"{self.ledger.passed} passed, {self.ledger.failed} failed{skipped}")
+        lines.append(self.ledger.counted)
         seconds = self.progress.seconds.items()
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
         accelerator = self.accelerator or "not chosen"

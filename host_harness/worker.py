@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import pytest
 
-from . import cache_reports, dmar
+from . import announcements, cache_reports, dmar, refusal_words, verdict
 from .device_trace import DeviceTrace
+from .evidence import Evidence, Grants, Request
 from .guest_tests import Outcome, Running
+from .guest_words import Warned
+from .verdict import HostView
 from .vm import Vm
+
+# The kernel may tell of a refusal when the next tests run already.
+_REMEMBERED = 256
+
+
+class Named(Protocol):
+    """What is needed of a test, such as a pytest.Item."""
+
+    @property
+    def nodeid(self) -> str:
+        """Its node id."""
+
+    @property
+    def config(self) -> pytest.Config:
+        """The session's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the host saw of one test: its reports, whether a device did anything, what it says.
-
-    ``mistakes`` are lines, for reports of the cache model that the test did not take.
-    """
+    """What there is to see of one test: its reports and warnings, and what the host makes of it."""
 
     reports: list[pytest.TestReport]
-    witnessed: bool
-    by_device: bool
-    mistakes: list[str]
-    faults: dmar.Outcome
+    host: HostView
+    warnings: Sequence[Warned] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether the guest says that the test passed."""
-        return all(report.passed for report in self.reports)
+        """Whether the guest says that the test passed, and the host has nothing against it."""
+        return all(report.passed for report in self.reports) and not self.host.objections
 
 
 class Worker:
@@ -37,15 +53,20 @@ class Worker:
     def __init__(self, vm: Vm, *, iommu: bool) -> None:
         self.vm = vm
         self.ran = 0
+        self._iommu = iommu
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
+        self._grants = Grants()
+        self._between: list[Request] = []
+        self._mistakes: list[str] = []
+        self._announced: deque[Request] = deque(maxlen=_REMEMBERED)
         self._dmar: dmar.DmarLog | None = None
         if iommu:
             self._dmar = dmar.DmarLog(vm.folder / "console.log", vm.console.catch_up)
             self._dmar.take()  # what firmware and boot did
 
-    def start(self, item: pytest.Item, following: pytest.Item | None) -> Running:
+    def start(self, item: Named, following: Named | None) -> Running:
         """Have the guest run a test; `see` must follow before the next one."""
-        self._trace.take()
+        self._look_between()
         self.vm.set_test(item.nodeid)
         return Running(self.vm, item.config, item.nodeid, following.nodeid if following else None)
 
@@ -53,24 +74,52 @@ class Worker:
         """Return what there is to see of the test that has just ended."""
         self.ran += 1
         events = self._trace.take()
-        return Seen(
-            outcome.reports,
-            outcome.witnessed,
-            by_device=bool(events),
-            mistakes=cache_reports.unowned(events),
-            faults=self._faults(outcome.reports),
+        evidence = Evidence.of(events, self._grants)
+        last = outcome.reports[-1]  # it has the properties of all phases
+        said = announcements.announced(last.user_properties)
+        faults = self._faults(last, announcements.match(evidence.refusals, said).announced)
+        others = [faults.complaint]
+        if all(report.passed for report in outcome.reports):
+            # One that failed has its own message.
+            others.append(cache_reports.complaint(cache_reports.unowned(events)))
+        host = verdict.look(
+            evidence,
+            last.user_properties,
+            iommu=self._iommu,
+            others=others,
+            told=[str(each) for each in faults.told],
+            witnessed=outcome.witnessed,
         )
+        return Seen(outcome.reports, host, outcome.warnings)
 
-    def late_mistakes(self) -> list[str]:
-        """Return what `Seen.mistakes` has of a test, for what came after the last one."""
-        return cache_reports.unowned(self._trace.take())
+    def late(self) -> list[tuple[str, str]]:
+        """Return what the host has against the run beside its tests, by name; ask at its end."""
+        self._look_between()
+        found = []
+        if self._mistakes:
+            found.append(("cache reports", cache_reports.complaint(self._mistakes)))
+        if self._between:
+            words = refusal_words.complaint(self._between, ())
+            found.append(("refused DMA", f"while no test ran: {words}"))
+        self._between, self._mistakes = [], []
+        return found
 
-    def _faults(self, reports: list[pytest.TestReport]) -> dmar.Outcome:
-        """Return the IOMMU's faults during a test, and attach them to its last report."""
+    def _look_between(self) -> None:
+        """Take what came while no test ran: the guest's fixtures, a device of its own accord."""
+        events = self._trace.take()
+        self._between += Evidence.of(events, self._grants).refusals
+        self._mistakes += cache_reports.unowned(events)
+
+    def _faults(self, last: pytest.TestReport, announced: Sequence[Request]) -> dmar.Outcome:
+        """Return the IOMMU's faults during a test, and attach them to its last report.
+
+        junit.xml takes a test's properties from there.
+        """
         if self._dmar is None:
             return dmar.Outcome()
-        last = reports[-1]  # it has the properties of all phases, and junit.xml takes them from it
-        found = self._dmar.await_all(dmar.expected(last.user_properties))
+        known = [*announced, *self._announced]
+        self._announced += announced
+        found = self._dmar.await_all(dmar.expected(last.user_properties), known)
         if found.told:
             text = "\n".join(map(str, found.told))
             last.user_properties.append(("IOMMU faults", text))

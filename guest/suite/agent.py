@@ -1,7 +1,7 @@
 """The guest's agent: collects the tests, runs those that the host names, sends the reports.
 
     host: configure      guest: collected (or unusable: the arguments are wrong)
-    host: run (one)      guest: start, report (setup, call, teardown), finish
+    host: run (one)      guest: start, report (setup, call, teardown; subtests), finish (warnings)
                          and in between what ``host`` asks
     host: end            guest: ended
     host: shutdown       guest: bye
@@ -19,6 +19,7 @@ import os
 import platform
 import sys
 import traceback
+import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from .host import Host, HostPlugin
 
 _SUITE = Path(__file__).resolve().parent
 _OUTPUT_MAX = 1 << 18  # characters of one section; a frame holds 16 MiB
+_WARNINGS_MAX, _WARNING_MAX = 100, 4000  # of one test, and characters of one
 _ENDED_WELL = (
     pytest.ExitCode.OK,
     pytest.ExitCode.TESTS_FAILED,
@@ -49,6 +51,8 @@ class AgentPlugin:
         self._channel = channel
         self._errors: list[dict[str, str]] = []
         self._left_out: Counter[str] = Counter()
+        self._warnings: list[dict[str, Any]] = []
+        self._reports: list[pytest.TestReport] = []
         self.ran = 0
         self.trouble: list[str] = []  # what ended the session, or went wrong at its end
         self.unusable = ""  # what is wrong with the arguments
@@ -92,8 +96,10 @@ class AgentPlugin:
             {
                 "type": "collected",
                 "items": [_describe(item) for item in session.items],
+                "count": session.testscollected,
                 "errors": self._errors,
                 "left_out": self._left_out,
+                "warnings": self._take_warnings(),
             }
         )
         gc.freeze()  # the tests stay: no collection needs to look at them again
@@ -112,18 +118,41 @@ class AgentPlugin:
             self.trouble.append(f"fixtures that were up when the host stopped: {words}")
         return True
 
-    def _run(self, item: pytest.Item, following: pytest.Item | None) -> None:
-        from _pytest.runner import runtestprotocol
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a report of the test that runs, or of a part of it."""
+        self._reports.append(report)
 
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        """Keep a warning for the host's summary; of very many the first."""
+        if len(self._warnings) < _WARNINGS_MAX:
+            self._warnings.append(
+                {
+                    "category": warning_message.category.__name__,
+                    "message": str(warning_message.message)[:_WARNING_MAX],
+                    "filename": warning_message.filename,
+                    "line": warning_message.lineno,
+                }
+            )
+
+    def _take_warnings(self) -> list[dict[str, Any]]:
+        taken, self._warnings = self._warnings, []
+        return taken
+
+    def _run(self, item: pytest.Item, following: pytest.Item | None) -> None:
         self._channel.send({"type": "start", "nodeid": item.nodeid})
         item.user_properties.clear()  # the host may run it again
+        self._reports = []
+        hook = item.config.hook
+        # As pytest's own loop does it, so that every plugin has its part.
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         said: list[Message] = []
-        for report in runtestprotocol(item, nextitem=following, log=False):
+        for report in self._reports:
             report.sections[:] = [(name, _clipped(text)) for name, text in report.sections]
-            data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
+            data = hook.pytest_report_to_serializable(config=item.config, report=report)
             said.append({"type": "report", "nodeid": item.nodeid, "data": data})
         self.ran += 1
-        self._channel.send(*said, {"type": "finish", "nodeid": item.nodeid})
+        finish = {"type": "finish", "nodeid": item.nodeid, "warnings": self._take_warnings()}
+        self._channel.send(*said, finish)
 
 
 def _next_request(channel: Channel) -> Message:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import dmar, guest_tests, options
+from host_harness import guest_tests, options
 from host_harness.faults import Fault, Place
 from host_harness.guest_words import CollectedItem
 from host_harness.payload import GuestTests
@@ -17,9 +17,18 @@ from host_harness.progress import Progress
 from host_harness.report import Ledger
 from host_harness.rig import Rig
 from host_harness.vm import Vm
+from host_harness.worker import Worker
 
 SEED = 0x5EED
 _DRIVER = "/sys/module/dma_rehearsal/parameters/fault"
+
+
+@dataclass(frozen=True)
+class One:
+    """A test, as a worker needs it."""
+
+    nodeid: str
+    config: pytest.Config
 
 
 @dataclass
@@ -28,11 +37,9 @@ class OneSession:
     times.
     """
 
-    vm: Vm
+    worker: Worker
     items: Sequence[CollectedItem]
     config: pytest.Config
-    faults: dmar.DmarLog | None
-    ran: int = 0
 
     def of(self, fault: Fault) -> list[CollectedItem]:
         """The tests that look at the fault's promises."""
@@ -43,22 +50,11 @@ class OneSession:
         # Any test may be next: what is shared by all files stays up, and no more if it can be.
         others = [each for each in self.items if each.nodeid != item.nodeid]
         others.sort(key=lambda each: each.path == item.path)
-        following = others[0].nodeid if others else None
-        outcome = guest_tests.Running(self.vm, self.config, item.nodeid, following).wait()
-        self.ran += 1
-        told = dmar.Outcome()
-        if self.faults:
-            told = self.faults.await_all(dmar.expected(outcome.reports[-1].user_properties))
+        following = One(others[0].nodeid, self.config) if others else None
+        running = self.worker.start(One(item.nodeid, self.config), following)
+        seen = self.worker.see(running.wait())
         ledger = Ledger()
-        for report in outcome.reports:
-            of_call = told if report.when == "call" else dmar.Outcome()
-            ledger.add_report(
-                report,
-                item.promises,
-                witnessed=outcome.witnessed,
-                evidence=[str(each) for each in of_call.told],
-                objection=of_call.complaint,
-            )
+        ledger.add_test(seen.reports, item.promises, seen.host)
         return ledger
 
 
@@ -112,13 +108,9 @@ class OneVm:
         tests = GuestTests(selected=tuple(f"suite/{each}" for each in files))
         name = fault.name if fault else None
         collected = guest_tests.collect([self.vm], tests, seed=SEED, fault=name, iommu=self.iommu)
-        log = None
-        if self.iommu:
-            log = dmar.DmarLog(self.vm.folder / "console.log", self.vm.console.catch_up)
-            log.take()  # what came before
-        session = OneSession(self.vm, collected.items, self.config, log)
+        session = OneSession(Worker(self.vm, iommu=self.iommu), collected.items, self.config)
         yield session
-        self.vm.end_session(session.ran)
+        self.vm.end_session(session.worker.ran)
 
     @contextmanager
     def fault(self, fault: Fault) -> Iterator[None]:

@@ -70,6 +70,6 @@ def test_the_complaint_has_the_first_and_a_count() -> None:
 def test_one_after_the_last_test_fails_the_run_and_repeats_no_test() -> None:
     ledger = Ledger()
     ledger.object("cache reports", "RELEASED_DIRTY")
-    assert [row.test for row in ledger.silent_objections()] == [AFTER]
+    assert [row.test for row in ledger.of_the_run()] == [AFTER]
     assert ledger.complaints() == [f"broken: cache reports: RELEASED_DIRTY  [{AFTER}]"]
     assert ledger.to_repeat() == []

@@ -10,8 +10,11 @@ import pytest
 from host_harness import dmar, faults, options
 from host_harness.dmar import DmarFault, DmarLog, ExpectedFault, Outcome
 from host_harness.errors import UsageError
+from host_harness.evidence import Evidence
 from host_harness.guest_words import GuestWordsError
 from host_harness.report import HOST_SAW, Ledger
+from host_harness.verdict import HostView
+from tests.host_harness import traces
 
 WRITE = (
     b"[   30.743594] DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x111000 "
@@ -153,8 +156,9 @@ def report(*properties: Any) -> pytest.TestReport:
 
 def added(outcome: Outcome, *properties: Any) -> Ledger:
     ledger = Ledger()
-    evidence = [str(each) for each in outcome.told]
-    ledger.add_report(report(*properties), [], evidence=evidence, objection=outcome.complaint)
+    told = tuple(str(each) for each in outcome.told)
+    objections = (outcome.complaint,) if outcome.complaint else ()
+    ledger.add_test([report(*properties)], [], HostView(objections=objections, told=told))
     return ledger
 
 
@@ -170,7 +174,8 @@ def test_a_denial_that_the_kernel_did_not_tell_is_broken(told: list[DmarFault]) 
     (broken,) = ledger.promises
     assert broken.verdict == "broken"
     assert "told no DMAR fault: write by 00:03.0 at 0x111008" in broken.reason
-    assert ledger.silent_objections() == [broken]
+    assert ledger.objections() == [broken]
+    assert ledger.failed == 1
 
 
 def test_a_fault_that_nobody_expected_breaks_a_test_without_promises() -> None:
@@ -189,3 +194,24 @@ def test_option_and_faults_that_need_it() -> None:
         parsed = options.parse({"fault": each.name})
         assert parsed.iommu == ("iommu" in each.options)
         assert parsed.given.items() >= each.options.items(), "the replay command names them"
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "write", "expected"),
+    [
+        (0x111008, 64, True, True),
+        (0x110FF0, 64, True, True),  # the fault is on its second page
+        (0x111008, 64, False, False),
+        (0x112000, 64, True, False),
+        (0x110F00, 0x100, True, False),
+    ],
+)
+def test_fault_of_a_refusal_that_was_announced_is_expected(
+    start: int, length: int, write: bool, expected: bool
+) -> None:
+    (refused,) = Evidence.of(
+        [traces.request(1, (start, length), write=write, reason="UNMAPPED")]
+    ).refusals
+    outcome = dmar.compare([], [WRITE_FAULT], [refused])
+    assert (outcome.complaint == "") == expected
+    assert outcome.told == (WRITE_FAULT,)

@@ -168,11 +168,11 @@ def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> 
     trace = DeviceTrace(path)
     assert trace.take() == []
     with path.open("w") as file:
-        for event in ("attach", "command", "grant", "dma", "reset", "withdraw", "witness"):
+        for event in ("attach", "dma"):
             file.write(json.dumps({"event": event}) + "\n")
         file.write('{"event": "half')
         file.flush()
-        assert [each["event"] for each in trace.take()] == ["dma", "witness"]
+        assert [each["event"] for each in trace.take()] == ["attach", "dma"]
         file.write(' a line"}\n')
         file.flush()
         assert [each["event"] for each in trace.take()] == ["half a line"]
@@ -201,7 +201,7 @@ def test_trace_of_one_test_has_an_end(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(device_trace, "_EVENTS_MAX", 2)
     path = tmp_path / "trace"
     trace = DeviceTrace(path)
-    path.write_text('{"event": "dma"}\n{"event": "command"}\n{"event": "dma"}\n')
+    path.write_text('{"event": "dma"}\n{"event": "command"}\n')
     assert len(trace.take()) == 2
     path.write_text(path.read_text() + '{"event": "dma"}\n' * 3)
     with pytest.raises(NoVerdict, match="more than 2 events in one test"):
@@ -225,3 +225,71 @@ def test_reasons_for_leaving_out_are_checked(said: object) -> None:
 def test_reasons_for_leaving_out_are_few() -> None:
     with pytest.raises(GuestWordsError, match="are none"):
         guest_words.left_out({"left_out": {str(number): 1 for number in range(21)}})
+
+
+def test_reports_of_parts_stand_beside_those_of_their_test() -> None:
+    whole = reports(
+        ("setup", "passed"), ("call", "failed"), ("call", "passed"), ("teardown", "passed")
+    )
+    with pytest.raises(GuestWordsError):
+        guest_words.check_order(whole)
+    setattr(whole[1], "context", None)  # noqa: B010
+    guest_words.check_order(whole)
+
+
+def test_skip_is_told_as_pytests_plugins_demand(request: pytest.FixtureRequest) -> None:
+    said = data(request, outcome="skipped", longrepr=["t.py", 3, "Skipped: not here"])
+    assert guest_words.report(request.config, said, "t.py::t").longrepr == (
+        "t.py",
+        3,
+        "Skipped: not here",
+    )
+    expected = data(request, outcome="skipped", longrepr="E  1 == 2", wasxfail="known")
+    assert guest_words.report(request.config, expected, "t.py::t").longrepr == "E  1 == 2"
+
+
+@pytest.mark.parametrize("longrepr", [None, "words", ["t.py", 3], ["t.py", "3", "x"], [1, 2, "x"]])
+def test_skip_that_cannot_be(request: pytest.FixtureRequest, longrepr: object) -> None:
+    said = data(request, outcome="skipped", longrepr=longrepr)
+    with pytest.raises(GuestWordsError, match="was skipped"):
+        guest_words.report(request.config, said, "t.py::t")
+
+
+WARNED = {"category": "UserWarning", "message": "old", "filename": "/etc/shadow", "line": 1}
+
+
+def test_warning_is_told_without_a_look_at_this_machines_files() -> None:
+    (found,) = guest_words.warned({"warnings": [WARNED]})
+    message = found.as_message()
+    assert message.category is UserWarning
+    assert str(message.message) == "old"
+    assert message.line == "", "formatwarning() looks for it otherwise"
+    (own,) = guest_words.warned({"warnings": [{**WARNED, "category": "print"}]})
+    assert issubclass(own.as_message().category, Warning)
+    assert guest_words.warned({}) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        [3],
+        [WARNED] * (guest_words.WARNINGS_MAX + 1),
+        [{**WARNED, "category": "a b"}],
+        [{**WARNED, "category": 3}],
+        [{**WARNED, "line": -1}],
+        [{**WARNED, "line": True}],
+        [{**WARNED, "message": None}],
+    ],
+)
+def test_warnings_that_cannot_be(said: object) -> None:
+    with pytest.raises(GuestWordsError):
+        guest_words.warned({"warnings": said})
+
+
+def test_count_of_the_guests_pytest_is_that_of_its_list() -> None:
+    found = guest_words.collected_items({"items": [ITEM]})
+    guest_words.check_count({"count": 1}, found)
+    for count in (0, 2, None, "1"):
+        with pytest.raises(GuestWordsError, match="and 1 were named"):
+            guest_words.check_count({"count": count}, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,11 +114,13 @@ def test_forgets(bench):
 
 
 def test_mistake_that_no_test_looks_for_fails_the_run(project: Path) -> None:
-    """The guest's test passes; the host has the report from the device's trace."""
+    """In the guest it passes; the host has the report from the device's trace, and all count so."""
     (project / "guest_tests" / "test_forgets.py").write_text(FORGETS)
     done = pytest_in(project, "--vm", "guest_tests/test_forgets.py")
     assert done.returncode == 1
-    assert "1 passed, 0 failed" in done.stdout
+    assert "\n0 passed, 1 failed\n" in done.stdout
+    assert re.search(r"^=+ 1 failed in ", done.stdout, re.MULTILINE)
+    assert "[100%]" in done.stdout
     assert "the cache model reports what no test took: RELEASED_DIRTY in buffer 0x" in done.stdout
     assert "missing: SYNC_FOR_DEVICE_AFTER_STORE" in done.stdout
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from host_harness.guest_tests import Outcome
-from host_harness.worker import Worker
+from host_harness.worker import Seen, Worker
+from tests.host_harness import traces
 
 FAULT = "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x5000 [fault reason 0x05]"
 
@@ -35,16 +36,22 @@ def does(worker: Worker, **event: Any) -> None:
         trace.write(json.dumps(event) + "\n")
 
 
+def kinds(seen: Seen) -> set[str]:
+    assert seen.host.evidence is not None
+    return seen.host.evidence.kinds
+
+
 def passed() -> Outcome:
     return Outcome([report("setup"), report("call"), report("teardown")], witnessed=False)
 
 
 def test_each_has_the_trace_of_its_own_device(tmp_path: Path) -> None:
     busy, silent = (made(tmp_path / name) for name in ("1", "2"))
-    does(busy, event="dma", status="NONE")
+    does(busy, **traces.request(moved=64))
     does(silent, event="reset")  # what whoever runs makes a device do
-    assert (busy.see(passed()).by_device, silent.see(passed()).by_device) == (True, False)
-    assert not busy.see(passed()).by_device, "that was the last test's"
+    assert kinds(busy.see(passed())) == {"request"}
+    assert kinds(silent.see(passed())) == set()
+    assert kinds(busy.see(passed())) == set(), "that was the last test's"
     assert (busy.ran, silent.ran) == (2, 1)
 
 
@@ -53,8 +60,9 @@ def test_each_has_the_faults_of_its_own_iommu(tmp_path: Path) -> None:
     with (two.vm.folder / "console.log").open("a") as console:
         console.write(f"{FAULT} PTE Write access is not set\r\n")
     outcome = passed()
-    assert not one.see(passed()).faults.told
-    assert [each.source for each in two.see(outcome).faults.told] == ["00:03.0"]
+    assert not one.see(passed()).host.told
+    (told,) = two.see(outcome).host.told
+    assert "write by 00:03.0" in told
     assert [name for name, _ in outcome.reports[-1].user_properties] == ["IOMMU faults"]
 
 
@@ -65,12 +73,55 @@ def test_reports_of_the_cache_model_that_no_test_took(tmp_path: Path) -> None:
     fields = ("tag", "other", "offset", "line", "lines", "number", "last_number")
     mistake = {"event": "cache report"} | words | dict.fromkeys(fields, 1)
     does(worker, **mistake)
-    assert len(worker.see(passed()).mistakes) == 1
+    assert "RELEASED_DIRTY" in worker.see(passed()).host.objections[0]
     does(worker, **mistake)
-    assert len(worker.late_mistakes()) == 1
-    assert worker.late_mistakes() == []
+    assert [name for name, _ in worker.late()] == ["cache reports"]
+    assert worker.late() == []
 
 
 def test_failed_test_did_not_pass(tmp_path: Path) -> None:
     outcome = Outcome([report("setup"), report("call", "failed"), report("teardown")], False)
     assert not made(tmp_path / "1").see(outcome).passed
+
+
+def test_refused_dma_while_no_test_runs_is_the_runs(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    assert worker.late() == []
+    does(worker, **traces.request(reason="UNMAPPED"))
+    ((name, words),) = worker.late()
+    assert name == "refused DMA"
+    assert words.startswith("while no test ran: exerciser: a write of 64 bytes at 0x1000 was")
+    does(worker, **traces.request(moved=64))
+    assert worker.late() == []
+
+
+def test_refused_dma_that_was_not_announced_did_not_pass(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    does(worker, **traces.request(reason="UNMAPPED"))
+    assert not worker.see(passed()).passed
+    assert worker.see(passed()).passed, "the next one has no part in it"
+
+
+def test_fault_of_an_announced_refusal_may_be_told_late(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1", iommu=True)
+    outcome = passed()
+    expects = {"reasons": ["UNMAPPED"], "first": 0, "last": 1}
+    outcome.reports[-1].user_properties.append(("expects", expects))
+    does(worker, **traces.request(1, (0x5000, 64), reason="UNMAPPED"))
+    assert worker.see(outcome).passed
+    for passes in (True, False):
+        with (worker.vm.folder / "console.log").open("a") as console:
+            address = "0x5000" if passes else "0x6000"
+            console.write(f"{FAULT.replace('0x5000', address)} PTE Write access is not set\r\n")
+        assert worker.see(passed()).passed == passes
+
+
+def test_grants_are_followed_while_no_test_runs(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    does(worker, **traces.protection(enabled=True))
+    does(worker, **traces.grant(0x1000, 64))
+    assert worker.late() == []
+    does(worker, **traces.mark(1))
+    found = worker.see(passed()).host.evidence
+    assert found is not None
+    assert len(found.marks[1].grants) == 1

@@ -43,13 +43,18 @@ class Outcome:
     unannounced: list[str] = field(default_factory=list)
     """Tests that passed though they had refusals which they did not announce."""
     _marked: dict[str, list[str]] = field(default_factory=dict)
+    _reports: list[pytest.TestReport] = field(default_factory=list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Hand each report to the host's ledger, as it would come over the channel."""
-        self.ledger.add_report(report, self._marked[report.nodeid])
+        """Hand each test's reports to the host's ledger, as they would come over the channel."""
+        self._reports.append(report)
+        if report.when != "teardown":
+            return
         told = any(name == "memory" for name, _ in report.user_properties)
+        self.ledger.add_test(self._reports, self._marked[report.nodeid])
         if told and report.nodeid not in self.ledger.failures:
             self.unannounced.append(report.nodeid)
+        self._reports = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep the promises that the tests are marked with."""

@@ -105,7 +105,7 @@ class Guest:
         while (message := self.receive())["type"] == "report":
             assert message["nodeid"] == nodeid
             reports.append(message["data"])
-        assert message == {"type": "finish", "nodeid": nodeid}
+        assert (message["type"], message["nodeid"]) == ("finish", nodeid)
         return reports
 
     def end(self) -> tuple[Message, int]:

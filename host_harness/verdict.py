@@ -1,0 +1,119 @@
+"""What the host has to say of one test: its claims judged, and what speaks against it.
+
+The ground is the device's trace, matched to the test, and the kernel's DMAR faults beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import announcements, claim_judge, claims, memory_words, refusal_words
+from .announcements import Matched
+from .claim_judge import Finding
+from .claims import Claim
+from .evidence import Evidence
+
+BY_TEST, BY_EVIDENCE = "test", "evidence"
+UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
+FULL = (
+    "the device's trace is full, so nobody knows what the device did from there on\n"
+    "  next: run fewer tests at a time, or less DMA in each"
+)
+# What a test's word on a promise needs in the trace, and what to say where it is not there.
+_MISSING = {
+    "bytes": "no DMA moved a byte during this test",
+    "refusal": "no DMA that the test announced was refused during this test",
+    "interrupt": "no device sent an interrupt during this test",
+    "walk": "no walk of page tables ended well during this test",
+    "cache": "the cache model had no command during this test",
+    "register": UNSEEN,
+}
+_INTERRUPTS = {"msi-x", "msi", "intx"}
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What the host knows of a test: findings on its claims, in their order, and objections.
+
+    Each objection is a text whose first line says what is wrong. ``told`` is what other witnesses
+    add to what was attested. ``evidence``: None where nobody looked at a device.
+    """
+
+    evidence: Evidence | None = None
+    matched: Matched = field(default_factory=Matched)
+    findings: tuple[tuple[Claim, Finding], ...] = ()
+    objections: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    witnessed: bool = True
+
+    def missing(self, row: object) -> str:
+        """Return why a test's own word on a promise does not stand; empty if it does."""
+        if self.evidence is None:
+            return ""
+        kind = "register"
+        if isinstance(row, Mapping) and row.get("by") == BY_TEST:
+            kind = str(row.get("evidence") or "bytes")
+        if kind not in _MISSING:
+            return f"the test names a kind of evidence that there is not: {kind!r:.50}"
+        return "" if kind in self._kinds(self.evidence) else _MISSING[kind]
+
+    def _kinds(self, evidence: Evidence) -> Iterable[str]:
+        if evidence.moved:
+            yield "bytes"
+        if self.matched.announced:
+            yield "refusal"
+        if evidence.kinds & _INTERRUPTS:
+            yield "interrupt"
+        if any(each.ok for each in evidence.walks):
+            yield "walk"
+        if "cache" in evidence.kinds:
+            yield "cache"
+        if evidence.kinds:
+            yield "register"
+
+
+NOTHING_SEEN = HostView()
+
+
+def check(properties: Sequence[Sequence[Any]]) -> None:
+    """GuestWordsError where a report's properties say to the host what cannot be."""
+    announcements.announced(properties)
+    claims.claims(properties)
+    memory_words.rows(properties)
+
+
+def look(
+    evidence: Evidence,
+    properties: Sequence[Sequence[Any]],
+    *,
+    iommu: bool = False,
+    others: Sequence[str] = (),
+    told: Sequence[str] = (),
+    witnessed: bool = True,
+) -> HostView:
+    """Return what the host makes of a test by its evidence and its last report's properties.
+
+    ``others`` are objections of other witnesses. GuestWordsError as `check`.
+    """
+    said = announcements.announced(properties)
+    matched = announcements.match(evidence.refusals, said)
+    memory = memory_words.rows(properties)
+    objections = [
+        refusal_words.complaint(matched.unannounced, memory),
+        announcements.complaint(matched.unmet, evidence.refusals),
+        *others,
+        FULL if evidence.full else "",
+    ]
+    return HostView(
+        evidence,
+        matched,
+        tuple(
+            (claim, claim_judge.judge(claim, evidence, iommu=iommu))
+            for claim in claims.claims(properties)
+        ),
+        tuple(filter(None, objections)),
+        tuple(told),
+        witnessed,
+    )
