@@ -195,6 +195,7 @@ def test_memory_that_was_there_before(
         attested=attested,
         kept=not wrong and ("received" in attested) is not bool(skip),
         reason=wrong,
+        evidence="register" if skip else "bytes",
     )
 
 
