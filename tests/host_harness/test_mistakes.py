@@ -1,0 +1,74 @@
+"""Drivers with a mistake are red, and the message names it; the same ones mended are green."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.host_harness.runs import Run, run_in
+
+pytestmark = pytest.mark.vm
+
+TESTS = Path(__file__).parent / "guest_tests" / "mistakes"
+
+# What the report of each test with a mistake says.
+OF_THE_EXERCISER = {
+    "denied": ("PROTECTION_DIRECTION", "64 bytes", "test_mistakes.py:"),
+    "attested_though_denied": ("kIODirectionIn",),
+    "attested_without_dma": ("kIODirectionIn",),
+    "announced_and_not_denied": ("PROTECTION_DIRECTION", "nothing was refused"),
+    "address_mask": ("ADDRESS_BITS",),
+    "ring": ("REFUSED",),
+    "ring_that_nobody_asks": ("PROTECTION_DIRECTION",),
+    "failed_attest": ("parity is broken: asked even; attested odd",),
+}
+OF_AN_ENGINE = {
+    "direction": ("PROTECTION_DIRECTION", "kIODirectionOut", "test_engine.py:"),
+    "length": ("PROTECTION_PAST_END", "100 bytes"),
+    "release": ("PROTECTION_OUTSIDE", "released at", "test_engine.py:"),
+    "cache": ("kIOMapWriteCombineCache is broken: asked WC on 4096 bytes; attested WB",),
+    "both_ways": ("kIODirectionInOut", "no DMA read a byte of it"),
+    "dropped": ("dropped without release()", "640 bytes", "test_engine.py:"),
+    "exercisers_part": ("bench.load", "a device of your own"),
+}
+
+
+def check(done: Run, file: str, telling: dict[str, tuple[str, ...]]) -> None:
+    """Hold each test's outcome against its name, and a mistake's report against its words."""
+    results = dict(re.findall(rf"{file}::(\w+) (PASSED|FAILED)", done.output))
+    assert {name for name, found in results.items() if found == "FAILED"} == {
+        f"test_{name}_buggy" for name in telling
+    }
+    mended = (TESTS / file).read_text().count("_mended(")
+    assert list(results.values()).count("PASSED") == mended
+    for name, words in telling.items():
+        report = reports(done.output)[f"test_{name}_buggy"]
+        for word in words:
+            assert word in report, f"{name}: {report}"
+
+
+def reports(output: str) -> dict[str, str]:
+    """Return what a run printed of each failed test."""
+    failures = output.partition("= FAILURES =")[2].partition("= short test summary")[0]
+    parts = re.split(r"^_+ (\w+) _+$", failures, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_mistakes_with_the_exerciser(tmp_path: Path) -> None:
+    project = shutil.copytree(TESTS, tmp_path / "project")
+    done = run_in(project, tmp_path / "runs", "--tests", "test_mistakes.py")
+    check(done, "test_mistakes.py", OF_THE_EXERCISER)
+    assert done.status == 1
+    failed = reports(done.output)["test_failed_attest_buggy"]
+    assert failed.count("parity is broken") == 1
+    assert "suite/attestation.py" not in failed, "the rig's own frames are hidden"
+
+
+def test_mistakes_with_a_device_of_ones_own(tmp_path: Path) -> None:
+    project = shutil.copytree(TESTS, tmp_path / "project")
+    done = run_in(project, tmp_path / "runs", "--tests", "test_engine.py", ENDPOINT="engine:Engine")
+    check(done, "test_engine.py", OF_AN_ENGINE)
+    assert done.status == 1
