@@ -210,8 +210,10 @@ class Device:
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return what the devices did so far, in order: all events, or those of one ``kind``.
 
-        A DMA ("dma") has address, length, direction, status, reason and crc32; other kinds are
-        "msi-x", "witness", "reset", "command", "attach" and "detach".
+        Each has the node id of its "test". A request to memory ("request"), of any endpoint, has
+        sequence, write, ranges (address and bytes), moved and reason; a DMA of the exerciser
+        ("dma") address, length, direction, status, reason and crc32. Addresses are hexadecimal
+        strings. Other kinds are "msi-x", "witness", "reset", "command", "attach" and "detach".
         """
         lines = self.trace_path.read_text().splitlines()
         events: list[dict[str, Any]] = [json.loads(line) for line in lines]
