@@ -136,7 +136,7 @@ def _name(seen: _Seen) -> str:
     if isinstance(work, Action):
         return work.name
     if access is not None:
-        return describe(access, seen.of.place(access.region, access.offset))
+        return describe(RegionAccess._make(access), seen.of.place(*access[:2]))
     number = work.header.command if work else 0
     return next((f"{each.name}" for each in Command if each == number), f"command {number}")
 

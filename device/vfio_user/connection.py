@@ -32,7 +32,7 @@ from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
 from .model import DeviceModel, Dma, Place, Window
 from .negotiation import Limits, negotiate
-from .turn import RegionAccess, Turn
+from .turn import Turn
 
 _log = logging.getLogger(__name__)
 
@@ -294,7 +294,7 @@ class Connection:
             raise RemoteProtocolError("REGION_READ has the wrong size")
         offset, region, count = _ACCESS.unpack(message.payload)
         self._check_range(region, offset, count)
-        self._turn.access = RegionAccess(region, offset, count, None)
+        self._turn.access = region, offset, count, None
         return message.payload + self._model.region_read(region, offset, count)
 
     def _region_write(self, message: Message) -> bytes:
@@ -327,7 +327,7 @@ class Connection:
         return payload[:8]
 
     def _write(self, region: int, offset: int, data: bytes) -> None:
-        self._turn.access = RegionAccess(region, offset, len(data), data)
+        self._turn.access = region, offset, len(data), data
         self._model.region_write(region, offset, data)
 
     def _check_range(self, region: int, offset: int, count: int) -> None:
