@@ -122,7 +122,7 @@ def test_mistake_that_no_test_looks_for_fails_the_run(project: Path) -> None:
     assert re.search(r"^=+ 1 failed in ", done.stdout, re.MULTILINE)
     assert "[100%]" in done.stdout
     assert "the cache model reports what no test took: RELEASED_DIRTY in buffer 0x" in done.stdout
-    assert "missing: SYNC_FOR_DEVICE_AFTER_STORE" in done.stdout
+    assert "missing: a second sync_for_device(), after the store" in done.stdout
 
 
 def test_lost_run_is_no_failed_test(project: Path) -> None:
