@@ -5,9 +5,26 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from iobuffer import IODirection, IOReturn, IOReturnError
+from iobuffer import IODirection, IOReturn, IOReturnError, coverage
 from platform_command import PlatformDeviceError
 from protection_unit import GrantsExhausted, NoSuchGrant, ProtectionUnit, process_owner
+
+
+class PlatformEvidence:
+    """An `iobuffer.coverage.Evidence`: what the protection unit saw, while it is on."""
+
+    def __init__(self, unit: ProtectionUnit) -> None:
+        self._unit = unit
+
+    def untouched(
+        self, address: int, length: int, direction: IODirection, since: int
+    ) -> coverage.Untouched | None:
+        """Ask the unit; None when it does not know, or this comes in the midst of a command."""
+        try:
+            found = self._unit.touched(address, length, int(direction), since)
+        except PlatformDeviceError:
+            return None
+        return None if found is None else coverage.Untouched(length - found.count, found.first)
 
 
 class PlatformAccess:

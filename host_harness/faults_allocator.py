@@ -145,6 +145,30 @@ ALLOCATOR = (
         *("part-grants-all", "IOSubMemoryDescriptor", "test_dma_command.py"),
         "to prepare a part lets the device reach all that it is a part of",
     ),
+    _allocator(
+        *("lines-forgotten", "provenance", "test_ledger.py"),
+        "nobody looks which line makes a descriptor",
+    ),
+    _allocator(
+        *("drop-unnoticed", "provenance", "test_ledger.py"),
+        "a buffer that was dropped without release() is not told of",
+    ),
+    _allocator(
+        *("holders-unnamed", "provenance", "test_ledger.py"),
+        "nobody says who has the memory that an allocation did not get",
+    ),
+    _allocator(
+        *("untouched-unseen", "transfer accounts", "test_ledger.py"),
+        "bytes that no DMA touched count as touched",
+    ),
+    _allocator(
+        *("list-cut-unnoticed", "transfer accounts", "test_ledger.py"),
+        "a list that was not generated to its end is completed all the same",
+    ),
+    _allocator(
+        *("bounce-data-forgotten", "transfer accounts", "test_ledger.py"),
+        "nobody looks whether a device wrote to a bounce buffer",
+    ),
 )
 
 

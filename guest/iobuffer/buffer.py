@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
-from . import coherence, late, pools
+from . import coherence, coverage, late, pools, provenance
 from .backing import Backing
 from .blocking import check_may_block
 from .creation import (
@@ -40,9 +40,11 @@ from .options import (
 from .pin import KernelMap
 from .pool import PAGE
 from .port import ask, no_handle
+from .preparation import device_may
 from .task import Task
 
 _NO_FLAGS: Final = PrepareFlags(0)
+_SHOWN_MAX: Final = 4  # holders in a message
 
 
 class IOBufferMemoryDescriptor(BufferFactories):
@@ -138,6 +140,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
         self._maps = Mappings()
         self._exporter = None
         window = self._window = BusWindow(backing.reached, capacity, place)
+        self._record.pool = backing.pool
         self._held = Held(backing, window, self._preparations, os.getpid(), self._record)
         self._prepare_itself()
         self._finalizer = weakref.finalize(self, reclaim, self._held)
@@ -175,6 +178,8 @@ class IOBufferMemoryDescriptor(BufferFactories):
             self._finalizer.detach()
             self._backing = None
             self._record.release()
+            if self._own_preparations and not self._record.prepared:
+                coverage.ended(self._record, device_may(self._direction))
 
     def _give_back(self, backing: Backing) -> None:
         """Free the memory, which somebody else may have at once: so devices lose it before."""
@@ -188,13 +193,24 @@ class IOBufferMemoryDescriptor(BufferFactories):
         """Say what holds the memory, "" for nothing. An error must not hold it itself."""
         exporter = None if self._exporter is None else self._exporter()
         if exporter is not None:
-            return f"{_count_views(exporter)} still alive; release or delete it first"
+            taken = provenance.text(exporter.taken_at)
+            return (
+                f"{_count_views(exporter)} still alive, the first of them taken at {taken}; "
+                "release or delete it first"
+            )
         maps = self._maps.live()
         if maps:
-            return f"{len(maps)} mapping(s) of it live: {maps[0]!r}; unmap them first"
+            said = "; ".join(map(repr, maps[:_SHOWN_MAX]))
+            more = f"; and {len(maps) - _SHOWN_MAX} more" if len(maps) > _SHOWN_MAX else ""
+            return f"{len(maps)} mapping(s) of it live: {said}{more}; unmap them first"
         open_ones = len(self._preparations) - self._own_preparations
         if open_ones > 0:
-            return f"{open_ones} prepare() without complete()"
+            lines = self._preparations.lines(self._own_preparations)
+            more = f" and {len(lines) - _SHOWN_MAX} more" if len(lines) > _SHOWN_MAX else ""
+            return (
+                f"{open_ones} prepare() without complete(), at "
+                f"{', '.join(lines[:_SHOWN_MAX])}{more}"
+            )
         return ""
 
     def __enter__(self) -> Self:
@@ -480,6 +496,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
         if exporter is None:
             exporter = backing.export()
             exporter.descriptor = self
+            exporter.taken_at = provenance.here()
             self._exporter = weakref.ref(exporter)
         return memoryview(exporter).cast("B")[:size]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import protection
+from . import holders, protection
 from .driver import Driver
 from .errors import IODeviceError, IONoMemoryError, IOReturn
 from .options import CacheMode
@@ -328,6 +328,11 @@ class CarveoutPool:
     def free_size(self) -> int:
         """Bytes free in the arenas held and in those that nobody holds, also if they rest."""
         return sum(size for _, size in self._candidates())
+
+    def held_by_others(self) -> str:
+        """Say how many bytes other processes have, and which processes, as far as that shows."""
+        pages = self._pages - sum(count for _, count in self._locks.available())
+        return holders.of_others(self._path, pages * PAGE)
 
     def close(self) -> None:
         """Let go of the lock files."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Flags are for the bytes of who is prepared, not for all of what it is made of.
 _NO_FLAGS: Final = PrepareFlags(0)
+_SHOWN_MAX: Final = 4  # holders in a message
 
 
 def clipped(ranges: Iterator[Segment], offset: int, length: int) -> Iterator[Segment]:
@@ -48,6 +49,8 @@ def hold(part: IOMemoryDescriptor, direction: IODirection, by: IOMemoryDescripto
     with part._lock:
         part._check_attached()
         first = not part._preparations.held_by(by)
+        # What devices may reach of it is the other's account.
+        part._record.prepared = part._record.closed = True
         held = part._acquire(direction, _NO_FLAGS, grant=False, by=by)
         if first:
             part._use(by)
@@ -81,7 +84,10 @@ class DerivedMemoryDescriptor(IOMemoryDescriptor):
             self._check_attached()
             mapped = [repr(each) for each in self._maps if not each.unmapped]
             if mapped:
-                raise IOBusyError(f"release() of {self!r}: unmap first: {'; '.join(mapped)}")
+                more = f"; and {len(mapped) - _SHOWN_MAX} more" if len(mapped) > _SHOWN_MAX else ""
+                raise IOBusyError(
+                    f"release() of {self!r}: unmap first: {'; '.join(mapped[:_SHOWN_MAX])}{more}"
+                )
             self._check_idle("release()")
             while (last := self._preparations.last()) is not None:
                 self._drop(last)

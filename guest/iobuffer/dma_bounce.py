@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .coverage import CoverageError
 from .dma_specification import Specification
 from .errors import IOReturn, IOReturnError
 from .memory import PAGE, IOMemoryDescriptor, Segment, merged
@@ -66,8 +67,15 @@ class Bounce:
             _check(target.writeBytes(offset + each.offset, data), each.length)
 
     def close(self) -> None:
-        """Withdraw the grants, and free; `IOBusyError` while a DMA may be active."""
-        self.memory.complete()
+        """Withdraw the grants, and free; `IOBusyError` while a DMA may be active.
+
+        `CoverageError` (when it is done), as `complete`.
+        """
+        try:
+            self.memory.complete()
+        except CoverageError:  # it is completed
+            self.memory.release()
+            raise
         self.memory.release()
 
 

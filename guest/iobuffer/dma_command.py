@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from . import activity, coherence, dma_bounce, provenance
+from . import activity, coherence, dma_bounce, mistakes, provenance
+from .coverage import CoverageError
 from .dma_bounce import BounceAllocator
 from .dma_specification import MappingOptions, SegmentFunction, Specification, Specified
 from .dma_split import Transfer, transfers
-from .dma_transfer import Prepared, checked_part
+from .dma_transfer import Prepared, UnfinishedList, checked_part
 from .errors import IOBadArgumentError, IOBusyError, IONotReadyError, IOReturn, IOReturnError
 from .memory import IOMemoryDescriptor, Segment
 from .options import IODirection
@@ -160,11 +161,13 @@ class IODMACommand(Specified):
         `IONotReadyError` without ``autoComplete`` while it is prepared; what `complete` raises.
         """
         with self._lock:
-            if self._active is not None:
-                if not autoComplete:
-                    raise IONotReadyError(f"{self!r} is prepared: complete() comes before")
+            if self._active is not None and not autoComplete:
+                raise IONotReadyError(f"{self!r} is prepared: complete() comes before")
+            try:
                 self._complete_all()
-            self._memory = None
+            finally:
+                if self._active is None:
+                    self._memory = None
 
     def getMemoryDescriptor(self) -> IOMemoryDescriptor | None:
         """Return the memory that was set, None without."""
@@ -237,8 +240,13 @@ class IODMACommand(Specified):
         So with ``synchronize``, and all of it: bytes that the device left alone as well. With
         ``invalidateCache`` and kNonCoherent, the caches are cleaned and invalidated before.
 
+        Without ``synchronize`` the transfer is given up: data that a device has written to the
+        bounce buffer is then a mistake (`mistakes`).
+
         Raises `IONotReadyError` when it is not prepared, and `IOBusyError`, nothing being undone,
-        while the device's driver says that a DMA is in flight.
+        while the device's driver says that a DMA is in flight. With all of it done:
+        `UnfinishedList` with ``synchronize``, when segments were generated, and not to the end;
+        `CoverageError`.
         """
         with self._lock:
             active, memory = self._prepared()
@@ -253,9 +261,19 @@ class IODMACommand(Specified):
                     coherence.backend().completed(*part)
             if synchronize:
                 active.copy_back()
-            active.close()
-            self._active = None
-            memory._unuse(self)
+            elif where := active.newer(active.offset, active.length):
+                mistakes.record(
+                    f"{self!r}: complete(synchronize=False) at {provenance.caller()} throws data "
+                    f"away: {where}; leave synchronize out, or synchronize(kIODirectionIn) before"
+                )
+            try:
+                active.close()
+            except CoverageError:
+                self._end(memory)
+                raise
+            self._end(memory)
+            if synchronize:
+                active.check_generated()
 
     def synchronize(self, options: int) -> None:
         """Bring memory and bounce buffer together: Out, memory to bounce; In, bounce to memory.
@@ -360,7 +378,7 @@ class IODMACommand(Specified):
         """Complete, and have no memory."""
         try:
             self.clearMemoryDescriptor()
-        except IOBusyError:
+        except (IOBusyError, UnfinishedList, CoverageError):
             if error is None:
                 raise
 
@@ -430,6 +448,15 @@ class IODMACommand(Specified):
         if self._is_non_coherent():
             for part in active.made_of():
                 coherence.backend().clean_and_invalidate(*part)
+
+    def _end(self, memory: IOMemoryDescriptor) -> None:
+        self._active = None
+        memory._unuse(self)
+
+    def _newer_of(self, memory: IOMemoryDescriptor, offset: int, length: int) -> str:
+        """Say where newer bytes of a part of our memory are."""
+        active = self._active
+        return "" if active is None or memory is not self._memory else active.newer(offset, length)
 
     def _complete_all(self) -> None:
         while self._active is not None:

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 
-from .dma_bounce import BounceAllocator, Layout, lay_out
+from . import coverage, provenance
+from .dma_bounce import BounceAllocator, Copy, Layout, lay_out
 from .dma_specification import Specification
 from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError
 from .memory import IOMemoryDescriptor, Part, Segment
@@ -80,6 +81,11 @@ class Prepared:
         if most and len(self.segments) > most:
             self.close()
             raise TooManySegments(length, [size for _, size in self.segments], most)
+        self._generated: list[Segment] = []  # (offset, length), ascending and apart
+        self._seen = 0  # when memory and bounce buffer were brought together last
+        for copy in self._copies():
+            memory._record.bounces(offset + copy.offset, copy.length)
+        self._note_seen()
         self._starts = list(accumulate((size for _, size in self.segments), initial=0))
 
     @property
@@ -109,6 +115,7 @@ class Prepared:
                 code=IOReturn.kIOReturnOverrun,
                 length=self.length,
             )
+        begin = offset
         index = bisect_right(self._starts, offset) - 1
         segments = []
         for address, length in self.segments[index : index + number]:
@@ -124,6 +131,7 @@ class Prepared:
                     address=address,
                     length=length,
                 )
+        self._generated = _joined(self._generated, begin, offset)
         return segments, offset
 
     def made_of(self) -> Iterator[Part]:
@@ -150,23 +158,86 @@ class Prepared:
         if offset < end:
             yield self._memory, self.offset + offset, end - offset
 
+    def check_generated(self) -> None:
+        """Raise `UnfinishedList` when segments were generated, and not to the end."""
+        done = sum(length for _, length in self._generated)
+        if 0 < done < self.length:
+            raise UnfinishedList(done, self.length)
+
+    def newer(self, offset: int, length: int) -> str:
+        """Say which bytes of the bounce buffer a device wrote, and the memory has not; else "".
+
+        Of a part of the memory. "" as well when nobody outside sees the DMA.
+        """
+        bounce = self._layout.bounce
+        if bounce is None or not self._may(IODirection.kIODirectionIn):
+            return ""
+        end = offset + length
+        for copy in bounce.copies:
+            first = max(offset, self.offset + copy.offset)
+            last = min(end, self.offset + copy.offset + copy.length)
+            if first >= last:
+                continue
+            address = bounce.address + copy.place + first - self.offset - copy.offset
+            count = coverage.written(address, last - first, self._seen)
+            if count:
+                return (
+                    f"{count} bytes that a device wrote for them are in the bounce buffer, at "
+                    f"{address:#x} on the bus"
+                )
+        return ""
+
+    def _copies(self) -> list[Copy]:
+        return [] if self._layout.bounce is None else self._layout.bounce.copies
+
     def copy_out(self) -> None:
         """Bring what a device may read into the bounce buffer, when there is one."""
         if self._layout.bounce is not None and self._may(IODirection.kIODirectionOut):
             self._layout.bounce.copy_out(self._memory, self.offset)
+        self._note_seen()
 
     def copy_back(self) -> None:
         """Bring what a device may have written out of the bounce buffer, when there is one."""
         if self._layout.bounce is not None and self._may(IODirection.kIODirectionIn):
             self._layout.bounce.copy_back(self._memory, self.offset)
+        self._note_seen()
 
     def close(self) -> None:
         """Free the bounce buffer."""
         if self._layout.bounce is not None:
             self._layout.bounce.close()
 
+    def _note_seen(self) -> None:
+        if self._layout.bounce is not None:
+            self._seen = provenance.clock()
+
     def _may(self, direction: IODirection) -> bool:
         return bool(device_may(self._direction) & direction)
+
+
+class UnfinishedList(IOReturnError):
+    """A transfer list was begun, and not generated to its end: the device got a part of it.
+
+    What raised it is done all the same.
+    """
+
+    def __init__(self, done: int, length: int) -> None:
+        super().__init__(
+            f"segments for {done} of {length} bytes were generated: generate until offset reaches "
+            "the length; complete(synchronize=False) ends a transfer that was given up",
+            length=length,
+        )
+
+
+def _joined(ranges: list[Segment], start: int, end: int) -> list[Segment]:
+    """Return ranges (offset, length), ascending and apart, with [start, end) among them."""
+    kept = []
+    for at, length in ranges:
+        if at + length < start or end < at:
+            kept.append((at, length))
+        else:
+            start, end = min(start, at), max(end, at + length)
+    return sorted([*kept, (start, end - start)])
 
 
 class TooManySegments(IOReturnError):

@@ -72,6 +72,11 @@ class IOReturnError(Exception):
         self.direction = direction
         super().__init__(f"{self.code.name} ({self.code:#010x}): {reason}")
 
+    def add(self, words: str) -> None:
+        """Add what is known where the error passes by."""
+        self.reason += f"; {words}"
+        self.args = (f"{self.code.name} ({self.code:#010x}): {self.reason}",)
+
 
 class IOBadArgumentError(IOReturnError):
     """An argument is outside what the call takes."""

@@ -16,7 +16,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from .errors import IOBadArgumentError, IONotReadyError, IOUnsupportedError
+from . import holders
+from .errors import (
+    IOBadArgumentError,
+    IONotReadyError,
+    IOReturn,
+    IOReturnError,
+    IOUnsupportedError,
+)
 from .options import IODirection
 from .ranges import align_down, align_up
 
@@ -191,6 +198,10 @@ class BusWindow:
                 address=at,
                 length=length,
             ) from error
+        except IOReturnError as error:
+            if error.code is IOReturn.kIOReturnNoResources:
+                error.add(holders.of_the_bus())
+            raise
         self._mapped.append(mapped)
         self._segments.append((mapped.address + skip, length))
 

@@ -123,6 +123,7 @@ class IOMemoryMap:
                 raise IONotAttachedError(f"{self!r} is mapped in {self._task}, not in this process")
             exporter = self._mapping.export(self._address - self._mapping.address, self._length)
             exporter.map = self
+            exporter.taken_at = provenance.here()
             self._views.append(weakref.ref(exporter, self._views.remove))
             view = memoryview(exporter).cast("B")
             return view.toreadonly() if self.read_only else view
@@ -146,9 +147,12 @@ class IOMemoryMap:
                 self._uses -= 1
                 return
             if self._views:
+                first = self._views[0]()
+                taken = "" if first is None else provenance.text(first.taken_at)
+                del first  # the error's traceback must not hold it
                 raise IOBusyError(
-                    f"{self!r}: {len(self._views)} view(s) of it alive; release or delete them "
-                    "first"
+                    f"{self!r}: {len(self._views)} view(s) of it alive, the first taken at "
+                    f"{taken}; release or delete them first"
                 )
             try:
                 self._unmap()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from . import activity, coherence, provenance
+from . import activity, coherence, coverage, mistakes, provenance
 from .errors import IOBadArgumentError, IOBusyError, IONotReadyError, IOReturn, IOReturnError
 from .flags import CompleteFlags, MapOptions, MemoryOperation, PrepareFlags
 from .options import CACHE_FIELD, IODirection, IOOptions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = 4096
 _BELOW_4G: Final = 1 << 32
+_SHOWN_MAX: Final = 4  # users in a message
 _NON_COHERENT: Final = PrepareFlags.kIODirectionPrepareNonCoherent
 
 Data = bytes | bytearray | memoryview
@@ -222,6 +223,12 @@ class IOMemoryDescriptor(ABC):
             self._check_attached()
             if not self._inside(offset, length):
                 return b""
+            if self._dma_users and (where := self._newer_elsewhere(offset, length)):
+                mistakes.record(
+                    f"{self._record}: {length} bytes from offset {offset} on are read at "
+                    f"{provenance.caller()}, and {where}: complete() the command before, or "
+                    "synchronize(kIODirectionIn)"
+                )
             return self._read(offset, length)
 
     def writeBytes(self, offset: int, data: Data | None, length: int | None = None) -> int:
@@ -260,6 +267,9 @@ class IOMemoryDescriptor(ABC):
             self._check_attached()
             direction, others = self._split(forDirection, flags, sum(PrepareFlags))
             wanted = PrepareFlags(others)
+            first = len(self._preparations) == self._own_preparations
+            if first:
+                self._record.begin()
             self._acquire(direction, wanted, grant=True)
             if wanted & _NON_COHERENT:
                 for part in self._made_of(0, None):
@@ -289,6 +299,8 @@ class IOMemoryDescriptor(ABC):
                 for part in self._made_of(0, None):
                     coherence.backend().completed(*part)
             self._drop(newest)
+            if last:
+                coverage.ended(self._record, device_may(newest.direction))
 
     def getPreparationID(self) -> int:
         """Return the id of the newest preparation, unique for each prepare; 0 when unprepared."""
@@ -389,6 +401,17 @@ class IOMemoryDescriptor(ABC):
 
     # Who uses it for DMA.
 
+    def _newer_elsewhere(self, offset: int, length: int) -> str:
+        """Say where newer bytes of a part are than in the memory; "" for nowhere."""
+        for user in list(self._dma_users):
+            if where := self._newer_in(user, offset, length):
+                return where
+        return ""
+
+    def _newer_in(self, user: object, offset: int, length: int) -> str:
+        look = getattr(user, "_newer_of", None)
+        return "" if look is None else str(look(self, offset, length))
+
     def _open_window(self, direction: IODirection, physical: Iterator[Segment]) -> None:
         """Have the mapper let devices do what the preparations say, and one for ``direction``."""
         window = self._window
@@ -422,7 +445,12 @@ class IOMemoryDescriptor(ABC):
 
     def _check_idle(self, what: str) -> None:
         """Raise `IOBusyError` when a DMA may be active."""
-        users = [str(each) for each in self._dma_users]
+        users = []
+        for each in self._dma_users[:_SHOWN_MAX]:
+            where = self._newer_in(each, 0, self._extent())
+            users.append(f"{each!s}: {where}" if where else str(each))
+        if len(self._dma_users) > _SHOWN_MAX:
+            users.append(f"and {len(self._dma_users) - _SHOWN_MAX} more")
         if len(self._preparations):
             users += activity.in_flight(merged(self._wired(0, self._extent())))
         if users:

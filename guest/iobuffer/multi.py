@@ -283,6 +283,18 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         mode = modes.pop() if len(modes) == 1 else CacheMode.DEFAULT
         return self._made(request, address, mode, window, unmap)
 
+    def _newer_of(self, entry: IOMemoryDescriptor, offset: int, length: int) -> str:
+        """Say where newer bytes of a part of an entry are."""
+        for start, size, each in zip(self._starts, self._lengths, self._entries, strict=False):
+            end = min(offset + length, size)
+            if (
+                each is entry
+                and offset < end
+                and (where := self._newer_elsewhere(start + offset, end - offset))
+            ):
+                return where
+        return ""
+
     def _parts(self, offset: int, length: int) -> Iterator[_Part]:
         """Yield what the bytes are made of, to our end at most; entries without length not."""
         index = max(0, bisect_right(self._starts, offset) - 1)

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Final
 
-from . import backing, kernel, late, resting_pins, vm
+from . import backing, holders, kernel, late, resting_pins, vm
 from .backing import Backing
 from .carveout import CarveoutPool, find_zones
 from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
@@ -88,6 +88,7 @@ def take(request: Request, name: str | None) -> Backing:
     """
     pools = [named(name)] if name is not None else list(known().values())
     said: list[str] = []
+    asked: list[str] = []
     largest = 0
     for pool in sorted(pools, key=lambda each: each.name in RESERVED):
         refusal = pool.refuses(request)
@@ -96,6 +97,7 @@ def take(request: Request, name: str | None) -> Backing:
         if refusal:
             said.append(f"pool {pool.name}: {refusal}")
             continue
+        asked.append(pool.name)
         try:
             return pool.take(request)
         except IONoMemoryError as error:
@@ -106,6 +108,12 @@ def take(request: Request, name: str | None) -> Backing:
         raise IOBadArgumentError(
             f"alignment {request.alignment} is above every pool's size ({sizes})"
         )
+    said.append(holders.of_pools(asked))
+    for pool in pools:
+        if pool.name in asked and isinstance(pool, HeapPool):
+            extents = pool.extents
+            if isinstance(extents, CarveoutPool) and (others := extents.held_by_others()):
+                said.append(f"pool {pool.name}: {others}")
     raise IONoMemoryError(
         f"{request.capacity} bytes at alignment {request.alignment}: " + "; ".join(said),
         asked=request.capacity,

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
+from . import provenance
 from .errors import IONotReadyError, IOReturn, IOReturnError
 from .options import IODirection
 from .protection import Grants
@@ -27,12 +28,14 @@ class Preparation:
     """One prepare(): its direction, its id, and what it granted (None: nothing was to be).
 
     ``by``: the descriptor that made it and that alone undoes it; None: whoever called prepare().
+    ``place``: the line of that call.
     """
 
     direction: IODirection
     id: int
     grants: Grants | None
     by: object | None
+    place: provenance.Place
 
 
 class Preparations:
@@ -77,7 +80,7 @@ class Preparations:
         self, direction: IODirection, grants: Grants | None, by: object | None = None
     ) -> Preparation:
         """Open one more."""
-        opened = Preparation(direction, next(_ids), grants, by)
+        opened = Preparation(direction, next(_ids), grants, by, provenance.here())
         self._open.append(opened)
         return opened
 
@@ -99,6 +102,13 @@ class Preparations:
     def held_by(self, descriptor: object) -> bool:
         """Whether ``descriptor`` made one that is open."""
         return any(each.by is descriptor for each in self._open)
+
+    def lines(self, keep: int) -> list[str]:
+        """Return the lines that made those which are open, but for the first ``keep``."""
+        return [
+            provenance.text(each.place) + ("" if each.by is None else f" by {each.by!r}")
+            for each in self._open[keep:]
+        ]
 
     def last(self) -> Preparation | None:
         """Return the newest one of all, None when there is none."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from . import holders
+from .errors import IOReturn, IOReturnError
 from .options import IODirection
 
 
@@ -57,8 +59,10 @@ class Grants:
         try:
             for address, length in segments:
                 self._granted.append(self._control.grant(address, length, direction))
-        except BaseException:
+        except BaseException as error:
             self.withdraw()
+            if isinstance(error, IOReturnError) and error.code is IOReturn.kIOReturnNoResources:
+                error.add(holders.of_the_bus())
             raise
 
     def withdraw(self) -> None:

@@ -31,14 +31,15 @@ _FIRST_SWEEP: Final = 1024
 _PACKAGE: Final = __name__.rpartition(".")[0]
 
 Segment = tuple[int, int]  # bus address, length; both in bytes
-_Place = str | tuple[str, int]  # as shown, or (file, line)
+Place = str | tuple[str, int]  # as shown, or (file, line)
 
 
-def _no_clock() -> int:
+def no_clock() -> int:
+    """Return 0: nobody counts the requests."""
     return 0
 
 
-clock: Callable[[], int] = _no_clock
+clock: Callable[[], int] = no_clock
 """What gives a descriptor its ``made_sequence``, such as the device's count of requests; else 0."""
 
 
@@ -84,12 +85,17 @@ def made_by(place: str) -> Iterator[None]:
         _stated.reset(token)
 
 
+def here() -> Place:
+    """Return `caller`'s place; `text` makes words of it, when somebody wants to read it."""
+    return _here(sys._getframe(1))
+
+
 def caller() -> str:
     """Return "file:line" of the first frame outside of this package and what is transparent."""
-    return _text(_here(sys._getframe(1)))
+    return text(_here(sys._getframe(1)))
 
 
-def _here(start: FrameType) -> _Place:
+def _here(start: FrameType) -> Place:
     """Return the place of a call; its text is made when somebody wants to read it."""
     stated = _stated.get()
     if stated is not None:
@@ -116,7 +122,8 @@ def _is_skipped(name: str) -> bool:
     return _PACKAGE in packages or not packages.isdisjoint(_transparent)
 
 
-def _text(place: _Place) -> str:
+def text(place: Place) -> str:
+    """Return a place as messages have it."""
     if isinstance(place, str):
         return place
     path, line = place
@@ -133,8 +140,11 @@ def _text(place: _Place) -> str:
 class Record:
     """What is known of one descriptor. It keeps nothing alive, and outlives the descriptor.
 
-    ``length`` in bytes; ``segments`` are those of the newest preparation; ``role`` says what the
-    memory is for, when that is not its maker's.
+    ``length`` in bytes; ``segments`` are those of the newest preparation, ``elsewhere`` the
+    (offset, length) of what went through a bounce buffer meanwhile, and ``since`` is when its
+    account began, by the clock; ``closed``: that has ended. ``prepared``: by somebody, not just by
+    its own making. ``role`` says what the memory is for, when that is not its maker's, and ``pool``
+    where it is from.
     """
 
     __slots__ = (
@@ -142,25 +152,32 @@ class Record:
         "_completed",
         "_made",
         "_released",
+        "closed",
         "direction",
+        "elsewhere",
         "kind",
         "length",
         "made_sequence",
         "newest",
         "number",
+        "pool",
+        "prepared",
         "role",
         "segments",
+        "since",
     )
 
     def __init__(self, kind: str, direction: IODirection) -> None:
         self.kind, self.direction = kind, direction
-        self.role = ""
+        self.role = self.pool = ""
         self.length = 0
         self.segments: Sequence[Segment] = ()
         self._made = _here(sys._getframe(1))
-        self._completed: _Place = ""
-        self._released: _Place = ""
-        self.made_sequence = clock()
+        self._completed: Place = ""
+        self._released: Place = ""
+        self.made_sequence = self.since = clock()
+        self.elsewhere: list[Segment] = []
+        self.closed = self.prepared = False
         self.number = self.newest = _tick()
         _live[self.number] = weakref.ref(self)
         if len(_live) > _sweep_at:
@@ -169,17 +186,17 @@ class Record:
     @property
     def made_at(self) -> str:
         """The "file:line" that made it."""
-        return _text(self._made)
+        return text(self._made)
 
     @property
     def completed_at(self) -> str:
         """The "file:line" of its last complete(), "" while it is prepared or never was."""
-        return _text(self._completed)
+        return text(self._completed)
 
     @property
     def released_at(self) -> str:
         """The "file:line" of its release(), "" while it lives."""
-        return _text(self._released)
+        return text(self._released)
 
     @property
     def name(self) -> str:
@@ -191,6 +208,18 @@ class Record:
     def ago(self) -> int:
         """How many operations ago it was released, 0 while it lives."""
         return max(0, _now - self.newest) if self._released else 0
+
+    def begin(self) -> None:
+        """Begin an account: see `coverage`."""
+        self.since = clock()
+        self.elsewhere.clear()
+        self.prepared = True
+        self.closed = False
+
+    def bounces(self, offset: int, length: int) -> None:
+        """Note that a part goes through a bounce buffer."""
+        if len(self.elsewhere) < SEGMENTS_MAX and (offset, length) not in self.elsewhere:
+            self.elsewhere.append((offset, length))
 
     def placed(self, segments: Sequence[Segment]) -> None:
         """Note where a preparation has it."""
@@ -218,7 +247,7 @@ class Record:
         _dropped.append(self)
         _dropped_count += 1
 
-    def _end(self, place: _Place) -> None:
+    def _end(self, place: Place) -> None:
         _live.pop(self.number, None)
         self._released = place
         self.newest = _tick()

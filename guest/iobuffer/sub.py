@@ -97,6 +97,13 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
     def _pages(self) -> Iterator[Segment]:
         return clipped_pages(self._parent._pages(), self._offset, self._length)
 
+    def _newer_of(self, parent: IOMemoryDescriptor, offset: int, length: int) -> str:
+        """Say where newer bytes of a part of the parent are."""
+        start, end = max(offset, self._offset), min(offset + length, self._offset + self._length)
+        if parent is not self._parent or start >= end:
+            return ""
+        return self._newer_elsewhere(start - self._offset, end - start)
+
     def __repr__(self) -> str:
         return (
             f"<IOSubMemoryDescriptor {self._length} bytes from {self._offset} on of "

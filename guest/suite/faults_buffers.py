@@ -9,9 +9,10 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from iobuffer import activity, buffer, protection, resting_pins
+from iobuffer import activity, buffer, holders, protection, provenance, resting_pins
 from iobuffer.backing import Backing, PinnableBacking
 from iobuffer.buffer import IOBufferMemoryDescriptor
+from iobuffer.coverage import Account, Untouched
 from iobuffer.errors import IONotAttachedError
 from iobuffer.heap import Block, Heap
 from iobuffer.held import reclaim
@@ -20,6 +21,7 @@ from iobuffer.options import IODirection
 from iobuffer.pin import Pin
 from iobuffer.preparation import Preparations
 from iobuffer.protection import Grants
+from iobuffer.provenance import Record
 from iobuffer.purgeable import Purgeable
 from iobuffer.quarantine import Quarantine
 from iobuffer.vm import Mapping
@@ -181,6 +183,42 @@ def no_quarantine() -> None:
     setattr(resting_pins, resting_pins.rest.__name__, Pin.close)
 
 
+def lines_forgotten() -> None:
+    """Nobody looks which line makes a descriptor."""
+
+    def here(_start: object) -> str:
+        return "a line that nobody knows"
+
+    setattr(provenance, provenance._here.__name__, here)
+
+
+def drop_unnoticed() -> None:
+    """A buffer that was dropped without release() is not told of."""
+
+    def drop(_record: Record) -> None:
+        pass
+
+    setattr(Record, drop.__name__, drop)
+
+
+def untouched_unseen() -> None:
+    """Bytes that no DMA touched count as touched."""
+
+    def missing(_account: Account) -> Untouched:
+        return Untouched(0, 0)
+
+    setattr(Account, missing.__name__, missing)
+
+
+def holders_unnamed() -> None:
+    """Nobody says who has the memory that an allocation did not get."""
+
+    def of_pools(_names: object) -> str:
+        return "held by others"
+
+    setattr(holders, of_pools.__name__, of_pools)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "allocator-segments-shuffled": segments_shuffled,
     "allocator-purge-undetected": purge_undetected,
@@ -196,4 +234,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "allocator-writable-after-out": writable_after_out,
     "allocator-blocks-anywhere": blocks_anywhere,
     "allocator-no-quarantine": no_quarantine,
+    "allocator-lines-forgotten": lines_forgotten,
+    "allocator-drop-unnoticed": drop_unnoticed,
+    "allocator-untouched-unseen": untouched_unseen,
+    "allocator-holders-unnamed": holders_unnamed,
 }

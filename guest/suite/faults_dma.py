@@ -88,6 +88,24 @@ def non_coherent_ignored() -> None:
     setattr(IODMACommand, IODMACommand._is_non_coherent.__name__, is_non_coherent)
 
 
+def list_cut_unnoticed() -> None:
+    """A list that was not generated to its end is completed all the same."""
+
+    def check_generated(_prepared: Prepared) -> None:
+        pass
+
+    setattr(Prepared, check_generated.__name__, check_generated)
+
+
+def bounce_data_forgotten() -> None:
+    """Nobody looks whether a device wrote to a bounce buffer."""
+
+    def newer(*_: object) -> str:
+        return ""
+
+    setattr(Prepared, newer.__name__, newer)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "allocator-bounce-not-copied-back": bounce_not_copied_back,
     "allocator-bounce-wrong-direction": bounce_wrong_direction,
@@ -95,4 +113,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "allocator-boundary-crossed": boundary_crossed,
     "allocator-part-grants-all": part_grants_all,
     "allocator-non-coherent-ignored": non_coherent_ignored,
+    "allocator-list-cut-unnoticed": list_cut_unnoticed,
+    "allocator-bounce-data-forgotten": bounce_data_forgotten,
 }

@@ -45,6 +45,8 @@ from suite.kit import Kit
 from suite.noncoherent import NonCoherent, noncoherent_board
 from suite.patterns import Patterns
 
+pytest_plugins = ("suite.ledger",)
+
 # What makes descriptors for a test: their line is the test's.
 _MAKERS = ("buffers", "board", "bench", "noncoherent")
 provenance.transparent(__name__, *(f"suite.{each}" for each in _MAKERS))

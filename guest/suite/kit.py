@@ -12,11 +12,11 @@ from typing import Final
 
 import pytest
 import refusals
-from iobuffer import protection, provenance
+from iobuffer import coverage, protection, provenance
 from iobuffer.driver import Driver
 from layout import WitnessRun
 from pci_sysfs import PciError
-from platform_access import PlatformAccess
+from platform_access import PlatformAccess, PlatformEvidence
 from platform_device import PlatformDevice
 from request_log import RequestLog
 
@@ -135,7 +135,8 @@ class Kit:
         if self._platform is not None:
             protection.use(None)
             refusals.use(None)
-            provenance.clock = _no_clock
+            coverage.use(None)
+            provenance.clock = provenance.no_clock
             self._platform.protection.enabled = False
             self._platform.close()
         if self._driver is not None:
@@ -151,7 +152,4 @@ class Kit:
         self._platform.read_memory_types()
         self._access = PlatformAccess(self._platform.protection)
         provenance.clock = self.sequence
-
-
-def _no_clock() -> int:
-    return 0
+        coverage.use(PlatformEvidence(self._platform.protection))

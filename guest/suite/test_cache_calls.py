@@ -18,6 +18,7 @@ from iobuffer import (
     kIOMapCopybackCache,
     kIOMemoryIncoherentIOFlush,
     kIOMemoryIncoherentIOStore,
+    mistakes,
 )
 from iobuffer.dma_command import MappingOptions, Specification, kForceDoubleBuffer
 
@@ -102,6 +103,7 @@ def test_calls_that_are_syncs(
         seen = noncoherent.reads(calls.memory, 0, LENGTH)
         noncoherent.writes(calls.memory, 0, received)
         stale = memory.readBytes(0, LENGTH)
+        peeks = mistakes.taken()
         calls.after()
         loaded = memory.readBytes(0, LENGTH)
     # Behind a bounce buffer its own lines are still as the CPU left them.
@@ -110,7 +112,7 @@ def test_calls_that_are_syncs(
         PROMISE,
         asked=f"{way.__name__}: no-snoop read after, no-snoop write before the call",
         attested="the device reads what was stored, the CPU loads what was written",
-        kept=(seen, stale, loaded) == (sent, sent, received),
+        kept=(seen, stale, loaded, len(peeks)) == (sent, sent, received, way is bounced),
         reason=f"device: {difference(sent, seen)}; CPU before: {difference(sent, stale)}; "
         f"after: {difference(received, loaded)}",
         evidence="cache",

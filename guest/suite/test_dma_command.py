@@ -17,6 +17,7 @@ from iobuffer import (
     kIODirectionInOut,
     kIODirectionOut,
     kIOMemoryPageable,
+    mistakes,
     protection,
 )
 from iobuffer.dma_command import IODMACommand, Specification, kForceDoubleBuffer
@@ -127,6 +128,7 @@ def test_device_writes(
         segments, _ = command.genIOVMSegments(0, SIZE)
         move(bench, segments, write_memory=True)
         early = difference(content, memory.readBytes(offset, SIZE)) == ""
+        peeked = any("that a device wrote for them" in each for each in mistakes.taken())
         seen, as_planned = described(command, segments), command.bounced == bounced
         command.complete()
     ends = memory.readBytes(0, offset), memory.readBytes(offset + SIZE, 2 * PAGE - SIZE - offset)
@@ -137,7 +139,7 @@ def test_device_writes(
         "IODMACommand",
         asked=f"In, {SIZE} bytes, at offset {offset} of a page, pool {pool}",
         attested=f"{seen}; in the memory {'before' if early else 'after'} complete()",
-        kept=not wrong and as_planned and early == (bounced == 0),
+        kept=not wrong and as_planned and early == (bounced == 0) and peeked == (bounced > 0),
         reason=wrong,
     )
 
@@ -165,6 +167,7 @@ def test_forced_double_buffer(
         segments, length = command.gen64IOVMSegments(0, 16)
         write = move(bench, [(segments[0][0], 4)], write_memory=late)
         before = memory.readBytes(0, 8)
+        peeks = mistakes.taken()
         command.clearMemoryDescriptor()
     after = memory.readBytes(0, 8)
     expected = word + bytes(4) if direction == kIODirectionIn else word + content[4:]
@@ -174,6 +177,7 @@ def test_forced_double_buffer(
         attested=f"{len(segments)} segment(s) of {length} bytes, the device's CRC {write:08x}",
         kept=(len(segments), length) == (1, 8 * PAGE)
         and before == content
+        and len(peeks) == late
         and after == (expected if late else content)
         and write == zlib.crc32(word if late else content[:4]),
     )

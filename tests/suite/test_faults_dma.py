@@ -36,6 +36,8 @@ def _sound_again() -> Iterator[None]:
             (Prepared, "generate"),
             (sub, "hold"),
             (IODMACommand, "_is_non_coherent"),
+            (Prepared, "check_generated"),
+            (Prepared, "newer"),
         )
     ]
     yield
@@ -137,6 +139,17 @@ def test_fault(bus: Bus, name: str) -> None:
         specification = Specification(mapping=MappingOptions.kNonCoherent)
         with IODMACommand(specification) as command:
             assert not command._is_non_coherent()
+    elif name == "allocator-list-cut-unnoticed":
+        memory = Scattered(bus, [HIGH], PAGE, OUT)
+        command = narrow(bus, memory)
+        command.genIOVMSegments(0, 1)
+        command.complete()
+        memory.complete()
+    elif name == "allocator-bounce-data-forgotten":
+        memory = Scattered(bus, [HIGH], PAGE, IN)
+        with narrow(bus, memory):
+            assert memory._newer_elsewhere(0, PAGE) == ""
+        memory.complete()
     else:
         assert [length for _, length in segments(bus)] == [PAGE]
 
