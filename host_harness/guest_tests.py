@@ -70,6 +70,12 @@ def _collected(vm: Vm, tests: GuestTests) -> Collected:
     try:
         if errors := guest_words.collection_errors(collected):
             raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
+        if lost := guest_words.dropped(collected):
+            raise NoVerdict(
+                "collection",
+                f"a hook in the guest dropped tests in silence: {', '.join(lost)}",
+                "call config.hook.pytest_deselected for the tests that a hook leaves out",
+            )
         items = guest_words.collected_items(collected)
         guest_words.check_count(collected, items)
         return Collected(items, guest_words.left_out(collected), guest_words.warned(collected))

@@ -125,6 +125,14 @@ def _lines(value: Message, key: str) -> tuple[str, ...]:
     return tuple(printable(each) for each in texts)
 
 
+def dropped(message: Message) -> list[str]:
+    """Return tests that the guest collected, and of which a hook there said nothing more."""
+    said = message.get("dropped", [])
+    if not isinstance(said, list) or len(said) > _REASONS_MAX:
+        raise GuestWordsError("the guest's list of dropped tests is none")
+    return [printable(str(each))[:_REASON_MAX] for each in said]
+
+
 def check_count(message: Message, found: Sequence[CollectedItem]) -> None:
     """Refuse a list of tests that is not as long as pytest's own count of them in the guest."""
     count = message.get("count")

@@ -52,9 +52,7 @@ class HostView:
         """Return why a test's own word on a promise does not stand; empty if it does."""
         if self.evidence is None:
             return ""
-        kind = "register"
-        if isinstance(row, Mapping) and row.get("by") == BY_TEST:
-            kind = str(row.get("evidence") or "bytes")
+        kind = str(row.get("evidence") or "bytes") if isinstance(row, Mapping) else ""
         if kind not in _MISSING:
             return f"the test names a kind of evidence that there is not: {kind!r:.50}"
         return "" if kind in self._kinds(self.evidence) else _MISSING[kind]

@@ -37,6 +37,7 @@ from .host import Host, HostPlugin
 _SUITE = Path(__file__).resolve().parent
 _OUTPUT_MAX = 1 << 18  # characters of one section; a frame holds 16 MiB
 _WARNINGS_MAX, _WARNING_MAX = 100, 4000  # of one test, and characters of one
+_DROPPED_MAX = 20  # names of tests
 _ENDED_WELL = (
     pytest.ExitCode.OK,
     pytest.ExitCode.TESTS_FAILED,
@@ -51,6 +52,7 @@ class AgentPlugin:
         self._channel = channel
         self._errors: list[dict[str, str]] = []
         self._left_out: Counter[str] = Counter()
+        self._found: set[str] = set()  # tests that were collected, and not left out
         self._warnings: list[dict[str, Any]] = []
         self._reports: list[pytest.TestReport] = []
         self.ran = 0
@@ -87,6 +89,11 @@ class AgentPlugin:
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Count what is for another machine, by the reason."""
         self._left_out.update(item.stash.get(LEFT_OUT, "deselected") for item in items)
+        self._found.difference_update(item.nodeid for item in items)
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Keep what there was before any hook could drop it."""
+        self._found.add(item.nodeid)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -97,6 +104,7 @@ class AgentPlugin:
                 "type": "collected",
                 "items": [_describe(item) for item in session.items],
                 "count": session.testscollected,
+                "dropped": sorted(self._found.difference(items))[:_DROPPED_MAX],
                 "errors": self._errors,
                 "left_out": self._left_out,
                 "warnings": self._take_warnings(),

@@ -293,3 +293,11 @@ def test_count_of_the_guests_pytest_is_that_of_its_list() -> None:
     for count in (0, 2, None, "1"):
         with pytest.raises(GuestWordsError, match="and 1 were named"):
             guest_words.check_count({"count": count}, found)
+
+
+def test_dropped_tests_are_named() -> None:
+    assert guest_words.dropped({}) == []
+    assert guest_words.dropped({"dropped": ["t.py::t\x1b[2J"]}) == ["t.py::t"]
+    for said in (None, "t.py", ["x"] * 21):
+        with pytest.raises(GuestWordsError, match="dropped tests"):
+            guest_words.dropped({"dropped": said})

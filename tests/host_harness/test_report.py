@@ -125,7 +125,7 @@ def test_kept_in_a_test_without_any_device_is_unattested() -> None:
     said = report(properties=[row(), row("broken")])
     ledger.add_test([said], ["alignment"], verdict.look(Evidence(), []))
     assert [each.verdict for each in ledger.promises] == ["unattested", "broken"]
-    assert ledger.promises[0].reason == verdict.UNSEEN
+    assert ledger.promises[0].reason == "no DMA moved a byte during this test"
 
 
 def test_words_of_a_guest_cannot_forge_rows_or_colours() -> None:
@@ -253,7 +253,8 @@ def test_host_that_objects_fails_the_report_that_passed() -> None:
     reports = [report(when="setup"), report(properties=[row()]), report(when="teardown")]
     reports[-1].user_properties = reports[1].user_properties
     ledger = Ledger()
-    ledger.add_test(reports, [], seen(traces.request(reason="UNMAPPED")))
+    host = seen(traces.request(moved=64), traces.request(2, reason="UNMAPPED"))
+    ledger.add_test(reports, [], host)
     assert [each.outcome for each in reports] == ["passed", "failed", "passed"]
     assert "refused: UNMAPPED" in reports[1].longreprtext
     told = reports[1].longrepr

@@ -555,3 +555,58 @@ def _relay_until_end(guest: Guest, far: socket.socket, port: int) -> None:
     names = guest.collect()
     assert len(guest.run(names["test_one[64]"])) == 3
     assert guest.end() == ({"type": "ended", "ran": 1}, 0)
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_test_that_a_hook_drops_is_named_unless_the_hook_says_so(
+    start: Start, says_so: bool
+) -> None:
+    hook = "def pytest_collection_modifyitems(config, items):\n"
+    say = "    config.hook.pytest_deselected(items=[items[-1]])\n" if says_so else ""
+    guest = start(test_it=TWO, conftest=f"{hook}{say}    del items[-1]\n")
+    guest.configure()
+    collected = guest.receive()
+    assert collected["count"] == len(collected["items"]) == 2
+    assert [each.rpartition("::")[2] for each in collected["dropped"]] == ["test_two"] * (
+        not says_so
+    )
+
+
+WARNS = """
+import warnings
+
+def test_warns():
+    warnings.warn("old", FutureWarning)
+"""
+
+
+def test_warnings_come_with_the_end_of_their_test(start: Start) -> None:
+    guest = start(test_it=WARNS)
+    (nodeid,) = guest.collect().values()
+    guest.channel.send({"type": "run", "nodeid": nodeid, "next": None})
+    while (message := guest.receive())["type"] != "finish":
+        pass
+    ((said,),) = [message["warnings"]]
+    assert (said["category"], said["message"], said["line"]) == ("FutureWarning", "old", 5)
+
+
+PARTS = """
+def test_parts(subtests):
+    with subtests.test(number=1):
+        pass
+    with subtests.test(number=2):
+        assert False
+"""
+
+
+def test_parts_of_a_test_have_reports_of_their_own(start: Start) -> None:
+    guest = start(test_it=PARTS)
+    (nodeid,) = guest.collect().values()
+    found = [(each["when"], each["outcome"]) for each in guest.run(nodeid)]
+    assert found == [
+        ("setup", "passed"),
+        ("call", "passed"),
+        ("call", "failed"),
+        ("call", "passed"),
+        ("teardown", "passed"),
+    ]
