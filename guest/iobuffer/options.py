@@ -95,7 +95,7 @@ class IOOptions:
         return self.value & flags == flags
 
     def __int__(self) -> int:
-        return self.value
+        return int(self.value)  # of an enumeration's member as well
 
     __index__ = __int__
 

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:  # noqa: ARG001
-    """Begin the test's accounts."""
+    """Begin the test's accounts: what fixtures prepared is not its own, whoever made them."""
     coverage.begin()
     mistakes.taken()
 

@@ -14,7 +14,10 @@ from typing import Any
 
 import platform_command
 import pytest
+from iobuffer.coverage import Untouched
+from iobuffer.options import IODirection
 from layout import DmaDirection, DmaReason, GrantDirection, Plat, ProtectionStatus
+from platform_access import PlatformEvidence
 from platform_command import CommandLock, PlatformDeviceError
 from protection_unit import (
     Grant,
@@ -306,3 +309,14 @@ def test_what_dma_touched(unit: ProtectionUnit, bar: ModelBar) -> None:
     assert unit.touched(0x1000, 64, IN, since=5) == Touched(0, 0)
     with pytest.raises(ProtectionError, match="BAD_ARGUMENT"):
         unit.touched(-1, 64, IN)
+
+
+def test_the_evidence_of_what_dma_left_out(unit: ProtectionUnit, bar: ModelBar) -> None:
+    evidence, way = PlatformEvidence(unit), IODirection.kIODirectionIn
+    assert evidence.untouched(0x1000, 64, way, 0) is None, "the unit is off"
+    unit.enabled = True
+    bar.platform._protection._touched.note(0x1000, 48, 5, write=True)
+    assert evidence.untouched(0x1000, 64, way, 4) == Untouched(16, 48)
+    assert evidence.untouched(0x1000, 48, way, 4) == Untouched(0, 48)
+    with unit._lock.held():
+        assert evidence.untouched(0x1000, 64, way, 4) is None, "in the midst of a command"

@@ -1,0 +1,109 @@
+"""The test kit's accounts: what no DMA touched is in a failed report, mistakes fail a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from iobuffer import coverage
+from iobuffer.coverage import Untouched
+from iobuffer.options import IODirection
+from suite import ledger
+
+pytest_plugins = ["pytester"]
+
+TESTS = """
+import pytest
+from iobuffer import mistakes
+from iobuffer.options import IODirection
+from tests.guest.scattered import Bus, Scattered
+
+@pytest.fixture
+def memory():
+    bus = Bus()
+    made = Scattered(bus, [0x5000], 4096, IODirection.kIODirectionIn)
+    made.prepare()
+    yield made
+    while made.prepared:
+        made.complete()
+    bus.close()
+
+def test_fails(memory):
+    memory.complete()
+    assert False
+
+def test_passes(memory):
+    memory.complete()
+
+@pytest.mark.strict_coverage
+def test_strict(memory):
+    memory.complete()
+
+@pytest.mark.strict_coverage
+def test_strict_while_prepared(memory):
+    memory.prepare()
+
+@pytest.mark.strict_coverage
+def test_strict_and_prepared_by_a_fixture(memory):
+    pass
+
+@pytest.mark.strict_coverage
+def test_strict_and_nothing_prepared():
+    pass
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistaken():
+    mistakes.record("a peek at a bounce buffer")
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistaken_on_purpose():
+    mistakes.record("a peek at a bounce buffer")
+    assert mistakes.taken()
+"""
+
+
+class Blind:
+    """An evidence that saw no DMA."""
+
+    def untouched(
+        self,
+        address: int,  # noqa: ARG002
+        length: int,
+        direction: IODirection,  # noqa: ARG002
+        since: int,  # noqa: ARG002
+    ) -> Untouched | None:
+        return Untouched(length, 0)
+
+
+class Reports:
+    """Keeps the reports of a session's calls, by the test's name."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, pytest.TestReport] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.calls[report.nodeid.rpartition("::")[2]] = report
+
+
+@pytest.fixture
+def calls(pytester: pytest.Pytester) -> Iterator[dict[str, pytest.TestReport]]:
+    before = coverage.use(Blind())
+    pytester.makepyfile(TESTS)
+    reports = Reports()
+    pytester.inline_run("--strict-markers", plugins=[ledger, reports])
+    yield reports.calls
+    coverage.use(before)
+    coverage.begin()
+
+
+def test_the_accounts_of_tests(calls: dict[str, pytest.TestReport]) -> None:
+    failed = {name for name, report in calls.items() if report.failed}
+    assert failed == {"test_fails", "test_strict", "test_strict_while_prepared", "test_mistaken"}
+    assert len(calls) == 8
+    section = dict(calls["test_fails"].sections)[ledger.COVERAGE]
+    assert section.endswith("prepared 4096 bytes for In; no DMA touched any of them")
+    assert ledger.COVERAGE not in dict(calls["test_passes"].sections)
+    assert "CoverageError" in calls["test_strict"].longreprtext
+    assert "no DMA touched any of them" in calls["test_strict_while_prepared"].longreprtext
+    assert "a peek at a bounce buffer" in calls["test_mistaken"].longreprtext
