@@ -19,6 +19,7 @@ from iobuffer import (
     holders,
     kIODirectionIn,
     kIODirectionInOut,
+    mapper,
     protection,
     provenance,
 )
@@ -164,3 +165,24 @@ def test_what_is_in_use_names_the_line_of_its_user() -> None:
     several.complete()
     several.release()
     memory.release()
+
+
+class FullMapper:
+    """A mapper with as many mappings as it takes."""
+
+    def map(self, va: int, length: int, **_: object) -> mapper.BusMapping:
+        raise IOReturnError(
+            f"mapping {length} bytes at {va:#x}: dma_entry_limit",
+            code=IOReturn.kIOReturnNoResources,
+        )
+
+
+def test_no_room_for_mappings_names_what_is_on_the_bus() -> None:
+    with make(2 * PAGE):
+        before = mapper.use(FullMapper())
+        try:
+            with pytest.raises(IOReturnError) as full:
+                make(64)
+        finally:
+            mapper.use(before)
+    assert "dma_entry_limit; on the bus from here: 8192 bytes in 1 descriptors" in str(full.value)
