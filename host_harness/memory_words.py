@@ -17,7 +17,10 @@ _END = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A buffer that is, or was, in the guest's memory. ``made``, ``released``: file:line."""
+    """A buffer that is, or was, in the guest's memory. ``made``, ``released``: file:line.
+
+    ``ago`` counts the requests to memory from its release until the guest told of it.
+    """
 
     address: int
     length: int
@@ -32,12 +35,11 @@ class Memory:
         name = f"{self.name}, " if self.name else ""
         direction = f", {self.direction}" if self.direction else ""
         made = f", made at {self.made}" if self.made else ""
-        return f"{name}{place}{direction}{made}{self.end}"
+        return f"{name}{place}{direction}{made}"
 
-    @property
-    def end(self) -> str:
-        """When it was released; empty while it is not."""
-        return f", released at {self.released}, {self.ago} operations ago" if self.released else ""
+    def gone(self, operations: int) -> bool:
+        """Whether it had been released ``operations`` before its guest told of it."""
+        return bool(self.released) and self.ago > operations
 
 
 def rows(properties: Sequence[Sequence[Any]]) -> list[Memory]:
@@ -84,7 +86,10 @@ def _wrong(value: object) -> GuestWordsError:
     return GuestWordsError(f"the guest names memory that is none: {value!r:.100}")
 
 
-def nearest_to(memory: Sequence[Memory], address: int) -> Memory | None:
-    """Return what has, or had, the byte at ``address``; of several what is there now."""
+def nearest_to(memory: Sequence[Memory], address: int, operations: int = 0) -> Memory | None:
+    """Return what had the byte at ``address``, ``operations`` before the guest told of it.
+
+    Of several what was not released by then, else what was released last.
+    """
     found = [each for each in memory if each.address <= address < each.address + each.length]
-    return min(found, key=lambda each: (bool(each.released), each.ago), default=None)
+    return min(found, key=lambda each: (each.gone(operations), each.ago), default=None)

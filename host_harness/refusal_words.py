@@ -115,10 +115,11 @@ _REASONS: dict[str, tuple[str, str]] = {
 _UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for what came before")
 
 
-def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
+def complaint(refused: Sequence[Request], memory: Sequence[Memory], last: int = 0) -> str:
     """Return what is wrong with refusals that a test did not announce; empty without any.
 
-    The first line tells the first of them. ``memory`` is what the guest says lay where.
+    The first line tells the first of them. ``memory`` is what the guest says lay where, when
+    request ``last`` was the newest.
     """
     if not refused:
         return ""
@@ -128,7 +129,7 @@ def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
         groups.setdefault((each.device, each.write, each.reason, owner), []).append(each)
     parts = []
     for alike in list(groups.values())[:_SHOWN]:
-        parts += _of_group(alike, memory)
+        parts += _of_group(alike, memory, last)
     if others := list(groups.values())[_SHOWN:]:
         parts.append(f"and {sum(map(len, others))} more that were refused otherwise")
     reasons = sorted({each.reason for each in refused})
@@ -149,19 +150,22 @@ def told(each: Request) -> str:
     )
 
 
-def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
+def _of_group(alike: Sequence[Request], memory: Sequence[Memory], last: int) -> list[str]:
     first = alike[0]
+    since = max(last - first.sequence, 0)
     why, what_next = _REASONS.get(first.reason, _UNKNOWN)
     lines = [f"{told(first)}, and the test did not announce it"]
     at_fault = first.address if first.byte is None else first.byte
     place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"
     lines.append(f"  why: {why}{place} (request {first.sequence})")
-    known = nearest_to(memory, at_fault)
+    known = nearest_to(memory, at_fault, since)
+    released = known is not None and known.gone(since)
     if known is not None:
-        lines.append(f"  there: {known}")
+        gone = f", released at {known.released}, {known.ago - since} operations ago"
+        lines.append(f"  there: {known}{gone if released else ''}")
     if first.nearest is not None:
         grant = first.nearest
-        owner = nearest_to([each for each in memory if not each.released], grant.address)
+        owner = nearest_to([each for each in memory if not each.gone(since)], grant.address)
         of = f", of {owner}" if owner is not None and owner != known else ""
         lines.append(
             f"  nearest grant: {grant.direction}, {grant.length} bytes at {grant.address:#x}, "
@@ -169,7 +173,7 @@ def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
         )
     elif first.reason.startswith("PROTECTION_"):
         lines.append("  nearest grant: none is in force")
-    if known is not None and known.released:
+    if released:
         what_next = (
             "the buffer was released while the device still had its address: wait until the DMA "
             "is done, or stop the device, before release()"
@@ -178,6 +182,6 @@ def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
     verb = "writes" if first.write else "reads"
     lines.append(f"  next: {what_next.format(write=verb, direction=direction)}")
     if len(alike) > 1:
-        last = alike[-1]
-        lines.append(f"  and {len(alike) - 1} more like it, the last at {last.address:#x}")
+        end = alike[-1].address
+        lines.append(f"  and {len(alike) - 1} more like it, the last at {end:#x}")
     return lines

@@ -194,7 +194,7 @@ def test_owner_of_the_nearest_grant_is_named_where_it_is_another() -> None:
 
 
 def test_memory_that_was_released_says_where_and_when() -> None:
-    event = request(reason="PROTECTION_OUTSIDE", byte=0x1000)
+    event = request(5, reason="PROTECTION_OUTSIDE", byte=0x1000)
     gone = {"released": "test_nic.py:30", "ago": 3}
     found = complaint(event, properties=memory(gone))
     assert "released at test_nic.py:30, 3 operations ago" in found
@@ -202,6 +202,16 @@ def test_memory_that_was_released_says_where_and_when() -> None:
     assert "wait until the DMA is done" in found
     again = complaint(event, properties=memory(gone, {"name": "new"}))
     assert "there: new," in again, "what is there now"
+
+
+@pytest.mark.parametrize(("ago", "released"), [(0, False), (4, False), (5, True), (9, True)])
+def test_release_after_the_refused_dma_is_not_its_cause(ago: int, released: bool) -> None:
+    """The guest tells of its memory at the end of the test, where fixtures have released it."""
+    events = request(1, reason="PROTECTION_OUTSIDE", byte=0x1000), request(5, moved=64)
+    found = complaint(*events, properties=memory({"released": "test_nic.py:30", "ago": ago}))
+    assert ("released at" in found) == released
+    assert (f"{ago - 4} operations ago" in found) == released
+    assert ("prepare() the buffer" in found) != released
 
 
 def test_past_the_end_names_the_byte_at_fault() -> None:
