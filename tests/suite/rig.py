@@ -25,23 +25,25 @@ from suite.attestation import SettingsPlugin
 from suite.host import Host, HostPlugin
 
 from device.layout import PLATFORM_DEVICE_ID
-from host_harness import launch
+from host_harness import launch, verdict
+from host_harness.evidence import Evidence, Grants
 from host_harness.payload import SOURCE
-from host_harness.report import Ledger
+from host_harness.report import HOST_SAW, Ledger
 from tests.suite.edu import EduModel
 from tests.suite.rig_function import Function
 from tests.suite.rig_machine import PAT, Driver, Machine
+from tests.suite.rig_trace import KeptTrace
 
 MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
 
 
 @dataclass
 class Outcome:
-    """What a run of the suite came to."""
+    """What a run of the suite came to, by the guest's reports and the host's look at the trace."""
 
+    trace: KeptTrace
     ledger: Ledger = field(default_factory=Ledger)
-    unannounced: list[str] = field(default_factory=list)
-    """Tests that passed though they had refusals which they did not announce."""
+    _grants: Grants = field(default_factory=Grants)
     _marked: dict[str, list[str]] = field(default_factory=dict)
     _reports: list[pytest.TestReport] = field(default_factory=list)
 
@@ -50,10 +52,9 @@ class Outcome:
         self._reports.append(report)
         if report.when != "teardown":
             return
-        told = any(name == "memory" for name, _ in report.user_properties)
-        self.ledger.add_test(self._reports, self._marked[report.nodeid])
-        if told and report.nodeid not in self.ledger.failures:
-            self.unannounced.append(report.nodeid)
+        evidence = Evidence.of(self.trace.take(), self._grants)
+        host = verdict.look(evidence, report.user_properties)
+        self.ledger.add_test(self._reports, self._marked[report.nodeid], host)
         self._reports = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -65,8 +66,9 @@ class Outcome:
 
     @property
     def broken(self) -> set[str]:
-        """The promises that were broken."""
-        return {row.promise for row in self.ledger.promises if row.verdict == "broken"}
+        """The promises that were broken, beside what the host has against tests without one."""
+        found = {row.promise for row in self.ledger.promises if row.verdict == "broken"}
+        return found - {HOST_SAW}
 
 
 class Rig:
@@ -127,7 +129,7 @@ class Rig:
         online = self._pytester.path / "online"
         online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
         self._patch.setattr(processors, "ONLINE", online)
-        outcome = Outcome()
+        outcome = Outcome(machine.trace)
         guest = SOURCE / "guest"
         self._pytester.inline_run(
             *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),

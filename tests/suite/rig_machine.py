@@ -24,7 +24,6 @@ from device.faults import SOUND, Fault
 from device.platform.platform import Platform
 from device.profile import PLAIN, Profile
 from device.switch import FaultSwitch
-from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.messages import Irq
 from device.vfio_user.model import Dma, Place
@@ -34,6 +33,7 @@ from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
 from tests.suite.edu import EduModel
 from tests.suite.rig_host import RigHost
 from tests.suite.rig_kernel import KernelFunction, Line
+from tests.suite.rig_trace import KeptTrace
 
 RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
 # IA32_PAT as Linux sets it, and the bits of an entry that select a type from it.
@@ -90,10 +90,11 @@ class Machine(WholeMemory):
         self.edus = [self.edu(self.ram), self.edu(self.ram, address_bits=40)]
         self.function = self.kernel(self)
         fabric = Fabric()
-        self.exerciser: Endpoint = self.device(Trace(), profile=self.profile, fabric=fabric)
-        self.peer = Exerciser(Trace(), profile=self.profile, fabric=fabric)
+        trace = self.trace = KeptTrace()
+        self.exerciser: Endpoint = self.device(trace, profile=self.profile, fabric=fabric)
+        self.peer = Exerciser(trace, profile=self.profile, fabric=fabric)
         self.peer.name = "peer"
-        self.platform = Platform(Trace())
+        self.platform = Platform(trace)
         for function in self.exerciser, self.peer:
             function.bus.interconnect = self.platform.interconnect
         FaultSwitch([self.exerciser], self.platform).put_on(self.fault)

@@ -43,7 +43,6 @@ def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
 def test_sound_devices(rig: Rig) -> None:
     outcome = rig.run()
     ledger = outcome.ledger
-    assert outcome.unannounced == []
     assert ledger.failures == []
     assert ledger.passed > 150
     assert ledger.objections() == []
@@ -51,7 +50,7 @@ def test_sound_devices(rig: Rig) -> None:
 
 def test_seed_decides_the_data(rig: Rig) -> None:
     def checksum(seed: int) -> str:
-        outcome = rig.run(Machine, "-k", "test_in and 1025 and not out", seed=seed)
+        outcome = rig.run(Machine, "-k", "test_out_reaches_registers", seed=seed)
         (row,) = outcome.ledger.promises
         return row.attested
 

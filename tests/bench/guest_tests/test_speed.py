@@ -61,6 +61,7 @@ def against_echo(
         attested=f"{ratio:.3f}",
         kept=ratio > 0,
         facts={"measured": f"{ours:.1f} us, echo {theirs:.1f} us", "at most": "1.2"},
+        evidence="register",
     )
 
 
@@ -95,7 +96,13 @@ def test_doorbell_to_interrupt(bench: Bench, attest: Attest) -> None:
 
         ring()
         figure = median_us(ring, READS)
-    attest("doorbell to interrupt", asked="us", attested=f"{figure:.2f}", kept=figure > 0)
+    attest(
+        "doorbell to interrupt",
+        asked="us",
+        attested=f"{figure:.2f}",
+        kept=figure > 0,
+        evidence="interrupt",
+    )
 
 
 @pytest.mark.promise("DMA of 4 KiB, with its record")

@@ -1,0 +1,26 @@
+"""The trace of the rig's devices: kept in memory, test by test, for the host's verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from device.trace import Trace
+
+
+class KeptTrace(Trace):
+    """Keeps events as the device process would write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on = True
+        self._events: list[dict[str, Any]] = []
+
+    def event(self, device: str, event: str, **fields: object) -> None:
+        """Keep it."""
+        facts = {"time": 0.0, "device": device, "test": self.test, "event": event}
+        self._events.append({**facts, **fields})
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the events since the last time."""
+        taken, self._events = self._events, []
+        return taken
