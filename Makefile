@@ -1,7 +1,7 @@
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
 # APPEND=<words> DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
-# PROFILE=<name or path> COHERENT=yes|no ARGS="-k alignment -x" ENDPOINT=<module>:<class>
+# PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
 # TESTS=<folder of guest tests>
 
 VENV := build/venv
@@ -22,12 +22,12 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT BOOT APPEND DEADLINE VMS KEEP GDB QEMU
+export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT PLACE BOOT APPEND DEADLINE VMS KEEP GDB QEMU
 
 # A variable that nothing reads is a mistake: FAULTS=x ran without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
-	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP LOAD N ORDER PROFILE PYTHON QEMU SECONDS \
-	SEED TARGET TESTS VENV VMS \
+	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP LOAD N ORDER PLACE PROFILE PYTHON QEMU \
+	SECONDS SEED TARGET TESTS VENV VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
 	$(origin $(name)))),$(filter-out $(VARIABLES) MAKE% -%,$(name)))))

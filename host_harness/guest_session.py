@@ -161,6 +161,7 @@ class GuestSession:
             fault=options.fault.name if options.fault else None,
             iommu=options.iommu,
             limit=0 if math.isinf(limit := options.deadlines["test"]) else limit,
+            place=self.rig.place,
         )
         if collected.left_out:
             self.rig.progress.line(transient=True)  # pytest is in the midst of its own

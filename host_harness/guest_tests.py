@@ -47,6 +47,7 @@ def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -
         "args": [*args, *tests.selected],
         "named": bool(tests.selected),
         "root": tests.root_in_guest,
+        "own": tests.is_own,
     }
     for vm in vms:
         vm.send("collection", {"type": "configure", **request, **settings})

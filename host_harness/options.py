@@ -15,6 +15,7 @@ from .errors import UsageError
 from .faults import Fault
 
 VMS_MAX = 16
+KIND, HOSTILE = "kind", "hostile"
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
@@ -69,6 +70,13 @@ OPTIONS = (
         f"a device with limits: {', '.join(profile.shipped())}, or a TOML file (docs/profiles.md)",
     ),
     Option("coherent", "COHERENT", "yes|no", "whether its DMA is snooped, whatever PROFILE says"),
+    Option(
+        "place",
+        "PLACE",
+        "kind|hostile",
+        "where the allocator puts buffers: hostile is where drivers with mistakes fail (default: "
+        "hostile for tests of one's own, kind for the suite)",
+    ),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
         "deadline",
@@ -102,6 +110,7 @@ class Options:
     profile: Profile = profile.PLAIN
     append: tuple[str, ...] = ()
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
+    place: str | None = None
     vms: int | None = None
     keep: bool = False
     gdb: bool = False
@@ -168,6 +177,7 @@ def parse(given: Mapping[str, str]) -> Options:
         profile=_profile(given),
         append=tuple(given.get("append", "").split()),
         deadlines=limits,
+        place=_place(given.get("place")),
         vms=vms,
         keep=_flag("keep", given),
         gdb=gdb,
@@ -194,6 +204,14 @@ def _iommu(text: str | None) -> bool:
     if text not in (None, "intel"):
         raise UsageError(f"IOMMU={text} is no IOMMU that a VM can have", "use IOMMU=intel")
     return text is not None
+
+
+def _place(text: str | None) -> str | None:
+    if text not in (None, KIND, HOSTILE):
+        raise UsageError(
+            f"PLACE={text} is not a way to place buffers", "use PLACE=hostile or PLACE=kind"
+        )
+    return text
 
 
 def _vms(text: str | None) -> int | None:

@@ -14,7 +14,7 @@ from typing import Self
 from . import cache, deadlines, image, payload, promise_table, qemu, run_folder
 from .errors import HarnessError, NoVerdict, Status
 from .launch import Launch, started_vm
-from .options import Options
+from .options import HOSTILE, KIND, Options
 from .payload import GuestTests
 from .progress import Progress
 from .replay import Replay
@@ -76,6 +76,11 @@ class Rig:
     def vm(self) -> Vm | None:
         """The VM, where it runs; of several the first, whose artefacts are in the run's folder."""
         return self.vms[0] if self.vms else None
+
+    @property
+    def place(self) -> str:
+        """How the guest's allocator places buffers: what was asked for, else hostile to others."""
+        return self.options.place or (KIND if self.tests.is_own else HOSTILE)
 
     @property
     def cache_folder(self) -> Path:
@@ -175,6 +180,7 @@ class Rig:
                 "accelerator": self.accelerator,
                 "vms": self._booted,
                 "seed": self.options.seed,
+                "place": self.place,
                 "phases": self.progress.seconds,
                 "status": status.value,
             }
@@ -201,7 +207,10 @@ class Rig:
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
         accelerator = self.accelerator or "not chosen"
         several = f"{self._booted} VMs; " if self._booted > 1 else ""
-        lines.append(f"accelerator {accelerator}; {several}seed {self.options.seed}; {phases}")
+        lines.append(
+            f"accelerator {accelerator}; {several}seed {self.options.seed}; place {self.place}; "
+            f"{phases}"
+        )
         if self.folder:
             lines.append(f"artefacts: {os.path.relpath(self.folder)}")
         if self.replay:
@@ -213,9 +222,12 @@ class Rig:
         # that was drawn to find just that.
         whole = self.error or self.options.order == "shuffled"
         failed = [] if whole else self.ledger.to_repeat()
-        options = self.options
+        given = dict(self.options.given)
+        if self.place == HOSTILE:
+            given["place"] = HOSTILE
         if self._booted > 1:
-            options = replace(options, given={**options.given, "vms": str(self._booted)})
+            given["vms"] = str(self._booted)
+        options = replace(self.options, given=given)
         return self.replay.command(options, failed) if self.replay else ""
 
     def close(self) -> None:

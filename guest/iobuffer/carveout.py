@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import holders, protection
+from . import holders, placement, protection
 from .driver import Driver
 from .errors import IODeviceError, IONoMemoryError, IOReturn
 from .options import CacheMode
@@ -242,7 +242,8 @@ class CarveoutPool:
         # Another process can lock an arena between the look and the lock; each time that happens
         # somebody makes progress, and there are only so many arenas.
         for _ in range(2 * ARENAS_PER_ZONE):
-            start = self._ranges.allocate(length, alignment)
+            highest = placement.policy().highest
+            start = self._ranges.allocate(length, alignment, highest=highest)
             if start is not None:
                 return start
             place = self._place(length, alignment, heed=heed)
@@ -400,20 +401,25 @@ class CarveoutPool:
             at = index + 1
 
     def _place(self, length: int, alignment: int, *, heed: bool) -> int | None:
-        """Find the address that needs the fewest further arenas, where nothing rests.
+        """Find the address that needs the fewest further arenas, or the highest, but what rests.
 
         ``heed``: what rests in other processes, too.
         """
         best: tuple[int, int, int] | None = None
+        highest: int | None = None
         candidates = self._lockable()
         self._without_resting(candidates, heed=heed)
         for start, size in candidates.runs():
             last = align_down(start + size - length, alignment)
+            if start <= last:
+                highest = last
             # At the run's end an arena less may be needed, when the held part is there.
             for place in {align_up(start, alignment), last}:
                 if start <= place and place + length <= start + size:
                     new = sum(i not in self._held for i in self._arenas(place, length))
                     best = min(best or (new, size, place), (new, size, place))
+        if placement.policy().highest:
+            return highest
         return None if best is None else best[2]
 
     def _grow(self, place: int, length: int, *, heed: bool) -> bool:

@@ -3,7 +3,8 @@
 A buffer of a page or more, or with a cache mode that was asked for, gets mapped pages of its own.
 Smaller ones share pages, by size: a page is cut into equal blocks whose size is a power of two, at
 least a cache line, so each has its own lines, its alignment, and does not cross the page. All
-blocks of a page have one cache mode, as the page has one entry.
+blocks of a page have one cache mode, as the page has one entry. By a policy that packs
+(`placement`) they lie side by side instead, each at its alignment, which is all that it asked for.
 
 A block that is given back rests (`quarantine`), as pages do in their pool.
 """
@@ -12,20 +13,26 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
+from . import placement
 from .errors import IONoMemoryError, IONotPermittedError
 from .options import CacheMode
 from .pool import PAGE, Extent, ExtentPool, align_up
+from .ranges import RangeAllocator
 from .vm import Mapping
 
 CACHE_LINE: Final = 64
 _RESTING_BLOCKS_MAX: Final = 192
 _RESTING_BYTES_MAX: Final = 256 << 10
+_PACKED: Final = 0  # in place of the size of a page's blocks
+_SLABS_TRIED: Final = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +46,7 @@ class Pages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """What one buffer got: ``size`` bytes from ``offset`` of its pages, whole cache lines."""
+    """What one buffer got: ``size`` bytes from ``offset`` of its pages, for itself."""
 
     pages: Pages
     offset: int
@@ -57,16 +64,69 @@ class Block:
         return self.pages.extent.address + self.offset
 
 
-class _Slab:
-    """One page cut into blocks of ``size`` bytes; ``used`` are in use, others rest or are free."""
+class _Slab(ABC):
+    """One page that small blocks share; ``used`` of them are in use, others rest or are free."""
 
-    __slots__ = ("free", "pages", "size", "used")
+    __slots__ = ("key", "pages", "used")
 
-    def __init__(self, pages: Pages, size: int) -> None:
-        self.pages = pages
-        self.size = size
+    def __init__(self, pages: Pages, key: tuple[CacheMode, int]) -> None:
+        self.pages, self.key = pages, key
         self.used = 0
-        self.free = list(range(PAGE - size, -1, -size))  # the lowest is taken first
+
+    @property
+    @abstractmethod
+    def full(self) -> bool:
+        """Whether it has no room for anything."""
+
+    @abstractmethod
+    def take(self, size: int, alignment: int) -> int | None:
+        """Take bytes and return their offset in the page, None without room."""
+
+    @abstractmethod
+    def give(self, offset: int) -> None:
+        """Take back what is at ``offset``."""
+
+
+class _Cut(_Slab):
+    """A page cut into blocks of one size."""
+
+    __slots__ = ("_free",)
+
+    def __init__(self, pages: Pages, key: tuple[CacheMode, int]) -> None:
+        super().__init__(pages, key)
+        self._free = list(range(PAGE - key[1], -1, -key[1]))  # the lowest is taken first
+
+    @property
+    def full(self) -> bool:
+        return not self._free
+
+    def take(self, size: int, alignment: int) -> int | None:  # noqa: ARG002
+        return self._free.pop() if self._free else None
+
+    def give(self, offset: int) -> None:
+        self._free.append(offset)
+
+
+class _Packed(_Slab):
+    """A page in which blocks of any size lie side by side."""
+
+    __slots__ = ("_ranges",)
+
+    def __init__(self, pages: Pages, key: tuple[CacheMode, int]) -> None:
+        super().__init__(pages, key)
+        first = placement.policy().first()
+        self._ranges = RangeAllocator()
+        self._ranges.add(first, PAGE - first)
+
+    @property
+    def full(self) -> bool:
+        return not self._ranges.free_size
+
+    def take(self, size: int, alignment: int) -> int | None:
+        return self._ranges.allocate(size, alignment)
+
+    def give(self, offset: int) -> None:
+        self._ranges.free(offset)
 
 
 class Heap:
@@ -90,11 +150,19 @@ class Heap:
         """
         with self.held():
             self._take_late()
+            policy = placement.policy()
             size = max(CACHE_LINE, alignment, 1 << (capacity - 1).bit_length())
-            if not pages and size < PAGE:
-                return self._from_slab(size, mode)
-            size = align_up(capacity, PAGE)
-            return Block(self._map(size, max(alignment, PAGE), mode), 0, size, None)
+            packed = align_up(capacity, alignment)
+            if pages:
+                pass
+            elif policy.packs and align_up(policy.first(), alignment) + packed <= PAGE:
+                return self._from_slab(_Packed, (mode, _PACKED), packed, alignment)
+            elif not policy.packs and size < PAGE:
+                return self._from_slab(_Cut, (mode, size), size, alignment)
+            skip = policy.skip(capacity, alignment) if alignment < PAGE else 0
+            size = align_up(skip + capacity, PAGE)
+            made = self._map(size, max(alignment, PAGE), mode)
+            return Block(made, skip, size - skip, None)
 
     def release(self, block: Block) -> None:
         """Give a block back; BufferError, and nothing done, while a view of its pages lives."""
@@ -157,23 +225,38 @@ class Heap:
         pages.mapping.close()
         self.pool.free(pages.extent)
 
-    def _from_slab(self, size: int, mode: CacheMode) -> Block:
-        room = self._slabs.setdefault((mode, size), {})
-        if not room:
+    def _from_slab(
+        self, kind: type[_Slab], key: tuple[CacheMode, int], size: int, alignment: int
+    ) -> Block:
+        slab, offset = self._room(key, size, alignment)
+        if slab is None:
             try:
-                room[_Slab(self._map(PAGE, PAGE, mode), size)] = None
+                slab = kind(self._map(PAGE, PAGE, key[0]), key)
             except IONoMemoryError:
-                while self._resting and not room:
+                while self._resting and slab is None:
                     self._wake()
-                if not room:
+                    slab, offset = self._room(key, size, alignment)
+                if slab is None:
                     raise
-        slab = next(reversed(room))
-        offset = slab.free.pop()
+            else:
+                self._slabs[key][slab] = None
+                offset = slab.take(size, alignment) or 0  # an empty page has room
         slab.used += 1
-        if not slab.free:
-            del room[slab]
+        if slab.full:
+            del self._slabs[key][slab]
         slab.pages.mapping.zero(offset, size)
         return Block(slab.pages, offset, size, slab)
+
+    def _room(
+        self, key: tuple[CacheMode, int], size: int, alignment: int
+    ) -> tuple[_Slab | None, int]:
+        """Take bytes of one of the pages that were last given something back."""
+        room = self._slabs.setdefault(key, {})
+        for slab in islice(reversed(room), _SLABS_TRIED):
+            offset = slab.take(size, alignment)
+            if offset is not None:
+                return slab, offset
+        return None, 0
 
     def _release(self, block: Block) -> None:
         slab = block.slab
@@ -183,7 +266,7 @@ class Heap:
         if slab.used == 1:
             self._unmap(slab.pages)  # the page rests in the pool, with all its blocks
             slab.used = 0
-            self._slabs[block.pages.mode, slab.size].pop(slab, None)
+            self._slabs[slab.key].pop(slab, None)
             return
         slab.used -= 1
         self._resting.append(block)
@@ -197,8 +280,8 @@ class Heap:
         self._resting_size -= block.size
         slab = block.slab
         if slab is not None and slab.used:
-            slab.free.append(block.offset)
-            self._slabs[block.pages.mode, slab.size][slab] = None
+            slab.give(block.offset)
+            self._slabs[slab.key][slab] = None
 
     def _take_late(self) -> None:
         for _ in range(len(self._late)):

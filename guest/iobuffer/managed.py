@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from . import protection, resting_pins
+from . import placement, protection, resting_pins
 from .backing import Backing, PinnableBacking
 from .errors import (
     IOCannotWireError,
@@ -75,6 +75,9 @@ class _Managed:
                 f"dma-rehearsal-{self.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | flags
             )
             os.ftruncate(fd, size)
+            if not flags:
+                for page in placement.policy().touched(size // PAGE):
+                    os.pwrite(fd, b"\0", page * PAGE)
             # Nobody who is given it can take away what others have mapped.
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, FIXED_SIZE | fcntl.F_SEAL_SEAL)
         except OSError as error:

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Final
 
-from . import backing, holders, kernel, late, resting_pins, vm
+from . import backing, holders, kernel, late, placement, resting_pins, vm
 from .backing import Backing
 from .carveout import CarveoutPool, find_zones
 from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
@@ -90,7 +90,7 @@ def take(request: Request, name: str | None) -> Backing:
     said: list[str] = []
     asked: list[str] = []
     largest = 0
-    for pool in sorted(pools, key=lambda each: each.name in RESERVED):
+    for pool in _in_order(pools):
         refusal = pool.refuses(request)
         if not refusal and name is None and pool.name in RESERVED and request.highest is None:
             refusal = "kept for devices with few address bits: name it, or give a physical mask"
@@ -119,6 +119,19 @@ def take(request: Request, name: str | None) -> Backing:
         asked=request.capacity,
         largest=largest,
     )
+
+
+def _in_order(pools: list[Pool]) -> list[Pool]:
+    """Return what is tried, first to last."""
+    if placement.policy().highest:
+        pools = sorted(pools, key=_start, reverse=True)
+    return sorted(pools, key=lambda each: each.name in RESERVED)
+
+
+def _start(pool: Pool) -> int:
+    """Return where a pool's memory begins on the bus, -1 when that is the kernel's to say."""
+    extents = pool.extents if isinstance(pool, HeapPool) else None
+    return extents.zone.start if isinstance(extents, CarveoutPool) else -1
 
 
 def _after_fork_in_child() -> None:

@@ -101,12 +101,18 @@ class RangeAllocator:
         self._free -= size
         return True
 
-    def allocate(self, size: int, alignment: int = 1) -> int | None:
+    def allocate(self, size: int, alignment: int = 1, *, highest: bool = False) -> int | None:
         """Hand out ``size`` units at a multiple of ``alignment``, a power of two.
 
-        Of the shortest run that fits, the lowest address. None when no run fits.
+        Of the shortest run that fits, the lowest address; or the ``highest`` of all. None when no
+        run fits.
         """
         self._check(size, alignment)
+        for run in reversed(self._starts) if highest else ():
+            start = align_down(run + self._sizes[run] - size, alignment)
+            if start >= run:
+                self.allocate_at(start, size)
+                return start
         for index in range(bisect_left(self._by_size, (size, 0)), len(self._by_size)):
             length, run = self._by_size[index]
             start = align_up(run, alignment)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from iobuffer import placement
 
 from . import channel_faults, faults, fixtures, iommu_faults, services, session_process
 from .attestation import LEFT_OUT, SettingsPlugin, marked_promises
@@ -230,7 +231,14 @@ def _session(channel: Channel, configuration: Message) -> None:
     extra.append(HangPlugin(float(configuration.get("limit") or 0), os.dup(2)))
     gc.disable()  # until the tests are collected, for they stay
     plugin = AgentPlugin(channel)
-    settings = SettingsPlugin(int(configuration["seed"]), iommu=bool(configuration.get("iommu")))
+    seed, own = int(configuration["seed"]), bool(configuration.get("own", True))
+    policy = placement.named(str(configuration.get("place", placement.KIND)), seed)
+    placement.use(policy)
+    settings = SettingsPlugin(
+        seed,
+        iommu=bool(configuration.get("iommu")),
+        limits_stated=own or policy.name == placement.KIND,
+    )
     root = str(configuration.get("root") or _SUITE.parent)
     arguments = [str(word) for word in configuration.get("args", [])]
     if not configuration.get("named"):

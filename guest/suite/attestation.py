@@ -31,6 +31,8 @@ from .claims import (
 SEED = pytest.StashKey[int]()
 IOMMU = pytest.StashKey[bool]()
 """Whether the exerciser is behind an IOMMU."""
+LIMITS_STATED = pytest.StashKey[bool]()
+"""Whether the kit states the device's limits for the tests' buffers; else each test has to."""
 UNPROTECTED = "unprotected"
 """The mark of a test during which the protection unit is off."""
 LEFT_OUT = pytest.StashKey[str]()
@@ -60,13 +62,14 @@ class CheckFailed(AssertionError):
 class SettingsPlugin:
     """Gives the session its seed, the mark ``promise`` and what a failed check means."""
 
-    def __init__(self, seed: int, *, iommu: bool = False) -> None:
-        self._seed, self._iommu = seed, iommu
+    def __init__(self, seed: int, *, iommu: bool = False, limits_stated: bool = True) -> None:
+        self._seed, self._iommu, self._limits_stated = seed, iommu, limits_stated
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Store the seed; register the mark."""
         config.stash[SEED] = self._seed
         config.stash[IOMMU] = self._iommu
+        config.stash[LIMITS_STATED] = self._limits_stated
         config.addinivalue_line(
             "markers",
             "promise(name): the promise that the test is about; it is broken when the test fails "

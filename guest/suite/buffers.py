@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from device_limits import Limits
-from iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task
+from iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task, mapper
 from iobuffer.carveout import CarveoutPool
 from iobuffer.heap_pool import HeapPool
 from iobuffer.pools import RESERVED, known
 
 from .attestation import CheckFailed
+
+ADDRESS_BITS: Final = 64
 
 MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
 
@@ -46,15 +49,27 @@ def make_buffer(
     capacity: int,
     alignment: int | None = None,
     *,
+    mask: int = 0,
     pool: str | None = None,
     task: Task | None = None,
 ) -> IOBufferMemoryDescriptor:
     """Make a buffer as `inTaskWithOptions` does, where the device reaches it, and aligned for it.
 
-    Another alignment than one that can be is handed on, to be refused.
+    Another alignment than one that can be is handed on, to be refused. ``mask``: the addresses that
+    are good for it, as for `inTaskWithPhysicalMask`; 0: those that the device drives.
     """
     if 0 < (1 if alignment is None else alignment) < limits.alignment:
         alignment = limits.alignment
+    if not pool and limits.address_bits < ADDRESS_BITS and (mask or mapper.in_use()):
+        mask = min(mask or limits.end, limits.end - 1)
+    if mask:
+        return IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
+            task or current_task(),
+            options,
+            capacity,
+            mask & -alignment if alignment and alignment > 0 else mask,
+            pool=pool,
+        )
     return IOBufferMemoryDescriptor.inTaskWithOptions(
         task or current_task(),
         options,

@@ -33,7 +33,7 @@ from refusals import Announce
 from vfio import Container, VfioFunction
 
 from suite.agreement import HostWitness
-from suite.attestation import IOMMU, SEED, UNPROTECTED, Attest
+from suite.attestation import IOMMU, LIMITS_STATED, SEED, UNPROTECTED, Attest
 from suite.bench import Bench, MakeBuffer
 from suite.board import NO_EXERCISER, Board, OwnDeviceBoard
 from suite.buffers import make_buffer
@@ -127,7 +127,9 @@ def _watched(exerciser: Exerciser) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _opened(_container: Container | None) -> Iterator[Exerciser | None]:
+def _opened(
+    pytestconfig: pytest.Config, _container: Container | None
+) -> Iterator[Exerciser | None]:
     """The exerciser; None where a device of one's own is in its place."""
     said = announced()
     try:
@@ -144,7 +146,8 @@ def _opened(_container: Container | None) -> Iterator[Exerciser | None]:
         Exerciser(function, driver=function.driver) as opened,
         _watched(opened),
     ):
-        _container.set_mask(opened.limits.address_bits)
+        if pytestconfig.stash[LIMITS_STATED]:
+            _container.set_mask(opened.limits.address_bits)
         # From here on buffers have bus addresses: the container has the function's group.
         before = iobuffer_mapper.use(_container)
         yield opened
@@ -209,12 +212,15 @@ def bench(_bench: Board) -> Board:
 def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
     """Make buffers that go when the test ends: (options, capacity, alignment=None, ...).
 
-    They are where the test's device reaches them, and aligned for it; ``pool=`` names another
-    place.
+    With PLACE=kind they are where the test's device reaches them, and aligned for it. With
+    PLACE=hostile they are anywhere unless the test states what its device needs: ``mask=`` the
+    addresses that it reaches, as for inTaskWithPhysicalMask, and the alignment. ``pool=`` names a
+    place in either.
     """
     # The session's fixtures are there before those of the test.
     opened = pytestconfig.stash[_ITEM].funcargs.get("_opened")
-    limits = opened.limits if isinstance(opened, Exerciser) else UNLIMITED
+    stated = pytestconfig.stash[LIMITS_STATED]
+    limits = opened.limits if stated and isinstance(opened, Exerciser) else UNLIMITED
     with ExitStack() as stack:
 
         def make(
@@ -222,12 +228,14 @@ def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
             capacity: int,
             alignment: int | None = None,
             *,
+            mask: int = 0,
             pool: str | None = None,
             task: Task | None = None,
         ) -> IOBufferMemoryDescriptor:
-            return stack.enter_context(
-                make_buffer(limits, options, capacity, alignment, pool=pool, task=task)
+            made = make_buffer(
+                limits, options, capacity, alignment, mask=mask, pool=pool, task=task
             )
+            return stack.enter_context(made)
 
         yield make
 

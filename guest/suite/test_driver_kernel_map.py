@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from iobuffer import CacheMode, IOReturn
-from iobuffer.carveout import find_zones
+from iobuffer import CacheMode, IOReturn, pools
+from iobuffer.carveout import CarveoutPool, find_zones
+from iobuffer.heap_pool import HeapPool
 from layout import WitnessStatus
 from page_frames import HUGE, PAGE
 
@@ -72,7 +73,12 @@ def test_a_range_has_one_mode_in_the_kernel_and_in_processes(
 ) -> None:
     driver = bench.driver
     refused = []
-    start = end_of_carve_outs() - 4 * PAGE
+    pool = pools.named("high")
+    assert isinstance(pool, HeapPool)
+    assert isinstance(pool.extents, CarveoutPool)
+    with pool.heap.held():
+        claim = pool.extents.claim(4 * PAGE, PAGE)  # nobody else maps it
+    start = claim.extent.address
     for other in MODES:
         with driver.kernel_map(start, 4 * PAGE, mode):
             if other is mode:
@@ -89,6 +95,7 @@ def test_a_range_has_one_mode_in_the_kernel_and_in_processes(
             user.close()
         driver.kernel_map(start, 4 * PAGE, other).close()  # with no other one there, it can
     device_stores(bench, [(start, 64)], bytes(64))
+    claim.close()
     busy = refused.count(IOReturn.kIOReturnBusy)
     attest(
         KERNEL_MAPPING,

@@ -29,6 +29,7 @@ from iobuffer import (
     kIOMemoryMapperNone,
     kIOMemoryPageable,
     kIOMemoryPhysicallyContiguous,
+    pools,
 )
 from layout import DmaReason
 from vfio.container import ENTRY_LIMIT
@@ -256,11 +257,13 @@ def test_after_complete(bench: Bench, buffer: MakeBuffer, data: Patterns, denied
 @pytest.mark.promise(DENIAL)
 def test_after_release(bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial) -> None:
     """The memory goes to another buffer; the device does not come along."""
-    memory = buffer(kIODirectionInOut, SIZE)
+    pools.wake()
+    memory = buffer(kIODirectionInOut, SIZE, PAGE)
     physical = bench.witness(memory)[0].physical
     old = bench.device_writes(memory, data.take(SIZE)).address
     memory.release()
-    with create(current_task(), kIODirectionInOut | kIOMemoryMapperNone, SIZE) as following:
+    pools.wake()  # of the memory; its bus addresses rest
+    with create(current_task(), kIODirectionInOut | kIOMemoryMapperNone, SIZE, PAGE) as following:
         if following.getPhysicalAddress() != physical:
             raise CheckFailed("the next buffer of the size is not in the same place")
         expected = data.take(SIZE)
@@ -342,7 +345,7 @@ def test_mapper_none(
 ) -> None:
     """As if there were no mapper: the device finds each page at its physical address."""
     options, pool = KINDS[kind]
-    memory = buffer(options | kIOMemoryMapperNone, SIZE, pool=pool)
+    memory = buffer(options | kIOMemoryMapperNone, SIZE, PAGE, pool=pool)
     bench.device_reads(memory, data.take(SIZE))
     seen = in_order(bench, memory, data.take(SIZE))
     runs = bench.witness(memory)
@@ -361,16 +364,21 @@ def test_mapper_none_that_cannot_be(
     bench: Bench, buffer: MakeBuffer, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """The bus address is somebody else's: refused, and nothing is taken."""
-    with create(current_task(), kIODirectionInOut | kIOMemoryMapperNone, SIZE) as first:
+    options = kIODirectionInOut | kIOMemoryMapperNone
+    pools.wake()
+    with create(current_task(), options, SIZE, PAGE) as first:
         physical = first.getPhysicalAddress()
+    pools.wake()
     container, other = mapper.container, Anonymous(PAGE)
     with container.map(other.address, PAGE, read=True, write=False, address=physical):
-        error = refusal(lambda: buffer(kIODirectionInOut | kIOMemoryMapperNone, SIZE))
-        mapped = buffer(kIODirectionInOut, SIZE)
+        error = refusal(lambda: buffer(options, SIZE, PAGE))
+        pools.wake()
+        mapped = buffer(kIODirectionInOut, SIZE, PAGE)
         there = bench.witness(mapped)[0].physical
         bench.device_reads(mapped, data.take(SIZE))
         mapped.release()
-    memory = buffer(kIODirectionInOut | kIOMemoryMapperNone, SIZE)
+    pools.wake()
+    memory = buffer(options, SIZE, PAGE)
     seen = bench.device_reads(memory, data.take(SIZE))
     attest(
         NONE,

@@ -41,7 +41,7 @@ def test_command_needs_no_bounce(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Memory above 4 GiB for 32 address bits: the bus addresses are below."""
-    memory = buffer(kIODirectionOut, SIZE, pool="high")
+    memory = buffer(kIODirectionOut, SIZE, pool="high", mask=0xFFFF_FFFF)
     content = data.take(SIZE)
     memory.writeBytes(0, content)
     with IODMACommand(Specification.of_device(address_bits=32)) as command:

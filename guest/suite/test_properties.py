@@ -66,7 +66,7 @@ def test_capacity_between_canaries(
     neighbours = [
         (left, middle, right)
         for left, middle, right in zip(crowd, crowd[1:], crowd[2:], strict=False)
-        if _end(left) == _start(middle) and _end(middle) == _start(right)
+        if _beside(left, middle) and _beside(middle, right)
     ]
     if not neighbours:
         places = ", ".join(f"{_start(each):#x}" for each in crowd)
@@ -96,6 +96,14 @@ def test_capacity_between_canaries(
 
 def _start(memory: IOBufferMemoryDescriptor) -> int:
     return memory.getPhysicalAddress()
+
+
+def _beside(left: IOBufferMemoryDescriptor, right: IOBufferMemoryDescriptor) -> bool:
+    """Whether between two buffers there is nothing that is a third one's.
+
+    What is before a buffer in its first page, up to where the other one's pages end, is nobody's.
+    """
+    return _end(left) in (_start(right), _start(right) & -PAGE)
 
 
 def _end(memory: IOBufferMemoryDescriptor) -> int:

@@ -23,7 +23,7 @@ SETTLE_S = 0.02
 
 
 def agree(
-    bench: Bench, edu: Edu, buffers: MakeBuffer, data: bytes, pool: str | None
+    bench: Bench, edu: Edu, buffers: MakeBuffer, data: bytes, pool: str | None = None
 ) -> tuple[str, str]:
     """Let bytes go from our device over memory to edu, and back over other memory.
 
@@ -31,7 +31,8 @@ def agree(
     written itself: it cannot know the bytes but from memory.
     """
     size = len(data)
-    here, there = (buffers(kIODirectionInOut, size, pool=pool) for _ in range(2))
+    mask = (1 << edu.address_bits) - 1
+    here, there = (buffers(kIODirectionInOut, size, pool=pool, mask=mask) for _ in range(2))
     wrote = bench.device_writes(here, data)
     bench.device_writes(there, inverted(data))
     edu.read_memory(here.getPhysicalAddress(), size)
@@ -50,7 +51,7 @@ def agree(
 def test_bytes_and_addresses(
     bench: Bench, edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
-    seen, wrong = agree(bench, edu, buffer, data.take(size), None)
+    seen, wrong = agree(bench, edu, buffer, data.take(size))
     asked = f"{size} bytes, each device reads what the other wrote"
     attest("second opinion", asked=asked, attested=seen, kept=not wrong, reason=wrong)
 
@@ -75,7 +76,7 @@ def test_interrupts(
     bench: Bench, edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Each device's interrupt comes once, to its own eventfd, and its bytes are there by then."""
-    memory = buffer(kIODirectionInOut, 64)
+    memory = buffer(kIODirectionInOut, 64, mask=(1 << edu.address_bits) - 1)
     address = memory.getPhysicalAddress()
     ours, theirs = data.take(64), data.take(64)
     bench.device_writes(memory, theirs)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from iobuffer import placement
 from iobuffer.errors import IOBadArgumentError, IONoMemoryError
 from iobuffer.quarantine import RestingRanges
 from iobuffer.ranges import align_down, align_up
@@ -37,21 +38,22 @@ class IovaAllocator:
                 self._free.add(start, end - start)
 
     def allocate(self, length: int, alignment: int = 1, *, bits: int = 64) -> int:
-        """Return an address for ``length`` bytes at a multiple of ``alignment``: the lowest free.
+        """Return an address for ``length`` bytes at a multiple of ``alignment``.
 
-        ``bits``: what the device drives of an address. `IOBadArgumentError` for a length or an
-        alignment that is none; `IONoMemoryError` when nothing is free there.
+        Which one is for `iobuffer.placement` to choose: the lowest, by default. ``bits``: what the
+        device drives of an address. `IOBadArgumentError` for a length or an alignment that is none;
+        `IONoMemoryError` when nothing is free there.
         """
         size = self._pages(length)
         if alignment <= 0 or alignment & (alignment - 1):
             raise IOBadArgumentError(f"alignment {alignment}: a power of two, at least 1")
         with self._locked():
             for _ in self._free.wake_some():
-                for start, room in _below(bits, self._free.rested()):
-                    place = align_up(start, max(alignment, self.page))
-                    if place + size <= start + room:
-                        self._free.allocate_at(place, size)
-                        return place
+                free = _below(bits, self._free.rested())
+                place = placement.policy().bus_address(free, size, max(alignment, self.page))
+                if place is not None:
+                    self._free.allocate_at(place, size)
+                    return place
         largest = self.largest(bits)
         raise IONoMemoryError(
             f"{length} bytes of bus addresses at alignment {alignment} below 2**{bits}: the "
