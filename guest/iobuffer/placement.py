@@ -104,16 +104,16 @@ class Hostile(Policy):
         return None
 
     def _across(self, runs: Sequence[Range], size: int, alignment: int) -> int | None:
-        pages = size // PAGE
-        if pages < 2:
+        places = (size - 1) // alignment  # that many multiples of it before a carry are across
+        if not places or alignment > _CARRY:
             return None
-        before = (1 + self._draw("across", size, alignment) % (pages - 1)) * PAGE
+        before = (1 + self._draw("across", size, alignment) % places) * alignment
         tried = 0
         for start, room in runs:
             carry = align_up(start + 1, _CARRY)
             while carry < start + room and tried < _CARRIES_MAX:
-                place = align_down(carry - before, alignment)
-                if start <= place and carry < place + size <= start + room:
+                place = carry - before
+                if start <= place and place + size <= start + room:
                     return place
                 carry += _CARRY
                 tried += 1
