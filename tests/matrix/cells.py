@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from device import profile
 from host_harness import memory
+from host_harness.options import HOSTILE, KIND
 from host_harness.payload import SOURCE
 from tests.host_harness.runs import run
 
@@ -37,6 +38,7 @@ class Cell:
     iommu: bool = False
     fault: str = ""
     selecting: tuple[str, ...] = ()
+    place: str = KIND
 
     @property
     def column(self) -> str:
@@ -56,6 +58,7 @@ class Cell:
             "COHERENT": "yes" if self.coherent else "no",
             "IOMMU": "intel" if self.iommu else "",
             "FAULT": self.fault,
+            "PLACE": "" if self.place == KIND else self.place,
             "VMS": "" if self.selecting else "1",  # other cells run beside
         }
         return {name: value for name, value in said.items() if value}
@@ -80,12 +83,17 @@ def every_cell() -> list[Cell]:
     """Return every profile with each word on coherence, behind an IOMMU and not.
 
     The plain exerciser runs all tests, a profile those that look at the device's own limits;
-    against a device's own word on coherence, those that look at that are enough.
+    against a device's own word on coherence, those that look at that are enough. Placement is an
+    axis of its own, which takes turns: of the cells of a row, every other one is hostile.
     """
     known = {PLAIN: profile.PLAIN} | {name: profile.find(name) for name in profile.shipped()}
     return [
-        Cell(name, coherent, iommu, selecting=_selecting(name, found.coherent is coherent))
-        for name, found in known.items()
+        Cell(
+            *(name, coherent, iommu),
+            selecting=_selecting(name, found.coherent is coherent),
+            place=HOSTILE if (row + iommu) % 2 else KIND,
+        )
+        for row, (name, found) in enumerate(known.items())
         for iommu in (False, True)
         for coherent in (True, False)
     ]

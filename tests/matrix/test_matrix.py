@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from device import profile
 from host_harness.faults import find
+from host_harness.options import HOSTILE, KIND
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, run_cell
 
 # In `make test`, too: a device that reaches next to nothing, and a narrow one behind an IOMMU.
@@ -71,6 +73,17 @@ def test_cells_have_different_names_and_commands() -> None:
     )
     assert {cell.name for cell in cells} >= set(SUBSET)
     assert {cell.profile for cell in cells} > {PLAIN, "nvme"}
+
+
+def test_placement_takes_turns() -> None:
+    cells = every_cell()
+    for iommu in False, True:
+        places = [cell.place for cell in cells if cell.coherent and cell.iommu is iommu]
+        assert all(one != other for one, other in pairwise(places))
+    for name in {cell.profile for cell in cells}:
+        assert {cell.place for cell in cells if cell.profile == name} == {KIND, HOSTILE}
+    hostile = [cell for cell in cells if cell.place == HOSTILE]
+    assert all("PLACE=hostile" in cell.command() for cell in hostile)
 
 
 def test_only_the_plain_exerciser_runs_all_tests() -> None:
