@@ -19,7 +19,8 @@ _END = 1 << 64
 class Memory:
     """A buffer that is, or was, in the guest's memory. ``made``, ``released``: file:line.
 
-    ``ago`` counts the requests to memory from its release until the guest told of it.
+    ``released_after`` is the number of the newest request to memory at its release; ``ago`` counts
+    the allocator's operations from then until the guest told of it.
     """
 
     address: int
@@ -28,6 +29,7 @@ class Memory:
     direction: str
     made: str
     released: str
+    released_after: int
     ago: int
 
     def __str__(self) -> str:
@@ -37,9 +39,9 @@ class Memory:
         made = f", made at {self.made}" if self.made else ""
         return f"{name}{place}{direction}{made}"
 
-    def gone(self, operations: int) -> bool:
-        """Whether it had been released ``operations`` before its guest told of it."""
-        return bool(self.released) and self.ago > operations
+    def gone(self, sequence: int) -> bool:
+        """Whether it had been released when the request of that number came."""
+        return bool(self.released) and self.released_after < sequence
 
 
 def rows(properties: Sequence[Sequence[Any]]) -> list[Memory]:
@@ -64,6 +66,7 @@ def _row(value: object) -> Memory:
         _text(value, "direction"),
         _text(value, "made"),
         _text(value, "released"),
+        _number(value, "released_after"),
         _number(value, "ago"),
     )
 
@@ -86,10 +89,10 @@ def _wrong(value: object) -> GuestWordsError:
     return GuestWordsError(f"the guest names memory that is none: {value!r:.100}")
 
 
-def nearest_to(memory: Sequence[Memory], address: int, operations: int = 0) -> Memory | None:
-    """Return what had the byte at ``address``, ``operations`` before the guest told of it.
+def nearest_to(memory: Sequence[Memory], address: int, sequence: int) -> Memory | None:
+    """Return what had the byte at ``address`` when the request of that number came.
 
     Of several what was not released by then, else what was released last.
     """
     found = [each for each in memory if each.address <= address < each.address + each.length]
-    return min(found, key=lambda each: (each.gone(operations), each.ago), default=None)
+    return min(found, key=lambda each: (each.gone(sequence), each.ago), default=None)

@@ -115,11 +115,10 @@ _REASONS: dict[str, tuple[str, str]] = {
 _UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for what came before")
 
 
-def complaint(refused: Sequence[Request], memory: Sequence[Memory], last: int = 0) -> str:
+def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
     """Return what is wrong with refusals that a test did not announce; empty without any.
 
-    The first line tells the first of them. ``memory`` is what the guest says lay where, when
-    request ``last`` was the newest.
+    The first line tells the first of them. ``memory`` is what the guest says lay where.
     """
     if not refused:
         return ""
@@ -129,7 +128,7 @@ def complaint(refused: Sequence[Request], memory: Sequence[Memory], last: int = 
         groups.setdefault((each.device, each.write, each.reason, owner), []).append(each)
     parts = []
     for alike in list(groups.values())[:_SHOWN]:
-        parts += _of_group(alike, memory, last)
+        parts += _of_group(alike, memory)
     if others := list(groups.values())[_SHOWN:]:
         parts.append(f"and {sum(map(len, others))} more that were refused otherwise")
     reasons = sorted({each.reason for each in refused})
@@ -150,22 +149,23 @@ def told(each: Request) -> str:
     )
 
 
-def _of_group(alike: Sequence[Request], memory: Sequence[Memory], last: int) -> list[str]:
+def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
     first = alike[0]
-    since = max(last - first.sequence, 0)
     why, what_next = _REASONS.get(first.reason, _UNKNOWN)
     lines = [f"{told(first)}, and the test did not announce it"]
     at_fault = first.address if first.byte is None else first.byte
     place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"
     lines.append(f"  why: {why}{place} (request {first.sequence})")
-    known = nearest_to(memory, at_fault, since)
-    released = known is not None and known.gone(since)
+    known = nearest_to(memory, at_fault, first.sequence)
+    released = known is not None and known.gone(first.sequence)
     if known is not None:
-        gone = f", released at {known.released}, {known.ago - since} operations ago"
+        since = first.sequence - known.released_after
+        gone = f", released at {known.released}, {since} operation{'s' * (since > 1)} ago"
         lines.append(f"  there: {known}{gone if released else ''}")
     if first.nearest is not None:
         grant = first.nearest
-        owner = nearest_to([each for each in memory if not each.gone(since)], grant.address)
+        there = [each for each in memory if not each.gone(first.sequence)]
+        owner = nearest_to(there, grant.address, first.sequence)
         of = f", of {owner}" if owner is not None and owner != known else ""
         lines.append(
             f"  nearest grant: {grant.direction}, {grant.length} bytes at {grant.address:#x}, "

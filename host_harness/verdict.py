@@ -98,9 +98,8 @@ def look(
     said = announcements.announced(properties)
     matched = announcements.match(evidence.refusals, said)
     memory = memory_words.rows(properties)
-    last = max((each.sequence for each in evidence.requests), default=0)
     objections = [
-        refusal_words.complaint(matched.unannounced, memory, last),
+        refusal_words.complaint(matched.unannounced, memory),
         announcements.complaint(matched.unmet, evidence.refusals),
         *others,
         FULL if evidence.full else "",

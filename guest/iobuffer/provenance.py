@@ -40,14 +40,15 @@ def no_clock() -> int:
 
 
 clock: Callable[[], int] = no_clock
-"""What gives a descriptor its ``made_sequence``, such as the device's count of requests; else 0."""
+"""What tells when a descriptor was made and released, such as the device's count of requests."""
 
 
 class Row(TypedDict):
     """One segment of a descriptor: bus address and length in bytes.
 
     ``made``, ``completed`` (the last one; "" while it is prepared) and ``released`` ("" while it
-    lives) are "file:line"; ``ago`` is how many operations ago it was released, 0 while it lives.
+    lives) are "file:line"; ``ago`` is how many operations ago it was released, and
+    ``released_after`` what the clock said then; both are 0 while it lives.
     """
 
     address: int
@@ -57,6 +58,7 @@ class Row(TypedDict):
     made: str
     completed: str
     released: str
+    released_after: int
     ago: int
 
 
@@ -162,6 +164,7 @@ class Record:
         "number",
         "pool",
         "prepared",
+        "released_after",
         "role",
         "segments",
         "since",
@@ -177,6 +180,7 @@ class Record:
         self._released: Place = ""
         self.made_sequence = self.since = clock()
         self.elsewhere: list[Segment] = []
+        self.released_after = 0
         self.closed = self.prepared = False
         self.number = self.newest = _tick()
         _live[self.number] = weakref.ref(self)
@@ -250,6 +254,7 @@ class Record:
     def _end(self, place: Place) -> None:
         _live.pop(self.number, None)
         self._released = place
+        self.released_after = clock()
         self.newest = _tick()
         if len(self.segments) > RECENT_SEGMENTS_MAX:
             self.segments = self.segments[:RECENT_SEGMENTS_MAX]
@@ -353,6 +358,7 @@ def _row(record: Record, segment: Segment) -> Row:
         "made": record.made_at,
         "completed": record.completed_at,
         "released": record.released_at,
+        "released_after": record.released_after,
         "ago": record.ago,
     }
 

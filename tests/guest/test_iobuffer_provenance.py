@@ -200,11 +200,23 @@ def test_a_row_says_what_a_segment_is() -> None:
                 "made": memory.made_at,
                 "completed": "",
                 "released": "",
+                "released_after": 0,
                 "ago": 0,
             }
         ]
         memory.setDirection(kIODirectionIn)
         assert provenance.table()[0]["direction"] == "kIODirectionIn"
+
+
+def test_a_row_of_what_is_released_says_when_by_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with IOBufferMemoryDescriptor.withOptions(kIODirectionOut, 100) as memory:
+        monkeypatch.setattr(provenance, "clock", lambda: 41)
+        assert provenance.table()[0]["released_after"] == 0
+        memory.release()
+        monkeypatch.setattr(provenance, "clock", lambda: 42)
+        assert provenance.table()[0]["released_after"] == 41
 
 
 def test_the_table_is_cut_and_begins_with_what_is_asked_about() -> None:
