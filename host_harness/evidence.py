@@ -169,7 +169,10 @@ class Grants:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the devices did during one test. ``kinds`` are the events that are no housekeeping."""
+    """What the devices did during one test. ``kinds`` are the events that are no housekeeping.
+
+    ``full``: the trace had no room for all of it.
+    """
 
     requests: list[Request] = field(default_factory=list)
     walks: list[Walk] = field(default_factory=list)

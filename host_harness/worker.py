@@ -11,7 +11,7 @@ import pytest
 
 from . import announcements, cache_reports, dmar, refusal_words, verdict
 from .device_trace import DeviceTrace
-from .evidence import Evidence, Grants, Request
+from .evidence import Event, Evidence, Grants, Request
 from .guest_tests import Outcome, Running
 from .guest_words import Warned
 from .verdict import HostView
@@ -56,6 +56,7 @@ class Worker:
         self._iommu = iommu
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
         self._grants = Grants()
+        self._full = False  # the trace: from then on nobody knows what a test does
         self._between: list[Request] = []
         self._mistakes: list[str] = []
         self._announced: deque[Request] = deque(maxlen=_REMEMBERED)
@@ -74,7 +75,7 @@ class Worker:
         """Return what there is to see of the test that has just ended."""
         self.ran += 1
         events = self._trace.take()
-        evidence = Evidence.of(events, self._grants)
+        evidence = self._evidence(events)
         last = outcome.reports[-1]  # it has the properties of all phases
         said = announcements.announced(last.user_properties)
         faults = self._faults(last, announcements.match(evidence.refusals, said).announced)
@@ -94,8 +95,11 @@ class Worker:
 
     def late(self) -> list[tuple[str, str]]:
         """Return what the host has against the run beside its tests, by name; ask at its end."""
+        full = self._full
         self._look_between()
         found = []
+        if self._full and not full:
+            found.append(("device trace", verdict.FULL))
         if self._mistakes:
             found.append(("cache reports", cache_reports.complaint(self._mistakes)))
         if self._between:
@@ -107,8 +111,13 @@ class Worker:
     def _look_between(self) -> None:
         """Take what came while no test ran: the guest's fixtures, a device of its own accord."""
         events = self._trace.take()
-        self._between += Evidence.of(events, self._grants).refusals
+        self._between += self._evidence(events).refusals
         self._mistakes += cache_reports.unowned(events)
+
+    def _evidence(self, events: Sequence[Event]) -> Evidence:
+        found = Evidence.of(events, self._grants)
+        self._full = found.full = self._full or found.full
+        return found
 
     def _faults(self, last: pytest.TestReport, announced: Sequence[Request]) -> dmar.Outcome:
         """Return the IOMMU's faults during a test, and attach them to its last report.

@@ -66,6 +66,18 @@ def test_each_has_the_faults_of_its_own_iommu(tmp_path: Path) -> None:
     assert [name for name, _ in outcome.reports[-1].user_properties] == ["IOMMU faults"]
 
 
+@pytest.mark.parametrize("running", [True, False], ids=["in a test", "between tests"])
+def test_full_trace_is_held_against_every_later_test(tmp_path: Path, running: bool) -> None:
+    worker, other = made(tmp_path / "1"), made(tmp_path / "2")
+    does(worker, event="trace is full")
+    if not running:
+        assert [name for name, _ in worker.late()] == ["device trace"]
+    for _ in range(3):
+        assert "the device's trace is full" in worker.see(passed()).host.objections[0]
+    assert not other.see(passed()).host.objections
+    assert not worker.late()
+
+
 def test_reports_of_the_cache_model_that_no_test_took(tmp_path: Path) -> None:
     worker = made(tmp_path / "1")
     words = {"kind": "RELEASED_DIRTY", "missing": "SYNC_FOR_DEVICE_AFTER_STORE"}
