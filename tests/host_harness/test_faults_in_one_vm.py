@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from host_harness.errors import UsageError
 from host_harness.faults import FAULTS, Fault, Place, find
+from host_harness.report import Ledger
 from tests.host_harness.one_vm import OneSession, OneVm, check_gone, notice, one_vm
 
 pytestmark = pytest.mark.vm
@@ -43,6 +45,14 @@ def session(plain_vm: OneVm) -> Iterator[OneSession]:
         yield begun
 
 
+def without_addresses(ledger: Ledger) -> list[tuple[str, str, str]]:
+    """Return what came of a test; where its buffers were is another place each time."""
+    return [
+        (row.promise, row.verdict, re.sub("0x[0-9a-f]+", "0x", row.reason))
+        for row in ledger.promises
+    ]
+
+
 class TestSwitchable:
     """Faults of devices and driver, set and cleared in the midst of one session."""
 
@@ -66,7 +76,7 @@ class TestSwitchable:
             first, second = session.run(item), session.run(item)
         assert first.failed == second.failed == 1
         assert "STORED_WHILE_DEVICE_OWNS" in first.complaints()[0]
-        assert first.promises == second.promises
+        assert without_addresses(first) == without_addresses(second)
 
     def test_fault_of_another_place_is_refused(self, plain_vm: OneVm) -> None:
         guest = next(fault for fault in FAULTS if fault.place is Place.GUEST)
