@@ -20,6 +20,7 @@ from vfio.iova import IovaAllocator
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
 from suite.board import described
+from suite.buffers import reached_pool
 from suite.capabilities import CAP_IPC_LOCK, without_capability
 from suite.denial import Denial
 from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
@@ -223,7 +224,7 @@ def test_physical_address(
     bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """What a driver that forgets the IOMMU would use: the device could reach it without one."""
-    source = buffer(kIODirectionInOut, PAGE, PAGE)
+    source = buffer(kIODirectionInOut, PAGE, PAGE, pool=reached_pool(bench.limits))
     memory = mapper(source)
     expected = data.take(PAGE)
     with source.view() as view:
