@@ -1,4 +1,4 @@
-"""The named faults of the way of the reports, which take the verdict away; see `faults`."""
+"""The named faults of the way of the tests and their reports; see `faults`."""
 
 from __future__ import annotations
 
@@ -42,5 +42,26 @@ CHANNEL = (
     ),
     _channel(
         "tests-overcounted", "the guest says that it ran", "the guest claims more tests than it ran"
+    ),
+    _channel(
+        "test-dropped",
+        "a hook in the guest dropped tests in silence",
+        "a hook in the guest drops a test that was collected",
+        at_collection=True,
+    ),
+    _channel(
+        "test-not-named",
+        "tests, and",
+        "the guest does not name to the host one of the tests that it has",
+        at_collection=True,
+    ),
+    Fault(
+        "teardown-fails",
+        Place.GUEST,
+        Status.FAILED,
+        ("capabilities",),
+        "a test passes, and its teardown fails",
+        words="the teardown fails by a named fault",
+        tests="test_device.py",
     ),
 )

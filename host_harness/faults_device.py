@@ -158,6 +158,48 @@ _EXERCISER = (
     ),
 )
 
+_REQUESTS = (
+    _device(
+        "trace-refusals-lost",
+        "test_protection.py",
+        "the device's trace has no refused requests",
+        "what the host saw",
+        words="the device's trace has no such refusal",
+    ),
+    _device(
+        "trace-transfers-lost",
+        "test_direction.py",
+        "the device's trace has no requests that moved bytes",
+        "kIODirectionOut",
+        "kIODirectionIn",
+        verdict="unattested",
+        words="no DMA moved a byte",
+    ),
+    _device(
+        "platform-refusals-uncounted",
+        "test_protection.py",
+        "the platform counts no refused requests",
+        "protection unit",
+        words="nothing was refused",
+    ),
+    _device(
+        "device-reads-ahead",
+        "test_direction.py",
+        "the device reads one byte behind each DMA, which nobody announced",
+        "kIODirectionOut",
+        words="was refused: PROTECTION_OUTSIDE, and the test did not announce it",
+    ),
+    Fault(
+        "device-hangs",
+        Place.DEVICE,
+        Status.NO_VERDICT,
+        (),
+        "the device never ends a write to DMACTL",
+        words="exerciser does not answer: a write of",
+        tests="test_direction.py",
+    ),
+)
+
 _INTERRUPTS = (
     _device(
         "msix-dropped",
@@ -260,4 +302,4 @@ _PROTECTION = (
     ),
 )
 
-DEVICE = (*_EXERCISER, *_INTERRUPTS, *_WITNESS, *_PROTECTION)
+DEVICE = (*_EXERCISER, *_REQUESTS, *_INTERRUPTS, *_WITNESS, *_PROTECTION)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from device.layout import DmaReason
 from device.pci import msi, pcie
 from device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity, Status
 from device.pci.msi import Msi
@@ -259,6 +260,11 @@ class Endpoint:
 
         The trace has it already. A limit of the device's own goes there by ``bus.refuse``.
         """
+
+    def traces_request(self, reason: DmaReason) -> bool:
+        """Return whether a request that ended so is in the trace: each is. A fault overrides it."""
+        del reason
+        return True
 
     def place(self, region: int, offset: int) -> str:
         """Return a name for a place in a region (0-5 BARs, 7 config), with its register's."""

@@ -233,6 +233,8 @@ class Requester:
     def _tell(
         self, ranges: Ranges, reason: DmaReason, *, write: bool, moved: int, **facts: object
     ) -> None:
+        if not self._function.traces_request(reason):
+            return
         merged = _merged(ranges)
         if len(merged) > RANGES_MAX:
             facts["more"] = len(merged) - RANGES_MAX

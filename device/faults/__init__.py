@@ -6,12 +6,27 @@ makes anything when it is made.
 
 from __future__ import annotations
 
-from . import bus, cache, configuration, held, interrupts, limits, moved, protection, ring, witness
+from . import (
+    bus,
+    cache,
+    configuration,
+    held,
+    interrupts,
+    limits,
+    moved,
+    protection,
+    requests,
+    ring,
+    witness,
+)
 from .fault import Fault
 
 __all__ = ["FAULTS", "SOUND", "Fault"]
 
-_SUBJECTS = (moved, configuration, interrupts, limits, held, ring, bus, witness, protection, cache)
+_SUBJECTS = (
+    *(moved, requests, configuration, interrupts, limits, held),
+    *(ring, bus, witness, protection, cache),
+)
 
 FAULTS: dict[str, Fault] = {
     name: fault for subject in _SUBJECTS for name, fault in subject.FAULTS.items()

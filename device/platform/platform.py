@@ -13,6 +13,7 @@ from device import layout
 from device.endpoints.bars import Bars, MemoryBar, RegisterBar
 from device.endpoints.base import Endpoint
 from device.endpoints.interconnect import Interconnect
+from device.endpoints.refusals import Refusals
 from device.endpoints.registers import Register
 from device.endpoints.requests import DmaRefused
 from device.layout import Plat, PlatformBar
@@ -94,6 +95,10 @@ class Platform(Endpoint):
         """Return the protection unit; a fault overrides it."""
         return Protection()
 
+    def make_refusals(self) -> Refusals:
+        """Return what keeps refused requests; a fault overrides it."""
+        return Refusals()
+
     def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
         """Return the cache model of a configuration; a fault overrides it."""
         return CacheModel(memory, mode, line, seed)
@@ -101,11 +106,12 @@ class Platform(Endpoint):
     def refit(self) -> None:
         """Take up what the ``make_`` methods make by now: this object has changed its class.
 
-        The protection unit keeps its grants and faults; the cache model stays as it is until it is
-        configured.
+        The protection unit keeps its grants and faults, and what was refused stays counted; the
+        cache model stays as it is until it is configured.
         """
         with self.interconnect.lock:
             self._unit.__class__ = type(self.make_protection())
+            self.interconnect.refusals.__class__ = type(self.make_refusals())
 
     def on_reset(self) -> None:
         """Turn the protection unit off, without grants, and the cache model, without tracks.

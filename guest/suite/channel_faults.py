@@ -1,15 +1,17 @@
-"""Named faults of the guest's side of the run: each takes the run's verdict away.
+"""Named faults of the guest's side of the run.
 
-The host must end such a run without a verdict, whatever the tests said.
+All but one take the verdict away: the host must end such a run without one, whatever the tests
+said. A teardown that fails is the failure of its test.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from .attestation import CheckFailed, marked_promises
 from .channel import HEADER, Channel, Message
 
 _SPARED = 2  # reports, or tests, before the fault acts
@@ -67,6 +69,35 @@ def _count_one_more(channel: Channel) -> None:
     channel.says = add
 
 
+def _name_one_less(channel: Channel) -> None:
+    def shorter(message: Message) -> Message:
+        if message["type"] != "collected":
+            return message
+        return {**message, "items": message["items"][:-1]}
+
+    channel.says = shorter
+
+
+class _Drops:
+    """The last test of all is dropped, and nobody is told."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Drop it, without pytest_deselected."""
+        del items[-1:]
+
+
+class _TeardownFails:
+    """The teardown of each test of capabilities fails."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        """Fail when the fixtures are down."""
+        yield
+        if "capabilities" in marked_promises(item):
+            raise CheckFailed("the teardown fails by a named fault")
+
+
 class _NeverEnds:
     """The third test never ends."""
 
@@ -87,8 +118,13 @@ _CHANNEL: dict[str, Callable[[Channel], None]] = {
     "report-left-out": _leave_out,
     "report-misattributed": _confuse,
     "tests-overcounted": _count_one_more,
+    "test-not-named": _name_one_less,
 }
-_PLUGINS: dict[str, type] = {"test-never-ends": _NeverEnds}
+_PLUGINS: dict[str, type] = {
+    "test-never-ends": _NeverEnds,
+    "test-dropped": _Drops,
+    "teardown-fails": _TeardownFails,
+}
 FAULTS = (*_CHANNEL, *_PLUGINS)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -352,13 +355,18 @@ def guarded(name: str | None) -> tuple[Exerciser, FakeClient, Platform]:
     """Return a device behind an enabled protection unit that grants reads of 64 bytes at BASE."""
     device, client = made(name)
     platform = devices(name)[1]
+    guard(device, platform)
+    return device, client, platform
+
+
+def guard(device: Exerciser, platform: Platform) -> None:
+    """Enable the platform's protection unit, with a grant of reads of 64 bytes at BASE."""
     device.bus.interconnect = platform.interconnect
     write32(platform, 0, Plat.GRANT_ADDRESS_LO, BASE)
     write32(platform, 0, Plat.GRANT_LENGTH_LO, 64)
     write32(platform, 0, Plat.GRANT_DIRECTION, GrantDirection.OUT)
     for command in ProtectionCommand.GRANT, ProtectionCommand.ENABLE:
         write32(platform, 0, Plat.PROTECTION_CTL, command)
-    return device, client, platform
 
 
 @pytest.mark.parametrize(
@@ -395,6 +403,67 @@ def test_protection_record_lost() -> None:
         for _ in range(16):
             dma(device, BASE, 1, write=True)
         assert read32(platform, 0, Plat.FAULT_COUNT) == kept
+
+
+def traced(name: str | None, path: Path) -> tuple[list[tuple[int, str]], Platform]:
+    """Return (moved, reason) of the requests in the trace, of which one is refused; the platform.
+
+    The protection unit grants reads of 64 bytes.
+    """
+    exerciser, platform = Exerciser(Trace(path)), Platform(Trace())
+    exerciser.attach(FakeClient())
+    exerciser.region_write(7, 4, b"\x04\x00")
+    FaultSwitch([exerciser], platform).set(name)
+    guard(exerciser, platform)
+    dma(exerciser, BASE, 64, write=False)
+    dma(exerciser, BASE, 64, write=True)
+    events = map(json.loads, path.read_text().splitlines())
+    requests = [event for event in events if event["event"] == "request"]
+    return [(each["moved"], each["reason"]) for each in requests], platform
+
+
+@pytest.mark.parametrize(
+    ("name", "due"),
+    [
+        (None, [(64, "NONE"), (0, "PROTECTION_DIRECTION")]),
+        ("trace-refusals-lost", [(64, "NONE")]),
+        ("trace-transfers-lost", [(0, "PROTECTION_DIRECTION")]),
+        (
+            "device-reads-ahead",
+            [
+                *((0, "PROTECTION_OUTSIDE"), (64, "NONE")),
+                *((0, "PROTECTION_OUTSIDE"), (0, "PROTECTION_DIRECTION")),
+            ],
+        ),
+    ],
+)
+def test_what_is_in_the_trace(name: str | None, due: list[tuple[int, str]], tmp_path: Path) -> None:
+    """The platform counts all the same."""
+    found, platform = traced(name, tmp_path / "trace")
+    assert found == due
+    refused = 3 if name == "device-reads-ahead" else 1
+    assert read32(platform, 0, Plat.REFUSED_COUNT) == refused
+    assert read32(platform, 0, Plat.REQUEST_COUNT) == refused + 1
+
+
+def test_platform_refusals_uncounted(tmp_path: Path) -> None:
+    found, platform = traced("platform-refusals-uncounted", tmp_path / "trace")
+    assert found == [(64, "NONE"), (0, "PROTECTION_DIRECTION")]
+    assert read32(platform, 0, Plat.REQUEST_COUNT) == 2
+    assert read32(platform, 0, Plat.REFUSED_COUNT) == 0
+
+
+def test_hangs() -> None:
+    """A write to DMACTL never ends: nor does this thread, which nobody waits for."""
+    device, _ = made("device-hangs")
+    ended = threading.Event()
+
+    def write() -> None:
+        write32(device, 0, Reg.DMACTL, 0)
+        ended.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    assert not ended.wait(0.2)
 
 
 def test_the_harness_knows_just_these() -> None:

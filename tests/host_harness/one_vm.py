@@ -60,7 +60,7 @@ class OneSession:
 
 @dataclass(frozen=True)
 class Noticed:
-    """What a fault broke: the promises, the tests that say so, and the lines of a run's end."""
+    """What a fault did: to which promises, the tests that say so, and the lines of a run's end."""
 
     promises: set[str] = field(default_factory=set)
     items: list[CollectedItem] = field(default_factory=list)
@@ -68,13 +68,13 @@ class Noticed:
 
 
 def notice(session: OneSession, fault: Fault) -> Noticed:
-    """Run the fault's tests until all its promises are broken; its message must name each."""
+    """Run the fault's tests until all its promises have its verdict; its message names each."""
     found = Noticed()
     for item in session.of(fault):
         ledger = session.run(item)
-        broken = {row.promise for row in ledger.promises if row.verdict == "broken"}
-        if broken & set(fault.promises) - found.promises:
-            found.promises.update(broken)
+        told = {row.promise for row in ledger.promises if row.verdict == fault.verdict}
+        if told & set(fault.promises) - found.promises:
+            found.promises.update(told)
             found.items.append(item)
             found.said.extend(ledger.complaints())
         if found.promises >= set(fault.promises):
@@ -82,7 +82,7 @@ def notice(session: OneSession, fault: Fault) -> Noticed:
     print(*found.said, sep="\n")
     assert found.promises >= set(fault.promises)
     for promise in fault.promises:
-        assert any(line.startswith(f"broken: {promise}") for line in found.said)
+        assert any(line.startswith(f"{fault.verdict}: {promise}") for line in found.said)
     assert fault.words in "\n".join(found.said)
     return found
 

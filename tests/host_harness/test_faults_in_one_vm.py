@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from host_harness.errors import UsageError
+from host_harness.errors import NoVerdict, UsageError
 from host_harness.faults import FAULTS, Fault, Place, find
 from host_harness.report import Ledger
 from tests.host_harness.one_vm import OneSession, OneVm, check_gone, notice, one_vm
@@ -86,6 +86,13 @@ class TestSwitchable:
 
 def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
     """One session with the fault, one without."""
+    if fault.at_collection:
+        with pytest.raises(NoVerdict, match=fault.words), vm.session(fault.tests, fault=fault):
+            pass
+        vm.vm.end_session(0)
+        with vm.session(fault.tests) as sound:
+            assert sound.items
+        return
     if fault.of_a_session:
         with vm.session(fault.tests, fault=fault) as faulty:
             noticed = notice(faulty, fault)

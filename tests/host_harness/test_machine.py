@@ -166,6 +166,12 @@ def test_every_fault_has_a_red_status_and_words_to_look_for() -> None:
     ]
 
 
+def test_readme_lists_every_fault() -> None:
+    """Its list is what ``make faults`` prints."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"```\n{faults.listing()}\n```" in readme
+
+
 def test_unknown_fault_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="device-read-flip"):
         faults.find("nonsense")
