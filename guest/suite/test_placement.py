@@ -19,7 +19,7 @@ from iobuffer.placement import Hostile
 from layout import DmaReason
 
 from suite.attestation import SEED, Attest
-from suite.bench import Bench, MakeBuffer
+from suite.bench import Bench, DmaMemory, MakeBuffer
 from suite.denial import Denial
 from suite.noncoherent import LINE, NonCoherent
 from suite.patterns import Patterns, difference
@@ -126,17 +126,17 @@ def test_a_shared_line_is_found_where_devices_do_not_snoop(
     size = LINE + LINE // 2
     reports = []
     for alignment in 16, None:
+        # Of three that follow one another two share a line, wherever in a line the first begins.
         if alignment is None:
-            pair = [noncoherent.buffer(kIODirectionInOut, size) for _ in range(2)]
+            made = [noncoherent.buffer(kIODirectionInOut, size) for _ in range(3)]
         else:
             with pytest.warns(IOAlignmentWarning):
-                pair = [noncoherent.buffer(kIODirectionInOut, size, alignment) for _ in range(2)]
-        first, second = sorted(pair, key=IOBufferMemoryDescriptor.getPhysicalAddress)
-        lines = [
-            {(at + index) // LINE for index in range(size)}
-            for at in (first.getPhysicalAddress(), second.getPhysicalAddress())
-        ]
-        reports.append(bool(lines[0] & lines[1]))
+                made = [noncoherent.buffer(kIODirectionInOut, size, alignment) for _ in range(3)]
+        made.sort(key=IOBufferMemoryDescriptor.getPhysicalAddress)
+        pairs = [*pairwise(made)]
+        sharing = [pair for pair in pairs if _line(pair[0], size - 1) == _line(pair[1], 0)]
+        first, second = (sharing or pairs)[0]
+        reports.append(bool(sharing))
         second.sync_for_device()
         first.writeBytes(size - 4, b"used")
         with noncoherent.expects(*([] if alignment is None else MISTAKE)):
@@ -151,20 +151,30 @@ def test_a_shared_line_is_found_where_devices_do_not_snoop(
     )
 
 
+def _line(memory: IOBufferMemoryDescriptor, offset: int) -> int:
+    return (memory.getPhysicalAddress() + offset) // LINE
+
+
 @pytest.mark.iommu
 @pytest.mark.promise(PROMISE)
 def test_a_carry_that_is_lost_is_denied(
     bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """The buffer lies across 4 GiB: its second half is where 64 bits say, and not where 32 do."""
-    size = 16 * PAGE
-    memory = buffer(kIODirectionInOut, size)
+    others: list[DmaMemory] = [bench.staging]  # which may be across, too
+    for pages in range(16, 128, 8):
+        size = pages * PAGE
+        memory = buffer(kIODirectionInOut, size)
+        start = memory.getPhysicalAddress()
+        last = start + size - 1
+        assert start // CARRY + 1 == last // CARRY
+        lost = start & -CARRY | last % CARRY
+        if not any(at <= lost < at + room for each in others for at, room in each.segments()):
+            break
+        others.append(memory)
     content = data.take(size)
     bench.device_reads(memory, content)
-    start = memory.getPhysicalAddress()
-    last = start + size - 1
-    assert start // CARRY + 1 == last // CARRY
-    denied("carry lost", start & -CARRY | last % CARRY, DmaReason.UNMAPPED, write=True, length=1)
+    denied("carry lost", lost, DmaReason.UNMAPPED, write=True, length=1)
     denied.intact(memory, content)
     denied.done(f"across {last & -CARRY:#x}: the carry must not be lost", PROMISE)
 
