@@ -73,8 +73,16 @@ class PlatformAccess:
     def reclaim(self) -> None:
         """Take back the grants of processes that have ended."""
         self._withdraw_late()
-        if self._unit.grant_count != self._mine:
+        if self.others:
             self._unit.withdraw_dead()
+
+    @property
+    def others(self) -> int:
+        """How many grants in force are not by this access control, such as made by hand.
+
+        Less than 0 when a reset of the platform dropped some of its own.
+        """
+        return self._unit.grant_count - self._mine
 
     def _withdraw_late(self) -> None:
         for _ in range(len(self._late)):

@@ -78,10 +78,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _protection(pytestconfig: pytest.Config) -> Iterator[None]:
     """Deny DMA but what is granted during this test, unless it is marked ``unprotected``."""
     kit = pytestconfig.stash[_KIT]
+    before = kit.left()
     if pytestconfig.stash[_ITEM].get_closest_marker(UNPROTECTED) is not None:
         kit.begin(protected=False)
     yield
     kit.begin()
+    kit.check_left(before)
 
 
 @pytest.fixture
@@ -313,6 +315,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     if isinstance(board, NonCoherent):
         board.settle()
     pyfuncitem.config.stash[_KIT].check_dropped()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> object:
+    """Have a buffer that a fixture made, and nobody released, fail the test that used it."""
+    result = yield
+    if isinstance(item, pytest.Function):
+        item.funcargs.clear()  # pytest forgets them only after the last report
+    if not item.stash.get(_FAILED, False):
+        item.config.stash[_KIT].check_dropped(cycles=False)
     return result
 
 

@@ -8,10 +8,12 @@ depends on the test before. The mark ``unprotected`` turns it off for one test.
 from __future__ import annotations
 
 import gc
+from dataclasses import dataclass
 from typing import Final
 
 import pytest
 import refusals
+from cache_unit import CacheModelMode
 from iobuffer import coverage, protection, provenance
 from iobuffer.driver import Driver
 from layout import WitnessRun
@@ -26,6 +28,14 @@ from .expected import Expectations
 
 MEMORY_MAX: Final = 256  # rows that tell the host what lay where
 _SHOWN: Final = 3  # buffers in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a test may leave behind: ``grants`` made by hand, and the ``cache`` model's mode."""
+
+    grants: int
+    cache: CacheModelMode
 
 
 class Kit:
@@ -97,12 +107,13 @@ class Kit:
         if self._item is not None:
             self._item.user_properties.append((name, value))
 
-    def check_dropped(self) -> None:
+    def check_dropped(self, *, cycles: bool = True) -> None:
         """Fail the test for buffers of its own that went without release(). `CheckFailed`.
 
-        A warning of it would stay unseen in a test that passes.
+        A warning of it would stay unseen in a test that passes. ``cycles``: and those in cycles.
         """
-        gc.collect(1)  # what the test left in cycles; older generations hold nothing of it
+        if cycles:
+            gc.collect(1)  # what the test left in them; older generations hold nothing of it
         if found := provenance.dropped(take=True, since=self._began):
             dropped = "; ".join(f"{name}, made at {place}" for name, place in found[:_SHOWN])
             more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -110,6 +121,34 @@ class Kit:
                 f"dropped without release(): {dropped}{more}. A device may still use such memory "
                 "when it is handed out again: release() it, or make it in a with"
             )
+
+    def left(self) -> Left:
+        """Return what is in force beside the allocator's grants."""
+        if self._platform is None or self._access is None:
+            return Left(0, CacheModelMode.OFF)
+        return Left(self._access.others, self._platform.cache.mode)
+
+    def check_left(self, before: Left) -> None:
+        """Fail a test that leaves to the next ones what was not there ``before``. `CheckFailed`.
+
+        What it granted by hand would let their wrong DMA pass.
+        """
+        platform, access, found = self._platform, self._access, self.left()
+        if platform is None or access is None:
+            return
+        if found.cache is not before.cache:
+            platform.cache.configure(before.cache)
+            raise CheckFailed(
+                f"the test leaves the cache model in mode {found.cache.name}, which was "
+                f"{before.cache.name} before: take the fixture noncoherent, which turns it off"
+            )
+        if found.grants > before.grants:
+            access.reclaim()
+            if (more := access.others - before.grants) > 0:
+                raise CheckFailed(
+                    f"the test leaves {more} grants in force that it made by hand, so that later "
+                    "tests may do DMA there: withdraw them, or take the fixture guarded"
+                )
 
     def conclude(self, *, failed: bool) -> None:
         """At a test's end, record what lay where, if it failed or a refusal was not announced."""

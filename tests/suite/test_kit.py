@@ -254,6 +254,97 @@ def test_a_dropped_buffer_fails_its_test_by_name(run: Run) -> None:
     assert "LookupError" in reports.text("test_raises")
 
 
+def test_a_buffer_that_a_fixture_drops_fails_the_test_by_name(run: Run) -> None:
+    reports = run(
+        """
+        import unittest
+
+        @pytest.fixture
+        def returned(device):
+            return create(current_task(), kIODirectionIn, 640)
+
+        @pytest.fixture
+        def yielded(device):
+            memory = create(current_task(), kIODirectionIn, 640)
+            yield memory
+
+        @pytest.fixture
+        def released(device):
+            memory = create(current_task(), kIODirectionIn, 640)
+            yield memory
+            memory.release()
+
+        @pytest.fixture(scope="module")
+        def of_module(_bench):
+            with create(current_task(), kIODirectionIn, 640) as memory:
+                yield memory
+
+        def test_returned(returned): pass
+
+        def test_yielded(yielded): pass
+
+        def test_released(released): pass
+
+        def test_first(of_module, returned): returned.release()
+
+        def test_second(of_module): pass
+
+        class TestOfUnittest(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def take(self, device): pass
+
+            def test_dropped(self):
+                create(current_task(), kIODirectionIn, 640)
+        """
+    )
+    assert reports.passed == {"test_released", "test_first", "test_second"}
+    for name in "test_returned", "test_yielded", "test_dropped":
+        assert "dropped without release(): IOBufferMemoryDescriptor of 640" in reports.text(name)
+
+
+def test_what_a_test_leaves_to_the_next_one_fails_it(run: Run) -> None:
+    reports = run(
+        """
+        from cache_unit import CacheModelMode
+
+        def test_grants(platform):
+            platform.protection.grant(0, 1 << 40, 3, 77)
+
+        def test_grants_of_its_own_process(platform):
+            platform.protection.grant(0, 64, 3)
+
+        def test_withdrawn(platform):
+            platform.protection.grant(0, 1 << 40, 3, 77)
+            platform.protection.withdraw_owner(77)
+
+        @pytest.fixture(scope="module")
+        def granted(platform):
+            platform.protection.grant(0x1000, 64, 3, 78)
+            yield
+            platform.protection.withdraw_owner(78)
+
+        def test_first(granted): pass
+
+        def test_second(granted): pass
+
+        def test_guarded(guarded):
+            guarded.grant(0x1000, 64, IODirection.kIODirectionIn)
+
+        def test_cache_model(platform):
+            platform.cache.configure(CacheModelMode.STRICT)
+
+        def test_after_cache_model(platform):
+            assert platform.cache.mode is CacheModelMode.OFF
+
+        def test_noncoherent(noncoherent): pass
+        """
+    )
+    failed = {"test_grants", "test_grants_of_its_own_process", "test_cache_model"}
+    assert set(reports.all) - reports.passed == failed
+    assert "leaves 1 grants in force that it made by hand" in reports.text("test_grants")
+    assert "leaves the cache model in mode STRICT" in reports.text("test_cache_model")
+
+
 def test_claims_say_what_the_host_judges_them_by(run: Run) -> None:
     reports = run(
         """
