@@ -100,6 +100,12 @@ def test_bytes_are_counted_once_and_devices_named() -> None:
     )
 
 
+@pytest.mark.parametrize(("sequence", "kept"), [(10, False), (11, True), (20, True), (21, False)])
+def test_dma_of_the_claims_own_time_counts(sequence: int, kept: bool) -> None:
+    said = claim("direction", direction="kIODirectionIn", first=10, last=20)
+    assert (judged(said, writes(sequence, START)).verdict == "kept") == kept
+
+
 def test_last_may_be_left_out() -> None:
     said = claim("direction", direction="kIODirectionIn")
     assert judged(said, writes(1 << 40, START)).verdict == "kept"
@@ -200,6 +206,13 @@ def test_released_without_grant_and_dma() -> None:
     before = [ON, traces.grant(START, 8192), writes(11, START), withdraw]
     found = judged(RELEASED, *before, MARK, writes(12, START + 8192))
     assert found.verdict == "kept"
+
+
+def test_the_released_buffers_own_grant_does_not_end_the_watch() -> None:
+    withdraw = traces.of_platform("withdraw", **traces.facts(START, 8192))
+    late = traces.protection(enabled=False), writes(12, START, 64)
+    found = judged(RELEASED, ON, traces.grant(START, 8192), withdraw, MARK, *late)
+    assert (found.verdict, "wrote 64 bytes" in found.reason) == ("broken", True)
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,26 @@ def test_tests_word_needs_the_kind_of_evidence_that_it_names() -> None:
             assert said.failed == (verdict_of_it != "kept")
 
 
+def test_refused_dma_and_a_failed_walk_are_no_evidence() -> None:
+    refused = traces.request(reason="PROTECTION_DIRECTION")
+    expects = ("expects", {"reasons": ["PROTECTION_DIRECTION"], "first": 0, "last": 9})
+    walk = {**traces.witness((0x1000, 0x5000, 4096, "WB")), "status": "NOT_PRESENT"}
+    for kind, event in (("bytes", refused), ("walk", walk)):
+        ledger = Ledger()
+        host = seen(event, properties=[expects])
+        ledger.add_test([report(properties=[{**row(), "evidence": kind}])], [], host)
+        assert [each.verdict for each in ledger.promises[:1]] == ["unattested"], kind
+
+
+def test_teardowns_report_has_the_properties_of_all_phases() -> None:
+    """What a fixture says in its teardown counts, too."""
+    phases = [report(when=when) for when in ("setup", "call")]
+    ledger = Ledger()
+    last = report(when="teardown", properties=[row(verdict="broken", reason="late")])
+    ledger.add_test([*phases, last], [], seen(traces.request(moved=64)))
+    assert [each.reason for each in ledger.objections()] == ["late"]
+
+
 def test_refusal_as_evidence_is_one_that_was_announced() -> None:
     said = {**row(), "by": "test", "evidence": "refusal"}
     expects = ("expects", {"reasons": ["UNMAPPED"], "first": 0, "last": 9})

@@ -66,6 +66,23 @@ def test_each_has_the_faults_of_its_own_iommu(tmp_path: Path) -> None:
     assert [name for name, _ in outcome.reports[-1].user_properties] == ["IOMMU faults"]
 
 
+def test_what_came_between_tests_is_not_the_next_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("host_harness.worker.Running", lambda *_: None)
+    worker = made(tmp_path / "1")
+    named: list[str | None] = []
+    monkeypatch.setattr(worker.vm, "set_test", named.append)
+    test: Any = SimpleNamespace(nodeid="test_x", config=None)
+    does(worker, **traces.request(reason="PROTECTION_OUTSIDE"))
+    worker.start(test, None)
+    assert named == ["test_x"], "the device's events have its name from now on"
+    assert not worker.see(passed()).host.objections
+    ((name, words),) = worker.late()
+    assert name == "refused DMA"
+    assert "while no test ran" in words
+
+
 @pytest.mark.parametrize("running", [True, False], ids=["in a test", "between tests"])
 def test_full_trace_is_held_against_every_later_test(tmp_path: Path, running: bool) -> None:
     worker, other = made(tmp_path / "1"), made(tmp_path / "2")

@@ -147,6 +147,31 @@ def test_an_error_within_is_not_hidden(run: Run) -> None:
     assert len(reports.properties("test_it", "expects")) == 1
 
 
+def test_a_test_may_be_skipped_where_it_announces(run: Run) -> None:
+    reports = run(
+        """
+        def test_at_once(bench):
+            with bench.device.expects(DIRECTION):
+                pytest.skip("not on this device")
+
+        def test_after_it(bench, buffer):
+            with bench.device.expects(DIRECTION):
+                wrong_way(bench, buffer(kIODirectionOut, 64))
+                pytest.skip("that is all there is to see")
+
+        def test_after_another(bench, buffer):
+            with bench.device.expects(OUTSIDE):
+                wrong_way(bench, buffer(kIODirectionOut, 64))
+                pytest.skip("too late")
+        """
+    )
+    assert reports.all["test_at_once"]["call"].skipped
+    assert reports.all["test_after_it"]["call"].skipped
+    assert "PROTECTION_DIRECTION, and the test did not announce" in reports.text(
+        "test_after_another"
+    )
+
+
 def test_fixtures_announce_for_the_test_that_uses_them(run: Run) -> None:
     reports = run(
         """
@@ -179,8 +204,15 @@ def test_what_lay_where_is_told_when_a_refusal_was_not_announced(run: Run) -> No
             assert False
 
         def test_neither(bench, buffer): buffer(kIODirectionOut, 64)
+
+        def test_just_before_announcing(bench, buffer):
+            memory = buffer(kIODirectionOut, 64)
+            wrong_way(bench, memory)
+            with bench.device.expects(DIRECTION):
+                wrong_way(bench, memory)
         """
     )
+    assert reports.properties("test_just_before_announcing", "memory")
     (rows,) = reports.properties("test_it", "memory")
     assert len(rows) <= 256
     row = rows[0]
@@ -350,6 +382,7 @@ def test_claims_say_what_the_host_judges_them_by(run: Run) -> None:
         """
         @pytest.mark.promise("kIODirectionIn")
         def test_it(bench, buffer, data, attest):
+            bench.device_writes(buffer(kIODirectionIn, 64), data.take(64))
             memory = buffer(kIODirectionIn | kIOMapWriteCombineCache, 5000, 256)
             bench.device_writes(memory, data.take(5000))
             attest.direction(memory)
@@ -369,8 +402,8 @@ def test_claims_say_what_the_host_judges_them_by(run: Run) -> None:
     assert first["promise"] == first["direction"] == "kIODirectionIn"
     ((address, length),) = first["ranges"]
     assert length == 5000
-    assert first["made"].endswith("test_written.py:16")
-    assert first["first"] < first["last"]
+    assert first["made"].endswith("test_written.py:17")
+    assert 0 < first["first"] < first["last"]
     assert alignment["alignment"] == 256
     assert contiguous["promise"] == "kIOMemoryPhysicallyContiguous"
     assert contiguous["length"] == 5000
