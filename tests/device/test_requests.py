@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from device.layout import DmaCtl, DmaDirection, DmaReason, Ext, Plat, RingDescri
 from device.layout import GrantDirection as Grant
 from device.pci.config import Identity
 from device.trace import Trace
+from device.vfio_user.errors import ClientFault, MemoryFault
+from device.vfio_user.model import Dma, Window
 from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, dma, read32, write32
 from tests.device.test_protection_bus import Board
 
@@ -92,6 +95,75 @@ def test_a_list_is_one_event_and_neighbours_are_one_range(told: Told) -> None:
     ranges = [[hex(BASE), 4], [hex(BASE + 64), 1]]
     seen = [(each["write"], each["ranges"], each["moved"]) for each in told.all()]
     assert seen == [(True, ranges, 5), (False, ranges, 5)]
+
+
+def test_ranges_that_overlap_are_no_neighbours(told: Told) -> None:
+    told.own.bus.read_list([(BASE, 8), (BASE + 4, 8), (BASE + 12, 4)])
+    assert told.one()["ranges"] == [[hex(BASE), 8], [hex(BASE + 4), 12]]
+
+
+class OneMapping(FakeClient):
+    """Memory in one mapping, which a function reaches without a look at each range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped = mmap.mmap(-1, SIZE)
+
+    def window(self, address: int, *, write: bool) -> Window | None:
+        del write
+        found = BASE <= address < BASE + SIZE
+        return Window(BASE, BASE + SIZE, self.mapped, 0) if found else None
+
+
+def test_in_one_mapping_each_request_is_told_too(tmp_path: Path) -> None:
+    client = OneMapping()
+    told = Told(client, tmp_path / "trace")
+    bus = told.own.bus
+    told.board.enable()
+    told.board.grant(BASE, 64, Grant.IN | Grant.OUT)
+    bus.write(BASE, b"12345678")
+    assert bus.read(BASE, 8) == b"12345678"
+    bus.write_list([(BASE, b"ab"), (BASE + 8, b"cd")])
+    assert bus.read_list([(BASE, 2), (BASE + 8, 2)]) == [b"ab", b"cd"]
+    with pytest.raises(DmaRefused):
+        bus.write(BASE + 64, b"x")
+    with pytest.raises(DmaRefused):
+        bus.read(BASE + 60, 8)
+    with pytest.raises(DmaRefused):
+        bus.write_list([(BASE, b"xx"), (BASE + 8, b"x"), (BASE + 128, b"x")])
+    seen = [(each["write"], each["ranges"], each["moved"], each["reason"]) for each in told.all()]
+    one, two = [[hex(BASE), 8]], [[hex(BASE), 2], [hex(BASE + 8), 2]]
+    outside, past = "PROTECTION_OUTSIDE", "PROTECTION_PAST_END"
+    assert seen == [
+        *((True, one, 8, "NONE"), (False, one, 8, "NONE")),
+        *((True, two, 4, "NONE"), (False, two, 4, "NONE")),
+        (True, [[hex(BASE + 64), 1]], 0, outside),
+        (False, [[hex(BASE + 60), 8]], 0, past),
+        (True, [[hex(BASE + 128), 1]], 0, outside),
+    ]
+    assert [each["sequence"] for each in told.all()] == [1, 2, 3, 4, 5, 6, 7]
+    assert client.mapped[:10] == b"ab345678cd", "what was refused moved nothing"
+    told.trace.close()
+
+
+@pytest.mark.parametrize(("write", "moved"), [(True, 4096), (False, 0)])
+def test_messages_before_the_one_at_fault_have_moved(
+    tmp_path: Path, write: bool, moved: int
+) -> None:
+    class Messages(FakeClient):
+        def start_dma(self, dma: Dma) -> None:
+            fault: MemoryFault = ClientFault(dma.address + 4096, "an error")
+            dma.on_done(fault)
+
+    told = Told(Messages(), tmp_path / "trace")
+    outcomes: list[Any] = []
+    if write:
+        told.own.bus.write_async(BASE, bytes(8192), outcomes.append)
+    else:
+        told.own.bus.read_async(BASE, 8192, outcomes.append)
+    assert isinstance(outcomes[0], DmaRefused)
+    assert told.refusals() == [("CLIENT_ERROR", hex(BASE + 4096), moved)]
+    told.trace.close()
 
 
 def test_a_list_of_thousands_has_an_end(told: Told) -> None:
