@@ -7,9 +7,17 @@ from .fault import Fault, Place
 from .faults_iommu import IOMMU
 
 
-def _allocator(name: str, promise: str, tests: str, description: str) -> Fault:
+def _allocator(
+    name: str, promise: str, tests: str, description: str, *promises: str, words: str = ""
+) -> Fault:
     return Fault(
-        f"allocator-{name}", Place.GUEST, Status.FAILED, (promise,), description, tests=tests
+        f"allocator-{name}",
+        Place.GUEST,
+        Status.FAILED,
+        (promise, *promises),
+        description,
+        words=words,
+        tests=tests,
     )
 
 
@@ -108,6 +116,8 @@ ALLOCATOR = (
     _allocator(
         *("grants-outlive", "kIOMemoryPageable", "test_prepare.py"),
         "what prepare() granted is never withdrawn",
+        "release",
+        words="were granted when it was released",
     ),
     _allocator(
         *("grants-of-the-dead", "processes", "test_processes.py"),

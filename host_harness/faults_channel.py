@@ -51,7 +51,7 @@ CHANNEL = (
     ),
     _channel(
         "test-not-named",
-        "tests, and",
+        "were named",
         "the guest does not name to the host one of the tests that it has",
         at_collection=True,
     ),
