@@ -88,8 +88,9 @@ _REASONS: dict[str, tuple[str, str]] = {
         "generate segments by the device's rule: whole pages but for the first and the last",
     ),
     "BAD_DESCRIPTOR": (
-        "the descriptor has unknown flags, or directions that differ in one transfer",
-        "look at the descriptor's fields as the device reads them: layout, byte order, leftovers",
+        "the descriptor has unknown flags, no bytes, or directions that differ in one transfer",
+        "look at the descriptor's fields as the device reads them: layout, byte order, leftovers; "
+        "and write the descriptor before the doorbell",
     ),
     "UNFINISHED_CHAIN": (
         "the last descriptor announces another one",

@@ -13,7 +13,8 @@ Configuration space, accesses of any width, MSI-X, MSI, INTx, resets and the tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from device.layout import DmaReason
@@ -33,12 +34,16 @@ from .bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar, bar_size
 from .bus import Bus
 from .memory import Fabric, Memory, ReadOnlyMemory
 from .registers import RegisterFile
-from .requests import Transaction
+from .requests import DmaRefused, Transaction
 from .shared import SharedMemory
 from .state import Content, StatePart, migration
 
 CONFIG_REGION = 7
 _BARS = 6
+_UNCAUGHT_SHOWN = 8  # refusals that a model did not catch, with their traceback
+_UNCAUGHT_MAX = 1000  # that are told of at all: a guest decides how many there are
+
+_log = logging.getLogger(__name__)
 
 
 class Endpoint:
@@ -89,9 +94,10 @@ class Endpoint:
         self.fabric = fabric or Fabric()
         self.fabric.join(self)
         self.bus = Bus(self)
-        self.timers = Timers()
+        self.timers = Timers(run=self._tolerantly)
         self._intx_level = False
         self._intx_under_way = False
+        self._uncaught = 0
         self.contents: dict[int, Content] = {}
         for index, bar in bars.items():
             if isinstance(bar, RegisterBar):
@@ -328,8 +334,26 @@ class Endpoint:
         elif self.config.asleep:
             return
         elif (content := self.contents.get(index)) is not None:
-            content.write(offset, data)
+            self._tolerantly(lambda: content.write(offset, data))
         self.on_access(index, offset, data, write=True)
+
+    def _tolerantly(self, action: Callable[[], None]) -> None:
+        """Run a side effect that may end at a refused request: a device goes on, whoever asked.
+
+        The trace has the refusal, by which the test is judged; the log says where the model ended.
+        """
+        try:
+            action()
+        except DmaRefused as refusal:
+            self._uncaught += 1
+            if self._uncaught <= _UNCAUGHT_MAX:
+                _log.warning(
+                    "%s: a refused DMA ended what the model was doing: %s; catch DmaRefused to go "
+                    "on",
+                    self.name,
+                    refusal,
+                    exc_info=self._uncaught <= _UNCAUGHT_SHOWN,
+                )
 
     def end_of_interrupt(self) -> None:
         """See ``DeviceModel.end_of_interrupt``."""

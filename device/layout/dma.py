@@ -46,7 +46,7 @@ class DmaReason(IntEnum):
     MAX_SEGMENTS = 14
     RESET = 15  # a reset ended it in flight
     CLIENT_GONE = 16  # its client ended it in flight
-    BAD_DESCRIPTOR = 17  # unknown flags, or directions that differ in one transfer
+    BAD_DESCRIPTOR = 17  # unknown flags, directions that differ in one transfer, or no bytes
     UNFINISHED_CHAIN = 18  # the ring's last descriptor announces another one
     TRANSFER_SIZE = 19  # more than RING_BYTES_MAX in one transfer
     LENGTH_ALIGNMENT = 20  # a constraint of BAR3, and the one below

@@ -38,11 +38,17 @@ class Timer:
 class Timers:
     """Runs actions later, in the thread that serves the device, so that nothing needs a lock.
 
-    They live on while no client is connected, as the device's state does.
+    They live on while no client is connected, as the device's state does. ``run`` calls an action;
+    what it raises is a bug of the model's, and logged as one.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        run: Callable[[Callable[[], None]], None] = lambda action: action(),
+    ) -> None:
         self._clock = clock
+        self._run = run
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Timer]] = []
 
@@ -70,6 +76,6 @@ class Timers:
         while self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
             timer = heapq.heappop(self._heap)[2]
             try:
-                timer.fire()
+                self._run(timer.fire)
             except Exception:
                 _log.exception("a timer of the device model failed")

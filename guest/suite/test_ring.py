@@ -149,6 +149,7 @@ def test_bad_descriptors_are_refused_whole(
 
     bad = [
         ([RingDescriptor(base, 4, 0, 1 << 31)], DmaReason.BAD_DESCRIPTOR),
+        ([RingDescriptor(0, 0, 0, 0)], DmaReason.BAD_DESCRIPTOR),  # rung before it was written
         (
             [RingDescriptor(base, 4, 0, CHAIN | WRITE), RingDescriptor(base, 4, 0, 0)],
             DmaReason.BAD_DESCRIPTOR,

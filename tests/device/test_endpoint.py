@@ -230,3 +230,38 @@ def test_side_effect_of_no_register_is_an_error() -> None:
 def test_a_class_can_be_made_twice() -> None:
     for _ in range(2):
         assert read32(Small(Trace()), 0, Reg.CONTROL) == 0x102
+
+
+class Careless(Small):
+    """Catches no refusal: its control register writes to memory, now or from a timer."""
+
+    def write_control(self, value: int) -> None:
+        if value & 1 << 0:
+            self.bus.write(READ_ONLY_BASE, b"data")
+        else:
+            self.timers.after(0, lambda: self.bus.write(READ_ONLY_BASE, b"data"))
+        self.written.append(Control(value))
+
+
+@pytest.mark.parametrize("start", [1, 0], ids=["from a register", "from a timer"])
+def test_refusal_that_a_model_does_not_catch_is_no_bug_of_the_process(
+    client: FakeClient, caplog: pytest.LogCaptureFixture, start: int
+) -> None:
+    """The trace has it, by which the test is judged; the device goes on."""
+    made = Careless(Trace())
+    made.attach(client)
+    made.region_write(7, 4, b"\x06\x00")
+    for _ in range(2):
+        write32(made, 0, Reg.CONTROL, start)
+        made.timers.run_due()
+    assert made.bus.interconnect.refusals.count == 2
+    assert [each.levelname for each in caplog.records] == ["WARNING"] * 2
+    assert "READ_ONLY" in caplog.text
+    assert "catch DmaRefused" in caplog.text
+    assert len(made.written) == (0 if start else 2)
+
+
+def test_bug_of_a_model_in_a_timer_is_one(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+    small.timers.after(0, lambda: [].pop())
+    small.timers.run_due()
+    assert [each.levelname for each in caplog.records] == ["ERROR"]

@@ -147,6 +147,12 @@ def test_ring_that_cannot_be_read(exerciser: Exerciser, base: int, reason: DmaRe
 
 REFUSED = {
     "unknown flag": ([RingDescriptor(BASE, 1, 0, 0x10)], DmaReason.BAD_DESCRIPTOR),
+    "no bytes": ([RingDescriptor(BASE, 0, 0, 0)], DmaReason.BAD_DESCRIPTOR),
+    "no bytes in two": (
+        [RingDescriptor(BASE, 0, 0, WRITE | CHAIN), RingDescriptor(BASE, 0, 0, WRITE)],
+        DmaReason.BAD_DESCRIPTOR,
+    ),
+    "never written": ([RingDescriptor(0, 0, 0, 0)], DmaReason.BAD_DESCRIPTOR),
     "directions that differ": (
         [RingDescriptor(BASE, 1, 0, CHAIN), RingDescriptor(BASE, 1, 0, WRITE)],
         DmaReason.BAD_DESCRIPTOR,

@@ -222,7 +222,10 @@ class Ring:
         transfer = self._make(direction, segments, bool(flags & _NO_SNOOP))
         alike = _WRITE | _NO_SNOOP
         reason = DmaReason.NONE
-        if any(each.flags & ~_FLAGS or (each.flags ^ flags) & alike for each in chain):
+        # Without a byte in it is what a ring has before its driver fills it.
+        if not transfer.length or any(
+            each.flags & ~_FLAGS or (each.flags ^ flags) & alike for each in chain
+        ):
             reason = DmaReason.BAD_DESCRIPTOR
         elif chain[-1].flags & _CHAIN:
             reason = DmaReason.UNFINISHED_CHAIN
