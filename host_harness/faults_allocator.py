@@ -182,13 +182,14 @@ ALLOCATOR = (
 )
 
 
-def _mapper(name: str, promise: str, description: str) -> Fault:
+def _mapper(name: str, promise: str, description: str, words: str = "") -> Fault:
     return Fault(
         f"mapper-{name}",
         Place.GUEST,
         Status.FAILED,
         (promise,),
         description,
+        words=words,
         options=IOMMU,
         tests="test_mapper.py",
     )
@@ -206,6 +207,7 @@ MAPPER = (
     _mapper(
         *("stale-after-unmap", "mapper denial"),
         "a buffer stays mapped for the device after complete() and release()",
+        words="to be refused for UNMAPPED: 0 were",
     ),
     _mapper(
         *("segments-unmerged", "kIOMemoryPhysicallyContiguous"),

@@ -119,6 +119,7 @@ _EXERCISER = (
         "test_ring.py",
         "the device reads a descriptor again after it was checked",
         "descriptor ring",
+        words="a transfer that was never asked for",
     ),
     _device(
         "ring-refusal-lost",

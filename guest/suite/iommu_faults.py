@@ -19,6 +19,7 @@ from vfio import Container, Iova
 PAGE = 4096
 _map = Container.map
 _allow = BusWindow.allow
+_close = BusWindow.close
 _map_part = BusWindow._map
 
 
@@ -54,12 +55,20 @@ def rights_kept() -> None:
 
 
 def stale_after_unmap() -> None:
-    """What is completed or released stays mapped."""
+    """What is completed or released stays mapped. Rights change all the same."""
 
     def close(window: BusWindow) -> None:
         window._mapped, window._segments = [], []
 
+    def allow(window: BusWindow, rights: IODirection, physical: Sequence[Any]) -> None:
+        if window.changes(rights):
+            places = window._segments
+            _close(window)
+            window._segments = places
+        _allow(window, rights, physical)
+
     setattr(BusWindow, close.__name__, close)
+    setattr(BusWindow, allow.__name__, allow)
 
 
 def segments_unmerged() -> None:
