@@ -47,6 +47,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> object:
+    """Fail the test for mistakes in its fixtures' teardown, where their buffers are released."""
+    mistakes.taken()  # of a call that failed: it has its own words
+    result = yield
+    if found := mistakes.taken():
+        raise CheckFailed("; and ".join(found))
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,  # noqa: ARG001
 ) -> object:

@@ -59,6 +59,21 @@ def test_mistaken():
 def test_mistaken_on_purpose():
     mistakes.record("a peek at a bounce buffer")
     assert mistakes.taken()
+
+@pytest.fixture
+def gives_up():
+    yield
+    mistakes.record("given up in a teardown")
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistaken_fixture(gives_up):
+    pass
+
+@pytest.mark.xfail
+@pytest.mark.filterwarnings("ignore")
+def test_mistaken_and_expected_to_fail():
+    mistakes.record("a peek at a bounce buffer")
+    assert False
 """
 
 
@@ -76,34 +91,43 @@ class Blind:
 
 
 class Reports:
-    """Keeps the reports of a session's calls, by the test's name."""
+    """Keeps the reports of a session's calls and teardowns, by the test's name."""
 
     def __init__(self) -> None:
         self.calls: dict[str, pytest.TestReport] = {}
+        self.teardowns: dict[str, pytest.TestReport] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            self.calls[report.nodeid.rpartition("::")[2]] = report
+        if report.when in ("call", "teardown"):
+            of_phase = self.calls if report.when == "call" else self.teardowns
+            of_phase[report.nodeid.rpartition("::")[2]] = report
 
 
 @pytest.fixture
-def calls(pytester: pytest.Pytester) -> Iterator[dict[str, pytest.TestReport]]:
+def reports(pytester: pytest.Pytester) -> Iterator[Reports]:
     before = coverage.use(Blind())
     pytester.makepyfile(TESTS)
     reports = Reports()
     pytester.inline_run("--strict-markers", plugins=[ledger, reports])
-    yield reports.calls
+    yield reports
     coverage.use(before)
     coverage.begin()
 
 
-def test_the_accounts_of_tests(calls: dict[str, pytest.TestReport]) -> None:
+def test_the_accounts_of_tests(reports: Reports) -> None:
+    calls = reports.calls
     failed = {name for name, report in calls.items() if report.failed}
     assert failed == {"test_fails", "test_strict", "test_strict_while_prepared", "test_mistaken"}
-    assert len(calls) == 8
+    assert len(calls) == 10
     section = dict(calls["test_fails"].sections)[ledger.COVERAGE]
     assert section.endswith("prepared 4096 bytes for In; no DMA touched any of them")
     assert ledger.COVERAGE not in dict(calls["test_passes"].sections)
     assert "CoverageError" in calls["test_strict"].longreprtext
     assert "no DMA touched any of them" in calls["test_strict_while_prepared"].longreprtext
     assert "a peek at a bounce buffer" in calls["test_mistaken"].longreprtext
+
+
+def test_a_mistake_in_a_fixtures_teardown(reports: Reports) -> None:
+    (failed,) = (each for each in reports.teardowns.values() if each.failed)
+    assert failed.nodeid.endswith("::test_mistaken_fixture")
+    assert "given up in a teardown" in failed.longreprtext
