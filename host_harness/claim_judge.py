@@ -14,12 +14,12 @@ NOTHING_MOVED = "no DMA moved a byte of it"
 NO_WALK = "no walk of the page tables saw all of it during this test"
 _SHOWN = 2  # ranges
 # From IOKit's names, which see a direction from the memory, to whether the device writes.
-_WRITES = {
+WRITES = {
     "kIODirectionIn": (True,),
     "kIODirectionOut": (False,),
     "kIODirectionInOut": (True, False),
 }
-_VERBS = {True: "wrote", False: "read"}
+VERBS = {True: "wrote", False: "read"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +86,21 @@ def _direction(claim: Claim, evidence: Evidence) -> Finding:
         write: _Moved([each for each in requests if each.write == write], claim.ranges)
         for write in (True, False)
     }
-    wanted = _WRITES[claim.direction]
+    wanted = WRITES[claim.direction]
     said = "; ".join(
-        f"{_VERBS[write]} {moved[write].said(claim.size)}" for write in moved if moved[write].bytes
+        f"{VERBS[write]} {moved[write].said(claim.size)}" for write in moved if moved[write].bytes
     )
     for write in moved:
         if write not in wanted and moved[write].bytes:
             first = moved[write].requests[0]
             why = (
-                f"the device {_VERBS[write]} {moved[write].bytes} bytes of {claim.where}, which is "
+                f"the device {VERBS[write]} {moved[write].bytes} bytes of {claim.where}, which is "
                 f"{claim.direction} (request {first.sequence} at {first.address:#x})"
             )
             return Finding("broken", said, why)
     if not said:
         return Finding("unattested", "", NOTHING_MOVED)
-    silent = [_VERBS[write] for write in wanted if not moved[write].bytes]
+    silent = [VERBS[write] for write in wanted if not moved[write].bytes]
     if silent:
         return Finding("unattested", said, f"no DMA {' or '.join(silent)} a byte of it")
     return Finding("kept", said)
@@ -182,7 +182,7 @@ def _released(claim: Claim, evidence: Evidence) -> Finding:
         if each.position > mark.position and (end is None or each.position < end):
             for first, size in each.moved_within(claim.ranges):
                 why = (
-                    f"{each.device} {_VERBS[each.write]} {size} bytes at {first:#x} after "
+                    f"{each.device} {VERBS[each.write]} {size} bytes at {first:#x} after "
                     f"{claim.where} was released (request {each.sequence})"
                 )
                 return Finding("broken", "", why)

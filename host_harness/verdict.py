@@ -55,7 +55,17 @@ class HostView:
         kind = str(row.get("evidence") or "bytes") if isinstance(row, Mapping) else ""
         if kind not in _MISSING:
             return f"the test names a kind of evidence that there is not: {kind!r:.50}"
-        return "" if kind in self._kinds(self.evidence) else _MISSING[kind]
+        if kind not in self._kinds(self.evidence):
+            return _MISSING[kind]
+        promise = str(row.get("promise")) if isinstance(row, Mapping) else ""
+        ways = claim_judge.WRITES.get(promise, ()) if kind == "bytes" else ()
+        # Bytes that went the other way, such as a ring's descriptors, are not what it is about.
+        unseen = [
+            claim_judge.VERBS[write]
+            for write in ways
+            if not any(each.moved > 0 and each.write == write for each in self.evidence.requests)
+        ]
+        return f"no DMA {' or '.join(unseen)} a byte during this test" if unseen else ""
 
     def _kinds(self, evidence: Evidence) -> Iterable[str]:
         if evidence.moved:

@@ -416,6 +416,28 @@ def test_teardowns_report_has_the_properties_of_all_phases() -> None:
     assert [each.reason for each in ledger.objections()] == ["late"]
 
 
+@pytest.mark.parametrize(
+    ("promise", "writes", "kept"),
+    [
+        ("kIODirectionIn", [True], True),
+        ("kIODirectionIn", [False], False),
+        ("kIODirectionOut", [False], True),
+        ("kIODirectionOut", [True], False),
+        ("kIODirectionInOut", [True, False], True),
+        ("kIODirectionInOut", [True], False),
+        ("capacity", [False], True),
+    ],
+)
+def test_direction_by_a_tests_word_needs_bytes_that_went_this_way(
+    promise: str, writes: list[bool], kept: bool
+) -> None:
+    ledger = Ledger()
+    host = seen(*(traces.request(n, write=way, moved=64) for n, way in enumerate(writes, 1)))
+    ledger.add_test([report(properties=[row(promise=promise)])], [], host)
+    assert (ledger.promises[0].verdict == "kept") == kept
+    assert kept or " a byte during this test" in ledger.promises[0].reason
+
+
 def test_refusal_as_evidence_is_one_that_was_announced() -> None:
     said = {**row(), "by": "test", "evidence": "refusal"}
     expects = ("expects", {"reasons": ["UNMAPPED"], "first": 0, "last": 9})
