@@ -240,8 +240,9 @@ def test_two_parts_of_a_buffer_in_one_line(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
     """Each sync is in its place; the line is the mistake, and the report says so."""
-    memory = make(noncoherent, kIODirectionInOut, data.take(LENGTH))
-    half, stored = LINE // 2, data.take(4)
+    half, content = LINE // 2, data.take(LENGTH)
+    memory = make(noncoherent, kIODirectionInOut, content)
+    stored = inverted(content[half - 4 : half])  # other bytes at every place
     memory.writeBytes(half - 4, stored)
     with noncoherent.expects(Kind.WRITE_TO_DIRTY_LINE) as reports:
         noncoherent.writes(memory, half, data.take(half))
