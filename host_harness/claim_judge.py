@@ -11,6 +11,7 @@ from .evidence import Evidence, Range, Request, Walk, union
 
 PAGE = 4096
 NOTHING_MOVED = "no DMA moved a byte of it"
+LEFT_OUT = "the trace does not tell all ranges of request {}, a long list: cut it, to be judged"
 NO_WALK = "no walk of the page tables saw all of it during this test"
 _SHOWN = 2  # ranges
 # From IOKit's names, which see a direction from the memory, to whether the device writes.
@@ -100,6 +101,9 @@ def _direction(claim: Claim, evidence: Evidence) -> Finding:
             return Finding("broken", said, why)
     if not said:
         return Finding("unattested", "", NOTHING_MOVED)
+    for each in requests:
+        if each.left_out and each.write not in wanted:
+            return Finding("unattested", said, LEFT_OUT.format(each.sequence))
     silent = [VERBS[write] for write in wanted if not moved[write].bytes]
     if silent:
         return Finding("unattested", said, f"no DMA {' or '.join(silent)} a byte of it")
@@ -186,6 +190,8 @@ def _released(claim: Claim, evidence: Evidence) -> Finding:
                     f"{claim.where} was released (request {each.sequence})"
                 )
                 return Finding("broken", "", why)
+            if each.left_out:
+                return Finding("unattested", "", LEFT_OUT.format(each.sequence))
     start, _ = claim.ranges[0]
     return Finding("kept", f"no grant on {claim.size} bytes at {start:#x}, no DMA there since")
 

@@ -58,7 +58,7 @@ class Request:
     """One request to memory. ``ranges`` are in order; ``moved`` bytes of them were moved.
 
     ``reason`` is "NONE" or that of a refusal; ``byte`` the first byte at fault. ``position`` counts
-    the events of the trace.
+    the events of the trace. ``left_out`` are ranges of a long list that the trace does not tell.
     """
 
     position: int
@@ -70,6 +70,7 @@ class Request:
     reason: str
     byte: int | None = None
     nearest: Grant | None = None
+    left_out: int = 0
 
     @property
     def refused(self) -> bool:
@@ -247,6 +248,7 @@ def _request(position: int, event: Event) -> Request:
         str(event["reason"]),
         None if byte is None else number(byte),
         None if nearest is None else Grant.of(nearest),
+        int(event.get("more", 0)),
     )
 
 

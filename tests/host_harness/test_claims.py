@@ -111,6 +111,17 @@ def test_last_may_be_left_out() -> None:
     assert judged(said, writes(1 << 40, START)).verdict == "kept"
 
 
+def test_a_list_that_is_not_told_to_its_end_is_no_evidence_against_anything() -> None:
+    """Its other ranges may be anywhere: the wrong way, or in what was released."""
+    elsewhere = writes(12, START + (1 << 20), 64) | {"more": 3}
+    out, into = (claim("direction", direction=f"kIODirection{way}") for way in ("Out", "In"))
+    found = judged(out, reads(11, START), elsewhere)
+    assert (found.verdict, "request 12" in found.reason) == ("unattested", True)
+    assert judged(into, writes(11, START), elsewhere).verdict == "kept"
+    assert judged(RELEASED, ON, MARK, elsewhere).verdict == "unattested"
+    assert judged(RELEASED, ON, elsewhere, MARK).verdict == "kept"
+
+
 # Contiguity.
 
 WALK = traces.witness((0x7F0000, START, 8192, "WB"))
