@@ -196,7 +196,7 @@ _REQUESTS = (
         Status.NO_VERDICT,
         (),
         "the device never ends a write to DMACTL",
-        words="exerciser does not answer: a write of",
+        words="exerciser does not answer: a write of 0x1 to BAR0 0x8 (DMACTL)",
         tests="test_direction.py",
     ),
 )
