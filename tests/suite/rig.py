@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -25,50 +24,14 @@ from suite.attestation import SettingsPlugin
 from suite.host import Host, HostPlugin
 
 from device.layout import PLATFORM_DEVICE_ID
-from host_harness import launch, verdict
-from host_harness.evidence import Evidence, Grants
+from host_harness import launch
 from host_harness.payload import SOURCE
-from host_harness.report import HOST_SAW, Ledger
 from tests.suite.edu import EduModel
 from tests.suite.rig_function import Function
 from tests.suite.rig_machine import PAT, Driver, Machine
-from tests.suite.rig_trace import KeptTrace
+from tests.suite.rig_verdict import Outcome
 
 MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
-
-
-@dataclass
-class Outcome:
-    """What a run of the suite came to, by the guest's reports and the host's look at the trace."""
-
-    trace: KeptTrace
-    ledger: Ledger = field(default_factory=Ledger)
-    _grants: Grants = field(default_factory=Grants)
-    _marked: dict[str, list[str]] = field(default_factory=dict)
-    _reports: list[pytest.TestReport] = field(default_factory=list)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Hand each test's reports to the host's ledger, as they would come over the channel."""
-        self._reports.append(report)
-        if report.when != "teardown":
-            return
-        evidence = Evidence.of(self.trace.take(), self._grants)
-        host = verdict.look(evidence, report.user_properties)
-        self.ledger.add_test(self._reports, self._marked[report.nodeid], host)
-        self._reports = []
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the promises that the tests are marked with."""
-        self._marked = {
-            item.nodeid: [str(mark.args[0]) for mark in item.iter_markers("promise")]
-            for item in items
-        }
-
-    @property
-    def broken(self) -> set[str]:
-        """The promises that were broken, beside what the host has against tests without one."""
-        found = {row.promise for row in self.ledger.promises if row.verdict == "broken"}
-        return found - {HOST_SAW}
 
 
 class Rig:
@@ -129,7 +92,7 @@ class Rig:
         online = self._pytester.path / "online"
         online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
         self._patch.setattr(processors, "ONLINE", online)
-        outcome = Outcome(machine.trace)
+        outcome = Outcome(machine)
         guest = SOURCE / "guest"
         self._pytester.inline_run(
             *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),
@@ -142,4 +105,5 @@ class Rig:
                 HostPlugin(cast("Host", machine.host(machine))),
             ],
         )
+        outcome.end()
         return outcome

@@ -15,9 +15,10 @@ from tests.device.tables import PAGE, Tables
 
 
 class Mapped(Protocol):
-    """What is needed of a machine."""
+    """What is needed of a machine. ``witnessed``: a test had the host look at its tables."""
 
     tables: Tables
+    witnessed: bool
 
     def query(self, address: int) -> PageTableEntry:
         """Make the page tables of the mapping that holds ``address``."""
@@ -38,6 +39,7 @@ class RigHost:
         mtrrs: Mtrrs,
     ) -> HostReport:
         """Walk by the harness's own decoder; what QEMU would translate is taken from there, too."""
+        self._machine.witnessed = True
         self._machine.query(address)
         tables = self._machine.tables
         registers = TypeRegisters(

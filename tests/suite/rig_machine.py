@@ -84,6 +84,7 @@ class Machine(WholeMemory):
         self.asked: list[Dma] = []
         self.patience = 0
         self.tables = Tables()
+        self.witnessed = False
         self.mapped: dict[int, tuple[int, int, CacheMode]] = {}
         self.eventfds: dict[int, int] = {}
         self.line = Line()

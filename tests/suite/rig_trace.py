@@ -13,10 +13,13 @@ class KeptTrace(Trace):
     def __init__(self) -> None:
         super().__init__()
         self.on = True
+        self.tests: set[str | None] = set()  # whose requests there were
         self._events: list[dict[str, Any]] = []
 
     def event(self, device: str, event: str, **fields: object) -> None:
         """Keep it."""
+        if event == "request":
+            self.tests.add(self.test)
         facts = {"time": 0.0, "device": device, "test": self.test, "event": event}
         self._events.append({**facts, **fields})
 

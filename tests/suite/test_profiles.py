@@ -56,6 +56,7 @@ def with_profile(found: Profile, fault: Fault = SOUND) -> type[Machine]:
 def test_suite_keeps_to_the_limits(rig: Rig, found: Profile) -> None:
     outcome = rig.run(with_profile(found), "-k", SELECTED)
     ledger = outcome.ledger
+    assert outcome.late == []
     assert ledger.objections() == []
     assert ledger.failed == 0
     assert ledger.passed > 100
@@ -65,6 +66,7 @@ def test_what_no_limit_forbids_runs_under_all_of_them(rig: Rig) -> None:
     """The matrix has these tests once, without limits; their marks must be right all the same."""
     outcome = rig.run(with_profile(ROUGH), "-m", "any_device and not kernel")
     ledger = outcome.ledger
+    assert outcome.late == []
     assert ledger.objections() == []
     assert ledger.failed == 0
     assert ledger.passed > 100
