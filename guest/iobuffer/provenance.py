@@ -67,6 +67,7 @@ class Row(TypedDict):
 _transparent: set[str] = {"contextlib", "threading", "concurrent.futures.thread"}
 _skipped: dict[str | None, bool] = {None: False}  # by a module's name
 _shown: dict[str, str] = {}  # a file's path as messages have it
+_ends: dict[str | None, Place] = {}  # by a module's name
 _stated: contextvars.ContextVar[str | None] = contextvars.ContextVar("made_at", default=None)
 
 
@@ -75,6 +76,16 @@ def transparent(*modules: str) -> None:
     _transparent.update(modules)
     _skipped.clear()
     _skipped[None] = False
+
+
+def ends_at(module: str, place: Place) -> None:
+    """Give what is made below ``module`` this place, if all frames up to there are passed over.
+
+    Such as what runs tests, with the line of the test that runs.
+    """
+    if module not in _ends:
+        transparent()
+    _ends[module] = place
 
 
 @contextmanager
@@ -104,6 +115,7 @@ def _here(start: FrameType) -> Place:
         return stated
     frame: FrameType | None = start
     last = start
+    name: str | None = None
     for _ in range(_DEPTH_MAX):
         if frame is None:
             break
@@ -115,10 +127,14 @@ def _here(start: FrameType) -> Place:
         if not skip:
             break
         frame = frame.f_back
+    if name in _ends:
+        return _ends[name]
     return last.f_code.co_filename, last.f_lineno or 0
 
 
 def _is_skipped(name: str) -> bool:
+    if name in _ends:
+        return False
     parts = name.split(".")
     packages = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
     return _PACKAGE in packages or not packages.isdisjoint(_transparent)

@@ -47,9 +47,11 @@ from suite.patterns import Patterns
 
 pytest_plugins = ("suite.ledger",)
 
-# What makes descriptors for a test: their line is the test's.
+# What makes descriptors for a test: their line is that of the test or the fixture of a user's that
+# asked for them. Between them is pytest.
 _MAKERS = ("buffers", "board", "bench", "noncoherent")
-provenance.transparent(__name__, *(f"suite.{each}" for each in _MAKERS))
+provenance.transparent(__name__, "_pytest", "pluggy", *(f"suite.{each}" for each in _MAKERS))
+_RUNNER = "_pytest.runner"  # below it is no more of the test
 
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
 # and looks at the signature of what makes it.
@@ -63,6 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Note which test runs, and have it begin as every other one does."""
     if isinstance(item, pytest.Function):
         item.config.stash[_ITEM] = item
+    provenance.ends_at(_RUNNER, (str(item.path), (item.location[1] or 0) + 1))
     if _KIT not in item.config.stash:
         item.config.stash[_KIT] = Kit(iommu=item.config.stash[IOMMU])
     item.config.stash[_KIT].start(item)

@@ -104,6 +104,21 @@ def test_modules_that_make_descriptors_for_others_are_passed_over(
     provenance.transparent()
 
 
+def test_what_is_made_with_all_frames_passed_over_has_the_place_of_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, kept in ("_transparent", {*provenance._transparent}), ("_ends", {}):
+        monkeypatch.setattr(provenance, name, kept)
+    provenance.transparent("tests.guest.memory_pool")
+    provenance.ends_at(__name__, ("test_other.py", 7))
+    with make(64) as memory:
+        assert memory.made_at == "test_other.py:7"
+    provenance._ends.clear()
+    provenance.transparent()
+    with make(64) as memory:
+        assert memory.made_at == line(-1)
+
+
 def test_the_line_of_the_async_variant_is_not_the_threads() -> None:
     async def user() -> str:
         made = await IOBufferMemoryDescriptor.inTaskWithOptionsAsync(

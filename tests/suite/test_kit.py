@@ -439,3 +439,40 @@ def test_what_the_guest_sees_itself_fails_at_once(run: Run, line: str, says: str
     text = reports.text("test_it")
     assert says in text
     assert reports.properties("test_it", "claim") == []
+
+
+def test_the_line_of_a_buffer_is_that_of_the_fixture_or_else_of_the_test(run: Run) -> None:
+    reports = run(
+        """
+        import inspect
+
+        def here():
+            return f"test_written.py:{inspect.currentframe().f_back.f_lineno}"
+
+        @pytest.fixture
+        def made(buffer):
+            return buffer(kIODirectionIn, 64), here()
+
+        def test_own_fixture(made):
+            memory, line = made
+            assert memory.made_at.endswith(line)
+
+        def test_called(buffer):
+            memory, line = buffer(kIODirectionIn, 64), here()
+            assert memory.made_at.endswith(line)
+
+        def test_asked_for(request):
+            bench, line = request.getfixturevalue("bench"), here()
+            assert bench.staging.made_at.endswith(line)
+
+        """
+    )
+    assert reports.passed == {"test_own_fixture", "test_called", "test_asked_for"}
+    reports = run(
+        """
+        def test_of_the_kit(bench):
+            line = test_of_the_kit.__code__.co_firstlineno
+            assert bench.staging.made_at.endswith(f"test_written.py:{line}")
+        """
+    )
+    assert reports.passed == {"test_of_the_kit"}
