@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .base import Endpoint
 
 HISTORY = 256  # transactions kept
-RANGES_MAX = 4096  # of one event; a list of more says how many it left out
+RANGES_MAX = 16384  # of one event; a list of more says how many it left out
 # A request that these end was not refused: nobody asks for it any more.
 _ENDS = (DmaReason.RESET, DmaReason.CLIENT_GONE)
 
@@ -235,15 +235,14 @@ class Requester:
     ) -> None:
         if not self._function.traces_request(reason):
             return
-        merged = _merged(ranges)
-        if len(merged) > RANGES_MAX:
-            facts["more"] = len(merged) - RANGES_MAX
+        if len(ranges) > RANGES_MAX:
+            facts["more"] = len(ranges) - RANGES_MAX
         self.trace.event(
             self._function.name,
             "request",
             sequence=self.interconnect.sequence,
             write=write,
-            ranges=[(hex(address), length) for address, length in merged[:RANGES_MAX]],
+            ranges=[(hex(address), length) for address, length in ranges[:RANGES_MAX]],
             moved=moved,
             reason=reason.name,
             **facts,
@@ -258,17 +257,6 @@ class Requester:
     def _unsnooped(self, attributes: Attributes) -> bool:
         """Return whether no cache follows the access: asked for, or never for this function."""
         return not self._function.coherent or self._sent(attributes).no_snoop
-
-
-def _merged(ranges: Ranges) -> list[tuple[int, int]]:
-    """Join ranges that follow one another at once."""
-    merged: list[tuple[int, int]] = []
-    for address, length in ranges:
-        if merged and sum(merged[-1]) == address:
-            merged[-1] = merged[-1][0], merged[-1][1] + length
-        else:
-            merged.append((address, length))
-    return merged
 
 
 def _byte_at(ranges: Ranges, moved: int) -> int:

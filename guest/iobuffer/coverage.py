@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from . import provenance
 from .errors import IOReturn, IOReturnError, IOUnsupportedError
 from .options import IODirection
-from .provenance import Record, Segment
+from .provenance import Record, Segment, without
 
 ACCOUNTS_MAX: Final = 256  # that are kept until `begin`
 SEGMENTS_MAX: Final = 64  # of one account; the others are taken for touched
@@ -100,7 +100,7 @@ class Account:
         count, first = 0, -1
         offset = 0
         for address, length in self.segments[:SEGMENTS_MAX]:
-            for skip, size in _without(self.elsewhere, offset, length):
+            for skip, size in without(self.elsewhere, offset, length):
                 found = evidence.untouched(address + skip, size, self.direction, self.since)
                 if found is None:
                     return None
@@ -109,20 +109,6 @@ class Account:
                 count += found.count
             offset += length
         return Untouched(count, max(0, first))
-
-
-def _without(
-    elsewhere: tuple[tuple[int, int], ...], offset: int, length: int
-) -> Iterator[tuple[int, int]]:
-    """Yield (offset in the segment, length) of what of a segment is not ``elsewhere``."""
-    at, end = offset, offset + length
-    for start, size in sorted(elsewhere):
-        if at < end and start < end and at < start + size:
-            if at < start:
-                yield at - offset, start - at
-            at = start + size
-    if at < end:
-        yield at - offset, end - at
 
 
 def _account(record: Record, direction: IODirection) -> Account:

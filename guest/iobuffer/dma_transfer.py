@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from . import coverage, provenance
-from .dma_bounce import BounceAllocator, Copy, Layout, lay_out
+from .dma_bounce import BounceAllocator, Layout, lay_out
 from .dma_specification import Specification
 from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError
 from .memory import IOMemoryDescriptor, Part, Segment
@@ -83,8 +83,10 @@ class Prepared:
             raise TooManySegments(length, [size for _, size in self.segments], most)
         self._generated: list[Segment] = []  # (offset, length), ascending and apart
         self._seen = 0  # when memory and bounce buffer were brought together last
-        for copy in self._copies():
-            memory._record.bounces(offset + copy.offset, copy.length)
+        if (bounce := self._layout.bounce) is not None:
+            for copy in bounce.copies:
+                place = bounce.address + copy.place
+                memory._record.bounces(offset + copy.offset, copy.length, place)
         self._note_seen()
         self._starts = list(accumulate((size for _, size in self.segments), initial=0))
 
@@ -186,9 +188,6 @@ class Prepared:
                     f"{address:#x} on the bus"
                 )
         return ""
-
-    def _copies(self) -> list[Copy]:
-        return [] if self._layout.bounce is None else self._layout.bounce.copies
 
     def copy_out(self) -> None:
         """Bring what a device may read into the bounce buffer, when there is one."""

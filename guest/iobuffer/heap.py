@@ -152,7 +152,7 @@ class Heap:
             self._take_late()
             policy = placement.policy()
             size = max(CACHE_LINE, alignment, 1 << (capacity - 1).bit_length())
-            packed = align_up(capacity, alignment)
+            packed = align_up(capacity + 1, alignment)  # a byte too many is not the next one's
             if pages:
                 pass
             elif policy.packs and align_up(policy.first(), alignment) + packed <= PAGE:

@@ -178,6 +178,11 @@ class IOMemoryDescriptor(ABC):
         return list(self._record.segments)
 
     @property
+    def reached_segments(self) -> list[Segment]:
+        """The same, but with bounce memory in place of what went through that."""
+        return self._record.reached()
+
+    @property
     def made_sequence(self) -> int:
         """What `provenance.clock` said when it was made, 0 without one."""
         return self._record.made_sequence

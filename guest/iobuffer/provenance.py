@@ -159,10 +159,10 @@ class Record:
     """What is known of one descriptor. It keeps nothing alive, and outlives the descriptor.
 
     ``length`` in bytes; ``segments`` are those of the newest preparation, ``elsewhere`` the
-    (offset, length) of what went through a bounce buffer meanwhile, and ``since`` is when its
-    account began, by the clock; ``closed``: that has ended. ``prepared``: by somebody, not just by
-    its own making. ``role`` says what the memory is for, when that is not its maker's, and ``pool``
-    where it is from.
+    (offset, length) of what went through a bounce buffer meanwhile, ``bounced`` where devices found
+    that, and ``since`` is when its account began, by the clock; ``closed``: that has ended.
+    ``prepared``: by somebody, not just by its own making. ``role`` says what the memory is for,
+    when that is not its maker's, and ``pool`` where it is from.
     """
 
     __slots__ = (
@@ -170,6 +170,7 @@ class Record:
         "_completed",
         "_made",
         "_released",
+        "bounced",
         "closed",
         "direction",
         "elsewhere",
@@ -196,6 +197,7 @@ class Record:
         self._released: Place = ""
         self.made_sequence = self.since = clock()
         self.elsewhere: list[Segment] = []
+        self.bounced: list[Segment] = []
         self.released_after = 0
         self.closed = self.prepared = False
         self.number = self.newest = _tick()
@@ -233,13 +235,26 @@ class Record:
         """Begin an account: see `coverage`."""
         self.since = clock()
         self.elsewhere.clear()
+        self.bounced.clear()
         self.prepared = True
         self.closed = False
 
-    def bounces(self, offset: int, length: int) -> None:
-        """Note that a part goes through a bounce buffer."""
+    def bounces(self, offset: int, length: int, address: int) -> None:
+        """Note that a part goes through bounce memory, at that bus ``address``."""
+        if len(self.bounced) < SEGMENTS_MAX:
+            self.bounced.append((address, length))
         if len(self.elsewhere) < SEGMENTS_MAX and (offset, length) not in self.elsewhere:
             self.elsewhere.append((offset, length))
+
+    def reached(self) -> list[Segment]:
+        """Return where devices find its bytes: in bounce memory what goes through that."""
+        found: list[Segment] = []
+        offset = 0
+        for address, length in self.segments:
+            parts = without(self.elsewhere, offset, length)
+            found += ((address + skip, size) for skip, size in parts)
+            offset += length
+        return found + self.bounced
 
     def placed(self, segments: Sequence[Segment]) -> None:
         """Note where a preparation has it."""
@@ -288,6 +303,18 @@ class Record:
                 f"{self}, completed at {self.completed_at}, {_operations(_now - self.newest)} ago"
             )
         return str(self)
+
+
+def without(parts: Iterable[Segment], offset: int, length: int) -> Iterator[Segment]:
+    """Yield (bytes from ``offset`` on, length) of what of a range is in none of ``parts``."""
+    at, end = offset, offset + length
+    for start, size in sorted(parts):
+        if at < end and start < end and at < start + size:
+            if at < start:
+                yield at - offset, start - at
+            at = start + size
+    if at < end:
+        yield at - offset, end - at
 
 
 # Each change below is one step of the interpreter, which nothing can come into.

@@ -23,6 +23,7 @@ from .claims import (
     contiguity_of,
     mode_name,
     mode_of,
+    reached_of,
     segments_of,
     size_of,
     type_of,
@@ -214,7 +215,8 @@ class Attest:
     def direction(self, memory: Memory, *, asked: str = "") -> None:
         """Claim that devices moved bytes of the memory each way that its direction permits.
 
-        All DMA counts from when the memory was made until now. Broken when some went the other way.
+        All DMA counts from when the memory was made until now, also what went to bounce memory in
+        its place. Broken when some went the other way.
         """
         direction = memory.getDirection()
         if direction not in (
@@ -223,7 +225,9 @@ class Attest:
             IODirection.kIODirectionInOut,
         ):
             raise ValueError(f"{memory!r} has no direction that could be attested")
-        self._claim(memory, "direction", direction.name, asked, direction=direction.name)
+        ranges = [list(segment) for segment in reached_of(memory)]
+        where = {"direction": direction.name, "ranges": ranges}
+        self._claim(memory, "direction", direction.name, asked, **where)
 
     def contiguous(self, memory: Memory, *, promise: str = "", asked: str = "") -> None:
         """Claim that it is one segment for the device, and physically one run under its mapping.

@@ -77,6 +77,13 @@ def segments_of(memory: Memory) -> list[tuple[int, int]]:
     return memory.segments()
 
 
+def reached_of(memory: Memory) -> list[tuple[int, int]]:
+    """Return the same, with bounce memory in place of what went through that."""
+    if isinstance(memory, IOMemoryDescriptor):
+        return memory.reached_segments
+    return memory.segments()
+
+
 def size_of(memory: Memory) -> int:
     """Return the bytes of its segments."""
     return sum(length for _, length in segments_of(memory))

@@ -104,6 +104,7 @@ def test_device_reads(
         kept=crc == zlib.crc32(content) and not wrong and as_planned,
         reason=wrong,
     )
+    attest.direction(memory)  # also by what went to the bounce buffer
 
 
 @pytest.mark.unlimited("segments")
@@ -142,6 +143,7 @@ def test_device_writes(
         kept=not wrong and as_planned and early == (bounced == 0) and peeked == (bounced > 0),
         reason=wrong,
     )
+    attest.direction(memory)
 
 
 @pytest.mark.unlimited("addresses")

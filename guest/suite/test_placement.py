@@ -126,12 +126,12 @@ def test_a_shared_line_is_found_where_devices_do_not_snoop(
     size = LINE + LINE // 2
     reports = []
     for alignment in 16, None:
-        # Of three that follow one another two share a line, wherever in a line the first begins.
+        # Of four that follow one another two share a line, wherever in a line the first begins.
         if alignment is None:
-            made = [noncoherent.buffer(kIODirectionInOut, size) for _ in range(3)]
+            made = [noncoherent.buffer(kIODirectionInOut, size) for _ in range(4)]
         else:
             with pytest.warns(IOAlignmentWarning):
-                made = [noncoherent.buffer(kIODirectionInOut, size, alignment) for _ in range(3)]
+                made = [noncoherent.buffer(kIODirectionInOut, size, alignment) for _ in range(4)]
         made.sort(key=IOBufferMemoryDescriptor.getPhysicalAddress)
         pairs = [*pairwise(made)]
         sharing = [pair for pair in pairs if _line(pair[0], size - 1) == _line(pair[1], 0)]

@@ -80,8 +80,12 @@ def test_what_was_asked_for_holds(
             assert all(at + size <= following for (at, size), (following, _) in pairwise(spans))
             for each in made:
                 address, size = span(each)
-                if each.alignment < PAGE:
+                capacity = each.getCapacity()
+                # A small one stays within its page.
+                if each.alignment < PAGE and not PAGE - each.alignment < capacity < PAGE:
                     assert address % PAGE, "off the page"
+                if capacity < PAGE:
+                    assert address + capacity not in [at for at, _ in spans], "a byte apart"
                 if each.alignment >= LINE:
                     others = [other for other in spans if other[0] != address]
                     lines = range(address // LINE, (address + each.getCapacity() - 1) // LINE + 1)

@@ -92,6 +92,24 @@ def test_bounce_memory_is_its_commands_and_its_line_is_that_of_prepare() -> None
     bus.close()
 
 
+def test_what_a_device_reaches_is_bounce_memory_for_the_part_that_bounces() -> None:
+    bus = Bus()
+    memory = Scattered(bus, [0x5000, 0x1_0000_1000, 0x9000], 3 * PAGE)
+    memory.prepare()
+    assert memory.reached_segments == memory.last_segments
+    command = IODMACommand.withSpecification(numAddressBits=32, bounce_allocator=bus.bounce)
+    command.setMemoryDescriptor(memory)
+    (bounce,) = bus.bounces
+    at = bounce.getPhysicalAddress()
+    assert memory.reached_segments == [(0x5000, PAGE), (0x9000, PAGE), (at, PAGE)]
+    command.clearMemoryDescriptor()
+    memory.complete()
+    memory.prepare()
+    assert memory.reached_segments == memory.last_segments, "another preparation, another account"
+    memory.complete()
+    bus.close()
+
+
 def test_modules_that_make_descriptors_for_others_are_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

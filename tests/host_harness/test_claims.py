@@ -206,6 +206,12 @@ def test_alignment(start: int, alignment: int, used: int, verdict: str) -> None:
         assert "above a multiple of 0x" in found.reason
 
 
+def test_alignment_of_a_buffer_that_follows_another_one_in_a_list() -> None:
+    said = claim("alignment", alignment=4096, ranges=[[START, 256]])
+    both = traces.request(11, (START - 256, 256), (START, 256), moved=512, write=True)
+    assert judged(said, both).verdict == "kept"
+
+
 # Release.
 
 RELEASED = claim("released", mark=5)
