@@ -11,6 +11,7 @@ from .evidence import Request
 from .guest_words import GuestWordsError
 
 PROPERTY = "expects"
+UNANNOUNCED = "unannounced"  # the guest says that the platform counted such a refusal
 MAX = 20_000  # in one test
 _REASONS_MAX = 64
 _NAME_MAX = 40
@@ -95,4 +96,18 @@ def complaint(unmet: Sequence[Announcement], refusals: Sequence[Request]) -> str
         f"{first}: the device's trace has no such refusal between its requests {first.first} and "
         f"{first.last}{more}; refused there: {seen}\n"
         "  next: take the announcement away if the DMA is right, or find out why it was let through"
+    )
+
+
+def untraced(properties: Sequence[Sequence[Any]], matched: Matched) -> str:
+    """Return what is wrong where the platform counted what the trace lacks; empty if nothing is.
+
+    That is a refusal which no test announced: two witnesses tell of it, lest it pass in silence.
+    """
+    if matched.unannounced or all(name != UNANNOUNCED for name, _ in properties):
+        return ""
+    return (
+        "the platform counted a refused request that the test did not announce, and the device's "
+        "trace has none\n"
+        "  next: look into device-trace.jsonl for a gap in the sequence of requests"
     )

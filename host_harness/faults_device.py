@@ -190,6 +190,13 @@ _REQUESTS = (
         "kIODirectionOut",
         words="was refused: PROTECTION_OUTSIDE, and the test did not announce it",
     ),
+    _device(
+        "device-reads-ahead-untraced",
+        "test_direction.py",
+        "the device reads one byte behind each DMA, and its trace does not say so",
+        "kIODirectionOut",
+        words="the platform counted a refused request that the test did not announce",
+    ),
     Fault(
         "device-hangs",
         Place.DEVICE,

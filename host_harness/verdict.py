@@ -111,6 +111,7 @@ def look(
     objections = [
         refusal_words.complaint(matched.unannounced, memory),
         announcements.complaint(matched.unmet, evidence.refusals),
+        announcements.untraced(properties, matched),
         *others,
         FULL if evidence.full else "",
     ]

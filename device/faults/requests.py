@@ -46,6 +46,10 @@ class _ReadsAhead(Exerciser):
         super().transfer(transfer, done)
 
 
+class _ReadsAheadUnseen(_ReadsAhead, _RefusalsNotTraced):
+    pass
+
+
 class _Hangs(Exerciser):
     def write_dmactl(self, value: int) -> None:
         del value
@@ -63,5 +67,9 @@ FAULTS: dict[str, Fault] = {
         "does not count refused requests", platform=_RefusalsUncounted
     ),
     "device-reads-ahead": Fault("reads one byte behind each transfer", exerciser=_ReadsAhead),
+    "device-reads-ahead-untraced": Fault(
+        "reads one byte behind each transfer, and leaves it out of its trace",
+        exerciser=_ReadsAheadUnseen,
+    ),
     "device-hangs": Fault("never ends a write to DMACTL", exerciser=_Hangs),
 }

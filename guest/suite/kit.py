@@ -151,8 +151,15 @@ class Kit:
                 )
 
     def conclude(self, *, failed: bool) -> None:
-        """At a test's end, record what lay where, if it failed or a refusal was not announced."""
-        if self._platform is None or not (failed or self.expectations.unannounced()):
+        """At a test's end, record what lay where, if it failed or a refusal was not announced.
+
+        That there was one is said as well: the device's trace must have it.
+        """
+        if self._platform is None:
+            return
+        if unannounced := self.expectations.unannounced():
+            self.say("unannounced", True)
+        if not (failed or unannounced):
             return
         near = self.expectations.refused()
         if rows := provenance.table(MEMORY_MAX, near):

@@ -116,6 +116,15 @@ def test_announcement_that_nothing_met_is_a_complaint() -> None:
     assert "between its requests 4 and 5" in found
 
 
+def test_refusal_that_the_platform_counted_and_the_trace_lacks_is_a_complaint() -> None:
+    counted = [("unannounced", True)]
+    found = complaint(request(5, moved=64), properties=counted)
+    assert found.startswith("the platform counted a refused request that the test did not announce")
+    traced = complaint(request(5, reason="UNMAPPED"), properties=counted)
+    assert "the platform counted" not in traced, "the trace has it, and says more"
+    assert traced
+
+
 def test_one_announcement_may_have_many_refusals_and_they_may_overlap() -> None:
     events = [request(each, reason="UNMAPPED") for each in range(1, 9)]
     assert (

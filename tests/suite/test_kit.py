@@ -190,6 +190,7 @@ def test_fixtures_announce_for_the_test_that_uses_them(run: Run) -> None:
     assert reports.passed == {"test_it"}
     assert len(reports.properties("test_it", "expects")) == 2
     assert not reports.properties("test_it", "memory")
+    assert not reports.properties("test_it", "unannounced")
 
 
 def test_what_lay_where_is_told_when_a_refusal_was_not_announced(run: Run) -> None:
@@ -221,6 +222,8 @@ def test_what_lay_where_is_told_when_a_refusal_was_not_announced(run: Run) -> No
     assert row["released"], "the fixture has released it by then"
     assert reports.properties("test_fails", "memory")
     assert not reports.properties("test_neither", "memory")
+    unannounced = {name for name in reports.all if reports.properties(name, "unannounced")}
+    assert unannounced == {"test_it", "test_just_before_announcing"}
 
 
 ORDER = """
