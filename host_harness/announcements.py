@@ -11,6 +11,7 @@ from .evidence import Request
 from .guest_words import GuestWordsError
 
 PROPERTY = "expects"
+COUNTED = "requests"  # the number of the newest request at the test's end, as the guest read it
 UNANNOUNCED = "unannounced"  # the guest says that the platform counted such a refusal
 MAX = 20_000  # in one test
 _REASONS_MAX = 64
@@ -61,6 +62,20 @@ def _announcement(value: object) -> Announcement:
         ):
             return Announcement(frozenset(reasons), first, last)
     raise GuestWordsError(f"the guest announces a refusal that is none: {value!r:.100}")
+
+
+def counted(properties: Sequence[Sequence[Any]]) -> int:
+    """Return the number of the newest request by the guest's word, 0 where it says none.
+
+    GuestWordsError for what is not a number of a request.
+    """
+    newest = 0
+    for name, value in properties:
+        if name == COUNTED:
+            if type(value) is not int or not 0 <= value < _SEQUENCE_END:
+                raise GuestWordsError(f"the guest counts requests that cannot be: {value!r:.100}")
+            newest = value
+    return newest
 
 
 def match(refusals: Sequence[Request], said: Sequence[Announcement]) -> Matched:

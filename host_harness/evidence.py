@@ -172,7 +172,8 @@ class Grants:
 class Evidence:
     """What the devices did during one test. ``kinds`` are the events that are no housekeeping.
 
-    ``full``: the trace had no room for all of it.
+    ``full``: the trace had no room for all of it. ``newest``: the number of the newest request, and
+    ``missing`` the first and the last of those that the trace leaves out, where it does first.
     """
 
     requests: list[Request] = field(default_factory=list)
@@ -181,11 +182,18 @@ class Evidence:
     granted: list[tuple[int, Grant]] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
     full: bool = False
+    newest: int | None = None
+    missing: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, events: Iterable[Event], grants: Grants | None = None) -> Evidence:
-        """Read the events of a test; ``grants`` is what was in force before, and is taken on."""
-        found, unit = cls(), grants or Grants()
+    def of(
+        cls, events: Iterable[Event], grants: Grants | None = None, newest: int | None = None
+    ) -> Evidence:
+        """Read the events of a test; ``grants`` is what was in force before, and is taken on.
+
+        ``newest`` is the number of the newest request before; None: not known.
+        """
+        found, unit = cls(newest=newest), grants or Grants()
         for position, event in enumerate(events):
             found._take(position, event, unit)
         return found
@@ -195,7 +203,11 @@ class Evidence:
         if made := unit.feed(event):
             self.granted.append((position, made))
         elif kind == "request":
-            self.requests.append(_request(position, event))
+            request = _request(position, event)
+            if self.newest is not None and request.sequence != self.newest + 1:
+                self.missing = self.missing or (self.newest + 1, request.sequence - 1)
+            self.newest = request.sequence
+            self.requests.append(request)
         elif kind == "witness":
             self.walks.append(_walk(position, event))
         elif kind == "mark" and len(self.marks) < MARKS_MAX:

@@ -21,6 +21,10 @@ FULL = (
     "the device's trace is full, so nobody knows what the device did from there on\n"
     "  next: run fewer tests at a time, or less DMA in each"
 )
+GAP = (
+    "the device's trace leaves out its requests {} to {}, so nobody knows what they did\n"
+    "  next: look into device.log and device-trace.jsonl: a model may have gone around its bus"
+)
 # What a test's word on a promise needs in the trace, and what to say where it is not there.
 _MISSING = {
     "bytes": "no DMA moved a byte during this test",
@@ -88,6 +92,7 @@ NOTHING_SEEN = HostView()
 def check(properties: Sequence[Sequence[Any]]) -> None:
     """GuestWordsError where a report's properties say to the host what cannot be."""
     announcements.announced(properties)
+    announcements.counted(properties)
     claims.claims(properties)
     memory_words.rows(properties)
 
@@ -114,6 +119,7 @@ def look(
         announcements.untraced(properties, matched),
         *others,
         FULL if evidence.full else "",
+        GAP.format(*evidence.missing) if evidence.missing else "",
     ]
     return HostView(
         evidence,

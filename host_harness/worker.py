@@ -56,6 +56,8 @@ class Worker:
         self._iommu = iommu
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
         self._grants = Grants()
+        self._newest = 0  # request that the trace has told of
+        self._missing: tuple[int, int] | None = None  # that it left out while no test ran
         self._full = False  # the trace: from then on nobody knows what a test does
         self._between: list[Request] = []
         self._mistakes: list[str] = []
@@ -77,6 +79,10 @@ class Worker:
         events = self._trace.take()
         evidence = self._evidence(events)
         last = outcome.reports[-1]  # it has the properties of all phases
+        newest = announcements.counted(last.user_properties)
+        if newest > self._newest and not self._full:
+            evidence.missing = evidence.missing or (self._newest + 1, newest)
+            self._newest = newest
         said = announcements.announced(last.user_properties)
         faults = self._faults(last, announcements.match(evidence.refusals, said).announced)
         others = [faults.complaint]
@@ -100,22 +106,27 @@ class Worker:
         found = []
         if self._full and not full:
             found.append(("device trace", verdict.FULL))
+        if self._missing:
+            found.append(("device trace", verdict.GAP.format(*self._missing)))
         if self._mistakes:
             found.append(("cache reports", cache_reports.complaint(self._mistakes)))
         if self._between:
             words = refusal_words.complaint(self._between, ())
             found.append(("refused DMA", f"while no test ran: {words}"))
-        self._between, self._mistakes = [], []
+        self._between, self._mistakes, self._missing = [], [], None
         return found
 
     def _look_between(self) -> None:
         """Take what came while no test ran: the guest's fixtures, a device of its own accord."""
         events = self._trace.take()
-        self._between += self._evidence(events).refusals
+        found = self._evidence(events)
+        self._between += found.refusals
+        self._missing = self._missing or found.missing
         self._mistakes += cache_reports.unowned(events)
 
     def _evidence(self, events: Sequence[Event]) -> Evidence:
-        found = Evidence.of(events, self._grants)
+        found = Evidence.of(events, self._grants, self._newest)
+        self._newest = found.newest or 0
         self._full = found.full = self._full or found.full
         return found
 

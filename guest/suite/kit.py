@@ -153,10 +153,12 @@ class Kit:
     def conclude(self, *, failed: bool) -> None:
         """At a test's end, record what lay where, if it failed or a refusal was not announced.
 
-        That there was one is said as well: the device's trace must have it.
+        That there was one, and the number of the newest request, is said as well: the device's
+        trace must have them.
         """
         if self._platform is None:
             return
+        self.say("requests", self.sequence())
         if unannounced := self.expectations.unannounced():
             self.say("unannounced", True)
         if not (failed or unannounced):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from host_harness import verdict
 from host_harness.guest_tests import Outcome
+from host_harness.guest_words import GuestWordsError
 from host_harness.worker import Seen, Worker
 from tests.host_harness import traces
 
@@ -120,7 +122,7 @@ def test_refused_dma_while_no_test_runs_is_the_runs(tmp_path: Path) -> None:
     ((name, words),) = worker.late()
     assert name == "refused DMA"
     assert words.startswith("while no test ran: exerciser: a write of 64 bytes at 0x1000 was")
-    does(worker, **traces.request(moved=64))
+    does(worker, **traces.request(2, moved=64))
     assert worker.late() == []
 
 
@@ -154,3 +156,52 @@ def test_grants_are_followed_while_no_test_runs(tmp_path: Path) -> None:
     found = worker.see(passed()).host.evidence
     assert found is not None
     assert len(found.marks[1].grants) == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missing"),
+    [((1, 2, 3), ""), ((1, 3), "2 to 2"), ((2, 3), "1 to 1"), ((1, 5, 6, 9), "2 to 4")],
+)
+def test_requests_that_the_trace_leaves_out_fail_the_test(
+    tmp_path: Path, numbers: tuple[int, ...], missing: str
+) -> None:
+    worker = made(tmp_path / "1")
+    for number in numbers:
+        does(worker, **traces.request(number, moved=64))
+    found = "\n".join(worker.see(passed()).host.objections)
+    assert (f"leaves out its requests {missing}," in found) if missing else not found
+    does(worker, **traces.request(numbers[-1] + 1, moved=64))
+    assert not worker.see(passed()).host.objections, "only where it happens"
+
+
+@pytest.mark.parametrize(("count", "missing"), [(2, ""), (1, ""), (4, "3 to 4")])
+def test_requests_that_the_guest_counted_and_the_trace_leaves_out(
+    tmp_path: Path, count: int, missing: str
+) -> None:
+    """At the end of a test no further request shows the gap."""
+    worker = made(tmp_path / "1")
+    for number in (1, 2):
+        does(worker, **traces.request(number, moved=64))
+    outcome = passed()
+    outcome.reports[-1].user_properties.append(("requests", count))
+    found = "\n".join(worker.see(outcome).host.objections)
+    assert (f"leaves out its requests {missing}," in found) if missing else not found
+    does(worker, **traces.request(max(count, 2) + 1, moved=64))
+    assert not worker.see(passed()).host.objections, "the next test has nothing of it"
+
+
+@pytest.mark.parametrize("count", [-1, True, "3", None, 1 << 65])
+def test_count_of_requests_that_cannot_be(count: object) -> None:
+    with pytest.raises(GuestWordsError, match="cannot be"):
+        verdict.check([("requests", count)])
+
+
+def test_requests_left_out_between_tests_fail_the_run(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    does(worker, **traces.request(1, moved=64))
+    worker.see(passed())
+    does(worker, **traces.request(3, moved=64))
+    ((name, words),) = worker.late()
+    assert name == "device trace"
+    assert "requests 2 to 2" in words
+    assert not worker.late()
