@@ -32,6 +32,7 @@ from .vfio_user.server import VfioUserServer
 from .watchdog import Watchdog
 
 _FAILED, _USAGE_ERROR = 1, 2
+_FAILURE_MAX = 1000  # characters of a failure in the trace
 # Each device may hold an eventfd for each of its vectors, up to 2,048, and a file for each memory.
 _DESCRIPTORS = 16384
 
@@ -171,7 +172,7 @@ def main(argv: list[str]) -> int:
     _allow_descriptors()
     with contextlib.ExitStack() as stack:
         try:
-            trace = Trace(options.trace)
+            trace = failures.trace = Trace(options.trace)
             stack.callback(trace.close)
             servers, watched = _servers(options, trace)
             for server in servers:
@@ -236,15 +237,22 @@ def _profile(named: str | None, coherent: str | None) -> profile.Profile:
 
 
 class _Failures(logging.Handler):
-    """Counts what was logged as an error: a bug of an endpoint or of a server."""
+    """Counts what was logged as an error: a bug of an endpoint or of a server.
+
+    The trace has it as well, so that whoever follows it knows at once.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.count = 0
+        self.trace = Trace()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count."""
-        self.count += record.levelno >= self.level
+        """Count, and tell."""
+        self.count += 1
+        error = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage() + (f": {error!r}" if error else "")
+        self.trace.event("device process", "model failed", text=text[:_FAILURE_MAX])
 
 
 def _allow_descriptors() -> None:

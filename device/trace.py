@@ -33,7 +33,7 @@ class Trace:
         facts = {"time": seconds, "device": device, "test": self.test, "event": event}
         line = json.dumps({**facts, **fields})
         with self._lock:
-            if self._room < 0:
+            if self._room < 0 or self._file is None:
                 return
             self._room -= len(line) + 1
             if self._room < 0:
@@ -41,6 +41,8 @@ class Trace:
             self._file.write(line + "\n")
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file; what comes later goes nowhere."""
+        with self._lock:
+            file, self._file = self._file, None
+        if file is not None:
+            file.close()

@@ -19,6 +19,7 @@ _HOUSEKEEPING = {
     *("attach", "detach", "command", "power", "reset", "mark"),
     *("grant", "withdraw", "withdraw owner", "protection"),
 }
+MODEL_FAILED = "model failed"  # a bug of a device's model: what it does from then on is unknown
 # Ends of a DMA that nobody refused.
 _ENDED = {"RESET", "CLIENT_GONE"}
 MARKS_MAX = 1024  # of one test; each holds the grants in force

@@ -312,8 +312,7 @@ class GuestSession:
     def _end(self) -> None:
         for worker in self._workers:
             worker.vm.end_session(worker.ran)
-            for name, words in worker.late():
-                self.ledger.object(name, words)
+            self._object_to_late(worker)
         if self.ledger.to_repeat():
             self.rig.keep_kernel_log()
         if not self.rig.options.keep:
@@ -321,6 +320,11 @@ class GuestSession:
                 worker.vm.begin_power_off()
             for worker in self._workers:
                 worker.vm.power_off()
+                self._object_to_late(worker)  # what a device did until its guest was gone
+
+    def _object_to_late(self, worker: Worker) -> None:
+        for name, words in worker.late():
+            self.ledger.object(name, words)
 
 
 class _Loop:

@@ -11,7 +11,7 @@ import pytest
 
 from . import announcements, cache_reports, dmar, refusal_words, verdict
 from .device_trace import DeviceTrace
-from .evidence import Event, Evidence, Grants, Request
+from .evidence import MODEL_FAILED, Event, Evidence, Grants, Request
 from .guest_tests import Outcome, Running
 from .guest_words import Warned
 from .verdict import HostView
@@ -76,7 +76,7 @@ class Worker:
     def see(self, outcome: Outcome) -> Seen:
         """Return what there is to see of the test that has just ended."""
         self.ran += 1
-        events = self._trace.take()
+        events = self._events()
         evidence = self._evidence(events)
         last = outcome.reports[-1]  # it has the properties of all phases
         newest = announcements.counted(last.user_properties)
@@ -118,11 +118,19 @@ class Worker:
 
     def _look_between(self) -> None:
         """Take what came while no test ran: the guest's fixtures, a device of its own accord."""
-        events = self._trace.take()
+        events = self._events()
         found = self._evidence(events)
         self._between += found.refusals
         self._missing = self._missing or found.missing
         self._mistakes += cache_reports.unowned(events)
+
+    def _events(self) -> list[Event]:
+        """Return what came since the last call; NoVerdict when a model has failed meanwhile."""
+        events = self._trace.take()
+        if failed := next((each for each in events if each["event"] == MODEL_FAILED), None):
+            during = f" during {failed['test']}" if failed.get("test") else ""
+            raise self.vm.lost("test", f"a device's model failed{during}: {failed.get('text')}")
+        return [*events]
 
     def _evidence(self, events: Sequence[Event]) -> Evidence:
         found = Evidence.of(events, self._grants, self._newest)

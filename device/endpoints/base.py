@@ -94,7 +94,7 @@ class Endpoint:
         self.fabric = fabric or Fabric()
         self.fabric.join(self)
         self.bus = Bus(self)
-        self.timers = Timers(run=self._tolerantly)
+        self.timers = Timers(run=lambda action: self._tolerantly(action))
         self._intx_level = False
         self._intx_under_way = False
         self._uncaught = 0

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import pytest
 from boot_words import LIMITS, Announced, announced
-from iobuffer import CacheMode, IODirection, IOMemoryDescriptor
+from iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
 from pci_sysfs import PciError
 
 from .claims import PROPERTY as CLAIM
@@ -258,13 +258,19 @@ class Attest:
             self("alignment", asked=said, attested=hex(start), kept=False)
         self._claim(memory, "alignment", "alignment", said, alignment=alignment)
 
-    def cache(self, memory: Memory, mode: CacheMode | None = None, *, asked: str = "") -> None:
+    def cache(
+        self, memory: Memory, mode: CacheMode | IOOptions | None = None, *, asked: str = ""
+    ) -> None:
         """Claim that each page of its mapping has the memory type of ``mode``: the mode asked for.
+
+        ``mode`` may also be the options that have it, such as kIOMapInhibitCache.
 
         The witness walks the mapping. In this process alone: memory that is not mapped here has
         nothing to be walked.
         """
         wanted = mode_of(memory) if mode is None else mode
+        if isinstance(wanted, IOOptions):
+            wanted = wanted.cache_mode
         name, due, at = mode_name(wanted), type_of(wanted).name, address_of(memory)
         length = memory.getLength()
         if not at:

@@ -198,7 +198,9 @@ def _bench(
         yield OwnDeviceBoard(platform, driver)
         return
     limits = _opened.limits
-    with make_buffer(limits, kIODirectionInOut, _opened.buffer_size, 4096) as staging:
+    with provenance.made_by("the fixture bench"):
+        staging = make_buffer(limits, kIODirectionInOut, _opened.buffer_size, 4096)
+    with staging:
         yield Bench(platform, driver, limits, device=_opened, staging=staging)
 
 

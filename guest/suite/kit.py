@@ -179,13 +179,15 @@ class Kit:
             unit.enabled = protected
 
     def close(self) -> None:
-        """Turn the unit off, and close everything; `begin` opens it again."""
+        """Close everything; `begin` opens it again.
+
+        The unit stays on: a DMA that comes after the last test is refused as one before it.
+        """
         if self._platform is not None:
             protection.use(None)
             refusals.use(None)
             coverage.use(None)
             provenance.clock = provenance.no_clock
-            self._platform.protection.enabled = False
             self._platform.close()
         if self._driver is not None:
             self._driver.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -212,7 +213,7 @@ def test_bug_of_a_model_is_the_status(tmp_path: Path) -> None:
     sockets = tmp_path / "s"
     sockets.mkdir()
     process = subprocess.Popen(
-        [*arguments(sockets, "--endpoint", "buggy:Buggy")],
+        [*arguments(sockets, "--endpoint", "buggy:Buggy", "--trace", str(tmp_path / "trace"))],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
@@ -224,6 +225,10 @@ def test_bug_of_a_model_is_the_status(tmp_path: Path) -> None:
         assert process.stdout.readline() == b"ready\n"
         with RawClient(sockets / "exerciser") as client, pytest.raises(Refused):
             client.write32(0, Reg.INTXCTL, 1)
+        # At once, not when the process ends.
+        events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+        (failed,) = [each for each in events if each["event"] == "model failed"]
+        assert "RuntimeError('a bug in an endpoint')" in failed["text"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 1
     finally:

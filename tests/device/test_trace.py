@@ -25,3 +25,11 @@ def test_a_guest_cannot_fill_the_disk(tmp_path: Path) -> None:
     lines = (tmp_path / "trace").read_text().splitlines()
     assert json.loads(lines[-1])["event"] == "trace is full"
     assert (tmp_path / "trace").stat().st_size < 2200
+
+
+def test_what_comes_after_the_end_goes_nowhere(tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace")
+    trace.close()
+    trace.event("exerciser", "dma")
+    trace.close()
+    assert (tmp_path / "trace").read_text() == ""

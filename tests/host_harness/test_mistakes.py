@@ -72,3 +72,23 @@ def test_mistakes_with_a_device_of_ones_own(tmp_path: Path) -> None:
     done = run_in(project, tmp_path / "runs", "--tests", "test_engine.py", ENDPOINT="engine:Engine")
     check(done, "test_engine.py", OF_AN_ENGINE)
     assert done.status == 1
+
+
+def test_dma_after_the_last_test_fails_the_run(tmp_path: Path) -> None:
+    """The protection unit stays on, and the host looks until the guest is gone."""
+    project = shutil.copytree(TESTS, tmp_path / "project")
+    late = "test_engine.py::test_dropped_mended"
+    done = run_in(project, tmp_path / "runs", "--tests", late, ENDPOINT="engine:Lingering")
+    assert re.search(r"test_dropped_mended PASSED", done.output)
+    assert "while no test ran: engine: a write of 64 bytes at 0x" in done.output
+    assert "PROTECTION_OUTSIDE" in done.output
+    assert done.status == 1
+
+
+def test_bug_of_a_model_takes_the_verdict_of_the_test_that_met_it(tmp_path: Path) -> None:
+    project = shutil.copytree(TESTS, tmp_path / "project")
+    broken = "test_engine.py::test_direction_mended"
+    done = run_in(project, tmp_path / "runs", "--tests", broken, ENDPOINT="engine:Broken")
+    assert f"a device's model failed during {broken}" in done.output
+    assert "a bug of the model" in done.output
+    assert done.status == 4

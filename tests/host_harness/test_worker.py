@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from host_harness import verdict
+from host_harness.errors import NoVerdict
 from host_harness.guest_tests import Outcome
 from host_harness.guest_words import GuestWordsError
 from host_harness.worker import Seen, Worker
@@ -205,3 +206,20 @@ def test_requests_left_out_between_tests_fail_the_run(tmp_path: Path) -> None:
     assert name == "device trace"
     assert "requests 2 to 2" in words
     assert not worker.late()
+
+
+def test_model_that_failed_takes_the_verdict_of_its_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = made(tmp_path / "1")
+
+    def lost(phase: str, message: str) -> NoVerdict:
+        return NoVerdict(phase, message, "look")
+
+    monkeypatch.setattr(worker.vm, "lost", lost, raising=False)
+    does(worker, device="device process", test="test_x", event="model failed", text="a bug")
+    with pytest.raises(NoVerdict, match="a device's model failed during test_x: a bug"):
+        worker.see(passed())
+    does(worker, device="device process", test=None, event="model failed", text="a bug")
+    with pytest.raises(NoVerdict, match="a device's model failed: a bug"):
+        worker.late()

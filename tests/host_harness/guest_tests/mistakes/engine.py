@@ -54,3 +54,19 @@ class Engine(Endpoint):
         except DmaRefused:
             return
         self.registers(0)[Reg.STATUS] = 1
+
+
+class Lingering(Engine):
+    """Does the last DMA once more, when everybody is about to go."""
+
+    def on_detach(self) -> None:
+        """Come late."""
+        self.write_finish(1)
+
+
+class Broken(Engine):
+    """Has a bug."""
+
+    def write_finish(self, _value: int) -> None:
+        """Fail, which no driver notices: the write is posted."""
+        raise ZeroDivisionError("a bug of the model")
