@@ -34,6 +34,7 @@ _MISSING = {
     "cache": "the cache model had no command during this test",
     "register": UNSEEN,
 }
+_TOLD_SHOWN = 3
 _INTERRUPTS = {"msi-x", "msi", "intx"}
 
 
@@ -113,8 +114,11 @@ def look(
     said = announcements.announced(properties)
     matched = announcements.match(evidence.refusals, said)
     memory = memory_words.rows(properties)
+    refused = refusal_words.complaint(matched.unannounced, memory)
+    if refused and not any(others):  # else these name the faults
+        refused += "".join(f"\n  the second witness: {each}" for each in told[:_TOLD_SHOWN])
     objections = [
-        refusal_words.complaint(matched.unannounced, memory),
+        refused,
         announcements.complaint(matched.unmet, evidence.refusals),
         announcements.untraced(properties, matched),
         *others,

@@ -226,6 +226,17 @@ def test_release_after_the_refused_dma_is_not_its_cause(after: int, released: bo
     assert ("prepare() the buffer" in found) != released
 
 
+def test_the_kernels_fault_of_a_refusal_is_told_with_it() -> None:
+    evidence = Evidence.of([request(1, (0x5000, 64), reason="UNMAPPED", byte=0x5000)])
+    told = ["DMAR fault: read by 00:03.0 at 0x5000"]
+    (found,) = verdict.look(evidence, (), told=told).objections
+    assert f"the second witness: {told[0]}" in found
+    unexpected = verdict.look(evidence, (), others=["a fault that no test expected"], told=told)
+    assert "second witness" not in "".join(unexpected.objections), "it is named already"
+    announced = verdict.look(evidence, [expects(0, 1, "UNMAPPED")], told=told)
+    assert not announced.objections
+
+
 def test_past_the_end_names_the_byte_at_fault() -> None:
     event = request(1, (0x1FC0, 128), reason="PROTECTION_PAST_END", byte=0x2000)
     found = complaint(event, properties=memory({}))

@@ -68,6 +68,7 @@ def test_unmapped_and_announced(engine: Engine, expects: Announce, attest: Attes
         asked="unmapped: refused",
         attested=f"{seen}",
         kept=seen == (REFUSED, DmaReason.UNMAPPED),
+        evidence="refusal",
     )
 
 
