@@ -30,7 +30,7 @@ def find(name: str) -> Fault:
     choice = "".join(f"\n    {each}" for each in alike or names)
     raise UsageError(
         f"there is no fault {name!r}",
-        f"choose one of these{' (make faults lists all)' if alike else ''}:{choice}",
+        f"choose one of these (make faults says what each does):{choice}",
     )
 
 

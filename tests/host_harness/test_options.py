@@ -194,7 +194,7 @@ def test_fault_that_is_not_there_is_answered_with_those_that_are_like_it() -> No
     said = str(error.value).splitlines()
     assert "    device-read-flip" in said
     assert len(said) < 8
-    assert "make faults lists all" in said[1]
+    assert "make faults says what each does" in said[1]
 
 
 def test_fault_that_is_like_no_other_is_answered_with_all_one_a_line() -> None:
