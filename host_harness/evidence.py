@@ -206,7 +206,7 @@ class Evidence:
         elif kind == "request":
             request = _request(position, event)
             if self.newest is not None and request.sequence != self.newest + 1:
-                self.missing = self.missing or (self.newest + 1, request.sequence - 1)
+                self._lacks(self.newest + 1, request.sequence - 1)
             self.newest = request.sequence
             self.requests.append(request)
         elif kind == "witness":
@@ -217,6 +217,15 @@ class Evidence:
             self.full = True
         if kind not in _HOUSEKEEPING:
             self.kinds.add(kind)
+
+    def end(self, newest: int) -> None:
+        """Take note of the newest request's number by another witness, when the test ended."""
+        if self.newest is not None and newest > self.newest and not self.full:
+            self._lacks(self.newest + 1, newest)
+            self.newest = newest
+
+    def _lacks(self, first: int, last: int) -> None:
+        self.missing = self.missing or (first, last)
 
     @property
     def refusals(self) -> list[Request]:

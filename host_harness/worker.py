@@ -56,7 +56,7 @@ class Worker:
         self._iommu = iommu
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
         self._grants = Grants()
-        self._newest = 0  # request that the trace has told of
+        self._newest: int | None = 0  # request that the trace has told of
         self._missing: tuple[int, int] | None = None  # that it left out while no test ran
         self._full = False  # the trace: from then on nobody knows what a test does
         self._between: list[Request] = []
@@ -79,10 +79,8 @@ class Worker:
         events = self._events()
         evidence = self._evidence(events)
         last = outcome.reports[-1]  # it has the properties of all phases
-        newest = announcements.counted(last.user_properties)
-        if newest > self._newest and not self._full:
-            evidence.missing = evidence.missing or (self._newest + 1, newest)
-            self._newest = newest
+        evidence.end(announcements.counted(last.user_properties))
+        self._newest = evidence.newest
         said = announcements.announced(last.user_properties)
         faults = self._faults(last, announcements.match(evidence.refusals, said).announced)
         others = [faults.complaint]
@@ -124,17 +122,17 @@ class Worker:
         self._missing = self._missing or found.missing
         self._mistakes += cache_reports.unowned(events)
 
-    def _events(self) -> list[Event]:
+    def _events(self) -> Sequence[Event]:
         """Return what came since the last call; NoVerdict when a model has failed meanwhile."""
         events = self._trace.take()
         if failed := next((each for each in events if each["event"] == MODEL_FAILED), None):
             during = f" during {failed['test']}" if failed.get("test") else ""
             raise self.vm.lost("test", f"a device's model failed{during}: {failed.get('text')}")
-        return [*events]
+        return events
 
     def _evidence(self, events: Sequence[Event]) -> Evidence:
         found = Evidence.of(events, self._grants, self._newest)
-        self._newest = found.newest or 0
+        self._newest = found.newest
         self._full = found.full = self._full or found.full
         return found
 
