@@ -67,6 +67,17 @@ def test_reply_to_a_write_with_the_count_of_the_specifications_table(
     assert prober.outcome == b""
 
 
+def test_reply_to_a_write_that_is_a_bare_header(client: RawClient, prober: Prober) -> None:
+    """QEMU quirk: 10.1 and 10.2 answer so; the message's id says which write was done."""
+    start(client, CHUNK + 4, write=True)
+    for count in (CHUNK, 4):
+        header, access, _ = client.receive_command(Command.DMA_WRITE)
+        assert access.count == count
+        client.answer(header, b"")
+    assert not busy(client)
+    assert prober.outcome == b""
+
+
 def test_the_acknowledgement_comes_first_and_registers_are_served_meanwhile(
     client: RawClient, prober: Prober
 ) -> None:
@@ -232,6 +243,16 @@ def wrong_replies() -> list[tuple[str, Header, bytes]]:
         made("fewer bytes", DmaAccess(BASE, 3).pack() + bytes(4)),
         made("more bytes", DmaAccess(BASE, 1 << 40).pack() + bytes(4)),
     ]
+
+
+@pytest.mark.parametrize("cut", [*range(1, 12), 13, 14, 15])
+def test_a_reply_to_a_write_that_is_cut_closes(client: RawClient, cut: int) -> None:
+    """Whole, with a count of 32 bits or of 64, or none: nothing in between."""
+    start(client, 4, write=True)
+    header, access, _ = client.receive_command(Command.DMA_WRITE)
+    client.answer(header, access.pack()[:cut])
+    with pytest.raises(EOFError):
+        client.receive()
 
 
 @pytest.mark.parametrize(
