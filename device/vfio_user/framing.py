@@ -33,14 +33,15 @@ class Framer:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._descriptors: list[int] = []
+        self._descriptors: list[int] = []  # of the message whose beginning is in the buffer
 
     def feed(self, data: bytes, descriptors: list[int]) -> list[Message]:
         """Return the messages that ``data`` completes.
 
         The descriptors of a recvmsg belong to the last message that it brought a part of: Linux
         stops reading a stream behind bytes that carry descriptors. RemoteProtocolError (fatal) for
-        a size that no message can have, or too many descriptors; what is held is closed first.
+        a size that no message can have, or too many descriptors for one; what is held is closed
+        first.
         """
         if len(data) >= HEADER_SIZE and not (self._buffer or descriptors or self._descriptors):
             header = Header(*_HEADER.unpack_from(data))
@@ -51,17 +52,12 @@ class Framer:
         if self._buffer:
             self._buffer += data
             buffer = self._buffer
-        self._descriptors += descriptors
-        if len(self._descriptors) > MAX_FDS:
-            self.close()
-            raise RemoteProtocolError("too many descriptors", fatal=True)
         messages: list[Message] = []
         start, length = 0, len(buffer)
         while length - start >= HEADER_SIZE:
             header = Header(*_HEADER.unpack_from(buffer, start))
             if not HEADER_SIZE <= header.size <= MAX_MESSAGE:
-                for message in messages:
-                    close_all(message.descriptors)
+                close_all(descriptors)
                 self.close()
                 raise RemoteProtocolError(f"a message of {header.size} bytes", fatal=True)
             end = start + header.size
@@ -73,9 +69,20 @@ class Framer:
             del self._buffer[:start]
         elif start < length:
             self._buffer += data[start:]
-        if messages and start == length:
-            messages[-1].descriptors, self._descriptors = self._descriptors, []
+        self._hand_out(messages, descriptors, whole=start == length)
         return messages
+
+    def _hand_out(self, messages: list[Message], descriptors: list[int], *, whole: bool) -> None:
+        """Give each message its descriptors; ``whole``: nothing follows the last of them."""
+        if messages:
+            messages[0].descriptors, self._descriptors = self._descriptors, []
+        last = messages[-1].descriptors if messages and whole else self._descriptors
+        last += descriptors
+        if len(last) > MAX_FDS:
+            for message in messages:
+                close_all(message.descriptors)
+            self.close()
+            raise RemoteProtocolError("too many descriptors", fatal=True)
 
     def close(self) -> None:
         """Close descriptors whose message never came whole."""
