@@ -295,7 +295,7 @@ def _serve(servers: tuple[_Server, ...], ready: TextIO, *, die_with_stdin: bool)
     def serve(server: _Server) -> None:
         try:
             server.serve_forever()
-        except Exception:
+        except BaseException:  # a model may call sys.exit(), which a thread dies of in silence
             _log.exception("%s: the server died of a bug", server.path)
         if not stop.is_set():
             dead.append(server)

@@ -306,9 +306,11 @@ class Endpoint:
 
     def detach(self) -> None:
         """See ``DeviceModel.detach``."""
-        self.on_detach()
-        self.bus.client = None
-        self.trace.event(self.name, "detach")
+        try:
+            self.on_detach()
+        finally:
+            self.bus.client = None
+            self.trace.event(self.name, "detach")
 
     def unmapped(self, address: int, length: int) -> None:
         """See ``DeviceModel.unmapped``."""

@@ -149,7 +149,7 @@ class Connection:
         header = message.header
         try:
             self._dma.new_turn()
-            if self._ready and header.flags & _TYPE_MASK == _IS_REPLY:
+            if header.flags & _TYPE_MASK == _IS_REPLY:
                 self._dma.reply(message)
             else:
                 self._command(message)
@@ -227,12 +227,19 @@ class Connection:
     def close(self) -> None:
         """Forget the client: detach the model, unmap everything, close every descriptor."""
         self._dma.close()
-        if self._ready:
-            self._ready = False
-            self._model.detach()
+        self._detach()
         self._log.clear()
         self.dma_map.clear()
         self._interrupts.close()
+
+    def _detach(self) -> None:
+        """Part from the model, whatever it makes of that."""
+        if self._ready:
+            self._ready = False
+            try:
+                self._model.detach()
+            except Exception:
+                _log.exception("the device model failed at the end of a connection")
 
     # The commands.
 
@@ -244,7 +251,11 @@ class Connection:
         self._limits, reply = negotiate(message.payload)
         self._dma.max_transfer = min(CHUNK, self._limits.max_data)
         self._ready = True
-        self._model.attach(self)
+        try:
+            self._model.attach(self)
+        except BaseException:
+            self._detach()  # half of a device is of no use: this client may try again
+            raise
         return reply
 
     def _dma_map(self, message: Message) -> bytes:
@@ -265,11 +276,18 @@ class Connection:
             if request.address or request.size:
                 raise RemoteProtocolError("DMA_UNMAP of all with an address or a size")
             self.dma_map.clear()
-            self._model.unmapped(0, 1 << 64)
+            self._unmapped(0, 1 << 64)
         else:
             self.dma_map.remove(request.address, request.size)
-            self._model.unmapped(request.address, request.size)
+            self._unmapped(request.address, request.size)
         return message.payload
+
+    def _unmapped(self, address: int, length: int) -> None:
+        """Tell the model. The memory is gone, whatever it makes of that, and so says the reply."""
+        try:
+            self._model.unmapped(address, length)
+        except Exception as failure:
+            self._note("the device model failed at an unmap", failure=failure)
 
     def _region_info(self, message: Message) -> bytes:
         reply, self._reply_descriptors = information.region_info(

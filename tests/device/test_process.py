@@ -152,6 +152,37 @@ def test_a_server_that_dies_of_a_bug_ends_the_process(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_ends_its_thread_ends_the_process(tmp_path: Path) -> None:
+    """A thread dies of SystemExit in silence, and its clients would wait for ever."""
+    (tmp_path / "leaving.py").write_text(
+        "import sys\n"
+        "from device.endpoints.exerciser import Exerciser\n"
+        "class Leaving(Exerciser):\n"
+        "    def write_intxctl(self, value):\n"
+        "        sys.exit('out of here')\n"
+    )
+    process = subprocess.Popen(
+        arguments(tmp_path, "--endpoint", "leaving:Leaving"),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with RawClient(tmp_path / "exerciser") as client, pytest.raises(EOFError):
+            client.write32(0, Reg.INTXCTL, 1)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 1
+    assert "out of here" in errors
+    assert "ended by itself" in errors
+
+
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "device", *argv],

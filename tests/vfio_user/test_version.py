@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device.vfio_user.messages import NUM_REGIONS, Command
+from device.vfio_user.messages import NUM_REGIONS, Command, Flags
 from tests.vfio_user.client import RawClient, Refused
 
 # QEMU gives the reply as much room as its own request takes.
@@ -89,3 +89,13 @@ def test_other_commands_before_version_are_refused(server: Path, command: Comman
         client.version()
         info = client.call(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
         assert struct.unpack("<IIII", info)[2] == NUM_REGIONS
+
+
+def test_reply_before_version_is_never_answered(server: Path) -> None:
+    """Nothing was asked, so the stream cannot be followed: two that err would answer for ever."""
+    with RawClient(server, negotiate=False) as client:
+        client.send(Command.DMA_READ, flags=Flags.REPLY)
+        with pytest.raises(EOFError):
+            client.receive()
+    with RawClient(server) as following:
+        assert following.call(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
