@@ -7,11 +7,10 @@ manages, wired by pinning it.
 
 from __future__ import annotations
 
-import mmap
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -37,8 +36,10 @@ if TYPE_CHECKING:
 
 Segment = tuple[int, int]
 
-# What a fork would keep: a lock, or a pin, lasts until the last copy of its descriptor is closed.
+# What a fork would keep: a lock, a pin, or a kernel mapping, lasts until the last copy of its
+# descriptor is closed.
 _with_descriptors: Final[weakref.WeakSet[ClaimBacking | PinnableBacking]] = weakref.WeakSet()
+_lent: Final[weakref.WeakSet[KernelMap]] = weakref.WeakSet()
 
 CARVE_OUT: Final = "carve-out"
 FILE: Final = "file"
@@ -63,7 +64,7 @@ class Backing(ABC):
     size: int
     mode: CacheMode
     mapping: Mapping | None = None  # the one that the buffer was made with
-    kernel_map: KernelMap | None = None
+    kernel_map: KernelMap | None = None  # the buffer's own, for as long as it has its place
     purgeable: Purgeable | None = None
     _skip = 0  # where the buffer begins in its mapping
 
@@ -121,15 +122,35 @@ class Backing(ABC):
     def _write_unmapped(self, offset: int, data: bytes) -> None:
         self.make_kernel_map().write(offset, data)
 
+    def make_kernel_map(self) -> KernelMap:
+        """Have the kernel map all of it, once, for the buffer itself: see ``kernel_map``.
+
+        It lasts until `unwire`, or to the end where the place does. `IONotReadyError` while the
+        memory has no place; `IODeviceError`.
+        """
+        if self.kernel_map is None:
+            self.kernel_map = self._mapped_by_kernel()
+        return self.kernel_map
+
+    def lend_kernel_map(self) -> tuple[KernelMap, Callable[[], None]]:
+        """Have the kernel map all of it for somebody else; return the mapping, and what ends it.
+
+        It is the caller's, whatever becomes of the buffer's own and of the place: it keeps pinned
+        pages pinned. Errors as `make_kernel_map`'s.
+        """
+        window = self._mapped_by_kernel()
+        _lent.add(window)
+        return window, window.close
+
+    @abstractmethod
+    def _mapped_by_kernel(self) -> KernelMap:
+        """Return a new mapping of all of it by the kernel."""
+
     @abstractmethod
     def map(
         self, offset: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
     ) -> tuple[Mapping, int]:
         """Map the pages of a part once more; return the mapping, and the part's offset in it."""
-
-    @abstractmethod
-    def make_kernel_map(self) -> KernelMap:
-        """Have the kernel map all of it; `IOUnsupportedError` when it cannot."""
 
     def share(self) -> Share:
         """Return what another process needs; the descriptors stay ours."""
@@ -180,8 +201,7 @@ class HeapBacking(Backing):
         extent, skip = _whole_pages(self._block.physical + offset, length)
         return self._heap.pool.map(extent, mode, placement), skip
 
-    def make_kernel_map(self) -> KernelMap:
-        """Have the kernel map the block's bytes."""
+    def _mapped_by_kernel(self) -> KernelMap:
         return kernel.driver().kernel_map(self._block.physical, self.size, self.mode)
 
     def check_unused(self) -> None:
@@ -191,6 +211,9 @@ class HeapBacking(Backing):
 
     def close(self) -> None:
         """Give the block back to its heap."""
+        if self.kernel_map is not None:
+            self.kernel_map.close()
+            self.kernel_map = None
         self._heap.release(self._block)
 
     def close_late(self) -> None:
@@ -239,11 +262,12 @@ class ClaimBacking(Backing):
         extent, skip = _whole_pages(self._claim.extent.address + offset, length)
         return self._pool.map(extent, mode, placement), skip
 
-    def make_kernel_map(self) -> KernelMap:
-        """Have the kernel map it, once."""
-        if self.kernel_map is None:
-            self.kernel_map = self._pool.kernel_map(self._claim.extent, self.mode)
-        return self.kernel_map
+    def lend_kernel_map(self) -> tuple[KernelMap, Callable[[], None]]:
+        """Lend the buffer's own: it lasts as long as the claim, so nobody needs another one."""
+        return self.make_kernel_map(), _nothing
+
+    def _mapped_by_kernel(self) -> KernelMap:
+        return self._pool.kernel_map(self._claim.extent, self.mode)
 
     def share(self) -> Share:
         """Pass the claim on."""
@@ -299,9 +323,7 @@ class PinnableBacking(Backing):
         self._pin_mapping: Mapping | None = None
         try:
             if mapped:
-                self.mapping = self._mapped(size, inherited=fd >= 0)
-                if fd < 0:
-                    self.mapping.advise(mmap.MADV_DONTFORK)  # a copy there would look alive
+                self.mapping = self._mapped(size)
             if purgeable and self.mapping is not None:
                 self.purgeable = Purgeable(self.mapping)
         except BaseException:
@@ -384,15 +406,12 @@ class PinnableBacking(Backing):
             )
         start = align_down(offset, PAGE)
         size = align_up(offset + length, PAGE) - start
-        return self._mapped(size, start, placement, inherited=True), offset - start
+        return self._mapped(size, start, placement), offset - start
 
-    def make_kernel_map(self) -> KernelMap:
-        """Have the kernel map the pinned pages, until `unwire`."""
+    def _mapped_by_kernel(self) -> KernelMap:
         if self._pin is None:
-            raise IONotReadyError("the kernel maps pageable memory while it is prepared")
-        if self.kernel_map is None:
-            self.kernel_map = self._pin.kernel_map()
-        return self.kernel_map
+            raise IONotReadyError("the kernel maps memory that is in its place: prepare() it")
+        return self._pin.kernel_map()
 
     def share(self) -> Share:
         """Pass the memfd on, and the pin when there is one."""
@@ -423,11 +442,9 @@ class PinnableBacking(Backing):
         size: int,
         start: int = 0,
         placement: Placement = ANYWHERE,
-        *,
-        inherited: bool = False,
     ) -> Mapping:
         try:
-            return Mapping(self._fd, size, start, placement, inherited=inherited)
+            return Mapping(self._fd, size, start, placement)
         except OSError as error:
             what = f"pool {self.pool}: mapping"
             raise of_the_system(what, error, length=size, address=placement.at) from error
@@ -463,3 +480,9 @@ def after_fork_in_child() -> None:
     """Let go of the parent's memory: a child that lives on must not keep it from others."""
     for backing in list(_with_descriptors):
         backing.forsake()
+    for window in list(_lent):
+        window.close()
+
+
+def _nothing() -> None:
+    """End nothing: the buffer's own mapping ends with the buffer."""

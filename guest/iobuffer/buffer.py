@@ -343,7 +343,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
         """Set the purgeable state, and return the old one; Empty when the kernel purged it.
 
         `IOBadArgumentError` for a state that is none, and without kIOMemoryPurgeable;
-        `IOBusyError` while the memory is wired, that is prepared.
+        `IOBusyError` while the memory is wired, that is prepared, or mapped in kernel_task.
         """
         with self._lock:
             backing = self._attached()
@@ -353,8 +353,12 @@ class IOBufferMemoryDescriptor(BufferFactories):
                 raise IOBadArgumentError(f"purgeable state {newState!r}: 1 to 4") from None
             if backing.purgeable is None:
                 raise IOBadArgumentError(f"{self!r}: not made with kIOMemoryPurgeable")
-            if self._preparations and state is not PurgeableState.kIOMemoryPurgeableKeepCurrent:
-                raise self._busy("wired memory cannot be purged; complete() first")
+            if state is not PurgeableState.kIOMemoryPurgeableKeepCurrent:
+                if self._preparations:
+                    raise self._busy("wired memory cannot be purged; complete() first")
+                in_kernel = [each for each in self._maps.live() if each.getAddressTask().is_kernel]
+                if in_kernel:
+                    raise self._busy(f"{in_kernel[0]!r} keeps its pages in place; unmap it first")
             return backing.purgeable.set(state)
 
     @property

@@ -141,9 +141,8 @@ def _in_kernel(
 ) -> IOMemoryMap:
     if mode is not buffer.cache_mode:
         raise IOBusyError(f"the memory is {buffer.cache_mode.name}, not {mode.name}")
-    window = buffer.backing.make_kernel_map()
-    # The kernel keeps its mapping for as long as the buffer has its memory in place.
-    return _map(buffer, request, mode, window.address + request.offset, None, _nothing)
+    window, unmap = buffer.backing.lend_kernel_map()
+    return _map(buffer, request, mode, window.address + request.offset, None, unmap)
 
 
 def _in_other_task(
@@ -176,7 +175,7 @@ def _here(buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
         size = align_up(skip + request.length, PAGE)
         placement = Placement(at=page_address(at - skip), within=request.within)
         try:
-            copy = Mapping(-1, size, 0, placement, inherited=True)
+            copy = Mapping(-1, size, 0, placement)
         except OSError as error:
             what = "a mapping for a copy"
             raise of_the_system(what, error, length=size, address=placement.at) from error

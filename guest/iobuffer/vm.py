@@ -7,8 +7,10 @@ has room for some thousand of those; buffers are more.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,14 +40,21 @@ _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _madvise: Final = _libc.madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
-_live: dict[int, tuple[int, bool]] = {}  # address -> length, whether a fork inherits it
+_live: dict[int, int] = {}  # address -> length in bytes
 
 
 def _map(address: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
+    """Call mmap(2); OSError as it does, and EEXIST where it maps elsewhere than it must.
+
+    A kernel before 4.17 does not know MAP_FIXED_NOREPLACE, and takes the address for a hint.
+    """
     found = _mmap(address, length, protection, flags, fd, offset)
     if found == _FAILED or found is None:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+    if flags & _MAP_FIXED_NOREPLACE and found != address:
+        _munmap(found, length)
+        raise OSError(errno.EEXIST, f"{address:#x} is not free: the kernel chose {found:#x}")
     return int(found)
 
 
@@ -123,8 +132,8 @@ class Window:
 class Mapping(Window):
     """``length`` bytes of a file from ``offset`` on, shared, at ``address``.
 
-    ``fd`` -1 is private anonymous memory. ``inherited``: a fork has it too (what the driver maps, a
-    fork does not have).
+    ``fd`` -1 is private anonymous memory. A forked child does not have it: there, its addresses
+    fault.
 
     Raises OSError as mmap(2) does. It is unmapped by `close` alone.
     """
@@ -137,8 +146,6 @@ class Mapping(Window):
         length: int,
         offset: int = 0,
         placement: Placement = ANYWHERE,
-        *,
-        inherited: bool = False,
     ) -> None:
         protection = mmap.PROT_READ | (0 if placement.read_only else mmap.PROT_WRITE)
         flags = _PRIVATE if fd < 0 else mmap.MAP_SHARED
@@ -151,16 +158,21 @@ class Mapping(Window):
         super().__init__(_map(placement.at, length, protection, flags, fd, offset), length)
         self.read_only = placement.read_only
         self._within = placement.within
-        _live[self.address] = length, inherited
+        _live[self.address] = length
+        try:
+            advise(self.address, length, mmap.MADV_DONTFORK)
+        except OSError:
+            self.close()
+            raise
 
     @classmethod
-    def adopt(cls, address: int, length: int, *, inherited: bool) -> Mapping:
-        """Take over what somebody else has mapped."""
+    def adopt(cls, address: int, length: int) -> Mapping:
+        """Take over what somebody else has mapped, such that a fork does not have it."""
         self = cls.__new__(cls)
         Window.__init__(self, address, length)
         self.read_only = False
         self._within = None
-        _live[address] = length, inherited
+        _live[address] = length
         return self
 
     def view(self) -> memoryview:
@@ -197,14 +209,21 @@ class Mapping(Window):
 
 
 def after_fork_in_child() -> None:
-    """Put inaccessible memory where mappings were that a fork does not inherit.
+    """Put inaccessible memory where the parent's mappings were.
 
     So a stale view faults at its address, and the parent's objects, when they are closed here,
-    unmap nothing that the child has mapped since.
+    unmap nothing that the child has mapped since. RuntimeWarning where something else lies there
+    by now: a stale view would find that.
     """
-    flags = _PRIVATE | _MAP_FIXED_NOREPLACE
-    inherited = dict(_live)
+    parents = dict(_live)
     _live.clear()
-    for address, (length, stays) in inherited.items():
-        if not stays:
-            _mmap(address, length, PROT_NONE, flags, -1, 0)
+    for address, length in parents.items():
+        try:
+            _map(address, length, PROT_NONE, _PRIVATE | _MAP_FIXED_NOREPLACE, -1, 0)
+        except OSError as error:
+            warnings.warn(
+                f"a forked child: {length} bytes at {address:#x}, where a buffer of the parent "
+                f"was, are not held free: {error}; use no view of that buffer here",
+                RuntimeWarning,
+                stacklevel=2,
+            )

@@ -134,6 +134,40 @@ def test_pageable_and_shared(
     )
 
 
+@pytest.mark.unlimited("addresses")
+@pytest.mark.promise("createMappingInTask")
+@pytest.mark.parametrize("kind", ["wired", "pageable"])
+def test_a_mapping_in_the_kernel_lasts_until_its_unmap(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+) -> None:
+    """Also of a buffer that is not shared, and after complete() of pageable memory."""
+    pageable = int(kIOMemoryPageable) if kind == "pageable" else 0
+    memory = buffer(kIODirectionInOut | pageable, SIZE)
+    memory.prepare()
+    window = memory.createMappingInTask(kernel_task)
+    place, entry = window.getVirtualAddress(), bench.driver.query(memory.address)
+    seen = bench.device_reads(memory, data.take(SIZE))
+    ours = [run.physical for run in bench.witness(memory)]
+    memory.complete()
+
+    def mapped() -> tuple[WitnessStatus, list[int]]:
+        found = bench.platform.witness(entry.root, place, SIZE, entry.levels)
+        return found.status, [run.physical for run in found.runs]
+
+    status, kernels = mapped()
+    window.unmap()
+    after, _ = mapped()
+    attest(
+        "createMappingInTask",
+        asked=f"{kind}, mapped in kernel_task, over a complete()",
+        attested=f"the kernel's page tables: {status.name}, the same pages: {kernels == ours}; "
+        f"after unmap(): {after.name}; {seen}",
+        kept=status is WitnessStatus.OK and kernels == ours and after is WitnessStatus.NOT_PRESENT,
+        reason=f"physical runs of the process {[hex(each) for each in ours]}, of the kernel "
+        f"{[hex(each) for each in kernels]}",
+    )
+
+
 def owner_of_buffers(ask: Ask) -> Iterator[object]:
     """In the other process: take buffers that are made here, and say what is in them."""
     with TaskPort() as port:

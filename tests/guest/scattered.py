@@ -109,9 +109,7 @@ class Scattered(IOMemoryDescriptor):
             at=align_down(request.address, PAGE),
             within=request.within,
         )
-        mapping = Mapping(
-            self.fd, align_up(at + request.length, PAGE) - start, start, placement, inherited=True
-        )
+        mapping = Mapping(self.fd, align_up(at + request.length, PAGE) - start, start, placement)
         made = IOMemoryMap(
             self,
             request.task,

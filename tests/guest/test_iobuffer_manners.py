@@ -82,7 +82,7 @@ def test_one_lost_page_is_noticed(memory: Mapping, page: int, content: str) -> N
             memory.write(at * PAGE + 7, b"\1\2")
     purgeable = Purgeable(memory)
     purgeable.set(VOLATILE)
-    part = Mapping.adopt(memory.address + page * PAGE, PAGE, inherited=False)
+    part = Mapping.adopt(memory.address + page * PAGE, PAGE)
     part.advise(mmap.MADV_DONTNEED)
     assert purgeable.set(KEEP) is EMPTY
     assert purgeable.set(NON_VOLATILE) is EMPTY
