@@ -228,7 +228,7 @@ class Connection:
         """Forget the client: detach the model, unmap everything, close every descriptor."""
         self._dma.close()
         self._detach()
-        self._log.clear()
+        self._log.stop()
         self.dma_map.clear()
         self._interrupts.close()
 
@@ -268,7 +268,7 @@ class Connection:
 
     def _dma_unmap(self, message: Message) -> bytes:
         request = _exactly(wire.DmaUnmap, message)
-        if request.flags & wire.DmaUnmapFlag.GET_DIRTY_BITMAP:
+        if request.flags == wire.DmaUnmapFlag.GET_DIRTY_BITMAP:
             raise RemoteProtocolError("DMA_UNMAP with a dirty bitmap", errno.ENOTSUP)
         if request.flags & ~int(wire.DmaUnmapFlag.ALL):
             raise RemoteProtocolError(f"DMA_UNMAP flags {request.flags:#x}")

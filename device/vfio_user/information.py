@@ -10,6 +10,7 @@ import struct
 
 from . import messages as wire
 from .errors import RemoteProtocolError
+from .interrupts import MASKABLE
 from .model import DeviceModel, Mappable
 
 
@@ -80,7 +81,7 @@ def irq_info(model: DeviceModel, payload: bytes) -> bytes:
     index = fields_of(wire.IRQ_INFO, payload)[2]
     if index >= wire.NUM_IRQS:
         raise RemoteProtocolError(f"interrupt index {index} does not exist")
-    intx = wire.IRQ_FLAG_MASKABLE | wire.IRQ_FLAG_AUTOMASKED
     flags = wire.IRQ_FLAG_EVENTFD
-    flags |= intx if index == wire.Irq.INTX else wire.IRQ_FLAG_NORESIZE
+    flags |= wire.IRQ_FLAG_MASKABLE if index in MASKABLE else 0
+    flags |= wire.IRQ_FLAG_AUTOMASKED if index == wire.Irq.INTX else wire.IRQ_FLAG_NORESIZE
     return wire.IRQ_INFO.pack(wire.IRQ_INFO.size, flags, index, model.irq_count(index))

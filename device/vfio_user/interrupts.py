@@ -1,4 +1,11 @@
-"""DEVICE_SET_IRQS: which eventfd stands for which interrupt."""
+"""DEVICE_SET_IRQS: which eventfd stands for which interrupt.
+
+Theory of operation. ``MASKABLE`` are the indexes that take MASK and UNMASK, as DEVICE_GET_IRQ_INFO
+says. A message that is sent while its vector is masked waits for the unmask. INTx is a level:
+nothing waits, the unmask asks for the line anew; and it is AUTOMASKED, for the model signals it
+once until that unmask. An eventfd for MASK or UNMASK is not offered: vfio-user takes it for an
+event of the server's, VFIO for one of the client's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +20,7 @@ from .model import DeviceModel
 _DATA = SetIrqsFlag.DATA_NONE | SetIrqsFlag.DATA_BOOL | SetIrqsFlag.DATA_EVENTFD
 _ACTION = SetIrqsFlag.ACTION_MASK | SetIrqsFlag.ACTION_UNMASK | SetIrqsFlag.ACTION_TRIGGER
 _ALL_FLAGS = int(_DATA | _ACTION)  # an int: ~ of a flag drops the bits that have no name
+MASKABLE = frozenset({Irq.INTX, Irq.MSI, Irq.MSIX})
 
 
 class Interrupts:
@@ -34,8 +42,14 @@ class Interrupts:
         kind, action = flags & _DATA, flags & _ACTION
         if request.flags & ~_ALL_FLAGS or kind.bit_count() != 1 or action.bit_count() != 1:
             raise RemoteProtocolError(f"SET_IRQS flags {request.flags:#x}")
+        if action != SetIrqsFlag.ACTION_TRIGGER and request.index not in MASKABLE:
+            raise RemoteProtocolError(f"SET_IRQS index {request.index} cannot be masked")
+        # The one empty range that means something turns the whole index off.
+        whole = kind == SetIrqsFlag.DATA_NONE and action == SetIrqsFlag.ACTION_TRIGGER
+        if not request.count and (request.start or not whole):
+            raise RemoteProtocolError(f"SET_IRQS flags {request.flags:#x} with no interrupt")
         available = self._model.irq_count(request.index)
-        if request.start > available or request.count > available - request.start:
+        if request.start >= available or request.count > available - request.start:
             raise RemoteProtocolError(
                 f"SET_IRQS index {request.index}: {request.count} from {request.start} "
                 f"of {available}"

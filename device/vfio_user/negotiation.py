@@ -1,10 +1,15 @@
-"""VERSION: what the client proposes, and what this server answers."""
+"""VERSION: what the client proposes, and what this server answers.
+
+The specification gives each capability a type. One of another type, or out of range, is refused
+whether this server uses it or not; a name that the specification does not have says nothing.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import messages as wire
@@ -12,19 +17,14 @@ from .errors import RemoteProtocolError
 
 VERSION = struct.Struct("<HH")
 MAJOR, MINOR = 0, 0
-# QEMU quirk: its buffer for this reply is as long as its own request: 194 bytes of JSON with the
+# QEMU quirk: its buffer for the reply is as long as its own request: 194 bytes of JSON with the
 # NUL. A max_msg_fds above its own 16 is "malformed" to it.
-CAPABILITIES = json.dumps(
-    {
-        "capabilities": {
-            "max_msg_fds": wire.MAX_FDS,
-            "max_data_xfer_size": wire.MAX_DATA_XFER,
-            "pgsizes": wire.PAGE_SIZE,
-            "write_multiple": True,
-        }
-    },
-    separators=(",", ":"),
-).encode() + b"\0"  # fmt: skip
+CAPABILITIES: dict[str, int | bool] = {
+    "max_msg_fds": wire.MAX_FDS,
+    "max_data_xfer_size": wire.MAX_DATA_XFER,
+    "pgsizes": wire.PAGE_SIZE,
+    "write_multiple": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,32 @@ class Limits:
 def negotiate(payload: bytes) -> tuple[Limits, bytes]:
     """Return the client's limits and the reply's payload.
 
-    RemoteProtocolError: ENOTSUP for a major version that is not 0, EINVAL for what is malformed.
+    The reply names nothing that the client did not propose. RemoteProtocolError: ENOTSUP for a
+    major version that is not 0, EINVAL for what is malformed.
     """
     if len(payload) < VERSION.size:
         raise RemoteProtocolError("VERSION is cut short")
     major, minor = VERSION.unpack_from(payload)
     if major != MAJOR:
         raise RemoteProtocolError(f"version {major}.{minor} is not spoken here", errno.ENOTSUP)
-    text = payload[VERSION.size :]
-    limits = _limits(text) if text else Limits()
-    return limits, VERSION.pack(MAJOR, min(minor, MINOR)) + CAPABILITIES
+    proposed = _proposed(payload[VERSION.size :])
+    limits = Limits(
+        proposed.get("max_msg_fds", Limits().max_fds),
+        proposed.get("max_data_xfer_size", Limits().max_data),
+    )
+    common = {
+        name: value
+        for name, value in CAPABILITIES.items()
+        if proposed.get(name, False) is not False
+    }
+    text = json.dumps({"capabilities": common}, separators=(",", ":")).encode() + b"\0"
+    return limits, VERSION.pack(MAJOR, min(minor, MINOR)) + text
 
 
-def _limits(text: bytes) -> Limits:
+def _proposed(text: bytes) -> dict[str, int]:
+    """Return the capabilities that the client names and the specification knows, checked."""
+    if not text:
+        return {}
     if not text.endswith(b"\0"):
         raise RemoteProtocolError("VERSION: the capabilities do not end with NUL")
     try:
@@ -58,16 +71,62 @@ def _limits(text: bytes) -> Limits:
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"VERSION: the capabilities are no JSON: {error}") from error
     capabilities = loaded.get("capabilities", {}) if isinstance(loaded, dict) else None
-    if not isinstance(capabilities, dict):
-        raise RemoteProtocolError("VERSION: the capabilities are no object")
-    return Limits(
-        _number(capabilities, "max_msg_fds", 0, Limits().max_fds),
-        _number(capabilities, "max_data_xfer_size", 1, Limits().max_data),
-    )
+    return _checked(capabilities, _KNOWN, "the capabilities")
 
 
-def _number(capabilities: dict[str, object], name: str, least: int, default: int) -> int:
-    value = capabilities.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise RemoteProtocolError(f"VERSION: {name} is {value!r}")
+def _checked(
+    value: object, known: dict[str, Callable[[str, object], int]], name: str
+) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise RemoteProtocolError(f"VERSION: {name} are no object")
+    return {each: check(each, value[each]) for each, check in known.items() if each in value}
+
+
+def _number(least: int) -> Callable[[str, object], int]:
+    def check(name: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise RemoteProtocolError(f"VERSION: {name} is {value!r}, not a number from {least} on")
+        return value
+
+    return check
+
+
+def _flag(name: str, value: object) -> int:
+    if not isinstance(value, bool):
+        raise RemoteProtocolError(f"VERSION: {name} is {value!r}, neither true nor false")
     return value
+
+
+def _page_sizes(name: str, value: object) -> int:
+    """Check sizes or'ed together: one of them must be a whole number of our pages."""
+    sizes = _number(1)(name, value)
+    if sizes < wire.PAGE_SIZE:
+        raise RemoteProtocolError(f"VERSION: {name} is {sizes}: no size from {wire.PAGE_SIZE} on")
+    return sizes
+
+
+def _page_size(name: str, value: object) -> int:
+    size = _page_sizes(name, value)
+    if size & (size - 1):
+        raise RemoteProtocolError(f"VERSION: {name} is {size}, which is no power of two")
+    return size
+
+
+def _object(**known: Callable[[str, object], int]) -> Callable[[str, object], int]:
+    def check(name: str, value: object) -> int:
+        _checked(value, known, name)
+        return 1
+
+    return check
+
+
+# "migration" is of earlier revisions of the specification; QEMU and libvfio-user send it.
+_KNOWN: dict[str, Callable[[str, object], int]] = {
+    "max_msg_fds": _number(0),
+    "max_data_xfer_size": _number(1),
+    "max_dma_maps": _number(1),
+    "pgsizes": _page_sizes,
+    "write_multiple": _flag,
+    "twin_socket": _object(supported=_flag),
+    "migration": _object(pgsize=_page_size, max_bitmap_size=_number(0)),
+}

@@ -17,7 +17,14 @@ from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
 from device.vfio_user.stream import receive
 
 TIMEOUT_S = 10
-CAPABILITIES = {"capabilities": {"max_msg_fds": 16, "max_data_xfer_size": 1 << 20}}
+CAPABILITIES = {
+    "capabilities": {
+        "max_msg_fds": 16,
+        "max_data_xfer_size": 1 << 20,
+        "pgsizes": 4096,
+        "write_multiple": True,
+    }
+}
 
 
 class Refused(Exception):

@@ -236,7 +236,9 @@ def any_capabilities(data: bytes) -> None:
     """VERSION with any capabilities."""
     choices = Choices(data)
     values: list[object] = [0, 1, -1, 16, 1 << 20, 1 << 70, 1.5, True, None, "x", [], {}, [[[]]]]
+    values += [{"pgsize": choices.number(1 << 14)}, {"supported": choices.pick([True, 1, "x"])}]
     names = ["max_msg_fds", "max_data_xfer_size", "pgsizes", "twin_socket", "", "x"]
+    names += ["max_dma_maps", "write_multiple", "migration"]
     inner = {choices.pick(names): choices.pick(values) for _ in range(choices.number(5))}
     text = json.dumps({choices.pick(["capabilities", "x"]): inner}).encode()
     if choices.number(3) == 0:

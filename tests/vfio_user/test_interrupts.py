@@ -87,6 +87,21 @@ def test_mask_holds_back_until_unmask(master: RawClient, eventfds: list[int]) ->
     assert [count(each) for each in eventfds[:2]] == [1, 0]
 
 
+@pytest.mark.parametrize("index", [Irq.INTX, Irq.MSIX, Irq.ERR, Irq.REQ])
+def test_what_has_interrupts_can_be_turned_off(master: RawClient, index: Irq) -> None:
+    master.set_irqs(NONE | TRIGGER, index, 0, 0)
+
+
+def test_mask_and_unmask_by_bool(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 3, descriptors=eventfds[:3])
+    master.set_irqs(BOOL | MASK, Irq.MSIX, 0, 3, b"\1\0\1")
+    for vector in range(3):
+        send_msi(master, vector)
+    assert [count(each) for each in eventfds[:3]] == [0, 1, 0]
+    master.set_irqs(BOOL | UNMASK, Irq.MSIX, 0, 3, b"\0\1\1")
+    assert [count(each) for each in eventfds[:3]] == [0, 0, 1]
+
+
 def test_disable(master: RawClient, eventfds: list[int]) -> None:
     master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 2, descriptors=eventfds[:2])
     master.set_irqs(NONE | TRIGGER, Irq.MSIX, 0, 0)
@@ -200,6 +215,20 @@ def test_intx_status_lasts_until_the_end_of_interrupt(
         (NONE | TRIGGER, 2, 0, 1, b"", 1),
         (BOOL | TRIGGER, 2, 0, 1, b"\1", 1),
         (EVENTFD | MASK, 2, 0, 1, b"", 1),
+        (EVENTFD | UNMASK, 0, 0, 1, b"", 1),
+        # What takes no MASK and UNMASK.
+        (NONE | MASK, 3, 0, 1, b"", 0),
+        (BOOL | MASK, 4, 0, 1, b"\1", 0),
+        (NONE | UNMASK, 3, 0, 1, b"", 0),
+        (BOOL | UNMASK, 4, 0, 1, b"\0", 0),
+        # Empty ranges: only the whole index can be turned off.
+        (NONE | MASK, 2, 0, 0, b"", 0),
+        (NONE | UNMASK, 0, 0, 0, b"", 0),
+        (BOOL | TRIGGER, 2, 0, 0, b"", 0),
+        (EVENTFD | TRIGGER, 2, 0, 0, b"", 0),
+        (NONE | TRIGGER, 2, 3, 0, b"", 0),
+        (NONE | TRIGGER, 2, 16, 0, b"", 0),
+        (NONE | TRIGGER, 1, 0, 0, b"", 0),
     ],
 )
 def test_refused(

@@ -14,6 +14,11 @@ from tests.vfio_user.client import RawClient, Refused
 
 # QEMU gives the reply as much room as its own request takes.
 QEMU_REPLY_ROOM = 194
+WRONG_NUMBERS = (-1, "16", 16.5, True, None, [16])
+
+
+def proposal(capabilities: dict[str, object]) -> bytes:
+    return json.dumps({"capabilities": capabilities}).encode() + b"\0"
 
 
 def test_reply_offers_what_the_server_does(server: Path) -> None:
@@ -53,6 +58,55 @@ def test_malformed_capabilities_are_refused(server: Path, text: bytes) -> None:
             client.version(text)
         assert refusal.value.errno == errno.EINVAL
         assert client.version(), "the client may try again"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("max_msg_fds", "pgsizes") for value in WRONG_NUMBERS),
+        *((name, value) for name in ("max_dma_maps", "max_data_xfer_size") for value in (0, "1")),
+        ("pgsizes", 0),
+        ("pgsizes", 2048),
+        ("write_multiple", 0),
+        ("write_multiple", "true"),
+        ("twin_socket", True),
+        ("twin_socket", {"supported": "no"}),
+        ("migration", []),
+        ("migration", {"pgsize": "4096"}),
+        ("migration", {"pgsize": 0}),
+        ("migration", {"pgsize": 12288}),
+        ("migration", {"pgsize": 4096, "max_bitmap_size": "large"}),
+    ],
+)
+def test_capability_of_another_type_or_range(server: Path, name: str, value: object) -> None:
+    with RawClient(server, negotiate=False) as client:
+        with pytest.raises(Refused) as refusal:
+            client.version(proposal({name: value}))
+        assert refusal.value.errno == errno.EINVAL
+        assert client.version(), "the client may try again"
+
+
+@pytest.mark.parametrize(
+    ("proposed", "answered"),
+    [
+        ({}, {}),
+        ({"unknown": "anything", "Pgsizes": []}, {}),
+        ({"max_msg_fds": 0}, {"max_msg_fds": 16}),
+        ({"max_data_xfer_size": 10**30}, {"max_data_xfer_size": 1 << 20}),
+        ({"pgsizes": 8192, "max_dma_maps": 1}, {"pgsizes": 4096}),
+        ({"write_multiple": True}, {"write_multiple": True}),
+        ({"write_multiple": False}, {}),
+        ({"twin_socket": {"supported": True, "fd_index": "none"}}, {}),
+        ({"migration": {"pgsize": 1 << 21, "max_bitmap_size": 1 << 28}}, {}),
+        ({"migration": {}}, {}),
+    ],
+)
+def test_reply_names_nothing_that_was_not_proposed(
+    server: Path, proposed: dict[str, object], answered: dict[str, object]
+) -> None:
+    with RawClient(server, negotiate=False) as client:
+        reply = client.version(proposal(proposed))
+    assert json.loads(reply[4:-1]) == {"capabilities": answered}
 
 
 @pytest.mark.parametrize("major", [1, 2, 0xFFFF])
