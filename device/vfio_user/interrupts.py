@@ -9,11 +9,10 @@ event of the server's, VFIO for one of the client's.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 
 from .errors import RemoteProtocolError
+from .eventfd import is_eventfd, signaller
 from .messages import Irq, SetIrqs, SetIrqsFlag
 from .model import DeviceModel
 
@@ -28,6 +27,7 @@ class Interrupts:
 
     def __init__(self, model: DeviceModel) -> None:
         self._model = model
+        self._signal = signaller().signal
         self._eventfds: dict[tuple[int, int], int] = {}
         self._masked: set[tuple[int, int]] = set()
         self._pending: set[tuple[int, int]] = set()
@@ -36,7 +36,8 @@ class Interrupts:
         """Apply a request. Descriptors that are kept are taken out of the list.
 
         RemoteProtocolError (EINVAL) for an interrupt that does not exist, and for flags, counts,
-        data or descriptors that do not go together.
+        data or descriptors that do not go together, or a descriptor of another kind, on which a
+        write could wait for the client.
         """
         flags = SetIrqsFlag(request.flags & _ALL_FLAGS)
         kind, action = flags & _DATA, flags & _ACTION
@@ -62,6 +63,8 @@ class Interrupts:
             raise RemoteProtocolError(
                 f"SET_IRQS: {len(descriptors)} descriptors for {request.count} interrupts"
             )
+        if not all(map(is_eventfd, descriptors)):
+            raise RemoteProtocolError("SET_IRQS: a descriptor is not an eventfd")
         if action == SetIrqsFlag.ACTION_TRIGGER:
             self._trigger_action(request, kind, data, descriptors)
         else:
@@ -129,8 +132,7 @@ class Interrupts:
         descriptor = self._eventfds.get(key)
         if descriptor is None:
             return False
-        _signal(descriptor)
-        return True
+        return self._signal(descriptor)
 
     def disable(self, index: int) -> None:
         """Forget all eventfds and masks of one IRQ index."""
@@ -146,16 +148,3 @@ class Interrupts:
         self._eventfds.clear()
         self._masked.clear()
         self._pending.clear()
-
-
-def _signal(descriptor: int) -> None:
-    """Add 1 to an eventfd; a counter at its limit is an interrupt that is already pending.
-
-    Whether it blocks is a property of the file, which the client shares and may wait on: it is
-    asked, never changed.
-    """
-    with contextlib.suppress(OSError):
-        ask = select.poll()
-        ask.register(descriptor, select.POLLOUT)
-        if ask.poll(0):
-            os.write(descriptor, b"\1\0\0\0\0\0\0\0")

@@ -18,7 +18,7 @@ from device.endpoints.shared import SharedMemory
 from device.vfio_user import connection, dma_map, server
 from device.vfio_user.dma_map import DmaMap
 from device.vfio_user.errors import RemoteProtocolError, Unmapped
-from device.vfio_user.messages import Command, Flags, Irq
+from device.vfio_user.messages import Command, Flags
 from device.vfio_user.timers import Timers
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.conftest import serving
@@ -190,33 +190,6 @@ def test_a_flood_of_errors_fills_no_log(
             probed.call(0)
     assert len(caplog.records) <= connection._MAX_LOGGED + 1
     assert "not logged" in caplog.records[-1].getMessage()
-
-
-def test_an_eventfd_that_is_full_does_not_block(client: RawClient) -> None:
-    full = os.eventfd(0)  # blocking
-    os.eventfd_write(full, (1 << 64) - 2)
-    client.set_irqs(4 | 32, Irq.MSIX, 0, 1, descriptors=[full])
-    client.region_write(7, 4, b"\4\0")
-    client.write32(0, 0, 1 << 31)
-    assert os.eventfd_read(full) == (1 << 64) - 2
-    client.write32(0, 0, 1 << 31)
-    assert os.eventfd_read(full) == 1
-    os.close(full)
-
-
-def test_a_pipe_that_is_full_does_not_block(client: RawClient) -> None:
-    read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(write_end, bytes(PAGE))
-    os.set_blocking(write_end, True)
-    client.set_irqs(4 | 32, Irq.MSIX, 0, 1, descriptors=[write_end])
-    client.region_write(7, 4, b"\4\0")
-    client.write32(0, 0, 1 << 31)
-    assert client.read32(0, 0) == 0
-    os.close(read_end)
-    os.close(write_end)
 
 
 def test_a_name_is_there_once_it_can_be_connected_to(tmp_path: Path) -> None:
