@@ -27,7 +27,7 @@ export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT PLACE BOOT APPEND 
 # A variable that nothing reads is a mistake: FAULTS=x ran without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
 	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP LOAD N ORDER PLACE PROFILE PYTHON QEMU \
-	SECONDS SEED TARGET TESTS VENV VMS \
+	SECONDS SEED TARGET TESTS VENV VM VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
 	$(origin $(name)))),$(filter-out $(VARIABLES) MAKE% -%,$(name)))))
@@ -38,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
-	faults generate lock clean clean-cache
+	faults generate lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -90,6 +90,10 @@ interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our ti
 
 soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
 	@$(PYTHON) -m host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)
+
+mutants: setup ## N=300 SEED=1 SECONDS=3600 VM=1: change one place of the code at a time; do tests notice?
+	@$(PYTHON) -m tests.mutants --count $(or $(N),300) --seed $(or $(SEED),1) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(VM),--vm) $(ARGS)
 
 faults: setup ## list the named faults: name, status, description
 	@$(PYTHON) -m host_harness faults

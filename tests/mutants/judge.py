@@ -1,0 +1,119 @@
+"""Whether a mutant dies, in stages from the quickest on: units, the guest's suite, a VM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from host_harness import children
+from host_harness.errors import Status
+from tests.mutants import tree
+from tests.mutants.candidates import Mutant
+from tests.mutants.reach import Reach
+
+# The guest's whole suite on the devices' own code, in one process.
+SUITE = "tests/suite/test_whole_suite.py::test_sound_devices"
+_SUITE_LIMIT_S = 180
+_VM_LIMIT_S = 600
+# A test may take this many times its seconds, and this much more: other work goes on beside it.
+_TIMES, _START_S = 6, 60
+_NO_TESTS = 5  # pytest's status when it found none of those it was to run
+
+
+class Outcome(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    HANG = "hang"  # killed, too: its tests did not end in time
+    SURVIVED = "survived"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A mutant's outcome; the stage that ended it, or the last that it survived; what was said."""
+
+    mutant: Mutant
+    outcome: Outcome
+    stage: str
+    seconds: float
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A command that fails on a mutant which it sees."""
+
+    name: str
+    command: list[str]
+    limit_s: float
+
+
+class Judge:
+    """Tries mutants in one copy of the tree; ``vm``: in a VM, too, those that are left."""
+
+    def __init__(self, folder: Path, reach: Reach, *, vm: bool = False) -> None:
+        self._folder = folder
+        self._reach = reach
+        self._vm = vm
+        # Compiled files are there, and none of a mutant may join them.
+        self._environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+    def judge(self, mutant: Mutant) -> Verdict:
+        """Return its verdict. children's OSError when a program cannot be started."""
+        start, name, said = time.monotonic(), "units", ""
+        outcome = Outcome.SURVIVED
+        with tree.mutated(self._folder, mutant.candidate.file, mutant.source):
+            for stage in self._stages(mutant):
+                name = stage.name
+                outcome, said = self._run(stage)
+                if outcome is not Outcome.SURVIVED:
+                    break
+        return Verdict(mutant, outcome, name, time.monotonic() - start, said)
+
+    def _stages(self, mutant: Mutant) -> Iterator[Stage]:
+        pytest = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+        ]
+        tests = [test for test in self._reach.of(mutant.candidate) if test != SUITE]
+        if tests:
+            chosen = self._folder / "build" / "chosen"
+            chosen.parent.mkdir(exist_ok=True)
+            chosen.write_text("\n".join(tests))
+            modules = dict.fromkeys(test.partition("::")[0] for test in tests)
+            words = ["-p", "tests.mutants.reach_plugin", "--chosen", str(chosen), *modules]
+            limit = _START_S + _TIMES * self._reach.took(tests)
+            yield Stage("units", [*pytest, *words], limit)
+        if SUITE in self._reach.seconds:
+            yield Stage("suite", [*pytest, SUITE], _SUITE_LIMIT_S)
+        if self._vm:
+            yield Stage("VM", [sys.executable, "-m", "host_harness", "test"], _VM_LIMIT_S)
+
+    def _run(self, stage: Stage) -> tuple[Outcome, str]:
+        try:
+            done = children.run(
+                stage.command,
+                timeout_s=stage.limit_s,
+                cwd=self._folder,
+                environment=self._environment,
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome.HANG, f"no end within {stage.limit_s:.0f} s"
+        said = done.stdout[-4000:] + done.stderr[-1000:]
+        if done.returncode in (0, _NO_TESTS):
+            return Outcome.SURVIVED, said
+        if stage.name == "VM" and done.returncode in (Status.USAGE, Status.ENVIRONMENT):
+            raise RuntimeError(f"the VM suite does not start on a mutant:\n{said}")
+        return Outcome.KILLED, said
