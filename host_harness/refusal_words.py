@@ -87,6 +87,10 @@ _REASONS: dict[str, tuple[str, str]] = {
         "a segment lies in the midst of a page, or leaves a gap",
         "generate segments by the device's rule: whole pages but for the first and the last",
     ),
+    "INJECTED": (
+        "error injection has the device fail each DMA",
+        "clear bit 16 of the control register of the error-injection DVSEC",
+    ),
     "BAD_DESCRIPTOR": (
         "the descriptor has unknown flags, no bytes, or directions that differ in one transfer",
         "look at the descriptor's fields as the device reads them: layout, byte order, leftovers; "

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from device.layout import DmaReason
-from device.pci import msi, pcie
+from device.pci import aer, msi, pcie
+from device.pci.aer import AdvancedErrorReporting, Correctable, Uncorrectable
 from device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity, Status
 from device.pci.msi import Msi
 from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX, pba_size, table_size
@@ -180,6 +181,28 @@ class Endpoint:
     def set_device_status(self, bit: DeviceStatus, on: bool = True) -> None:
         """Set or clear a bit of Device Status, such as Transactions Pending (7.5.3.5)."""
         pcie.set_status(self.config, self._pcie, bit, on)
+
+    def detect_error(
+        self, error: Correctable | Uncorrectable, *, fatal: bool = False
+    ) -> DeviceStatus:
+        """Log an error that the function detected; return its severity (Base 5.0, section 6.2).
+
+        Device Status has the severity, and the error's own bit for an Unsupported Request. AER's
+        severities go before ``fatal``, where the function has that capability. No error message is
+        sent: vfio-user carries none.
+        """
+        start = self.config.start_of(AdvancedErrorReporting)
+        severity = DeviceStatus.CORRECTABLE_ERROR
+        if isinstance(error, Uncorrectable):
+            if start is not None:
+                fatal = aer.fatal(self.config, start, error)
+            severity = DeviceStatus.FATAL_ERROR if fatal else DeviceStatus.NON_FATAL_ERROR
+        self.set_device_status(severity)
+        if error is Uncorrectable.UNSUPPORTED_REQUEST:
+            self.set_device_status(DeviceStatus.UNSUPPORTED_REQUEST)
+        if start is not None:
+            aer.report(self.config, start, error)
+        return severity
 
     def msix(self, vector: int) -> bool:
         """Send an MSI-X message: a memory write, so it needs bus mastering. Return whether it went.

@@ -36,7 +36,7 @@ from .memory import Fabric
 from .parts.atc import Atc
 from .parts.capabilities import DEFAULT_CAPABILITIES, OptionalCapabilities, OptionalCapability
 from .parts.constraints import Constraints
-from .parts.control import CONTROL, DmaControl, DmaState, requested
+from .parts.control import CONTROL, DmaControl, DmaState, MsiControl, requested
 from .parts.copies import copied, stored
 from .parts.hold import Hold
 from .parts.records import DmaRecord, Records
@@ -102,7 +102,9 @@ class Exerciser(Endpoint):
         self.buffer = self.memory(ExerciserBar.BUFFER)
         self.control = self.registers(ExerciserBar.CONTROL)
         self.extension = self.registers(ExerciserBar.EXTENSION)
-        self._optional = OptionalCapabilities(self, capabilities)
+        self._optional = OptionalCapabilities(
+            self, capabilities, ats_control=lambda enabled: self.atc.control(enabled)
+        )
         self.injector = self._optional.injector
         self.records = Records(self.extension)
         self.constraints = Constraints(self.extension, profile)
@@ -125,7 +127,12 @@ class Exerciser(Endpoint):
             make=lambda *asked: self._ring_transfer(*asked),
             changed=lambda: self._update_pending(),
         )
-        self.atc = Atc(self.control, self.bus, lambda: self._optional.ats_enabled)
+        self.atc = Atc(
+            self.control,
+            self.bus,
+            enabled=lambda: self._optional.ats_enabled,
+            pasid_enabled=lambda: self._pasid_enabled(),
+        )
         self.transactions = TransactionTrace(
             self.control, lambda bar: self.config.bar_address(bar) or 0
         )
@@ -187,8 +194,9 @@ class Exerciser(Endpoint):
 
     def write_msictl(self, value: int) -> None:
         """Send the MSI-X message of a vector when the trigger bit is written."""
-        if value & layout.MSICTL_TRIGGER:
-            self.msix(value & layout.MSICTL_VECTOR)
+        control = MsiControl(value)
+        if control.trigger:
+            self.msix(control.vector)
 
     def write_intxctl(self, value: int) -> None:
         """Assert or deassert the legacy interrupt."""
@@ -284,7 +292,24 @@ class Exerciser(Endpoint):
         self.constraints.check(transfer.segments)
         sent = self.atc.translated(transfer) if use_atc else transfer
         used = self.constraints.used(sent.segments)
-        return sent if used == sent.segments else replace(sent, used=used)
+        sent = sent if used == sent.segments else replace(sent, used=used)
+        self._check_injection(sent)
+        return sent
+
+    def _check_injection(self, sent: Transfer) -> None:
+        """Refuse each DMA while software wants that; a peer that it is for detects the error.
+
+        Without bus mastering none leaves the device, and the bus says so.
+        """
+        injector = self.injector
+        if injector is None or not injector.control.corrupt_dma or not self.config.bus_master:
+            return
+        for each in sent.places:
+            peer = self.fabric.function_at(self, each.address, each.length)
+            if peer is not None:
+                injector.inject(peer)
+                break
+        raise DmaRefused(DmaReason.INJECTED, sent.address)
 
     def _fetch(
         self,
@@ -305,8 +330,7 @@ class Exerciser(Endpoint):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         """Move the data and call ``done``; it is refused whole when a part cannot be reached."""
         if transfer.writes_memory:
-            corrupted = None if self.injector is None else self.injector.corrupted
-            whole, pieces = copied(self.buffer, transfer.places, corrupted)
+            whole, pieces = copied(self.buffer, transfer.places)
 
             def written(outcome: list[bytes] | DmaRefused) -> None:
                 done(transfer.direction, outcome if isinstance(outcome, DmaRefused) else whole)
@@ -326,10 +350,7 @@ class Exerciser(Endpoint):
     def _store(self, transfer: Transfer, outcome: list[bytes] | DmaRefused) -> bytes | DmaRefused:
         if isinstance(outcome, DmaRefused):
             return outcome
-        return stored(self.buffer, transfer.places, map(self._on_the_bus, outcome))
-
-    def _on_the_bus(self, data: bytes) -> bytes:
-        return data if self.injector is None else self.injector.corrupted(data)
+        return stored(self.buffer, transfer.places, outcome)
 
     def _refuse(self, transfer: Transfer, reason: DmaReason, byte: int | None = None) -> None:
         """Refuse, or cut short, a DMA of which nothing has moved."""

@@ -66,6 +66,13 @@ class Fabric:
         """Let the others reach ``function``."""
         self._functions.append(function)
 
+    def function_at(self, asker: Endpoint, address: int, length: int) -> Endpoint | None:
+        """Return the peer that has a byte of the range in one of its BARs, if there is one."""
+        for function in self._functions:
+            if function is not asker and function.config.overlaps_bar(address, length):
+                return function
+        return None
+
     def memory(self, asker: Endpoint, address: int, length: int, *, write: bool) -> memoryview:
         """Return a view of a peer's BAR. Raises Unmapped or ReadOnly."""
         for function in self._functions:

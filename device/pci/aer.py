@@ -16,8 +16,9 @@ class Offset(IntEnum):
     UNCORRECTABLE_SEVERITY = 0x0C
     CORRECTABLE_STATUS = 0x10
     CORRECTABLE_MASK = 0x14
-    CONTROL = 0x18
+    CONTROL = 0x18  # Advanced Error Capabilities and Control
     HEADER_LOG = 0x1C
+    TLP_PREFIX_LOG = 0x38
 
 
 class Uncorrectable(IntFlag):
@@ -36,6 +37,10 @@ class Uncorrectable(IntFlag):
     UNSUPPORTED_REQUEST = 1 << 20
     ACS_VIOLATION = 1 << 21
     INTERNAL = 1 << 22
+    MULTICAST_BLOCKED_TLP = 1 << 23
+    ATOMICOP_EGRESS_BLOCKED = 1 << 24
+    TLP_PREFIX_BLOCKED = 1 << 25
+    POISONED_TLP_EGRESS_BLOCKED = 1 << 26
 
 
 class Correctable(IntFlag):
@@ -62,20 +67,28 @@ _SEVERITY = (
     | Uncorrectable.MALFORMED_TLP
     | Uncorrectable.INTERNAL
 )
-# Header Log and four TLP prefixes follow; nothing is logged there.
-_BODY = struct.Struct("<6I16x16x")
+# Sections 7.8.4.3 and 7.8.4.6: these are masked unless software says otherwise.
+_UNCORRECTABLE_MASK = Uncorrectable.INTERNAL | Uncorrectable.POISONED_TLP_EGRESS_BLOCKED
+_CORRECTABLE_MASK = (
+    Correctable.ADVISORY_NON_FATAL
+    | Correctable.CORRECTED_INTERNAL
+    | Correctable.HEADER_LOG_OVERFLOW
+)
+_FIRST_ERROR_POINTER = 0x1F
+# The header log, the place of a root port's registers and the TLP prefix log follow. An error here
+# comes without a TLP, so nothing is logged there.
+_BODY = struct.Struct("<6I16x12x16x")
 
 
 class AdvancedErrorReporting(ExtendedCapability):
-    """Status, masks and severities; all are sticky."""
+    """Status, masks, severities and the First Error Pointer; all are sticky."""
 
     id = 0x0001
     version = 2
 
     def body(self) -> bytes:
         """Return the registers at power-on."""
-        masked = Uncorrectable.INTERNAL, Correctable.ADVISORY_NON_FATAL
-        return _BODY.pack(0, masked[0], _SEVERITY, 0, masked[1], 0)
+        return _BODY.pack(0, _UNCORRECTABLE_MASK, _SEVERITY, 0, _CORRECTABLE_MASK, 0)
 
     def write_mask(self) -> bytes:
         """Masks and severities can be written."""
@@ -86,12 +99,46 @@ class AdvancedErrorReporting(ExtendedCapability):
         return _BODY.pack(_UNCORRECTABLE, 0, 0, _CORRECTABLE, 0, 0)
 
     def sticky(self) -> bool:
-        """Errors outlive a function level reset."""
+        """Errors outlive every reset but power-on."""
         return True
+
+    def written(self, config: ConfigSpace, start: int) -> None:
+        """Take the First Error Pointer back when the error that it points to is cleared."""
+        status = config.dword(start + Offset.UNCORRECTABLE_STATUS)
+        if not status & 1 << _first_error(config, start):
+            _point_to(config, start, 0)
+
+
+def fatal(config: ConfigSpace, start: int, error: Uncorrectable) -> bool:
+    """Return whether software has an error be fatal (Uncorrectable Error Severity, 7.8.4.4)."""
+    return bool(config.dword(start + Offset.UNCORRECTABLE_SEVERITY) & error)
 
 
 def report(config: ConfigSpace, start: int, error: Uncorrectable | Correctable) -> None:
-    """Set an error's status bit in the capability that begins at ``start``."""
-    correctable = isinstance(error, Correctable)
-    place = start + (Offset.CORRECTABLE_STATUS if correctable else Offset.UNCORRECTABLE_STATUS)
-    config.set_dword(place, config.dword(place) | error)
+    """Log an error in the capability that begins at ``start`` (section 6.2.5).
+
+    Its status bit is set, masked or not. The First Error Pointer stays where it is until software
+    clears that error; a masked error does not take it.
+    """
+    if isinstance(error, Correctable):
+        _set(config, start + Offset.CORRECTABLE_STATUS, error)
+        return
+    status = config.dword(start + Offset.UNCORRECTABLE_STATUS)
+    free = not status & 1 << _first_error(config, start)
+    _set(config, start + Offset.UNCORRECTABLE_STATUS, error)
+    if free and not config.dword(start + Offset.UNCORRECTABLE_MASK) & error:
+        _point_to(config, start, error.bit_length() - 1)
+
+
+def _set(config: ConfigSpace, place: int, bit: int) -> None:
+    config.set_dword(place, config.dword(place) | bit)
+
+
+def _first_error(config: ConfigSpace, start: int) -> int:
+    """Return the First Error Pointer; 0, which is the bit of no error, while none was reported."""
+    return config.dword(start + Offset.CONTROL) & _FIRST_ERROR_POINTER
+
+
+def _point_to(config: ConfigSpace, start: int, bit: int) -> None:
+    control = config.dword(start + Offset.CONTROL) & ~_FIRST_ERROR_POINTER
+    config.set_dword(start + Offset.CONTROL, control | bit)

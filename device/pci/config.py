@@ -23,6 +23,7 @@ class Header(IntEnum):
     STATUS = 0x06
     REVISION_ID = 0x08
     CLASS_CODE = 0x09
+    CACHE_LINE_SIZE = 0x0C
     HEADER_TYPE = 0x0E
     BAR0 = 0x10
     SUBSYSTEM_VENDOR_ID = 0x2C
@@ -97,7 +98,7 @@ class Capability:
         return bytes(len(self.body()))
 
     def sticky(self) -> bool:
-        """Return whether the registers outlive a function level reset (ROS, RWS, RW1CS)."""
+        """Return whether the registers outlive resets (ROS, RWS, RW1CS; section 7.4)."""
         return False
 
     def written(self, config: ConfigSpace, start: int) -> None:
@@ -153,6 +154,8 @@ class ConfigSpace:
         )
         self._put(Header.INTERRUPT_PIN, "<B", identity.interrupt_pin)
         self._allow(Header.COMMAND, "<H", _COMMAND_WRITABLE)
+        # PCI Express Base 5.0, 7.5.1.1.7: it can be written, and has no effect.
+        self._allow(Header.CACHE_LINE_SIZE, "<B", 0xFF)
         self._allow(Header.INTERRUPT_LINE, "<B", 0xFF)
         for index, size in bar_sizes.items():
             if not 0 <= index < _BARS:
@@ -202,6 +205,12 @@ class ConfigSpace:
         self._mask[place.body : place.end] = place.capability.write_mask()
         self._clear[place.body : place.end] = place.capability.clear_mask()
         self._places.append(place)
+
+    def start_of(self, kind: type[Capability]) -> int | None:
+        """Return where the capability of a kind begins; None when there is none."""
+        return next(
+            (each.start for each in self._places if isinstance(each.capability, kind)), None
+        )
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""
@@ -295,16 +304,17 @@ class ConfigSpace:
     def reset(self, *, flr: bool = False) -> None:
         """Take every writable register back to its reset value (BARs, command, capabilities).
 
-        A function level reset leaves what is sticky (PCI Express Base 5.0, section 6.6.2), and the
-        BARs. QEMU quirk: it shows the guest BARs of its own, which that reset does not touch; the
-        guest, restoring, finds them as they were, so they are never written here again.
+        What is sticky stays: only power-on takes it back (PCI Express Base 5.0, section 7.4), and
+        a function is powered on when it is made. A function level reset leaves the BARs, too. QEMU
+        quirk: it shows the guest BARs of its own, which that reset does not touch; the guest,
+        restoring, finds them as they were, so they are never written here again.
         """
         for offset in range(_CAPABILITIES_START):
             if not (flr and offset in _BAR_BYTES):
                 self._data[offset] &= ~self._mask[offset] & 0xFF
         self._put(Header.COMMAND, "<H", self._command_at_reset)
         for place in self._places:
-            if not (flr and place.capability.sticky()):
+            if not place.capability.sticky():
                 self._data[place.body : place.end] = place.capability.body()
         self.asleep = False  # and the BARs answer nowhere
         self.set_status(Status.INTERRUPT, False)

@@ -9,23 +9,27 @@ import time
 from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
+_KEPT = 64  # cancelled timers that may stay where they are
 
 
 class Timer:
     """One deadline. ``cancel`` it to make it never happen; again is nothing."""
 
-    __slots__ = ("_action",)
+    __slots__ = ("_action", "_cancelled")
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, action: Callable[[], None], cancelled: Callable[[], None]) -> None:
         self._action: Callable[[], None] | None = action
+        self._cancelled = cancelled
 
     def cancel(self) -> None:
         """Forget the action."""
-        self._action = None
+        if self._action is not None:
+            self._action = None
+            self._cancelled()
 
     @property
     def active(self) -> bool:
-        """Return whether it will still happen."""
+        """Return whether it will still happen: not yet run, cancelled, or cleared by a reset."""
         return self._action is not None
 
     def fire(self) -> None:
@@ -51,16 +55,33 @@ class Timers:
         self._run = run
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Timer]] = []
+        self._dead = 0  # at most: those in the heap that were cancelled
+
+    @property
+    def kept(self) -> int:
+        """Return how many are kept, cancelled ones among them."""
+        return len(self._heap)
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server."""
-        timer = Timer(action)
+        timer = Timer(action, self._count_cancelled)
         heapq.heappush(self._heap, (self._clock() + max(0.0, seconds), next(self._order), timer))
         return timer
 
+    def _count_cancelled(self) -> None:
+        """Drop the cancelled ones when they are most: a guest may set and cancel on and on."""
+        self._dead += 1
+        if 2 * self._dead > max(len(self._heap), _KEPT):
+            self._heap = [each for each in self._heap if each[2].active]
+            heapq.heapify(self._heap)
+            self._dead = 0
+
     def clear(self) -> None:
-        """Forget every action."""
-        self._heap.clear()
+        """Forget every action; no timer that was set is active then."""
+        heap, self._heap, self._dead = self._heap, [], 0
+        for _, _, timer in heap:
+            timer.cancel()
+        self._dead = 0
 
     def next_deadline(self) -> float | None:
         """Return when the next is due, by the clock; None when none is set."""

@@ -52,6 +52,7 @@ class DmaReason(IntEnum):
     LENGTH_ALIGNMENT = 20  # a constraint of BAR3, and the one below
     MAX_TRANSFER = 21
     PRP = 22  # DmaRule.PRP: a segment in the midst of a page, or a gap
+    INJECTED = 23  # software wants it to fail: ErrorInjection.CORRUPT_DMA
     # The platform's protection unit, by the first byte at fault:
     PROTECTION_OUTSIDE = 32  # the first of the request, and no grant covers it
     PROTECTION_PAST_END = 33  # a later one, and no grant covers it

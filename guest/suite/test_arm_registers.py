@@ -33,6 +33,8 @@ from suite.patterns import Patterns
 
 ATS = 0x000F
 ATS_CONTROL, ATS_ENABLE = 0x06, 1 << 15
+CACHE_LINE_SIZE = 0x0C
+WAIT_S = 5.0
 ENABLE_NO_SNOOP = 1 << 11
 
 
@@ -159,6 +161,63 @@ def test_translation_that_permits_no_writes(
     )
 
 
+def results(device: Exerciser) -> tuple[int, int, int, int]:
+    """Return the answer's bits of ATSCTL, the translated address, its bytes and permissions."""
+    shown = device.control[Reg.ATSCTL] & (AtsCtl.SUCCESS | AtsCtl.CACHEABLE | AtsCtl.INVALIDATED)
+    address = device.control.get64(Reg.ATS_ADDR_LO)
+    return shown, address, device.control[Reg.ATS_RANGE_SIZE], device.control[Reg.ATS_PERM]
+
+
+@pytest.mark.promise("ATS")
+def test_cleared_translation_leaves_no_result(
+    bench: Bench, buffer: MakeBuffer, attest: Attest
+) -> None:
+    """Arm's ClearATC takes the translation and what shows it."""
+    device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
+    address = memory.getPhysicalAddress()
+    with ats_enabled(device):
+        translate(device, address)
+        before = results(device)
+        used = device.dma(address, 16, write_memory=False, control=DmaCtl.USE_ATC)
+        device.control[Reg.ATSCTL] = AtsCtl.CLEAR_ATC
+        after = results(device)
+    attest(
+        "ATS",
+        asked="a translation that is used, then none",
+        attested=f"{before[2]} bytes, {used.reason.name}; then {after[2]} bytes",
+        kept=before[0] == AtsCtl.SUCCESS | AtsCtl.CACHEABLE
+        and all(before)
+        and used.ok
+        and not any(after),
+        reason=f"{before}, {after}",
+    )
+
+
+@pytest.mark.promise("ATS")
+def test_translation_ends_with_ats(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+    """PCI Express Base 5.0, 10.5.1.3: a function that is not enabled uses no translation."""
+    device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
+    address, place = memory.getPhysicalAddress(), device.pci.extended_capability(ATS) + ATS_CONTROL
+    by_atc: dict[str, Any] = {"write_memory": False, "control": DmaCtl.USE_ATC}
+    with ats_enabled(device):
+        translate(device, address)
+        enabled = device.dma(address, 16, **by_atc)
+        device.pci.config_write(place, bytes(2))
+        disabled = bench.refused_dma(DmaReason.NO_ATC_ENTRY, address, 16, **by_atc)
+        shown = results(device)
+        device.pci.config_write(place, struct.pack("<H", ATS_ENABLE))
+        anew = bench.refused_dma(DmaReason.NO_ATC_ENTRY, address, 16, **by_atc)
+    attest(
+        "ATS",
+        asked="a DMA by a translation: enabled, disabled, enabled anew",
+        attested=", ".join(each.reason.name for each in (enabled, disabled, anew)),
+        kept=enabled.ok
+        and disabled.reason is anew.reason is DmaReason.NO_ATC_ENTRY
+        and shown == (AtsCtl.INVALIDATED, 0, 0, 0),
+        reason=f"{shown}",
+    )
+
+
 @pytest.mark.promise("address type")
 def test_address_types(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
     """3 is reserved, and translated does not go with the ATC. A whole write takes it back."""
@@ -181,6 +240,34 @@ def test_address_types(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None
         attested=", ".join(reason.name for _, reason in seen),
         kept=seen == [done, done, done, refused, done, refused] and types == [0, 1, 2, 3, 0, 2],
         reason=f"{seen}, types {types}",
+    )
+
+
+@pytest.mark.promise("registers")
+def test_registers_hold_what_is_written(device: Exerciser, attest: Attest) -> None:
+    """MSICTL's index is RW; Cache Line Size too, without effect (Base 5.0, 7.5.1.1.7)."""
+    seen = []
+    line = device.pci.config_read(CACHE_LINE_SIZE, 1)
+    with device.eventfd(0) as vector:
+        try:
+            for value in 3, 0:
+                device.write_register(Reg.MSICTL, value)
+                device.pci.config_write(CACHE_LINE_SIZE, bytes((value,)))
+                found = device.pci.config_read(CACHE_LINE_SIZE, 1)[0]
+                seen.append((value, device.read_register(Reg.MSICTL), found))
+        finally:
+            device.pci.config_write(CACHE_LINE_SIZE, line)
+        without = vector.wait(0)
+        device.interrupt(0)
+        with_trigger = vector.wait(WAIT_S)
+    attest(
+        "registers",
+        asked="3 and 0 in MSICTL and in Cache Line Size, without the trigger and with it",
+        attested=", ".join(f"{index} and {size}" for _, index, size in seen)
+        + f"; {without} and {with_trigger} interrupts",
+        kept=all(value == index == size for value, index, size in seen)
+        and (without, with_trigger) == (0, 1),
+        evidence="interrupt",
     )
 
 

@@ -7,9 +7,11 @@ import struct
 import pytest
 
 from device.endpoints.exerciser import Exerciser
+from device.endpoints.parts.capabilities import OptionalCapability
 from device.layout import AddressType, AtsCtl, AtsPerm, DmaCtl, DmaReason, Reg
+from device.trace import Trace
 from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, dma, read32, write32
-from tests.device.test_capabilities import ATS, extended
+from tests.device.test_capabilities import ATS, PASID, extended
 
 DONE = AtsCtl.SUCCESS | AtsCtl.CACHEABLE
 RESULT = DONE | AtsCtl.INVALIDATED | AtsCtl.IN_FLIGHT
@@ -26,9 +28,14 @@ def request(exerciser: Exerciser, address: int, control: int = 0) -> tuple[int, 
     write32(exerciser, 0, Reg.DMA_BUS_ADDR_LO, address)
     write32(exerciser, 0, Reg.DMA_BUS_ADDR_HI, address >> 32)
     write32(exerciser, 0, Reg.ATSCTL, AtsCtl.TRIGGER | control)
-    registers = (Reg.ATSCTL, Reg.ATS_ADDR_LO, Reg.ATS_RANGE_SIZE, Reg.ATS_PERM)
-    result, *rest = (read32(exerciser, 0, each) for each in registers)
+    result, *rest = shown(exerciser)
     return (result & RESULT, *rest)  # type: ignore[return-value]
+
+
+def shown(exerciser: Exerciser) -> tuple[int, ...]:
+    """Return what ATSCTL and the result registers hold."""
+    registers = (Reg.ATSCTL, Reg.ATS_ADDR_LO, Reg.ATS_RANGE_SIZE, Reg.ATS_PERM)
+    return tuple(read32(exerciser, 0, each) for each in registers)
 
 
 def by_atc(exerciser: Exerciser, address: int, length: int, *, write: bool = False) -> int:
@@ -41,8 +48,34 @@ def test_translation_covers_what_is_mapped_alike(exerciser: Exerciser) -> None:
     assert request(exerciser, READ_ONLY_BASE + 5) == (DONE, READ_ONLY_BASE, 0x1000, AtsPerm.READ)
     found = request(exerciser, BASE, AtsCtl.NO_WRITE | AtsCtl.EXECUTE)
     assert found[3] == AtsPerm.READ, "execute needs a PASID"
-    found = request(exerciser, BASE, AtsCtl.PASID | AtsCtl.EXECUTE | AtsCtl.PRIVILEGED)
-    assert found[3] == sum(AtsPerm)
+
+
+def test_execute_and_privileged_need_a_pasid_that_is_enabled(client: FakeClient) -> None:
+    made = Exerciser(Trace(), capabilities=tuple(OptionalCapability))
+    made.attach(client)
+    found = extended(made.config)
+    made.region_write(7, 4, b"\x06\x00")
+    made.region_write(7, found[ATS] + 6, struct.pack("<H", 1 << 15))
+    asked = AtsCtl.PASID | AtsCtl.EXECUTE | AtsCtl.PRIVILEGED
+    assert request(made, BASE, asked)[3] == AtsPerm.READ | AtsPerm.WRITE
+    made.region_write(7, found[PASID] + 6, b"\x07\x00")
+    assert request(made, BASE, asked)[3] == sum(AtsPerm)
+
+
+def test_translation_is_of_its_address_space(client: FakeClient) -> None:
+    made = Exerciser(Trace(), capabilities=tuple(OptionalCapability))
+    made.attach(client)
+    found = extended(made.config)
+    made.region_write(7, 4, b"\x06\x00")
+    made.region_write(7, found[PASID] + 6, b"\x07\x00")
+    made.region_write(7, found[ATS] + 6, struct.pack("<H", 1 << 15))
+    write32(made, 0, Reg.PASID_VAL, 5)
+    request(made, BASE, AtsCtl.PASID)
+    of_5 = DmaCtl.USE_ATC | DmaCtl.PASID
+    assert dma(made, BASE, 4, write=True, control=of_5)["reason"] == 0
+    assert by_atc(made, BASE, 4) == DmaReason.NO_ATC_ENTRY
+    write32(made, 0, Reg.PASID_VAL, 6)
+    assert dma(made, BASE, 4, write=True, control=of_5)["reason"] == DmaReason.NO_ATC_ENTRY
 
 
 @pytest.mark.parametrize("address", [0, 0x4000_0000, (1 << 64) - 1])
@@ -69,8 +102,9 @@ def test_entry_permits_what_it_says(exerciser: Exerciser) -> None:
 
 
 def test_cache_is_cleared_by_software_and_by_resets(exerciser: Exerciser) -> None:
-    request(exerciser, BASE)
+    request(exerciser, BASE, AtsCtl.NO_WRITE)
     write32(exerciser, 0, Reg.ATSCTL, AtsCtl.CLEAR_ATC)
+    assert shown(exerciser) == (0, 0, 0, 0), "the results are cleared, too"
     assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
     request(exerciser, BASE)
     exerciser.region_write(7, 0x48, struct.pack("<H", 1 << 15))
@@ -111,6 +145,28 @@ def test_no_request_without_the_capabilitys_enable(exerciser: Exerciser) -> None
     place = extended(exerciser.config)[ATS]
     exerciser.region_write(7, place + 6, b"\0\0")
     assert request(exerciser, BASE)[0] == 0
+
+
+def test_translation_ends_when_ats_is_disabled(exerciser: Exerciser) -> None:
+    place = extended(exerciser.config)[ATS]
+    request(exerciser, BASE)
+    exerciser.region_write(7, place + 6, struct.pack("<H", 1 << 15 | 1))
+    assert by_atc(exerciser, BASE, 4) == 0, "it is enabled as before"
+    exerciser.region_write(7, place + 6, b"\0\0")
+    assert shown(exerciser) == (AtsCtl.INVALIDATED, 0, 0, 0)
+    assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
+    exerciser.region_write(7, place + 6, struct.pack("<H", 1 << 15))
+    assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY, "enabled anew, none is left"
+
+
+def test_no_translated_request_while_ats_is_disabled(exerciser: Exerciser) -> None:
+    """As a fault of the capability's hook would leave the entry: Enable is asked for each DMA."""
+    place = extended(exerciser.config)[ATS]
+    request(exerciser, BASE)
+    exerciser.config.set_word(place + 6, 0)
+    assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
+    translated = dma(exerciser, BASE, 4, write=True, control=AddressType.TRANSLATED << 10)
+    assert translated["reason"] == 0, "Arm's exerciser sends what it is given as translated"
 
 
 def test_address_type_is_written_whole(exerciser: Exerciser) -> None:

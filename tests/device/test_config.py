@@ -219,7 +219,8 @@ def test_capability_list_that_is_too_long() -> None:
 def test_any_writes_keep_identity_and_capabilities(writes: list[tuple[int, bytes]]) -> None:
     """Whatever is written where, software finds the same function with the same capabilities."""
     exerciser = Exerciser(Trace())
-    fixed = [(0, 4), (8, 8), (0x2C, 8), (0x3D, 1), (PCIE, 8), (POWER, 2), (MSIX, 2), (MSIX + 4, 8)]
+    fixed = [(0, 4), (8, 4), (0x0D, 3), (0x2C, 8), (0x3D, 1)]
+    fixed += [(PCIE, 8), (POWER, 2), (MSIX, 2), (MSIX + 4, 8)]
     before = [exerciser.region_read(7, *place) for place in fixed]
     for offset, data in writes:
         exerciser.region_write(7, offset, data[: 4096 - offset])

@@ -22,6 +22,7 @@ from device.layout import (
     DmaDirection,
     DmaReason,
     Ext,
+    Reg,
     RingFlag,
     RingStatus,
 )
@@ -68,6 +69,32 @@ class ForgetsRequesterId(Exerciser):
 class SendsPasidUnasked(Exerciser):
     def _pasid_enabled(self) -> bool:
         return True
+
+
+class KeepsResults(Exerciser):
+    """Forgets a translation that is cleared, and goes on showing it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        show = self.atc._show
+        self.atc._show = lambda result: show(result) if result else None  # type: ignore[method-assign]
+
+
+class TranslatesForEver(Exerciser):
+    """Goes on with a translation when ATS is disabled."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.atc._enabled = lambda: True
+        self.atc.__dict__["control"] = lambda _: None
+
+
+class ForgetsIndex(Exerciser):
+    """MSICTL's index reads 0."""
+
+    def write_msictl(self, value: int) -> None:
+        super().write_msictl(value)
+        self.control[Reg.MSICTL] = 0
 
 
 class MovesAPart(Exerciser):
@@ -262,6 +289,9 @@ def with_ring(kind: type[Ring]) -> type[Machine]:
         (with_device(NeverBusy), "every_step", "DMA in flight"),
         (with_device(StepsTwice), "every_step", "DMA in flight"),
         (with_device(WritesAnyway), "permits_no_writes", "ATS"),
+        (with_device(KeepsResults), "leaves_no_result", "ATS"),
+        (with_device(TranslatesForEver), "ends_with_ats", "ATS"),
+        (with_device(ForgetsIndex), "hold_what_is_written", "registers"),
         (with_device(MissesConfiguration), "configuration_accesses", "transaction trace"),
         (with_ring(NoWrap), "thousands", "descriptor ring"),
         (with_ring(ReadsLate), "points_at_itself", "descriptor ring"),

@@ -303,3 +303,59 @@ def test_a_client_that_takes_no_descriptor_is_offered_nothing_to_map(tmp_path: P
         reply = client.exchange(Command.DEVICE_GET_REGION_INFO, request)
         assert struct.unpack("<IIIIQQ", reply.payload) == (32, 3, SHARED, 0, SHARED_SIZE, 0)
     prober.window.close()
+
+
+def test_timer_is_active_until_it_ran_or_was_forgotten() -> None:
+    now = 0.0
+    timers = Timers(lambda: now)
+    ran: list[str] = []
+    done, cancelled, cleared = (timers.after(1, lambda: ran.append("done")) for _ in range(3))
+    assert [each.active for each in (done, cancelled, cleared)] == [True] * 3
+    cancelled.cancel()
+    assert not cancelled.active
+    timers.clear()
+    assert not cleared.active
+    assert timers.next_deadline() is None
+    later = timers.after(1, lambda: ran.append("later"))
+    now = 2.0
+    timers.run_due()
+    assert ran == ["later"]
+    assert not later.active
+
+
+def test_cancelled_timers_are_not_kept() -> None:
+    """A guest may have a device set and cancel as often as it likes."""
+    timers = Timers(lambda: 0.0)
+    ran: list[int] = []
+    timers.after(1, lambda: ran.append(1))
+    for _ in range(10_000):
+        timers.after(3600, lambda: None).cancel()
+    assert timers.kept < 200
+    many = [timers.after(2, lambda: ran.append(2)) for _ in range(1000)]
+    for each in many[::2]:
+        each.cancel()
+        each.cancel()
+    assert 500 <= timers.kept <= 1001 + 100
+    assert timers.next_deadline() == 1
+    for each in many:
+        each.cancel()
+    assert timers.kept < 200
+    assert timers.next_deadline() == 1
+
+
+def test_action_that_clears_the_timers_is_the_last() -> None:
+    """A reset within an action: what is due beside it does not run, nor what it had set."""
+    timers = Timers(lambda: 0.0)
+    ran: list[str] = []
+
+    def reset() -> None:
+        timers.after(0, lambda: ran.append("set before"))
+        timers.clear()
+        timers.after(0, lambda: ran.append("set after"))
+
+    timers.after(0, reset)
+    timers.after(0, lambda: ran.append("due beside it"))
+    timers.run_due()
+    assert ran == []
+    timers.run_due()
+    assert ran == ["set after"]

@@ -41,19 +41,34 @@ ATS_REGISTERS = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A translation. ``untranslated`` and ``translated`` are the range's first addresses."""
+    """A translation. ``untranslated`` and ``translated`` are the range's first addresses.
+
+    ``pasid`` is the address space's that it is of; None without one.
+    """
 
     untranslated: int
     translated: int
     size: int
     permissions: AtsPerm
+    pasid: int | None = None
 
 
 class Atc:
-    """Requests by ATSCTL, and the last answer. ``enabled``: the ATS capability's Enable."""
+    """Requests by ATSCTL, and the last answer.
 
-    def __init__(self, control: RegisterFile, bus: Bus, enabled: Callable[[], bool]) -> None:
-        self._control, self._bus, self._enabled = control, bus, enabled
+    ``enabled`` and ``pasid_enabled``: the Enable of each capability.
+    """
+
+    def __init__(
+        self,
+        control: RegisterFile,
+        bus: Bus,
+        *,
+        enabled: Callable[[], bool],
+        pasid_enabled: Callable[[], bool],
+    ) -> None:
+        self._control, self._bus = control, bus
+        self._enabled, self._pasid_enabled = enabled, pasid_enabled
         self.entry: Entry | None = None
         control.add(ATS_REGISTERS, self)
 
@@ -61,15 +76,26 @@ class Atc:
         """Forget the translation."""
         self.entry = None
 
+    def control(self, enabled: bool) -> None:
+        """Forget the translation when software disables ATS (section 10.5.1.3)."""
+        if not enabled and self.entry is not None:
+            self.entry = None
+            self._show(AtsCtl.INVALIDATED)
+
     def write_atsctl(self, value: int) -> None:
-        """Drop the translation, then ask for another, as the bits say."""
+        """Drop the translation and what shows it, then ask for another, as the bits say."""
         asked = AtsControl(value)
         if asked.clear_atc:
             self.entry = None
+            self._show(AtsCtl(0))
         if asked.trigger:
             address = self._control.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI)
             self.entry = self._translate(address, asked) if self._enabled() else None
             self._show(AtsCtl.SUCCESS | AtsCtl.CACHEABLE if self.entry else AtsCtl(0))
+
+    def _pasid(self, asked: AtsControl) -> int | None:
+        """Return the PASID that a request goes with; it goes without while PASID is disabled."""
+        return self._control[Reg.PASID_VAL] if asked.pasid and self._pasid_enabled() else None
 
     def _show(self, result: AtsCtl) -> None:
         entry = self.entry
@@ -88,7 +114,7 @@ class Atc:
             start = address & -size
             if self._permissions(start, size, asked) != permissions:
                 break
-            best = Entry(start, start, size, permissions)
+            best = Entry(start, start, size, permissions, self._pasid(asked))
             size *= 2
         return best
 
@@ -98,9 +124,10 @@ class Atc:
         found = AtsPerm.READ
         if not asked.no_write and self._bus.reachable(start, size, write=True):
             found |= AtsPerm.WRITE
-        if asked.pasid and asked.execute:
+        with_pasid = self._pasid(asked) is not None
+        if with_pasid and asked.execute:
             found |= AtsPerm.EXECUTE
-        if asked.pasid and asked.privileged:
+        if with_pasid and asked.privileged:
             found |= AtsPerm.PRIVILEGED_READ
             found |= AtsPerm.PRIVILEGED_WRITE if AtsPerm.WRITE in found else AtsPerm(0)
             found |= AtsPerm.PRIVILEGED_EXECUTE if AtsPerm.EXECUTE in found else AtsPerm(0)
@@ -118,14 +145,15 @@ class Atc:
     def translated(self, transfer: Transfer) -> Transfer:
         """Return the transfer at its translated addresses.
 
-        DmaRefused: NO_ATC_ENTRY unless the entry covers the whole range, READ_ONLY when it does not
-        permit writes.
+        DmaRefused: NO_ATC_ENTRY unless ATS is enabled and the entry covers the whole range, of the
+        transfer's PASID; READ_ONLY when it does not permit writes.
         """
-        entry = self.entry
+        entry = self.entry if self._enabled() else None
         segments = []
         for each in transfer.segments:
             if entry is None or not (
-                entry.untranslated <= each.address
+                entry.pasid == transfer.attributes.pasid
+                and entry.untranslated <= each.address
                 and each.address + each.length <= entry.untranslated + entry.size
             ):
                 raise DmaRefused(DmaReason.NO_ATC_ENTRY, each.address)

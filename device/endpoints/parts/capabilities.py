@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 
 from device.endpoints.base import Endpoint
@@ -27,22 +27,28 @@ DEFAULT_CAPABILITIES = (OptionalCapability.ATS,)
 
 
 class OptionalCapabilities:
-    """Adds the ``chosen`` ones to a function, and says which are enabled."""
+    """Adds the ``chosen`` ones to a function, and says which are enabled.
 
-    def __init__(self, function: Endpoint, chosen: Collection[OptionalCapability]) -> None:
+    ``ats_control`` is called with ATS' Enable when software wrote its control register.
+    """
+
+    def __init__(
+        self,
+        function: Endpoint,
+        chosen: Collection[OptionalCapability],
+        ats_control: Callable[[bool], None],
+    ) -> None:
         self._config = function.config
-        self._ats = self._pasid = aer_start = None
+        self._ats = self._pasid = None
         if OptionalCapability.AER in chosen:
-            aer_start = function.add_capability(AdvancedErrorReporting())
+            function.add_capability(AdvancedErrorReporting())
         if OptionalCapability.ATS in chosen:
-            self._ats = function.add_capability(AddressTranslationServices())
+            self._ats = function.add_capability(AddressTranslationServices(ats_control))
             function.add_capability(PageRequests())
         if OptionalCapability.PASID in chosen:
             self._pasid = function.add_capability(ProcessAddressSpaceId())
         self.injector = (
-            ErrorInjector(function, aer_start)
-            if OptionalCapability.ERROR_INJECTION in chosen
-            else None
+            ErrorInjector(function) if OptionalCapability.ERROR_INJECTION in chosen else None
         )
 
     @property

@@ -13,6 +13,13 @@ from device.layout import AddressType, DmaAttribute, DmaCtl, DmaDirection, Reg
 from .transfer import Segment, Transfer
 
 
+class MsiControl(Fields):
+    """MSICTL."""
+
+    vector = Field(layout.MSICTL_VECTOR)
+    trigger = Flag(layout.MSICTL_TRIGGER, Access.SELF_CLEARING)
+
+
 class DmaControl(Fields):
     """DMACTL."""
 
@@ -34,7 +41,7 @@ class DmaState(Fields):
 
 
 CONTROL = (
-    Register(Reg.MSICTL, Access.SELF_CLEARING),
+    Register(Reg.MSICTL, MsiControl),
     Register(Reg.INTXCTL, Access.RW, mask=layout.INTXCTL_ASSERT),
     Register(Reg.DMACTL, DmaControl),
     Register(Reg.DMA_OFFSET, Access.RW),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
 from device.endpoints.requests import Data
@@ -25,18 +25,8 @@ def runs(places: Sequence[Segment]) -> list[tuple[int, int]]:
     return [*found, (start, end)]
 
 
-def copied(
-    source: bytearray, places: Sequence[Segment], corrupted: Callable[[bytes], bytes] | None = None
-) -> tuple[bytes, list[Data]]:
-    """Return what the device sends, copied once: all of it, and each segment's part.
-
-    ``corrupted`` changes what a segment carries.
-    """
-    if corrupted is not None:
-        sent = [
-            corrupted(bytes(source[each.offset : each.offset + each.length])) for each in places
-        ]
-        return b"".join(sent), [*sent]
+def copied(source: bytearray, places: Sequence[Segment]) -> tuple[bytes, list[Data]]:
+    """Return what the device sends, copied once: all of it, and each segment's part."""
     with memoryview(source) as buffer:
         whole = b"".join([buffer[start:end] for start, end in runs(places)])
     if len(places) == 1:

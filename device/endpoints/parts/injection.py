@@ -1,7 +1,7 @@
 """The error-injection DVSEC: a function that goes wrong when software asks for it. Modelled.
 
-Arm's documents do not list the error codes. Here 0 to 7 are AER's correctable errors and those from
-8 on its uncorrectable ones, each in the order of their bits; others do nothing.
+Source: Arm's PCIe error injection document. Its error codes are AER's errors in the order of their
+bits: 0 to 7 the correctable ones, 8 to 0x18 the uncorrectable ones. Others do nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 from device.endpoints.base import Endpoint
 from device.endpoints.registers import Access, Field, Fields, Flag
 from device.layout import ERROR_DVSEC_ID, ERROR_DVSEC_VENDOR, ErrorInjection
-from device.pci import aer
 from device.pci.aer import Correctable, Uncorrectable
 from device.pci.dvsec import Dvsec, control
-from device.pci.pcie import DeviceStatus
 
 _ERRORS: tuple[Correctable | Uncorrectable, ...] = (*Correctable, *Uncorrectable)
 
@@ -28,10 +26,10 @@ class InjectionControl(Fields):
 
 
 class ErrorInjector:
-    """Adds the DVSEC to a function. ``aer``: where its AER capability begins, if it has one."""
+    """Adds the DVSEC to a function."""
 
-    def __init__(self, function: Endpoint, aer_start: int | None) -> None:
-        self._function, self._aer = function, aer_start
+    def __init__(self, function: Endpoint) -> None:
+        self._function = function
         fields = InjectionControl.fields().values()
         self._start = function.add_capability(
             Dvsec(
@@ -49,20 +47,19 @@ class ErrorInjector:
         return InjectionControl(control(self._function.config, self._start))
 
     def _written(self, value: int) -> None:
-        asked = InjectionControl(value)
-        if not asked.inject or asked.code >= len(_ERRORS):
+        if InjectionControl(value).inject:
+            self.inject(self._function)
+
+    def inject(self, function: Endpoint) -> None:
+        """Have a function detect the error that is configured; nothing for an invalid code.
+
+        The DVSEC's severity is for a function without AER, whose own severities decide.
+        """
+        asked = self.control
+        if asked.code >= len(_ERRORS):
             return
         error = _ERRORS[asked.code]
-        bit = DeviceStatus.CORRECTABLE_ERROR
-        if isinstance(error, Uncorrectable):
-            bit = DeviceStatus.FATAL_ERROR if asked.fatal else DeviceStatus.NON_FATAL_ERROR
-        self._function.set_device_status(bit)
-        if self._aer is not None:
-            aer.report(self._function.config, self._aer, error)
-        self._function.trace.event(self._function.name, "error", code=asked.code, error=error.name)
-
-    def corrupted(self, data: bytes) -> bytes:
-        """Return what a DMA carries: one bit is wrong while software wants that."""
-        if not self.control.corrupt_dma or not data:
-            return data
-        return bytes((data[0] ^ 1,)) + data[1:]
+        severity = function.detect_error(error, fatal=asked.fatal)
+        function.trace.event(
+            function.name, "error", code=asked.code, error=error.name, severity=severity.name
+        )
