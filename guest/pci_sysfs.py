@@ -29,8 +29,14 @@ _MSIX: Final = 0x11
 _MSIX_TABLE_SIZE: Final = 0x7FF
 
 
+# 6.2.5.1: base address registers
 _BAR0: Final = 0x10
-_BAR_TYPE: Final = 0xF
+_BARS: Final = 6
+_BAR_IO: Final = 1 << 0
+_BAR_IO_FLAGS: Final = 0x3
+_BAR_MEMORY_FLAGS: Final = 0xF
+_BAR_WIDTH: Final = 0x6
+_BAR_64_BITS: Final = 0x4
 _EXTENDED: Final = 0x100
 _EXTENDED_MAX: Final = (0x1000 - _EXTENDED) // 4
 # memoryview formats by the bytes of an access
@@ -166,9 +172,26 @@ class PciFunction:
         return bool(int.from_bytes(self.config_read(_STATUS, 2), "little") & _STATUS_INTERRUPT)
 
     def bar_address(self, number: int) -> int:
-        """Where a 32-bit BAR lies on the bus; 0 when it is not placed."""
-        value = int.from_bytes(self.config_read(_BAR0 + 4 * number, 4), "little")
-        return value & ~_BAR_TYPE
+        """Where a BAR of 32 or 64 bits lies on the bus; 0 when it is not placed.
+
+        `PciError` for a register that is none: past the sixth, or the upper half of a 64-bit BAR.
+        """
+        if not 0 <= number < _BARS:
+            raise PciError(f"{self.address}: BAR{number}: 0 to {_BARS - 1}")
+        registers = struct.unpack(f"<{_BARS}I", self.config_read(_BAR0, 4 * _BARS))
+        index = 0
+        while index < number:  # which registers are upper halves is seen from the first one on
+            index += 2 if _has_64_bits(registers[index]) else 1
+        if index > number:
+            raise PciError(f"{self.address}: BAR{number} is the upper half of BAR{number - 1}")
+        value = registers[number]
+        if value & _BAR_IO:
+            return int(value) & ~_BAR_IO_FLAGS
+        if not _has_64_bits(value):
+            return int(value) & ~_BAR_MEMORY_FLAGS
+        if number + 1 == _BARS:
+            raise PciError(f"{self.address}: BAR{number} says 64 bits, and is the last register")
+        return int(value) & ~_BAR_MEMORY_FLAGS | int(registers[number + 1]) << 32
 
     def capability(self, identity: int) -> int:
         """The place of a capability in configuration space, 0 without one.
@@ -289,3 +312,8 @@ class PciFunction:
             (self.folder / name).write_text(value)
         except OSError as error:
             raise PciError(f"{self.folder / name}: {error.strerror}") from error
+
+
+def _has_64_bits(register: int) -> bool:
+    """Whether a base address register is the lower half of two."""
+    return not register & _BAR_IO and register & _BAR_WIDTH == _BAR_64_BITS

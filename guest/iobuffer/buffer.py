@@ -21,7 +21,7 @@ from .creation import (
     warn_of_neighbours,
 )
 from .derived import clipped
-from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError
+from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError, undo
 from .factories import BufferFactories
 from .flags import PrepareFlags, PurgeableState
 from .held import Held, reclaim
@@ -457,8 +457,8 @@ class IOBufferMemoryDescriptor(BufferFactories):
                 backing.make_kernel_map()
             self._open_window(direction, backing.segments(0, self._capacity))
             self._track()
-        except BaseException:
-            self._unwire()
+        except BaseException as error:
+            undo(error, self._unwire)
             raise
 
     def _unwire(self) -> None:

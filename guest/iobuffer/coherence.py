@@ -111,7 +111,8 @@ def backend() -> Coherence:
 def use(coherence: Coherence) -> Coherence:
     """Take another one from now on; return the one before.
 
-    Buffers that live already stay with the one that they were made under.
+    It is asked for whatever lives, so also for buffers that it was not told of: give it before
+    they are made. What the one before was told of ends there, too: who tracked is who untracks.
     """
     global _backend
     before, _backend = _backend, coherence

@@ -7,11 +7,12 @@ else just the pages that are above the device's address limit, and only without 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .coverage import CoverageError
 from .dma_specification import Specification
-from .errors import IOReturn, IOReturnError
+from .errors import IOReturn, IOReturnError, undo
 from .memory import PAGE, IOMemoryDescriptor, Segment, merged
 from .options import (
     IODirection,
@@ -175,10 +176,18 @@ def _bounce(
                 address=address,
                 length=length,
             )
-    except BaseException:
-        memory.release()
+    except BaseException as error:
+        undo(error, lambda: _give_back(memory))
         raise
     return Bounce(memory, address, copies)
+
+
+def _give_back(memory: IOMemoryDescriptor) -> None:
+    """Complete what `_bounce` prepared, if it came to that, and release."""
+    if memory.prepared > memory._own_preparations:
+        with suppress(CoverageError):  # it is completed, and no DMA was to come
+            memory.complete()
+    memory.release()
 
 
 def _check(moved: int, length: int) -> None:

@@ -25,7 +25,14 @@ from .dma_bounce import BounceAllocator
 from .dma_specification import MappingOptions, SegmentFunction, Specification, Specified
 from .dma_split import Transfer, transfers
 from .dma_transfer import Prepared, UnfinishedList, checked_part
-from .errors import IOBadArgumentError, IOBusyError, IONotReadyError, IOReturn, IOReturnError
+from .errors import (
+    IOBadArgumentError,
+    IOBusyError,
+    IONotReadyError,
+    IOReturn,
+    IOReturnError,
+    undo,
+)
 from .memory import IOMemoryDescriptor, Segment
 from .options import IODirection
 
@@ -422,8 +429,8 @@ class IODMACommand(Specified):
                 opened.copy_out()
             if flush:
                 self._clean(opened)
-        except BaseException:
-            opened.close()
+        except BaseException as error:
+            undo(error, opened.close)
             raise
         return opened
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 from . import coverage, provenance
 from .dma_bounce import BounceAllocator, Layout, lay_out
 from .dma_specification import Specification
-from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError
+from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError, undo
 from .memory import IOMemoryDescriptor, Part, Segment
 from .options import IODirection
 from .preparation import device_may
@@ -79,8 +79,9 @@ class Prepared:
             self._layout = lay_out(specification, parts, self._direction, allocator, whole=whole)
         most = specification.max_segments
         if most and len(self.segments) > most:
-            self.close()
-            raise TooManySegments(length, [size for _, size in self.segments], most)
+            error = TooManySegments(length, [size for _, size in self.segments], most)
+            undo(error, self.close)
+            raise error
         self._generated: list[Segment] = []  # (offset, length), ascending and apart
         self._seen = 0  # when memory and bounce buffer were brought together last
         if (bounce := self._layout.bounce) is not None:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from enum import IntEnum
 from typing import ClassVar, Final
 
@@ -163,3 +164,15 @@ def of_the_system(
         return IONoMemoryError(said, asked=length, largest=0)
     code = _OF_THE_SYSTEM.get(error.errno or 0, IOReturn.kIOReturnVMError)
     return IODeviceError(said, code=code, address=address, length=length)
+
+
+def undo(cause: BaseException, call: Callable[[], object]) -> None:
+    """Call ``call`` on the way of ``cause``, which stays what is raised; what fails is added."""
+    try:
+        call()
+    except Exception as error:  # whatever it is, it must not take the cause's place
+        words = f"what was done before is not undone: {error}"
+        if isinstance(cause, IOReturnError):
+            cause.add(words)
+        else:
+            cause.add_note(words)

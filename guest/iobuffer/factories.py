@@ -7,6 +7,7 @@ from typing import Self
 
 from . import provenance
 from .creation import mask_alignment
+from .errors import undo
 from .memory import IOMemoryDescriptor, as_direction
 from .options import IODirection, IOOptions, kIOMemoryPhysicallyContiguous
 from .task import Task, current_task
@@ -141,7 +142,7 @@ class BufferFactories(IOMemoryDescriptor):
         made = cls._make(task, options, len(data), None, None, None)
         try:
             made.writeBytes(0, data)
-        except BaseException:
-            made.release()
+        except BaseException as error:
+            undo(error, made.release)
             raise
         return made

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from . import late
 from .backing import Backing
+from .errors import IOReturnError
 from .mapper import BusWindow
 from .preparation import Preparations
 from .provenance import Record
@@ -35,10 +37,20 @@ def reclaim(held: Held) -> None:
     """Free the memory of a descriptor that was dropped without release()."""
     if os.getpid() != held.pid:
         return  # a forked child: the memory is its parent's
+    words = f"{held.record} was not released"
+    try:
+        _give_back(held)
+    except IOReturnError as error:
+        late.put_off(lambda: _give_back(held))
+        words += f", and devices reach its memory still, which nobody gets: {error}"
+    warnings.warn(words, ResourceWarning, stacklevel=2)
+
+
+def _give_back(held: Held) -> None:
+    """Take the memory from the devices, then free it. What was done is not done again."""
     while (last := held.preparations.last()) is not None:
         held.preparations.remove(last)
     held.end_track()
     held.window.close()
     held.backing.close_late()
     held.record.drop()
-    warnings.warn(f"{held.record} was not released", ResourceWarning, stacklevel=2)

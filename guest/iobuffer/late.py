@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .errors import IOBusyError, IONotPermittedError
+from .errors import IOBusyError, IONotPermittedError, IOReturnError
 
 _left: Final[deque[Callable[[], object]]] = deque()
 
@@ -21,7 +21,12 @@ def close(call: Callable[[], object]) -> None:
     try:
         call()
     except (BufferError, IOBusyError, IONotPermittedError):
-        _left.append(call)
+        put_off(call)
+
+
+def put_off(call: Callable[[], object]) -> None:
+    """Leave ``call`` for `catch_up`."""
+    _left.append(call)
 
 
 def catch_up() -> None:
@@ -31,7 +36,10 @@ def catch_up() -> None:
             call = _left.popleft()
         except IndexError:
             return  # another thread does the rest
-        close(call)
+        try:
+            call()
+        except (BufferError, IOReturnError):  # it is nothing of the caller's, who may go on
+            put_off(call)
 
 
 os.register_at_fork(after_in_child=_left.clear)  # it is the parent's to do

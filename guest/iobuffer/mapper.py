@@ -23,6 +23,7 @@ from .errors import (
     IOReturn,
     IOReturnError,
     IOUnsupportedError,
+    undo,
 )
 from .options import IODirection
 from .ranges import align_down, align_up
@@ -144,8 +145,8 @@ class BusWindow:
                 for length, at in wanted:
                     self._map(va, length, at, rights)
                     va += length
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            undo(error, self.close)
             raise
         self._rights = rights
 
@@ -158,10 +159,14 @@ class BusWindow:
         return iter(self._segments)
 
     def close(self) -> None:
-        """Take the memory from the devices. Again is nothing."""
-        while self._mapped:
-            self._mapped.pop().close()
+        """Take the memory from the devices. Again is nothing.
+
+        What the mapper raises leaves what is mapped still on record: call it again.
+        """
         self._rights = _NONE
+        while self._mapped:
+            self._mapped[-1].close()
+            self._mapped.pop()
         self._segments = []
 
     def _wanted(self, physical: Sequence[Segment]) -> list[tuple[int, int | None]]:

@@ -15,7 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from . import activity, coherence, coverage, mistakes, provenance
-from .errors import IOBadArgumentError, IOBusyError, IONotReadyError, IOReturn, IOReturnError
+from .errors import (
+    IOBadArgumentError,
+    IOBusyError,
+    IONotReadyError,
+    IOReturn,
+    IOReturnError,
+    undo,
+)
 from .flags import CompleteFlags, MapOptions, MemoryOperation, PrepareFlags
 from .options import CACHE_FIELD, IODirection, IOOptions
 from .preparation import Preparation, Preparations, device_may
@@ -457,7 +464,11 @@ class IOMemoryDescriptor(ABC):
         if len(self._dma_users) > _SHOWN_MAX:
             users.append(f"and {len(self._dma_users) - _SHOWN_MAX} more")
         if len(self._preparations):
-            users += activity.in_flight(merged(self._wired(0, self._extent())))
+            try:
+                places = list(merged(self._wired(0, self._extent())))
+            except IONotReadyError:  # a complete() that failed half-way: where it was all
+                places = list(self._record.segments)
+            users += activity.in_flight(places)
         if users:
             raise self._busy(f"{what} while DMA may be active: {'; '.join(users)}")
 
@@ -513,16 +524,23 @@ class IOMemoryDescriptor(ABC):
                         address=above[0],
                     )
             grants = Grants(parts, device_may(direction)) if grant else None
-        except BaseException:
-            self._unwire()
+        except BaseException as error:
+            undo(error, self._unwire)
             raise
         self._record.placed(parts)
         return self._preparations.push(direction, grants, by)
 
     def _drop(self, preparation: Preparation) -> None:
-        """Undo one `_acquire`; whether a DMA is active is for the caller to know."""
-        self._preparations.remove(preparation)
-        self._unwire()
+        """Undo one `_acquire`; whether a DMA is active is for the caller to know.
+
+        When devices cannot be kept from the memory it stays open, and can be dropped again.
+        """
+        place = self._preparations.remove(preparation)
+        try:
+            self._unwire()
+        except BaseException:
+            self._preparations.restore(preparation, place)
+            raise
         if not self._preparations:
             self._record.complete()
 

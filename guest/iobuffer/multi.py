@@ -14,6 +14,7 @@ from .errors import (
     IOBadArgumentError,
     IONotAttachedError,
     IOUnsupportedError,
+    undo,
 )
 from .flags import MapOptions, PurgeableState
 from .guard import IOGuardPageMemoryDescriptor, reserve
@@ -178,17 +179,20 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         try:
             for entry in self._entries:
                 held.append(hold(entry, direction, self))
-        except BaseException:
-            self._let_go(held)
+        except BaseException as error:
+            undo(error, lambda: self._let_go(held))
             raise
         self._held.append(held)
 
     def _unwire(self) -> None:
-        self._let_go(self._held.pop())
+        self._let_go(self._held[-1])
+        self._held.pop()
 
     def _let_go(self, held: list[Preparation]) -> None:
-        for entry, preparation in reversed(list(zip(self._entries, held, strict=False))):
-            let_go(entry, preparation, self)
+        """Let go of what is held of the first entries; what fails is held still."""
+        while held:
+            let_go(self._entries[len(held) - 1], held[-1], self)
+            held.pop()
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         for part in self._parts(offset, length):

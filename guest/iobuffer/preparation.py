@@ -114,8 +114,17 @@ class Preparations:
         """Return the newest one of all, None when there is none."""
         return self._open[-1] if self._open else None
 
-    def remove(self, preparation: Preparation) -> None:
-        """Take its grants back, and close it: it stays open when that fails."""
+    def remove(self, preparation: Preparation) -> int:
+        """Take its grants back, and close it: it stays open when that fails.
+
+        Return its place, for `restore`.
+        """
         if preparation.grants is not None:
             preparation.grants.withdraw()
-        self._open = [each for each in self._open if each is not preparation]
+        place = next(at for at, each in enumerate(self._open) if each is preparation)
+        del self._open[place]
+        return place
+
+    def restore(self, preparation: Preparation, place: int) -> None:
+        """Open it again, without grants, where it was: what follows `remove` has failed."""
+        self._open.insert(place, preparation)

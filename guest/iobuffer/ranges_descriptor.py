@@ -18,6 +18,7 @@ from .errors import (
     IONotAttachedError,
     IONotReadyError,
     IOUnsupportedError,
+    undo,
 )
 from .flags import MapOptions
 from .guard import reserve
@@ -150,16 +151,15 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
         if self._length:
             try:
                 self._open_window(direction, iter(self._segments))
-            except BaseException:
-                self._unwire()
+            except BaseException as error:
+                undo(error, self._unwire)
                 raise
 
     def _unwire(self) -> None:
+        if self._pinned is not None:
+            self._narrow_window(iter(self._segments))
         self._wires -= 1
-        if self._pinned is None:
-            return
-        self._narrow_window(iter(self._segments))
-        if not self._wires:
+        if self._pinned is not None and not self._wires:
             untrack, self._untrack = self._untrack, coherence.nothing
             untrack()
             self._pinned.close()

@@ -73,7 +73,8 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
         self._held.append(hold(self._parent, direction, self))
 
     def _unwire(self) -> None:
-        let_go(self._parent, self._held.pop(), self)
+        let_go(self._parent, self._held[-1], self)
+        self._held.pop()
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         return self._parent._wired(self._offset + offset, length)

@@ -19,6 +19,7 @@ from iobuffer.errors import (
     IODeviceError,
     IOReturn,
     IOReturnError,
+    undo,
 )
 from iobuffer.options import IODirection
 
@@ -57,6 +58,8 @@ class Iova:
     ) -> None:
         self.address, self.va, self.length = address, va, length
         self.read, self.write = read, write
+        self.unmapped = 0
+        """Bytes that the kernel has unmapped so far."""
         self._grants: protection.Grants | None = None
         self._container: Container | None = container
 
@@ -81,12 +84,15 @@ class Iova:
         self._grants = protection.Grants(self.segments, self.direction)
 
     def close(self) -> None:
-        """End the mapping; no device reaches the memory when this returns. Again is nothing."""
-        container, self._container = self._container, None
+        """End the mapping; no device reaches the memory when this returns. Again is nothing.
+
+        After an error it is as it was, and its bus addresses are nobody else's: call it again.
+        """
         if self._grants is not None:
             self._grants.withdraw()
-        if container is not None and not container.closed:
-            container.unmap(self)
+        if self._container is not None and not self._container.closed:
+            self._container.unmap(self)
+        self._container = None
 
     def __enter__(self) -> Self:
         return self
@@ -216,8 +222,8 @@ class Container:
         if grant:
             try:
                 iova.permit()
-            except BaseException:
-                iova.close()
+            except BaseException as error:
+                undo(error, iova.close)
                 raise
         return iova
 
@@ -234,7 +240,8 @@ class Container:
                 address=iova.address,
                 length=iova.length,
             ) from error
-        if size != iova.length:
+        iova.unmapped += size
+        if iova.unmapped < iova.length:
             raise IODeviceError(
                 f"the kernel unmapped {size} of {iova.length} bytes at bus address "
                 f"{iova.address:#x}",

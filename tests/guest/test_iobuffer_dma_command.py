@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import iobuffer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iobuffer import Task, activity, coherence, current_task, protection
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    Task,
+    activity,
+    coherence,
+    coverage,
+    current_task,
+    protection,
+)
 from iobuffer.dma_command import (
     IODMACommand,
     MappingOptions,
@@ -31,6 +40,7 @@ from iobuffer.memory import PAGE, IOMemoryDescriptor, Segment
 from iobuffer.options import IODirection, IOOptions
 from iobuffer.sub import IOSubMemoryDescriptor
 
+from tests.guest.memory_pool import MemoryPool, make
 from tests.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
 
 LOW, HIGH = 0x2000_0000, 0x1_4000_0000
@@ -329,6 +339,19 @@ def test_a_bounce_buffer_that_is_not_what_was_asked_for(bus: Bus) -> None:
     with pytest.raises(IOReturnError, match="above 32 address bits"):
         command.setMemoryDescriptor(memory)
     assert len(bus.live) == 1, "it was released"
+
+    class Held(Scattered):
+        def release(self) -> None:
+            raise IOBusyError("a view of it lives")
+
+    def held(length: int, _alignment: int, _highest: int) -> IOMemoryDescriptor:
+        return Held(bus, [HIGH + PAGE], length)
+
+    command = IODMACommand(Specification(address_bits=32), bounce_allocator=held)
+    with pytest.raises(IOReturnError, match=r"above 32 address bits.*a view of it lives") as error:
+        command.setMemoryDescriptor(memory)
+    assert error.value.code is IOReturn.kIOReturnDMAError
+    Scattered.release(bus.live[-1])
     with pytest.raises(IONoMemoryError), command_for(bus, address_bits=20) as narrow:
         narrow.setMemoryDescriptor(memory)
     memory.complete()
@@ -584,6 +607,44 @@ def test_a_dma_in_flight_is_waited_for(bus: Bus) -> None:
     command.complete()
     assert memory.readBytes(0, 4) == b"kept"
     memory.complete()
+
+
+def test_bounce_memory_of_this_package_that_is_wrong_is_given_back(main: MemoryPool) -> None:
+    """A buffer, unlike a stand-in, refuses its release while it is prepared."""
+    free = main.free_size()
+
+    def too_high(length: int, alignment: int, _highest: int) -> IOBufferMemoryDescriptor:
+        return make(length, alignment, pool="high")
+
+    for coverage_is_strict in False, True:
+        with make(PAGE, pool="high") as memory, ExitStack() as stack:
+            if coverage_is_strict:
+                coverage.use(NothingTouched())
+                stack.callback(coverage.use, None)
+            command = IODMACommand(Specification(address_bits=32), bounce_allocator=too_high)
+            with (
+                pytest.raises(IOReturnError, match="above 32 address bits") as error,
+                coverage.strict() if coverage_is_strict else nullcontext(),
+            ):
+                command.setMemoryDescriptor(memory)
+            assert error.value.code is IOReturn.kIOReturnDMAError
+            assert "undone" not in error.value.reason
+            assert command.getMemoryDescriptor() is None
+            stack.close()
+        assert main.free_size() == free
+
+
+class NothingTouched:
+    """Nobody has seen a DMA."""
+
+    def untouched(
+        self,
+        address: int,  # noqa: ARG002
+        length: int,
+        direction: IODirection,  # noqa: ARG002
+        since: int,  # noqa: ARG002
+    ) -> coverage.Untouched:
+        return coverage.Untouched(length, 0)
 
 
 def test_a_device_outside_of_the_caches(bus: Bus) -> None:

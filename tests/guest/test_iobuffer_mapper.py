@@ -16,9 +16,12 @@ from iobuffer import (
     IODeviceError,
     IODirection,
     IOGeneralMemoryDescriptor,
+    IOMemoryDescriptor,
+    IOMultiMemoryDescriptor,
     IONoMemoryError,
     IONotReadyError,
     IOReturn,
+    IOSubMemoryDescriptor,
     IOUnsupportedError,
     activity,
     current_task,
@@ -53,6 +56,7 @@ class Books:
     def __init__(self) -> None:
         self.open: dict[int, tuple[int, int, tuple[bool, bool]]] = {}
         self.room = 8
+        self.stuck: set[int] = set()  # bus addresses that cannot be unmapped
 
     def map(
         self,
@@ -95,6 +99,8 @@ class Entry:
         self._books, self.address = books, address
 
     def close(self) -> None:
+        if self.address in self._books.stuck:
+            raise IODeviceError(f"{self.address:#x} is stuck", code=IOReturn.kIOReturnVMError)
         del self._books.open[self.address]
 
 
@@ -277,6 +283,120 @@ def test_part_of_a_mapping_that_fails_is_undone(books: Books) -> None:
         window.segments()
 
 
+def test_an_unmap_that_fails_is_told_and_can_be_done_again(books: Books) -> None:
+    """What is mapped still is on record, and nothing is mapped twice."""
+    window = BusWindow(Reached(0x1000), 3 * PAGE, Place(physical=True))
+    runs = [(0x5000, PAGE), (0x9000, 2 * PAGE)]
+    window.allow(IODirection.kIODirectionOut, runs)
+    books.stuck = {0x5000}
+    for call in (window.close, lambda: window.allow(IODirection.kIODirectionIn, runs)):
+        with pytest.raises(IODeviceError, match="0x5000 is stuck"):
+            call()
+        assert list(books.open) == [0x5000]
+        assert window.changes(IODirection.kIODirectionOut), "not all of it is mapped"
+    books.stuck.clear()
+    window.allow(IODirection.kIODirectionIn, runs)
+    assert books.open == {0x5000: (0x1000, PAGE, IN), 0x9000: (0x2000, 2 * PAGE, IN)}
+    window.close()
+    window.close()
+
+
+def test_release_fails_while_the_device_reaches_the_memory(books: Books) -> None:
+    buffer = make(PAGE)
+    books.stuck = {BUS}
+    for _ in range(2):
+        with pytest.raises(IODeviceError, match="stuck"):
+            buffer.release()
+        assert not buffer.released
+    books.stuck.clear()
+    buffer.release()
+    assert not books.open
+
+
+class Pinned:
+    """Two runs of pages, of which the first begins 100 bytes on."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def segments(self) -> list[tuple[int, int]]:
+        return [(0x7000 + 100, PAGE - 100), (0x3000, 200)]
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class Pinner:
+    """Pins memory, and remembers the pins."""
+
+    def __init__(self) -> None:
+        self.pins: list[Pinned] = []
+
+    def pin(self, *_: object, **__: object) -> Pinned:
+        self.pins.append(Pinned())
+        return self.pins[-1]
+
+
+@pytest.fixture
+def pinner(monkeypatch: pytest.MonkeyPatch) -> Pinner:
+    made = Pinner()
+    monkeypatch.setattr("iobuffer.ranges_descriptor._pinner", made)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["itself", "part", "several"])
+def test_complete_fails_while_the_device_reaches_the_memory(
+    books: Books, pinner: Pinner, kind: str
+) -> None:
+    """The preparation stays open and its pages stay pinned, until it is done."""
+    memory = IOGeneralMemoryDescriptor.withAddressRange(
+        0x5000_0064, PAGE + 100, kIODirectionOut, current_task()
+    )
+    outer: IOMemoryDescriptor = memory
+    if kind == "part":
+        outer = IOSubMemoryDescriptor.withSubRange(memory, 0, 200, kIODirectionOut)
+    elif kind == "several":
+        other = IOGeneralMemoryDescriptor.withAddressRange(
+            0x6000_0064, PAGE + 100, kIODirectionOut, current_task()
+        )
+        outer = IOMultiMemoryDescriptor.withDescriptors([memory, other], kIODirectionOut)
+    outer.prepare()
+    outer.prepare()
+    outer.complete()
+    books.stuck = {BUS}
+    for _ in range(2):
+        with pytest.raises(IODeviceError, match="stuck"):
+            outer.complete()
+        assert (outer.prepared, memory.prepared) == (1, 1)
+        assert not pinner.pins[0].closed
+        assert list(books.open) == [BUS]
+    books.stuck.clear()
+    outer.complete()
+    assert (outer.prepared, memory.prepared) == (0, 0)
+    assert not books.open
+    assert all(pin.closed for pin in pinner.pins)
+    with pytest.raises(IONotReadyError):
+        outer.complete()
+    outer.release()
+
+
+def test_a_dropped_buffer_whose_unmap_fails_is_freed_later(books: Books) -> None:
+    """Nobody gets its memory before; the next release() of anything tries again."""
+    free = pools.named("main").free_size()
+    held = [make(PAGE)]
+    books.stuck = {BUS}
+    with pytest.warns(ResourceWarning, match="devices reach its memory still"):
+        held.clear()
+    make(PAGE).release()
+    assert list(books.open) == [BUS]
+    books.stuck.clear()
+    make(PAGE).release()
+    assert not books.open
+    make(PAGE).release()
+    assert pools.named("main").free_size() == free
+
+
 class Reached:
     """Memory that is always at one address."""
 
@@ -293,21 +413,8 @@ class Reached:
         pass
 
 
-def test_existing_memory_is_mapped_while_it_is_prepared(
-    books: Books, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Pinned:
-        def segments(self) -> list[tuple[int, int]]:
-            return [(0x7000 + 100, PAGE - 100), (0x3000, 200)]
-
-        def close(self) -> None:
-            pass
-
-    class Pinner:
-        def pin(self, *_: object, **__: object) -> Pinned:
-            return Pinned()
-
-    monkeypatch.setattr("iobuffer.ranges_descriptor._pinner", Pinner())
+@pytest.mark.usefixtures("pinner")
+def test_existing_memory_is_mapped_while_it_is_prepared(books: Books) -> None:
     place = 0x5000_0064
     memory = IOGeneralMemoryDescriptor.withAddressRange(
         place, PAGE + 100, kIODirectionOut, current_task()

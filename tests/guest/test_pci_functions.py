@@ -101,6 +101,28 @@ def test_find(devices: Path) -> None:
         PciFunction.find(0x13B5, 0xED01, 3)
 
 
+def test_bar_addresses_of_32_and_64_bits(device: FakeFunction) -> None:
+    """A 64-bit BAR has two registers; the second one is no BAR's first."""
+    function = PciFunction(device.folder)
+    bars = [0xFEB0_0000, 0x000C, 0x0000_0038, 0xC001, 0xFEC0_0004, 0]
+    function.config_write(0x10, struct.pack("<6I", *bars))
+    assert function.bar_address(0) == 0xFEB0_0000
+    assert function.bar_address(1) == 0x38_0000_0000, "prefetchable, 64 bits, above 4 GiB"
+    assert function.bar_address(3) == 0xC000, "I/O ports have two flags"
+    assert function.bar_address(4) == 0xFEC0_0000, "64 bits, below 4 GiB"
+    for number, words in (2, "upper half of BAR1"), (5, "upper half of BAR4"):
+        with pytest.raises(PciError, match=words):
+            function.bar_address(number)
+    for number in -1, 6:
+        with pytest.raises(PciError, match="0 to 5"):
+            function.bar_address(number)
+    function.config_write(0x10, struct.pack("<6I", 0, 0, 0, 0, 8, 4))
+    assert function.bar_address(0) == 0, "not placed"
+    assert function.bar_address(4) == 0, "prefetchable, 32 bits"
+    with pytest.raises(PciError, match="the last register"):
+        function.bar_address(5)
+
+
 def test_command_register(device: FakeFunction) -> None:
     function = PciFunction(device.folder)
     function.enable()
