@@ -7,7 +7,6 @@ mapped and wired until its release, and the front end's syncs are the model's co
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -24,6 +23,7 @@ from iobuffer import (
 from iobuffer.coherence import nothing
 from iobuffer.driver import PageTableEntry
 from platform_command import PlatformDeviceError
+from platform_errors import as_return
 
 _TAGS: Final = 1 << 16  # of each process, as far as process ids differ in 16 bits
 _TRIES: Final = 64
@@ -39,7 +39,8 @@ class PlatformCoherence:
 
     A buffer of `kernel_task` is tracked through the kernel's mapping; one of another process is
     tracked by that process, and one above 2 MiB is refused. Its direction is that of the moment.
-    Memory that a process has anyhow is tracked while it is prepared.
+    Memory that a process has anyhow is tracked while it is prepared. What cannot be untracked is an
+    error, and stays tracked: `platform_errors.as_return`'s. A forked child has nothing tracked.
     """
 
     def __init__(self, unit: CacheUnit, driver: _Driver) -> None:
@@ -50,7 +51,7 @@ class PlatformCoherence:
         self._names = BufferNames()
         self._shared: dict[int, str] = {}  # by id(): memory whose lines others use as well
         self._next = 0
-        self._late: deque[int] = deque()
+        self._pid = os.getpid()
 
     @property
     def line(self) -> int:
@@ -82,7 +83,6 @@ class PlatformCoherence:
 
     def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
         """Track a buffer; return its end."""
-        self._untrack_late()
         if buffer.address:
             entry = self._driver.query(buffer.address)
             root, va, levels = entry.root, buffer.address, entry.levels
@@ -101,7 +101,7 @@ class PlatformCoherence:
         Where it begins or ends within a cache line it is not tracked, and a sync of it is refused:
         it would write back and discard what the process has beside it.
         """
-        self._untrack_late()
+        self._begin_process()
         if address % self._line or length % self._line:
             key = id(memory)
             self._shared[key] = (
@@ -119,15 +119,20 @@ class PlatformCoherence:
     def _tracked(
         self, memory: IOMemoryDescriptor, root: int, va: int, length: int, levels: int
     ) -> Callable[[], None]:
+        self._begin_process()
         direction = CacheDirection(int(memory.getDirection()) or CacheDirection.IN_OUT)
         tag = self._track(direction, root, va, length, levels)
         key = id(memory)
         self._tags[key] = tag
         self._buffers[tag] = repr(memory)
         self._names.tell(tag, self._buffers[tag])
+        pid = self._pid
 
         def end() -> None:
-            self._tags.pop(key, None)
+            if os.getpid() != pid:
+                return  # a forked child: its parent's
+            if self._tags.get(key) == tag:  # by now others may have the id()
+                del self._tags[key]
             self._untrack(tag)
 
         return end
@@ -144,6 +149,8 @@ class PlatformCoherence:
                 if error.status is CacheStatus.BAD_BUFFER:
                     continue  # a process before us had that tag
                 raise _failed(error, va, length) from error
+            except PlatformDeviceError as error:
+                raise as_return(error, address=va, length=length) from error
             return tag
         raise IODeviceError(f"{_TRIES} tags in a row are taken in the cache model")
 
@@ -153,13 +160,14 @@ class PlatformCoherence:
         except CacheError as error:
             if error.status is not CacheStatus.BAD_BUFFER:  # a reset has dropped it
                 raise _failed(error) from error
-        except PlatformDeviceError:
-            # A finalizer in the midst of a command: the next track does it.
-            self._late.append(tag)
+        except PlatformDeviceError as error:
+            raise as_return(error) from error
 
-    def _untrack_late(self) -> None:
-        for _ in range(len(self._late)):
-            self._untrack(self._late.popleft())
+    def _begin_process(self) -> None:
+        """Start anew in a process that was forked: what is tracked is its parent's."""
+        if self._pid != os.getpid():
+            self._pid, self._next = os.getpid(), 0
+            self._tags, self._shared = {}, {}
 
     def sync_for_device(
         self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
@@ -198,6 +206,8 @@ class PlatformCoherence:
             command(self.tag_of(memory), offset, length, *direction)
         except CacheError as error:
             raise _failed(error, length=length) from error
+        except PlatformDeviceError as error:
+            raise as_return(error, length=length) from error
 
 
 def _failed(error: CacheError, address: int | None = None, length: int | None = None) -> Exception:

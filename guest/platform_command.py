@@ -16,10 +16,18 @@ LOCKS: Final = Path("/run/dma-rehearsal")
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 _within = threading.local()
+_lock_files: set[int] = set()  # descriptors of the commands that are under way in this process
 
 
 class PlatformDeviceError(PciError):
     """The platform device is of another kind or version, or answered what it must not."""
+
+
+class CommandInProgress(PlatformDeviceError):
+    """This thread is in the middle of another command: the caller interrupts it, and comes again.
+
+    So it is with a finalizer or a signal handler, and with nobody else.
+    """
 
 
 class CommandLock:
@@ -37,12 +45,14 @@ class CommandLock:
     def held(self) -> Iterator[None]:
         """Wait for the lock, and hold it.
 
-        `PlatformDeviceError` when this thread holds it: a finalizer or a signal handler that came
-        in the middle of a command must leave its own command for later.
+        `CommandInProgress` when this thread holds it: a finalizer or a signal handler that came in
+        the middle of a command must leave its own command for later. `PlatformDeviceError` when
+        the lock file cannot be opened.
         """
         if getattr(_within, "command", False):
-            raise PlatformDeviceError(f"{self._path.stem}: a command in the middle of another one")
-        fd = self._open()
+            raise CommandInProgress(f"{self._path.stem}: a command in the middle of another one")
+        pid, fd = os.getpid(), self._open()
+        _lock_files.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             _within.command = True
@@ -50,10 +60,13 @@ class CommandLock:
                 yield
             finally:
                 _within.command = False
-                # A child that was forked meanwhile has the descriptor as well: closing is not all.
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                # A child that is being forked has the descriptor as well: closing is not all.
+                if os.getpid() == pid:
+                    fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
-            os.close(fd)
+            if os.getpid() == pid:
+                _lock_files.discard(fd)
+                os.close(fd)
 
     def _open(self) -> int:
         """Return a descriptor of this command's own: a lock belongs to the open file."""
@@ -65,3 +78,14 @@ class CommandLock:
                 return os.open(self._path, _OPEN, 0o600)
         except OSError as error:
             raise PlatformDeviceError(f"cannot open the lock file {self._path}: {error}") from error
+
+
+def _after_fork_in_child() -> None:
+    """The commands under way are the parent's: should it die, the lock must not stay with us."""
+    _within.command = False
+    for fd in _lock_files:
+        os.close(fd)
+    _lock_files.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -183,10 +183,7 @@ class IOBufferMemoryDescriptor(BufferFactories):
 
     def _give_back(self, backing: Backing) -> None:
         """Free the memory, which somebody else may have at once: so devices lose it before."""
-        while (own := self._preparations.last()) is not None:
-            self._preparations.remove(own)
-        self._held.end_track()
-        self._held.window.close()
+        self._held.withdraw()
         late.close(backing.close)
 
     def _what_holds(self) -> str:
@@ -321,13 +318,14 @@ class IOBufferMemoryDescriptor(BufferFactories):
             if len(self._preparations) > self._own_preparations:
                 raise self._busy("prepared for its direction; complete() first")
             self._check_idle("setDirection()")
-            old, self._direction = self._direction, new
-            self._record.direction = new
+            old = self._direction
             if not self._own_preparations:
+                self._direction = self._record.direction = new
                 return
             self._preparations.remove(self._preparations.newest(None, 0))
-            self._held.end_track()  # caches know one direction of a mapping
             try:
+                self._held.end_track()  # caches know one direction of a mapping
+                self._direction = self._record.direction = new
                 self._acquire(new, _NO_FLAGS, grant=True)
             except BaseException:
                 self._direction = self._record.direction = old

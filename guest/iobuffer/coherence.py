@@ -30,7 +30,9 @@ class Coherence(Protocol):
     def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
         """Take note of a buffer that is mapped and wired; return what to call when that ends.
 
-        That may come from a finalizer, so also in the middle of another call.
+        That may come from a finalizer, so also in the middle of another call: it raises
+        `IONotPermittedError` when it cannot be done there, and other errors when it failed. Called
+        again it goes on; in a forked child it does nothing.
         """
 
     def track_existing(

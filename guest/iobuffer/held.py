@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from . import late
 from .backing import Backing
-from .errors import IOReturnError
 from .mapper import BusWindow
 from .preparation import Preparations
 from .provenance import Record
@@ -28,29 +27,30 @@ class Held:
 
     def end_track(self) -> None:
         """Tell what maintains the caches that the mapping ends, if it was told of it."""
-        untrack, self.untrack = self.untrack, None
-        if untrack is not None:
-            untrack()
+        if self.untrack is not None:
+            self.untrack()
+            self.untrack = None
+
+    def withdraw(self) -> None:
+        """Take the memory from devices and from what maintains the caches.
+
+        Errors are those of who is told; again goes on where it failed.
+        """
+        while (last := self.preparations.last()) is not None:
+            self.preparations.remove(last)
+        self.end_track()
+        self.window.close()
+
+    def give_back(self) -> None:
+        """Free the memory, which somebody else may have at once: so devices lose it before."""
+        self.withdraw()
+        self.backing.close_late()
 
 
 def reclaim(held: Held) -> None:
     """Free the memory of a descriptor that was dropped without release()."""
     if os.getpid() != held.pid:
         return  # a forked child: the memory is its parent's
-    words = f"{held.record} was not released"
-    try:
-        _give_back(held)
-    except IOReturnError as error:
-        late.put_off(lambda: _give_back(held))
-        words += f", and devices reach its memory still, which nobody gets: {error}"
-    warnings.warn(words, ResourceWarning, stacklevel=2)
-
-
-def _give_back(held: Held) -> None:
-    """Take the memory from the devices, then free it. What was done is not done again."""
-    while (last := held.preparations.last()) is not None:
-        held.preparations.remove(last)
-    held.end_track()
-    held.window.close()
-    held.backing.close_late()
+    late.finalize(held.give_back, str(held.record))
     held.record.drop()
+    warnings.warn(f"{held.record} was not released", ResourceWarning, stacklevel=2)

@@ -1,7 +1,8 @@
 """What a finalizer, or a signal handler, has to leave for later.
 
 It may run in the middle of another call, and while a view, itself garbage, still looks at the
-memory.
+memory. Nobody is there to whom a finalizer's errors could be raised: so what it could not do is
+told as a mistake, and tried again.
 """
 
 from __future__ import annotations
@@ -9,37 +10,71 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
+from . import mistakes
 from .errors import IOBusyError, IONotPermittedError, IOReturnError
 
-_left: Final[deque[Callable[[], object]]] = deque()
+
+@dataclass(slots=True, eq=False)
+class _Left:
+    """A call that was left, and whose it is, for people; ``told``: that it failed."""
+
+    call: Callable[[], object]
+    what: str
+    told: bool = False
+
+    def done(self) -> bool:
+        """Try it; whether it is done."""
+        try:
+            self.call()
+        except (BufferError, IOBusyError, IONotPermittedError):
+            return False
+        except IOReturnError as error:
+            if not self.told:
+                self.told = True
+                mistakes.record(
+                    f"{self.what} could not be given back: {error}; devices may still reach it. "
+                    "It is kept, and tried again at the next allocation, prepare() or release()"
+                )
+            return False
+        return True
 
 
-def close(call: Callable[[], object]) -> None:
-    """Call ``call`` now, or when `catch_up` finds that nothing is in its way any more."""
+_left: Final[deque[_Left]] = deque()
+
+
+def close(call: Callable[[], object], what: str = "memory") -> None:
+    """Call ``call`` now, or when `catch_up` finds that nothing is in its way any more.
+
+    Raises what it raises, unless that is only that something is in its way.
+    """
     try:
         call()
     except (BufferError, IOBusyError, IONotPermittedError):
-        put_off(call)
+        _left.append(_Left(call, what))
 
 
-def put_off(call: Callable[[], object]) -> None:
-    """Leave ``call`` for `catch_up`."""
-    _left.append(call)
+def finalize(call: Callable[[], object], what: str) -> None:
+    """Call ``call`` for a finalizer: when it fails it is told, and `catch_up` tries it again.
+
+    A second call goes on where the first has failed. ``what``: whose end it is, for people.
+    """
+    left = _Left(call, what)
+    if not left.done():
+        _left.append(left)
 
 
 def catch_up() -> None:
     """Do what was left, as far as that is possible by now."""
     for _ in range(len(_left)):
         try:
-            call = _left.popleft()
+            left = _left.popleft()
         except IndexError:
             return  # another thread does the rest
-        try:
-            call()
-        except (BufferError, IOReturnError):  # it is nothing of the caller's, who may go on
-            put_off(call)
+        if not left.done():
+            _left.append(left)
 
 
 os.register_at_fork(after_in_child=_left.clear)  # it is the parent's to do

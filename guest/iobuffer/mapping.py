@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 import weakref
@@ -55,7 +56,7 @@ class IOMemoryMap:
         """The "file:line" that made it."""
         self._lock = threading.RLock()  # its own: a finalizer must wait for no descriptor's
         self._views: list[weakref.ref[Any]] = []  # what they look through
-        self._finalizer = weakref.finalize(self, _forgotten, unmap, repr(self))
+        self._finalizer = weakref.finalize(self, _forgotten, unmap, repr(self), os.getpid())
         self._finalizer.atexit = False
         self._unmap = unmap
 
@@ -198,7 +199,9 @@ class IOMemoryMap:
         return self._descriptor
 
 
-def _forgotten(unmap: Callable[[], None], what: str) -> None:
+def _forgotten(unmap: Callable[[], None], what: str, pid: int) -> None:
     """End a mapping that was dropped without unmap()."""
-    late.close(unmap)
+    if os.getpid() != pid:
+        return  # a forked child: the mapping is its parent's
+    late.finalize(unmap, what)
     warnings.warn(f"{what} was not unmapped", ResourceWarning, stacklevel=2)

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import resource
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Self
@@ -33,6 +34,8 @@ from .uapi import (
 
 PAGE: Final = 4096
 _PAGES_AT_ONCE: Final = 1 << 16
+
+_open: Final[weakref.WeakSet[_Bytes]] = weakref.WeakSet()
 
 
 def cannot_wire(error: OSError, address: int, length: int, *, write: bool) -> IOReturnError:
@@ -63,6 +66,10 @@ class _Bytes(DeviceFile):
     """A file whose bytes are memory."""
 
     length: int
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, name)
+        _open.add(self)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes as the kernel sees them; `IODeviceError` (BadArgument) outside."""
@@ -224,3 +231,12 @@ class KernelMap(_Bytes):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"fd {self._fd}"
         return f"<KernelMap {state}: {self.length} bytes at {self.address:#x}, {self.mode.name}>"
+
+
+def _after_fork_in_child() -> None:
+    """A child that lives on must not keep its parent's pages pinned, or mapped by the kernel."""
+    for each in list(_open):
+        each.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,10 +5,11 @@ Nothing is told until `use` gives an access control, such as the platform's prot
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from . import holders
+from . import holders, late
 from .errors import IOReturn, IOReturnError
 from .options import IODirection
 
@@ -23,7 +24,10 @@ class AccessControl(Protocol):
         """
 
     def withdraw(self, grant: object) -> None:
-        """Take one grant back."""
+        """Take one grant back; it stands when this raises, an `IOReturnError`.
+
+        `IONotPermittedError`: this comes in the middle of another call, and can be done later.
+        """
 
     def reclaim(self) -> None:
         """Take back the grants of processes that have ended."""
@@ -46,13 +50,18 @@ def reclaim() -> None:
 
 
 class Grants:
-    """What one prepare() granted; empty where there is no access control."""
+    """What one prepare() granted; empty where there is no access control.
 
-    __slots__ = ("_control", "_granted")
+    It belongs to the process that made it: in a forked child, `withdraw` does nothing.
+    """
+
+    __slots__ = ("_control", "_granted", "_pid")
 
     def __init__(self, segments: Sequence[tuple[int, int]], direction: IODirection) -> None:
         """Grant every segment, or none: an error takes back what was granted before it."""
+        late.catch_up()  # what a finalizer could not withdraw
         self._control = _control
+        self._pid = os.getpid()
         self._granted: list[object] = []
         if self._control is None:
             return
@@ -67,6 +76,8 @@ class Grants:
 
     def withdraw(self) -> None:
         """Take all back. Again is nothing; what an error has left is taken back then."""
+        if os.getpid() != self._pid:
+            return
         while self._granted and self._control is not None:
             self._control.withdraw(self._granted[-1])
             self._granted.pop()

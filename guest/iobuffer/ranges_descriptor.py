@@ -158,13 +158,13 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
     def _unwire(self) -> None:
         if self._pinned is not None:
             self._narrow_window(iter(self._segments))
-        self._wires -= 1
-        if self._pinned is not None and not self._wires:
-            untrack, self._untrack = self._untrack, coherence.nothing
-            untrack()
+        if self._pinned is not None and self._wires == 1:
+            self._untrack()
+            self._untrack = coherence.nothing
             self._pinned.close()
             self._pinned = None
             self._segments = []
+        self._wires -= 1
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         if length and self._pinned is None:

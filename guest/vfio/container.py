@@ -62,6 +62,7 @@ class Iova:
         """Bytes that the kernel has unmapped so far."""
         self._grants: protection.Grants | None = None
         self._container: Container | None = container
+        self._pid = os.getpid()
 
     @property
     def segments(self) -> tuple[tuple[int, int], ...]:
@@ -86,8 +87,11 @@ class Iova:
     def close(self) -> None:
         """End the mapping; no device reaches the memory when this returns. Again is nothing.
 
-        After an error it is as it was, and its bus addresses are nobody else's: call it again.
+        After an error it is as it was, and its bus addresses are nobody else's: call it again. A
+        forked child, which has the container's descriptor as well, leaves it to its parent.
         """
+        if os.getpid() != self._pid:
+            return
         if self._grants is not None:
             self._grants.withdraw()
         if self._container is not None and not self._container.closed:

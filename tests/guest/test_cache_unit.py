@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from cache_unit import (
     CacheStatus,
     CacheUnit,
 )
-from iobuffer import IODeviceError, IOReturn
+from iobuffer import IODeviceError, IONotPermittedError, IOReturn, late, mistakes
+from iobuffer.mistakes import IOMistakeWarning
 from layout import CACHE_REPORTS_MAX, Plat
 from platform_coherence import PlatformCoherence
 from platform_command import CommandLock, PlatformDeviceError
@@ -189,14 +191,65 @@ def test_a_tag_that_another_process_took(caches: PlatformCoherence, unit: CacheU
 
 
 def test_the_end_in_the_midst_of_a_command(caches: PlatformCoherence, unit: CacheUnit) -> None:
-    """As a finalizer comes: the next track does it."""
+    """A caller is told; a finalizer leaves it for the next call."""
     made: Any = Buffer()
     end = caches.track(made)
     tag = caches.tag_of(made)
     with unit.lock.held():
-        end()
-    other: Any = Buffer()
-    caches.track(other)
+        with pytest.raises(IONotPermittedError, match="in the middle of another one"):
+            end()
+        late.finalize(end, "a buffer")
+    assert mistakes.taken() == []
+    late.catch_up()
+    with pytest.raises(CacheError, match="BAD_BUFFER"):
+        unit.untrack(tag)
+
+
+def test_what_cannot_be_untracked_is_an_error_and_stays_tracked(
+    caches: PlatformCoherence, unit: CacheUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: Any = Buffer()
+    end = caches.track(made)
+    tag = caches.tag_of(made)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(IODeviceError, match="Too many open files") as error:
+            end()
+        assert error.value.code is IOReturn.kIOReturnNoResources
+        with pytest.warns(IOMistakeWarning, match=r"a buffer could not .* Too many open files"):
+            late.finalize(end, "a buffer")
+        with pytest.raises(IODeviceError, match="Too many open files"):
+            caches.track(made)
+    mistakes.taken()
+    unit.clean(tag, 0, 64)
+    late.catch_up()
+    with pytest.raises(CacheError, match="BAD_BUFFER"):
+        unit.untrack(tag)
+
+
+def test_a_forked_child_leaves_what_its_parent_tracks(
+    caches: PlatformCoherence, unit: CacheUnit
+) -> None:
+    made: Any = Buffer()
+    end = caches.track(made)
+    tag = caches.tag_of(made)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            end()
+            unit.clean(tag, 0, 64)  # the model is the child's own copy: nothing was told to it
+            caches.track_existing(made, VA + 8, 64)
+            assert tag not in caches._tags.values()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    end()
     with pytest.raises(CacheError, match="BAD_BUFFER"):
         unit.untrack(tag)
 

@@ -33,6 +33,7 @@ from iobuffer import (
     kIOMemoryMapperNone,
     kIOMemoryPhysicallyContiguous,
     mapper,
+    mistakes,
     pools,
 )
 from iobuffer.activity import InFlight
@@ -40,6 +41,7 @@ from iobuffer.carveout import CarveoutPool, Zone
 from iobuffer.creation import make_request
 from iobuffer.heap_pool import HeapPool
 from iobuffer.mapper import BusWindow, Place
+from iobuffer.mistakes import IOMistakeWarning
 from iobuffer.options import IOOptions
 from iobuffer.pool import PAGE, Extent
 from iobuffer.vm import ANYWHERE, Mapping, Placement
@@ -386,8 +388,12 @@ def test_a_dropped_buffer_whose_unmap_fails_is_freed_later(books: Books) -> None
     free = pools.named("main").free_size()
     held = [make(PAGE)]
     books.stuck = {BUS}
-    with pytest.warns(ResourceWarning, match="devices reach its memory still"):
+    with (
+        pytest.warns(ResourceWarning, match="was not released"),
+        pytest.warns(IOMistakeWarning, match=r"devices may still reach it"),
+    ):
         held.clear()
+    assert "stuck" in mistakes.taken()[0]
     make(PAGE).release()
     assert list(books.open) == [BUS]
     books.stuck.clear()

@@ -9,9 +9,8 @@ import resource
 
 import pytest
 from iobuffer import IOReturn
-from iobuffer.device_file import DeviceFile
 from iobuffer.errors import IOCannotWireError, IODeviceError
-from iobuffer.pin import KernelMap, Pin, cannot_wire
+from iobuffer.pin import KernelMap, Pin, _Bytes, cannot_wire
 from iobuffer.uapi import PIN_MAX
 
 PAGE = 4096
@@ -23,7 +22,7 @@ class FakePin(Pin):
     def __init__(self, pages: list[int], offset: int, length: int) -> None:
         fd = os.memfd_create("pin")
         os.ftruncate(fd, length)
-        DeviceFile.__init__(self, fd, "pin")
+        _Bytes.__init__(self, fd, "pin")
         self.pages, self.offset, self.length, self.writable = len(pages), offset, length, True
         self._addresses = array.array("Q", pages)
 
@@ -104,4 +103,19 @@ def test_another_file_is_refused_and_closed(kind: type[Pin] | type[KernelMap]) -
         kind.from_fd(fd)
     assert caught.value.code == IOReturn.kIOReturnBadArgument
     with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_forked_child_keeps_no_pin_of_its_parent() -> None:
+    """Pages stay pinned until the last copy of the descriptor is closed."""
+    with FakePin([PAGE], 0, 100) as pin:
+        fd = pin.fileno()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.fstat(fd)
+            except OSError:
+                os._exit(0 if pin.closed else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         os.fstat(fd)

@@ -355,6 +355,33 @@ def test_a_mapping_is_granted_for_just_its_rights(
         assert not control.granted, "prepare() grants that"
 
 
+def test_an_unmap_that_fails_can_be_done_again(
+    opened: Container, kernel: Kernel, memory: int, control: Grants
+) -> None:
+    iova = opened.map(memory, PAGE, read=True, write=True)
+    kernel.error = errno.ENOMEM
+    with pytest.raises(IODeviceError, match="Cannot allocate memory"):
+        iova.close()
+    assert not iova.closed
+    assert list(kernel.mappings) == [iova.address]
+    iova.close()
+    assert (kernel.mappings, control.granted) == ({}, {})
+
+
+def test_a_forked_child_leaves_its_parents_mappings_alone(
+    opened: Container, kernel: Kernel, memory: int, control: Grants
+) -> None:
+    """It has the container's descriptor as well: the kernel would unmap them for the devices."""
+    iova = opened.map(memory, PAGE, read=True, write=True)
+    child = os.fork()
+    if child == 0:
+        iova.close()
+        os._exit(0 if kernel.mappings and control.granted else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    iova.close()
+    assert (kernel.mappings, control.granted) == ({}, {})
+
+
 def test_no_room_for_a_grant_leaves_nothing_mapped(
     opened: Container, kernel: Kernel, memory: int, control: Grants
 ) -> None:
