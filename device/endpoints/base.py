@@ -37,6 +37,7 @@ from .memory import Fabric, Memory, ReadOnlyMemory
 from .registers import RegisterFile
 from .requests import DmaRefused, Transaction
 from .shared import SharedMemory
+from .standstill import Standstill
 from .state import Content, StatePart, migration
 
 CONFIG_REGION = 7
@@ -87,7 +88,9 @@ class Endpoint:
         self.add_capability(PowerManagement(lambda: self._power_changed()))
         self._msi = self.add_capability(Msi(self.messages)) if self.messages else None
         self._msix = None
+        table = (-1, 0)
         if msix_bars is not None and self.vectors:
+            table = msix_bars.table, table_size(self.vectors)
             self._msix = self.add_capability(
                 MsiX(self.vectors, msix_bars.table, msix_bars.pba, msix_bars.pba_offset)
             )
@@ -109,14 +112,17 @@ class Endpoint:
                 kind = ReadOnlyMemory if bar.read_only else Memory
                 self.contents[index] = kind(bar.size)
         self._check_side_effects()
+        self._standstill = Standstill(
+            self, table, lambda: self._stand_still(), lambda: self._update_intx()
+        )
         self.migration: Migration | None = None
         if self.state:
             self.migration = migration(
                 self.state,
                 self.contents,
                 loaded=lambda: self.on_load(),
-                stopped=lambda: self._stop(),
-                running=lambda: self.on_running(),
+                stopped=self._standstill.begin,
+                running=self._standstill.end,
             )
 
     def _check_side_effects(self) -> None:
@@ -263,11 +269,16 @@ class Endpoint:
     def on_stopped(self) -> None:
         """Act on the end of running, before the state is saved.
 
-        Timers and DMAs under way are forgotten; what is in ``state`` must say how to go on.
+        Timers and DMAs under way are forgotten; what is in ``state`` must say how to go on. Until
+        ``on_running`` no access reaches a register, a DMA is refused as if bus mastering were off,
+        and timers wait: one that is set has all of its time left then.
         """
 
     def on_running(self) -> None:
-        """Act on the beginning of running, with the state that was loaded: set timers again."""
+        """Act on the beginning of running, with the state that was loaded: set timers again.
+
+        A reset in between has no state to bring, and ends the standstill with it.
+        """
 
     def on_command(self) -> None:
         """Act on a write to the command register, such as bus mastering going off.
@@ -340,11 +351,16 @@ class Endpoint:
         self.on_unmap(address, length)
 
     def region_read(self, index: int, offset: int, length: int) -> bytes:
-        """See ``DeviceModel.region_read``. In D3hot a BAR does not answer: all ones."""
+        """See ``DeviceModel.region_read``. In D3hot a BAR does not answer: all ones.
+
+        While a migration holds the function, see `Standstill`.
+        """
         if index == CONFIG_REGION:
             data = self.config.read(offset, length)
-        elif self.config.asleep:
-            return b"\xff" * length
+        elif self.config.silent:
+            if self.config.asleep:
+                return b"\xff" * length
+            return self._standstill.read(index, offset, length)
         else:
             content = self.contents.get(index)
             data = content.read(offset, length) if content is not None else bytes(length)
@@ -352,11 +368,13 @@ class Endpoint:
         return data
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
-        """See ``DeviceModel.region_write``. In D3hot a BAR takes nothing."""
+        """See ``DeviceModel.region_write``. In D3hot, or held, a BAR takes nothing."""
         if index == CONFIG_REGION:
             self.config.write(offset, data)
             self._update_intx()
-        elif self.config.asleep:
+        elif self.config.silent:
+            if not self.config.asleep:
+                self._standstill.write(index, offset, data)
             return
         elif (content := self.contents.get(index)) is not None:
             self._tolerantly(lambda: content.write(offset, data))
@@ -403,10 +421,6 @@ class Endpoint:
             content.reset()
         self._update_intx()
 
-    def _stop(self) -> None:
-        self._stand_still()
-        self.on_stopped()
-
     def _stand_still(self) -> None:
         self.timers.clear()
         self.bus.cancel()
@@ -438,4 +452,4 @@ class Endpoint:
 
     def _held_back(self) -> bool:
         disabled = bool(self.config.command & Command.INTX_DISABLE)
-        return disabled or self._messages_enabled or self.config.asleep
+        return disabled or self._messages_enabled or self.config.silent

@@ -22,6 +22,8 @@ class Memory:
         """Return ``length`` bytes at ``offset``."""
         return bytes(self.data[offset : offset + length])
 
+    peek = read
+
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``."""
         self.data[offset : offset + len(data)] = data
@@ -85,7 +87,7 @@ class Fabric:
             content = function.contents.get(bar)
             if not isinstance(content, Memory) or not 0 <= offset <= len(content.data) - length:
                 raise Unmapped(address)
-            if write and content.read_only:
+            if write and (content.read_only or function.config.stopped):
                 raise ReadOnly(address)
             return memoryview(content.data)[offset : offset + length]
         raise Unmapped(address)

@@ -238,15 +238,19 @@ class RegisterFile:
             return 0
         return (entry.reader() if entry.reader else self.values[offset]) & _WORD
 
+    def _stored_word(self, offset: int) -> int:
+        entry = self._entries.get(offset)
+        return 0 if entry is None or entry.hidden else self.values[offset]
+
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``; a register in part is read whole, once."""
         if length == 4 and not offset & 3:
             return self._read_word(offset).to_bytes(4, "little")
-        first = offset & ~3
-        data = b"".join(
-            self._read_word(word).to_bytes(4, "little") for word in range(first, offset + length, 4)
-        )
-        return data[offset - first : offset - first + length]
+        return _bytes_of(self._read_word, offset, length)
+
+    def peek(self, offset: int, length: int) -> bytes:
+        """Return what is stored there, as ``read`` does, without side effects."""
+        return _bytes_of(self._stored_word, offset, length)
 
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data``, the lower register first.
@@ -274,3 +278,11 @@ class RegisterFile:
         self.values[word] = kept | value & entry.stored
         if entry.writer is not None:
             entry.writer(value & (entry.stored | entry.cleared | entry.command))
+
+
+def _bytes_of(word_at: Callable[[int], int], offset: int, length: int) -> bytes:
+    """Return some bytes of words, each of which is asked for once."""
+    first = offset & ~3
+    words = range(first, offset + length, 4)
+    data = b"".join(word_at(word).to_bytes(4, "little") for word in words)
+    return data[offset - first : offset - first + length]

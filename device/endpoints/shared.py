@@ -51,6 +51,7 @@ class SharedMemory:
         return 0 <= offset <= len(self.data) - length
 
     saved, load = read, write  # of a migration
+    peek = read
 
     def reset(self) -> None:
         """Fill with zeros."""

@@ -141,7 +141,7 @@ class ConfigSpace:
         self._next_extended = _CAPABILITIES_END
         self._last_extended: int | None = None
         self.on_command: Callable[[], None] = lambda: None
-        self._asleep = False
+        self._asleep = self._stopped = self._silent = False
         self._placed: tuple[tuple[int, int, int], ...] = ()  # BARs that answer: first, end, index
         self._put(Header.COMMAND, "<H", command_at_reset)
         self._put(Header.VENDOR_ID, "<HH", identity.vendor_id, identity.device_id)
@@ -247,7 +247,7 @@ class ConfigSpace:
     @property
     def bus_master(self) -> bool:
         """Return whether the function may access memory and send MSIs."""
-        return not self._asleep and bool(self._data[_COMMAND] & _BUS_MASTER)
+        return not self._silent and bool(self._data[_COMMAND] & _BUS_MASTER)
 
     @property
     def asleep(self) -> bool:
@@ -257,7 +257,26 @@ class ConfigSpace:
     @asleep.setter
     def asleep(self, on: bool) -> None:
         self._asleep = on
+        self._silent = on or self._stopped
         self._place_bars()
+
+    @property
+    def silent(self) -> bool:
+        """Return whether it is ``asleep`` or ``stopped``."""
+        return self._silent
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a migration holds the function (VFIO's STOP): it answers, and sends nothing.
+
+        No reset ends it.
+        """
+        return self._stopped
+
+    @stopped.setter
+    def stopped(self, on: bool) -> None:
+        self._stopped = on
+        self._silent = on or self._asleep
 
     def _place_bars(self) -> None:
         """Note where the BARs are; every DMA asks."""

@@ -358,8 +358,9 @@ class Connection:
         if message.payload:
             raise RemoteProtocolError("DEVICE_RESET with a payload")
         if self._model.migration is not None:
-            self._model.migration.reset()
-        self._model.device_reset()
+            self._model.migration.reset(self._model.device_reset)
+        else:
+            self._model.device_reset()
         return b""
 
 

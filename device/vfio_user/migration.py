@@ -16,6 +16,7 @@ from .messages import DeviceState
 
 MAX_STATE = 1 << 28
 _SAVING = frozenset({DeviceState.PRE_COPY, DeviceState.STOP_COPY})
+_RUNNING = frozenset({DeviceState.RUNNING, DeviceState.PRE_COPY})
 _ARCS: dict[DeviceState, tuple[DeviceState, ...]] = {
     DeviceState.RUNNING: (DeviceState.STOP, DeviceState.PRE_COPY),
     DeviceState.STOP: (DeviceState.RUNNING, DeviceState.STOP_COPY, DeviceState.RESUMING),
@@ -55,7 +56,8 @@ class Migration:
 
     ``save`` returns the state; ``load`` takes one, and raises ValueError for one that is no state
     of this device; ``stopped`` and ``running`` are called when the device must stand still (no
-    DMA, no interrupt, no change by itself) and when it may go on.
+    DMA, no interrupt, no change of its state) and when it may go on, in the state that they are
+    called for. If one of them raises, the state is ERROR.
     """
 
     def __init__(
@@ -76,10 +78,19 @@ class Migration:
         self._stream = bytearray()
         self._position = 0
 
-    def reset(self) -> None:
-        """Return to RUNNING; the only way out of ERROR."""
-        self.state = DeviceState.RUNNING
+    @property
+    def standing(self) -> bool:
+        """Return whether the device must stand still."""
+        return self.state not in _RUNNING
+
+    def reset(self, device_reset: Callable[[], None] = _nothing) -> None:
+        """Do ``device_reset`` and return to RUNNING: the only way out of ERROR."""
+        stood = self.standing
         self._end_session()
+        device_reset()
+        self.state = DeviceState.RUNNING
+        if stood:
+            self._begin(self._running)
 
     def set(self, wanted: int) -> None:
         """Go to a state. RemoteProtocolError (EINVAL) when there is no way, or it fails on it."""
@@ -90,19 +101,31 @@ class Migration:
             self._step(state)
 
     def _step(self, state: DeviceState) -> None:
-        if (self.state, state) == (DeviceState.RESUMING, DeviceState.STOP):
+        before, stood = self.state, self.standing
+        if (before, state) == (DeviceState.RESUMING, DeviceState.STOP):
             self._load_stream()
-        if state is DeviceState.RUNNING and self.state is DeviceState.STOP:
-            self._running()
-        elif state in (DeviceState.STOP, DeviceState.STOP_COPY) and self.state in (
-            DeviceState.RUNNING,
-            DeviceState.PRE_COPY,
-        ):
-            self._stopped()
         self._end_session()
-        if state in _SAVING:
-            self._stream += self._saved()
         self.state = state
+        if self.standing is not stood:
+            self._begin(self._running if stood else self._stopped)
+        if state in _SAVING:
+            try:
+                self._stream += self._saved()
+            except Exception:
+                # The device stands, or runs, as it did: so without a session.
+                self.state = DeviceState.STOP if self.standing else DeviceState.RUNNING
+                raise
+
+    def _begin(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            self._fail()
+            raise
+
+    def _fail(self) -> None:
+        self.state = DeviceState.ERROR
+        self._end_session()
 
     def _saved(self) -> bytes:
         data = self._save()
@@ -117,10 +140,11 @@ class Migration:
         try:
             self._load(bytes(self._stream))
         except ValueError as error:
-            # What was loaded in part is no valid state.
-            self.state = DeviceState.ERROR
-            self._end_session()
+            self._fail()  # what was loaded in part is no valid state
             raise RemoteProtocolError(f"the device's state is refused: {error}") from error
+        except Exception:
+            self._fail()
+            raise
 
     def _end_session(self) -> None:
         self._stream = bytearray()

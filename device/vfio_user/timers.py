@@ -42,6 +42,8 @@ class Timer:
 class Timers:
     """Runs actions later, in the thread that serves the device, so that nothing needs a lock.
 
+    While they are held, time stands still for them.
+
     They live on while no client is connected, as the device's state does. ``run`` calls an action;
     what it raises is a bug of the model's, and logged as one.
     """
@@ -56,16 +58,31 @@ class Timers:
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Timer]] = []
         self._dead = 0  # at most: those in the heap that were cancelled
+        self._held: float | None = None  # since when
 
     @property
     def kept(self) -> int:
         """Return how many are kept, cancelled ones among them."""
         return len(self._heap)
 
+    def hold(self) -> None:
+        """Let nothing happen until ``release``; again is nothing."""
+        if self._held is None:
+            self._held = self._clock()
+
+    def release(self) -> None:
+        """Go on: each has the time left that it had, and those set meanwhile have all of it."""
+        if self._held is None:
+            return
+        passed, self._held = self._clock() - self._held, None
+        # The order stays, so it is still a heap.
+        self._heap = [(due + passed, order, timer) for due, order, timer in self._heap]
+
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server."""
         timer = Timer(action, self._count_cancelled)
-        heapq.heappush(self._heap, (self._clock() + max(0.0, seconds), next(self._order), timer))
+        now = self._clock() if self._held is None else self._held
+        heapq.heappush(self._heap, (now + max(0.0, seconds), next(self._order), timer))
         return timer
 
     def _count_cancelled(self) -> None:
@@ -84,14 +101,16 @@ class Timers:
         self._dead = 0
 
     def next_deadline(self) -> float | None:
-        """Return when the next is due, by the clock; None when none is set."""
+        """Return when the next is due, by the clock; None when none is set, or they are held."""
+        if self._held is not None:
+            return None
         while self._heap and not self._heap[0][2].active:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def run_due(self) -> None:
         """Run what is due. What those set themselves waits for the next call."""
-        if not self._heap:
+        if not self._heap or self._held is not None:
             return
         now, last = self._clock(), next(self._order)
         while self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:

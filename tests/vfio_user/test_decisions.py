@@ -336,6 +336,14 @@ def _read_in_stop_copy(bench: Bench) -> None:
     bench.client.region_read(BUFFER, Reg.BUSY, 4)
 
 
+@case("REGION_WRITE: a register, in STOP")
+def _write_in_stop(bench: Bench) -> str:
+    bench.client.write32(BUFFER, Reg.CHAIN, 1)
+    bench.client.set_state(DeviceState.STOP)
+    bench.client.write32(BUFFER, Reg.CHAIN, 2)
+    return "0, and is lost" if bench.client.read32(BUFFER, Reg.CHAIN) == 1 else "0"
+
+
 @case("DMA_LOGGING_START: twice")
 def _start_twice(bench: Bench) -> None:
     bench.start_log()

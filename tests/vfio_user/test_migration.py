@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
+import struct
+from pathlib import Path
 
 import pytest
 
+from device.examples.timer import TimerDevice
 from device.vfio_user import messages as wire
-from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag
+from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag, SetIrqsFlag
 from device.vfio_user.migration import Migration, path
 from tests.vfio_user.client import RawClient, Refused
-from tests.vfio_user.endpoint import SHARED, STATE, Prober
+from tests.vfio_user.conftest import serving
+from tests.vfio_user.endpoint import BUFFER, SHARED, STATE, Prober, Reg
 
 S = DeviceState
 # By hand, from the specification's arcs and its two rules: shortest, no saving state within.
@@ -81,6 +86,79 @@ def test_the_device_is_stopped_and_goes_on(probed: RawClient, prober: Prober) ->
     assert prober.phases == ["stopped", "running", "stopped", "running"]
 
 
+@pytest.mark.parametrize("state", [S.STOP, S.STOP_COPY, S.RESUMING])
+def test_where_it_stands_still_no_access_starts_a_dma(
+    probed: RawClient, prober: Prober, memory: int, state: DeviceState
+) -> None:
+    prober.address = 0
+    probed.dma_map(0, 4096, memory)
+    probed.set_state(state)
+    probed.write32(BUFFER, Reg.GO, 1 << 31 | 16)
+    assert (prober.outcome, prober.done) == (None, 0)
+    assert os.pread(memory, 16, 0) == bytes(16)
+    probed.call(Command.DEVICE_RESET)
+    probed.write32(BUFFER, Reg.GO, 1 << 31 | 16)
+    assert os.pread(memory, 16, 0) == bytes(range(16))
+
+
+def test_a_dma_by_messages_ends_where_the_device_is_stopped(
+    probed: RawClient, prober: Prober
+) -> None:
+    """Its reply is still taken, and brings no next piece."""
+    prober.by_message = True
+    probed.write32(BUFFER, Reg.GO, 1 << 31 | 3 << 16)
+    header, access, _ = probed.receive_command(Command.DMA_WRITE)
+    probed.set_state(S.STOP)
+    probed.answer(header, access.pack())
+    assert probed.state() == S.STOP
+    probed.set_state(S.RUNNING)
+    assert (prober.outcome, prober.done) == (None, 0)
+    probed.write32(BUFFER, Reg.GO, 1 << 31 | 4)
+    assert probed.receive_command(Command.DMA_WRITE)[1].count == 4
+
+
+def test_the_next_client_finds_the_state_and_a_reset_ends_it(
+    tmp_path: Path, prober: Prober
+) -> None:
+    with serving(tmp_path / "socket", prober) as path:
+        with RawClient(path) as first:
+            first.set_state(S.STOP)
+        with RawClient(path) as following:
+            assert following.state() == S.STOP
+            following.call(Command.DEVICE_RESET)
+            assert following.state() == S.RUNNING
+    assert prober.phases == ["stopped", "running"]
+
+
+def test_the_example_stands_still(tmp_path: Path, memory: int) -> None:
+    """Its timer, its DMA and its interrupt: none while stopped, all once it runs."""
+    device, due = TimerDevice(), struct.pack("<Q", 1)
+    eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+    with serving(tmp_path / "socket", device) as path, RawClient(path) as client:
+        client.set_irqs(
+            SetIrqsFlag.DATA_EVENTFD | SetIrqsFlag.ACTION_TRIGGER, 0, 0, 1, b"", [eventfd]
+        )
+        client.dma_map(0, 4096, None)
+        client.dma_map(0x1000, 4096, memory)
+        client.set_state(S.STOP)
+        client.region_write(0, 0, due)
+        assert client.region_read(0, 0, 8) == bytes(8)
+        assert client.state() == S.STOP
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(eventfd)
+        client.set_state(S.RESUMING)
+        client.migration_write(bytes(0x3000) + due)
+        client.set_state(S.STOP)
+        assert device.timers.next_deadline() is None
+        client.set_state(S.RUNNING)
+        header, access, data = client.receive_command(Command.DMA_WRITE)
+        assert os.eventfd_read(eventfd) == 1
+        client.answer(header, access.pack())
+        assert (access.address, data[:1], os.pread(memory, 1, 0)) == (0, b"A", b"A")
+    device.shared(1).close()
+    os.close(eventfd)
+
+
 def test_out_and_in(probed: RawClient) -> None:
     probed.region_write(SHARED, 0, CONTENT)
     probed.set_state(S.STOP_COPY)
@@ -89,7 +167,7 @@ def test_out_and_in(probed: RawClient) -> None:
         out += piece
     assert out == CONTENT
     assert probed.migration_read(10) == b""
-    probed.set_state(S.STOP)
+    probed.set_state(S.RUNNING)
     probed.region_write(SHARED, 0, bytes(STATE))
     probed.set_state(S.RESUMING)
     for start in range(0, STATE, 7):

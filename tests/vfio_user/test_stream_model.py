@@ -131,7 +131,8 @@ class Stream(RuleBasedStateMachine):
         if not self.ready:
             assert self.device.outcome is None
             return
-        reached = self.covered(address, length, write=write)
+        runs = self.state in (DeviceState.RUNNING, DeviceState.PRE_COPY)
+        reached = runs and self.covered(address, length, write=write)
         assert self.device.moved == reached
         if reached and write:
             self.memory[address : address + length] = PATTERN[:length]
