@@ -2,6 +2,7 @@
 
 A test that takes a report answers for it: it expects it, or it fails. What nobody took until the
 test ended, or until the model forgot it, is nobody's, and the host has it from the device's trace.
+What the model could not check, because one of its bounds was reached, nobody can answer for.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ Event = Mapping[str, Any]
 
 
 def unowned(events: Iterable[Event]) -> list[str]:
-    """Return a line for each report among one test's events that was not taken."""
+    """Return a line for each report among one test's events that was not taken.
+
+    And for each that found no room, and each call that the model refused to keep track of.
+    """
     waiting: list[Event] = []
     lost: list[Event] = []
+    unchecked: list[str] = []
     for event in events:
         if event.get("event") == "cache report":
             waiting.append(event)
@@ -27,7 +32,13 @@ def unowned(events: Iterable[Event]) -> list[str]:
         elif event.get("event") == "cache" and event.get("command") == "CONFIGURE":
             lost += waiting
             waiting.clear()
-    return list(map(_said, lost + waiting))
+        elif event.get("event") == "cache reports lost":
+            unchecked.append(f"{event['count']} more, for which it had no room")
+        elif event.get("event") == "cache unchecked":
+            unchecked.append(
+                f"{event['command']} of buffer {event['tag']:#x} is not checked: {event['why']}"
+            )
+    return [*map(_said, lost + waiting), *unchecked]
 
 
 def complaint(lines: list[str]) -> str:

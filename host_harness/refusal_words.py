@@ -77,7 +77,7 @@ _REASONS: dict[str, tuple[str, str]] = {
     ),
     "TRANSFER_SIZE": (
         "the transfer of the ring is longer than any may be",
-        "cut the transfer at RING_BYTES_MAX",
+        "cut the transfer at RING_BYTES_MAX, or RING_BYTES_CACHED_MAX with the cache model on",
     ),
     "BOUNDARY": (
         "it crosses a boundary that the device must not cross",
@@ -115,6 +115,10 @@ _REASONS: dict[str, tuple[str, str]] = {
     "CACHE_UNTRACKED": (
         "a no-snoop access went to memory that no buffer tracks",
         "let the access go to a mapped buffer, or be snooped",
+    ),
+    "CACHE_SCATTERED": (
+        "it touches more separately tracked pieces than the cache model takes at once",
+        "cut the access where the buffers do, or track the memory as one buffer",
     ),
 }
 _UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for what came before")

@@ -126,6 +126,7 @@ class Exerciser(Endpoint):
             interrupt=lambda vector: self.msix(vector),
             make=lambda *asked: self._ring_transfer(*asked),
             changed=lambda: self._update_pending(),
+            cached=lambda: self.bus.interconnect.caches is not None,
         )
         self.atc = Atc(
             self.control,

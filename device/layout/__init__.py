@@ -80,6 +80,8 @@ from .protection import GRANT_CAPACITY as GRANT_CAPACITY
 from .protection import GrantDirection as GrantDirection
 from .protection import ProtectionCommand as ProtectionCommand
 from .protection import ProtectionStatus as ProtectionStatus
+from .ring import RING_BYTES_CACHED_LEAST as RING_BYTES_CACHED_LEAST
+from .ring import RING_BYTES_CACHED_MAX as RING_BYTES_CACHED_MAX
 from .ring import RING_BYTES_MAX as RING_BYTES_MAX
 from .ring import RING_ENABLE as RING_ENABLE
 from .ring import RING_REFUSED_INDEX as RING_REFUSED_INDEX

@@ -48,7 +48,7 @@ class DmaReason(IntEnum):
     CLIENT_GONE = 16  # its client ended it in flight
     BAD_DESCRIPTOR = 17  # unknown flags, directions that differ in one transfer, or no bytes
     UNFINISHED_CHAIN = 18  # the ring's last descriptor announces another one
-    TRANSFER_SIZE = 19  # more than RING_BYTES_MAX in one transfer
+    TRANSFER_SIZE = 19  # more bytes in one transfer than a doorbell may move: see RING_BYTES_MAX
     LENGTH_ALIGNMENT = 20  # a constraint of BAR3, and the one below
     MAX_TRANSFER = 21
     PRP = 22  # DmaRule.PRP: a segment in the midst of a page, or a gap
@@ -59,3 +59,4 @@ class DmaReason(IntEnum):
     PROTECTION_DIRECTION = 34  # grants cover it, none of them for this direction
     # The platform's cache model:
     CACHE_UNTRACKED = 40  # a no-snoop access in strict mode to a line that no buffer tracks
+    CACHE_SCATTERED = 41  # more pieces with different buffers than one access may have

@@ -10,7 +10,7 @@ from device.layout import DmaReason
 from device.vfio_user.model import Place
 
 from .cache.model import CacheModel
-from .cache.names import MAX_OPERATION, Mode, NotTracked, Span
+from .cache.names import MAX_OPERATION, Mode, NotTracked, Scattered, Span
 from .file_memory import FileMemory
 
 
@@ -24,18 +24,23 @@ class CachePath:
         self._model, self._memory, self._tell = model, memory, tell
 
     def check(self, places: Sequence[Place] | None, *, no_snoop: bool) -> Refusal | None:
-        """Refuse a no-snoop request in strict mode to a line that no buffer tracks."""
-        if not no_snoop or self._model.mode is not Mode.STRICT:
-            return None
+        """Refuse a no-snoop request in strict mode to a line that no buffer tracks.
+
+        And one that touches more pieces with different buffers than the model bounds it by.
+        """
         if places is None:
-            return Refusal(DmaReason.CACHE_UNTRACKED, 0)
+            strict = no_snoop and self._model.mode is Mode.STRICT
+            return Refusal(DmaReason.CACHE_UNTRACKED, 0) if strict else None
         for place in joined(places):
             for span in _spans(place):
                 try:
-                    self._model.check([span], no_snoop=True)
+                    self._model.check([span], no_snoop=no_snoop)
                 except NotTracked as error:
                     address = place.address + error.offset - place.offset
                     return Refusal(DmaReason.CACHE_UNTRACKED, address)
+                except Scattered as error:
+                    address = place.address + error.offset - place.offset
+                    return Refusal(DmaReason.CACHE_SCATTERED, address)
         return None
 
     def read(self, places: Sequence[Place], *, no_snoop: bool) -> bytes:

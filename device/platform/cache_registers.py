@@ -31,7 +31,6 @@ _STATUSES: dict[type[CacheError], CacheStatus] = {
     names.BadType: CacheStatus.BAD_TYPE,
     names.BadAnnouncement: CacheStatus.BAD_ANNOUNCEMENT,
     names.Busy: CacheStatus.BUSY,
-    names.TooMuch: CacheStatus.TOO_MUCH,
 }
 _WALKS = {
     WitnessStatus.NOT_PRESENT: CacheStatus.WALK_NOT_PRESENT,
@@ -75,6 +74,7 @@ class CacheRegisters:
         self._memory = FileMemory()
         self._model = make(self._memory, Mode.OFF, 64, 0)
         self._told = 0  # of the reports that are kept, how many the trace has
+        self._told_lost = 0
         control.add(
             (
                 Register(Plat.CACHE_CTL, Access.WO),
@@ -116,6 +116,10 @@ class CacheRegisters:
                 status, address = failure.status, failure.address
             except MemoryGone as gone:
                 status, address = CacheStatus.MEMORY_GONE, gone.address
+            except names.TooMuch as error:
+                status = CacheStatus.TOO_MUCH
+                name, tag = CacheCommand(value).name, control[Plat.CACHE_TAG]
+                self._event("cache unchecked", command=name, tag=tag, why=str(error))
             except CacheError as error:
                 status = _STATUSES[type(error)]
             self._tell()
@@ -174,7 +178,8 @@ class CacheRegisters:
     def _configure(self, mode: Mode, line: int, seed: int) -> None:
         memory = FileMemory()
         model = self._make(memory, mode, line, seed)
-        self._model, self._memory, self._told = model, memory, 0
+        self._model, self._memory = model, memory
+        self._told = self._told_lost = 0
         on = mode is not Mode.OFF
         self._interconnect.caches = CachePath(model, memory, self._tell) if on else None
 
@@ -229,7 +234,11 @@ class CacheRegisters:
         return len(taken)
 
     def _tell(self) -> None:
-        """Write the reports that an operation made to the trace."""
+        """Write the reports that an operation made to the trace, and how many found no room."""
+        lost = self._model.reports.lost - self._told_lost
+        if lost:
+            self._told_lost += lost
+            self._event("cache reports lost", count=lost)
         new = self._model.reports.since(self._told)
         self._told += len(new)
         for each in new:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from device.vfio_user.errors import Unmapped
 from device.vfio_user.model import Place
 
+from .cache.differences import runs
+
 
 class MemoryGone(Unmapped):
     """The client has cut a file in which a line lies; ``address`` is the offset in that file."""
@@ -58,6 +60,12 @@ class FileMemory:
     def write(self, backing: Hashable, offset: int, data: bytes) -> None:
         """Store bytes; MemoryGone."""
         self._view(backing, offset, len(data))[:] = data
+
+    def write_where(self, backing: Hashable, offset: int, data: bytes, mask: bytes) -> None:
+        """Store the bytes where ``mask`` is not 0, and none between them; MemoryGone."""
+        view = self._view(backing, offset, len(data))
+        for first, last in runs(mask):
+            view[first:last] = data[first:last]
 
     def _view(self, backing: Hashable, offset: int, length: int) -> memoryview:
         place, end = self._lent.get(backing) or self._kept.get(backing), offset + length

@@ -9,6 +9,10 @@ from enum import IntEnum, IntFlag
 RING_SIZE_MIN = 2
 RING_SIZE_MAX = 4096  # descriptors; bounds the work of one doorbell, together with:
 RING_BYTES_MAX = 64 << 20
+# The same while the platform's cache model is on, where each descriptor counts as so many bytes at
+# least: there its cost is that of its lines.
+RING_BYTES_CACHED_MAX = 16 << 20
+RING_BYTES_CACHED_LEAST = 16 << 10
 RING_ENABLE = 1 << 0  # RING_CONTROL; from 0 to 1 it latches base and size, and starts at index 0
 RING_REFUSED_INDEX = 0xFFFF  # RING_REFUSED: [15:0] the index of the transfer's first descriptor
 RING_REFUSED_REASON_SHIFT = 16  # [31:16] DmaReason; the register reads 0 when none was refused
@@ -39,7 +43,7 @@ class RingStatus(IntEnum):
     BAD_SIZE = 2  # RING_SIZE is not RING_SIZE_MIN to RING_SIZE_MAX
     BAD_INDEX = 3  # the doorbell's index is not below RING_SIZE
     UNREACHABLE = 4  # descriptors cannot be read; a record says why
-    BUDGET = 5  # RING_BYTES_MAX were moved: ring again with the same index to go on
+    BUDGET = 5  # as many bytes moved as a doorbell may: ring again with the same index to go on
     BUSY = 6  # not done: memory that only the device's client reaches takes its time
     ABORTED = 7  # bus mastering ended meanwhile; the transfer under way has a record
     REFUSED = 8  # a transfer was refused, and the ring halted

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from device.layout import MemoryType
+from device.platform.cache.differences import runs
 from device.platform.cache.model import CacheModel
 from device.platform.cache.names import CacheError, Direction, Mode, Span
 from tests.device.cache_reference import Reference, Refused
@@ -35,6 +36,11 @@ class Memory:
         memory = self.backings[str(backing)]
         assert offset + len(data) <= len(memory)
         memory[offset : offset + len(data)] = data
+
+    def write_where(self, backing: Hashable, offset: int, data: bytes, mask: bytes) -> None:
+        assert len(mask) == len(data)
+        for first, last in runs(mask):
+            self.write(backing, offset + first, data[first:last])
 
 
 class Setting(NamedTuple):

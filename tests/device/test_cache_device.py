@@ -10,6 +10,9 @@ import pytest
 from device.endpoints.requests import Attributes, DmaRefused
 from device.layout import (
     CACHE_REPORTS_MAX,
+    RING_BYTES_CACHED_LEAST,
+    RING_BYTES_CACHED_MAX,
+    RING_REFUSED_REASON_SHIFT,
     CacheCommand,
     CacheMissingCall,
     CacheModelMode,
@@ -18,15 +21,20 @@ from device.layout import (
     CacheReportKind,
     CacheStatus,
     DmaReason,
+    Ext,
     Plat,
     PlatformFeature,
     ProtectionCommand,
+    RingDescriptor,
+    RingFlag,
+    RingStatus,
 )
 from device.profile import Profile
 from device.trace import Trace
 from tests.device.cache_board import DATA, IN, IN_OUT, OUT, STAGING, TAG, CacheBoard
 from tests.device.fakes import BASE, READ_ONLY_BASE, read32, write32
 from tests.device.tables import PAGE
+from tests.device.test_ring import enable, lay, ring
 
 LINE = 64
 OLD, NEW = b"\x11" * LINE, b"\x22" * LINE
@@ -299,6 +307,52 @@ def test_a_buffer_over_pages_of_several_types(board: CacheBoard) -> None:
     board.done(CacheCommand.UNTRACK)
     assert board.refused(DATA + PAGE, 2, write=False) is DmaReason.CACHE_UNTRACKED
     assert BASE < DATA
+
+
+def test_an_access_to_many_pieces_is_refused_by_name(board: CacheBoard) -> None:
+    """Twelve lines of as many buffers; a part of them is reached, and the next one whole."""
+    for tag in range(12):
+        assert board.track(0, LINE, tag=tag, skip=tag * LINE) is CacheStatus.OK
+        board.done(CacheCommand.CLEAN, tag, length=LINE)
+    for no_snoop in (False, True):
+        for write in (False, True):
+            reason = board.refused(DATA, 12 * LINE, write=write, no_snoop=no_snoop)
+            assert reason is DmaReason.CACHE_SCATTERED
+        board.writes(DATA, bytes(9 * LINE), no_snoop=no_snoop)
+    board.done(CacheCommand.UNTRACK, 3)
+    assert board.refused(DATA, 12 * LINE, write=True) is DmaReason.CACHE_UNTRACKED
+
+
+def test_a_doorbell_does_less_at_once_behind_a_cache(board: CacheBoard) -> None:
+    """Each descriptor counts as 16 KiB at least; the same index rung again goes on."""
+    lay(board.client, [RingDescriptor(DATA, 4, 0, 0)] * 4096)
+    board.track()
+    board.done(CacheCommand.CLEAN, length=PAGE)
+    enable(board.exerciser, 4096)
+    turn = RING_BYTES_CACHED_MAX // RING_BYTES_CACHED_LEAST
+    assert ring(board.exerciser, 3000) == (RingStatus.BUDGET, turn)
+    assert ring(board.exerciser, 3000) == (RingStatus.BUDGET, 2 * turn)
+    assert ring(board.exerciser, 3000) == (RingStatus.OK, 3000)
+    board.configure(CacheModelMode.OFF)
+    assert ring(board.exerciser, 2999) == (RingStatus.OK, 2999)
+
+
+def test_a_transfer_that_is_too_long_behind_a_cache(board: CacheBoard) -> None:
+    part = 8 * PAGE
+    count = RING_BYTES_CACHED_MAX // part
+    chain = [RingDescriptor(DATA, part, 0, RingFlag.CHAIN)] * count
+    lay(board.client, [*chain, RingDescriptor(DATA, 4, 0, 0)])
+    enable(board.exerciser, 4096)
+    assert ring(board.exerciser, count + 1) == (RingStatus.REFUSED, 0)
+    refused = read32(board.exerciser, 3, Ext.RING_REFUSED)
+    assert refused >> RING_REFUSED_REASON_SHIFT == DmaReason.TRANSFER_SIZE
+    lay(board.client, [*chain[1:], RingDescriptor(DATA, part, 0, 0)])
+    enable(board.exerciser, 4096)
+    assert ring(board.exerciser, count) == (RingStatus.OK, count)
+    board.configure(CacheModelMode.OFF)
+    lay(board.client, [*chain, RingDescriptor(DATA, 4, 0, 0)])
+    enable(board.exerciser, 4096)
+    assert ring(board.exerciser, count + 1) == (RingStatus.OK, count + 1)
 
 
 def test_a_device_that_is_never_snooped_meets_dram_whatever_it_asks() -> None:

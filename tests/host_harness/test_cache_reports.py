@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from device.layout import CacheCommand, CacheModelMode, Plat
+from device.layout import CacheCommand, CacheModelMode, CacheStatus, Plat
+from device.platform.cache.names import MAX_SHARERS
+from device.platform.cache.reports import REPORTS_MAX
 from device.trace import Trace
 from host_harness.cache_reports import complaint, unowned
 from host_harness.report import AFTER, Ledger
-from tests.device.cache_board import DATA, OUT, CacheBoard
+from tests.device.cache_board import DATA, IN, OUT, CacheBoard
 from tests.device.fakes import write32
 
 LINE = 64
@@ -59,6 +61,41 @@ def test_what_nobody_took(
         assert line.startswith("RELEASED_DIRTY in buffer 0x5, offset 64, line 1; expected ")
         assert "expected ff ff ff ff, seen 00 00 00 00; found by UNTRACK" in line
         assert line.endswith("after the store: the one that came is older")
+
+
+def _found(trace: Path) -> list[str]:
+    return unowned(json.loads(line) for line in trace.read_text().splitlines())
+
+
+def test_a_call_that_the_model_could_not_take_is_no_yes(tmp_path: Path) -> None:
+    """Whatever the guest makes of the status: what was not checked, the host knows."""
+    trace = Trace(tmp_path / "trace")
+    board = CacheBoard(trace=trace)
+    board.configure()
+    for tag in range(MAX_SHARERS):
+        assert board.track(tag=tag) is CacheStatus.OK
+    assert board.track(tag=99) is CacheStatus.TOO_MUCH
+    assert board.command(CacheCommand.CLEAN, 99, length=1) is CacheStatus.BAD_BUFFER
+    board.done(CacheCommand.UNTRACK, 0)
+    assert board.track(tag=99) is CacheStatus.OK
+    trace.close()
+    (line,) = _found(tmp_path / "trace")
+    assert line.startswith("TRACK of buffer 0x63 is not checked: 16 buffers track offset ")
+
+
+def test_reports_that_found_no_room_are_counted_once(tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace")
+    board = CacheBoard(trace=trace)
+    board.configure()
+    board.track(direction=OUT)
+    for _ in range(REPORTS_MAX + 3):
+        board.done(CacheCommand.SYNC_FOR_CPU, length=LINE, direction=IN)
+    while board.reports():
+        pass
+    board.done(CacheCommand.UNTRACK)
+    trace.close()
+    found = _found(tmp_path / "trace")
+    assert found == ["1 more, for which it had no room"] * 3
 
 
 def test_the_complaint_has_the_first_and_a_count() -> None:

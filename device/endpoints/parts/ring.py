@@ -23,6 +23,8 @@ from device.endpoints.registers import Access, Register, RegisterFile
 from device.endpoints.requests import DmaRefused
 from device.endpoints.task import Steps, Task
 from device.layout import (
+    RING_BYTES_CACHED_LEAST,
+    RING_BYTES_CACHED_MAX,
     RING_BYTES_MAX,
     RING_ENABLE,
     RING_REFUSED_REASON_SHIFT,
@@ -66,7 +68,8 @@ class Ring:
 
     ``run`` runs a transfer and calls back with its reason when it has ended, ``refuse`` refuses
     one, ``unreachable`` records descriptors that the bus refused, ``make`` makes a transfer;
-    ``changed`` is called when the ring begins or ends to be busy.
+    ``changed`` is called when the ring begins or ends to be busy; ``cached`` tells whether a cache
+    model stands before memory.
     """
 
     def __init__(
@@ -82,11 +85,13 @@ class Ring:
         interrupt: Callable[[int], object],
         make: Callable[[DmaDirection, tuple[Segment, ...], bool], Transfer],
         changed: Callable[[], None],
+        cached: Callable[[], bool] = lambda: False,
     ) -> None:
         self._extension = extension
         self._read, self._run = read, run
         self._refuse, self._unreachable = refuse, unreachable
         self._interrupt, self._make, self._changed = interrupt, make, changed
+        self._cached = cached
         self._base = self._size = 0
         self._enabled = self._stopping = False
         self._task: Task | None = None  # while busy, as software sees it
@@ -187,13 +192,14 @@ class Ring:
         self._unreachable(self._make(DmaDirection.READ_MEMORY, (place,), False), reason)
 
     def _run_all(self, descriptors: list[Descriptor]) -> Steps[RingStatus]:
-        status, moved, wanted = RingStatus.OK, 0, False
+        status, spent, wanted = RingStatus.OK, 0, False
+        most = self._most()
         for chain in chains(descriptors):
-            length = sum(each.length for each in chain)
             # A transfer that alone is too long is refused, and costs nothing.
-            if length <= RING_BYTES_MAX:
-                moved += length
-                if moved > RING_BYTES_MAX:
+            if sum(each.length for each in chain) <= most:
+                cost = self._cost(chain)
+                spent += cost
+                if most < spent != cost:
                     status = RingStatus.BUDGET
                     break
             reason = yield from self.run(chain)
@@ -214,6 +220,15 @@ class Ring:
             self._interrupt(self._extension[Ext.RING_VECTOR])
         return status
 
+    def _most(self) -> int:
+        """Return the bytes that a doorbell, and so a transfer, may move."""
+        return RING_BYTES_CACHED_MAX if self._cached() else RING_BYTES_MAX
+
+    def _cost(self, chain: list[Descriptor]) -> int:
+        """Return the bytes that a transfer counts as: see ``RING_BYTES_CACHED_LEAST``."""
+        least = RING_BYTES_CACHED_LEAST if self._cached() else 0
+        return sum(max(each.length, least) for each in chain)
+
     def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
         """Run one transfer, or refuse what its descriptors alone make impossible."""
         flags = chain[0].flags
@@ -229,7 +244,7 @@ class Ring:
             reason = DmaReason.BAD_DESCRIPTOR
         elif chain[-1].flags & _CHAIN:
             reason = DmaReason.UNFINISHED_CHAIN
-        elif transfer.length > RING_BYTES_MAX:
+        elif transfer.length > self._most():
             reason = DmaReason.TRANSFER_SIZE
         if reason:
             self._refuse(transfer, reason)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .buffers import Buffer
-from .differences import runs
+from .differences import differing, runs
 from .lines import FRESH, Segment, Window
 from .names import Direction, Operation
 from .reports import MISSING, MissingCall, ReportKind
@@ -60,7 +60,8 @@ def _sharer(kind: ReportKind, window: Window, index: int, buffer: Buffer) -> int
 def _stored(window: Window, low: int, high: int) -> Iterator[int]:
     """Yield where the CPU's bytes are not in DRAM, and none of the device's are there."""
     segment = window.segment
-    for first, last in runs(segment.image[low:high], window.bytes_at(low, high)):
+    mask = differing(segment.image[low:high], window.bytes_at(low, high))
+    for first, last in runs(mask):
         yield from (each for each in range(low + first, low + last) if not segment.written[each])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .copies import Copies
 from .lines import Segment
-from .names import BadRange, Direction, Span
+from .names import BUFFER_COST, PIECE_COST, SPAN_COST, BadRange, Direction, Span
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +21,19 @@ class Buffer:
     spans: Sequence[Span]
     line: int
     owned: Copies = field(default_factory=Copies)
+
+    @property
+    def edges(self) -> Iterator[tuple[Hashable, int]]:
+        """Yield where the lines begin that hold other bytes as well: two at most."""
+        first, last = self.spans[0], self.spans[-1]
+        for span, place in ((first, first.offset), (last, last.offset + last.length)):
+            if place % self.line:
+                yield span.backing, place - place % self.line
+
+    @property
+    def retained(self) -> int:
+        """Return the bytes that it takes at most, besides its snapshots."""
+        return BUFFER_COST + SPAN_COST * len(self.spans)
 
     @property
     def length(self) -> int:
@@ -85,7 +98,11 @@ class Tracked:
 
     def __init__(self) -> None:
         self._segments: dict[Hashable, list[Segment]] = {}
-        self.size = 0  # bytes
+        self.size = 0  # bytes of guest memory
+        self.retained = 0  # bytes that their state takes
+
+    def __len__(self) -> int:
+        return sum(map(len, self._segments.values()))
 
     def pieces(
         self, backing: Hashable, start: int, end: int
@@ -113,18 +130,21 @@ class Tracked:
         index = bisect_right(segments, offset, key=_start) - 1
         if index >= 0 and segments[index].start < offset < segments[index].end:
             segments.insert(index + 1, segments[index].split(offset))
+            self.retained += PIECE_COST
 
     def add(self, segment: Segment) -> None:
         """Add lines that were not tracked."""
         segments = self._segments.setdefault(segment.backing, [])
         segments.insert(bisect_right(segments, segment.start, key=_start), segment)
         self.size += segment.size
+        self.retained += segment.retained
 
     def remove(self, segment: Segment) -> None:
         """Forget lines."""
         segments = self._segments[segment.backing]
-        segments.remove(segment)
+        del segments[bisect_right(segments, segment.start, key=_start) - 1]
         self.size -= segment.size
+        self.retained -= segment.retained
         if not segments:
             del self._segments[segment.backing]
 
@@ -135,6 +155,7 @@ class Tracked:
         while index + 1 < len(segments) and segments[index].start < end:
             if segments[index].joins(segments[index + 1]):
                 segments[index].join(segments.pop(index + 1))
+                self.retained -= PIECE_COST
             else:
                 index += 1
 

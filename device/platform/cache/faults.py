@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .blame import Blame
 from .buffers import Buffer
-from .lines import DIRTY, FRESH, Segment, Window
+from .differences import blended, of_bytes
+from .lines import DIRTY, FRESH, Segment, Window, lines_with
 from .model import CacheModel
 from .names import Operation, Span
 from .reports import MISSING, ReportKind
+
+_STORED = lines_with(DIRTY, without=FRESH)
 
 
 class _CleanNoop(CacheModel):
@@ -30,10 +33,9 @@ class _CleanOneLineShort(CacheModel):
 
 
 class _WriteThroughCopiesLine(CacheModel):
-    def stored_through(self, window: Window, first: int, last: int) -> None:
-        start, end = first * self.line, last * self.line
-        window.segment.image[start:end] = window.bytes_at(start, end)
-        window.segment.known[start:end] = window.bytes_at(start, end)
+    def stored_through(self, window: Window, changed: bytes) -> None:
+        lines = window.lines_of(window.start, changed)
+        super().stored_through(window, of_bytes(lines, self.line))
 
 
 class _SnoopAsNoSnoop(CacheModel):
@@ -60,10 +62,11 @@ class _NoSnoopAsSnoop(CacheModel):
 
 
 class _SnoopedWriteNotInImage(CacheModel):
-    def enter(self, segment: Segment, start: int, data: bytes) -> None:
-        if segment.imaged:
-            segment.known[start : start + len(data)] = data
-            segment.written[start : start + len(data)] = bytes(len(data))
+    def enter(self, segment: Segment, start: int, data: bytes, mask: bytes | None = None) -> None:
+        place = slice(start, start + len(data))
+        image = segment.image[place]
+        super().enter(segment, start, data, mask)
+        segment.image[place] = image
 
 
 class _WrittenForgotten(CacheModel):
@@ -72,9 +75,8 @@ class _WrittenForgotten(CacheModel):
 
 
 class _DirtyNotSeen(CacheModel):
-    def stored_back(self, window: Window, first: int, last: int) -> None:
-        start, end = first * self.line, last * self.line
-        window.segment.known[start:end] = window.bytes_at(start, end)
+    def stored_back(self, window: Window, lines: bytes) -> None:
+        window.segment.known[window.start : window.end] = window.memory
 
 
 class _StaleReadForgotten(CacheModel):
@@ -85,10 +87,8 @@ class _StaleReadForgotten(CacheModel):
 class _OwnerForgotten(CacheModel):
     """Cries wolf: whatever is dirty at the release is reported."""
 
-    def still_owned(self, buffer: Buffer, window: Window) -> set[int]:
-        marks = window.segment.marks
-        lines = range(window.first, window.first + window.lines)
-        return {each for each in lines if marks[each] & DIRTY and not marks[each] & FRESH}
+    def still_owned(self, buffer: Buffer, window: Window) -> bytes:
+        return window.lines_with(_STORED)
 
 
 class _MaintenanceTakesNothingBack(CacheModel):
@@ -150,11 +150,12 @@ class _UntrackedReached(CacheModel):
 class _WholeLineToMemory(CacheModel):
     """Undoes stores of a CPU that runs: no sequence of single steps can show that."""
 
-    def take_image(self, window: Window, first: int, last: int) -> None:
-        start, end = first * self.line, last * self.line
+    def take_image(self, window: Window, lines: bytes | None = None) -> None:
+        start, end = window.start, window.end
         image = bytes(window.segment.image[start:end])
-        self.change(window, start, image)
-        window.segment.known[start:end] = image
+        mask = of_bytes(bytes(window.lines * b"\xff") if lines is None else lines, self.line)
+        self.change(window, start, image, mask)
+        window.segment.known[start:end] = blended(window.segment.known[start:end], image, mask)
 
 
 FAULTS: Mapping[str, type[CacheModel]] = {

@@ -5,7 +5,6 @@ One line costs three times its size and ten bytes; no object stands for a single
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from device.layout import MemoryType
 
-from .names import Operation
+from .differences import blended, of_lines, padded, runs
+from .names import PIECE_COST, Operation
 
 if TYPE_CHECKING:
     from .buffers import Buffer
@@ -23,19 +23,22 @@ CACHED = 1
 DIRTY = 2  # WB: the CPU's bytes are not in DRAM
 STALE = 4  # WB: dirty, and a device has read older bytes than the CPU stored
 FRESH = 8  # WB: dirty, but only because it was tracked
-_ALL = 16
+
+_LINE_COST = 10  # bytes: a line's marks, its last operation and that one's number
 
 IMAGED = frozenset({MemoryType.WB, MemoryType.WT})
 UNIMAGED = frozenset({MemoryType.WC, MemoryType.UC})
 
 
-def lines_with(wanted: int, without: int = 0) -> re.Pattern[bytes]:
-    """Return what finds runs of lines with any mark of ``wanted`` and none of ``without``.
+def lines_with(wanted: int, without: int = 0) -> bytes:
+    """Return what ``bytes.translate`` needs to make a mask of marks.
 
-    ``wanted`` 0: any line at all.
+    Set are the lines with any mark of ``wanted`` and none of ``without``. ``wanted`` 0: any line.
     """
-    found = (each for each in range(_ALL) if (each & wanted or not wanted) and not each & without)
-    return re.compile(b"[" + b"".join(re.escape(bytes((each,))) for each in found) + b"]+")
+    return bytes(
+        0xFF if (each & wanted or not wanted) and not each & without else 0x00
+        for each in range(256)
+    )
 
 
 def marking(keep: int, add: int) -> bytes:
@@ -44,6 +47,7 @@ def marking(keep: int, add: int) -> bytes:
 
 
 _BLOCK = 1 << 16
+_PART = 1 << 18  # bytes of a window's parts
 _FILLS = {value: bytes((value,)) * _BLOCK for value in (0x00, 0xFF)}
 
 
@@ -89,6 +93,19 @@ class Segment:
         """Return whether the lines have a DRAM image of their own: WB and WT."""
         return self.type in IMAGED
 
+    @property
+    def retained(self) -> int:
+        """Return the bytes that the model holds for these lines, at most."""
+        return retained(self.size, self.line, imaged=self.imaged)
+
+    def same_history(self, index: int, first: int, last: int) -> bool:
+        """Return whether the lines [first, last) have the last operation of line ``index``."""
+        count = last - first
+        return (
+            self.when[first:last] == array("Q", (self.when[index],)) * count
+            and self.last[first:last] == self.last[index : index + 1] * count
+        )
+
     def split(self, offset: int) -> Segment:
         """Cut the lines from ``offset`` on off, and return them."""
         size = offset - self.start
@@ -97,13 +114,14 @@ class Segment:
             *(self.backing, offset, self.size - size, self.line, self.type, list(self.buffers)),
             *(self.origin, self.origin_line + lines),
         )
-        rest.image, rest.known, rest.written = (
-            each[size:] for each in (self.image, self.known, self.written)
-        )
-        rest.marks, rest.last, rest.when = self.marks[lines:], self.last[lines:], self.when[lines:]
+        # New arrays for both: one that is cut keeps its room.
+        rest.image, self.image = self.image[size:], self.image[:size]
+        rest.known, self.known = self.known[size:], self.known[:size]
+        rest.written, self.written = self.written[size:], self.written[:size]
+        rest.marks, self.marks = self.marks[lines:], self.marks[:lines]
+        rest.last, self.last = self.last[lines:], self.last[:lines]
+        rest.when, self.when = self.when[lines:], self.when[:lines]
         self.size = size
-        del self.image[size:], self.known[size:], self.written[size:]
-        del self.marks[lines:], self.last[lines:], self.when[lines:]
         return rest
 
     def joins(self, other: Segment) -> bool:
@@ -125,6 +143,12 @@ class Segment:
         self.marks += other.marks
         self.last += other.last
         self.when += other.when
+
+
+def retained(size: int, line: int, *, imaged: bool) -> int:
+    """Return the bytes that the model holds for ``size`` bytes of adjacent lines, at most."""
+    content = (3 * size if imaged else 0) + _LINE_COST * (size // line)
+    return PIECE_COST + content * 9 // 8  # an array that has grown has room to spare
 
 
 @dataclass(slots=True)
@@ -159,8 +183,19 @@ class Window:
             return self.memory
         return bytes(memoryview(self.memory)[start - self.start : end - self.start])
 
-    def replace(self, start: int, data: bytes) -> None:
-        """Enter what the operation itself wrote to memory into the copy."""
+    def parts(self) -> Iterator[Window]:
+        """Yield these lines in windows of bounded size, each with its own copy."""
+        step = _PART // self.segment.line
+        for first in range(self.first, self.first + self.lines, step):
+            lines = min(step, self.first + self.lines - first)
+            start = first * self.segment.line
+            memory = self.bytes_at(start, start + lines * self.segment.line)
+            yield Window(self.segment, first, lines, memory, self.low, self.high)
+
+    def replace(self, start: int, data: bytes, mask: bytes | None = None) -> None:
+        """Enter what the operation itself wrote to memory, where ``mask`` is set, into the copy."""
+        if mask is not None:
+            data = blended(self.bytes_at(start, start + len(data)), data, mask)
         if len(data) == len(self.memory):
             self.memory = data
             return
@@ -168,16 +203,32 @@ class Window:
             self.memory = bytearray(self.memory)
         self.memory[start - self.start : start - self.start + len(data)] = data
 
-    def found(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
-        """Yield the runs of lines [first, last) whose marks match."""
-        for match in pattern.finditer(self.segment.marks, self.first, self.first + self.lines):
-            yield match.span()
+    def lines_with(self, table: bytes) -> bytes:
+        """Return the mask of the lines here whose marks are those of a table of ``lines_with``."""
+        marks = self.segment.marks[self.first : self.first + self.lines]
+        return bytes(marks.translate(table))
 
-    def remark(self, table: bytes, lines: tuple[int, int] | None = None) -> None:
-        """Change the marks of some lines, or of all here, by a table of ``marking``."""
-        first, last = lines or (self.first, self.first + self.lines)
-        marks = self.segment.marks
-        marks[first:last] = marks[first:last].translate(table)
+    def runs(self, lines: bytes) -> Iterator[tuple[int, int]]:
+        """Yield the runs [first, last) that a mask of the lines here has, counted as they are."""
+        return ((self.first + first, self.first + last) for first, last in runs(lines))
+
+    def lines_of(self, start: int, mask: bytes) -> bytes:
+        """Return the mask of the lines here with a byte of ``mask``, which begins at ``start``."""
+        whole = padded(mask, start - self.start, len(self.memory))
+        return of_lines(whole, self.segment.line)
+
+    def written(self, low: int, high: int) -> bytes:
+        """Return the mask of the lines here with bytes in W at positions [low, high)."""
+        if self.segment.written.find(b"\xff", low, high) < 0:
+            return bytes(self.lines)
+        return self.lines_of(low, bytes(memoryview(self.segment.written)[low:high]))
+
+    def remark(self, table: bytes, lines: bytes | None = None) -> None:
+        """Change the marks of the lines here, or of those in a mask, by a table of ``marking``."""
+        marks, last = self.segment.marks, self.first + self.lines
+        old = marks[self.first : last]
+        new = old.translate(table)
+        marks[self.first : last] = new if lines is None else blended(old, new, lines)
 
     def note(self, operation: Operation, number: int) -> None:
         """Enter the last operation of all lines here."""

@@ -10,12 +10,21 @@ from device.layout import MemoryType
 from . import seeded
 from .buffers import Buffer, Tracked, check_spans
 from .copies import Copies
-from .lines import CACHED, DIRTY, FRESH, IMAGED, UNIMAGED, Line, Segment, Window, look
+from .differences import differing
+from .lines import CACHED, DIRTY, FRESH, IMAGED, UNIMAGED, Line, Segment, Window, look, retained
 from .names import (
+    BUFFER_COST,
     LINE_SIZES,
     MAX_ANNOUNCED,
     MAX_OPERATION,
+    MAX_PIECES,
+    MAX_PIECES_OF_ACCESS,
+    MAX_RETAINED,
+    MAX_SHARERS,
     MAX_TRACKED,
+    PAGE,
+    PIECE_COST,
+    SPAN_COST,
     BadAnnouncement,
     BadBuffer,
     BadConfiguration,
@@ -27,6 +36,7 @@ from .names import (
     Mode,
     NotTracked,
     Operation,
+    Scattered,
     Span,
     TooMuch,
 )
@@ -54,6 +64,12 @@ class CacheModel(Rules):
         self._tracked = Tracked()
         self._buffers: dict[int, Buffer] = {}
         self._ordinals = 0
+        self._named = 0  # bytes that the buffers themselves take
+
+    @property
+    def retained(self) -> int:
+        """Return the bytes that the model holds, at most: lines, copies, buffers and reports."""
+        return self._tracked.retained + self._held.size + self._named + self.reports.retained
 
     @property
     def tracked_size(self) -> int:
@@ -83,8 +99,11 @@ class CacheModel(Rules):
             raise BadBuffer(f"buffer {tag:#x} is tracked already")
         check_spans([span for span, _ in runs], self.line, MAX_OPERATION)
         self._admit(runs)
-        buffer = Buffer(tag, self._ordinals, direction, tuple(span for span, _ in runs), self.line)
+        spans = tuple(span for span, _ in runs)
+        owned = Copies(self._held)
+        buffer = Buffer(tag, self._ordinals, direction, spans, self.line, owned)
         self._ordinals += 1
+        self._named += buffer.retained
         position = 0
         for span, kind in runs:
             start, end = self._rounded(span)
@@ -96,25 +115,45 @@ class CacheModel(Rules):
     def _admit(self, runs: Sequence[tuple[Span, MemoryType]]) -> None:
         """Refuse what cannot be tracked before anything is."""
         new = 0
+        most = BUFFER_COST + SPAN_COST * len(runs)
+        pieces = len(self._tracked)
         edges = []
         for span, kind in runs:
             if kind not in IMAGED | UNIMAGED:
                 raise BadType(f"{kind.name} memory at offset {span.offset:#x} has no rules")
             start, end = self._rounded(span)
             edges.append((repr(span.backing), start, end, kind))
+            pieces += 2  # where the span cuts others
+            most += 2 * PIECE_COST
             for segment, low, high in self._tracked.pieces(span.backing, start, end):
                 if segment is None:
                     new += high - low
+                    pieces += 1
+                    most += retained(high - low, self.line, imaged=kind in IMAGED)
                 elif segment.type is not kind:
                     raise Busy(span.backing, low)
+                elif len(segment.buffers) >= MAX_SHARERS:
+                    raise TooMuch(f"{MAX_SHARERS} buffers track offset {low:#x} of {span.backing}")
         edges.sort()
+        twice = 1
         for before, after in pairwise(edges):
             # The same memory twice in one buffer.
             same = before[0] == after[0] and after[1] < before[2]
             if same and before[3] is not after[3]:
                 raise Busy(after[0], after[1])
+            twice += same
+        if twice > MAX_SHARERS:
+            raise TooMuch(f"one buffer that has memory {twice} times; at most {MAX_SHARERS}")
         if self._tracked.size + new > MAX_TRACKED:
             raise TooMuch(f"{self._tracked.size + new} bytes; at most {MAX_TRACKED}")
+        if pieces > MAX_PIECES:
+            raise TooMuch(f"{pieces} pieces of memory with different buffers; at most {MAX_PIECES}")
+        self._admit_bytes(most)
+
+    def _admit_bytes(self, more: int) -> None:
+        """Refuse to hold more than ``MAX_RETAINED``: TooMuch."""
+        if self.retained + more > MAX_RETAINED:
+            raise TooMuch(f"{self.retained + more} bytes held; at most {MAX_RETAINED}")
 
     def _track_lines(
         self, buffer: Buffer, backing: Hashable, start: int, end: int, kind: MemoryType, number: int
@@ -186,20 +225,22 @@ class CacheModel(Rules):
                     self._tracked.remove(segment)
             self._tracked.join(span.backing, start, end)
         del self._buffers[tag]
+        self._named -= buffer.retained
+        buffer.owned.clear()
         for key in [key for key in self._announced if key[0] == tag]:
-            del self._announced[key]
+            self._announced.pop(key).clear()
 
     # Accesses of a device. The spans are those of its bus addresses, in order.
 
     def check(self, spans: Sequence[Span], *, no_snoop: bool) -> None:
-        """Refuse what ``read`` and ``write`` would, and do nothing: BadRange, NotTracked.
+        """Refuse what ``read`` and ``write`` would, and do nothing.
 
-        For a DMA of several parts that is refused whole.
+        BadRange, NotTracked, Scattered. For a DMA of several parts that is refused whole.
         """
         self._accessed(spans, no_snoop)
 
     def read(self, spans: Sequence[Span], *, no_snoop: bool) -> bytes:
-        """Return what a device reads. BadRange; NotTracked, and then nothing was read."""
+        """Return what a device reads. BadRange; NotTracked, Scattered: then nothing was read."""
         self._begin(Operation.NO_SNOOP_READ if no_snoop else Operation.SNOOPED_READ)
         parts = []
         for segment, span in self._accessed(spans, no_snoop):
@@ -217,7 +258,7 @@ class CacheModel(Rules):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, spans: Sequence[Span], data: bytes, *, no_snoop: bool) -> None:
-        """Write what a device writes. BadRange; NotTracked, and then nothing was written."""
+        """Write what a device writes. BadRange; NotTracked, Scattered: nothing was written."""
         self._begin(Operation.NO_SNOOP_WRITE if no_snoop else Operation.SNOOPED_WRITE)
         if sum(span.length for span in spans) != len(data):
             raise BadRange(f"{len(data)} bytes for a range of another length")
@@ -251,6 +292,9 @@ class CacheModel(Rules):
             for segment, span in found:
                 if segment is None:
                     raise NotTracked(span.backing, span.offset)
+        pages = sum(1 + span.length // PAGE for span in spans)
+        if len(found) > MAX_PIECES_OF_ACCESS + pages:
+            raise Scattered(spans[0].backing, spans[0].offset, len(found))
         return found
 
     # Maintenance by range, as an outer cache's registers do it. BadBuffer, BadRange.
@@ -294,6 +338,7 @@ class CacheModel(Rules):
         """Clean, and keep a snapshot: the device owns the bytes now. BadBuffer, BadRange."""
         buffer = self._begin_call(Operation.SYNC_FOR_DEVICE, tag)
         windows = self._windows(buffer, offset, length)
+        self._admit_copies(windows)
         self.check_direction(buffer, windows[0], direction)
         self.hand_over(buffer, windows)
         for window, _, _ in windows:
@@ -323,6 +368,10 @@ class CacheModel(Rules):
         for window, start, end in self._windows(buffer, offset, length):
             self.compare_snapshot(buffer, window, start, end)
 
+    def _admit_copies(self, windows: Sequence[tuple[Window, int, int]]) -> None:
+        """Refuse to keep a copy of these bytes where there is no room: TooMuch."""
+        self._admit_bytes(sum(Copies.most(end - start) for _, start, end in windows))
+
     def check_direction(
         self, buffer: Buffer, place: tuple[Window, int, int], direction: Direction | None
     ) -> None:
@@ -340,7 +389,8 @@ class CacheModel(Rules):
         windows = self._windows(buffer, offset, length)
         if (tag, offset, length) in self._announced or len(self._announced) >= MAX_ANNOUNCED:
             raise BadAnnouncement(f"open already, or the {MAX_ANNOUNCED + 1}th")
-        copies = Copies()
+        self._admit_copies(windows)
+        copies = Copies(self._held)
         for window, start, end in windows:
             self.observe(window)
             segment = window.segment
@@ -361,13 +411,15 @@ class CacheModel(Rules):
             raise BadAnnouncement("an end without its begin")
         for window, start, end in windows:
             segment = window.segment
-            for place, _, found in copies.differences(
-                segment.backing, segment.start + start, window.bytes_at(start, end)
-            ):
-                self.enter(segment, place - segment.start, found)
-                self.enter_snapshots(segment, place - segment.start, found)
+            found = window.bytes_at(start, end)
+            before = copies.expected(segment.backing, segment.start + start, found)
+            if before != found:
+                mask = differing(before, found)
+                self.enter(segment, start, found, mask)
+                self.enter_snapshots(segment, start, found, mask)
             self.observe(window)
             window.note(self._operation, self.number)
+        copies.clear()
 
     # What operations begin with.
 

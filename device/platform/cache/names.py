@@ -9,12 +9,20 @@ from typing import Protocol
 from device import layout
 
 LINE_SIZES = layout.CACHE_LINE_SIZES  # bytes
-# Bounds of one model and of one buffer or access, in bytes: what a hostile guest can make the model
-# hold, and how long one operation can take. The worst writes every other byte to memory, some 2 us
-# each.
-MAX_TRACKED = 64 << 20
-MAX_OPERATION = layout.CACHE_MAX_OPERATION
+# Bounds: of what a hostile guest can make the model hold, and of how long an operation can take.
+MAX_TRACKED = 64 << 20  # bytes of guest memory
+MAX_OPERATION = layout.CACHE_MAX_OPERATION  # bytes of one buffer or access
+MAX_RETAINED = 384 << 20  # bytes of everything that the model holds: lines, copies, buffers
+MAX_PIECES = 16384  # runs of adjacent lines that the same buffers track
+MAX_SHARERS = 16  # buffers of one line
 MAX_ANNOUNCED = 16  # ranges open at once
+# Pieces of one access: so many, and one more for each page that it may touch.
+MAX_PIECES_OF_ACCESS = 8
+PAGE = 4096
+# Bytes that these take at most, besides what they hold of memory.
+PIECE_COST = 1200
+BUFFER_COST = 2048
+SPAN_COST = 512
 
 
 Mode = layout.CacheModelMode
@@ -39,6 +47,9 @@ class GuestMemory(Protocol):
 
     def write(self, backing: Hashable, offset: int, data: bytes) -> None:
         """Store ``data``."""
+
+    def write_where(self, backing: Hashable, offset: int, data: bytes, mask: bytes) -> None:
+        """Store the bytes of ``data`` where ``mask``, of the same length, is not 0; no others."""
 
 
 class CacheError(Exception):
@@ -74,7 +85,21 @@ class Busy(CacheError):
 
 
 class TooMuch(CacheError):
-    """More bytes would be tracked than ``MAX_TRACKED``."""
+    """A bound is reached: what this call should have checked is not checked.
+
+    More would be tracked than ``MAX_TRACKED``, or held than ``MAX_RETAINED``; or there would be
+    more pieces than ``MAX_PIECES``, or more buffers on a line than ``MAX_SHARERS``.
+    """
+
+
+class Scattered(CacheError):
+    """An access to more pieces than it may have: ``MAX_PIECES_OF_ACCESS``. It moved nothing."""
+
+    def __init__(self, backing: Hashable, offset: int, pieces: int) -> None:
+        super().__init__(
+            f"{pieces} pieces that different buffers track, from offset {offset:#x} of {backing} on"
+        )
+        self.backing, self.offset = backing, offset
 
 
 class NotTracked(CacheError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import groupby, pairwise
 
 from .blame import Blame, blame
 from .buffers import Buffer
-from .differences import joined
+from .differences import blended, count_runs, first_difference
 from .lines import Segment, Window
 from .names import Operation
 from .reports import MISSING, MissingCall, Report, ReportKind, Reports
@@ -26,11 +26,11 @@ class Reporting:
     def report_memory(
         self,
         window: Window,
-        lines: Iterable[tuple[int, int]],
+        lines: bytes,
         kind: ReportKind,
         missing: MissingCall | None = None,
     ) -> None:
-        """Report runs of lines whose bytes in G should have been in D."""
+        """Report the lines in a mask whose bytes in G should have been in D."""
         for first, last, buffer, why in self._alike(window, lines, kind, self._operation):
             shown, memory, image, both = self._shown(window, first, last)
             told = why if missing is None else Blame(missing, why.other)
@@ -40,11 +40,11 @@ class Reporting:
     def report_image(
         self,
         window: Window,
-        lines: Iterable[tuple[int, int]],
+        lines: bytes,
         kind: ReportKind,
         by: Operation | None = None,
     ) -> None:
-        """Report runs of lines whose bytes in D should have been in G."""
+        """Report the lines in a mask whose bytes in D should have been in G."""
         by = by or self._operation
         for first, last, buffer, why in self._alike(window, lines, kind, by):
             shown, memory, image, both = self._shown(window, first, last)
@@ -52,23 +52,68 @@ class Reporting:
             self.report(window, (first, last, shown), kind, buffer, why, right, memory, by)
 
     def _alike(
-        self, window: Window, lines: Iterable[tuple[int, int]], kind: ReportKind, by: Operation
+        self, window: Window, lines: bytes, kind: ReportKind, by: Operation
     ) -> Iterator[tuple[int, int, Buffer, Blame]]:
         """Yield runs of lines of one last operation, one buffer and one cause."""
         segment = window.segment
 
-        def alike(index: int) -> tuple[int, int, Buffer, Blame]:
+        def alike(run: tuple[int, int]) -> tuple[int, int, Buffer, Blame]:
+            index = run[0]
             buffer = self.named(window, index)
             why = self.blamed(kind, window, index, by, buffer)
             return segment.last[index], segment.when[index], buffer, why
 
-        for first, last in lines:
-            if self.reports.full:
-                self.reports.lost += 1
-                continue
-            for (_, _, buffer, why), group in groupby(range(first, last), alike):
+        edges = self._edges(window)
+        for first, last in self.reported(window, lines):
+            runs = self._histories_at_edges(segment, edges, first, last)
+            for (_, _, buffer, why), group in groupby(runs, alike):
+                if self.reports.full:
+                    self.reports.lost += 1
+                    break
                 found = list(group)
-                yield found[0], found[-1] + 1, buffer, why
+                yield found[0][0], found[-1][1], buffer, why
+
+    def reported(self, window: Window, lines: bytes) -> Iterator[tuple[int, int]]:
+        """Yield the runs of a mask of lines while there is room for reports; count the others."""
+        for first, last in window.runs(lines):
+            if self.reports.full:
+                self.reports.lost += count_runs(lines[first - window.first :])
+                return
+            yield first, last
+
+    def _edges(self, window: Window) -> set[int]:
+        """Return the lines that are told apart from those beside them, which are few.
+
+        They hold an edge: that of the window, or of a buffer inside a line.
+        """
+        segment = window.segment
+        edges = {window.first, window.first + window.lines - 1}
+        for buffer in segment.buffers:
+            for backing, offset in buffer.edges:
+                if backing == segment.backing:
+                    edges.add((offset - segment.start) // self.line)
+        return edges
+
+    def _histories_at_edges(
+        self, segment: Segment, edges: set[int], first: int, last: int
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the runs of lines that may be told apart: a line that has an edge stands alone."""
+        cuts = {cut for edge in edges for cut in (edge, edge + 1) if first < cut < last}
+        for low, high in pairwise((first, *sorted(cuts), last)):
+            yield from self.histories(segment, low, high)
+
+    def histories(self, segment: Segment, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of lines, of [first, last), whose last operation is the same one."""
+        begin, end, step = first, first + 1, 1
+        while begin < last:
+            step = min(step, last - end)
+            if step and segment.same_history(begin, end, end + step):
+                end, step = end + step, 2 * step
+            elif step > 1:
+                step //= 2
+            else:
+                yield begin, end
+                begin, end, step = end, end + 1, 1
 
     def named(self, window: Window, index: int) -> Buffer:
         """Return the buffer that a report names: the call's, or the one that the DMA was for."""
@@ -93,17 +138,13 @@ class Reporting:
         The last are what the CPU stored and what the device wrote, each in its place.
         """
         segment = window.segment
-        index = next((each for each in range(first, last) if self._differs(window, each)), first)
+        low, high = first * self.line, last * self.line
+        at = first_difference(segment.image[low:high], window.bytes_at(low, high))
+        index = first + at // self.line if at < high - low else first
         start, end = index * self.line, (index + 1) * self.line
         memory, image = window.bytes_at(start, end), bytes(segment.image[start:end])
-        written = segment.written[start:end]
-        places = zip(memory, image, written, strict=True)
-        both = bytes(device if mark else stored for stored, device, mark in places)
+        both = blended(memory, image, bytes(segment.written[start:end]))
         return start, memory, image, both
-
-    def _differs(self, window: Window, index: int) -> bool:
-        start, end = index * self.line, (index + 1) * self.line
-        return not window.segment.image.startswith(window.bytes_at(start, end), start)
 
     def report(
         self,
@@ -133,15 +174,3 @@ class Reporting:
                 lines=last - first,
             )
         )
-
-
-def lines_written(segment: Segment, low: int, high: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs of lines that have bytes in W at positions [low, high)."""
-
-    def written() -> Iterator[int]:
-        position = low
-        while (position := segment.written.find(b"\xff", position, high)) >= 0:
-            yield position // segment.line
-            position = (position // segment.line + 1) * segment.line
-
-    return joined(written())

@@ -9,6 +9,7 @@ from device import layout
 from .names import Operation
 
 REPORTS_MAX = 256  # kept until they are taken; more are counted
+REPORT_COST = 2048  # bytes that one takes, at most
 
 ReportKind = layout.CacheReportKind
 MissingCall = layout.CacheMissingCall
@@ -82,6 +83,11 @@ class Reports:
     def full(self) -> bool:
         """Return whether one more would be lost; whoever makes many can spare the work."""
         return len(self._kept) >= self._capacity
+
+    @property
+    def retained(self) -> int:
+        """Return the bytes that the reports take, at most."""
+        return REPORT_COST * len(self._kept)
 
     def add(self, report: Report) -> None:
         """Keep a report, joined to the last one where it continues that."""

@@ -13,11 +13,11 @@ from device.layout import MemoryType
 
 from . import seeded
 from .buffers import Buffer
-from .copies import Copies
-from .differences import changed_lines, joined, runs
+from .copies import Copies, Held
+from .differences import blended, both, differing, of_bytes, runs, without
 from .lines import CACHED, DIRTY, FRESH, STALE, Segment, Window, fill, lines_with, marking
 from .names import GuestMemory, Mode, Operation
-from .reporting import Reporting, lines_written
+from .reporting import Reporting
 from .reports import MissingCall, ReportKind
 
 _ANY = CACHED | DIRTY | STALE | FRESH
@@ -30,6 +30,8 @@ _MARKS_OFF = marking(keep=CACHED, add=0)
 _GONE = marking(keep=0, add=0)
 _CACHED_ONLY = marking(keep=0, add=CACHED)
 _FILLED = marking(keep=_ANY, add=CACHED)
+_CACHED = lines_with(CACHED)
+_WAS_READ = marking(keep=_ANY, add=STALE)
 _STORED_TO = marking(keep=CACHED | STALE, add=DIRTY)
 
 
@@ -40,6 +42,7 @@ class Rules(Reporting):
         super().__init__(line)
         self._memory, self.mode, self.seed = memory, mode, seed
         self._announced: dict[tuple[int, int, int], Copies] = {}
+        self._held = Held()
 
     # The CPU's stores.
 
@@ -48,28 +51,26 @@ class Rules(Reporting):
         segment = window.segment
         if not segment.imaged or segment.known.startswith(window.memory, window.start):
             return
-        changed = changed_lines(segment.known, window.start, window.memory, self.line)
-        for first, last in changed:
+        for part in window.parts():
+            if segment.known.startswith(part.memory, part.start):
+                continue
+            changed = differing(segment.known[part.start : part.end], part.memory)
             if segment.type is MemoryType.WT:
-                self.stored_through(window, window.first + first, window.first + last)
+                self.stored_through(part, changed)
             else:
-                self.stored_back(window, window.first + first, window.first + last)
+                self.stored_back(part, part.lines_of(part.start, changed))
 
-    def stored_through(self, window: Window, first: int, last: int) -> None:
+    def stored_through(self, window: Window, changed: bytes) -> None:
         """WT: the changed bytes, and only those, go to D; B follows G."""
-        segment, start, end = window.segment, first * self.line, last * self.line
-        new = window.bytes_at(start, end)
-        for low, high in runs(segment.known[start:end], new):
-            segment.image[start + low : start + high] = new[low:high]
-        segment.known[start:end] = new
+        segment, start, end = window.segment, window.start, window.end
+        segment.image[start:end] = blended(segment.image[start:end], window.memory, changed)
+        segment.known[start:end] = window.memory
 
-    def stored_back(self, window: Window, first: int, last: int) -> None:
+    def stored_back(self, window: Window, lines: bytes) -> None:
         """WB: the lines are dirty; a store to one that is not cached fills it first."""
-        segment, start, end = window.segment, first * self.line, last * self.line
-        for match in _NOT_CACHED.finditer(bytes(segment.marks[first:last])):
-            self.fill(window, first + match.start(), first + match.end())
-        window.remark(_STORED_TO, (first, last))
-        segment.known[start:end] = window.bytes_at(start, end)
+        self.fill(window, both(lines, window.lines_with(_NOT_CACHED)))
+        window.remark(_STORED_TO, lines)
+        window.segment.known[window.start : window.end] = window.memory
 
     # Chance.
 
@@ -80,26 +81,22 @@ class Rules(Reporting):
             return
         first = segment.origin_line + window.first
         drawn = seeded.draws(self.seed, segment.origin, self.number, first, window.lines)
-        for each in drawn:
-            index = each - segment.origin_line
-            if segment.marks[index] & CACHED:
-                self.evict(window, index)
-            else:
-                self.fill(window, index, index + 1)
+        if 0xFF in drawn:
+            cached = both(drawn, window.lines_with(_CACHED))
+            self.evict(window, cached)
+            self.fill(window, without(drawn, cached))
 
-    def evict(self, window: Window, index: int) -> None:
+    def evict(self, window: Window, lines: bytes) -> None:
         """A dirty line is written back, then G takes D; the line is not cached."""
-        marks = window.segment.marks[index]
-        if marks & DIRTY:
-            self.write_back(window, index, index + 1, Operation.EVICTION)
-        self.take_image(window, index, index + 1)
-        window.remark(_GONE, (index, index + 1))
-        self.forget_written(window, index, index + 1)
+        self.write_back(window, both(lines, window.lines_with(_DIRTY)), Operation.EVICTION)
+        self.take_image(window, lines)
+        window.remark(_GONE, lines)
+        self.forget_written(window, lines)
 
-    def fill(self, window: Window, first: int, last: int) -> None:
+    def fill(self, window: Window, lines: bytes) -> None:
         """The lines are cached, with what DRAM holds."""
-        window.remark(_FILLED, (first, last))
-        self.forget_written(window, first, last)
+        window.remark(_FILLED, lines)
+        self.forget_written(window, lines)
 
     # Maintenance.
 
@@ -107,38 +104,50 @@ class Rules(Reporting):
         """Dirty lines go to D whole; marks off; what is cached stays cached."""
         if not window.segment.imaged:
             return
-        for first, last in window.found(_DIRTY):
-            self.write_back(window, first, last, self._operation)
+        self.write_back(window, window.lines_with(_DIRTY), self._operation)
         window.remark(_MARKS_OFF)
-        self.forget_written(window, window.first, window.first + window.lines)
+        self.forget_written(window)
 
-    def write_back(self, window: Window, first: int, last: int, by: Operation) -> None:
+    def write_back(self, window: Window, lines: bytes, by: Operation) -> None:
         """D takes G, whole lines; what the device wrote there without a snoop is lost."""
-        segment, start, end = window.segment, first * self.line, last * self.line
-        written = lines_written(segment, start, end)
-        self.report_image(window, written, ReportKind.DEVICE_BYTES_LOST, by)
-        segment.image[start:end] = window.bytes_at(start, end)
+        if 0xFF not in lines:
+            return
+        segment, start, end = window.segment, window.start, window.end
+        lost = both(lines, window.written(start, end))
+        self.report_image(window, lost, ReportKind.DEVICE_BYTES_LOST, by)
+        whole = of_bytes(lines, self.line)
+        segment.image[start:end] = blended(segment.image[start:end], window.memory, whole)
 
     def invalidate(self, window: Window) -> None:
         """G and B take D; marks off. Seeded: the lines are not cached; strict: they are again."""
         segment = window.segment
         if not segment.imaged:
             return
-        self.report_memory(window, window.found(_STORED), ReportKind.CPU_BYTES_LOST)
-        self.take_image(window, window.first, window.first + window.lines)
+        self.report_memory(window, window.lines_with(_STORED), ReportKind.CPU_BYTES_LOST)
+        self.take_image(window)
         window.remark(_CACHED_ONLY if self.mode is Mode.STRICT else _GONE)
-        self.forget_written(window, window.first, window.first + window.lines)
+        self.forget_written(window)
 
-    def take_image(self, window: Window, first: int, last: int) -> None:
-        """G takes D where they differ, and nowhere else: the CPU may be storing. B = D."""
-        segment, start, end = window.segment, first * self.line, last * self.line
-        if segment.image.startswith(window.bytes_at(start, end), start):
+    def take_image(self, window: Window, lines: bytes | None = None) -> None:
+        """G takes D where they differ, and nowhere else: the CPU may be storing. B = D.
+
+        ``lines``: the mask of those that do; None: all.
+        """
+        segment = window.segment
+        if segment.image.startswith(window.memory, window.start):
             return  # B is the same: an observation comes first
-        image = bytes(memoryview(segment.image)[start:end])
-        for low, high in runs(window.bytes_at(start, end), image):
-            self._store(segment, start + low, image[low:high])
-        window.replace(start, image)
-        segment.known[start:end] = image
+        for part in window.parts():
+            start, end = part.start, part.end
+            if segment.image.startswith(part.memory, start):
+                continue
+            image = bytes(memoryview(segment.image)[start:end])
+            mask = differing(part.memory, image)
+            if lines is not None:
+                first = part.first - window.first
+                mask = both(mask, of_bytes(lines[first : first + part.lines], self.line))
+            if 0xFF in mask:
+                self.change(window, start, image, mask)
+                segment.known[start:end] = blended(segment.known[start:end], image, mask)
 
     # Accesses of the device.
 
@@ -154,12 +163,11 @@ class Rules(Reporting):
 
     def read_stale(self, window: Window, start: int, end: int) -> None:
         """Mark the lines of which the device got older bytes than the CPU has stored."""
-        segment = window.segment
-        for first, last in window.found(_STORED):
-            for index in range(first, last):
-                low, high = max(start, index * self.line), min(end, (index + 1) * self.line)
-                if not segment.image.startswith(window.bytes_at(low, high), low):
-                    segment.marks[index] |= STALE
+        stored = window.lines_with(_STORED)
+        if 0xFF in stored:
+            image = window.segment.image[start:end]
+            older = window.lines_of(start, differing(image, window.bytes_at(start, end)))
+            window.remark(_WAS_READ, both(older, stored))
 
     def write_image(self, window: Window, start: int, data: bytes) -> None:
         """Enter a no-snoop write: into D and W; a line that is not cached has it in G and B too."""
@@ -167,56 +175,79 @@ class Rules(Reporting):
         if not segment.imaged:
             self.change(window, start, data)
             return
-        self.report_memory(window, window.found(_DIRTY), ReportKind.WRITE_TO_DIRTY_LINE)
+        self.report_memory(window, window.lines_with(_DIRTY), ReportKind.WRITE_TO_DIRTY_LINE)
         segment.image[start:end] = data
         self.mark_written(segment, start, end)
-        for first, last in window.found(_NOT_CACHED):
-            low, high = max(start, first * self.line), min(end, last * self.line)
-            self.change(window, low, data[low - start : high - start])
-            segment.known[low:high] = data[low - start : high - start]
+        uncached = window.lines_with(_NOT_CACHED)
+        if 0xFF in uncached:
+            first = start - window.start
+            mask = of_bytes(uncached, self.line)[first : first + len(data)]
+            self.change(window, start, data, mask)
+            segment.known[start:end] = blended(segment.known[start:end], data, mask)
 
     def write_through(self, window: Window, start: int, data: bytes) -> None:
         """Enter a snooped write: into G, and what ``enter`` says."""
         self.change(window, start, data)
         self.enter(window.segment, start, data)
 
-    def enter(self, segment: Segment, start: int, data: bytes) -> None:
-        """What a snooped write or a foreign writer put into G goes to D and B, and leaves W."""
-        if segment.imaged:
-            end = start + len(data)
-            segment.image[start:end] = data
-            segment.known[start:end] = data
-            if segment.written.find(b"\xff", start, end) >= 0:
-                fill(segment.written, start, end, 0x00)
+    def enter(self, segment: Segment, start: int, data: bytes, mask: bytes | None = None) -> None:
+        """What a snooped write or a foreign writer put into G goes to D and B, and leaves W.
+
+        ``mask``: where it is set; None: all of ``data``.
+        """
+        if not segment.imaged:
+            return
+        place, end = slice(start, start + len(data)), start + len(data)
+        if mask is None:
+            segment.image[place] = segment.known[place] = data
+        else:
+            segment.image[place] = blended(segment.image[place], data, mask)
+            segment.known[place] = blended(segment.known[place], data, mask)
+        if segment.written.find(b"\xff", start, end) < 0:
+            return
+        if mask is None:
+            fill(segment.written, start, end, 0x00)
+        else:
+            segment.written[place] = without(bytes(segment.written[place]), mask)
 
     def mark_written(self, segment: Segment, start: int, end: int) -> None:
         """Enter a no-snoop write into W."""
         fill(segment.written, start, end, 0xFF)
 
-    def forget_written(self, window: Window, first: int, last: int) -> None:
-        """Take whole lines out of W."""
-        written, start, end = window.segment.written, first * self.line, last * self.line
-        if written.find(b"\xff", start, end) >= 0:
+    def forget_written(self, window: Window, lines: bytes | None = None) -> None:
+        """Take whole lines out of W: those in the mask; None: all."""
+        written, start, end = window.segment.written, window.start, window.end
+        if written.find(b"\xff", start, end) < 0:
+            return
+        if lines is None:
             fill(written, start, end, 0x00)
+        elif 0xFF in lines:
+            written[start:end] = without(bytes(written[start:end]), of_bytes(lines, self.line))
 
-    def change(self, window: Window, start: int, data: bytes) -> None:
-        """Write to G. Snapshots and announcements learn of it: it is no store of the CPU."""
-        self._store(window.segment, start, data)
-        window.replace(start, data)
+    def change(self, window: Window, start: int, data: bytes, mask: bytes | None = None) -> None:
+        """Write to G, where ``mask`` is set. Snapshots and announcements learn of it.
 
-    def _store(self, segment: Segment, start: int, data: bytes) -> None:
-        self._memory.write(segment.backing, segment.start + start, data)
-        self.enter_snapshots(segment, start, data)
+        It is no store of the CPU.
+        """
+        segment = window.segment
+        place = segment.start + start
+        if mask is None:
+            self._memory.write(segment.backing, place, data)
+        else:
+            self._memory.write_where(segment.backing, place, data, mask)
+        self.enter_snapshots(segment, start, data, mask)
         for copies in self._announced.values():
-            copies.patch(segment.backing, segment.start + start, data)
+            copies.patch(segment.backing, place, data, mask)
+        window.replace(start, data, mask)
 
     # Ownership.
 
-    def enter_snapshots(self, segment: Segment, start: int, data: bytes) -> None:
+    def enter_snapshots(
+        self, segment: Segment, start: int, data: bytes, mask: bytes | None = None
+    ) -> None:
         """A change of G that is not the CPU's enters the snapshots of the line's buffers."""
         for buffer in segment.buffers:
-            if len(buffer.owned):
-                buffer.owned.patch(segment.backing, segment.start + start, data)
+            buffer.owned.patch(segment.backing, segment.start + start, data, mask)
 
     def hand_over(self, buffer: Buffer, windows: Iterable[tuple[Window, int, int]]) -> None:
         """The device owns the bytes [start, end) of each window after its maintenance."""
@@ -231,24 +262,34 @@ class Rules(Reporting):
         buffer.owned.put(segment.backing, segment.start + start, data)
 
     def compare_snapshot(self, buffer: Buffer, window: Window, start: int, end: int) -> None:
-        """Report each line that the CPU stored to while the device owned it; ownership ends."""
-        segment, seen_line = window.segment, -1
-        place = segment.start + start
-        for offset, kept, found in buffer.owned.differences(
-            segment.backing, place, window.bytes_at(start, end)
-        ):
-            first, last = offset - segment.start, offset - segment.start + len(kept)
-            while first < last:
-                index = first // self.line
-                upto = min(last, (index + 1) * self.line)
-                if index != seen_line:
-                    low = first - (offset - segment.start)
-                    part = slice(low, low + upto - first)
-                    kind, lines = ReportKind.STORED_WHILE_DEVICE_OWNS, (index, index + 1, first)
-                    self.report(window, lines, kind, buffer, None, kept[part], found[part])
-                    seen_line = index
-                first = upto
+        """Report the lines that the CPU stored to while the device owned them; ownership ends."""
+        segment = window.segment
+        found = window.bytes_at(start, end)
+        kept = buffer.owned.expected(segment.backing, segment.start + start, found)
+        if kept != found:
+            self.report_stores(buffer, window, start, kept, found)
         self.take_back(buffer, window)
+
+    def report_stores(
+        self, buffer: Buffer, window: Window, start: int, kept: bytes, found: bytes
+    ) -> None:
+        """Report the lines in which the CPU changed what was kept, each with the first such bytes.
+
+        Both begin at position ``start``.
+        """
+        mask = differing(kept, found)
+        lines = window.lines_of(start, mask)
+        for first, last in self.reported(window, lines):
+            for low, high in self.histories(window.segment, first, last):
+                if self.reports.full:
+                    self.reports.lost += 1
+                    break
+                begin, end = max(low * self.line - start, 0), (low + 1) * self.line - start
+                changed = next(runs(mask[begin:end]))
+                part = slice(begin + changed[0], begin + changed[1])
+                place = (low, high, start + part.start)
+                kind = ReportKind.STORED_WHILE_DEVICE_OWNS
+                self.report(window, place, kind, buffer, None, kept[part], found[part])
 
     def take_back(self, buffer: Buffer, window: Window) -> None:
         """The CPU owns the bytes again, and may store to them."""
@@ -268,41 +309,35 @@ class Rules(Reporting):
             return
         owned, read = self.still_owned(buffer, window), self.still_stale(window)
         again = MissingCall.SYNC_FOR_DEVICE_AGAIN
-        self.report_memory(window, joined(sorted(owned)), ReportKind.RELEASED_DIRTY, again)
-        self.report_memory(window, joined(sorted(read - owned)), ReportKind.RELEASED_DIRTY)
-        written = lines_written(segment, window.low, window.high)
+        self.report_memory(window, owned, ReportKind.RELEASED_DIRTY, again)
+        self.report_memory(window, without(read, owned), ReportKind.RELEASED_DIRTY)
+        written = window.written(window.low, window.high)
         self.report_image(window, written, ReportKind.RELEASED_UNREAD)
 
-    def still_owned(self, buffer: Buffer, window: Window) -> set[int]:
-        """Return the dirty lines in which the CPU stored to bytes that the device owns."""
-        segment = window.segment
-        found: set[int] = set()
-        low, high = window.low, window.high
-        for offset, kept, _ in buffer.owned.differences(
-            segment.backing, segment.start + low, window.bytes_at(low, high)
-        ):
-            first = (offset - segment.start) // self.line
-            last = (offset - segment.start + len(kept) - 1) // self.line
-            found.update(each for each in range(first, last + 1) if segment.marks[each] & DIRTY)
-        return found
+    def still_owned(self, buffer: Buffer, window: Window) -> bytes:
+        """Return the dirty lines in which the CPU stored to bytes that the device owns: a mask."""
+        segment, low = window.segment, window.low
+        found = window.bytes_at(low, window.high)
+        kept = buffer.owned.expected(segment.backing, segment.start + low, found)
+        if kept == found:
+            return bytes(window.lines)
+        stored = window.lines_of(low, differing(kept, found))
+        return both(stored, window.lines_with(_DIRTY))
 
-    def still_stale(self, window: Window) -> set[int]:
-        """Return the lines of which the device read older bytes than the CPU has stored.
+    def still_stale(self, window: Window) -> bytes:
+        """Return the lines of which the device read older bytes than the CPU has stored: a mask.
 
         Of the buffer's own bytes: those of a neighbour in the line are the neighbour's.
         """
-        segment = window.segment
-        found: set[int] = set()
-        for first, last in window.found(_READ_STALE):
-            for index in range(first, last):
-                low = max(window.low, index * self.line)
-                high = min(window.high, (index + 1) * self.line)
-                if not segment.image.startswith(window.bytes_at(low, high), low):
-                    found.add(index)
-        return found
+        read = window.lines_with(_READ_STALE)
+        if 0xFF not in read:
+            return read
+        low, high = window.low, window.high
+        image = window.segment.image[low:high]
+        older = window.lines_of(low, differing(image, window.bytes_at(low, high)))
+        return both(older, read)
 
     def settle(self, window: Window) -> None:
         """The last buffer is gone: a dirty line keeps G, any other takes D into G."""
         if window.segment.imaged:
-            for first, last in list(window.found(_NOT_DIRTY)):
-                self.take_image(window, first, last)
+            self.take_image(window, window.lines_with(_NOT_DIRTY))

@@ -7,35 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
 
 _KEY = struct.Struct("<8sQQQQ")
 _LINES = 512  # lines that one hash decides
 _POISON = 4096  # bytes of poison that one hash gives
+_DIGITS = bytes(0xFF if each == ord("1") else 0x00 for each in range(256))
 SEED_MAX = (1 << 64) - 1
 
 
-def draws(seed: int, ordinal: int, operation: int, first: int, count: int) -> Iterator[int]:
-    """Yield which of a buffer's lines [first, first + count) an operation evicts or fills.
+def draws(seed: int, ordinal: int, operation: int, first: int, count: int) -> bytes:
+    """Return the mask of a buffer's lines [first, first + count) that chance evicts or fills.
 
     One line in eight, each for itself: bit ``line % 512`` of the AND of the three 64-byte
     little-endian numbers that SHAKE-128 gives for (seed, ordinal, operation, line // 512).
     """
-    end = first + count
-    for block in range(first // _LINES, (end - 1) // _LINES + 1):
-        key = _KEY.pack(b"eviction", seed, ordinal, operation, block)
-        stream = hashlib.shake_128(key).digest(3 * _LINES // 8)
-        third = len(stream) // 3
-        bits = (
-            int.from_bytes(stream[:third], "little")
-            & int.from_bytes(stream[third : 2 * third], "little")
-            & int.from_bytes(stream[2 * third :], "little")
-        )
-        while bits:
-            line = block * _LINES + (bits & -bits).bit_length() - 1
-            bits &= bits - 1
-            if first <= line < end:
-                yield line
+    if count == 0:
+        return b""
+    start = first // _LINES
+    masks = (
+        _drawn(_KEY.pack(b"eviction", seed, ordinal, operation, block))
+        for block in range(start, (first + count - 1) // _LINES + 1)
+    )
+    return b"".join(masks)[first - start * _LINES :][:count]
+
+
+def _drawn(key: bytes) -> bytes:
+    stream = hashlib.shake_128(key).digest(3 * _LINES // 8)
+    third = len(stream) // 3
+    bits = (
+        int.from_bytes(stream[:third], "little")
+        & int.from_bytes(stream[third : 2 * third], "little")
+        & int.from_bytes(stream[2 * third :], "little")
+    )
+    return f"{bits:0{_LINES}b}".encode().translate(_DIGITS)[::-1]
 
 
 def poison(seed: int, ordinal: int, start: int, length: int) -> bytes:
