@@ -7,12 +7,13 @@ import os
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from . import coherence, coverage, late, pools, provenance
 from .backing import Backing
 from .blocking import check_may_block
 from .creation import (
+    check_as_iokit,
     check_supported,
     check_values,
     default_alignment,
@@ -28,7 +29,7 @@ from .held import Held, reclaim
 from .mapper import BusWindow, Place
 from .mapping import IOMemoryMap
 from .mappings import Mappings
-from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .memory import Data, IOMemoryDescriptor, MapRequest, Segment, as_direction
 from .options import (
     CacheMode,
     IODirection,
@@ -59,6 +60,12 @@ class IOBufferMemoryDescriptor(BufferFactories):
             address, length = buffer.getPhysicalSegment(0)
 
     Wired memory is prepared from the start, for the descriptor's direction.
+    """
+
+    strict: ClassVar[bool] = False
+    """Whether what IOKit refuses is refused, although it can be done here; set in a subclass.
+
+    docs/iobuffer.md lists what that is. `iobuffer.cxx` has it on.
     """
 
     _backing: Backing | None
@@ -95,6 +102,8 @@ class IOBufferMemoryDescriptor(BufferFactories):
             raise IOBadArgumentError(f"inTask must be a Task, such as current_task(), not {task!r}")
         check_values(options, capacity, alignment)
         check_supported(options)
+        if cls.strict:
+            check_as_iokit(task, options)
         if not (task.is_current or task.is_kernel or task.handle):
             raise no_handle(task)
         request = make_request(task, options, capacity, alignment, highest)
@@ -266,6 +275,36 @@ class IOBufferMemoryDescriptor(BufferFactories):
                 return None
             return self._memory(self._attached(), length)[start:end]
 
+    def readBytes(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes; nothing, not a part, when the range passes the length.
+
+        `IONotReadyError` for memory that is not prepared, if ``strict``.
+        """
+        with self._lock:
+            self._check_wired("readBytes")
+            return super().readBytes(offset, length)
+
+    def writeBytes(self, offset: int, data: Data | None, length: int | None = None) -> int:
+        """Store ``data`` (None: ``length`` zeros) and return how many bytes were stored.
+
+        0, and nothing is stored, when the range passes the length; if ``strict``, also while the
+        memory is prepared for Out alone, as wired memory for Out always is. `IONotReadyError` for
+        memory that is not prepared, if ``strict``.
+        """
+        with self._lock:
+            self._check_wired("writeBytes")
+            if self.strict and self._preparations.read_only:
+                return 0
+            return super().writeBytes(offset, data, length)
+
+    def _check_wired(self, what: str) -> None:
+        self._check_attached()
+        if self.strict and not self._preparations:
+            raise IONotReadyError(
+                f"{what}() of {self!r}: IOKit reaches memory by its place, and panics while it has "
+                "none; prepare() it, or use a view or a mapping"
+            )
+
     def appendBytes(
         self, data: bytes | bytearray | memoryview, withLength: int | None = None
     ) -> int:
@@ -428,6 +467,9 @@ class IOBufferMemoryDescriptor(BufferFactories):
     def _extent(self) -> int:
         return self._capacity
 
+    def _mappable(self) -> int:
+        return self._length if self.strict else self._capacity
+
     def _check_attached(self) -> None:
         if self._backing is None:
             raise IONotAttachedError(f"{self!r} is used after its release")
@@ -479,6 +521,9 @@ class IOBufferMemoryDescriptor(BufferFactories):
         if window.translated:
             return clipped(window.segments(), offset, length)
         return backing.segments(offset, length)
+
+    def _physical(self, offset: int, length: int) -> Iterator[Segment]:
+        return self._attached().segments(offset, length)
 
     def _read(self, offset: int, length: int) -> bytes:
         return self._attached().read(offset, length)

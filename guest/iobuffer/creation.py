@@ -11,6 +11,7 @@ from .options import (
     KNOWN_BITS,
     CacheMode,
     IOOptions,
+    kIOMapCacheMask,
     kIOMemoryClearEncrypt,
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryKernelUserShared,
@@ -103,6 +104,15 @@ def check_supported(options: IOOptions) -> None:
         )
 
 
+def check_as_iokit(task: Task, options: IOOptions) -> None:
+    """Refuse what IOKit does: memory of a user task is pageable."""
+    if not task.is_kernel and kIOMemoryPageable not in options:
+        raise IOBadArgumentError(
+            f"wired memory in {task}: IOKit makes it in kernel_task alone; add kIOMemoryPageable, "
+            "or make it in kernel_task and create a mapping"
+        )
+
+
 def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
     """Return (alignment, highest bus address) for a physical mask; 0 restricts nothing.
 
@@ -129,10 +139,12 @@ def make_request(
 ) -> Request:
     """Return what the memory must be; any sharing or cache bit makes the alignment a page.
 
+    kIOMemoryMapperNone is one of IOKit's cache bits (0x800 of kIOMapCacheMask), and does it, too.
+
     Behind a mapper, contiguous is what devices see, and how high it lies there is the mapper's to
     say; not so with HostPhysicallyContiguous, and with MapperNone.
     """
-    if options.cache_mode or int(options) & kIOMemorySharingTypeMask:
+    if int(options) & (kIOMemorySharingTypeMask | kIOMapCacheMask):
         alignment = max(alignment, PAGE)
     translated = mapper.in_use() and kIOMemoryMapperNone not in options
     contiguous = kIOMemoryHostPhysicallyContiguous in options or (

@@ -5,10 +5,13 @@ Factories return None when they fail, and calls that return IOReturn in IOKit re
 
     from iobuffer.cxx import IOBufferMemoryDescriptor, kIOReturnSuccess, last_error
 
-    buffer = IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), kIODirectionIn, 4096)
+    buffer = IOBufferMemoryDescriptor.inTaskWithOptions(kernel_task, kIODirectionIn, 4096)
     if buffer is None:
         print(last_error())
     elif buffer.prepare() != kIOReturnSuccess: ...
+
+What IOKit refuses is refused here as well (``strict``), so that code which runs here is not NULL
+there: memory of a user task is pageable, for one.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ def _code(call: Callable[[], object]) -> IOReturn:
 
 class IOBufferMemoryDescriptor(_buffer.IOBufferMemoryDescriptor):
     """`iobuffer.IOBufferMemoryDescriptor` with IOKit's manners: the same calls, the same words."""
+
+    strict = True
 
     @classmethod
     def inTaskWithOptions(cls, *args: Any, **words: Any) -> Self | None:  # type: ignore[override]

@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .coverage import CoverageError
-from .dma_specification import Specification
+from .dma_specification import MappingOptions, Specification
 from .errors import IOReturn, IOReturnError, undo
 from .memory import PAGE, IOMemoryDescriptor, Segment, merged
 from .options import (
     IODirection,
+    IOOptions,
     kIODirectionInOut,
+    kIOMemoryMapperNone,
     kIOMemoryPhysicallyContiguous,
 )
 from .ranges import align_up
@@ -28,13 +30,20 @@ BounceAllocator = Callable[[int, int, int], IOMemoryDescriptor]
 
 def allocate(length: int, alignment: int, highest: int) -> IOMemoryDescriptor:
     """Allocate with a physical mask, whose low zero bits are the alignment."""
+    return _masked(kIODirectionInOut | kIOMemoryPhysicallyContiguous, length, alignment, highest)
+
+
+def allocate_unmapped(length: int, alignment: int, highest: int) -> IOMemoryDescriptor:
+    """Allocate memory whose bus addresses are physical, also behind a mapper."""
+    options = kIODirectionInOut | kIOMemoryPhysicallyContiguous | kIOMemoryMapperNone
+    return _masked(options, length, alignment, highest)
+
+
+def _masked(options: IOOptions, length: int, alignment: int, highest: int) -> IOMemoryDescriptor:
     from . import IOBufferMemoryDescriptor
 
     return IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
-        current_task(),
-        kIODirectionInOut | kIOMemoryPhysicallyContiguous,
-        length,
-        highest & -alignment,
+        current_task(), options, length, highest & -alignment
     )
 
 
@@ -155,6 +164,8 @@ def _bounce(
     copies: list[Copy],
 ) -> Bounce:
     alignment = max(PAGE, specification.granule)
+    if specification.mapping is MappingOptions.kUnmapped and allocator is allocate:
+        allocator = allocate_unmapped
     memory = allocator(length, alignment, specification.address_limit - 1)
     memory._record.role = "bounce memory"
     try:

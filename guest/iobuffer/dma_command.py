@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from . import activity, coherence, dma_bounce, mistakes, provenance
+from . import activity, coherence, dma_bounce, mapper, mistakes, provenance
 from .coverage import CoverageError
 from .dma_bounce import BounceAllocator
 from .dma_specification import MappingOptions, SegmentFunction, Specification, Specified
@@ -28,6 +28,7 @@ from .dma_transfer import Prepared, UnfinishedList, checked_part
 from .errors import (
     IOBadArgumentError,
     IOBusyError,
+    IONotPermittedError,
     IONotReadyError,
     IOReturn,
     IOReturnError,
@@ -77,7 +78,7 @@ class IODMACommand(Specified):
         refCon: object = None,
         bounce_allocator: BounceAllocator = dma_bounce.allocate,
     ) -> None:
-        super().__init__(specification)
+        super().__init__(_possible(specification))
         self.made_at = provenance.caller()
         """The "file:line" that made it."""
         self._refcon = refCon
@@ -234,11 +235,11 @@ class IODMACommand(Specified):
         flushCache: bool = True,
         synchronize: bool = True,
     ) -> None:
-        """Take another specification, and prepare; `IONotReadyError` while it is prepared."""
+        """Take another specification, and prepare; `IONotPermittedError` while it is prepared."""
         with self._lock:
             if self._active is not None:
-                raise IONotReadyError(f"{self!r} is prepared: complete() comes before")
-            self._specification = specification
+                raise IONotPermittedError(f"{self!r} is prepared: complete() comes before")
+            self._specification = _possible(specification)
             self.prepare(offset, length, flushCache, synchronize)
 
     def complete(self, invalidateCache: bool = True, synchronize: bool = True) -> None:
@@ -288,8 +289,8 @@ class IODMACommand(Specified):
         Only for what the memory's direction allows; nothing without a bounce buffer. With
         kNonCoherent, and a bounce buffer or not, Out cleans the caches after that, and In cleans
         and invalidates them before. With `kForceDoubleBuffer` all of what is prepared goes through
-        a new bounce buffer from now on, whose segments are other ones; nothing comes back from the
-        one before.
+        a bounce buffer from now on, a new one with other segments, unless it does already: what a
+        device has written to the one before comes back.
 
         Raises `IOBadArgumentError` for both directions at once, and `IONotReadyError` when it is
         not prepared.
@@ -435,8 +436,11 @@ class IODMACommand(Specified):
         return opened
 
     def _doubled(self, active: Prepared, memory: IOMemoryDescriptor) -> Prepared:
-        """Go through a new bounce buffer from now on."""
+        """Go through a bounce buffer from now on, with all of it."""
+        if active.bounced == active.length:
+            return active
         self._check_idle(active, "kForceDoubleBuffer")
+        active.copy_back()
         doubled = self._opened(memory, active.offset, active.length, whole=True)
         doubled.count = active.count
         active.close()
@@ -481,3 +485,16 @@ class IODMACommand(Specified):
 
     def _pieces(self, offset: int, length: int) -> list[tuple[IOMemoryDescriptor, int, int]]:
         return [] if self._active is None else list(self._active.pieces(offset, length))
+
+
+def _possible(specification: Specification | None) -> Specification | None:
+    """Refuse to go around a mapper where the allocator has one in use."""
+    if (
+        specification is not None
+        and specification.mapping is MappingOptions.kBypassed
+        and mapper.in_use()
+    ):
+        raise IOBadArgumentError(
+            "kBypassed: the device is behind a mapper; kUnmapped gives physical addresses there"
+        )
+    return specification

@@ -19,7 +19,8 @@ class MappingOptions(IntEnum):
     """How a command goes through the mapper (the IOMMU), where there is one.
 
     Mapped: through it. Bypassed: around it, refused where there is one. NonCoherent: as Mapped, for
-    a device that does not see the CPU's caches. Unmapped: around it, allowed where there is one.
+    a device that does not see the CPU's caches. Unmapped: around it, allowed where there is one:
+    segments are physical then, and only memory with kIOMemoryMapperNone lies there on the bus.
     """
 
     kMapped = 0

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from . import coverage, provenance
 from .dma_bounce import BounceAllocator, Layout, lay_out
-from .dma_specification import Specification
+from .dma_specification import MappingOptions, Specification
 from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError, undo
 from .memory import IOMemoryDescriptor, Part, Segment
 from .options import IODirection
@@ -61,7 +61,8 @@ class Prepared:
         """``whole``: through a bounce buffer in any case."""
         if not memory.prepared:
             raise IONotReadyError(f"{memory!r}: its own prepare() comes before the command's")
-        parts = memory.segments(offset, length)
+        unmapped = specification.mapping is MappingOptions.kUnmapped
+        parts = (memory.physical_segments if unmapped else memory.segments)(offset, length)
         found = sum(size for _, size in parts)
         if found != length:
             raise IOBadArgumentError(

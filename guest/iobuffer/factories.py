@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from typing import ClassVar, Self
 
-from . import provenance
+from . import coherence, provenance
 from .creation import mask_alignment
-from .errors import undo
+from .errors import IOBadArgumentError, undo
 from .memory import IOMemoryDescriptor, as_direction
-from .options import IODirection, IOOptions, kIOMemoryPhysicallyContiguous
-from .task import Task, current_task
+from .options import (
+    IODirection,
+    IOOptions,
+    kIOMemoryPageable,
+    kIOMemoryPhysicallyContiguous,
+)
+from .pool import PAGE
+from .task import Task, current_task, kernel_task
 
 
 def _plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -> IOOptions:
@@ -18,8 +24,16 @@ def _plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -
     return options | kIOMemoryPhysicallyContiguous if contiguous else options
 
 
+def _alignment_of(length: int) -> int:
+    """Return ``length`` as an alignment: a power of two, and a cache line where those matter."""
+    rounded = 1 << (length - 1).bit_length() if isinstance(length, int) and length > 0 else 1
+    return max(coherence.backend().line, rounded)
+
+
 class BufferFactories(IOMemoryDescriptor):
     """All ways to make a buffer; each ends in `_make`."""
+
+    strict: ClassVar[bool]
 
     @classmethod
     @abstractmethod
@@ -33,6 +47,11 @@ class BufferFactories(IOMemoryDescriptor):
         pool: str | None,
     ) -> Self:
         """Allocate; ``asked_alignment`` None: left out; ``highest``: the last bus address."""
+
+    @classmethod
+    def _home(cls) -> Task:
+        """Where memory is made when no task is named."""
+        return kernel_task if cls.strict else current_task()
 
     @classmethod
     def inTaskWithOptions(
@@ -102,16 +121,23 @@ class BufferFactories(IOMemoryDescriptor):
     def withOptions(
         cls, options: IOOptions | int, capacity: int, alignment: int | None = None
     ) -> Self:
-        """Allocate in the calling task."""
-        return cls._make(current_task(), options, capacity, alignment, None, None)
+        """Allocate in the calling process, which is what the kernel is in IOKit.
+
+        If ``strict``, in `kernel_task`; so for `withCapacity` and `withBytes`.
+        """
+        return cls._make(cls._home(), options, capacity, alignment, None, None)
 
     @classmethod
     def withCapacity(
         cls, capacity: int, direction: IODirection | IOOptions | int, contiguous: bool = False
     ) -> Self:
-        """Allocate in the calling task; of options, only the direction and contiguity."""
+        """Allocate as `withOptions`; of options, only the direction and contiguity.
+
+        Contiguous memory is aligned to its capacity, rounded up to a power of two.
+        """
         options = _plain_options(direction, contiguous)
-        return cls._make(current_task(), options, capacity, None, None, None)
+        alignment = _alignment_of(capacity) if contiguous else None
+        return cls._make(cls._home(), options, capacity, alignment, None, None)
 
     @classmethod
     def withBytes(
@@ -120,8 +146,13 @@ class BufferFactories(IOMemoryDescriptor):
         direction: IODirection | IOOptions | int,
         contiguous: bool = False,
     ) -> Self:
-        """Allocate as many bytes as ``data`` has, and store them."""
-        return cls._copied(current_task(), _plain_options(direction, contiguous), bytes(data))
+        """Allocate as many bytes as ``data`` has, as `withOptions`, and store them.
+
+        The alignment is the length, rounded up to a power of two, and a page at most.
+        """
+        content = bytes(data)
+        alignment = _alignment_of(min(len(content), PAGE))
+        return cls._copied(cls._home(), _plain_options(direction, contiguous), content, alignment)
 
     @classmethod
     def withCopy(
@@ -130,7 +161,12 @@ class BufferFactories(IOMemoryDescriptor):
         options: IOOptions | int,
         source: bytes | bytearray | memoryview | IOMemoryDescriptor,
     ) -> Self:
-        """Allocate as many bytes as ``source`` has, in a task, and store them."""
+        """Allocate as many bytes as ``source`` has, in a task, and store them.
+
+        If ``strict``, of pageable memory alone.
+        """
+        if cls.strict and kIOMemoryPageable not in IOOptions.of(options):
+            raise IOBadArgumentError("withCopy(): IOKit copies into kIOMemoryPageable alone")
         if isinstance(source, IOMemoryDescriptor):
             data = source.readBytes(0, source.getLength())
         else:
@@ -138,10 +174,12 @@ class BufferFactories(IOMemoryDescriptor):
         return cls._copied(inTask, options, data)
 
     @classmethod
-    def _copied(cls, task: Task, options: IOOptions | int, data: bytes) -> Self:
-        made = cls._make(task, options, len(data), None, None, None)
+    def _copied(
+        cls, task: Task, options: IOOptions | int, data: bytes, alignment: int | None = None
+    ) -> Self:
+        made = cls._make(task, options, len(data), alignment, None, None)
         try:
-            made.writeBytes(0, data)
+            made._write(0, data)
         except BaseException as error:
             undo(error, made.release)
             raise

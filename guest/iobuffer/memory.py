@@ -156,8 +156,16 @@ class IOMemoryDescriptor(ABC):
         yield self, offset, length
 
     def _extent(self) -> int:
-        """Bytes that can be mapped: the capacity, where that is more than the length."""
+        """Bytes that are prepared: the capacity, where that is more than the length."""
         return self.getLength()
+
+    def _mappable(self) -> int:
+        """Bytes that can be mapped."""
+        return self._extent()
+
+    def _physical(self, offset: int, length: int) -> Iterator[Segment]:
+        """Yield the physical segments of a part: `_wired`'s, where no mapper stands before."""
+        return self._wired(offset, length)
 
     # What stands on it.
 
@@ -218,6 +226,16 @@ class IOMemoryDescriptor(ABC):
             self._check_attached()
             length = self._checked(offset, length)
             return list(merged(self._wired(offset, length))) if length else []
+
+    def physical_segments(self, offset: int = 0, length: int | None = None) -> list[Segment]:
+        """Return the (physical address, length) of a part; `segments` without a mapper.
+
+        Behind one, a device that is translated cannot use them. Errors as `segments`'.
+        """
+        with self._lock:
+            self._check_attached()
+            length = self._checked(offset, length)
+            return list(merged(self._physical(offset, length))) if length else []
 
     def getDMAMapLength(self) -> tuple[int, int]:
         """Return (bytes of whole pages that a mapper needs, offset of the data in the first)."""
@@ -315,7 +333,10 @@ class IOMemoryDescriptor(ABC):
                 coverage.ended(self._record, device_may(newest.direction))
 
     def getPreparationID(self) -> int:
-        """Return the id of the newest preparation, unique for each prepare; 0 when unprepared."""
+        """Return the number of this wiring, 0 when unprepared.
+
+        It is the same from the first prepare to the last complete, and no other wiring's.
+        """
         with self._lock:
             self._check_attached()
             return self._preparations.id
@@ -351,9 +372,9 @@ class IOMemoryDescriptor(ABC):
                 raise IOBadArgumentError("kIOMapOverwrite would replace what is mapped there")
             if length == 0:
                 length = self.getLength()
-            if offset < 0 or length < 0 or not offset < offset + length <= self._extent():
+            if offset < 0 or length < 0 or not offset < offset + length <= self._mappable():
                 raise IOBadArgumentError(
-                    f"{length} bytes from {offset} on: the memory has {self._extent()}",
+                    f"{length} bytes from {offset} on: {self._mappable()} can be mapped",
                     length=length,
                 )
             if wanted & MapOptions.kIOMapPrefault and not len(self._preparations):

@@ -198,6 +198,10 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         for part in self._parts(offset, length):
             yield from part.entry._wired(part.offset, part.length)
 
+    def _physical(self, offset: int, length: int) -> Iterator[Segment]:
+        for part in self._parts(offset, length):
+            yield from part.entry._physical(part.offset, part.length)
+
     def _owners(self, offset: int, length: int) -> Iterator[Part]:
         for part in self._parts(offset, length):
             yield from part.entry._owners(part.offset, part.length)

@@ -25,14 +25,13 @@ def device_may(direction: IODirection) -> IODirection:
 
 @dataclass(slots=True)
 class Preparation:
-    """One prepare(): its direction, its id, and what it granted (None: nothing was to be).
+    """One prepare(): its direction, and what it granted (None: nothing was to be).
 
     ``by``: the descriptor that made it and that alone undoes it; None: whoever called prepare().
     ``place``: the line of that call.
     """
 
     direction: IODirection
-    id: int
     grants: Grants | None
     by: object | None
     place: provenance.Place
@@ -43,14 +42,15 @@ class Preparations:
 
     def __init__(self) -> None:
         self._open: list[Preparation] = []
+        self._id = UNPREPARED
 
     def __len__(self) -> int:
         return len(self._open)
 
     @property
     def id(self) -> int:
-        """The id of the newest preparation, 0 when there is none; each prepare has its own."""
-        return self._open[-1].id if self._open else UNPREPARED
+        """The number of this wiring, from the first prepare to the last complete; 0 without one."""
+        return self._id if self._open else UNPREPARED
 
     @property
     def directions(self) -> list[IODirection]:
@@ -65,12 +65,16 @@ class Preparations:
             total |= device_may(direction)
         return IODirection(total)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the pages were wired for reading alone."""
+        return bool(self._open) and self._open[0].direction is IODirection.kIODirectionOut
+
     def check(self, direction: IODirection) -> None:
         """Refuse to let devices write pages that were wired for reading alone (NotWritable)."""
-        first = self._open[0].direction if self._open else direction
-        if first is IODirection.kIODirectionOut and direction & IODirection.kIODirectionIn:
+        if self.read_only and direction & IODirection.kIODirectionIn:
             raise IOReturnError(
-                f"prepared for {first.name}, so the device may not write: no prepare for "
+                "prepared for kIODirectionOut, so the device may not write: no prepare for "
                 f"{direction.name} before the last complete()",
                 code=IOReturn.kIOReturnNotWritable,
                 direction=direction,
@@ -80,7 +84,9 @@ class Preparations:
         self, direction: IODirection, grants: Grants | None, by: object | None = None
     ) -> Preparation:
         """Open one more."""
-        opened = Preparation(direction, next(_ids), grants, by, provenance.here())
+        opened = Preparation(direction, grants, by, provenance.here())
+        if not self._open:
+            self._id = next(_ids)
         self._open.append(opened)
         return opened
 

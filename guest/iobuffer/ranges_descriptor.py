@@ -173,6 +173,11 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
             return clipped(self._window.segments(), offset, length)
         return clipped(iter(self._segments), offset, length)
 
+    def _physical(self, offset: int, length: int) -> Iterator[Segment]:
+        if length and self._pinned is None:
+            raise IONotReadyError(f"{self!r} has no place before its prepare()")
+        return clipped(iter(self._segments), offset, length)
+
     def _read(self, offset: int, length: int) -> bytes:
         return user_memory.read(self._address + offset, length)
 

@@ -79,6 +79,9 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         return self._parent._wired(self._offset + offset, length)
 
+    def _physical(self, offset: int, length: int) -> Iterator[Segment]:
+        return self._parent._physical(self._offset + offset, length)
+
     def _owners(self, offset: int, length: int) -> Iterator[Part]:
         return self._parent._owners(self._offset + offset, length)
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 from iobuffer import (
     IOBufferMemoryDescriptor,
+    IODMACommand,
     IOGeneralMemoryDescriptor,
     IOMemoryDescriptor,
     IOReturn,
@@ -338,6 +339,27 @@ def test_contiguous_in_memory(
 
 
 @pytest.mark.unlimited
+@pytest.mark.promise(NONE)
+@pytest.mark.parametrize("options", [0, int(kIOMemoryMapperNone)], ids=["mapped", "MapperNone"])
+def test_unmapped_command(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, options: int
+) -> None:
+    """Its segments are physical; on the bus the memory lies there with MapperNone alone."""
+    memory = buffer(kIODirectionInOut | options, SIZE, PAGE, pool="pinned")
+    physical = [(run.physical, run.length) for run in bench.witness(memory)]
+    with IODMACommand.withSpecification(mappingOptions=IODMACommand.kUnmapped) as command:
+        command.setMemoryDescriptor(memory)
+        segments, _ = command.genIOVMSegments(0, SIZE)
+    seen = bench.device_reads(memory, data.take(SIZE))
+    attest(
+        NONE,
+        asked=f"kUnmapped, {memory.getOptions()}",
+        attested=f"physical by the witness: {segments == physical}, where the device finds them: "
+        f"{segments == memory.segments()}; {seen}",
+        kept=segments == physical and (segments == memory.segments()) is bool(options),
+    )
+
+
 @pytest.mark.promise(NONE)
 @pytest.mark.parametrize("kind", ["carve-out", "uncached", "pinned"])
 def test_mapper_none(

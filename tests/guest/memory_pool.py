@@ -13,8 +13,30 @@ from iobuffer import (
     kIODirectionInOut,
 )
 from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.pin import KernelMap
 from iobuffer.pool import Extent
 from iobuffer.vm import ANYWHERE, Mapping, Placement
+
+
+class Window:
+    """What the kernel keeps mapped, as the driver's `KernelMap` shows it."""
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self._fd, self._offset, self.length = fd, offset, length
+        self.address = 0xFFFF_8000_0000_0000 + offset
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, self._offset + offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        os.pwrite(self._fd, data, self._offset + offset)
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class MemoryPool(CarveoutPool):
@@ -29,6 +51,10 @@ class MemoryPool(CarveoutPool):
     def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
         self.mapped.append((extent, mode))
         return Mapping(self.fd, extent.length, extent.address - self.zone.start, placement)
+
+    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
+        window: object = Window(self.fd, extent.address - self.zone.start, extent.length)
+        return window  # type: ignore[return-value]
 
     def bytes_at(self, address: int, length: int) -> bytes:
         return os.pread(self.fd, length, address - self.zone.start)

@@ -31,6 +31,7 @@ from iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IONoMemoryError,
+    IONotPermittedError,
     IONotReadyError,
     IOReturn,
     IOReturnError,
@@ -405,6 +406,26 @@ def test_forced_double_buffer(bus: Bus, direction: IODirection) -> None:
     assert memory.readBytes(0, 4) == expected
 
 
+def test_forced_double_buffer_loses_nothing(bus: Bus) -> None:
+    """xnu: what is in a bounce buffer comes back before the new one; all of it there, it stays."""
+    memory = memory_of(bus, [HIGH, LOW])
+    with command_for(bus, address_bits=32) as command:
+        command.setMemoryDescriptor(memory)
+        assert command.bounced == PAGE
+        bus.write([(everything(command)[0][0], 5)], b"first")
+        command.synchronize(kForceDoubleBuffer)
+        assert command.bounced == 2 * PAGE
+        assert memory.readBytes(0, 5) == b"first"
+        segments = everything(command)
+        assert bus.read(segments) == b"first" + pattern(2 * PAGE)[5:]
+        bus.write([(segments[0][0], 5)], b"again")
+        command.synchronize(kForceDoubleBuffer)
+        assert everything(command) == segments
+        assert memory.readBytes(0, 5) == b"first", "nothing is brought back in the midst"
+    assert memory.readBytes(0, 5) == b"again"
+    memory.complete()
+
+
 def test_synchronize(bus: Bus) -> None:
     memory = memory_of(bus, [HIGH], 100)
     command = command_for(bus, address_bits=32)
@@ -510,7 +531,7 @@ def test_not_ready(bus: Bus) -> None:
     bare.setMemoryDescriptor(memory, autoPrepare=False)
     bare.prepareWithSpecification(Specification(max_segment=100))
     assert len(everything(bare)) == 41
-    with pytest.raises(IONotReadyError):
+    with pytest.raises(IONotPermittedError):
         bare.prepareWithSpecification(Specification())
     bare.clearMemoryDescriptor()
     memory.complete()
@@ -587,7 +608,7 @@ def test_a_dma_in_flight_is_waited_for(bus: Bus) -> None:
         def in_flight(self) -> tuple[activity.InFlight, ...]:
             return self.going
 
-    memory, master = memory_of(bus, [HIGH]), Master()
+    memory, master = memory_of(bus, [HIGH, LOW]), Master()
     activity.register(master)
     command = command_for(bus, address_bits=32)
     command.setMemoryDescriptor(memory)

@@ -39,6 +39,7 @@ from iobuffer import (
 from iobuffer.activity import InFlight
 from iobuffer.carveout import CarveoutPool, Zone
 from iobuffer.creation import make_request
+from iobuffer.dma_command import IODMACommand, MappingOptions, Specification
 from iobuffer.heap_pool import HeapPool
 from iobuffer.mapper import BusWindow, Place
 from iobuffer.mistakes import IOMistakeWarning
@@ -313,6 +314,77 @@ def test_release_fails_while_the_device_reaches_the_memory(books: Books) -> None
     books.stuck.clear()
     buffer.release()
     assert not books.open
+
+
+def test_unmapped_commands_use_physical_addresses(books: Books, pinner: Pinner) -> None:
+    """As in IOKit, behind a mapper too; of a part, of several, of existing memory."""
+    assert not pinner.pins
+    with (
+        make(2 * PAGE) as buffer,
+        IOGeneralMemoryDescriptor.withAddressRange(
+            0x5000_0064, PAGE + 100, kIODirectionInOut, current_task()
+        ) as existing,
+        IOSubMemoryDescriptor.withSubRange(buffer, 5, 10, kIODirectionInOut) as part,
+        IOMultiMemoryDescriptor.withDescriptors([part, existing], kIODirectionInOut) as several,
+    ):
+        several.prepare()
+        part.prepare()
+        ranges = [(0x7000 + 100, PAGE - 100), (0x3000, 200)]
+        places: list[tuple[IOMemoryDescriptor, list[tuple[int, int]]]] = [
+            (buffer, [(START, 2 * PAGE)]),
+            (part, [(START + 5, 10)]),
+            (several, [(START + 5, 10), *ranges]),
+        ]
+        for memory, physical in places:
+            assert memory.physical_segments() == physical
+            for mapping, expected in (
+                (MappingOptions.kUnmapped, physical),
+                (MappingOptions.kMapped, memory.segments()),
+            ):
+                command = IODMACommand(Specification.of_device(mapping=mapping))
+                with command:
+                    command.setMemoryDescriptor(memory)
+                    assert command.genIOVMSegments(0, 9)[0] == expected
+            assert memory.segments() != physical
+        assert buffer.physical_segments(3, 4) == [(START + 3, 4)]
+        assert buffer.physical_segments(0, 0) == []
+        part.complete()
+        several.complete()
+        with pytest.raises(IONotReadyError):
+            existing.physical_segments()
+    assert not books.open
+
+
+def test_bounce_memory_of_an_unmapped_command_is_at_its_physical_address(books: Books) -> None:
+    with make(PAGE) as buffer:
+        specification = Specification.of_device(mapping=MappingOptions.kUnmapped, alignment=2)
+        with IODMACommand(specification) as command:
+            command.setMemoryDescriptor(buffer, autoPrepare=False)
+            command.prepare(1, 100)
+            ((address, length),) = command.genIOVMSegments(0, 9)[0]
+            assert command.bounced == length == 100
+            used = command.getIOMemoryDescriptor()
+            assert used is not None
+            assert used.segments() == used.physical_segments()
+            assert address in books.open
+
+
+def test_nobody_goes_around_a_mapper(books: Books) -> None:
+    for mapping in MappingOptions:
+        specification = Specification(mapping=mapping)
+        if mapping is not MappingOptions.kBypassed:
+            IODMACommand(specification)
+            continue
+        with pytest.raises(IOBadArgumentError, match="kBypassed"):
+            IODMACommand(specification)
+        with make(PAGE) as buffer:
+            command = IODMACommand()
+            command.setMemoryDescriptor(buffer, autoPrepare=False)
+            with pytest.raises(IOBadArgumentError, match="kBypassed"):
+                command.prepareWithSpecification(specification)
+        mapper.use(None)
+        IODMACommand(specification)
+        mapper.use(books)
 
 
 class Pinned:

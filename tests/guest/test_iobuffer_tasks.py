@@ -45,29 +45,10 @@ from iobuffer.pool import PAGE, Extent
 from iobuffer.port import Lost, ask
 from iobuffer.vm import ANYWHERE, Mapping, Placement
 
+from tests.guest.memory_pool import Window
+
 MIB = 1 << 20
 ZONE = Zone("main", 0x0C00_0000, 4 * MIB)
-
-
-class Window:
-    """What the kernel keeps mapped, as the driver's `KernelMap` shows it."""
-
-    def __init__(self, fd: int, offset: int, length: int) -> None:
-        self._fd, self._offset, self.length = fd, offset, length
-        self.address = 0xFFFF_8000_0000_0000 + offset
-
-    def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._fd, length, self._offset + offset)
-
-    def write(self, offset: int, data: bytes) -> None:
-        os.pwrite(self._fd, data, self._offset + offset)
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Window:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 class SharedPool(CarveoutPool):
