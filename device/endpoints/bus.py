@@ -334,12 +334,12 @@ class Bus(Requester):
             with self.interconnect.lock:
                 try:
                     target = self._through(places, attributes)
+                    if data is None:
+                        return target.read()
+                    target.write(data)
                 except DmaRefused as refusal:
-                    denied = refusal
-                    raise Withdrawn(refusal.address) from refusal
-                if data is None:
-                    return target.read()
-                target.write(data)
+                    denied = bare(refusal)
+                    raise Withdrawn(refusal.address) from None
                 return b""
 
         def done(outcome: bytes | MemoryFault | DmaRefused) -> None:

@@ -5,10 +5,11 @@ DmaRefused says why one leads nowhere; OnlyByMessage, that the client alone reac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from device.layout import DmaReason
+from device.vfio_user.client_memory import View
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.model import Client, Place
 
@@ -41,25 +42,25 @@ class Reach:
             raise DmaRefused(DmaReason.UNMAPPED, address)
         return client
 
-    def views(self, client: Client, address: int, length: int, *, write: bool) -> list[memoryview]:
+    def views(self, client: Client, address: int, length: int, *, write: bool) -> Sequence[View]:
         """Return views of memory, or of a peer's BAR."""
         found = self._reached(client.memory, address, length, write=write)
         return [found] if isinstance(found, memoryview) else found
 
     def places(
         self, client: Client, address: int, length: int, *, write: bool
-    ) -> list[Place] | memoryview:
+    ) -> Sequence[Place] | memoryview:
         """Return the places of memory, or a view of a peer's BAR, which no cache holds."""
         return self._reached(client.places, address, length, write=write)
 
     def _reached(
         self,
-        memory: Callable[..., list[_Found]],
+        memory: Callable[..., Sequence[_Found]],
         address: int,
         length: int,
         *,
         write: bool,
-    ) -> list[_Found] | memoryview:
+    ) -> Sequence[_Found] | memoryview:
         try:
             return memory(address, length, write=write)
         except ReadOnly as fault:

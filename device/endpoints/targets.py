@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from device.layout import DmaReason
+from device.vfio_user.client_memory import View
 from device.vfio_user.errors import (
     ClientFault,
     ClientGone,
@@ -23,21 +24,26 @@ from .requests import Data, DmaRefused
 class Views:
     """Memory without caches before it."""
 
-    views: Sequence[memoryview]
+    views: Sequence[View]
 
     def read(self) -> bytes:
-        """Return a copy."""
-        return b"".join(self.views)
+        """Return a copy. DmaRefused where the client has taken its memory away."""
+        try:
+            return b"".join(
+                [each if isinstance(each, memoryview) else bytes(each) for each in self.views]
+            )
+        except MemoryFault as fault:
+            raise refusal_of(fault) from fault
 
     def write(self, data: Data) -> None:
-        """Store as many bytes as there are."""
-        if len(self.views) == 1:
-            self.views[0][:] = data
-            return
-        start = 0
-        for view in self.views:
-            view[:] = data[start : start + len(view)]
-            start += len(view)
+        """Store as many bytes as there are. DmaRefused: as above, behind what was stored."""
+        try:
+            start = 0
+            for view in self.views:
+                view[:] = data if len(self.views) == 1 else data[start : start + len(view)]
+                start += len(view)
+        except MemoryFault as fault:
+            raise refusal_of(fault) from fault
 
 
 @dataclass(slots=True)

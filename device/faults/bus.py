@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ from device.endpoints.exerciser import Exerciser
 from device.endpoints.parts.transfer import Moved, Transfer
 from device.endpoints.requests import DmaRefused, OnlyByMessage
 from device.layout import DmaAttribute, DmaDirection
+from device.vfio_user.client_memory import View
 from device.vfio_user.errors import MemoryFault
 
 from .fault import Fault
@@ -75,7 +76,7 @@ class _PeerWriteLost(Exerciser):
 class _StaleTranslation(Exerciser):
     """Keeps where an address led, and goes there when the client has unmapped it."""
 
-    _seen: Mapping[tuple[int, int], list[memoryview]] = MappingProxyType({})
+    _seen: Mapping[tuple[int, int], Sequence[View]] = MappingProxyType({})
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         place = transfer.address, transfer.length
@@ -92,14 +93,14 @@ class _StaleTranslation(Exerciser):
 
         super().transfer(transfer, moved)
 
-    def _follow(self, views: list[memoryview], transfer: Transfer) -> bytes:
+    def _follow(self, views: Sequence[View], transfer: Transfer) -> bytes:
         start = transfer.offset
         for view in views:
             window = slice(start, start + len(view))
             if transfer.writes_memory:
                 view[:] = self.buffer[window]
             else:
-                self.buffer[window] = view
+                self.buffer[window] = bytes(view)
             start += len(view)
         return bytes(self.buffer[transfer.offset : start])
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
+from device.vfio_user.client_memory import View
 from device.vfio_user.errors import Unmapped
 from device.vfio_user.model import Place
 
@@ -55,20 +56,32 @@ class FileMemory:
 
     def read(self, backing: Hashable, offset: int, length: int) -> bytes:
         """Return a copy of bytes; MemoryGone."""
-        return bytes(self._view(backing, offset, length))
+        with _gone(offset):
+            return bytes(self._view(backing, offset, length))
 
     def write(self, backing: Hashable, offset: int, data: bytes) -> None:
         """Store bytes; MemoryGone."""
-        self._view(backing, offset, len(data))[:] = data
+        with _gone(offset):
+            self._view(backing, offset, len(data))[:] = data
 
     def write_where(self, backing: Hashable, offset: int, data: bytes, mask: bytes) -> None:
         """Store the bytes where ``mask`` is not 0, and none between them; MemoryGone."""
-        view = self._view(backing, offset, len(data))
-        for first, last in runs(mask):
-            view[first:last] = data[first:last]
+        with _gone(offset):
+            view = self._view(backing, offset, len(data))
+            for first, last in runs(mask):
+                view[first:last] = data[first:last]
 
-    def _view(self, backing: Hashable, offset: int, length: int) -> memoryview:
+    def _view(self, backing: Hashable, offset: int, length: int) -> View:
         place, end = self._lent.get(backing) or self._kept.get(backing), offset + length
         if place is None or end > len(place.memory) or not place.holds(end):
-            raise MemoryGone(offset)
+            raise Unmapped(offset)
         return place.memory[offset:end]
+
+
+@contextmanager
+def _gone(offset: int) -> Iterator[None]:
+    """Say by the offset in its file which memory is not there."""
+    try:
+        yield
+    except Unmapped as error:
+        raise MemoryGone(offset) from error

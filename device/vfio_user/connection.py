@@ -22,6 +22,7 @@ from typing import Any
 
 from . import information
 from . import messages as wire
+from .client_memory import View
 from .dirty import DmaLog
 from .dma_map import DmaMap
 from .dma_queue import CHUNK, DmaQueue
@@ -104,7 +105,7 @@ class Connection:
 
     # What an endpoint may ask of its client.
 
-    def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+    def memory(self, address: int, length: int, *, write: bool) -> list[View]:
         """See ``model.Client.memory``."""
         views = self.dma_map.views(address, length, write=write)
         if write:

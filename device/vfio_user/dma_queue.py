@@ -232,7 +232,7 @@ class DmaQueue:
             return read
         views = self._map.views(address, rest, write=data is not None)
         if data is None:
-            return bytes(job.read) + b"".join(views)
+            return bytes(job.read) + b"".join(map(bytes, views))
         self._wrote(address, rest)
         for view in views:
             view[:] = data[start : start + len(view)]

@@ -5,7 +5,8 @@ VfioUserError
 ├── RemoteProtocolError  the client broke it; carries the errno of the reply
 └── MemoryFault          a DMA address cannot be reached
     ├── Unmapped
-    │   └── NoDescriptor mapped, but only the client can reach it
+    │   ├── NoDescriptor mapped, but only the client can reach it
+    │   └── WriteOnly    mapped, but not for a device that reads
     ├── ReadOnly
     ├── ClientFault      the client was asked by message, and refused or was silent
     │   └── ClientGone   it disconnected
@@ -47,14 +48,21 @@ class MemoryFault(VfioUserError):
 
 
 class Unmapped(MemoryFault):
-    """No DMA mapping covers the address, or one without a descriptor does."""
+    """Nothing is mapped that can be reached: no mapping, or one whose memory is not there."""
 
-    def __init__(self, address: int) -> None:
-        super().__init__(address, "not mapped")
+    def __init__(self, address: int, reason: str = "not mapped") -> None:
+        super().__init__(address, reason)
 
 
 class NoDescriptor(Unmapped):
     """The mapping came without a descriptor: only a message to the client reaches it."""
+
+
+class WriteOnly(Unmapped):
+    """The mapping does not allow a device to read there."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(address, "mapped write-only")
 
 
 class ReadOnly(MemoryFault):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from .client_memory import View
 from .errors import MemoryFault
 from .migration import Migration
 from .timers import Timers
@@ -18,14 +19,15 @@ class Place:
 
     ``file`` is one name for the same memory, by whichever mapping and client it is reached.
     ``memory`` is the whole file and lasts as long as somebody has it, also after an unmap; but a
-    client may cut the file, so ask ``holds`` whether it still reaches up to an offset.
+    client may cut the file: ``holds`` says whether it still reaches up to an offset, and an access
+    through a `FileView` may raise Unmapped all the same.
     """
 
     file: Hashable
     offset: int
     length: int
     address: int  # on the bus, of the first byte
-    memory: memoryview
+    memory: View
     holds: Callable[[int], bool]
 
 
@@ -66,11 +68,12 @@ class Window(NamedTuple):
 class Client(Protocol):
     """What an endpoint may ask of its client."""
 
-    def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+    def memory(self, address: int, length: int, *, write: bool) -> Sequence[View]:
         """Return views, in order, that cover ``length`` bytes at bus address ``address``.
 
         Raises Unmapped (NoDescriptor where only the client reaches it) or ReadOnly; never gives a
-        part.
+        part. An access through a `FileView` may raise Unmapped, too: its client has taken the
+        memory away.
         """
 
     def places(self, address: int, length: int, *, write: bool) -> list[Place]:

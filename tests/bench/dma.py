@@ -80,6 +80,7 @@ def memcpy() -> Iterator[Row]:
     source, target = bytearray(os.urandom(MIB) * 16), memoryview(bytearray(16 * MIB))
     with connected(device) as connection:
         (view,) = connection.memory(BASE, RAM, write=True)
+        assert isinstance(view, memoryview), "sealed memory is mapped"
         view[: len(source)] = source
         for size in SIZES:
             goal = at_least(0.9) if size >= GOAL_FROM else None

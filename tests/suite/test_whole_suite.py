@@ -108,7 +108,9 @@ class MovesThoughRefused(Exerciser):
         if transfer.writes_memory:
             memory[:] = self.buffer[offset : offset + 64].ljust(64, b"\0")
         else:
-            self.buffer[offset : offset + 64] = memory[: len(self.buffer[offset : offset + 64])]
+            self.buffer[offset : offset + 64] = bytes(
+                memory[: len(self.buffer[offset : offset + 64])]
+            )
 
 
 class IgnoresBusMastering(Exerciser):

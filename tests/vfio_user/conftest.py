@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -77,9 +78,25 @@ def client(server: Path) -> Iterator[RawClient]:
 
 
 @pytest.fixture
-def memory() -> Iterator[int]:
-    """A descriptor of 1 MiB of shared memory."""
-    descriptor = os.memfd_create("memory")
+def memory(sealed: int) -> int:
+    """A descriptor of 1 MiB of shared memory, which the server maps."""
+    return sealed
+
+
+@pytest.fixture
+def sealed() -> Iterator[int]:
+    """A descriptor of 1 MiB of memory, sealed as QEMU seals it: it can only grow."""
+    descriptor = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, MEMORY_SIZE)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def unsealed() -> Iterator[int]:
+    """A descriptor of 1 MiB of memory that its client can cut."""
+    descriptor = os.memfd_create("unsealed")
     os.ftruncate(descriptor, MEMORY_SIZE)
     yield descriptor
     os.close(descriptor)

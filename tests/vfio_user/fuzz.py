@@ -11,6 +11,7 @@ hypothesis, the coverage-guided loop of ``fuzzer.py`` and a file of a failure al
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import struct
@@ -79,7 +80,7 @@ class Choices:
 class Peer:
     """A connection with an endpoint, and what is true of it whatever arrives."""
 
-    def __init__(self, model: Endpoint) -> None:
+    def __init__(self, model: Endpoint, sealed: bool) -> None:
         self.now = 0.0
         self.endpoint = ENDPOINT  # where it is the model
         self.endpoint.as_new()
@@ -87,8 +88,10 @@ class Peer:
         self.connection = Connection(model, lambda: self.now)
         self.asked: list[tuple[Header, bytes]] = []  # the server's own commands
         self.framer = Framer()
-        self.memory = os.memfd_create("granted")
+        self.memory = os.memfd_create("granted", os.MFD_ALLOW_SEALING)
         os.write(self.memory, GUARD + bytes(PAGE) + GUARD)
+        if sealed:  # as QEMU's, which is mapped; of another file the kernel copies the bytes
+            fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 
     def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> list[Header]:
         """Hand in bytes, and return the headers of what comes out."""
@@ -153,9 +156,9 @@ def framed(identity: int, command: int, payload: bytes, flags: int = 0, error: i
 
 
 @contextmanager
-def peer(model: Endpoint = ENDPOINT) -> Iterator[Peer]:
+def peer(model: Endpoint = ENDPOINT, *, sealed: bool = True) -> Iterator[Peer]:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a count, no paths
-    made = Peer(model)
+    made = Peer(model, sealed)
     try:
         yield made
     except RemoteProtocolError as error:
@@ -255,13 +258,14 @@ def any_capabilities(data: bytes) -> None:
 def any_ranges(data: bytes) -> None:
     """DMA around one granted page, which a hostile client cuts off its file meanwhile."""
     choices = Choices(data)
-    with peer() as made:
+    sealed = bool(choices.number(2))
+    with peer(sealed=sealed) as made:
         made.negotiate()
         made.grant()
         for _ in range(1 + choices.number(12)):
             address = choices.pick([BASE, BASE - 1, BASE + 1, BASE + PAGE, 0, (1 << 64) - 1])
             length = choices.pick([0, 1, 2, PAGE - 1, PAGE, PAGE + 1, 1 << 20])
-            cut = choices.number(4) == 0
+            cut = not sealed and choices.number(4) == 0
             if cut:
                 os.ftruncate(made.memory, PAGE)
             made.endpoint.address = address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -111,8 +112,9 @@ def test_wrong_length(client: RawClient, length: int) -> None:
 
 
 def test_last_unmap_gives_the_file_back(client: RawClient) -> None:
-    descriptor = os.memfd_create("counted")
+    descriptor = os.memfd_create("counted", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, 16 * PAGE)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     for page in range(16):
         client.dma_map(0x10000 + page * PAGE, PAGE, descriptor, offset=page * PAGE)
     assert maps_of("/memfd:counted") == 1, "one mmap for each file, however many mappings"

@@ -107,18 +107,18 @@ def test_a_file_of_any_size_is_refused_not_mapped(client: RawClient) -> None:
 
 
 def test_a_file_that_its_client_cuts_is_not_followed(
-    probed: RawClient, prober: Prober, memory: int
+    probed: RawClient, prober: Prober, unsealed: int
 ) -> None:
     """Behind the end of its file a mapping raises SIGBUS, which would end the process."""
-    probed.dma_map(0, 1 << 20, memory)
+    probed.dma_map(0, 1 << 20, unsealed)
     client = prober.bus.client
     assert client
-    os.ftruncate(memory, 2 * PAGE)
+    os.ftruncate(unsealed, 2 * PAGE)
     assert client.memory(0, 2 * PAGE, write=True)
     for address, length in ((2 * PAGE - 1, 2), (2 * PAGE, 1), (0, 1 << 20)):
         with pytest.raises(Unmapped):
             client.memory(address, length, write=True)
-    os.ftruncate(memory, 1 << 20)
+    os.ftruncate(unsealed, 1 << 20)
     assert client.memory(0, 1 << 20, write=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -39,11 +40,13 @@ class Plain(Endpoint):
 class Rig:
     """An endpoint and its connection: two mappings side by side, one read-only, one bare."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sealed: bool = True) -> None:
         self.endpoint = Plain()
         self.connection = Connection(self.endpoint)
-        self.memory = os.memfd_create("lists")
+        self.memory = os.memfd_create("lists", os.MFD_ALLOW_SEALING)
         os.truncate(self.memory, 5 * PAGE)
+        if sealed:  # or it is not mapped
+            fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self.command(wire.Command.VERSION, bytes(4))
         for address, pages, flags, offset in (
             (FIRST, 2, 3, 2 * PAGE),
@@ -200,11 +203,13 @@ def test_the_interconnect_is_asked_of_each(rig: Rig, write: bool) -> None:
     assert rig.content == bytes(5 * PAGE)
 
 
-def test_a_file_that_was_cut_is_not_followed(rig: Rig) -> None:
+def test_a_file_that_was_cut_is_not_followed() -> None:
+    rig = Rig(sealed=False)
     os.truncate(rig.memory, 3 * PAGE)
     with pytest.raises(DmaRefused) as refusal:
         rig.endpoint.bus.read_list([(FIRST, 4), (FIRST + PAGE, 4)])
     assert (refusal.value.reason, refusal.value.address) == (DmaReason.UNMAPPED, FIRST + PAGE)
+    rig.close()
 
 
 def test_the_history_of_a_long_list_is_bounded(rig: Rig) -> None:

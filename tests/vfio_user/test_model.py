@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from device.vfio_user.dma_map import DmaMap
 from device.vfio_user.errors import MemoryFault, ReadOnly, RemoteProtocolError, Unmapped
@@ -25,13 +26,19 @@ class DmaMapAgainstPages(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.descriptor = os.memfd_create("model")
+        self.descriptor = os.memfd_create("model", os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, FILE_PAGES * PAGE)
         for page in range(FILE_PAGES):
             os.pwrite(self.descriptor, bytes([page + 1]) * PAGE, page * PAGE)
         self.map = DmaMap()
         self.pages: dict[int, tuple[int, bool]] = {}  # page -> (page of the file, writable)
         self.starts: dict[int, int] = {}
+
+    @initialize(sealed=st.booleans())
+    def seal(self, sealed: bool) -> None:
+        """Have the file mapped, or have its bytes copied by the kernel."""
+        if sealed:
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 
     def teardown(self) -> None:
         self.map.clear()
@@ -91,7 +98,7 @@ class DmaMapAgainstPages(RuleBasedStateMachine):
             high = min(address + length, (page + 1) * PAGE)
             data += bytes([source + 1]) * (high - low)
         if expected is None:
-            assert b"".join(self.map.views(address, length, write=write)) == data
+            assert b"".join(map(bytes, self.map.views(address, length, write=write))) == data
         else:
             with pytest.raises(expected):
                 self.map.views(address, length, write=write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import struct
@@ -34,7 +35,7 @@ class Stream(RuleBasedStateMachine):
         self.device: Prober = ENDPOINT
         self.device.as_new()
         self.connection, self.framer = Connection(self.device), Framer()
-        self.file = os.memfd_create("stream")
+        self.file = os.memfd_create("stream", os.MFD_ALLOW_SEALING)
         os.ftruncate(self.file, PAGES * PAGE)
         self.memory = bytearray(PAGES * PAGE)
         self.ready = False
@@ -80,8 +81,14 @@ class Stream(RuleBasedStateMachine):
         wanted = range(address // PAGE, (address + length - 1) // PAGE + 1)
         return all(found.get(page, False) or (page in found and not write) for page in wanted)
 
-    @initialize(at_once=st.sampled_from([True, True, True, False]), writable=st.booleans())
-    def begin(self, at_once: bool, writable: bool) -> None:
+    @initialize(
+        at_once=st.sampled_from([True, True, True, False]),
+        writable=st.booleans(),
+        sealed=st.booleans(),
+    )
+    def begin(self, at_once: bool, writable: bool, sealed: bool) -> None:
+        if sealed:  # it is mapped then; otherwise the kernel copies its bytes
+            fcntl.fcntl(self.file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         if at_once:
             self.version()
             self.map(0, PAGES // 2, writable)
