@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class Bench:
         """Start to log what the device writes."""
         data = wire.LoggingControl(PAGE, 0, 0).pack()
         self.client.feature(FeatureFlag.SET | Feature.DMA_LOGGING_START, data)
+
+    def reply(self) -> Header:
+        """Return the header of what comes, whatever it replies to. Refused for an error."""
+        header = self.client.receive().header
+        if header.flags & Flags.ERROR:
+            raise Refused(header.error)
+        return header
 
     def report(self, page: int, count: int) -> None:
         """Ask which pages were written."""
@@ -157,6 +165,16 @@ def _mask_by_eventfd(bench: Bench) -> None:
     bench.client.set_irqs(EVENTFD | MASK, Irq.INTX, 0, 1, descriptors=[bench.memory])
 
 
+@case("SET_IRQS: a descriptor that is no eventfd")
+def _no_eventfd(bench: Bench) -> None:
+    bench.client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=[bench.memory])
+
+
+@case("SET_IRQS: a flag that is not defined")
+def _unknown_irq_flag(bench: Bench) -> None:
+    bench.client.set_irqs(NONE | TRIGGER | 1 << 6, Irq.INTX, 0, 1)
+
+
 @case("DMA_UNMAP: an address that is not mapped")
 def _unmap_nothing(bench: Bench) -> None:
     bench.map(0)
@@ -205,6 +223,43 @@ def _map_over(bench: Bench) -> None:
     bench.client.dma_map(0, 2 * PAGE, bench.memory)
 
 
+@case("DMA_MAP: neither readable nor writable")
+def _map_for_nothing(bench: Bench) -> None:
+    bench.client.dma_map(0, PAGE, bench.memory, flags=0)
+
+
+@case("DMA_MAP: the flags of libvfio-user's own")
+def _map_by_mmap(bench: Bench) -> None:
+    bench.client.dma_map(0, PAGE, bench.memory, flags=3 | 4)
+
+
+@case("DMA_MAP: a part of a page")
+def _map_less(bench: Bench) -> None:
+    bench.client.dma_map(0, PAGE // 2, bench.memory)
+
+
+@case("DMA_MAP: past the end of its file")
+def _map_past_the_end(bench: Bench) -> None:
+    size = os.fstat(bench.memory).st_size
+    bench.client.dma_map(0, 2 * PAGE, bench.memory, offset=size - PAGE)
+
+
+@case("DMA_MAP: two descriptors")
+def _map_two_files(bench: Bench) -> None:
+    request = wire.DmaMap(32, 3, 0, 0, PAGE).pack()
+    bench.client.call(Command.DMA_MAP, request, descriptors=[bench.memory] * 2)
+
+
+@case("DMA_MAP: bytes behind its fields")
+def _long_map(bench: Bench) -> None:
+    bench.client.call(Command.DMA_MAP, wire.DmaMap(32, 3, 0, 0, PAGE).pack() + bytes(8))
+
+
+@case("DEVICE_GET_INFO: a descriptor")
+def _info_with_descriptor(bench: Bench) -> None:
+    bench.client.call(Command.DEVICE_GET_INFO, INFO, descriptors=[bench.memory])
+
+
 @case("GET_REGION_IO_FDS: argsz above 1 MiB")
 def _io_fds_with_room(bench: Bench) -> None:
     request = wire.REGION_IO_FDS.pack(MAX_DATA_XFER + 1, 0, BUFFER, 0)
@@ -214,13 +269,13 @@ def _io_fds_with_room(bench: Bench) -> None:
 @case("header: a size of 15 bytes")
 def _short_header(bench: Bench) -> None:
     bench.client.send(Command.DEVICE_GET_INFO, size=HEADER_SIZE - 1)
-    bench.client.receive()
+    bench.reply()
 
 
 @case("header: a size above the largest message")
 def _long_header(bench: Bench) -> None:
     bench.client.send(Command.DEVICE_GET_INFO, size=MAX_MESSAGE + 1)
-    bench.client.receive()
+    bench.reply()
 
 
 @case("header: 1 MiB announced and 33 bytes sent")
@@ -231,19 +286,38 @@ def _cut_message(bench: Bench) -> str:
     payload = wire.REGION_INFO.pack(32, 0, BUFFER, 0, 0, 0).ljust(size - HEADER_SIZE, b"\0")
     bench.client.send_raw(header + payload[:17])
     bench.client.send_raw(payload[17:])
-    reply = bench.client.receive().header
-    return "waits" if (reply.message_id, reply.error) == (7, 0) else f"{reply}"
+    return "waits" if bench.reply().message_id == 7 else "another reply"
 
 
 @case("header: a reply to nothing")
 def _reply_to_nothing(bench: Bench) -> None:
     bench.client.send(Command.DMA_READ, bytes(16), flags=Flags.REPLY)
-    bench.client.receive()
+    bench.reply()
 
 
 @case("header: a command that is not known")
 def _unknown_command(bench: Bench) -> None:
     bench.client.call(14, bytes(16))
+
+
+@case("header: a flag that is not defined")
+def _unknown_header_flag(bench: Bench) -> None:
+    bench.client.call(Command.DEVICE_GET_INFO, INFO, flags=1 << 6)
+
+
+@case("header: the reply of an error")
+def _error(bench: Bench) -> str:
+    flags = FeatureFlag.SET | Feature.MIG_DEVICE_STATE
+    payload = wire.DeviceFeature(16, flags).pack() + wire.MigState(9, -1).pack()
+    bench.client.send(Command.DEVICE_FEATURE, payload)
+    reply = bench.client.receive()
+    alone = reply.header.flags & Flags.ERROR and not reply.payload
+    return "the header alone" if alone else f"{reply}"
+
+
+@case("REGION_READ: 0 bytes")
+def _read_nothing(bench: Bench) -> None:
+    bench.client.call(Command.REGION_READ, wire.RegionAccess(0, BUFFER, 0).pack())
 
 
 @case("VERSION: max_msg_fds of 1025", negotiated=False)
@@ -294,6 +368,19 @@ def _large_write(bench: Bench) -> None:
     bench.propose(max_data_xfer_size=STATE // 2)
     bench.client.set_state(DeviceState.RESUMING)
     bench.client.migration_write(bytes(STATE))
+
+
+@case("MIG_DATA_WRITE: argsz without room for the data")
+def _write_without_room(bench: Bench) -> None:
+    bench.client.set_state(DeviceState.RESUMING)
+    bench.client.call(Command.MIG_DATA_WRITE, wire.MigData(8, STATE).pack() + bytes(STATE))
+
+
+@case("MIG_DATA_WRITE: more data than its size")
+def _write_more(bench: Bench) -> None:
+    bench.client.set_state(DeviceState.RESUMING)
+    payload = wire.MigData(8 + STATE, STATE).pack() + bytes(STATE + 1)
+    bench.client.call(Command.MIG_DATA_WRITE, payload)
 
 
 @case("MIG_DATA_READ: above the client's own maximum", negotiated=False)
@@ -350,6 +437,12 @@ def _start_twice(bench: Bench) -> None:
     bench.start_log()
 
 
+@case("DMA_LOGGING_START: a page size of 3")
+def _start_odd(bench: Bench) -> None:
+    data = wire.LoggingControl(3, 0, 0).pack()
+    bench.client.feature(FeatureFlag.SET | Feature.DMA_LOGGING_START, data)
+
+
 @case("DMA_LOGGING_STOP: off already")
 def _stop_twice(bench: Bench) -> None:
     bench.client.feature(FeatureFlag.SET | Feature.DMA_LOGGING_STOP)
@@ -366,6 +459,14 @@ def _report_part(bench: Bench) -> None:
     bench.client.dma_map(0, 2 * PAGE, bench.memory)
     bench.start_log()
     bench.report(1, 1)
+
+
+@case("DMA_LOGGING_REPORT: a page larger than the range")
+def _report_by_large_pages(bench: Bench) -> None:
+    bench.client.dma_map(0, 2 * PAGE, bench.memory)
+    bench.start_log()
+    data = wire.LoggingReport(0, 2 * PAGE, 1 << 20).pack()
+    bench.client.feature(FeatureFlag.GET | Feature.DMA_LOGGING_REPORT, data)
 
 
 @case("DEVICE_FEATURE: one that is not had")

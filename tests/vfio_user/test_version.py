@@ -34,6 +34,23 @@ def test_reply_offers_what_the_server_does(server: Path) -> None:
     assert capabilities["max_data_xfer_size"] == 1 << 20
 
 
+def test_what_qemu_proposes_is_granted(server: Path) -> None:
+    proposed: dict[str, object] = {
+        "migration": {"max_bitmap_size": 268435456, "pgsize": 4096},
+        "pgsizes": 4096,
+        "max_data_xfer_size": 1048576,
+        "max_msg_fds": 16,
+        "max_dma_maps": 65535,
+        "write_multiple": True,
+    }
+    with RawClient(server, negotiate=False) as client:
+        granted = json.loads(client.version(proposal(proposed))[4:-1])["capabilities"]
+    assert granted == {
+        name: proposed[name]
+        for name in ("max_msg_fds", "max_data_xfer_size", "pgsizes", "write_multiple")
+    }
+
+
 @pytest.mark.parametrize("text", [b"", b"{}\0", b'{"capabilities":{}}\0', b"\0"])
 def test_absent_capabilities_are_accepted(server: Path, text: bytes) -> None:
     with RawClient(server, negotiate=False) as client:
