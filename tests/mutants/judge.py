@@ -15,10 +15,8 @@ from host_harness import children
 from host_harness.errors import Status
 from tests.mutants import tree
 from tests.mutants.candidates import Mutant
-from tests.mutants.reach import Reach
+from tests.mutants.reach import SUITE, Reach
 
-# The guest's whole suite on the devices' own code, in one process.
-SUITE = "tests/suite/test_whole_suite.py::test_sound_devices"
 _SUITE_LIMIT_S = 180
 _VM_LIMIT_S = 600
 # A test may take this many times its seconds, and this much more: other work goes on beside it.

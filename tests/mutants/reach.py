@@ -14,8 +14,11 @@ from typing import TypedDict
 from host_harness import children
 from tests.mutants.candidates import Candidate
 
-# These boot VMs, or are about this.
-_NOT_UNITS = {"bench", "matrix", "mutants"}
+# The guest's whole suite on the devices' own code, in one process. It is a stage of its own; the
+# other tests beside it run parts of it on devices that are wrong, and would take longer than it.
+SUITE = "tests/suite/test_whole_suite.py::test_sound_devices"
+_NOT_UNITS = {"bench", "matrix", "mutants", "suite"}
+_SUITE = "tests/suite"
 _LIMIT_S = 1800
 _DIGESTS = "digests"
 
@@ -78,6 +81,10 @@ def folders(root: Path) -> list[str]:
     return [f"tests/{path.name}" for path in found if path.name not in _NOT_UNITS]
 
 
+def _parts(root: Path) -> list[str]:
+    return folders(root) + [_SUITE] * (root / SUITE.partition("::")[0]).is_file()
+
+
 def measure(trees: list[Path], areas: Iterable[str], keep: Path, now: dict[str, str]) -> Reach:
     """Run the unit tests in these copies, a folder at a time in each. Raise NotMeasured.
 
@@ -88,7 +95,7 @@ def measure(trees: list[Path], areas: Iterable[str], keep: Path, now: dict[str, 
         keep.mkdir(parents=True)
         (keep / _DIGESTS).write_text(json.dumps(now))
     watched = [f"{area}/*" if not area.endswith(".py") else area for area in areas]
-    waiting = [name for name in folders(trees[0]) if not _file(keep, name).exists()]
+    waiting = [name for name in _parts(trees[0]) if not _file(keep, name).exists()]
 
     def work(folder: Path) -> None:
         while waiting:
@@ -123,7 +130,13 @@ def _file(keep: Path, name: str) -> Path:
 def _measure(folder: Path, name: str, watched: list[str], keep: Path) -> None:
     part = _file(keep, name).with_suffix(".part")
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not vm and not matrix"]
-    command += ["-p", "tests.mutants.reach_plugin", "--reach", str(part), name]
+    command += [
+        "-p",
+        "tests.mutants.reach_plugin",
+        "--reach",
+        str(part),
+        SUITE if name == _SUITE else name,
+    ]
     command += [word for pattern in watched for word in ("--watch", pattern)]
     done = children.run(command, timeout_s=_LIMIT_S, cwd=folder)
     if done.returncode not in (0, 1) or not part.exists():
