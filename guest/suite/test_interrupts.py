@@ -297,6 +297,40 @@ def test_intx_goes_back_when_its_file_is_closed(device: Exerciser, attest: Attes
     )
 
 
+@pytest.mark.promise("MSI-X")
+def test_another_file_takes_no_vector(device: Exerciser, attest: Attest) -> None:
+    """A vector that has an eventfd keeps it: nobody else puts one in its place, or takes it away.
+
+    The vector beside it is free.
+    """
+    refused = []
+    with Exerciser() as other, other.eventfd(1) as taken:
+
+        def put() -> None:
+            device.eventfd(1).close()
+
+        for what in (put, lambda: device.driver.set_eventfd(1, -1)):
+            try:
+                what()
+                refused.append("no")
+            except IOBusyError as error:
+                refused.append(error.code.name)
+        with device.eventfd(2) as beside:
+            for each in taken, beside:
+                device.interrupt(each.vector)
+            counts = [each.wait(WAIT_S) for each in (taken, beside)]
+    with device.eventfd(1) as again:
+        device.interrupt(1)
+        counts.append(again.wait(WAIT_S))
+    attest(
+        "MSI-X",
+        asked="a vector of another open file's; when that is closed",
+        attested=f"refused: {', '.join(refused)}; {counts} interrupts",
+        kept=refused == ["kIOReturnBusy"] * 2 and counts == [1, 1, 1],
+        evidence="interrupt",
+    )
+
+
 @pytest.mark.iommu_too
 @pytest.mark.promise("MSI-X")
 def test_msix_works_again_after_intx(device: Exerciser, attest: Attest, granted: int) -> None:

@@ -35,6 +35,7 @@ from tests.suite.rig_host import RigHost
 from tests.suite.rig_kernel import KernelFunction, Line
 from tests.suite.rig_trace import KeptTrace
 
+NEAR = 4 * PAGE  # from a mapping, others that one walk may look at as well
 RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
 # IA32_PAT as Linux sets it, and the bits of an entry that select a type from it.
 PAT = 0x0407_0506_0007_0106
@@ -210,18 +211,24 @@ class Machine(WholeMemory):
         return mode
 
     def query(self, address: int) -> PageTableEntry:
-        """Make the page tables of the mapping that holds ``address``."""
+        """Make the page tables of the mapping that holds ``address``, and of those near it."""
         for start, (physical, length, mode) in self.mapped.items():
             if start in vm._live and start <= address < start + length:
                 self.tables = Tables()
+                self._map_near(start, start + length)
                 flags = TABLE | MODE_BITS[mode]
-                for offset in range(0, length, PAGE):
-                    self.tables.map(start + offset, physical + offset, flags)
                 entry = physical + (address - start & -PAGE) | flags
                 return self.told(
                     PageTableEntry(address, self.tables.root, entry, 1, self.tables.levels)
                 )
         raise LookupError(hex(address))
+
+    def _map_near(self, low: int, high: int) -> None:
+        for start, (physical, length, mode) in self.mapped.items():
+            if start in vm._live and start < high + NEAR and low < start + length + NEAR:
+                flags = TABLE | MODE_BITS[mode]
+                for offset in range(0, length, PAGE):
+                    self.tables.map(start + offset, physical + offset, flags)
 
     def told(self, entry: PageTableEntry) -> PageTableEntry:
         """Return what the driver tells of an entry."""

@@ -289,6 +289,27 @@ def test_a_dropped_buffer_fails_its_test_by_name(run: Run) -> None:
     assert "LookupError" in reports.text("test_raises")
 
 
+def test_a_buffer_of_another_test_is_not_this_ones_to_release(run: Run) -> None:
+    """What an earlier one made, and kept in a module, may go at any time; what is made now not."""
+    reports = run(
+        """
+        kept = []
+
+        def test_keeps(device):
+            kept.append(create(current_task(), kIODirectionIn, 640))
+
+        def test_drops(device):
+            kept.clear()
+
+        def test_drops_its_own(device):
+            kept.append(create(current_task(), kIODirectionIn, 64))
+            kept.clear()
+        """
+    )
+    assert reports.passed == {"test_keeps", "test_drops"}
+    assert "of 64 bytes" in reports.text("test_drops_its_own")
+
+
 def test_a_buffer_that_a_fixture_drops_fails_the_test_by_name(run: Run) -> None:
     reports = run(
         """

@@ -278,6 +278,14 @@ class LetsOthersIn(KernelFunction):
         super().choose(kind, file)
 
 
+class GivesVectorsAway(KernelFunction):
+    """Forgets whose eventfd a vector has."""
+
+    def set_eventfd(self, vector: int, fd: int, file: object) -> None:
+        self.holders.pop(vector, None)
+        super().set_eventfd(vector, fd, file)
+
+
 class Edge(Exerciser):
     """The line goes down by itself once it was signalled."""
 
@@ -427,6 +435,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         (with_kernel(KeepsIntx), "goes_back", {"INTx"}),
         (with_kernel(KeepsIntx), "works_again", {"MSI-X"}),
         (with_kernel(LetsOthersIn), "goes_back", {"INTx"}),
+        (with_kernel(GivesVectorsAway), "takes_no_vector", {"MSI-X"}),
         (with_edu(OtherPlace), "second_opinion and 1001", {"second opinion"}),
         (with_edu(Idle), "second_opinion and 4096", {"second opinion"}),
         (with_edu(Silent), "second_opinion and interrupts", {"second opinion"}),
