@@ -179,6 +179,18 @@ ALLOCATOR = (
         *("bounce-data-forgotten", "transfer accounts", "test_ledger.py"),
         "nobody looks whether a device wrote to a bounce buffer",
     ),
+    _allocator(
+        *("kernel-mapping-cut-short", "createMappingInTask", "test_tasks.py"),
+        "the last complete() ends the kernel's mapping of pageable memory, whoever has it",
+    ),
+    _allocator(
+        *("strict-ignored", "inTask", "test_iokit.py"),
+        "what IOKit refuses is done for ported code, too",
+    ),
+    _allocator(
+        *("capacity-not-aligned-to", "alignment", "test_iokit.py"),
+        "contiguous memory of withCapacity is at any address",
+    ),
 )
 
 
@@ -220,5 +232,9 @@ MAPPER = (
     _mapper(
         *("host-contiguous-ignored", "kIOMemoryHostPhysicallyContiguous"),
         "memory is contiguous to the device alone, where it is to be so in the host",
+    ),
+    _mapper(
+        *("unmapped-translated", "kIOMemoryMapperNone"),
+        "a command that is to go around the mapper gets bus addresses of the mapper's",
     ),
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from iobuffer.heap import Block, Heap
 from iobuffer.options import CacheMode
 
-from . import faults_buffers, faults_dma
+from . import faults_buffers, faults_dma, faults_iokit
 
 _PREFIX = "allocator-"
 _SHARED_MAX = 4096  # bytes; larger buffers stay apart, so that the device's staging still works
@@ -101,6 +101,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "allocator-overlap": lambda: _put_on(_Overlapping),
     **faults_buffers.FAULTS,
     **faults_dma.FAULTS,
+    **faults_iokit.FAULTS,
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from iobuffer import buffer
 from iobuffer.creation import make_place, make_request
 from iobuffer.mapper import BusWindow, Place
+from iobuffer.memory import IOMemoryDescriptor, Segment
 from iobuffer.options import (
     IODirection,
     IOOptions,
@@ -104,6 +105,17 @@ def host_contiguous_ignored() -> None:
     setattr(buffer, make_request.__name__, contiguous_to_devices)
 
 
+def unmapped_translated() -> None:
+    """A command for kUnmapped gets bus addresses of the mapper's."""
+
+    def physical(
+        memory: IOMemoryDescriptor, offset: int = 0, length: int | None = None
+    ) -> list[Segment]:
+        return memory.segments(offset, length)
+
+    setattr(IOMemoryDescriptor, IOMemoryDescriptor.physical_segments.__name__, physical)
+
+
 def mask_ignored() -> None:
     """Place mappings wherever the IOMMU translates."""
 
@@ -122,6 +134,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "mapper-segments-unmerged": segments_unmerged,
     "mapper-none-ignored": none_ignored,
     "mapper-host-contiguous-ignored": host_contiguous_ignored,
+    "mapper-unmapped-translated": unmapped_translated,
 }
 
 

@@ -301,7 +301,8 @@ def test_contiguous_to_the_device(
     """Behind the mapper scattered pages will do: the device has one segment all the same."""
     scatter = [buffer(kIODirectionInOut, PAGE, pool="pinned") for _ in range(64)]
     for each in scatter[::2]:
-        each.release()  # single frames come free
+        each.release()
+    pools.wake()  # single frames come free
     memory = buffer(kIODirectionInOut | kIOMemoryPhysicallyContiguous, SIZE, pool="pinned")
     segment = memory.getPhysicalSegment()
     seen = in_order(bench, memory, data.take(SIZE))
