@@ -23,12 +23,13 @@ from typing import Any
 from . import information
 from . import messages as wire
 from .client_memory import View
+from .closing import close_all
 from .dirty import DmaLog
 from .dma_map import DmaMap
 from .dma_queue import CHUNK, DmaQueue
 from .errors import RemoteProtocolError
 from .features import Features
-from .framing import Message, close_all
+from .framing import Message
 from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
 from .model import DeviceModel, Dma, Place, Window

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass, field
 
+from .closing import close_all
 from .errors import RemoteProtocolError
 from .messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Header
 
 _HEADER = Header.STRUCT
-
-
-def close_all(descriptors: list[int]) -> None:
-    """Close descriptors and empty the list, so that nobody uses them again."""
-    while descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptors.pop())
 
 
 @dataclass(slots=True)

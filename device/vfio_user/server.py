@@ -21,9 +21,10 @@ import time
 from collections import deque
 from pathlib import Path
 
+from .closing import close_all
 from .connection import Connection, Outgoing
 from .errors import RemoteProtocolError
-from .framing import Framer, Message, close_all
+from .framing import Framer, Message
 from .model import DeviceModel
 from .stream import DONT_WAIT, discard, receive
 from .turn import Action, Turn

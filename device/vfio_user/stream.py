@@ -6,15 +6,16 @@ import array
 import contextlib
 import socket
 
+from .closing import close_all
 from .errors import RemoteProtocolError
-from .framing import close_all
-from .messages import MAX_FDS
 
 # Plain ints: an operation on an IntFlag costs as much as ten of them.
 DONT_WAIT, _CLOSE_ON_EXEC = int(socket.MSG_DONTWAIT), int(socket.MSG_CMSG_CLOEXEC)
 _CUT = int(socket.MSG_CTRUNC)
 _RECEIVE_SIZE = 1 << 16
-_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+# As many descriptors as Linux sends at a time (SCM_MAX_FD of include/net/scm.h), though a message
+# may carry fewer: the kernel closes what has no room, and would have this thread wait for it.
+_ANCILLARY_SIZE = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
 def discard(stream: socket.socket) -> None:

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from device.vfio_user import messages as wire
-from device.vfio_user.framing import Framer, Message, close_all
+from device.vfio_user.closing import close_all
+from device.vfio_user.framing import Framer, Message
 from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
 from device.vfio_user.stream import receive
 

@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from device.endpoints.base import Endpoint
+from device.vfio_user.closing import close_all
 from device.vfio_user.connection import Connection
 from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.framing import Framer, close_all
+from device.vfio_user.framing import Framer
 from device.vfio_user.messages import HEADER_SIZE, MAX_MESSAGE, Command, DmaAccess, Flags, Header
 from tests.vfio_user.endpoint import BUFFER, GO, Prober
 

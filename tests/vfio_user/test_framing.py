@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from device.vfio_user.closing import close_all
 from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.framing import Framer, Message, close_all
+from device.vfio_user.framing import Framer, Message
 from device.vfio_user.messages import HEADER_SIZE, MAX_FDS, Command, Header
 from device.vfio_user.stream import DONT_WAIT, receive
 
