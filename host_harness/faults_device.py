@@ -228,6 +228,12 @@ _INTERRUPTS = (
         "MSI-X",
     ),
     _device(
+        "msix-mask-ignored",
+        "test_interrupts.py",
+        "the device sends MSI-X messages while they are masked, and has none pending",
+        "MSI-X",
+    ),
+    _device(
         "intx-dropped",
         "test_interrupts.py",
         "the device sets Interrupt Status and does not take the INTx line up",

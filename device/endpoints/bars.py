@@ -39,11 +39,16 @@ class SharedBar:
 
 @dataclass(frozen=True, slots=True)
 class MsixBars:
-    """Where MSI-X's table and pending bits are; by default they share the last free BAR."""
+    """Where MSI-X's table and pending bits are; by default they share the last free BAR.
+
+    Numbers of BARs, and bytes from their start: multiples of 8. They may lie in a BAR that has
+    registers or memory beside them.
+    """
 
     table: int
     pba: int
     pba_offset: int = 0
+    table_offset: int = 0
 
 
 Bars = Mapping[int, RegisterBar | MemoryBar | SharedBar]  # by the BAR's number

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from device.layout import DmaReason
-from device.pci import aer, msi, pcie
+from device.pci import aer, pcie
 from device.pci.aer import AdvancedErrorReporting, Correctable, Uncorrectable
 from device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity, Status
 from device.pci.msi import Msi
-from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX, pba_size, table_size
+from device.pci.msix import MsiX, pba_size, table_size
 from device.pci.pcie import DeviceControl, DeviceStatus, Offset, PciExpress
 from device.pci.power import PowerManagement
 from device.trace import Trace
@@ -34,6 +34,7 @@ from device.vfio_user.timers import Timers
 from .bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar, bar_size
 from .bus import Bus
 from .memory import Fabric, Memory, ReadOnlyMemory
+from .message_interrupts import Capabilities, MessageInterrupts, MsixRegion
 from .registers import RegisterFile
 from .requests import DmaRefused, Transaction
 from .shared import SharedMemory
@@ -88,16 +89,31 @@ class Endpoint:
         self.add_capability(PowerManagement(lambda: self._power_changed()))
         self._msi = self.add_capability(Msi(self.messages)) if self.messages else None
         self._msix = None
-        table = (-1, 0)
         if msix_bars is not None and self.vectors:
-            table = msix_bars.table, table_size(self.vectors)
             self._msix = self.add_capability(
-                MsiX(self.vectors, msix_bars.table, msix_bars.pba, msix_bars.pba_offset)
+                MsiX(
+                    self.vectors,
+                    msix_bars.table,
+                    msix_bars.pba,
+                    msix_bars.pba_offset,
+                    msix_bars.table_offset,
+                )
             )
         self.config.on_command = lambda: self._command_changed()
         self.fabric = fabric or Fabric()
         self.fabric.join(self)
         self.bus = Bus(self)
+        self._messages = MessageInterrupts(
+            self.config,
+            Capabilities(self._msix, self.vectors, self._msi, self.messages),
+            client=lambda: self.bus.client,
+            tell=lambda *what: self._tell_message(*what),
+        )
+        self._msix_region = None
+        if msix_bars is not None and self.vectors:
+            self._msix_region = MsixRegion(
+                msix_bars, self.vectors, lambda: self._messages.pending_bits()
+            )
         self.timers = Timers(run=lambda action: self._tolerantly(action))
         self._intx_level = False
         self._intx_under_way = False
@@ -113,7 +129,7 @@ class Endpoint:
                 self.contents[index] = kind(bar.size)
         self._check_side_effects()
         self._standstill = Standstill(
-            self, table, lambda: self._stand_still(), lambda: self._update_intx()
+            self, lambda: self._stand_still(), lambda: self._offer_interrupts()
         )
         self.migration: Migration | None = None
         if self.state:
@@ -211,26 +227,27 @@ class Endpoint:
         return severity
 
     def msix(self, vector: int) -> bool:
-        """Send an MSI-X message: a memory write, so it needs bus mastering. Return whether it went.
+        """Send an MSI-X message; return whether it went.
 
-        A vector that the function does not have is not sent.
+        A message is a memory write, so it needs bus mastering; and MSI-X Enable. Masked, by
+        software or by the client's lack of an eventfd, it is pending: its bit is set in the Pending
+        Bit Array, and it goes when it is unmasked. A vector that the function does not have is not
+        sent.
         """
-        return self._message(Irq.MSIX, vector, self.vectors, "msi-x")
+        return self._messages.send(Irq.MSIX, vector)
 
     def msi(self, message: int) -> bool:
-        """Send an MSI message, as ``msix`` does, while software has MSI enabled."""
-        if self._msi is None or not self.config.word(self._msi + msi.MESSAGE_CONTROL) & msi.ENABLE:
-            return False
-        return self._message(Irq.MSI, message, self.messages, "msi")
+        """Send an MSI message, as ``msix`` does, while software has MSI enabled.
 
-    def _message(self, kind: Irq, number: int, count: int, event: str) -> bool:
-        client = self.bus.client
-        if client is None or not self.config.bus_master or not 0 <= number < count:
-            return False
-        # First the trace: a guest that got the message may end its test before this goes on.
-        self.trace.event(self.name, event, vector=number)
-        client.trigger(kind, number)
-        return True
+        Only those that software allocated (Multiple Message Enable) are sent.
+        """
+        return self._messages.send(Irq.MSI, message)
+
+    def _tell_message(self, what: str, kind: str, number: int) -> None:
+        if what == "sent":
+            self.trace.event(self.name, kind, vector=number)
+        else:
+            self.trace.event(self.name, what, interrupt=kind, vector=number)
 
     def intx(self, level: bool) -> None:
         """Assert or deassert the function's INTx line.
@@ -360,24 +377,33 @@ class Endpoint:
         elif self.config.silent:
             if self.config.asleep:
                 return b"\xff" * length
-            return self._standstill.read(index, offset, length)
+            return self._with_msix(index, offset, self._standstill.read(index, offset, length))
         else:
             content = self.contents.get(index)
             data = content.read(offset, length) if content is not None else bytes(length)
+            data = self._with_msix(index, offset, data)
         self.on_access(index, offset, data, write=False)
         return data
+
+    def _with_msix(self, index: int, offset: int, data: bytes) -> bytes:
+        region = self._msix_region
+        return data if region is None else region.read(index, offset, data)
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         """See ``DeviceModel.region_write``. In D3hot, or held, a BAR takes nothing."""
         if index == CONFIG_REGION:
             self.config.write(offset, data)
             self._update_intx()
-        elif self.config.silent:
-            if not self.config.asleep:
-                self._standstill.write(index, offset, data)
+            self._messages.update()
+        elif self.config.asleep:
             return
-        elif (content := self.contents.get(index)) is not None:
-            self._tolerantly(lambda: content.write(offset, data))
+        else:
+            if self._msix_region is not None:
+                self._msix_region.write(index, offset, data)
+            if self.config.stopped:
+                return
+            if (content := self.contents.get(index)) is not None:
+                self._tolerantly(lambda: content.write(offset, data))
         self.on_access(index, offset, data, write=True)
 
     def _tolerantly(self, action: Callable[[], None]) -> None:
@@ -403,6 +429,10 @@ class Endpoint:
         self._intx_under_way = False
         self._update_intx()
 
+    def message_unmasked(self, index: int, subindex: int) -> None:
+        """See ``DeviceModel.message_unmasked``."""
+        self._messages.unmasked(Irq(index), subindex)
+
     def device_reset(self) -> None:
         """See ``DeviceModel.device_reset``. The client takes its own end of the line down."""
         self._intx_under_way = False
@@ -417,9 +447,16 @@ class Endpoint:
         self.on_reset()
         self.intx(False)
         self.config.reset(flr=flr)
+        self._messages.reset()
+        if self._msix_region is not None:
+            self._msix_region.reset()
         for content in self.contents.values():
             content.reset()
         self._update_intx()
+
+    def _offer_interrupts(self) -> None:
+        self._update_intx()
+        self._messages.update()
 
     def _stand_still(self) -> None:
         self.timers.clear()
@@ -433,14 +470,6 @@ class Endpoint:
         self.trace.event(self.name, "power", state="D3hot" if self.config.asleep else "D0")
         self.on_command()
 
-    @property
-    def _messages_enabled(self) -> bool:
-        enables = ((self._msix, MESSAGE_CONTROL, ENABLE), (self._msi, msi.MESSAGE_CONTROL, 1))
-        return any(
-            start is not None and self.config.word(start + offset) & bit
-            for start, offset, bit in enables
-        )
-
     def _update_intx(self) -> None:
         """Signal a line that is up and let through, once until the end of that interrupt.
 
@@ -452,4 +481,4 @@ class Endpoint:
 
     def _held_back(self) -> bool:
         disabled = bool(self.config.command & Command.INTX_DISABLE)
-        return disabled or self._messages_enabled or self.config.silent
+        return disabled or self._messages.enabled or self.config.silent

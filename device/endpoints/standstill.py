@@ -22,17 +22,15 @@ class Standstill:
     def __init__(
         self,
         function: Endpoint,
-        msix_table: tuple[int, int],
         cancel: Callable[[], None],
-        offer_intx: Callable[[], None],
+        offer_interrupts: Callable[[], None],
     ) -> None:
-        """``msix_table``: its BAR, and how many bytes it has from offset 0 on.
+        """``cancel`` ends what is under way.
 
-        ``cancel`` ends what is under way; ``offer_intx`` signals a line that is still up.
+        ``offer_interrupts`` signals a line that is still up, and messages that are pending.
         """
         self._function = function
-        self._table_bar, self._table_size = msix_table
-        self._cancel, self._offer_intx = cancel, offer_intx
+        self._cancel, self._offer_interrupts = cancel, offer_interrupts
 
     def begin(self) -> None:
         """Hold the function: what is under way is forgotten, before its author is told."""
@@ -54,16 +52,9 @@ class Standstill:
             function.timers.hold()
             self._cancel()
             raise
-        self._offer_intx()
+        self._offer_interrupts()
 
     def read(self, index: int, offset: int, length: int) -> bytes:
         """Return what a BAR holds."""
         content = self._function.contents.get(index)
         return bytes(length) if content is None else content.peek(offset, length)
-
-    def write(self, index: int, offset: int, data: bytes) -> None:
-        """Store in MSI-X's table, and nowhere else."""
-        content = self._function.contents.get(index)
-        inside = index == self._table_bar and offset + len(data) <= self._table_size
-        if inside and content is not None:
-            content.write(offset, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from device.endpoints.exerciser import Exerciser
 from device.layout import INTXCTL_ASSERT
+from device.vfio_user.messages import Irq
 
 from .fault import Fault
 
@@ -65,10 +66,25 @@ class _IntxDoubled(Exerciser):
 
 
 class _IntxMisdirected(_IntxDropped):
+    """Sends the message though MSI-X is not enabled, as it is not where INTx is used."""
+
     def write_intxctl(self, value: int) -> None:
         super().write_intxctl(value)
-        if value & INTXCTL_ASSERT:
-            self.msix(self.vectors - 1)
+        client = self.bus.client
+        if value & INTXCTL_ASSERT and client is not None:
+            self.trace.event(self.name, "msi-x", vector=self.vectors - 1)
+            client.trigger(Irq.MSIX, self.vectors - 1)
+
+
+class _MsixMaskIgnored(Exerciser):
+    """Sends at once, whatever Function Mask and MSI-X Enable say: nothing is ever pending."""
+
+    def msix(self, vector: int) -> bool:
+        client = self.bus.client
+        if client is None or not self.config.bus_master or not 0 <= vector < self.vectors:
+            return False
+        self.trace.event(self.name, "msi-x", vector=vector)
+        return client.trigger(Irq.MSIX, vector)
 
 
 class _IntxStorm(Exerciser):
@@ -84,6 +100,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "msix-misdirected": Fault(
         "sends the messages of one vector to the last vector", exerciser=_MsixMisdirected
+    ),
+    "msix-mask-ignored": Fault(
+        "sends messages while they are masked, and has none pending", exerciser=_MsixMaskIgnored
     ),
     "intx-dropped": Fault(
         "sets Interrupt Status and does not take the line up", exerciser=_IntxDropped

@@ -9,6 +9,7 @@ from .config import Capability
 MAX_MESSAGES = 32
 MESSAGE_CONTROL = 0x02  # from the capability's start
 ENABLE = 1 << 0
+_ONE_MULTIPLE = 1 << 4  # the unit of the field below
 _MULTIPLE_MESSAGE_ENABLE = 7 << 4
 _64_BIT = 1 << 7
 
@@ -32,3 +33,8 @@ class Msi(Capability):
         """MSI Enable, Multiple Message Enable, address (its low bits are 0) and data."""
         control = ENABLE | _MULTIPLE_MESSAGE_ENABLE
         return struct.pack("<HQH", control, 0xFFFF_FFFF_FFFF_FFFC, 0xFFFF)
+
+
+def allowed(control: int) -> int:
+    """Return how many messages software allocated, by Message Control; 0 while it is disabled."""
+    return 1 << (control & _MULTIPLE_MESSAGE_ENABLE) // _ONE_MULTIPLE if control & ENABLE else 0

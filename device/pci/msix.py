@@ -10,7 +10,7 @@ TABLE_ENTRY_SIZE = 16
 MAX_VECTORS = 2048
 MESSAGE_CONTROL = 0x02  # from the capability's start
 ENABLE = 1 << 15
-_FUNCTION_MASK = 1 << 14
+FUNCTION_MASK = 1 << 14
 _OFFSET_ALIGNMENT = 8
 
 
@@ -29,20 +29,28 @@ class MsiX(Capability):
 
     id = 0x11
 
-    def __init__(self, vectors: int, table_bar: int, pba_bar: int, pba_offset: int = 0) -> None:
+    def __init__(
+        self,
+        vectors: int,
+        table_bar: int,
+        pba_bar: int,
+        pba_offset: int = 0,
+        table_offset: int = 0,
+    ) -> None:
         """Raise ValueError for vectors out of 1 to 2048, and an offset off its 8 bytes."""
         if not 1 <= vectors <= MAX_VECTORS:
             raise ValueError(f"{vectors} MSI-X vectors: 1 to {MAX_VECTORS} can be had")
-        if pba_offset % _OFFSET_ALIGNMENT:
-            raise ValueError(f"pending bits at {pba_offset:#x}: not a multiple of 8")
+        for what, offset in ("table", table_offset), ("pending bits", pba_offset):
+            if offset < 0 or offset % _OFFSET_ALIGNMENT:
+                raise ValueError(f"MSI-X {what} at {offset:#x}: a multiple of 8 is needed")
         self._vectors = vectors
-        self._table_bar = table_bar
+        self._table = table_bar | table_offset
         self._pba = pba_bar | pba_offset
 
     def body(self) -> bytes:
         """Return Message Control, table and PBA locations."""
-        return struct.pack("<HII", self._vectors - 1, self._table_bar, self._pba)
+        return struct.pack("<HII", self._vectors - 1, self._table, self._pba)
 
     def write_mask(self) -> bytes:
         """MSI-X Enable and Function Mask can be written."""
-        return struct.pack("<HII", ENABLE | _FUNCTION_MASK, 0, 0)
+        return struct.pack("<HII", ENABLE | FUNCTION_MASK, 0, 0)

@@ -140,6 +140,10 @@ class Connection:
         """See ``model.Client.trigger``."""
         return self._interrupts.trigger(index, subindex)
 
+    def armed(self, index: int, subindex: int) -> bool:
+        """See ``model.Client.armed``."""
+        return self._interrupts.armed(index, subindex)
+
     # Messages in, messages out.
 
     def handle(self, message: Message) -> None:

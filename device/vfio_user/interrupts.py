@@ -1,10 +1,10 @@
 """DEVICE_SET_IRQS: which eventfd stands for which interrupt.
 
 Theory of operation. ``MASKABLE`` are the indexes that take MASK and UNMASK, as DEVICE_GET_IRQ_INFO
-says. A message that is sent while its vector is masked waits for the unmask. INTx is a level:
-nothing waits, the unmask asks for the line anew; and it is AUTOMASKED, for the model signals it
-once until that unmask. An eventfd for MASK or UNMASK is not offered: vfio-user takes it for an
-event of the server's, VFIO for one of the client's.
+says. Nothing waits here. A message that finds its vector masked, or without an eventfd, is the
+model's to keep: it is told when the message may go. INTx is a level: its unmask asks for the line
+anew; and it is AUTOMASKED, for the model signals it once until that unmask. An eventfd for MASK or
+UNMASK is not offered: vfio-user takes it for the server's event, VFIO for one of the client's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _DATA = SetIrqsFlag.DATA_NONE | SetIrqsFlag.DATA_BOOL | SetIrqsFlag.DATA_EVENTFD
 _ACTION = SetIrqsFlag.ACTION_MASK | SetIrqsFlag.ACTION_UNMASK | SetIrqsFlag.ACTION_TRIGGER
 _ALL_FLAGS = int(_DATA | _ACTION)  # an int: ~ of a flag drops the bits that have no name
 MASKABLE = frozenset({Irq.INTX, Irq.MSI, Irq.MSIX})
+_MESSAGES = frozenset({Irq.MSI, Irq.MSIX})
 
 
 class Interrupts:
@@ -30,7 +31,6 @@ class Interrupts:
         self._signal = signaller().signal
         self._eventfds: dict[tuple[int, int], int] = {}
         self._masked: set[tuple[int, int]] = set()
-        self._pending: set[tuple[int, int]] = set()
 
     def set(self, request: SetIrqs, data: bytes | memoryview, descriptors: list[int]) -> None:
         """Apply a request. Descriptors that are kept are taken out of the list.
@@ -87,6 +87,8 @@ class Interrupts:
                     self._eventfds[key] = descriptors[position]
             descriptors.clear()
             self._line_goes_another_way(request.index)
+            for key in keys:
+                self._may_go(*key)
             return
         for position, key in enumerate(keys):
             if kind == SetIrqsFlag.DATA_NONE or data[position]:
@@ -106,31 +108,30 @@ class Interrupts:
             else:
                 # QEMU's end of interrupt of INTx comes as an unmask (index 0, flags 0x11).
                 self._masked.discard(key)
-                if key in self._pending:
-                    self._pending.discard(key)
-                    self.trigger(*key)
-                elif request.index == Irq.INTX:
+                if request.index == Irq.INTX:
                     self._model.end_of_interrupt()
+                self._may_go(*key)
 
     def _line_goes_another_way(self, index: int) -> None:
         """A client that changes INTx's eventfd forgets what the old one said; the level remains."""
         if index == Irq.INTX:
             self._model.end_of_interrupt()
 
-    def trigger(self, index: int, subindex: int) -> bool:
-        """Signal an interrupt's eventfd; a masked message is kept until it is unmasked.
+    def _may_go(self, index: int, subindex: int) -> None:
+        """Let the model send a message that it keeps, where it would be signalled now."""
+        if index in _MESSAGES and self.armed(index, subindex):
+            self._model.message_unmasked(index, subindex)
 
-        INTx is a level: masked, nothing is kept, for its unmask asks for the line anew. Return
-        whether the client learns of it.
-        """
+    def armed(self, index: int, subindex: int) -> bool:
+        """Return whether an interrupt has an eventfd, and no mask."""
         key = (index, subindex)
-        if key in self._masked:
-            if index == Irq.INTX:
-                return False
-            self._pending.add(key)
-            return True
+        return key in self._eventfds and key not in self._masked
+
+    def trigger(self, index: int, subindex: int) -> bool:
+        """Signal an interrupt's eventfd; return whether that was done. Nothing is kept."""
+        key = (index, subindex)
         descriptor = self._eventfds.get(key)
-        if descriptor is None:
+        if descriptor is None or key in self._masked:
             return False
         return self._signal(descriptor)
 
@@ -139,7 +140,6 @@ class Interrupts:
         for key in [key for key in self._eventfds if key[0] == index]:
             os.close(self._eventfds.pop(key))
         self._masked = {key for key in self._masked if key[0] != index}
-        self._pending = {key for key in self._pending if key[0] != index}
 
     def close(self) -> None:
         """Close every descriptor."""
@@ -147,4 +147,3 @@ class Interrupts:
             os.close(descriptor)
         self._eventfds.clear()
         self._masked.clear()
-        self._pending.clear()

@@ -102,9 +102,13 @@ class Client(Protocol):
     def trigger(self, index: int, subindex: int) -> bool:
         """Signal the eventfd of interrupt ``subindex`` of VFIO's IRQ ``index``, if one is set.
 
-        Return whether the client learns of it, now or at its unmask. False is no error: INTx, a
-        level, is offered again by ``end_of_interrupt``.
+        Return whether it was signalled. False is no error: without an eventfd, or masked, nothing
+        is kept here. INTx, a level, is offered again by ``end_of_interrupt``, a message that the
+        model keeps by ``message_unmasked``.
         """
+
+    def armed(self, index: int, subindex: int) -> bool:
+        """Return whether ``trigger`` finds an eventfd, and no mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,12 @@ class DeviceModel(Protocol):
         """INTx was serviced, or goes another way from now on.
 
         A line that is still asserted is a new interrupt.
+        """
+
+    def message_unmasked(self, index: int, subindex: int) -> None:
+        """Take note that message ``subindex`` of IRQ ``index`` (1 MSI, 2 MSI-X) may go by now.
+
+        It was unmasked, or has another eventfd. One that is pending is sent.
         """
 
     def device_reset(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from device.endpoints.exerciser import Exerciser
 from device.trace import Trace
-from tests.device.fakes import FakeClient
+from tests.device.fakes import FakeClient, start
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def exerciser(client: FakeClient) -> Exerciser:
-    """An exerciser whose guest has turned bus mastering on."""
+    """An exerciser that a guest's driver has started."""
     made = Exerciser(Trace())
     made.attach(client)
-    made.region_write(7, 4, b"\x04\x00")
+    start(made)
     return made

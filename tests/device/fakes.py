@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from device.endpoints.base import Endpoint
 from device.layout import DmaCtl, Ext, Reg
+from device.pci.msix import ENABLE, MsiX
 from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped, Withdrawn
 from device.vfio_user.model import Dma, Place, Window
 
@@ -65,6 +66,7 @@ class FakeClient(WholeMemory):
         self.rom = bytearray(b"rom!" * 1024)
         self.interrupts: list[tuple[int, int]] = []
         self.listens = True
+        self.masked: set[tuple[int, int]] = set()
         self.reaches = True  # False: the files were cut
 
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
@@ -88,10 +90,21 @@ class FakeClient(WholeMemory):
             for at, part in ((address, middle), (address + middle, length - middle))
         ]
 
+    def armed(self, index: int, subindex: int) -> bool:
+        return self.listens and (index, subindex) not in self.masked
+
     def trigger(self, index: int, subindex: int) -> bool:
         if self.listens:
             self.interrupts.append((index, subindex))
         return self.listens
+
+
+def start(endpoint: Endpoint) -> None:
+    """Do what a driver does first: let the BARs answer, and the function do DMA and send MSI-X."""
+    endpoint.region_write(7, 4, b"\x06\x00")
+    msix = endpoint.config.start_of(MsiX)
+    if msix is not None:
+        endpoint.region_write(7, msix + 2, struct.pack("<H", ENABLE))
 
 
 def write32(endpoint: Endpoint, bar: int, offset: int, value: int) -> None:

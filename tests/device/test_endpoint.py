@@ -117,12 +117,17 @@ def test_msi_needs_its_enable(small: Small, client: FakeClient) -> None:
         place = small.config.read(place + 1, 1)[0]
     assert not small.msi(0)
     small.region_write(7, place + 2, b"\x01\x00")
+    assert small.msi(0)
+    assert not small.msi(1), "Multiple Message Enable: one"
+    small.region_write(7, place + 2, b"\x21\x00")
     assert small.msi(3)
     assert not small.msi(4)
-    assert client.interrupts == [(1, 3)]
+    small.region_write(7, place + 2, b"\x51\x00")
+    assert not small.msi(4), "software allocated more than there are"
+    assert client.interrupts == [(1, 0), (1, 3)]
     assert small.irq_count(1) == 4
     small.intx(True)
-    assert client.interrupts == [(1, 3)], "INTx is not used while MSI is"
+    assert client.interrupts == [(1, 0), (1, 3)], "INTx is not used while MSI is"
     small.region_write(7, 4, b"\0\0")
     assert not small.msi(0), "a message is a write to memory"
 

@@ -33,7 +33,7 @@ from device.vfio_user.errors import NoDescriptor, Unmapped
 from device.vfio_user.messages import Irq
 from device.vfio_user.model import Dma
 from host_harness import faults as harness
-from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
+from tests.device.fakes import BASE, FakeClient, dma, read32, record, start, write32
 from tests.device.tables import PAT_4K, PAT_LARGE, TABLE, Tables
 
 DATA = bytes(range(1, 101))
@@ -144,7 +144,7 @@ def interrupts(name: str | None, vectors: list[int]) -> list[tuple[int, int]]:
     client = FakeClient()
     device = devices(name)[0]
     device.attach(client)
-    device.region_write(7, 4, b"\x04\x00")
+    start(device)
     for vector in vectors:
         write32(device, 0, Reg.MSICTL, MSICTL_TRIGGER | vector)
     write32(device, 0, Reg.DMA_LEN, 0)

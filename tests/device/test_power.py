@@ -6,6 +6,7 @@ import pytest
 
 from device.endpoints.exerciser import Exerciser
 from device.layout import DmaReason, Ext, Reg
+from device.pci.msix import MsiX
 from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 from tests.device.test_config import POWER, word
 
@@ -47,8 +48,12 @@ def test_nothing_is_sent(exerciser: Exerciser, client: FakeClient) -> None:
     exerciser.intx(True)
     assert client.interrupts == []
     assert not exerciser.config.bus_master
+    msix = exerciser.config.start_of(MsiX)
+    assert msix is not None
+    exerciser.region_write(7, msix + 2, b"\0\0")
     go(exerciser, D0)
     assert client.interrupts == [(0, 0)], "the line is still up"
+    exerciser.region_write(7, msix + 2, b"\0\x80")
     assert exerciser.msix(0)
 
 

@@ -29,7 +29,7 @@ from device.platform.platform import Platform
 from device.trace import Trace
 from device.vfio_user.errors import Withdrawn
 from device.vfio_user.model import Dma
-from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, start, write32
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 IN_OUT = IN | OUT
@@ -259,6 +259,7 @@ def test_trace_has_every_denial_with_all_fields(client: FakeClient, tmp_path: Pa
 
 def test_interrupts_need_no_grant(board: Board, client: FakeClient) -> None:
     board.enable()
+    start(board.exerciser)
     assert board.exerciser.msix(3)
     assert client.interrupts
     assert board.faults == 0

@@ -24,7 +24,7 @@ from device.vfio_user.messages import DeviceState as S
 from device.vfio_user.messages import Irq
 from device.vfio_user.migration import Migration
 from device.vfio_user.timers import Timers
-from tests.device.fakes import BASE, FakeClient, read32, write32
+from tests.device.fakes import BASE, FakeClient, read32, start, write32
 
 STANDING = [S.STOP, S.STOP_COPY, S.RESUMING]
 COMMAND, STATUS = 4, 6
@@ -179,6 +179,7 @@ def test_a_line_that_is_up_is_signalled_when_it_runs_again(
     assert struct.unpack("<H", worker.region_read(7, STATUS, 2))[0] & Status.INTERRUPT
     moved(worker).set(S.RUNNING)
     assert client.interrupts == [(Irq.INTX, 0)]
+    start(worker)
     assert worker.msix(1)
     worker.bus.write(BASE, b"now")
     assert client.ram[:3] == b"now"
@@ -192,7 +193,19 @@ def test_configuration_space_and_the_table_of_msix_take_writes(worker: Worker, s
     worker.region_write(5, 16, b"the last of them")
     worker.region_write(5, 31, b"xx")
     worker.region_write(5, 32, b"x")
-    assert worker.region_read(5, 16, 18) == b"the last of them\0\0"
+    assert worker.region_read(5, 16, 18) == b"the last of thex\0\0"
+
+
+def test_pending_message_goes_when_it_runs_again(worker: Worker, client: FakeClient) -> None:
+    start(worker)
+    client.masked.add((Irq.MSIX, 1))
+    assert not worker.msix(1)
+    moved(worker).set(S.STOP)
+    client.masked.clear()
+    worker.message_unmasked(Irq.MSIX, 1)
+    assert client.interrupts == []
+    moved(worker).set(S.RUNNING)
+    assert client.interrupts == [(Irq.MSIX, 1)]
 
 
 def test_an_flr_resets_it_where_it_stands(worker: Worker) -> None:

@@ -126,6 +126,8 @@ class Function:
     def reset(self) -> None:
         self.endpoint.device_reset()
         place_bars(self.endpoint)
+        if self.endpoint is self.machine.exerciser:
+            self.machine.function.enable()
 
     def info(self) -> PciInfo:
         kind = self.machine.function.interrupts

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from iobuffer import IOBusyError
 from iobuffer.driver import Interrupts
 
+from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
+
 if TYPE_CHECKING:
     from tests.suite.rig_machine import Machine
 
@@ -33,6 +35,14 @@ class KernelFunction:
 
     def config(self, offset: int) -> int:
         return int.from_bytes(self.machine.exerciser.region_read(7, offset, 2), "little")
+
+    def enable(self) -> None:
+        """Have MSI-X enabled or not, as the kernel does for its driver, and after a reset."""
+        device = self.machine.exerciser
+        place = device.config.start_of(MsiX)
+        if place is not None:
+            control = ENABLE * (self.interrupts is Interrupts.MSIX)
+            device.region_write(7, place + MESSAGE_CONTROL, control.to_bytes(2, "little"))
 
     def set_disable(self, on: bool) -> None:
         command = self.config(4) & ~(1 << 10) | on << 10
@@ -70,6 +80,7 @@ class KernelFunction:
 
     def switch(self, kind: Interrupts) -> None:
         self.interrupts = kind
+        self.enable()
         self.mask()
         self.machine.line.told = self.machine.line.up = False
         self.machine.exerciser.end_of_interrupt()

@@ -103,6 +103,7 @@ class Machine(WholeMemory):
         for endpoint in self.exerciser, self.peer, self.platform:
             endpoint.attach(self)
             place_bars(endpoint)
+        self.function.enable()
         driver: Any = Driver(self)
         self._pools = [
             CarveoutPool(Zone(c.name, c.base, c.size), driver, folder) for c in CARVE_OUTS
@@ -156,13 +157,19 @@ class Machine(WholeMemory):
 
     def trigger(self, index: int, subindex: int) -> bool:
         """Deliver an MSI-X message; remember a rise of INTx until ``go_on``."""
-        kind = self.function.interrupts
-        if index == Irq.MSIX and kind is Interrupts.MSIX:
+        if not self.armed(index, subindex):
+            return False
+        if index == Irq.MSIX:
             self.signal(subindex)
-        elif index == Irq.INTX and kind is Interrupts.INTX:
+        else:
             self.line.told = True
-            return True
-        return False
+        return True
+
+    def armed(self, index: int, subindex: int) -> bool:
+        """Whether the guest's kernel has a handler for it."""
+        if self.function.interrupts is Interrupts.MSIX:
+            return index == Irq.MSIX and subindex < self.granted
+        return index == Irq.INTX
 
     def bar_accessed(self) -> None:
         """Do what QEMU does then: the end of an INTx that it has seen."""

@@ -371,7 +371,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
     hasten(monkeypatch)
     chosen = {
         "witness": "WriteThru",
-        "msix": "msix_reaches",
+        "msix": "msix_reaches or function_mask",
         "intx": "intx",
         "constraints": "test_constraints or max_segments",
         "mask": "test_constraints",

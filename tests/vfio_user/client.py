@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
 from device.vfio_user import messages as wire
 from device.vfio_user.closing import close_all
 from device.vfio_user.framing import Framer, Message
@@ -235,6 +236,16 @@ class RawClient:
             self.send(Command.REGION_WRITE, payload, flags=Flags.NO_REPLY)
         else:
             self.call(Command.REGION_WRITE, payload)
+
+    def start(self) -> None:
+        """Do what a driver does first: let the BARs answer; enable bus mastering and MSI-X."""
+        self.region_write(7, 4, struct.pack("<H", 6))
+        place = self.region_read(7, 0x34, 1)[0]
+        while place:
+            kind, following = self.region_read(7, place, 2)
+            if kind == MsiX.id:
+                self.region_write(7, place + MESSAGE_CONTROL, struct.pack("<H", ENABLE))
+            place = following
 
     def write32(self, region: int, offset: int, value: int) -> None:
         """Write a 32-bit register."""

@@ -13,7 +13,7 @@ from device.endpoints.requests import Attributes, DmaRefused
 from device.layout import DmaReason
 from device.pci.config import Identity
 from device.trace import Trace
-from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient
+from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, start
 
 BAR0 = 0xE000_0000
 DECODE_AND_MASTER = b"\x06\x00"
@@ -125,7 +125,7 @@ def test_a_message_is_in_the_trace_before_it_is_sent(
     """A guest that got it may end its test, and the trace be read, before the device goes on."""
     trace = Trace(tmp_path / "trace")
     function = Window(trace, bars={0: MemoryBar(0x1000)}, vectors=1)
-    function.region_write(7, 4, DECODE_AND_MASTER)
+    start(function)
     client, found = FakeClient(), list[str]()
 
     def trigger(_index: int, _subindex: int) -> bool:

@@ -183,7 +183,7 @@ def test_server_goes_on_with_a_counter_at_its_end(
     else:
         os.eventfd_write(counter, FULL)
     client.set_irqs(4 | 32, Irq.MSIX, 0, 1, descriptors=[counter])
-    client.region_write(7, 4, b"\4\0")
+    client.start()
     client.write32(0, Reg.MSICTL, MSICTL_TRIGGER)
     assert os.eventfd_read(counter) >= FULL
     client.write32(0, Reg.MSICTL, MSICTL_TRIGGER)
@@ -211,7 +211,7 @@ def test_descriptor_that_is_not_an_eventfd_is_refused(client: RawClient, counter
     assert is_eventfd(counter)
     kept = os.eventfd(0)
     client.set_irqs(4 | 32, Irq.MSIX, 0, 1, descriptors=[kept])
-    client.region_write(7, 4, b"\4\0")
+    client.start()
     made = others()
     for kind, descriptor in made.items():
         assert not is_eventfd(descriptor), kind

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, Reg
+from device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, ExerciserBar, Reg
 from device.vfio_user.messages import Command, Irq, SetIrqsFlag
 from tests.vfio_user.client import RawClient, Refused
 
 NONE, BOOL, EVENTFD = SetIrqsFlag.DATA_NONE, SetIrqsFlag.DATA_BOOL, SetIrqsFlag.DATA_EVENTFD
 MASK, UNMASK = SetIrqsFlag.ACTION_MASK, SetIrqsFlag.ACTION_UNMASK
 TRIGGER = SetIrqsFlag.ACTION_TRIGGER
-COMMAND, STATUS, BUS_MASTER, INTX_DISABLE = 4, 6, 1 << 2, 1 << 10
+COMMAND, STATUS, INTX_DISABLE = 4, 6, 1 << 10
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def eventfds() -> Iterator[list[int]]:
 
 @pytest.fixture
 def master(client: RawClient) -> RawClient:
-    """The client, after the guest turned bus mastering on."""
-    client.region_write(7, COMMAND, struct.pack("<H", BUS_MASTER))
+    """The client, after the guest's driver started the device."""
+    client.start()
     return client
 
 
@@ -63,10 +63,118 @@ def test_vector_without_eventfd_is_silent(master: RawClient, eventfds: list[int]
     assert count(eventfds[0]) == 0
 
 
-def test_msix_needs_bus_mastering(client: RawClient, eventfds: list[int]) -> None:
-    client.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
-    send_msi(client, 0)
+def test_msix_needs_bus_mastering(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    master.region_write(7, COMMAND, b"\2\0")
+    send_msi(master, 0)
+    master.region_write(7, COMMAND, b"\6\0")
     assert count(eventfds[0]) == 0
+
+
+MSIX_CONTROL = 0x86
+OFF, MASKED, ON = b"\0\0", b"\0\xc0", b"\0\x80"
+PBA = ExerciserBar.MSIX_PBA
+
+
+def pending(client: RawClient) -> int:
+    """Return the Pending Bit Array, of 16 vectors."""
+    return int.from_bytes(client.region_read(PBA, 0, 8), "little")
+
+
+def test_msix_needs_its_enable(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    master.region_write(7, MSIX_CONTROL, OFF)
+    send_msi(master, 0)
+    assert (count(eventfds[0]), pending(master)) == (0, 0)
+    master.region_write(7, MSIX_CONTROL, ON)
+    assert count(eventfds[0]) == 0, "nothing was kept"
+    send_msi(master, 0)
+    assert count(eventfds[0]) == 1
+
+
+def test_function_mask_holds_back_every_vector(master: RawClient, eventfds: list[int]) -> None:
+    """PCI Local Bus 3.0, 6.8.2.3: what is sent meanwhile is pending, and goes once."""
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 4, descriptors=eventfds)
+    master.region_write(7, MSIX_CONTROL, MASKED)
+    for vector in (3, 1, 1):
+        send_msi(master, vector)
+    assert [count(each) for each in eventfds] == [0] * 4
+    assert pending(master) == 0b1010
+    assert master.region_read(PBA, 0, 1) == b"\x0a", "in parts, too"
+    master.region_write(PBA, 0, b"\xff")
+    assert pending(master) == 0b1010, "software only reads it"
+    master.region_write(7, MSIX_CONTROL, ON)
+    assert [count(each) for each in eventfds] == [0, 1, 0, 1]
+    assert pending(master) == 0
+    master.region_write(7, MSIX_CONTROL, ON)
+    assert [count(each) for each in eventfds] == [0] * 4
+
+
+@pytest.mark.parametrize("forget", ["disable", "reset"])
+def test_pending_message_ends_with_msix(
+    master: RawClient, eventfds: list[int], forget: str
+) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    master.region_write(7, MSIX_CONTROL, MASKED)
+    send_msi(master, 0)
+    if forget == "disable":
+        master.region_write(7, MSIX_CONTROL, OFF)
+    else:
+        master.call(Command.DEVICE_RESET)
+        master.start()
+    assert pending(master) == 0
+    master.region_write(7, MSIX_CONTROL, ON)
+    assert count(eventfds[0]) == 0
+
+
+def test_pending_message_waits_for_bus_mastering(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    master.region_write(7, MSIX_CONTROL, MASKED)
+    send_msi(master, 0)
+    master.region_write(7, COMMAND, b"\2\0")
+    master.region_write(7, MSIX_CONTROL, ON)
+    assert count(eventfds[0]) == 0
+    master.region_write(7, COMMAND, b"\6\0")
+    assert count(eventfds[0]) == 1
+
+
+def test_vector_without_eventfd_is_pending_until_it_has_one(
+    master: RawClient, eventfds: list[int]
+) -> None:
+    """QEMU gives a vector its eventfd when the guest unmasks it in the table for the first time."""
+    send_msi(master, 2)
+    assert pending(master) == 0b100
+    master.set_irqs(NONE | TRIGGER, Irq.MSIX, 0, 0)
+    assert pending(master) == 0b100, "QEMU makes all eventfds anew when it needs one more"
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 1, 2, descriptors=eventfds[:2])
+    assert [count(each) for each in eventfds[:2]] == [0, 1]
+    assert pending(master) == 0
+
+
+def test_masks_of_the_function_and_of_a_vector(master: RawClient, eventfds: list[int]) -> None:
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    master.set_irqs(NONE | MASK, Irq.MSIX, 0, 1)
+    master.region_write(7, MSIX_CONTROL, MASKED)
+    send_msi(master, 0)
+    master.set_irqs(NONE | UNMASK, Irq.MSIX, 0, 1)
+    assert (count(eventfds[0]), pending(master)) == (0, 1)
+    master.set_irqs(NONE | MASK, Irq.MSIX, 0, 1)
+    master.region_write(7, MSIX_CONTROL, ON)
+    assert (count(eventfds[0]), pending(master)) == (0, 1)
+    master.set_irqs(NONE | UNMASK, Irq.MSIX, 0, 1)
+    assert (count(eventfds[0]), pending(master)) == (1, 0)
+
+
+def test_table_is_masked_at_reset_and_holds_what_is_written(master: RawClient) -> None:
+    """Its masks have no effect: QEMU keeps a table of its own, and sends none of it."""
+    table = ExerciserBar.MSIX_TABLE
+    entry = master.region_read(table, 16, 16)
+    assert entry == bytes(12) + b"\1\0\0\0"
+    master.region_write(table, 16, bytes(range(16)))
+    assert master.region_read(table, 8, 16) == bytes(4) + b"\1\0\0\0" + bytes(range(8))
+    master.call(Command.DEVICE_RESET)
+    master.start()
+    assert master.region_read(table, 16, 16) == entry
 
 
 def test_trigger_by_none_and_by_bool(master: RawClient, eventfds: list[int]) -> None:
@@ -145,11 +253,11 @@ def test_intx_that_is_still_up_comes_again_at_its_end(
 
 def test_intx_disable_holds_it_back(client: RawClient, eventfds: list[int]) -> None:
     client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=eventfds[:1])
-    client.region_write(7, COMMAND, struct.pack("<H", INTX_DISABLE))
+    client.region_write(7, COMMAND, struct.pack("<H", INTX_DISABLE | 2))
     set_intx(client, True)
     assert count(eventfds[0]) == 0
     assert client.region_read(7, STATUS, 1)[0] & 1 << 3, "the status shows it all the same"
-    client.region_write(7, COMMAND, struct.pack("<H", 0))
+    client.region_write(7, COMMAND, struct.pack("<H", 2))
     assert count(eventfds[0]) == 1
 
 
