@@ -28,6 +28,7 @@ from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
 from suite.noncoherent import LINE, NonCoherent
 from suite.patterns import Patterns, difference, inverted
+from suite.test_interrupts import settle_msix
 from suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
 
 PAGE = 4096
@@ -179,16 +180,17 @@ def test_whichever_descriptor_asks_for_the_interrupt(
         for index, flag in enumerate(flags):
             ring.put(index, RingDescriptor(base + index * PAGE, step, 0, flag | WRITE))
         rung(ring, len(flags))
-        bench.device.interrupt(vector)  # a fence
-        count = interrupt.wait(WAIT_S)
-        while count <= due and (more := interrupt.wait(WAIT_S if count < due + 1 else 0)):
-            count += more
+        # Two messages of one vector may come as one, so the fence is another's.
+        count = interrupt.wait(WAIT_S) if due else 0
+        with bench.device.eventfd(0) as fence:
+            settle_msix(bench.device, fence)
+        count += interrupt.wait(0)
     wrong = difference(content[:step], memory.readBytes(0, step))
     attest(
         "descriptor ring",
         asked=f"{', '.join(flag.name or 'no flag' for flag in flags)}: {due} interrupts",
-        attested=f"{count - 1} interrupts",
-        kept=count == due + 1 and not wrong,
+        attested=f"{count} interrupts",
+        kept=count == due and not wrong,
         reason=wrong,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,10 +18,10 @@ from tests.mutants import tree
 from tests.mutants.candidates import Mutant
 from tests.mutants.reach import SUITE, Reach
 
-_SUITE_LIMIT_S = 180
-_VM_LIMIT_S = 600
-# A test may take this many times its seconds, and this much more: other work goes on beside it.
-_TIMES, _START_S = 6, 60
+# Of a process's own time, so that other work beside it counts for nothing: a stage may take this
+# many times what its tests took, and this much more. Who only waits has longer.
+_TIMES, _START_S = 3, 30
+_WAITS_TIMES, _WAITS_S = 5, 300
 _NO_TESTS = 5  # pytest's status when it found none of those it was to run
 
 
@@ -45,11 +46,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A command that fails on a mutant which it sees."""
+    """A command that fails on a mutant which it sees. ``limit_s``: of its process's own time."""
 
     name: str
     command: list[str]
-    limit_s: float
+    limit_s: int
+
+    @property
+    def waits_s(self) -> int:
+        """Seconds after which it has no end, whatever it waits for."""
+        return self.limit_s * _WAITS_TIMES + _WAITS_S
 
 
 class Judge:
@@ -92,23 +98,28 @@ class Judge:
             chosen.write_text("\n".join(tests))
             modules = dict.fromkeys(test.partition("::")[0] for test in tests)
             words = ["-p", "tests.mutants.reach_plugin", "--chosen", str(chosen), *modules]
-            limit = _START_S + _TIMES * self._reach.took(tests)
-            yield Stage("units", [*pytest, *words], limit)
+            yield Stage("units", [*pytest, *words], self._limit(tests))
         if SUITE in self._reach.seconds:
-            yield Stage("suite", [*pytest, SUITE], _SUITE_LIMIT_S)
+            yield Stage("suite", [*pytest, SUITE], self._limit([SUITE]))
         if self._vm:
-            yield Stage("VM", [sys.executable, "-m", "host_harness", "test"], _VM_LIMIT_S)
+            harness = [sys.executable, "-m", "host_harness", "test"]
+            yield Stage("VM", harness, self._limit([]))  # which waits for the VM
+
+    def _limit(self, tests: list[str]) -> int:
+        return int(_START_S + _TIMES * self._reach.took(tests))
 
     def _run(self, stage: Stage) -> tuple[Outcome, str]:
         try:
             done = children.run(
-                stage.command,
-                timeout_s=stage.limit_s,
+                ["prlimit", f"--cpu={stage.limit_s}", *stage.command],
+                timeout_s=stage.waits_s,
                 cwd=self._folder,
                 environment=self._environment,
             )
         except subprocess.TimeoutExpired:
-            return Outcome.HANG, f"no end within {stage.limit_s:.0f} s"
+            return Outcome.HANG, f"no end within {stage.waits_s} s"
+        if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+            return Outcome.HANG, f"no end within {stage.limit_s} s of its own time"
         said = done.stdout[-4000:] + done.stderr[-1000:]
         if done.returncode in (0, _NO_TESTS):
             return Outcome.SURVIVED, said

@@ -39,7 +39,7 @@ def test_double():
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tests.mutants.judge._START_S", 15)  # a hang is waited for
+    monkeypatch.setattr("tests.mutants.judge._START_S", 4)  # a hang is waited for
     for name, text in {
         "small/__init__.py": "",
         "small/thing.py": MODULE,
