@@ -1,8 +1,8 @@
 """A vfio-user server on a Unix socket, one client at a time.
 
 One thread does everything for a device, its timers included. It never waits for a single reply, so
-a client is served while it owes an answer itself: it waits in ``poll`` while something is due, and
-in ``recvmsg`` while nothing but the client can act.
+a client is served while it owes an answer itself: it waits in ``poll`` for whatever comes first, a
+timer that another thread of the model's sets among that.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class VfioUserServer:
         self.path = path
         self.turn = Turn()
         self._model = model
-        self._lock = threading.Lock()  # over the five below
+        self._lock = threading.Lock()  # over the six below
         self._named = False
         self._listener: socket.socket | None = None
-        self._stop = -1  # an eventfd
+        self._stop = self._woken = -1  # eventfds
         self._serving = False
         self._client: socket.socket | None = None
 
@@ -93,6 +93,7 @@ class VfioUserServer:
             self._listener = listener
             self._named = True
             self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+            self._woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def serve_forever(self) -> None:
         """Serve one client after the other until ``close``; nothing when it was closed before."""
@@ -103,7 +104,8 @@ class VfioUserServer:
             self._serving = True
         self.turn.thread = threading.get_ident()
         try:
-            waiter = _Waiter(listener, self._stop, self._model, self.turn)
+            self._model.timers.wake = self._wake
+            waiter = _Waiter(listener, self._stop, self._woken, self._model, self.turn)
             while waiter.wait(_POLL_IN):
                 try:
                     client, _ = listener.accept()
@@ -116,7 +118,8 @@ class VfioUserServer:
                     if not self._serves(client):
                         discard(client)
                         break
-                    _Session(client, self._stop, self._model, self.path.name, self.turn).run()
+                    waiting = _Waiter(client, self._stop, self._woken, self._model, self.turn)
+                    _Session(client, waiting, self._model, self.path.name, self.turn).run()
                     self._serves(None)
         finally:
             with self._lock:
@@ -128,6 +131,14 @@ class VfioUserServer:
         with self._lock:
             self._client = client
             return self._named
+
+    def _wake(self) -> None:
+        """Have the thread that serves look at its timers; from any other."""
+        if threading.get_ident() == self.turn.thread:
+            return
+        with self._lock:
+            if self._serving:
+                os.eventfd_write(self._woken, 1)
 
     def close(self) -> None:
         """Stop serving, from any thread, and remove the socket's name. Again is nothing."""
@@ -141,8 +152,7 @@ class VfioUserServer:
             if self._serving:
                 os.eventfd_write(self._stop, 1)
                 if self._client is not None:
-                    # It may wait in recvmsg, which this ends as if the client had gone. What that
-                    # had sent can still be read, and answered.
+                    # As if the client had gone. What that had sent can still be read, and answered.
                     with contextlib.suppress(OSError):
                         self._client.shutdown(socket.SHUT_RD)
             else:
@@ -153,6 +163,7 @@ class VfioUserServer:
             self._listener.close()
             self._listener = None
             os.close(self._stop)
+            os.close(self._woken)
 
 
 def serve(path: str | Path, model: DeviceModel) -> None:
@@ -173,10 +184,14 @@ def serve(path: str | Path, model: DeviceModel) -> None:
 class _Waiter:
     """Waits for a socket, the end of serving, and the model's timers, which it runs."""
 
-    def __init__(self, stream: socket.socket, stop: int, model: DeviceModel, turn: Turn) -> None:
-        self._stream, self._stop, self._timers, self._turn = stream, stop, model.timers, turn
+    def __init__(
+        self, stream: socket.socket, stop: int, woken: int, model: DeviceModel, turn: Turn
+    ) -> None:
+        self._stream, self._stop, self._woken = stream, stop, woken
+        self._timers, self._turn = model.timers, turn
         self._poll = select.poll()  # select() has no room for descriptors from 1024 on
         self._poll.register(stop, select.POLLIN)
+        self._poll.register(woken, select.POLLIN)
         self._events = 0
 
     def once(self, events: int, *deadlines: float | None) -> tuple[bool, bool]:
@@ -192,13 +207,14 @@ class _Waiter:
         if due:
             until = min(due)
             wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
-        found = [descriptor for descriptor, _ in self._poll.poll(wait)]
+        found = {descriptor for descriptor, _ in self._poll.poll(wait)}
+        if self._woken in found:
+            os.eventfd_read(self._woken)
         if self._timers.next_deadline() is not None:
             self._turn.work = Action("a timer")
             self._timers.run_due()
             self._turn.work = None
-        stopped = self._stop in found
-        return not stopped, len(found) > stopped
+        return self._stop not in found, self._stream.fileno() in found
 
     def wait(self, events: int) -> bool:
         """Wait for an event of the socket: True then, False to stop serving."""
@@ -218,10 +234,10 @@ class _Session:
     """One client's socket. What it sends is handled message by message, each reply sent first."""
 
     def __init__(
-        self, stream: socket.socket, stop: int, model: DeviceModel, name: str, turn: Turn
+        self, stream: socket.socket, waiter: _Waiter, model: DeviceModel, name: str, turn: Turn
     ) -> None:
         self._stream, self._model, self._name, self._turn = stream, model, name, turn
-        self._waiter = _Waiter(stream, stop, model, turn)
+        self._waiter = waiter
         self._connection = Connection(model, turn=turn)
         self._framer = Framer()
         self._inbox: deque[Message] = deque()
@@ -263,7 +279,7 @@ class _Session:
                 poll.poll(left * 1000)
             elif self._inbox:
                 self._handle(self._inbox.popleft())
-            elif not self._receive(DONT_WAIT):
+            elif not self._receive():
                 break
 
     def _step(self) -> bool:
@@ -276,7 +292,7 @@ class _Session:
             self._handle(self._inbox.popleft())
             return True
         if connection.idle and self._model.timers.next_deadline() is None:
-            return self._next()  # nothing else can happen; a poll would cost half a message
+            return self._next()  # nothing else is due; a poll would cost half a message
         return self._wait(_POLL_IN)
 
     def _handle(self, message: Message) -> None:
@@ -290,11 +306,11 @@ class _Session:
         if _SPINS:
             until = time.perf_counter() + SPIN_S
             while time.perf_counter() < until:
-                if not self._receive(DONT_WAIT):
+                if not self._receive():
                     return False
                 if self._inbox:
                     return True
-        return self._receive()
+        return self._wait(_POLL_IN)
 
     def _wait(self, events: int) -> bool:
         """Wait for the socket or a deadline. Return whether to go on."""
@@ -308,11 +324,12 @@ class _Session:
         self._turn.work = Action("a DMA's end")
         connection.tick()
         self._turn.work = None
-        return self._receive(DONT_WAIT) if ready and sent else True
+        return self._receive() if ready and sent else True
 
-    def _receive(self, flags: int = 0) -> bool:
+    def _receive(self) -> bool:
+        """Take what has come; return False at the end of the stream."""
         try:
-            data, descriptors = receive(self._stream, flags)
+            data, descriptors = receive(self._stream, DONT_WAIT)
         except BlockingIOError:
             return True
         if not data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -40,9 +41,11 @@ class Timer:
 
 
 class Timers:
-    """Runs actions later, in the thread that serves the device, so that nothing needs a lock.
+    """Runs actions later, in the thread that serves the device, so that they need no lock.
 
-    While they are held, time stands still for them.
+    ``after`` and ``Timer.cancel`` may be called from any thread, such as one that does slow work
+    for a device. While timers are held, time stands still for them. A server sets ``wake``, which
+    is called when there is a new timer.
 
     They live on while no client is connected, as the device's state does. ``run`` calls an action;
     what it raises is a bug of the model's, and logged as one.
@@ -59,6 +62,8 @@ class Timers:
         self._heap: list[tuple[float, int, Timer]] = []
         self._dead = 0  # at most: those in the heap that were cancelled
         self._held: float | None = None  # since when
+        self._lock = threading.RLock()  # over the three
+        self.wake: Callable[[], None] = lambda: None
 
     @property
     def kept(self) -> int:
@@ -74,48 +79,59 @@ class Timers:
         """Go on: each has the time left that it had, and those set meanwhile have all of it."""
         if self._held is None:
             return
-        passed, self._held = self._clock() - self._held, None
-        # The order stays, so it is still a heap.
-        self._heap = [(due + passed, order, timer) for due, order, timer in self._heap]
+        with self._lock:
+            passed, self._held = self._clock() - self._held, None
+            # The order stays, so it is still a heap.
+            self._heap = [(due + passed, order, timer) for due, order, timer in self._heap]
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server."""
         timer = Timer(action, self._count_cancelled)
-        now = self._clock() if self._held is None else self._held
-        heapq.heappush(self._heap, (now + max(0.0, seconds), next(self._order), timer))
+        with self._lock:
+            now = self._clock() if self._held is None else self._held
+            heapq.heappush(self._heap, (now + max(0.0, seconds), next(self._order), timer))
+        self.wake()
         return timer
 
     def _count_cancelled(self) -> None:
         """Drop the cancelled ones when they are most: a guest may set and cancel on and on."""
-        self._dead += 1
-        if 2 * self._dead > max(len(self._heap), _KEPT):
-            self._heap = [each for each in self._heap if each[2].active]
-            heapq.heapify(self._heap)
-            self._dead = 0
+        with self._lock:
+            self._dead += 1
+            if 2 * self._dead > max(len(self._heap), _KEPT):
+                self._heap = [each for each in self._heap if each[2].active]
+                heapq.heapify(self._heap)
+                self._dead = 0
 
     def clear(self) -> None:
         """Forget every action; no timer that was set is active then."""
-        heap, self._heap, self._dead = self._heap, [], 0
-        for _, _, timer in heap:
-            timer.cancel()
-        self._dead = 0
+        with self._lock:
+            heap, self._heap, self._dead = self._heap, [], 0
+            for _, _, timer in heap:
+                timer.cancel()
+            self._dead = 0
 
     def next_deadline(self) -> float | None:
         """Return when the next is due, by the clock; None when none is set, or they are held."""
-        if self._held is not None:
+        if not self._heap or self._held is not None:
             return None
-        while self._heap and not self._heap[0][2].active:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        with self._lock:
+            while self._heap and not self._heap[0][2].active:
+                heapq.heappop(self._heap)
+            return self._heap[0][0] if self._heap else None
 
     def run_due(self) -> None:
         """Run what is due. What those set themselves waits for the next call."""
         if not self._heap or self._held is not None:
             return
         now, last = self._clock(), next(self._order)
-        while self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
-            timer = heapq.heappop(self._heap)[2]
+        while (timer := self._next_due(now, last)) is not None:
             try:
                 self._run(timer.fire)
             except Exception:
                 _log.exception("a timer of the device model failed")
+
+    def _next_due(self, now: float, last: int) -> Timer | None:
+        with self._lock:
+            if self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
+                return heapq.heappop(self._heap)[2]
+        return None

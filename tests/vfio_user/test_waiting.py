@@ -45,13 +45,14 @@ def settled(turns: list[int]) -> list[int]:
 
 
 @pytest.fixture
-def receives(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether the server would sleep, each time that it looks for bytes."""
-    found: list[bool] = []
+def looks(turns: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the server had slept before each time that it looks for bytes."""
+    found: list[int] = []
     receive = stream_module.receive
 
     def noted(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-        found.append(not flags)
+        assert flags == stream_module.DONT_WAIT, "a timer that another thread sets would wait"
+        found.append(len(turns))
         return receive(stream, flags)
 
     monkeypatch.setattr(server_module, "receive", noted)
@@ -60,19 +61,23 @@ def receives(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.parametrize("spins", [True, False])
 def test_the_next_message_is_looked_for_before_the_server_sleeps(
-    receives: list[bool], server: Path, monkeypatch: pytest.MonkeyPatch, spins: bool
+    looks: list[int],
+    turns: list[int],
+    server: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spins: bool,
 ) -> None:
     monkeypatch.setattr(server_module, "_SPINS", spins)
     monkeypatch.setattr(server_module, "SPIN_S", LONG / 10)  # it shall not matter who runs beside
     with RawClient(server) as client:
-        receives.clear()
+        looks.clear()
         client.read32(0, 0)
         time.sleep(LONG)
-        assert receives[-1], "it sleeps"
-        assert (False in receives) == spins
-        receives.clear()
+        assert len(turns) > looks[-1], "it sleeps"
+        assert (len(looks) > len(set(looks))) == spins, "it looks again, and does not sleep between"
+        looks.clear()
         time.sleep(LONG)
-        assert not receives
+        assert not looks
 
 
 def test_a_client_that_is_idle(turns: list[int], server: Path) -> None:
