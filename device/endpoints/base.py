@@ -31,6 +31,7 @@ from device.vfio_user.migration import Migration
 from device.vfio_user.model import Client, Mappable
 from device.vfio_user.timers import Timers
 
+from . import declaration
 from .bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar, bar_size
 from .bus import Bus
 from .memory import Fabric, Memory, ReadOnlyMemory
@@ -83,6 +84,7 @@ class Endpoint:
             self.vectors = vectors
         if self.vectors and msix_bars is None:
             msix_bars = self._add_msix_bar(bars)
+        declaration.check(self, bars, self.vectors, msix_bars, self.messages)
         self._bar_sizes = {index: each.size for index, each in bars.items()}
         self.config = ConfigSpace(self.identity, self._bar_sizes, self.command_at_reset)
         self._pcie = self.add_capability(PciExpress(lambda: self._function_level_reset()))
@@ -121,13 +123,20 @@ class Endpoint:
         self.contents: dict[int, Content] = {}
         for index, bar in bars.items():
             if isinstance(bar, RegisterBar):
-                self.contents[index] = RegisterFile(bar.registers, self)
+                self.contents[index] = RegisterFile(bar.registers, self, bar.size)
             elif isinstance(bar, SharedBar):
                 self.contents[index] = SharedMemory(bar.size, bar.areas)
             else:
                 kind = ReadOnlyMemory if bar.read_only else Memory
                 self.contents[index] = kind(bar.size)
-        self._check_side_effects()
+        files = {
+            index: each for index, each in self.contents.items() if isinstance(each, RegisterFile)
+        }
+        declaration.check_side_effects(self, files)
+        if self._msix_region is not None:
+            for place, offset, length, what in self._msix_region.ranges():
+                if place in files:
+                    files[place].reserve(offset, length, what)
         self._standstill = Standstill(
             self, lambda: self._stand_still(), lambda: self._offer_interrupts()
         )
@@ -141,19 +150,13 @@ class Endpoint:
                 running=self._standstill.end,
             )
 
-    def _check_side_effects(self) -> None:
-        """Raise ValueError for a side effect of no register: misspelt, it would never be called."""
-        files = [each for each in self.contents.values() if isinstance(each, RegisterFile)]
-        known = {name for file in files for name in file.names}
-        for method in dir(type(self)):
-            kind, _, register = method.partition("_")
-            if kind in ("read", "write") and register not in known:
-                raise ValueError(f"{type(self).__name__}.{method}: no register of that name")
-
     def _add_msix_bar(self, bars: dict[int, RegisterBar | MemoryBar | SharedBar]) -> MsixBars:
         free = [index for index in range(_BARS) if index not in bars]
         if not free:
-            raise ValueError("no BAR is free for the table of MSI-X")
+            raise ValueError(
+                f"{type(self).__name__}: no BAR is free for the table of MSI-X; say by msix_bars "
+                "which has room for it, or declare one BAR less"
+            )
         pba_offset = table_size(self.vectors)
         bars[free[-1]] = MemoryBar(bar_size(pba_offset + pba_size(self.vectors)))
         return MsixBars(free[-1], free[-1], pba_offset)

@@ -154,6 +154,13 @@ class MsixRegion:
             len(self._table) // msix.TABLE_ENTRY_SIZE
         )
 
+    def ranges(self) -> tuple[tuple[int, int, int, str], ...]:
+        """Return the table's BAR, offset, bytes and name, then the pending bits'."""
+        place = self.place
+        table = place.table, place.table_offset, len(self._table), "MSI-X's table"
+        size = self._pba_end - place.pba_offset
+        return table, (place.pba, place.pba_offset, size, "MSI-X's pending bits")
+
     def read(self, bar: int, offset: int, data: bytes) -> bytes:
         """Return what a read at ``offset`` of a BAR shows, in place of the BAR's own ``data``."""
         place, end = self.place, offset + len(data)

@@ -159,9 +159,13 @@ def _entry(register: Register, owner: object) -> _Entry:
 
 
 class RegisterFile:
-    """The registers of one BAR, with the values that they store."""
+    """The registers of one BAR of ``size`` bytes, with the values that they store."""
 
-    def __init__(self, registers: Iterable[Register] = (), owner: object = None) -> None:
+    def __init__(
+        self, registers: Iterable[Register] = (), owner: object = None, size: int = 1 << 32
+    ) -> None:
+        self._size = size
+        self._reserved: list[tuple[int, int, str]] = []  # first, end, what is there
         self._entries: dict[int, _Entry] = {}
         self._added: list[tuple[Register, object]] = []
         self.values: dict[int, int] = {}
@@ -171,16 +175,59 @@ class RegisterFile:
     def add(self, registers: Iterable[Register], owner: object) -> None:
         """Add registers whose side effects are methods of ``owner``.
 
-        ValueError for an offset that is taken or no multiple of 4, and for fields that overlap.
+        ValueError for an offset that is taken, off its 4 bytes or behind the BAR's end; for a name
+        that is taken; for a reset value or mask beyond 32 bits; and for fields that overlap.
         """
         for register in registers:
             offset, name = int(register.offset), register.offset.name.lower()
-            if offset in self._entries or offset % 4:
-                raise ValueError(f"{register.offset.name}: offset {offset:#x} cannot be had")
+            where = (
+                register.offset.name if owner is None else f"{type(owner).__name__}: {name.upper()}"
+            )
+            self._check_place(where, offset)
+            if name in self.names:
+                raise ValueError(f"{where} at {offset:#x}: the name is taken; give it another")
+            for what, value in ("reset value", register.reset), ("mask", register.mask):
+                if not 0 <= value <= _WORD:
+                    raise ValueError(f"{where}: {what} {value:#x}; a register has 32 bits")
             self.names.add(name)
             self._added.append((register, owner))
             self._entries[offset] = _entry(register, owner)
             self.values[offset] = self._entries[offset].reset
+
+    def _check_place(self, where: str, offset: int) -> None:
+        if offset in self._entries:
+            taken = self.name(offset) or "an array"
+            raise ValueError(f"{where} at {offset:#x}: {taken} is there; give it another offset")
+        if offset % 4:
+            raise ValueError(f"{where} at {offset:#x}: make the offset a multiple of 4")
+        if not 0 <= offset <= self._size - 4:
+            raise ValueError(
+                f"{where} at {offset:#x}: the BAR has {self._size:#x} bytes; make it larger "
+                "(RegisterBar's size), or the offset smaller"
+            )
+        for start, end, what in self._reserved:
+            if start < offset + 4 and offset < end:
+                raise ValueError(f"{where} at {offset:#x}: {what} is there; put one elsewhere")
+
+    def reserve(self, offset: int, length: int, what: str) -> None:
+        """Keep later registers out of a range in which something else shows."""
+        self._reserved.append((offset, offset + length, what))
+
+    def owned_by(self, name: str, owner: object) -> bool:
+        """Return whether ``owner`` has the side effects of a register, named in lower case."""
+        return any(
+            each.offset.name.lower() == name and whose is owner for each, whose in self._added
+        )
+
+    def calls(self, kind: str, name: str) -> bool:
+        """Return whether an access ("read" or "write") can call the register's side effect."""
+        for register, _ in self._added:
+            if register.offset.name.lower() == name:
+                entry = self._entries[int(register.offset)]
+                if kind == "read":
+                    return not entry.hidden
+                return bool(entry.stored | entry.cleared | entry.command)
+        return False
 
     def name(self, offset: int) -> str:
         """Return the name of the register that holds the byte at ``offset``, "" for none."""
@@ -193,8 +240,9 @@ class RegisterFile:
             self._entries[int(register.offset)] = _entry(register, owner)
 
     def add_array(self, start: IntEnum, count: int) -> None:
-        """Add ``count`` plain registers, read and write, from ``start`` on."""
+        """Add ``count`` plain registers, read and write, from ``start`` on. ValueError as `add`."""
         for offset in range(start, start + 4 * count, 4):
+            self._check_place(start.name, offset)
             self._entries[offset] = _Entry(0, _WORD, 0, 0, False)
             self.values[offset] = 0
 

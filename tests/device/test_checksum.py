@@ -12,7 +12,7 @@ from device.endpoints import checksum
 from device.endpoints.checksum import LENGTH_MAX, Checksum, Reg, Result, Status
 from device.layout import DmaReason
 from device.trace import Trace
-from tests.device.fakes import BASE, FakeClient, read32, write32
+from tests.device.fakes import BASE, FakeClient, read32, start, write32
 
 LINES_MAX = 100
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def device(client: FakeClient) -> Checksum:
     made = Checksum(Trace())
     made.attach(client)
-    made.region_write(7, 4, b"\x04\x00")
+    start(made)
     return made
 
 

@@ -25,6 +25,15 @@ PCIE, POWER, MSIX = 0x40, 0x7C, 0x84
 COMMAND, STATUS, BAR0 = 4, 6, 0x10
 
 
+@pytest.fixture
+def exerciser(client: FakeClient) -> Exerciser:
+    """An exerciser whose driver uses INTx: MSI-X is not enabled."""
+    made = Exerciser(Trace())
+    made.attach(client)
+    made.region_write(7, COMMAND, b"\x06\x00")
+    return made
+
+
 def word(config: ConfigSpace, offset: int) -> int:
     value: int = struct.unpack("<H", config.read(offset, 2))[0]
     return value
