@@ -307,3 +307,31 @@ def test_a_stale_mapping_is_refused(
         and gone,
         reason=f"its address could be loaded from: {there}; after the unmap: {not gone}",
     )
+
+
+@pytest.mark.kernel
+@pytest.mark.unlimited("addresses")
+@pytest.mark.promise("processes")
+@pytest.mark.parametrize("pool", ["main", "hugetlb", "pinned", "pageable"])
+def test_a_forked_child_has_none_of_it(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
+) -> None:
+    """Whatever the memory is of: there its addresses fault, and its parent has it still."""
+    pageable = int(kIOMemoryPageable) if pool == "pageable" else 0
+    memory = buffer(kIODirectionInOut | pageable, PAGE, PAGE, pool=pool)
+    memory.prepare()
+    place, content = memory.address, data.take(PAGE)
+    memory.writeBytes(0, content)
+    child = os.fork()
+    if not child:
+        os._exit(can_load(place))
+    there = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    here = can_load(place)
+    seen = bench.device_sees(memory, content)
+    memory.complete()
+    attest(
+        "processes",
+        asked=f"a fork, with a buffer of {pool}",
+        attested=f"loads of the child: {there}, of its parent: {int(here)}; {seen}",
+        kept=not there and here,
+    )
