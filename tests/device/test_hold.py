@@ -41,6 +41,7 @@ def pending(exerciser: Exerciser) -> bool:
 def test_off_by_default(exerciser: Exerciser) -> None:
     dma(exerciser, BASE, LENGTH, write=True)
     assert not pending(exerciser)
+    assert read32(exerciser, 3, Ext.HELD_MOVED) == read32(exerciser, 3, Ext.HELD_LEFT) == 0
 
 
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
@@ -58,6 +59,7 @@ def test_moves_as_told(exerciser: Exerciser, client: FakeClient, write: bool) ->
         step(exerciser)
     assert not pending(exerciser)
     assert target[:LENGTH] == sent
+    assert read32(exerciser, 3, Ext.HELD_MOVED) == read32(exerciser, 3, Ext.HELD_LEFT) == 0
     found = record(exerciser, 1)
     assert (found["status"], found["moved"], found["crc32"]) == (0, LENGTH, zlib.crc32(sent))
     step(exerciser)

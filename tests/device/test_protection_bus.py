@@ -327,6 +327,11 @@ def test_commands_and_their_statuses(board: Board) -> None:
     assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 1
     assert command(ProtectionCommand.WITHDRAW_OWNER, owner=TOP) is ProtectionStatus.OK
     assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 0
+    again = [board.grant(BASE + 8 * number, 8, IN, owner=TOP) for number in range(3)]
+    assert command(ProtectionCommand.WITHDRAW, id=again[1]) is ProtectionStatus.OK
+    assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 1
+    assert command(ProtectionCommand.WITHDRAW_OWNER, owner=TOP) is ProtectionStatus.OK
+    assert read32(board.platform, 0, Plat.GRANT_WITHDRAWN) == 2
 
 
 def test_reset_of_the_platform_drops_all_and_one_of_the_device_nothing(board: Board) -> None:

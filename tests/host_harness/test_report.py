@@ -60,6 +60,17 @@ def test_broken_promise_fails_the_run() -> None:
     assert ledger.failed == 1
 
 
+def test_what_is_repeated_is_of_a_test_whatever_its_name() -> None:
+    """What came after the last test has none to run again."""
+    ledger = Ledger()
+    for name in "a", "z", "_":
+        promise = Promise("alignment", "", "", "broken", "", f"{name}.py::test_x")
+        ledger.promises.append(promise)
+    ledger.failures.append("z.py::test_x")
+    ledger.object("DMA", "late")
+    assert ledger.to_repeat() == [f"{name}.py::test_x" for name in "za_"]
+
+
 def test_failure_before_attestation_breaks_the_marked_promise() -> None:
     ledger = Ledger()
     ledger.add_test([report("failed", longrepr="x = 1\nE   the buffer is elsewhere")], ["release"])

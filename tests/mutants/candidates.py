@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cosmic_ray.mutating
 import cosmic_ray.plugins
@@ -121,7 +122,7 @@ def _module(source: str, area: str, file: str, seed: int) -> Iterator[Candidate]
             (node, *span) for node in nodes for span in operator().mutation_positions(node)
         )
         for occurrence, (node, start, end) in enumerate(positions):
-            if (start, end) in unseen:
+            if (start, end) in unseen or _is_mark(node):
                 continue
             function = ASTQuery(node).get_definition_name() or ""
             if (kind, start) not in places:
@@ -131,6 +132,11 @@ def _module(source: str, area: str, file: str, seed: int) -> Iterator[Candidate]
             place = places[kind, start]
             draw = place, _hash(place, name, occurrence)
             yield Candidate(area, file, function, name, occurrence, start, end, draw)
+
+
+def _is_mark(node: Any) -> bool:
+    """Whether this is the ``*`` or ``/`` of a signature, which cosmic-ray takes for an operator."""
+    return node.type == "operator" and node.parent.type in ("parameters", "lambdef")
 
 
 def _hash(*parts: object) -> str:

@@ -151,6 +151,12 @@ def test_operators_of_our_own(tmp_path: Path, code: str, mutated: set[str]) -> N
     } == mutated
 
 
+def test_marks_of_a_signature_are_no_operators(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("def f(a, /, *, b=2 * 3): return a * b\n")
+    found = candidates.of_area(tmp_path, "module.py", seed=1)
+    assert {each.start[1] for each in found} == {17, 19, 21, 34}
+
+
 @pytest.fixture
 def unseen() -> Unseen:
     return Unseen(
