@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-PAGE: Final = 4096
+PAGE: Final = mmap.PAGESIZE
 HUGE: Final = 2 << 20
 MAP_HUGETLB: Final = 0x40000
 # Linux, include/uapi/asm-generic/mman-common.h; mmap has the older ones.

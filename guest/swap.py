@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,6 @@ from init import load
 
 MODULES: Final = ("zsmalloc", "lzo-rle", "zram")
 CONTROL: Final = Path("/sys/class/zram-control")
-_PAGE: Final = 4096
 # Linux, include/linux/swap.h, union swap_header: version, last_page, nr_badpages after 1024 bytes;
 # the magic ends the page.
 _HEADER: Final = struct.Struct("<1024xIII")
@@ -59,8 +59,8 @@ def _load_modules() -> None:
 
 
 def _header(size: int) -> bytes:
-    start = _HEADER.pack(1, size // _PAGE - 1, 0)
-    return start.ljust(_PAGE - len(_MAGIC), b"\0") + _MAGIC
+    start = _HEADER.pack(1, size // PAGESIZE - 1, 0)
+    return start.ljust(PAGESIZE - len(_MAGIC), b"\0") + _MAGIC
 
 
 def _check(result: int, what: str) -> None:

@@ -71,7 +71,7 @@ struct dma_rehearsal_pin {
 
 /* Of a pin's file; read and write at an offset reach the pinned bytes. */
 struct dma_rehearsal_pin_info {
-	__u64 pages;	/* 4 KiB each */
+	__u64 pages;	/* PAGE_SIZE each */
 	__u64 length;	/* bytes */
 	__u32 offset;	/* of the first byte in the first page */
 	__u32 flags;	/* as asked */

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 from .errors import IOBusyError, IONotAttachedError
 from .flags import PrepareFlags
 from .mapping import IOMemoryMap
-from .memory import PAGE, IOMemoryDescriptor, MapRequest, Segment
+from .memory import IOMemoryDescriptor, MapRequest, Segment
 from .options import CacheMode, IODirection
 from .preparation import Preparation
+from .vm import PAGE
 
 if TYPE_CHECKING:
     from .vm import Window

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .coverage import CoverageError
 from .dma_specification import MappingOptions, Specification
 from .errors import IOReturn, IOReturnError, undo
-from .memory import PAGE, IOMemoryDescriptor, Segment, merged
+from .memory import IOMemoryDescriptor, Segment, merged
 from .options import (
     IODirection,
     IOOptions,
@@ -23,6 +23,7 @@ from .options import (
 )
 from .ranges import align_up
 from .task import current_task
+from .vm import PAGE
 
 # (length, alignment, highest address that may be used) -> memory in one segment
 BounceAllocator = Callable[[int, int, int], IOMemoryDescriptor]

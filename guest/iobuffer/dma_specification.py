@@ -9,8 +9,9 @@ from enum import Enum, IntEnum
 from typing import Final, Self
 
 from .errors import IOBadArgumentError, IONotReadyError
-from .memory import PAGE, Segment
+from .memory import Segment
 from .ranges import align_down
+from .vm import PAGE
 
 _PAGE_BITS: Final = PAGE.bit_length() - 1
 

@@ -9,10 +9,10 @@ from .derived import DerivedMemoryDescriptor
 from .errors import IOBadArgumentError, IOReturn, IOReturnError, IOUnsupportedError
 from .flags import MapOptions
 from .mapping import IOMemoryMap
-from .memory import PAGE, Data, MapRequest, Segment
+from .memory import Data, MapRequest, Segment
 from .options import CacheMode, IODirection
 from .ranges import align_up
-from .vm import Reservation, Window
+from .vm import PAGE, Reservation, Window
 
 
 class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):

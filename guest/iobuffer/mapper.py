@@ -9,7 +9,6 @@ The mapper works with whole pages, so a buffer has its pages to itself then.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -27,8 +26,8 @@ from .errors import (
 )
 from .options import IODirection
 from .ranges import align_down, align_up
+from .vm import PAGE
 
-PAGE: Final = mmap.PAGESIZE
 _NONE: Final = IODirection.kIODirectionNone
 _ADDRESS_BITS: Final = 64
 

@@ -29,13 +29,13 @@ from .preparation import Preparation, Preparations, device_may
 from .protection import Grants
 from .ranges import align_up
 from .task import Task, current_task
+from .vm import PAGE
 
 if TYPE_CHECKING:
     from .mapper import BusWindow
     from .mapping import IOMemoryMap
     from .vm import Reservation
 
-PAGE: Final = 4096
 _BELOW_4G: Final = 1 << 32
 _SHOWN_MAX: Final = 4  # users in a message
 _NON_COHERENT: Final = PrepareFlags.kIODirectionPrepareNonCoherent

@@ -19,11 +19,11 @@ from .errors import (
 from .flags import MapOptions, PurgeableState
 from .guard import IOGuardPageMemoryDescriptor, reserve
 from .mapping import IOMemoryMap
-from .memory import PAGE, Data, IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
+from .memory import Data, IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
 from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
 from .preparation import Preparation
 from .ranges import align_up
-from .vm import Reservation, Window
+from .vm import PAGE, Reservation, Window
 
 _ANYWHERE = MapOptions.kIOMapAnywhere
 _GUARDED = MapOptions.kIOMapGuardedSmall | MapOptions.kIOMapGuardedLarge

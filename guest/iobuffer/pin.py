@@ -31,8 +31,8 @@ from .uapi import (
     PIN_PAGES_STRUCT,
     PIN_WRITE,
 )
+from .vm import PAGE
 
-PAGE: Final = 4096
 _PAGES_AT_ONCE: Final = 1 << 16
 
 _open: Final[weakref.WeakSet[_Bytes]] = weakref.WeakSet()
@@ -127,7 +127,7 @@ class Pin(_Bytes):
 
     It has the pages of the moment that it was made: a mapping that is replaced later (munmap,
     MADV_DONTNEED) leaves the device with the old ones. Attributes: ``length`` in bytes, ``offset``
-    of the first byte in the first page, ``pages`` in pages of 4 KiB, ``writable``.
+    of the first byte in the first page, ``pages`` how many, ``writable``.
     """
 
     def __init__(self, fd: int) -> None:

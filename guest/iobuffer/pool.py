@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .options import CacheMode
 from .ranges import RangeAllocator, align_down, align_up
-from .vm import ANYWHERE, Mapping, Placement
+from .vm import ANYWHERE, PAGE, Mapping, Placement
 
 __all__ = [
     "PAGE",
@@ -23,8 +22,6 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .backing import Backing
-
-PAGE: Final = mmap.PAGESIZE
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ from .flags import MapOptions
 from .guard import reserve
 from .mapper import BusWindow
 from .mapping import IOMemoryMap
-from .memory import PAGE, IOMemoryDescriptor, MapRequest, Segment, as_direction
+from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
 from .multi import IOMultiMemoryDescriptor, guard_length
 from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
 from .preparation import device_may
 from .task import Task
-from .vm import Window
+from .vm import PAGE, Window
 
 _ADDRESS_LIMIT: Final = 1 << 47
 _ANYWHERE: Final = MapOptions.kIOMapAnywhere

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 PAGE: Final = mmap.PAGESIZE
+"""Bytes of a page of this kernel: 4, 16 or 64 KiB. The one definition of it."""
 PROT_NONE: Final = 0  # the module mmap does not name it
 MAP_FIXED: Final = 0x10
 MAP_NORESERVE: Final = 0x4000

@@ -46,6 +46,7 @@ from iobuffer import (
     kIOMemoryPurgeable,
     vm,
 )
+from iobuffer.pool import PAGE
 from layout import DmaReason
 from page_frames import MADV_PAGEOUT
 
@@ -54,7 +55,6 @@ from .bench import Bench
 from .buffers import free_sizes
 from .patterns import difference, inverted
 
-PAGE: Final = 4096
 LIVE_MAX: Final = 10
 NESTED_MAX: Final = 3  # preparations, and mappings, of one buffer
 KEEP: Final = PurgeableState.kIOMemoryPurgeableKeepCurrent

@@ -22,9 +22,10 @@ from iobuffer import (
 )
 from iobuffer.dma_command import IODMACommand, Specification, kForceDoubleBuffer
 from iobuffer.guard import IOGuardPageMemoryDescriptor
-from iobuffer.memory import PAGE, IOMemoryDescriptor, Segment
+from iobuffer.memory import IOMemoryDescriptor, Segment
 from iobuffer.multi import IOMultiMemoryDescriptor
 from iobuffer.options import IODirection, IOOptions
+from iobuffer.pool import PAGE
 from iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
 from iobuffer.sub import IOSubMemoryDescriptor
 from layout import DmaReason, Ext

@@ -29,7 +29,7 @@ from iobuffer import (
     provenance,
 )
 from iobuffer.dma_command import Specification, kForceDoubleBuffer
-from iobuffer.memory import PAGE
+from iobuffer.pool import PAGE
 
 from suite.attestation import Attest
 from suite.bench import Bench

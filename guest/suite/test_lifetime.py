@@ -26,6 +26,7 @@ from iobuffer import (
     kIOMemoryUseReserve,
     pools,
 )
+from iobuffer.pool import PAGE
 
 from suite.attestation import Attest
 from suite.bench import Bench, Seen
@@ -34,7 +35,6 @@ from suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
-PAGE = 4096
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 

@@ -27,6 +27,7 @@ from iobuffer import (
     kIOMemoryMapCopyOnWrite,
     kIOMemoryPageable,
 )
+from iobuffer.pool import PAGE
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer
@@ -36,7 +37,6 @@ from suite.test_prepare import code_of
 pytestmark = pytest.mark.any_device
 
 MAPPING = "createMappingInTask"
-PAGE = 4096
 UNIQUE = kIOMapAnywhere | kIOMapUnique
 _libc = ctypes.CDLL(None, use_errno=True)
 

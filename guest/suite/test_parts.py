@@ -22,6 +22,7 @@ from iobuffer.dma_command import MappingOptions, Specification
 from iobuffer.guard import IOGuardPageMemoryDescriptor
 from iobuffer.multi import IOMultiMemoryDescriptor
 from iobuffer.options import IOOptions
+from iobuffer.pool import PAGE
 from layout import DmaReason, Ext, MemoryType, RingDescriptor, RingFlag, WitnessStatus
 
 from suite.attestation import Attest, CheckFailed
@@ -31,7 +32,6 @@ from suite.patterns import Patterns, difference, inverted
 from suite.test_interrupts import settle_msix
 from suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
 
-PAGE = 4096
 BITS = 32
 NARROW = Specification.of_device(address_bits=BITS)
 LENGTH = 4 * LINE

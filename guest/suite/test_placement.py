@@ -16,6 +16,7 @@ from iobuffer import (
     placement,
 )
 from iobuffer.placement import Hostile
+from iobuffer.pool import PAGE
 from layout import DmaReason
 
 from suite.attestation import SEED, Attest
@@ -26,7 +27,6 @@ from suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.any_device, pytest.mark.unlimited]
 
-PAGE = 4096
 CARRY = 1 << 32
 PROMISE = "placement"
 # What a shared line does to a device's write, and the write-back to what was written.

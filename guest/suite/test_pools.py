@@ -23,6 +23,7 @@ from iobuffer import (
     pools,
 )
 from iobuffer.managed import HUGE_PAGES
+from iobuffer.pool import PAGE
 
 from suite import processors
 from suite.attestation import Attest
@@ -33,7 +34,6 @@ from suite.test_prepare import code_of
 
 pytestmark = pytest.mark.any_device
 
-PAGE = 4096
 MIB = 1 << 20
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 

@@ -24,6 +24,7 @@ from iobuffer import (
     kIOMemoryPageable,
     vm,
 )
+from iobuffer.pool import PAGE
 from layout import DmaReason
 from swap import zram_swap
 
@@ -34,7 +35,6 @@ from suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 
-PAGE = 4096
 SIZE = 64 * PAGE + 100
 PAGEABLE = "kIOMemoryPageable"
 

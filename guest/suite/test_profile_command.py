@@ -13,6 +13,7 @@ from iobuffer import (
     kIODirectionIn,
     kIODirectionOut,
 )
+from iobuffer.pool import PAGE
 from layout import DmaReason
 
 from suite.attestation import Attest, CheckFailed
@@ -20,7 +21,6 @@ from suite.bench import Bench
 from suite.patterns import Patterns, difference, inverted, joined_crc32
 
 PROMISE = "IODMACommand"
-PAGE = 4096
 
 
 @pytest.mark.promise(PROMISE)

@@ -16,6 +16,7 @@ from iobuffer import (
     kIOMemoryPhysicallyContiguous,
     pools,
 )
+from iobuffer.pool import PAGE
 from layout import DmaReason
 
 from suite.attestation import Attest, CheckFailed
@@ -23,7 +24,6 @@ from suite.bench import Bench, MakeBuffer
 from suite.board import described
 from suite.patterns import Patterns, difference, inverted
 
-PAGE = 4096
 ALIGNMENTS = tuple(1 << bit for bit in range(21))
 CAPACITIES = (1, 3, 63, 64, 65, 255, 1000, 1025, 4095, 4096, 4097, 12289, 65536)
 

@@ -13,6 +13,7 @@ from iobuffer import (
     kIOMemoryPurgeable,
     vm,
 )
+from iobuffer.pool import PAGE
 
 from suite.attestation import Attest
 from suite.bench import Bench, MakeBuffer, Seen
@@ -26,7 +27,6 @@ pytestmark = [
 ]
 
 PURGEABLE = "kIOMemoryPurgeable"
-PAGE = 4096
 SIZE = 16 * PAGE
 KEEP = PurgeableState.kIOMemoryPurgeableKeepCurrent
 NON_VOLATILE = PurgeableState.kIOMemoryPurgeableNonVolatile

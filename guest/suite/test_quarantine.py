@@ -13,6 +13,7 @@ from iobuffer import (
     kIOMapInhibitCache,
     kIOMemoryKernelUserShared,
 )
+from iobuffer.pool import PAGE
 from layout import DmaReason
 
 from suite.attestation import Attest
@@ -21,7 +22,6 @@ from suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 
-PAGE = 4096
 FOLLOWING = 8  # buffers that are made after the release
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 

@@ -21,7 +21,7 @@ from iobuffer import (
     protection,
     provenance,
 )
-from iobuffer.pool import Pool
+from iobuffer.pool import PAGE, Pool
 from layout import DmaReason
 
 from suite.attestation import Attest, CheckFailed
@@ -31,7 +31,6 @@ from suite.test_prepare import code_of
 
 pytestmark = pytest.mark.any_device
 
-PAGE = 4096
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 

@@ -14,8 +14,9 @@ from iobuffer.errors import (
 )
 from iobuffer.flags import MapOptions, PurgeableState
 from iobuffer.mapping import IOMemoryMap
-from iobuffer.memory import PAGE, IOMemoryDescriptor, MapRequest, Segment
+from iobuffer.memory import IOMemoryDescriptor, MapRequest, Segment
 from iobuffer.options import CacheMode, IODirection
+from iobuffer.pool import PAGE
 from iobuffer.ranges import align_down, align_up
 from iobuffer.vm import Mapping, Placement
 

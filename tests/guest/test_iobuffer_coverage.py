@@ -22,8 +22,9 @@ from iobuffer import (
 )
 from iobuffer.coverage import CoverageError, Untouched
 from iobuffer.dma_transfer import UnfinishedList
-from iobuffer.memory import PAGE, IOMemoryDescriptor
+from iobuffer.memory import IOMemoryDescriptor
 from iobuffer.options import IODirection
+from iobuffer.pool import PAGE
 
 from tests.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
 

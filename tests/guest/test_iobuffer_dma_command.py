@@ -37,8 +37,9 @@ from iobuffer.errors import (
     IOReturnError,
 )
 from iobuffer.flags import PrepareFlags
-from iobuffer.memory import PAGE, IOMemoryDescriptor, Segment
+from iobuffer.memory import IOMemoryDescriptor, Segment
 from iobuffer.options import IODirection, IOOptions
+from iobuffer.pool import PAGE
 from iobuffer.sub import IOSubMemoryDescriptor
 
 from tests.guest.memory_pool import MemoryPool, make

@@ -23,8 +23,8 @@ from iobuffer import (
     protection,
     provenance,
 )
-from iobuffer.memory import PAGE
 from iobuffer.options import IODirection
+from iobuffer.pool import PAGE
 
 from tests.guest.conftest import MIB
 from tests.guest.memory_pool import MemoryPool, make

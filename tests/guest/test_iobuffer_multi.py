@@ -37,9 +37,10 @@ from iobuffer.errors import (
 from iobuffer.flags import MapOptions, PrepareFlags, PurgeableState
 from iobuffer.guard import IOGuardPageMemoryDescriptor
 from iobuffer.mapping import IOMemoryMap
-from iobuffer.memory import PAGE, IOMemoryDescriptor, Segment
+from iobuffer.memory import IOMemoryDescriptor, Segment
 from iobuffer.multi import IOMultiMemoryDescriptor
 from iobuffer.options import CacheMode, IODirection, kIOMapInhibitCache
+from iobuffer.pool import PAGE
 from iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
 from iobuffer.sub import IOSubMemoryDescriptor
 
@@ -165,7 +166,7 @@ def test_a_part_is_the_parents_memory(bus: Bus, control: Control) -> None:
     part.complete()
     inner.complete()
     assert (parent.wires, parent.prepared) == (0, 0)
-    assert "150" not in repr(part)
+    assert "150 on" not in repr(part)
     assert "100 on" in repr(part)
 
 

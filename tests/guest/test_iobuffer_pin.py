@@ -11,9 +11,8 @@ import pytest
 from iobuffer import IOReturn
 from iobuffer.errors import IOCannotWireError, IODeviceError
 from iobuffer.pin import KernelMap, Pin, _Bytes, cannot_wire
+from iobuffer.pool import PAGE
 from iobuffer.uapi import PIN_MAX
-
-PAGE = 4096
 
 
 class FakePin(Pin):
@@ -35,8 +34,8 @@ class FakePin(Pin):
     [
         ([5], 0, PAGE, [(5 * PAGE, PAGE)]),
         ([5], 7, 1, [(5 * PAGE + 7, 1)]),
-        ([5, 6], 4095, 2, [(5 * PAGE + 4095, 2)]),
-        ([6, 5], 4095, 2, [(6 * PAGE + 4095, 1), (5 * PAGE, 1)]),
+        ([5, 6], PAGE - 1, 2, [(5 * PAGE + PAGE - 1, 2)]),
+        ([6, 5], PAGE - 1, 2, [(6 * PAGE + PAGE - 1, 1), (5 * PAGE, 1)]),
         ([5, 5], 0, 2 * PAGE, [(5 * PAGE, PAGE), (5 * PAGE, PAGE)]),
         (
             [3, 4, 5, 9, 8],

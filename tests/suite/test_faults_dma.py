@@ -9,8 +9,8 @@ from iobuffer import protection, sub
 from iobuffer.dma_bounce import Bounce
 from iobuffer.dma_command import IODMACommand, MappingOptions, Specification
 from iobuffer.dma_transfer import Prepared
-from iobuffer.memory import PAGE
 from iobuffer.options import IODirection
+from iobuffer.pool import PAGE
 from suite import faults_dma
 
 from host_harness.faults import find
