@@ -53,6 +53,18 @@ DRIVER = (
         "unpinned pages",
     ),
     _driver(
+        "close-stops-nothing",
+        "test_driver_stop.py",
+        "the driver leaves a function as it is when its file is closed for the last time",
+        "stopped at the last close",
+    ),
+    _driver(
+        "dead-pins-end",
+        "test_driver_stop.py",
+        "the driver gives back a dead process's pinned pages though its device may still do DMA",
+        "pages outlive their device's work",
+    ),
+    _driver(
         "wrong-entry",
         "test_witnessed.py",
         "the driver tells page-table entries with another cache mode than the CPU finds",

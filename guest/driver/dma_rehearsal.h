@@ -2,6 +2,7 @@
 #ifndef DMA_REHEARSAL_H
 #define DMA_REHEARSAL_H
 
+#include <linux/list.h>
 #include <linux/mm_types.h>
 #include <linux/pgtable.h>
 #include <linux/types.h>
@@ -18,6 +19,8 @@ extern bool dr_fault_wrong_entry;
 extern bool dr_fault_pin_does_not_pin;
 extern bool dr_fault_pin_never_ends;
 extern bool dr_fault_aliases;
+extern bool dr_fault_close_stops_nothing;
+extern bool dr_fault_dead_pins_end;
 
 /* dma_rehearsal_zone.c: the carve-outs and their UIO faces */
 int dr_zones_init(const char *carveouts);
@@ -39,14 +42,25 @@ int dr_new_fd(const char *name, const struct file_operations *fops, void *privat
 long dr_copy(void __user *argument, bool write);
 long dr_kmap(void __user *argument);
 long dr_kmap_pin(struct dr_pin *pin);
+bool dr_conflicts(phys_addr_t start, u64 length, pgprotval_t bits);
 
 /* dma_rehearsal_pin.c: user memory that stays where it is */
 long dr_pin(void __user *argument);
 void dr_pin_get(struct dr_pin *pin);
 void dr_pin_put(struct dr_pin *pin);
+void dr_pin_closing(struct dr_pin *pin);
 bool dr_pin_writable(const struct dr_pin *pin);
 size_t dr_pin_length(const struct dr_pin *pin);
 void *dr_pin_vmap(struct dr_pin *pin);
+
+/* A time in which a function may do DMA: pins that a dead process left outlast it. */
+struct dr_run {
+	struct list_head list;
+	u64 since;			/* of all such times, which one it is: from 1 on */
+};
+
+void dr_run_start(struct dr_run *run);
+void dr_run_stop(struct dr_run *run);
 
 /* dma_rehearsal_pci.c */
 int dr_pci_init(void);

@@ -52,13 +52,48 @@ static bool dr_window_is(void __iomem *window, size_t length, pgprotval_t bits)
 	return true;
 }
 
+/* Whether whole pages can be mapped with just these bits, now. */
+static bool dr_fits(phys_addr_t page, size_t length, pgprotval_t bits)
+{
+	void __iomem *window = ioremap_prot(page, length, bits);
+	bool fits;
+
+	if (!window)
+		return false;
+	fits = dr_window_is(window, length, bits);
+	iounmap(window);
+	return fits;
+}
+
+/*
+ * Whether a page of the range is mapped with another mode than @bits: then these do
+ * not fit, and others do. The kernel's own errors do not tell that from others.
+ */
+bool dr_conflicts(phys_addr_t start, u64 length, pgprotval_t bits)
+{
+	pgprotval_t other;
+	unsigned int mode;
+	u64 done;
+
+	for (done = 0; done < length && !fatal_signal_pending(current); done += PAGE_SIZE) {
+		if (dr_fits(start + done, PAGE_SIZE, bits))
+			continue;
+		for (mode = DMA_REHEARSAL_MODE_UC; mode <= DMA_REHEARSAL_MODE_WC; mode++)
+			if (!dr_mode_bits(mode, &other) && other != bits &&
+			    dr_fits(start + done, PAGE_SIZE, other))
+				return true;
+		cond_resched();
+	}
+	return false;
+}
+
 /* A mapping of whole pages with just these bits, or an error. */
 static void __iomem *dr_window(phys_addr_t page, size_t length, pgprotval_t bits)
 {
 	void __iomem *window = ioremap_prot(page, length, bits);
 
 	if (!window)
-		return IOMEM_ERR_PTR(-EBUSY);
+		return IOMEM_ERR_PTR(dr_conflicts(page, length, bits) ? -EBUSY : -ENOMEM);
 	if (!dr_window_is(window, length, bits)) {
 		iounmap(window);
 		return IOMEM_ERR_PTR(-EBUSY);
@@ -104,8 +139,10 @@ long dr_copy(void __user *argument, bool write)
 
 	if (copy_from_user(&copy, argument, sizeof(copy)))
 		return -EFAULT;
-	if (copy.reserved || !dr_zones_hold(copy.physical, copy.length))
+	if (copy.reserved)
 		return -EINVAL;
+	if (!dr_zones_hold(copy.physical, copy.length))
+		return -ERANGE;
 	ret = dr_mode_bits(copy.mode, &bits);
 	if (ret)
 		return ret;
@@ -196,6 +233,15 @@ static void dr_kmap_free(struct dr_kmap *kmap)
 	kfree(kmap);
 }
 
+static int dr_kmap_flush(struct file *file, fl_owner_t owner)
+{
+	struct dr_kmap *kmap = file->private_data;
+
+	if (kmap->pin)
+		dr_pin_closing(kmap->pin);
+	return 0;
+}
+
 static int dr_kmap_release(struct inode *inode, struct file *file)
 {
 	dr_kmap_free(file->private_data);
@@ -207,6 +253,7 @@ static const struct file_operations dr_kmap_fops = {
 	.read = dr_kmap_read,
 	.write = dr_kmap_write,
 	.unlocked_ioctl = dr_kmap_ioctl,
+	.flush = dr_kmap_flush,
 	.release = dr_kmap_release,
 	.llseek = no_llseek,
 };
@@ -231,8 +278,10 @@ long dr_kmap(void __user *argument)
 
 	if (copy_from_user(&request, argument, sizeof(request)))
 		return -EFAULT;
-	if (request.reserved || !dr_zones_hold(request.physical, request.length))
+	if (request.reserved)
 		return -EINVAL;
+	if (!dr_zones_hold(request.physical, request.length))
+		return -ERANGE;
 	ret = dr_mode_bits(request.mode, &bits);
 	if (ret)
 		return ret;

@@ -26,6 +26,8 @@ bool dr_fault_wrong_entry;
 bool dr_fault_pin_does_not_pin;
 bool dr_fault_pin_never_ends;
 bool dr_fault_aliases;
+bool dr_fault_close_stops_nothing;
+bool dr_fault_dead_pins_end;
 
 static const struct {
 	const char *name;
@@ -36,6 +38,10 @@ static const struct {
 	{ "wrong_entry", &dr_fault_wrong_entry, "entries are told with another cache mode" },
 	{ "pin_does_not_pin", &dr_fault_pin_does_not_pin, "pinned pages move" },
 	{ "pin_never_ends", &dr_fault_pin_never_ends, "pages stay pinned after the last close" },
+	{ "close_stops_nothing", &dr_fault_close_stops_nothing,
+	  "the last close leaves a function as it is" },
+	{ "dead_pins_end", &dr_fault_dead_pins_end,
+	  "a dead process's pins end though its device may still do DMA" },
 	{ "aliases", &dr_fault_aliases, "a second mapping gets the cache mode that it asks for" },
 };
 

@@ -102,8 +102,9 @@ static int dr_map_alias(struct vm_area_struct *vma, phys_addr_t start)
 
 /*
  * Map @vma onto the carve-out from @start with @mode, or fail:
- * -EINVAL range or mode, private mapping; -EOPNOTSUPP no such mode here;
- * -EBUSY the range is mapped with another mode.
+ * -ERANGE not inside one carve-out; -EINVAL no such mode, or a private mapping;
+ * -EOPNOTSUPP the mode is not to be had here; -EBUSY a part is mapped with another one;
+ * -EIO the kernel did not map it, for another reason.
  */
 int dr_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode)
 {
@@ -111,8 +112,10 @@ int dr_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode)
 	pgprotval_t bits;
 	int ret;
 
-	if (!(vma->vm_flags & VM_SHARED) || !dr_zones_hold(start, length))
+	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
+	if (!dr_zones_hold(start, length))
+		return -ERANGE;
 	ret = dr_mode_bits(mode, &bits);
 	if (ret)
 		return ret;
@@ -126,7 +129,7 @@ int dr_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode)
 		ret = remap_pfn_range(vma, vma->vm_start, PHYS_PFN(start), length,
 				      vma->vm_page_prot);
 	if (ret == -EINVAL)
-		return -EBUSY;	/* the arguments are good: the modes conflict */
+		return dr_conflicts(start, length, bits) ? -EBUSY : -EIO;
 	if (ret)
 		return ret;
 	/* On an error the caller unmaps what is there. */

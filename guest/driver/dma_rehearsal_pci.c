@@ -2,7 +2,8 @@
 /*
  * The exerciser's PCI function (others through new_id or driver_override):
  * /dev/dma-rehearsal-pciN gives bus mastering and one eventfd per MSI-X vector,
- * or one for INTx.
+ * or one for INTx. The first open turns bus mastering on. The last close, which is
+ * also that of a process that was killed, stops the function.
  *
  * The BARs are user space's, through sysfs' resourceN. So no region is
  * requested here: with IO_STRICT_DEVMEM the kernel refuses to map a busy one.
@@ -43,6 +44,8 @@ struct dr_pci {
 	u32 interrupts;			/* DMA_REHEARSAL_INTERRUPTS_... */
 	u32 came_up;			/* what they were after probe */
 	struct file *chooser;		/* who made them another */
+	unsigned int users;		/* open files */
+	struct dr_run run;		/* while there are any */
 	bool masked;			/* INTx is; under vector[0].lock */
 	unsigned int vectors;		/* in use, of the array's */
 	unsigned int msix_max;		/* 0 = no MSI-X */
@@ -187,6 +190,17 @@ static long dr_pci_info(struct dr_pci *pci, void __user *user)
 	return copy_to_user(user, &info, sizeof(info)) ? -EFAULT : 0;
 }
 
+/* INTx's handler writes the same register. */
+static void dr_set_master(struct dr_pci *pci, bool on)
+{
+	spin_lock_irq(&pci->vector[0].lock);
+	if (on)
+		pci_set_master(pci->pdev);
+	else
+		pci_clear_master(pci->pdev);
+	spin_unlock_irq(&pci->vector[0].lock);
+}
+
 static long dr_pci_bus_master(struct dr_pci *pci, void __user *user)
 {
 	u32 on;
@@ -195,13 +209,7 @@ static long dr_pci_bus_master(struct dr_pci *pci, void __user *user)
 		return -EFAULT;
 	if (on > 1)
 		return -EINVAL;
-	/* INTx's handler writes the same register. */
-	spin_lock_irq(&pci->vector[0].lock);
-	if (on)
-		pci_set_master(pci->pdev);
-	else
-		pci_clear_master(pci->pdev);
-	spin_unlock_irq(&pci->vector[0].lock);
+	dr_set_master(pci, on);
 	return 0;
 }
 
@@ -345,6 +353,23 @@ static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long 
 	return ret;
 }
 
+/*
+ * Under pci->lock, when the last file is closed. A function with a reset also forgets
+ * what it had still to do. Not where the device is locked: remove has that lock, and
+ * waits for ours.
+ */
+static void dr_pci_stop(struct dr_pci *pci)
+{
+	if (dr_fault_close_stops_nothing)
+		goto stopped;
+	dr_set_master(pci, false);
+	if (!pci_wait_for_pending_transaction(pci->pdev))
+		pci_warn(pci->pdev, "transactions are pending, bus mastering is off\n");
+	pci_try_reset_function(pci->pdev);
+stopped:
+	dr_run_stop(&pci->run);
+}
+
 /* misc_open() holds off misc_deregister(), so the structure is still there. */
 static int dr_pci_open(struct inode *inode, struct file *file)
 {
@@ -352,6 +377,12 @@ static int dr_pci_open(struct inode *inode, struct file *file)
 
 	kref_get(&pci->kref);
 	file->private_data = pci;
+	mutex_lock(&pci->lock);
+	if (!pci->users++ && pci->pdev) {
+		dr_run_start(&pci->run);
+		dr_set_master(pci, true);
+	}
+	mutex_unlock(&pci->lock);
 	return 0;
 }
 
@@ -373,6 +404,8 @@ static int dr_pci_release(struct inode *inode, struct file *file)
 		dr_interrupts_switch(pci, pci->came_up);
 		pci->chooser = NULL;
 	}
+	if (!--pci->users && pci->pdev)
+		dr_pci_stop(pci);
 	mutex_unlock(&pci->lock);
 	kref_put(&pci->kref, dr_pci_free);
 	return 0;
@@ -453,6 +486,8 @@ static void dr_pci_remove(struct pci_dev *pdev)
 	mutex_lock(&pci->lock);
 	dr_interrupts_stop(pci);
 	pci_clear_master(pdev);
+	if (pci->users)
+		dr_run_stop(&pci->run);
 	pci->chooser = NULL;
 	pci->pdev = NULL;
 	mutex_unlock(&pci->lock);

@@ -3,17 +3,22 @@
  * Pins: pages of user memory that stay where they are, for DMA, until the last
  * close of a file. The kernel closes a dead process's files, so none is lost.
  *
- * Nothing of a pin changes after it is made, so it has no lock.
+ * Who closes a pin says with it that no DMA uses the pages. A process that dies
+ * says nothing, and its files are closed in any order: so its pins are left, and
+ * their pages go back when every function that was open then has been stopped.
  */
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/kref.h>
+#include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
+#include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/spinlock.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 
@@ -29,7 +34,16 @@ struct dr_pin {
 	size_t length;			/* bytes */
 	u32 offset;			/* of the first byte in the first page */
 	u32 flags;
+	bool unpinned;			/* by a fault, as soon as it was made */
+	bool left;			/* by a process that died, and did not close it */
+	u64 left_at;			/* dr_starts by then */
+	struct list_head list;		/* of dr_left */
 };
+
+static DEFINE_SPINLOCK(dr_left_lock);	/* what follows */
+static LIST_HEAD(dr_left);
+static LIST_HEAD(dr_running);		/* struct dr_run, the oldest first */
+static u64 dr_starts;
 
 /*
  * Without write permission a page is pinned as if for writing nevertheless, so that
@@ -87,21 +101,72 @@ static int dr_pin_pages(struct dr_pin *pin, unsigned long start)
 		unpin_user_pages(pin->pages, done);
 		return got;
 	}
-	if (dr_fault_pin_does_not_pin)
+	pin->unpinned = READ_ONCE(dr_fault_pin_does_not_pin);
+	if (pin->unpinned)
 		unpin_user_pages(pin->pages, done);
 	return 0;
 }
 
-static void dr_pin_free(struct kref *kref)
+static void dr_pin_end(struct dr_pin *pin)
 {
-	struct dr_pin *pin = container_of(kref, struct dr_pin, kref);
-
-	if (!dr_fault_pin_does_not_pin && !dr_fault_pin_never_ends)
+	if (!pin->unpinned && !dr_fault_pin_never_ends)
 		dr_unpin(pin->pages, pin->count, pin->flags);
 	account_locked_vm(pin->mm, pin->count, false);
 	mmdrop(pin->mm);
 	kvfree(pin->pages);
 	kfree(pin);
+}
+
+static void dr_pin_free(struct kref *kref)
+{
+	struct dr_pin *pin = container_of(kref, struct dr_pin, kref);
+	bool wait = false;
+
+	/* A kernel thread: the last descriptor was on its way through a socket. */
+	if (READ_ONCE(pin->left) || current->flags & (PF_EXITING | PF_KTHREAD)) {
+		spin_lock(&dr_left_lock);
+		wait = !list_empty(&dr_running) && !dr_fault_dead_pins_end;
+		if (wait) {
+			pin->left_at = dr_starts;
+			list_add_tail(&pin->list, &dr_left);
+		}
+		spin_unlock(&dr_left_lock);
+	}
+	if (!wait)
+		dr_pin_end(pin);
+}
+
+/* One of its files is being closed: by a call, or by the end of a process or its program. */
+void dr_pin_closing(struct dr_pin *pin)
+{
+	WRITE_ONCE(pin->left, current->flags & PF_EXITING || current->in_execve);
+}
+
+/* A function may do DMA from here on. */
+void dr_run_start(struct dr_run *run)
+{
+	spin_lock(&dr_left_lock);
+	run->since = ++dr_starts;
+	list_add_tail(&run->list, &dr_running);
+	spin_unlock(&dr_left_lock);
+}
+
+/* It does no more. What was left while it did goes back, unless another one still may. */
+void dr_run_stop(struct dr_run *run)
+{
+	struct dr_pin *pin, *next;
+	struct dr_run *oldest;
+	LIST_HEAD(ended);
+
+	spin_lock(&dr_left_lock);
+	list_del(&run->list);
+	oldest = list_first_entry_or_null(&dr_running, struct dr_run, list);
+	list_for_each_entry_safe(pin, next, &dr_left, list)
+		if (!oldest || pin->left_at < oldest->since)
+			list_move_tail(&pin->list, &ended);
+	spin_unlock(&dr_left_lock);
+	list_for_each_entry_safe(pin, next, &ended, list)
+		dr_pin_end(pin);
 }
 
 void dr_pin_get(struct dr_pin *pin)
@@ -237,6 +302,12 @@ static long dr_pin_ioctl(struct file *file, unsigned int command, unsigned long 
 	}
 }
 
+static int dr_pin_flush(struct file *file, fl_owner_t owner)
+{
+	dr_pin_closing(file->private_data);
+	return 0;
+}
+
 static int dr_pin_release(struct inode *inode, struct file *file)
 {
 	dr_pin_put(file->private_data);
@@ -248,6 +319,7 @@ static const struct file_operations dr_pin_fops = {
 	.read = dr_pin_read,
 	.write = dr_pin_write,
 	.unlocked_ioctl = dr_pin_ioctl,
+	.flush = dr_pin_flush,
 	.release = dr_pin_release,
 	.llseek = no_llseek,
 };

@@ -14,6 +14,11 @@
 /*
  * Cache modes, with IOKit's numbers (kIOMapInhibitCache >> 8 and so on).
  * mmap() of /dev/dma-rehearsal takes physical address | mode << MODE_SHIFT.
+ * It, READ, WRITE and KMAP fail with:
+ *   ERANGE	not inside one carve-out
+ *   EINVAL	no such mode; length 0 of mmap(), a private mapping, or reserved fields
+ *   EBUSY	a part of the range is mapped with another mode
+ *   EOPNOTSUPP	this kernel cannot have the mode
  */
 #define DMA_REHEARSAL_MODE_UC		1
 #define DMA_REHEARSAL_MODE_WT		2
@@ -108,6 +113,11 @@ struct dma_rehearsal_kmap_info {
 
 /*
  * /dev/dma-rehearsal-pciN
+ *
+ * The first open turns bus mastering on. The last close turns it off, and resets a
+ * function that can be: nothing that a process has started outlives its files.
+ * Pins of a process that dies, or that another program replaces, stay until every
+ * function that was open then has been stopped so.
  *
  * A function comes up with MSI-X, or with INTx where MSI-X is not to be had.
  * SET_INTERRUPTS changes that:

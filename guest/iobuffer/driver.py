@@ -80,9 +80,10 @@ def _failed(what: str, error: OSError, address: int, length: int) -> IOReturnErr
             address=address,
             length=length,
         )
-    if error.errno == errno.EINVAL:
+    if error.errno in (errno.ERANGE, errno.EINVAL):
+        outside = error.errno == errno.ERANGE
         return IODeviceError(
-            f"{where}: not inside one carve-out, or no such cache mode",
+            f"{where}: {'not inside one carve-out' if outside else 'no such cache mode or place'}",
             code=IOReturn.kIOReturnBadArgument,
             address=address,
             length=length,
@@ -167,7 +168,7 @@ class Driver(DeviceFile):
         Any start and length; whole pages are mapped. Errors as `map`'s.
         """
         if not (0 <= physical < 1 << 64 and 0 <= length < 1 << 64):
-            error = OSError(errno.EINVAL, "no range of physical memory")
+            error = OSError(errno.ERANGE, "no range of physical memory")
             raise _failed("kernel mapping", error, physical, length)
         request = bytearray(KMAP_STRUCT.pack(physical, length, mode, 0))
         try:
@@ -209,6 +210,10 @@ class DriverFunction(DeviceFile):
 
     Eventfds, and the choice of `set_interrupts`, belong to this open file: closing it takes the
     eventfds away from their vectors, and the function is as it came up.
+
+    Bus mastering is on from the first open of all processes on. The last close, which a process
+    that was killed makes as well, turns it off, and resets the function where it can be: no DMA
+    outlives those who could have started it.
     """
 
     def __init__(self, path: Path) -> None:

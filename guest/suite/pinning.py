@@ -97,6 +97,11 @@ def attest_soundness(
     attest(promise, asked=asked, attested=f"then {PAGE} bytes at {place:#x}", kept=True)
 
 
+def free_hugepages() -> int:
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["HugePages_Free"])
+
+
 def address_of(memory: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import pytest
-from iobuffer import CacheMode, IOReturn, pools
+from iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn, pools
 from iobuffer.carveout import CarveoutPool, find_zones
 from iobuffer.heap_pool import HeapPool
 from layout import WitnessStatus
@@ -112,3 +115,29 @@ def test_what_the_kernel_cannot_map(bench: Bench, data: Patterns, attest: Attest
         code = refusal(bench.driver.kernel_map, start, length, CacheMode.COPYBACK)
         assert code == IOReturn.kIOReturnBadArgument
     attest_soundness(bench, data, attest, KERNEL_MAPPING, "what is in no carve-out: refused")
+
+
+@pytest.mark.promise(KERNEL_MAPPING)
+def test_why_a_mapping_is_refused_is_told_apart(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
+    """The place, the mode, and another mode beside it; by mmap, by a mapping and by a copy."""
+    driver, end = bench.driver, end_of_carve_outs()
+    calls: list[Callable[[int, CacheMode], object]] = [
+        lambda start, mode: driver.map(start, PAGE, mode),
+        lambda start, mode: driver.kernel_map(start, PAGE, mode),
+        lambda start, mode: driver.read(start, PAGE, mode),
+        lambda start, mode: driver.write(start, bytes(PAGE), mode),
+    ]
+    none = cast("CacheMode", 7)
+    with driver.kernel_map(end - PAGE, PAGE, CacheMode.COPYBACK):
+        for start, mode, words in (
+            (end, CacheMode.COPYBACK, "not inside one carve-out"),
+            (end - PAGE, none, "no such cache mode"),
+            (end - PAGE, CacheMode.INHIBIT, "mapped with another cache mode"),
+        ):
+            for call in calls:
+                with pytest.raises((IODeviceError, IOBusyError), match=words):
+                    call(start, mode)
+    asked = "outside, no such mode, another mode beside it: each in words of its own"
+    attest_soundness(bench, data, attest, KERNEL_MAPPING, asked)

@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import page_frames
 import pytest
@@ -20,7 +19,7 @@ from swap import zram_swap
 from suite.attestation import Attest
 from suite.bench import Bench
 from suite.patterns import Patterns, difference
-from suite.pinning import PINNED, address_of, device_sees, device_stores, mapped
+from suite.pinning import PINNED, address_of, device_sees, device_stores, free_hugepages, mapped
 
 pytestmark = [
     pytest.mark.kernel,
@@ -30,11 +29,6 @@ pytestmark = [
 ]
 
 UNPINNED = "unpinned pages"
-
-
-def free_hugepages() -> int:
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["HugePages_Free"])
 
 
 @pytest.mark.unlimited("alignment")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from iobuffer import driver, uapi
-from iobuffer.errors import IODeviceError, IOReturn
+from iobuffer.errors import IODeviceError, IOReturn, IOReturnError
 from iobuffer.options import CacheMode
 
 HEADER = Path(__file__).parents[2] / "guest" / "driver"
@@ -121,3 +123,31 @@ def test_without_the_module(tmp_path: Path) -> None:
     with pytest.raises(IODeviceError, match="is the module dma_rehearsal loaded") as caught:
         driver.Driver(tmp_path / "dma-rehearsal")
     assert caught.value.code == IOReturn.kIOReturnNotAttached
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.ERANGE, IOReturn.kIOReturnBadArgument, "not inside one carve-out"),
+        (errno.EINVAL, IOReturn.kIOReturnBadArgument, "no such cache mode or place"),
+        (errno.EBUSY, IOReturn.kIOReturnBusy, "mapped with another cache mode"),
+        (errno.EOPNOTSUPP, IOReturn.kIOReturnUnsupported, "no entry for the cache mode"),
+        (errno.ENOMEM, IOReturn.kIOReturnNoMemory, "Cannot allocate memory"),
+        (errno.EIO, IOReturn.kIOReturnVMError, "Input/output error"),
+    ],
+)
+def test_each_refusal_of_a_mapping_has_words_of_its_own(
+    number: int, code: IOReturn, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only another mode beside it is a conflict."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(driver, "Mapping", refuse)
+    monkeypatch.setattr(driver, "open_device", lambda _: os.open(os.devnull, os.O_RDWR))
+    monkeypatch.setattr(driver.Driver, "_get", lambda *_: (uapi.VERSION, 1))
+    with driver.Driver() as opened, pytest.raises(IOReturnError, match=words) as caught:
+        opened.map(0x1000, 4096, CacheMode.COPYBACK)
+    assert caught.value.code == code
+    assert ("another" in str(caught.value)) is (number == errno.EBUSY)

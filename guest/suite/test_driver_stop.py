@@ -1,0 +1,201 @@
+"""The last close of a function's file stops the function: no DMA outlives who could start it."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from exerciser import Exerciser, find
+from exerciser_parts import HeldDma, held_dma
+from iobuffer.driver import Driver
+from layout import HOLD_ON, DmaCtl, DmaReason, Ext, Reg
+from page_frames import HUGE, MAP_HUGETLB, PAGE
+
+from suite.attestation import Attest
+from suite.bench import Bench
+from suite.driver_faults import driver_fault
+from suite.other_process import OtherProcess
+from suite.patterns import Patterns, difference
+from suite.pinning import address_of, device_sees, free_hugepages, mapped
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.unprotected,
+    pytest.mark.unlimited("addresses"),  # pages are wherever the kernel finds them
+]
+
+STOPPED = "stopped at the last close"
+OUTLIVED = "pages outlive their device's work"
+STEP = 256  # bytes
+
+
+def second() -> Exerciser:
+    """Open the exerciser that no fixture holds."""
+    return Exerciser(find(1))
+
+
+def holds_a_dma(memory: mmap.mmap, content: bytes, *, pin_first: bool) -> Callable[..., Any]:
+    """Return what a process does that will be killed with a DMA to ``memory`` in flight.
+
+    ``pin_first``: in which order it opens the files, and so in which the kernel closes them.
+    """
+
+    def body(ask: Callable[[], Any]) -> Iterator[Any]:
+        with Driver() as driver:
+            pin = driver.pin(address_of(memory), PAGE) if pin_first else None
+            device = second()
+            pin = pin or driver.pin(address_of(memory), PAGE)
+            device.buffer[:PAGE] = content
+            with held_dma(device, pin.segments()[0][0], PAGE, write_memory=True) as dma:
+                dma.step(STEP)
+                yield dma.moved
+                ask()
+
+    return body
+
+
+@pytest.mark.promise(STOPPED)
+@pytest.mark.parametrize("pin_first", [False, True], ids=["function first", "pin first"])
+def test_a_killed_process_leaves_no_dma_in_flight(
+    bench: Bench, data: Patterns, attest: Attest, pin_first: bool
+) -> None:
+    """Nothing moves afterwards, neither when STEP is written nor for the next one who opens it."""
+    old, new = data.take(PAGE), data.take(PAGE)
+    with mapped("memfd", PAGE) as memory:
+        memory[:] = old
+        with OtherProcess(holds_a_dma(memory, new, pin_first=pin_first)) as other:
+            moved = other.hear()
+            with bench.device.expects(DmaReason.BUS_MASTER_OFF, count=1):
+                other.kill()
+        function = find(1)
+        bus_master = function.bus_master
+        with second() as device:
+            again = device.bus_master
+            left = device.extension[Ext.HELD_LEFT]
+            device.extension[Ext.HOLD] = HOLD_ON
+            device.extension[Ext.STEP] = PAGE
+            device.extension[Ext.HOLD] = 0
+            busy = bool(device.control[Reg.DMACTL] & DmaCtl.TRIGGER_MASK)
+        wrong = difference(new[:STEP] + old[STEP:], memory[:])
+    attest(
+        STOPPED,
+        asked=f"killed after {moved} of {PAGE} bytes: bus mastering off, and nothing is left of it",
+        attested=f"bus mastering {bus_master}, {left} bytes to go, busy {busy}; then {again}",
+        kept=(moved, bus_master, again, left, busy) == (STEP, False, True, 0, False) and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise(STOPPED)
+def test_a_function_that_somebody_else_has_open_goes_on(data: Patterns, attest: Attest) -> None:
+    """The neighbour's DMA in flight ends as it began, though a process that shares it is killed."""
+
+    def body(ask: Callable[[], Any]) -> Iterator[Any]:
+        with second() as device:
+            yield device.bus_master
+            ask()
+
+    old, new = data.take(PAGE), data.take(PAGE)
+    with mapped("memfd", PAGE) as memory, Driver() as driver, second() as device:
+        memory[:] = old
+        device.buffer[:PAGE] = new
+        with driver.pin(address_of(memory), PAGE) as pin:
+            before = device.dma_count
+            device.extension[Ext.HOLD] = HOLD_ON
+            device.start_dma(pin.segments()[0][0], PAGE, write_memory=True)
+            dma = HeldDma(device, before)
+            dma.step(STEP)
+            with OtherProcess(body) as other:
+                other.hear()
+                other.kill()
+            on, moved = device.bus_master, dma.moved
+            dma.step(PAGE)
+            record = dma.record()
+            device.extension[Ext.HOLD] = 0
+        wrong = difference(new, memory[:])
+    attest(
+        STOPPED,
+        asked="one of two that have it open is killed, and the other one's DMA goes on",
+        attested=f"bus mastering {on}; {moved}, then {record.moved} bytes, {record.reason.name}",
+        kept=on and moved == STEP and record.ok and not wrong,
+        reason=wrong,
+    )
+
+
+def pins_a_huge_page(content: bytes, *, closes: bool) -> Callable[..., Any]:
+    """Return what a process does that pins a huge page, and then may close the pin."""
+
+    def body(ask: Callable[[], Any]) -> Iterator[Any]:
+        memory = mmap.mmap(-1, HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB)
+        memory[: len(content)] = content
+        with Driver() as driver:
+            pin = driver.pin(address_of(memory), HUGE)
+            yield pin.segments()[0][0]
+            ask()
+            if closes:
+                pin.close()
+            yield
+            ask()
+
+    return body
+
+
+@pytest.mark.promise(OUTLIVED)
+@pytest.mark.parametrize("closes", [False, True], ids=["killed", "closed, then killed"])
+def test_pinned_pages_of_the_dead_wait_for_the_device(
+    bench: Bench, data: Patterns, attest: Attest, closes: bool
+) -> None:
+    """They may be where a DMA of a function still goes that was open by then: until it stops."""
+    assert bench.device.driver.info().bus_master
+    with mapped("hugetlb", HUGE):
+        free, content = free_hugepages(), data.take(PAGE)
+        with OtherProcess(pins_a_huge_page(content, closes=closes)) as other:
+            place = [(other.hear(), PAGE)]
+            device_sees(bench, place, content)
+            other.tell()
+            other.hear()
+            other.kill()
+        waiting = free - free_hugepages()
+        if waiting:
+            device_sees(bench, place, content)
+        bench.device.driver.close()
+        bus_master = bench.device.bus_master
+        left = free - free_hugepages()
+        again = bench.device.driver.info().bus_master  # opens it anew
+    attest(
+        OUTLIVED,
+        asked=f"a page whose pin was {'closed' if closes else 'left'} by a killed process",
+        attested=f"{waiting} held while the function runs, {left} after its last close",
+        kept=(waiting, left, bus_master, again) == (0 if closes else 1, 0, False, True),
+        reason=f"bus mastering {bus_master}, then {again}",
+    )
+
+
+@pytest.mark.promise("unpinned pages")
+def test_a_fault_that_comes_or_goes_meanwhile_unpins_once(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
+    """Whether a pin holds its pages is decided when it is made."""
+    content = data.take(PAGE)
+    with mapped("hugetlb", HUGE) as memory, Driver() as driver:
+        free = free_hugepages()
+        memory[:PAGE] = content
+        used = free_hugepages()
+        with driver_fault("pin_does_not_pin"):
+            broken = driver.pin(address_of(memory), HUGE)
+        broken.close()
+        kept = memory[:PAGE] == content and free_hugepages() == used
+        whole = driver.pin(address_of(memory), HUGE)
+        device_sees(bench, [(whole.segments()[0][0], PAGE)], content)
+        memory.close()
+        with driver_fault("pin_does_not_pin"):
+            whole.close()
+        left = free - free_hugepages()
+    attest(
+        "unpinned pages",
+        asked="a pin made with the fault and ended without it, and the other way round",
+        attested=f"the page is {'there' if kept else 'gone'}; {left} pages stay pinned",
+        kept=kept and left == 0,
+    )
