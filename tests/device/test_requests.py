@@ -187,8 +187,9 @@ def test_a_list_that_the_client_cuts(told: Told, client: FakeClient) -> None:
                 return bytes(4)
             raise client_fault
 
-        def write(self, *_: object, **__: object) -> None:
-            raise client_fault
+        def write(self, _: object, data: bytes, **__: object) -> None:
+            if len(data) == 4:
+                raise client_fault
 
     from device.vfio_user.errors import Unmapped
 
@@ -199,9 +200,15 @@ def test_a_list_that_the_client_cuts(told: Told, client: FakeClient) -> None:
         told.own.bus.read_list([(BASE, 4), (BASE + 64, 4)])
     with pytest.raises(DmaRefused):
         told.own.bus.write(BASE + 64, bytes(4))
-    seen = [(each["ranges"], each["moved"], each["reason"]) for each in told.all()]
+    with pytest.raises(DmaRefused):
+        told.own.bus.write_list([(BASE, b"a"), (BASE + 8, b"bc"), (BASE + 64, bytes(4))])
+    names = "write", "ranges", "moved", "reason"
     cut = [[hex(BASE + 64), 4]], 0, "UNMAPPED"
-    assert seen == [([[hex(BASE), 4]], 4, "NONE"), cut, cut]
+    assert [tuple(each[name] for name in names) for each in told.all()] == [
+        *((False, [[hex(BASE), 4]], 4, "NONE"), (False, *cut)),
+        (True, *cut),
+        *((True, [[hex(BASE), 1], [hex(BASE + 8), 2]], 3, "NONE"), (True, *cut)),
+    ]
 
 
 @pytest.mark.parametrize("write", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from itertools import pairwise
@@ -18,8 +19,9 @@ from iobuffer import (
     pools,
 )
 from iobuffer.errors import IONoMemoryError
+from iobuffer.managed import PageablePool
 from iobuffer.placement import HOSTILE, KIND, Hostile, Policy
-from iobuffer.pool import PAGE
+from iobuffer.pool import PAGE, Request
 from vfio import IovaAllocator
 
 from tests.guest.memory_pool import MemoryPool, make
@@ -50,6 +52,43 @@ def test_a_policy_has_a_name() -> None:
     with pytest.raises(KeyError):
         placement.named("other", 1)
     assert placement.policy().name == KIND
+
+
+@given(seed=st.integers(0, 1 << 32))
+@settings(deadline=None)
+def test_no_small_buffer_begins_with_a_page_or_at_an_even_byte(seed: int) -> None:
+    first = Hostile(seed).first()
+    assert first % 2 == 1
+    assert 0 < first < PAGE
+
+
+@pytest.mark.parametrize(
+    ("pages", "order"),
+    [(0, []), (1, []), (2, [1, 0]), (5, [1, 3, 0, 2, 4])],
+)
+def test_pages_are_touched_with_no_two_neighbours_in_a_row(pages: int, order: list[int]) -> None:
+    assert list(Hostile(7).touched(pages)) == order
+    assert list(Policy().touched(pages)) == []
+
+
+@pytest.mark.parametrize("pages", [2, 5])
+@pytest.mark.usefixtures("hostile")
+def test_each_page_of_the_kernels_memory_is_touched(
+    monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    """Its first byte, so that the kernel finds a frame for it there and then."""
+    written: list[int] = []
+    pwrite = os.pwrite
+
+    def noted(fd: int, data: bytes, offset: int) -> int:
+        written.append(offset)
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    backing = PageablePool().take(Request(pages * PAGE, pageable=True))
+    assert written == [page * PAGE for page in Hostile(7).touched(pages)]
+    assert backing.read(0, pages * PAGE) == bytes(pages * PAGE)
+    backing.close()
 
 
 @given(
