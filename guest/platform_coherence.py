@@ -20,7 +20,6 @@ from iobuffer import (
     IOMemoryDescriptor,
     IOReturn,
 )
-from iobuffer.coherence import nothing
 from iobuffer.driver import PageTableEntry
 from platform_command import PlatformDeviceError
 from platform_errors import as_return
@@ -37,8 +36,9 @@ class _Driver(Protocol):
 class PlatformCoherence:
     """An `iobuffer.coherence.Coherence`. ``line`` is that of the model's configuration, in bytes.
 
-    A buffer of `kernel_task` is tracked through the kernel's mapping; one of another process is
-    tracked by that process, and one above 2 MiB is refused. Its direction is that of the moment.
+    A buffer that is not mapped in this process, of `kernel_task` or of another task, is tracked
+    through a mapping of the kernel's; its owner tracks it, and nobody who maps it besides. One
+    above 2 MiB is refused. Its direction is that of the moment.
     Memory that a process has anyhow is tracked while it is prepared. What cannot be untracked is an
     error, and stays tracked: `platform_errors.as_return`'s. A forked child has nothing tracked.
     """
@@ -86,11 +86,9 @@ class PlatformCoherence:
         if buffer.address:
             entry = self._driver.query(buffer.address)
             root, va, levels = entry.root, buffer.address, entry.levels
-        elif buffer.task.is_kernel:
+        else:
             window = buffer.backing.make_kernel_map()
             root, va, levels = window.root, window.address, window.levels
-        else:
-            return nothing
         return self._tracked(buffer, root, va, buffer.getCapacity(), levels)
 
     def track_existing(

@@ -203,6 +203,26 @@ ALLOCATOR = (
         *("capacity-not-aligned-to", "alignment", "test_iokit.py"),
         "contiguous memory of withCapacity is at any address",
     ),
+    _allocator(
+        *("mapping-grants", "kIOMemoryKernelUserShared", "test_owner.py"),
+        "a mapping in another task lets devices reach the memory by a grant of its own",
+    ),
+    _allocator(
+        *("unmap-not-awaited", "release", "test_owner.py"),
+        "unmap() returns before the other task has unmapped the memory",
+    ),
+    _allocator(
+        *("two-owners", "inTask", "test_owner.py"),
+        "a buffer made in another task is granted by the maker and by the task",
+    ),
+    _allocator(
+        *("withdrawal-failure-hidden", "release", "test_owner.py"),
+        "a grant that could not be withdrawn passes for one that was",
+    ),
+    _allocator(
+        *("child-counts-as-parent", "processes", "test_owner.py"),
+        "a forked child takes for its own what its parent had granted",
+    ),
 )
 
 

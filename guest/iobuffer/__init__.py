@@ -90,7 +90,6 @@ from .options import (
     kIOMemoryUseReserve,
 )
 from .port import (
-    TaskPort,
     task_of,
 )
 from .ranges_descriptor import IOGeneralMemoryDescriptor
@@ -99,6 +98,9 @@ from .task import (
     Task,
     current_task,
     kernel_task,
+)
+from .task_port import (
+    TaskPort,
 )
 
 __all__ = [

@@ -110,19 +110,29 @@ class IOBufferMemoryDescriptor(BufferFactories):
         warn_of_neighbours(request.alignment, stacklevel=3)
         backing = pools.take(request, pool)
         try:
-            if not task.is_current and not task.is_kernel:
-                details = {
-                    "options": int(options),
-                    "capacity": capacity,
-                    "alignment": request.alignment,
-                }
-                ask(task, "make", backing.share(), details).close()
             place = make_place(options, request.alignment, highest)
-            return cls._with(
+            made = cls._with(
                 backing, task, options, capacity, request.alignment, alignment, place=place
             )
         except BaseException:
             backing.close()
+            raise
+        if not task.is_current and not task.is_kernel:
+            made._make_in_task()
+        return made
+
+    def _make_in_task(self) -> None:
+        """Have the task map the buffer, and take it over when we let go of it."""
+        details = {
+            "options": int(self._options),
+            "capacity": self._capacity,
+            "alignment": self._alignment,
+        }
+        try:
+            self._held.remote = ask(self._task, "make", self._attached().share(), details)
+        except BaseException as error:
+            undo(error, lambda: self._give_back(self._attached()))
+            self._forget()
             raise
 
     @classmethod
@@ -166,8 +176,12 @@ class IOBufferMemoryDescriptor(BufferFactories):
     def release(self) -> None:
         """Free the buffer and the descriptor's hold on it.
 
+        When it returns no device has rights by this descriptor. A buffer that was made in another
+        task is that task's from then on, who says what devices may do with it.
+
         `IOBusyError`, and nothing done, while a view or a mapping lives, a preparation is open, or
-        a DMA may be active; it says which. `IONotAttachedError` the second time.
+        a DMA may be active; it says which. `IONotAttachedError` the second time. What fails to
+        withdraw raises: devices may have rights still, and the call can be made again.
         """
         self._release()
 
@@ -184,16 +198,22 @@ class IOBufferMemoryDescriptor(BufferFactories):
             except BufferError as error:
                 raise self._busy(str(error)) from error
             self._give_back(backing)
-            self._finalizer.detach()
-            self._backing = None
-            self._record.release()
+            self._forget()
             if self._own_preparations and not self._record.prepared:
                 coverage.ended(self._record, device_may(self._direction))
 
     def _give_back(self, backing: Backing) -> None:
         """Free the memory, which somebody else may have at once: so devices lose it before."""
         self._held.withdraw()
+        if self._held.remote is not None:
+            self._held.remote.close()
         late.close(backing.close)
+
+    def _forget(self) -> None:
+        """Take note that the memory is given back."""
+        self._finalizer.detach()
+        self._backing = None
+        self._record.release()
 
     def _what_holds(self) -> str:
         """Say what holds the memory, "" for nothing. An error must not hold it itself."""
@@ -349,7 +369,10 @@ class IOBufferMemoryDescriptor(BufferFactories):
     def setDirection(self, direction: IODirection | IOOptions | int) -> None:
         """Change who may do what from now on.
 
-        `IOBusyError` while a preparation is open (but the buffer's own), or a DMA may be active.
+        When it returns devices may do what it says, and nothing else; IOKit notes it for the next
+        prepare() alone. `IOBusyError` while a preparation is open (but the buffer's own), or a DMA
+        may be active. What fails to withdraw, or to tell the task that the buffer was made in,
+        raises, and leaves the direction as it was.
         """
         with self._lock:
             self._check_attached()
@@ -357,19 +380,29 @@ class IOBufferMemoryDescriptor(BufferFactories):
             if len(self._preparations) > self._own_preparations:
                 raise self._busy("prepared for its direction; complete() first")
             self._check_idle("setDirection()")
-            old = self._direction
-            if not self._own_preparations:
-                self._direction = self._record.direction = new
-                return
-            self._preparations.remove(self._preparations.newest(None, 0))
+            old, remote = self._direction, self._held.remote
             try:
-                self._held.end_track()  # caches know one direction of a mapping
-                self._direction = self._record.direction = new
-                self._acquire(new, _NO_FLAGS, grant=True)
+                if remote is not None:
+                    remote.set_direction(new)
+                self._turn(old, new)
             except BaseException:
-                self._direction = self._record.direction = old
-                self._acquire(old, _NO_FLAGS, grant=True)
+                if remote is not None:
+                    remote.set_direction(old, wait=False)
                 raise
+
+    def _turn(self, old: IODirection, new: IODirection) -> None:
+        if not self._own_preparations:
+            self._direction = self._record.direction = new
+            return
+        self._preparations.remove(self._preparations.newest(None, 0))
+        try:
+            self._held.end_track()  # caches know one direction of a mapping
+            self._direction = self._record.direction = new
+            self._acquire(new, _NO_FLAGS, grant=True)
+        except BaseException as error:
+            self._direction = self._record.direction = old
+            undo(error, lambda: self._acquire(old, _NO_FLAGS, grant=True))
+            raise
 
     def getOptions(self) -> IOOptions:
         """Return the options as they were given."""

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from . import late
 from .backing import Backing
 from .mapper import BusWindow
+from .port import Remote
 from .preparation import Preparations
 from .provenance import Record
 
 
 @dataclass(slots=True)
 class Held:
-    """What a descriptor has to give back; a finalizer does it when nobody else has."""
+    """What a descriptor has to give back; a finalizer does it when nobody else has.
+
+    ``remote``: the task that the buffer was made in, which is its owner when we have let go of it.
+    """
 
     backing: Backing
     window: BusWindow
@@ -24,6 +28,7 @@ class Held:
     pid: int
     record: Record
     untrack: Callable[[], None] | None = None
+    remote: Remote | None = None
 
     def end_track(self) -> None:
         """Tell what maintains the caches that the mapping ends, if it was told of it."""
@@ -44,6 +49,8 @@ class Held:
     def give_back(self) -> None:
         """Free the memory, which somebody else may have at once: so devices lose it before."""
         self.withdraw()
+        if self.remote is not None:
+            self.remote.drop()
         self.backing.close_late()
 
 

@@ -61,9 +61,7 @@ def finalize(call: Callable[[], object], what: str) -> None:
 
     A second call goes on where the first has failed. ``what``: whose end it is, for people.
     """
-    left = _Left(call, what)
-    if not left.done():
-        _left.append(left)
+    _try(_Left(call, what))
 
 
 def catch_up() -> None:
@@ -73,7 +71,16 @@ def catch_up() -> None:
             left = _left.popleft()
         except IndexError:
             return  # another thread does the rest
-        if not left.done():
+        _try(left)
+
+
+def _try(left: _Left) -> None:
+    """Do it, or keep it: also when telling raises, as a warning that is made an error does."""
+    done = False
+    try:
+        done = left.done()
+    finally:
+        if not done:
             _left.append(left)
 
 

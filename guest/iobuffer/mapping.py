@@ -41,8 +41,12 @@ class IOMemoryMap:
         cache_mode: CacheMode,
         mapping: Window | None,
         unmap: Callable[[], None],
+        drop: Callable[[], None] | None = None,
     ) -> None:
-        """``mapping`` is what views are made of (None: it is another task's); ``unmap`` ends it."""
+        """``mapping`` is what views are made of (None: it is another task's); ``unmap`` ends it.
+
+        ``drop`` does that from a finalizer, where ``unmap`` may wait for somebody.
+        """
         self._descriptor: IOMemoryDescriptor | None = descriptor
         self._task = task
         self._address = address
@@ -56,7 +60,7 @@ class IOMemoryMap:
         """The "file:line" that made it."""
         self._lock = threading.RLock()  # its own: a finalizer must wait for no descriptor's
         self._views: list[weakref.ref[Any]] = []  # what they look through
-        self._finalizer = weakref.finalize(self, _forgotten, unmap, repr(self), os.getpid())
+        self._finalizer = weakref.finalize(self, _forgotten, drop or unmap, repr(self), os.getpid())
         self._finalizer.atexit = False
         self._unmap = unmap
 
@@ -141,7 +145,12 @@ class IOMemoryMap:
             return self
 
     def unmap(self) -> None:
-        """Unmap, when this is the last user. `IOBusyError`, and nothing done, with a live view."""
+        """Unmap, when this is the last user; when it returns the task has it mapped no more.
+
+        `IOBusyError`, and nothing done, with a live view. `IODeviceError` when another task does
+        not answer within 5 s, and what that one raises: it is mapped there still, and the call can
+        be made again.
+        """
         with self._lock:
             self._attached()
             if self._uses > 1:

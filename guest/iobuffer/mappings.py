@@ -12,7 +12,7 @@ from .errors import IOBusyError, IONotAttachedError, IOUnsupportedError, of_the_
 from .flags import MapOptions
 from .guard import page_address, reserve
 from .mapping import IOMemoryMap
-from .options import CACHE_SHIFT, CacheMode, IODirection
+from .options import CACHE_SHIFT, DIRECTION_FIELD, CacheMode, IODirection
 from .pool import PAGE, align_up
 from .port import Remote, ask
 from .vm import Mapping, Placement
@@ -114,6 +114,7 @@ def _map(
     address: int,
     mapping: Mapping | None,
     unmap: Callable[[], None],
+    drop: Callable[[], None] | None = None,
 ) -> IOMemoryMap:
     return IOMemoryMap(
         buffer,
@@ -125,6 +126,7 @@ def _map(
         cache_mode=mode,
         mapping=mapping,
         unmap=unmap,
+        drop=drop,
     )
 
 
@@ -154,7 +156,7 @@ def _in_other_task(
         "map",
         share,
         {
-            "options": int(buffer.getOptions()),
+            "options": int(buffer.getOptions()) & ~DIRECTION_FIELD | buffer.getDirection(),
             "capacity": buffer.getCapacity(),
             "map_options": int(request.options),
             "map_address": request.address,
@@ -163,7 +165,7 @@ def _in_other_task(
             "length": request.length,
         },
     )
-    return _map(buffer, request, mode, remote.address, None, remote.close)
+    return _map(buffer, request, mode, remote.address, None, remote.close, remote.drop)
 
 
 def _here(buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode) -> IOMemoryMap:

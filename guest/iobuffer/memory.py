@@ -155,6 +155,10 @@ class IOMemoryDescriptor(ABC):
         """Yield whose bytes a part is: its own, unless it is made of other descriptors."""
         yield self, offset, length
 
+    def _may_prefault(self) -> bool:
+        """Whether the memory is in its place, so that a mapping can have all of its pages."""
+        return len(self._preparations) > 0
+
     def _extent(self) -> int:
         """Bytes that are prepared: the capacity, where that is more than the length."""
         return self.getLength()
@@ -377,7 +381,7 @@ class IOMemoryDescriptor(ABC):
                     f"{length} bytes from {offset} on: {self._mappable()} can be mapped",
                     length=length,
                 )
-            if wanted & MapOptions.kIOMapPrefault and not len(self._preparations):
+            if wanted & MapOptions.kIOMapPrefault and not self._may_prefault():
                 raise IONotReadyError("kIOMapPrefault: prepare() must come before")
             return self._map(MapRequest(intoTask, atAddress, wanted, cache, offset, length))
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from iobuffer.heap import Block, Heap
 from iobuffer.options import CacheMode
 
-from . import faults_buffers, faults_dma, faults_iokit
+from . import faults_buffers, faults_dma, faults_iokit, faults_owner
 
 _PREFIX = "allocator-"
 _SHARED_MAX = 4096  # bytes; larger buffers stay apart, so that the device's staging still works
@@ -102,6 +102,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     **faults_buffers.FAULTS,
     **faults_dma.FAULTS,
     **faults_iokit.FAULTS,
+    **faults_owner.FAULTS,
 }
 
 

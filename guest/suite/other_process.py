@@ -62,6 +62,15 @@ class OtherProcess:
         """Let it go on."""
         _send(self._here, word)
 
+    def stop(self) -> None:
+        """Stop it, and wait until it has stopped."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def go_on(self) -> None:
+        """Let it go on after `stop`."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill it, and wait until it is gone. Again is nothing."""
         if self.pid:

@@ -12,8 +12,7 @@ from iobuffer.carveout import Zone
 from iobuffer.heap_pool import HeapPool
 
 from tests.guest.memory_pool import MemoryPool
-
-MIB = 1 << 20
+from tests.guest.shared_pool import MIB, ZONE, Remake, SharedPool
 
 
 @pytest.fixture
@@ -32,3 +31,21 @@ def main(tmp_path: Path) -> Iterator[MemoryPool]:
     for pool in made:
         pool.close()
         os.close(pool.fd)
+
+
+@pytest.fixture
+def remake(tmp_path: Path) -> Iterator[Remake]:
+    """Make the pool: once here, and once in each process that is forked."""
+    fd = os.memfd_create("carve-out")
+    os.ftruncate(fd, ZONE.size)
+
+    def make() -> SharedPool:
+        pool = SharedPool(fd, tmp_path)
+        pools.use(HeapPool(pool))
+        return pool
+
+    pool = make()
+    yield make
+    pools.use()
+    pool.close()
+    os.close(fd)

@@ -127,8 +127,6 @@ def test_a_device_that_answers_nonsense(unit: CacheUnit, control: ModelBar, regi
 class Buffer:
     """As much of a buffer as the adaptor looks at; mapped at a page of the board."""
 
-    task = SimpleNamespace(is_kernel=False)
-
     def __init__(self, address: int = VA) -> None:
         self.address = address
 
@@ -283,8 +281,16 @@ def test_memory_that_was_there_before(caches: PlatformCoherence, unit: CacheUnit
             caches.tag_of(made)
 
 
-def test_a_buffer_that_is_mapped_elsewhere_is_left_alone(caches: PlatformCoherence) -> None:
+def test_a_buffer_that_is_mapped_elsewhere_is_tracked_by_the_kernels_mapping(
+    caches: PlatformCoherence, unit: CacheUnit
+) -> None:
+    """Its owner tracks it, though only another task has it mapped."""
     made: Any = Buffer(0)
-    caches.track(made)()
-    with pytest.raises(IODeviceError):
+    window = SimpleNamespace(root=BASE, address=VA, levels=4)
+    made.backing = SimpleNamespace(make_kernel_map=lambda: window)
+    end = caches.track(made)
+    caches.sync_for_device(made, 0, PAGE, made.getDirection())
+    end()
+    with pytest.raises(IODeviceError, match="not tracked"):
         caches.tag_of(made)
+    assert unit.take_reports() == []

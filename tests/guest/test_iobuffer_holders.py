@@ -26,8 +26,8 @@ from iobuffer import (
 from iobuffer.options import IODirection
 from iobuffer.pool import PAGE
 
-from tests.guest.conftest import MIB
 from tests.guest.memory_pool import MemoryPool, make
+from tests.guest.shared_pool import MIB
 
 HERE = "tests/guest/test_iobuffer_holders.py:"
 

@@ -11,9 +11,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from iobuffer import (
@@ -36,57 +35,13 @@ from iobuffer import (
 )
 from iobuffer.backing import Share
 from iobuffer.blocking import check_may_block
-from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.heap_pool import HeapPool
 from iobuffer.managed import FIXED_SIZE
 from iobuffer.options import CacheMode
-from iobuffer.pin import KernelMap
 from iobuffer.pool import PAGE, Extent
-from iobuffer.port import Lost, ask
-from iobuffer.vm import ANYWHERE, Mapping, Placement
+from iobuffer.port import ask
+from iobuffer.port_messages import Lost
 
-from tests.guest.memory_pool import Window
-
-MIB = 1 << 20
-ZONE = Zone("main", 0x0C00_0000, 4 * MIB)
-
-
-class SharedPool(CarveoutPool):
-    """A carve-out in a file that forked processes share."""
-
-    def __init__(self, fd: int, folder: Path) -> None:
-        super().__init__(ZONE, locks=folder)
-        self._file = fd
-
-    def map(
-        self,
-        extent: Extent,
-        mode: CacheMode,  # noqa: ARG002
-        placement: Placement = ANYWHERE,
-    ) -> Mapping:
-        return Mapping(self._file, extent.length, extent.address - ZONE.start, placement)
-
-    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
-        window: object = Window(self._file, extent.address - ZONE.start, extent.length)
-        return window  # type: ignore[return-value]
-
-
-@pytest.fixture
-def remake(tmp_path: Path) -> Iterator[Callable[[], SharedPool]]:
-    """Make the pool: once here, and once in each process that is forked."""
-    fd = os.memfd_create("carve-out")
-    os.ftruncate(fd, ZONE.size)
-
-    def make() -> SharedPool:
-        pool = SharedPool(fd, tmp_path)
-        pools.use(HeapPool(pool))
-        return pool
-
-    pool = make()
-    yield make
-    pools.use()
-    pool.close()
-    os.close(fd)
+from tests.guest.shared_pool import ZONE, Remake
 
 
 def in_a_child(work: Callable[[], None]) -> Callable[[], int]:
@@ -107,7 +62,7 @@ def free() -> int:
     return pools.named("main").free_size()
 
 
-def test_a_claim_is_passed_on_and_lasts(remake: Callable[[], SharedPool]) -> None:
+def test_a_claim_is_passed_on_and_lasts(remake: Remake) -> None:
     pool = remake()
     before = pool.free_size()
     claim = pool.claim(3 * PAGE, PAGE)
@@ -131,9 +86,7 @@ def test_a_claim_is_passed_on_and_lasts(remake: Callable[[], SharedPool]) -> Non
         Extent(ZONE.start, 0),
     ],
 )
-def test_what_nobody_has_claimed_is_not_adopted(
-    remake: Callable[[], SharedPool], extent: Extent
-) -> None:
+def test_what_nobody_has_claimed_is_not_adopted(remake: Remake, extent: Extent) -> None:
     pool = remake()
     claim = pool.claim(3 * PAGE, PAGE)
     with pytest.raises(IODeviceError) as refused:
@@ -143,7 +96,7 @@ def test_what_nobody_has_claimed_is_not_adopted(
     pool.close()
 
 
-def test_claims_and_arenas_keep_clear_of_each_other(remake: Callable[[], SharedPool]) -> None:
+def test_claims_and_arenas_keep_clear_of_each_other(remake: Remake) -> None:
     pool = remake()
     claims = [pool.claim(5 * PAGE, PAGE) for _ in range(4)]
     taken: list[Extent] = []
@@ -162,7 +115,7 @@ def test_claims_and_arenas_keep_clear_of_each_other(remake: Callable[[], SharedP
     pool.close()
 
 
-def test_a_buffer_made_in_another_process(remake: Callable[[], SharedPool]) -> None:
+def test_a_buffer_made_in_another_process(remake: Remake) -> None:
     before = free()
     with TaskPort() as port:
 
@@ -183,7 +136,7 @@ def test_a_buffer_made_in_another_process(remake: Callable[[], SharedPool]) -> N
     assert free() == before
 
 
-def test_a_mapping_goes_when_its_asker_dies(remake: Callable[[], SharedPool]) -> None:
+def test_a_mapping_goes_when_its_asker_dies(remake: Remake) -> None:
     before = free()
     there, here = os.pipe()
     with TaskPort() as port:
@@ -211,7 +164,7 @@ def test_a_mapping_goes_when_its_asker_dies(remake: Callable[[], SharedPool]) ->
     os.close(here)
 
 
-def test_what_was_not_received_is_released(remake: Callable[[], SharedPool]) -> None:
+def test_what_was_not_received_is_released(remake: Remake) -> None:
     before = free()
     port = TaskPort()
 
@@ -272,9 +225,7 @@ def test_nobody_answers() -> None:
         ).encode(),
     ],
 )
-def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(
-    remake: Callable[[], SharedPool], message: bytes
-) -> None:
+def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(remake: Remake, message: bytes) -> None:
     remake()
     before = free()
     with TaskPort() as port, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asker:
@@ -304,9 +255,7 @@ def sealed(size: int, seals: int = FIXED_SIZE) -> int:
     return fd
 
 
-def test_descriptors_are_closed_once(
-    remake: Callable[[], SharedPool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_descriptors_are_closed_once(remake: Remake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number that is closed can be another thread's a moment later."""
     remake()
     closed: list[int] = []
@@ -331,9 +280,7 @@ def test_descriptors_are_closed_once(
 
 
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_GROW])
-def test_a_file_that_can_be_cut_off_is_refused(
-    remake: Callable[[], SharedPool], seals: int
-) -> None:
+def test_a_file_that_can_be_cut_off_is_refused(remake: Remake, seals: int) -> None:
     remake()
     fd = sealed(PAGE, seals)
     with TaskPort() as port, pytest.raises(IOReturnError, match=r"size can change"):
@@ -368,7 +315,7 @@ def test_an_answer_that_is_none(answer: bytes) -> None:
 
 
 def test_shared_memory_comes_back_from_a_cycle_with_its_view(
-    remake: Callable[[], SharedPool],
+    remake: Remake,
 ) -> None:
     """The collector may finalize the buffer while the view, garbage as well, is still there."""
     remake()
@@ -389,7 +336,7 @@ def test_shared_memory_comes_back_from_a_cycle_with_its_view(
     assert len(vm._live) == mappings - 4
 
 
-def test_a_forked_child_keeps_no_memory_of_its_parent(remake: Callable[[], SharedPool]) -> None:
+def test_a_forked_child_keeps_no_memory_of_its_parent(remake: Remake) -> None:
     """The locks belong to open files, and a child has copies of their descriptors."""
     remake()
     memory = IOBufferMemoryDescriptor.inTaskWithOptions(

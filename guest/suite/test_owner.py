@@ -1,0 +1,280 @@
+"""Memory has one owner: what devices may do is what that one says, whoever else has it mapped."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOReturn,
+    IOReturnError,
+    TaskPort,
+    current_task,
+    kIODirectionInOut,
+    kIODirectionOut,
+    kIOMemoryKernelUserShared,
+    port_messages,
+    task_of,
+)
+from layout import DmaReason
+
+from suite.attestation import Attest, CheckFailed
+from suite.bench import Bench, MakeBuffer
+from suite.other_process import OtherProcess
+from suite.patterns import Patterns, difference
+
+pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
+
+SIZE, PART = 10000, 64
+SHARED = "kIOMemoryKernelUserShared"
+WRONG_WAY, OUTSIDE = DmaReason.PROTECTION_DIRECTION, DmaReason.PROTECTION_OUTSIDE
+Ask = Callable[[], Any]
+
+
+def code_of(call: Callable[..., object], *arguments: object) -> IOReturn:
+    """Return what a call returns in IOKit."""
+    try:
+        call(*arguments)
+    except IOReturnError as error:
+        return error.code
+    return IOReturn.kIOReturnSuccess
+
+
+def mapper(ask: Ask) -> Iterator[object]:
+    """In the other process: map what is asked for, and say what is there."""
+    import ctypes
+
+    with TaskPort() as port:
+        yield port.handle
+        while (address := ask()) is not None:
+            yield ctypes.string_at(address, SIZE)
+
+
+def taker(ask: Ask) -> Iterator[object]:
+    """In the other process: take a buffer, and call what is asked for."""
+    with TaskPort() as port:
+        yield port.handle
+        ask()
+        memory = port.receive(timeout=30)
+        yield None
+        while (call := ask()) is not None:
+            yield code_of(getattr(memory, call[0]), *call[1:])
+
+
+def is_mapped(other: OtherProcess, address: int) -> bool:
+    lines = Path(f"/proc/{other.pid}/maps").read_text().splitlines()
+    return any(line.startswith(f"{address // 4096 * 4096:x}-") for line in lines)
+
+
+def told(other: OtherProcess, *call: object) -> IOReturn:
+    """Have the other process make a call; return its code."""
+    other.tell(call)
+    return IOReturn(other.hear())
+
+
+@pytest.mark.promise(SHARED)
+def test_who_maps_grants_nothing(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """The owner takes the device's right to write: no mapping elsewhere gives it back."""
+    memory = buffer(kIODirectionInOut | kIOMemoryKernelUserShared, SIZE)
+    address = memory.getPhysicalAddress()
+    with OtherProcess(mapper) as other:
+        mapped = memory.createMappingInTask(task_of(other.hear()))
+        content = data.take(SIZE)
+        before = bench.device_writes(memory, content)
+        other.tell(mapped.getVirtualAddress())
+        there = difference(content, other.hear())
+        memory.setDirection(kIODirectionOut)
+        refused = bench.refused_dma(WRONG_WAY, address, PART, write_memory=True)
+        after = bench.device_sees(memory, content)
+        mapped.unmap()
+    attest(
+        SHARED,
+        asked="setDirection(Out) while another process has it mapped",
+        attested=f"before: {before}; then a write: {refused.reason.name}, and {after}",
+        kept=not there and refused.reason is WRONG_WAY,
+        reason=there,
+        evidence="refusal",
+    )
+
+
+@pytest.mark.promise("release")
+def test_unmap_waits_until_it_is_unmapped(
+    bench: Bench, data: Patterns, attest: Attest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is stopped has it mapped still: unmap() says so, and release() refuses."""
+    memory = bench.make(kIODirectionInOut | kIOMemoryKernelUserShared, SIZE)
+    seen = bench.device_writes(memory, data.take(SIZE))
+    with OtherProcess(mapper) as other:
+        mapped = memory.createMappingInTask(task_of(other.hear()))
+        address = mapped.getVirtualAddress()
+        other.stop()
+        with monkeypatch.context() as patched:
+            patched.setattr(port_messages, "PATIENCE", 0.3)
+            stopped = code_of(mapped.unmap)
+        still = is_mapped(other, address)
+        if stopped is IOReturn.kIOReturnSuccess and still:
+            raise CheckFailed("unmap() has returned, and the memory is mapped in the other task")
+        busy = code_of(memory.release)
+        other.go_on()
+        mapped.unmap()
+        gone = not is_mapped(other, address)
+    memory.release()
+    attest.released(memory)
+    refused = bench.refused_dma(OUTSIDE, memory.last_segments[0][0], PART, write_memory=True)
+    attest(
+        "release",
+        asked="unmap() in another task, then release()",
+        attested=f"{seen}; the task stopped: {stopped.name}, release(): {busy.name}; then unmapped "
+        f"there: {gone}; DMA afterwards: {refused.reason.name}",
+        kept=stopped is IOReturn.kIOReturnNotAttached
+        and busy is IOReturn.kIOReturnBusy
+        and still
+        and gone,
+        evidence="refusal",
+    )
+
+
+@pytest.mark.promise("inTask")
+def test_the_maker_has_the_say_until_its_release(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """Then the task has it. Each time a device may do what one of them says, and nothing else."""
+    with OtherProcess(taker) as other:
+        memory = buffer(kIODirectionInOut, SIZE, task=task_of(other.hear()))
+        other.tell()
+        other.hear()
+        address, content = memory.getPhysicalAddress(), data.take(SIZE)
+        before = bench.device_writes(memory, content)
+        not_yet = told(other, "prepare"), told(other, "setDirection", 3)
+        memory.setDirection(kIODirectionOut)
+        made_out = bench.refused_dma(WRONG_WAY, address, PART, write_memory=True)
+        memory.release()
+        taken_over = bench.refused_dma(WRONG_WAY, address, PART, write_memory=True)
+        read = bench.dma(address, PART, write_memory=False)
+        by_then = told(other, "setDirection", 3)
+        written = bench.dma(address, PART, write_memory=True)
+        told(other, "release")
+        after = bench.refused_dma(OUTSIDE, address, PART, write_memory=False)
+    attest(
+        "inTask",
+        asked="the maker says Out, and releases; the task says InOut, and releases",
+        attested=f"{before}; the task before: {not_yet[0].name}; Out: {made_out.reason.name}; "
+        f"released: {taken_over.reason.name}, {read.moved} bytes read; the task's InOut: "
+        f"{written.moved} bytes written; released there: {after.reason.name}",
+        kept=set(not_yet) == {IOReturn.kIOReturnBusy} and by_then is IOReturn.kIOReturnSuccess,
+        reason=f"the task's calls: {not_yet[0].name}, {not_yet[1].name}, then {by_then.name}",
+        evidence="refusal",
+    )
+
+
+@pytest.mark.unlimited("addresses")
+@pytest.mark.promise("inTask")
+def test_a_killed_maker_has_no_say(bench: Bench, attest: Attest) -> None:
+    """What it had prepared ends with it; the task has what its buffer was made for."""
+    with TaskPort() as port:
+        handle = port.handle
+
+        def maker(ask: Ask) -> Iterator[object]:
+            made = IOBufferMemoryDescriptor.inTaskWithOptions(
+                task_of(handle), kIODirectionInOut, SIZE
+            )
+            made.prepare()
+            yield None
+            ask()
+            made.complete()
+            made.setDirection(kIODirectionOut)
+            yield None
+            ask()
+
+        with OtherProcess(maker) as other:
+            other.hear()
+            memory = port.receive(timeout=30)
+            address = memory.getPhysicalAddress()
+            before = bench.dma(address, PART, write_memory=True)
+            other.tell()
+            other.hear()
+            other.kill()
+        direction = memory.getDirection()
+        left = bench.platform.protection.withdraw_dead()
+        refused = bench.refused_dma(WRONG_WAY, address, PART, write_memory=True)
+        read = bench.dma(address, PART, write_memory=False)
+        memory.release()
+        after = bench.refused_dma(OUTSIDE, address, PART, write_memory=False)
+    attest(
+        "inTask",
+        asked="a maker that has said Out is killed",
+        attested=f"{before.moved} bytes written before; then {direction.name}, a write: "
+        f"{refused.reason.name}, {read.moved} bytes read; {left} grants of the dead; released: "
+        f"{after.reason.name}",
+        kept=left == 0,
+        evidence="refusal",
+    )
+
+
+@pytest.mark.promise("release")
+def test_a_failed_withdrawal_is_an_error(bench: Bench, data: Patterns, attest: Attest) -> None:
+    """No descriptor is left for the platform's lock: the device reaches the memory still."""
+    memory = bench.make(kIODirectionInOut, SIZE)
+    content = data.take(SIZE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        refused = code_of(memory.release)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if refused is IOReturn.kIOReturnSuccess:
+        raise CheckFailed("release() has succeeded, and the grant could not be withdrawn")
+    seen = bench.device_writes(memory, content)
+    address = memory.getPhysicalAddress()
+    memory.release()
+    attest.released(memory)
+    after = bench.refused_dma(OUTSIDE, address, PART, write_memory=False)
+    attest(
+        "release",
+        asked="while no file can be opened, then again",
+        attested=f"{refused.name}, and the device reaches it: {seen}; then {after.reason.name}",
+        kept=refused is IOReturn.kIOReturnNoResources,
+        evidence="refusal",
+    )
+
+
+@pytest.mark.promise("processes")
+def test_a_child_counts_its_own_grants(
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
+    """What its parent has granted by now is the parent's, and the dead one's is taken back."""
+
+    def reclaimer(ask: Ask) -> Iterator[object]:
+        ask()
+        # Memory that others can have is asked for page by page: the grants of the dead go first.
+        IOBufferMemoryDescriptor.inTaskWithOptions(
+            current_task(), kIODirectionInOut | kIOMemoryKernelUserShared, PART
+        ).release()
+        yield bench.platform.protection.withdraw_dead()
+
+    def granter(ask: Ask) -> Iterator[object]:
+        made = IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), kIODirectionInOut, PART)
+        yield made.getPhysicalAddress()
+        ask()
+
+    memory = buffer(kIODirectionInOut, SIZE)
+    spare = bench.make(kIODirectionInOut, PART)
+    with OtherProcess(reclaimer) as child, OtherProcess(granter) as other:
+        other.hear()
+        spare.release()  # as many grants as before, but for whose they are
+        other.kill()
+        child.tell()
+        left = child.hear()
+    seen = bench.device_writes(memory, data.take(SIZE))
+    attest(
+        "processes",
+        asked="a forked child reclaims after its parent's release and another one's death",
+        attested=f"{left} grants of the dead; the parent's: {seen}",
+        kept=left == 0,
+    )

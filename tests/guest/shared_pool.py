@@ -1,0 +1,40 @@
+"""A carve-out in a file that forked processes share, each with pools of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.options import CacheMode
+from iobuffer.pin import KernelMap
+from iobuffer.pool import Extent
+from iobuffer.vm import ANYWHERE, Mapping, Placement
+
+from tests.guest.memory_pool import Window
+
+MIB: Final = 1 << 20
+ZONE: Final = Zone("main", 0x0C00_0000, 4 * MIB)
+
+Remake = Callable[[], "SharedPool"]
+
+
+class SharedPool(CarveoutPool):
+    """A carve-out in a file that forked processes share."""
+
+    def __init__(self, fd: int, folder: Path) -> None:
+        super().__init__(ZONE, locks=folder)
+        self._file = fd
+
+    def map(
+        self,
+        extent: Extent,
+        mode: CacheMode,  # noqa: ARG002
+        placement: Placement = ANYWHERE,
+    ) -> Mapping:
+        return Mapping(self._file, extent.length, extent.address - ZONE.start, placement)
+
+    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
+        window: object = Window(self._file, extent.address - ZONE.start, extent.length)
+        return window  # type: ignore[return-value]
