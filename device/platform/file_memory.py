@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
-from device.vfio_user.client_memory import View
+from device.vfio_user.client_memory import FileView, View
 from device.vfio_user.errors import Unmapped
 from device.vfio_user.model import Place
 
@@ -68,6 +68,9 @@ class FileMemory:
         """Store the bytes where ``mask`` is not 0, and none between them; MemoryGone."""
         with _gone(offset):
             view = self._view(backing, offset, len(data))
+            if isinstance(view, FileView):
+                view.write_runs(data, runs(mask))
+                return
             for first, last in runs(mask):
                 view[first:last] = data[first:last]
 

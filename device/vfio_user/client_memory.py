@@ -8,7 +8,8 @@ pages, for it lies on no file system that can be full. It alone is mapped. The b
 file move by pread(2) and pwrite(2), which tell by an error what a mapping tells by the signal.
 
 Huge pages cannot be written to by pwrite(2). They are mapped, and the kernel copies into them: it
-answers EFAULT.
+answers EFAULT. So it does where many runs of bytes are stored at once: a call for each would take
+seconds for what one DMA behind the cache model can need.
 
 The client may also be what a file's bytes come from, and then never answer (FUSE). Nothing asks a
 file anything, its size included, before it is known to be in memory, or on a mount of this machine.
@@ -21,8 +22,10 @@ import mmap
 import os
 import stat
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +40,7 @@ _LOCAL = (
 )
 _OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 _NEVER = "2"  # where a memfd's page can be refused, too
+_RUNS = 1024  # that one call of the kernel takes: IOV_MAX
 _PART = 1 << 20  # bytes that are copied into huge pages at a time
 
 Name = tuple[int, int]  # of a file: device and inode
@@ -69,6 +73,16 @@ class FileView:
         done = self._file.write(view._start, data)
         if done < len(view):
             raise Unmapped(view._address + done)
+
+    def write_runs(self, data: bytes, runs: Iterable[tuple[int, int]]) -> None:
+        """Store the runs [first, last) of ``data`` in their places, and nothing between them.
+
+        Many go by one call of the kernel. Unmapped: as above, by a run before the first byte.
+        """
+        places = iter(runs)
+        while some := list(islice(places, _RUNS)):
+            if not self._file.write_runs(self._start, data, some):
+                raise Unmapped(self._address + some[0][0])
 
     def __bytes__(self) -> bytes:
         found = self._file.read(self._start, self._length)
@@ -143,6 +157,8 @@ class _CopiedFile:
         self.name, self.key, self.users = found.name, found.key, 0
         self._descriptor = fcntl.fcntl(found.descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         weakref.finalize(self, os.close, self._descriptor)
+        self._mapped: mmap.mmap | None = None  # the kernel alone copies into it
+        self._source = -1
 
     def grow(self, descriptor: int, size: int) -> None:
         """See ``ClientFile.grow``."""
@@ -175,6 +191,29 @@ class _CopiedFile:
                 done += part
         return done
 
+    def write_runs(self, start: int, data: bytes, runs: list[tuple[int, int]]) -> bool:
+        """Store runs of ``data``, at most IOV_MAX; return whether all could be."""
+        if not self._mapped or len(self._mapped) < start + len(data):
+            try:
+                self._mapped = mmap.mmap(self._descriptor, 0)
+            except (OSError, ValueError):  # it can be written to, and no more
+                return all(
+                    self.write(start + first, data[first:last]) == last - first
+                    for first, last in runs
+                )
+        with suppress(OSError), memoryview(self._mapped) as view:
+            os.pwrite(self._copied(), b"".join(data[first:last] for first, last in runs), 0)
+            targets = [view[start + first : start + last] for first, last in runs]
+            return os.preadv(self._copied(), targets, 0) == sum(map(len, targets))
+        return False
+
+    def _copied(self) -> int:
+        """Return a file of ours, from which the kernel copies."""
+        if self._source < 0:
+            self._source = os.memfd_create("copied", os.MFD_CLOEXEC)
+            weakref.finalize(self, os.close, self._source)
+        return self._source
+
     def _put(self, start: int, data: memoryview) -> int:
         return os.pwrite(self._descriptor, data, start)
 
@@ -184,19 +223,17 @@ class _HugeFile(_CopiedFile):
 
     def __init__(self, found: Descriptor) -> None:
         super().__init__(found)
-        self._mapped = mmap.mmap(found.descriptor, found.size)
-        self._source = os.memfd_create("copied", os.MFD_CLOEXEC)
-        weakref.finalize(self, os.close, self._source)
+        self._pages = mmap.mmap(found.descriptor, found.size)
 
     def grow(self, descriptor: int, size: int) -> None:
         """Map the file again when it became larger than what is mapped."""
-        if size > len(self._mapped):
-            self._mapped = mmap.mmap(descriptor, size)
+        if size > len(self._pages):
+            self._pages = mmap.mmap(descriptor, size)
 
     def _put(self, start: int, data: memoryview) -> int:
-        length = os.pwrite(self._source, data[:_PART], 0)
-        with memoryview(self._mapped) as mapped, mapped[start : start + length] as target:
-            return os.preadv(self._source, [target], 0)
+        length = os.pwrite(self._copied(), data[:_PART], 0)
+        with memoryview(self._pages) as mapped, mapped[start : start + length] as target:
+            return os.preadv(self._copied(), [target], 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,3 +375,71 @@ def test_file_that_a_peer_may_serve_is_asked_nothing(
         with pytest.raises(RemoteProtocolError, match="use memory") as refusal:
             inspect(unsealed)
     assert refusal.value.errno == errno.EINVAL
+
+
+# Many runs at once.
+
+
+def every_other(length: int) -> list[tuple[int, int]]:
+    return [(first, first + 1) for first in range(0, length, 2)]
+
+
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK], ids=["copied", "mapped"])
+def test_runs_are_stored_with_few_calls_and_nothing_between_them(
+    seals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptor = os.memfd_create("runs", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, SIZE)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    made = mapped(descriptor)
+    (place,) = made.places(BASE + PAGE, 2 * PAGE, write=True)
+    assert isinstance(place.memory, FileView if not seals else memoryview)
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., int]:
+        sound: Callable[..., int] = getattr(os, name)
+
+        def call(*how: object) -> int:
+            calls.append(name)
+            return sound(*how)
+
+        return call
+
+    for name in ("pwrite", "preadv"):
+        monkeypatch.setattr(os, name, counted(name))
+    memory = FileMemory()
+    with memory.lent([place]):
+        mask = b"\xff\0" * PAGE
+        memory.write_where(place.file, PAGE, b"ab" * PAGE, mask)
+    assert calls == ([] if seals else ["pwrite", "preadv"] * 4)
+    assert os.pread(descriptor, 2 * PAGE + 2, PAGE) == b"a\0" * PAGE + b"\0\0"
+    os.close(descriptor)
+
+
+def test_runs_in_what_was_cut_are_told() -> None:
+    def action() -> None:
+        descriptor = os.memfd_create("runs")
+        os.ftruncate(descriptor, SIZE)
+        found = inspect(descriptor).open()
+        view = found.part(0, 2 * PAGE, BASE)
+        assert isinstance(view, FileView)
+        view.write_runs(b"x" * 2 * PAGE, every_other(2 * PAGE))
+        os.ftruncate(descriptor, PAGE)
+        with pytest.raises(Unmapped) as failure:
+            view.write_runs(b"y" * 2 * PAGE, every_other(2 * PAGE))
+        assert failure.value.address == BASE + PAGE
+        assert os.pread(descriptor, SIZE, 0) == b"y\0" * (PAGE // 2)
+
+    survives(action)
+
+
+def test_runs_in_what_can_only_be_written(tmp_path: Path) -> None:
+    """It cannot be mapped so: each run is a call of its own."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE))
+    descriptor = os.open(path, os.O_WRONLY)
+    view = inspect(descriptor).open().part(0, PAGE, BASE)
+    assert isinstance(view, FileView)
+    view.write_runs(b"z" * PAGE, every_other(PAGE))
+    assert path.read_bytes() == b"z\0" * (PAGE // 2)
+    os.close(descriptor)
