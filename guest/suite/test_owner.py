@@ -24,6 +24,7 @@ from layout import DmaReason
 
 from suite.attestation import Attest, CheckFailed
 from suite.bench import Bench, MakeBuffer
+from suite.noncoherent import NonCoherent
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
 
@@ -277,4 +278,37 @@ def test_a_child_counts_its_own_grants(
         asked="a forked child reclaims after its parent's release and another one's death",
         attested=f"{left} grants of the dead; the parent's: {seen}",
         kept=left == 0,
+    )
+
+
+@pytest.mark.promise("cache maintenance")
+def test_the_owner_alone_tracks_it(
+    noncoherent: NonCoherent, data: Patterns, attest: Attest
+) -> None:
+    """The maker, though only the task has it mapped; then the task, whose buffer it is."""
+    with OtherProcess(taker) as other:
+        memory = noncoherent.buffer(kIODirectionOut, PART, task=task_of(other.hear()))
+        other.tell()
+        other.hear()
+        first, second = data.take(PART), data.take(PART)
+        memory.writeBytes(0, first)
+        not_its_own = told(other, "sync_for_device")
+        memory.sync_for_device()
+        memory.writeBytes(0, second)
+        stale = noncoherent.reads(memory, 0, PART) == first
+        memory.sync_for_device()
+        fresh = noncoherent.reads(memory, 0, PART) == second
+        memory.release()
+        by_then = told(other, "sync_for_device")
+        told(other, "release")
+    attest(
+        "cache maintenance",
+        asked="a buffer in another task: the maker syncs; released, the task does",
+        attested=f"without a sync old bytes: {stale}, with it new ones: {fresh}; the task's syncs: "
+        f"{not_its_own.name}, {by_then.name}",
+        kept=stale
+        and fresh
+        and not_its_own is IOReturn.kIOReturnNotReady
+        and by_then is IOReturn.kIOReturnSuccess,
+        evidence="cache",
     )
