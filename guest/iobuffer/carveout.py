@@ -228,6 +228,11 @@ class CarveoutPool:
         """The zone's size in bytes."""
         return self.zone.size
 
+    @property
+    def highest(self) -> int:
+        """The zone's last bus address."""
+        return self.zone.start + self.zone.size - 1
+
     def allocate(self, length: int, alignment: int) -> Extent:
         """Take whole pages, from arenas held if possible, else from further ones."""
         for heed in self._attempts(length, lambda: (size for _, size in self._candidates())):

@@ -113,7 +113,9 @@ class Driver(DeviceFile):
         outside the carve-outs; `IOUnsupportedError` when the kernel has no such mode.
         """
         try:
-            return Mapping(self._fd, length, mode << MODE_SHIFT | physical, placement)
+            uncached = mode is CacheMode.INHIBIT
+            place = mode << MODE_SHIFT | physical
+            return Mapping(self._fd, length, place, placement, uncached=uncached)
         except OSError as error:
             raise _failed("mapping", error, physical, length) from error
 

@@ -32,11 +32,11 @@ class HeapPool:
         if (request.shared or not request.mapped) and not isinstance(self.extents, CarveoutPool):
             return "its memory is this process's alone"
         if request.highest is not None:
-            if not isinstance(self.extents, CarveoutPool):
+            highest = self.extents.highest
+            if highest is None:
                 return "where its memory lies is not known beforehand"
-            zone = self.extents.zone
-            if zone.start + zone.size - 1 > request.highest:
-                return f"it ends at {zone.start + zone.size - 1:#x}, above {request.highest:#x}"
+            if highest > request.highest:
+                return f"it ends at {highest:#x}, above {request.highest:#x}"
         return ""
 
     def take(self, request: Request) -> Backing:

@@ -51,6 +51,10 @@ class ExtentPool(Protocol):
     def size(self) -> int:
         """Bytes that it could ever give."""
 
+    @property
+    def highest(self) -> int | None:
+        """The last bus address that it could give; None: not known beforehand."""
+
     def allocate(self, length: int, alignment: int) -> Extent:
         """Take whole pages; both arguments are multiples of `PAGE`.
 

@@ -124,14 +124,14 @@ def take(request: Request, name: str | None) -> Backing:
 def _in_order(pools: list[Pool]) -> list[Pool]:
     """Return what is tried, first to last."""
     if placement.policy().highest:
-        pools = sorted(pools, key=_start, reverse=True)
+        pools = sorted(pools, key=_highest, reverse=True)
     return sorted(pools, key=lambda each: each.name in RESERVED)
 
 
-def _start(pool: Pool) -> int:
-    """Return where a pool's memory begins on the bus, -1 when that is the kernel's to say."""
-    extents = pool.extents if isinstance(pool, HeapPool) else None
-    return extents.zone.start if isinstance(extents, CarveoutPool) else -1
+def _highest(pool: Pool) -> int:
+    """Return where a pool's memory ends on the bus, -1 when that is the kernel's to say."""
+    highest = pool.extents.highest if isinstance(pool, HeapPool) else None
+    return -1 if highest is None else highest
 
 
 def _after_fork_in_child() -> None:

@@ -1,9 +1,6 @@
 """u-dma-buf on a board: a contiguous buffer of its kernel module as a pool, and its syncs.
 
-Facts from that driver's README (ikwzm/udmabuf): /sys/class/u-dma-buf/<name>/ has phys_addr, size,
-sync_mode, sync_offset, sync_size, sync_direction (0 both, 1 to the device, 2 from it),
-sync_for_cpu and sync_for_device; /dev/<name> is mapped whole or in part, cached unless it is opened
-with O_SYNC, and what O_SYNC means is sync_mode's.
+What that driver's files do stands in `udmabuf_sysfs`.
 """
 
 from __future__ import annotations
@@ -14,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .coherence import nothing
-from .errors import IODeviceError, IONoMemoryError, IOReturn, IOUnsupportedError
+from .errors import IOBusyError, IODeviceError, IONoMemoryError, IOReturn, IOUnsupportedError
 from .options import CacheMode, IODirection
 from .pool import PAGE, Extent
 from .quarantine import RestingRanges
 from .ranges import align_down
+from .udmabuf_sysfs import UNCACHED, WRITE_COMBINING, Attributes
 from .vm import ANYWHERE, Mapping, Placement
 
 if TYPE_CHECKING:
@@ -28,16 +26,10 @@ if TYPE_CHECKING:
 SYSFS: Final = Path("/sys/class/u-dma-buf")
 DEVICES: Final = Path("/dev")
 
-# What a mapping of a file with O_SYNC is in each sync_mode, of those that we can name.
+# What a mapping of a file with O_SYNC is to be, of the modes that we can name.
 _SYNC_MODES: Final = {
-    CacheMode.INHIBIT: 1,
-    CacheMode.WRITE_COMBINE: 2,
-}
-_SYNC_DIRECTIONS: Final = {
-    IODirection.kIODirectionNone: 0,
-    IODirection.kIODirectionIn: 2,
-    IODirection.kIODirectionOut: 1,
-    IODirection.kIODirectionInOut: 0,
+    CacheMode.INHIBIT: UNCACHED,
+    CacheMode.WRITE_COMBINE: WRITE_COMBINING,
 }
 
 
@@ -45,7 +37,8 @@ class UDmaBufPool:
     """One /dev/udmabufN as an `ExtentPool`, of this process alone.
 
     ``mode`` is the cache mode of all of it: COPYBACK, INHIBIT or WRITE_COMBINE. Raises
-    `IODeviceError` when the device is not there or says what cannot be.
+    `IOUnsupportedError` when a mapping here would have another one (on x86 all are COPYBACK), and
+    `IODeviceError` when the device is not there or says what cannot be. ``machine``: uname(2)'s.
     """
 
     def __init__(
@@ -55,21 +48,29 @@ class UDmaBufPool:
         *,
         sysfs: Path = SYSFS,
         devices: Path = DEVICES,
+        machine: str = os.uname().machine,
     ) -> None:
         self._name = name
         self._mode = mode
-        self._folder = sysfs / name
+        self._machine = machine
+        synchronous = mode is not CacheMode.COPYBACK
+        if synchronous and mode not in _SYNC_MODES:
+            raise IOUnsupportedError(f"{name}: u-dma-buf has no {mode.name} mapping")
         try:
-            self.start = int((self._folder / "phys_addr").read_text(), 0)
-            self._size = align_down(int((self._folder / "size").read_text(), 0), PAGE)
-            flags = os.O_RDWR | os.O_CLOEXEC
-            if mode is not CacheMode.COPYBACK:
-                if mode not in _SYNC_MODES:
-                    raise IOUnsupportedError(f"{name}: u-dma-buf has no {mode.name} mapping")
-                (self._folder / "sync_mode").write_text(str(_SYNC_MODES[mode]))
-                flags |= os.O_SYNC
+            self._files = Attributes(sysfs / name)
+            self.start = self._files.number("phys_addr")
+            self._size = align_down(self._files.number("size"), PAGE)
+            with self._files.alone():
+                self._set_sync_mode()
+                really = self._really()
+            if really is not mode:
+                raise IOUnsupportedError(
+                    f"{name}: a mapping on {machine} would not be {mode.name}, but "
+                    f"{'of a mode that is not known' if really is None else really.name}"
+                )
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_SYNC if synchronous else 0)
             self._fd = os.open(devices / name, flags)
-        except (OSError, ValueError) as error:
+        except (OSError, IODeviceError) as error:
             raise IODeviceError(
                 f"u-dma-buf {name}: {error}; is the module loaded, and the device of this name?",
                 code=IOReturn.kIOReturnNotAttached,
@@ -87,6 +88,16 @@ class UDmaBufPool:
     def size(self) -> int:
         """Bytes of the device's buffer, whole pages."""
         return self._size
+
+    @property
+    def highest(self) -> int:
+        """The buffer's last bus address."""
+        return self.start + self._size - 1
+
+    @property
+    def mode(self) -> CacheMode:
+        """The cache mode that every mapping of it has."""
+        return self._mode
 
     def allocate(self, length: int, alignment: int) -> Extent:
         """Take whole pages; `IONoMemoryError` says how long the longest free run is."""
@@ -109,10 +120,25 @@ class UDmaBufPool:
         self._ranges.wake()
 
     def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
-        """Map a part; there is the pool's cache mode only."""
+        """Map a part; there is the pool's cache mode only.
+
+        `IOBusyError` when another program has changed the device's sync_mode meanwhile.
+        """
         if mode is not self._mode:
             raise IOUnsupportedError(f"pool {self._name} is mapped {self._mode.name}")
-        return Mapping(self._fd, extent.length, extent.address - self.start, placement)
+        uncached = mode is CacheMode.INHIBIT
+        with self._files.alone():
+            self._set_sync_mode()
+            offset = extent.address - self.start
+            mapping = Mapping(self._fd, extent.length, offset, placement, uncached=uncached)
+            if (really := self._really()) is mode:
+                return mapping
+        mapping.close()
+        raise IOBusyError(
+            f"pool {self._name}: its sync_mode was changed, and the mapping may be "
+            f"{'of any mode' if really is None else really.name}, not {mode.name}; let no other "
+            "program write it"
+        )
 
     def free_size(self) -> int:
         """Bytes that are free."""
@@ -125,17 +151,17 @@ class UDmaBufPool:
     def sync(self, segment: tuple[int, int], direction: IODirection, *, for_cpu: bool) -> None:
         """Have the driver maintain the caches for (bus address, length) within this buffer."""
         address, length = segment
-        values = {
-            "sync_offset": str(address - self.start),
-            "sync_size": str(length),
-            "sync_direction": str(_SYNC_DIRECTIONS[direction]),
-            "sync_for_cpu" if for_cpu else "sync_for_device": "1",
-        }
-        for name, value in values.items():
-            try:
-                (self._folder / name).write_text(value)
-            except OSError as error:
-                raise IODeviceError(f"u-dma-buf {self._name}: {name}={value}: {error}") from error
+        self._files.sync(address - self.start, length, direction, for_cpu=for_cpu)
+
+    def _set_sync_mode(self) -> None:
+        """Say what O_SYNC is to mean, unless nothing is asked of it; it counts at each mmap(2)."""
+        if self._mode is not CacheMode.COPYBACK:
+            self._files.set_sync_mode(_SYNC_MODES[self._mode])
+
+    def _really(self) -> CacheMode | None:
+        return self._files.mapped_as(
+            self._machine, synchronous=self._mode is not CacheMode.COPYBACK
+        )
 
 
 class UDmaBufCoherence:

@@ -15,6 +15,8 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
+from . import uncached as words
+
 PAGE: Final = mmap.PAGESIZE
 """Bytes of a page of this kernel: 4, 16 or 64 KiB. The one definition of it."""
 PROT_NONE: Final = 0  # the module mmap does not name it
@@ -133,13 +135,13 @@ class Window:
 class Mapping(Window):
     """``length`` bytes of a file from ``offset`` on, shared, at ``address``.
 
-    ``fd`` -1 is private anonymous memory. A forked child does not have it: there, its addresses
-    fault.
+    ``fd`` -1 is private anonymous memory. ``uncached``: see there. A forked child does not have it:
+    there, its addresses fault.
 
     Raises OSError as mmap(2) does. It is unmapped by `close` alone.
     """
 
-    __slots__ = ("_within", "read_only")
+    __slots__ = ("_uncached", "_within", "read_only")
 
     def __init__(
         self,
@@ -147,6 +149,8 @@ class Mapping(Window):
         length: int,
         offset: int = 0,
         placement: Placement = ANYWHERE,
+        *,
+        uncached: bool = False,
     ) -> None:
         protection = mmap.PROT_READ | (0 if placement.read_only else mmap.PROT_WRITE)
         flags = _PRIVATE if fd < 0 else mmap.MAP_SHARED
@@ -159,6 +163,7 @@ class Mapping(Window):
         super().__init__(_map(placement.at, length, protection, flags, fd, offset), length)
         self.read_only = placement.read_only
         self._within = placement.within
+        self._uncached = uncached
         _live[self.address] = length
         try:
             advise(self.address, length, mmap.MADV_DONTFORK)
@@ -173,6 +178,7 @@ class Mapping(Window):
         Window.__init__(self, address, length)
         self.read_only = False
         self._within = None
+        self._uncached = False
         _live[address] = length
         return self
 
@@ -183,15 +189,23 @@ class Mapping(Window):
 
     def read(self, offset: int, length: int) -> bytes:
         """Return a copy of a part."""
+        if self._uncached:
+            return words.load(self.address + offset, length)
         return ctypes.string_at(self.address + offset, length)
 
     def write(self, offset: int, data: bytes) -> None:
         """Store bytes."""
-        ctypes.memmove(self.address + offset, data, len(data))
+        if self._uncached:
+            words.store(self.address + offset, data)
+        else:
+            ctypes.memmove(self.address + offset, data, len(data))
 
     def zero(self, offset: int, length: int) -> None:
         """Fill a part with zeros."""
-        ctypes.memset(self.address + offset, 0, length)
+        if self._uncached:
+            words.zero(self.address + offset, length)
+        else:
+            ctypes.memset(self.address + offset, 0, length)
 
     def advise(self, advice: int) -> None:
         """Call madvise(2) on all of it; OSError as it does."""

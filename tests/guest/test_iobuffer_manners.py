@@ -1,41 +1,28 @@
-"""Purging, u-dma-buf, and IOKit's manners: on memory of this machine, and on files for sysfs."""
+"""Purging, and IOKit's manners: on memory of this machine."""
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from iobuffer import (
-    CacheMode,
-    IOAlignmentWarning,
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
-    IODeviceError,
     IOMemoryMap,
-    IONoMemoryError,
     IOReturn,
-    IOSubMemoryDescriptor,
-    IOUnsupportedError,
     PurgeableState,
-    coherence,
     current_task,
     cxx,
     kIODirectionIn,
     kIODirectionInOut,
-    kIODirectionOut,
-    kIOMapCopybackCache,
-    kIOMemoryIncoherentIOFlush,
     kIOMemoryPageable,
     kIOMemoryPurgeable,
     pools,
 )
-from iobuffer.heap_pool import HeapPool
 from iobuffer.managed import PageablePool
 from iobuffer.pool import PAGE
 from iobuffer.purgeable import Purgeable
-from iobuffer.udmabuf import UDmaBufCoherence, UDmaBufPool
 from iobuffer.vm import Mapping
 
 NON_VOLATILE = PurgeableState.kIOMemoryPurgeableNonVolatile
@@ -97,114 +84,6 @@ def test_empty_stays_empty(memory: Mapping) -> None:
     assert purgeable.set(NON_VOLATILE) is EMPTY
     assert purgeable.set(KEEP) is NON_VOLATILE
     assert memory.read(0, 8 * PAGE) == bytes(8 * PAGE)
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> tuple[Path, Path]:
-    """The files of /sys/class/u-dma-buf/udmabuf0 and of /dev."""
-    sysfs, devices = tmp_path / "sys", tmp_path / "dev"
-    folder = sysfs / "udmabuf0"
-    folder.mkdir(parents=True)
-    devices.mkdir()
-    (folder / "phys_addr").write_text("0x1f400000\n")
-    (folder / "size").write_text(f"{64 * PAGE + 100}\n")
-    (devices / "udmabuf0").write_bytes(bytes(64 * PAGE + 100))
-    return sysfs, devices
-
-
-def test_u_dma_buf_as_a_pool(board: tuple[Path, Path]) -> None:
-    sysfs, devices = board
-    pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
-    assert (pool.size, pool.start) == (64 * PAGE, 0x1F40_0000)
-    pools.use(HeapPool(pool))
-    try:
-        with IOBufferMemoryDescriptor.inTaskWithOptions(
-            current_task(), kIODirectionInOut, 10000, 8192
-        ) as buffer:
-            address, length = buffer.getPhysicalSegment()
-            assert address % 8192 == 0
-            assert length == 10000
-            with buffer.view() as view:
-                view[:5] = b"board"
-            offset = address - pool.start
-            assert (devices / "udmabuf0").read_bytes()[offset : offset + 5] == b"board"
-        assert pool.free_size() == pool.size
-        with pytest.raises(IONoMemoryError, match="largest free run is 262144"):
-            pool.allocate(65 * PAGE, PAGE)
-    finally:
-        pools.use()
-        pool.close()
-
-
-def test_u_dma_buf_maintains_the_caches(board: tuple[Path, Path]) -> None:
-    """As the front end asks it to, with the place in the device's own buffer."""
-    sysfs, devices = board
-    pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
-    folder = sysfs / "udmabuf0"
-    pools.use(HeapPool(pool))
-    caches = UDmaBufCoherence(pool)
-    before = coherence.use(caches)
-
-    def written(*names: str) -> list[str]:
-        return [(folder / f"sync_{name}").read_text() for name in names]
-
-    try:
-        with IOBufferMemoryDescriptor.withOptions(kIODirectionInOut, 300) as buffer:
-            at = buffer.getPhysicalAddress() - pool.start
-            buffer.sync_for_device(64, 128, kIODirectionOut)
-            assert written("offset", "size", "direction") == [str(at + 64), "128", "1"]
-            assert written("for_device") == ["1"]
-            assert not (folder / "sync_for_cpu").exists()
-            part = IOSubMemoryDescriptor.withSubRange(buffer, 100, 64, kIODirectionIn)
-            part.sync_for_cpu(0, 64)
-            assert written("for_cpu", "direction", "offset") == ["1", "2", str(at + 100)]
-            part.release()
-            buffer.performOperation(kIOMemoryIncoherentIOFlush, 0, 300)
-            assert written("offset", "size", "direction") == [str(at), "300", "0"]
-            with pytest.raises(IODeviceError, match="no u-dma-buf"):
-                UDmaBufCoherence().clean(buffer, 0, 64)
-    finally:
-        coherence.use(before)
-        pools.use()
-        pool.close()
-
-
-@pytest.mark.parametrize("line", [64, 128])
-def test_alignment_where_devices_do_not_snoop(board: tuple[Path, Path], line: int) -> None:
-    """Left out, it is a line; less is warned of, unless the memory has whole pages anyway."""
-    sysfs, devices = board
-    pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
-    pools.use(HeapPool(pool))
-    before = coherence.use(UDmaBufCoherence(pool, line=line))
-    make = IOBufferMemoryDescriptor.withOptions
-    try:
-        with make(kIODirectionIn, 5) as first, make(kIODirectionIn, 5) as second:
-            places = {each.getPhysicalAddress() // line for each in (first, second)}
-            assert len(places) == 2
-            assert {each.alignment for each in (first, second)} == {line}
-        with (
-            pytest.warns(IOAlignmentWarning, match=f"a cache line of {line} bytes") as seen,
-            make(kIODirectionIn, 5, 1) as small,
-        ):
-            assert small.alignment == 1
-        assert seen[0].filename == __file__
-        with make(kIODirectionIn | kIOMapCopybackCache, 5, 1) as pages:
-            assert pages.alignment == PAGE
-    finally:
-        coherence.use(before)
-        pools.use()
-        pool.close()
-
-
-def test_u_dma_buf_that_is_not_there(board: tuple[Path, Path]) -> None:
-    sysfs, devices = board
-    with pytest.raises(IODeviceError, match="udmabuf1"):
-        UDmaBufPool("udmabuf1", sysfs=sysfs, devices=devices)
-    with pytest.raises(IOUnsupportedError, match="WRITE_THRU"):
-        UDmaBufPool("udmabuf0", CacheMode.WRITE_THRU, sysfs=sysfs, devices=devices)
-    uncached = UDmaBufPool("udmabuf0", CacheMode.INHIBIT, sysfs=sysfs, devices=devices)
-    assert (sysfs / "udmabuf0" / "sync_mode").read_text() == "1"
-    uncached.close()
 
 
 def test_none_and_codes_in_place_of_exceptions() -> None:
