@@ -23,7 +23,6 @@ from .control import ControlServer
 from .endpoints.base import Endpoint
 from .endpoints.memory import Fabric
 from .endpoints.parts.capabilities import OptionalCapability
-from .endpoints.referral import Referral
 from .faults import FAULTS
 from .platform.platform import Platform
 from .switch import FaultError, FaultSwitch
@@ -215,7 +214,7 @@ def _servers(
     platform = Platform(trace)
     for each in endpoints:
         each.bus.interconnect = platform.interconnect
-        each.bus.referral = Referral() if options.iommu else None
+        each.bus.behind_iommu = options.iommu
     switch = FaultSwitch(endpoints, platform)
     switch.set(options.fault)
     control = options.control_socket

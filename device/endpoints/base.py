@@ -104,7 +104,7 @@ class Endpoint:
         self.config.on_command = lambda: self._command_changed()
         self.fabric = fabric or Fabric()
         self.fabric.join(self)
-        self.bus = Bus(self)
+        self.bus = Bus(self, uncaught=lambda refusal: self._note_uncaught(refusal))
         self._messages = MessageInterrupts(
             self.config,
             Capabilities(self._msix, self.vectors, self._msi, self.messages),
@@ -116,10 +116,11 @@ class Endpoint:
             self._msix_region = MsixRegion(
                 msix_bars, self.vectors, lambda: self._messages.pending_bits()
             )
-        self.timers = Timers(run=lambda action: self._tolerantly(action))
+        self.timers = Timers(run=lambda action: self._timer(action))
         self._intx_level = False
         self._intx_under_way = False
         self._uncaught = 0
+        self._acting = False
         self.contents: dict[int, Content] = {}
         for index, bar in bars.items():
             if isinstance(bar, RegisterBar):
@@ -359,8 +360,9 @@ class Endpoint:
         self.end_of_interrupt()
 
     def detach(self) -> None:
-        """See ``DeviceModel.detach``."""
+        """See ``DeviceModel.detach``. What is under way ends first."""
         try:
+            self.bus.leave()
             self.on_detach()
         finally:
             self.bus.client = None
@@ -385,6 +387,8 @@ class Endpoint:
             content = self.contents.get(index)
             data = content.read(offset, length) if content is not None else bytes(length)
             data = self._with_msix(index, offset, data)
+        if not self.bus.queue.idle:
+            self._settle()
         self.on_access(index, offset, data, write=False)
         return data
 
@@ -407,25 +411,51 @@ class Endpoint:
                 return
             if (content := self.contents.get(index)) is not None:
                 self._tolerantly(lambda: content.write(offset, data))
+        if not self.bus.queue.idle:
+            self._settle()
         self.on_access(index, offset, data, write=True)
+
+    @property
+    def dma_ready(self) -> bool:
+        """See ``DeviceModel.dma_ready``."""
+        queue = self.bus.queue
+        return not queue.idle and queue.ready
+
+    def go_on(self) -> None:
+        """See ``DeviceModel.go_on``."""
+        self.bus.queue.go_on()
+
+    def _settle(self) -> None:
+        """Do the DMAs that a side effect has started, now that it is done, for one turn."""
+        if not self._acting:
+            self.bus.queue.go_on()
+
+    def _timer(self, action: Callable[[], None]) -> None:
+        self._tolerantly(action)
+        self._settle()
 
     def _tolerantly(self, action: Callable[[], None]) -> None:
         """Run a side effect that may end at a refused request: a device goes on, whoever asked.
 
         The trace has the refusal, by which the test is judged; the log says where the model ended.
         """
+        outer, self._acting = self._acting, True
         try:
             action()
         except DmaRefused as refusal:
-            self._uncaught += 1
-            if self._uncaught <= _UNCAUGHT_MAX:
-                _log.warning(
-                    "%s: a refused DMA ended what the model was doing: %s; catch DmaRefused to go "
-                    "on",
-                    self.name,
-                    refusal,
-                    exc_info=self._uncaught <= _UNCAUGHT_SHOWN,
-                )
+            self._note_uncaught(refusal)
+        finally:
+            self._acting = outer
+
+    def _note_uncaught(self, refusal: DmaRefused) -> None:
+        self._uncaught += 1
+        if self._uncaught <= _UNCAUGHT_MAX:
+            _log.warning(
+                "%s: a refused DMA ended what the model was doing: %s; catch DmaRefused to go on",
+                self.name,
+                refusal,
+                exc_info=refusal if self._uncaught <= _UNCAUGHT_SHOWN else None,
+            )
 
     def end_of_interrupt(self) -> None:
         """See ``DeviceModel.end_of_interrupt``."""

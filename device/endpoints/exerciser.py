@@ -1,9 +1,8 @@
 """The built-in device: Arm's PCIe Exerciser, and what its layout lacks in BAR3.
 
-A DMA in mapped memory runs within the register write that triggers it, so it is complete before
-that write is acknowledged and before any later message of this client is answered. What only the
-client reaches is asked for afterwards, and DMACTL's trigger reads 1 until it is done; so it does
-with HOLD.
+A DMA in mapped memory is done when the register write that triggers it is, before that write is
+acknowledged and before any later message of this client is answered. What only the client reaches
+is asked for afterwards, and DMACTL's trigger reads 1 until it is done; so it does with HOLD.
 """
 
 from __future__ import annotations
@@ -180,7 +179,8 @@ class Exerciser(Endpoint):
         self._end_dma(DmaReason.CLIENT_GONE)
 
     def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
-        """Trace the access."""
+        """Trace the access; what is in flight now that it is done, software can see."""
+        self.hold.settle()
         if self.transactions.record(region, offset, data, write=write):
             facts = {"region": region, "offset": offset, "length": len(data), "write": write}
             self.trace.event(self.name, "transaction", **facts)

@@ -18,6 +18,7 @@ from device.layout import DmaReason
 from device.vfio_user.model import Place
 
 from .refusals import Refusals
+from .requests import Ranges
 
 if TYPE_CHECKING:
     from .requests import Attributes
@@ -46,6 +47,8 @@ class Refusal:
 
 
 Check = Callable[[Request], Refusal | None]
+# Told of what moved: whether to memory, the ranges, and the number of the request.
+Moved = Callable[[bool, Ranges, int], None]
 
 
 class Caches(Protocol):
@@ -81,24 +84,26 @@ class Interconnect:
     checked = False
 
     def __init__(self) -> None:
-        # One thread may take it again: the end of a DMA can start the next one.
+        # One thread may take it again: who is told of a refusal can look at memory.
         self.lock = threading.RLock()
-        self._checks: list[Check] = []
+        self._checks: dict[Check, Moved] = {}
         self.sequence = 0
         self.refusals = Refusals()
 
-    def add_check(self, check: Check) -> None:
-        """Have ``check`` asked of every request, under the lock; None lets it pass."""
+    def add_check(self, check: Check, moved: Moved = lambda *_: None) -> None:
+        """Have ``check`` asked of every request, under the lock; None lets it pass.
+
+        ``moved`` is told of what moves: of a list, when all of it has passed.
+        """
         with self.lock:
             if check not in self._checks:
-                self._checks.append(check)
+                self._checks[check] = moved
             self.checked = True
 
     def remove_check(self, check: Check) -> None:
         """Ask ``check`` no more: it would let every request pass. Nothing, if it is not asked."""
         with self.lock:
-            if check in self._checks:
-                self._checks.remove(check)
+            self._checks.pop(check, None)
             self.checked = bool(self._checks)
 
     def refusal(self, request: Request) -> Refusal | None:
@@ -108,3 +113,8 @@ class Interconnect:
                 if (found := check(request)) is not None:
                     return found
         return None
+
+    def moved(self, ranges: Ranges, *, write: bool) -> None:
+        """Tell of bytes that a request moves, whose number is the next one. Under the lock."""
+        for told in self._checks.values():
+            told(write, ranges, self.sequence + 1)

@@ -1,6 +1,6 @@
 """Where a function's requests lead: to its client's memory, or to a BAR of a peer.
 
-DmaRefused says why one leads nowhere; OnlyByMessage, that the client alone reaches it.
+NotMapped or DmaRefused says why one leads nowhere; OnlyByMessage, that the client alone reaches it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from device.vfio_user.client_memory import View
 from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.model import Client, Place
 
-from .requests import DmaRefused, NotMapped, OnlyByMessage, bare
+from .requests import DmaRefused, NotMapped, OnlyByMessage
 
 if TYPE_CHECKING:
     from .base import Endpoint
 
-_ADDRESS_END = 1 << 64
 _Found = TypeVar("_Found")
 
 
@@ -27,20 +26,6 @@ class Reach:
 
     def __init__(self, function: Endpoint) -> None:
         self._function = function
-
-    def admitted(self, client: Client | None, address: int, length: int) -> Client:
-        """Return the client, when nothing on this side of it refuses the request."""
-        function = self._function
-        if not function.config.bus_master:
-            raise DmaRefused(DmaReason.BUS_MASTER_OFF, address)
-        if address + length > _ADDRESS_END:
-            raise DmaRefused(DmaReason.ADDRESS_WRAP, address)
-        if function.config.overlaps_bar(address, length):
-            # The write would come back as a register access in the middle of this DMA.
-            raise DmaRefused(DmaReason.OWN_BAR, address)
-        if client is None:
-            raise DmaRefused(DmaReason.UNMAPPED, address)
-        return client
 
     def views(self, client: Client, address: int, length: int, *, write: bool) -> Sequence[View]:
         """Return views of memory, or of a peer's BAR."""
@@ -77,19 +62,3 @@ class Reach:
             raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
         except Unmapped:
             raise NotMapped(DmaReason.UNMAPPED, fault.address) from fault
-
-    def at_peer(
-        self, address: int, length: int, data: bytes | None, fault: Unmapped
-    ) -> bytes | DmaRefused:
-        """Move bytes from or to a peer's BAR, where the client has nothing; return as `Dma` does.
-
-        ``fault`` is what the client said.
-        """
-        try:
-            view = self._peer(address, length, fault, write=data is not None)
-        except DmaRefused as refusal:
-            return bare(refusal)
-        if data is None:
-            return bytes(view)
-        view[:] = data
-        return b""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from device.layout import AddressType, DmaReason
 
@@ -48,7 +48,10 @@ class Attributes:
 
 
 PLAIN = Attributes()
+Ranges = Sequence[tuple[int, int]]  # bus address, bytes
 Data = bytes | memoryview  # of a write; a view is of bytes that do not change
+# Of a read as Ranges; of a write (bus address, data), which lists of thousands come as and stay.
+Segments = Sequence[tuple[int, Any]]
 
 
 class Transaction(NamedTuple):
@@ -59,6 +62,15 @@ class Transaction(NamedTuple):
     length: int
     attributes: Attributes
     reason: DmaReason
+
+
+# What came of a DMA: what was read of each of its ranges (of a write: nothing), or the refusal.
+Outcome = list[bytes] | DmaRefused
+
+
+def ranges_of(segments: Segments, *, write: bool) -> Ranges:
+    """Return the ranges of what is read or written."""
+    return [(address, len(data)) for address, data in segments] if write else segments
 
 
 def bare(refusal: DmaRefused) -> DmaRefused:

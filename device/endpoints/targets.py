@@ -12,7 +12,6 @@ from device.vfio_user.errors import (
     ClientGone,
     MemoryFault,
     ReadOnly,
-    Withdrawn,
 )
 from device.vfio_user.model import Place
 
@@ -25,6 +24,11 @@ class Views:
     """Memory without caches before it."""
 
     views: Sequence[View]
+
+    @property
+    def certain(self) -> bool:
+        """Return whether the client cannot take its memory away."""
+        return all(isinstance(each, memoryview) for each in self.views)
 
     def read(self) -> bytes:
         """Return a copy. DmaRefused where the client has taken its memory away."""
@@ -53,6 +57,7 @@ class Cached:
     caches: Caches
     places: Sequence[Place]
     no_snoop: bool
+    certain = False
 
     def read(self) -> bytes:
         """Return a copy. DmaRefused where the client has cut its memory."""
@@ -69,13 +74,14 @@ class Cached:
             raise refusal_of(fault) from fault
 
 
+Target = Views | Cached
+
+
 def refusal_of(fault: MemoryFault) -> DmaRefused:
     """Return the refusal that a fault of the client's memory is."""
     if isinstance(fault, ClientGone):
         return DmaRefused(DmaReason.CLIENT_GONE, fault.address)
     if isinstance(fault, ClientFault):
         return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
-    if isinstance(fault, Withdrawn):
-        return DmaRefused(DmaReason.BUS_MASTER_OFF, fault.address)
     reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
     return DmaRefused(reason, fault.address)

@@ -69,8 +69,12 @@ class _PeerWriteLost(Exerciser):
             super().transfer(transfer, done)
             return
         kept = bytes(view)
-        super().transfer(transfer, done)
-        view[:] = kept
+
+        def lost(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            view[:] = kept
+            done(direction, outcome)
+
+        super().transfer(transfer, lost)
 
 
 class _StaleTranslation(Exerciser):

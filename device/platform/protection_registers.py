@@ -7,6 +7,7 @@ from collections.abc import Callable
 from device import layout
 from device.endpoints.interconnect import Interconnect, Refusal, Request
 from device.endpoints.registers import Access, Register, RegisterFile
+from device.endpoints.requests import Ranges
 from device.layout import Plat, ProtectionCommand, ProtectionStatus
 
 from .protection import Grant, Protection, ProtectionError, ProtectionFault
@@ -99,16 +100,14 @@ class ProtectionRegisters:
         """Judge a request of some function."""
         fault = self._unit.check(request.address, request.length, write=request.write)
         if fault is None:
-            # It has its number when all of its ranges have passed.
-            self._touched.note(
-                request.address,
-                request.length,
-                self._interconnect.sequence + 1,
-                write=request.write,
-            )
             return None
         nearest = None if fault.nearest is None else _facts(fault.nearest)
         return Refusal(fault.reason, fault.byte, nearest)
+
+    def moved(self, write: bool, ranges: Ranges, sequence: int) -> None:
+        """Take note of what a request touches."""
+        for address, length in ranges:
+            self._touched.note(address, length, sequence, write=write)
 
     # Commands.
 
@@ -157,10 +156,10 @@ class ProtectionRegisters:
             unit.enabled = enabled
             # A unit that is off costs a DMA nothing, and a list of thousands nothing thousands of
             # times.
-            change = (
-                self._interconnect.add_check if unit.enabled else self._interconnect.remove_check
-            )
-            change(self.check)
+            if enabled:
+                self._interconnect.add_check(self.check, self.moved)
+            else:
+                self._interconnect.remove_check(self.check)
             self._event("protection", enabled=unit.enabled)
 
     # What requests touched.

@@ -3,8 +3,8 @@
 Theory of operation. VERSION comes first and once; every other command before it is refused. Each
 command is answered before the next is looked at, so a register access never overtakes another. A
 malformed command is answered with an errno and changes nothing; only a stream that cannot be
-followed any more closes the connection. What the server itself asks (``dma_queue``) goes out behind
-the reply of the command that caused it, for QEMU holds its lock until that reply is there.
+followed any more closes the connection. What the server itself asks (``dma_messages``) goes out
+behind the reply of the command that caused it, for QEMU holds its lock until that reply is there.
 
 Whoever does the I/O hands in one message at a time, sends ``outbox`` before the next, calls
 ``tick`` when ``next_deadline`` is reached or ``ready`` is set, and ``close`` at the end.
@@ -26,13 +26,13 @@ from .client_memory import View
 from .closing import close_all
 from .dirty import DmaLog
 from .dma_map import DmaMap
-from .dma_queue import CHUNK, DmaQueue
+from .dma_messages import CHUNK, Answered, DmaMessages
 from .errors import RemoteProtocolError
 from .features import Features
 from .framing import Message
 from .interrupts import Interrupts
 from .messages import HEADER_SIZE, Command, Flags, Header
-from .model import DeviceModel, Dma, Place, Window
+from .model import Ask, DeviceModel, Place, Window
 from .negotiation import Limits, negotiate
 from .turn import Turn
 
@@ -78,7 +78,7 @@ class Connection:
         self._reply_descriptors: tuple[int, ...] = ()
         self.dma_map = DmaMap()
         self._log = DmaLog()
-        self._dma = DmaQueue(self.dma_map, self._log.wrote, self._asked.append, clock)
+        self._dma = DmaMessages(self._asked.append, clock)
         self._interrupts = Interrupts(model)
         self._features = Features(model.migration, self._log)
         self._handlers: dict[int, Callable[[Message], bytes]] = {
@@ -128,13 +128,14 @@ class Connection:
         """See ``model.Client.ranges``."""
         return self.dma_map.ranges()
 
-    def start_dma(self, dma: Dma) -> None:
-        """See ``model.Client.start_dma``."""
-        self._dma.start(dma)
+    @property
+    def message_max(self) -> int:
+        """See ``model.Client.message_max``."""
+        return self._dma.max_transfer
 
-    def cancel_dma(self) -> None:
-        """See ``model.Client.cancel_dma``."""
-        self._dma.cancel()
+    def ask(self, ask: Ask, answered: Answered) -> None:
+        """See ``model.Client.ask``."""
+        self._dma.ask(ask, answered)
 
     def trigger(self, index: int, subindex: int) -> bool:
         """See ``model.Client.trigger``."""
@@ -154,7 +155,8 @@ class Connection:
         """
         header = message.header
         try:
-            self._dma.new_turn()
+            if self._model.dma_ready:  # what an earlier turn left
+                self._model.go_on()
             if header.flags & _TYPE_MASK == _IS_REPLY:
                 self._dma.reply(message)
             else:
@@ -213,12 +215,12 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Return whether nothing is to be done before the next message: ``tick`` does nothing."""
-        return self._dma.idle
+        return self._dma.idle and not self._model.dma_ready
 
     @property
     def ready(self) -> bool:
         """Return whether ``tick`` has something to do at once."""
-        return self._dma.ready
+        return self._model.dma_ready
 
     def next_deadline(self) -> float | None:
         """Return when ``tick`` must be called, by the clock; None when a message comes first."""
@@ -226,7 +228,8 @@ class Connection:
 
     def tick(self) -> None:
         """Do what time brings. RemoteProtocolError (fatal) for a client that never answers."""
-        self._dma.new_turn()
+        if self._model.dma_ready:
+            self._model.go_on()
         self._dma.expire()
         self._send_asked()
 

@@ -8,9 +8,8 @@ VfioUserError
     │   ├── NoDescriptor mapped, but only the client can reach it
     │   └── WriteOnly    mapped, but not for a device that reads
     ├── ReadOnly
-    ├── ClientFault      the client was asked by message, and refused or was silent
-    │   └── ClientGone   it disconnected
-    └── Withdrawn        the device may no longer do DMA
+    └── ClientFault      the client was asked by message, and refused or was silent
+        └── ClientGone   it disconnected
 """
 
 from __future__ import annotations
@@ -85,10 +84,3 @@ class ClientGone(ClientFault):
 
     def __init__(self, address: int) -> None:
         super().__init__(address, "the client is gone")
-
-
-class Withdrawn(MemoryFault):
-    """Bus mastering was turned off between two pieces of a DMA by messages."""
-
-    def __init__(self, address: int) -> None:
-        super().__init__(address, "the device may no longer do DMA")

@@ -31,25 +31,15 @@ class Place:
     holds: Callable[[int], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Dma:
-    """One DMA that may need the client's help; see ``Client.start_dma``.
+class Ask(NamedTuple):
+    """One DMA_READ or DMA_WRITE. Bus address; 1 to ``Client.message_max`` bytes.
 
-    ``data`` are the bytes to write, or None to read ``length`` bytes. ``on_done`` gets the bytes
-    read (of a write: none), or what went wrong. ``by_message`` asks the client by DMA_READ or
-    DMA_WRITE, whatever its map says: for an address that is not mapped, QEMU then raises the
-    fault of its IOMMU in the guest. ``allowed`` is asked before each piece: bus mastering can end
-    while a DMA is under way. ``through``, where it is given, moves the bytes that need no message,
-    in place of a copy: it takes their places, returns what was read, and may raise MemoryFault.
+    ``data`` are the bytes to write, or None to read.
     """
 
     address: int
     length: int
-    data: bytes | None
-    on_done: Callable[[bytes | MemoryFault], None]
-    by_message: bool = False
-    allowed: Callable[[], bool] = lambda: True
-    through: Callable[[Sequence[Place]], bytes] | None = None
+    data: bytes | memoryview | None
 
 
 class Window(NamedTuple):
@@ -89,15 +79,17 @@ class Client(Protocol):
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Yield the mapped bus addresses, in order: (address, bytes)."""
 
-    def start_dma(self, dma: Dma) -> None:
-        """Do a DMA that may need messages; DMAs started so are done in the order they came.
+    @property
+    def message_max(self) -> int:
+        """Return how many bytes one message may carry."""
 
-        What needs no message is done at once, unless one before it is under way. ``on_done`` is
-        called once, from the server's thread, and never after ``cancel_dma``.
+    def ask(self, ask: Ask, answered: Callable[[bytes | MemoryFault], None]) -> None:
+        """Send a message; whatever the map says, the client judges it.
+
+        ``answered`` is called once, when the reply came or is late, from the server's thread and
+        never before this returns: with the bytes read (of a write: none), or ClientFault. It is
+        not called when the client goes. LocalProtocolError while another answer is awaited.
         """
-
-    def cancel_dma(self) -> None:
-        """Forget every DMA that was started; none of them moves anything from now on."""
 
     def trigger(self, index: int, subindex: int) -> bool:
         """Signal the eventfd of interrupt ``subindex`` of VFIO's IRQ ``index``, if one is set.
@@ -148,7 +140,7 @@ class DeviceModel(Protocol):
         """Take note of a client that finished negotiation."""
 
     def detach(self) -> None:
-        """Forget the client: every view of its memory is invalid."""
+        """Forget the client: every view of its memory is invalid, and it answers nothing more."""
 
     def unmapped(self, address: int, length: int) -> None:
         """Take note that the client took back bus addresses; views of them are invalid."""
@@ -172,4 +164,11 @@ class DeviceModel(Protocol):
         """
 
     def device_reset(self) -> None:
-        """Reset the function; ``cancel_dma`` is a part of that, as it is of any other reset."""
+        """Reset the function, which forgets its DMAs, as any other reset does."""
+
+    @property
+    def dma_ready(self) -> bool:
+        """Return whether a DMA waits for nothing but ``go_on``."""
+
+    def go_on(self) -> None:
+        """Do DMAs that were started, as many as one turn may."""

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from device.endpoints.base import Endpoint
 from device.layout import DmaCtl, Ext, Reg
 from device.pci.msix import ENABLE, MsiX
-from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped, Withdrawn
-from device.vfio_user.model import Dma, Place, Window
+from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
+from device.vfio_user.model import Ask, Place, Window
 
 BASE, SIZE = 0x10_0000, 0x4_0000
 READ_ONLY_BASE = 0x20_0000
 
 
-class WholeMemory:
-    """What a client whose memory is all mapped makes of a DMA that may need its help."""
+class Answers:
+    """A client that is asked by messages, and answers when the test says so, as a real one does."""
+
+    message_max = 1 << 16
+
+    def __init__(self) -> None:
+        self.messages: list[Ask] = []
+        self._answered: Callable[[bytes | MemoryFault], None] | None = None
+
+    def ask(self, ask: Ask, answered: Callable[[bytes | MemoryFault], None]) -> None:
+        assert self._answered is None, "one message at a time"
+        self.messages.append(ask)
+        self._answered = answered
+
+    def answer(self, answer: bytes | MemoryFault = b"") -> Ask:
+        """Answer the message that is owed, and return it."""
+        assert self._answered is not None, "nothing is owed"
+        answered, self._answered = self._answered, None
+        ask = self.messages.pop()
+        answered(answer)
+        return ask
+
+
+class WholeMemory(Answers):
+    """A client whose memory is all mapped."""
 
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         raise NotImplementedError
@@ -31,37 +54,12 @@ class WholeMemory:
     def ranges(self) -> Iterator[tuple[int, int]]:
         return iter(())
 
-    def start_dma(self, dma: Dma) -> None:
-        if not dma.allowed():
-            dma.on_done(Withdrawn(dma.address))
-            return
-        try:
-            views = self.memory(dma.address, dma.length, write=dma.data is not None)
-            if dma.through is not None:
-                places = self.places(dma.address, dma.length, write=dma.data is not None)
-                done = dma.through(places)
-        except MemoryFault as fault:
-            dma.on_done(fault)
-            return
-        if dma.through is not None:
-            dma.on_done(done)
-            return
-        if dma.data is None:
-            dma.on_done(b"".join(views))
-            return
-        rest = dma.data
-        for view in views:
-            view[:], rest = rest[: len(view)], rest[len(view) :]
-        dma.on_done(b"")
-
-    def cancel_dma(self) -> None:
-        pass
-
 
 class FakeClient(WholeMemory):
     """256 KiB of memory at BASE, a read-only page at READ_ONLY_BASE, and a list of interrupts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.ram = bytearray(SIZE)
         self.rom = bytearray(b"rom!" * 1024)
         self.interrupts: list[tuple[int, int]] = []

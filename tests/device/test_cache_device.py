@@ -147,10 +147,12 @@ def test_an_asynchronous_dma_passes_the_model(clean: CacheBoard) -> None:
     bus.read_async(DATA, LINE, seen.append, NO_SNOOP)
     bus.read_async(DATA, LINE, seen.append)
     bus.write_async(DATA + PAGE, NEW, seen.append, NO_SNOOP)
+    clean.exerciser.go_on()
     assert seen == [OLD, NEW, b""]
     assert clean.load(DATA + PAGE, LINE) == OLD
     bus.read_async(STAGING, LINE, seen.append, NO_SNOOP)
     bus.read_async(DATA, LINE, seen.append, NO_SNOOP, by_message=True)
+    clean.exerciser.go_on()
     reasons = [each.reason for each in seen[3:] if isinstance(each, DmaRefused)]
     assert reasons == [DmaReason.CACHE_UNTRACKED] * 2
 

@@ -31,7 +31,6 @@ from device.switch import FaultSwitch
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, Unmapped
 from device.vfio_user.messages import Irq
-from device.vfio_user.model import Dma
 from host_harness import faults as harness
 from tests.device.fakes import BASE, FakeClient, dma, read32, record, start, write32
 from tests.device.tables import PAT_4K, PAT_LARGE, TABLE, Tables
@@ -255,15 +254,13 @@ def test_ring_refusal_lost() -> None:
 def test_message_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, asked in ((None, 1), ("message-not-sent", 0)):
         device, client = made(name)
-        waiting: list[Dma] = []
 
         def memory(address: int, _length: int, *, write: bool) -> list[memoryview]:  # noqa: ARG001
             raise NoDescriptor(address)
 
         monkeypatch.setattr(client, "memory", memory)
-        monkeypatch.setattr(client, "start_dma", waiting.append)
         found = dma(device, BASE, 8, write=False)
-        assert len(waiting) == asked
+        assert len(client.messages) == asked
         assert device.hold.in_flight == bool(asked)
         assert (found["valid"], found["moved"]) == ((0, 0) if asked else (1, 8))
 

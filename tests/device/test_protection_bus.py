@@ -27,8 +27,7 @@ from device.layout import (
 )
 from device.platform.platform import Platform
 from device.trace import Trace
-from device.vfio_user.errors import Withdrawn
-from device.vfio_user.model import Dma
+from device.vfio_user.errors import NoDescriptor
 from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, start, write32
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
@@ -188,6 +187,7 @@ def test_dma_that_may_need_messages_is_judged_as_well(
             board.exerciser.bus.write_async(BASE, bytes(length), outcomes.append)
         else:
             board.exerciser.bus.read_async(BASE, length, outcomes.append)
+        board.exerciser.go_on()
 
     run(65)
     assert client.ram == before
@@ -198,25 +198,172 @@ def test_dma_that_may_need_messages_is_judged_as_well(
     assert moved == (b"" if write else before[:64])
 
 
-def test_dma_under_way_is_judged_again(
-    board: Board, client: FakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What waits for the client asks before each piece."""
-    started: list[Dma] = []
-    monkeypatch.setattr(client, "start_dma", started.append)
+class Bare(FakeClient):
+    """Memory at BASE that it alone reaches; a message carries half of what is asked for here."""
+
+    message_max = 32
+
+    def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+        super().memory(address, length, write=write)
+        raise NoDescriptor(address)
+
+
+@pytest.fixture
+def bare() -> tuple[Board, Bare, int]:
+    """A board before such a client, and a grant of all 64 bytes."""
+    client = Bare()
+    board = Board(client)
     board.enable()
-    identity = board.grant(BASE, 64, OUT)
-    outcomes: list[bytes | DmaRefused] = []
-    board.exerciser.bus.read_async(BASE, 64, outcomes.append)
-    (under_way,) = started
-    assert under_way.allowed()
-    board.command(ProtectionCommand.WITHDRAW, id=identity)
-    assert not under_way.allowed()
-    under_way.on_done(Withdrawn(BASE))
+    return board, client, board.grant(BASE, 64, IN_OUT)
+
+
+Outcomes = list[bytes | DmaRefused]
+
+
+def started(board: Board, *, write: bool, by_message: bool = False) -> Outcomes:
+    """Start a DMA of 64 bytes, and let the queue go on."""
+    outcomes: Outcomes = []
+    bus = board.exerciser.bus
+    if write:
+        bus.write_async(BASE, bytes(range(64)), outcomes.append, by_message=by_message)
+    else:
+        bus.read_async(BASE, 64, outcomes.append, by_message=by_message)
+    board.exerciser.go_on()
+    return outcomes
+
+
+@pytest.mark.parametrize("by_message", [False, True])
+@pytest.mark.parametrize("write", [False, True])
+def test_dma_by_messages_with_its_grant(
+    bare: tuple[Board, Bare, int], write: bool, by_message: bool
+) -> None:
+    board, client, _ = bare
+    outcomes = started(board, write=write, by_message=by_message)
+    first = client.answer(b"" if write else b"a" * 32)
+    second = client.answer(b"" if write else b"b" * 32)
+    assert [(each.address, each.length) for each in (first, second)] == [
+        (BASE, 32),
+        (BASE + 32, 32),
+    ]
+    if write:
+        assert (first.data, second.data) == (bytes(range(32)), bytes(range(32, 64)))
+    assert outcomes == [b"" if write else b"a" * 32 + b"b" * 32]
+    assert board.faults == 0
+
+
+ENDS: list[tuple[Callable[[Board, int], object], DmaReason]] = [
+    (
+        lambda board, identity: board.command(ProtectionCommand.WITHDRAW, id=identity),
+        DmaReason.PROTECTION_OUTSIDE,
+    ),
+    (lambda board, _: board.exerciser.region_write(7, 4, b"\0\0"), DmaReason.BUS_MASTER_OFF),
+]
+
+
+class Patient(Exerciser):
+    """Leaves a DMA under way when bus mastering ends, as an endpoint of an author's does."""
+
+    def on_command(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("by_message", [False, True])
+@pytest.mark.parametrize("piece", [0, 1])
+@pytest.mark.parametrize(("end", "reason"), ENDS, ids=["withdrawn", "bus mastering off"])
+def test_what_is_read_by_messages_is_not_given_out_without_the_right(
+    bare: tuple[Board, Bare, int],
+    end: Callable[[Board, int], object],
+    reason: DmaReason,
+    piece: int,
+    by_message: bool,
+) -> None:
+    """The client has answered, the last piece even; the data are not taken."""
+    board, client, identity = bare
+    board.exerciser.__class__ = Patient
+    outcomes = started(board, write=False, by_message=by_message)
+    for _ in range(piece):
+        client.answer(bytes(32))
+    end(board, identity)
+    client.answer(bytes(32))
     (refusal,) = outcomes
     assert isinstance(refusal, DmaRefused)
-    assert refusal.reason is DmaReason.PROTECTION_OUTSIDE
-    assert board.faults == 1
+    assert (refusal.reason, refusal.address) == (reason, BASE + 32 * piece)
+    assert client.messages == [], "nothing more is asked for"
+
+
+@pytest.mark.parametrize("by_message", [False, True])
+@pytest.mark.parametrize(("end", "reason"), ENDS, ids=["withdrawn", "bus mastering off"])
+def test_what_is_written_by_messages_ends_with_the_right(
+    bare: tuple[Board, Bare, int],
+    tmp_path: Path,
+    end: Callable[[Board, int], object],
+    reason: DmaReason,
+    by_message: bool,
+) -> None:
+    """The piece that the client was asked to take cannot be called back: it is told as moved."""
+    board, client, identity = bare
+    trace = board.exerciser.bus.trace = Trace(tmp_path / "trace")
+    board.exerciser.__class__ = Patient
+    outcomes = started(board, write=True, by_message=by_message)
+    end(board, identity)
+    client.answer()
+    (refusal,) = outcomes
+    assert isinstance(refusal, DmaRefused)
+    assert (refusal.reason, refusal.address) == (reason, BASE + 32)
+    assert client.messages == []
+    trace.close()
+    (event,) = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    assert (event["reason"], event["moved"]) == (reason.name, 32)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["withdrawn", "bus mastering off"])
+def test_last_piece_that_was_written_is_the_end(
+    bare: tuple[Board, Bare, int], end: tuple[Callable[[Board, int], object], DmaReason]
+) -> None:
+    board, client, identity = bare
+    board.exerciser.__class__ = Patient
+    outcomes = started(board, write=True)
+    client.answer()
+    end[0](board, identity)
+    client.answer()
+    assert outcomes == [b""], "all of it was moved by the right that it had"
+
+
+def test_reset_drops_what_the_client_answers_later(bare: tuple[Board, Bare, int]) -> None:
+    board, client, _ = bare
+    outcomes = started(board, write=False)
+    board.exerciser.device_reset()
+    client.answer(bytes(32))
+    board.exerciser.go_on()
+    assert (outcomes, client.messages) == ([], [])
+
+
+def test_dma_behind_one_that_waits_is_judged_when_it_moves(client: FakeClient) -> None:
+    """Queued with its grant, withdrawn while it waits: it moves nothing."""
+
+    class Partly(FakeClient):
+        def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+            if address >= BASE + 4096:
+                raise NoDescriptor(address)
+            return super().memory(address, length, write=write)
+
+    client = Partly()
+    board = Board(client)
+    board.enable()
+    board.grant(BASE + 4096, 64, IN_OUT)
+    identity = board.grant(BASE, 64, IN_OUT)
+    outcomes: Outcomes = []
+    board.exerciser.bus.write_async(BASE + 4096, b"by message", outcomes.append)
+    board.exerciser.bus.write_async(BASE, b"mapped", outcomes.append)
+    board.exerciser.go_on()
+    assert outcomes == []
+    board.command(ProtectionCommand.WITHDRAW, id=identity)
+    client.answer()
+    first, second = outcomes
+    assert first == b""
+    assert isinstance(second, DmaRefused)
+    assert second.reason is DmaReason.PROTECTION_OUTSIDE
+    assert client.ram[:6] == bytes(6)
 
 
 def test_platform_itself_is_not_judged(board: Board) -> None:
@@ -229,6 +376,8 @@ def test_end_of_a_dma_may_start_another(board: Board) -> None:
     outcomes: list[bytes | DmaRefused] = []
     bus = board.exerciser.bus
     bus.read_async(BASE, 4, lambda _: bus.read_async(BASE + 4, 4, outcomes.append))
+    assert outcomes == []
+    board.exerciser.go_on()
     assert outcomes == [b"\x04\x05\x06\x07"]
 
 
@@ -299,6 +448,7 @@ def test_withdrawal_waits_for_a_dma_that_moves(
 
     monkeypatch.setattr(client, "memory", memory)
     move(board.exerciser.bus)
+    board.exerciser.go_on()
     withdrawal.join(10)
     assert statuses == [ProtectionStatus.OK]
     assert board.faults == 0

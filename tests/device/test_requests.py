@@ -18,8 +18,8 @@ from device.layout import DmaCtl, DmaDirection, DmaReason, Ext, Plat, RingDescri
 from device.layout import GrantDirection as Grant
 from device.pci.config import Identity
 from device.trace import Trace
-from device.vfio_user.errors import ClientFault, MemoryFault
-from device.vfio_user.model import Dma, Window
+from device.vfio_user.errors import ClientFault, NoDescriptor
+from device.vfio_user.model import Window
 from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, dma, read32, write32
 from tests.device.test_protection_bus import Board
 
@@ -147,16 +147,22 @@ def test_messages_before_the_one_at_fault_have_moved(
     tmp_path: Path, write: bool, moved: int
 ) -> None:
     class Messages(FakeClient):
-        def start_dma(self, dma: Dma) -> None:
-            fault: MemoryFault = ClientFault(dma.address + 4096, "an error")
-            dma.on_done(fault)
+        message_max = 4096
 
-    told = Told(Messages(), tmp_path / "trace")
+        def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+            super().memory(address, length, write=write)
+            raise NoDescriptor(address)
+
+    client = Messages()
+    told = Told(client, tmp_path / "trace")
     outcomes: list[Any] = []
     if write:
         told.own.bus.write_async(BASE, bytes(8192), outcomes.append)
     else:
         told.own.bus.read_async(BASE, 8192, outcomes.append)
+    told.own.go_on()
+    client.answer(b"" if write else bytes(4096))
+    client.answer(ClientFault(BASE + 4096, "an error"))
     assert isinstance(outcomes[0], DmaRefused)
     assert told.refusals() == [("CLIENT_ERROR", hex(BASE + 4096), moved)]
     told.trace.close()
@@ -219,6 +225,7 @@ def test_at_once_or_later_it_is_told_once(told: Told, write: bool) -> None:
             told.own.bus.write_async(address, bytes(8), outcomes.append)
         else:
             told.own.bus.read_async(address, 8, outcomes.append)
+    told.own.go_on()
     assert isinstance(outcomes.pop(), DmaRefused)
     seen = [(each["write"], each["moved"], each["reason"]) for each in told.all()]
     assert seen == [(write, 8, "NONE"), (write, 0, "UNMAPPED")]

@@ -161,6 +161,7 @@ def test_nothing_is_sent(worker: Worker, client: FakeClient, state: S) -> None:
         assert refusal.value.reason is DmaReason.BUS_MASTER_OFF
     worker.bus.write_async(BASE, b"late", outcomes.append)
     worker.bus.read_async(BASE, 4, outcomes.append, by_message=True)
+    worker.go_on()
     assert all(isinstance(each, DmaRefused) for each in outcomes)
     assert len(outcomes) == 2
     assert not worker.msix(0)

@@ -10,7 +10,6 @@ import pytest
 
 from device.endpoints.exerciser import Exerciser
 from device.endpoints.parts.capabilities import OptionalCapability
-from device.endpoints.referral import Referral
 from device.endpoints.requests import DmaRefused
 from device.faults import SOUND, Fault
 from device.layout import DmaReason, Ext, RingDescriptor, RingStatus
@@ -45,10 +44,10 @@ def overriding_all(kind: type) -> type:
     return type(f"Other{kind.__name__}", (kind,), own)
 
 
-@pytest.mark.parametrize("referral", [None, Referral()], ids=["alone", "behind an IOMMU"])
-def test_no_part_keeps_a_method_of_the_class_before(referral: Referral | None) -> None:
+@pytest.mark.parametrize("behind_iommu", [False, True])
+def test_no_part_keeps_a_method_of_the_class_before(behind_iommu: bool) -> None:
     exerciser, platform = Exerciser(Trace(), capabilities=[*OptionalCapability]), Platform(Trace())
-    exerciser.bus.referral = referral
+    exerciser.bus.behind_iommu = behind_iommu
     switch = FaultSwitch([exerciser], platform)
     other = Fault("all of it", overriding_all(Exerciser), overriding_all(Platform))
     for fault in (other, SOUND):

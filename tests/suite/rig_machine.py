@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,9 +25,9 @@ from device.faults import SOUND, Fault
 from device.platform.platform import Platform
 from device.profile import PLAIN, Profile
 from device.switch import FaultSwitch
-from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
+from device.vfio_user.errors import MemoryFault, NoDescriptor, ReadOnly, Unmapped
 from device.vfio_user.messages import Irq
-from device.vfio_user.model import Dma, Place
+from device.vfio_user.model import Ask, Place
 from host_harness.memory import CARVE_OUTS
 from tests.device.fakes import WholeMemory
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
@@ -77,12 +78,12 @@ class Machine(WholeMemory):
     host: type[RigHost] = RigHost
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.fd = os.memfd_create("ram")
         os.ftruncate(self.fd, RAM[-1][1])
         self._map = mmap.mmap(self.fd, RAM[-1][1])
         self.ram = memoryview(self._map)
         self.ram[RESET_VECTOR_IN_RAM:][:16] = RESET_VECTOR
-        self.asked: list[Dma] = []
         self.patience = 0
         self.tables = Tables()
         self.witnessed = False
@@ -130,25 +131,18 @@ class Machine(WholeMemory):
             raise ReadOnly(address) if write else NoDescriptor(address)
         raise Unmapped(address)
 
-    def start_dma(self, dma: Dma) -> None:
-        """Take a DMA in the ROM as QEMU does: it is done some time later."""
-        if ROM <= dma.address < ROM_END:
-            self.asked.append(dma)
-            self.patience = ROM_READS
-        else:
-            super().start_dma(dma)
+    def ask(self, ask: Ask, answered: Callable[[bytes | MemoryFault], None]) -> None:
+        """Take a message as QEMU does: it is answered some time later."""
+        super().ask(ask, answered)
+        self.patience = ROM_READS
 
-    def cancel_dma(self) -> None:
-        """Forget what was asked."""
-        self.asked.clear()
-
-    def answer(self) -> None:
+    def answer_in_time(self) -> None:
         """Answer what the device asked for, if it is time."""
         self.patience -= 1
-        if self.asked and self.patience <= 0:
-            dma = self.asked.pop(0)
+        if self.messages and self.patience <= 0:
+            (ask,) = self.messages
             rom = bytes(ROM_END - ROM - 16) + RESET_VECTOR
-            dma.on_done(rom[dma.address - ROM :][: dma.length])
+            self.answer(rom[ask.address - ROM :][: ask.length])
 
     def places(self, address: int, length: int, *, write: bool) -> list[Place]:
         """Give the devices RAM as one file."""
@@ -182,7 +176,7 @@ class Machine(WholeMemory):
 
         That comes about when something waits, not after a posted write.
         """
-        self.answer()
+        self.answer_in_time()
         if self.line.told:
             self.line.told, self.line.up = False, True
         # A handler that does not claim the interrupt gets it again at once: a storm.

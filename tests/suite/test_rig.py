@@ -62,7 +62,7 @@ class ReadsFirst(Exerciser):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         interconnect = self.bus.interconnect
         if transfer.writes_memory:
-            checks, interconnect._checks = interconnect._checks, []
+            checks, interconnect._checks = interconnect._checks, {}
             self.bus.read(transfer.address, transfer.length)
             interconnect._checks = checks
         super().transfer(transfer, done)

@@ -119,10 +119,12 @@ class IgnoresBusMastering(Exerciser):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         command = self.config.read(4, 1)
         self.config.write(4, bytes([command[0] | 4]))
-        try:
-            super().transfer(transfer, done)
-        finally:
+
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            done(direction, outcome)
             self.config.write(4, command)
+
+        super().transfer(transfer, moved)
 
 
 class ForgetsNothing(Exerciser):

@@ -13,7 +13,7 @@ import pytest
 
 from device.endpoints.exerciser import Exerciser
 from device.trace import Trace
-from device.vfio_user import dma_queue
+from device.vfio_user import dma_messages
 from device.vfio_user.model import DeviceModel
 from device.vfio_user.server import VfioUserServer
 from tests.vfio_user.client import RawClient
@@ -25,7 +25,7 @@ MEMORY_SIZE = 1 << 20
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of ours may answer late where the machine is busy."""
-    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(dma_messages, "REPLY_TIMEOUT_S", 600.0)
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ def pair() -> tuple[Window, Window]:
 def read(function: Window, address: int, length: int = 4) -> bytes | DmaRefused:
     outcomes: list[bytes | DmaRefused] = []
     function.bus.read_async(address, length, outcomes.append, Attributes(no_snoop=True))
+    assert outcomes == []
+    function.go_on()
     (outcome,) = outcomes
     return outcome
 
@@ -50,6 +52,8 @@ def read(function: Window, address: int, length: int = 4) -> bytes | DmaRefused:
 def write(function: Window, address: int, data: bytes) -> bytes | DmaRefused:
     outcomes: list[bytes | DmaRefused] = []
     function.bus.write_async(address, data, outcomes.append)
+    assert outcomes == []
+    function.go_on()
     (outcome,) = outcomes
     return outcome
 
@@ -106,9 +110,11 @@ def test_lists_are_refused_whole_and_recorded_once(pair: tuple[Window, Window]) 
     outcomes: list[list[bytes] | DmaRefused] = []
     function.bus.write_list_async([(BASE, b"one"), (BASE + 8, b"two")], outcomes.append)
     function.bus.read_list_async([(BASE + 8, 3), (BAR0 + 0x1000, 2), (BASE, 3)], outcomes.append)
+    function.go_on()
     assert outcomes == [[], [b"two", b"\0\0", b"one"]]
     assert len(function.bus.transactions) == 5
     function.bus.write_list_async([(BASE, b"new"), (0, b"x"), (BASE, b"more")], outcomes.append)
+    function.go_on()
     refusal = outcomes[-1]
     assert isinstance(refusal, DmaRefused)
     assert refusal.reason is DmaReason.UNMAPPED

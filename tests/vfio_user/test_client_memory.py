@@ -156,6 +156,7 @@ def test_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         os.ftruncate(rig.memory, 3 * PAGE)  # FIRST is of its third page, and the one behind
         outcomes: list[object] = []
         bus.read_async(FIRST + PAGE - 4, 8, outcomes.append)
+        rig.endpoint.go_on()
         (refusal,) = outcomes
         assert isinstance(refusal, DmaRefused)
         assert (refusal.reason, refusal.address) == (DmaReason.UNMAPPED, FIRST + PAGE)

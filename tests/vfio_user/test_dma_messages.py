@@ -7,15 +7,16 @@ import struct
 
 import pytest
 
+from device.endpoints import dma_queue
 from device.endpoints.requests import DmaRefused
 from device.layout import DmaReason
-from device.vfio_user import dma_queue
+from device.vfio_user import dma_messages
 from device.vfio_user.messages import Command, DmaAccess, Flags, Header
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.endpoint import BUFFER, Prober, Reg
 
 BASE, SIZE = 0x10000, 1 << 20
-CHUNK = dma_queue.CHUNK
+CHUNK = dma_messages.CHUNK
 PATTERN = bytes(range(256))
 
 
@@ -299,10 +300,10 @@ def test_the_same_reply_twice_closes(client: RawClient) -> None:
 def test_a_silent_client_is_not_waited_for(
     client: RawClient, prober: Prober, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(dma_messages, "REPLY_TIMEOUT_S", 1.0)
     start(client, 4)
     late, access, _ = client.receive_command(Command.DMA_READ)
-    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(dma_messages, "REPLY_TIMEOUT_S", 600.0)
     start(client, 4)  # waits behind it
     second, _, _ = client.receive_command(Command.DMA_READ)
     assert refusal(prober) is DmaReason.CLIENT_ERROR
@@ -316,10 +317,10 @@ def test_a_silent_client_is_not_waited_for(
 def test_a_client_that_never_answers_is_closed(
     client: RawClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dma_queue, "REPLY_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(dma_messages, "REPLY_TIMEOUT_S", 0.001)
 
     def ask_on() -> None:
-        for _ in range(10 * dma_queue.MAX_LATE):
+        for _ in range(10 * dma_messages.MAX_LATE):
             start(client, 4)
             client.receive_command(Command.DMA_READ)
 
@@ -362,17 +363,17 @@ def test_a_chain_of_dmas_neither_recurses_nor_keeps_the_client_waiting(
     client.write32(BUFFER, Reg.CHAIN, 0xFFFF_FFFF)
     start(client, 4)
     # Answered while the chain goes on, and the chain goes on between the answers.
-    while client.read32(BUFFER, Reg.CHAIN) > 0xFFFF_FFFF - 10 * dma_queue.MAX_TURN:
+    while client.read32(BUFFER, Reg.CHAIN) > 0xFFFF_FFFF - 10 * dma_queue.TURN_DMAS:
         assert busy(client)
     client.write32(BUFFER, Reg.CHAIN, 0)
     while busy(client):
         pass
     # And one that has an end comes to it.
-    client.write32(BUFFER, Reg.CHAIN, 10 * dma_queue.MAX_TURN)
+    client.write32(BUFFER, Reg.CHAIN, 10 * dma_queue.TURN_DMAS)
     start(client, 4)
     while busy(client):
         pass
-    assert prober.done == 10 * dma_queue.MAX_TURN + 1
+    assert prober.done == 10 * dma_queue.TURN_DMAS + 1
 
 
 def test_an_endless_chain_is_ended_by_a_reset(

@@ -1,9 +1,9 @@
 """The DMA of DMACTL that is in flight, and HOLD and STEP, by which software looks at it there.
 
 Theory of operation. Software, or the DMA's trigger itself, allows a number of bytes; what is
-allowed is moved at once in mapped memory, and when the client answers elsewhere. A DMA is in flight
-from its trigger until all of it was moved. Each move asks the bus anew, so a mapping that goes, or
-bus mastering that ends, ends the DMA.
+allowed is moved when the register access is done in mapped memory, and when the client answers
+elsewhere. A DMA is in flight from its trigger until all of it was moved. Each move asks the bus
+anew, so a mapping that goes, or bus mastering that ends, ends the DMA.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Hold:
         self._moving = self._seen = False
         if not held:
             self._allow(transfer.length)
-        if self.in_flight:
+
+    def settle(self) -> None:
+        """Take note that a register access is done: what is in flight now can be seen there."""
+        if self._transfer is not None and not self._seen:
             self._seen = True
             self._changed()
 

@@ -5,7 +5,7 @@ descriptors between the completion index and the doorbell's are copied once, bef
 them is acted on, and nothing looks at guest memory for them again. Their number is below the size,
 the size is latched and bounded, and so are the bytes of a doorbell.
 
-In mapped memory all of a doorbell's work is done within its write. Where the client must be asked,
+In mapped memory all of a doorbell's work is done when its write is. Where the client must be asked,
 it goes on afterwards, one transfer at a time: RING_STATUS reads BUSY until it is done, a doorbell
 that rings meanwhile is answered then, and a ring that is turned off stops at the end of a transfer.
 

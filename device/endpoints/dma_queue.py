@@ -1,0 +1,209 @@
+"""The DMAs of a function that were started and are not done.
+
+Theory of operation. DMAs are done in the order they were started, and end in that order. None ends
+before whoever started it has returned: the queue runs when a register access or a timer of the
+model's is done, and so before the access is answered; then when the client has answered; and what
+one turn leaves, when the next one comes. The DMA in front is begun; where it needs the client, the
+queue waits for the answer, while every other message is served. What is too much for the queue
+never enters it: its refusal is told in the next turn, before others that wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from inspect import GEN_RUNNING, getgeneratorstate
+
+from device.layout import DmaReason
+from device.vfio_user.errors import ClientGone, MemoryFault
+from device.vfio_user.model import Ask
+
+from .moves import Asking
+from .requests import Attributes, DmaRefused, Outcome, Segments
+
+_log = logging.getLogger(__name__)
+
+# Under way at a time.
+MAX_QUEUED = 256
+MAX_QUEUED_BYTES = 1 << 26
+# Within one turn, so that no access is answered late. What a doorbell of the ring does is less; the
+# DMA that reaches a bound is done whole.
+TURN_DMAS = 8192
+TURN_BYTES = 1 << 27
+
+
+@dataclass(slots=True, eq=False)
+class Started:
+    """One DMA of ``length`` bytes. ``on_done`` gets its outcome.
+
+    ``asking``, once it has begun and needs the client, is what it asks.
+    """
+
+    segments: Segments
+    attributes: Attributes
+    write: bool
+    by_message: bool
+    length: int
+    on_done: Callable[[Outcome], None]
+    asking: Asking | None = None
+    asked: Ask | None = None
+
+    @property
+    def address(self) -> int:
+        """Return the bus address of the first byte; 0 of a list of nothing."""
+        return self.segments[0][0] if self.segments else 0
+
+
+class DmaQueue:
+    """One function's queue.
+
+    ``begin`` does a DMA, or returns what it asks first; ``ask`` sends a message to the client.
+    ``uncaught`` gets a refusal that an ``on_done`` raised; what else it raises is a bug of the
+    model's, and logged as one.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[Started], Outcome | Asking],
+        ask: Callable[[Ask, Callable[[bytes | MemoryFault], None]], None],
+        uncaught: Callable[[DmaRefused], None],
+    ) -> None:
+        self._begin, self._ask, self._uncaught = begin, ask, uncaught
+        self._dmas: deque[Started] = deque()
+        self._bytes = 0
+        self._refused: deque[tuple[Started, DmaRefused]] = deque()
+        self._owed: Ask | None = None  # that the client has not answered, for whomever it was
+        self._answer: bytes | MemoryFault | None = None  # to the one in front
+        self._running = False
+        self.idle = True  # nothing is started: it is asked at every register access
+
+    def start(self, dma: Started) -> bool:
+        """Take a DMA; False when there is no room for it."""
+        if len(self._dmas) >= MAX_QUEUED or self._bytes + dma.length > MAX_QUEUED_BYTES:
+            return False
+        self._dmas.append(dma)
+        self._bytes += dma.length
+        self.idle = False
+        return True
+
+    def refuse(self, dma: Started, refusal: DmaRefused) -> None:
+        """End a DMA that was not taken, in the next turn."""
+        self._refused.append((dma, refusal))
+        self.idle = False
+
+    @property
+    def ready(self) -> bool:
+        """Return whether ``go_on`` has something to do."""
+        if self._refused:
+            return True
+        if not self._dmas:
+            return False
+        # Behind an answer that is owed, only a DMA that may need none can begin.
+        return self._owed is None or self._dmas[0].asking is None
+
+    def go_on(self) -> None:
+        """Do what one turn may. Nothing when it is called from within: an end runs no other."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            self._end_refused()
+            dmas, length = TURN_DMAS, TURN_BYTES
+            while self._dmas and dmas > 0 and length > 0:
+                dma = self._dmas[0]
+                if not self._advance(dma):
+                    break
+                dmas -= 1
+                length -= dma.length
+        finally:
+            self._running = False
+            self.idle = not (self._dmas or self._refused)
+
+    def finish(self) -> None:
+        """End what is under way: the client is gone, reaches nothing and answers nothing."""
+        self._owed = None
+        self._running = True
+        try:
+            self._end_refused()
+            for dma in [*self._dmas]:
+                if self._dmas and self._dmas[0] is dma:  # nobody has cancelled it meanwhile
+                    if dma.asked is not None:
+                        self._answer = ClientGone(dma.asked.address)
+                    self._advance(dma)
+        finally:
+            self._running = False
+            self.idle = not (self._dmas or self._refused)
+
+    def cancel(self) -> None:
+        """Forget every DMA: none moves anything, or ends. An answer that is owed is nobody's."""
+        dmas = [*self._dmas]
+        self._dmas.clear()
+        self._refused.clear()
+        self._bytes = 0
+        self.idle = True
+        self._answer = None
+        for dma in dmas:
+            if dma.asking is not None and getgeneratorstate(dma.asking) != GEN_RUNNING:
+                dma.asking.close()
+
+    def _end_refused(self) -> None:
+        """Tell the refusals that there are by now; those of DMAs that they start wait."""
+        for dma, refusal in [*self._refused]:
+            if self._refused:  # nobody has cancelled them meanwhile
+                self._refused.popleft()
+                self._end(dma, refusal)
+
+    def _advance(self, dma: Started) -> bool:
+        """Go on with the DMA in front; return False when it has to wait for the client."""
+        outcome: Outcome | None
+        try:
+            if dma.asking is not None:
+                outcome = self._step(dma, dma.asking)
+            elif isinstance(begun := self._begin(dma), (list, DmaRefused)):
+                outcome = begun
+            else:
+                dma.asking = begun
+                outcome = self._step(dma, begun)
+        except Exception:
+            _log.exception("the device model failed within a DMA")
+            outcome = DmaRefused(DmaReason.CLIENT_ERROR, dma.address)
+        if outcome is None:
+            return False
+        if self._dmas and self._dmas[0] is dma:  # nobody has cancelled it within
+            self._dmas.popleft()
+            self._bytes -= dma.length
+            self._end(dma, outcome)
+        return True
+
+    def _step(self, dma: Started, asking: Asking) -> Outcome | None:
+        """Ask what comes next; return the outcome when there is nothing more to ask."""
+        if self._owed is not None:
+            return None
+        answer, self._answer = self._answer, None
+        try:
+            ask = next(asking) if answer is None else asking.send(answer)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        self._owed = dma.asked = ask
+        self._ask(ask, partial(self._answered, ask))
+        return None
+
+    def _answered(self, ask: Ask, answer: bytes | MemoryFault) -> None:
+        if self._owed is not ask:
+            return  # of a client that is gone
+        self._owed = None
+        if self._dmas and self._dmas[0].asked is ask:
+            self._answer = answer
+        self.go_on()
+
+    def _end(self, dma: Started, outcome: Outcome) -> None:
+        try:
+            dma.on_done(outcome)
+        except DmaRefused as refusal:
+            self._uncaught(refusal)
+        except Exception:
+            _log.exception("the device model failed at the end of a DMA")
