@@ -279,7 +279,7 @@ class Endpoint:
         return self._intx_level or self._intx_under_way
 
     def on_reset(self) -> None:
-        """Take behaviour that is no register back to its reset state."""
+        """Take behaviour that is no register back to its reset state; registers are reset after."""
 
     def on_load(self) -> None:
         """Act on a state that was loaded; ValueError when it is none that the device can have.
