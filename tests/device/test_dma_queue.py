@@ -333,11 +333,13 @@ def test_client_that_goes_ends_all_in_order(chain: Chain, client: Partly) -> Non
     assert ends.pop(0) == "too much"
     assert [each.reason for each in ends] == [DmaReason.CLIENT_GONE] * 3
     assert [each.address for each in ends] == [FAR, BASE, 0]
-    client.answer(b"late")
     second = Partly()
     chain.attach(second)
-    chain.bus.read_async(FAR, 4, ends.append)
+    for address in (FAR, FAR + 8):
+        chain.bus.read_async(address, 4, ends.append)
     chain.go_on()
+    client.answer(b"late")
+    assert len(second.messages) == 1, "it is the new one that is owed an answer"
     second.answer(b"more")
     assert ends[3:] == [b"more"]
 

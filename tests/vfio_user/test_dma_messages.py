@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import struct
 
 import pytest
@@ -411,3 +412,41 @@ def test_the_client_cannot_ask_for_dma(client: RawClient, command: Command) -> N
     with pytest.raises(Refused) as refused:
         client.call(command, DmaAccess(BASE, 4).pack())
     assert refused.value.errno == errno.ENOTSUP
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_reset_between_pieces_asks_for_no_more(
+    client: RawClient, prober: Prober, write: bool
+) -> None:
+    start(client, CHUNK + 4, write=write)
+    command = Command.DMA_WRITE if write else Command.DMA_READ
+    header, access, _ = client.receive_command(command)
+    client.call(Command.DEVICE_RESET)
+    client.answer(header, access.pack() + (b"" if write else bytes(access.count)))
+    assert not busy(client)
+    assert prober.outcome is None
+    start(client, 4)
+    _, access, _ = client.receive_command(Command.DMA_READ)
+    assert access == DmaAccess(BASE, 4), "the next one, and nothing of the old one"
+
+
+def test_what_is_late_holds_no_data(
+    client: RawClient, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen may be late, each a DMA of as much as may be under way."""
+    client.dma_map(0x1000_0000, 1 << 28, None)
+    prober.address = 0x1000_0000
+    monkeypatch.setattr(dma_messages, "REPLY_TIMEOUT_S", 0.001)
+    for _ in range(dma_messages.MAX_LATE // 2):
+        start(client, 1 << 20, write=True)
+        client.receive_command(Command.DMA_WRITE)
+        while busy(client):
+            pass
+        assert refusal(prober) is DmaReason.CLIENT_ERROR
+    gc.collect()
+    held = [each for each in gc.get_objects() if isinstance(each, dma_messages._Asked)]
+    assert len(held) == dma_messages.MAX_LATE // 2
+    refers = [type(found) for each in held for found in gc.get_referents(each)]
+    assert bytes not in refers
+    assert bytearray not in refers
+    assert memoryview not in refers
