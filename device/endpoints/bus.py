@@ -44,7 +44,9 @@ class Bus(Moves):
 
     def __init__(self, function: Endpoint, uncaught: Callable[[DmaRefused], None]) -> None:
         super().__init__(function)
-        self.queue = DmaQueue(self._begin_started, self._ask, uncaught)
+        self.queue = DmaQueue(
+            self._begin_started, self._ask, uncaught, lambda: self.interconnect.caches is not None
+        )
         self._untold = 0
 
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:

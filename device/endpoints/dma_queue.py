@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import GEN_RUNNING, getgeneratorstate
 
-from device.layout import DmaReason
+from device.layout import RING_BYTES_CACHED_LEAST, RING_BYTES_CACHED_MAX, DmaReason
 from device.vfio_user.errors import ClientGone, MemoryFault
 from device.vfio_user.model import Ask
 
 from .moves import Asking
-from .requests import Attributes, DmaRefused, Outcome, Segments
+from .requests import Attributes, DmaRefused, Outcome, Segments, ranges_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ MAX_QUEUED_BYTES = 1 << 26
 # DMA that reaches a bound is done whole.
 TURN_DMAS = 8192
 TURN_BYTES = 1 << 27
+# The same behind a cache, where each segment counts as so many bytes at least: its cost is that of
+# its lines. A doorbell's descriptors and what they say fit.
+TURN_BYTES_CACHED = RING_BYTES_CACHED_MAX + (1 << 20)
+SEGMENT_BYTES_CACHED = RING_BYTES_CACHED_LEAST
 
 
 @dataclass(slots=True, eq=False)
@@ -56,13 +60,18 @@ class Started:
         """Return the bus address of the first byte; 0 of a list of nothing."""
         return self.segments[0][0] if self.segments else 0
 
+    def cached_length(self) -> int:
+        """Return the bytes that it counts as behind a cache."""
+        ranges = ranges_of(self.segments, write=self.write)
+        return sum([max(length, SEGMENT_BYTES_CACHED) for _, length in ranges])
+
 
 class DmaQueue:
     """One function's queue.
 
-    ``begin`` does a DMA, or returns what it asks first; ``ask`` sends a message to the client.
-    ``uncaught`` gets a refusal that an ``on_done`` raised; what else it raises is a bug of the
-    model's, and logged as one.
+    ``begin`` does a DMA, or returns what it asks first; ``ask`` sends a message to the client;
+    ``cached`` says whether caches are in the way. ``uncaught`` gets a refusal that an ``on_done``
+    raised; what else it raises is a bug of the model's, and logged as one.
     """
 
     def __init__(
@@ -70,8 +79,9 @@ class DmaQueue:
         begin: Callable[[Started], Outcome | Asking],
         ask: Callable[[Ask, Callable[[bytes | MemoryFault], None]], None],
         uncaught: Callable[[DmaRefused], None],
+        cached: Callable[[], bool],
     ) -> None:
-        self._begin, self._ask, self._uncaught = begin, ask, uncaught
+        self._begin, self._ask, self._uncaught, self._cached = begin, ask, uncaught, cached
         self._dmas: deque[Started] = deque()
         self._bytes = 0
         self._refused: deque[tuple[Started, DmaRefused]] = deque()
@@ -111,13 +121,14 @@ class DmaQueue:
         self._running = True
         try:
             self._end_refused()
-            dmas, length = TURN_DMAS, TURN_BYTES
+            cached = self._cached()
+            dmas, length = TURN_DMAS, TURN_BYTES_CACHED if cached else TURN_BYTES
             while self._dmas and dmas > 0 and length > 0:
                 dma = self._dmas[0]
                 if not self._advance(dma):
                     break
                 dmas -= 1
-                length -= dma.length
+                length -= dma.cached_length() if cached else dma.length
         finally:
             self._running = False
             self.idle = not (self._dmas or self._refused)

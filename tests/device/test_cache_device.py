@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from device.endpoints.dma_queue import SEGMENT_BYTES_CACHED, TURN_BYTES_CACHED
 from device.endpoints.requests import Attributes, DmaRefused
 from device.layout import (
     CACHE_REPORTS_MAX,
@@ -337,6 +338,31 @@ def test_a_doorbell_does_less_at_once_behind_a_cache(board: CacheBoard) -> None:
     assert ring(board.exerciser, 3000) == (RingStatus.OK, 3000)
     board.configure(CacheModelMode.OFF)
     assert ring(board.exerciser, 2999) == (RingStatus.OK, 2999)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_turn_of_started_dmas_does_less_behind_a_cache(board: CacheBoard, parts: int) -> None:
+    """Each segment counts as 16 KiB at least; the next turn goes on."""
+    bus, done = board.exerciser.bus, 0
+
+    def again(outcome: object = None) -> None:
+        nonlocal done
+        assert not isinstance(outcome, DmaRefused)
+        done += outcome is not None
+        if done < count:
+            bus.read_list_async([(STAGING, 4)] * parts, again)
+
+    turn = TURN_BYTES_CACHED // SEGMENT_BYTES_CACHED // parts
+    count = 2 * turn + 1
+    again()
+    for so_far in (turn, 2 * turn, count):
+        board.exerciser.go_on()
+        assert done == so_far
+    board.configure(CacheModelMode.OFF)
+    done = 0
+    again()
+    board.exerciser.go_on()
+    assert done == count
 
 
 def test_a_transfer_that_is_too_long_behind_a_cache(board: CacheBoard) -> None:
