@@ -77,6 +77,7 @@ def test_huge_page_is_one_segment(
     option: int,
 ) -> None:
     size = 2 * MIB
+    pools.wake()  # a huge page of an earlier test may rest yet
     memory = buffer(kIODirectionInOut | option, size, size, pool="hugetlb")
     address, length = memory.getPhysicalSegment()
     content = data.take(size)
