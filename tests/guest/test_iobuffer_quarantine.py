@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from iobuffer import IOBufferMemoryDescriptor, pools, resting_pins
 from iobuffer.carveout import CarveoutPool, PageLocks, Zone
 from iobuffer.errors import IOBadArgumentError, IONoMemoryError
+from iobuffer.heap import Heap
+from iobuffer.heap_pool import HeapPool
 from iobuffer.pool import PAGE, Extent
 from iobuffer.quarantine import RANGES_MAX, Quarantine, RestingRanges
 from iobuffer.ranges import RangeAllocator
+from iobuffer.vm import Mapping
 
 from tests.guest.memory_pool import MemoryPool, make
 
@@ -190,7 +193,7 @@ def test_an_arena_without_a_buffer_is_anybodys_and_what_rests_in_it_rests(tmp_pa
     assert error.value.largest == 0
     theirs.free(whole)
     mine = ours.allocate(PAGE, PAGE)
-    assert not any(theirs.allocate(PAGE, PAGE) == mine for _ in range(100))
+    assert not any(theirs.allocate(PAGE, PAGE) == mine for _ in range(40))
 
 
 def test_an_arena_that_somebody_had_meanwhile_is_looked_at_anew(tmp_path: Path) -> None:
@@ -332,32 +335,56 @@ def test_blocks_that_rest_are_bounded(main: MemoryPool) -> None:
     assert main.free_size() == main.size
 
 
-def test_an_empty_page_is_kept_beside_a_buffer(main: MemoryPool) -> None:
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[MemoryPool]:
+    """A pool whose arenas have 16 pages each."""
+    pool = MemoryPool(Zone("main", 0x0C00_0000, 64 * 16 * PAGE), tmp_path)
+    pools.use(HeapPool(pool))
+    yield pool
+    pools.use()
+    pool.close()
+    os.close(pool.fd)
+
+
+def heap_of(pool: MemoryPool) -> Heap:
+    found = pools.named(pool.name)
+    assert isinstance(found, HeapPool)
+    return found.heap
+
+
+def mapping_of(buffer: IOBufferMemoryDescriptor) -> Mapping:
+    backing = buffer._backing
+    assert backing is not None
+    assert backing.mapping is not None
+    return backing.mapping
+
+
+def test_an_empty_page_is_kept_beside_a_buffer(roomy: MemoryPool) -> None:
     """So it is not mapped for each small buffer that comes and goes; they rest as they did."""
     with make(5 * PAGE):
         pool = pools.named("main")
         before = pool.free_size()
         places = []
-        for _ in range(PAGE // 64):
-            with make(64) as small:
+        for _ in range(64):
+            with make(PAGE // 64) as small:
                 places.append(place(small))
             assert pool.free_size() == before
-        assert len(main.mapped) == 2
+        assert len(roomy.mapped) == 2
         assert len(set(places)) == len(places)
         assert len({each & -PAGE for each in places}) == 1
-        with make(64) as further, make(700) as other:
+        with make(PAGE // 64) as further, make(PAGE // 4) as other:
             assert place(further) & -PAGE != places[0] & -PAGE
             assert place(other) & -PAGE not in (places[0] & -PAGE, place(further) & -PAGE)
         assert pool.free_size() == before
-    assert main.free_size() == main.size
+    assert roomy.free_size() == roomy.size
 
 
 @pytest.mark.parametrize("sizes", [(64,), (64, 700, 1500)])
 def test_empty_pages_keep_no_memory_from_other_processes(
-    main: MemoryPool, sizes: tuple[int, ...]
+    roomy: MemoryPool, sizes: tuple[int, ...]
 ) -> None:
     """Nor does one keep another: only a buffer in the same arena does."""
-    heap = pools.named("main").heap  # type: ignore[attr-defined]
+    heap = heap_of(roomy)
     with make(5 * PAGE, pool="main"):
         for size in sizes:
             make(size, pool="main").release()
@@ -366,28 +393,28 @@ def test_empty_pages_keep_no_memory_from_other_processes(
     for size in sizes:
         make(size, pool="main").release()
     assert not heap._spares
-    assert list(CarveoutPool(main.zone, locks=main._path.parent)._locks.available()) == [
-        (0, main.size // PAGE)
+    assert list(CarveoutPool(roomy.zone, locks=roomy._path.parent)._locks.available()) == [
+        (0, roomy.size // PAGE)
     ]
 
 
-def test_empty_pages_are_given_back_when_the_pool_is_full(main: MemoryPool) -> None:
+def test_empty_pages_are_given_back_when_the_pool_is_full(roomy: MemoryPool) -> None:
     with ExitStack() as stack:
         stack.enter_context(make(PAGE, pool="main"))
         make(64, pool="main").release()
         make(700, pool="main").release()
-        for _ in range(main.size // PAGE - 1):
+        for _ in range(roomy.size // PAGE - 1):
             stack.enter_context(make(PAGE, pool="main"))
         with pytest.raises(IONoMemoryError):
             make(64, pool="main")
-    assert main.free_size() == main.size
+    assert roomy.free_size() == roomy.size
 
 
-def test_an_empty_page_that_is_looked_at_stays(main: MemoryPool) -> None:
-    heap = pools.named("main").heap  # type: ignore[attr-defined]
+def test_an_empty_page_that_is_looked_at_stays(roomy: MemoryPool) -> None:
+    heap = heap_of(roomy)
     with make(5 * PAGE, pool="main"):
         small = make(64, pool="main")
-        mapping = small._backing.mapping
+        mapping = mapping_of(small)
         small.release()
         view = mapping.export(0, 64)
         heap.wake()
@@ -397,8 +424,8 @@ def test_an_empty_page_that_is_looked_at_stays(main: MemoryPool) -> None:
         heap.wake()
         assert not heap._spares
         with make(64, pool="main") as again:
-            assert again._backing.mapping is not mapping
-    assert main.free_size() == main.size
+            assert mapping_of(again) is not mapping
+    assert roomy.free_size() == roomy.size
 
 
 def test_rest_is_over_when_it_is_said(main: MemoryPool) -> None:
