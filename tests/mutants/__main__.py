@@ -6,8 +6,9 @@ cosmic-ray makes the mutants; the seed draws a sample of them. Each is tried in 
 under build/mutants: first by the unit tests that reach its line, then by the guest's suite in one
 process, with ``--vm`` at last by a VM. ``--again`` tries just those that the last run did not kill,
 and takes its measurement for what has not changed since; what that run killed is counted as dead.
-The status is 1 when more survive than the
-goal allows, 2 when the tests do not run on the tree as it is.
+
+The status is 1 when more survive than the goal allows, 2 when the tests do not run on the tree as
+it is.
 """
 
 from __future__ import annotations

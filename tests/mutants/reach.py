@@ -54,7 +54,7 @@ class Reach:
         lines = self.lines.get(candidate.file, {})
         span = range(candidate.start[0], candidate.end[0] + 1)
         tests: set[str] = set()
-        if candidate.file not in self.newer:
+        if candidate.in_body and candidate.file not in self.newer:
             tests = tests.union(*(lines.get(line, ()) for line in span))
         tests = tests or tests.union(*lines.values())
         old = [test for test in tests if test.partition("::")[0] not in self.newer_tests]
