@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import reprlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,10 +83,17 @@ def _checked(
     return {each: check(each, value[each]) for each, check in known.items() if each in value}
 
 
+def _shown(value: object) -> str:
+    """Return a value for a log, which a client cannot fill by it: it may be long, or deep."""
+    return reprlib.repr(value)
+
+
 def _number(least: int) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise RemoteProtocolError(f"VERSION: {name} is {value!r}, not a number from {least} on")
+            raise RemoteProtocolError(
+                f"VERSION: {name} is {_shown(value)}, not a number from {least} on"
+            )
         return value
 
     return check
@@ -93,7 +101,7 @@ def _number(least: int) -> Callable[[str, object], int]:
 
 def _flag(name: str, value: object) -> int:
     if not isinstance(value, bool):
-        raise RemoteProtocolError(f"VERSION: {name} is {value!r}, neither true nor false")
+        raise RemoteProtocolError(f"VERSION: {name} is {_shown(value)}, neither true nor false")
     return value
 
 
@@ -108,7 +116,7 @@ def _page_sizes(name: str, value: object) -> int:
 def _page_size(name: str, value: object) -> int:
     size = _page_sizes(name, value)
     if size & (size - 1):
-        raise RemoteProtocolError(f"VERSION: {name} is {size}, which is no power of two")
+        raise RemoteProtocolError(f"VERSION: {name} is {_shown(size)}, which is no power of two")
     return size
 
 

@@ -170,3 +170,19 @@ def test_reply_before_version_is_never_answered(server: Path) -> None:
             client.receive()
     with RawClient(server) as following:
         assert following.call(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b'"' + b"long" * 100_000 + b'"', b"[" * 900 + b"]" * 900, b"1" * 4000],
+    ids=["long", "deep", "large"],
+)
+@pytest.mark.parametrize("name", [b"write_multiple", b"migration"])
+def test_wrong_value_is_logged_in_short(
+    server: Path, caplog: pytest.LogCaptureFixture, name: bytes, value: bytes
+) -> None:
+    wrong = value if name == b"write_multiple" else b'{"pgsize":' + value + b"}"
+    with RawClient(server, negotiate=False) as client, pytest.raises(Refused) as refusal:
+        client.version(b'{"capabilities":{"' + name + b'":' + wrong + b"}}\0")
+    assert refusal.value.errno == errno.EINVAL
+    assert 0 < len(caplog.text) < 1000
