@@ -126,13 +126,20 @@ def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def check_side_effects(function: Endpoint, files: Mapping[int, RegisterFile]) -> None:
-    """Raise ValueError for a side effect that would never be called, or that two registers call."""
+    """Raise ValueError for a side effect that cannot be called, or that two registers call."""
     name = type(function).__name__
     for method in dir(type(function)):
         kind, _, register = method.partition("_")
         if kind not in ("read", "write"):
             continue
         having = [index for index, file in files.items() if register in file.names]
+        if not callable(getattr(type(function), method)):
+            if having:
+                raise ValueError(
+                    f"{name}.{method} has the name of a side effect and is no method; name it "
+                    "otherwise"
+                )
+            continue
         if not having:
             raise ValueError(
                 f"{name}.{method}: no register of that name; declare it, or name the method "

@@ -56,6 +56,11 @@ RIGHT: dict[str, dict[str, Any]] = {
         "vectors": 4,
         "msix": MsixBars(1, 1, 64),
     },
+    "table and bits at one offset of two BARs": {
+        "bars": {1: MEMORY, 2: MEMORY},
+        "vectors": 4,
+        "msix": MsixBars(1, 2, 0),
+    },
     "bits before the table": {"bars": {1: MEMORY}, "vectors": 4, "msix": MsixBars(1, 1, 0, 8)},
     "bits that end with their BAR": {
         "bars": {1: MEMORY},
@@ -76,6 +81,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         "write_first": nothing,
         "write_second": nothing,
     },
+    "values that are named as side effects are": {"read_retries": 3, "write_back": True},
     "all vectors": {"vectors": 2048},
     "all messages": {"messages": 32},
 }
@@ -162,6 +168,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "side effect of no register": (
         {"bars": of(FIRST), "read_all": nothing},
         r"Mine.read_all: no register of that name; declare it, or name the method otherwise",
+    ),
+    "side effect that is no method": (
+        {"bars": of(FIRST), "read_first": 3},
+        r"Mine.read_first has the name of a side effect and is no method; name it otherwise",
     ),
     "side effect of two registers": (
         {
