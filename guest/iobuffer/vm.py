@@ -232,13 +232,16 @@ def after_fork_in_child() -> None:
     """
     parents = dict(_live)
     _live.clear()
+    taken = []
     for address, length in parents.items():
         try:
             _map(address, length, PROT_NONE, _PRIVATE | _MAP_FIXED_NOREPLACE, -1, 0)
         except OSError as error:
-            warnings.warn(
-                f"a forked child: {length} bytes at {address:#x}, where a buffer of the parent "
-                f"was, are not held free: {error}; use no view of that buffer here",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            taken.append((address, length, error))
+    for address, length, cause in taken:  # when all is done: a warning may be made an error
+        warnings.warn(
+            f"a forked child: {length} bytes at {address:#x}, where a buffer of the parent was, "
+            f"are not held free: {cause}; use no view of that buffer here",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -105,6 +105,25 @@ def test_a_child_is_told_where_an_address_is_not_free() -> None:
     mapping.close()
 
 
+def test_a_warning_that_is_made_an_error_leaves_no_address_free() -> None:
+    mappings = [Mapping(-1, PAGE) for _ in range(3)]
+    addresses = [each.address for each in mappings]
+
+    def raised() -> str:
+        for address in addresses:
+            vm._live[address] = PAGE
+        vm._munmap(addresses[-1], PAGE)  # of what the handler has put there before
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(RuntimeWarning, match=f"at {addresses[0]:#x}"):
+                vm.after_fork_in_child()
+        return protection_at(addresses[-1])
+
+    assert told_by_a_child(raised) == "---p"
+    for each in mappings:
+        each.close()
+
+
 def test_nothing_is_mapped_elsewhere_than_where_it_must_be() -> None:
     reservation = Reservation(4 * PAGE)
     free = reservation.address
