@@ -17,7 +17,10 @@ from device.endpoints.requester import HISTORY
 from device.endpoints.requests import Attributes, DmaRefused, Transaction
 from device.layout import DmaReason, Ext
 from device.pci.config import Identity
+from device.pci.msi import Msi
+from device.pci.msix import MsiX
 from device.trace import Trace
+from device.vfio_user.messages import Irq
 from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, dma, read32, write32
 
 
@@ -130,6 +133,24 @@ def test_msi_needs_its_enable(small: Small, client: FakeClient) -> None:
     assert client.interrupts == [(1, 0), (1, 3)], "INTx is not used while MSI is"
     small.region_write(7, 4, b"\0\0")
     assert not small.msi(0), "a message is a write to memory"
+
+
+def test_pending_bits_are_of_msix_alone(small: Small, client: FakeClient) -> None:
+    msi, msix = small.config.start_of(Msi), small.config.start_of(MsiX)
+    assert msi is not None
+    assert msix is not None
+    small.region_write(7, msi + 2, b"\x21\x00")
+    client.masked |= {(Irq.MSI, 0), (Irq.MSIX, 2)}
+    assert not small.msi(0)
+    assert small.region_read(5, 48, 8) == bytes(8)
+    small.region_write(7, msix + 2, b"\x00\x80")
+    assert not small.msix(2)
+    assert small.region_read(5, 48, 8) == b"\x04" + bytes(7)
+    client.masked.clear()
+    small.message_unmasked(Irq.MSI, 0)
+    small.message_unmasked(Irq.MSIX, 2)
+    assert client.interrupts == [(Irq.MSI, 0), (Irq.MSIX, 2)]
+    assert small.region_read(5, 48, 8) == bytes(8)
 
 
 def test_lists_move_all_or_nothing(small: Small, client: FakeClient) -> None:

@@ -307,6 +307,20 @@ def test_refusals_that_wait_to_be_told_are_bounded(plain: Plain, client: Asked) 
         assert told(plain, client) == pages[:UNTOLD_MAX]
 
 
+def test_refusals_that_a_reset_forgets_make_room(plain: Plain, client: Asked) -> None:
+    pages = [END + number * PAGE for number in range(UNTOLD_MAX)]
+    for _ in range(2):
+        for page in pages:
+            with pytest.raises(DmaRefused):
+                plain.bus.read(page, 4)
+        plain.bus.cancel()
+        assert told(plain, client) == []
+    for page in pages:
+        with pytest.raises(DmaRefused):
+            plain.bus.read(page, 4)
+    assert told(plain, client) == pages
+
+
 def test_each_is_told_before_the_next_dma(plain: Plain, client: Asked) -> None:
     """What was started behind a refusal is done when the client's IOMMU has it."""
     ends: Ends = []

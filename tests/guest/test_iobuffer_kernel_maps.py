@@ -18,6 +18,9 @@ from iobuffer import (
     kernel,
     kernel_task,
     kIODirectionInOut,
+    kIOMapAnywhere,
+    kIOMapCopybackCache,
+    kIOMapWriteCombineCache,
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
     kIOMemoryPurgeable,
@@ -30,6 +33,8 @@ from iobuffer.pool import PAGE
 from tests.guest.memory_pool import MemoryPool, make
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable
+COPYBACK = int(kIOMapAnywhere | kIOMapCopybackCache)
+WRITE_COMBINE = int(kIOMapAnywhere | kIOMapWriteCombineCache)
 FIRST = 0xFFFF_C900_0000_0000
 
 
@@ -133,6 +138,15 @@ def test_a_mapping_of_an_ordinary_buffer_lasts_until_its_unmap(
             memory.release()
         mapped.unmap()
         assert not driver.open
+
+
+@pytest.mark.usefixtures("main")
+def test_the_kernel_maps_memory_in_its_own_mode_alone(driver: Driver) -> None:
+    with make(PAGE) as memory:
+        with pytest.raises(IOBusyError, match="COPYBACK, not WRITE_COMBINE"):
+            memory.createMappingInTask(kernel_task, 0, WRITE_COMBINE)
+        assert not driver.open
+        memory.createMappingInTask(kernel_task, 0, COPYBACK).unmap()
 
 
 @pytest.mark.usefixtures("pageable")

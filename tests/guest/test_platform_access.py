@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -16,10 +17,12 @@ import platform_command
 import pytest
 from iobuffer import (
     IOBufferMemoryDescriptor,
+    IOBusyError,
     IODeviceError,
     IODirection,
     IONotPermittedError,
     IOReturn,
+    IOReturnError,
     kIODirectionIn,
     kIODirectionOut,
     late,
@@ -27,9 +30,10 @@ from iobuffer import (
     protection,
 )
 from iobuffer.mistakes import IOMistakeWarning
+from layout import ProtectionStatus
 from platform_access import PlatformAccess, PlatformEvidence
 from platform_command import CommandInProgress, CommandLock
-from protection_unit import ProtectionUnit, process_owner
+from protection_unit import GrantsExhausted, ProtectionUnit, process_owner
 
 from device.platform.platform import Platform
 from device.trace import Trace
@@ -141,6 +145,37 @@ def test_complete_and_set_direction_say_so_as_well(unit: ProtectionUnit) -> None
 
 
 @pytest.mark.usefixtures("access")
+def test_a_direction_that_is_not_granted_leaves_the_old_one(
+    unit: ProtectionUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, grant = make(4096, options=kIODirectionIn), unit.grant
+
+    def none_left_for_out(address: int, length: int, direction: int, owner: int) -> int:
+        if direction == IODirection.kIODirectionOut:
+            raise GrantsExhausted(ProtectionStatus.FULL, "the unit is full")
+        return grant(address, length, direction, owner)
+
+    monkeypatch.setattr(unit, "grant", none_left_for_out)
+    with pytest.raises(IOReturnError, match="full") as error:
+        memory.setDirection(kIODirectionOut)
+    assert error.value.code is IOReturn.kIOReturnNoResources
+    assert memory.getDirection() is IN
+    assert (unit.grant_count, memory.prepared) == (1, 1)
+    memory.release()
+    assert unit.grant_count == 0
+
+
+def test_a_grant_that_was_taken_back_is_counted_no_more(
+    unit: ProtectionUnit, access: PlatformAccess
+) -> None:
+    unit.grant(0x9000, 4096, int(IN), 1)
+    memory = make(4096, options=kIODirectionIn)
+    assert access.others == 1
+    memory.release()
+    assert access.others == 1, "by hand, and so it stands"
+
+
+@pytest.mark.usefixtures("access")
 def test_the_caller_gets_an_error_in_the_midst_of_a_command(
     unit: ProtectionUnit, lock: CommandLock
 ) -> None:
@@ -226,6 +261,41 @@ def test_a_child_leaves_its_parents_grants_alone(
     access.withdraw(granted)
     memory.release()
     assert unit.grant_count == 0
+
+
+@pytest.mark.usefixtures("main")
+def test_a_child_that_drops_a_buffer_is_not_blamed(recwarn: pytest.WarningsRecorder) -> None:
+    """The buffer was its parent's, and is the parent's to release."""
+    held = [make(4096)]
+
+    def child() -> None:
+        held.clear()
+        gc.collect()
+        assert not [each for each in recwarn if each.category is ResourceWarning]
+
+    assert in_a_child(child) == 0
+    held[0].release()
+
+
+def test_a_child_does_nothing_of_what_its_parent_left_for_later() -> None:
+    tries: list[int] = []
+    may: list[bool] = []
+
+    def call() -> None:
+        tries.append(1)
+        if not may:
+            raise IOBusyError("not yet")
+
+    def child() -> None:
+        may.append(True)
+        late.catch_up()
+        assert len(tries) == 1
+
+    late.close(call)
+    assert in_a_child(child) == 0
+    may.append(True)
+    late.catch_up()
+    assert len(tries) == 2
 
 
 def test_a_child_reclaims_by_its_own_count(unit: ProtectionUnit, access: PlatformAccess) -> None:

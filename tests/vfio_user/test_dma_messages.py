@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import struct
+import time
 
 import pytest
 
@@ -12,13 +13,16 @@ from device.endpoints import dma_queue
 from device.endpoints.requests import DmaRefused
 from device.layout import DmaReason
 from device.vfio_user import dma_messages
-from device.vfio_user.messages import Command, DmaAccess, Flags, Header
+from device.vfio_user.connection import Connection
+from device.vfio_user.framing import Message
+from device.vfio_user.messages import HEADER_SIZE, Command, DmaAccess, Flags, Header
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.endpoint import BUFFER, Prober, Reg
 
 BASE, SIZE = 0x10000, 1 << 20
 CHUNK = dma_messages.CHUNK
 PATTERN = bytes(range(256))
+PATIENCE_S = 60
 
 
 @pytest.fixture
@@ -375,6 +379,37 @@ def test_a_chain_of_dmas_neither_recurses_nor_keeps_the_client_waiting(
     while busy(client):
         pass
     assert prober.done == 10 * dma_queue.TURN_DMAS + 1
+
+
+def test_a_chain_that_is_longer_than_a_turn_goes_on_when_nobody_asks(
+    client: RawClient, prober: Prober, memory: int
+) -> None:
+    client.dma_map(0x80_0000, 4096, memory)
+    prober.address = 0x80_0000
+    client.write32(BUFFER, Reg.CHAIN, 3 * dma_queue.TURN_DMAS)
+    start(client, 4)
+    deadline = time.monotonic() + PATIENCE_S
+    while prober.done <= 3 * dma_queue.TURN_DMAS:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_chain_goes_on_between_messages_that_reach_no_register(prober: Prober) -> None:
+    """A client that sends one behind the other leaves the server no time of its own."""
+    connection = Connection(prober)
+
+    def call(command: Command, payload: bytes) -> None:
+        header = Header(0, command, HEADER_SIZE + len(payload), Flags.COMMAND, 0)
+        connection.handle(Message(header, payload))
+
+    call(Command.VERSION, bytes(4))
+    for register, value in (Reg.CHAIN, 0xFFFF_FFFF), (Reg.GO, 4):
+        payload = struct.pack("<QIII", register, BUFFER, 4, value)
+        call(Command.REGION_WRITE, payload)
+    for turn in range(1, 4):
+        assert prober.done == turn * dma_queue.TURN_DMAS
+        call(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
+    connection.close()
 
 
 def test_an_endless_chain_is_ended_by_a_reset(

@@ -121,8 +121,8 @@ def test_pending_message_ends_with_msix(
         master.region_write(7, MSIX_CONTROL, OFF)
     else:
         master.call(Command.DEVICE_RESET)
-        master.start()
     assert pending(master) == 0
+    master.start()
     master.region_write(7, MSIX_CONTROL, ON)
     assert count(eventfds[0]) == 0
 
@@ -208,6 +208,21 @@ def test_mask_and_unmask_by_bool(master: RawClient, eventfds: list[int]) -> None
     assert [count(each) for each in eventfds[:3]] == [0, 1, 0]
     master.set_irqs(BOOL | UNMASK, Irq.MSIX, 0, 3, b"\0\1\1")
     assert [count(each) for each in eventfds[:3]] == [0, 0, 1]
+
+
+def test_disable_forgets_the_masks_of_its_index_alone(
+    master: RawClient, eventfds: list[int]
+) -> None:
+    for index in (Irq.MSIX, Irq.ERR):
+        master.set_irqs(EVENTFD | TRIGGER, index, 0, 1, descriptors=eventfds[:1])
+    master.set_irqs(NONE | MASK, Irq.MSIX, 0, 1)
+    master.set_irqs(NONE | TRIGGER, Irq.ERR, 0, 0)
+    send_msi(master, 0)
+    assert count(eventfds[0]) == 0
+    master.set_irqs(NONE | TRIGGER, Irq.MSIX, 0, 0)
+    master.set_irqs(EVENTFD | TRIGGER, Irq.MSIX, 0, 1, descriptors=eventfds[:1])
+    send_msi(master, 0)
+    assert count(eventfds[0]) == 2, "the one that was pending, too"
 
 
 def test_disable(master: RawClient, eventfds: list[int]) -> None:

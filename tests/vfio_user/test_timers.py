@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from device.vfio_user.server import VfioUserServer
 from device.vfio_user.timers import Timer, Timers
 from tests.vfio_user.client import RawClient
 from tests.vfio_user.conftest import serving
@@ -37,6 +39,25 @@ def test_server_that_sleeps_is_woken(tmp_path: Path, prober: Prober, connected: 
             prober.timers.after(0, action)
             assert done.wait(PATIENCE_S)
     assert ran != [threading.get_ident()]
+
+
+def test_server_that_was_woken_sleeps_again(tmp_path: Path, prober: Prober) -> None:
+    """What woke it is taken away, or it would never wait again."""
+    served = VfioUserServer(tmp_path / "socket", prober)
+    served.listen()
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    time.sleep(ASLEEP_S)
+    prober.timers.after(3600, lambda: None)
+    waits = select.poll()
+    waits.register(served._woken, select.POLLIN)
+    deadline = time.monotonic() + PATIENCE_S
+    while waits.poll(0):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    served.close()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
 
 
 def test_a_timer_before_the_next_one_is_not_late(tmp_path: Path, prober: Prober) -> None:
