@@ -20,7 +20,7 @@ import os
 import struct
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -123,17 +123,21 @@ class PageLocks:
         except OSError as error:
             raise self._failed(error) from error
 
-    def available(self) -> Iterator[tuple[int, int]]:
-        """Yield runs (first, count) of pages that nobody else has locked; ours are among them."""
-        at = 0
-        while at < self._count:
+    def available(self, first: int = 0, count: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield runs (first, count) of pages that nobody else has locked; ours are among them.
+
+        Of all pages, or of ``count`` from ``first`` on.
+        """
+        at = first
+        last = self._count if count is None else first + count
+        while at < last:
             # The kernel names the first conflicting lock, not the lowest: look for the lowest.
-            end = self._count
+            end = last
             blocked = self._conflict(at, end - at)
             past = end
             while blocked is not None:
                 end, length = blocked
-                past = end + length if length else self._count
+                past = end + length if length else last
                 blocked = self._conflict(at, end - at) if end > at else None
             if end > at:
                 yield at, end - at
@@ -209,11 +213,14 @@ class CarveoutPool:
         self._pages = zone.size // PAGE
         self._locks = PageLocks(self._path, self._pages)
         self._held: set[int] = set()
+        self._parked: int | None = None  # of those held: empty, known, and any process's to lock
+        self._parked_by = placement.policy()  # who chose it
         self._ranges = RangeAllocator()  # over the arenas held, in bus addresses
         self._used: Counter[int] = Counter()  # bytes handed out of each arena
         self._resting = Quarantine(zone.size // 2)
         self._marks = PageLocks(locks / f"{zone.name}.rest.lock", self._pages)
         self._marked: set[int] = set()  # the starts of what rests that are locked there
+        self._unmarked: dict[int, int] = {}  # what rests and is not, as start -> size
         self._late: deque[Extent] = deque()  # claims that a finalizer may have given back
         self._pid = os.getpid()
         self._closed = False
@@ -235,6 +242,14 @@ class CarveoutPool:
 
     def allocate(self, length: int, alignment: int) -> Extent:
         """Take whole pages, from arenas held if possible, else from further ones."""
+        parked = self._unpark(length)
+        try:
+            return self._take(length, alignment)
+        finally:
+            if parked is not None and not self._used[parked]:
+                self._give_back(parked)
+
+    def _take(self, length: int, alignment: int) -> Extent:
         for heed in self._attempts(length, lambda: (size for _, size in self._candidates())):
             place = self._allocate(length, alignment, heed=heed)
             if place is not None:
@@ -263,6 +278,7 @@ class CarveoutPool:
 
         They come from the zone's end, where they cut up the fewest arenas.
         """
+        self._forget_parked()
         locks = PageLocks(self._path, self._pages)
         for heed in self._attempts(length, lambda: _bytes(locks.available())):
             # Another process can lock pages between the look and the lock: somebody makes progress.
@@ -312,11 +328,20 @@ class CarveoutPool:
     def free(self, extent: Extent) -> None:
         """Give back an extent, which rests then, and the arenas that are empty."""
         length = self._ranges.forget(extent.address)
-        self._wake(self._resting.add(extent.address, length))
+        self._rest(extent.address, length)
         for index, size in self._shares(extent.address, length):
             self._used[index] -= size
             if not self._used[index]:
                 self._give_back(index)
+
+    def held_anyway(self, extent: Extent, empty: Sequence[Extent]) -> bool:
+        """Whether more is handed out of each arena that an extent lies in."""
+        shares: Counter[int] = Counter()
+        for each in (extent, *empty):
+            for index, size in self._shares(each.address, each.length):
+                shares[index] += size
+        arenas = self._arenas(extent.address, extent.length)
+        return all(self._used[index] > shares[index] for index in arenas)
 
     def wake(self) -> None:
         """End the rest of all that was given back here."""
@@ -333,6 +358,7 @@ class CarveoutPool:
 
     def free_size(self) -> int:
         """Bytes free in the arenas held and in those that nobody holds, also if they rest."""
+        self._forget_parked()
         return sum(size for _, size in self._candidates())
 
     def held_by_others(self) -> str:
@@ -445,20 +471,53 @@ class CarveoutPool:
             self._ranges.add(start, size)
             for each in list(self._resting.within(start, size)):
                 self._ranges.exclude(*each)
-            for each in self._others_resting(start, size) if heed else ():
-                for part in self._ranges.exclude(*each):
-                    self._wake(self._resting.add(*part))
+            if heed:
+                self._heed_others(start, size)
         return True
 
+    def _heed_others(self, start: int, size: int) -> None:
+        """Let rest here, too, what rests in other processes of an arena held."""
+        for each in self._others_resting(start, size):
+            for part in self._ranges.exclude(*each):
+                self._rest(*part)
+
     def _give_back(self, index: int) -> None:
-        """Let go of an arena of which nothing is handed out; what rests in it is marked."""
+        """Let other processes have an arena of which nothing is handed out.
+
+        What rests in it is marked. What is known of it is kept: it is the next to be taken again.
+        """
+        self._forget_parked()
         start, size = self._bounds(index)
-        for each in self._resting.within(start, size):
-            self._mark(*each)
-        self._ranges.exclude(start, size)
-        del self._used[index]
-        self._held.discard(index)
+        for first, length in list(self._unmarked.items()):
+            if first < start + size and start < first + length:
+                self._mark(first, length)
         self._locks.release(*self._lock_range(index))
+        self._parked, self._parked_by = index, placement.policy()
+
+    def _unpark(self, length: int) -> int | None:
+        """Lock the arena that was given back last, for ``length`` bytes; return it.
+
+        It is forgotten, and None returned, when another process has a part of it, when it is too
+        small, and when another policy of placement is in use by now.
+        """
+        index = self._parked
+        if index is None:
+            return None
+        fits = length <= self._bounds(index)[1] and self._parked_by is placement.policy()
+        if not fits or not self._locks.acquire(*self._lock_range(index)):
+            self._forget_parked()
+            return None
+        self._parked = None
+        protection.reclaim()
+        self._heed_others(*self._bounds(index))
+        return index
+
+    def _forget_parked(self) -> None:
+        index, self._parked = self._parked, None
+        if index is not None:
+            self._ranges.exclude(*self._bounds(index))
+            del self._used[index]
+            self._held.discard(index)
 
     # What rests.
 
@@ -477,9 +536,14 @@ class CarveoutPool:
             yield True
         yield False
 
+    def _rest(self, start: int, size: int) -> None:
+        self._unmarked[start] = size
+        self._wake(self._resting.add(start, size))
+
     def _wake(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Make free again what does not rest any more."""
         for start, size in ranges:
+            self._unmarked.pop(start, None)
             if start in self._marked:
                 self._marked.discard(start)
                 self._marks.release(*self._pages_of(start, size))
@@ -490,6 +554,7 @@ class CarveoutPool:
         """Tell other processes that a range rests; where one of them does, it has told already."""
         if start not in self._marked and self._marks.acquire(*self._pages_of(start, size)):
             self._marked.add(start)
+            self._unmarked.pop(start, None)
 
     def _rest_claim(self, extent: Extent) -> None:
         """Let a claim's pages rest; this may come in the midst of another call."""
@@ -498,14 +563,16 @@ class CarveoutPool:
             self._late.append(extent)
 
     def _take_late(self) -> None:
+        if self._late:
+            self._forget_parked()  # which may have been anybody's claim meanwhile
         while self._late:
             start, end = self._late[0].address, self._late.popleft().end
             # Two descriptors of one claim may be closed here, one after the other.
             for first, size in list(self._resting.within(start, end - start)):
                 start, end = min(start, first), max(end, first + size)
-            marked = [first for first, _ in self._resting.within(start, end - start)]
-            self._resting.wake_within(start, end - start)
-            self._marked.difference_update(marked)
+            for first, _ in self._resting.wake_within(start, end - start):
+                self._marked.discard(first)
+                self._unmarked.pop(first, None)
             self._wake(self._resting.add(start, end - start))
             self._marked.add(start)
 
@@ -519,7 +586,7 @@ class CarveoutPool:
         """Return what rests in other processes of a part of the zone."""
         at = start
         resting: list[tuple[int, int]] = []
-        for first, count in self._marks.available():
+        for first, count in self._marks.available(*self._pages_of(start, size)):
             free = self.zone.start + first * PAGE
             if at < min(free, start + size):
                 resting.append((at, min(free, start + size) - at))

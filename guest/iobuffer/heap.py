@@ -6,7 +6,9 @@ least a cache line, so each has its own lines, its alignment, and does not cross
 blocks of a page have one cache mode, as the page has one entry. By a policy that packs
 (`placement`) they lie side by side instead, each at its alignment, which is all that it asked for.
 
-A block that is given back rests (`quarantine`), as pages do in their pool.
+A block that is given back rests (`quarantine`), as pages do in their pool. A page of blocks that is
+empty is kept, one of a kind, where that keeps nothing from other processes: else each small buffer
+that comes and goes would map a page, and leave its other blocks to rest with it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -65,13 +67,17 @@ class Block:
 
 
 class _Slab(ABC):
-    """One page that small blocks share; ``used`` of them are in use, others rest or are free."""
+    """One page that small blocks share; ``used`` of them are in use, others rest or are free.
 
-    __slots__ = ("key", "pages", "used")
+    ``gone``: it was given back to the pool, with all its blocks.
+    """
+
+    __slots__ = ("gone", "key", "pages", "used")
 
     def __init__(self, pages: Pages, key: tuple[CacheMode, int]) -> None:
         self.pages, self.key = pages, key
         self.used = 0
+        self.gone = False
 
     @property
     @abstractmethod
@@ -139,6 +145,7 @@ class Heap:
         self._within = 0  # the thread that has it
         # Those with room; the inner dict is an ordered set.
         self._slabs: dict[tuple[CacheMode, int], dict[_Slab, None]] = {}
+        self._spares: dict[_Slab, None] = {}  # those kept empty: an ordered set
         self._late: deque[Block] = deque()  # given back by finalizers
         self._resting: deque[Block] = deque()  # the oldest first
         self._resting_size = 0
@@ -161,7 +168,7 @@ class Heap:
                 return self._from_slab(_Cut, (mode, size), size, alignment)
             skip = policy.skip(capacity, alignment) if alignment < PAGE else 0
             size = align_up(skip + capacity, PAGE)
-            made = self._map(size, max(alignment, PAGE), mode)
+            made = self._map_if_possible(size, max(alignment, PAGE), mode)
             return Block(made, skip, size - skip, None)
 
     def release(self, block: Block) -> None:
@@ -181,7 +188,7 @@ class Heap:
         """Bytes that the pool could still give to this process."""
         with self.held():
             self._take_late()
-            return self.pool.free_size()
+            return self.pool.free_size() + PAGE * len(self._spares)
 
     def wake(self) -> None:
         """End the rest of all that was given back, here and in the pool."""
@@ -189,6 +196,7 @@ class Heap:
             self._take_late()
             while self._resting:
                 self._wake()
+            self._drop_spares(self._spares)
             self.pool.wake()
 
     @contextmanager
@@ -221,6 +229,15 @@ class Heap:
         mapping.zero(0, size)
         return Pages(extent, mapping, mode)
 
+    def _map_if_possible(self, size: int, alignment: int, mode: CacheMode) -> Pages:
+        try:
+            return self._map(size, alignment, mode)
+        except IONoMemoryError:
+            if not self._spares:
+                raise
+            self._drop_spares(self._spares)
+            return self._map(size, alignment, mode)
+
     def _unmap(self, pages: Pages) -> None:
         pages.mapping.close()
         self.pool.free(pages.extent)
@@ -231,7 +248,7 @@ class Heap:
         slab, offset = self._room(key, size, alignment)
         if slab is None:
             try:
-                slab = kind(self._map(PAGE, PAGE, key[0]), key)
+                slab = kind(self._map_if_possible(PAGE, PAGE, key[0]), key)
             except IONoMemoryError:
                 while self._resting and slab is None:
                     self._wake()
@@ -242,6 +259,7 @@ class Heap:
                 self._slabs[key][slab] = None
                 offset = slab.take(size, alignment) or 0  # an empty page has room
         slab.used += 1
+        self._spares.pop(slab, None)
         if slab.full:
             del self._slabs[key][slab]
         slab.pages.mapping.zero(offset, size)
@@ -262,24 +280,49 @@ class Heap:
         slab = block.slab
         if slab is None:
             self._unmap(block.pages)
+            self._drop_lonely_spares()
             return
-        if slab.used == 1:
-            self._unmap(slab.pages)  # the page rests in the pool, with all its blocks
-            slab.used = 0
-            self._slabs[slab.key].pop(slab, None)
+        if slab.used == 1 and not self._kept_by_others(slab):
+            self._drop(slab)
+            self._drop_lonely_spares()
             return
         slab.used -= 1
+        if not slab.used:
+            self._drop_spares([each for each in self._spares if each.key == slab.key])
+            self._spares[slab] = None
         self._resting.append(block)
         self._resting_size += block.size
         while len(self._resting) > _RESTING_BLOCKS_MAX or self._resting_size > _RESTING_BYTES_MAX:
             self._wake()
+
+    def _drop(self, slab: _Slab) -> None:
+        """Give a page without a buffer back to the pool, where it rests with all its blocks."""
+        self._unmap(slab.pages)
+        slab.used = 0
+        slab.gone = True
+        self._slabs[slab.key].pop(slab, None)
+        self._spares.pop(slab, None)
+
+    def _kept_by_others(self, slab: _Slab) -> bool:
+        """Whether a page keeps nothing from other processes that buffers do not keep as well."""
+        empty = [each.pages.extent for each in self._spares if each is not slab]
+        return self.pool.held_anyway(slab.pages.extent, empty)
+
+    def _drop_lonely_spares(self) -> None:
+        self._drop_spares([each for each in self._spares if not self._kept_by_others(each)])
+
+    def _drop_spares(self, slabs: Iterable[_Slab]) -> None:
+        """Give empty pages back; one that a view is left of stays."""
+        for slab in list(slabs):
+            with suppress(BufferError):
+                self._drop(slab)
 
     def _wake(self) -> None:
         """End the rest of the oldest block; one whose page is gone rests there."""
         block = self._resting.popleft()
         self._resting_size -= block.size
         slab = block.slab
-        if slab is not None and slab.used:
+        if slab is not None and not slab.gone:
             slab.give(block.offset)
             self._slabs[slab.key][slab] = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +64,12 @@ class ExtentPool(Protocol):
 
     def free(self, extent: Extent) -> None:
         """Give back what `allocate` gave, to rest; every mapping of it must be gone."""
+
+    def held_anyway(self, extent: Extent, empty: Sequence[Extent]) -> bool:
+        """Whether other processes would have no more memory if an extent were given back.
+
+        ``empty``: others that are to count as if they had been.
+        """
 
     def wake(self) -> None:
         """End the rest of all that was given back."""

@@ -6,7 +6,7 @@ What that driver's files do stands in `udmabuf_sysfs`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -114,6 +114,10 @@ class UDmaBufPool:
     def free(self, extent: Extent) -> None:
         """Give an extent back, to rest."""
         self._ranges.free(extent.address)
+
+    def held_anyway(self, extent: Extent, empty: Sequence[Extent]) -> bool:  # noqa: ARG002
+        """Say so of all of it: the device is this process's alone."""
+        return True
 
     def wake(self) -> None:
         """End the rest of all that was given back."""

@@ -141,7 +141,7 @@ def test_each_refusal_of_a_mapping_has_words_of_its_own(
 ) -> None:
     """Only another mode beside it is a conflict."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(driver, "Mapping", refuse)

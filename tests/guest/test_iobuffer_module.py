@@ -297,16 +297,16 @@ def test_bytes_of_a_window_end_where_it_does(opened: Driver) -> None:
 
 
 def test_a_mapping_says_place_and_mode(opened: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int, int]] = []
+    asked: list[tuple[int, int, int, bool]] = []
 
-    def mapping(fd: int, length: int, offset: int, placement: object) -> None:
+    def mapping(fd: int, length: int, offset: int, placement: object, *, uncached: bool) -> None:
         del placement
-        asked.append((fd, length, offset))
+        asked.append((fd, length, offset, uncached))
 
     monkeypatch.setattr(driver, "Mapping", mapping)
     opened.map(PHYSICAL, 2 * PAGE, CacheMode.WRITE_THRU)
     offset = CacheMode.WRITE_THRU << uapi.MODE_SHIFT | PHYSICAL
-    assert asked == [(opened.fileno(), 2 * PAGE, offset)]
+    assert asked == [(opened.fileno(), 2 * PAGE, offset, False)]
 
 
 def test_what_the_function_is_asked(module: Module, path: Path) -> None:

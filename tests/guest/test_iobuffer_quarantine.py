@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from iobuffer import IOBufferMemoryDescriptor, pools, resting_pins
-from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.carveout import CarveoutPool, PageLocks, Zone
 from iobuffer.errors import IOBadArgumentError, IONoMemoryError
+from iobuffer.heap import Heap
+from iobuffer.heap_pool import HeapPool
 from iobuffer.pool import PAGE, Extent
 from iobuffer.quarantine import RANGES_MAX, Quarantine, RestingRanges
+from iobuffer.ranges import RangeAllocator
+from iobuffer.vm import Mapping
 
 from tests.guest.memory_pool import MemoryPool, make
 
@@ -174,6 +178,71 @@ def test_what_a_dead_process_let_rest_is_free(tmp_path: Path) -> None:
     assert theirs.allocate(PAGE, PAGE) == first
 
 
+def test_an_arena_without_a_buffer_is_anybodys_and_what_rests_in_it_rests(tmp_path: Path) -> None:
+    ours, theirs = (CarveoutPool(ZONE, locks=tmp_path) for _ in range(2))
+    given = []
+    for _ in range(20):
+        given.append(ours.allocate(PAGE, PAGE))
+        ours.free(given[-1])
+        assert not ours._locks.held_by_another(0, 1)
+        assert list(theirs._locks.available()) == [(0, ZONE.size // PAGE)], "no arena is kept"
+    assert len(set(given)) == len(given)
+    whole = theirs.allocate(ZONE.size, PAGE)
+    with pytest.raises(IONoMemoryError) as error:
+        ours.allocate(PAGE, PAGE)
+    assert error.value.largest == 0
+    theirs.free(whole)
+    mine = ours.allocate(PAGE, PAGE)
+    assert not any(theirs.allocate(PAGE, PAGE) == mine for _ in range(40))
+
+
+def test_an_arena_that_somebody_had_meanwhile_is_looked_at_anew(tmp_path: Path) -> None:
+    """What rests there of others is left alone, and a claim within it is another's memory."""
+    zone = Zone("z", 0x1000_0000, 32 * PAGE)  # each page is an arena
+    ours, theirs = (CarveoutPool(zone, locks=tmp_path) for _ in range(2))
+    first = ours.allocate(PAGE, PAGE)
+    ours.free(first)
+    late = theirs.allocate(PAGE, PAGE)
+    theirs.free(late)
+    near = ours.allocate(PAGE, PAGE)
+    assert near not in (first, late)
+    ours.free(near)
+    for pool in (theirs, ours):
+        claims = [pool.claim(PAGE, PAGE) for _ in range(zone.size // PAGE)]
+        with pytest.raises(IONoMemoryError):
+            ours.allocate(PAGE, PAGE)
+        for each in claims:
+            each.close()
+    assert ours.free_size() == zone.size
+
+
+def test_what_rests_does_not_slow_an_allocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: the calls of the kernel, and the ranges that are cut."""
+    pool = CarveoutPool(Zone("z", 0x1000_0000, 64 * 256 * PAGE), locks=tmp_path)
+    calls: list[str] = []
+
+    def counted(owner: type, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def count(*given: object) -> object:
+            calls.append(name)
+            return plain(*given)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(PageLocks, "_fcntl")
+    counted(RangeAllocator, "exclude")
+    seen = []
+    for _ in range(250):  # within one arena of 256 pages
+        calls.clear()
+        pool.free(pool.allocate(PAGE, PAGE))
+        seen.append(len(calls))
+    assert max(seen[2:]) <= 5
+    assert seen[0] > 0
+
+
 def overlapping(extents: list[Extent]) -> bool:
     ordered = sorted(extents, key=lambda each: each.address)
     return any(one.end > two.address for one, two in pairwise(ordered))
@@ -264,6 +333,99 @@ def test_blocks_that_rest_are_bounded(main: MemoryPool) -> None:
             make(64).release()
         assert main.size - main.free_size() <= (256 << 10) + PAGE
     assert main.free_size() == main.size
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[MemoryPool]:
+    """A pool whose arenas have 16 pages each."""
+    pool = MemoryPool(Zone("main", 0x0C00_0000, 64 * 16 * PAGE), tmp_path)
+    pools.use(HeapPool(pool))
+    yield pool
+    pools.use()
+    pool.close()
+    os.close(pool.fd)
+
+
+def heap_of(pool: MemoryPool) -> Heap:
+    found = pools.named(pool.name)
+    assert isinstance(found, HeapPool)
+    return found.heap
+
+
+def mapping_of(buffer: IOBufferMemoryDescriptor) -> Mapping:
+    backing = buffer._backing
+    assert backing is not None
+    assert backing.mapping is not None
+    return backing.mapping
+
+
+def test_an_empty_page_is_kept_beside_a_buffer(roomy: MemoryPool) -> None:
+    """So it is not mapped for each small buffer that comes and goes; they rest as they did."""
+    with make(5 * PAGE):
+        pool = pools.named("main")
+        before = pool.free_size()
+        places = []
+        for _ in range(64):
+            with make(PAGE // 64) as small:
+                places.append(place(small))
+            assert pool.free_size() == before
+        assert len(roomy.mapped) == 2
+        assert len(set(places)) == len(places)
+        assert len({each & -PAGE for each in places}) == 1
+        with make(PAGE // 64) as further, make(PAGE // 4) as other:
+            assert place(further) & -PAGE != places[0] & -PAGE
+            assert place(other) & -PAGE not in (places[0] & -PAGE, place(further) & -PAGE)
+        assert pool.free_size() == before
+    assert roomy.free_size() == roomy.size
+
+
+@pytest.mark.parametrize("sizes", [(64,), (64, 700, 1500)])
+def test_empty_pages_keep_no_memory_from_other_processes(
+    roomy: MemoryPool, sizes: tuple[int, ...]
+) -> None:
+    """Nor does one keep another: only a buffer in the same arena does."""
+    heap = heap_of(roomy)
+    with make(5 * PAGE, pool="main"):
+        for size in sizes:
+            make(size, pool="main").release()
+        assert len(heap._spares) == len(sizes)
+    assert not heap._spares
+    for size in sizes:
+        make(size, pool="main").release()
+    assert not heap._spares
+    assert list(CarveoutPool(roomy.zone, locks=roomy._path.parent)._locks.available()) == [
+        (0, roomy.size // PAGE)
+    ]
+
+
+def test_empty_pages_are_given_back_when_the_pool_is_full(roomy: MemoryPool) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(make(PAGE, pool="main"))
+        make(64, pool="main").release()
+        make(700, pool="main").release()
+        for _ in range(roomy.size // PAGE - 1):
+            stack.enter_context(make(PAGE, pool="main"))
+        with pytest.raises(IONoMemoryError):
+            make(64, pool="main")
+    assert roomy.free_size() == roomy.size
+
+
+def test_an_empty_page_that_is_looked_at_stays(roomy: MemoryPool) -> None:
+    heap = heap_of(roomy)
+    with make(5 * PAGE, pool="main"):
+        small = make(64, pool="main")
+        mapping = mapping_of(small)
+        small.release()
+        view = mapping.export(0, 64)
+        heap.wake()
+        assert list(heap._spares)
+        assert bytes(view) == bytes(64)
+        del view
+        heap.wake()
+        assert not heap._spares
+        with make(64, pool="main") as again:
+            assert mapping_of(again) is not mapping
+    assert roomy.free_size() == roomy.size
 
 
 def test_rest_is_over_when_it_is_said(main: MemoryPool) -> None:

@@ -5,8 +5,10 @@
 cosmic-ray makes the mutants; the seed draws a sample of them. Each is tried in a copy of the tree
 under build/mutants: first by the unit tests that reach its line, then by the guest's suite in one
 process, with ``--vm`` at last by a VM. ``--again`` tries just those that the last run did not kill,
-and takes its measurement for what has not changed since. The status is 1 when more survive than the
-goal allows, 2 when the tests do not run on the tree as it is.
+and takes its measurement for what has not changed since; what that run killed is counted as dead.
+
+The status is 1 when more survive than the goal allows, 2 when the tests do not run on the tree as
+it is.
 """
 
 from __future__ import annotations
@@ -106,10 +108,9 @@ def run(root: Path, areas: Iterable[str], options: argparse.Namespace) -> int:
     print(f"drawing {options.count} mutants by seed {options.seed}", flush=True)
     mutants = sample(root, areas, options.count, options.seed)
     file = root / "build" / "mutants" / "report.json"
-    before = outcome.dead(file) if options.again else []
-    mutants = [
-        mutant for mutant in mutants if not any(outcome.is_of(each, mutant) for each in before)
-    ]
+    before = outcome.dead(file, mutants) if options.again else []
+    died = {each.mutant for each in before}
+    left = [mutant for mutant in mutants if mutant not in died]
     session = Session(root, areas, jobs=options.jobs, vm=options.vm)
     print("measuring which tests reach which lines", flush=True)
     try:
@@ -122,9 +123,10 @@ def run(root: Path, areas: Iterable[str], options: argparse.Namespace) -> int:
     known = outcome.reasons(root / REASONS)
     verdicts: list[Verdict] = []
     try:
-        session.judge(mutants, reached, begin + options.seconds, verdicts)
+        session.judge(left, reached, begin + options.seconds, verdicts)
     except KeyboardInterrupt:
         print("interrupted")
+    verdicts = before + verdicts
     survivors = [each for each in verdicts if each.outcome is Outcome.SURVIVED]
     for listed in (True, False):
         of_kind = [
@@ -135,8 +137,10 @@ def run(root: Path, areas: Iterable[str], options: argparse.Namespace) -> int:
         for each in of_kind:
             print(f"\n{outcome.describe(each, known)}")
     print(f"\n{outcome.table(mutants, verdicts, known)}\n")
-    file.write_text(outcome.as_json(mutants, verdicts, known, before))
-    print(f"{len(verdicts)} of {len(mutants)} judged in {time.monotonic() - begin:.0f} s; {file}")
+    file.write_text(outcome.as_json(mutants, verdicts, known))
+    earlier = f", {len(before)} of them dead by an earlier run" if before else ""
+    seconds = time.monotonic() - begin
+    print(f"{len(verdicts)} of {len(mutants)} judged in {seconds:.0f} s{earlier}; {file}")
     return int(outcome.share(verdicts) < GOAL)
 
 

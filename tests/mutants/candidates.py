@@ -44,6 +44,7 @@ class Candidate:
     start: tuple[int, int]
     end: tuple[int, int]
     draw: tuple[str, str]  # of its place, and among those of one place; the least come first
+    in_body: bool  # of a function: else an import runs it, whichever test that was in
 
     @property
     def line(self) -> int:
@@ -131,12 +132,22 @@ def _module(source: str, area: str, file: str, seed: int) -> Iterator[Candidate]
                 places[kind, start] = _hash(seed, *key, alike[key])
             place = places[kind, start]
             draw = place, _hash(place, name, occurrence)
-            yield Candidate(area, file, function, name, occurrence, start, end, draw)
+            yield Candidate(
+                area, file, function, name, occurrence, start, end, draw, _is_in_body(node)
+            )
 
 
 def _is_mark(node: Any) -> bool:
     """Whether this is the ``*`` or ``/`` of a signature, which cosmic-ray takes for an operator."""
     return node.type == "operator" and node.parent.type in ("parameters", "lambdef")
+
+
+def _is_in_body(node: Any) -> bool:
+    while node.parent is not None:
+        if node.parent.type in ("funcdef", "lambdef") and node is node.parent.children[-1]:
+            return True
+        node = node.parent
+    return False
 
 
 def _hash(*parts: object) -> str:

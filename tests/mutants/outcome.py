@@ -12,7 +12,6 @@ from pathlib import Path
 from tests.mutants.candidates import Mutant
 from tests.mutants.judge import Outcome, Verdict
 
-Told = dict[str, str | int | float]  # one mutant in JSON
 _HEAD = ("area", "sampled", "judged", "killed", "hang", "survived", "with a reason", "die")
 
 
@@ -97,14 +96,9 @@ def describe(verdict: Verdict, known: Sequence[Reason]) -> str:
     return "\n".join(lines)
 
 
-def as_json(
-    sampled: Sequence[Mutant],
-    verdicts: Sequence[Verdict],
-    known: Sequence[Reason],
-    before: Sequence[Told] = (),
-) -> str:
-    """Return everything that was found, for programs, and what earlier runs told of the sample."""
-    told: list[Told] = [
+def as_json(sampled: Sequence[Mutant], verdicts: Sequence[Verdict], known: Sequence[Reason]) -> str:
+    """Return everything that was found, for programs."""
+    told = [
         {
             "file": each.mutant.candidate.file,
             "line": each.mutant.candidate.line,
@@ -120,20 +114,22 @@ def as_json(
         for each in verdicts
     ]
     summary = {"sampled": len(sampled), "judged": len(verdicts), "die": round(share(verdicts), 4)}
-    return json.dumps(summary | {"mutants": told, "before": list(before)}, indent=1)
+    return json.dumps(summary | {"mutants": told}, indent=1)
 
 
-def dead(file: Path) -> list[Told]:
-    """Return the mutants that died by what `as_json` wrote; none without the file."""
+def dead(file: Path, sampled: Sequence[Mutant]) -> list[Verdict]:
+    """Return those of a sample that died by what `as_json` wrote, wherever they stand by now."""
     if not file.exists():
         return []
-    told = json.loads(file.read_text())
-    every: list[Told] = told["mutants"] + told["before"]
-    return [each for each in every if each["outcome"] != Outcome.SURVIVED]
+    told = {_key(each): each for each in json.loads(file.read_text())["mutants"]}
+    found = []
+    for mutant in sampled:
+        each = told.get((mutant.candidate.file, mutant.candidate.function, mutant.diff))
+        if each is not None and each["outcome"] != Outcome.SURVIVED:
+            how = each["stage"], each["seconds"], each["said"]
+            found.append(Verdict(mutant, Outcome(each["outcome"]), *how))
+    return found
 
 
-def is_of(told: Told, mutant: Mutant) -> bool:
-    """Return whether this tells of the mutant, which may have moved to another line."""
-    candidate = mutant.candidate
-    wanted = candidate.file, candidate.function, mutant.diff
-    return (told["file"], told["function"], told["diff"]) == wanted
+def _key(told: dict[str, str]) -> tuple[str, str, str]:
+    return told["file"], told["function"], told["diff"]

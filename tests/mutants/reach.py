@@ -54,7 +54,7 @@ class Reach:
         lines = self.lines.get(candidate.file, {})
         span = range(candidate.start[0], candidate.end[0] + 1)
         tests: set[str] = set()
-        if candidate.file not in self.newer:
+        if candidate.in_body and candidate.file not in self.newer:
             tests = tests.union(*(lines.get(line, ()) for line in span))
         tests = tests or tests.union(*lines.values())
         old = [test for test in tests if test.partition("::")[0] not in self.newer_tests]
@@ -111,10 +111,14 @@ def kept(keep: Path, now: dict[str, str]) -> Reach:
     reach, before = Reach(), _kept(keep)
     changed = sorted(name for name, said in now.items() if before.get(name) != said)
     reach.newer = set(changed)
-    reach.newer_tests = [name for name in changed if Path(name).match("tests/*/test_*.py")]
+    reach.newer_tests = [name for name in changed if _is_unit(Path(name))]
     for file in sorted(keep.glob("*.json")):
         reach.add(json.loads(file.read_text()))
     return reach
+
+
+def _is_unit(path: Path) -> bool:
+    return path.match("tests/*/test_*.py") and path.parts[1] not in _NOT_UNITS
 
 
 def _kept(keep: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.mutants import __main__ as mutants
 from tests.mutants import candidates, outcome, reach_plugin, tree
+from tests.mutants.reach import Reach
 from tests.mutants.unseen import Unseen
 
 MODULE = '''"""A module."""
@@ -78,16 +79,22 @@ def test_killed_hanging_and_survived_are_told_apart(
     assert (project / "small/thing.py").read_text() == MODULE
 
 
-def test_again_tries_what_was_left_with_the_tests_of_now(project: Path) -> None:
+def test_again_tries_what_was_left_with_the_tests_of_now(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "small/thing.py").write_text(MODULE.replace("while value != value", "while False"))
     left = [each for each in run(project)["mutants"] if each["outcome"] == "survived"]
     assert left
     newer = "def test_below():\n    with pytest.raises(ValueError):\n        thing.double(-1)\n"
     text = f"import pytest\n{TEST}\n\n{newer}"
     (project / "tests/unit/test_thing.py").write_text(text)
+    capsys.readouterr()
     told = run(project, again=True)
-    assert [each["diff"] for each in told["mutants"]] == [each["diff"] for each in left]
     assert sum(each["outcome"] == "survived" for each in told["mutants"]) < len(left)
+    assert told["sampled"] == told["judged"] == len(told["mutants"])
+    said = capsys.readouterr().out
+    assert f"\n1/{len(left)} " in said
+    assert f"{told['sampled'] - len(left)} of them dead by an earlier run" in said
 
 
 def test_time_is_kept_and_the_part_is_told(
@@ -155,6 +162,25 @@ def test_marks_of_a_signature_are_no_operators(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text("def f(a, /, *, b=2 * 3): return a * b\n")
     found = candidates.of_area(tmp_path, "module.py", seed=1)
     assert {each.start[1] for each in found} == {17, 19, 21, 34}
+
+
+def test_what_an_import_runs_is_every_tests_of_its_module(tmp_path: Path) -> None:
+    """Whichever test was the first to import it."""
+    code = "X = 1\n@a\ndef f(x=2, y=lambda: 3):\n    return [4 for _ in z]\nclass A:\n    y = 5\n"
+    (tmp_path / "module.py").write_text(code)
+    found = list(candidates.of_area(tmp_path, "module.py", seed=1))
+    lines = {(each.line, each.start[1]): each.in_body for each in found}
+    assert lines == {
+        (1, 4): False,
+        (2, 0): False,
+        (3, 8): False,
+        (3, 21): True,
+        (4, 12): True,
+        (6, 8): False,
+    }
+    reached = Reach(seconds={"a::x": 1, "b::x": 2}, lines={"module.py": {1: {"a::x"}, 4: {"b::x"}}})
+    for each in found:
+        assert reached.of(each) == (["b::x"] if each.line == 4 else ["a::x", "b::x"])
 
 
 @pytest.fixture
