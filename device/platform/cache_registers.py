@@ -200,6 +200,7 @@ class CacheRegisters:
                 raise _Failed(CacheStatus.MEMORY_GONE, fault.address) from fault
             places += found
             runs += [(Span(each.file, each.offset, each.length), kind) for each in found]
+        self._memory.check_room(places)
         try:
             with self._memory.lent(places):
                 self._model.track(tag, direction, runs)

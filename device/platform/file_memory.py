@@ -2,7 +2,7 @@
 
 A file stays mapped while a buffer in it is tracked, so that a command or another function's DMA
 reaches a buffer's lines whatever its own client has mapped. Nothing else is kept, so what a client
-can make this process hold is what it tracks.
+can make this process hold is what it tracks, and a descriptor for each file of that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from device.vfio_user.errors import Unmapped
 from device.vfio_user.model import Place
 
 from .cache.differences import runs
+from .cache.names import MAX_FILES, TooMuch
 
 
 class MemoryGone(Unmapped):
@@ -39,6 +40,12 @@ class FileMemory:
             yield
         finally:
             self._lent = {}
+
+    def check_room(self, places: Sequence[Place]) -> None:
+        """Raise TooMuch when `keep` would keep more files than may be."""
+        count = len(self._kept.keys() | {place.file for place in places})
+        if count > MAX_FILES:
+            raise TooMuch(f"buffers in {count} files; at most {MAX_FILES}")
 
     def keep(self, tag: int, places: Sequence[Place]) -> None:
         """Let a buffer's files be reached until ``drop``."""

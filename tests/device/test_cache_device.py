@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,10 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
+from device.platform import file_memory
 from device.profile import Profile
 from device.trace import Trace
+from device.vfio_user.model import Place
 from tests.device.cache_board import DATA, IN, IN_OUT, OUT, STAGING, TAG, CacheBoard
 from tests.device.fakes import BASE, READ_ONLY_BASE, read32, write32
 from tests.device.tables import PAGE
@@ -236,6 +239,27 @@ def test_statuses(board: CacheBoard) -> None:
     board.done(CacheCommand.UNTRACK)
     board.platform.region_write(7, 4, b"\x00\x00")
     assert board.track() is CacheStatus.BUS_MASTER_OFF
+
+
+def test_files_of_tracked_memory_are_bounded(
+    board: CacheBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client can map ever new files; each that is tracked costs a descriptor."""
+    monkeypatch.setattr(file_memory, "MAX_FILES", 2)
+    where = board.client.places
+
+    def elsewhere(address: int, length: int, *, write: bool) -> list[Place]:
+        return [replace(each, file=name) for each in where(address, length, write=write)]
+
+    monkeypatch.setattr(board.client, "places", elsewhere)
+    for name in ("first", "second"):
+        assert board.track(tag=len(name)) is CacheStatus.OK
+    assert board.track(1, tag=1) is CacheStatus.OK, "of a file that is kept already"
+    name = "third"
+    assert board.track(tag=3) is CacheStatus.TOO_MUCH
+    for tag in (1, 6):
+        board.done(CacheCommand.UNTRACK, tag)
+    assert board.track(tag=3) is CacheStatus.OK
 
 
 def test_the_same_memory_with_another_type_is_busy(board: CacheBoard) -> None:

@@ -15,6 +15,7 @@ MAX_OPERATION = layout.CACHE_MAX_OPERATION  # bytes of one buffer or access
 MAX_RETAINED = 384 << 20  # bytes of everything that the model holds: lines, copies, buffers
 MAX_PIECES = 16384  # runs of adjacent lines that the same buffers track
 MAX_SHARERS = 16  # buffers of one line
+MAX_FILES = 128  # that hold tracked memory; each costs a descriptor of this process, or two
 MAX_ANNOUNCED = 16  # ranges open at once
 # Pieces of one access: so many, and one more for each page that it may touch.
 MAX_PIECES_OF_ACCESS = 8
@@ -88,7 +89,8 @@ class TooMuch(CacheError):
     """A bound is reached: what this call should have checked is not checked.
 
     More would be tracked than ``MAX_TRACKED``, or held than ``MAX_RETAINED``; or there would be
-    more pieces than ``MAX_PIECES``, or more buffers on a line than ``MAX_SHARERS``.
+    more pieces than ``MAX_PIECES``, more buffers on a line than ``MAX_SHARERS``, or memory in more
+    files than ``MAX_FILES``.
     """
 
 
