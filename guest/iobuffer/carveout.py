@@ -278,7 +278,6 @@ class CarveoutPool:
 
         They come from the zone's end, where they cut up the fewest arenas.
         """
-        self._forget_parked()
         locks = PageLocks(self._path, self._pages)
         for heed in self._attempts(length, lambda: _bytes(locks.available())):
             # Another process can lock pages between the look and the lock: somebody makes progress.
@@ -500,6 +499,7 @@ class CarveoutPool:
         It is forgotten, and None returned, when another process has a part of it, when it is too
         small, and when another policy of placement is in use by now.
         """
+        self._take_late()
         index = self._parked
         if index is None:
             return None

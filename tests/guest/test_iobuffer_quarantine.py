@@ -216,6 +216,50 @@ def test_an_arena_that_somebody_had_meanwhile_is_looked_at_anew(tmp_path: Path) 
     assert ours.free_size() == zone.size
 
 
+def test_what_rested_meanwhile_in_an_empty_arena_is_left_alone(tmp_path: Path) -> None:
+    """Another process's page, and a claim of ours, as long as there is another place."""
+    zone = Zone("z", 0x1000_0000, 64 * 4 * PAGE)
+    ours, theirs = (CarveoutPool(zone, locks=tmp_path) for _ in range(2))
+    first = ours.allocate(PAGE, PAGE)
+    ours.free(first)
+    late = theirs.allocate(PAGE, PAGE)
+    theirs.free(late)
+    assert late.address == first.end
+    assert ours.allocate(PAGE, PAGE).address == late.end
+    others = theirs.allocate(62 * 4 * PAGE, PAGE)
+    last = ours.allocate(2 * PAGE, PAGE)
+    assert last.address == others.end, "in the one arena that is left"
+    ours.free(last)
+    claim = ours.claim(PAGE, PAGE)
+    assert claim.extent.end == zone.start + zone.size
+    claim.close()
+    ours.allocate(PAGE, PAGE)  # the first arena's last one
+    assert ours.allocate(PAGE, PAGE).address == claim.extent.address - PAGE
+    assert ours.allocate(PAGE, PAGE) not in (claim.extent, late), "the oldest is the next"
+
+
+def test_an_empty_arena_is_not_locked_for_what_it_is_too_small_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process would find it taken just then, in vain."""
+    ours, theirs = (CarveoutPool(ZONE, locks=tmp_path) for _ in range(2))
+    theirs.allocate(ZONE.size - ZONE.arena_size, PAGE)
+    ours.free(ours.allocate(PAGE, PAGE))
+    tried: list[tuple[int, int]] = []
+    acquire = ours._locks.acquire
+
+    def noted(first: int, count: int) -> bool:
+        tried.append((first, count))
+        return acquire(first, count)
+
+    monkeypatch.setattr(ours._locks, "acquire", noted)
+    with pytest.raises(IONoMemoryError):
+        ours.allocate(ZONE.arena_size + PAGE, PAGE)
+    assert tried == []
+    ours.allocate(PAGE, PAGE)
+    assert len(tried) == 1
+
+
 def test_what_rests_does_not_slow_an_allocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +420,7 @@ def test_an_empty_page_is_kept_beside_a_buffer(roomy: MemoryPool) -> None:
             assert place(further) & -PAGE != places[0] & -PAGE
             assert place(other) & -PAGE not in (places[0] & -PAGE, place(further) & -PAGE)
         assert pool.free_size() == before
+        assert len(heap_of(roomy)._spares) == 2, "one of a kind"
     assert roomy.free_size() == roomy.size
 
 
