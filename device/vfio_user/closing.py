@@ -56,7 +56,8 @@ def _close(descriptor: int) -> None:
 def _close_elsewhere(descriptors: list[int]) -> list[threading.Thread]:
     """Return the threads that close them: at most MAX_THREADS in the process, and then they wait.
 
-    A peer that has all of them wait uses up the descriptors of this process, and no more.
+    A peer that has all of them wait uses up the descriptors of this process, and no more. Where no
+    thread can be had, they wait for the next that can.
     """
     started = []
     with _lock:
@@ -65,9 +66,18 @@ def _close_elsewhere(descriptors: list[int]) -> list[threading.Thread]:
             thread = threading.Thread(target=_work, daemon=True)
             _threads.add(thread)
             started.append(thread)
-    for thread in started:
+    return [thread for thread in started if _runs(thread)]
+
+
+def _runs(thread: threading.Thread) -> bool:
+    """Start a thread; return whether there is room for one."""
+    try:
         thread.start()
-    return started
+    except RuntimeError:
+        with _lock:
+            _threads.discard(thread)
+        return False
+    return True
 
 
 def _work() -> None:

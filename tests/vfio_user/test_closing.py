@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_more_of_them_than_threads(
     close_all([*made, os.open("/dev/null", os.O_RDONLY)])
     assert len(closing._threads) == 2
     assert len(closing._waiting) == 2
+
+
+def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are closed with those that come later."""
+
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    first, second = (os.open("/dev/null", os.O_RDONLY) for _ in range(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        close_all([first])
+    os.fstat(first)
+    assert not closing._threads
+    monkeypatch.setattr(closing, "PATIENCE_S", PATIENCE_S)
+    close_all([second])
+    for each in first, second:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
 
 
 @pytest.mark.parametrize(
