@@ -9,34 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut, pools
-from iobuffer.carveout import CarveoutPool, Zone
+from iobuffer.carveout import Zone
 from iobuffer.heap_pool import HeapPool
-from iobuffer.options import CacheMode
-from iobuffer.pool import Extent
-from iobuffer.vm import ANYWHERE, Mapping, Placement
 
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
+from tests.guest.shared_pool import SharedPool
 
 ZONE = Zone("main", 0x1000_0000, 256 << 20)
 FEW, MANY = 10, 10_000
 REPEAT = 50
-
-
-class _FilePool(CarveoutPool):
-    """A carve-out whose memory is a file of this process."""
-
-    def __init__(self, fd: int, folder: Path) -> None:
-        super().__init__(ZONE, locks=folder)
-        self._file = fd
-
-    def map(
-        self,
-        extent: Extent,
-        mode: CacheMode,  # noqa: ARG002
-        placement: Placement = ANYWHERE,
-    ) -> Mapping:
-        """Map as ordinary memory."""
-        return Mapping(self._file, extent.length, extent.address - ZONE.start, placement)
 
 
 def cycle(pool: HeapPool, capacity: int) -> Work:
@@ -62,7 +43,7 @@ def allocation() -> Iterator[Row]:
             fd = os.memfd_create("carve-out")
             stack.callback(os.close, fd)
             os.ftruncate(fd, ZONE.size)
-            extents = _FilePool(fd, folder)
+            extents = SharedPool(fd, folder, ZONE)
             stack.callback(extents.close)
             pool = HeapPool(extents)
             pools.use(pool)

@@ -23,8 +23,8 @@ Remake = Callable[[], "SharedPool"]
 class SharedPool(CarveoutPool):
     """A carve-out in a file that forked processes share."""
 
-    def __init__(self, fd: int, folder: Path) -> None:
-        super().__init__(ZONE, locks=folder)
+    def __init__(self, fd: int, folder: Path, zone: Zone = ZONE) -> None:
+        super().__init__(zone, locks=folder)
         self._file = fd
 
     def map(
@@ -33,8 +33,8 @@ class SharedPool(CarveoutPool):
         mode: CacheMode,  # noqa: ARG002
         placement: Placement = ANYWHERE,
     ) -> Mapping:
-        return Mapping(self._file, extent.length, extent.address - ZONE.start, placement)
+        return Mapping(self._file, extent.length, extent.address - self.zone.start, placement)
 
     def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
-        window: object = Window(self._file, extent.address - ZONE.start, extent.length)
+        window: object = Window(self._file, extent.address - self.zone.start, extent.length)
         return window  # type: ignore[return-value]

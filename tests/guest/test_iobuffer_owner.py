@@ -19,6 +19,7 @@ from iobuffer import (
     IOBusyError,
     IODirection,
     IOMemoryMap,
+    IOOptions,
     IOReturn,
     IOReturnError,
     TaskPort,
@@ -521,22 +522,26 @@ def test_a_release_that_the_task_does_not_answer(
         assert tell(other, "getDirection") is IN_OUT
 
 
+def makes_and_releases(
+    remake: Remake, handle: str, direction: IOOptions
+) -> Callable[[Ask], Iterator[object]]:
+    """Make a buffer in the task, and release it when the test asks."""
+
+    def maker(ask_test: Ask) -> Iterator[object]:
+        remake()
+        made = IOBufferMemoryDescriptor.inTaskWithOptions(task_of(handle), direction, SIZE)
+        yield None
+        ask_test()
+        made.release()
+        yield None
+
+    return maker
+
+
 def test_no_room_for_the_grants_of_the_new_owner(remake: Remake, grants: Grants) -> None:
     """Its buffer has none then; it is prepared as soon as there is room."""
     with TaskPort() as port:
-        handle = port.handle
-
-        def maker(ask_test: Ask) -> Iterator[object]:
-            remake()
-            made = IOBufferMemoryDescriptor.inTaskWithOptions(
-                task_of(handle), kIODirectionInOut, SIZE
-            )
-            yield None
-            ask_test()
-            made.release()
-            yield None
-
-        with OtherProcess(maker) as other:
+        with OtherProcess(makes_and_releases(remake, port.handle, kIODirectionInOut)) as other:
             other.hear()
             memory = port.receive(timeout=20)
             grants.room = False
@@ -597,34 +602,24 @@ def test_behind_a_mapper_a_device_reaches_what_is_the_tasks(
     remake: Remake, grants: Grants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before it is: who maps it for the device says what that one may do."""
-    with TaskPort() as port:
-        handle = port.handle
-
-        def maker(ask_test: Ask) -> Iterator[object]:
-            remake()
-            made = IOBufferMemoryDescriptor.inTaskWithOptions(
-                task_of(handle), kIODirectionOut, SIZE
-            )
-            yield None
-            ask_test()
-            made.release()
-            yield None
-
-        with OtherProcess(maker) as other:
-            other.hear()
-            books = Mapper()
-            monkeypatch.setattr("iobuffer.mapper._mapper", books)
-            # The port's thread has made the buffer, perhaps before: make it one for the mapper.
-            memory = port.receive(timeout=20)
-            monkeypatch.setattr(memory._held.window, "_mapper", books)
-            assert (books.open, memory.prepared) == ({}, 0)
-            other.tell()
-            other.hear()
-            assert memory.getLength() == SIZE
-            assert list(books.open.values()) == [(True, False)]
-            assert grants.rights == [OUT]
-            memory.release()
-            assert books.open == {}
+    with (
+        TaskPort() as port,
+        OtherProcess(makes_and_releases(remake, port.handle, kIODirectionOut)) as other,
+    ):
+        other.hear()
+        books = Mapper()
+        monkeypatch.setattr("iobuffer.mapper._mapper", books)
+        # The port's thread has made the buffer, perhaps before: make it one for the mapper.
+        memory = port.receive(timeout=20)
+        monkeypatch.setattr(memory._held.window, "_mapper", books)
+        assert (books.open, memory.prepared) == ({}, 0)
+        other.tell()
+        other.hear()
+        assert memory.getLength() == SIZE
+        assert list(books.open.values()) == [(True, False)]
+        assert grants.rights == [OUT]
+        memory.release()
+        assert books.open == {}
 
 
 # The port.
