@@ -41,8 +41,7 @@ class Held:
 
         Errors are those of who is told; again goes on where it failed.
         """
-        while (last := self.preparations.last()) is not None:
-            self.preparations.remove(last)
+        self.preparations.withdraw()
         self.end_track()
         self.window.close()
 

@@ -25,7 +25,7 @@ from .errors import (
 )
 from .flags import CompleteFlags, MapOptions, MemoryOperation, PrepareFlags
 from .options import CACHE_FIELD, IODirection, IOOptions
-from .preparation import Preparation, Preparations, device_may
+from .preparation import Holder, Preparation, Preparations, device_may
 from .protection import Grants
 from .ranges import align_up
 from .task import Task, current_task
@@ -529,7 +529,7 @@ class IOMemoryDescriptor(ABC):
         return self._direction_for(both & 0x3), both & ~0x3
 
     def _acquire(
-        self, direction: IODirection, flags: PrepareFlags, *, grant: bool, by: object | None = None
+        self, direction: IODirection, flags: PrepareFlags, *, grant: bool, by: Holder | None = None
     ) -> Preparation:
         """Wire, and count it; ``grant`` also tells the access control.
 

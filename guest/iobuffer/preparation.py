@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from . import provenance
 from .errors import IONotReadyError, IOReturn, IOReturnError
@@ -23,17 +24,24 @@ def device_may(direction: IODirection) -> IODirection:
     return direction
 
 
+class Holder(Protocol):
+    """A descriptor that is made of another one."""
+
+    _preparations: Preparations
+
+
 @dataclass(slots=True)
 class Preparation:
     """One prepare(): its direction, and what it granted (None: nothing was to be).
 
     ``by``: the descriptor that made it and that alone undoes it; None: whoever called prepare().
-    ``place``: the line of that call.
+    It is not kept alive, ``of_by`` is what it has open. ``place``: the line of that call.
     """
 
     direction: IODirection
     grants: Grants | None
-    by: object | None
+    by: weakref.ref[Holder] | None
+    of_by: Preparations | None
     place: provenance.Place
 
 
@@ -81,10 +89,11 @@ class Preparations:
             )
 
     def push(
-        self, direction: IODirection, grants: Grants | None, by: object | None = None
+        self, direction: IODirection, grants: Grants | None, by: Holder | None = None
     ) -> Preparation:
         """Open one more."""
-        opened = Preparation(direction, grants, by, provenance.here())
+        made_by, of_by = (None, None) if by is None else (weakref.ref(by), by._preparations)
+        opened = Preparation(direction, grants, made_by, of_by, provenance.here())
         if not self._open:
             self._id = next(_ids)
         self._open.append(opened)
@@ -107,12 +116,12 @@ class Preparations:
 
     def held_by(self, descriptor: object) -> bool:
         """Whether ``descriptor`` made one that is open."""
-        return any(each.by is descriptor for each in self._open)
+        return any(each.by is not None and each.by() is descriptor for each in self._open)
 
     def lines(self, keep: int) -> list[str]:
         """Return the lines that made those which are open, but for the first ``keep``."""
         return [
-            provenance.text(each.place) + ("" if each.by is None else f" by {each.by!r}")
+            provenance.text(each.place) + ("" if each.by is None else f" by {each.by()!r}")
             for each in self._open[keep:]
         ]
 
@@ -130,6 +139,16 @@ class Preparations:
         place = next(at for at, each in enumerate(self._open) if each is preparation)
         del self._open[place]
         return place
+
+    def withdraw(self) -> None:
+        """Take all grants back, and before them those of what is made of this memory.
+
+        For memory that goes, and what is made of it with it. Again goes on where it failed.
+        """
+        while (last := self.last()) is not None:
+            if last.of_by is not None:
+                last.of_by.withdraw()
+            self.remove(last)
 
     def restore(self, preparation: Preparation, place: int) -> None:
         """Open it again, without grants, where it was: what follows `remove` has failed."""

@@ -6,11 +6,15 @@ pins its pages, through what `use` gave, or through the kernel module, and has a
 
 from __future__ import annotations
 
+import os
+import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from . import coherence, kernel, user_memory
+from . import coherence, kernel, late, user_memory
 from .derived import DerivedMemoryDescriptor, clipped
 from .errors import (
     IOBadArgumentError,
@@ -27,7 +31,8 @@ from .mapping import IOMemoryMap
 from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
 from .multi import IOMultiMemoryDescriptor, guard_length
 from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
-from .preparation import device_may
+from .preparation import Preparations, device_may
+from .provenance import Record
 from .task import Task
 from .vm import PAGE, Window
 
@@ -74,6 +79,41 @@ def _pin(address: int, length: int, *, write: bool) -> Pinned:
     return pinner.pin(address, length, write=write)
 
 
+@dataclass(slots=True)
+class _Wired:
+    """What keeps the memory in its place while it is prepared, and who was told of that."""
+
+    preparations: Preparations
+    window: BusWindow
+    record: Record
+    pid: int
+    pinned: Pinned | None = None
+    untrack: Callable[[], None] = coherence.nothing
+
+    def end(self) -> None:
+        """Let the pages go, which no device may reach then. Again goes on where it failed."""
+        self.preparations.withdraw()
+        self.window.close()
+        self.unpin()
+
+    def unpin(self) -> None:
+        """Let the pages go."""
+        self.untrack()
+        self.untrack = coherence.nothing
+        if self.pinned is not None:
+            self.pinned.close()
+            self.pinned = None
+
+
+def _dropped(wired: _Wired) -> None:
+    """End what was dropped while it was prepared."""
+    if os.getpid() != wired.pid or wired.pinned is None:
+        return
+    late.finalize(wired.end, str(wired.record))
+    wired.record.drop()
+    warnings.warn(f"{wired.record} is prepared, and was not released", ResourceWarning, 2)
+
+
 class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
     """``length`` bytes at ``address`` of this process. Made by `withAddressRange`."""
 
@@ -84,10 +124,10 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
         self._length = self._record.length = length
         self._task = task
         self._wires = 0
-        self._pinned: Pinned | None = None
-        self._untrack: Callable[[], None] = coherence.nothing
         self._segments: list[Segment] = []
         self._window: BusWindow = BusWindow(lambda: nullcontext(address), length)
+        self._held = _Wired(self._preparations, self._window, self._record, os.getpid())
+        weakref.finalize(self, _dropped, self._held).atexit = False
 
     @classmethod
     def withAddressRange(
@@ -139,14 +179,14 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
             pinned = _pin(self._address, self._length, write=write)
             try:
                 self._segments = list(pinned.segments())
-                self._untrack = coherence.backend().track_existing(
+                self._held.untrack = coherence.backend().track_existing(
                     self, self._address, self._length
                 )
             except BaseException:
                 self._segments = []
                 pinned.close()
                 raise
-            self._pinned = pinned
+            self._held.pinned = pinned
         self._wires += 1
         if self._length:
             try:
@@ -156,25 +196,22 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
                 raise
 
     def _unwire(self) -> None:
-        if self._pinned is not None:
+        if self._held.pinned is not None:
             self._narrow_window(iter(self._segments))
-        if self._pinned is not None and self._wires == 1:
-            self._untrack()
-            self._untrack = coherence.nothing
-            self._pinned.close()
-            self._pinned = None
+        if self._held.pinned is not None and self._wires == 1:
+            self._held.unpin()
             self._segments = []
         self._wires -= 1
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
-        if length and self._pinned is None:
+        if length and self._held.pinned is None:
             raise IONotReadyError(f"{self!r} has no place on the bus before its prepare()")
         if length and self._window.translated:
             return clipped(self._window.segments(), offset, length)
         return clipped(iter(self._segments), offset, length)
 
     def _physical(self, offset: int, length: int) -> Iterator[Segment]:
-        if length and self._pinned is None:
+        if length and self._held.pinned is None:
             raise IONotReadyError(f"{self!r} has no place before its prepare()")
         return clipped(iter(self._segments), offset, length)
 
