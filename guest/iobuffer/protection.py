@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from . import holders, late
-from .errors import IOReturn, IOReturnError
+from .errors import IOReturn, IOReturnError, undo
 from .options import IODirection
 
 
@@ -69,7 +69,9 @@ class Grants:
             for address, length in segments:
                 self._granted.append(self._control.grant(address, length, direction))
         except BaseException as error:
-            self.withdraw()
+            undo(error, self.withdraw)
+            if self._granted:
+                late.finalize(self.withdraw, f"grants of {len(self._granted)} segments")
             if isinstance(error, IOReturnError) and error.code is IOReturn.kIOReturnNoResources:
                 error.add(holders.of_the_bus())
             raise

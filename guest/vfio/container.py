@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from iobuffer import protection
+from iobuffer import late, protection
 from iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -228,6 +228,8 @@ class Container:
                 iova.permit()
             except BaseException as error:
                 undo(error, iova.close)
+                if not iova.closed:
+                    late.finalize(iova.close, f"{length} bytes at bus address {address:#x}")
                 raise
         return iova
 

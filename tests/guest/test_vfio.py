@@ -24,9 +24,12 @@ from iobuffer import (
     IOReturn,
     IOReturnError,
     IOUnsupportedError,
+    late,
+    mistakes,
     protection,
 )
 from iobuffer.driver import Interrupts
+from iobuffer.mistakes import IOMistakeWarning
 from pci_sysfs import PciError, PciFunction
 from vfio import Container, IovaAllocator, VfioFunction, container, function, uapi
 from vfio.uapi import Request
@@ -389,6 +392,34 @@ def test_no_room_for_a_grant_leaves_nothing_mapped(
     with pytest.raises(IOReturnError, match="full"):
         opened.map(memory, PAGE, read=True, write=True)
     assert kernel.mappings == {}
+
+
+def test_what_cannot_be_granted_and_not_be_unmapped_is_unmapped_later(
+    opened: Container,
+    kernel: Kernel,
+    memory: int,
+    control: Grants,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: bytearray) -> int:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    control.room = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(kernel, "iommu_unmap_dma", refuse)
+        with (
+            pytest.warns(IOMistakeWarning, match="could not be given back"),
+            pytest.raises(IOReturnError, match=r"full.*is not undone"),
+        ):
+            opened.map(memory, PAGE, read=True, write=True)
+        late.catch_up()
+        (address,) = kernel.mappings
+        with pytest.raises(IOBadArgumentError):
+            opened.iova.take(address, PAGE)  # while it is mapped it is nobody else's
+    late.catch_up()
+    assert kernel.mappings == {}
+    opened.iova.take(address, PAGE)
+    assert len(mistakes.taken()) == 1
 
 
 @pytest.mark.parametrize(
