@@ -9,9 +9,11 @@ import struct
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Final, Self
 
 from .errors import IODeviceError, IOReturn
+
+_ours: Final[weakref.WeakSet[DeviceFile]] = weakref.WeakSet()
 
 
 def open_device(path: Path) -> int:
@@ -35,12 +37,19 @@ def code_of(error: OSError) -> IOReturn:
 
 
 class DeviceFile:
-    """A file of the module: open until `close`, or to the end of the ``with``."""
+    """A file of the module: open until `close`, or to the end of the ``with``.
+
+    ``closed_by_fork``: whether a forked child closes its copy, the lowest number first; None: not.
+    """
+
+    closed_by_fork: ClassVar[int | None] = None
 
     def __init__(self, fd: int, name: str) -> None:
         self.name = name
         self._fd = fd
         self._finalizer = weakref.finalize(self, os.close, fd)
+        if self.closed_by_fork is not None:
+            _ours.add(self)
 
     def _get(self, command: int, record: struct.Struct) -> tuple[int, ...]:
         answer = bytearray(record.size)
@@ -76,3 +85,16 @@ class DeviceFile:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _after_fork_in_child() -> None:
+    """What a file stands for lasts until its last close, so a child that lives on must have none.
+
+    Its parent may be dead by now, with a DMA in flight to what it had pinned: the last close of the
+    function stops that, and comes before pages go back.
+    """
+    for each in sorted(_ours, key=lambda file: file.closed_by_fork or 0):
+        each.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,7 +8,7 @@ import fcntl
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from .device_file import DeviceFile, code_of, open_device
 from .errors import (
@@ -215,8 +215,11 @@ class DriverFunction(DeviceFile):
 
     Bus mastering is on from the first open of all processes on. The last close, which a process
     that was killed makes as well, turns it off, and resets the function where it can be: no DMA
-    outlives those who could have started it.
+    outlives those who could have started it. A forked child has its parent's closed, and opens the
+    function anew to use it.
     """
+
+    closed_by_fork: ClassVar[int | None] = 0  # before the pins of what it may do DMA to
 
     def __init__(self, path: Path) -> None:
         super().__init__(open_device(path), str(path))

@@ -1,8 +1,8 @@
 """Pinned user memory, and the kernel's own mappings: files that the module's ioctls return.
 
 Each lasts until its last descriptor is closed: by `close`, by the process's end, and in every
-process that has it from a fork or over a socket. So nothing is lost with a process, and nothing
-that another one still uses.
+process that has it over a socket; a forked child keeps none. So nothing is lost with a process, and
+nothing that another one still uses.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import errno
 import fcntl
 import os
 import resource
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from .device_file import DeviceFile, code_of
 from .errors import IOCannotWireError, IODeviceError, IOReturn, IOReturnError
@@ -34,8 +33,6 @@ from .uapi import (
 from .vm import PAGE
 
 _PAGES_AT_ONCE: Final = 1 << 16
-
-_open: Final[weakref.WeakSet[_Bytes]] = weakref.WeakSet()
 
 
 def cannot_wire(error: OSError, address: int, length: int, *, write: bool) -> IOReturnError:
@@ -65,11 +62,8 @@ def cannot_wire(error: OSError, address: int, length: int, *, write: bool) -> IO
 class _Bytes(DeviceFile):
     """A file whose bytes are memory."""
 
+    closed_by_fork: ClassVar[int | None] = 1
     length: int
-
-    def __init__(self, fd: int, name: str) -> None:
-        super().__init__(fd, name)
-        _open.add(self)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes as the kernel sees them; `IODeviceError` (BadArgument) outside."""
@@ -231,12 +225,3 @@ class KernelMap(_Bytes):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"fd {self._fd}"
         return f"<KernelMap {state}: {self.length} bytes at {self.address:#x}, {self.mode.name}>"
-
-
-def _after_fork_in_child() -> None:
-    """A child that lives on must not keep its parent's pages pinned, or mapped by the kernel."""
-    for each in list(_open):
-        each.close()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,10 +38,13 @@ def second() -> Exerciser:
     return Exerciser(find(1))
 
 
-def holds_a_dma(memory: mmap.mmap, content: bytes, *, pin_first: bool) -> Callable[..., Any]:
+def holds_a_dma(
+    memory: mmap.mmap, content: bytes, *, pin_first: bool = False, forks: bool = False
+) -> Callable[..., Any]:
     """Return what a process does that will be killed with a DMA to ``memory`` in flight.
 
     ``pin_first``: in which order it opens the files, and so in which the kernel closes them.
+    ``forks``: it has a child by then, which lives on, and whose process id it says.
     """
 
     def body(ask: Callable[[], Any]) -> Iterator[Any]:
@@ -52,8 +57,23 @@ def holds_a_dma(memory: mmap.mmap, content: bytes, *, pin_first: bool) -> Callab
                 dma.step(STEP)
                 yield dma.moved
                 ask()
+                yield lives_on() if forks else 0
+                ask()
 
     return body
+
+
+def lives_on() -> int:
+    """Fork a child that does nothing until it is killed, and return its process id."""
+    begun, begins = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(begins, b"!")
+        signal.alarm(120)
+        signal.pause()
+        os._exit(0)
+    os.read(begun, 1)
+    return child
 
 
 @pytest.mark.promise(STOPPED)
@@ -84,6 +104,34 @@ def test_a_killed_process_leaves_no_dma_in_flight(
         asked=f"killed after {moved} of {PAGE} bytes: bus mastering off, and nothing is left of it",
         attested=f"bus mastering {bus_master}, {left} bytes to go, busy {busy}; then {again}",
         kept=(moved, bus_master, again, left, busy) == (STEP, False, True, 0, False) and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise(STOPPED)
+def test_a_child_that_lives_on_keeps_no_dma_in_flight(
+    bench: Bench, data: Patterns, attest: Attest
+) -> None:
+    """A fork has none of the function's file: its last close is that of the process killed."""
+    old, new = data.take(PAGE), data.take(PAGE)
+    with mapped("memfd", PAGE) as memory:
+        memory[:] = old
+        with OtherProcess(holds_a_dma(memory, new, forks=True)) as other:
+            moved = other.hear()
+            other.tell()
+            child = other.hear()
+            try:
+                with bench.device.expects(DmaReason.BUS_MASTER_OFF, count=1):
+                    other.kill()
+                bus_master = find(1).bus_master
+            finally:
+                os.kill(child, signal.SIGKILL)
+        wrong = difference(new[:STEP] + old[STEP:], memory[:])
+    attest(
+        STOPPED,
+        asked=f"killed after {moved} of {PAGE} bytes, and its child lives: bus mastering off",
+        attested=f"bus mastering {bus_master}",
+        kept=(moved, bus_master) == (STEP, False) and not wrong,
         reason=wrong,
     )
 

@@ -6,9 +6,11 @@ import array
 import errno
 import os
 import resource
+from pathlib import Path
 
 import pytest
-from iobuffer import IOReturn
+from iobuffer import IOReturn, uapi
+from iobuffer.driver import DriverFunction
 from iobuffer.errors import IOCannotWireError, IODeviceError
 from iobuffer.pin import KernelMap, Pin, _Bytes, cannot_wire
 from iobuffer.pool import PAGE
@@ -118,3 +120,31 @@ def test_a_forked_child_keeps_no_pin_of_its_parent() -> None:
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         os.fstat(fd)
+
+
+def test_a_forked_child_closes_a_function_before_what_is_pinned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The last close of the function stops it; pages go back after that."""
+    monkeypatch.setattr(DriverFunction, "_get", lambda *_: (uapi.VERSION, 1, 0, 1))
+    (tmp_path / "function").touch()
+    closed: list[int] = []
+    close = os.close
+
+    def note(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+
+    monkeypatch.setattr(os, "close", note)
+    with (
+        FakePin([PAGE], 0, 100) as pin,
+        DriverFunction(tmp_path / "function") as function,
+        FakePin([PAGE], 0, 100) as other,
+    ):
+        fds = {pin.fileno(), other.fileno()}, function.fileno()
+        child = os.fork()
+        if child == 0:
+            first = closed.index(fds[1]) if fds[1] in closed else -1
+            os._exit(0 if fds[0] == set(closed[first + 1 :]) and function.closed else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.fstat(fds[1])
