@@ -17,6 +17,7 @@ from . import processors
 
 _LENGTH: Final = struct.Struct("<I")
 _PATIENCE: Final = 60.0  # seconds
+_LIFETIME: Final = 120  # seconds without a word to or from the test
 
 
 class OtherProcessError(Exception):
@@ -39,10 +40,11 @@ class OtherProcess:
             self._here.close()
             status = 1
             try:
-                signal.alarm(120)  # whatever happens to the test, this does not stay
+                signal.alarm(_LIFETIME)  # whatever happens to the test, this does not stay
                 processors.place(cpu)
-                for answer in body(lambda: _receive(there)):
+                for answer in body(lambda: self._asked(there)):
                     _send(there, answer)
+                    signal.alarm(_LIFETIME)
                 status = 0
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -51,16 +53,44 @@ class OtherProcess:
                 os._exit(status)
         there.close()
 
+    @staticmethod
+    def _asked(there: socket.socket) -> Any:
+        """Wait for the test's word: that one's time is not ours."""
+        word = _receive(there)
+        signal.alarm(_LIFETIME)
+        return word
+
     def hear(self) -> Any:
-        """Return what the process says next; raise what it raised."""
-        answer = _receive(self._here)
+        """Return what the process says next; raise what it raised, or how it ended."""
+        try:
+            answer = _receive(self._here)
+        except (EOFError, ConnectionError) as error:
+            raise self._lost() from error
         if isinstance(answer, OtherProcessError):
             raise answer
         return answer
 
     def tell(self, word: Any = None) -> None:
-        """Let it go on."""
-        _send(self._here, word)
+        """Let it go on; raise what it raised meanwhile, or how it ended."""
+        try:
+            _send(self._here, word)
+        except ConnectionError as error:
+            with contextlib.suppress(EOFError, ConnectionError):
+                while True:
+                    answer = _receive(self._here)
+                    if isinstance(answer, OtherProcessError):
+                        raise answer from error
+            raise self._lost() from error
+
+    def _lost(self) -> OtherProcessError:
+        """Return the error that it has ended, and how; its files are closed, so it has."""
+        if not self.pid:
+            return OtherProcessError("the other process was killed by the test")
+        _, status = os.waitpid(self.pid, 0)
+        self.pid, code = 0, os.waitstatus_to_exitcode(status)
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+        why = f": {_LIFETIME} s without a word" if code == -signal.SIGALRM else ""
+        return OtherProcessError(f"the other process ended {how} without a word{why}")
 
     def stop(self) -> None:
         """Stop it, and wait until it has stopped."""
@@ -107,6 +137,6 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
     while len(data) < length:
         part = connection.recv(length - len(data))
         if not part:
-            raise OtherProcessError("the other process ended without a word")
+            raise EOFError
         data += part
     return data
