@@ -12,7 +12,7 @@ import pytest
 from device.endpoints.exerciser import Exerciser
 from device.endpoints.parts.capabilities import OptionalCapability
 from device.pci import aer, config, pcie
-from device.pci.msi import Msi
+from device.pci.msi import Msi, allowed
 from device.trace import Trace
 
 CONFIG_SIZE = 4096
@@ -152,9 +152,22 @@ def test_detected_errors_are_cleared_one_by_one(exerciser: Exerciser) -> None:
     assert word(exerciser, status) == 0
 
 
+@pytest.mark.parametrize("error", list(aer.Uncorrectable))
+def test_first_error_pointer_is_the_place_of_the_bit(
+    exerciser: Exerciser, error: aer.Uncorrectable
+) -> None:
+    """Advanced Error Capabilities and Control, bits 4:0 (section 7.8.4.7)."""
+    exerciser.region_write(7, _AER + aer.Offset.UNCORRECTABLE_MASK, bytes(4))
+    aer.report(exerciser.config, _AER, error)
+    assert word(exerciser, _AER + aer.Offset.CONTROL) == int(error).bit_length() - 1
+    assert aer.fatal(exerciser.config, _AER, error) is bool(0x0046_2030 & error)
+
+
 @pytest.mark.parametrize(("messages", "capable"), [(1, 0), (2, 1), (8, 3), (32, 5)])
 def test_msi_capability(messages: int, capable: int) -> None:
     """PCI Local Bus 3.0, section 6.8.1: 64-bit addresses, a power of two of messages."""
     msi = Msi(messages)
     assert msi.body() == struct.pack("<HQH", 0x80 | capable << 1, 0, 0)
+    for enable in 0, 1:
+        assert allowed(capable << 4 | enable) == messages * enable
     assert msi.write_mask() == struct.pack("<HQH", 0x71, 0xFFFF_FFFF_FFFF_FFFC, 0xFFFF)

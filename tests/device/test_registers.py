@@ -61,6 +61,29 @@ def test_each_access_kind() -> None:
     assert file.read(Place.PLAIN, 4) == b"\x05\0\0\0"
 
 
+def test_which_accesses_call_a_side_effect() -> None:
+    """A read calls one of what is not hidden, a write of what takes something."""
+    registers = RegisterFile()
+    owner = Owner()
+    registers.add(REGISTERS, owner)
+    kinds = {
+        name: (registers.calls("read", name), registers.calls("write", name))
+        for name in ("plain", "masked", "fixed", "cleared", "command", "none_of_these")
+    }
+    assert kinds == {
+        **dict.fromkeys(("plain", "masked", "cleared"), (True, True)),
+        "fixed": (True, False),
+        "command": (False, True),
+        "none_of_these": (False, False),
+    }
+    assert registers.owned_by("plain", owner)
+    assert not registers.owned_by("plain", Owner())
+    assert not registers.owned_by("none_of_these", owner)
+    assert [registers.name(at) for at in (0x00, 0x03, 0x07, 0x10, 0x17)] == [
+        *("PLAIN", "PLAIN", "MASKED", "", "COMMAND")
+    ]
+
+
 def test_wide_and_unaligned_accesses() -> None:
     file = RegisterFile(REGISTERS, Owner())
     file.write(0, bytes(range(1, 9)))
