@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import IntEnum
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +61,23 @@ def test_each_access_kind() -> None:
     assert owner.commands == [0xFFFF_FFFF]
     file.reset()
     assert file.read(Place.PLAIN, 4) == b"\x05\0\0\0"
+
+
+class At(IntEnum):
+    BEFORE = 0x0C
+    FIRST = 0x10
+    WITHIN = 0x20
+    LAST = 0x3C
+    BEHIND = 0x40
+
+
+@pytest.mark.parametrize("place", list(At))
+def test_a_reserved_range_ends_where_it_says(place: At) -> None:
+    registers = RegisterFile()
+    registers.reserve(0x10, 0x30, "the table")
+    free = place in (At.BEFORE, At.BEHIND)
+    with nullcontext() if free else pytest.raises(ValueError, match="the table is there"):
+        registers.add((Register(place),), Owner())
 
 
 def test_which_accesses_call_a_side_effect() -> None:
