@@ -52,6 +52,13 @@ struct dr_pci {
 	struct dr_vector vector[];	/* max(msix_max, 1) */
 };
 
+/* What an ioctl takes or tells. */
+union dr_pci_argument {
+	struct dma_rehearsal_pci_info info;
+	struct dma_rehearsal_eventfd eventfd;
+	u32 value;
+};
+
 static DEFINE_IDA(dr_pci_ids);
 
 static void dr_pci_free(struct kref *kref)
@@ -135,23 +142,21 @@ static void dr_vector_set(struct dr_vector *vector, struct eventfd_ctx *eventfd,
 		eventfd_ctx_put(old);
 }
 
-static long dr_pci_eventfd(struct dr_pci *pci, struct file *file, void __user *user)
+static long dr_pci_eventfd(struct dr_pci *pci, struct file *file,
+			   const struct dma_rehearsal_eventfd *request)
 {
-	struct dma_rehearsal_eventfd request;
 	struct eventfd_ctx *eventfd = NULL;
 	struct dr_vector *vector;
 
-	if (copy_from_user(&request, user, sizeof(request)))
-		return -EFAULT;
-	if (request.vector >= pci->vectors || request.fd < -1)
+	if (request->vector >= pci->vectors || request->fd < -1)
 		return -EINVAL;
-	vector = &pci->vector[request.vector];
+	vector = &pci->vector[request->vector];
 	if (pci->chooser && pci->chooser != file)
 		return -EBUSY;
 	if (vector->owner && vector->owner != file)
 		return -EBUSY;
-	if (request.fd >= 0) {
-		eventfd = eventfd_ctx_fdget(request.fd);
+	if (request->fd >= 0) {
+		eventfd = eventfd_ctx_fdget(request->fd);
 		if (IS_ERR(eventfd))
 			return PTR_ERR(eventfd);
 	}
@@ -175,19 +180,17 @@ static long dr_pci_unmask(struct dr_pci *pci, struct file *file)
 	return 0;
 }
 
-static long dr_pci_info(struct dr_pci *pci, void __user *user)
+static long dr_pci_info(struct dr_pci *pci, struct dma_rehearsal_pci_info *info)
 {
-	struct dma_rehearsal_pci_info info = {
-		.version = DMA_REHEARSAL_VERSION,
-		.vectors = pci->vectors,
-		.interrupts = pci->interrupts,
-	};
 	u16 command;
 
 	if (pci_read_config_word(pci->pdev, PCI_COMMAND, &command))
 		return -EIO;
-	info.bus_master = !!(command & PCI_COMMAND_MASTER);
-	return copy_to_user(user, &info, sizeof(info)) ? -EFAULT : 0;
+	info->version = DMA_REHEARSAL_VERSION;
+	info->vectors = pci->vectors;
+	info->bus_master = !!(command & PCI_COMMAND_MASTER);
+	info->interrupts = pci->interrupts;
+	return 0;
 }
 
 /* INTx's handler writes the same register. */
@@ -201,12 +204,8 @@ static void dr_set_master(struct dr_pci *pci, bool on)
 	spin_unlock_irq(&pci->vector[0].lock);
 }
 
-static long dr_pci_bus_master(struct dr_pci *pci, void __user *user)
+static long dr_pci_bus_master(struct dr_pci *pci, u32 on)
 {
-	u32 on;
-
-	if (get_user(on, (u32 __user *)user))
-		return -EFAULT;
 	if (on > 1)
 		return -EINVAL;
 	dr_set_master(pci, on);
@@ -307,14 +306,11 @@ static int dr_interrupts_switch(struct dr_pci *pci, u32 interrupts)
 	return ret;
 }
 
-static long dr_pci_set_interrupts(struct dr_pci *pci, struct file *file, void __user *user)
+static long dr_pci_set_interrupts(struct dr_pci *pci, struct file *file, u32 interrupts)
 {
 	unsigned int i;
-	u32 interrupts;
 	int ret;
 
-	if (get_user(interrupts, (u32 __user *)user))
-		return -EFAULT;
 	if (interrupts != DMA_REHEARSAL_INTERRUPTS_MSIX &&
 	    interrupts != DMA_REHEARSAL_INTERRUPTS_INTX)
 		return -EINVAL;
@@ -328,29 +324,59 @@ static long dr_pci_set_interrupts(struct dr_pci *pci, struct file *file, void __
 	return ret;
 }
 
-static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long argument)
+/* Under pci->lock. */
+static long dr_pci_do(struct dr_pci *pci, struct file *file, unsigned int command,
+		      union dr_pci_argument *argument)
+{
+	if (!pci->pdev)
+		return -ENODEV;
+	switch (command) {
+	case DMA_REHEARSAL_PCI_INFO:
+		return dr_pci_info(pci, &argument->info);
+	case DMA_REHEARSAL_EVENTFD:
+		return dr_pci_eventfd(pci, file, &argument->eventfd);
+	case DMA_REHEARSAL_BUS_MASTER:
+		return dr_pci_bus_master(pci, argument->value);
+	case DMA_REHEARSAL_SET_INTERRUPTS:
+		return dr_pci_set_interrupts(pci, file, argument->value);
+	case DMA_REHEARSAL_UNMASK:
+		return dr_pci_unmask(pci, file);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/*
+ * The caller's memory is touched with no lock held: a page of it may be another process's
+ * to fill in (userfaultfd), or a dead server's, and everybody else would wait with it.
+ */
+static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long user)
 {
 	struct dr_pci *pci = file->private_data;
-	void __user *user = (void __user *)argument;
+	union dr_pci_argument argument = {};
+	size_t size = _IOC_SIZE(command);
 	long ret;
 
+	if (size > sizeof(argument))
+		return -ENOTTY;
+	if (_IOC_DIR(command) & _IOC_WRITE &&
+	    copy_from_user(&argument, (void __user *)user, size))
+		return -EFAULT;
 	mutex_lock(&pci->lock);
-	if (!pci->pdev)
-		ret = -ENODEV;
-	else if (command == DMA_REHEARSAL_PCI_INFO)
-		ret = dr_pci_info(pci, user);
-	else if (command == DMA_REHEARSAL_EVENTFD)
-		ret = dr_pci_eventfd(pci, file, user);
-	else if (command == DMA_REHEARSAL_BUS_MASTER)
-		ret = dr_pci_bus_master(pci, user);
-	else if (command == DMA_REHEARSAL_SET_INTERRUPTS)
-		ret = dr_pci_set_interrupts(pci, file, user);
-	else if (command == DMA_REHEARSAL_UNMASK)
-		ret = dr_pci_unmask(pci, file);
-	else
-		ret = -ENOTTY;
+	ret = dr_pci_do(pci, file, command, &argument);
 	mutex_unlock(&pci->lock);
+	if (!ret && _IOC_DIR(command) & _IOC_READ &&
+	    copy_to_user((void __user *)user, &argument, size))
+		ret = -EFAULT;
 	return ret;
+}
+
+/* Under pci->lock. Afterwards no DMA is in flight, as far as the function says. */
+static void dr_pci_end_dma(struct dr_pci *pci)
+{
+	dr_set_master(pci, false);
+	if (!pci_wait_for_pending_transaction(pci->pdev))
+		pci_warn(pci->pdev, "transactions are pending, bus mastering is off\n");
 }
 
 /*
@@ -362,9 +388,7 @@ static void dr_pci_stop(struct dr_pci *pci)
 {
 	if (dr_fault_close_stops_nothing)
 		goto stopped;
-	dr_set_master(pci, false);
-	if (!pci_wait_for_pending_transaction(pci->pdev))
-		pci_warn(pci->pdev, "transactions are pending, bus mastering is off\n");
+	dr_pci_end_dma(pci);
 	pci_try_reset_function(pci->pdev);
 stopped:
 	dr_run_stop(&pci->run);
@@ -485,7 +509,7 @@ static void dr_pci_remove(struct pci_dev *pdev)
 	misc_deregister(&pci->misc);
 	mutex_lock(&pci->lock);
 	dr_interrupts_stop(pci);
-	pci_clear_master(pdev);
+	dr_pci_end_dma(pci);
 	if (pci->users)
 		dr_run_stop(&pci->run);
 	pci->chooser = NULL;
