@@ -14,7 +14,6 @@ command has prepared.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
@@ -36,6 +35,7 @@ from .errors import (
 )
 from .memory import IOMemoryDescriptor, Segment
 from .options import IODirection
+from .own_lock import make_lock
 
 __all__ = [
     "IODMACommand",
@@ -85,7 +85,7 @@ class IODMACommand(Specified):
         self._allocator = bounce_allocator
         self._memory: IOMemoryDescriptor | None = None
         self._active: Prepared | None = None
-        self._lock = threading.RLock()
+        self._lock = make_lock()
 
     @classmethod
     def withSpecification(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from . import late, provenance
 from .errors import IOBusyError, IONotAttachedError
 from .flags import MapOptions
 from .options import CacheMode
+from .own_lock import make_lock
 from .task import Task
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class IOMemoryMap:
         self._uses = 1
         self.made_at = provenance.caller()
         """The "file:line" that made it."""
-        self._lock = threading.RLock()  # its own: a finalizer must wait for no descriptor's
+        self._lock = make_lock()  # its own: a finalizer must wait for no descriptor's
         self._views: list[weakref.ref[Any]] = []  # what they look through
         self._finalizer = weakref.finalize(self, _forgotten, drop or unmap, repr(self), os.getpid())
         self._finalizer.atexit = False

@@ -7,7 +7,6 @@ may be called by several threads.
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .errors import (
 )
 from .flags import CompleteFlags, MapOptions, MemoryOperation, PrepareFlags
 from .options import CACHE_FIELD, IODirection, IOOptions
+from .own_lock import make_lock
 from .preparation import Holder, Preparation, Preparations, device_may
 from .protection import Grants
 from .ranges import align_up
@@ -100,7 +100,7 @@ class IOMemoryDescriptor(ABC):
         self._direction = direction
         self._tag = tag
         self._record = provenance.Record(type(self).__name__, direction)
-        self._lock = threading.RLock()
+        self._lock = make_lock()
         self._preparations = Preparations()
         self._dma_users: list[object] = []
 
