@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,14 @@ from iobuffer import (
     IOReturnError,
     IOUnsupportedError,
     Task,
+    current_task,
     heap,
     kIODirectionIn,
     kIODirectionOut,
+    kIOMapAnywhere,
     kIOMapInhibitCache,
     kIOMapRealTimeCache,
+    kIOMapUnique,
     kIOMapWriteCombineCache,
     kIOMapWriteThruCache,
     kIOMemoryClearEncrypt,
@@ -272,6 +276,23 @@ def test_an_error_in_the_block_is_not_hidden_by_its_views(main: MemoryPool) -> N
     buffer.release()
     gc.collect()
     assert pools.known()["main"].free_size() == main.size
+
+
+@pytest.mark.usefixtures("main")
+@pytest.mark.parametrize(("count", "more"), [(4, ""), (5, "; and 1 more"), (7, "; and 3 more")])
+def test_release_names_some_of_many_holders(count: int, more: str) -> None:
+    with ExitStack() as stack:
+        buffer = stack.enter_context(make(64))
+        for _ in range(count):
+            stack.enter_context(
+                buffer.createMappingInTask(current_task(), 0, kIOMapAnywhere | kIOMapUnique)
+            )
+        with pytest.raises(IOBusyError) as caught:
+            buffer.release()
+        said = caught.value.reason
+        assert said.count("<IOMemoryMap") == min(count, 4)
+        assert f"{more}; unmap them first" in said
+        assert f"{count} mapping(s)" in said
 
 
 @pytest.mark.usefixtures("main")
