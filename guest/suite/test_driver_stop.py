@@ -38,6 +38,14 @@ def second() -> Exerciser:
     return Exerciser(find(1))
 
 
+@pytest.fixture(autouse=True)
+def at_rest() -> Iterator[None]:
+    """Reset the function afterwards: a test that fails leaves no DMA in flight to the next."""
+    yield
+    with second() as device:
+        device.reset()
+
+
 def holds_a_dma(
     memory: mmap.mmap, content: bytes, *, pin_first: bool = False, forks: bool = False
 ) -> Callable[..., Any]:
