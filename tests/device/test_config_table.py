@@ -161,6 +161,11 @@ def test_first_error_pointer_is_the_place_of_the_bit(
     aer.report(exerciser.config, _AER, error)
     assert word(exerciser, _AER + aer.Offset.CONTROL) == int(error).bit_length() - 1
     assert aer.fatal(exerciser.config, _AER, error) is bool(0x0046_2030 & error)
+    other = (
+        aer.Uncorrectable.ECRC if error != aer.Uncorrectable.ECRC else aer.Uncorrectable.INTERNAL
+    )
+    aer.report(exerciser.config, _AER, other)
+    assert word(exerciser, _AER + aer.Offset.CONTROL) == int(error).bit_length() - 1, "the first"
 
 
 @pytest.mark.parametrize(("messages", "capable"), [(1, 0), (2, 1), (8, 3), (32, 5)])
