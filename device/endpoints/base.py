@@ -373,15 +373,16 @@ class Endpoint:
         self.on_unmap(address, length)
 
     def region_read(self, index: int, offset: int, length: int) -> bytes:
-        """See ``DeviceModel.region_read``. In D3hot a BAR does not answer: all ones.
+        """See ``DeviceModel.region_read``. A BAR that does not answer reads all ones.
 
-        While a migration holds the function, see `Standstill`.
+        That is so in D3hot, and while Memory Space is clear (Base 5.0, 7.5.1.1.3). QEMU hands on no
+        such access; another client may. While a migration holds the function, see `Standstill`.
         """
         if index == CONFIG_REGION:
             data = self.config.read(offset, length)
-        elif self.config.silent:
-            if self.config.asleep:
-                return b"\xff" * length
+        elif not self.config.claims_memory:
+            return b"\xff" * length
+        elif self.config.stopped:
             return self._with_msix(index, offset, self._standstill.read(index, offset, length))
         else:
             content = self.contents.get(index)
@@ -397,12 +398,12 @@ class Endpoint:
         return data if region is None else region.read(index, offset, data)
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
-        """See ``DeviceModel.region_write``. In D3hot, or held, a BAR takes nothing."""
+        """See ``DeviceModel.region_write``. Held, or not answering, a BAR takes nothing."""
         if index == CONFIG_REGION:
             self.config.write(offset, data)
             self._update_intx()
             self._messages.update()
-        elif self.config.asleep:
+        elif not self.config.claims_memory:
             return
         else:
             if self._msix_region is not None:

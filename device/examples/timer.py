@@ -30,7 +30,7 @@ class TimerDevice(Endpoint):
         1: SharedBar(0x4000, areas=((0, 0x1000), (0x2000, 0x1000))),
     }
     state = (StatePart(bar=1, offset=0, length=0x3000), StatePart(bar=0, offset=0, length=8))
-    command_at_reset = Command.BUS_MASTER  # the sample client is no guest, and does not set it
+    command_at_reset = Command.MEMORY_SPACE | Command.BUS_MASTER  # the sample client sets neither
     outcome: object = None
 
     def write_deadline_hi(self, _value: int) -> None:

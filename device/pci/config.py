@@ -250,6 +250,11 @@ class ConfigSpace:
         return not self._silent and bool(self._data[_COMMAND] & _BUS_MASTER)
 
     @property
+    def claims_memory(self) -> bool:
+        """Return whether the BARs answer: Memory Space is set, and the function not in D3hot."""
+        return not self._asleep and bool(self._data[_COMMAND] & _MEMORY_SPACE)
+
+    @property
     def asleep(self) -> bool:
         """Return whether it is in D3hot: only configuration space answers, nothing is sent."""
         return self._asleep

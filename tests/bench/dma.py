@@ -47,7 +47,7 @@ def connected(device: Exerciser) -> Iterator[Connection]:
         connection.handle(command(Command.VERSION, bytes(4)))
         grant = DmaMap(32, 3, 0, BASE, RAM).pack()
         connection.handle(command(Command.DMA_MAP, grant, os.dup(memory)))
-        device.region_write(7, 4, b"\x04\x00")
+        device.region_write(7, 4, b"\x06\x00")
         connection.outbox.clear()
         device.bus.write(BASE, bytes(RAM))  # or the first touch of each page would be measured
         yield connection

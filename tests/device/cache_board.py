@@ -42,7 +42,7 @@ class CacheBoard:
         self.exerciser.bus.interconnect = self.platform.interconnect
         for each in self.platform, self.exerciser:
             each.attach(self.client)
-            each.region_write(7, 4, b"\x04\x00")
+            each.region_write(7, 4, b"\x06\x00")
         self._make_tables()
 
     def _make_tables(self) -> None:

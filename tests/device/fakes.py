@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from device.endpoints.base import Endpoint
 from device.layout import DmaCtl, Ext, Reg
+from device.pci.config import Command
 from device.pci.msix import ENABLE, MsiX
 from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
 from device.vfio_user.model import Ask, Place, Window
@@ -95,6 +96,12 @@ class FakeClient(WholeMemory):
         if self.listens:
             self.interrupts.append((index, subindex))
         return self.listens
+
+
+def answer(endpoint: Endpoint) -> None:
+    """Let the BARs answer, as enabling a PCI device does, and change nothing else."""
+    command = endpoint.region_read(7, 4, 1)[0]
+    endpoint.region_write(7, 4, bytes([command | Command.MEMORY_SPACE]))
 
 
 def start(endpoint: Endpoint) -> None:

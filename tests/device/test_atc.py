@@ -108,7 +108,7 @@ def test_cache_is_cleared_by_software_and_by_resets(exerciser: Exerciser) -> Non
     assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
     request(exerciser, BASE)
     exerciser.region_write(7, 0x48, struct.pack("<H", 1 << 15))
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     assert by_atc(exerciser, BASE, 4) == DmaReason.NO_ATC_ENTRY
 
 

@@ -237,7 +237,7 @@ def test_statuses(board: CacheBoard) -> None:
     assert board.configure(7) is CacheStatus.BAD_CONFIGURATION
     assert board.configure(line=48) is CacheStatus.BAD_CONFIGURATION
     board.done(CacheCommand.UNTRACK)
-    board.platform.region_write(7, 4, b"\x00\x00")
+    board.platform.region_write(7, 4, b"\x02\x00")
     assert board.track() is CacheStatus.BUS_MASTER_OFF
 
 
@@ -299,7 +299,7 @@ def test_what_drops_every_track(clean: CacheBoard, how: str) -> None:
 def test_a_reset_of_the_endpoint_changes_nothing(clean: CacheBoard) -> None:
     clean.store(DATA, NEW)
     clean.exerciser.device_reset()
-    clean.exerciser.region_write(7, 4, b"\x04\x00")
+    clean.exerciser.region_write(7, 4, b"\x06\x00")
     assert clean.reads(DATA, LINE) == OLD
 
 

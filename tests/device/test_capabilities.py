@@ -38,7 +38,7 @@ def extended(config: ConfigSpace) -> dict[int, int]:
 def make(client: FakeClient, *capabilities: OptionalCapability) -> Exerciser:
     made = Exerciser(Trace(), capabilities=capabilities)
     made.attach(client)
-    made.region_write(7, 4, b"\x04\x00")
+    made.region_write(7, 4, b"\x06\x00")
     return made
 
 

@@ -49,7 +49,7 @@ def test_refusals(device: Checksum) -> None:
     assert job(device, 0, 8) == (Result.REFUSED, DmaReason.UNMAPPED, 0)
     assert job(device, (1 << 64) - 1, 8) == (Result.REFUSED, DmaReason.ADDRESS_WRAP, 0)
     assert job(device, BASE, LENGTH_MAX + 1) == (Result.TOO_LONG, 0, 0)
-    device.region_write(7, 4, b"\0\0")
+    device.region_write(7, 4, b"\2\0")
     assert job(device, BASE, 8) == (Result.REFUSED, DmaReason.BUS_MASTER_OFF, 0)
 
 

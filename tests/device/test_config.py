@@ -13,7 +13,7 @@ from device.pci.config import ConfigSpace, Identity
 from device.pci.msix import MsiX
 from device.platform.platform import Platform
 from device.trace import Trace
-from tests.device.fakes import FakeClient, write32
+from tests.device.fakes import FakeClient, answer, write32
 
 HEADER = """
 b5 13 01 ed 00 00 10 00 00 00 00 ed 00 00 00 00
@@ -106,8 +106,9 @@ def test_flr_resets_and_clears_itself(exerciser: Exerciser) -> None:
     exerciser.region_write(7, PCIE + 8, struct.pack("<H", control & ~(1 << 11)))
     assert not exerciser.no_snoop_enabled
     exerciser.region_write(7, PCIE + 8, struct.pack("<H", 1 << 15))
-    assert exerciser.region_read(0, 0x18, 4) == bytes(4)
     assert word(exerciser.config, COMMAND) == 0
+    answer(exerciser)
+    assert exerciser.region_read(0, 0x18, 4) == bytes(4)
     assert exerciser.no_snoop_enabled, "Device Control is at its reset value"
     assert not word(exerciser.config, PCIE + 8) & 1 << 15
 

@@ -6,7 +6,7 @@ import pytest
 
 from device.endpoints.exerciser import Exerciser
 from device.layout import DmaReason, DmaStatus, Ext
-from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, write32
 
 CASES = [
     (Ext.ADDRESS_BITS, 21, BASE, 16, 0),
@@ -56,4 +56,5 @@ def test_constraint(
 def test_none_at_first_and_after_a_reset(exerciser: Exerciser) -> None:
     write32(exerciser, 3, Ext.ALIGNMENT, 4096)
     exerciser.device_reset()
+    answer(exerciser)
     assert read32(exerciser, 3, Ext.ALIGNMENT) == 0

@@ -21,7 +21,7 @@ from device.pci.msi import Msi
 from device.pci.msix import MsiX
 from device.trace import Trace
 from device.vfio_user.messages import Irq
-from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, answer, dma, read32, write32
 
 
 class Reg(IntEnum):
@@ -63,7 +63,7 @@ class Small(Endpoint):
 def small(client: FakeClient) -> Small:
     made = Small(Trace())
     made.attach(client)
-    made.region_write(7, 4, b"\x04\x00")
+    made.region_write(7, 4, b"\x06\x00")
     return made
 
 
@@ -78,6 +78,7 @@ def test_fields_of_a_register(small: Small) -> None:
     small.region_write(0, 1, b"\x00")
     assert not small.written[-1].start, "a byte that is not written commands nothing"
     small.device_reset()
+    answer(small)
     assert read32(small, 0, Reg.CONTROL) == 0x102
 
 
@@ -131,7 +132,7 @@ def test_msi_needs_its_enable(small: Small, client: FakeClient) -> None:
     assert small.irq_count(1) == 4
     small.intx(True)
     assert client.interrupts == [(1, 0), (1, 3)], "INTx is not used while MSI is"
-    small.region_write(7, 4, b"\0\0")
+    small.region_write(7, 4, b"\2\0")
     assert not small.msi(0), "a message is a write to memory"
 
 
@@ -195,9 +196,11 @@ def test_own_bar_is_never_reached(exerciser: Exerciser, bar: int) -> None:
         assert (found["reason"], found["moved"]) == (DmaReason.OWN_BAR, 0)
     beside = [dma(exerciser, 0x9000_0000 - 16, 16, write=True)["reason"]]
     beside.append(dma(exerciser, 0x9000_0008, 0, write=True)["reason"])
+    assert beside == [DmaReason.UNMAPPED] * 2, "in front, no byte"
     exerciser.region_write(7, 4, b"\x04\x00")
-    beside.append(dma(exerciser, 0x9000_0000, 16, write=True)["reason"])
-    assert beside == [DmaReason.UNMAPPED] * 3, "in front, no byte, memory space off"
+    with pytest.raises(DmaRefused) as refusal:
+        exerciser.bus.write(0x9000_0000, bytes(16))
+    assert refusal.value.reason is DmaReason.UNMAPPED, "memory space off"
 
 
 def test_peers_reach_each_others_memory_and_no_registers(client: FakeClient) -> None:
@@ -255,7 +258,9 @@ def test_side_effect_of_no_register_is_an_error() -> None:
 
 def test_a_class_can_be_made_twice() -> None:
     for _ in range(2):
-        assert read32(Small(Trace()), 0, Reg.CONTROL) == 0x102
+        made = Small(Trace())
+        answer(made)
+        assert read32(made, 0, Reg.CONTROL) == 0x102
 
 
 class Careless(Small):

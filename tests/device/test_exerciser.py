@@ -15,7 +15,17 @@ from device import layout
 from device.endpoints.exerciser import Exerciser
 from device.layout import AddressType, DmaAttribute, DmaCtl, DmaReason, DmaStatus, Ext, Reg
 from device.trace import Trace
-from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, dma, read32, record, write32
+from tests.device.fakes import (
+    BASE,
+    READ_ONLY_BASE,
+    SIZE,
+    FakeClient,
+    answer,
+    dma,
+    read32,
+    record,
+    write32,
+)
 
 BUFFER = layout.BUFFER_SIZE_DEFAULT
 DATA = bytes((7 * index + index // 251) % 256 for index in range(BUFFER))
@@ -112,7 +122,7 @@ def test_read_only_memory_can_be_read_alone(exerciser: Exerciser, client: FakeCl
 
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
 def test_bus_mastering_off(exerciser: Exerciser, client: FakeClient, write: bool) -> None:
-    exerciser.region_write(7, 4, b"\0\0")
+    exerciser.region_write(7, 4, b"\2\0")
     exerciser.region_write(1, 0, DATA)
     found = dma(exerciser, BASE, 16, write=write)
     assert (found["status"], found["reason"]) == (DmaStatus.INTERNAL, DmaReason.BUS_MASTER_OFF)
@@ -159,6 +169,7 @@ def test_reset_forgets(exerciser: Exerciser) -> None:
     exerciser.region_write(1, 0, DATA)
     dma(exerciser, BASE, 16, write=True)
     exerciser.device_reset()
+    answer(exerciser)
     assert exerciser.region_read(1, 0, BUFFER) == bytes(BUFFER)
     assert read32(exerciser, 3, Ext.DMA_COUNT) == 0
     assert record(exerciser, 1)["valid"] == 0
@@ -180,8 +191,9 @@ def test_trace_tells_every_dma(tmp_path: Path, client: FakeClient) -> None:
     trace = Trace(tmp_path / "trace")
     exerciser = Exerciser(trace)
     exerciser.attach(client)
+    answer(exerciser)
     dma(exerciser, BASE, 16, write=True)
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     dma(exerciser, BASE, 16, write=True)
     trace.close()
     events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
@@ -201,7 +213,7 @@ def test_trace_tells_every_dma(tmp_path: Path, client: FakeClient) -> None:
 def test_against_two_byte_strings(operations: list[tuple[int, int, int, bool]]) -> None:
     client, exerciser = FakeClient(), Exerciser(Trace())
     exerciser.attach(client)
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     exerciser.region_write(1, 0, DATA)
     client.ram[:] = (DATA * 4)[::-1]
     memory, buffer = bytearray(client.ram), bytearray(DATA)

@@ -32,7 +32,7 @@ from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor, Unmapped
 from device.vfio_user.messages import Irq
 from host_harness import faults as harness
-from tests.device.fakes import BASE, FakeClient, dma, read32, record, start, write32
+from tests.device.fakes import BASE, FakeClient, answer, dma, read32, record, start, write32
 from tests.device.tables import PAT_4K, PAT_LARGE, TABLE, Tables
 
 DATA = bytes(range(1, 101))
@@ -42,6 +42,7 @@ def devices(name: str | None) -> tuple[Exerciser, Platform]:
     """Return both devices with a fault that was set when they were made already."""
     exerciser, platform = Exerciser(Trace()), Platform(Trace())
     FaultSwitch([exerciser], platform).set(name)
+    answer(platform)
     return exerciser, platform
 
 
@@ -50,7 +51,7 @@ def exercise(name: str | None, *, write: bool) -> tuple[bytes, bytes, dict[str, 
     client = FakeClient()
     device, _ = devices(name)
     device.attach(client)
-    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(7, 4, b"\x06\x00")
     if write:
         device.region_write(1, 0, DATA)
     else:
@@ -103,7 +104,7 @@ def test_reads_stale() -> None:
     client = FakeClient()
     device = devices("device-reads-stale")[0]
     device.attach(client)
-    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(7, 4, b"\x06\x00")
     device.region_write(1, 0, DATA)
     dma(device, BASE, 100, write=True)
     client.ram[:100] = bytes(100)
@@ -128,7 +129,7 @@ def test_stale_translation(write: bool) -> None:
         client = Client()
         device = devices(name)[0]
         device.attach(client)
-        device.region_write(7, 4, b"\x04\x00")
+        device.region_write(7, 4, b"\x06\x00")
         dma(device, BASE, 100, write=write)
         client.mapped = False
         device.region_write(1, 0, DATA)
@@ -169,7 +170,7 @@ def intx(name: str | None) -> tuple[str, set[tuple[int, int]]]:
     client = FakeClient()
     device = devices(name)[0]
     device.attach(client)
-    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(7, 4, b"\x06\x00")
     seen = ""
     for level in (INTXCTL_ASSERT, 0, 0):
         write32(device, 0, Reg.INTXCTL, level)
@@ -193,7 +194,7 @@ def made(name: str | None) -> tuple[Exerciser, FakeClient]:
     client = FakeClient()
     device = devices(name)[0]
     device.attach(client)
-    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(7, 4, b"\x06\x00")
     return device, client
 
 
@@ -215,6 +216,8 @@ def test_held_outlives(name: str, place: int, value: bytes) -> None:
         write32(device, 3, Ext.HOLD, 1)
         dma(device, BASE, 8, write=True)
         device.region_write(7, place, value)
+        if not device.config.claims_memory:
+            device.region_write(7, 4, b"\6\0")  # as the kernel restores it
         assert read32(device, 0, Reg.DMACTL) & 1 == busy
 
 
@@ -409,8 +412,9 @@ def traced(name: str | None, path: Path) -> tuple[list[tuple[int, str]], Platfor
     """
     exerciser, platform = Exerciser(Trace(path)), Platform(Trace())
     exerciser.attach(FakeClient())
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     FaultSwitch([exerciser], platform).set(name)
+    answer(platform)
     guard(exerciser, platform)
     dma(exerciser, BASE, 64, write=False)
     dma(exerciser, BASE, 64, write=True)

@@ -14,7 +14,7 @@ from device.endpoints.exerciser import Exerciser
 from device.layout import DmaCtl, DmaReason, DmaStatus, Ext, Reg
 from device.trace import Trace
 from device.vfio_user.errors import Unmapped
-from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, record, write32
+from tests.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, record, write32
 
 LENGTH, STEP = 1000, 300
 DATA = bytes(index * 7 % 251 for index in range(LENGTH))
@@ -96,14 +96,16 @@ def test_what_is_refused_is_never_in_flight(exerciser: Exerciser) -> None:
 
 def flr(exerciser: Exerciser, _: FakeClient) -> None:
     exerciser.region_write(7, 0x48, struct.pack("<H", 1 << 15))
+    answer(exerciser)
 
 
 def reset(exerciser: Exerciser, _: FakeClient) -> None:
     exerciser.device_reset()
+    answer(exerciser)
 
 
 def bus_master_off(exerciser: Exerciser, _: FakeClient) -> None:
-    exerciser.region_write(7, 4, b"\0\0")
+    exerciser.region_write(7, 4, b"\2\0")
 
 
 def unmap(exerciser: Exerciser, client: FakeClient) -> None:
@@ -157,7 +159,7 @@ def test_what_ends_it_at_any_step(
 def test_any_steps_move_each_byte_once(steps: list[int]) -> None:
     exerciser, client = Exerciser(Trace()), FakeClient()
     exerciser.attach(client)
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     begin(exerciser)
     for length in steps:
         step(exerciser, length)

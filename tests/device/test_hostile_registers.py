@@ -14,7 +14,7 @@ from device.endpoints.parts.capabilities import OptionalCapability
 from device.layout import DmaReason, Ext, Plat, Reg
 from device.platform.platform import Platform
 from device.trace import Trace
-from tests.device.fakes import BASE, FakeClient, read32
+from tests.device.fakes import BASE, FakeClient, answer, read32
 
 words = (
     st.integers(0, 0xFFFF_FFFF)
@@ -40,12 +40,13 @@ def test_exerciser_answers(order: list[tuple[int, int, bytes]]) -> None:
     exerciser = Exerciser(Trace(), buffer_size=4096, capabilities=tuple(OptionalCapability))
     client = FakeClient()
     exerciser.attach(client)
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     for bar, offset, data in order:
         if offset + len(data) <= exerciser.region_size(bar):
             exerciser.region_write(bar, offset, data)
             assert len(exerciser.region_read(bar, offset, len(data))) == len(data)
     exerciser.device_reset()
+    answer(exerciser)
     assert read32(exerciser, 3, Ext.DMA_COUNT) == 0
     assert read32(exerciser, 0, Reg.DMACTL) == 0
     assert read32(exerciser, 3, Ext.ABORT_REASON) in [*DmaReason]
@@ -56,7 +57,7 @@ def test_exerciser_answers(order: list[tuple[int, int, bytes]]) -> None:
 def test_platform_answers(order: list[tuple[int, int, bytes]]) -> None:
     platform = Platform(Trace())
     platform.attach(FakeClient())
-    platform.region_write(7, 4, b"\x04\x00")
+    platform.region_write(7, 4, b"\x06\x00")
     for bar, offset, data in order:
         if offset + len(data) <= platform.region_size(bar):
             platform.region_write(bar, offset, data)

@@ -23,7 +23,7 @@ def device(client: FakeClient, **values: Any) -> Exerciser:
 
 def attached(made: Exerciser, client: FakeClient) -> Exerciser:
     made.attach(client)
-    made.region_write(7, 4, b"\x04\x00")
+    made.region_write(7, 4, b"\x06\x00")
     return made
 
 

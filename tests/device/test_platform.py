@@ -10,7 +10,7 @@ from device import layout
 from device.layout import MemoryType, Plat, PlatformFeature, WitnessRun, WitnessStatus
 from device.platform.platform import Platform
 from device.trace import Trace
-from tests.device.fakes import BASE, FakeClient, read32, write32
+from tests.device.fakes import BASE, FakeClient, answer, read32, write32
 
 PAGE = 4096
 VA = 0x7F00_0000_0000
@@ -26,7 +26,7 @@ def platform(client: FakeClient) -> Platform:
     """A platform with four pages mapped at VA, the second one uncached, told PAT and MTRRs."""
     made = Platform(Trace())
     made.attach(client)
-    made.region_write(7, 4, b"\x04\x00")
+    made.region_write(7, 4, b"\x06\x00")
     for level, shift in ((0, 39), (1, 30), (2, 21)):
         put_table(client, level, VA >> shift & 0x1FF, BASE + (level + 1) * PAGE | 7)
     for page, flags in enumerate((7, 7 | 0x18, 7, 7)):
@@ -98,7 +98,7 @@ def test_hole(platform: Platform) -> None:
 
 
 def test_bus_mastering_off(platform: Platform) -> None:
-    platform.region_write(7, 4, b"\0\0")
+    platform.region_write(7, 4, b"\2\0")
     assert walk(platform) == (WitnessStatus.BUS_MASTER_OFF, [])
 
 
@@ -133,5 +133,6 @@ def test_results_cannot_be_written(platform: Platform) -> None:
 def test_reset(platform: Platform) -> None:
     walk(platform)
     platform.device_reset()
+    answer(platform)
     assert read32(platform, 0, Plat.WITNESS_STATUS) == WitnessStatus.NEVER_RUN
     assert not any(platform.region_read(1, 0, 96))

@@ -7,7 +7,7 @@ import pytest
 from device.endpoints.exerciser import Exerciser
 from device.layout import DmaReason, Ext, Reg
 from device.pci.msix import MsiX
-from tests.device.fakes import BASE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, FakeClient, answer, dma, read32, write32
 from tests.device.test_config import POWER, word
 
 CONTROL = POWER + 4
@@ -81,5 +81,6 @@ def test_states_that_it_does_not_have_are_discarded(
 def test_reset_wakes(exerciser: Exerciser) -> None:
     go(exerciser, D3HOT)
     exerciser.device_reset()
+    answer(exerciser)
     assert word(exerciser.config, CONTROL) & 3 == D0
     assert read32(exerciser, 0, Reg.DMA_LEN) == 0

@@ -14,7 +14,7 @@ from device.endpoints.exerciser import Exerciser
 from device.layout import DmaRule, Ext, ExtFeature, ProfileFlag
 from device.profile import PLAIN, Profile, ProfileError
 from device.trace import Trace
-from tests.device.fakes import read32
+from tests.device.fakes import answer, read32
 
 MINE = """
 vendor = 0x1234
@@ -145,6 +145,7 @@ def test_shipped(name: str) -> None:
     found = profile.find(name)
     assert found.name == name
     made = Exerciser(Trace(), profile=found)
+    answer(made)
     assert made.region_read(7, 0, 2) == found.vendor.to_bytes(2, "little")
     assert read32(made, 3, Ext.ADDRESS_BITS) == found.address_bits
 
@@ -174,6 +175,7 @@ def test_checksum_is_of_the_values_and_not_of_the_name() -> None:
 def test_registers_show_the_profile(tmp_path: Path) -> None:
     found = profile.load(written(tmp_path, MINE))
     made = Exerciser(Trace(), profile=found)
+    answer(made)
     shown = {each: read32(made, 3, each) for each in Ext}
     assert shown[Ext.FEATURES] & ExtFeature.PROFILE
     assert shown[Ext.BUFFER_SIZE] == made.region_size(1) == 8192
@@ -195,7 +197,9 @@ def test_registers_show_the_profile(tmp_path: Path) -> None:
         (Ext.BANDWIDTH_MB_S, 100),
     ):
         assert shown[register] == value, register.name
-    assert read32(Exerciser(Trace()), 3, Ext.PROFILE) == ProfileFlag.COHERENT
+    plain = Exerciser(Trace())
+    answer(plain)
+    assert read32(plain, 3, Ext.PROFILE) == ProfileFlag.COHERENT
 
 
 def test_options_take_the_place_of_the_profiles() -> None:

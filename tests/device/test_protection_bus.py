@@ -28,7 +28,7 @@ from device.layout import (
 from device.platform.platform import Platform
 from device.trace import Trace
 from device.vfio_user.errors import NoDescriptor
-from tests.device.fakes import BASE, SIZE, FakeClient, dma, read32, start, write32
+from tests.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, start, write32
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 IN_OUT = IN | OUT
@@ -41,10 +41,11 @@ class Board:
     def __init__(self, client: FakeClient, trace: Trace | None = None) -> None:
         self.platform = Platform(trace or Trace())
         self.platform.attach(client)
+        answer(self.platform)
         self.exerciser = Exerciser(trace or Trace())
         self.exerciser.bus.interconnect = self.platform.interconnect
         self.exerciser.attach(client)
-        self.exerciser.region_write(7, 4, b"\x04\x00")
+        self.exerciser.region_write(7, 4, b"\x06\x00")
 
     def set64(self, register: Plat, value: int) -> None:
         write32(self.platform, 0, register, value)
@@ -133,7 +134,7 @@ def test_denied_dma_moves_nothing_and_is_recorded(
 
 def test_what_never_leaves_the_device_is_no_fault(board: Board) -> None:
     board.enable()
-    board.exerciser.region_write(7, 4, b"\x00\x00")
+    board.exerciser.region_write(7, 4, b"\x02\x00")
     assert dma(board.exerciser, BASE, 4, write=False)["reason"] == DmaReason.BUS_MASTER_OFF
     assert board.faults == 0
 
@@ -256,7 +257,7 @@ ENDS: list[tuple[Callable[[Board, int], object], DmaReason]] = [
         lambda board, identity: board.command(ProtectionCommand.WITHDRAW, id=identity),
         DmaReason.PROTECTION_OUTSIDE,
     ),
-    (lambda board, _: board.exerciser.region_write(7, 4, b"\0\0"), DmaReason.BUS_MASTER_OFF),
+    (lambda board, _: board.exerciser.region_write(7, 4, b"\2\0"), DmaReason.BUS_MASTER_OFF),
 ]
 
 
@@ -367,7 +368,7 @@ def test_dma_behind_one_that_waits_is_judged_when_it_moves(client: FakeClient) -
 
 
 def test_platform_itself_is_not_judged(board: Board) -> None:
-    board.platform.region_write(7, 4, b"\x04\x00")
+    board.platform.region_write(7, 4, b"\x06\x00")
     board.enable()
     assert board.platform.bus.read(BASE, 4) == b"\x00\x01\x02\x03"
 
@@ -499,10 +500,11 @@ def test_reset_of_the_platform_drops_all_and_one_of_the_device_nothing(board: Bo
     assert read32(board.platform, 0, Plat.PROTECTION_ENABLED) == 1
     assert (read32(board.platform, 0, Plat.GRANT_COUNT), board.faults) == (1, 1)
     board.platform.device_reset()
+    answer(board.platform)
     assert read32(board.platform, 0, Plat.PROTECTION_ENABLED) == 0
     assert (read32(board.platform, 0, Plat.GRANT_COUNT), board.faults) == (0, 0)
     assert board.fault(1)["valid"] == 0
-    board.exerciser.region_write(7, 4, b"\x04\x00")
+    board.exerciser.region_write(7, 4, b"\x06\x00")
     assert dma(board.exerciser, BASE, 64, write=True)["status"] == DmaStatus.OK
 
 

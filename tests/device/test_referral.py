@@ -33,7 +33,7 @@ from device.platform.platform import Platform
 from device.trace import Trace
 from device.vfio_user.errors import ClientFault, NoDescriptor
 from device.vfio_user.model import Ask
-from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, answer, dma, read32, write32
 
 COMMAND_MASTER = b"\x06\x00"
 COMMAND_MEMORY = b"\x02\x00"
@@ -174,6 +174,7 @@ def test_what_ends_a_dma_ends_this_one(client: Asked, tmp_path: Path, how: str) 
     assert len(client.messages) == 1
     if how == "reset":
         exerciser.device_reset()
+        answer(exerciser)
     elif how == "bus master":
         exerciser.region_write(7, 4, COMMAND_MEMORY)
     else:
@@ -359,6 +360,7 @@ def test_message_does_not_go_when_bus_mastering_has_ended(plain: Plain, client: 
 def platform(plain: Plain, client: Asked) -> Platform:
     made = Platform(Trace())
     made.attach(client)
+    answer(made)
     plain.bus.interconnect = made.interconnect
     write32(made, 0, Plat.PROTECTION_CTL, ProtectionCommand.ENABLE)
     return made

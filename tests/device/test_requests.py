@@ -20,7 +20,7 @@ from device.pci.config import Identity
 from device.trace import Trace
 from device.vfio_user.errors import ClientFault, NoDescriptor
 from device.vfio_user.model import Window
-from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, dma, read32, write32
+from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, answer, dma, read32, write32
 from tests.device.test_protection_bus import Board
 
 
@@ -43,7 +43,7 @@ class Told:
         self.own = Own(self.trace)
         self.own.bus.interconnect = self.platform.interconnect
         self.own.attach(client)
-        self.own.region_write(7, 4, b"\x04\x00")
+        self.own.region_write(7, 4, b"\x06\x00")
 
     def all(self, name: str = "request") -> list[dict[str, Any]]:
         events = [json.loads(line) for line in self.path.read_text().splitlines()]
@@ -243,7 +243,7 @@ def test_a_denied_request_says_what_is_nearest(told: Told) -> None:
 
 
 def test_the_platforms_walks_are_no_requests(told: Told) -> None:
-    told.platform.region_write(7, 4, b"\x04\x00")
+    told.platform.region_write(7, 4, b"\x06\x00")
     told.platform.bus.read(BASE, 8)
     with pytest.raises(DmaRefused):
         told.platform.bus.read(BASE + SIZE, 8)
@@ -282,7 +282,7 @@ def unmapped(exerciser: Exerciser) -> None:
 
 
 def no_bus_mastering(exerciser: Exerciser) -> None:
-    exerciser.region_write(7, 4, b"\x00\x00")
+    exerciser.region_write(7, 4, b"\x02\x00")
     dma(exerciser, BASE, 16, write=True)
 
 
@@ -346,7 +346,7 @@ def test_a_dma_cut_short_by_bus_mastering(told: Told) -> None:
     write32(told.exerciser, 3, Ext.HOLD, 1)
     dma(told.exerciser, BASE, 16, write=True)
     write32(told.exerciser, 3, Ext.STEP, 4)
-    told.exerciser.region_write(7, 4, b"\x00\x00")
+    told.exerciser.region_write(7, 4, b"\x02\x00")
     assert told.refusals() == [("BUS_MASTER_OFF", hex(BASE + 4), 4)]
 
 
@@ -411,6 +411,7 @@ def test_the_newest_are_kept_and_a_reset_forgets_them(client: FakeClient) -> Non
     assert valid == [0, 1, 1]
     assert refused(platform, capacity + 2)["ADDRESS"] == BASE + SIZE + capacity + 1
     platform.device_reset()
+    answer(platform)
     assert read32(platform, 0, Plat.REFUSED_COUNT) == 0
     assert refused(platform, 1)["VALID"] == 0
     assert read32(platform, 0, Plat.REQUEST_COUNT) == capacity + 2, "one count for the process"

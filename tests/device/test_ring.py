@@ -24,7 +24,16 @@ from device.layout import (
     RingStatus,
 )
 from device.trace import Trace
-from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, read32, record, write32
+from tests.device.fakes import (
+    BASE,
+    READ_ONLY_BASE,
+    SIZE,
+    FakeClient,
+    answer,
+    read32,
+    record,
+    write32,
+)
 
 RING = BASE + 0x2_0000  # the upper half of memory
 WRITE, CHAIN, INTERRUPT = RingFlag.WRITE_MEMORY, RingFlag.CHAIN, RingFlag.INTERRUPT
@@ -117,6 +126,7 @@ def test_off_until_enabled_and_after_a_reset(exerciser: Exerciser) -> None:
     assert ring(exerciser, 1) == (RingStatus.DISABLED, 0)
     enable(exerciser, 16)
     exerciser.device_reset()
+    answer(exerciser)
     assert ring(exerciser, 1) == (RingStatus.DISABLED, 0)
 
 
@@ -221,6 +231,7 @@ def test_refused_at_the_end_of_the_index(exerciser: Exerciser, client: FakeClien
     assert read32(exerciser, 3, Ext.RING_REFUSED) == 3 | DmaReason.UNMAPPED << 16
     assert client.interrupts == [], "nobody asked for one"
     exerciser.device_reset()
+    answer(exerciser)
     assert read32(exerciser, 3, Ext.RING_REFUSED) == 0
     assert ring(exerciser, 1) == (RingStatus.DISABLED, 0)
 
@@ -287,7 +298,7 @@ def test_each_descriptor_is_read_once(
 
 def test_bus_mastering_off(exerciser: Exerciser) -> None:
     enable(exerciser, 4)
-    exerciser.region_write(7, 4, b"\0\0")
+    exerciser.region_write(7, 4, b"\2\0")
     assert ring(exerciser, 1) == (RingStatus.UNREACHABLE, 0)
     assert last(exerciser)["reason"] == DmaReason.BUS_MASTER_OFF
 
@@ -311,7 +322,7 @@ def test_any_ring(content: list[RingDescriptor], doorbells: list[int], size: int
     """Whatever lies in memory: a status, an index in range, and nothing raised."""
     exerciser, client = Exerciser(Trace(), buffer_size=4096), FakeClient()
     exerciser.attach(client)
-    exerciser.region_write(7, 4, b"\x04\x00")
+    exerciser.region_write(7, 4, b"\x06\x00")
     lay(client, content)
     enable(exerciser, size)
     for tail in doorbells:

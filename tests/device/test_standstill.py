@@ -28,7 +28,7 @@ from tests.device.fakes import BASE, FakeClient, read32, start, write32
 
 STANDING = [S.STOP, S.STOP_COPY, S.RESUMING]
 COMMAND, STATUS = 4, 6
-MASTER = Command.BUS_MASTER
+MASTER = Command.BUS_MASTER | Command.MEMORY_SPACE
 
 
 class Reg(IntEnum):

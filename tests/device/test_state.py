@@ -156,14 +156,14 @@ def test_without_a_state_there_is_no_migration() -> None:
 
 def test_bus_mastering_from_the_reset_on() -> None:
     class Sample(Counter):
-        command_at_reset = Command.BUS_MASTER
+        command_at_reset = Command.BUS_MASTER | Command.MEMORY_SPACE
 
     endpoint = Sample()
     assert endpoint.config.bus_master
-    endpoint.region_write(7, 4, b"\0\0")
+    endpoint.region_write(7, 4, b"\2\0")
     assert not endpoint.config.bus_master
     endpoint.device_reset()
-    assert endpoint.config.command == Command.BUS_MASTER
+    assert endpoint.config.command == Sample.command_at_reset
     assert not Counter().config.bus_master
 
 

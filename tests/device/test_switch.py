@@ -75,7 +75,7 @@ def test_a_fault_of_the_fetch_acts_in_a_device_that_runs() -> None:
     client = FakeClient()
     client.ram[:32] = RingDescriptor(BASE, 4, 0, 0).pack()
     device.attach(client)
-    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(7, 4, b"\x06\x00")
     write32(device, 3, Ext.RING_BASE_LO, BASE)
     write32(device, 3, Ext.RING_SIZE, 4)
     for fault, status in (
@@ -93,7 +93,7 @@ def test_what_a_fault_kept_goes_with_it() -> None:
     device = Exerciser(Trace())
     switch = FaultSwitch([device], Platform(Trace()))
     device.attach(FakeClient())
-    device.region_write(7, 4, b"\x04\x00")
+    device.region_write(7, 4, b"\x06\x00")
     before = set(vars(device))
     switch.set("device-reads-stale")
     dma(device, BASE, 8, write=True)

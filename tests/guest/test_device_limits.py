@@ -131,7 +131,7 @@ def test_guest_and_device_agree_on_what_is_refused(
     """Two definitions, one on each side: a difference is an error of either."""
     made = Exerciser(Trace(), profile=profile.parse(values, "mine"))
     made.attach(FakeClient())
-    made.region_write(7, 4, b"\x04\x00")
+    made.region_write(7, 4, b"\x06\x00")
     extension: Any = Extension(made)
     due = Limits.read(extension).refusal((address, length))
     found = dma(made, address, length, write=False)["reason"]

@@ -37,6 +37,7 @@ from protection_unit import GrantsExhausted, ProtectionUnit, process_owner
 
 from device.platform.platform import Platform
 from device.trace import Trace
+from tests.device.fakes import answer
 from tests.guest.memory_pool import MemoryPool, make
 
 IN = IODirection.kIODirectionIn
@@ -47,6 +48,7 @@ class ModelBar:
 
     def __init__(self) -> None:
         self._platform = Platform(Trace())
+        answer(self._platform)
 
     def __getitem__(self, offset: int) -> int:
         return int.from_bytes(self._platform.region_read(0, offset, 4), "little")

@@ -33,6 +33,7 @@ from protection_unit import (
 from device.platform.platform import Platform
 from device.platform.protection import Protection
 from device.trace import Trace
+from tests.device.fakes import answer
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 
@@ -50,6 +51,7 @@ class ModelBar:
 
     def __init__(self) -> None:
         self.platform = SmallPlatform(Trace())
+        answer(self.platform)
         self.answers: dict[int, int] = {}
 
     def __getitem__(self, offset: int) -> int:

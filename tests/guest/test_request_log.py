@@ -25,7 +25,7 @@ class Rig:
         self.exerciser = Exerciser(Trace())
         self.exerciser.bus.interconnect = self.bar.platform.interconnect
         self.exerciser.attach(FakeClient())
-        self.exerciser.region_write(7, 4, b"\x04\x00")
+        self.exerciser.region_write(7, 4, b"\x06\x00")
         control: Any = self.bar
         self.log = RequestLog(control, CommandLock("0000:00:03.0"), "0000:00:03.0")
 

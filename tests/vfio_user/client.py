@@ -40,7 +40,8 @@ class Refused(Exception):
 class RawClient:
     """Talks to the server on a socket; a context manager."""
 
-    def __init__(self, path: Path, *, negotiate: bool = True) -> None:
+    def __init__(self, path: Path, *, negotiate: bool = True, decode: bool = True) -> None:
+        """Connect, negotiate, and ``decode``: enable the device, so that its BARs answer."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.connect(str(path))  # waits for its turn; with a timeout it would not
         self.socket.settimeout(TIMEOUT_S)
@@ -49,6 +50,8 @@ class RawClient:
         self._next_id = 1
         if negotiate:
             self.version()
+            if decode:
+                self.decode()
 
     def __enter__(self) -> Self:
         return self
@@ -236,6 +239,12 @@ class RawClient:
             self.send(Command.REGION_WRITE, payload, flags=Flags.NO_REPLY)
         else:
             self.call(Command.REGION_WRITE, payload)
+
+    def decode(self) -> None:
+        """Let the BARs answer, as enabling a PCI device does, and change nothing else."""
+        command = self.region_read(7, 4, 1)[0]
+        if not command & 2:
+            self.region_write(7, 4, bytes([command | 2]))
 
     def start(self) -> None:
         """Do what a driver does first: let the BARs answer; enable bus mastering and MSI-X."""

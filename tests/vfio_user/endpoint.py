@@ -43,7 +43,7 @@ class Prober(Endpoint):
         SHARED: SharedBar(SHARED_SIZE, AREAS),
     }
     state = (StatePart(SHARED, 0, STATE),)
-    command_at_reset = Command.BUS_MASTER
+    command_at_reset = Command.BUS_MASTER | Command.MEMORY_SPACE
 
     def __init__(self) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ def test_full_file_system_of_a_device_process(sparse: int, tmp_path: Path) -> No
     sockets = tmp_path / "sockets"
     sockets.mkdir()
     with running(sockets) as process, RawClient(sockets / "exerciser") as client:
-        client.region_write(7, 4, b"\4\0")
+        client.region_write(7, 4, b"\6\0")
         client.dma_map(BASE, SIZE, sparse)
         client.write32(0, Reg.DMA_LEN, 2 * PAGE)
         for number, direction, reason in (

@@ -148,7 +148,7 @@ def test_a_refusal_within_tells_how_far_a_write_came(client: RawClient, prober: 
 def test_bus_mastering_that_ends_meanwhile_ends_the_dma(client: RawClient, prober: Prober) -> None:
     start(client, CHUNK + 4, write=True)
     header, access, _ = client.receive_command(Command.DMA_WRITE)
-    client.region_write(7, 4, b"\0\0")
+    client.region_write(7, 4, b"\2\0")
     client.answer(header, access.pack())
     assert not busy(client)
     assert refusal(prober) is DmaReason.BUS_MASTER_OFF

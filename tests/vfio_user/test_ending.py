@@ -50,7 +50,8 @@ def asked(path: Path, model: Slow, *more: RegionAccess) -> Iterator[RawClient]:
     thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
     try:
-        with RawClient(path) as client:
+        with RawClient(path, decode=False) as client:
+            model.config.write(4, b"\2")
             client.send(Command.REGION_READ, RegionAccess(Reg.DMA_LEN, 0, 4).pack())
             assert model.reads.wait(PATIENCE_S)
             for access in more:

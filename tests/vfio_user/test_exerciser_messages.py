@@ -46,7 +46,7 @@ class Owner:
         self.served: list[tuple[Command, int, int]] = []
         client.dma_map(BASE, SIZE, None)
         client.dma_map(MAPPED, SIZE, memory)
-        client.region_write(7, 4, b"\x04\x00")
+        client.region_write(7, 4, b"\x06\x00")
 
     def trigger(self, address: int, length: int, *, write: bool, control: int = 0) -> None:
         write32 = self.client.write32
@@ -183,7 +183,7 @@ def function_level_reset(owner: Owner) -> None:
 
 
 def bus_mastering_off(owner: Owner) -> None:
-    owner.client.region_write(7, 4, b"\0\0")
+    owner.client.region_write(7, 4, b"\2\0")
 
 
 def d3hot(owner: Owner) -> None:
@@ -208,13 +208,14 @@ def test_what_ends_it(owner: Owner, end: object, write: bool) -> None:
     command = Command.DMA_WRITE if write else Command.DMA_READ
     header, access, _ = owner.asked(command)
     end(owner)
+    owner.client.decode()
     assert not owner.busy
     assert owner.abort() == (ENDS[end], 0)
     before = owner.client.read32(3, Ext.DMA_COUNT)
     owner.client.answer(header, access.pack() + (b"" if write else DATA))
     assert owner.client.region_read(1, 0, 100) == bytes(100)
     assert owner.client.read32(3, Ext.DMA_COUNT) == before
-    owner.client.region_write(7, 4, b"\x04\x00")
+    owner.client.region_write(7, 4, b"\x06\x00")
     owner.trigger(BASE, 4, write=True)
     owner.serve(Command.DMA_WRITE)
     assert owner.last() == (0, 4)
@@ -360,7 +361,7 @@ def test_bus_mastering_that_ends_ends_the_ring(
     assert owner.completion() == (RingStatus.ABORTED, max(served - 1, 0))
     if served:
         assert owner.last() == (DmaReason.BUS_MASTER_OFF, 0)
-    client.region_write(7, 4, b"\x04\x00")
+    client.region_write(7, 4, b"\x06\x00")
     assert client.read32(3, Ext.DMA_COUNT) == served, "nothing goes on by itself"
 
 
@@ -368,6 +369,7 @@ def test_ring_ends_with_a_reset(client: RawClient, owner: Owner) -> None:
     owner.ring([RingDescriptor(BASE, 4, 0, WRITE)] * 3)
     owner.serve(Command.DMA_READ)
     reset(owner)
+    client.decode()
     assert not owner.busy
     assert owner.completion() == (RingStatus.OK, 0)
     client.write32(3, Ext.RING_DOORBELL, 1)

@@ -73,6 +73,7 @@ def test_beginning_of_a_connection(tmp_path: Path, caplog: pytest.LogCaptureFixt
             client.region_read(0, Reg.DMA_LEN, 4)
         assert refusal.value.errno == errno.EINVAL, "before VERSION"
         client.version()
+        client.decode()
         assert client.read32(0, Reg.DMA_LEN) == 0
     assert len(errors(caplog)) == 1
 

@@ -39,10 +39,11 @@ def settled(exerciser: Exerciser) -> None:
 
 def test_reset(client: RawClient) -> None:
     client.write32(0, Reg.DMA_LEN, 7)
-    client.region_write(7, 4, struct.pack("<H", 4))
+    client.region_write(7, 4, struct.pack("<H", 6))
     assert client.call(Command.DEVICE_RESET) == b""
-    assert client.read32(0, Reg.DMA_LEN) == 0
     assert client.region_read(7, 4, 2) == b"\0\0"
+    client.decode()
+    assert client.read32(0, Reg.DMA_LEN) == 0
 
 
 def test_reset_with_a_payload_is_refused(client: RawClient) -> None:

@@ -34,7 +34,7 @@ class Plain(Endpoint):
 
     identity = Identity(vendor_id=0x1234, device_id=1, class_code=0xFF0000)
     bars = {0: MemoryBar(PAGE)}  # noqa: RUF012
-    command_at_reset = Command.BUS_MASTER
+    command_at_reset = Command.BUS_MASTER | Command.MEMORY_SPACE
 
 
 class Rig:

@@ -103,7 +103,7 @@ def test_a_client_that_does_not_take_its_replies(turns: list[int], server: Path)
 def test_a_dma_that_the_client_owes(turns: list[int], server: Path) -> None:
     with RawClient(server) as client:
         client.dma_map(0x10_0000, 0x1000, None)
-        client.region_write(7, 4, b"\4\0")
+        client.region_write(7, 4, b"\6\0")
         for register, value in (
             (Reg.DMA_BUS_ADDR_LO, 0x10_0000),
             (Reg.DMA_LEN, 16),
