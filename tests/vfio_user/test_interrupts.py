@@ -121,6 +121,7 @@ def test_pending_message_ends_with_msix(
         master.region_write(7, MSIX_CONTROL, OFF)
     else:
         master.call(Command.DEVICE_RESET)
+        master.decode()
     assert pending(master) == 0
     master.start()
     master.region_write(7, MSIX_CONTROL, ON)
