@@ -13,7 +13,7 @@ from device.endpoints.exerciser import Exerciser
 from device.faults import FAULTS
 from device.layout import DmaAttribute, DmaReason, Ext, ProfileFlag, Reg
 from device.trace import Trace
-from tests.device.fakes import BASE, FakeClient, dma, read32, record, write32
+from tests.device.fakes import BASE, FakeClient, answer, dma, read32, record, write32
 
 
 def device(client: FakeClient, **values: Any) -> Exerciser:
@@ -49,6 +49,7 @@ def test_software_can_only_tighten(
         assert read32(made, 3, register) == kept
     write32(made, 3, register, writes[0][0])
     made.device_reset()
+    answer(made)
     assert read32(made, 3, register) == own
 
 

@@ -70,7 +70,7 @@ def test_protection_unit_stands_before_each_endpoint(tmp_path: Path) -> None:
         platform.write32(0, Plat.PROTECTION_CTL, ProtectionCommand.ENABLE)
         for name in "exerciser", "peer":
             with RawClient(sockets[name]) as endpoint:
-                endpoint.write32(7, 4, 4)
+                endpoint.write32(7, 4, 6)
                 endpoint.write32(0, Reg.DMA_LEN, 4)
                 endpoint.write32(0, Reg.DMACTL, DmaCtl.TRIGGER)
                 endpoint.write32(3, Ext.RECORD_SELECT, 1)

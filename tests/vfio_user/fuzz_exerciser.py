@@ -37,7 +37,7 @@ def any_exerciser(data: bytes) -> None:
         made.negotiate()
         made.grant()
         made.command(Command.DMA_MAP, struct.pack("<IIQQQ", 32, 3, 0, BARE, BARE_SIZE))
-        made.command(Command.REGION_WRITE, struct.pack("<QII", 4, 7, 2) + b"\4\0")
+        made.command(Command.REGION_WRITE, struct.pack("<QII", 4, 7, 2) + b"\6\0")
         while choices.more:
             _step(made, choices)
         _settle(made)
@@ -107,6 +107,8 @@ def _answer(made: Peer, choices: Choices) -> None:
 
 def _settle(made: Peer) -> None:
     """Answer all that is owed: nothing may be in flight then, but for what software holds."""
+    command = bytes([EXERCISER.region_read(7, 4, 1)[0] | 2])  # the BARs answer, or HOLD stays
+    made.command(Command.REGION_WRITE, struct.pack("<QII", 4, 7, 1) + command)
     write(made, 3, Ext.HOLD, 0)
     right = Choices(b"")
     for _ in range(1 << 14):

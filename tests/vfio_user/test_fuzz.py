@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from device.endpoints.bars import Bars, RegisterBar
 from device.endpoints.base import Endpoint
 from device.endpoints.registers import Access, Register
-from device.pci.config import Identity
+from device.pci.config import Command, Identity
 from tests.vfio_user import fuzz, fuzzer
 from tests.vfio_user.endpoint import Reg
 from tests.vfio_user.fuzz_exerciser import write
@@ -59,6 +59,7 @@ class Slow(Endpoint):
 
     identity = Identity(vendor_id=0x1234, device_id=1, class_code=0xFF0000)
     bars: ClassVar[Bars] = {0: RegisterBar([Register(Reg.GO, Access.RW)])}
+    command_at_reset = Command.MEMORY_SPACE
     always = True
 
     def write_go(self, _value: int) -> None:

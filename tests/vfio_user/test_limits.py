@@ -163,9 +163,8 @@ def test_a_client_that_never_reads_is_not_read_from_and_then_closed(
 def test_a_client_that_takes_its_time_is_served(probed: RawClient) -> None:
     """Replies that do not fit the socket wait; the rest of the stream stays in step."""
     read = struct.pack("<QII", 0, SHARED, SHARED_SIZE)
-    for _ in range(64):
-        probed.send(Command.REGION_READ, read)
-    for identity in range(2, 66):
+    sent = [probed.send(Command.REGION_READ, read) for _ in range(64)]
+    for identity in sent:
         reply = probed.receive()
         assert (reply.header.message_id, len(reply.payload)) == (identity, 16 + SHARED_SIZE)
 
