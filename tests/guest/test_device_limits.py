@@ -15,7 +15,7 @@ from pci_sysfs import Bar
 from device import profile
 from device.endpoints.exerciser import Exerciser
 from device.trace import Trace
-from tests.device.fakes import BASE, FakeClient, dma
+from tests.device.fakes import BASE, FakeClient, answer, dma
 
 
 class Extension:
@@ -44,6 +44,7 @@ def read(**changed: int) -> Limits:
         "sloppy": True,
     }
     made = Exerciser(Trace(), profile=profile.parse(values, "mine"))
+    answer(made)
     extension: Any = Extension(made, **changed)
     bar: Bar = extension
     return Limits.read(bar)
