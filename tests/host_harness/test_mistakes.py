@@ -75,13 +75,16 @@ def test_mistakes_with_a_device_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_dma_after_the_last_test_fails_the_run(tmp_path: Path) -> None:
-    """The protection unit stays on, and the host looks until the guest is gone."""
+    """The protection unit stays on, and the host looks until the guest is gone.
+
+    By then the driver's file may be closed, which turns bus mastering off.
+    """
     project = shutil.copytree(TESTS, tmp_path / "project")
     late = "test_engine.py::test_dropped_mended"
     done = run_in(project, tmp_path / "runs", "--tests", late, ENDPOINT="engine:Lingering")
     assert re.search(r"test_dropped_mended PASSED", done.output)
     assert "while no test ran: engine: a write of 64 bytes at 0x" in done.output
-    assert "PROTECTION_OUTSIDE" in done.output
+    assert re.search("was refused: (PROTECTION_OUTSIDE|BUS_MASTER_OFF),", done.output)
     assert done.status == 1
 
 
