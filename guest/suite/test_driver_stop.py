@@ -204,6 +204,7 @@ def test_pinned_pages_of_the_dead_wait_for_the_device(
     bench: Bench, data: Patterns, attest: Attest, closes: bool
 ) -> None:
     """They may be where a DMA of a function still goes that was open by then: until it stops."""
+    bench.device.driver.close()  # what processes of earlier tests left comes back
     assert bench.device.driver.info().bus_master
     with mapped("hugetlb", HUGE):
         free, content = free_hugepages(), data.take(PAGE)
