@@ -19,7 +19,7 @@ from swap import zram_swap
 from suite.attestation import Attest
 from suite.bench import Bench
 from suite.patterns import Patterns, difference
-from suite.pinning import PINNED, address_of, device_sees, device_stores, free_hugepages, mapped
+from suite.pinning import PINNED, address_of, device_sees, device_stores, mapped, used_hugepages
 
 pytestmark = [
     pytest.mark.kernel,
@@ -194,7 +194,7 @@ def test_a_pin_outlives_its_process_and_leaks_nothing(
     """The killed process's huge page stays as long as somebody has the descriptor."""
     with mapped("hugetlb", HUGE):
         expected = data.take(PAGE)
-        all_free = free_hugepages()
+        used = used_hugepages()
         ours, theirs = socket.socketpair()
         with ours, theirs:
             child = os.fork()
@@ -217,8 +217,8 @@ def test_a_pin_outlives_its_process_and_leaks_nothing(
         with Pin.from_fd(fds[0]) as pin:
             device_sees(bench, [(pin.segments()[0][0], PAGE)], expected)
             assert pin.read(0, PAGE) == expected
-            held = all_free - free_hugepages()
-        left = all_free - free_hugepages()
+            held = used_hugepages() - used
+        left = used_hugepages() - used
     attest(
         UNPINNED,
         asked="a killed process's pin: held while we have it, then given back",

@@ -20,7 +20,7 @@ from suite.bench import Bench
 from suite.driver_faults import driver_fault
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns, difference
-from suite.pinning import address_of, device_sees, free_hugepages, mapped
+from suite.pinning import address_of, device_sees, mapped, used_hugepages
 
 pytestmark = [
     pytest.mark.kernel,
@@ -207,26 +207,26 @@ def test_pinned_pages_of_the_dead_wait_for_the_device(
     bench.device.driver.close()  # what processes of earlier tests left comes back
     assert bench.device.driver.info().bus_master
     with mapped("hugetlb", HUGE):
-        free, content = free_hugepages(), data.take(PAGE)
+        used, content = used_hugepages(), data.take(PAGE)
         with OtherProcess(pins_a_huge_page(content, closes=closes)) as other:
             place = [(other.hear(), PAGE)]
             device_sees(bench, place, content)
             other.tell()
             other.hear()
             other.kill()
-        waiting = free - free_hugepages()
+        waiting = used_hugepages() - used
         if waiting:
             device_sees(bench, place, content)
         bench.device.driver.close()
         bus_master = bench.device.bus_master
-        left = free - free_hugepages()
+        left = used_hugepages() - used
         again = bench.device.driver.info().bus_master  # opens it anew
     attest(
         OUTLIVED,
         asked=f"a page whose pin was {'closed' if closes else 'left'} by a killed process",
         attested=f"{waiting} held while the function runs, {left} after its last close",
         kept=(waiting, left, bus_master, again) == (0 if closes else 1, 0, False, True),
-        reason=f"bus mastering {bus_master}, then {again}",
+        reason=f"{waiting} held, then {left}; bus mastering {bus_master}, then {again}",
     )
 
 
@@ -237,19 +237,19 @@ def test_a_fault_that_comes_or_goes_meanwhile_unpins_once(
     """Whether a pin holds its pages is decided when it is made."""
     content = data.take(PAGE)
     with mapped("hugetlb", HUGE) as memory, Driver() as driver:
-        free = free_hugepages()
+        before = used_hugepages()
         memory[:PAGE] = content
-        used = free_hugepages()
+        used = used_hugepages()
         with driver_fault("pin_does_not_pin"):
             broken = driver.pin(address_of(memory), HUGE)
         broken.close()
-        kept = memory[:PAGE] == content and free_hugepages() == used
+        kept = memory[:PAGE] == content and used_hugepages() == used
         whole = driver.pin(address_of(memory), HUGE)
         device_sees(bench, [(whole.segments()[0][0], PAGE)], content)
         memory.close()
         with driver_fault("pin_does_not_pin"):
             whole.close()
-        left = free - free_hugepages()
+        left = used_hugepages() - before
     attest(
         "unpinned pages",
         asked="a pin made with the fault and ended without it, and the other way round",
