@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
+from iobuffer import kIODirectionInOut
 from iobuffer.driver import DriverFunction
 from iobuffer.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
 from page_frames import PAGE
 
 from suite.attestation import Attest
-from suite.bench import Bench
+from suite.bench import Bench, MakeBuffer
 from suite.other_process import OtherProcess
 from suite.patterns import Patterns
 from suite.pinning import address_of
@@ -76,7 +76,7 @@ def asks_with(node: Path, command: int) -> Callable[..., Any]:
     ],
 )
 def test_who_waits_for_its_own_memory_holds_nobody_up(
-    bench: Bench, data: Patterns, attest: Attest, command: int
+    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, command: int
 ) -> None:
     """An ioctl that sleeps on its argument keeps no lock that the next one wants."""
     before, node = bench.device.driver.info(), bench.device.pci.driver_node()
@@ -92,10 +92,7 @@ def test_who_waits_for_its_own_memory_holds_nobody_up(
         event = waiting.hear()
         other.tell()
         found = other.hear()
-        with IOBufferMemoryDescriptor.inTaskWithOptions(
-            current_task(), kIODirectionInOut, PAGE
-        ) as memory:
-            seen = bench.device_writes(memory, data.take(PAGE))
+        seen = bench.device_writes(buffer(kIODirectionInOut, PAGE), data.take(PAGE))
     attest(
         "MSI-X",
         asked="the function's state, while another process's ioctl waits for its own page",

@@ -339,24 +339,24 @@ def test_another_file_takes_no_vector(device: Exerciser, attest: Attest) -> None
 
     The vector beside it is free.
     """
-    refused = []
-    with Exerciser() as other, other.eventfd(1) as taken:
+    refused, one, two = [], 0, 1
+    with Exerciser() as other, other.eventfd(one) as taken:
 
         def put() -> None:
-            device.eventfd(1).close()
+            device.eventfd(one).close()
 
-        for what in (put, lambda: device.driver.set_eventfd(1, -1)):
+        for what in (put, lambda: device.driver.set_eventfd(one, -1)):
             try:
                 what()
                 refused.append("no")
             except IOBusyError as error:
                 refused.append(error.code.name)
-        with device.eventfd(2) as beside:
+        with device.eventfd(two) as beside:
             for each in taken, beside:
                 device.interrupt(each.vector)
             counts = [each.wait(WAIT_S) for each in (taken, beside)]
-    with device.eventfd(1) as again:
-        device.interrupt(1)
+    with device.eventfd(one) as again:
+        device.interrupt(one)
         counts.append(again.wait(WAIT_S))
     attest(
         "MSI-X",

@@ -86,7 +86,7 @@ def test_address_bits_are_for_the_last_byte(
 
     There is no grant, so what the limit lets through is denied, and nothing is touched.
     """
-    bits = min(28, bench.limits.address_bits)
+    bits = min(28, bench.limits.address_bits - 1)  # buffers lie at the end of all of them
     step = max(64, bench.limits.step)
     end = 1 << bits
     seen = []
@@ -96,7 +96,13 @@ def test_address_bits_are_for_the_last_byte(
             (end - step, 2 * step, DmaReason.ADDRESS_BITS),
             (end, step, DmaReason.ADDRESS_BITS),
         ):
-            due = bench.limits.refusal((address, length)) or reason
+            # Address bits come before a boundary that is crossed there, too.
+            own = (
+                None
+                if reason is DmaReason.ADDRESS_BITS
+                else bench.limits.refusal((address, length))
+            )
+            due = own or reason
             record = bench.refused_dma(due, address, length, write_memory=write_memory)
             seen.append((due, record.reason, record.moved))
     attest(
@@ -155,7 +161,7 @@ _NO = RingFlag(0)
     [
         ([INTERRUPT, _NO, _NO], 1),
         ([_NO, INTERRUPT, _NO], 1),
-        ([CHAIN | INTERRUPT, CHAIN, _NO], 1),
+        pytest.param([CHAIN | INTERRUPT, CHAIN, _NO], 1, marks=pytest.mark.unlimited("segments")),
         ([_NO, _NO, _NO], 0),
     ],
     ids=["first transfer", "second transfer", "first descriptor", "none"],
@@ -170,8 +176,6 @@ def test_whichever_descriptor_asks_for_the_interrupt(
 ) -> None:
     """One of a doorbell's descriptors asks, and not the last: the interrupt comes, and once."""
     step = max(8, bench.limits.step)
-    if any(flag & CHAIN for flag in flags):
-        flags = flags[: max(1, min(bench.limits.max_segments, len(flags)) - 1)] + flags[-1:]
     memory, content = buffer(kIODirectionIn, len(flags) * PAGE, PAGE), data.take(PAGE)
     bench.load(content)
     base, vector = memory.getPhysicalAddress(), min(5, bench.device.vectors - 1)

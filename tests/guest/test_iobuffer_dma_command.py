@@ -789,3 +789,9 @@ def test_a_part_of_a_part(bus: Bus) -> None:
         assert command.bounced == PAGE
         assert "3 segments, 4096 bytes bounced" in repr(command)
     memory.complete()
+
+
+def test_every_segments_length_is_aligned_but_for_the_last() -> None:
+    limits = Specification(length_alignment=4)
+    assert limits.cut([(0, 4), (0x100, 6)]) == [(0, 4), (0x100, 6)]
+    assert limits.cut([(0, 6), (0x100, 4)]) is None

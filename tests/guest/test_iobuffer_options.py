@@ -101,9 +101,31 @@ def test_names_are_shown() -> None:
 
 
 def test_return_codes() -> None:
-    assert int(IOReturn.kIOReturnNoMemory) == 0xE00002BD
-    assert int(IOReturn.kIOReturnUnsupported) == 0xE00002C7
-    assert int(IOReturn.kIOReturnBusy) == 0xE00002D5
+    """As iokit/IOKit/IOReturn.h has them; the lower bits of iokit_common_err."""
+    common = {
+        0x2BC: "Error",
+        0x2BD: "NoMemory",
+        0x2BE: "NoResources",
+        0x2C2: "BadArgument",
+        0x2C7: "Unsupported",
+        0x2C8: "VMError",
+        0x2CC: "CannotLock",
+        0x2CE: "NotReadable",
+        0x2CF: "NotWritable",
+        0x2D0: "NotAligned",
+        0x2D4: "DMAError",
+        0x2D5: "Busy",
+        0x2D8: "NotReady",
+        0x2D9: "NotAttached",
+        0x2DB: "NoSpace",
+        0x2DE: "CannotWire",
+        0x2E1: "MessageTooLarge",
+        0x2E2: "NotPermitted",
+        0x2E7: "Underrun",
+        0x2E8: "Overrun",
+    }
+    codes = {f"kIOReturn{name}": 0xE000_0000 | value for value, name in common.items()}
+    assert {each.name: int(each) for each in IOReturn if each} == codes
     error = IONoMemoryError("none left", asked=10, largest=3)
     assert isinstance(error, IOReturnError)
     assert isinstance(error, MemoryError)

@@ -328,3 +328,10 @@ def test_a_record_keeps_no_descriptor_alive() -> None:
     assert provenance.live() == [record]
     del record
     assert provenance.live() == []
+
+
+def test_what_is_left_of_a_range_lies_between_its_parts() -> None:
+    parts = [(14, 2), (10, 2)]
+    assert [*provenance.without(parts, 8, 12)] == [(0, 2), (4, 2), (8, 4)]
+    assert [*provenance.without(parts, 10, 6)] == [(2, 2)]
+    assert [*provenance.without([], 8, 12)] == [(0, 12)]

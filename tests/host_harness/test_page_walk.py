@@ -230,3 +230,18 @@ def _split(runs: list[WitnessRun]) -> list[Run]:
             place = {"va": facts["va"] + offset, "physical": facts["physical"] + offset}
             pages.append(Run(**{**facts, **place, "length": PAGE}))
     return pages
+
+
+@pytest.mark.parametrize(
+    ("address", "number"),
+    [
+        *((0, 0), (0x1_0000, 1), (0x7_FFFF, 7), (0x8_0000, 8), (0x8_3FFF, 8), (0x8_4000, 9)),
+        *((0xB_FFFF, 23), (0xC_0000, 24), (0xC_1000, 25), (0xF_FFFF, 87)),
+    ],
+)
+def test_fixed_ranges_are_of_three_sizes(address: int, number: int) -> None:
+    """64 KiB, 16 KiB and 4 KiB (Intel SDM, volume 3A, table 12-9); each has a byte of its own."""
+    registers = tuple(
+        int.from_bytes(bytes(range(first, first + 8)), "little") for first in range(0, 88, 8)
+    )
+    assert page_walk._fixed(registers, address) == number
