@@ -25,6 +25,7 @@ from .mapping import IOMemoryMap
 from .options import IODirection, IOOptions
 from .pin import Pin
 from .pool import PAGE, Extent
+from .port_messages import close_all
 from .task import Task, current_task
 
 _LARGEST: Final = 1 << 40  # bytes
@@ -145,7 +146,7 @@ def _backing(share: Share, *, mapped: bool) -> Backing:
     """Take the memory over; the descriptors are closed whatever happens."""
     wanted = {CARVE_OUT: (1,), FILE: (1, 2)}.get(share.kind, ())
     if len(share.fds) not in wanted or share.size <= 0 or share.size % PAGE:
-        _close(share.fds)
+        close_all(share.fds)
         raise IOBadArgumentError(
             f"memory of kind {share.kind!r}, {share.size} bytes, {len(share.fds)} descriptors"
         )
@@ -156,7 +157,7 @@ def _backing(share: Share, *, mapped: bool) -> Backing:
             if not isinstance(extents, CarveoutPool):
                 raise IOBadArgumentError(f"pool {share.pool} is no carve-out")
         except BaseException:
-            _close(share.fds)
+            close_all(share.fds)
             raise
         claim = extents.adopt(share.fds[0], Extent(share.address, share.size))
         return ClaimBacking(extents, claim, share.mode, mapped=mapped, clean=False)
@@ -171,7 +172,7 @@ def _backing(share: Share, *, mapped: bool) -> Backing:
             made.close()
             raise
     finally:
-        _close((memory, *pins))
+        close_all((memory, *pins))
     return made
 
 
@@ -210,7 +211,7 @@ def place(
     and what answers the asker on ``connection`` from then on.
     """
     if call not in ("make", "map"):
-        _close(share.fds)
+        close_all(share.fds)
         raise IOBadArgumentError(f"call {call!r}: make or map")
     backing = _backing(share, mapped=call == "make")
     with provenance.made_by(f"process {asker.pid}"):
@@ -253,9 +254,3 @@ def _mapped(buffer: Mapped, details: dict[str, Any]) -> PlacedMap:
         buffer.release()
         raise
     return PlacedMap(buffer, mapped)
-
-
-def _close(fds: tuple[int, ...]) -> None:
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            os.close(fd)
