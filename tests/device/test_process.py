@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -38,13 +39,16 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def running(folder: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    folder: Path, *more: str, cwd: Path = ROOT, stderr: int | IO[bytes] = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         arguments(folder, *more),
-        cwd=ROOT,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
     )
     try:
         assert process.stdout is not None
@@ -161,26 +165,14 @@ def test_a_model_that_ends_its_thread_ends_the_process(tmp_path: Path) -> None:
         "    def write_intxctl(self, value):\n"
         "        sys.exit('out of here')\n"
     )
-    process = subprocess.Popen(
-        arguments(tmp_path, "--endpoint", "leaving:Leaving"),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    with running(tmp_path, "--endpoint", "leaving:Leaving", cwd=tmp_path) as process:
         with RawClient(tmp_path / "exerciser") as client, pytest.raises(EOFError):
             client.write32(0, Reg.INTXCTL, 1)
-        _, errors = process.communicate(timeout=10)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 1
-    assert "out of here" in errors
-    assert "ended by itself" in errors
+        assert process.wait(10) == 1
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert b"out of here" in errors
+    assert b"ended by itself" in errors
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -282,24 +274,11 @@ def test_what_an_endpoint_prints_goes_where_the_log_does(tmp_path: Path) -> None
     )
     sockets = tmp_path / "s"
     sockets.mkdir()
-    log = tmp_path / "log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [*arguments(sockets, "--endpoint", "talking:Talking")],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    log, own = tmp_path / "log", ("--endpoint", "talking:Talking")
+    with log.open("wb") as errors, running(sockets, *own, cwd=tmp_path, stderr=errors) as process:
         with RawClient(sockets / "exerciser") as client:
             client.write32(0, Reg.INTXCTL, 1)
             said = log.read_text().splitlines()
+        assert process.stdout is not None
         assert process.stdout.read() == b"", "nothing else, and its end"
-    finally:
-        process.kill()
-        process.communicate()
     assert said == ["imported", "written 1 ready \\udc80", "x" * 200_000, "from C"]

@@ -28,6 +28,7 @@ from platform_command import CommandLock, PlatformDeviceError
 from tests.device.cache_board import VA, CacheBoard
 from tests.device.fakes import BASE
 from tests.device.tables import PAGE
+from tests.guest.child import in_a_child
 
 IN, IN_OUT = CacheDirection.IN, CacheDirection.IN_OUT
 
@@ -235,18 +236,14 @@ def test_a_forked_child_leaves_what_its_parent_tracks(
     made: Any = Buffer()
     end = caches.track(made)
     tag = caches.tag_of(made)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            end()
-            unit.clean(tag, 0, 64)  # the model is the child's own copy: nothing was told to it
-            caches.track_existing(made, VA + 8, 64)
-            assert tag not in caches._tags.values()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def leave() -> None:
+        end()
+        unit.clean(tag, 0, 64)  # the model is the child's own copy: nothing was told to it
+        caches.track_existing(made, VA + 8, 64)
+        assert tag not in caches._tags.values()
+
+    assert in_a_child(leave) == 0
     end()
     with pytest.raises(CacheError, match="BAD_BUFFER"):
         unit.untrack(tag)

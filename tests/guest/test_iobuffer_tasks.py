@@ -41,21 +41,8 @@ from iobuffer.pool import PAGE, Extent
 from iobuffer.port import ask
 from iobuffer.port_messages import Lost
 
+from tests.guest.child import begin_child, in_a_child
 from tests.guest.shared_pool import ZONE, Remake
-
-
-def in_a_child(work: Callable[[], None]) -> Callable[[], int]:
-    """Fork, run, and return what waits for the exit status."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.alarm(30)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def free() -> int:
@@ -128,7 +115,7 @@ def test_a_buffer_made_in_another_process(remake: Remake) -> None:
             assert made.writeBytes(0, b"made" * 1250) == 5000
             made.release()
 
-        ended = in_a_child(maker)
+        ended = begin_child(maker)
         with port.receive(timeout=20) as memory:
             assert ended() == 0
             assert bytes(memory.view()) == b"made" * 1250
@@ -151,7 +138,7 @@ def test_a_mapping_goes_when_its_asker_dies(remake: Remake) -> None:
             os.write(here, b"%d" % mapped.getVirtualAddress())
             os.kill(os.getpid(), signal.SIGKILL)
 
-        ended = in_a_child(asker)
+        ended = begin_child(asker)
         assert int(os.read(there, 32)) % PAGE == 100
         assert ended() == -signal.SIGKILL
         # The port's thread sees the end; nothing else here would wait for it.
@@ -174,7 +161,7 @@ def test_what_was_not_received_is_released(remake: Remake) -> None:
             task_of(port.handle), kIODirectionInOut, 100
         ).release()
 
-    assert in_a_child(maker)() == 0
+    assert in_a_child(maker) == 0
     with pytest.raises(Lost, match="no buffer"):
         TaskPort.receive(port, 0) and TaskPort.receive(port, 0)
     port.close()
@@ -349,7 +336,7 @@ def test_a_forked_child_keeps_no_memory_of_its_parent(remake: Remake) -> None:
         childs.send(b"here")
         childs.recv(1)  # until the parent closes its end
 
-    ended = in_a_child(live_on)
+    ended = begin_child(live_on)
     childs.close()
     assert ours.recv(4) == b"here"
     memory.release()

@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from protection_unit import GrantsExhausted, ProtectionUnit, process_owner
 from device.platform.platform import Platform
 from device.trace import Trace
 from tests.device.fakes import answer
+from tests.guest.child import begin_child, in_a_child
 from tests.guest.memory_pool import MemoryPool, make
 
 IN = IODirection.kIODirectionIn
@@ -94,20 +95,6 @@ def no_descriptors() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "open", full)
         yield
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Fork, run, and return the exit status."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.alarm(30)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # A withdrawal that fails.
@@ -348,18 +335,14 @@ def test_a_child_keeps_no_lock_of_its_parents_command(lock: CommandLock, tmp_pat
 
 def test_a_child_may_give_commands(lock: CommandLock) -> None:
     """Also one that was forked in the middle of a command, when that has ended."""
+
+    def command() -> None:
+        with lock.held(), pytest.raises(CommandInProgress), lock.held():
+            pass
+
     with lock.held():
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                signal.alarm(30)
-                with lock.held(), pytest.raises(CommandInProgress), lock.held():
-                    pass
-                status = 0
-            finally:
-                os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        ended = begin_child(command)
+    assert ended() == 0
 
 
 # Evidence.
