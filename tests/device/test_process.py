@@ -42,10 +42,11 @@ def arguments(folder: Path, *more: str) -> list[str]:
 def running(
     folder: Path, *more: str, cwd: Path = ROOT, stderr: int | IO[bytes] = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
+    path = [folder for folder in (os.environ.get("PYTHONPATH"), str(ROOT)) if folder]
     process = subprocess.Popen(
         arguments(folder, *more),
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
