@@ -38,7 +38,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
-	faults generate lock mutants clean clean-cache
+	faults generate docs lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -64,8 +64,8 @@ test: lint units ## all tests: lint, units, the server against a raw client, who
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
 
 lint: setup generate-check
-	@$(VENV)/bin/ruff format --check $(PACKAGES) guest
-	@$(VENV)/bin/ruff check $(PACKAGES) guest
+	@$(VENV)/bin/ruff format --check $(PACKAGES) guest docs/conf.py
+	@$(VENV)/bin/ruff check $(PACKAGES) guest docs/conf.py
 	@$(VENV)/bin/mypy $(PACKAGES)
 	@$(VENV)/bin/mypy $(GUEST_PACKAGES)
 
@@ -106,8 +106,12 @@ generate-check:
 	@diff -q -x __pycache__ device/layout guest/layout || { \
 		echo "guest/layout/ is not what device/layout/ says; run: make generate" >&2; exit 1; }
 
+docs: setup ## build the documentation into build/site, and check its links
+	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "build/site/index.html"
+
 lock: ## resolve requirements.lock again from pyproject.toml
-	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --extra dev \
+	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --extra dev --extra docs \
 		pyproject.toml -o requirements.lock
 
 clean: ## remove build/
