@@ -1,15 +1,12 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
- * The kernel's own mappings, each with a stated cache mode: of a part of a
- * carve-out for the time of one copy, or of a carve-out or a pin for as long as
- * a file is open.
- *
- * As for user space (see dma_rehearsal_misc.c), a mapping is looked up in the page
- * table, and refused when it is not what was asked for.
+ * The kernel's own mappings, each with a stated cache mode: a part of a carve-out is
+ * mapped for one copy, a carve-out or a pin for as long as a file is open.
  */
 #include <linux/fs.h>
 #include <linux/io.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -18,90 +15,16 @@
 
 #include "dma_rehearsal.h"
 
-#define DR_WINDOW	SZ_64K	/* of a copy: what it takes of the kernel's address space */
+#define DR_WINDOW	SZ_64K	/* of kernel address space that a copy takes */
 
 struct dr_kmap {
 	void __iomem *address;		/* of the first byte */
 	size_t length;
 	u32 mode;
-	struct dr_pin *pin;		/* whose pages they are; NULL for a carve-out's */
+	struct dr_pin *pin;		/* the owner of the pages; NULL for a carve-out */
 };
 
-/* Whether all of a mapping has just these bits, which are given as for a 4 KiB page. */
-static bool dr_window_is(void __iomem *window, size_t length, pgprotval_t bits)
-{
-	unsigned long address = (unsigned long)window;
-	unsigned long end = address + length;
-	pgprotval_t found;
-	unsigned int level;
-	pte_t *pte;
-
-	while (address < end) {
-		pte = lookup_address(address, &level);
-		if (!pte)
-			return false;
-		/* A large page has its PAT bit among those of the address. */
-		if (level == PG_LEVEL_4K)
-			found = pte_val(*pte) & _PAGE_CACHE_MASK;
-		else
-			found = protval_large_2_4k(pte_val(*pte) & _PAGE_LARGE_CACHE_MASK);
-		if (found != bits)
-			return false;
-		address = (address & page_level_mask(level)) + page_level_size(level);
-	}
-	return true;
-}
-
-/* Whether whole pages can be mapped with just these bits, now. */
-static bool dr_fits(phys_addr_t page, size_t length, pgprotval_t bits)
-{
-	void __iomem *window = ioremap_prot(page, length, bits);
-	bool fits;
-
-	if (!window)
-		return false;
-	fits = dr_window_is(window, length, bits);
-	iounmap(window);
-	return fits;
-}
-
-/*
- * Whether a page of the range is mapped with another mode than @bits: then these do
- * not fit, and others do. The kernel's own errors do not tell that from others.
- */
-bool dr_conflicts(phys_addr_t start, u64 length, pgprotval_t bits)
-{
-	pgprotval_t other;
-	unsigned int mode;
-	u64 done;
-
-	for (done = 0; done < length && !fatal_signal_pending(current); done += PAGE_SIZE) {
-		if (dr_fits(start + done, PAGE_SIZE, bits))
-			continue;
-		for (mode = DMA_REHEARSAL_MODE_UC; mode <= DMA_REHEARSAL_MODE_WC; mode++)
-			if (!dr_mode_bits(mode, &other) && other != bits &&
-			    dr_fits(start + done, PAGE_SIZE, other))
-				return true;
-		cond_resched();
-	}
-	return false;
-}
-
-/* A mapping of whole pages with just these bits, or an error. */
-static void __iomem *dr_window(phys_addr_t page, size_t length, pgprotval_t bits)
-{
-	void __iomem *window = ioremap_prot(page, length, bits);
-
-	if (!window)
-		return IOMEM_ERR_PTR(dr_conflicts(page, length, bits) ? -EBUSY : -ENOMEM);
-	if (!dr_window_is(window, length, bits)) {
-		iounmap(window);
-		return IOMEM_ERR_PTR(-EBUSY);
-	}
-	return window;
-}
-
-/* Return how many bytes were copied; fewer than asked after a fault or a fatal signal. */
+/* Return the number of bytes copied: below @length after a fault or a fatal signal. */
 static size_t dr_copy_window(void __iomem *window, size_t length, void __user *user,
 			     void *bounce, bool write)
 {
@@ -121,11 +44,6 @@ static size_t dr_copy_window(void __iomem *window, size_t length, void __user *u
 		cond_resched();
 	}
 	return done;
-}
-
-static int dr_copy_error(void)
-{
-	return fatal_signal_pending(current) ? -EINTR : -EFAULT;
 }
 
 long dr_copy(void __user *argument, bool write)
@@ -163,7 +81,7 @@ long dr_copy(void __user *argument, bool write)
 			break;
 		}
 		if (dr_copy_window(window + skip, part, user + done, bounce, write) < part)
-			ret = dr_copy_error();
+			ret = dr_file_copy_error();
 		iounmap(window);
 	}
 	kfree(bounce);
@@ -173,23 +91,19 @@ long dr_copy(void __user *argument, bool write)
 static ssize_t dr_kmap_access(struct dr_kmap *kmap, void __user *user, size_t count,
 			      loff_t *position, bool write)
 {
+	ssize_t span = dr_file_span(kmap->length, count, *position, write);
 	void *bounce;
 	size_t done;
 
-	if (*position < 0)
-		return -EINVAL;
-	if (*position >= kmap->length)
-		return write && count ? -ENOSPC : 0;
-	count = min_t(u64, count, kmap->length - *position);
-	if (!count)
-		return 0;
+	if (span <= 0)
+		return span;
 	bounce = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	if (!bounce)
 		return -ENOMEM;
-	done = dr_copy_window(kmap->address + *position, count, user, bounce, write);
+	done = dr_copy_window(kmap->address + *position, span, user, bounce, write);
 	kfree(bounce);
 	*position += done;
-	return done ? done : dr_copy_error();
+	return done ? done : dr_file_copy_error();
 }
 
 static ssize_t dr_kmap_read(struct file *file, char __user *user, size_t count, loff_t *position)
@@ -208,7 +122,7 @@ static long dr_kmap_ioctl(struct file *file, unsigned int command, unsigned long
 	const struct dr_kmap *kmap = file->private_data;
 	struct dma_rehearsal_kmap_info info = {
 		.address = (unsigned long)kmap->address,
-		/* With page-table isolation the user half is another table, behind this one. */
+		/* With page-table isolation the user half is another table, the page after this one. */
 		.root = __pa(current->mm->pgd),
 		.length = kmap->length,
 		.levels = pgtable_l5_enabled() ? 5 : 4,
@@ -260,7 +174,7 @@ static const struct file_operations dr_kmap_fops = {
 
 static int dr_kmap_fd(struct dr_kmap *kmap, bool write)
 {
-	int fd = dr_new_fd("[dma-rehearsal-kmap]", &dr_kmap_fops, kmap, write);
+	int fd = dr_file_fd("[dma-rehearsal-kmap]", &dr_kmap_fops, kmap, write);
 
 	if (fd < 0)
 		dr_kmap_free(kmap);

@@ -1,12 +1,12 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The exerciser's PCI function (others through new_id or driver_override):
- * /dev/dma-rehearsal-pciN gives bus mastering and one eventfd per MSI-X vector,
- * or one for INTx. The first open turns bus mastering on. The last close, which is
- * also that of a process that was killed, stops the function.
+ * /dev/dma-rehearsal-pciN controls bus mastering, and takes one eventfd per MSI-X
+ * vector, or one for INTx. The first open turns bus mastering on. The last close stops
+ * the function, even when the kernel closes the files of a killed process.
  *
- * The BARs are user space's, through sysfs' resourceN. So no region is
- * requested here: with IO_STRICT_DEVMEM the kernel refuses to map a busy one.
+ * User space maps the BARs through resourceN in sysfs. So no region is requested here:
+ * with IO_STRICT_DEVMEM the kernel refuses to map a busy one.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -26,33 +26,33 @@
 
 #include "dma_rehearsal.h"
 
-#define DR_MAX_VECTORS	32	/* a CPU has some 200 for all of its devices */
+#define DR_MAX_VECTORS	32	/* a CPU has about 200 for all of its devices */
 
 struct dr_vector {
-	spinlock_t lock;		/* eventfd (and INTx's mask), against the handler */
+	spinlock_t lock;		/* guards eventfd (and INTx's mask) against the handler */
 	struct eventfd_ctx *eventfd;
-	struct file *owner;		/* whose close takes the eventfd away; under pci->lock */
+	struct file *owner;		/* its close removes the eventfd; under pci->lock */
 };
 
 struct dr_pci {
-	struct kref kref;		/* probe's, and one for each open file */
-	struct mutex lock;		/* everything below; remove against ioctl */
+	struct kref kref;		/* one for probe, one for each open file */
+	struct mutex lock;		/* guards everything below, and remove against ioctl */
 	struct pci_dev *pdev;		/* NULL after remove */
 	struct miscdevice misc;
 	char name[32];
 	int id;
 	u32 interrupts;			/* DMA_REHEARSAL_INTERRUPTS_... */
-	u32 came_up;			/* what they were after probe */
-	struct file *chooser;		/* who made them another */
+	u32 came_up;			/* their value after probe */
+	struct file *chooser;		/* the file that changed them */
 	unsigned int users;		/* open files */
-	struct dr_run run;		/* while there are any */
-	bool masked;			/* INTx is; under vector[0].lock */
-	unsigned int vectors;		/* in use, of the array's */
+	struct dr_run run;		/* runs while there are any */
+	bool masked;			/* INTx is masked; under vector[0].lock */
+	unsigned int vectors;		/* in use, at most the array's length */
 	unsigned int msix_max;		/* 0 = no MSI-X */
 	struct dr_vector vector[];	/* max(msix_max, 1) */
 };
 
-/* What an ioctl takes or tells. */
+/* The argument of an ioctl, or its answer. */
 union dr_pci_argument {
 	struct dma_rehearsal_pci_info info;
 	struct dma_rehearsal_eventfd eventfd;
@@ -82,11 +82,11 @@ static irqreturn_t dr_pci_interrupt(int irq, void *data)
 }
 
 /*
- * The line may be shared, so the device is asked whether it is the one, and masked
- * in the same breath: a level would come again as soon as this returns.
+ * The line may be shared, so the device is asked whether it raised the line, and is
+ * masked in the same step: a level interrupt would otherwise recur on return.
  *
- * It is asked even when we hold it masked: whoever writes the command register past
- * us (setpci, a reset) may have unmasked it, and then this masks it again.
+ * The device is asked even while we hold it masked. Another writer of the command
+ * register (setpci, a reset) may have unmasked it; then this masks it again.
  */
 static irqreturn_t dr_intx_interrupt(int irq, void *data)
 {
@@ -220,7 +220,7 @@ static int dr_msix_start(struct dr_pci *pci)
 		return -EOPNOTSUPP;
 	vectors = pci_alloc_irq_vectors(pci->pdev, 1, pci->msix_max, PCI_IRQ_MSIX);
 	if (vectors < 0) {
-		/* Which errno means what differs between kernels and machines. */
+		/* The meaning of each errno differs between kernels and machines. */
 		pci_warn(pci->pdev, "no MSI-X vectors (%d)\n", vectors);
 		return -EOPNOTSUPP;
 	}
@@ -246,14 +246,14 @@ static int dr_intx_start(struct dr_pci *pci)
 
 	if (!pci->pdev->pin || !pci->pdev->irq || !pci_intx_mask_supported(pci->pdev))
 		return -EOPNOTSUPP;
-	dr_intx_mask(pci);	/* from the first moment on: nobody listens yet */
+	dr_intx_mask(pci);	/* before the handler exists: nobody listens yet */
 	ret = request_irq(pci->pdev->irq, dr_intx_interrupt, IRQF_SHARED, pci->name, pci);
 	if (!ret)
 		pci->vectors = 1;
 	return ret;
 }
 
-/* Under pci->lock, or before the file is there. Afterwards no handler runs. */
+/* Under pci->lock, or before the file exists. Afterwards no handler runs. */
 static void dr_interrupts_stop(struct dr_pci *pci)
 {
 	unsigned int i;
@@ -270,7 +270,7 @@ static void dr_interrupts_stop(struct dr_pci *pci)
 		dr_vector_set(&pci->vector[i], NULL, NULL);
 	pci->interrupts = DMA_REHEARSAL_INTERRUPTS_NONE;
 	pci->vectors = 0;
-	/* MSI-X's end lets INTx through again, and nobody would handle it. */
+	/* The end of MSI-X enables INTx again, and nobody would handle it. */
 	dr_intx_mask(pci);
 }
 
@@ -291,7 +291,7 @@ static int dr_interrupts_start(struct dr_pci *pci, u32 interrupts)
 	return ret;
 }
 
-/* Under pci->lock. On an error the interrupts are what they were, if that can be had. */
+/* Under pci->lock. On an error the old kind of interrupts is restored, if possible. */
 static int dr_interrupts_switch(struct dr_pci *pci, u32 interrupts)
 {
 	u32 before = pci->interrupts;
@@ -347,8 +347,8 @@ static long dr_pci_do(struct dr_pci *pci, struct file *file, unsigned int comman
 }
 
 /*
- * The caller's memory is touched with no lock held: a page of it may be another process's
- * to fill in (userfaultfd), or a dead server's, and everybody else would wait with it.
+ * The caller's memory is accessed without a lock: another process may have to supply a
+ * page of it (userfaultfd, FUSE), and every other caller would wait as well.
  */
 static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long user)
 {
@@ -371,7 +371,7 @@ static long dr_pci_ioctl(struct file *file, unsigned int command, unsigned long 
 	return ret;
 }
 
-/* Under pci->lock. Afterwards no DMA is in flight, as far as the function says. */
+/* Under pci->lock. Afterwards no DMA is in flight, as far as the function reports. */
 static void dr_pci_end_dma(struct dr_pci *pci)
 {
 	dr_set_master(pci, false);
@@ -380,13 +380,13 @@ static void dr_pci_end_dma(struct dr_pci *pci)
 }
 
 /*
- * Under pci->lock, when the last file is closed. A function with a reset also forgets
- * what it had still to do. Not where the device is locked: remove has that lock, and
- * waits for ours.
+ * Under pci->lock, when the last file is closed. A function that has a reset also drops
+ * its pending work. The reset is only tried: remove holds the device's lock, and waits
+ * for ours.
  */
 static void dr_pci_stop(struct dr_pci *pci)
 {
-	if (dr_fault_close_stops_nothing)
+	if (dr_fault(DR_FAULT_CLOSE_STOPS_NOTHING))
 		goto stopped;
 	dr_pci_end_dma(pci);
 	pci_try_reset_function(pci->pdev);
@@ -394,7 +394,7 @@ stopped:
 	dr_run_stop(&pci->run);
 }
 
-/* misc_open() holds off misc_deregister(), so the structure is still there. */
+/* misc_open() blocks misc_deregister(), so the structure still exists. */
 static int dr_pci_open(struct inode *inode, struct file *file)
 {
 	struct dr_pci *pci = container_of(file->private_data, struct dr_pci, misc);
@@ -415,7 +415,7 @@ static int dr_pci_release(struct inode *inode, struct file *file)
 	struct dr_pci *pci = file->private_data;
 	unsigned int i;
 
-	/* After remove there is no vector, and no chooser, any more. */
+	/* After remove there are no vectors and there is no chooser. */
 	mutex_lock(&pci->lock);
 	for (i = 0; i < pci->vectors; i++) {
 		if (pci->vector[i].owner != file)

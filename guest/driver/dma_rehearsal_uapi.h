@@ -1,6 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * What user space and the module agree on. guest/iobuffer/uapi.py mirrors
+ * The interface between user space and the module. guest/iobuffer/uapi.py mirrors
  * this file; a test compiles it and compares numbers and sizes.
  */
 #ifndef DMA_REHEARSAL_UAPI_H
@@ -14,9 +14,9 @@
 /*
  * Cache modes, with IOKit's numbers (kIOMapInhibitCache >> 8 and so on).
  * mmap() of /dev/dma-rehearsal takes physical address | mode << MODE_SHIFT.
- * It, READ, WRITE and KMAP fail with:
+ * mmap(), READ, WRITE and KMAP fail with:
  *   ERANGE	not inside one carve-out
- *   EINVAL	no such mode; length 0 of mmap(), a private mapping, or reserved fields
+ *   EINVAL	unknown mode, length 0, private mapping, or reserved field that is not 0
  *   EBUSY	a part of the range is mapped with another mode
  *   EOPNOTSUPP	this kernel cannot have the mode
  */
@@ -32,12 +32,12 @@ struct dma_rehearsal_info {
 	__u32 zones;
 };
 
-/* The caller's page tables: address in; the rest comes back. */
+/* The caller's page tables: takes the address, returns the rest. */
 struct dma_rehearsal_query {
 	__u64 address;	/* user virtual address */
 	__u64 root;	/* physical address of the top table */
-	__u64 entry;	/* the leaf entry as it is, 0 when there is none */
-	__u32 level;	/* of that entry: 1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB */
+	__u64 entry;	/* the raw leaf entry, 0 without one */
+	__u32 level;	/* of the entry: 1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB */
 	__u32 levels;	/* 4 or 5 */
 };
 
@@ -52,15 +52,15 @@ struct dma_rehearsal_copy {
 
 /*
  * PIN: the caller's pages stay where they are until the last close of the file
- * that the ioctl returns (O_CLOEXEC, may be passed on). The mapping is free to
- * go, or to get other pages: the pin keeps those of its day.
+ * that the ioctl returns (O_CLOEXEC, may be passed on). The mapping may go, or get
+ * other pages: the pin keeps those of the time of the call.
  *   EINVAL	length 0, an end past the address space, unknown flags
  *   E2BIG	more than PIN_MAX
- *   ENOMEM	more than RLIMIT_MEMLOCK lets the caller lock, or no memory
- *   EFAULT	a page is not mapped, or not writable where WRITE asks for that;
- *		a carve-out, which never moves, is such a mapping, too
+ *   ENOMEM	more than RLIMIT_MEMLOCK allows the caller to lock, or out of memory
+ *   EFAULT	a page is not mapped, or WRITE is set and a page is not writable;
+ *		also for a carve-out, which cannot be pinned and never moves
  *   EOPNOTSUPP	a page belongs to a file of a file system with a backing store
- *		(anonymous memory, memfd, tmpfs and hugetlb are good)
+ *		(anonymous memory, memfd, tmpfs and hugetlb can be pinned)
  * Without WRITE the file is read-only, and memory that is copied on write is
  * copied first, so that the pages are the caller's own.
  */
@@ -74,7 +74,7 @@ struct dma_rehearsal_pin {
 	__u32 reserved;	/* 0 */
 };
 
-/* Of a pin's file; read and write at an offset reach the pinned bytes. */
+/* PIN_INFO of a pin's file. Its read and write at an offset reach the pinned bytes. */
 struct dma_rehearsal_pin_info {
 	__u64 pages;	/* PAGE_SIZE each */
 	__u64 length;	/* bytes */
@@ -82,7 +82,7 @@ struct dma_rehearsal_pin_info {
 	__u32 flags;	/* as asked */
 };
 
-/* Physical addresses, one a page. The ioctl returns how many, 0 from the end on. */
+/* Physical addresses, one per page. The ioctl returns their number, 0 at the end. */
 struct dma_rehearsal_pin_pages {
 	__u64 first;	/* page */
 	__u64 user;	/* pointer to count __u64 */
@@ -93,8 +93,8 @@ struct dma_rehearsal_pin_pages {
 /*
  * KMAP: the kernel keeps a mapping with this cache mode until the last close of
  * the file that the ioctl returns; read and write at an offset go through it.
- * EBUSY where the range is mapped with another mode, as mmap() has it then.
- * PIN_KMAP does it for the pages of a pin, write-back, and holds the pin.
+ * EBUSY when a part of the range is mapped with another mode, as for mmap().
+ * PIN_KMAP maps the pages of a pin, write-back, and holds the pin.
  */
 struct dma_rehearsal_kmap {
 	__u64 physical;	/* inside one zone */
@@ -105,7 +105,7 @@ struct dma_rehearsal_kmap {
 
 struct dma_rehearsal_kmap_info {
 	__u64 address;	/* kernel virtual, of the first byte */
-	__u64 root;	/* physical, of the caller's top table: the kernel's half */
+	__u64 root;	/* physical address of the caller's top table, the kernel's half */
 	__u64 length;	/* bytes */
 	__u32 levels;	/* 4 or 5 */
 	__u32 mode;
@@ -115,23 +115,23 @@ struct dma_rehearsal_kmap_info {
  * /dev/dma-rehearsal-pciN
  *
  * The first open turns bus mastering on. The last close turns it off, and resets a
- * function that can be: nothing that a process has started outlives its files.
- * Pins of a process that dies, or that another program replaces, stay until every
- * function that was open then has been stopped so.
+ * function that has a reset: DMA that a process has started ends with its files.
+ * Pins of a process that dies or calls execve() stay until every function that was open
+ * at that time has been stopped this way.
  *
- * A function comes up with MSI-X, or with INTx where MSI-X is not to be had.
+ * A function starts with MSI-X, or with INTx where MSI-X is not available.
  * SET_INTERRUPTS changes that:
  *   EBUSY		a vector has an eventfd, or another open file has chosen
  *   EOPNOTSUPP		the function, or the machine, has no such interrupts
  * A choice lasts until the file that made it chooses again or is closed; then
- * the function is as it came up. Meanwhile EVENTFD is that file's alone.
+ * the function is as it started. Meanwhile only that file may call EVENTFD.
  *
- * INTx is vector 0. Interrupt Disable holds it back but while the vector has an
- * eventfd and is unmasked. An interrupt signals the eventfd once and masks; take
- * the device's line down, then UNMASK. A line that is up by then is an interrupt
- * anew: it signals at once, and stays masked. Setting an eventfd unmasks, too.
+ * INTx is vector 0. Interrupt Disable blocks it unless the vector has an eventfd and
+ * is unmasked. An interrupt signals the eventfd once and masks the vector. Deassert
+ * the device's line, then UNMASK. A line that is still asserted is a new interrupt:
+ * it signals at once, and stays masked. Setting an eventfd unmasks, too.
  */
-#define DMA_REHEARSAL_INTERRUPTS_NONE	0	/* an answer of PCI_INFO only */
+#define DMA_REHEARSAL_INTERRUPTS_NONE	0	/* returned by PCI_INFO only */
 #define DMA_REHEARSAL_INTERRUPTS_MSIX	1
 #define DMA_REHEARSAL_INTERRUPTS_INTX	2
 
@@ -144,7 +144,7 @@ struct dma_rehearsal_pci_info {
 
 struct dma_rehearsal_eventfd {
 	__u32 vector;
-	__s32 fd;		/* -1 takes the vector's eventfd away */
+	__s32 fd;		/* -1 removes the vector's eventfd */
 };
 
 #define DMA_REHEARSAL_IOC	0xDA

@@ -1,8 +1,8 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The carve-outs: parsed from the module's parameter, checked against the
- * firmware's memory map, claimed in /proc/iomem, and shown through UIO as one
- * device a zone, with one map for each cache mode.
+ * firmware's memory map, claimed in /proc/iomem, and shown through UIO: one
+ * device for each zone, with one map for each cache mode.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -64,12 +64,25 @@ bool dr_zones_hold(phys_addr_t start, u64 length)
 	return false;
 }
 
+/*
+ * Map @vma onto the carve-out from @start with @mode. -ERANGE when no carve-out holds the
+ * range; -EINVAL for a private mapping, too; other errors as dr_map().
+ */
+int dr_zones_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode)
+{
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (!dr_zones_hold(start, vma->vm_end - vma->vm_start))
+		return -ERANGE;
+	return dr_map(vma, start, mode);
+}
+
 static int dr_uio_mmap(struct uio_info *info, struct vm_area_struct *vma)
 {
 	struct dr_zone *zone = container_of(info, struct dr_zone, uio);
 
-	/* UIO keeps the map's number in vm_pgoff and has checked it. */
-	return dr_map(vma, zone->start, dr_uio_maps[vma->vm_pgoff].mode);
+	/* vm_pgoff is the map's number, which UIO has checked. */
+	return dr_zones_map(vma, zone->start, dr_uio_maps[vma->vm_pgoff].mode);
 }
 
 int dr_zones_register_uio(struct device *parent)
@@ -152,7 +165,7 @@ static bool dr_name_ok(const char *name)
 	return true;
 }
 
-/* One "name:start:size"; the text is cut up. */
+/* Add one "name:start:size"; changes @text. */
 static int dr_add_zone(char *text)
 {
 	struct dr_zone *zone;

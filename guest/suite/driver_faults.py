@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PARAMETER = Path("/sys/module/dma_rehearsal/parameters/fault")  # guest/driver/dma_rehearsal_main.c
+PARAMETER = Path("/sys/module/dma_rehearsal/parameters/fault")  # guest/driver/dma_rehearsal_fault.c
 
 
 @contextmanager
