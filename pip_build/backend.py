@@ -34,7 +34,15 @@ __all__ = [
 ]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NEEDED = ("pyproject.toml", "MANIFEST.in", "README.md", "device", "guest", "host_harness")
+_NEEDED = (
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "device",
+    "guest",
+    "host_harness",
+)
 _BACKEND = Path(__file__).parent.name
 
 Settings = Mapping[str, object] | None
