@@ -6,12 +6,7 @@
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
-PACKAGES := device host_harness tests pip_build
-GUEST_PACKAGES := guest/iobuffer guest/vfio guest/suite guest/exerciser.py guest/exerciser_parts.py \
-	guest/edu.py guest/platform_device.py guest/platform_command.py guest/protection_unit.py \
-	guest/memory_types.py guest/boot_words.py guest/device_limits.py guest/layout guest/init.py \
-	guest/page_frames.py guest/swap.py guest/platform_access.py guest/cache_unit.py \
-	guest/platform_coherence.py guest/cache_names.py guest/refusals.py guest/request_log.py
+PACKAGES := device guest host_harness tests pip_build
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -38,7 +33,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
-	faults generate docs lock mutants clean clean-cache
+	faults docs lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -48,32 +43,31 @@ setup:
 	@host_harness/bootstrap.sh $(VENV)
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
-	@$(PYTHON) -m host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+	@$(PYTHON) -m dma_rehearsal.host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 test-order: setup ## N=10: are the verdicts the same in a shuffled order, and of N tests alone?
-	@$(PYTHON) -m host_harness order --sample $(or $(N),10) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+	@$(PYTHON) -m dma_rehearsal.host_harness order --sample $(or $(N),10) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more in a VM that runs
-	@$(PYTHON) -m host_harness shell $(if $(ATTACH),--attach $(ATTACH))
+	@$(PYTHON) -m dma_rehearsal.host_harness shell $(if $(ATTACH),--attach $(ATTACH))
 
 doctor: ## say what this machine has and lacks for a run; makes nothing
 	@$(NEED_PYTHON)
-	@$(ANY_PYTHON) -m host_harness.doctor
+	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.doctor
 
 test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
 
-lint: setup generate-check
-	@$(VENV)/bin/ruff format --check $(PACKAGES) guest docs/conf.py
-	@$(VENV)/bin/ruff check $(PACKAGES) guest docs/conf.py
-	@$(VENV)/bin/mypy $(PACKAGES)
-	@$(VENV)/bin/mypy $(GUEST_PACKAGES)
+lint: setup
+	@$(VENV)/bin/ruff format --check $(PACKAGES) docs/conf.py
+	@$(VENV)/bin/ruff check $(PACKAGES) docs/conf.py
+	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build
 
 units: setup
 	@$(PYTHON) -m pytest -q -m "not vm and not matrix"
 
 test-matrix: setup ## every profile, coherent and not, IOMMU and not, several VMs at a time; ARGS="-k isa-24"
-	@$(PYTHON) -m host_harness environment
+	@$(PYTHON) -m dma_rehearsal.host_harness environment
 	@$(PYTHON) -m pytest -q -m matrix -n $(or $(JOBS),auto) --dist worksteal tests/matrix $(ARGS)
 
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
@@ -83,28 +77,20 @@ flood: setup ## SECONDS=600: a flood of messages, and what the device process ho
 	@$(PYTHON) -m tests.vfio_user.flood $(or $(SECONDS),600)
 
 bench: setup ## speed, as ratios measured side by side; ARGS="--guest" with a VM, ARGS=--list
-	@PYTHONPATH=guest $(PYTHON) -m tests.bench $(ARGS)
+	@$(PYTHON) -m tests.bench $(ARGS)
 
 interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
 	@$(PYTHON) -m tests.vfio_user.interop $(CLIENT)
 
 soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
-	@$(PYTHON) -m host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)
+	@$(PYTHON) -m dma_rehearsal.host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)
 
 mutants: setup ## N=300 SEED=1 SECONDS=3600 VM=1: change one place of the code at a time; do tests notice?
 	@$(PYTHON) -m tests.mutants --count $(or $(N),300) --seed $(or $(SEED),1) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(VM),--vm) $(ARGS)
 
 faults: setup ## list the named faults: name, status, description
-	@$(PYTHON) -m host_harness faults
-
-generate: ## write guest/layout/ from device/layout/
-	@mkdir -p guest/layout && rm -f guest/layout/*.py && cp device/layout/*.py guest/layout/
-
-.PHONY: generate-check
-generate-check:
-	@diff -q -x __pycache__ device/layout guest/layout || { \
-		echo "guest/layout/ is not what device/layout/ says; run: make generate" >&2; exit 1; }
+	@$(PYTHON) -m dma_rehearsal.host_harness faults
 
 docs: setup ## build the documentation into build/site, and check its links
 	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
@@ -119,4 +105,4 @@ clean: ## remove build/
 
 clean-cache: ## remove what the cache holds (QEMU, guest image), but nothing that a run uses
 	@$(NEED_PYTHON)
-	@$(ANY_PYTHON) -m host_harness.doctor clean-cache
+	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.doctor clean-cache

@@ -17,18 +17,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from . import choose, profile, watchdog
-from .choose import NoEndpoint
-from .control import ControlServer
-from .endpoints.base import Endpoint
-from .endpoints.memory import Fabric
-from .endpoints.parts.capabilities import OptionalCapability
-from .faults import FAULTS
-from .platform.platform import Platform
-from .switch import FaultError, FaultSwitch
-from .trace import Trace
-from .vfio_user.server import VfioUserServer
-from .watchdog import Watchdog
+from dma_rehearsal.device import choose, profile, watchdog
+from dma_rehearsal.device.choose import NoEndpoint
+from dma_rehearsal.device.control import ControlServer
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.switch import FaultError, FaultSwitch
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.server import VfioUserServer
+from dma_rehearsal.device.watchdog import Watchdog
 
 _FAILED, _USAGE_ERROR = 1, 2
 _FAILURE_MAX = 1000  # characters of a failure in the trace
@@ -47,8 +47,9 @@ QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
   -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'
 
-An endpoint of your own is a subclass of device.endpoints.base.Endpoint; docs/tutorial.md shows how
-to write one. Its module is looked for in the current folder and on PYTHONPATH.
+An endpoint of your own is a subclass of dma_rehearsal.device.endpoints.base.Endpoint;
+docs/tutorial.md shows how to write one. Its module is looked for in the
+current folder and on PYTHONPATH.
 
 When all sockets listen, one line "ready" goes to standard output, and nothing else. The log, and
 what an endpoint prints, goes to standard error.
@@ -57,7 +58,7 @@ what an endpoint prints, goes to standard error.
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m device",
+        prog="python -m dma_rehearsal.device",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -178,7 +179,7 @@ def main(argv: list[str]) -> int:
                 server.listen()
                 stack.callback(server.close)
         except (OSError, ValueError, NoEndpoint, FaultError) as error:
-            print(f"python -m device: {error}", file=sys.stderr)
+            print(f"python -m dma_rehearsal.device: {error}", file=sys.stderr)
             if hint := getattr(error, "hint", ""):
                 print(f"  next: {hint}", file=sys.stderr)
             return _USAGE_ERROR
@@ -318,7 +319,10 @@ def _serve(servers: tuple[_Server, ...], ready: TextIO, *, die_with_stdin: bool)
     for thread in threads:
         thread.join(2)
     for server in dead:
-        print(f"python -m device: {server.path}: the server ended by itself", file=sys.stderr)
+        print(
+            f"python -m dma_rehearsal.device: {server.path}: the server ended by itself",
+            file=sys.stderr,
+        )
     return _FAILED if dead else 0
 
 

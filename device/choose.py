@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .endpoints.base import Endpoint
-from .trace import Trace
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.trace import Trace
 
-DEFAULT = "device.endpoints.exerciser:Exerciser"
+DEFAULT = "dma_rehearsal.device.endpoints.exerciser:Exerciser"
 
 
 class NoEndpoint(Exception):
@@ -63,7 +63,7 @@ def find(name: str) -> type[Endpoint]:
     if not _is_endpoint(found):
         raise NoEndpoint(
             f"--endpoint {name}: {class_name} is no Endpoint; subclass "
-            "device.endpoints.base.Endpoint",
+            "dma_rehearsal.device.endpoints.base.Endpoint",
             "docs/tutorial.md makes one",
         )
     chosen: type[Endpoint] = found

@@ -14,8 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-from .switch import FaultError, FaultSwitch
-from .trace import Trace
+from dma_rehearsal.device.switch import FaultError, FaultSwitch
+from dma_rehearsal.device.trace import Trace
 
 REQUEST_MAX = 1 << 16  # bytes; the name of a test may be long
 _PATIENCE_S = 2.0  # for a whole request, and for whoever reads no answer

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from . import layout
-from .layout import DmaRule
-from .pci.config import Identity
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.layout import DmaRule
+from dma_rehearsal.device.pci.config import Identity
 
 SHIPPED = Path(__file__).with_name("profiles")
 ADDRESS_BITS = (24, 26, 28, 30, 32, 36, 40, 48, 64)

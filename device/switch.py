@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import faults
-from .endpoints.base import Endpoint
-from .endpoints.exerciser import Exerciser
-from .endpoints.registers import RegisterFile
-from .faults import FAULTS, SOUND, Fault
-from .platform.platform import Platform
+from dma_rehearsal.device import faults
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.faults import FAULTS, SOUND, Fault
+from dma_rehearsal.device.platform.platform import Platform
 
 
 class FaultError(Exception):
@@ -40,7 +40,9 @@ class FaultSwitch:
         FaultError when there is none of that name, or these endpoints cannot have it.
         """
         if name is not None and name not in FAULTS:
-            raise FaultError(f"there is no fault {name!r}: python -m device --list-faults")
+            raise FaultError(
+                f"there is no fault {name!r}: python -m dma_rehearsal.device --list-faults"
+            )
         try:
             self.put_on(SOUND if name is None else FAULTS[name])
         except FaultError as error:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .vfio_user.framing import Message
-from .vfio_user.messages import Command, Flags
-from .vfio_user.turn import Action, RegionAccess, Turn
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import Command, Flags
+from dma_rehearsal.device.vfio_user.turn import Action, RegionAccess, Turn
 
 STATUS = 3  # of a device process whose model hangs
 WORDS = "does not answer: "  # in the line that says so, behind the device's name

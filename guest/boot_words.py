@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID, VECTORS_DEFAULT
+from dma_rehearsal.device.layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID, VECTORS_DEFAULT
 
 CMDLINE: Final = Path("/proc/cmdline")
 LIMITS: Final = ("addresses", "alignment", "segments")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-import platform_command
+from dma_rehearsal.guest import platform_command
 
 _SIZE_MAX: Final = 1 << 20  # bytes; above that the oldest names go
 _NAME_MAX: Final = 400  # characters

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from layout import (
+from dma_rehearsal.device.layout import (
     CACHE_REPORTS_MAX,
     CacheCommand,
     CacheDirection,
@@ -21,8 +21,8 @@ from layout import (
     CacheStatus,
     Plat,
 )
-from pci_sysfs import Bar
-from platform_command import CommandLock, PlatformDeviceError
+from dma_rehearsal.guest.pci_sysfs import Bar
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
 
 __all__ = [
     "CacheDirection",

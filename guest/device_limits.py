@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from iobuffer.dma_specification import Specification
-from layout import PRP_PAGE, DmaReason, DmaRule, Ext, ExtFeature, ProfileFlag
-from pci_sysfs import Bar
+from dma_rehearsal.device.layout import PRP_PAGE, DmaReason, DmaRule, Ext, ExtFeature, ProfileFlag
+from dma_rehearsal.guest.iobuffer.dma_specification import Specification
+from dma_rehearsal.guest.pci_sysfs import Bar
 
 NONE: Final = 1 << 80  # more than the end of any range: no limit
 

@@ -19,9 +19,9 @@ from enum import IntEnum, IntFlag
 from types import TracebackType
 from typing import Final, Self
 
-from exerciser import Interrupt
-from iobuffer.driver import DriverFunction
-from pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.exerciser import Interrupt
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
 
 EDU_VENDOR_ID: Final = 0x1234
 EDU_DEVICE_ID: Final = 0x11E8

@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import refusals
-from boot_words import announced
-from device_limits import Limits
-from iobuffer.driver import DriverFunction, Interrupts, PciInfo
-from layout import (
+from dma_rehearsal.device.layout import (
     DMASTATUS_CLEAR,
     DMASTATUS_CODE,
     EXT_MAGIC,
@@ -34,8 +30,12 @@ from layout import (
     ExtFeature,
     Reg,
 )
-from pci_sysfs import Bar, PciError, PciFunction
-from request_log import RefusedRequest
+from dma_rehearsal.guest import refusals
+from dma_rehearsal.guest.boot_words import announced
+from dma_rehearsal.guest.device_limits import Limits
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction, Interrupts, PciInfo
+from dma_rehearsal.guest.pci_sysfs import Bar, PciError, PciFunction
+from dma_rehearsal.guest.request_log import RefusedRequest
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 _PLAIN: Final = DmaCtl(0)

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from exerciser import DMA_TIMEOUT, DmaRecord, Exerciser, ExerciserError
-from iobuffer.activity import InFlight
-from layout import (
+from dma_rehearsal.device.layout import (
     HOLD_ON,
     RING_ENABLE,
     RING_REFUSED_INDEX,
@@ -29,6 +27,8 @@ from layout import (
     RingStatus,
     TxnAttribute,
 )
+from dma_rehearsal.guest.exerciser import DMA_TIMEOUT, DmaRecord, Exerciser, ExerciserError
+from dma_rehearsal.guest.iobuffer.activity import InFlight
 
 _NO_FLAGS: Final = AtsCtl(0)
 

@@ -18,7 +18,8 @@ import time
 import traceback
 from pathlib import Path
 
-GUEST_FOLDER = Path("/opt/dma-rehearsal/guest")
+ROOT = Path("/opt/dma-rehearsal")
+GUEST_FOLDER = ROOT / "dma_rehearsal" / "guest"
 MODULES = Path("/lib/modules/rehearsal")
 DRIVER = "dma_rehearsal"
 IOMMUS = Path("/sys/class/iommu")  # Linux, sysfs-class-iommu: one entry for each that is in use
@@ -40,7 +41,7 @@ SHELL = "/bin/bash"
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
 SHELL_PROFILE = """\
 PS1='guest:\\w# '
-cd /opt/dma-rehearsal/guest
+cd /opt/dma-rehearsal/dma_rehearsal/guest
 """
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -134,8 +135,8 @@ def run_agent(loaded: int) -> int:
     """
     os.setsid()
     os.chdir(GUEST_FOLDER)
-    sys.path.insert(0, str(GUEST_FOLDER))
-    from suite import agent
+    sys.path.insert(0, str(ROOT))
+    from dma_rehearsal.guest.suite import agent
 
     if not os.read(loaded, 1):
         raise RuntimeError("the first process ended before the kernel's modules were loaded")
@@ -167,7 +168,7 @@ def main() -> None:
     print("init: up", flush=True)
     mount_all()
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
-    os.environ["PYTHONPATH"] = str(GUEST_FOLDER)
+    os.environ["PYTHONPATH"] = str(ROOT)
     child, tell = start_agent()
     command_line = Path("/proc/cmdline").read_text()
     names = (MODULES / "order").read_text().split()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layout import MTRR_FIXED_NAMES, MTRR_MAX, MemoryType
+from dma_rehearsal.device.layout import MTRR_FIXED_NAMES, MTRR_MAX, MemoryType
 
 IA32_MTRRCAP: Final = 0xFE
 IA32_MTRR_PHYSBASE0: Final = 0x200  # and PHYSMASK0 behind it, then the next pair

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from iobuffer import IODirection, IOReturn, IOReturnError, coverage
-from platform_command import CommandInProgress, PlatformDeviceError
-from platform_errors import as_return
-from protection_unit import GrantsExhausted, NoSuchGrant, ProtectionUnit, process_owner
+from dma_rehearsal.guest.iobuffer import IODirection, IOReturn, IOReturnError, coverage
+from dma_rehearsal.guest.platform_command import CommandInProgress, PlatformDeviceError
+from dma_rehearsal.guest.platform_errors import as_return
+from dma_rehearsal.guest.protection_unit import (
+    GrantsExhausted,
+    NoSuchGrant,
+    ProtectionUnit,
+    process_owner,
+)
 
 
 class PlatformEvidence:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from cache_names import BufferNames
-from cache_unit import CacheDirection, CacheError, CacheStatus, CacheUnit
-from iobuffer import (
+from dma_rehearsal.guest.cache_names import BufferNames
+from dma_rehearsal.guest.cache_unit import CacheDirection, CacheError, CacheStatus, CacheUnit
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODeviceError,
@@ -20,9 +20,9 @@ from iobuffer import (
     IOMemoryDescriptor,
     IOReturn,
 )
-from iobuffer.driver import PageTableEntry
-from platform_command import PlatformDeviceError
-from platform_errors import as_return
+from dma_rehearsal.guest.iobuffer.driver import PageTableEntry
+from dma_rehearsal.guest.platform_command import PlatformDeviceError
+from dma_rehearsal.guest.platform_errors import as_return
 
 _TAGS: Final = 1 << 16  # of each process, as far as process ids differ in 16 bits
 _TRIES: Final = 64

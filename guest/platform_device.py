@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-import memory_types
-import refusals
-from cache_unit import CacheUnit
-from layout import (
+from dma_rehearsal.device.layout import (
     PLATFORM_DEVICE_ID,
     PLATFORM_MAGIC,
     PLATFORM_VENDOR_ID,
@@ -26,11 +23,13 @@ from layout import (
     WitnessRun,
     WitnessStatus,
 )
-from memory_types import Mtrrs
-from pci_sysfs import PciFunction
-from platform_command import CommandLock, PlatformDeviceError
-from protection_unit import ProtectionUnit
-from request_log import RefusedRequest, RequestLog
+from dma_rehearsal.guest import memory_types, refusals
+from dma_rehearsal.guest.cache_unit import CacheUnit
+from dma_rehearsal.guest.memory_types import Mtrrs
+from dma_rehearsal.guest.pci_sysfs import PciFunction
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
+from dma_rehearsal.guest.protection_unit import ProtectionUnit
+from dma_rehearsal.guest.request_log import RefusedRequest, RequestLog
 
 _MTRR_RANGE_SIZE: Final = 16  # PHYSBASE lo, hi, PHYSMASK lo, hi
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from iobuffer import IODeviceError, IONotPermittedError, IOReturn, IOReturnError
-from platform_command import CommandInProgress, PlatformDeviceError
+from dma_rehearsal.guest.iobuffer import IODeviceError, IONotPermittedError, IOReturn, IOReturnError
+from dma_rehearsal.guest.platform_command import CommandInProgress, PlatformDeviceError
 
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from layout import (
+from dma_rehearsal.device.layout import (
     FAULT_CAPACITY,
     DmaDirection,
     DmaReason,
@@ -20,8 +20,8 @@ from layout import (
     ProtectionCommand,
     ProtectionStatus,
 )
-from pci_sysfs import Bar
-from platform_command import CommandLock, PlatformDeviceError
+from dma_rehearsal.guest.pci_sysfs import Bar
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
 
 _U64: Final = 1 << 64
 _PROCESS_OWNER: Final = 1 << 63

@@ -8,9 +8,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from layout import DmaReason
-from pci_sysfs import PciError
-from request_log import RefusedRequest
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.pci_sysfs import PciError
+from dma_rehearsal.guest.request_log import RefusedRequest
 
 
 class Announce(Protocol):

@@ -6,9 +6,9 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from layout import REFUSED_CAPACITY, DmaDirection, DmaReason, Plat
-from pci_sysfs import Bar
-from platform_command import CommandLock, PlatformDeviceError
+from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaDirection, DmaReason, Plat
+from dma_rehearsal.guest.pci_sysfs import Bar
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
 
 # REFUSED_VALID to REFUSED_BYTE_HI, in the order of their offsets.
 _REFUSED: Final = struct.Struct("<4I3Q")

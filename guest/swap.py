@@ -15,7 +15,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final
 
-from init import load
+from dma_rehearsal.guest.init import load
 
 MODULES: Final = ("zsmalloc", "lzo-rle", "zram")
 CONTROL: Final = Path("/sys/class/zram-control")

@@ -19,17 +19,26 @@ from typing import NoReturn
 
 import pytest
 
-from device import __main__ as device
-
-from . import doctor, faults, options, order, own_pytest, pytest_plugin, run_folder, shell, soak
-from .errors import HarnessError, Status, UsageError
-from .kept import keep_until_told
-from .options import OPTIONS, Options
-from .payload import GuestTests
-from .progress import Progress
-from .replay import Replay
-from .rig import Rig
-from .verdicts import Recorder
+from dma_rehearsal.device import __main__ as device
+from dma_rehearsal.host_harness import (
+    doctor,
+    faults,
+    options,
+    order,
+    own_pytest,
+    pytest_plugin,
+    run_folder,
+    shell,
+    soak,
+)
+from dma_rehearsal.host_harness.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.kept import keep_until_told
+from dma_rehearsal.host_harness.options import OPTIONS, Options
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.replay import Replay
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.verdicts import Recorder
 
 _EPILOG = """\
 statuses:
@@ -218,7 +227,7 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         # The file `status` is what scripts read: it must not be that of the run before.
         run_folder.set_status(run_folder.create(known.runs.absolute()), error.status)
         raise
-    argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(known.runs)]
+    argv = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--runs", str(known.runs)]
     if not tests.is_own:
         argv += ["--tests", *tests.selected]
     quiet = any(re.fullmatch(r"-[a-z]*q[a-z]*|--quiet", word) for word in pytest_args)

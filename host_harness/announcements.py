@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .evidence import Request
-from .guest_words import GuestWordsError
+from dma_rehearsal.host_harness.evidence import Request
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
 
 PROPERTY = "expects"
 COUNTED = "requests"  # the number of the newest request at the test's end, as the guest read it

@@ -16,8 +16,8 @@ import subprocess
 from enum import StrEnum
 from pathlib import Path
 
-from . import children, debian, tools
-from .errors import EnvironmentFailure, UsageError
+from dma_rehearsal.host_harness import children, debian, tools
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, UsageError
 
 SETTING = "DMA_REHEARSAL_BUILD"
 _PROBE_TIMEOUT_S = 30

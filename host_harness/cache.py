@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import janitor, seal, space
-from .errors import EnvironmentFailure
+from dma_rehearsal.host_harness import janitor, seal, space
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 _STAGING_PREFIX = ".staging-"
 _ENTRY_NAME = re.compile(r"[0-9a-f]{16}")

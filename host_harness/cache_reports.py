@@ -10,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from device.layout import CacheMissingCall, CacheOperation, CacheReport, CacheReportKind
-from device.layout.cache_words import report_words
+from dma_rehearsal.device.layout import (
+    CacheMissingCall,
+    CacheOperation,
+    CacheReport,
+    CacheReportKind,
+)
+from dma_rehearsal.device.layout.cache_words import report_words
 
 Event = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from . import janitor
+from dma_rehearsal.host_harness import janitor
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from . import cache_table
-from .claims import Claim
-from .evidence import Evidence, Range, Request, Walk, union
+from dma_rehearsal.host_harness import cache_table
+from dma_rehearsal.host_harness.claims import Claim
+from dma_rehearsal.host_harness.evidence import Evidence, Range, Request, Walk, union
 
 PAGE = 4096
 NOTHING_MOVED = "no DMA moved a byte of it"

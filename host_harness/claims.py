@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .guest_words import GuestWordsError
-from .run_folder import printable
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness.run_folder import printable
 
 PROPERTY = "claim"
 MAX = 2000  # in one test

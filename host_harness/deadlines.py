@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from .errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.errors import NoVerdict, UsageError
 
 # Seconds; generous, for a loaded machine that emulates.
 DEFAULTS_S: Mapping[str, float] = {

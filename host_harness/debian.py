@@ -14,8 +14,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import children, janitor, space, tools
-from .errors import EnvironmentFailure
+from dma_rehearsal.host_harness import children, janitor, space, tools
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
 LOADER = "lib64/ld-linux-x86-64.so.2"  # below usr/ where an extract has no merged-/usr links

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from .errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.errors import NoVerdict, UsageError
 
 SOCKET = "control"  # its name in the folder of a VM's sockets
 _PATIENCE_S = 10.0

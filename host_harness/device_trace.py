@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import NoVerdict
+from dma_rehearsal.host_harness.errors import NoVerdict
 
 _LINE_MAX = 1 << 20  # bytes; the longest list that the device tells of has a fifth of it
 _EVENTS_MAX = 1 << 19  # of one test, as many as a whole trace may have

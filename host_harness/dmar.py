@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .evidence import Request
-from .guest_words import GuestWordsError
+from dma_rehearsal.host_harness.evidence import Request
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
 
 PAGE = 4096
 # The record is printed by another task of the guest than the test, and may come after its report.

@@ -1,6 +1,7 @@
 """What this machine has and lacks for a run: a table, a hint for each shortcoming, and a status.
 
-Nothing is made, and nothing has to be there yet: ``python3 -m host_harness.doctor`` needs the
+Nothing is made, and nothing has to be there yet:
+``python3 -m dma_rehearsal.host_harness.doctor`` needs the
 standard library alone. Every probe is bounded in time.
 """
 
@@ -16,9 +17,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
 
-from . import build_way, cache, children, image, memory, qemu, seal, space, tools
-from .errors import HarnessError, Status, UsageError
-from .payload import SOURCE
+from dma_rehearsal.host_harness import (
+    build_way,
+    cache,
+    children,
+    image,
+    memory,
+    qemu,
+    seal,
+    space,
+    tools,
+)
+from dma_rehearsal.host_harness.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.payload import SOURCE
 
 _PROBE_TIMEOUT_S = 20
 

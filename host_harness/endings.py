@@ -8,10 +8,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from device import watchdog
-
-from .children import how_it_ended
-from .run_folder import tail
+from dma_rehearsal.device import watchdog
+from dma_rehearsal.host_harness.children import how_it_ended
+from dma_rehearsal.host_harness.run_folder import tail
 
 # A device process that ends by itself lets its servers end first; QEMU may have died of that.
 DEVICE_ENDS_S = 3.0

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Exit statuses of ``python -m host_harness``."""
+    """Exit statuses of ``python -m dma_rehearsal.host_harness``."""
 
     PASSED = 0
     FAILED = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .errors import Status
+from dma_rehearsal.host_harness.errors import Status
 
 _STATUSES = {
     pytest.ExitCode.OK: Status.PASSED,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .errors import Status
+from dma_rehearsal.host_harness.errors import Status
 
 
 class Place(Enum):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .errors import Status
-from .fault import Fault, Place
-from .faults_iommu import IOMMU
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.fault import Fault, Place
+from dma_rehearsal.host_harness.faults_iommu import IOMMU
 
 
 def _allocator(

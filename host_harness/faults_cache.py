@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .errors import Status
-from .fault import Fault, Place
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.fault import Fault, Place
 
 
 def _cache(name: str, promise: str, tests: str, description: str, words: str) -> Fault:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import Status
-from .fault import Fault, Place
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.fault import Fault, Place
 
 
 def _device(name: str, tests: str, description: str, *promises: str, **others: Any) -> Fault:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .errors import Status
-from .fault import Fault, Place
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.fault import Fault, Place
 
 # What a run is given to have one.
 IOMMU = {"iommu": "intel"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .memory import GIB, RAM_BELOW_4G, RAM_SIZE
+from dma_rehearsal.host_harness.memory import GIB, RAM_BELOW_4G, RAM_SIZE
 
 # Where RAM lies in the guest's physical addresses, and where that is in the file: first address,
 # first offset, bytes. q35 puts what does not fit below 4 GiB above it.

@@ -10,7 +10,7 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .errors import EnvironmentFailure
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 # pytest, Hypothesis for the state machines of the guest's tests, and what they import.
 _PACKAGES = (

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
-from . import drawing, exit_codes, guest_tests, side_by_side
-from .errors import HarnessError, NoVerdict, Status, UsageError
-from .guest_words import CollectedItem, Warned
-from .kept import keep_until_told
-from .report import Ledger, Promise, status_of
-from .rig import Rig
-from .worker import Seen, Worker
+from dma_rehearsal.host_harness import drawing, exit_codes, guest_tests, side_by_side
+from dma_rehearsal.host_harness.errors import HarnessError, NoVerdict, Status, UsageError
+from dma_rehearsal.host_harness.guest_words import CollectedItem, Warned
+from dma_rehearsal.host_harness.kept import keep_until_told
+from dma_rehearsal.host_harness.report import Ledger, Promise, status_of
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.worker import Seen, Worker
 
 # Options that act where a test runs, and so in the guest: their values go there.
 _FORWARDED = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from . import dmar, guest_words, host_witness, verdict
-from .channel import Message
-from .errors import NoVerdict, UsageError
-from .guest_words import CollectedItem, GuestWordsError, Warned
-from .payload import GuestTests
-from .vm import Vm
+from dma_rehearsal.host_harness import dmar, guest_words, host_witness, verdict
+from dma_rehearsal.host_harness.channel import Message
+from dma_rehearsal.host_harness.errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.guest_words import CollectedItem, GuestWordsError, Warned
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.vm import Vm
 
 
 @dataclass(frozen=True, slots=True)

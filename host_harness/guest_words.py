@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from .channel import Message
-from .failure import is_subtest
-from .run_folder import printable
+from dma_rehearsal.host_harness.channel import Message
+from dma_rehearsal.host_harness.failure import is_subtest
+from dma_rehearsal.host_harness.run_folder import printable
 
 PHASES = ("setup", "call", "teardown")
 REPORTS_MAX = 5000  # of one test, with those of its parts

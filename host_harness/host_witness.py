@@ -15,13 +15,13 @@ import secrets
 import time
 from dataclasses import asdict
 
-from . import page_walk, processor
-from .channel import Message
-from .guest_memory import NoMemory
-from .guest_words import GuestWordsError
-from .monitor import MonitorError
-from .page_walk import Run, TypeRegisters, WalkFailed
-from .vm import Vm
+from dma_rehearsal.host_harness import page_walk, processor
+from dma_rehearsal.host_harness.channel import Message
+from dma_rehearsal.host_harness.guest_memory import NoMemory
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness.monitor import MonitorError
+from dma_rehearsal.host_harness.page_walk import Run, TypeRegisters, WalkFailed
+from dma_rehearsal.host_harness.vm import Vm
 
 LOG = "host-witness.jsonl"  # in the VM's folder: what was asked, and what was seen
 LENGTH_MAX = 4 << 20  # bytes, each of whose pages costs four reads

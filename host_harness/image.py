@@ -15,10 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import build_way, cache, debian, guest_packages, kernel_module, payload, seal, space, tools
-from .errors import EnvironmentFailure
-from .janitor import remove_tree
-from .payload import SOURCE, compile_bytecode, pack_cpio
+from dma_rehearsal.host_harness import (
+    build_way,
+    cache,
+    debian,
+    guest_packages,
+    kernel_module,
+    payload,
+    seal,
+    space,
+    tools,
+)
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
+from dma_rehearsal.host_harness.janitor import remove_tree
+from dma_rehearsal.host_harness.payload import SOURCE, compile_bytecode, pack_cpio
 
 SUITE = "bookworm"
 # The guest's own programs, then what builds the driver (the tools that Kbuild's scripts call).

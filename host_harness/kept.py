@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from .errors import NoVerdict
-from .rig import Rig
-from .run_folder import LIVE
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.run_folder import LIVE
 
 
 def keep_until_told(rig: Rig) -> None:

@@ -7,7 +7,7 @@ import re
 import struct
 from pathlib import Path
 
-from .errors import EnvironmentFailure
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 # ELF64, little endian (elf(5)): the header's e_shoff, e_shentsize, e_shnum, e_shstrndx.
 _HEADER = struct.Struct("<40xQ10xHHH")

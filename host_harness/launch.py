@@ -18,23 +18,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.profile import Profile
-
-from . import device_control, endings, janitor, machine, payload
-from .channel import Channel
-from .children import child, how_it_ended
-from .console import Console
-from .deadlines import wait_limit
-from .errors import EnvironmentFailure, NoVerdict, Status, UsageError
-from .faults import Place
-from .guest_memory import GuestMemory
-from .image import Image
-from .monitor import Monitor, MonitorError
-from .options import Options
-from .progress import Progress
-from .qemu import Qemu
-from .run_folder import LIVE, tail
-from .vm import Vm
+from dma_rehearsal.device.profile import Profile
+from dma_rehearsal.host_harness import device_control, endings, janitor, machine, payload
+from dma_rehearsal.host_harness.channel import Channel
+from dma_rehearsal.host_harness.children import child, how_it_ended
+from dma_rehearsal.host_harness.console import Console
+from dma_rehearsal.host_harness.deadlines import wait_limit
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, NoVerdict, Status, UsageError
+from dma_rehearsal.host_harness.faults import Place
+from dma_rehearsal.host_harness.guest_memory import GuestMemory
+from dma_rehearsal.host_harness.image import Image
+from dma_rehearsal.host_harness.monitor import Monitor, MonitorError
+from dma_rehearsal.host_harness.options import Options
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.qemu import Qemu
+from dma_rehearsal.host_harness.run_folder import LIVE, tail
+from dma_rehearsal.host_harness.vm import Vm
 
 SHELLS = 4
 _SOCKETS_PREFIX = "dma-rehearsal-"
@@ -232,7 +231,7 @@ def _start_device(
     folder, fault = launch.folder, launch.options.fault
     argv = [
         # -P: a device.py in the current folder is somebody else's.
-        *(sys.executable, "-P", "-m", "device", "--die-with-stdin"),
+        *(sys.executable, "-P", "-m", "dma_rehearsal.device", "--die-with-stdin"),
         *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
         *("--control-socket", str(platform.with_name(device_control.SOCKET))),
         *(("--peer-socket", str(peer)) if peer else ()),

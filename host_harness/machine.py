@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import memory
-from .qemu import Qemu
+from dma_rehearsal.host_harness import memory
+from dma_rehearsal.host_harness.qemu import Qemu
 
 RESULTS_PORT = "org.dma-rehearsal.results"
 # QEMU's docs/specs/pvpanic.rst; guest/suite/host.py writes to it.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
-from .deadlines import wait_limit
+from dma_rehearsal.host_harness.deadlines import wait_limit
 
 _T = TypeVar("_T")
 _CALL_TIMEOUT_S = 10

@@ -7,12 +7,11 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from device import profile
-from device.profile import Profile, ProfileError
-
-from . import deadlines, faults
-from .errors import UsageError
-from .faults import Fault
+from dma_rehearsal.device import profile
+from dma_rehearsal.device.profile import Profile, ProfileError
+from dma_rehearsal.host_harness import deadlines, faults
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.faults import Fault
 
 VMS_MAX = 16
 KIND, HOSTILE = "kind", "hostile"

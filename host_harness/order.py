@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import drawing, own_pytest, verdicts
-from .children import child
-from .errors import EnvironmentFailure, NoVerdict, Status, UsageError
-from .options import Options
-from .payload import GuestTests
-from .progress import Progress
-from .rig import Rig
-from .run_folder import tail
-from .verdicts import Recorder, Verdict, Verdicts
-from .vm import Vm
+from dma_rehearsal.host_harness import drawing, own_pytest, verdicts
+from dma_rehearsal.host_harness.children import child
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, NoVerdict, Status, UsageError
+from dma_rehearsal.host_harness.options import Options
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.run_folder import tail
+from dma_rehearsal.host_harness.verdicts import Recorder, Verdict, Verdicts
+from dma_rehearsal.host_harness.vm import Vm
 
 COLLECTED, SHUFFLED, ALONE = "collected", "shuffled", "alone"
 
@@ -74,7 +74,7 @@ def _whole(
     folder.mkdir(parents=True)
     output = folder / "output"
     progress.note(f"{order} order; what the run prints goes into {output}")
-    argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(folder)]
+    argv = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--runs", str(folder)]
     if not tests.is_own:
         argv += ["--tests", *tests.selected]
     environment = {**os.environ, "SEED": str(given.seed), "ORDER": order}

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from . import pytest_plugin
-from .guest_session import GuestSession
-from .options import OPTIONS
-from .payload import GuestTests
-from .rig import Rig
-from .verdicts import Recorder
+from dma_rehearsal.host_harness import pytest_plugin
+from dma_rehearsal.host_harness.guest_session import GuestSession
+from dma_rehearsal.host_harness.options import OPTIONS
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.verdicts import Recorder
 
 
 def run(rig: Rig, words: Sequence[str], recorder: Recorder) -> int | pytest.ExitCode:

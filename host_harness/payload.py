@@ -13,12 +13,21 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
 
-from . import cache, children, debian, guest_packages, rewrite_asserts, tools
-from .errors import EnvironmentFailure, UsageError
-from .janitor import remove_tree
+from dma_rehearsal.host_harness import (
+    cache,
+    children,
+    debian,
+    guest_packages,
+    rewrite_asserts,
+    tools,
+)
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, UsageError
+from dma_rehearsal.host_harness.janitor import remove_tree
 
 SOURCE = Path(__file__).resolve().parent.parent
-GUEST_FOLDER = "opt/dma-rehearsal/guest"
+# The guest has one import name, too: guest/, and of device/ the layout that both sides share.
+PACKAGE_FOLDER = "opt/dma-rehearsal/dma_rehearsal"
+GUEST_FOLDER = f"{PACKAGE_FOLDER}/guest"
 PROJECT_FOLDER = "opt/dma-rehearsal/project"
 _TIMEOUT_S = 120
 _IGNORED = ("__pycache__", ".*", "*.pyc")
@@ -137,10 +146,11 @@ def pack_cpio(root: Path, target: Path) -> None:
 def _inputs(tree: Path, tests: GuestTests) -> dict[str, Any]:
     return {
         "files": cache.digest_of_files(SOURCE / "guest"),
+        "layout": cache.digest_of_files(SOURCE / "device" / "layout"),
         "tests": {str(path): _digest(tests.root / path) for path in tests.files()},
         "python": str(tree),
         "python packages": guest_packages.versions(),
-        "format": 5,
+        "format": 6,
     }
 
 
@@ -162,6 +172,9 @@ def make(tree: Path, base: Path, tests: GuestTests) -> IO[bytes]:
         root = staging / "root"
         target = root / GUEST_FOLDER
         _copy(source, target, "driver")
+        _copy(SOURCE / "device" / "layout", root / PACKAGE_FOLDER / "device" / "layout")
+        for package in PACKAGE_FOLDER, f"{PACKAGE_FOLDER}/device":
+            (root / package / "__init__.py").touch()
         for path in copied:
             _copy(tests.root / path, root / PROJECT_FOLDER / path)
         compile_bytecode(tree, root / "opt", "/opt")

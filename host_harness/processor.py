@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .monitor import Monitor, MonitorError
+from dma_rehearsal.host_harness.monitor import Monitor, MonitorError
 
 _REGISTER = re.compile(r"\b(R[A-Z0-9]{1,2}|CR[0-4]|EFER)\s*=\s*([0-9a-f]+)")
 _GPA = re.compile(r"gpa: (0x[0-9a-f]+)")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from .verdict import BY_TEST
+from dma_rehearsal.host_harness.verdict import BY_TEST
 
 WIDTH = 139  # characters, where the table goes to no terminal
 _WIDTH_MIN = 80

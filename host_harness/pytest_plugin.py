@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from . import options
-from .errors import HarnessError, Status
-from .guest_session import GuestSession, PlainSession
-from .kept import keep_until_told
-from .options import OPTIONS, Options
-from .payload import GuestTests
-from .progress import Progress
-from .replay import Replay
-from .reviewed import Reviewed
-from .rig import Rig
-from .verdicts import Recorder
-from .vm import Vm
+from dma_rehearsal.host_harness import options
+from dma_rehearsal.host_harness.errors import HarnessError, Status
+from dma_rehearsal.host_harness.guest_session import GuestSession, PlainSession
+from dma_rehearsal.host_harness.kept import keep_until_told
+from dma_rehearsal.host_harness.options import OPTIONS, Options
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.replay import Replay
+from dma_rehearsal.host_harness.reviewed import Reviewed
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.verdicts import Recorder
+from dma_rehearsal.host_harness.vm import Vm
 
 RIG = pytest.StashKey[Rig]()
 """The session's rig, where guest tests run in it."""
@@ -177,7 +177,9 @@ class Guest:
         return done
 
     def python(self, source: str, *, timeout: float = 60) -> str:
-        """Run Python source in the guest, where ``import iobuffer`` works; return what it prints.
+        """Run Python source in the guest and return what it prints.
+
+        It can import ``dma_rehearsal.guest``.
 
         Errors as `run`'s.
         """

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cache, children, debian
-from .errors import EnvironmentFailure, UsageError
-from .janitor import remove_tree
+from dma_rehearsal.host_harness import cache, children, debian
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, UsageError
+from dma_rehearsal.host_harness.janitor import remove_tree
 
 # Tried in this order: the suites of Debian that carry QEMU >= 10.1.
 _SUITES = ("forky", "sid")

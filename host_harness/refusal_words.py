@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .evidence import Request
-from .memory_words import Memory, nearest_to
+from dma_rehearsal.host_harness.evidence import Request
+from dma_rehearsal.host_harness.memory_words import Memory, nearest_to
 
 _SHOWN = 3  # groups of refusals that are alike
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from .options import OPTIONS, Options
+from dma_rehearsal.host_harness.options import OPTIONS, Options
 
 # Settings that no option stands for.
 _VARIABLES = (

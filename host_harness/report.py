@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from . import cache_table, failure, promise_table
-from .claims import PROPERTY as CLAIM
-from .reviewed import OWN, Reviewed
-from .run_folder import printable
-from .verdict import BY_EVIDENCE, BY_TEST, NOTHING_SEEN, HostView
+from dma_rehearsal.host_harness import cache_table, failure, promise_table
+from dma_rehearsal.host_harness.claims import PROPERTY as CLAIM
+from dma_rehearsal.host_harness.reviewed import OWN, Reviewed
+from dma_rehearsal.host_harness.run_folder import printable
+from dma_rehearsal.host_harness.verdict import BY_EVIDENCE, BY_TEST, NOTHING_SEEN, HostView
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 HOST = "host"  # a row's "agreed by" may name it only when the host was asked

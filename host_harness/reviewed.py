@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UsageError
+from dma_rehearsal.host_harness.errors import UsageError
 
 OWN = Path(__file__).with_name("reviewed.toml")
 

@@ -11,16 +11,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import cache, deadlines, image, payload, promise_table, qemu, run_folder
-from .errors import HarnessError, NoVerdict, Status
-from .launch import Launch, started_vm
-from .options import HOSTILE, KIND, Options
-from .payload import GuestTests
-from .progress import Progress
-from .replay import Replay
-from .report import Ledger
-from .reviewed import OWN, Reviewed
-from .vm import Vm
+from dma_rehearsal.host_harness import (
+    cache,
+    deadlines,
+    image,
+    payload,
+    promise_table,
+    qemu,
+    run_folder,
+)
+from dma_rehearsal.host_harness.errors import HarnessError, NoVerdict, Status
+from dma_rehearsal.host_harness.launch import Launch, started_vm
+from dma_rehearsal.host_harness.options import HOSTILE, KIND, Options
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.replay import Replay
+from dma_rehearsal.host_harness.report import Ledger
+from dma_rehearsal.host_harness.reviewed import OWN, Reviewed
+from dma_rehearsal.host_harness.vm import Vm
 
 
 class Rig:

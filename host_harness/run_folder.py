@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from .errors import EnvironmentFailure, Status
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, Status
 
 KEPT = 200  # folders of runs
 # What an attached shell or gdb needs to know of a VM that runs; there as long as it does.

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import HarnessError, Status, UsageError
-from .payload import GUEST_FOLDER, SOURCE, is_copied
-from .rig import Rig
-from .run_folder import LIVE
-from .vm import Vm
+from dma_rehearsal.host_harness.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.payload import GUEST_FOLDER, SOURCE, is_copied
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.run_folder import LIVE
+from dma_rehearsal.host_harness.vm import Vm
 
 ESCAPE = b"\x1d"  # Ctrl-]
 # What the guest's init writes when a shell has ended; guest/init.py has the same bytes.

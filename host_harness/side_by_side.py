@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import pytest
 
-from . import memory
-from .guest_tests import Running
-from .schedule import Schedule
-from .worker import Seen, Worker
+from dma_rehearsal.host_harness import memory
+from dma_rehearsal.host_harness.guest_tests import Running
+from dma_rehearsal.host_harness.schedule import Schedule
+from dma_rehearsal.host_harness.worker import Seen, Worker
 
 # More were never measured.
 _VMS = 2

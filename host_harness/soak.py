@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from .children import child
-from .errors import Status
-from .progress import Progress
+from dma_rehearsal.host_harness.children import child
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.progress import Progress
 
 _BUSY = "while True: pass"
 # The tests that repeat, which do much more when the guest is told so (guest/suite/effort.py).
@@ -91,7 +91,15 @@ def _once(
     folder.mkdir(parents=True)
     progress.note(f"{folder.name} runs; what it prints goes into {folder / 'output'}")
     start = time.monotonic()
-    argv = [sys.executable, "-m", "host_harness", "test", "--runs", str(folder), *arguments]
+    argv = [
+        sys.executable,
+        "-m",
+        "dma_rehearsal.host_harness",
+        "test",
+        "--runs",
+        str(folder),
+        *arguments,
+    ]
     with (
         (folder / "output").open("wb") as output,
         child(argv, stdout=output, stderr=subprocess.STDOUT, environment=environment) as process,

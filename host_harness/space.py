@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from .errors import EnvironmentFailure
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 _SAID = re.compile(r"No space left on device|Disk quota exceeded|enough free space")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from . import children, space
-from .errors import EnvironmentFailure
+from dma_rehearsal.host_harness import children, space
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 # Program: its package. bootstrap.sh installs the same packages (tests compare the two).
 PACKAGES = {

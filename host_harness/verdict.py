@@ -9,11 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import announcements, claim_judge, claims, memory_words, refusal_words
-from .announcements import Matched
-from .claim_judge import Finding
-from .claims import Claim
-from .evidence import Evidence
+from dma_rehearsal.host_harness import (
+    announcements,
+    claim_judge,
+    claims,
+    memory_words,
+    refusal_words,
+)
+from dma_rehearsal.host_harness.announcements import Matched
+from dma_rehearsal.host_harness.claim_judge import Finding
+from dma_rehearsal.host_harness.claims import Claim
+from dma_rehearsal.host_harness.evidence import Evidence
 
 BY_TEST, BY_EVIDENCE = "test", "evidence"
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from .errors import NoVerdict
-from .rig import Rig
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.rig import Rig
 
 FILE = "verdicts.json"  # in a run's folder
 DID_NOT_RUN = "did not run"

@@ -15,16 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import device_control, endings
-from .channel import PROTOCOL, Channel, ChannelBroken, Message
-from .console import Console
-from .deadlines import wait_limit
-from .errors import NoVerdict
-from .guest_memory import GuestMemory
-from .guest_words import cleaned
-from .monitor import Monitor, MonitorError
-from .progress import Progress
-from .run_folder import tail
+from dma_rehearsal.host_harness import device_control, endings
+from dma_rehearsal.host_harness.channel import PROTOCOL, Channel, ChannelBroken, Message
+from dma_rehearsal.host_harness.console import Console
+from dma_rehearsal.host_harness.deadlines import wait_limit
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.guest_memory import GuestMemory
+from dma_rehearsal.host_harness.guest_words import cleaned
+from dma_rehearsal.host_harness.monitor import Monitor, MonitorError
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.run_folder import tail
 
 _LOGS = ("console.log", "qemu.log", "device.log")
 _WAIT_MAX_S = 60.0

@@ -9,13 +9,13 @@ from typing import Protocol
 
 import pytest
 
-from . import announcements, cache_reports, dmar, refusal_words, verdict
-from .device_trace import DeviceTrace
-from .evidence import MODEL_FAILED, Event, Evidence, Grants, Request
-from .guest_tests import Outcome, Running
-from .guest_words import Warned
-from .verdict import HostView
-from .vm import Vm
+from dma_rehearsal.host_harness import announcements, cache_reports, dmar, refusal_words, verdict
+from dma_rehearsal.host_harness.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.evidence import MODEL_FAILED, Event, Evidence, Grants, Request
+from dma_rehearsal.host_harness.guest_tests import Outcome, Running
+from dma_rehearsal.host_harness.guest_words import Warned
+from dma_rehearsal.host_harness.verdict import HostView
+from dma_rehearsal.host_harness.vm import Vm
 
 # The kernel may tell of a refusal when the next tests run already.
 _REMEMBERED = 256

@@ -16,17 +16,24 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from device.layout import DmaReason
-from device.vfio_user.model import Client, Place, Window
-
-from .interconnect import Request
-from .reach import Reach
-from .requester import Requester
-from .requests import Attributes, DmaRefused, OnlyByMessage, Ranges, Segments, bare, ranges_of
-from .targets import Cached, Target, Views
+from dma_rehearsal.device.endpoints.interconnect import Request
+from dma_rehearsal.device.endpoints.reach import Reach
+from dma_rehearsal.device.endpoints.requester import Requester
+from dma_rehearsal.device.endpoints.requests import (
+    Attributes,
+    DmaRefused,
+    OnlyByMessage,
+    Ranges,
+    Segments,
+    bare,
+    ranges_of,
+)
+from dma_rehearsal.device.endpoints.targets import Cached, Target, Views
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.vfio_user.model import Client, Place, Window
 
 if TYPE_CHECKING:
-    from .base import Endpoint
+    from dma_rehearsal.device.endpoints.base import Endpoint
 
 _ADDRESS_END = 1 << 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .registers import Register
+from dma_rehearsal.device.endpoints.registers import Register
 
 _PAGE = 0x1000
 

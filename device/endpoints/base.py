@@ -17,30 +17,47 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from device.layout import DmaReason
-from device.pci import aer, pcie
-from device.pci.aer import AdvancedErrorReporting, Correctable, Uncorrectable
-from device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity, Status
-from device.pci.msi import Msi
-from device.pci.msix import MsiX, pba_size, table_size
-from device.pci.pcie import DeviceControl, DeviceStatus, Offset, PciExpress
-from device.pci.power import PowerManagement
-from device.trace import Trace
-from device.vfio_user.messages import Irq
-from device.vfio_user.migration import Migration
-from device.vfio_user.model import Client, Mappable
-from device.vfio_user.timers import Timers
-
-from . import declaration
-from .bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar, bar_size
-from .bus import Bus
-from .memory import Fabric, Memory, ReadOnlyMemory
-from .message_interrupts import Capabilities, MessageInterrupts, MsixRegion
-from .registers import RegisterFile
-from .requests import DmaRefused, Transaction
-from .shared import SharedMemory
-from .standstill import Standstill
-from .state import Content, StatePart, migration
+from dma_rehearsal.device.endpoints import declaration
+from dma_rehearsal.device.endpoints.bars import (
+    Bars,
+    MemoryBar,
+    MsixBars,
+    RegisterBar,
+    SharedBar,
+    bar_size,
+)
+from dma_rehearsal.device.endpoints.bus import Bus
+from dma_rehearsal.device.endpoints.memory import Fabric, Memory, ReadOnlyMemory
+from dma_rehearsal.device.endpoints.message_interrupts import (
+    Capabilities,
+    MessageInterrupts,
+    MsixRegion,
+)
+from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.endpoints.requests import DmaRefused, Transaction
+from dma_rehearsal.device.endpoints.shared import SharedMemory
+from dma_rehearsal.device.endpoints.standstill import Standstill
+from dma_rehearsal.device.endpoints.state import Content, StatePart, migration
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci import aer, pcie
+from dma_rehearsal.device.pci.aer import AdvancedErrorReporting, Correctable, Uncorrectable
+from dma_rehearsal.device.pci.config import (
+    CONFIG_SIZE,
+    Capability,
+    Command,
+    ConfigSpace,
+    Identity,
+    Status,
+)
+from dma_rehearsal.device.pci.msi import Msi
+from dma_rehearsal.device.pci.msix import MsiX, pba_size, table_size
+from dma_rehearsal.device.pci.pcie import DeviceControl, DeviceStatus, Offset, PciExpress
+from dma_rehearsal.device.pci.power import PowerManagement
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.messages import Irq
+from dma_rehearsal.device.vfio_user.migration import Migration
+from dma_rehearsal.device.vfio_user.model import Client, Mappable
+from dma_rehearsal.device.vfio_user.timers import Timers
 
 CONFIG_REGION = 7
 _BARS = 6

@@ -10,12 +10,11 @@ import zlib
 from enum import IntEnum
 from typing import ClassVar
 
-from device.pci.config import Identity
-
-from .bars import Bars, RegisterBar
-from .base import Endpoint
-from .registers import Access, Field, Fields, Flag, Register
-from .requests import DmaRefused
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Field, Fields, Flag, Register
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.pci.config import Identity
 
 LENGTH_MAX = 16 << 20  # bytes; bounds the work of one doorbell
 

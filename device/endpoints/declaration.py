@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from device.pci.config import Identity
-from device.pci.msix import MAX_VECTORS, pba_size, table_size
-
-from .bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar
-from .registers import RegisterFile
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.pci.msix import MAX_VECTORS, pba_size, table_size
 
 if TYPE_CHECKING:
-    from .base import Endpoint
+    from dma_rehearsal.device.endpoints.base import Endpoint
 
 _BARS = 6
 _PAGE = 0x1000

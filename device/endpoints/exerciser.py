@@ -11,8 +11,33 @@ import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from device import layout
-from device.layout import (
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.bars import MemoryBar, MsixBars, RegisterBar, bar_size
+from dma_rehearsal.device.endpoints.base import CONFIG_REGION, Endpoint
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.endpoints.parts.atc import Atc
+from dma_rehearsal.device.endpoints.parts.capabilities import (
+    DEFAULT_CAPABILITIES,
+    OptionalCapabilities,
+    OptionalCapability,
+)
+from dma_rehearsal.device.endpoints.parts.constraints import Constraints
+from dma_rehearsal.device.endpoints.parts.control import (
+    CONTROL,
+    DmaControl,
+    DmaState,
+    MsiControl,
+    requested,
+)
+from dma_rehearsal.device.endpoints.parts.copies import copied, stored
+from dma_rehearsal.device.endpoints.parts.hold import Hold
+from dma_rehearsal.device.endpoints.parts.records import DmaRecord, Records
+from dma_rehearsal.device.endpoints.parts.ring import Ring
+from dma_rehearsal.device.endpoints.parts.transactions import TransactionTrace
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Segment, Transfer
+from dma_rehearsal.device.endpoints.registers import Register
+from dma_rehearsal.device.endpoints.requests import Attributes, DmaRefused
+from dma_rehearsal.device.layout import (
     AddressType,
     DmaAttribute,
     DmaCtl,
@@ -24,26 +49,10 @@ from device.layout import (
     ExtFeature,
     Reg,
 )
-from device.pci.msix import MAX_VECTORS, pba_size, table_size
-from device.pci.pcie import DeviceStatus
-from device.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
-from device.trace import Trace
-
-from .bars import MemoryBar, MsixBars, RegisterBar, bar_size
-from .base import CONFIG_REGION, Endpoint
-from .memory import Fabric
-from .parts.atc import Atc
-from .parts.capabilities import DEFAULT_CAPABILITIES, OptionalCapabilities, OptionalCapability
-from .parts.constraints import Constraints
-from .parts.control import CONTROL, DmaControl, DmaState, MsiControl, requested
-from .parts.copies import copied, stored
-from .parts.hold import Hold
-from .parts.records import DmaRecord, Records
-from .parts.ring import Ring
-from .parts.transactions import TransactionTrace
-from .parts.transfer import Moved, Segment, Transfer
-from .registers import Register
-from .requests import Attributes, DmaRefused
+from dma_rehearsal.device.pci.msix import MAX_VECTORS, pba_size, table_size
+from dma_rehearsal.device.pci.pcie import DeviceStatus
+from dma_rehearsal.device.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
+from dma_rehearsal.device.trace import Trace
 
 _FEATURES = (
     *(ExtFeature.CRC, ExtFeature.RECORD, ExtFeature.CONSTRAINTS),

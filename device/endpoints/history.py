@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from device.layout import DmaReason
-
-from .requests import Attributes, Transaction
+from dma_rehearsal.device.endpoints.requests import Attributes, Transaction
+from dma_rehearsal.device.layout import DmaReason
 
 _Ranges = Sequence[tuple[int, int]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from device.vfio_user.errors import ReadOnly, Unmapped
+from dma_rehearsal.device.vfio_user.errors import ReadOnly, Unmapped
 
 if TYPE_CHECKING:
-    from .base import Endpoint
+    from dma_rehearsal.device.endpoints.base import Endpoint
 
 
 class Memory:

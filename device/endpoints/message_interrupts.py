@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from device.pci import msi, msix
-from device.pci.config import ConfigSpace
-from device.vfio_user.messages import Irq
-from device.vfio_user.model import Client
-
-from .bars import MsixBars
+from dma_rehearsal.device.endpoints.bars import MsixBars
+from dma_rehearsal.device.pci import msi, msix
+from dma_rehearsal.device.pci.config import ConfigSpace
+from dma_rehearsal.device.vfio_user.messages import Irq
+from dma_rehearsal.device.vfio_user.model import Client
 
 _NAMES = {Irq.MSIX: "msi-x", Irq.MSI: "msi"}
 _VECTOR_CONTROL = 12  # of a table's entry

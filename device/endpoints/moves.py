@@ -12,14 +12,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 
-from device.layout import DmaReason
-from device.vfio_user.errors import MemoryFault
-from device.vfio_user.model import Ask
-
-from .admission import Admission
-from .referral import page_at_fault
-from .requester import HISTORY
-from .requests import (
+from dma_rehearsal.device.endpoints.admission import Admission
+from dma_rehearsal.device.endpoints.referral import page_at_fault
+from dma_rehearsal.device.endpoints.requester import HISTORY
+from dma_rehearsal.device.endpoints.requests import (
     Attributes,
     Data,
     DmaRefused,
@@ -30,7 +26,10 @@ from .requests import (
     bare,
     ranges_of,
 )
-from .targets import refusal_of
+from dma_rehearsal.device.endpoints.targets import refusal_of
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.vfio_user.errors import MemoryFault
+from dma_rehearsal.device.vfio_user.model import Ask
 
 # What a DMA asks of the client, one message after the other; it is sent each answer.
 Asking = Generator[Ask, bytes | MemoryFault, Outcome]

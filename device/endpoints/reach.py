@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from device.layout import DmaReason
-from device.vfio_user.client_memory import View
-from device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
-from device.vfio_user.model import Client, Place
-
-from .requests import DmaRefused, NotMapped, OnlyByMessage
+from dma_rehearsal.device.endpoints.requests import DmaRefused, NotMapped, OnlyByMessage
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.vfio_user.client_memory import View
+from dma_rehearsal.device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
+from dma_rehearsal.device.vfio_user.model import Client, Place
 
 if TYPE_CHECKING:
-    from .base import Endpoint
+    from dma_rehearsal.device.endpoints.base import Endpoint
 
 _Found = TypeVar("_Found")
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from device.vfio_user.model import Ask
-
-from .requests import Segments
+from dma_rehearsal.device.endpoints.requests import Segments
+from dma_rehearsal.device.vfio_user.model import Ask
 
 PAGE: Final = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from device.layout import REFUSED_CAPACITY, DmaDirection, DmaReason
+from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaDirection, DmaReason
 
 
 @dataclass(frozen=True, slots=True)

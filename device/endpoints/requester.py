@@ -8,17 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from device.layout import DmaDirection, DmaReason
-from device.trace import Trace
-from device.vfio_user.model import Client
-
-from .history import History
-from .interconnect import Interconnect
-from .refusals import RefusedRequest
-from .requests import Attributes, DmaRefused, Ranges, Transaction
+from dma_rehearsal.device.endpoints.history import History
+from dma_rehearsal.device.endpoints.interconnect import Interconnect
+from dma_rehearsal.device.endpoints.refusals import RefusedRequest
+from dma_rehearsal.device.endpoints.requests import Attributes, DmaRefused, Ranges, Transaction
+from dma_rehearsal.device.layout import DmaDirection, DmaReason
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.model import Client
 
 if TYPE_CHECKING:
-    from .base import Endpoint
+    from dma_rehearsal.device.endpoints.base import Endpoint
 
 HISTORY = 256  # transactions kept
 RANGES_MAX = 16384  # of one event; a list of more says how many it left out

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from device.layout import AddressType, DmaReason
+from dma_rehearsal.device.layout import AddressType, DmaReason
 
 
 class DmaRefused(Exception):

@@ -8,8 +8,8 @@ import os
 import weakref
 from collections.abc import Iterable
 
-from device.vfio_user.messages import PAGE_SIZE
-from device.vfio_user.model import Mappable
+from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE
+from dma_rehearsal.device.vfio_user.model import Mappable
 
 
 class SharedMemory:

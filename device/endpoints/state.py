@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from device.vfio_user.migration import Migration
-
-from .memory import Memory
-from .registers import RegisterFile
-from .shared import SharedMemory
+from dma_rehearsal.device.endpoints.memory import Memory
+from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.endpoints.shared import SharedMemory
+from dma_rehearsal.device.vfio_user.migration import Migration
 
 Content = RegisterFile | Memory | SharedMemory  # of a BAR
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from device.layout import DmaReason
-from device.vfio_user.client_memory import View
-from device.vfio_user.errors import (
-    ClientFault,
-    ClientGone,
-    MemoryFault,
-    ReadOnly,
-)
-from device.vfio_user.model import Place
-
-from .interconnect import Caches
-from .requests import Data, DmaRefused
+from dma_rehearsal.device.endpoints.interconnect import Caches
+from dma_rehearsal.device.endpoints.requests import Data, DmaRefused
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.vfio_user.client_memory import View
+from dma_rehearsal.device.vfio_user.errors import ClientFault, ClientGone, MemoryFault, ReadOnly
+from dma_rehearsal.device.vfio_user.model import Place
 
 
 @dataclass(slots=True)

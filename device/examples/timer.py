@@ -1,8 +1,8 @@
 """A whole device on one page: a timer that interrupts, does DMA, and can be migrated.
 
-``python -m device.examples.timer SOCKET`` serves it; libvfio-user's sample client completes against
-it (``make interop CLIENT=<path>``). At the time in BAR0 (seconds since 1970) INTx rises and 4 KiB
-go to the client's memory and back; BAR1 is memory to map.
+``python -m dma_rehearsal.device.examples.timer SOCKET`` serves it; libvfio-user's sample
+client completes against it (``make interop CLIENT=<path>``). At the time in BAR0
+(seconds since 1970) INTx rises and 4 KiB go to the client's memory and back; BAR1 is memory to map.
 """
 
 import sys
@@ -10,12 +10,12 @@ import time
 from enum import IntEnum
 from typing import ClassVar
 
-from device.endpoints.bars import Bars, RegisterBar, SharedBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.endpoints.state import StatePart
-from device.pci.config import Command, Identity
-from device.vfio_user.server import serve
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.state import StatePart
+from dma_rehearsal.device.pci.config import Command, Identity
+from dma_rehearsal.device.vfio_user.server import serve
 
 PATTERN = b"".join(letter * 1024 for letter in (b"A", b"B", b"C", b"D"))
 Reg = IntEnum("Reg", {"DEADLINE_LO": 0, "DEADLINE_HI": 4})

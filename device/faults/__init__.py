@@ -6,7 +6,7 @@ makes anything when it is made.
 
 from __future__ import annotations
 
-from . import (
+from dma_rehearsal.device.faults import (
     bus,
     cache,
     configuration,
@@ -19,7 +19,7 @@ from . import (
     ring,
     witness,
 )
-from .fault import Fault
+from dma_rehearsal.device.faults.fault import Fault
 
 __all__ = ["FAULTS", "SOUND", "Fault"]
 

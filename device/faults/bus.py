@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.requests import DmaRefused, OnlyByMessage
-from device.layout import DmaAttribute, DmaDirection
-from device.vfio_user.client_memory import View
-from device.vfio_user.errors import MemoryFault
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.requests import DmaRefused, OnlyByMessage
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaAttribute, DmaDirection
+from dma_rehearsal.device.vfio_user.client_memory import View
+from dma_rehearsal.device.vfio_user.errors import MemoryFault
 
 
 class _MessageNotSent(Exerciser):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from device.endpoints.exerciser import Exerciser
-from device.platform.cache import faults as cache_faults
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import GuestMemory, Mode
-from device.platform.platform import Platform
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.platform.cache import faults as cache_faults
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import GuestMemory, Mode
+from dma_rehearsal.device.platform.platform import Platform
 
 
 def _with_model(model: type[CacheModel]) -> type[Platform]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from device.endpoints.base import CONFIG_REGION
-from device.endpoints.exerciser import Exerciser
-from device.pci.config import Header
-from device.pci.power import PowerManagement
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.base import CONFIG_REGION
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.pci.config import Header
+from dma_rehearsal.device.pci.power import PowerManagement
 
 
 class _CapabilityHidden(Exerciser):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from device.endpoints.exerciser import Exerciser
-from device.platform.platform import Platform
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.platform.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)

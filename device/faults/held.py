@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from device.endpoints.exerciser import Exerciser
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.faults.fault import Fault
 
 
 class _OutlivesBusMaster(Exerciser):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import INTXCTL_ASSERT
-from device.vfio_user.messages import Irq
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import INTXCTL_ASSERT
+from dma_rehearsal.device.vfio_user.messages import Irq
 
 
 class _MsixOfOneVector(Exerciser):

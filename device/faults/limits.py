@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.constraints import CONSTRAINTS
-from device.endpoints.parts.transfer import Transfer
-from device.layout import DmaAttribute, DmaReason, Ext
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.constraints import CONSTRAINTS
+from dma_rehearsal.device.endpoints.parts.transfer import Transfer
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
 
 
 class _ConstraintsIgnored(Exerciser):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.records import DmaRecord
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaDirection
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.records import DmaRecord
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaDirection
 
 
 def _flip_middle(data: bytes) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaDirection, DmaReason, GrantDirection
-from device.platform.platform import Platform
-from device.platform.protection import Grant, Protection, ProtectionFault
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.protection import Grant, Protection, ProtectionFault
 
 
 class _EndOffByOne(Platform):

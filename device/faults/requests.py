@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.refusals import Refusals, RefusedRequest
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaReason
-from device.platform.platform import Platform
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.refusals import Refusals, RefusedRequest
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.platform.platform import Platform
 
 
 class _RefusalsNotTraced(Exerciser):

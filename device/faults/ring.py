@@ -7,13 +7,12 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.ring import parse
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaDirection, DmaReason, Ext
-
-from .fault import Fault
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.ring import parse
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaDirection, DmaReason, Ext
 
 _SLOW_BUS_S = 0.001  # between two reads; another CPU may come in
 # How often a descriptor of a small ring is read again, until it has changed. A doorbell of a large

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from device.platform.memory_types import ALL_WRITE_BACK, Mtrrs
-from device.platform.platform import Platform
-from device.platform.witness import PAGE as SMALL_PAGE
-from device.platform.witness import ReadPhysical, Rights, Witness
-
-from .fault import Fault
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.platform.memory_types import ALL_WRITE_BACK, Mtrrs
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.witness import PAGE as SMALL_PAGE
+from dma_rehearsal.device.platform.witness import ReadPhysical, Rights, Witness
 
 
 class _WitnessIgnoresPat(Platform):

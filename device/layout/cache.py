@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .platform import PLATFORM_RESULTS_SIZE
+from dma_rehearsal.device.layout.platform import PLATFORM_RESULTS_SIZE
 
 
 class CacheCommand(IntEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .cache import CacheMissingCall, CacheReport, CacheReportKind
+from dma_rehearsal.device.layout.cache import CacheMissingCall, CacheReport, CacheReportKind
 
 _SHOWN = 16  # bytes of each side
 _MISSING = {

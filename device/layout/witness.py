@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .platform import PLATFORM_RESULTS_SIZE
+from dma_rehearsal.device.layout.platform import PLATFORM_RESULTS_SIZE
 
 WITNESS_TRIGGER = 1 << 0
 WITNESS_MAX_PAGES = 65536  # pages looked at by one command; keeps its reply far below QEMU's 5 s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from enum import IntEnum, IntFlag
 
-from .config import ConfigSpace, ExtendedCapability
+from dma_rehearsal.device.pci.config import ConfigSpace, ExtendedCapability
 
 
 class Offset(IntEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from .config import ConfigSpace, ExtendedCapability
+from dma_rehearsal.device.pci.config import ConfigSpace, ExtendedCapability
 
 _PAGE_ALIGNED_REQUEST = 1 << 5
 _INVALIDATE_QUEUE_DEPTH = 1

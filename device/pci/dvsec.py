@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from .config import ConfigSpace, ExtendedCapability
+from dma_rehearsal.device.pci.config import ConfigSpace, ExtendedCapability
 
 _CONTROL = 0x08
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .config import Capability
+from dma_rehearsal.device.pci.config import Capability
 
 MAX_MESSAGES = 32
 MESSAGE_CONTROL = 0x02  # from the capability's start

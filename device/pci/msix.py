@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .config import Capability
+from dma_rehearsal.device.pci.config import Capability
 
 TABLE_ENTRY_SIZE = 16
 MAX_VECTORS = 2048

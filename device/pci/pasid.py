@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .config import ConfigSpace, ExtendedCapability
+from dma_rehearsal.device.pci.config import ConfigSpace, ExtendedCapability
 
 _EXECUTE_SUPPORTED = 1 << 1
 _PRIVILEGED_SUPPORTED = 1 << 2

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 
-from .config import Capability, ConfigSpace
+from dma_rehearsal.device.pci.config import Capability, ConfigSpace
 
 
 class Offset(IntEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from .config import Capability, ConfigSpace
+from dma_rehearsal.device.pci.config import Capability, ConfigSpace
 
 _VERSION_3 = 3
 _CONTROL = 4  # PMCSR, from the capability's start

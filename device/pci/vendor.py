@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .config import Capability
+from dma_rehearsal.device.pci.config import Capability
 
 _MAX = 0xFF - 3
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from device.endpoints.interconnect import Refusal
-from device.layout import DmaReason
-from device.vfio_user.model import Place
-
-from .cache.model import CacheModel
-from .cache.names import MAX_OPERATION, Mode, NotTracked, Scattered, Span
-from .file_memory import FileMemory
+from dma_rehearsal.device.endpoints.interconnect import Refusal
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import (
+    MAX_OPERATION,
+    Mode,
+    NotTracked,
+    Scattered,
+    Span,
+)
+from dma_rehearsal.device.platform.file_memory import FileMemory
+from dma_rehearsal.device.vfio_user.model import Place
 
 
 class CachePath:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from device import layout
-from device.endpoints.interconnect import Interconnect
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.layout import CacheCommand, CacheReport, CacheStatus, MemoryType, Plat, WitnessStatus
-from device.vfio_user.errors import MemoryFault, NoDescriptor
-from device.vfio_user.model import Place
-
-from .cache import names
-from .cache.model import CacheModel
-from .cache.names import CacheError, Direction, GuestMemory, Mode, Span
-from .cache.reports import Report
-from .cache_path import CachePath, joined
-from .file_memory import FileMemory, MemoryGone
-from .witness import Report as WalkReport
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.interconnect import Interconnect
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.layout import (
+    CacheCommand,
+    CacheReport,
+    CacheStatus,
+    MemoryType,
+    Plat,
+    WitnessStatus,
+)
+from dma_rehearsal.device.platform.cache import names
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import CacheError, Direction, GuestMemory, Mode, Span
+from dma_rehearsal.device.platform.cache.reports import Report
+from dma_rehearsal.device.platform.cache_path import CachePath, joined
+from dma_rehearsal.device.platform.file_memory import FileMemory, MemoryGone
+from dma_rehearsal.device.platform.witness import Report as WalkReport
+from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor
+from dma_rehearsal.device.vfio_user.model import Place
 
 _INPUTS = (
     *(Plat.CACHE_MODE, Plat.CACHE_LINE, Plat.CACHE_SEED_LO, Plat.CACHE_SEED_HI),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from device.layout import MemoryType
+from dma_rehearsal.device.layout import MemoryType
 
 _UC, _WC, _WT = MemoryType.UC, MemoryType.WC, MemoryType.WT
 _WP, _WB, _UC_MINUS = MemoryType.WP, MemoryType.WB, MemoryType.UC_MINUS

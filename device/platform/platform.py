@@ -9,29 +9,28 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from device import layout
-from device.endpoints.bars import Bars, MemoryBar, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.interconnect import Interconnect
-from device.endpoints.refusals import Refusals
-from device.endpoints.registers import Register
-from device.endpoints.requests import DmaRefused
-from device.layout import Plat, PlatformBar
-from device.layout import PlatformFeature as Feature
-from device.pci.config import Identity
-from device.trace import Trace
-from device.vfio_user.errors import Unmapped
-from device.vfio_user.model import Place
-
-from .cache.model import CacheModel
-from .cache.names import GuestMemory, Mode
-from .cache_registers import CacheRegisters
-from .memory_types import Mtrrs
-from .protection import Protection
-from .protection_registers import ProtectionRegisters
-from .request_registers import RequestRegisters
-from .witness import ReadPhysical, TableUnreachable, Witness
-from .witness_registers import WitnessRegisters
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.interconnect import Interconnect
+from dma_rehearsal.device.endpoints.refusals import Refusals
+from dma_rehearsal.device.endpoints.registers import Register
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import Plat, PlatformBar
+from dma_rehearsal.device.layout import PlatformFeature as Feature
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import GuestMemory, Mode
+from dma_rehearsal.device.platform.cache_registers import CacheRegisters
+from dma_rehearsal.device.platform.memory_types import Mtrrs
+from dma_rehearsal.device.platform.protection import Protection
+from dma_rehearsal.device.platform.protection_registers import ProtectionRegisters
+from dma_rehearsal.device.platform.request_registers import RequestRegisters
+from dma_rehearsal.device.platform.witness import ReadPhysical, TableUnreachable, Witness
+from dma_rehearsal.device.platform.witness_registers import WitnessRegisters
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import Unmapped
+from dma_rehearsal.device.vfio_user.model import Place
 
 IDENTITY = Identity(
     vendor_id=layout.PLATFORM_VENDOR_ID,

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
-from device.layout import (
+from dma_rehearsal.device.layout import (
     FAULT_CAPACITY,
     GRANT_CAPACITY,
     DmaDirection,

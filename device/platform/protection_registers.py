@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from device import layout
-from device.endpoints.interconnect import Interconnect, Refusal, Request
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.endpoints.requests import Ranges
-from device.layout import Plat, ProtectionCommand, ProtectionStatus
-
-from .protection import Grant, Protection, ProtectionError, ProtectionFault
-from .touched import Touched
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.interconnect import Interconnect, Refusal, Request
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.requests import Ranges
+from dma_rehearsal.device.layout import Plat, ProtectionCommand, ProtectionStatus
+from dma_rehearsal.device.platform.protection import (
+    Grant,
+    Protection,
+    ProtectionError,
+    ProtectionFault,
+)
+from dma_rehearsal.device.platform.touched import Touched
 
 _WORD = 0xFFFF_FFFF
 _INPUTS = (

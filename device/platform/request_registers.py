@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from device.endpoints.interconnect import Interconnect
-from device.endpoints.refusals import RefusedRequest
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.layout import REFUSED_CAPACITY, Plat
+from dma_rehearsal.device.endpoints.interconnect import Interconnect
+from dma_rehearsal.device.endpoints.refusals import RefusedRequest
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.layout import REFUSED_CAPACITY, Plat
 
 _Field = Callable[[RefusedRequest], int]
 _FIELDS: dict[Plat, _Field] = {

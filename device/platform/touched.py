@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from device.layout import GrantDirection
+from dma_rehearsal.device.layout import GrantDirection
 
 PIECES_MAX = 16384  # that are kept of each direction
 

@@ -12,14 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from device.layout import (
+from dma_rehearsal.device.layout import (
     WITNESS_MAX_PAGES,
     WITNESS_RUN_MAX,
     WitnessRun,
     WitnessStatus,
 )
-
-from .memory_types import BadMemoryType, Mtrrs, effective_type, pat_types
+from dma_rehearsal.device.platform.memory_types import (
+    BadMemoryType,
+    Mtrrs,
+    effective_type,
+    pat_types,
+)
 
 PAGE = 4096
 _ENTRIES = struct.Struct("<512Q")

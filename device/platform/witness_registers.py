@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from device import layout
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, WitnessStatus
-
-from .memory_types import Mtrrs
-from .witness import Report, Witness
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, WitnessStatus
+from dma_rehearsal.device.platform.memory_types import Mtrrs
+from dma_rehearsal.device.platform.witness import Report, Witness
 
 _PHYSICAL_BITS_MIN, _PHYSICAL_BITS_MAX = 32, 52
 _INPUTS = (

@@ -29,7 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from .errors import RemoteProtocolError, Unmapped
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError, Unmapped
 
 _SHRINK = fcntl.F_SEAL_SHRINK
 _WRITE_SEALS = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE of include/uapi/linux/fcntl.h

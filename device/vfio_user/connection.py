@@ -20,21 +20,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from . import information
-from . import messages as wire
-from .client_memory import View
-from .closing import close_all
-from .dirty import DmaLog
-from .dma_map import DmaMap
-from .dma_messages import CHUNK, Answered, DmaMessages
-from .errors import RemoteProtocolError
-from .features import Features
-from .framing import Message
-from .interrupts import Interrupts
-from .messages import HEADER_SIZE, Command, Flags, Header
-from .model import Ask, DeviceModel, Place, Window
-from .negotiation import Limits, negotiate
-from .turn import Turn
+from dma_rehearsal.device.vfio_user import information
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.client_memory import View
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.dirty import DmaLog
+from dma_rehearsal.device.vfio_user.dma_map import DmaMap
+from dma_rehearsal.device.vfio_user.dma_messages import CHUNK, Answered, DmaMessages
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.features import Features
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.interrupts import Interrupts
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
+from dma_rehearsal.device.vfio_user.model import Ask, DeviceModel, Place, Window
+from dma_rehearsal.device.vfio_user.negotiation import Limits, negotiate
+from dma_rehearsal.device.vfio_user.turn import Turn
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from .errors import RemoteProtocolError
-from .messages import MAX_DATA_XFER, PAGE_SIZE
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import MAX_DATA_XFER, PAGE_SIZE
 
 MAX_RANGES = 1024
 _ADDRESS_END = 1 << 64

@@ -12,10 +12,23 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .client_memory import ClientFile, Descriptor, MappedFile, Name, View, inspect
-from .errors import NoDescriptor, ReadOnly, RemoteProtocolError, Unmapped, WriteOnly
-from .messages import PAGE_SIZE, DmaMapFlag
-from .model import Place, Window
+from dma_rehearsal.device.vfio_user.client_memory import (
+    ClientFile,
+    Descriptor,
+    MappedFile,
+    Name,
+    View,
+    inspect,
+)
+from dma_rehearsal.device.vfio_user.errors import (
+    NoDescriptor,
+    ReadOnly,
+    RemoteProtocolError,
+    Unmapped,
+    WriteOnly,
+)
+from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE, DmaMapFlag
+from dma_rehearsal.device.vfio_user.model import Place, Window
 
 # The specification's default of max_dma_maps.
 MAX_MAPPINGS = (1 << 16) - 1

@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import ClientFault, LocalProtocolError, MemoryFault, RemoteProtocolError
-from .framing import Message
-from .messages import (
+from dma_rehearsal.device.vfio_user.errors import (
+    ClientFault,
+    LocalProtocolError,
+    MemoryFault,
+    RemoteProtocolError,
+)
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import (
     DMA_WRITE_SHORT_REPLY,
     HEADER_SIZE,
     Command,
@@ -21,7 +26,7 @@ from .messages import (
     Flags,
     Header,
 )
-from .model import Ask
+from dma_rehearsal.device.vfio_user.model import Ask
 
 # QEMU's loop hangs on 256 KiB (seen with 11.1); 64 KiB is well below.
 CHUNK = 1 << 16

@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from . import messages as wire
-from .dirty import MAX_RANGES, DmaLog
-from .errors import RemoteProtocolError
-from .messages import DeviceFeature, Feature, FeatureFlag, LoggingControl, MigData
-from .migration import Migration
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.dirty import MAX_RANGES, DmaLog
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import (
+    DeviceFeature,
+    Feature,
+    FeatureFlag,
+    LoggingControl,
+    MigData,
+)
+from dma_rehearsal.device.vfio_user.migration import Migration
 
 _GET, _SET, _PROBE = FeatureFlag.GET, FeatureFlag.SET, FeatureFlag.PROBE
 _METHODS = {

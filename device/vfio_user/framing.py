@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .closing import close_all
-from .errors import RemoteProtocolError
-from .messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Header
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Header
 
 _HEADER = Header.STRUCT
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 
-from . import messages as wire
-from .errors import RemoteProtocolError
-from .interrupts import MASKABLE
-from .model import DeviceModel, Mappable
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.interrupts import MASKABLE
+from dma_rehearsal.device.vfio_user.model import DeviceModel, Mappable
 
 
 def fields_of(layout: struct.Struct, payload: bytes) -> tuple[int, ...]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 
-from .errors import RemoteProtocolError
-from .eventfd import is_eventfd, signaller
-from .messages import Irq, SetIrqs, SetIrqsFlag
-from .model import DeviceModel
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.eventfd import is_eventfd, signaller
+from dma_rehearsal.device.vfio_user.messages import Irq, SetIrqs, SetIrqsFlag
+from dma_rehearsal.device.vfio_user.model import DeviceModel
 
 _DATA = SetIrqsFlag.DATA_NONE | SetIrqsFlag.DATA_BOOL | SetIrqsFlag.DATA_EVENTFD
 _ACTION = SetIrqsFlag.ACTION_MASK | SetIrqsFlag.ACTION_UNMASK | SetIrqsFlag.ACTION_TRIGGER

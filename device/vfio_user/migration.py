@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from .errors import RemoteProtocolError
-from .messages import DeviceState
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import DeviceState
 
 MAX_STATE = 1 << 28
 _SAVING = frozenset({DeviceState.PRE_COPY, DeviceState.STOP_COPY})

@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from .client_memory import View
-from .errors import MemoryFault
-from .migration import Migration
-from .timers import Timers
+from dma_rehearsal.device.vfio_user.client_memory import View
+from dma_rehearsal.device.vfio_user.errors import MemoryFault
+from dma_rehearsal.device.vfio_user.migration import Migration
+from dma_rehearsal.device.vfio_user.timers import Timers
 
 
 @dataclass(frozen=True, slots=True)

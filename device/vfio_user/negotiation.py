@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import messages as wire
-from .errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
 
 VERSION = struct.Struct("<HH")
 MAJOR, MINOR = 0, 0

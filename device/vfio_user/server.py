@@ -21,13 +21,13 @@ import time
 from collections import deque
 from pathlib import Path
 
-from .closing import close_all
-from .connection import Connection, Outgoing
-from .errors import RemoteProtocolError
-from .framing import Framer, Message
-from .model import DeviceModel
-from .stream import DONT_WAIT, discard, receive
-from .turn import Action, Turn
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.connection import Connection, Outgoing
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.framing import Framer, Message
+from dma_rehearsal.device.vfio_user.model import DeviceModel
+from dma_rehearsal.device.vfio_user.stream import DONT_WAIT, discard, receive
+from dma_rehearsal.device.vfio_user.turn import Action, Turn
 
 _log = logging.getLogger(__name__)
 # Plain ints: an operation on an IntFlag costs as much as ten of them.

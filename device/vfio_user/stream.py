@@ -6,8 +6,8 @@ import array
 import contextlib
 import socket
 
-from .closing import close_all
-from .errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
 
 # Plain ints: an operation on an IntFlag costs as much as ten of them.
 DONT_WAIT, _CLOSE_ON_EXEC = int(socket.MSG_DONTWAIT), int(socket.MSG_CMSG_CLOEXEC)

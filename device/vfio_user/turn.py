@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .framing import Message
+from dma_rehearsal.device.vfio_user.framing import Message
 
 
 class Action:

@@ -1,11 +1,9 @@
 """IOKit's IOBufferMemoryDescriptor on Linux: buffers for DMA with stated properties."""
 
-from .buffer import (
-    IOBufferMemoryDescriptor,
-)
-from .creation import IOAlignmentWarning
-from .dma_command import IODMACommand
-from .errors import (
+from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.creation import IOAlignmentWarning
+from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IOCannotWireError,
@@ -18,7 +16,7 @@ from .errors import (
     IOReturnError,
     IOUnsupportedError,
 )
-from .flags import (
+from dma_rehearsal.guest.iobuffer.flags import (
     CompleteFlags,
     MapOptions,
     MemoryOperation,
@@ -47,18 +45,12 @@ from .flags import (
     kIOMemoryPurgeableNonVolatile,
     kIOMemoryPurgeableVolatile,
 )
-from .guard import IOGuardPageMemoryDescriptor
-from .mapping import (
-    IOMemoryMap,
-)
-from .mappings import (
-    IOMapWarning,
-)
-from .memory import (
-    IOMemoryDescriptor,
-)
-from .multi import IOMultiMemoryDescriptor
-from .options import (
+from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.mappings import IOMapWarning
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.options import (
     CacheMode,
     IODirection,
     IOOptions,
@@ -89,19 +81,11 @@ from .options import (
     kIOMemoryUnshared,
     kIOMemoryUseReserve,
 )
-from .port import (
-    task_of,
-)
-from .ranges_descriptor import IOGeneralMemoryDescriptor
-from .sub import IOSubMemoryDescriptor
-from .task import (
-    Task,
-    current_task,
-    kernel_task,
-)
-from .task_port import (
-    TaskPort,
-)
+from dma_rehearsal.guest.iobuffer.port import task_of
+from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.sub import IOSubMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.task import Task, current_task, kernel_task
+from dma_rehearsal.guest.iobuffer.task_port import TaskPort
 
 __all__ = [
     "CacheMode",

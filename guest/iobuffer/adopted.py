@@ -12,21 +12,28 @@ import os
 import socket
 from typing import Any, Final, TypeVar
 
-from . import late, pools, protection, provenance
-from .backing import CARVE_OUT, FILE, Backing, ClaimBacking, PinnableBacking, Share
-from .buffer import IOBufferMemoryDescriptor
-from .carveout import CarveoutPool
-from .creation import check_supported, check_values
-from .errors import IOBadArgumentError, IOBusyError, IOReturnError
-from .heap_pool import HeapPool
-from .makers import Maker, MapOwner, wait_for_end
-from .managed import FIXED_SIZE
-from .mapping import IOMemoryMap
-from .options import IODirection, IOOptions
-from .pin import Pin
-from .pool import PAGE, Extent
-from .port_messages import close_all
-from .task import Task, current_task
+from dma_rehearsal.guest.iobuffer import late, pools, protection, provenance
+from dma_rehearsal.guest.iobuffer.backing import (
+    CARVE_OUT,
+    FILE,
+    Backing,
+    ClaimBacking,
+    PinnableBacking,
+    Share,
+)
+from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool
+from dma_rehearsal.guest.iobuffer.creation import check_supported, check_values
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IOBusyError, IOReturnError
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.makers import Maker, MapOwner, wait_for_end
+from dma_rehearsal.guest.iobuffer.managed import FIXED_SIZE
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.pin import Pin
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.port_messages import close_all
+from dma_rehearsal.guest.iobuffer.task import Task, current_task
 
 _LARGEST: Final = 1 << 40  # bytes
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from . import kernel, late, resting_pins
-from .errors import (
+from dma_rehearsal.guest.iobuffer import kernel, late, resting_pins
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBusyError,
     IOCannotWireError,
     IONoMemoryError,
@@ -24,15 +24,15 @@ from .errors import (
     IOUnsupportedError,
     of_the_system,
 )
-from .options import CacheMode
-from .pool import PAGE, Extent, align_down, align_up
-from .purgeable import Purgeable
-from .vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent, align_down, align_up
+from dma_rehearsal.guest.iobuffer.purgeable import Purgeable
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 if TYPE_CHECKING:
-    from .carveout import CarveoutPool, Claim
-    from .heap import Block, Heap
-    from .pin import KernelMap, Pin
+    from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Claim
+    from dma_rehearsal.guest.iobuffer.heap import Block, Heap
+    from dma_rehearsal.guest.iobuffer.pin import KernelMap, Pin
 
 Segment = tuple[int, int]
 

@@ -14,7 +14,7 @@ import threading
 from types import CodeType, FrameType
 from typing import Any
 
-from .errors import IONotPermittedError
+from dma_rehearsal.guest.iobuffer.errors import IONotPermittedError
 
 # Plain numbers, and the question as C answers it: the members of signal's enums cost more than the
 # answers, and each call of a buffer asks for all signals.

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
-from . import coherence, coverage, late, pools
-from .backing import Backing
-from .blocking import check_may_block
-from .buffer_bytes import BufferBytes
-from .creation import (
+from dma_rehearsal.guest.iobuffer import coherence, coverage, late, pools
+from dma_rehearsal.guest.iobuffer.backing import Backing
+from dma_rehearsal.guest.iobuffer.blocking import check_may_block
+from dma_rehearsal.guest.iobuffer.buffer_bytes import BufferBytes
+from dma_rehearsal.guest.iobuffer.creation import (
     check_as_iokit,
     check_supported,
     check_values,
@@ -21,16 +21,27 @@ from .creation import (
     make_request,
     warn_of_neighbours,
 )
-from .derived import clipped
-from .errors import IOBadArgumentError, IOBusyError, IONotAttachedError, IONotReadyError, undo
-from .factories import BufferFactories
-from .flags import PrepareFlags, PurgeableState
-from .held import Held, reclaim
-from .mapper import BusWindow, Place
-from .mapping import IOMemoryMap
-from .mappings import Mappings
-from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
-from .options import (
+from dma_rehearsal.guest.iobuffer.derived import clipped
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBadArgumentError,
+    IOBusyError,
+    IONotAttachedError,
+    IONotReadyError,
+    undo,
+)
+from dma_rehearsal.guest.iobuffer.factories import BufferFactories
+from dma_rehearsal.guest.iobuffer.flags import PrepareFlags, PurgeableState
+from dma_rehearsal.guest.iobuffer.held import Held, reclaim
+from dma_rehearsal.guest.iobuffer.mapper import BusWindow, Place
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.mappings import Mappings
+from dma_rehearsal.guest.iobuffer.memory import (
+    IOMemoryDescriptor,
+    MapRequest,
+    Segment,
+    as_direction,
+)
+from dma_rehearsal.guest.iobuffer.options import (
     CacheMode,
     IODirection,
     IOOptions,
@@ -38,11 +49,11 @@ from .options import (
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
 )
-from .pin import KernelMap
-from .pool import PAGE
-from .port import ask, no_handle
-from .preparation import device_may
-from .task import Task
+from dma_rehearsal.guest.iobuffer.pin import KernelMap
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.port import ask, no_handle
+from dma_rehearsal.guest.iobuffer.preparation import device_may
+from dma_rehearsal.guest.iobuffer.task import Task
 
 _NO_FLAGS: Final = PrepareFlags(0)
 _SHOWN_MAX: Final = 4  # holders in a message

@@ -7,10 +7,10 @@ import weakref
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from . import provenance
-from .backing import Backing
-from .errors import IOBadArgumentError, IONotReadyError
-from .memory import Data, IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer import provenance
+from dma_rehearsal.guest.iobuffer.backing import Backing
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IONotReadyError
+from dma_rehearsal.guest.iobuffer.memory import Data, IOMemoryDescriptor
 
 
 class BufferBytes(IOMemoryDescriptor):

@@ -25,15 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import holders, placement, protection
-from .driver import Driver
-from .errors import IODeviceError, IONoMemoryError, IOReturn
-from .options import CacheMode
-from .pin import KernelMap
-from .pool import PAGE, Extent
-from .quarantine import Quarantine, more_and_more
-from .ranges import RangeAllocator, align_down, align_up
-from .vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer import holders, placement, protection
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IONoMemoryError, IOReturn
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pin import KernelMap
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.quarantine import Quarantine, more_and_more
+from dma_rehearsal.guest.iobuffer.ranges import RangeAllocator, align_down, align_up
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 UIO: Final = Path("/sys/class/uio")
 LOCKS: Final = Path("/run/dma-rehearsal")

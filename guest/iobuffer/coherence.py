@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from .options import IODirection
+from dma_rehearsal.guest.iobuffer.options import IODirection
 
 if TYPE_CHECKING:
-    from .buffer import IOBufferMemoryDescriptor
-    from .memory import IOMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
 
 
 class Coherence(Protocol):

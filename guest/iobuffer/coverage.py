@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from . import provenance
-from .errors import IOReturn, IOReturnError, IOUnsupportedError
-from .options import IODirection
-from .provenance import Record, Segment, without
+from dma_rehearsal.guest.iobuffer import provenance
+from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.provenance import Record, Segment, without
 
 ACCOUNTS_MAX: Final = 256  # that are kept until `begin`
 SEGMENTS_MAX: Final = 64  # of one account; the others are taken for touched

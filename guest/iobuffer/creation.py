@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Final
 
-from . import coherence, mapper
-from .errors import IOBadArgumentError, IOUnsupportedError
-from .options import (
+from dma_rehearsal.guest.iobuffer import coherence, mapper
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.options import (
     KNOWN_BITS,
     CacheMode,
     IOOptions,
@@ -22,8 +22,8 @@ from .options import (
     kIOMemorySharingTypeMask,
     kIOMemoryUseReserve,
 )
-from .pool import PAGE, Request, align_up
-from .task import Task
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Request, align_up
+from dma_rehearsal.guest.iobuffer.task import Task
 
 _ADDRESS_LIMIT: Final = 1 << 64
 

@@ -3,7 +3,8 @@
 Factories return None when they fail, and calls that return IOReturn in IOKit return an `IOReturn`;
 `last_error` has the exception that was behind it, with its reason. ::
 
-    from iobuffer.cxx import IOBufferMemoryDescriptor, kIOReturnSuccess, last_error
+    from dma_rehearsal.guest.iobuffer.cxx import IOBufferMemoryDescriptor, kIOReturnSuccess
+    from dma_rehearsal.guest.iobuffer.cxx import last_error
 
     buffer = IOBufferMemoryDescriptor.inTaskWithOptions(kernel_task, kIODirectionIn, 4096)
     if buffer is None:
@@ -20,9 +21,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
-from . import buffer as _buffer
-from .errors import IOReturn, IOReturnError
-from .mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer import buffer as _buffer
+from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
 
 kIOReturnSuccess: Final = IOReturn.kIOReturnSuccess
 

@@ -10,16 +10,16 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from .errors import IOBusyError, IONotAttachedError
-from .flags import PrepareFlags
-from .mapping import IOMemoryMap
-from .memory import IOMemoryDescriptor, MapRequest, Segment
-from .options import CacheMode, IODirection
-from .preparation import Preparation
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.errors import IOBusyError, IONotAttachedError
+from dma_rehearsal.guest.iobuffer.flags import PrepareFlags
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, MapRequest, Segment
+from dma_rehearsal.guest.iobuffer.options import CacheMode, IODirection
+from dma_rehearsal.guest.iobuffer.preparation import Preparation
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 if TYPE_CHECKING:
-    from .vm import Window
+    from dma_rehearsal.guest.iobuffer.vm import Window
 
 # Flags are for the bytes of who is prepared, not for all of what it is made of.
 _NO_FLAGS: Final = PrepareFlags(0)

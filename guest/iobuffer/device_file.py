@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
-from .errors import IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn
 
 _ours: Final[weakref.WeakSet[DeviceFile]] = weakref.WeakSet()
 

@@ -10,20 +10,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .coverage import CoverageError
-from .dma_specification import MappingOptions, Specification
-from .errors import IOReturn, IOReturnError, undo
-from .memory import IOMemoryDescriptor, Segment, merged
-from .options import (
+from dma_rehearsal.guest.iobuffer.coverage import CoverageError
+from dma_rehearsal.guest.iobuffer.dma_specification import MappingOptions, Specification
+from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError, undo
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment, merged
+from dma_rehearsal.guest.iobuffer.options import (
     IODirection,
     IOOptions,
     kIODirectionInOut,
     kIOMemoryMapperNone,
     kIOMemoryPhysicallyContiguous,
 )
-from .ranges import align_up
-from .task import current_task
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.ranges import align_up
+from dma_rehearsal.guest.iobuffer.task import current_task
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 # (length, alignment, highest address that may be used) -> memory in one segment
 BounceAllocator = Callable[[int, int, int], IOMemoryDescriptor]
@@ -41,7 +41,7 @@ def allocate_unmapped(length: int, alignment: int, highest: int) -> IOMemoryDesc
 
 
 def _masked(options: IOOptions, length: int, alignment: int, highest: int) -> IOMemoryDescriptor:
-    from . import IOBufferMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
 
     return IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
         current_task(), options, length, highest & -alignment

@@ -18,13 +18,25 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from . import activity, coherence, dma_bounce, mapper, mistakes, provenance
-from .coverage import CoverageError
-from .dma_bounce import BounceAllocator
-from .dma_specification import MappingOptions, SegmentFunction, Specification, Specified
-from .dma_split import Transfer, transfers
-from .dma_transfer import Prepared, UnfinishedList, checked_part
-from .errors import (
+from dma_rehearsal.guest.iobuffer import (
+    activity,
+    coherence,
+    dma_bounce,
+    mapper,
+    mistakes,
+    provenance,
+)
+from dma_rehearsal.guest.iobuffer.coverage import CoverageError
+from dma_rehearsal.guest.iobuffer.dma_bounce import BounceAllocator
+from dma_rehearsal.guest.iobuffer.dma_specification import (
+    MappingOptions,
+    SegmentFunction,
+    Specification,
+    Specified,
+)
+from dma_rehearsal.guest.iobuffer.dma_split import Transfer, transfers
+from dma_rehearsal.guest.iobuffer.dma_transfer import Prepared, UnfinishedList, checked_part
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IONotPermittedError,
@@ -33,9 +45,9 @@ from .errors import (
     IOReturnError,
     undo,
 )
-from .memory import IOMemoryDescriptor, Segment
-from .options import IODirection
-from .own_lock import make_lock
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.own_lock import make_lock
 
 __all__ = [
     "IODMACommand",

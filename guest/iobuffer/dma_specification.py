@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final, Self
 
-from .errors import IOBadArgumentError, IONotReadyError
-from .memory import Segment
-from .ranges import align_down
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IONotReadyError
+from dma_rehearsal.guest.iobuffer.memory import Segment
+from dma_rehearsal.guest.iobuffer.ranges import align_down
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 _PAGE_BITS: Final = PAGE.bit_length() - 1
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .dma_specification import Specification
-from .dma_transfer import TooManySegments, checked_part
-from .errors import IONotReadyError
-from .memory import Segment
-from .ranges import align_down
+from dma_rehearsal.guest.iobuffer.dma_specification import Specification
+from dma_rehearsal.guest.iobuffer.dma_transfer import TooManySegments, checked_part
+from dma_rehearsal.guest.iobuffer.errors import IONotReadyError
+from dma_rehearsal.guest.iobuffer.memory import Segment
+from dma_rehearsal.guest.iobuffer.ranges import align_down
 
 if TYPE_CHECKING:
-    from .dma_command import IODMACommand
+    from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,19 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 
-from . import coverage, provenance
-from .dma_bounce import BounceAllocator, Layout, lay_out
-from .dma_specification import MappingOptions, Specification
-from .errors import IOBadArgumentError, IONotReadyError, IOReturn, IOReturnError, undo
-from .memory import IOMemoryDescriptor, Part, Segment
-from .options import IODirection
-from .preparation import device_may
+from dma_rehearsal.guest.iobuffer import coverage, provenance
+from dma_rehearsal.guest.iobuffer.dma_bounce import BounceAllocator, Layout, lay_out
+from dma_rehearsal.guest.iobuffer.dma_specification import MappingOptions, Specification
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBadArgumentError,
+    IONotReadyError,
+    IOReturn,
+    IOReturnError,
+    undo,
+)
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Part, Segment
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.preparation import device_may
 
 
 def checked_part(

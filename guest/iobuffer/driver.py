@@ -10,8 +10,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar, Final
 
-from .device_file import DeviceFile, code_of, open_device
-from .errors import (
+from dma_rehearsal.guest.iobuffer.device_file import DeviceFile, code_of, open_device
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBusyError,
     IODeviceError,
     IOReturn,
@@ -19,9 +19,9 @@ from .errors import (
     IOUnsupportedError,
     of_the_system,
 )
-from .options import CacheMode
-from .pin import KernelMap, Pin, cannot_wire
-from .uapi import (
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pin import KernelMap, Pin, cannot_wire
+from dma_rehearsal.guest.iobuffer.uapi import (
     BUS_MASTER,
     BUS_MASTER_STRUCT,
     COPY_STRUCT,
@@ -46,7 +46,7 @@ from .uapi import (
     VERSION,
     WRITE,
 )
-from .vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 DEVICE: Final = Path("/dev/dma-rehearsal")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, Self
 
-from . import coherence, provenance
-from .creation import mask_alignment
-from .errors import IOBadArgumentError, undo
-from .memory import IOMemoryDescriptor, as_direction
-from .options import (
+from dma_rehearsal.guest.iobuffer import coherence, provenance
+from dma_rehearsal.guest.iobuffer.creation import mask_alignment
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, undo
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, as_direction
+from dma_rehearsal.guest.iobuffer.options import (
     IODirection,
     IOOptions,
     kIOMemoryPageable,
     kIOMemoryPhysicallyContiguous,
 )
-from .pool import PAGE
-from .task import Task, current_task, kernel_task
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.task import Task, current_task, kernel_task
 
 
 def _plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -> IOOptions:

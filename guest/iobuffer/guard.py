@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
-from .derived import DerivedMemoryDescriptor
-from .errors import IOBadArgumentError, IOReturn, IOReturnError, IOUnsupportedError
-from .flags import MapOptions
-from .mapping import IOMemoryMap
-from .memory import Data, MapRequest, Segment
-from .options import CacheMode, IODirection
-from .ranges import align_up
-from .vm import PAGE, Reservation, Window
+from dma_rehearsal.guest.iobuffer.derived import DerivedMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBadArgumentError,
+    IOReturn,
+    IOReturnError,
+    IOUnsupportedError,
+)
+from dma_rehearsal.guest.iobuffer.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import Data, MapRequest, Segment
+from dma_rehearsal.guest.iobuffer.options import CacheMode, IODirection
+from dma_rehearsal.guest.iobuffer.ranges import align_up
+from dma_rehearsal.guest.iobuffer.vm import PAGE, Reservation, Window
 
 
 class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):

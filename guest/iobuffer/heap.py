@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from . import placement
-from .errors import IONoMemoryError, IONotPermittedError
-from .options import CacheMode
-from .pool import PAGE, Extent, ExtentPool, align_up
-from .ranges import RangeAllocator
-from .vm import Mapping
+from dma_rehearsal.guest.iobuffer import placement
+from dma_rehearsal.guest.iobuffer.errors import IONoMemoryError, IONotPermittedError
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent, ExtentPool, align_up
+from dma_rehearsal.guest.iobuffer.ranges import RangeAllocator
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 
 CACHE_LINE: Final = 64
 _RESTING_BLOCKS_MAX: Final = 192

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .backing import Backing, ClaimBacking, HeapBacking
-from .carveout import CarveoutPool
-from .heap import Heap
-from .pool import PAGE, ExtentPool, Request, align_up
+from dma_rehearsal.guest.iobuffer.backing import Backing, ClaimBacking, HeapBacking
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool
+from dma_rehearsal.guest.iobuffer.heap import Heap
+from dma_rehearsal.guest.iobuffer.pool import PAGE, ExtentPool, Request, align_up
 
 
 class HeapPool:

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import late
-from .backing import Backing
-from .mapper import BusWindow
-from .port import Remote
-from .preparation import Preparations
-from .provenance import Record
+from dma_rehearsal.guest.iobuffer import late
+from dma_rehearsal.guest.iobuffer.backing import Backing
+from dma_rehearsal.guest.iobuffer.mapper import BusWindow
+from dma_rehearsal.guest.iobuffer.port import Remote
+from dma_rehearsal.guest.iobuffer.preparation import Preparations
+from dma_rehearsal.guest.iobuffer.provenance import Record
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
-from . import provenance
-from .provenance import Record
+from dma_rehearsal.guest.iobuffer import provenance
+from dma_rehearsal.guest.iobuffer.provenance import Record
 
 SHOWN_MAX: Final = 8
 _PROCESSES_MAX: Final = 4096  # that are looked at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from .driver import Driver
+from dma_rehearsal.guest.iobuffer.driver import Driver
 
 _lock = threading.Lock()
 _driver: Driver | None = None

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import mistakes
-from .errors import IOBusyError, IONotPermittedError, IOReturnError
+from dma_rehearsal.guest.iobuffer import mistakes
+from dma_rehearsal.guest.iobuffer.errors import IOBusyError, IONotPermittedError, IOReturnError
 
 
 @dataclass(slots=True, eq=False)

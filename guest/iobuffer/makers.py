@@ -10,16 +10,16 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from . import late
-from . import port_messages as messages
-from .errors import IOBadArgumentError
-from .options import IODirection
-from .port_messages import NONSENSE, Ended, Lost
-from .task import Task
-from .task_port import answer
+from dma_rehearsal.guest.iobuffer import late
+from dma_rehearsal.guest.iobuffer import port_messages as messages
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.port_messages import NONSENSE, Ended, Lost
+from dma_rehearsal.guest.iobuffer.task import Task
+from dma_rehearsal.guest.iobuffer.task_port import answer
 
 if TYPE_CHECKING:
-    from .adopted import PlacedBuffer, PlacedMap
+    from dma_rehearsal.guest.iobuffer.adopted import PlacedBuffer, PlacedMap
 
 _AT_ONCE: Final = 64  # messages; others wait for their turn
 _END_MS: Final = 1000  # that a process which has lost its files may need to end

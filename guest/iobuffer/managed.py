@@ -11,17 +11,17 @@ import os
 from pathlib import Path
 from typing import Final
 
-from . import placement, protection, resting_pins
-from .backing import Backing, PinnableBacking
-from .errors import (
+from dma_rehearsal.guest.iobuffer import placement, protection, resting_pins
+from dma_rehearsal.guest.iobuffer.backing import Backing, PinnableBacking
+from dma_rehearsal.guest.iobuffer.errors import (
     IOCannotWireError,
     IODeviceError,
     IONoMemoryError,
     IOReturn,
     of_the_system,
 )
-from .options import CacheMode
-from .pool import PAGE, Request, align_up
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Request, align_up
 
 HUGE_PAGE: Final = 2 << 20
 MEMINFO: Final = Path("/proc/meminfo")

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from . import holders
-from .errors import (
+from dma_rehearsal.guest.iobuffer import holders
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IONotReadyError,
     IOReturn,
@@ -24,9 +24,9 @@ from .errors import (
     IOUnsupportedError,
     undo,
 )
-from .options import IODirection
-from .ranges import align_down, align_up
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.ranges import align_down, align_up
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 _NONE: Final = IODirection.kIODirectionNone
 _ADDRESS_BITS: Final = 64

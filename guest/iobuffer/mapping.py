@@ -9,16 +9,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import late, provenance
-from .errors import IOBusyError, IONotAttachedError
-from .flags import MapOptions
-from .options import CacheMode
-from .own_lock import make_lock
-from .task import Task
+from dma_rehearsal.guest.iobuffer import late, provenance
+from dma_rehearsal.guest.iobuffer.errors import IOBusyError, IONotAttachedError
+from dma_rehearsal.guest.iobuffer.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.own_lock import make_lock
+from dma_rehearsal.guest.iobuffer.task import Task
 
 if TYPE_CHECKING:
-    from .memory import IOMemoryDescriptor
-    from .vm import Window
+    from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer.vm import Window
 
 
 class IOMemoryMap:

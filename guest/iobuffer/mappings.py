@@ -7,19 +7,29 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from .creation import CACHE_MODES
-from .errors import IOBusyError, IONotAttachedError, IOUnsupportedError, of_the_system
-from .flags import MapOptions
-from .guard import page_address, reserve
-from .mapping import IOMemoryMap
-from .options import CACHE_SHIFT, DIRECTION_FIELD, CacheMode, IODirection
-from .pool import PAGE, align_up
-from .port import Remote, ask
-from .vm import Mapping, Placement
+from dma_rehearsal.guest.iobuffer.creation import CACHE_MODES
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBusyError,
+    IONotAttachedError,
+    IOUnsupportedError,
+    of_the_system,
+)
+from dma_rehearsal.guest.iobuffer.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.guard import page_address, reserve
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.options import (
+    CACHE_SHIFT,
+    DIRECTION_FIELD,
+    CacheMode,
+    IODirection,
+)
+from dma_rehearsal.guest.iobuffer.pool import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.port import Remote, ask
+from dma_rehearsal.guest.iobuffer.vm import Mapping, Placement
 
 if TYPE_CHECKING:
-    from .buffer import IOBufferMemoryDescriptor
-    from .memory import MapRequest
+    from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer.memory import MapRequest
 
 _GUARDS: Final = {
     MapOptions.kIOMapGuardedSmall: PAGE,

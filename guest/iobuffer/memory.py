@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from . import activity, coherence, coverage, mistakes, provenance
-from .errors import (
+from dma_rehearsal.guest.iobuffer import activity, coherence, coverage, mistakes, provenance
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IONotReadyError,
@@ -22,19 +22,24 @@ from .errors import (
     IOReturnError,
     undo,
 )
-from .flags import CompleteFlags, MapOptions, MemoryOperation, PrepareFlags
-from .options import CACHE_FIELD, IODirection, IOOptions
-from .own_lock import make_lock
-from .preparation import Holder, Preparation, Preparations, device_may
-from .protection import Grants
-from .ranges import align_up
-from .task import Task, current_task
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.flags import (
+    CompleteFlags,
+    MapOptions,
+    MemoryOperation,
+    PrepareFlags,
+)
+from dma_rehearsal.guest.iobuffer.options import CACHE_FIELD, IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.own_lock import make_lock
+from dma_rehearsal.guest.iobuffer.preparation import Holder, Preparation, Preparations, device_may
+from dma_rehearsal.guest.iobuffer.protection import Grants
+from dma_rehearsal.guest.iobuffer.ranges import align_up
+from dma_rehearsal.guest.iobuffer.task import Task, current_task
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 if TYPE_CHECKING:
-    from .mapper import BusWindow
-    from .mapping import IOMemoryMap
-    from .vm import Reservation
+    from dma_rehearsal.guest.iobuffer.mapper import BusWindow
+    from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+    from dma_rehearsal.guest.iobuffer.vm import Reservation
 
 _BELOW_4G: Final = 1 << 32
 _SHOWN_MAX: Final = 4  # users in a message

@@ -9,21 +9,33 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-from .derived import DerivedMemoryDescriptor, clipped_pages, hold, let_go
-from .errors import (
+from dma_rehearsal.guest.iobuffer.derived import (
+    DerivedMemoryDescriptor,
+    clipped_pages,
+    hold,
+    let_go,
+)
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IONotAttachedError,
     IOUnsupportedError,
     undo,
 )
-from .flags import MapOptions, PurgeableState
-from .guard import IOGuardPageMemoryDescriptor, reserve
-from .mapping import IOMemoryMap
-from .memory import Data, IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
-from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
-from .preparation import Preparation
-from .ranges import align_up
-from .vm import PAGE, Reservation, Window
+from dma_rehearsal.guest.iobuffer.flags import MapOptions, PurgeableState
+from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor, reserve
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import (
+    Data,
+    IOMemoryDescriptor,
+    MapRequest,
+    Part,
+    Segment,
+    as_direction,
+)
+from dma_rehearsal.guest.iobuffer.options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.preparation import Preparation
+from dma_rehearsal.guest.iobuffer.ranges import align_up
+from dma_rehearsal.guest.iobuffer.vm import PAGE, Reservation, Window
 
 _ANYWHERE = MapOptions.kIOMapAnywhere
 _GUARDED = MapOptions.kIOMapGuardedSmall | MapOptions.kIOMapGuardedLarge

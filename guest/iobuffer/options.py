@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from .errors import IOBadArgumentError
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError
 
 CACHE_SHIFT: Final = 8
 # kIOMapCacheMask is 0xf00, but bit 11 is kIOMemoryMapperNone: seven modes can be expressed.

@@ -16,10 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, Self
 
-from .device_file import DeviceFile, code_of
-from .errors import IOCannotWireError, IODeviceError, IOReturn, IOReturnError
-from .options import CacheMode
-from .uapi import (
+from dma_rehearsal.guest.iobuffer.device_file import DeviceFile, code_of
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOCannotWireError,
+    IODeviceError,
+    IOReturn,
+    IOReturnError,
+)
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.uapi import (
     KMAP_INFO,
     KMAP_INFO_STRUCT,
     PIN_INFO,
@@ -30,7 +35,7 @@ from .uapi import (
     PIN_PAGES_STRUCT,
     PIN_WRITE,
 )
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 _PAGES_AT_ONCE: Final = 1 << 16
 

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from .ranges import align_down, align_up
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.ranges import align_down, align_up
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 KIND: Final = "kind"
 HOSTILE: Final = "hostile"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .options import CacheMode
-from .ranges import RangeAllocator, align_down, align_up
-from .vm import ANYWHERE, PAGE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.ranges import RangeAllocator, align_down, align_up
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, PAGE, Mapping, Placement
 
 __all__ = [
     "PAGE",
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .backing import Backing
+    from dma_rehearsal.guest.iobuffer.backing import Backing
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,18 @@ import os
 import threading
 from typing import Final
 
-from . import backing, holders, kernel, late, placement, resting_pins, vm
-from .backing import Backing
-from .carveout import CarveoutPool, find_zones
-from .errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
-from .heap_pool import HeapPool
-from .managed import HugePool, PageablePool, PinnedPool
-from .pool import Pool, Request
+from dma_rehearsal.guest.iobuffer import backing, holders, kernel, late, placement, resting_pins, vm
+from dma_rehearsal.guest.iobuffer.backing import Backing
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, find_zones
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBadArgumentError,
+    IODeviceError,
+    IONoMemoryError,
+    IOReturn,
+)
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.managed import HugePool, PageablePool, PinnedPool
+from dma_rehearsal.guest.iobuffer.pool import Pool, Request
 
 # Memory for devices with few address bits is scarce: it is given only to those who need it.
 RESERVED: Final = frozenset({"low"})

@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import port_messages as messages
-from .backing import Share
-from .errors import IODeviceError, IOReturn, IOReturnError
-from .options import IODirection
-from .port_messages import NONSENSE, Ended, Lost
-from .task import Task
+from dma_rehearsal.guest.iobuffer import port_messages as messages
+from dma_rehearsal.guest.iobuffer.backing import Share
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.port_messages import NONSENSE, Ended, Lost
+from dma_rehearsal.guest.iobuffer.task import Task
 
 
 def task_of(handle: str) -> Task:

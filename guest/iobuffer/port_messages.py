@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Final
 
-from .errors import IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn
 
 PATIENCE: Final = 5.0  # seconds that either side waits for the other
 _MESSAGE_MAX: Final = 1 << 14

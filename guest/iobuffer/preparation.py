@@ -7,10 +7,10 @@ import weakref
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from . import provenance
-from .errors import IONotReadyError, IOReturn, IOReturnError
-from .options import IODirection
-from .protection import Grants
+from dma_rehearsal.guest.iobuffer import provenance
+from dma_rehearsal.guest.iobuffer.errors import IONotReadyError, IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.protection import Grants
 
 UNPREPARED: Final = 0  # kIOPreparationIDUnprepared
 

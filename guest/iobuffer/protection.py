@@ -9,9 +9,9 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from . import holders, late
-from .errors import IOReturn, IOReturnError, undo
-from .options import IODirection
+from dma_rehearsal.guest.iobuffer import holders, late
+from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError, undo
+from dma_rehearsal.guest.iobuffer.options import IODirection
 
 
 class AccessControl(Protocol):

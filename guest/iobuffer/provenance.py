@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final, TypedDict
 
-from .options import IODirection
+from dma_rehearsal.guest.iobuffer.options import IODirection
 
 RECENT_MAX: Final = 1024  # released descriptors that are remembered
 DROPPED_MAX: Final = 256

@@ -13,9 +13,9 @@ import mmap
 from pathlib import Path
 from typing import Final
 
-from .errors import IODeviceError, IOReturn
-from .flags import PurgeableState
-from .vm import PAGE, Mapping
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.flags import PurgeableState
+from dma_rehearsal.guest.iobuffer.vm import PAGE, Mapping
 
 PAGEMAP: Final = Path("/proc/self/pagemap")
 _PRESENT_OR_SWAPPED: Final = 0b11 << 62  # Documentation/admin-guide/mm/pagemap.rst

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Final
 
-from .ranges import RangeAllocator
+from dma_rehearsal.guest.iobuffer.ranges import RangeAllocator
 
 # With the blocks and pins that rest, as many as `provenance` remembers.
 RANGES_MAX: Final = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
-from .errors import IOBadArgumentError
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError
 
 
 def align_up(value: int, alignment: int) -> int:

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from . import coherence, kernel, late, user_memory
-from .derived import DerivedMemoryDescriptor, clipped
-from .errors import (
+from dma_rehearsal.guest.iobuffer import coherence, kernel, late, user_memory
+from dma_rehearsal.guest.iobuffer.derived import DerivedMemoryDescriptor, clipped
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IONotAttachedError,
@@ -24,17 +24,22 @@ from .errors import (
     IOUnsupportedError,
     undo,
 )
-from .flags import MapOptions
-from .guard import reserve
-from .mapper import BusWindow
-from .mapping import IOMemoryMap
-from .memory import IOMemoryDescriptor, MapRequest, Segment, as_direction
-from .multi import IOMultiMemoryDescriptor, guard_length
-from .options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
-from .preparation import Preparations, device_may
-from .provenance import Record
-from .task import Task
-from .vm import PAGE, Window
+from dma_rehearsal.guest.iobuffer.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.guard import reserve
+from dma_rehearsal.guest.iobuffer.mapper import BusWindow
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import (
+    IOMemoryDescriptor,
+    MapRequest,
+    Segment,
+    as_direction,
+)
+from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor, guard_length
+from dma_rehearsal.guest.iobuffer.options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.preparation import Preparations, device_may
+from dma_rehearsal.guest.iobuffer.provenance import Record
+from dma_rehearsal.guest.iobuffer.task import Task
+from dma_rehearsal.guest.iobuffer.vm import PAGE, Window
 
 _ADDRESS_LIMIT: Final = 1 << 47
 _ANYWHERE: Final = MapOptions.kIOMapAnywhere

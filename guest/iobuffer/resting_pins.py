@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from .pin import Pin
+from dma_rehearsal.guest.iobuffer.pin import Pin
 
 BYTES_MAX: Final = 8 << 20
 PINS_MAX: Final = 64

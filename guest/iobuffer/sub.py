@@ -6,13 +6,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Self
 
-from .derived import DerivedMemoryDescriptor, clipped_pages, hold, let_go
-from .errors import IOBadArgumentError, IOUnsupportedError
-from .mapping import IOMemoryMap
-from .memory import IOMemoryDescriptor, MapRequest, Part, Segment, as_direction
-from .multi import has_guards
-from .options import IODirection, IOOptions
-from .preparation import Preparation
+from dma_rehearsal.guest.iobuffer.derived import (
+    DerivedMemoryDescriptor,
+    clipped_pages,
+    hold,
+    let_go,
+)
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import (
+    IOMemoryDescriptor,
+    MapRequest,
+    Part,
+    Segment,
+    as_direction,
+)
+from dma_rehearsal.guest.iobuffer.multi import has_guards
+from dma_rehearsal.guest.iobuffer.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.preparation import Preparation
 
 
 class IOSubMemoryDescriptor(DerivedMemoryDescriptor):

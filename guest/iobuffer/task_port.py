@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol, Self
 
-from . import late, mistakes
-from . import port_messages as messages
-from .backing import Share
-from .errors import IOReturn, IOReturnError
-from .options import CacheMode
-from .port_messages import NONSENSE, Ended, Lost
-from .task import Task
+from dma_rehearsal.guest.iobuffer import late, mistakes
+from dma_rehearsal.guest.iobuffer import port_messages as messages
+from dma_rehearsal.guest.iobuffer.backing import Share
+from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.port_messages import NONSENSE, Ended, Lost
+from dma_rehearsal.guest.iobuffer.task import Task
 
 _PAUSE: Final = 0.01  # seconds, when no connection can be accepted
 _REASON_MAX: Final = 2000  # characters
@@ -62,7 +62,7 @@ class TaskPort:
     """
 
     def __init__(self) -> None:
-        from .adopted import place
+        from dma_rehearsal.guest.iobuffer.adopted import place
 
         self._place: Make = place
         self._pid = os.getpid()

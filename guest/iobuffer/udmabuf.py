@@ -10,18 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .coherence import nothing
-from .errors import IOBusyError, IODeviceError, IONoMemoryError, IOReturn, IOUnsupportedError
-from .options import CacheMode, IODirection
-from .pool import PAGE, Extent
-from .quarantine import RestingRanges
-from .ranges import align_down
-from .udmabuf_sysfs import UNCACHED, WRITE_COMBINING, Attributes
-from .vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.coherence import nothing
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBusyError,
+    IODeviceError,
+    IONoMemoryError,
+    IOReturn,
+    IOUnsupportedError,
+)
+from dma_rehearsal.guest.iobuffer.options import CacheMode, IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.quarantine import RestingRanges
+from dma_rehearsal.guest.iobuffer.ranges import align_down
+from dma_rehearsal.guest.iobuffer.udmabuf_sysfs import UNCACHED, WRITE_COMBINING, Attributes
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 if TYPE_CHECKING:
-    from .buffer import IOBufferMemoryDescriptor
-    from .memory import IOMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+    from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
 
 SYSFS: Final = Path("/sys/class/u-dma-buf")
 DEVICES: Final = Path("/dev")

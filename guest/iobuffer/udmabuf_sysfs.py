@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from .errors import IODeviceError, IOReturn
-from .options import CacheMode, IODirection
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.options import CacheMode, IODirection
 
 UNCACHED: Final = 1
 WRITE_COMBINING: Final = 2

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import IOReturn, IOReturnError, IOUnsupportedError
-from .ranges import align_down, align_up
-from .vm import PAGE
+from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.ranges import align_down, align_up
+from dma_rehearsal.guest.iobuffer.vm import PAGE
 
 _MAYMOVE_FIXED: Final = 0x1 | 0x2  # MREMAP_MAYMOVE | MREMAP_FIXED
 _MAPS: Final = Path("/proc/self/maps")

@@ -15,7 +15,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
-from . import uncached as words
+from dma_rehearsal.guest.iobuffer import uncached as words
 
 PAGE: Final = mmap.PAGESIZE
 """Bytes of a page of this kernel: 4, 16 or 64 KiB. The one definition of it."""

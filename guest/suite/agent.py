@@ -26,14 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iobuffer import placement
 
-from . import channel_faults, faults, fixtures, iommu_faults, services, session_process
-from .attestation import LEFT_OUT, SettingsPlugin, marked_promises
-from .beside import ModulesBeside
-from .channel import PROTOCOL, Channel, ChannelError, Message, find_port
-from .hang import HangPlugin
-from .host import Host, HostPlugin
+from dma_rehearsal.guest.iobuffer import placement
+from dma_rehearsal.guest.suite import (
+    channel_faults,
+    faults,
+    fixtures,
+    iommu_faults,
+    services,
+    session_process,
+)
+from dma_rehearsal.guest.suite.attestation import LEFT_OUT, SettingsPlugin, marked_promises
+from dma_rehearsal.guest.suite.beside import ModulesBeside
+from dma_rehearsal.guest.suite.channel import PROTOCOL, Channel, ChannelError, Message, find_port
+from dma_rehearsal.guest.suite.hang import HangPlugin
+from dma_rehearsal.guest.suite.host import Host, HostPlugin
 
 _SUITE = Path(__file__).resolve().parent
 _OUTPUT_MAX = 1 << 18  # characters of one section; a frame holds 16 MiB
@@ -262,7 +269,9 @@ def _session(channel: Channel, configuration: Message) -> None:
 
 def main(arguments: list[str]) -> int:
     """Open the port and serve; return an exit status."""
-    parser = argparse.ArgumentParser(prog="python -m suite.agent", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dma_rehearsal.guest.suite.agent", description=__doc__
+    )
     parser.add_argument("--port", type=Path, help="device to talk over (default: found by name)")
     options = parser.parse_args(arguments)
     descriptor = os.open(options.port or find_port(), os.O_RDWR | os.O_CLOEXEC)

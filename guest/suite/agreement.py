@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import memory_types
-from iobuffer.driver import PageTableEntry
-from layout import WitnessRun
-
-from .bench import Bench
-from .board import described
-from .host import HostReport
+from dma_rehearsal.device.layout import WitnessRun
+from dma_rehearsal.guest import memory_types
+from dma_rehearsal.guest.iobuffer.driver import PageTableEntry
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.board import described
+from dma_rehearsal.guest.suite.host import HostReport
 
 HostWitness = Callable[[int, int], HostReport]  # address and length, in bytes
 

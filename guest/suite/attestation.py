@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import pytest
-from boot_words import LIMITS, Announced, announced
-from iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
-from pci_sysfs import PciError
 
-from .claims import PROPERTY as CLAIM
-from .claims import (
+from dma_rehearsal.guest.boot_words import LIMITS, Announced, announced
+from dma_rehearsal.guest.iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
+from dma_rehearsal.guest.pci_sysfs import PciError
+from dma_rehearsal.guest.suite.claims import PROPERTY as CLAIM
+from dma_rehearsal.guest.suite.claims import (
     Evidence,
     Memory,
     address_of,

@@ -10,14 +10,13 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Protocol
 
-from exerciser import DmaRecord, Exerciser
-from iobuffer import IOMemoryDescriptor
-from layout import PRP_PAGE, DmaCtl, DmaDirection, DmaReason, DmaRule
-
-from .attestation import CheckFailed, is_verdict
-from .board import NO_EXERCISER, Board
-from .buffers import MakeBuffer as MakeBuffer
-from .patterns import difference, inverted, joined_crc32
+from dma_rehearsal.device.layout import PRP_PAGE, DmaCtl, DmaDirection, DmaReason, DmaRule
+from dma_rehearsal.guest.exerciser import DmaRecord, Exerciser
+from dma_rehearsal.guest.iobuffer import IOMemoryDescriptor
+from dma_rehearsal.guest.suite.attestation import CheckFailed, is_verdict
+from dma_rehearsal.guest.suite.board import NO_EXERCISER, Board
+from dma_rehearsal.guest.suite.buffers import MakeBuffer as MakeBuffer
+from dma_rehearsal.guest.suite.patterns import difference, inverted, joined_crc32
 
 __tracebackhide__ = is_verdict
 

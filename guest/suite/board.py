@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from device_limits import UNLIMITED, Limits
-from iobuffer import IOBufferMemoryDescriptor, IOOptions
-from iobuffer.driver import Driver
-from layout import WitnessRun, WitnessStatus
-from platform_device import PlatformDevice
-
-from .attestation import CheckFailed, is_verdict
-from .buffers import make_buffer
-from .claims import EFFECTIVE as EFFECTIVE
+from dma_rehearsal.device.layout import WitnessRun, WitnessStatus
+from dma_rehearsal.guest.device_limits import UNLIMITED, Limits
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, IOOptions
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.platform_device import PlatformDevice
+from dma_rehearsal.guest.suite.attestation import CheckFailed, is_verdict
+from dma_rehearsal.guest.suite.buffers import make_buffer
+from dma_rehearsal.guest.suite.claims import EFFECTIVE as EFFECTIVE
 
 __tracebackhide__ = is_verdict
 

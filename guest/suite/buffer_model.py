@@ -24,7 +24,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODirection,
     IOMemoryMap,
@@ -46,14 +48,12 @@ from iobuffer import (
     kIOMemoryPurgeable,
     vm,
 )
-from iobuffer.pool import PAGE
-from layout import DmaReason
-from page_frames import MADV_PAGEOUT
-
-from .attestation import CheckFailed
-from .bench import Bench
-from .buffers import free_sizes
-from .patterns import difference, inverted
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.page_frames import MADV_PAGEOUT
+from dma_rehearsal.guest.suite.attestation import CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.buffers import free_sizes
+from dma_rehearsal.guest.suite.patterns import difference, inverted
 
 LIVE_MAX: Final = 10
 NESTED_MAX: Final = 3  # preparations, and mappings, of one buffer

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from device_limits import Limits
-from iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task, mapper
-from iobuffer.carveout import CarveoutPool
-from iobuffer.heap_pool import HeapPool
-from iobuffer.pools import RESERVED, known
-
-from .attestation import CheckFailed
+from dma_rehearsal.guest.device_limits import Limits
+from dma_rehearsal.guest.iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOOptions,
+    Task,
+    current_task,
+    mapper,
+)
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.pools import RESERVED, known
+from dma_rehearsal.guest.suite.attestation import CheckFailed
 
 ADDRESS_BITS: Final = 64
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .attestation import CheckFailed, marked_promises
-from .channel import HEADER, Channel, Message
+from dma_rehearsal.guest.suite.attestation import CheckFailed, marked_promises
+from dma_rehearsal.guest.suite.channel import HEADER, Channel, Message
 
 _SPARED = 2  # reports, or tests, before the fault acts
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from iobuffer import (
+from dma_rehearsal.device.layout import MemoryType, WitnessRun
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBufferMemoryDescriptor,
     IODirection,
@@ -17,8 +18,7 @@ from iobuffer import (
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryPhysicallyContiguous,
 )
-from iobuffer.options import CACHE_SHIFT
-from layout import MemoryType, WitnessRun
+from dma_rehearsal.guest.iobuffer.options import CACHE_SHIFT
 
 PROPERTY: Final = "claim"
 CONTIGUOUS: Final = "kIOMemoryPhysicallyContiguous"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pci_sysfs import PciFunction
+from dma_rehearsal.guest.pci_sysfs import PciFunction
 
 # PCI Local Bus 3.0, 6.1; PCI Express Base 5.0, 7.5.3
 COMMAND = 0x04

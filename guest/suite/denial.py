@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from exerciser import DmaRecord
-from exerciser_parts import DescriptorRing
-from iobuffer import IOBufferMemoryDescriptor
-from layout import DmaReason, DmaStatus, RingDescriptor, RingFlag, RingStatus
-
-from .attestation import Attest, is_verdict
-from .bench import Bench
-from .iommu import KernelLog
-from .patterns import Patterns, difference
+from dma_rehearsal.device.layout import DmaReason, DmaStatus, RingDescriptor, RingFlag, RingStatus
+from dma_rehearsal.guest.exerciser import DmaRecord
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.suite.attestation import Attest, is_verdict
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.iommu import KernelLog
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 __tracebackhide__ = is_verdict
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from layout import REFUSED_CAPACITY, DmaReason
-from request_log import RefusedRequest, RequestLog
 
-from .attestation import CheckFailed, is_verdict
+from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaReason
+from dma_rehearsal.guest.request_log import RefusedRequest, RequestLog
+from dma_rehearsal.guest.suite.attestation import CheckFailed, is_verdict
 
 __tracebackhide__ = is_verdict
 _SHOWN = 3  # refusals in a message

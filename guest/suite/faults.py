@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from iobuffer.heap import Block, Heap
-from iobuffer.options import CacheMode
-
-from . import faults_buffers, faults_dma, faults_iokit, faults_owner
+from dma_rehearsal.guest.iobuffer.heap import Block, Heap
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.suite import faults_buffers, faults_dma, faults_iokit, faults_owner
 
 _PREFIX = "allocator-"
 _SHARED_MAX = 4096  # bytes; larger buffers stay apart, so that the device's staging still works

@@ -9,22 +9,29 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from iobuffer import activity, buffer, holders, protection, provenance, resting_pins
-from iobuffer.backing import Backing, PinnableBacking
-from iobuffer.buffer import IOBufferMemoryDescriptor
-from iobuffer.coverage import Account, Untouched
-from iobuffer.errors import IONotAttachedError
-from iobuffer.heap import Block, Heap
-from iobuffer.held import reclaim
-from iobuffer.mapping import IOMemoryMap
-from iobuffer.options import IODirection
-from iobuffer.pin import Pin
-from iobuffer.preparation import Preparations
-from iobuffer.protection import Grants
-from iobuffer.provenance import Record
-from iobuffer.purgeable import Purgeable
-from iobuffer.quarantine import Quarantine
-from iobuffer.vm import Mapping
+from dma_rehearsal.guest.iobuffer import (
+    activity,
+    buffer,
+    holders,
+    protection,
+    provenance,
+    resting_pins,
+)
+from dma_rehearsal.guest.iobuffer.backing import Backing, PinnableBacking
+from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.coverage import Account, Untouched
+from dma_rehearsal.guest.iobuffer.errors import IONotAttachedError
+from dma_rehearsal.guest.iobuffer.heap import Block, Heap
+from dma_rehearsal.guest.iobuffer.held import reclaim
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pin import Pin
+from dma_rehearsal.guest.iobuffer.preparation import Preparations
+from dma_rehearsal.guest.iobuffer.protection import Grants
+from dma_rehearsal.guest.iobuffer.provenance import Record
+from dma_rehearsal.guest.iobuffer.purgeable import Purgeable
+from dma_rehearsal.guest.iobuffer.quarantine import Quarantine
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 
 _hold = PinnableBacking._hold
 _release = IOBufferMemoryDescriptor._release

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from iobuffer import derived, sub
-from iobuffer.dma_bounce import Bounce
-from iobuffer.dma_command import IODMACommand
-from iobuffer.dma_specification import Specification
-from iobuffer.dma_transfer import Prepared
-from iobuffer.memory import IOMemoryDescriptor, Segment
-from iobuffer.options import IODirection
-from iobuffer.preparation import Preparation, device_may
-from iobuffer.protection import Grants
+from dma_rehearsal.guest.iobuffer import derived, sub
+from dma_rehearsal.guest.iobuffer.dma_bounce import Bounce
+from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand
+from dma_rehearsal.guest.iobuffer.dma_specification import Specification
+from dma_rehearsal.guest.iobuffer.dma_transfer import Prepared
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.preparation import Preparation, device_may
+from dma_rehearsal.guest.iobuffer.protection import Grants
 
 _hold = derived.hold
 _copy_back = Bounce.copy_back

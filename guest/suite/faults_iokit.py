@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from iobuffer import cxx, factories
-from iobuffer.backing import PinnableBacking
-from iobuffer.pin import KernelMap
+from dma_rehearsal.guest.iobuffer import cxx, factories
+from dma_rehearsal.guest.iobuffer.backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.pin import KernelMap
 
 
 def kernel_mapping_cut_short() -> None:

@@ -9,12 +9,12 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from iobuffer.adopted import Mapped, PlacedBuffer
-from iobuffer.buffer import IOBufferMemoryDescriptor
-from iobuffer.errors import IOReturnError
-from iobuffer.port import Remote
-from platform_access import PlatformAccess
-from protection_unit import process_owner
+from dma_rehearsal.guest.iobuffer.adopted import Mapped, PlacedBuffer
+from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.errors import IOReturnError
+from dma_rehearsal.guest.iobuffer.port import Remote
+from dma_rehearsal.guest.platform_access import PlatformAccess
+from dma_rehearsal.guest.protection_unit import process_owner
 
 _withdraw = PlatformAccess.withdraw
 

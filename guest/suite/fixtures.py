@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import memory_types
 import pytest
-from boot_words import announced
-from device_limits import UNLIMITED
-from edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
-from exerciser import Exerciser
-from exerciser_parts import DmaWatch
-from iobuffer import (
+
+from dma_rehearsal.guest import memory_types
+from dma_rehearsal.guest.boot_words import announced
+from dma_rehearsal.guest.device_limits import UNLIMITED
+from dma_rehearsal.guest.edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
+from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.exerciser_parts import DmaWatch
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOOptions,
     Task,
@@ -26,31 +27,32 @@ from iobuffer import (
     protection,
     provenance,
 )
-from iobuffer import mapper as iobuffer_mapper
-from pci_sysfs import PciError, PciFunction
-from platform_device import PlatformDevice
-from refusals import Announce
-from vfio import Container, VfioFunction
+from dma_rehearsal.guest.iobuffer import mapper as iobuffer_mapper
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.platform_device import PlatformDevice
+from dma_rehearsal.guest.refusals import Announce
+from dma_rehearsal.guest.suite.agreement import HostWitness
+from dma_rehearsal.guest.suite.attestation import IOMMU, LIMITS_STATED, SEED, UNPROTECTED, Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.board import NO_EXERCISER, Board, OwnDeviceBoard
+from dma_rehearsal.guest.suite.buffers import make_buffer
+from dma_rehearsal.guest.suite.denial import Denial
+from dma_rehearsal.guest.suite.guarded import OWNER, Guarded
+from dma_rehearsal.guest.suite.host import HOST, HostReport
+from dma_rehearsal.guest.suite.iommu import KernelLog, Mapper
+from dma_rehearsal.guest.suite.kit import Kit
+from dma_rehearsal.guest.suite.noncoherent import NonCoherent, noncoherent_board
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.vfio import Container, VfioFunction
 
-from suite.agreement import HostWitness
-from suite.attestation import IOMMU, LIMITS_STATED, SEED, UNPROTECTED, Attest
-from suite.bench import Bench, MakeBuffer
-from suite.board import NO_EXERCISER, Board, OwnDeviceBoard
-from suite.buffers import make_buffer
-from suite.denial import Denial
-from suite.guarded import OWNER, Guarded
-from suite.host import HOST, HostReport
-from suite.iommu import KernelLog, Mapper
-from suite.kit import Kit
-from suite.noncoherent import NonCoherent, noncoherent_board
-from suite.patterns import Patterns
-
-pytest_plugins = ("suite.ledger",)
+pytest_plugins = ("dma_rehearsal.guest.suite.ledger",)
 
 # What makes descriptors for a test: their line is that of the test or the fixture of a user's that
 # asked for them. Between them is pytest.
 _MAKERS = ("buffers", "board", "bench", "noncoherent")
-provenance.transparent(__name__, "_pytest", "pluggy", *(f"suite.{each}" for each in _MAKERS))
+provenance.transparent(
+    __name__, "_pytest", "pluggy", *(f"dma_rehearsal.guest.suite.{each}" for each in _MAKERS)
+)
 _RUNNER = "_pytest.runner"  # below it is no more of the test
 
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from iobuffer.options import IODirection
-from layout import DMASTATUS_CODE, DmaDirection, DmaReason, DmaStatus, GrantDirection, Reg
-from protection_unit import Grant, ProtectionFault, ProtectionUnit
-
-from .attestation import CheckFailed, is_verdict
-from .bench import Bench, exerciser_bench
-from .board import Board
-from .patterns import difference, inverted
+from dma_rehearsal.device.layout import (
+    DMASTATUS_CODE,
+    DmaDirection,
+    DmaReason,
+    DmaStatus,
+    GrantDirection,
+    Reg,
+)
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.protection_unit import Grant, ProtectionFault, ProtectionUnit
+from dma_rehearsal.guest.suite.attestation import CheckFailed, is_verdict
+from dma_rehearsal.guest.suite.bench import Bench, exerciser_bench
+from dma_rehearsal.guest.suite.board import Board
+from dma_rehearsal.guest.suite.patterns import difference, inverted
 
 __tracebackhide__ = is_verdict
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pytest
-from layout import MemoryType, WitnessRun
-from memory_types import Mtrrs
 
-from .attestation import CheckFailed
-from .channel import Channel, ChannelError
+from dma_rehearsal.device.layout import MemoryType, WitnessRun
+from dma_rehearsal.guest.memory_types import Mtrrs
+from dma_rehearsal.guest.suite.attestation import CheckFailed
+from dma_rehearsal.guest.suite.channel import Channel, ChannelError
 
 PANIC_PORT: Final = 0x505  # QEMU's docs/specs/pvpanic.rst; its default
 _PANICKED: Final = 1

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from iobuffer import IODirection
-from vfio import Container, Iova
+from dma_rehearsal.guest.iobuffer import IODirection
+from dma_rehearsal.guest.vfio import Container, Iova
 
 PAGE: Final = 4096
 HUGE_PAGE: Final = 2 << 20

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from iobuffer import buffer
-from iobuffer.creation import make_place, make_request
-from iobuffer.mapper import BusWindow, Place
-from iobuffer.memory import IOMemoryDescriptor, Segment
-from iobuffer.options import (
+from dma_rehearsal.guest.iobuffer import buffer
+from dma_rehearsal.guest.iobuffer.creation import make_place, make_request
+from dma_rehearsal.guest.iobuffer.mapper import BusWindow, Place
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.options import (
     IODirection,
     IOOptions,
     kIOMemoryHostPhysicallyContiguous,
 )
-from vfio import Container, Iova
+from dma_rehearsal.guest.vfio import Container, Iova
 
 PAGE = 4096
 _map = Container.map

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
-import refusals
-from cache_unit import CacheModelMode
-from iobuffer import coverage, protection, provenance
-from iobuffer.driver import Driver
-from layout import WitnessRun
-from pci_sysfs import PciError
-from platform_access import PlatformAccess, PlatformEvidence
-from platform_device import PlatformDevice
-from request_log import RequestLog
 
-from .attestation import CheckFailed
-from .board import Board
-from .expected import Expectations
+from dma_rehearsal.device.layout import WitnessRun
+from dma_rehearsal.guest import refusals
+from dma_rehearsal.guest.cache_unit import CacheModelMode
+from dma_rehearsal.guest.iobuffer import coverage, protection, provenance
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.pci_sysfs import PciError
+from dma_rehearsal.guest.platform_access import PlatformAccess, PlatformEvidence
+from dma_rehearsal.guest.platform_device import PlatformDevice
+from dma_rehearsal.guest.request_log import RequestLog
+from dma_rehearsal.guest.suite.attestation import CheckFailed
+from dma_rehearsal.guest.suite.board import Board
+from dma_rehearsal.guest.suite.expected import Expectations
 
 MEMORY_MAX: Final = 256  # rows that tell the host what lay where
 _SHOWN: Final = 3  # buffers in a message

@@ -6,9 +6,9 @@ The mark ``strict_coverage`` has a test fail when no DMA touched bytes that were
 from __future__ import annotations
 
 import pytest
-from iobuffer import coverage, mistakes
 
-from .attestation import CheckFailed
+from dma_rehearsal.guest.iobuffer import coverage, mistakes
+from dma_rehearsal.guest.suite.attestation import CheckFailed
 
 COVERAGE = "DMA coverage"
 """The name of the section of a failed test's report."""

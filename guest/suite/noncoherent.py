@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from cache_unit import CacheModelMode, CacheReport, CacheReportKind, CacheUnit
-from exerciser import DmaRecord
-from iobuffer import (
+from dma_rehearsal.device.layout import DmaAttribute
+from dma_rehearsal.device.layout.cache_words import report_words
+from dma_rehearsal.guest.cache_unit import CacheModelMode, CacheReport, CacheReportKind, CacheUnit
+from dma_rehearsal.guest.exerciser import DmaRecord
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOMemoryDescriptor,
     IOOptions,
@@ -22,15 +24,12 @@ from iobuffer import (
     kIOMapInhibitCache,
     provenance,
 )
-from layout import DmaAttribute
-from layout.cache_words import report_words
-from platform_coherence import PlatformCoherence
-from platform_command import PlatformDeviceError
-
-from .attestation import CheckFailed, is_verdict
-from .bench import Bench, exerciser_bench
-from .board import Board
-from .buffers import reached_pool
+from dma_rehearsal.guest.platform_coherence import PlatformCoherence
+from dma_rehearsal.guest.platform_command import PlatformDeviceError
+from dma_rehearsal.guest.suite.attestation import CheckFailed, is_verdict
+from dma_rehearsal.guest.suite.bench import Bench, exerciser_bench
+from dma_rehearsal.guest.suite.board import Board
+from dma_rehearsal.guest.suite.buffers import reached_pool
 
 __tracebackhide__ = is_verdict
 

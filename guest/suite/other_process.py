@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from . import processors
+from dma_rehearsal.guest.suite import processors
 
 _LENGTH: Final = struct.Struct("<I")
 _PATIENCE: Final = 60.0  # seconds

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from iobuffer import IOBusyError, IOCannotWireError, IODeviceError, IOReturn
-from page_frames import HUGE, MAP_HUGETLB, PAGE
 
-from .attestation import Attest, CheckFailed
-from .bench import Bench
-from .patterns import Patterns, inverted
+from dma_rehearsal.guest.iobuffer import IOBusyError, IOCannotWireError, IODeviceError, IOReturn
+from dma_rehearsal.guest.page_frames import HUGE, MAP_HUGETLB, PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns, inverted
 
 PINNED = "pinned pages"
 Segments = list[tuple[int, int]]

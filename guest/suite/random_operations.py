@@ -13,8 +13,8 @@ from hypothesis.internal.conjecture import engine, providers
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from .bench import Bench
-from .buffer_model import BufferMachine, Tally
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.buffer_model import BufferMachine, Tally
 
 PROGRAM: Final = 60  # steps of one machine
 SHRINK_S: Final = 30

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .channel import ChannelError, Message
+from dma_rehearsal.guest.suite.channel import ChannelError, Message
 
 _OUTPUT_MAX = 4 << 20  # bytes of each stream; a frame holds 16 MiB
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from .channel import Channel, ChannelError
+from dma_rehearsal.guest.suite.channel import Channel, ChannelError
 
 _POSITION: Final = struct.Struct("<QQ")
 _PR_SET_PDEATHSIG: Final = 1  # Linux, include/uapi/linux/prctl.h

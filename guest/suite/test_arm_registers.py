@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from exerciser import Exerciser
-from exerciser_parts import Transaction, monitored, translate
-from iobuffer import kIODirectionInOut
-from layout import (
+
+from dma_rehearsal.device.layout import (
     RECORD_FIELD_VALID,
     RID_VALID,
     AddressType,
@@ -25,11 +23,13 @@ from layout import (
     Ext,
     Reg,
 )
-
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
-from suite.patterns import Patterns
+from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.exerciser_parts import Transaction, monitored, translate
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 ATS = 0x000F
 ATS_CONTROL, ATS_ENABLE = 0x06, 1 << 15

@@ -9,13 +9,13 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from exerciser_parts import DescriptorRing
-from iobuffer import kIODirectionInOut
-from layout import DmaReason, RingDescriptor, RingStatus
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference
+from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingStatus
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.any_device]  # ROM is not prepared
 

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODMACommand,
     IOMemoryDescriptor,
@@ -20,11 +21,14 @@ from iobuffer import (
     kIOMemoryIncoherentIOStore,
     mistakes,
 )
-from iobuffer.dma_command import MappingOptions, Specification, kForceDoubleBuffer
-
-from suite.attestation import Attest, CheckFailed
-from suite.noncoherent import LINE, NonCoherent
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.dma_command import (
+    MappingOptions,
+    Specification,
+    kForceDoubleBuffer,
+)
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 LENGTH = 4 * LINE
 PROMISE = "cache maintenance"

@@ -8,8 +8,9 @@ import warnings
 from itertools import product
 
 import pytest
-from cache_unit import CacheDirection, CacheError, CacheReportKind, CacheStatus
-from iobuffer import (
+
+from dma_rehearsal.guest.cache_unit import CacheDirection, CacheError, CacheReportKind, CacheStatus
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOAlignmentWarning,
     IOBufferMemoryDescriptor,
@@ -23,14 +24,13 @@ from iobuffer import (
     kIOMapWriteThruCache,
     kIOMemoryIncoherentIOStore,
 )
-from iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.board import EFFECTIVE
-from suite.driver_faults import driver_fault
-from suite.noncoherent import LINE, NonCoherent, noncoherent_board
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.board import EFFECTIVE
+from dma_rehearsal.guest.suite.driver_faults import driver_fault
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent, noncoherent_board
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cache_unit import CacheMissingCall
-from cache_unit import CacheReportKind as Kind
-from exerciser_parts import DescriptorRing, held_dma
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingFlag, RingStatus
+from dma_rehearsal.guest.cache_unit import CacheMissingCall
+from dma_rehearsal.guest.cache_unit import CacheReportKind as Kind
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing, held_dma
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODirection,
@@ -25,13 +27,11 @@ from iobuffer import (
     kIOMapInhibitCache,
     pools,
 )
-from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
-
-from suite.attestation import Attest, CheckFailed
-from suite.buffers import reached_pool
-from suite.noncoherent import LINE, NonCoherent
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.buffers import reached_pool
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 PROMISE = "driver mistakes"
 LENGTH = 4 * LINE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBusyError,
     IOOptions,
@@ -14,12 +16,10 @@ from iobuffer import (
     kIOMapWriteCombineCache,
     kIOMapWriteThruCache,
 )
-from layout import MemoryType
-
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.board import EFFECTIVE, described
-from suite.patterns import Patterns
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.board import EFFECTIVE, described
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

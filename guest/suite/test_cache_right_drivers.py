@@ -6,7 +6,8 @@ Each has its wrong neighbour in `test_cache_mistakes`.
 from __future__ import annotations
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOOptions,
     current_task,
@@ -16,16 +17,15 @@ from iobuffer import (
     kIODirectionPrepareNonCoherent,
     kIOMapCopybackCache,
 )
-from iobuffer.dma_command import (
+from dma_rehearsal.guest.iobuffer.dma_command import (
     IODMACommand,
     MappingOptions,
     Specification,
     kForceDoubleBuffer,
 )
-
-from suite.attestation import Attest
-from suite.noncoherent import LINE, NonCoherent
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 PROMISE = "right drivers"
 LENGTH = 4 * LINE

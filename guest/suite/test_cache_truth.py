@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from itertools import product
 
 import pytest
-from cache_unit import CacheModelMode
-from exerciser import Exerciser
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.cache_unit import CacheModelMode
+from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBufferMemoryDescriptor,
     IODirection,
@@ -20,14 +22,12 @@ from iobuffer import (
     kIODirectionInOut,
     kIODirectionOut,
 )
-from layout import DmaReason
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.board import EFFECTIVE
-from suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
-from suite.noncoherent import LINE, NonCoherent, noncoherent_board
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.board import EFFECTIVE
+from dma_rehearsal.guest.suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent, noncoherent_board
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from device_limits import Limits
-from exerciser_parts import constrained
-from iobuffer import kIODirectionInOut
-from layout import DmaReason, Ext
 
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.device.layout import DmaReason, Ext
+from dma_rehearsal.guest.device_limits import Limits
+from dma_rehearsal.guest.exerciser_parts import constrained
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 LIMITS = [
     *((Ext.ALIGNMENT, 256), (Ext.ALIGNMENT, 4096), (Ext.LENGTH_ALIGNMENT, 64)),

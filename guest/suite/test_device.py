@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from iobuffer import kIODirectionInOut
-from layout import DmaReason, DmaStatus, Reg
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.configuration import MSIX, PCI_EXPRESS, POWER
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.device.layout import DmaReason, DmaStatus, Reg
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.configuration import MSIX, PCI_EXPRESS, POWER
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 
 @pytest.mark.promise("bus mastering")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from iobuffer import kIODirectionIn, kIODirectionInOut, kIODirectionOut
-from iobuffer.options import IODirection
-from layout import DmaReason
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.guarded import IN, OUT, Guarded, check_untouched, edges, prepare
-from suite.patterns import Patterns
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import kIODirectionIn, kIODirectionInOut, kIODirectionOut
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.guarded import IN, OUT, Guarded, check_untouched, edges, prepare
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 SIZES = (1, 2, 3, 63, 64, 65, 1024, 1025, 4095, 4096, 4097, 65536, 1024000, 1024001)
 SEVERAL_DMAS = (1024000, 1024001)

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Self
 
 import pytest
-from exerciser_parts import constrained
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason, Ext
+from dma_rehearsal.guest.exerciser_parts import constrained
+from dma_rehearsal.guest.iobuffer import (
     current_task,
     kIODirectionIn,
     kIODirectionInOut,
@@ -20,21 +22,19 @@ from iobuffer import (
     mistakes,
     protection,
 )
-from iobuffer.dma_command import IODMACommand, Specification, kForceDoubleBuffer
-from iobuffer.guard import IOGuardPageMemoryDescriptor
-from iobuffer.memory import IOMemoryDescriptor, Segment
-from iobuffer.multi import IOMultiMemoryDescriptor
-from iobuffer.options import IODirection, IOOptions
-from iobuffer.pool import PAGE
-from iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
-from iobuffer.sub import IOSubMemoryDescriptor
-from layout import DmaReason, Ext
-from protection_unit import Grant
-
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.guarded import Guarded
-from suite.patterns import Patterns, difference, inverted, joined_crc32
+from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand, Specification, kForceDoubleBuffer
+from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.sub import IOSubMemoryDescriptor
+from dma_rehearsal.guest.protection_unit import Grant
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.guarded import Guarded
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted, joined_crc32
 
 MakeMemory = Callable[..., IOMemoryDescriptor]
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from iobuffer import kIODirectionInOut
-from iobuffer.driver import DriverFunction
-from iobuffer.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
-from page_frames import PAGE
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns
-from suite.pinning import address_of
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction
+from dma_rehearsal.guest.iobuffer.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
+from dma_rehearsal.guest.page_frames import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.suite.pinning import address_of
 
 pytestmark = pytest.mark.kernel
 

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
-from iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn, pools
-from iobuffer.carveout import CarveoutPool, find_zones
-from iobuffer.heap_pool import HeapPool
-from layout import WitnessStatus
-from page_frames import HUGE, PAGE
 
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.board import EFFECTIVE, described
-from suite.patterns import Patterns, difference
-from suite.pinning import attest_soundness, device_sees, device_stores, refusal
+from dma_rehearsal.device.layout import WitnessStatus
+from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn, pools
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, find_zones
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.page_frames import HUGE, PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.board import EFFECTIVE, described
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.pinning import attest_soundness, device_sees, device_stores, refusal
 
 pytestmark = [
     pytest.mark.kernel,

@@ -9,17 +9,24 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import page_frames
 import pytest
-from iobuffer.driver import Driver
-from iobuffer.pin import Pin
-from page_frames import HUGE, MAP_HUGETLB, PAGE, Region
-from swap import zram_swap
 
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.patterns import Patterns, difference
-from suite.pinning import PINNED, address_of, device_sees, device_stores, mapped, used_hugepages
+from dma_rehearsal.guest import page_frames
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.iobuffer.pin import Pin
+from dma_rehearsal.guest.page_frames import HUGE, MAP_HUGETLB, PAGE, Region
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.pinning import (
+    PINNED,
+    address_of,
+    device_sees,
+    device_stores,
+    mapped,
+    used_hugepages,
+)
+from dma_rehearsal.guest.swap import zram_swap
 
 pytestmark = [
     pytest.mark.kernel,

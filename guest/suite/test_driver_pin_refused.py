@@ -9,15 +9,22 @@ import resource
 from pathlib import Path
 
 import pytest
-from iobuffer import IOCannotWireError, IOReturn
-from iobuffer.pin import KernelMap, Pin
-from iobuffer.uapi import PIN_MAX
-from page_frames import PAGE
 
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.patterns import Patterns
-from suite.pinning import PINNED, address_of, attest_soundness, device_sees, mapped, refusal
+from dma_rehearsal.guest.iobuffer import IOCannotWireError, IOReturn
+from dma_rehearsal.guest.iobuffer.pin import KernelMap, Pin
+from dma_rehearsal.guest.iobuffer.uapi import PIN_MAX
+from dma_rehearsal.guest.page_frames import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.suite.pinning import (
+    PINNED,
+    address_of,
+    attest_soundness,
+    device_sees,
+    mapped,
+    refusal,
+)
 
 pytestmark = [
     pytest.mark.kernel,

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from exerciser import Exerciser, find
-from exerciser_parts import HeldDma, held_dma
-from iobuffer.driver import Driver
-from layout import HOLD_ON, DmaCtl, DmaReason, Ext, Reg
-from page_frames import HUGE, MAP_HUGETLB, PAGE
 
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.driver_faults import driver_fault
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference
-from suite.pinning import address_of, device_sees, mapped, used_hugepages
+from dma_rehearsal.device.layout import HOLD_ON, DmaCtl, DmaReason, Ext, Reg
+from dma_rehearsal.guest.exerciser import Exerciser, find
+from dma_rehearsal.guest.exerciser_parts import HeldDma, held_dma
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.page_frames import HUGE, MAP_HUGETLB, PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.driver_faults import driver_fault
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.pinning import address_of, device_sees, mapped, used_hugepages
 
 pytestmark = [
     pytest.mark.kernel,

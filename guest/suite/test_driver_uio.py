@@ -10,17 +10,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from iobuffer import CacheMode
-from iobuffer.carveout import LOCKS, UIO, UIO_PREFIX, PageLocks, Zone, find_zones
-from iobuffer.vm import Mapping
-from layout import WitnessStatus
-from page_frames import PAGE
 
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.board import EFFECTIVE
-from suite.patterns import Patterns, difference
-from suite.pinning import device_sees, device_stores
+from dma_rehearsal.device.layout import WitnessStatus
+from dma_rehearsal.guest.iobuffer import CacheMode
+from dma_rehearsal.guest.iobuffer.carveout import (
+    LOCKS,
+    UIO,
+    UIO_PREFIX,
+    PageLocks,
+    Zone,
+    find_zones,
+)
+from dma_rehearsal.guest.iobuffer.vm import Mapping
+from dma_rehearsal.guest.page_frames import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.board import EFFECTIVE
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.pinning import device_sees, device_stores
 
 pytestmark = [
     pytest.mark.kernel,

@@ -6,9 +6,8 @@ import struct
 from itertools import permutations
 
 import pytest
-from exerciser import Exerciser
-from iobuffer import kIODirectionInOut
-from layout import (
+
+from dma_rehearsal.device.layout import (
     MSICTL_TRIGGER,
     MSICTL_VECTOR,
     PLATFORM_MAGIC,
@@ -19,10 +18,11 @@ from layout import (
     PlatformBar,
     Reg,
 )
-
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.configuration import (
+from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.configuration import (
     COMMAND,
     DEVICE_CONTROL,
     PCI_EXPRESS,
@@ -31,8 +31,8 @@ from suite.configuration import (
     restored,
     word,
 )
-from suite.patterns import Patterns, difference
-from suite.test_interrupts import (
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.test_interrupts import (
     counts_after_settling,
     differences,
     every_vector,

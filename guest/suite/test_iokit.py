@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOOptions,
     Task,
@@ -17,10 +18,9 @@ from iobuffer import (
     kIODirectionOut,
     kIOMemoryPageable,
 )
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.patterns import Patterns
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 pytestmark = [
     pytest.mark.kernel,

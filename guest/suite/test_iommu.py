@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from exerciser_parts import DescriptorRing
-from iobuffer import IOReturn, IOReturnError, kIODirectionInOut
-from layout import DmaReason, Reg
-from vfio.container import ENTRY_LIMIT
-from vfio.iova import IovaAllocator
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.board import described
-from suite.buffers import reached_pool
-from suite.capabilities import CAP_IPC_LOCK, without_capability
-from suite.denial import Denial
-from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
-from suite.patterns import Patterns, difference
-from suite.test_cache_modes import MODES
+from dma_rehearsal.device.layout import DmaReason, Reg
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing
+from dma_rehearsal.guest.iobuffer import IOReturn, IOReturnError, kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.board import described
+from dma_rehearsal.guest.suite.buffers import reached_pool
+from dma_rehearsal.guest.suite.capabilities import CAP_IPC_LOCK, without_capability
+from dma_rehearsal.guest.suite.denial import Denial
+from dma_rehearsal.guest.suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.test_cache_modes import MODES
+from dma_rehearsal.guest.vfio.container import ENTRY_LIMIT
+from dma_rehearsal.guest.vfio.iova import IovaAllocator
 
 pytestmark = pytest.mark.iommu
 

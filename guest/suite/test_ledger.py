@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODMACommand,
@@ -28,12 +29,11 @@ from iobuffer import (
     pools,
     provenance,
 )
-from iobuffer.dma_command import Specification, kForceDoubleBuffer
-from iobuffer.pool import PAGE
-
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.dma_command import Specification, kForceDoubleBuffer
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 MakeMemory = Callable[..., IOBufferMemoryDescriptor]
 PROMISE = "transfer accounts"

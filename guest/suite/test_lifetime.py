@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IOOptions,
@@ -26,12 +27,11 @@ from iobuffer import (
     kIOMemoryUseReserve,
     pools,
 )
-from iobuffer.pool import PAGE
-
-from suite.attestation import Attest
-from suite.bench import Bench, Seen
-from suite.buffers import free_sizes
-from suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, Seen
+from dma_rehearsal.guest.suite.buffers import free_sizes
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

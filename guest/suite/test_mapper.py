@@ -10,7 +10,9 @@ import resource
 from contextlib import ExitStack
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODMACommand,
     IOGeneralMemoryDescriptor,
@@ -32,17 +34,15 @@ from iobuffer import (
     kIOMemoryPhysicallyContiguous,
     pools,
 )
-from layout import DmaReason
-from vfio.container import ENTRY_LIMIT
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer, Seen
-from suite.board import EFFECTIVE, described
-from suite.capabilities import CAP_IPC_LOCK, without_capability
-from suite.denial import Denial
-from suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
-from suite.patterns import Patterns
-from suite.test_iommu import refusal, scattered
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer, Seen
+from dma_rehearsal.guest.suite.board import EFFECTIVE, described
+from dma_rehearsal.guest.suite.capabilities import CAP_IPC_LOCK, without_capability
+from dma_rehearsal.guest.suite.denial import Denial
+from dma_rehearsal.guest.suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.suite.test_iommu import refusal, scattered
+from dma_rehearsal.guest.vfio.container import ENTRY_LIMIT
 
 pytestmark = [pytest.mark.iommu, pytest.mark.any_device]
 

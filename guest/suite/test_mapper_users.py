@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IODMACommand,
     IOMultiMemoryDescriptor,
@@ -18,20 +20,18 @@ from iobuffer import (
     kIOMemoryPageable,
     task_of,
 )
-from iobuffer.dma_command import Specification
-from layout import DmaReason
-
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.denial import Denial
-from suite.iommu import PAGE
-from suite.noncoherent import NonCoherent
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference
-from suite.test_cache_truth import make, told
-from suite.test_dma_command import described, move, prepared
-from suite.test_mapper import DENIAL, MAPPER, SIZE, in_order
-from suite.test_tasks import owner_of_buffers
+from dma_rehearsal.guest.iobuffer.dma_command import Specification
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.denial import Denial
+from dma_rehearsal.guest.suite.iommu import PAGE
+from dma_rehearsal.guest.suite.noncoherent import NonCoherent
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.test_cache_truth import make, told
+from dma_rehearsal.guest.suite.test_dma_command import described, move, prepared
+from dma_rehearsal.guest.suite.test_mapper import DENIAL, MAPPER, SIZE, in_order
+from dma_rehearsal.guest.suite.test_tasks import owner_of_buffers
 
 pytestmark = [pytest.mark.iommu, pytest.mark.unlimited, pytest.mark.any_device]
 

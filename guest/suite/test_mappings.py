@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOMapWarning,
     IOReturn,
@@ -27,12 +28,11 @@ from iobuffer import (
     kIOMemoryMapCopyOnWrite,
     kIOMemoryPageable,
 )
-from iobuffer.pool import PAGE
-
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference
-from suite.test_prepare import code_of
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.test_prepare import code_of
 
 pytestmark = pytest.mark.any_device
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import pytest
-from exerciser_parts import DescriptorRing, constrained
-from iobuffer import kIODirectionInOut
-from layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing, constrained
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
     IOReturnError,
@@ -20,13 +22,11 @@ from iobuffer import (
     port_messages,
     task_of,
 )
-from layout import DmaReason
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.noncoherent import NonCoherent
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.noncoherent import NonCoherent
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -8,8 +8,17 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from exerciser_parts import constrained
-from iobuffer import (
+
+from dma_rehearsal.device.layout import (
+    DmaReason,
+    Ext,
+    MemoryType,
+    RingDescriptor,
+    RingFlag,
+    WitnessStatus,
+)
+from dma_rehearsal.guest.exerciser_parts import constrained
+from dma_rehearsal.guest.iobuffer import (
     IODMACommand,
     kIODirectionIn,
     kIODirectionInOut,
@@ -18,19 +27,17 @@ from iobuffer import (
     kIOMapInhibitCache,
     kIOMapWriteCombineCache,
 )
-from iobuffer.dma_command import MappingOptions, Specification
-from iobuffer.guard import IOGuardPageMemoryDescriptor
-from iobuffer.multi import IOMultiMemoryDescriptor
-from iobuffer.options import IOOptions
-from iobuffer.pool import PAGE
-from layout import DmaReason, Ext, MemoryType, RingDescriptor, RingFlag, WitnessStatus
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.noncoherent import LINE, NonCoherent
-from suite.patterns import Patterns, difference, inverted
-from suite.test_interrupts import settle_msix
-from suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
+from dma_rehearsal.guest.iobuffer.dma_command import MappingOptions, Specification
+from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.options import IOOptions
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.suite.test_interrupts import settle_msix
+from dma_rehearsal.guest.suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
 
 BITS = 32
 NARROW = Specification.of_device(address_bits=BITS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from exerciser import Exerciser, find
-from layout import DmaReason, ExerciserBar
 
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.patterns import Patterns, difference
+from dma_rehearsal.device.layout import DmaReason, ExerciserBar
+from dma_rehearsal.guest.exerciser import Exerciser, find
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.promise("peer memory")]
 LENGTH = 1024

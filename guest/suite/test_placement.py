@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from cache_unit import CacheReportKind
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.cache_unit import CacheReportKind
+from dma_rehearsal.guest.iobuffer import (
     IOAlignmentWarning,
     IOBufferMemoryDescriptor,
     current_task,
@@ -15,15 +17,13 @@ from iobuffer import (
     kIOMemoryPageable,
     placement,
 )
-from iobuffer.placement import Hostile
-from iobuffer.pool import PAGE
-from layout import DmaReason
-
-from suite.attestation import SEED, Attest
-from suite.bench import Bench, DmaMemory, MakeBuffer
-from suite.denial import Denial
-from suite.noncoherent import LINE, NonCoherent
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.placement import Hostile
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import SEED, Attest
+from dma_rehearsal.guest.suite.bench import Bench, DmaMemory, MakeBuffer
+from dma_rehearsal.guest.suite.denial import Denial
+from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.any_device, pytest.mark.unlimited]
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IONoMemoryError,
     IOReturn,
@@ -22,15 +23,14 @@ from iobuffer import (
     kIOMemoryThreadSafe,
     pools,
 )
-from iobuffer.managed import HUGE_PAGES
-from iobuffer.pool import PAGE
-
-from suite import processors
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.buffers import free_sizes
-from suite.patterns import Patterns
-from suite.test_prepare import code_of
+from dma_rehearsal.guest.iobuffer.managed import HUGE_PAGES
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite import processors
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.buffers import free_sizes
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.suite.test_prepare import code_of
 
 pytestmark = pytest.mark.any_device
 

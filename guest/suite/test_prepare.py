@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mmap
 
-import page_frames
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest import page_frames
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODirection,
     IONotReadyError,
@@ -24,14 +26,12 @@ from iobuffer import (
     kIOMemoryPageable,
     vm,
 )
-from iobuffer.pool import PAGE
-from layout import DmaReason
-from swap import zram_swap
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.guarded import edges
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.guarded import edges
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.swap import zram_swap
 
 pytestmark = pytest.mark.any_device
 

@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IONoMemoryError,
     current_task,
@@ -22,12 +23,11 @@ from iobuffer import (
     kIOMapUnique,
     kIOMemoryPageable,
 )
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.buffers import free_sizes
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.buffers import free_sizes
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import pytest
-from boot_words import announced
-from device_limits import NONE
-from iobuffer import kIODirectionInOut, kIOMapCopybackCache
-from layout import DmaAttribute, DmaReason, Ext
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.noncoherent import NonCoherent
-from suite.patterns import Patterns, difference
+from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
+from dma_rehearsal.guest.boot_words import announced
+from dma_rehearsal.guest.device_limits import NONE
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut, kIOMapCopybackCache
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.noncoherent import NonCoherent
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 
 @pytest.mark.coherence

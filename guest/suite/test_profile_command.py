@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODMACommand,
     IOOptions,
@@ -13,12 +15,10 @@ from iobuffer import (
     kIODirectionIn,
     kIODirectionOut,
 )
-from iobuffer.pool import PAGE
-from layout import DmaReason
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench
-from suite.patterns import Patterns, difference, inverted, joined_crc32
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted, joined_crc32
 
 PROMISE = "IODMACommand"
 

@@ -6,7 +6,9 @@ import zlib
 from itertools import pairwise
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     current_task,
     kIODirectionIn,
@@ -16,13 +18,11 @@ from iobuffer import (
     kIOMemoryPhysicallyContiguous,
     pools,
 )
-from iobuffer.pool import PAGE
-from layout import DmaReason
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.board import described
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.board import described
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 ALIGNMENTS = tuple(1 << bit for bit in range(21))
 CAPACITIES = (1, 3, 63, 64, 65, 255, 1000, 1025, 4095, 4096, 4097, 12289, 65536)

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import pytest
-from exerciser_parts import DescriptorRing, held_dma
-from iobuffer import kIODirectionInOut
-from layout import DmaDirection, DmaReason, RingDescriptor, RingFlag, RingStatus
-from protection_unit import ProtectionFault
 
-from suite.attestation import Attest
-from suite.bench import MakeBuffer
-from suite.configuration import flr
-from suite.guarded import IN, IN_OUT, LINE, OUT, Guarded, check_untouched, edges, prepare
-from suite.patterns import Patterns, difference
+from dma_rehearsal.device.layout import (
+    DmaDirection,
+    DmaReason,
+    RingDescriptor,
+    RingFlag,
+    RingStatus,
+)
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing, held_dma
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.protection_unit import ProtectionFault
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import MakeBuffer
+from dma_rehearsal.guest.suite.configuration import flr
+from dma_rehearsal.guest.suite.guarded import (
+    IN,
+    IN_OUT,
+    LINE,
+    OUT,
+    Guarded,
+    check_untouched,
+    edges,
+    prepare,
+)
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

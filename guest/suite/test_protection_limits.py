@@ -6,14 +6,20 @@ import subprocess
 import sys
 
 import pytest
-from iobuffer import kIODirectionInOut
-from layout import FAULT_CAPACITY, DmaReason, GrantDirection, ProtectionStatus
-from protection_unit import Grant, GrantsExhausted, NoSuchGrant, ProtectionError, process_owner
 
-from suite.attestation import Attest, CheckFailed
-from suite.bench import MakeBuffer
-from suite.guarded import IN, OUT, OWNER, Guarded
-from suite.patterns import Patterns
+from dma_rehearsal.device.layout import FAULT_CAPACITY, DmaReason, GrantDirection, ProtectionStatus
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.protection_unit import (
+    Grant,
+    GrantsExhausted,
+    NoSuchGrant,
+    ProtectionError,
+    process_owner,
+)
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import MakeBuffer
+from dma_rehearsal.guest.suite.guarded import IN, OUT, OWNER, Guarded
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

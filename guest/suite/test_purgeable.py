@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import page_frames
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest import page_frames
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
     PurgeableState,
@@ -13,12 +14,11 @@ from iobuffer import (
     kIOMemoryPurgeable,
     vm,
 )
-from iobuffer.pool import PAGE
-
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer, Seen
-from suite.patterns import Patterns
-from suite.test_prepare import code_of
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer, Seen
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.suite.test_prepare import code_of
 
 pytestmark = [
     pytest.mark.kernel,

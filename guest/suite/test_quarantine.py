@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOOptions,
     current_task,
@@ -13,12 +15,10 @@ from iobuffer import (
     kIOMapInhibitCache,
     kIOMemoryKernelUserShared,
 )
-from iobuffer.pool import PAGE
-from layout import DmaReason
-
-from suite.attestation import Attest
-from suite.bench import Bench
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

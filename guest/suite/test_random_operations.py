@@ -6,7 +6,8 @@ import resource
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturnError,
     current_task,
@@ -16,11 +17,10 @@ from iobuffer import (
     pools,
     protection,
 )
-
-from suite import effort
-from suite.attestation import SEED, Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns
+from dma_rehearsal.guest.suite import effort
+from dma_rehearsal.guest.suite.attestation import SEED, Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
@@ -31,7 +31,9 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.mark.kernel
 @pytest.mark.promise("random operations")
 def test_against_a_model(bench: Bench, attest: Attest, pytestconfig: pytest.Config) -> None:
-    from suite import random_operations  # Hypothesis takes seconds to import under emulation
+    from dma_rehearsal.guest.suite import (
+        random_operations,  # Hypothesis takes seconds to import under emulation
+    )
 
     steps = effort.of(300, 5000)
     seed = pytestconfig.stash[SEED]

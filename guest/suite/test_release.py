@@ -8,8 +8,10 @@ import signal
 import warnings
 
 import pytest
-from exerciser_parts import held_dma
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.exerciser_parts import held_dma
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
     IOReturnError,
@@ -21,13 +23,11 @@ from iobuffer import (
     protection,
     provenance,
 )
-from iobuffer.pool import PAGE, Pool
-from layout import DmaReason
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference
-from suite.test_prepare import code_of
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Pool
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.suite.test_prepare import code_of
 
 pytestmark = pytest.mark.any_device
 

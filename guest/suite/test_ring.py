@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from exerciser_parts import DescriptorRing
-from iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
-from layout import DmaReason, RingDescriptor, RingFlag, RingStatus
 
-from suite import processors
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference
+from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingFlag, RingStatus
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
+from dma_rehearsal.guest.suite import processors
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 WAIT_S = 5.0
 AGAIN = 10  # descriptors

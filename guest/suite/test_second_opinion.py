@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from edu import BUFFER_SIZE, Edu
-from exerciser import Interrupt
-from iobuffer import kIODirectionInOut
 
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.edu import BUFFER_SIZE, Edu
+from dma_rehearsal.guest.exerciser import Interrupt
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import WitnessStatus
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IOOptions,
@@ -22,15 +24,13 @@ from iobuffer import (
     kIOMemoryPageable,
     task_of,
 )
-from iobuffer.driver import Driver
-from layout import WitnessStatus
-
-from suite.attestation import Attest, CheckFailed
-from suite.bench import Bench, MakeBuffer
-from suite.board import EFFECTIVE, described
-from suite.buffers import free_sizes
-from suite.other_process import OtherProcess
-from suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.board import EFFECTIVE, described
+from dma_rehearsal.guest.suite.buffers import free_sizes
+from dma_rehearsal.guest.suite.other_process import OtherProcess
+from dma_rehearsal.guest.suite.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

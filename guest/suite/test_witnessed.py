@@ -10,14 +10,14 @@ import re
 from pathlib import Path
 
 import pytest
-from iobuffer import IOOptions, kIODirectionInOut
-from layout import ExerciserBar, MemoryType
 
-from suite.agreement import Agreement, HostWitness
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.patterns import Patterns
-from suite.test_cache_modes import MODES, modes
+from dma_rehearsal.device.layout import ExerciserBar, MemoryType
+from dma_rehearsal.guest.iobuffer import IOOptions, kIODirectionInOut
+from dma_rehearsal.guest.suite.agreement import Agreement, HostWitness
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.suite.test_cache_modes import MODES, modes
 
 pytestmark = pytest.mark.any_device
 

@@ -7,8 +7,8 @@
             ...  # the device may read [iova.address, iova.address + length), and nothing else
 """
 
-from .container import Container, Iova
-from .function import VfioFunction
-from .iova import IovaAllocator
+from dma_rehearsal.guest.vfio.container import Container, Iova
+from dma_rehearsal.guest.vfio.function import VfioFunction
+from dma_rehearsal.guest.vfio.iova import IovaAllocator
 
 __all__ = ["Container", "Iova", "IovaAllocator", "VfioFunction"]

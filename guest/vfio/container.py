@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from iobuffer import late, protection
-from iobuffer.errors import (
+from dma_rehearsal.guest.iobuffer import late, protection
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IODeviceError,
@@ -21,11 +21,10 @@ from iobuffer.errors import (
     IOReturnError,
     undo,
 )
-from iobuffer.options import IODirection
-
-from . import uapi
-from .iova import IovaAllocator
-from .uapi import IommuCapability, IommuInfoFlag, MapFlag, Request
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.vfio import uapi
+from dma_rehearsal.guest.vfio.iova import IovaAllocator
+from dma_rehearsal.guest.vfio.uapi import IommuCapability, IommuInfoFlag, MapFlag, Request
 
 CONTAINER: Final = Path("/dev/vfio/vfio")
 ENTRY_LIMIT: Final = Path("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit")

@@ -12,13 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from iobuffer.driver import Interrupts, PciInfo
-from iobuffer.errors import IOBusyError, IODeviceError, IOReturn, IOUnsupportedError
-from pci_sysfs import PciError, PciFunction
-
-from . import uapi
-from .container import Container
-from .uapi import Irq, IrqSetFlag, Region, RegionFlag, Request
+from dma_rehearsal.guest.iobuffer.driver import Interrupts, PciInfo
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBusyError,
+    IODeviceError,
+    IOReturn,
+    IOUnsupportedError,
+)
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.vfio import uapi
+from dma_rehearsal.guest.vfio.container import Container
+from dma_rehearsal.guest.vfio.uapi import Irq, IrqSetFlag, Region, RegionFlag, Request
 
 GROUPS: Final = Path("/dev/vfio")
 DRIVER: Final = "vfio-pci"

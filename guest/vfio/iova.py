@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from iobuffer import placement
-from iobuffer.errors import IOBadArgumentError, IONoMemoryError
-from iobuffer.quarantine import RestingRanges
-from iobuffer.ranges import align_down, align_up
+from dma_rehearsal.guest.iobuffer import placement
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IONoMemoryError
+from dma_rehearsal.guest.iobuffer.quarantine import RestingRanges
+from dma_rehearsal.guest.iobuffer.ranges import align_down, align_up
 
 # Left alone, so that address 0, and what a driver with a bug makes of it, is never mapped.
 LOWEST: Final = 1 << 20

@@ -1,6 +1,6 @@
 """``make bench``: measure, side by side, what the goals speak of.
 
-PYTHONPATH=guest python -m tests.bench [--list] [--guest] [NAME ...]
+python -m tests.bench [--list] [--guest] [NAME ...]
 """
 
 from __future__ import annotations

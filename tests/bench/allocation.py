@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut, pools
-from iobuffer.carveout import Zone
-from iobuffer.heap_pool import HeapPool
-
+from dma_rehearsal.guest.iobuffer import (
+    IOBufferMemoryDescriptor,
+    current_task,
+    kIODirectionInOut,
+    pools,
+)
+from dma_rehearsal.guest.iobuffer.carveout import Zone
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
 from tests.guest.shared_pool import SharedPool
 

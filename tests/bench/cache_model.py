@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from device.layout import MemoryType
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import Direction, Mode, Span
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import Direction, Mode, Span
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
 from tests.device.cache_sequences import Memory
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from device.endpoints.bus import Bus
-from device.endpoints.exerciser import Exerciser
-from device.layout import DmaCtl, Ext, Reg, RingDescriptor, RingFlag
-from device.trace import Trace
-from device.vfio_user.connection import Connection
-from device.vfio_user.framing import Message
-from device.vfio_user.messages import HEADER_SIZE, Command, DmaMap, Flags, Header
+from dma_rehearsal.device.endpoints.bus import Bus
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaCtl, Ext, Reg, RingDescriptor, RingFlag
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.connection import Connection
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, DmaMap, Flags, Header
 from tests.bench.registry import Row, Work, at_least, benchmark, compare, seconds
 
 MIB = 1 << 20

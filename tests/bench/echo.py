@@ -8,12 +8,18 @@ of the two, so that nothing else is under way.
 
 from __future__ import annotations
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import Reg
-from device.trace import Trace
-from device.vfio_user import server
-from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header, RegionAccess
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user import server
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import (
+    HEADER_SIZE,
+    Command,
+    Flags,
+    Header,
+    RegionAccess,
+)
 
 _READ, _WRITE = int(Command.REGION_READ), int(Command.REGION_WRITE)
 _WRITE_MULTI, _NO_REPLY = int(Command.REGION_WRITE_MULTI), int(Flags.NO_REPLY)

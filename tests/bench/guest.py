@@ -30,7 +30,7 @@ def in_guest() -> Iterator[Row]:
     """Boot a VM and measure there. RuntimeError when the run fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "host_harness", "test", "--tests", TESTS),
+            *(sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--tests", TESTS),
             *("--runs", folder),
         ]
         environment = {**os.environ, "ENDPOINT": ENDPOINT}

@@ -14,11 +14,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import Ext, Reg
-from device.trace import Trace
-from device.vfio_user.framing import Framer
-from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header, RegionAccess
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import Ext, Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.framing import Framer
+from dma_rehearsal.device.vfio_user.messages import (
+    HEADER_SIZE,
+    Command,
+    Flags,
+    Header,
+    RegionAccess,
+)
 from tests.bench.dma import connected
 from tests.bench.registry import Row, at_most, benchmark, seconds
 from tests.vfio_user.client import RawClient
@@ -107,7 +113,7 @@ def socket_trips() -> Iterator[Row]:
         device, echo = Path(folder, "device"), Path(folder, "echo")
         arguments = ("--exerciser-socket", str(device), "--platform-socket", f"{device}-platform")
         with (
-            _process("-m", "device", *arguments),
+            _process("-m", "dma_rehearsal.device", *arguments),
             _process("-c", _ECHO, str(echo)),
             RawClient(device) as client,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other,

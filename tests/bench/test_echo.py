@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from device.layout import Reg
-from device.trace import Trace
-from device.vfio_user import server
+from dma_rehearsal.device.layout import Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user import server
 from tests.bench.echo import Echo
 from tests.vfio_user.client import RawClient
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from device import layout
-from device.endpoints.exerciser import Exerciser
-from device.layout import (
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import (
     CacheCommand,
     CacheReport,
     CacheReportKind,
@@ -15,9 +15,9 @@ from device.layout import (
     DmaReason,
     Plat,
 )
-from device.platform.platform import Platform
-from device.profile import PLAIN, Profile
-from device.trace import Trace
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.profile import PLAIN, Profile
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE
 

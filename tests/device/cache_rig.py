@@ -6,15 +6,11 @@ from collections.abc import Callable, Hashable
 
 import pytest
 
-from device.layout import MemoryType
-from device.platform.cache import names
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import (
-    Direction,
-    Mode,
-    Span,
-)
-from device.platform.cache.reports import Report, ReportKind
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache import names
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import Direction, Mode, Span
+from dma_rehearsal.device.platform.cache.reports import Report, ReportKind
 from tests.device.cache_sequences import Memory
 
 WB, WT, WC, UC = MemoryType.WB, MemoryType.WT, MemoryType.WC, MemoryType.UC

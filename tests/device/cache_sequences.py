@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
-from device.layout import MemoryType
-from device.platform.cache.differences import runs
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import CacheError, Direction, Mode, Span
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache.differences import runs
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import CacheError, Direction, Mode, Span
 from tests.device.cache_reference import Reference, Refused
 
 Step = tuple[Any, ...]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from types import FrameType
 from typing import Any
 
-from device.platform.cache.differences import blended
+from dma_rehearsal.device.platform.cache.differences import blended
 from tests.device.cache_sequences import Memory
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import FakeClient, start
 
 

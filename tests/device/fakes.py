@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from device.endpoints.base import Endpoint
-from device.layout import DmaCtl, Ext, Reg
-from device.pci.config import Command
-from device.pci.msix import ENABLE, MsiX
-from device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
-from device.vfio_user.model import Ask, Place, Window
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.layout import DmaCtl, Ext, Reg
+from dma_rehearsal.device.pci.config import Command
+from dma_rehearsal.device.pci.msix import ENABLE, MsiX
+from dma_rehearsal.device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
+from dma_rehearsal.device.vfio_user.model import Ask, Place, Window
 
 BASE, SIZE = 0x10_0000, 0x4_0000
 READ_ONLY_BASE = 0x20_0000

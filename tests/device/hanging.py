@@ -6,10 +6,10 @@ import threading
 from enum import IntEnum
 from typing import ClassVar
 
-from device.endpoints.bars import Bars, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.pci.config import Identity
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.pci.config import Identity
 
 
 class Reg(IntEnum):

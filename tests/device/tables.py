@@ -24,7 +24,7 @@ class Tables:
         """What a witness reads memory with. KeyError becomes the test's failure."""
         self.reads.append(address)
         if address not in self._pages:
-            from device.platform.witness import TableUnreachable
+            from dma_rehearsal.device.platform.witness import TableUnreachable
 
             raise TableUnreachable(hex(address))
         return bytes(self._pages[address][:length])

@@ -6,10 +6,10 @@ import struct
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.layout import AddressType, AtsCtl, AtsPerm, DmaCtl, DmaReason, Reg
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.layout import AddressType, AtsCtl, AtsPerm, DmaCtl, DmaReason, Reg
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, dma, read32, write32
 from tests.device.test_capabilities import ATS, PASID, extended
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.dma_queue import SEGMENT_BYTES_CACHED, TURN_BYTES_CACHED
-from device.endpoints.requests import Attributes, DmaRefused
-from device.layout import (
+from dma_rehearsal.device.endpoints.dma_queue import SEGMENT_BYTES_CACHED, TURN_BYTES_CACHED
+from dma_rehearsal.device.endpoints.requests import Attributes, DmaRefused
+from dma_rehearsal.device.layout import (
     CACHE_REPORTS_MAX,
     RING_BYTES_CACHED_LEAST,
     RING_BYTES_CACHED_MAX,
@@ -31,10 +31,10 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.platform import file_memory
-from device.profile import Profile
-from device.trace import Trace
-from device.vfio_user.model import Place
+from dma_rehearsal.device.platform import file_memory
+from dma_rehearsal.device.profile import Profile
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.model import Place
 from tests.device.cache_board import DATA, IN, IN_OUT, OUT, STAGING, TAG, CacheBoard
 from tests.device.fakes import BASE, READ_ONLY_BASE, read32, write32
 from tests.device.tables import PAGE
@@ -315,7 +315,7 @@ def test_memory_that_the_client_cut(clean: CacheBoard) -> None:
 def test_a_dma_longer_than_one_operation(
     clean: CacheBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device.platform.cache_path.MAX_OPERATION", 3 * LINE)
+    monkeypatch.setattr("dma_rehearsal.device.platform.cache_path.MAX_OPERATION", 3 * LINE)
     clean.writes(DATA + PAGE, bytes(range(256)) * 3)
     clean.done(CacheCommand.SYNC_FOR_CPU, WT_PAGE, length=PAGE)
     assert clean.load(DATA + PAGE, 768) == bytes(range(256)) * 3

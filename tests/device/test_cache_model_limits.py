@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
-from device.layout import MemoryType
-from device.platform.cache.faults import FAULTS
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import (
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache.faults import FAULTS
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import (
     BadBuffer,
     BadConfiguration,
     BadRange,
@@ -136,14 +136,14 @@ def test_what_track_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         runs = [(Span("ram", 0, edge), WB), (Span("ram", 2 * LINE, LINE), WB)]
         with pytest.raises(BadRange):
             rig.model.track(7, Direction.IN, runs)
-    monkeypatch.setattr("device.platform.cache.model.MAX_OPERATION", 4 * LINE)
+    monkeypatch.setattr("dma_rehearsal.device.platform.cache.model.MAX_OPERATION", 4 * LINE)
     with pytest.raises(BadRange):
         rig.track(length=4 * LINE + 1)
     with pytest.raises(BadRange):
         rig.read(0, 4 * LINE + 1)
     with pytest.raises(BadRange):
         rig.model.check([Span("ram", 0, 4 * LINE + 1)], no_snoop=False)
-    monkeypatch.setattr("device.platform.cache.model.MAX_TRACKED", 2 * LINE)
+    monkeypatch.setattr("dma_rehearsal.device.platform.cache.model.MAX_TRACKED", 2 * LINE)
     rig.track(length=2 * LINE)
     rig.track(length=2 * LINE, tag=8)  # the same lines: no more memory
     with pytest.raises(TooMuch):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from device.layout import MemoryType
-from device.platform.cache import names
-from device.platform.cache.names import (
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache import names
+from dma_rehearsal.device.platform.cache.names import (
     BadAnnouncement,
     BadConfiguration,
     Direction,
@@ -15,8 +15,8 @@ from device.platform.cache.names import (
     Operation,
     Span,
 )
-from device.platform.cache.reports import MissingCall, ReportKind
-from device.platform.cache.seeded import draws
+from dma_rehearsal.device.platform.cache.reports import MissingCall, ReportKind
+from dma_rehearsal.device.platform.cache.seeded import draws
 from tests.device.cache_rig import LINE, NEW, OLD, UC, WB, WC, WT, Rig
 
 # Ownership.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from device.layout import MemoryType
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import (
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import (
     BadBuffer,
     Busy,
     Direction,
@@ -14,7 +14,7 @@ from device.platform.cache.names import (
     Operation,
     Span,
 )
-from device.platform.cache.reports import MissingCall, ReportKind
+from dma_rehearsal.device.platform.cache.reports import MissingCall, ReportKind
 from tests.device.cache_rig import (
     EVERY_LINE,
     LINE,

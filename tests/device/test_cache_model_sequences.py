@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from device.platform.cache.faults import FAULTS
-from device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.faults import FAULTS
+from dma_rehearsal.device.platform.cache.model import CacheModel
 from tests.device.cache_sequences import Difference, Pair, Setting, Step, Steps, setting
 
 SEQUENCES = 12_000

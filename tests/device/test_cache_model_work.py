@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from device.layout import MemoryType
-from device.platform.cache import names
-from device.platform.cache.copies import Copies, Held
-from device.platform.cache.model import CacheModel
-from device.platform.cache.names import (
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache import names
+from dma_rehearsal.device.platform.cache.copies import Copies, Held
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import (
     MAX_ANNOUNCED,
     MAX_PIECES_OF_ACCESS,
     MAX_SHARERS,
@@ -22,7 +22,7 @@ from device.platform.cache.names import (
     Span,
     TooMuch,
 )
-from device.platform.cache.reports import Reports
+from dma_rehearsal.device.platform.cache.reports import Reports
 from tests.device.cache_rig import NEW, WB, WT
 from tests.device.cache_work import QuickMemory, TooMuchWork, steps
 
@@ -31,7 +31,7 @@ SIZE = 2 << 20
 LINES = SIZE // LINE
 REPORTS = 16  # fewer than there can be, for each costs its steps
 MOST = 2 * LINES  # less than any loop over the lines takes
-LESS = "device.platform.cache.model."
+LESS = "dma_rehearsal.device.platform.cache.model."
 
 
 class Hostile:

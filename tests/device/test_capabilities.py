@@ -6,17 +6,24 @@ import struct
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.memory import Fabric
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.layout import DmaAttribute, DmaCtl, DmaReason, DmaStatus, ErrorInjection, Reg
-from device.pci import aer
-from device.pci.aer import Correctable, Uncorrectable
-from device.pci.config import ConfigSpace, ExtendedCapability, Identity
-from device.pci.msi import Msi
-from device.pci.msix import MsiX
-from device.pci.vendor import VendorSpecific
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.layout import (
+    DmaAttribute,
+    DmaCtl,
+    DmaReason,
+    DmaStatus,
+    ErrorInjection,
+    Reg,
+)
+from dma_rehearsal.device.pci import aer
+from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
+from dma_rehearsal.device.pci.config import ConfigSpace, ExtendedCapability, Identity
+from dma_rehearsal.device.pci.msi import Msi
+from dma_rehearsal.device.pci.msix import MsiX
+from dma_rehearsal.device.pci.vendor import VendorSpecific
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 
 ALL = tuple(OptionalCapability)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints import checksum
-from device.endpoints.checksum import LENGTH_MAX, Checksum, Reg, Result, Status
-from device.layout import DmaReason
-from device.trace import Trace
+from dma_rehearsal.device.endpoints import checksum
+from dma_rehearsal.device.endpoints.checksum import LENGTH_MAX, Checksum, Reg, Result, Status
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, read32, start, write32
 
 LINES_MAX = 100

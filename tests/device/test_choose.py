@@ -14,10 +14,10 @@ from tests.vfio_user.client import RawClient
 
 OWN = """
 from enum import IntEnum
-from device.endpoints.bars import RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Register
-from device.pci.config import Identity
+from dma_rehearsal.device.endpoints.bars import RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Register
+from dma_rehearsal.device.pci.config import Identity
 
 class Reg(IntEnum):
     MAGIC = 0
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     sockets = ("--endpoint-socket", str(folder / "e"), "--platform-socket", str(folder / "p"))
     return subprocess.run(
-        [sys.executable, "-m", "device", *sockets, *argv],
+        [sys.executable, "-m", "dma_rehearsal.device", *sockets, *argv],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -74,7 +74,10 @@ def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
         ("broken_device:Own", "cannot be imported: SyntaxError"),
         ("needy_device:Own", "imports no_such_library, which is not there"),
         ("own_device:Owm", "has no Owm; it has Own, Greedy"),
-        ("own_device:Stranger", "Stranger is no Endpoint; subclass device.endpoints.base.Endpoint"),
+        (
+            "own_device:Stranger",
+            "Stranger is no Endpoint; subclass dma_rehearsal.device.endpoints.base.Endpoint",
+        ),
         ("own_device:Endpoint", "Endpoint is no Endpoint"),
         ("own_device:Greedy", "cannot be made with (trace): missing a required argument: 'colour'"),
         ("own_device:Failing", "cannot be made: RuntimeError('out of luck')"),
@@ -125,7 +128,7 @@ def test_module_that_our_package_hides_is_named(tmp_path: Path, theirs: str) -> 
     (tmp_path / theirs).write_text(OWN)
     sockets = ("--endpoint-socket", str(tmp_path / "e"), "--platform-socket", str(tmp_path / "p"))
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "device", *sockets, "--endpoint", "device:Own"],
+        [sys.executable, "-P", "-m", "dma_rehearsal.device", *sockets, "--endpoint", "device:Own"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser
-from device.pci.config import ConfigSpace, Identity
-from device.pci.msix import MsiX
-from device.platform.platform import Platform
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.pci.config import ConfigSpace, Identity
+from dma_rehearsal.device.pci.msix import MsiX
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import FakeClient, answer, write32
 
 HEADER = """

@@ -9,11 +9,11 @@ import struct
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.pci import aer, config, pcie
-from device.pci.msi import Msi, allowed
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.pci import aer, config, pcie
+from dma_rehearsal.device.pci.msi import Msi, allowed
+from dma_rehearsal.device.trace import Trace
 
 CONFIG_SIZE = 4096
 INITIATE_FLR = 1 << 15

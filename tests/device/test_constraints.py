@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import DmaReason, DmaStatus, Ext
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaReason, DmaStatus, Ext
 from tests.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, write32
 
 CASES = [

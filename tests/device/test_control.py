@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from device.control import REQUEST_MAX
-from device.endpoints.exerciser import Exerciser
-from device.layout import Reg
-from device.platform.platform import Platform
-from device.switch import FaultError, FaultSwitch
-from device.trace import Trace
+from dma_rehearsal.device.control import REQUEST_MAX
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import Reg
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.switch import FaultError, FaultSwitch
+from dma_rehearsal.device.trace import Trace
 from tests.device.test_process import running
 from tests.vfio_user.client import RawClient
 

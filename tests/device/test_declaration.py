@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from device.endpoints.bars import MemoryBar, MsixBars, RegisterBar, SharedBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Fields, Flag, Register
-from device.pci.config import Identity
+from dma_rehearsal.device.endpoints.bars import MemoryBar, MsixBars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Fields, Flag, Register
+from dma_rehearsal.device.pci.config import Identity
 from tests.device.fakes import read32, write32
 
 IDENTITY = Identity(0x1234, 1, 0xFF0000)

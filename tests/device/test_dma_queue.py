@@ -11,15 +11,20 @@ from typing import Any, ClassVar
 
 import pytest
 
-from device.endpoints import dma_queue
-from device.endpoints.bars import Bars, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.dma_queue import MAX_QUEUED, MAX_QUEUED_BYTES, TURN_BYTES, TURN_DMAS
-from device.endpoints.registers import Access, Register
-from device.endpoints.requests import DmaRefused, OnlyByMessage, Transaction
-from device.layout import DmaReason
-from device.pci.config import Command, Identity
-from device.vfio_user.errors import ClientFault, NoDescriptor
+from dma_rehearsal.device.endpoints import dma_queue
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.dma_queue import (
+    MAX_QUEUED,
+    MAX_QUEUED_BYTES,
+    TURN_BYTES,
+    TURN_DMAS,
+)
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.requests import DmaRefused, OnlyByMessage, Transaction
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci.config import Command, Identity
+from dma_rehearsal.device.vfio_user.errors import ClientFault, NoDescriptor
 from tests.device.fakes import BASE, SIZE, FakeClient, read32, write32
 
 FAR = 0x4000_0000  # the client alone reaches it

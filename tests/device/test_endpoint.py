@@ -8,19 +8,26 @@ from typing import ClassVar
 
 import pytest
 
-from device.endpoints.bars import Bars, MemoryBar, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.memory import Fabric
-from device.endpoints.registers import Access, Field, Fields, Flag, Register, RegisterFile
-from device.endpoints.requester import HISTORY
-from device.endpoints.requests import Attributes, DmaRefused, Transaction
-from device.layout import DmaReason, Ext
-from device.pci.config import Identity
-from device.pci.msi import Msi
-from device.pci.msix import MsiX
-from device.trace import Trace
-from device.vfio_user.messages import Irq
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.endpoints.registers import (
+    Access,
+    Field,
+    Fields,
+    Flag,
+    Register,
+    RegisterFile,
+)
+from dma_rehearsal.device.endpoints.requester import HISTORY
+from dma_rehearsal.device.endpoints.requests import Attributes, DmaRefused, Transaction
+from dma_rehearsal.device.layout import DmaReason, Ext
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.pci.msi import Msi
+from dma_rehearsal.device.pci.msix import MsiX
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.messages import Irq
 from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, answer, dma, read32, write32
 
 

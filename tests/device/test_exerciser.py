@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device import layout
-from device.endpoints.exerciser import Exerciser
-from device.layout import AddressType, DmaAttribute, DmaCtl, DmaReason, DmaStatus, Ext, Reg
-from device.trace import Trace
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import (
+    AddressType,
+    DmaAttribute,
+    DmaCtl,
+    DmaReason,
+    DmaStatus,
+    Ext,
+    Reg,
+)
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import (
     BASE,
     READ_ONLY_BASE,

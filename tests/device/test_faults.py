@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.faults import FAULTS
-from device.layout import (
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.layout import (
     INTXCTL_ASSERT,
     MSICTL_TRIGGER,
     DmaReason,
@@ -25,13 +25,13 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.platform.memory_types import Mtrrs
-from device.platform.platform import Platform
-from device.switch import FaultSwitch
-from device.trace import Trace
-from device.vfio_user.errors import NoDescriptor, Unmapped
-from device.vfio_user.messages import Irq
-from host_harness import faults as harness
+from dma_rehearsal.device.platform.memory_types import Mtrrs
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.switch import FaultSwitch
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import NoDescriptor, Unmapped
+from dma_rehearsal.device.vfio_user.messages import Irq
+from dma_rehearsal.host_harness import faults as harness
 from tests.device.fakes import BASE, FakeClient, answer, dma, read32, record, start, write32
 from tests.device.tables import PAT_4K, PAT_LARGE, TABLE, Tables
 

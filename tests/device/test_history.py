@@ -7,9 +7,9 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.endpoints.history import History
-from device.endpoints.requests import PLAIN, Transaction
-from device.layout import DmaReason
+from dma_rehearsal.device.endpoints.history import History
+from dma_rehearsal.device.endpoints.requests import PLAIN, Transaction
+from dma_rehearsal.device.layout import DmaReason
 
 CAPACITY = 8
 LISTS = st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import DmaCtl, DmaReason, DmaStatus, Ext, Reg
-from device.trace import Trace
-from device.vfio_user.errors import Unmapped
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaCtl, DmaReason, DmaStatus, Ext, Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import Unmapped
 from tests.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, record, write32
 
 LENGTH, STEP = 1000, 300

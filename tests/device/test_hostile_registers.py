@@ -9,11 +9,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.layout import DmaReason, Ext, Plat, Reg
-from device.platform.platform import Platform
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.layout import DmaReason, Ext, Plat, Reg
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, answer, read32
 
 words = (

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from device import profile
-from device.endpoints.exerciser import Exerciser
-from device.faults import FAULTS
-from device.layout import DmaAttribute, DmaReason, Ext, ProfileFlag, Reg
-from device.trace import Trace
+from dma_rehearsal.device import profile
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext, ProfileFlag, Reg
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, answer, dma, read32, record, write32
 
 

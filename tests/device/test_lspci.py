@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.trace import Trace
-from host_harness.payload import SOURCE
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.device.variants import EveryCapability, MessagesOnly
 from tests.host_harness.runs import LIMIT_S, clean_environment
 
@@ -90,7 +90,7 @@ def missing(found: str, golden: str) -> list[str]:
 def dump(folder: Path, *options: str) -> str:
     """Boot a guest and return what lspci says there."""
     (folder / "test_dump.py").write_text(DUMP)
-    plugin = ("-p", "host_harness.pytest_plugin")
+    plugin = ("-p", "dma_rehearsal.host_harness.pytest_plugin")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "test_dump.py", *options],
         cwd=folder,

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import pytest
 
-from device.endpoints.bars import Bars, MemoryBar, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.pci.config import Identity
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import FakeClient, answer, start
 
 COMMAND, OFF = 4, b"\0\0"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from device.layout import MemoryType
-from device.platform.memory_types import BadMemoryType, Mtrrs, effective_type, pat_types
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.memory_types import (
+    BadMemoryType,
+    Mtrrs,
+    effective_type,
+    pat_types,
+)
 
 UC, WC, WT = MemoryType.UC, MemoryType.WC, MemoryType.WT
 WP, WB, UC_MINUS = MemoryType.WP, MemoryType.WB, MemoryType.UC_MINUS

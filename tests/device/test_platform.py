@@ -6,10 +6,10 @@ import struct
 
 import pytest
 
-from device import layout
-from device.layout import MemoryType, Plat, PlatformFeature, WitnessRun, WitnessStatus
-from device.platform.platform import Platform
-from device.trace import Trace
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.layout import MemoryType, Plat, PlatformFeature, WitnessRun, WitnessStatus
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, answer, read32, write32
 
 PAGE = 4096

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import DmaReason, Ext, Reg
-from device.pci.msix import MsiX
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaReason, Ext, Reg
+from dma_rehearsal.device.pci.msix import MsiX
 from tests.device.fakes import BASE, FakeClient, answer, dma, read32, write32
 from tests.device.test_config import POWER, word
 

@@ -1,4 +1,4 @@
-"""``python -m device``: sockets, signals, the supervisor's pipe, errors."""
+"""``python -m dma_rehearsal.device``: sockets, signals, the supervisor's pipe, errors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import IO
 
 import pytest
 
-from device.faults import FAULTS
-from device.layout import (
+from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.layout import (
     EXT_MAGIC,
     PLATFORM_MAGIC,
     DmaCtl,
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 def arguments(folder: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "device"),
+        *(sys.executable, "-m", "dma_rehearsal.device"),
         *("--exerciser-socket", str(folder / "exerciser")),
         *("--platform-socket", str(folder / "platform"), *more),
     ]
@@ -100,7 +100,10 @@ def test_wrong_profile_is_a_usage_error(tmp_path: Path) -> None:
     mine.write_text("adress_bits = 28\n")
     for more, words in (
         (("--profile", str(mine)), f"{mine}: adress_bits: there is no such key"),
-        (("--profile", "nvme", "--endpoint", "device.examples.timer:TimerDevice"), "profile="),
+        (
+            ("--profile", "nvme", "--endpoint", "dma_rehearsal.device.examples.timer:TimerDevice"),
+            "profile=",
+        ),
     ):
         done = subprocess.run(
             arguments(tmp_path, *more), cwd=ROOT, capture_output=True, text=True, check=False
@@ -129,7 +132,9 @@ def test_end_of_input_ends_it_and_leaves_no_socket(tmp_path: Path) -> None:
 def test_a_server_that_dies_of_a_bug_ends_the_process(tmp_path: Path) -> None:
     """Half a device would look like a device."""
     broken = (
-        "import sys; from device import __main__ as main; from device.vfio_user import server\n"
+        "import sys\n"
+        "from dma_rehearsal.device import __main__ as main\n"
+        "from dma_rehearsal.device.vfio_user import server\n"
         "def fail(*_): raise RuntimeError('a bug in the server')\n"
         "server._Session.run = fail\n"
         "sys.exit(main.main(sys.argv[1:]))"
@@ -161,7 +166,7 @@ def test_a_model_that_ends_its_thread_ends_the_process(tmp_path: Path) -> None:
     """A thread dies of SystemExit in silence, and its clients would wait for ever."""
     (tmp_path / "leaving.py").write_text(
         "import sys\n"
-        "from device.endpoints.exerciser import Exerciser\n"
+        "from dma_rehearsal.device.endpoints.exerciser import Exerciser\n"
         "class Leaving(Exerciser):\n"
         "    def write_intxctl(self, value):\n"
         "        sys.exit('out of here')\n"
@@ -178,7 +183,7 @@ def test_a_model_that_ends_its_thread_ends_the_process(tmp_path: Path) -> None:
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "device", *argv],
+        [sys.executable, "-m", "dma_rehearsal.device", *argv],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -229,7 +234,7 @@ def test_second_process_on_the_same_sockets_leaves_them_alone(tmp_path: Path) ->
 def test_bug_of_a_model_is_the_status(tmp_path: Path) -> None:
     """What a device with a bug did must not pass for a sound device's work."""
     (tmp_path / "buggy.py").write_text(
-        "from device.endpoints.exerciser import Exerciser\n"
+        "from dma_rehearsal.device.endpoints.exerciser import Exerciser\n"
         "class Buggy(Exerciser):\n"
         "    def write_intxctl(self, value):\n"
         "        raise RuntimeError('a bug in an endpoint')\n"
@@ -265,7 +270,7 @@ def test_what_an_endpoint_prints_goes_where_the_log_does(tmp_path: Path) -> None
     """From its import on, at once, in any language; standard output is for "ready" alone."""
     (tmp_path / "talking.py").write_text(
         "import os\n"
-        "from device.endpoints.exerciser import Exerciser\n"
+        "from dma_rehearsal.device.endpoints.exerciser import Exerciser\n"
         "print('imported')\n"
         "class Talking(Exerciser):\n"
         "    def write_intxctl(self, value):\n"

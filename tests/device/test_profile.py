@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from device import profile
-from device.endpoints.exerciser import Exerciser
-from device.layout import DmaRule, Ext, ExtFeature, ProfileFlag
-from device.profile import PLAIN, Profile, ProfileError
-from device.trace import Trace
+from dma_rehearsal.device import profile
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaRule, Ext, ExtFeature, ProfileFlag
+from dma_rehearsal.device.profile import PLAIN, Profile, ProfileError
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import answer, read32
 
 MINE = """

@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from device.layout import (
-    DmaDirection,
-    DmaReason,
-    GrantDirection,
-    ProtectionStatus,
-)
-from device.platform.protection import Coverage, Grant, Protection, ProtectionError
+from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection, ProtectionStatus
+from dma_rehearsal.device.platform.protection import Coverage, Grant, Protection, ProtectionError
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 IN_OUT = IN | OUT

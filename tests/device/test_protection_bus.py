@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from device.endpoints.bus import Bus
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.requests import DmaRefused
-from device.layout import (
+from dma_rehearsal.device.endpoints.bus import Bus
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import (
     DmaReason,
     DmaStatus,
     Ext,
@@ -25,9 +25,9 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.platform.platform import Platform
-from device.trace import Trace
-from device.vfio_user.errors import NoDescriptor
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import NoDescriptor
 from tests.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, start, write32
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import pytest
 
-from device.endpoints.bars import MemoryBar
-from device.endpoints.base import Endpoint
-from device.endpoints.bus import UNTOLD_MAX, Bus
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.referral import PAGE, page_at_fault
-from device.endpoints.requests import DmaRefused
-from device.layout import (
+from dma_rehearsal.device.endpoints.bars import MemoryBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.bus import UNTOLD_MAX, Bus
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.referral import PAGE, page_at_fault
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import (
     DmaCtl,
     DmaReason,
     DmaStatus,
@@ -28,11 +28,11 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.pci.config import Identity
-from device.platform.platform import Platform
-from device.trace import Trace
-from device.vfio_user.errors import ClientFault, NoDescriptor
-from device.vfio_user.model import Ask
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import ClientFault, NoDescriptor
+from dma_rehearsal.device.vfio_user.model import Ask
 from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, answer, dma, read32, write32
 
 COMMAND_MASTER = b"\x06\x00"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.trace import Trace
 
 
 class Place(IntEnum):

@@ -10,16 +10,24 @@ from typing import Any
 
 import pytest
 
-from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.requester import RANGES_MAX
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaCtl, DmaDirection, DmaReason, Ext, Plat, RingDescriptor, RingFlag
-from device.layout import GrantDirection as Grant
-from device.pci.config import Identity
-from device.trace import Trace
-from device.vfio_user.errors import ClientFault, NoDescriptor
-from device.vfio_user.model import Window
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.requester import RANGES_MAX
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import (
+    DmaCtl,
+    DmaDirection,
+    DmaReason,
+    Ext,
+    Plat,
+    RingDescriptor,
+    RingFlag,
+)
+from dma_rehearsal.device.layout import GrantDirection as Grant
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import ClientFault, NoDescriptor
+from dma_rehearsal.device.vfio_user.model import Window
 from tests.device.fakes import BASE, READ_ONLY_BASE, SIZE, FakeClient, answer, dma, read32, write32
 from tests.device.test_protection_bus import Board
 
@@ -197,7 +205,7 @@ def test_a_list_that_the_client_cuts(told: Told, client: FakeClient) -> None:
             if len(data) == 4:
                 raise client_fault
 
-    from device.vfio_user.errors import Unmapped
+    from dma_rehearsal.device.vfio_user.errors import Unmapped
 
     client_fault = Unmapped(BASE + 64)
     caches: Any = Cut()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import (
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import (
     RING_BYTES_MAX,
     RING_REFUSED_REASON_SHIFT,
     RING_SIZE_MAX,
@@ -23,7 +23,7 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.trace import Trace
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import (
     BASE,
     READ_ONLY_BASE,

@@ -9,21 +9,21 @@ from typing import ClassVar
 
 import pytest
 
-from device.endpoints.bars import Bars, MemoryBar, RegisterBar, SharedBar
-from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.memory import Fabric
-from device.endpoints.registers import Access, Register
-from device.endpoints.requests import DmaRefused
-from device.endpoints.state import StatePart
-from device.layout import DmaReason
-from device.pci.config import Command, Identity, Status
-from device.trace import Trace
-from device.vfio_user.errors import ReadOnly, RemoteProtocolError
-from device.vfio_user.messages import DeviceState as S
-from device.vfio_user.messages import Irq
-from device.vfio_user.migration import Migration
-from device.vfio_user.timers import Timers
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.endpoints.state import StatePart
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci.config import Command, Identity, Status
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import ReadOnly, RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import DeviceState as S
+from dma_rehearsal.device.vfio_user.messages import Irq
+from dma_rehearsal.device.vfio_user.migration import Migration
+from dma_rehearsal.device.vfio_user.timers import Timers
 from tests.device.fakes import BASE, FakeClient, read32, start, write32
 
 STANDING = [S.STOP, S.STOP_COPY, S.RESUMING]

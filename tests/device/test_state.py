@@ -14,14 +14,14 @@ from typing import ClassVar
 
 import pytest
 
-from device.endpoints.bars import Bars, MemoryBar, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.endpoints.state import StatePart
-from device.pci.config import Command, Identity
-from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.messages import DeviceState as S
-from device.vfio_user.migration import Migration
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.state import StatePart
+from dma_rehearsal.device.pci.config import Command, Identity
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import DeviceState as S
+from dma_rehearsal.device.vfio_user.migration import Migration
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,7 +172,7 @@ def test_a_program_that_is_one_device_ends_by_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     path = tmp_path / "socket"
-    command = [sys.executable, "-m", "device.examples.timer", str(path)]
+    command = [sys.executable, "-m", "dma_rehearsal.device.examples.timer", str(path)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 30
         while not path.exists() and process.poll() is None and time.monotonic() < until:

@@ -8,14 +8,14 @@ from types import FunctionType, MethodType, ModuleType
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.endpoints.requests import DmaRefused
-from device.faults import SOUND, Fault
-from device.layout import DmaReason, Ext, RingDescriptor, RingStatus
-from device.platform.platform import Platform
-from device.switch import FaultSwitch
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.faults import SOUND, Fault
+from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingStatus
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.switch import FaultSwitch
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, FakeClient, dma, read32, write32
 
 

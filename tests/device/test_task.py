@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device.endpoints.task import Steps, Task
+from dma_rehearsal.device.endpoints.task import Steps, Task
 
 
 def at_once(on_done: Callable[[Any], None]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 
-from device.layout import GrantDirection
-from device.platform.touched import Touched
+from dma_rehearsal.device.layout import GrantDirection
+from dma_rehearsal.device.platform.touched import Touched
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 BASE, ROOM = 0x1_0000_0000, 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from device.trace import Trace
+from dma_rehearsal.device.trace import Trace
 
 
 def test_lines(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import TXN_TRACE_CAPACITY, TXN_TRACE_EMPTY, Reg
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import TXN_TRACE_CAPACITY, TXN_TRACE_EMPTY, Reg
 from tests.device.fakes import read32, write32
 
 READ, CONFIG = 1 << 1, 1 << 2

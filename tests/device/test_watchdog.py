@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from device import watchdog
-from device.endpoints.base import Endpoint
-from device.examples.timer import TimerDevice
-from device.vfio_user.framing import Message
-from device.vfio_user.messages import Command, Flags, Header
-from device.vfio_user.turn import Action, RegionAccess, Turn
-from device.watchdog import PATIENCE_S, UNWATCHED_S, Watchdog, Watched, describe
+from dma_rehearsal.device import watchdog
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.examples.timer import TimerDevice
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import Command, Flags, Header
+from dma_rehearsal.device.vfio_user.turn import Action, RegionAccess, Turn
+from dma_rehearsal.device.watchdog import PATIENCE_S, UNWATCHED_S, Watchdog, Watched, describe
 from tests.device.hanging import Reg
 from tests.vfio_user.client import RawClient
 
@@ -172,7 +172,13 @@ def hang(folder: Path, offset: int, *, write: bool) -> tuple[int, str]:
     """Access a register of a model that hangs; return the process's status and what it said."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "device", "--endpoint", "tests.device.hanging:Hanging"),
+            *(
+                sys.executable,
+                "-m",
+                "dma_rehearsal.device",
+                "--endpoint",
+                "tests.device.hanging:Hanging",
+            ),
             *("--endpoint-socket", str(folder / "e"), "--platform-socket", str(folder / "p")),
             *("--patience", "0.4"),
         ],

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from device.layout import (
+from dma_rehearsal.device.layout import (
     WITNESS_MAX_PAGES,
     WITNESS_RUN_MAX,
     MemoryType,
     WitnessRun,
     WitnessStatus,
 )
-from device.platform.memory_types import Mtrrs, effective_type
-from device.platform.witness import Report, Witness
+from dma_rehearsal.device.platform.memory_types import Mtrrs, effective_type
+from dma_rehearsal.device.platform.witness import Report, Witness
 from tests.device.tables import (
     HUGE,
     LARGE,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from device.endpoints.bars import Bars, MemoryBar
-from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.capabilities import OptionalCapability
-from device.pci.config import Identity
-from device.pci.dvsec import Dvsec
-from device.pci.vendor import VendorSpecific
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.pci.dvsec import Dvsec
+from dma_rehearsal.device.pci.vendor import VendorSpecific
+from dma_rehearsal.device.trace import Trace
 
 
 class EveryCapability(Exerciser):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import pools
-from iobuffer.carveout import Zone
-from iobuffer.heap_pool import HeapPool
 
+from dma_rehearsal.guest.iobuffer import pools
+from dma_rehearsal.guest.iobuffer.carveout import Zone
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
 from tests.guest.memory_pool import MemoryPool
 from tests.guest.shared_pool import MIB, ZONE, Remake, SharedPool
 

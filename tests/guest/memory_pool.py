@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from iobuffer import (
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBufferMemoryDescriptor,
     IOOptions,
     current_task,
     kIODirectionInOut,
 )
-from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.pin import KernelMap
-from iobuffer.pool import Extent
-from iobuffer.vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.pin import KernelMap
+from dma_rehearsal.guest.iobuffer.pool import Extent
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 
 class Window:

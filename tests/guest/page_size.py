@@ -17,7 +17,7 @@ class LargerPages:
 
     def pytest_configure(self) -> None:
         """Wrap the one place that calls mmap(2)."""
-        vm = importlib.import_module("iobuffer.vm")
+        vm = importlib.import_module("dma_rehearsal.guest.iobuffer.vm")
         plain = vm._map
 
         def aligned(

@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from iobuffer.errors import (
+from dma_rehearsal.guest.iobuffer.errors import (
     IOCannotWireError,
     IONoMemoryError,
     IONotAttachedError,
     IONotReadyError,
 )
-from iobuffer.flags import MapOptions, PurgeableState
-from iobuffer.mapping import IOMemoryMap
-from iobuffer.memory import IOMemoryDescriptor, MapRequest, Segment
-from iobuffer.options import CacheMode, IODirection
-from iobuffer.pool import PAGE
-from iobuffer.ranges import align_down, align_up
-from iobuffer.vm import Mapping, Placement
+from dma_rehearsal.guest.iobuffer.flags import MapOptions, PurgeableState
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, MapRequest, Segment
+from dma_rehearsal.guest.iobuffer.options import CacheMode, IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.ranges import align_down, align_up
+from dma_rehearsal.guest.iobuffer.vm import Mapping, Placement
 
 IN, OUT, IN_OUT = (
     IODirection.kIODirectionIn,

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.options import CacheMode
-from iobuffer.pin import KernelMap
-from iobuffer.pool import Extent
-from iobuffer.vm import ANYWHERE, Mapping, Placement
-
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pin import KernelMap
+from dma_rehearsal.guest.iobuffer.pool import Extent
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 from tests.guest.memory_pool import Window
 
 MIB: Final = 1 << 20

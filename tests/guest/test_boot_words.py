@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import boot_words
-import exerciser
 import pytest
-from boot_words import Announced, announced
-from pci_sysfs import PciFunction
 
-from device import profile
-from host_harness import launch
+from dma_rehearsal.device import profile
+from dma_rehearsal.guest import boot_words, exerciser
+from dma_rehearsal.guest.boot_words import Announced, announced
+from dma_rehearsal.guest.pci_sysfs import PciFunction
+from dma_rehearsal.host_harness import launch
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import platform_command
 import pytest
-from cache_names import BufferNames
-from cache_unit import (
+
+from dma_rehearsal.device.layout import CACHE_REPORTS_MAX, Plat
+from dma_rehearsal.guest import platform_command
+from dma_rehearsal.guest.cache_names import BufferNames
+from dma_rehearsal.guest.cache_unit import (
     CacheDirection,
     CacheError,
     CacheModelMode,
@@ -19,12 +21,16 @@ from cache_unit import (
     CacheStatus,
     CacheUnit,
 )
-from iobuffer import IODeviceError, IONotPermittedError, IOReturn, late, mistakes
-from iobuffer.mistakes import IOMistakeWarning
-from layout import CACHE_REPORTS_MAX, Plat
-from platform_coherence import PlatformCoherence
-from platform_command import CommandLock, PlatformDeviceError
-
+from dma_rehearsal.guest.iobuffer import (
+    IODeviceError,
+    IONotPermittedError,
+    IOReturn,
+    late,
+    mistakes,
+)
+from dma_rehearsal.guest.iobuffer.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.platform_coherence import PlatformCoherence
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
 from tests.device.cache_board import VA, CacheBoard
 from tests.device.fakes import BASE
 from tests.device.tables import PAGE

@@ -6,15 +6,15 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
-from device_limits import NONE, UNLIMITED, Limits
 from hypothesis import given
 from hypothesis import strategies as st
-from layout import DmaReason, DmaRule, ExtFeature
-from pci_sysfs import Bar
 
-from device import profile
-from device.endpoints.exerciser import Exerciser
-from device.trace import Trace
+from dma_rehearsal.device import profile
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaReason, DmaRule, ExtFeature
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.guest.device_limits import NONE, UNLIMITED, Limits
+from dma_rehearsal.guest.pci_sysfs import Bar
 from tests.device.fakes import BASE, FakeClient, answer, dma
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import edu
 import pytest
-from edu import BUFFER_SIZE, Edu, EduError, EduReg
 
+from dma_rehearsal.guest import edu
+from dma_rehearsal.guest.edu import BUFFER_SIZE, Edu, EduError, EduReg
 from tests.suite.edu import EduModel
 
 

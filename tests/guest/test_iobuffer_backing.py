@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iobuffer import kernel, resting_pins
-from iobuffer.backing import ClaimBacking, PinnableBacking
-from iobuffer.carveout import Claim, Zone
-from iobuffer.errors import (
+
+from dma_rehearsal.guest.iobuffer import kernel, resting_pins
+from dma_rehearsal.guest.iobuffer.backing import ClaimBacking, PinnableBacking
+from dma_rehearsal.guest.iobuffer.carveout import Claim, Zone
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBusyError,
     IOCannotWireError,
     IONoMemoryError,
     IONotReadyError,
     IOUnsupportedError,
 )
-from iobuffer.managed import FIXED_SIZE, PageablePool, PinnedPool
-from iobuffer.options import CacheMode
-from iobuffer.pool import PAGE, Request
-from iobuffer.vm import Mapping
-
+from dma_rehearsal.guest.iobuffer.managed import FIXED_SIZE, PageablePool, PinnedPool
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Request
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 from tests.guest.memory_pool import MemoryPool
 
 SIZE = 4 * PAGE

@@ -14,19 +14,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from iobuffer.carveout import CarveoutPool, Claim, PageLocks, Zone, find_zones
-from iobuffer.errors import IODeviceError, IONoMemoryError, IOReturn
-from iobuffer.pool import Extent
 
-GUEST = Path(__file__).parents[2] / "guest"
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Claim, PageLocks, Zone, find_zones
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IONoMemoryError, IOReturn
+from dma_rehearsal.guest.iobuffer.pool import Extent
+
+ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 ZONE = Zone("main", 0x0C00_0000, 64 * MIB)
 
 CHILD = """
     import sys
-    sys.path.insert(0, {guest!r})
+    sys.path.insert(0, {root!r})
     from pathlib import Path
-    from iobuffer.carveout import CarveoutPool, Zone
+    from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone
     pool = CarveoutPool(Zone("main", 0x0C000000, 64 << 20), locks=Path({locks!r}))
     extent = pool.allocate({length}, 4096)
     print(extent.address, extent.length, flush=True)
@@ -38,7 +39,7 @@ class Child:
     """Another process that holds one extent until it is killed."""
 
     def __init__(self, locks: Path, length: int) -> None:
-        text = textwrap.dedent(CHILD).format(guest=str(GUEST), locks=str(locks), length=length)
+        text = textwrap.dedent(CHILD).format(root=str(ROOT), locks=str(locks), length=length)
         self.process = subprocess.Popen(
             [sys.executable, "-c", text],
             stdin=subprocess.PIPE,

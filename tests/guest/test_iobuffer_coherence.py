@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from iobuffer import IOBufferMemoryDescriptor, coherence
-from iobuffer.memory import IOMemoryDescriptor
-from iobuffer.options import IODirection
 
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, coherence
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.options import IODirection
 from tests.guest.memory_pool import make
 
 

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODMACommand,
@@ -20,15 +21,16 @@ from iobuffer import (
     mistakes,
     provenance,
 )
-from iobuffer.coverage import CoverageError, Untouched
-from iobuffer.dma_transfer import UnfinishedList
-from iobuffer.memory import IOMemoryDescriptor
-from iobuffer.options import IODirection
-from iobuffer.pool import PAGE
-
+from dma_rehearsal.guest.iobuffer.coverage import CoverageError, Untouched
+from dma_rehearsal.guest.iobuffer.dma_transfer import UnfinishedList
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE
 from tests.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
 
-pytestmark = pytest.mark.filterwarnings("ignore::iobuffer.mistakes.IOMistakeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::dma_rehearsal.guest.iobuffer.mistakes.IOMistakeWarning"
+)
 
 
 class Watched(Bus):

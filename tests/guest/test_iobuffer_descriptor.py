@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
@@ -46,11 +47,10 @@ from iobuffer import (
     pools,
     vm,
 )
-from iobuffer.carveout import Zone
-from iobuffer.heap_pool import HeapPool
-from iobuffer.pool import PAGE, Extent
-from iobuffer.vm import Mapping
-
+from dma_rehearsal.guest.iobuffer.carveout import Zone
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 from tests.guest.memory_pool import MemoryPool, make
 
 MIB = 1 << 20

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
-import iobuffer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iobuffer import (
+
+from dma_rehearsal.guest import iobuffer
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     Task,
     activity,
@@ -20,14 +21,14 @@ from iobuffer import (
     current_task,
     protection,
 )
-from iobuffer.dma_command import (
+from dma_rehearsal.guest.iobuffer.dma_command import (
     IODMACommand,
     MappingOptions,
     SegmentFunction,
     Specification,
     kForceDoubleBuffer,
 )
-from iobuffer.errors import (
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IONoMemoryError,
@@ -36,12 +37,11 @@ from iobuffer.errors import (
     IOReturn,
     IOReturnError,
 )
-from iobuffer.flags import PrepareFlags
-from iobuffer.memory import IOMemoryDescriptor, Segment
-from iobuffer.options import IODirection, IOOptions
-from iobuffer.pool import PAGE
-from iobuffer.sub import IOSubMemoryDescriptor
-
+from dma_rehearsal.guest.iobuffer.flags import PrepareFlags
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.sub import IOSubMemoryDescriptor
 from tests.guest.memory_pool import MemoryPool, make
 from tests.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
 

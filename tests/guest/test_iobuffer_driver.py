@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from iobuffer import driver, uapi
-from iobuffer.errors import IODeviceError, IOReturn, IOReturnError
-from iobuffer.options import CacheMode
+
+from dma_rehearsal.guest.iobuffer import driver, uapi
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.options import CacheMode
 
 HEADER = Path(__file__).parents[2] / "guest" / "driver"
 

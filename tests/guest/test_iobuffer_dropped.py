@@ -6,7 +6,8 @@ import gc
 from collections.abc import Callable, Iterator
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOGeneralMemoryDescriptor,
     IOMemoryDescriptor,
@@ -18,8 +19,7 @@ from iobuffer import (
     protection,
     ranges_descriptor,
 )
-from iobuffer.options import IODirection
-
+from dma_rehearsal.guest.iobuffer.options import IODirection
 from tests.guest.memory_pool import MemoryPool
 from tests.guest.test_iobuffer_multi import Area, Pins
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
     IOBusyError,
@@ -32,12 +33,11 @@ from iobuffer import (
     protection,
     vm,
 )
-from iobuffer.backing import PinnableBacking
-from iobuffer.guard import reserve
-from iobuffer.managed import PageablePool
-from iobuffer.options import IODirection
-from iobuffer.pool import PAGE, Extent
-
+from dma_rehearsal.guest.iobuffer.backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.guard import reserve
+from dma_rehearsal.guest.iobuffer.managed import PageablePool
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
 from tests.guest.memory_pool import MemoryPool, make
 
 WORDS = memoryview(array.array("I", range(1, 17)))  # 16 items, 64 bytes

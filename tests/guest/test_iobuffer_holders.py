@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IOMultiMemoryDescriptor,
@@ -23,9 +24,8 @@ from iobuffer import (
     protection,
     provenance,
 )
-from iobuffer.options import IODirection
-from iobuffer.pool import PAGE
-
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE
 from tests.guest.memory_pool import MemoryPool, make
 from tests.guest.shared_pool import MIB
 
@@ -72,7 +72,8 @@ def test_memory_of_another_pool_is_not_named() -> None:
 
 def test_no_memory_names_other_processes(main: MemoryPool) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom iobuffer.carveout import CarveoutPool, Zone\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone\n"
         f"pool = CarveoutPool(Zone('main', {main.zone.start}, {main.zone.size}), "
         "locks=Path(sys.argv[1]))\n"
         "held = pool.allocate(4096, 4096)\nprint('held', flush=True)\nsys.stdin.read()\n"
@@ -82,7 +83,7 @@ def test_no_memory_names_other_processes(main: MemoryPool) -> None:
         [sys.executable, "-c", code, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path("guest").absolute())},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         text=True,
     ) as other:
         assert other.stdout is not None

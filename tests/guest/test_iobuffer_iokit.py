@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
     IOBusyError,
@@ -40,11 +41,10 @@ from iobuffer import (
     pools,
     protection,
 )
-from iobuffer.dma_command import IODMACommand
-from iobuffer.heap_pool import HeapPool
-from iobuffer.managed import PageablePool
-from iobuffer.pool import PAGE
-
+from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.managed import PageablePool
+from dma_rehearsal.guest.iobuffer.pool import PAGE
 from tests.guest.memory_pool import MemoryPool, make
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable

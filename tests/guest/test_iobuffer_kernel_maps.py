@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBufferMemoryDescriptor,
     IOBusyError,
@@ -26,10 +27,9 @@ from iobuffer import (
     kIOMemoryPurgeable,
     pools,
 )
-from iobuffer.flags import PurgeableState
-from iobuffer.managed import PageablePool
-from iobuffer.pool import PAGE
-
+from dma_rehearsal.guest.iobuffer.flags import PurgeableState
+from dma_rehearsal.guest.iobuffer.managed import PageablePool
+from dma_rehearsal.guest.iobuffer.pool import PAGE
 from tests.guest.memory_pool import MemoryPool, make
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable

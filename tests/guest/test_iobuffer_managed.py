@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from iobuffer import managed
-from iobuffer.errors import IODeviceError, IOReturn
-from iobuffer.managed import HUGE_PAGE, HugePool, PageablePool, PinnedPool
-from iobuffer.options import CacheMode
-from iobuffer.pool import PAGE, Pool, Request
+
+from dma_rehearsal.guest.iobuffer import managed
+from dma_rehearsal.guest.iobuffer.errors import IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.managed import HUGE_PAGE, HugePool, PageablePool, PinnedPool
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Pool, Request
 
 AVAILABLE = 64 << 20
 SIZE = AVAILABLE // 2

@@ -6,7 +6,8 @@ import mmap
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
     IOMemoryMap,
@@ -20,10 +21,10 @@ from iobuffer import (
     kIOMemoryPurgeable,
     pools,
 )
-from iobuffer.managed import PageablePool
-from iobuffer.pool import PAGE
-from iobuffer.purgeable import Purgeable
-from iobuffer.vm import Mapping
+from dma_rehearsal.guest.iobuffer.managed import PageablePool
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.purgeable import Purgeable
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 
 NON_VOLATILE = PurgeableState.kIOMemoryPurgeableNonVolatile
 VOLATILE = PurgeableState.kIOMemoryPurgeableVolatile

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBadArgumentError,
     IOBufferMemoryDescriptor,
     IOBusyError,
@@ -36,16 +37,16 @@ from iobuffer import (
     mistakes,
     pools,
 )
-from iobuffer.activity import InFlight
-from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.creation import make_request
-from iobuffer.dma_command import IODMACommand, MappingOptions, Specification
-from iobuffer.heap_pool import HeapPool
-from iobuffer.mapper import BusWindow, Place
-from iobuffer.mistakes import IOMistakeWarning
-from iobuffer.options import IOOptions
-from iobuffer.pool import PAGE, Extent
-from iobuffer.vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.activity import InFlight
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.creation import make_request
+from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand, MappingOptions, Specification
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.mapper import BusWindow, Place
+from dma_rehearsal.guest.iobuffer.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.iobuffer.options import IOOptions
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 MIB = 1 << 20
 START = 0x0C00_0000
@@ -415,7 +416,7 @@ class Pinner:
 @pytest.fixture
 def pinner(monkeypatch: pytest.MonkeyPatch) -> Pinner:
     made = Pinner()
-    monkeypatch.setattr("iobuffer.ranges_descriptor._pinner", made)
+    monkeypatch.setattr("dma_rehearsal.guest.iobuffer.ranges_descriptor._pinner", made)
     return made
 
 

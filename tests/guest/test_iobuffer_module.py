@@ -14,9 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import driver, uapi
-from iobuffer.driver import Driver, DriverFunction, Interrupts, PageTableEntry, PciInfo
-from iobuffer.errors import (
+
+from dma_rehearsal.guest.iobuffer import driver, uapi
+from dma_rehearsal.guest.iobuffer.driver import (
+    Driver,
+    DriverFunction,
+    Interrupts,
+    PageTableEntry,
+    PciInfo,
+)
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBusyError,
     IOCannotWireError,
     IODeviceError,
@@ -24,8 +31,8 @@ from iobuffer.errors import (
     IOReturnError,
     IOUnsupportedError,
 )
-from iobuffer.options import CacheMode
-from iobuffer.pin import KernelMap, Pin
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pin import KernelMap, Pin
 
 PAGE = 4096
 PHYSICAL = 0x0C00_1000

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     coherence,
     current_task,
     kernel,
@@ -23,7 +24,7 @@ from iobuffer import (
     user_memory,
     vm,
 )
-from iobuffer.errors import (
+from dma_rehearsal.guest.iobuffer.errors import (
     IOBadArgumentError,
     IOBusyError,
     IOCannotWireError,
@@ -34,16 +35,15 @@ from iobuffer.errors import (
     IOReturnError,
     IOUnsupportedError,
 )
-from iobuffer.flags import MapOptions, PrepareFlags, PurgeableState
-from iobuffer.guard import IOGuardPageMemoryDescriptor
-from iobuffer.mapping import IOMemoryMap
-from iobuffer.memory import IOMemoryDescriptor, Segment
-from iobuffer.multi import IOMultiMemoryDescriptor
-from iobuffer.options import CacheMode, IODirection, kIOMapInhibitCache
-from iobuffer.pool import PAGE
-from iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
-from iobuffer.sub import IOSubMemoryDescriptor
-
+from dma_rehearsal.guest.iobuffer.flags import MapOptions, PrepareFlags, PurgeableState
+from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.options import CacheMode, IODirection, kIOMapInhibitCache
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.sub import IOSubMemoryDescriptor
 from tests.guest.scattered import IN, IN_OUT, OUT, Bus, PurgeableMemory, Scattered
 
 A, B = 0x2000_0000, 0x3000_0000

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import iobuffer
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest import iobuffer
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBadArgumentError,
     IODirection,

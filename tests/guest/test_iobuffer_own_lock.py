@@ -7,9 +7,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import IOBufferMemoryDescriptor, IOReturnError, current_task, kIODirectionInOut
-from iobuffer.own_lock import make_lock
 
+from dma_rehearsal.guest.iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOReturnError,
+    current_task,
+    kIODirectionInOut,
+)
+from dma_rehearsal.guest.iobuffer.own_lock import make_lock
 from tests.guest.child import in_a_child
 from tests.guest.memory_pool import MemoryPool
 

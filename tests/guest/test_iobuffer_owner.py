@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODirection,
@@ -35,16 +36,15 @@ from iobuffer import (
     protection,
     task_of,
 )
-from iobuffer.adopted import Mapped, PlacedMap
-from iobuffer.backing import Share
-from iobuffer.flags import MapOptions
-from iobuffer.mistakes import IOMistakeWarning
-from iobuffer.options import CacheMode
-from iobuffer.port import ask
-from iobuffer.port_messages import Lost
-from platform_command import PlatformDeviceError
-from suite.other_process import OtherProcess
-
+from dma_rehearsal.guest.iobuffer.adopted import Mapped, PlacedMap
+from dma_rehearsal.guest.iobuffer.backing import Share
+from dma_rehearsal.guest.iobuffer.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.port import ask
+from dma_rehearsal.guest.iobuffer.port_messages import Lost
+from dma_rehearsal.guest.platform_command import PlatformDeviceError
+from dma_rehearsal.guest.suite.other_process import OtherProcess
 from tests.guest.shared_pool import ZONE, Remake
 
 Ask = Callable[[], Any]
@@ -608,7 +608,7 @@ def test_behind_a_mapper_a_device_reaches_what_is_the_tasks(
     ):
         other.hear()
         books = Mapper()
-        monkeypatch.setattr("iobuffer.mapper._mapper", books)
+        monkeypatch.setattr("dma_rehearsal.guest.iobuffer.mapper._mapper", books)
         # The port's thread has made the buffer, perhaps before: make it one for the mapper.
         memory = port.receive(timeout=20)
         monkeypatch.setattr(memory._held.window, "_mapper", books)

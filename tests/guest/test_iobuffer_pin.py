@@ -9,12 +9,13 @@ import resource
 from pathlib import Path
 
 import pytest
-from iobuffer import IOReturn, uapi
-from iobuffer.driver import DriverFunction
-from iobuffer.errors import IOCannotWireError, IODeviceError
-from iobuffer.pin import KernelMap, Pin, _Bytes, cannot_wire
-from iobuffer.pool import PAGE
-from iobuffer.uapi import PIN_MAX
+
+from dma_rehearsal.guest.iobuffer import IOReturn, uapi
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction
+from dma_rehearsal.guest.iobuffer.errors import IOCannotWireError, IODeviceError
+from dma_rehearsal.guest.iobuffer.pin import KernelMap, Pin, _Bytes, cannot_wire
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.uapi import PIN_MAX
 
 
 class FakePin(Pin):

@@ -10,7 +10,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     current_task,
     kIODirectionInOut,
@@ -18,12 +19,11 @@ from iobuffer import (
     placement,
     pools,
 )
-from iobuffer.errors import IONoMemoryError
-from iobuffer.managed import PageablePool
-from iobuffer.placement import HOSTILE, KIND, Hostile, Policy
-from iobuffer.pool import PAGE, Request
-from vfio import IovaAllocator
-
+from dma_rehearsal.guest.iobuffer.errors import IONoMemoryError
+from dma_rehearsal.guest.iobuffer.managed import PageablePool
+from dma_rehearsal.guest.iobuffer.placement import HOSTILE, KIND, Hostile, Policy
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Request
+from dma_rehearsal.guest.vfio import IovaAllocator
 from tests.guest.memory_pool import MemoryPool, make
 
 CARRY = 1 << 32

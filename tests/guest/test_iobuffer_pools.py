@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iobuffer import kernel, placement, pools
-from iobuffer.carveout import Zone
-from iobuffer.errors import IOBadArgumentError, IODeviceError, IONoMemoryError, IOReturn
-from iobuffer.heap_pool import HeapPool
-from iobuffer.placement import Hostile
-from iobuffer.pool import PAGE, Request
 
+from dma_rehearsal.guest.iobuffer import kernel, placement, pools
+from dma_rehearsal.guest.iobuffer.carveout import Zone
+from dma_rehearsal.guest.iobuffer.errors import (
+    IOBadArgumentError,
+    IODeviceError,
+    IONoMemoryError,
+    IOReturn,
+)
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.placement import Hostile
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Request
 from tests.guest.memory_pool import MemoryPool
 
 SIZE = 1 << 20

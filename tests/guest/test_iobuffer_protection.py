@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import IODeviceError, IODirection, IOReturn, IOReturnError, late, mistakes, protection
-from iobuffer.mistakes import IOMistakeWarning
+
+from dma_rehearsal.guest.iobuffer import (
+    IODeviceError,
+    IODirection,
+    IOReturn,
+    IOReturnError,
+    late,
+    mistakes,
+    protection,
+)
+from dma_rehearsal.guest.iobuffer.mistakes import IOMistakeWarning
 
 IN = IODirection.kIODirectionIn
 SEGMENTS = [(0x1000, 16), (0x2000, 16), (0x3000, 16)]

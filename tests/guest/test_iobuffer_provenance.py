@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODMACommand,
     IOGeneralMemoryDescriptor,
@@ -23,9 +24,8 @@ from iobuffer import (
     pools,
     provenance,
 )
-from iobuffer.options import IODirection
-from iobuffer.pool import PAGE
-
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE
 from tests.guest.memory_pool import make
 from tests.guest.scattered import Bus, Scattered
 

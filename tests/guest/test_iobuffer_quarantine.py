@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from iobuffer import IOBufferMemoryDescriptor, pools, resting_pins
-from iobuffer.carveout import CarveoutPool, PageLocks, Zone
-from iobuffer.errors import IOBadArgumentError, IONoMemoryError
-from iobuffer.heap import Heap
-from iobuffer.heap_pool import HeapPool
-from iobuffer.pool import PAGE, Extent
-from iobuffer.quarantine import RANGES_MAX, Quarantine, RestingRanges
-from iobuffer.ranges import RangeAllocator
-from iobuffer.vm import Mapping
 
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, pools, resting_pins
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, PageLocks, Zone
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError, IONoMemoryError
+from dma_rehearsal.guest.iobuffer.heap import Heap
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.quarantine import RANGES_MAX, Quarantine, RestingRanges
+from dma_rehearsal.guest.iobuffer.ranges import RangeAllocator
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 from tests.guest.memory_pool import MemoryPool, make
 
 MIB = 1 << 20

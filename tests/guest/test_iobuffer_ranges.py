@@ -8,8 +8,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from iobuffer.errors import IOBadArgumentError
-from iobuffer.ranges import RangeAllocator, align_down, align_up
+
+from dma_rehearsal.guest.iobuffer.errors import IOBadArgumentError
+from dma_rehearsal.guest.iobuffer.ranges import RangeAllocator, align_down, align_up
 
 SPACE = 96
 UNKNOWN, FREE, TAKEN = range(3)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODeviceError,
     IONoMemoryError,
@@ -33,14 +34,13 @@ from iobuffer import (
     task_of,
     vm,
 )
-from iobuffer.backing import Share
-from iobuffer.blocking import check_may_block
-from iobuffer.managed import FIXED_SIZE
-from iobuffer.options import CacheMode
-from iobuffer.pool import PAGE, Extent
-from iobuffer.port import ask
-from iobuffer.port_messages import Lost
-
+from dma_rehearsal.guest.iobuffer.backing import Share
+from dma_rehearsal.guest.iobuffer.blocking import check_may_block
+from dma_rehearsal.guest.iobuffer.managed import FIXED_SIZE
+from dma_rehearsal.guest.iobuffer.options import CacheMode
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.port import ask
+from dma_rehearsal.guest.iobuffer.port_messages import Lost
 from tests.guest.child import begin_child, in_a_child
 from tests.guest.shared_pool import ZONE, Remake
 

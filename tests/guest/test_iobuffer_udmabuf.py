@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOAlignmentWarning,
     IOBufferMemoryDescriptor,
@@ -27,11 +28,11 @@ from iobuffer import (
     pools,
     udmabuf_sysfs,
 )
-from iobuffer.heap_pool import HeapPool
-from iobuffer.options import IODirection
-from iobuffer.pool import PAGE, Extent, Request
-from iobuffer.udmabuf import UDmaBufCoherence, UDmaBufPool
-from iobuffer.udmabuf_sysfs import Attributes
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE, Extent, Request
+from dma_rehearsal.guest.iobuffer.udmabuf import UDmaBufCoherence, UDmaBufPool
+from dma_rehearsal.guest.iobuffer.udmabuf_sysfs import Attributes
 
 OUT, IN, BOTH = (
     IODirection.kIODirectionOut,

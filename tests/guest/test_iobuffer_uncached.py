@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import CacheMode, uncached
-from iobuffer.driver import Driver
-from iobuffer.pool import PAGE
-from iobuffer.vm import Mapping
+
+from dma_rehearsal.guest.iobuffer import CacheMode, uncached
+from dma_rehearsal.guest.iobuffer.driver import Driver
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.vm import Mapping
 
 PLACES = range(17)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     current_task,
     kIODirectionInOut,
@@ -22,9 +23,9 @@ from iobuffer import (
     pools,
     vm,
 )
-from iobuffer.managed import PageablePool
-from iobuffer.pool import PAGE
-from iobuffer.vm import Mapping, Placement, Reservation
+from dma_rehearsal.guest.iobuffer.managed import PageablePool
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.iobuffer.vm import Mapping, Placement, Reservation
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable
 UNIQUE = kIOMapAnywhere | kIOMapUnique

@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layout import MemoryType
-from memory_types import MemoryTypesError, entry_type, read_pat, read_physical_bits
+
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.guest.memory_types import (
+    MemoryTypesError,
+    entry_type,
+    read_pat,
+    read_physical_bits,
+)
 
 LINUX_PAT = 0x0407_0506_0007_0106
 NOPAT = 0x0007_0406_0007_0406

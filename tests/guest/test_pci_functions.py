@@ -7,15 +7,10 @@ import struct
 from pathlib import Path
 from typing import cast
 
-import exerciser
-import layout
-import pci_sysfs
-import platform_command
 import pytest
-from exerciser import Exerciser, ExerciserError
-from iobuffer import IOBusyError
-from iobuffer.driver import DriverFunction, Interrupts, PciInfo
-from layout import (
+
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.layout import (
     DmaAttribute,
     DmaDirection,
     DmaReason,
@@ -27,10 +22,14 @@ from layout import (
     WitnessRun,
     WitnessStatus,
 )
-from memory_types import Mtrrs
-from pci_sysfs import PciError, PciFunction
-from platform_command import PlatformDeviceError
-from platform_device import PlatformDevice
+from dma_rehearsal.guest import exerciser, pci_sysfs, platform_command
+from dma_rehearsal.guest.exerciser import Exerciser, ExerciserError
+from dma_rehearsal.guest.iobuffer import IOBusyError
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction, Interrupts, PciInfo
+from dma_rehearsal.guest.memory_types import Mtrrs
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.platform_command import PlatformDeviceError
+from dma_rehearsal.guest.platform_device import PlatformDevice
 
 PAGE = 4096
 

@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import platform_command
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import ProtectionStatus
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.guest import platform_command
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
     IODeviceError,
@@ -29,14 +33,10 @@ from iobuffer import (
     mistakes,
     protection,
 )
-from iobuffer.mistakes import IOMistakeWarning
-from layout import ProtectionStatus
-from platform_access import PlatformAccess, PlatformEvidence
-from platform_command import CommandInProgress, CommandLock
-from protection_unit import GrantsExhausted, ProtectionUnit, process_owner
-
-from device.platform.platform import Platform
-from device.trace import Trace
+from dma_rehearsal.guest.iobuffer.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.platform_access import PlatformAccess, PlatformEvidence
+from dma_rehearsal.guest.platform_command import CommandInProgress, CommandLock
+from dma_rehearsal.guest.protection_unit import GrantsExhausted, ProtectionUnit, process_owner
 from tests.device.fakes import answer
 from tests.guest.child import begin_child, in_a_child
 from tests.guest.memory_pool import MemoryPool, make

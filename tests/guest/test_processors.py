@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from suite import processors
-from suite.other_process import OtherProcess
+
+from dma_rehearsal.guest.suite import processors
+from dma_rehearsal.guest.suite.other_process import OtherProcess
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 

@@ -12,14 +12,24 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import platform_command
 import pytest
-from iobuffer.coverage import Untouched
-from iobuffer.options import IODirection
-from layout import DmaDirection, DmaReason, GrantDirection, Plat, ProtectionStatus
-from platform_access import PlatformEvidence
-from platform_command import CommandLock, PlatformDeviceError
-from protection_unit import (
+
+from dma_rehearsal.device.layout import (
+    DmaDirection,
+    DmaReason,
+    GrantDirection,
+    Plat,
+    ProtectionStatus,
+)
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.protection import Protection
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.guest import platform_command
+from dma_rehearsal.guest.iobuffer.coverage import Untouched
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.platform_access import PlatformEvidence
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
+from dma_rehearsal.guest.protection_unit import (
     Grant,
     GrantsExhausted,
     NoSuchGrant,
@@ -29,10 +39,6 @@ from protection_unit import (
     Touched,
     process_owner,
 )
-
-from device.platform.platform import Platform
-from device.platform.protection import Protection
-from device.trace import Trace
 from tests.device.fakes import answer
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT

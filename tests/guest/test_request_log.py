@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import platform_command
 import pytest
-from layout import DmaDirection, DmaReason, Plat
-from platform_command import CommandLock, PlatformDeviceError
-from request_log import RefusedRequest, RequestLog
 
-from device.endpoints.exerciser import Exerciser
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaDirection, DmaReason, Plat
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.guest import platform_command
+from dma_rehearsal.guest.platform_command import CommandLock, PlatformDeviceError
+from dma_rehearsal.guest.request_log import RefusedRequest, RequestLog
 from tests.device.fakes import BASE, SIZE, FakeClient, dma
 from tests.guest.test_protection_unit import ModelBar
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.guest.iobuffer import (
     IOBadArgumentError,
     IOBusyError,
     IODeviceError,
@@ -28,11 +29,18 @@ from iobuffer import (
     mistakes,
     protection,
 )
-from iobuffer.driver import Interrupts
-from iobuffer.mistakes import IOMistakeWarning
-from pci_sysfs import PciError, PciFunction
-from vfio import Container, IovaAllocator, VfioFunction, container, function, uapi
-from vfio.uapi import Request
+from dma_rehearsal.guest.iobuffer.driver import Interrupts
+from dma_rehearsal.guest.iobuffer.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.vfio import (
+    Container,
+    IovaAllocator,
+    VfioFunction,
+    container,
+    function,
+    uapi,
+)
+from dma_rehearsal.guest.vfio.uapi import Request
 
 PAGE = 4096
 BUS = 0x10_0000  # the first bus address that is given

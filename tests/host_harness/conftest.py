@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import cache, janitor
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness import cache, janitor
+from dma_rehearsal.host_harness.payload import SOURCE
 
 NOBODY = 65534
 
@@ -89,7 +89,7 @@ def ordinary_user(tmp_path: Path) -> Iterator[OrdinaryUser]:
     # Root's rights last until the first exec, which is that of env.
     wrapper = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env"]
     pythons = (sys.executable, "/usr/bin/python3")
-    script = "import host_harness.image"
+    script = "import dma_rehearsal.host_harness.image"
     usable = [each for each in pythons if run_within(wrapper, [each, "-c", script]).returncode == 0]
     if not usable:
         pytest.skip(

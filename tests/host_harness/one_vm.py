@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import guest_tests, options
-from host_harness.faults import Fault, Place
-from host_harness.guest_words import CollectedItem
-from host_harness.payload import GuestTests
-from host_harness.progress import Progress
-from host_harness.report import Ledger
-from host_harness.rig import Rig
-from host_harness.vm import Vm
-from host_harness.worker import Worker
+from dma_rehearsal.host_harness import guest_tests, options
+from dma_rehearsal.host_harness.faults import Fault, Place
+from dma_rehearsal.host_harness.guest_words import CollectedItem
+from dma_rehearsal.host_harness.payload import GuestTests
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.report import Ledger
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.vm import Vm
+from dma_rehearsal.host_harness.worker import Worker
 
 SEED = 0x5EED
 _DRIVER = "/sys/module/dma_rehearsal/parameters/fault"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from host_harness.options import OPTIONS
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness.options import OPTIONS
+from dma_rehearsal.host_harness.payload import SOURCE
 
 LIMIT_S = 900  # the first run of a machine makes the environment
 # What each VM of a run leaves, the first in the run's folder.
@@ -45,7 +45,15 @@ def run(runs: Path, *arguments: str, **settings: str) -> Run:
 def run_in(project: Path, runs: Path, *arguments: str, **settings: str) -> Run:
     """Run the harness in a project of one's own, as `run` does in the checkout."""
     done = subprocess.run(
-        [sys.executable, "-m", "host_harness", "test", "--runs", str(runs), *arguments],
+        [
+            sys.executable,
+            "-m",
+            "dma_rehearsal.host_harness",
+            "test",
+            "--runs",
+            str(runs),
+            *arguments,
+        ],
         cwd=project,
         env=clean_environment(**settings) | {"PYTHONPATH": str(SOURCE)},
         capture_output=True,

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import tools
-from host_harness.payload import SOURCE
-
-from .conftest import run_within
-from .test_environment import program
+from dma_rehearsal.host_harness import tools
+from dma_rehearsal.host_harness.payload import SOURCE
+from tests.host_harness.conftest import run_within
+from tests.host_harness.test_environment import program
 
 SCRIPT = SOURCE / "host_harness" / "bootstrap.sh"
 _NEEDED = (

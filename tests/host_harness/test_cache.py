@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 
-from host_harness import cache, seal, space
-from host_harness.errors import EnvironmentFailure
-from host_harness.payload import SOURCE
-
-from .conftest import OrdinaryUser, run_within
+from dma_rehearsal.host_harness import cache, seal, space
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
+from dma_rehearsal.host_harness.payload import SOURCE
+from tests.host_harness.conftest import OrdinaryUser, run_within
 
 KIND = cache.Kind("driver", needed=1000, hashed=True, keep=2)
 BIG = cache.Kind("tree", needed=1000, hashed=False, keep=2)
@@ -169,8 +168,8 @@ def test_space_that_ends_within_the_build(cache_root: Path, number: int) -> None
 _ENTRY_SCRIPT = """
 import sys
 from pathlib import Path
-from host_harness import cache
-from host_harness.errors import EnvironmentFailure
+from dma_rehearsal.host_harness import cache
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 def build(staging):
     (staging / "file").write_bytes(bytes({size}))
     return {{}}
@@ -292,7 +291,7 @@ def test_two_at_once_build_once(cache_root: Path) -> None:
 
 _BUILDER = """
 import sys, time
-from host_harness import cache, children
+from dma_rehearsal.host_harness import cache, children
 def build(staging):
     (staging / "half").write_text("x")
     print("building", flush=True)
@@ -368,7 +367,7 @@ def test_lock_that_is_held_too_long_is_status_3(
 
 _USER = """
 import sys
-from host_harness import cache
+from dma_rehearsal.host_harness import cache
 print(cache.recorded(cache.Kind("driver", 1000, True, 2), {"user": 1}) is not None, flush=True)
 sys.stdin.read()
 """

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from device.layout import CacheCommand, CacheModelMode, CacheStatus, Plat
-from device.platform.cache.names import MAX_SHARERS
-from device.platform.cache.reports import REPORTS_MAX
-from device.trace import Trace
-from host_harness.cache_reports import complaint, unowned
-from host_harness.report import AFTER, Ledger
+from dma_rehearsal.device.layout import CacheCommand, CacheModelMode, CacheStatus, Plat
+from dma_rehearsal.device.platform.cache.names import MAX_SHARERS
+from dma_rehearsal.device.platform.cache.reports import REPORTS_MAX
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.host_harness.cache_reports import complaint, unowned
+from dma_rehearsal.host_harness.report import AFTER, Ledger
 from tests.device.cache_board import DATA, IN, OUT, CacheBoard
 from tests.device.fakes import write32
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_harness.channel import HEADER, MAGIC, MAX_PAYLOAD, Channel, ChannelBroken
+from dma_rehearsal.host_harness.channel import HEADER, MAGIC, MAX_PAYLOAD, Channel, ChannelBroken
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_harness import claims
-from host_harness.claim_judge import NO_WALK, NOTHING_MOVED, Finding, judge
-from host_harness.evidence import Evidence
-from host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness import claims
+from dma_rehearsal.host_harness.claim_judge import NO_WALK, NOTHING_MOVED, Finding, judge
+from dma_rehearsal.host_harness.evidence import Evidence
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
 from tests.host_harness import traces
 from tests.host_harness.traces import request
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from host_harness.console import Console
+from dma_rehearsal.host_harness.console import Console
 
 LIMIT_S = 5.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import debian, payload
-from host_harness.errors import EnvironmentFailure
+from dma_rehearsal.host_harness import debian, payload
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness.device_control import set_fault, set_test
-from host_harness.errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.device_control import set_fault, set_test
+from dma_rehearsal.host_harness.errors import NoVerdict, UsageError
 from tests.device.test_process import running
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from host_harness import dmar, faults, options
-from host_harness.dmar import DmarFault, DmarLog, ExpectedFault, Outcome
-from host_harness.errors import UsageError
-from host_harness.evidence import Evidence
-from host_harness.guest_words import GuestWordsError
-from host_harness.report import HOST_SAW, Ledger
-from host_harness.verdict import HostView
+from dma_rehearsal.host_harness import dmar, faults, options
+from dma_rehearsal.host_harness.dmar import DmarFault, DmarLog, ExpectedFault, Outcome
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.evidence import Evidence
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness.report import HOST_SAW, Ledger
+from dma_rehearsal.host_harness.verdict import HostView
 from tests.host_harness import traces
 
 WRITE = (

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from host_harness import build_way, cache, doctor, memory, qemu, space, tools
-from host_harness.doctor import Mark
-from host_harness.errors import Status
-
-from .conftest import run_within
-from .test_environment import fake_qemu
+from dma_rehearsal.host_harness import build_way, cache, doctor, memory, qemu, space, tools
+from dma_rehearsal.host_harness.doctor import Mark
+from dma_rehearsal.host_harness.errors import Status
+from tests.host_harness.conftest import run_within
+from tests.host_harness.test_environment import fake_qemu
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +194,11 @@ def test_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "host_harness.doctor"], ["-S", "-m", "host_harness.doctor"]]
+    "command",
+    [
+        ["-m", "dma_rehearsal.host_harness.doctor"],
+        ["-S", "-m", "dma_rehearsal.host_harness.doctor"],
+    ],
 )
 def test_it_needs_the_standard_library_alone(command: list[str], cache_root: Path) -> None:
     done = run_within([], [sys.executable, *command], DMA_REHEARSAL_CACHE=str(cache_root))
@@ -212,18 +215,25 @@ def test_clean_cache_reports_what_it_freed(cache_root: Path) -> None:
 
     cache.entry(cache.PAYLOAD, {"a": 1}, build)
     cache.release()
-    done = run_within([], [sys.executable, "-m", "host_harness.doctor", "clean-cache"])
+    done = run_within(
+        [], [sys.executable, "-m", "dma_rehearsal.host_harness.doctor", "clean-cache"]
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"freed 1 MB in {cache_root}\n"
     assert not cache_root.exists()
 
 
 def test_unknown_word_is_a_usage_error() -> None:
-    assert run_within([], [sys.executable, "-m", "host_harness.doctor", "x"]).returncode == 2
+    assert (
+        run_within([], [sys.executable, "-m", "dma_rehearsal.host_harness.doctor", "x"]).returncode
+        == 2
+    )
 
 
 def test_reader_that_has_seen_enough_is_no_traceback() -> None:
-    done = run_within([], ["sh", "-c", f"{sys.executable} -m host_harness.doctor | head -n 1"])
+    done = run_within(
+        [], ["sh", "-c", f"{sys.executable} -m dma_rehearsal.host_harness.doctor | head -n 1"]
+    )
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr

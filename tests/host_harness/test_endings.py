@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from device import watchdog
-from host_harness import endings
+from dma_rehearsal.device import watchdog
+from dma_rehearsal.host_harness import endings
 
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 ABORTS = "import os; os.abort()"

@@ -19,7 +19,7 @@ def test_unmapped_dma_fails_its_test_unless_it_is_announced(tmp_path: Path) -> N
         shutil.copytree(TESTS, tmp_path / "project"),
         tmp_path / "runs",
         *("--tests", "test_unmapped.py"),
-        ENDPOINT="device.endpoints.checksum:Checksum",
+        ENDPOINT="dma_rehearsal.device.endpoints.checksum:Checksum",
         IOMMU="intel",
     )
     assert done.status == 1

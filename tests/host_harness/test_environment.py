@@ -14,11 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import build_way, cache, debian, image, kernel_module, qemu, seal, tools
-from host_harness.build_way import Way
-from host_harness.errors import EnvironmentFailure, Status, UsageError
-
-from .conftest import NOBODY, OrdinaryUser, run_within
+from dma_rehearsal.host_harness import (
+    build_way,
+    cache,
+    debian,
+    image,
+    kernel_module,
+    qemu,
+    seal,
+    tools,
+)
+from dma_rehearsal.host_harness.build_way import Way
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, Status, UsageError
+from tests.host_harness.conftest import NOBODY, OrdinaryUser, run_within
 
 
 def program(path: Path, script: str) -> Path:
@@ -100,7 +108,7 @@ def test_unknown_cause_still_shows_what_was_said() -> None:
 def test_without_any_network(no_network: list[str], tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom host_harness import debian\n"
-        "from host_harness.errors import EnvironmentFailure\n"
+        "from dma_rehearsal.host_harness.errors import EnvironmentFailure\n"
         "try: debian.unpack('bookworm', ['dash'], Path(sys.argv[1]))\n"
         "except EnvironmentFailure as error: print(error); sys.exit(error.status)\n"
     )
@@ -413,7 +421,7 @@ def test_no_way_at_all_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert "gcc" in failure.value.hint
 
 
-_WHY_NOT = "from host_harness import build_way as b; print(b.why_not(b.Way({way!r})))"
+_WHY_NOT = "from dma_rehearsal.host_harness import build_way as b; print(b.why_not(b.Way({way!r})))"
 
 
 def test_ordinary_user_may_not_chroot(ordinary_user: OrdinaryUser) -> None:
@@ -456,7 +464,7 @@ def test_host_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 _MAKE_DRIVER = """
 import sys
 from pathlib import Path
-from host_harness import image, kernel_module
+from dma_rehearsal.host_harness import image, kernel_module
 staging, tree = Path(sys.argv[1]), Path(sys.argv[2])
 release = image._release_of_tree(tree)
 print(image._make_driver(tree, release, staging, lambda text: None)["way"])

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_harness import announcements, memory_words, refusal_words, verdict
-from host_harness.evidence import MARKS_MAX, Evidence, Grants, union
-from host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness import announcements, memory_words, refusal_words, verdict
+from dma_rehearsal.host_harness.evidence import MARKS_MAX, Evidence, Grants, union
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
 from tests.host_harness import traces
 from tests.host_harness.traces import request
 
@@ -254,7 +254,7 @@ def test_refusals_alike_are_one_and_others_are_counted() -> None:
 
 
 def test_every_reason_has_words_of_its_own() -> None:
-    from device.layout import DmaReason
+    from dma_rehearsal.device.layout import DmaReason
 
     for reason in set(DmaReason.__members__) - {"NONE", "RESET", "CLIENT_GONE"}:
         found = complaint(request(reason=reason))

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from host_harness import exit_codes
-from host_harness.errors import Status
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness import exit_codes
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.payload import SOURCE
 
 # What pytest says by itself, and what the harness makes of it, for each row of the table.
 CASES = {

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from host_harness.errors import NoVerdict, UsageError
-from host_harness.faults import FAULTS, Fault, Place, find
-from host_harness.report import Ledger
+from dma_rehearsal.host_harness.errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.faults import FAULTS, Fault, Place, find
+from dma_rehearsal.host_harness.report import Ledger
 from tests.host_harness.one_vm import OneSession, OneVm, check_gone, notice, one_vm
 
 pytestmark = pytest.mark.vm

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from host_harness.guest_memory import GuestMemory, NoMemory
-from host_harness.memory import GIB, RAM_BELOW_4G, RAM_SIZE
+from dma_rehearsal.host_harness.guest_memory import GuestMemory, NoMemory
+from dma_rehearsal.host_harness.memory import GIB, RAM_BELOW_4G, RAM_SIZE
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import guest_packages
-from host_harness.errors import EnvironmentFailure
+from dma_rehearsal.host_harness import guest_packages
+from dma_rehearsal.host_harness.errors import EnvironmentFailure
 
 
 def test_a_state_machine_runs_on_the_copies_alone(tmp_path: Path) -> None:

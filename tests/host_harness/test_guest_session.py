@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from host_harness.errors import NoVerdict
-from host_harness.guest_session import GuestSession
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.guest_session import GuestSession
 
 
 def session(**changes: Any) -> Any:

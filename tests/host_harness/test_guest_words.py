@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_harness import device_trace, guest_words
-from host_harness.device_trace import DeviceTrace
-from host_harness.errors import NoVerdict
-from host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness import device_trace, guest_words
+from dma_rehearsal.host_harness.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
 
 ITEM = {
     "nodeid": "suite/test_x.py::test_y[1]",

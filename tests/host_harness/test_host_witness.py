@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from host_harness import host_witness, processor
-from host_harness.errors import NoVerdict
-from host_harness.guest_memory import NoMemory
-from host_harness.guest_words import GuestWordsError
-from host_harness.monitor import MonitorError
+from dma_rehearsal.host_harness import host_witness, processor
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.guest_memory import NoMemory
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness.monitor import MonitorError
 from tests.device.tables import PAGE, TABLE, Tables
 
 VA = 0x7F12_3456_7000

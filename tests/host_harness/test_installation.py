@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import clean_environment
 
 ENTRY_POINTS = """\
 [pytest11]
-host_harness.pytest_plugin = host_harness.pytest_plugin
+dma_rehearsal.host_harness.pytest_plugin = dma_rehearsal.host_harness.pytest_plugin
 """
 
 

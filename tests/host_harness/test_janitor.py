@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import children, janitor
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness import children, janitor
+from dma_rehearsal.host_harness.payload import SOURCE
 
 # A harness in small: a group of two processes (the inner one is not our child) and two folders.
 _PARENT = """
 import os, subprocess, sys, time
 from pathlib import Path
-from host_harness import janitor
+from dma_rehearsal.host_harness import janitor
 folder, kept = Path(sys.argv[1]), Path(sys.argv[2])
 group = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"], start_new_session=True)
 with janitor.guard_group(group.pid), janitor.guard_path(folder):
@@ -233,7 +233,7 @@ def test_run_leaves_nothing_of_a_group_whose_leader_ended(tmp_path: Path) -> Non
 
 def test_grandchild_dies_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
-        "from host_harness import children\n"
+        "from dma_rehearsal.host_harness import children\n"
         f"children.run(['sh', '-c', 'sleep 1000 & echo $! >{tmp_path}/pid; wait'], timeout_s=99)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=SOURCE)

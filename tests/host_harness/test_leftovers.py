@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import children
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness import children
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import LIMIT_S, clean_environment
 
 
@@ -182,7 +182,7 @@ def test_child_dies_with_its_parent(tmp_path: Path) -> None:
     marker = str(tmp_path / "marker")
     script = (
         "import sys, time\n"
-        "from host_harness.children import child\n"
+        "from dma_rehearsal.host_harness.children import child\n"
         f"with child([sys.executable, '-c', 'import time; time.sleep(1000)', {marker!r}]):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(1000)\n"

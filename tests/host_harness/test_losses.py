@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import deadlines, options
-from host_harness.errors import NoVerdict
-from host_harness.progress import Progress
-from host_harness.rig import Rig
-from host_harness.vm import Vm
+from dma_rehearsal.host_harness import deadlines, options
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.vm import Vm
 from tests.host_harness.runs import run
 
 pytestmark = pytest.mark.vm

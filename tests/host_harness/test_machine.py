@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import faults, launch, machine, memory, options, qemu, run_folder
-from host_harness.errors import EnvironmentFailure, Status, UsageError
+from dma_rehearsal.host_harness import faults, launch, machine, memory, options, qemu, run_folder
+from dma_rehearsal.host_harness.errors import EnvironmentFailure, Status, UsageError
 
 WIRING = machine.Wiring(
     console_fd=10,

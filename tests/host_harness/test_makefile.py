@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from host_harness.options import OPTIONS
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness.options import OPTIONS
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import clean_environment
 
 

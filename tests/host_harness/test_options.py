@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from device import profile
-from host_harness import deadlines, faults, options
-from host_harness.errors import UsageError
-from host_harness.options import OPTIONS
-from host_harness.replay import Replay
+from dma_rehearsal.device import profile
+from dma_rehearsal.host_harness import deadlines, faults, options
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.options import OPTIONS
+from dma_rehearsal.host_harness.replay import Replay
 
 
 @pytest.fixture(autouse=True)
@@ -103,11 +103,13 @@ GIVEN = {"seed": "7", "fault": "report-lost", "append": "a=1 b=2", "keep": "1"}
 
 
 def test_replay_names_options_seed_and_the_tests_that_failed() -> None:
-    replay = Replay(["python", "-m", "host_harness", "test"], ["-k", "x and y"], Path("/a b"))
+    replay = Replay(
+        ["python", "-m", "dma_rehearsal.host_harness", "test"], ["-k", "x and y"], Path("/a b")
+    )
     command = replay.command(options.parse(GIVEN), ["suite/test_x.py::test_y[1-2]"])
     assert shlex.split(command) == [
         *("cd", "/a b", "&&", "FAULT=report-lost", "SEED=7", "APPEND=a=1 b=2", "KEEP=1"),
-        *("python", "-m", "host_harness", "test", "suite/test_x.py::test_y[1-2]"),
+        *("python", "-m", "dma_rehearsal.host_harness", "test", "suite/test_x.py::test_y[1-2]"),
     ]
     assert shlex.split(replay.command(options.parse({}), []))[-2:] == ["-k", "x and y"]
 

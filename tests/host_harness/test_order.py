@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import drawing, options, order
-from host_harness.errors import UsageError
-from host_harness.payload import SOURCE, GuestTests
+from dma_rehearsal.host_harness import drawing, options, order
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.payload import SOURCE, GuestTests
 from tests.host_harness.runs import LIMIT_S, clean_environment
 
 
@@ -63,7 +63,7 @@ def test_every_time(): ...
 
 def run_order(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "host_harness", "order", *arguments],
+        [sys.executable, "-m", "dma_rehearsal.host_harness", "order", *arguments],
         cwd=folder,
         env=clean_environment(PYTHONPATH=str(SOURCE), SEED="7", **settings),
         capture_output=True,

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.layout import MemoryType, WitnessRun, WitnessStatus
-from device.platform.memory_types import Mtrrs, effective_type
-from device.platform.witness import Witness
-from host_harness import page_walk
-from host_harness.page_walk import Run, TypeRegisters, WalkFailed
+from dma_rehearsal.device.layout import MemoryType, WitnessRun, WitnessStatus
+from dma_rehearsal.device.platform.memory_types import Mtrrs, effective_type
+from dma_rehearsal.device.platform.witness import Witness
+from dma_rehearsal.host_harness import page_walk
+from dma_rehearsal.host_harness.page_walk import Run, TypeRegisters, WalkFailed
 from tests.device.tables import (
     HUGE,
     LARGE,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from _pytest.assertion import rewrite
 
-from host_harness import debian, guest_packages, payload
-from host_harness.errors import UsageError
-from host_harness.payload import SOURCE, GuestTests, is_copied
+from dma_rehearsal.host_harness import debian, guest_packages, payload
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.payload import SOURCE, GuestTests, is_copied
 
 FILES = (
     *("test_top.py", "plain/test_a.py", "plain/helper.py", "deep/conftest.py"),
@@ -45,7 +45,7 @@ def test_folder_that_a_selection_needs(root: Path, selected: str, copied: str) -
 
 def test_own_tests_are_there_anyway() -> None:
     assert GuestTests(selected=("suite/test_x.py",)).files() == []
-    assert GuestTests().root_in_guest == "/opt/dma-rehearsal/guest"
+    assert GuestTests().root_in_guest == "/opt/dma-rehearsal/dma_rehearsal/guest"
 
 
 @pytest.mark.parametrize(

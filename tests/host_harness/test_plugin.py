@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import verdicts
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness import verdicts
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import clean_environment
 
 pytestmark = pytest.mark.vm
 
 LIMIT_S = 900
-PLUGIN = "host_harness.pytest_plugin"
+PLUGIN = "dma_rehearsal.host_harness.pytest_plugin"
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def test_broken_promise_fails_and_its_replay_fails_again(project: Path) -> None:
 
 
 FORGETS = """
-from cache_unit import CacheModelMode
-from iobuffer import (
+from dma_rehearsal.guest.cache_unit import CacheModelMode
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor, coherence, current_task, kIODirectionOut, kIOMapCopybackCache,
 )
-from platform_coherence import PlatformCoherence
+from dma_rehearsal.guest.platform_coherence import PlatformCoherence
 
 
 def test_forgets(bench):

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from host_harness.progress import Progress
+from dma_rehearsal.host_harness.progress import Progress
 
 
 class Terminal(io.StringIO):

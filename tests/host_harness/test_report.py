@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import pytest
 
-from host_harness import verdict
-from host_harness.errors import UsageError
-from host_harness.evidence import Evidence
-from host_harness.failure import HostWords
-from host_harness.report import AFTER, HOST_SAW, UNASKED, Ledger, Promise
-from host_harness.reviewed import OWN, Reviewed
-from host_harness.verdict import HostView
+from dma_rehearsal.host_harness import verdict
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.evidence import Evidence
+from dma_rehearsal.host_harness.failure import HostWords
+from dma_rehearsal.host_harness.report import AFTER, HOST_SAW, UNASKED, Ledger, Promise
+from dma_rehearsal.host_harness.reviewed import OWN, Reviewed
+from dma_rehearsal.host_harness.verdict import HostView
 from tests.host_harness import traces
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_harness.schedule import Schedule
+from dma_rehearsal.host_harness.schedule import Schedule
 
 
 @given(st.integers(0, 60), st.integers(1, 5), st.data())

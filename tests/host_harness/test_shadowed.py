@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from host_harness.launch import _endpoint_refused
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness.launch import _endpoint_refused
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import clean_environment
 
 
 @pytest.mark.parametrize("module", ["host_harness", "pytest"])
 def test_device_py_of_a_project(tmp_path: Path, module: str) -> None:
-    (tmp_path / "device.py").write_text("from device.endpoints.base import Endpoint\n")
-    plugin = ["-p", "host_harness.pytest_plugin"] if module == "pytest" else []
+    (tmp_path / "device.py").write_text(
+        "from dma_rehearsal.device.endpoints.base import Endpoint\n"
+    )
+    plugin = ["-p", "dma_rehearsal.host_harness.pytest_plugin"] if module == "pytest" else []
     done = subprocess.run(
         [sys.executable, "-m", module, *plugin, "--help"],
         cwd=tmp_path,
@@ -36,11 +38,15 @@ def test_device_py_of_a_project(tmp_path: Path, module: str) -> None:
     ("log", "said", "hint"),
     [
         (
-            "python -m device: no module x\n  next: name MODULE:CLASS\n",
+            "python -m dma_rehearsal.device: no module x\n  next: name MODULE:CLASS\n",
             "no module x",
             "name MODULE",
         ),
-        ("python -m device: 3000 MSI-X vectors\n", "3000 MSI-X vectors", "mend Nic: docs/tutorial"),
+        (
+            "python -m dma_rehearsal.device: 3000 MSI-X vectors\n",
+            "3000 MSI-X vectors",
+            "mend Nic: docs/tutorial",
+        ),
         ("", "ENDPOINT=nic:Nic", "mend Nic"),
     ],
 )

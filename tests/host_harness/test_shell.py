@@ -16,9 +16,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from host_harness import shell
-from host_harness.errors import UsageError
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness import shell
+from dma_rehearsal.host_harness.errors import UsageError
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import clean_environment
 
 LIMIT_S = 900  # the first run of a machine makes the environment
@@ -34,7 +34,7 @@ class Terminal:
     def start(self, *arguments: str, folder: Path = SOURCE, **settings: str) -> pexpect.spawn[str]:
         child = pexpect.spawn(
             sys.executable,
-            ["-m", "host_harness", *arguments],
+            ["-m", "dma_rehearsal.host_harness", *arguments],
             cwd=str(folder),
             env=clean_environment(PYTHONPATH=str(folder), **settings),
             timeout=60,
@@ -62,11 +62,12 @@ def finish(child: pexpect.spawn[str], status: int = 0) -> None:
 @pytest.mark.vm
 def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    for name in ("device", "guest", "host_harness"):
-        shutil.copytree(SOURCE / name, checkout / name)
+    for name in ("device", "dma_rehearsal", "guest", "host_harness"):
+        shutil.copytree(SOURCE / name, checkout / name, symlinks=True)
     first = terminal.start("shell", "--runs", str(tmp_path / "runs"), folder=checkout)
     first.expect(PROMPT, timeout=LIMIT_S)
-    first.sendline("python3 -c 'import iobuffer; print(iobuffer.current_task())'; tty; stty size")
+    task = "from dma_rehearsal.guest.iobuffer import current_task; print(current_task())"
+    first.sendline(f"python3 -c '{task}'; tty; stty size")
     first.expect(r"task \d+")
     first.expect_exact("/dev/hvc0")
     first.expect_exact("33 111")
@@ -83,7 +84,7 @@ def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) ->
 
     module = checkout / "guest" / "suite" / "live.py"
     module.write_text("print('words', 6 * 7)\n")
-    first.sendline("until test -e suite/live.py; do sleep 0.2; done; python3 -m suite.live")
+    first.sendline("until test -e suite/live.py; do sleep 0.2; done; python3 suite/live.py")
     first.expect_exact("words 42")
     module.unlink()
     first.sendline("while test -e suite/live.py; do sleep 0.2; done; echo it is g''one")
@@ -130,7 +131,8 @@ def test_kept_vm_can_be_entered_and_debugged(terminal: Terminal, tmp_path: Path)
 
     inside = terminal.start("shell", "--attach", str(runs / "latest"))
     inside.expect(PROMPT)
-    inside.sendline("python3 -c 'import exerciser; print(exerciser.Exerciser().dma_count)'")
+    count = "from dma_rehearsal.guest.exerciser import Exerciser; print(Exerciser().dma_count)"
+    inside.sendline(f"python3 -c '{count}'")
     inside.expect(r"\r\n\d+\r\n")
     inside.sendline("exit")
     finish(inside)

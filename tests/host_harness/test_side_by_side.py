@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from host_harness import memory, side_by_side
-from host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness import memory, side_by_side
+from dma_rehearsal.host_harness.errors import NoVerdict
 
 LIMIT_S = 5.0
 

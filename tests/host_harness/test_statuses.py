@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host_harness.payload import SOURCE
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import Run, clean_environment, run
 
 
@@ -75,7 +75,7 @@ def test_hangup_that_is_ignored_stays_ignored() -> None:
     script = (
         "import signal, sys\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from host_harness.__main__ import main\n"
+        "from dma_rehearsal.host_harness.__main__ import main\n"
         "main(['faults'])\n"
         "sys.exit(signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)\n"
     )
@@ -87,7 +87,7 @@ def test_hangup_that_is_ignored_stays_ignored() -> None:
 
 
 def test_reader_that_has_seen_enough_is_no_traceback() -> None:
-    line = f"{sys.executable} -m host_harness faults | head -n 1"
+    line = f"{sys.executable} -m dma_rehearsal.host_harness faults | head -n 1"
     done = subprocess.run(
         ["sh", "-c", line],
         cwd=SOURCE,
@@ -120,7 +120,7 @@ def test_endpoint_of_the_tutorial(runs: Path) -> None:
     done = run(
         runs,
         *("--tests", "docs/example_endpoint/guest_tests"),
-        ENDPOINT="device.endpoints.checksum:Checksum",
+        ENDPOINT="dma_rehearsal.device.endpoints.checksum:Checksum",
     )
     check(done, 0)
     assert "7 passed, 0 failed" in done.output

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from host_harness import options, verdicts
-from host_harness.errors import NoVerdict
-from host_harness.progress import Progress
-from host_harness.report import Promise
-from host_harness.rig import Rig
-from host_harness.verdicts import Difference, Recorder, Verdict, differences
+from dma_rehearsal.host_harness import options, verdicts
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.report import Promise
+from dma_rehearsal.host_harness.rig import Rig
+from dma_rehearsal.host_harness.verdicts import Difference, Recorder, Verdict, differences
 
 pytest_plugins = ["pytester"]
 

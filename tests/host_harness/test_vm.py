@@ -17,15 +17,15 @@ from unittest import mock
 
 import pytest
 
-from device import watchdog
-from host_harness import deadlines
-from host_harness.channel import Channel
-from host_harness.console import Console
-from host_harness.errors import NoVerdict
-from host_harness.guest_memory import GuestMemory
-from host_harness.monitor import MonitorError
-from host_harness.progress import Progress
-from host_harness.vm import Vm
+from dma_rehearsal.device import watchdog
+from dma_rehearsal.host_harness import deadlines
+from dma_rehearsal.host_harness.channel import Channel
+from dma_rehearsal.host_harness.console import Console
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.guest_memory import GuestMemory
+from dma_rehearsal.host_harness.monitor import MonitorError
+from dma_rehearsal.host_harness.progress import Progress
+from dma_rehearsal.host_harness.vm import Vm
 
 PROMPT_S = 2.0  # the issue's own limit for every loss
 
@@ -224,7 +224,9 @@ def test_another_vm_may_end_once_it_was_told_to(stage: Stage, other: Stage) -> N
 def test_guest_that_ran_another_number_of_tests(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host_harness.device_control.set_test", lambda _socket, _test: None)
+    monkeypatch.setattr(
+        "dma_rehearsal.host_harness.device_control.set_test", lambda _socket, _test: None
+    )
     stage.guest.send({"type": "ended", "ran": 3})
     with pytest.raises(NoVerdict, match="it ran 3 tests, the host saw 2"):
         stage.vm.end_session(2)
@@ -272,7 +274,7 @@ def test_qemu_that_waited_in_vain_for_the_device_takes_the_verdict(
     log.write_text("qemu: a warning\n")
     stage.vm.check_answers("test")
     log.write_text("qemu: a warning\nqemu: vfio_user_region_read: timed out waiting for reply\n")
-    monkeypatch.setattr("host_harness.vm._LATE_S", 0.01)
+    monkeypatch.setattr("dma_rehearsal.host_harness.vm._LATE_S", 0.01)
     with pytest.raises(NoVerdict, match=r"test: .*did not answer.*all ones: qemu: vfio_user"):
         stage.vm.check_answers("test")
 

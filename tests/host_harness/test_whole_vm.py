@@ -1,4 +1,4 @@
-"""Whole-VM runs of ``python -m host_harness``: a clean one, and one for every named fault."""
+"""Whole-VM runs of the command: a clean one, and one for every named fault."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from host_harness.errors import Status
-from host_harness.faults import FAULTS, Fault
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.faults import FAULTS, Fault
 from tests.host_harness.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 
 pytestmark = pytest.mark.vm

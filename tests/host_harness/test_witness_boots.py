@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from host_harness import cache, host_witness, image, machine, memory, qemu
-from host_harness.children import child
-from host_harness.monitor import Monitor
+from dma_rehearsal.host_harness import cache, host_witness, image, machine, memory, qemu
+from dma_rehearsal.host_harness.children import child
+from dma_rehearsal.host_harness.monitor import Monitor
 from tests.host_harness import migration_stream
 from tests.host_harness.runs import Run, run
 

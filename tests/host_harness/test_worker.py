@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from host_harness import verdict
-from host_harness.errors import NoVerdict
-from host_harness.guest_tests import Outcome
-from host_harness.guest_words import GuestWordsError
-from host_harness.worker import Seen, Worker
+from dma_rehearsal.host_harness import verdict
+from dma_rehearsal.host_harness.errors import NoVerdict
+from dma_rehearsal.host_harness.guest_tests import Outcome
+from dma_rehearsal.host_harness.guest_words import GuestWordsError
+from dma_rehearsal.host_harness.worker import Seen, Worker
 from tests.host_harness import traces
 
 FAULT = "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x5000 [fault reason 0x05]"
@@ -72,7 +72,7 @@ def test_each_has_the_faults_of_its_own_iommu(tmp_path: Path) -> None:
 def test_what_came_between_tests_is_not_the_next_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("host_harness.worker.Running", lambda *_: None)
+    monkeypatch.setattr("dma_rehearsal.host_harness.worker.Running", lambda *_: None)
     worker = made(tmp_path / "1")
     named: list[str | None] = []
     monkeypatch.setattr(worker.vm, "set_test", named.append)

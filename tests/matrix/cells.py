@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from device import profile
-from host_harness import memory
-from host_harness.options import HOSTILE, KIND
-from host_harness.payload import SOURCE
+from dma_rehearsal.device import profile
+from dma_rehearsal.host_harness import memory
+from dma_rehearsal.host_harness.options import HOSTILE, KIND
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.host_harness.runs import run
 
 FOLDER = SOURCE / "build" / "matrix"

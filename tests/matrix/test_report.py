@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from host_harness import memory
+from dma_rehearsal.host_harness import memory
 from tests.matrix.cells import CELL_SIZE, PLAIN, Cell, Result, every_cell, parallel
 from tests.matrix.grid import COLUMNS, grid
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from host_harness import children
-from host_harness.errors import Status
+from dma_rehearsal.host_harness import children
+from dma_rehearsal.host_harness.errors import Status
 from tests.mutants import tree
 from tests.mutants.candidates import Mutant
 from tests.mutants.reach import SUITE, Reach
@@ -102,7 +102,7 @@ class Judge:
         if SUITE in self._reach.seconds:
             yield Stage("suite", [*pytest, SUITE], self._limit([SUITE]))
         if self._vm:
-            harness = [sys.executable, "-m", "host_harness", "test"]
+            harness = [sys.executable, "-m", "dma_rehearsal.host_harness", "test"]
             yield Stage("VM", harness, self._limit([]))  # which waits for the VM
 
     def _limit(self, tests: list[str]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from host_harness import children
+from dma_rehearsal.host_harness import children
 from tests.mutants.candidates import Candidate
 
 # The guest's whole suite on the devices' own code, in one process. It is a stage of its own; the

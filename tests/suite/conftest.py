@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from iobuffer import CacheMode, pools
-from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.heap_pool import HeapPool
-from iobuffer.pool import Extent
-from iobuffer.vm import ANYWHERE, Mapping, Placement
+
+from dma_rehearsal.guest.iobuffer import CacheMode, pools
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.pool import Extent
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
 
 ZONE = Zone("main", 0x0C00_0000, 4 << 20)
 

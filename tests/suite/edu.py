@@ -6,7 +6,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edu import ADDRESS_BITS, BUFFER, BUFFER_SIZE, IDENTIFICATION, EduCommand, EduReg
+from dma_rehearsal.guest.edu import (
+    ADDRESS_BITS,
+    BUFFER,
+    BUFFER_SIZE,
+    IDENTIFICATION,
+    EduCommand,
+    EduReg,
+)
 
 
 @dataclass

@@ -12,20 +12,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import boot_words
-import edu
-import exerciser
-import memory_types
-import platform_command
-import platform_device
 import pytest
-from suite import fixtures, kit, processors
-from suite.attestation import SettingsPlugin
-from suite.host import Host, HostPlugin
 
-from device.layout import PLATFORM_DEVICE_ID
-from host_harness import launch
-from host_harness.payload import SOURCE
+from dma_rehearsal.device.layout import PLATFORM_DEVICE_ID
+from dma_rehearsal.guest import (
+    boot_words,
+    edu,
+    exerciser,
+    memory_types,
+    platform_command,
+    platform_device,
+)
+from dma_rehearsal.guest.suite import fixtures, kit, processors
+from dma_rehearsal.guest.suite.attestation import SettingsPlugin
+from dma_rehearsal.guest.suite.host import Host, HostPlugin
+from dma_rehearsal.host_harness import launch
+from dma_rehearsal.host_harness.payload import SOURCE
 from tests.suite.edu import EduModel
 from tests.suite.rig_function import Function
 from tests.suite.rig_machine import PAT, Driver, Machine
@@ -54,7 +56,7 @@ class Rig:
         ``tests``: a file of other guest tests in its place.
         """
         machine = kind(self._pytester.path)
-        self._tests, self._plugins = tests or SOURCE / "guest" / "suite", plugins
+        self._tests, self._plugins = tests or SOURCE / "dma_rehearsal" / "guest" / "suite", plugins
         wait = exerciser.Interrupt.wait
 
         def wait_on(interrupt: exerciser.Interrupt, timeout: float) -> int:
@@ -93,7 +95,7 @@ class Rig:
         online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
         self._patch.setattr(processors, "ONLINE", online)
         outcome = Outcome(machine)
-        guest = SOURCE / "guest"
+        guest = SOURCE / "dma_rehearsal" / "guest"
         self._pytester.inline_run(
             *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),
             # The rest is not looked at here, and costs more than the tests do.

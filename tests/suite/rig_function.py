@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from iobuffer import IOBusyError
-from iobuffer.driver import Interrupts, PciInfo
-from pci_sysfs import PciFunction
-
-from device.endpoints.base import Endpoint
-from device.vfio_user.messages import Irq
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.vfio_user.messages import Irq
+from dma_rehearsal.guest.iobuffer import IOBusyError
+from dma_rehearsal.guest.iobuffer.driver import Interrupts, PciInfo
+from dma_rehearsal.guest.pci_sysfs import PciFunction
 from tests.suite.rig_machine import Machine, place_bars
 
 

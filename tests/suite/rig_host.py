@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Protocol
 
-from iobuffer.driver import PageTableEntry
-from memory_types import Mtrrs
-from suite.host import HostError, HostReport, run_from
-
-from host_harness import page_walk
-from host_harness.page_walk import TypeRegisters, WalkFailed
+from dma_rehearsal.guest.iobuffer.driver import PageTableEntry
+from dma_rehearsal.guest.memory_types import Mtrrs
+from dma_rehearsal.guest.suite.host import HostError, HostReport, run_from
+from dma_rehearsal.host_harness import page_walk
+from dma_rehearsal.host_harness.page_walk import TypeRegisters, WalkFailed
 from tests.device.tables import PAGE, Tables
 
 

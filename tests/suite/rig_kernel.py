@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from iobuffer import IOBusyError
-from iobuffer.driver import Interrupts
-
-from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
+from dma_rehearsal.device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
+from dma_rehearsal.guest.iobuffer import IOBusyError
+from dma_rehearsal.guest.iobuffer.driver import Interrupts
 
 if TYPE_CHECKING:
     from tests.suite.rig_machine import Machine

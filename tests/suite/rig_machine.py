@@ -12,23 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from iobuffer import CacheMode, IOBusyError, pools, vm
-from iobuffer.carveout import CarveoutPool, Zone
-from iobuffer.driver import Interrupts, PageTableEntry
-from iobuffer.heap_pool import HeapPool
-from iobuffer.vm import ANYWHERE, Mapping, Placement
-
-from device.endpoints.base import Endpoint
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.memory import Fabric
-from device.faults import SOUND, Fault
-from device.platform.platform import Platform
-from device.profile import PLAIN, Profile
-from device.switch import FaultSwitch
-from device.vfio_user.errors import MemoryFault, NoDescriptor, ReadOnly, Unmapped
-from device.vfio_user.messages import Irq
-from device.vfio_user.model import Ask, Place
-from host_harness.memory import CARVE_OUTS
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.faults import SOUND, Fault
+from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.profile import PLAIN, Profile
+from dma_rehearsal.device.switch import FaultSwitch
+from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor, ReadOnly, Unmapped
+from dma_rehearsal.device.vfio_user.messages import Irq
+from dma_rehearsal.device.vfio_user.model import Ask, Place
+from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError, pools, vm
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.driver import Interrupts, PageTableEntry
+from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.host_harness.memory import CARVE_OUTS
 from tests.device.fakes import WholeMemory
 from tests.device.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tables
 from tests.suite.edu import EduModel

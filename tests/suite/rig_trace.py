@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from device.trace import Trace
+from dma_rehearsal.device.trace import Trace
 
 
 class KeptTrace(Trace):

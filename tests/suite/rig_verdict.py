@@ -9,12 +9,12 @@ from typing import cast
 
 import pytest
 
-from host_harness import verdict
-from host_harness.device_trace import DeviceTrace
-from host_harness.guest_tests import Outcome as Reported
-from host_harness.report import Ledger
-from host_harness.vm import Vm
-from host_harness.worker import Worker
+from dma_rehearsal.host_harness import verdict
+from dma_rehearsal.host_harness.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.guest_tests import Outcome as Reported
+from dma_rehearsal.host_harness.report import Ledger
+from dma_rehearsal.host_harness.vm import Vm
+from dma_rehearsal.host_harness.worker import Worker
 from tests.suite.rig_machine import Machine
 
 

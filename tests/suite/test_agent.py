@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 
-from host_harness.channel import HEADER, MAGIC, PROTOCOL, Channel, Message
+from dma_rehearsal.host_harness.channel import HEADER, MAGIC, PROTOCOL, Channel, Message
 
-GUEST = Path(__file__).resolve().parents[2] / "guest"
+ROOT = Path(__file__).resolve().parents[2]
+GUEST = ROOT / "dma_rehearsal" / "guest"
 LIMIT_S = 30.0
 SERVE = """
 import sys
-from suite import agent, channel
+from dma_rehearsal.guest.suite import agent, channel
 sys.exit(agent.serve(channel.Channel(int(sys.argv[1]))))
 """
 
@@ -44,7 +45,7 @@ class Guest:
             # The guest has no plugins beside pytest's own.
             env={
                 **os.environ,
-                "PYTHONPATH": str(GUEST),
+                "PYTHONPATH": str(ROOT),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             },
@@ -361,7 +362,7 @@ def test_fault_of_another_part_is_not_the_guests(start: Start) -> None:
 
 
 PROMISED = """
-from iobuffer.preparation import Preparations
+from dma_rehearsal.guest.iobuffer.preparation import Preparations
 
 def test_sound(record_property):
     record_property("here", Preparations.check.__module__)
@@ -381,7 +382,10 @@ def test_fault_ends_with_its_session(start: Start) -> None:
     guest.channel.send({"type": "shutdown"})
     assert guest.receive() == {"type": "bye"}
     assert guest.process.wait(LIMIT_S) == 0
-    sound, broken = "iobuffer.preparation", "suite.faults_buffers"
+    sound, broken = (
+        "dma_rehearsal.guest.iobuffer.preparation",
+        "dma_rehearsal.guest.suite.faults_buffers",
+    )
     assert heard == [[["here", sound]], [["here", broken]], [["here", sound]]]
 
 
@@ -439,7 +443,10 @@ def test_module_of_the_rig_is_not_hidden_by_one_beside_a_test(start: Start) -> N
     folder = guest.folder / "tests"
     folder.mkdir()
     (folder / "exerciser.py").touch()
-    test = "import exerciser\n\ndef test_it():\n    assert exerciser.Exerciser\n"
+    test = (
+        "from dma_rehearsal.guest import exerciser\n\n"
+        "def test_it():\n    assert exerciser.Exerciser\n"
+    )
     (folder / "test_it.py").write_text(test)
     names = guest.collect()
     assert [each["outcome"] for each in guest.run(names["test_it"])] == ["passed"] * 3
@@ -528,7 +535,9 @@ def test_port_by_path(tmp_path: Path) -> None:
     tty.setraw(theirs)
     near, far = socket.socketpair()
     with near, far:
-        guest = Guest(tmp_path, ["-m", "suite.agent", "--port", os.ttyname(theirs)], near)
+        guest = Guest(
+            tmp_path, ["-m", "dma_rehearsal.guest.suite.agent", "--port", os.ttyname(theirs)], near
+        )
         try:
             _relay_until_end(guest, far, ours)
         finally:

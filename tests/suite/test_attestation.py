@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from suite.attestation import SEED, SettingsPlugin
+
+from dma_rehearsal.guest.suite.attestation import SEED, SettingsPlugin
 
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
 import pytest
-from suite.attestation import SEED, Attest, CheckFailed
-from suite.patterns import Patterns
+from dma_rehearsal.guest.suite.attestation import SEED, Attest, CheckFailed
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 @pytest.fixture
 def attest(request):
@@ -124,7 +125,7 @@ def test_failed_check_breaks_the_promises_of_the_test(pytester: pytest.Pytester)
         pytester,
         """
         import pytest
-        from suite.attestation import CheckFailed
+        from dma_rehearsal.guest.suite.attestation import CheckFailed
 
         @pytest.mark.promise("kIODirectionIn")
         @pytest.mark.promise("capacity")

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from exerciser import DmaRecord
-from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
-from layout import DmaAttribute, DmaDirection, DmaReason, DmaStatus
-from suite.attestation import CheckFailed
-from suite.bench import Bench
-from suite.patterns import Patterns
+
+from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason, DmaStatus
+from dma_rehearsal.guest.exerciser import DmaRecord
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
+from dma_rehearsal.guest.suite.attestation import CheckFailed
+from dma_rehearsal.guest.suite.bench import Bench
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 READ, WRITE = DmaDirection.READ_MEMORY, DmaDirection.WRITE_MEMORY
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from suite import channel as guest
 
-from host_harness import channel as host
-from host_harness.machine import RESULTS_PORT
+from dma_rehearsal.guest.suite import channel as guest
+from dma_rehearsal.host_harness import channel as host
+from dma_rehearsal.host_harness.machine import RESULTS_PORT
 
 
 @pytest.fixture

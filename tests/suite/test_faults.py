@@ -6,9 +6,15 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut, pools
-from iobuffer.heap import Heap
-from suite import faults
+
+from dma_rehearsal.guest.iobuffer import (
+    IOBufferMemoryDescriptor,
+    current_task,
+    kIODirectionInOut,
+    pools,
+)
+from dma_rehearsal.guest.iobuffer.heap import Heap
+from dma_rehearsal.guest.suite import faults
 
 
 @pytest.fixture(autouse=True)

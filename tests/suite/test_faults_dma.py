@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import protection, sub
-from iobuffer.dma_bounce import Bounce
-from iobuffer.dma_command import IODMACommand, MappingOptions, Specification
-from iobuffer.dma_transfer import Prepared
-from iobuffer.options import IODirection
-from iobuffer.pool import PAGE
-from suite import faults_dma
 
-from host_harness.faults import find
+from dma_rehearsal.guest.iobuffer import protection, sub
+from dma_rehearsal.guest.iobuffer.dma_bounce import Bounce
+from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand, MappingOptions, Specification
+from dma_rehearsal.guest.iobuffer.dma_transfer import Prepared
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer.pool import PAGE
+from dma_rehearsal.guest.suite import faults_dma
+from dma_rehearsal.host_harness.faults import find
 from tests.guest.scattered import IN, OUT, Bus, Scattered
 from tests.suite.rig import Rig
 from tests.suite.rig_machine import Machine

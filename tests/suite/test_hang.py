@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-GUEST = Path(__file__).resolve().parents[2] / "guest"
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60
 RUN = """
 import sys
 import pytest
-from suite.hang import HangPlugin
+from dma_rehearsal.guest.suite.hang import HangPlugin
 plugin = HangPlugin(float(sys.argv[2]), int(sys.argv[3]))
 sys.exit(pytest.main(["-p", "no:cacheprovider", sys.argv[1]], plugins=[plugin]))
 """
@@ -51,7 +51,7 @@ def run(folder: Path, test: str, limit_s: float) -> tuple[str, int]:
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": str(GUEST),
+            "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         },

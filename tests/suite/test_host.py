@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from layout import MemoryType, WitnessRun
-from memory_types import Mtrrs
-from suite import channel as guest
-from suite.channel import ChannelError
-from suite.host import PANIC_PORT, Host, HostError, HostReport
 
-from host_harness import host_witness, machine
-from host_harness.channel import Channel
+from dma_rehearsal.device.layout import MemoryType, WitnessRun
+from dma_rehearsal.guest.memory_types import Mtrrs
+from dma_rehearsal.guest.suite import channel as guest
+from dma_rehearsal.guest.suite.channel import ChannelError
+from dma_rehearsal.guest.suite.host import PANIC_PORT, Host, HostError, HostReport
+from dma_rehearsal.host_harness import host_witness, machine
+from dma_rehearsal.host_harness.channel import Channel
 
 MTRRS = Mtrrs(0x806, ((0xE000_0000, 0xFF_E000_0800),), (0,) * 11, 40)
 PAT = 0x0407_0506_0007_0106

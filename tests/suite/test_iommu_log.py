@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from suite import iommu, iommu_faults
-from suite.attestation import LEFT_OUT, SettingsPlugin
-from suite.iommu import KernelLog
-from vfio import Container
+
+from dma_rehearsal.guest.suite import iommu, iommu_faults
+from dma_rehearsal.guest.suite.attestation import LEFT_OUT, SettingsPlugin
+from dma_rehearsal.guest.suite.iommu import KernelLog
+from dma_rehearsal.guest.vfio import Container
 
 FAULT = (
     "3,531,30743594,-;DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x111000 "

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from iobuffer import protection
 
+from dma_rehearsal.guest.iobuffer import protection
 from tests.suite.rig import Rig
 from tests.suite.rig_machine import Machine
 
@@ -16,10 +16,10 @@ pytest_plugins = ["pytester"]
 
 HEAD = """
 import pytest
-from exerciser_parts import held_dma
-from iobuffer import *
-from iobuffer import IOBufferMemoryDescriptor, current_task
-from layout import DmaReason
+from dma_rehearsal.guest.exerciser_parts import held_dma
+from dma_rehearsal.guest.iobuffer import *
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task
+from dma_rehearsal.device.layout import DmaReason
 
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 DIRECTION, OUTSIDE = DmaReason.PROTECTION_DIRECTION, DmaReason.PROTECTION_OUTSIDE
@@ -361,7 +361,7 @@ def test_a_buffer_that_a_fixture_drops_fails_the_test_by_name(run: Run) -> None:
 def test_what_a_test_leaves_to_the_next_one_fails_it(run: Run) -> None:
     reports = run(
         """
-        from cache_unit import CacheModelMode
+        from dma_rehearsal.guest.cache_unit import CacheModelMode
 
         def test_grants(platform):
             platform.protection.grant(0, 1 << 40, 3, 77)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import coverage
-from iobuffer.coverage import Untouched
-from iobuffer.options import IODirection
-from suite import ledger
+
+from dma_rehearsal.guest.iobuffer import coverage
+from dma_rehearsal.guest.iobuffer.coverage import Untouched
+from dma_rehearsal.guest.iobuffer.options import IODirection
+from dma_rehearsal.guest.suite import ledger
 
 pytest_plugins = ["pytester"]
 
 TESTS = """
 import pytest
-from iobuffer import mistakes
-from iobuffer.options import IODirection
+from dma_rehearsal.guest.iobuffer import mistakes
+from dma_rehearsal.guest.iobuffer.options import IODirection
 from tests.guest.scattered import Bus, Scattered
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from suite.other_process import OtherProcess, OtherProcessError
+
+from dma_rehearsal.guest.suite.other_process import OtherProcess, OtherProcessError
 
 Ask = Callable[[], Any]
 

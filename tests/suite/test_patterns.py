@@ -8,7 +8,8 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from suite.patterns import BLOCK, Patterns, difference, inverted, joined_crc32
+
+from dma_rehearsal.guest.suite.patterns import BLOCK, Patterns, difference, inverted, joined_crc32
 
 NODE = "suite/test_x.py::test_x"
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from device import profile
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Transfer
-from device.faults import FAULTS, SOUND, Fault
-from device.profile import PLAIN, Profile
+from dma_rehearsal.device import profile
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.transfer import Transfer
+from dma_rehearsal.device.faults import FAULTS, SOUND, Fault
+from dma_rehearsal.device.profile import PLAIN, Profile
 from tests.suite.rig import Rig
 from tests.suite.rig_machine import Machine
 from tests.suite.test_whole_suite import hasten, with_device

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
 from tests.suite.rig import Rig
 from tests.suite.rig_machine import Machine
 from tests.suite.rig_verdict import Outcome
@@ -19,7 +19,7 @@ pytest_plugins = ["pytester"]
 
 HEAD = """
 import pytest
-from iobuffer import *
+from dma_rehearsal.guest.iobuffer import *
 """
 Run = Callable[..., Outcome]
 

@@ -8,25 +8,25 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import exerciser
 import pytest
-from edu import EduReg
-from iobuffer import CacheMode, buffer, creation, vm
-from iobuffer.carveout import CarveoutPool
-from iobuffer.driver import Interrupts, PageTableEntry
-from iobuffer.heap import Heap
-from iobuffer.vm import ANYWHERE, Mapping, Placement
-from suite import faults
-from suite.host import HostReport
 
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.requests import DmaRefused
-from device.faults import FAULTS
-from device.layout import DmaDirection
-from device.pci.config import Command
-from host_harness.errors import Status
-from host_harness.faults import find
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.layout import DmaDirection
+from dma_rehearsal.device.pci.config import Command
+from dma_rehearsal.guest import exerciser
+from dma_rehearsal.guest.edu import EduReg
+from dma_rehearsal.guest.iobuffer import CacheMode, buffer, creation, vm
+from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool
+from dma_rehearsal.guest.iobuffer.driver import Interrupts, PageTableEntry
+from dma_rehearsal.guest.iobuffer.heap import Heap
+from dma_rehearsal.guest.iobuffer.vm import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.suite import faults
+from dma_rehearsal.guest.suite.host import HostReport
+from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.faults import find
 from tests.device.tables import PAGE, PWT
 from tests.suite.edu import EduModel
 from tests.suite.rig import Rig

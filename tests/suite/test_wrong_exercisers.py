@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from device.endpoints.base import CONFIG_REGION
-from device.endpoints.exerciser import Exerciser
-from device.endpoints.parts.control import DmaControl
-from device.endpoints.parts.ring import Descriptor, Ring, parse
-from device.endpoints.parts.transfer import Moved, Transfer
-from device.endpoints.requests import DmaRefused
-from device.endpoints.task import Steps
-from device.layout import (
+from dma_rehearsal.device.endpoints.base import CONFIG_REGION
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.parts.control import DmaControl
+from dma_rehearsal.device.endpoints.parts.ring import Descriptor, Ring, parse
+from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.endpoints.task import Steps
+from dma_rehearsal.device.layout import (
     RING_SIZE_MAX,
     AddressType,
     AtsPerm,
@@ -26,7 +26,7 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.pci.pcie import DeviceStatus
+from dma_rehearsal.device.pci.pcie import DeviceStatus
 from tests.suite.rig import Rig
 from tests.suite.rig_machine import Machine
 from tests.suite.test_whole_suite import hasten, with_device

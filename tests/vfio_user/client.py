@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
-from device.vfio_user import messages as wire
-from device.vfio_user.closing import close_all
-from device.vfio_user.framing import Framer, Message
-from device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
-from device.vfio_user.stream import receive
+from dma_rehearsal.device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.framing import Framer, Message
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
+from dma_rehearsal.device.vfio_user.stream import receive
 
 TIMEOUT_S = 10
 CAPABILITIES = {

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.trace import Trace
-from device.vfio_user import dma_messages
-from device.vfio_user.model import DeviceModel
-from device.vfio_user.server import VfioUserServer
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user import dma_messages
+from dma_rehearsal.device.vfio_user.model import DeviceModel
+from dma_rehearsal.device.vfio_user.server import VfioUserServer
 from tests.vfio_user.client import RawClient
 from tests.vfio_user.endpoint import Prober
 

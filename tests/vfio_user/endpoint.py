@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
-from device.endpoints.bars import Bars, RegisterBar, SharedBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.endpoints.requests import DmaRefused
-from device.endpoints.state import StatePart
-from device.pci.config import Command, Identity
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.endpoints.state import StatePart
+from dma_rehearsal.device.pci.config import Command, Identity
 
 BUFFER = 0
 SHARED = 1

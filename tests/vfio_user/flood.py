@@ -20,9 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.layout import DmaCtl, Ext, Reg
-from device.vfio_user import messages as wire
-from device.vfio_user.messages import HEADER_SIZE, Command, Flags
+from dma_rehearsal.device.layout import DmaCtl, Ext, Reg
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, Flags
 from tests.vfio_user.client import RawClient, Refused
 
 SAMPLES = 10
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
         sockets = Path(folder, "exerciser"), Path(folder, "platform")
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "device", "--die-with-stdin"),
+                *(sys.executable, "-m", "dma_rehearsal.device", "--die-with-stdin"),
                 *("--exerciser-socket", str(sockets[0]), "--platform-socket", str(sockets[1])),
             ],
             stdin=subprocess.PIPE,

@@ -20,12 +20,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from device.endpoints.base import Endpoint
-from device.vfio_user.closing import close_all
-from device.vfio_user.connection import Connection
-from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.framing import Framer
-from device.vfio_user.messages import HEADER_SIZE, MAX_MESSAGE, Command, DmaAccess, Flags, Header
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.connection import Connection
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.framing import Framer
+from dma_rehearsal.device.vfio_user.messages import (
+    HEADER_SIZE,
+    MAX_MESSAGE,
+    Command,
+    DmaAccess,
+    Flags,
+    Header,
+)
 from tests.vfio_user.endpoint import BUFFER, GO, Prober
 
 T = TypeVar("T")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import struct
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import DmaCtl, Ext, Reg, RingDescriptor
-from device.trace import Trace
-from device.vfio_user.messages import Command, DmaAccess, Flags
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import DmaCtl, Ext, Reg, RingDescriptor
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.messages import Command, DmaAccess, Flags
 from tests.vfio_user.fuzz import BASE, PAGE, TARGETS, Choices, Peer, framed, peer
 
 BARE, BARE_SIZE = 0x100_0000, 1 << 20

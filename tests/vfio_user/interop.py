@@ -16,8 +16,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from device.examples.timer import TimerDevice
-from device.vfio_user.server import VfioUserServer
+from dma_rehearsal.device.examples.timer import TimerDevice
+from dma_rehearsal.device.vfio_user.server import VfioUserServer
 
 DEADLINE_S = 60
 ROOT = Path(__file__).parents[2]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.bars import MemoryBar
-from device.endpoints.base import Endpoint
-from device.endpoints.memory import Fabric
-from device.endpoints.requests import Attributes, DmaRefused
-from device.layout import DmaReason
-from device.pci.config import Identity
-from device.trace import Trace
+from dma_rehearsal.device.endpoints.bars import MemoryBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.memory import Fabric
+from dma_rehearsal.device.endpoints.requests import Attributes, DmaRefused
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.trace import Trace
 from tests.device.fakes import BASE, READ_ONLY_BASE, FakeClient, start
 
 BAR0 = 0xE000_0000

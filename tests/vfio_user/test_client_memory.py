@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaCtl, DmaReason, Ext, Reg
-from device.platform.file_memory import FileMemory, MemoryGone
-from device.vfio_user import client_memory
-from device.vfio_user.client_memory import FileView, MappedFile, View, inspect
-from device.vfio_user.dma_map import DmaMap
-from device.vfio_user.errors import RemoteProtocolError, Unmapped
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import DmaCtl, DmaReason, Ext, Reg
+from dma_rehearsal.device.platform.file_memory import FileMemory, MemoryGone
+from dma_rehearsal.device.vfio_user import client_memory
+from dma_rehearsal.device.vfio_user.client_memory import FileView, MappedFile, View, inspect
+from dma_rehearsal.device.vfio_user.dma_map import DmaMap
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError, Unmapped
 from tests.device.test_process import running
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.test_lists import FIRST, Rig

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from device.vfio_user import closing
-from device.vfio_user.closing import close_all
-from device.vfio_user.messages import MAX_FDS, Command
+from dma_rehearsal.device.vfio_user import closing
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.messages import MAX_FDS, Command
 from tests.vfio_user.client import RawClient
 
 LINGER_S = 20

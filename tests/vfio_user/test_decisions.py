@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from device.vfio_user import messages as wire
-from device.vfio_user.messages import (
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.messages import (
     HEADER_SIZE,
     MAX_DATA_XFER,
     MAX_MESSAGE,

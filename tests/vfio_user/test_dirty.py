@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device.vfio_user import dirty
-from device.vfio_user.dirty import MAX_RANGES, DmaLog
+from dma_rehearsal.device.vfio_user import dirty
+from dma_rehearsal.device.vfio_user.dirty import MAX_RANGES, DmaLog
 
 PAGE = 4096
 CHUNK = 1 << 27

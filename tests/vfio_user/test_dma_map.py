@@ -8,11 +8,11 @@ import os
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.vfio_user import messages as wire
-from device.vfio_user.errors import ReadOnly, Unmapped, WriteOnly
-from device.vfio_user.messages import Command
-from device.vfio_user.model import Client
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.errors import ReadOnly, Unmapped, WriteOnly
+from dma_rehearsal.device.vfio_user.messages import Command
+from dma_rehearsal.device.vfio_user.model import Client
 from tests.vfio_user.client import RawClient, Refused
 
 PAGE = 4096

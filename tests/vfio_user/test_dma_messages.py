@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from device.endpoints import dma_queue
-from device.endpoints.requests import DmaRefused
-from device.layout import DmaReason
-from device.vfio_user import dma_messages
-from device.vfio_user.connection import Connection
-from device.vfio_user.framing import Message
-from device.vfio_user.messages import HEADER_SIZE, Command, DmaAccess, Flags, Header
+from dma_rehearsal.device.endpoints import dma_queue
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.vfio_user import dma_messages
+from dma_rehearsal.device.vfio_user.connection import Connection
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, DmaAccess, Flags, Header
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.endpoint import BUFFER, Prober, Reg
 

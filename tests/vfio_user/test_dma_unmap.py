@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.vfio_user import messages as wire
-from device.vfio_user.messages import Command, DmaUnmapFlag
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.messages import Command, DmaUnmapFlag
 from tests.vfio_user.client import RawClient, Refused
 
 PAGE = 4096

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import Reg
-from device.trace import Trace
-from device.vfio_user import server as server_module
-from device.vfio_user.messages import Command, RegionAccess
-from device.vfio_user.server import VfioUserServer
-from device.vfio_user.stream import discard
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user import server as server_module
+from dma_rehearsal.device.vfio_user.messages import Command, RegionAccess
+from dma_rehearsal.device.vfio_user.server import VfioUserServer
+from dma_rehearsal.device.vfio_user.stream import discard
 from tests.vfio_user.client import RawClient
 
 PATIENCE_S = 10

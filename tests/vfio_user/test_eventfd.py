@@ -12,10 +12,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.layout import MSICTL_TRIGGER, Reg
-from device.vfio_user import eventfd, interrupts
-from device.vfio_user.eventfd import AioSignaller, PollSignaller, Signaller, is_eventfd
-from device.vfio_user.messages import Irq
+from dma_rehearsal.device.layout import MSICTL_TRIGGER, Reg
+from dma_rehearsal.device.vfio_user import eventfd, interrupts
+from dma_rehearsal.device.vfio_user.eventfd import (
+    AioSignaller,
+    PollSignaller,
+    Signaller,
+    is_eventfd,
+)
+from dma_rehearsal.device.vfio_user.messages import Irq
 from tests.vfio_user.client import RawClient, Refused
 
 FULL = (1 << 64) - 2  # write(2) goes no further

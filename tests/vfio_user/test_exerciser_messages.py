@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from device.layout import (
+from dma_rehearsal.device.layout import (
     AtsCtl,
     DmaCtl,
     DmaReason,
@@ -24,7 +24,7 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-from device.vfio_user.messages import Command, DmaAccess, Header
+from dma_rehearsal.device.vfio_user.messages import Command, DmaAccess, Header
 from tests.device.test_capabilities import ATS
 from tests.vfio_user.client import RawClient, Refused
 

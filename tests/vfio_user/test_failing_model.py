@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import Reg
-from device.trace import Trace
-from device.vfio_user.messages import Command
-from device.vfio_user.model import Client
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.messages import Command
+from dma_rehearsal.device.vfio_user.model import Client
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.conftest import serving
 from tests.vfio_user.test_lifetime import settled

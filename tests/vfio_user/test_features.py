@@ -8,10 +8,10 @@ import struct
 
 import pytest
 
-from device.vfio_user import messages as wire
-from device.vfio_user.dirty import MAX_RANGES, MAX_REPORT_PAGES, DmaLog
-from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.messages import Command, DeviceFeature, Feature, FeatureFlag
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.dirty import MAX_RANGES, MAX_REPORT_PAGES, DmaLog
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.messages import Command, DeviceFeature, Feature, FeatureFlag
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.endpoint import BUFFER, Prober, Reg
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.vfio_user.closing import close_all
-from device.vfio_user.errors import RemoteProtocolError
-from device.vfio_user.framing import Framer, Message
-from device.vfio_user.messages import HEADER_SIZE, MAX_FDS, Command, Header
-from device.vfio_user.stream import DONT_WAIT, receive
+from dma_rehearsal.device.vfio_user.closing import close_all
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError
+from dma_rehearsal.device.vfio_user.framing import Framer, Message
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, MAX_FDS, Command, Header
+from dma_rehearsal.device.vfio_user.stream import DONT_WAIT, receive
 
 SIZE = HEADER_SIZE + 32
 CUTS = (1, HEADER_SIZE - 1, HEADER_SIZE, HEADER_SIZE + 1, SIZE - 1)

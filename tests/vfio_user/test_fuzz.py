@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.bars import Bars, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.pci.config import Command, Identity
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.pci.config import Command, Identity
 from tests.vfio_user import fuzz, fuzzer
 from tests.vfio_user.endpoint import Reg
 from tests.vfio_user.fuzz_exerciser import write

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from device.vfio_user.messages import HEADER_SIZE, MAX_FDS, MAX_MESSAGE, Command, Flags
+from dma_rehearsal.device.vfio_user.messages import (
+    HEADER_SIZE,
+    MAX_FDS,
+    MAX_MESSAGE,
+    Command,
+    Flags,
+)
 from tests.vfio_user.client import RawClient, Refused
 
 INFO = struct.pack("<IIII", 16, 0, 0, 0)

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from device import layout
-from device.vfio_user.messages import Command
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.vfio_user.messages import Command
 from tests.vfio_user.client import RawClient, Refused
 
 SIZES = {0: 0x1000, 1: 0x10000, 2: 0x1000, 3: 0x1000, 4: 0x1000, 5: 0, 6: 0, 7: 4096, 8: 0}

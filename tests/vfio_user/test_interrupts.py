@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, ExerciserBar, Reg
-from device.vfio_user.messages import Command, Irq, SetIrqsFlag
+from dma_rehearsal.device.layout import INTXCTL_ASSERT, MSICTL_TRIGGER, ExerciserBar, Reg
+from dma_rehearsal.device.vfio_user.messages import Command, Irq, SetIrqsFlag
 from tests.vfio_user.client import RawClient, Refused
 
 NONE, BOOL, EVENTFD = SetIrqsFlag.DATA_NONE, SetIrqsFlag.DATA_BOOL, SetIrqsFlag.DATA_EVENTFD

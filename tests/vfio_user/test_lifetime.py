@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.exerciser import Exerciser
-from device.layout import Reg
-from device.trace import Trace
-from device.vfio_user.messages import Command, Irq
-from device.vfio_user.server import VfioUserServer
+from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.layout import Reg
+from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.messages import Command, Irq
+from dma_rehearsal.device.vfio_user.server import VfioUserServer
 from tests.vfio_user.client import RawClient, Refused
 
 RECONNECTS = 1000

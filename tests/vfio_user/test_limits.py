@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from device.endpoints.shared import SharedMemory
-from device.vfio_user import connection, dma_map, server
-from device.vfio_user.dma_map import DmaMap
-from device.vfio_user.errors import RemoteProtocolError, Unmapped
-from device.vfio_user.messages import Command, Flags
-from device.vfio_user.timers import Timers
+from dma_rehearsal.device.endpoints.shared import SharedMemory
+from dma_rehearsal.device.vfio_user import connection, dma_map, server
+from dma_rehearsal.device.vfio_user.dma_map import DmaMap
+from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError, Unmapped
+from dma_rehearsal.device.vfio_user.messages import Command, Flags
+from dma_rehearsal.device.vfio_user.timers import Timers
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.conftest import serving
 from tests.vfio_user.endpoint import BUFFER, SHARED, SHARED_SIZE, Prober, Reg

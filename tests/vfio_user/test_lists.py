@@ -11,18 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.endpoints.bars import MemoryBar
-from device.endpoints.base import Endpoint
-from device.endpoints.bus import Bus
-from device.endpoints.interconnect import Refusal, Request
-from device.endpoints.requester import HISTORY
-from device.endpoints.requests import DmaRefused, Transaction
-from device.layout import DmaReason
-from device.pci.config import Command, Identity
-from device.vfio_user import messages as wire
-from device.vfio_user.connection import Connection
-from device.vfio_user.framing import Message
-from device.vfio_user.messages import HEADER_SIZE, Feature, FeatureFlag, Flags, Header
+from dma_rehearsal.device.endpoints.bars import MemoryBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.bus import Bus
+from dma_rehearsal.device.endpoints.interconnect import Refusal, Request
+from dma_rehearsal.device.endpoints.requester import HISTORY
+from dma_rehearsal.device.endpoints.requests import DmaRefused, Transaction
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci.config import Command, Identity
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.connection import Connection
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Feature, FeatureFlag, Flags, Header
 
 PAGE = 4096
 FIRST, SECOND, READ_ONLY, BARE = 0x10000, 0x12000, 0x14000, 0x15000  # two pages, two, one, one

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from device.examples.timer import TimerDevice
-from device.vfio_user import messages as wire
-from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag, SetIrqsFlag
-from device.vfio_user.migration import Migration, path
+from dma_rehearsal.device.examples.timer import TimerDevice
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.messages import (
+    Command,
+    DeviceState,
+    Feature,
+    FeatureFlag,
+    SetIrqsFlag,
+)
+from dma_rehearsal.device.vfio_user.migration import Migration, path
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.conftest import serving
 from tests.vfio_user.endpoint import BUFFER, SHARED, STATE, Prober, Reg

@@ -11,8 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from device.vfio_user.dma_map import DmaMap
-from device.vfio_user.errors import MemoryFault, ReadOnly, RemoteProtocolError, Unmapped
+from dma_rehearsal.device.vfio_user.dma_map import DmaMap
+from dma_rehearsal.device.vfio_user.errors import (
+    MemoryFault,
+    ReadOnly,
+    RemoteProtocolError,
+    Unmapped,
+)
 
 PAGE = 4096
 PAGES = 24

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from device.layout import EXT_MAGIC, Ext, Reg
-from device.vfio_user import messages as wire
-from device.vfio_user.messages import Command
+from dma_rehearsal.device.layout import EXT_MAGIC, Ext, Reg
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.messages import Command
 from tests.vfio_user.client import RawClient, Refused
 
 CONTROL, BUFFER, EXTENSION, CONFIG = 0, 1, 3, 7

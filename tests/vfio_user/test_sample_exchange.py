@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from device.examples import timer
-from device.examples.timer import PATTERN, TimerDevice
-from device.vfio_user import messages as wire
-from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag, Irq
+from dma_rehearsal.device.examples import timer
+from dma_rehearsal.device.examples.timer import PATTERN, TimerDevice
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag, Irq
 from tests.vfio_user.client import RawClient, Refused
 from tests.vfio_user.conftest import serving
 

@@ -12,11 +12,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from device.vfio_user import messages as wire
-from device.vfio_user.connection import Connection
-from device.vfio_user.framing import Framer
-from device.vfio_user.messages import Command, DeviceState, Feature, FeatureFlag, Flags, Header
-from device.vfio_user.migration import path
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.connection import Connection
+from dma_rehearsal.device.vfio_user.framing import Framer
+from dma_rehearsal.device.vfio_user.messages import (
+    Command,
+    DeviceState,
+    Feature,
+    FeatureFlag,
+    Flags,
+    Header,
+)
+from dma_rehearsal.device.vfio_user.migration import path
 from tests.vfio_user.endpoint import BUFFER, STATE, Prober, Reg
 from tests.vfio_user.fuzz import ENDPOINT, framed
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from device.vfio_user.server import VfioUserServer
-from device.vfio_user.timers import Timer, Timers
+from dma_rehearsal.device.vfio_user.server import VfioUserServer
+from dma_rehearsal.device.vfio_user.timers import Timer, Timers
 from tests.vfio_user.client import RawClient
 from tests.vfio_user.conftest import serving
 from tests.vfio_user.endpoint import Prober

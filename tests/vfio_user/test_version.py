@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device.vfio_user.messages import NUM_REGIONS, Command, Flags
+from dma_rehearsal.device.vfio_user.messages import NUM_REGIONS, Command, Flags
 from tests.vfio_user.client import RawClient, Refused
 
 # QEMU gives the reply as much room as its own request takes.

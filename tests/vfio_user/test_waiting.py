@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from device.layout import DmaCtl, Reg
-from device.vfio_user import server as server_module
-from device.vfio_user import stream as stream_module
-from device.vfio_user.messages import Command, RegionAccess
+from dma_rehearsal.device.layout import DmaCtl, Reg
+from dma_rehearsal.device.vfio_user import server as server_module
+from dma_rehearsal.device.vfio_user import stream as stream_module
+from dma_rehearsal.device.vfio_user.messages import Command, RegionAccess
 from tests.vfio_user.client import RawClient
 
 LONG = 0.3  # seconds

@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from device.endpoints.bus import Bus
-from device.endpoints.registers import Access, Field, Fields, Flag, Register, RegisterFile
-from device.endpoints.requests import DmaRefused
-from device.layout import AddressType, AtsCtl, AtsPerm, DmaReason, Reg
-
-from .transfer import Segment, Transfer
+from dma_rehearsal.device.endpoints.bus import Bus
+from dma_rehearsal.device.endpoints.parts.transfer import Segment, Transfer
+from dma_rehearsal.device.endpoints.registers import (
+    Access,
+    Field,
+    Fields,
+    Flag,
+    Register,
+    RegisterFile,
+)
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import AddressType, AtsCtl, AtsPerm, DmaReason, Reg
 
 _SMALLEST, _LARGEST = 1 << 12, 1 << 21  # ranges that a translation covers, in bytes
 _RESULT = AtsCtl.IN_FLIGHT | AtsCtl.SUCCESS | AtsCtl.CACHEABLE | AtsCtl.INVALIDATED

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from enum import Enum
 
-from device.endpoints.base import Endpoint
-from device.pci import ats, pasid
-from device.pci.aer import AdvancedErrorReporting
-from device.pci.ats import AddressTranslationServices, PageRequests
-from device.pci.pasid import ProcessAddressSpaceId
-
-from .injection import ErrorInjector
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.parts.injection import ErrorInjector
+from dma_rehearsal.device.pci import ats, pasid
+from dma_rehearsal.device.pci.aer import AdvancedErrorReporting
+from dma_rehearsal.device.pci.ats import AddressTranslationServices, PageRequests
+from dma_rehearsal.device.pci.pasid import ProcessAddressSpaceId
 
 
 class OptionalCapability(Enum):

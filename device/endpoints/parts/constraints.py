@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.endpoints.requests import DmaRefused
-from device.layout import PRP_PAGE, DmaReason, DmaRule, Ext, ProfileFlag
-from device.profile import Profile
-
-from .transfer import Segment
+from dma_rehearsal.device.endpoints.parts.transfer import Segment
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import PRP_PAGE, DmaReason, DmaRule, Ext, ProfileFlag
+from dma_rehearsal.device.profile import Profile
 
 CONSTRAINTS = (
     *(Ext.ADDRESS_BITS, Ext.ALIGNMENT, Ext.MAX_SEGMENT, Ext.BOUNDARY, Ext.MAX_SEGMENTS),

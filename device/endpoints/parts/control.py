@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
-from device import layout
-from device.endpoints.registers import Access, Field, Fields, Flag, Register, RegisterFile
-from device.endpoints.requests import Attributes
-from device.layout import AddressType, DmaAttribute, DmaCtl, DmaDirection, Reg
-
-from .transfer import Segment, Transfer
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.parts.transfer import Segment, Transfer
+from dma_rehearsal.device.endpoints.registers import (
+    Access,
+    Field,
+    Fields,
+    Flag,
+    Register,
+    RegisterFile,
+)
+from dma_rehearsal.device.endpoints.requests import Attributes
+from dma_rehearsal.device.layout import AddressType, DmaAttribute, DmaCtl, DmaDirection, Reg
 
 
 class MsiControl(Fields):

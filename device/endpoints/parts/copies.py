@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
-from device.endpoints.requests import Data
-
-from .transfer import Segment
+from dma_rehearsal.device.endpoints.parts.transfer import Segment
+from dma_rehearsal.device.endpoints.requests import Data
 
 
 def runs(places: Sequence[Segment]) -> list[tuple[int, int]]:

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.endpoints.requests import DmaRefused
-from device.layout import HOLD_ON, DmaDirection, DmaReason, Ext
-
-from .transfer import Ended, Moved, Transfer
+from dma_rehearsal.device.endpoints.parts.transfer import Ended, Moved, Transfer
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.layout import HOLD_ON, DmaDirection, DmaReason, Ext
 
 _REGISTERS = (
     Register(Ext.HOLD, Access.RW, mask=HOLD_ON),

@@ -6,11 +6,11 @@ bits: 0 to 7 the correctable ones, 8 to 0x18 the uncorrectable ones. Others do n
 
 from __future__ import annotations
 
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Field, Fields, Flag
-from device.layout import ERROR_DVSEC_ID, ERROR_DVSEC_VENDOR, ErrorInjection
-from device.pci.aer import Correctable, Uncorrectable
-from device.pci.dvsec import Dvsec, control
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Field, Fields, Flag
+from dma_rehearsal.device.layout import ERROR_DVSEC_ID, ERROR_DVSEC_VENDOR, ErrorInjection
+from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
+from dma_rehearsal.device.pci.dvsec import Dvsec, control
 
 _ERRORS: tuple[Correctable | Uncorrectable, ...] = (*Correctable, *Uncorrectable)
 

@@ -8,10 +8,10 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import NamedTuple
 
-from device import layout
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.endpoints.requests import Attributes
-from device.layout import DmaDirection, DmaReason, DmaStatus, Ext
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.requests import Attributes
+from dma_rehearsal.device.layout import DmaDirection, DmaReason, DmaStatus, Ext
 
 _WORD = 0xFFFF_FFFF
 # dataclasses.asdict() copies each value deeply, which took a third of a small DMA's time.

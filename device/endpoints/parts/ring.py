@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from device import layout
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.endpoints.requests import DmaRefused
-from device.endpoints.task import Steps, Task
-from device.layout import (
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.parts.transfer import Segment, Transfer
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.endpoints.task import Steps, Task
+from dma_rehearsal.device.layout import (
     RING_BYTES_CACHED_LEAST,
     RING_BYTES_CACHED_MAX,
     RING_BYTES_MAX,
@@ -35,8 +36,6 @@ from device.layout import (
     RingFlag,
     RingStatus,
 )
-
-from .transfer import Segment, Transfer
 
 _REGISTERS = (
     Register(Ext.RING_BASE_LO, Access.RW),

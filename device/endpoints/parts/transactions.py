@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from device.endpoints.base import CONFIG_REGION
-from device.endpoints.registers import Access, Register, RegisterFile
-from device.layout import (
+from dma_rehearsal.device.endpoints.base import CONFIG_REGION
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.layout import (
     TXN_ENABLE,
     TXN_SIZE_SHIFT,
     TXN_TRACE_CAPACITY,

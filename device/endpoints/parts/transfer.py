@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from device.endpoints.requests import PLAIN, Attributes, DmaRefused
-from device.layout import DmaAttribute, DmaDirection, DmaReason
+from dma_rehearsal.device.endpoints.requests import PLAIN, Attributes, DmaRefused
+from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason
 
 _NOTHING = DmaAttribute(0)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .buffers import Buffer
-from .differences import differing, runs
-from .lines import FRESH, Segment, Window
-from .names import Direction, Operation
-from .reports import MISSING, MissingCall, ReportKind
+from dma_rehearsal.device.platform.cache.buffers import Buffer
+from dma_rehearsal.device.platform.cache.differences import differing, runs
+from dma_rehearsal.device.platform.cache.lines import FRESH, Segment, Window
+from dma_rehearsal.device.platform.cache.names import Direction, Operation
+from dma_rehearsal.device.platform.cache.reports import MISSING, MissingCall, ReportKind
 
 _STORES_SUFFER = frozenset({ReportKind.WRITE_TO_DIRTY_LINE, ReportKind.CPU_BYTES_LOST})
 _DEVICE_SUFFERS = frozenset({ReportKind.DEVICE_BYTES_LOST, ReportKind.RELEASED_UNREAD})

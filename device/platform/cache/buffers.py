@@ -6,9 +6,16 @@ from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .copies import Copies
-from .lines import Segment
-from .names import BUFFER_COST, PIECE_COST, SPAN_COST, BadRange, Direction, Span
+from dma_rehearsal.device.platform.cache.copies import Copies
+from dma_rehearsal.device.platform.cache.lines import Segment
+from dma_rehearsal.device.platform.cache.names import (
+    BUFFER_COST,
+    PIECE_COST,
+    SPAN_COST,
+    BadRange,
+    Direction,
+    Span,
+)
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from sys import getsizeof
 
-from .differences import blended
+from dma_rehearsal.device.platform.cache.differences import blended
 
 _GAP = 4096  # bytes: copies that are no further apart are kept as one
 COST = 1536  # bytes that one copy takes besides its data, at most

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .blame import Blame
-from .buffers import Buffer
-from .differences import blended, of_bytes
-from .lines import DIRTY, FRESH, Segment, Window, lines_with
-from .model import CacheModel
-from .names import Operation, Span
-from .reports import MISSING, ReportKind
+from dma_rehearsal.device.platform.cache.blame import Blame
+from dma_rehearsal.device.platform.cache.buffers import Buffer
+from dma_rehearsal.device.platform.cache.differences import blended, of_bytes
+from dma_rehearsal.device.platform.cache.lines import DIRTY, FRESH, Segment, Window, lines_with
+from dma_rehearsal.device.platform.cache.model import CacheModel
+from dma_rehearsal.device.platform.cache.names import Operation, Span
+from dma_rehearsal.device.platform.cache.reports import MISSING, ReportKind
 
 _STORED = lines_with(DIRTY, without=FRESH)
 

@@ -10,13 +10,12 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from device.layout import MemoryType
-
-from .differences import blended, of_lines, padded, runs
-from .names import PIECE_COST, Operation
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache.differences import blended, of_lines, padded, runs
+from dma_rehearsal.device.platform.cache.names import PIECE_COST, Operation
 
 if TYPE_CHECKING:
-    from .buffers import Buffer
+    from dma_rehearsal.device.platform.cache.buffers import Buffer
 
 # Marks of a line, one byte of ``Segment.marks`` each.
 CACHED = 1

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 
-from device.layout import MemoryType
-
-from . import seeded
-from .buffers import Buffer, Tracked, check_spans
-from .copies import Copies
-from .differences import differing
-from .lines import CACHED, DIRTY, FRESH, IMAGED, UNIMAGED, Line, Segment, Window, look, retained
-from .names import (
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache import seeded
+from dma_rehearsal.device.platform.cache.buffers import Buffer, Tracked, check_spans
+from dma_rehearsal.device.platform.cache.copies import Copies
+from dma_rehearsal.device.platform.cache.differences import differing
+from dma_rehearsal.device.platform.cache.lines import (
+    CACHED,
+    DIRTY,
+    FRESH,
+    IMAGED,
+    UNIMAGED,
+    Line,
+    Segment,
+    Window,
+    look,
+    retained,
+)
+from dma_rehearsal.device.platform.cache.names import (
     BUFFER_COST,
     LINE_SIZES,
     MAX_ANNOUNCED,
@@ -40,8 +50,8 @@ from .names import (
     Span,
     TooMuch,
 )
-from .reports import ReportKind
-from .rules import Rules
+from dma_rehearsal.device.platform.cache.reports import ReportKind
+from dma_rehearsal.device.platform.cache.rules import Rules
 
 __all__ = ["CacheModel"]
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
-from device import layout
+from dma_rehearsal.device import layout
 
 LINE_SIZES = layout.CACHE_LINE_SIZES  # bytes
 # Bounds: of what a hostile guest can make the model hold, and of how long an operation can take.

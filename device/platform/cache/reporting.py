@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby, pairwise
 
-from .blame import Blame, blame
-from .buffers import Buffer
-from .differences import blended, count_runs, first_difference
-from .lines import Segment, Window
-from .names import Operation
-from .reports import MISSING, MissingCall, Report, ReportKind, Reports
+from dma_rehearsal.device.platform.cache.blame import Blame, blame
+from dma_rehearsal.device.platform.cache.buffers import Buffer
+from dma_rehearsal.device.platform.cache.differences import blended, count_runs, first_difference
+from dma_rehearsal.device.platform.cache.lines import Segment, Window
+from dma_rehearsal.device.platform.cache.names import Operation
+from dma_rehearsal.device.platform.cache.reports import (
+    MISSING,
+    MissingCall,
+    Report,
+    ReportKind,
+    Reports,
+)
 
 
 class Reporting:

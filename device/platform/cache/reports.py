@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from device import layout
-
-from .names import Operation
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.platform.cache.names import Operation
 
 REPORTS_MAX = 256  # kept until they are taken; more are counted
 REPORT_COST = 2048  # bytes that one takes, at most

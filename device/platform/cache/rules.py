@@ -9,16 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from device.layout import MemoryType
-
-from . import seeded
-from .buffers import Buffer
-from .copies import Copies, Held
-from .differences import blended, both, differing, of_bytes, runs, without
-from .lines import CACHED, DIRTY, FRESH, STALE, Segment, Window, fill, lines_with, marking
-from .names import GuestMemory, Mode, Operation
-from .reporting import Reporting
-from .reports import MissingCall, ReportKind
+from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.platform.cache import seeded
+from dma_rehearsal.device.platform.cache.buffers import Buffer
+from dma_rehearsal.device.platform.cache.copies import Copies, Held
+from dma_rehearsal.device.platform.cache.differences import (
+    blended,
+    both,
+    differing,
+    of_bytes,
+    runs,
+    without,
+)
+from dma_rehearsal.device.platform.cache.lines import (
+    CACHED,
+    DIRTY,
+    FRESH,
+    STALE,
+    Segment,
+    Window,
+    fill,
+    lines_with,
+    marking,
+)
+from dma_rehearsal.device.platform.cache.names import GuestMemory, Mode, Operation
+from dma_rehearsal.device.platform.cache.reporting import Reporting
+from dma_rehearsal.device.platform.cache.reports import MissingCall, ReportKind
 
 _ANY = CACHED | DIRTY | STALE | FRESH
 _DIRTY = lines_with(DIRTY)

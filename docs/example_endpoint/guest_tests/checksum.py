@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from enum import IntEnum
 
-from exerciser import Interrupt
-from iobuffer.driver import DriverFunction
-from pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.exerciser import Interrupt
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
 
 VENDOR, DEVICE = 0x1234, 0xC5C5
 TIMEOUT_S = 5.0

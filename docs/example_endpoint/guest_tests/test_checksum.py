@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from checksum import ChecksumEngine, Result
-from iobuffer import kIODirectionOut
-from layout import DmaReason
-from refusals import Announce
-from suite.attestation import Attest
-from suite.bench import MakeBuffer
-from suite.patterns import Patterns
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import kIODirectionOut
+from dma_rehearsal.guest.refusals import Announce
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import MakeBuffer
+from dma_rehearsal.guest.suite.patterns import Patterns
 
 
 @pytest.fixture(scope="module")

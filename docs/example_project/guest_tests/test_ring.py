@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import ring
-from iobuffer import kIODirectionIn, kIODirectionOut, kIOMapWriteCombineCache
+
+from dma_rehearsal.guest.iobuffer import kIODirectionIn, kIODirectionOut, kIOMapWriteCombineCache
 
 
 @pytest.mark.promise("kIOMapWriteCombineCache")

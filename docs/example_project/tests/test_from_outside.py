@@ -5,8 +5,8 @@ from __future__ import annotations
 import zlib
 
 FILL = """
-from exerciser import Exerciser
-from iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionOut
+from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionOut
 
 with Exerciser() as device, IOBufferMemoryDescriptor.inTaskWithOptions(
     current_task(), kIODirectionOut, 4096

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pci_sysfs import PciFunction
+from dma_rehearsal.guest.pci_sysfs import PciFunction
 
 VENDOR, DEVICE = 0x1234, 0x0BAD
 DOORBELL, TIMER = 0, 8

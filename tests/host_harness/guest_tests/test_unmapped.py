@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from layout import DmaReason
-from pci_sysfs import Bar, PciFunction
-from refusals import Announce
-from suite.attestation import Attest
-from suite.iommu import Anonymous, KernelLog
-from vfio import Container, VfioFunction
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.pci_sysfs import Bar, PciFunction
+from dma_rehearsal.guest.refusals import Announce
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.iommu import Anonymous, KernelLog
+from dma_rehearsal.guest.vfio import Container, VfioFunction
 
 pytestmark = [pytest.mark.iommu, pytest.mark.promise("IOMMU denial")]
 

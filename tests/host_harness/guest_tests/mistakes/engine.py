@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
-from device.endpoints.bars import Bars, RegisterBar
-from device.endpoints.base import Endpoint
-from device.endpoints.registers import Access, Register
-from device.endpoints.requests import DmaRefused
-from device.pci.config import Identity
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
+from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.pci.config import Identity
 
 LENGTH_MAX = 1 << 16
 

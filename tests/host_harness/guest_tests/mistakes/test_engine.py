@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     current_task,
     kIODirectionIn,
@@ -13,14 +15,13 @@ from iobuffer import (
     kIODirectionOut,
     kIOMapWriteCombineCache,
 )
-from iobuffer.driver import DriverFunction
-from layout import DmaReason
-from pci_sysfs import PciError, PciFunction
-from refusals import Announce
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
-from suite.guarded import Guarded
-from suite.noncoherent import NonCoherent
+from dma_rehearsal.guest.iobuffer.driver import DriverFunction
+from dma_rehearsal.guest.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.refusals import Announce
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.guarded import Guarded
+from dma_rehearsal.guest.suite.noncoherent import NonCoherent
 
 ADDRESS, LENGTH, START, FINISH, STATUS = 0x00, 0x08, 0x0C, 0x10, 0x14
 

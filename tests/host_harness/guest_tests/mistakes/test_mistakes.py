@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from exerciser_parts import DescriptorRing, constrained
-from iobuffer import (
+
+from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
+from dma_rehearsal.guest.exerciser_parts import DescriptorRing, constrained
+from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOOptions,
     kIODirectionIn,
     kIODirectionInOut,
     kIODirectionOut,
 )
-from layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
-from suite.attestation import Attest
-from suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.suite.attestation import Attest
+from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
 
 
 def receive(bench: Bench, memory: IOBufferMemoryDescriptor) -> None:
