@@ -6,7 +6,7 @@
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
-PACKAGES := device guest host_harness tests pip_build
+PACKAGES := device examples guest host_harness tests pip_build
 # What must run before anything is set up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -40,7 +40,7 @@ help: ## list the targets, and the options of a run
 	@sed -nE '2,5s/^# ?/  /p' Makefile
 
 setup:
-	@host_harness/bootstrap.sh $(VENV)
+	@host_harness/environment/bootstrap.sh $(VENV)
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m dma_rehearsal.host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
@@ -53,7 +53,7 @@ shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more i
 
 doctor: ## say what this machine has and lacks for a run; makes nothing
 	@$(NEED_PYTHON)
-	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.doctor
+	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.cli.doctor
 
 test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
@@ -71,16 +71,16 @@ test-matrix: setup ## every profile, coherent and not, IOMMU and not, several VM
 	@$(PYTHON) -m pytest -q -m matrix -n $(or $(JOBS),auto) --dist worksteal tests/matrix $(ARGS)
 
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
-	@$(PYTHON) -m tests.vfio_user.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)
+	@$(PYTHON) -m tests.fuzz.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)
 
 flood: setup ## SECONDS=600: a flood of messages, and what the device process holds meanwhile
-	@$(PYTHON) -m tests.vfio_user.flood $(or $(SECONDS),600)
+	@$(PYTHON) -m tests.fuzz.flood $(or $(SECONDS),600)
 
 bench: setup ## speed, as ratios measured side by side; ARGS="--guest" with a VM, ARGS=--list
 	@$(PYTHON) -m tests.bench $(ARGS)
 
 interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
-	@$(PYTHON) -m tests.vfio_user.interop $(CLIENT)
+	@$(PYTHON) -m tests.interop $(CLIENT)
 
 soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
 	@$(PYTHON) -m dma_rehearsal.host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)
@@ -105,4 +105,4 @@ clean: ## remove build/
 
 clean-cache: ## remove what the cache holds (QEMU, guest image), but nothing that a run uses
 	@$(NEED_PYTHON)
-	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.doctor clean-cache
+	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.cli.doctor clean-cache

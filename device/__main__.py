@@ -17,15 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from dma_rehearsal.device import choose, profile, watchdog
-from dma_rehearsal.device.choose import NoEndpoint
-from dma_rehearsal.device.control import ControlServer
-from dma_rehearsal.device.endpoints.base import Endpoint
-from dma_rehearsal.device.endpoints.memory import Fabric
-from dma_rehearsal.device.endpoints.parts.capabilities import OptionalCapability
+from dma_rehearsal.device import loader, watchdog
+from dma_rehearsal.device.control_socket import ControlServer
+from dma_rehearsal.device.endpoints.bar_memory import Fabric
+from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.exerciser import profile
+from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.faults.injector import FaultError, FaultSwitch
+from dma_rehearsal.device.loader import NoEndpoint
 from dma_rehearsal.device.platform.platform import Platform
-from dma_rehearsal.device.switch import FaultError, FaultSwitch
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.server import VfioUserServer
 from dma_rehearsal.device.watchdog import Watchdog
@@ -47,7 +48,7 @@ QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
   -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'
 
-An endpoint of your own is a subclass of dma_rehearsal.device.endpoints.base.Endpoint;
+An endpoint of your own is a subclass of dma_rehearsal.device.endpoints.endpoint.Endpoint;
 docs/tutorial.md shows how to write one. Its module is looked for in the
 current folder and on PYTHONPATH.
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--endpoint",
-        default=choose.DEFAULT,
+        default=loader.DEFAULT,
         metavar="MODULE:CLASS",
         help="the class of the endpoint (default: %(default)s)",
     )
@@ -197,7 +198,7 @@ def _servers(
     With them, what of them is to be watched. NoEndpoint, FaultError or ValueError when what was
     asked for cannot be had.
     """
-    chosen = choose.find(options.endpoint)
+    chosen = loader.find(options.endpoint)
     asked = {
         name: getattr(options, name)
         for name in ("buffer_size", "vectors", "capabilities")
@@ -209,7 +210,7 @@ def _servers(
     if options.peer_socket is not None:
         asked["fabric"] = Fabric()
         sockets.append(options.peer_socket)
-    endpoints = [choose.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
+    endpoints = [loader.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
     for each in endpoints[1:]:
         each.name = "peer"  # in the trace, and for the protection unit
     platform = Platform(trace)

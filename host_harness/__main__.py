@@ -20,25 +20,18 @@ from typing import NoReturn
 import pytest
 
 from dma_rehearsal.device import __main__ as device
-from dma_rehearsal.host_harness import (
-    doctor,
-    faults,
-    options,
-    order,
-    own_pytest,
-    pytest_plugin,
-    run_folder,
-    shell,
-    soak,
-)
-from dma_rehearsal.host_harness.errors import HarnessError, Status, UsageError
-from dma_rehearsal.host_harness.kept import keep_until_told
-from dma_rehearsal.host_harness.options import OPTIONS, Options
-from dma_rehearsal.host_harness.payload import GuestTests
-from dma_rehearsal.host_harness.progress import Progress
-from dma_rehearsal.host_harness.replay import Replay
-from dma_rehearsal.host_harness.rig import Rig
-from dma_rehearsal.host_harness.verdicts import Recorder
+from dma_rehearsal.host_harness import faults, pytest_plugin
+from dma_rehearsal.host_harness.cli import doctor, order, own_pytest, shell, soak
+from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.options.replay import Replay
+from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
+from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.session import run_folder
+from dma_rehearsal.host_harness.session.kept import keep_until_told
+from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.verdict_record import Recorder
 
 _EPILOG = """\
 statuses:
@@ -174,12 +167,12 @@ def main(argv: list[str]) -> Status:
 
 
 def _given() -> Options:
-    for name, meant in options.overlooked(os.environ).items():
+    for name, meant in run_options.overlooked(os.environ).items():
         print(
             f"note: nothing reads {name} of the environment; for {meant} see --help",
             file=sys.stderr,
         )
-    return options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    return run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
 
 
 def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 
-from dma_rehearsal.host_harness.errors import UsageError
-from dma_rehearsal.host_harness.fault import Fault, Place
-from dma_rehearsal.host_harness.faults_allocator import ALLOCATOR, DRIVER, MAPPER
-from dma_rehearsal.host_harness.faults_cache import CACHE
-from dma_rehearsal.host_harness.faults_channel import CHANNEL
-from dma_rehearsal.host_harness.faults_device import DEVICE
-from dma_rehearsal.host_harness.faults_iommu import BEHIND_IOMMU
+from dma_rehearsal.device.layout.faults.allocator import ALLOCATOR, DRIVER, MAPPER
+from dma_rehearsal.device.layout.faults.cache_model import CACHE
+from dma_rehearsal.device.layout.faults.channel import CHANNEL
+from dma_rehearsal.device.layout.faults.device import DEVICE
+from dma_rehearsal.device.layout.faults.fault import Fault, Place
+from dma_rehearsal.device.layout.faults.iommu import BEHIND_IOMMU
+from dma_rehearsal.host_harness.process.errors import UsageError
 
 __all__ = ["FAULTS", "Fault", "Place", "find", "listing"]
 

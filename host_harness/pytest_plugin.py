@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness import options
-from dma_rehearsal.host_harness.errors import HarnessError, Status
-from dma_rehearsal.host_harness.guest_session import GuestSession, PlainSession
-from dma_rehearsal.host_harness.kept import keep_until_told
-from dma_rehearsal.host_harness.options import OPTIONS, Options
-from dma_rehearsal.host_harness.payload import GuestTests
-from dma_rehearsal.host_harness.progress import Progress
-from dma_rehearsal.host_harness.replay import Replay
-from dma_rehearsal.host_harness.reviewed import Reviewed
-from dma_rehearsal.host_harness.rig import Rig
-from dma_rehearsal.host_harness.verdicts import Recorder
-from dma_rehearsal.host_harness.vm import Vm
+from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.options.replay import Replay
+from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
+from dma_rehearsal.host_harness.process.errors import HarnessError, Status
+from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.session.guest_session import GuestSession, PlainSession
+from dma_rehearsal.host_harness.session.kept import keep_until_told
+from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.verdict_record import Recorder
+from dma_rehearsal.host_harness.verdict.known_gaps import Reviewed
 
 RIG = pytest.StashKey[Rig]()
 """The session's rig, where guest tests run in it."""
@@ -103,7 +103,7 @@ def _given(config: pytest.Config) -> Options:
     for option in OPTIONS:
         text = config.getoption(f"--vm-{option.name}") or config.getini(f"vm_{option.name}")
         given[option.name] = str(text or "")
-    return options.parse(given)
+    return run_options.parse(given)
 
 
 def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:

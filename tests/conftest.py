@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from dma_rehearsal.host_harness import janitor
+from dma_rehearsal.host_harness.process import janitor
 
 # How long an example takes is the machine's load, and no test's matter.
 hypothesis.settings.register_profile("no deadline", deadline=None)

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
-from dma_rehearsal.device.endpoints.moves import Asking, Moves
-from dma_rehearsal.device.endpoints.referral import page_at_fault
-from dma_rehearsal.device.endpoints.requests import (
+from dma_rehearsal.device.endpoints.dma import (
     PLAIN,
     Attributes,
     Data,
@@ -22,12 +19,15 @@ from dma_rehearsal.device.endpoints.requests import (
     Segments,
     bare,
 )
+from dma_rehearsal.device.endpoints.dma_engine import Asking, Moves
+from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
+from dma_rehearsal.device.endpoints.iommu_forwarding import page_at_fault
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
 from dma_rehearsal.device.vfio_user.model import Ask
 
 if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.base import Endpoint
+    from dma_rehearsal.device.endpoints.endpoint import Endpoint
 
 # Refusals that nobody waits for, of which the client's IOMMU is still to be told; what is refused
 # beyond them is not told.

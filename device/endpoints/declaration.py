@@ -15,7 +15,7 @@ from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.pci.msix import MAX_VECTORS, pba_size, table_size
 
 if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.base import Endpoint
+    from dma_rehearsal.device.endpoints.endpoint import Endpoint
 
 _BARS = 6
 _PAGE = 0x1000

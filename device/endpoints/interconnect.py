@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from dma_rehearsal.device.endpoints.dma import Ranges
 from dma_rehearsal.device.endpoints.refusals import Refusals
-from dma_rehearsal.device.endpoints.requests import Ranges
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.model import Place
 
 if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.requests import Attributes
+    from dma_rehearsal.device.endpoints.dma import Attributes
 
 
 class Request(NamedTuple):

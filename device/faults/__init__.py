@@ -10,13 +10,13 @@ from dma_rehearsal.device.faults import (
     bus,
     cache,
     configuration,
-    held,
+    in_flight,
     interrupts,
     limits,
-    moved,
     protection,
     requests,
     ring,
+    transfers,
     witness,
 )
 from dma_rehearsal.device.faults.fault import Fault
@@ -24,7 +24,7 @@ from dma_rehearsal.device.faults.fault import Fault
 __all__ = ["FAULTS", "SOUND", "Fault"]
 
 _SUBJECTS = (
-    *(moved, requests, configuration, interrupts, limits, held),
+    *(transfers, requests, configuration, interrupts, limits, in_flight),
     *(ring, bus, witness, protection, cache),
 )
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
-from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
-from dma_rehearsal.device.endpoints.requests import DmaRefused, OnlyByMessage
+from dma_rehearsal.device.endpoints.dma import DmaRefused, OnlyByMessage
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.layout import DmaAttribute, DmaDirection
 from dma_rehearsal.device.vfio_user.client_memory import View

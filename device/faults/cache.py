@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.names import GuestMemory, Mode
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.faults import cache_model as cache_faults
 from dma_rehearsal.device.faults.fault import Fault
-from dma_rehearsal.device.platform.cache import faults as cache_faults
-from dma_rehearsal.device.platform.cache.model import CacheModel
-from dma_rehearsal.device.platform.cache.names import GuestMemory, Mode
 from dma_rehearsal.device.platform.platform import Platform
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.endpoints.base import CONFIG_REGION
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.pci.config import Header
 from dma_rehearsal.device.pci.power import PowerManagement

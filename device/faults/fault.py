@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.platform.platform import Platform
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.layout import INTXCTL_ASSERT
 from dma_rehearsal.device.vfio_user.messages import Irq

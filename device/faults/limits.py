@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
-from dma_rehearsal.device.endpoints.parts.constraints import CONSTRAINTS
-from dma_rehearsal.device.endpoints.parts.transfer import Transfer
+from dma_rehearsal.device.exerciser.constraints import CONSTRAINTS
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.transfer import Transfer
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
-from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
-from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.endpoints.dma import DmaRefused
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
 from dma_rehearsal.device.platform.platform import Platform

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
-from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
+from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.refusals import Refusals, RefusedRequest
-from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.platform.platform import Platform

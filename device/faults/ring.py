@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
-from dma_rehearsal.device.endpoints.parts.ring import parse
-from dma_rehearsal.device.endpoints.parts.transfer import Moved, Transfer
-from dma_rehearsal.device.endpoints.requests import DmaRefused
+from dma_rehearsal.device.endpoints.dma import DmaRefused
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.ring import parse
+from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import Fault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, Ext
 

@@ -1,8 +1,7 @@
 """Register layouts and record formats that the host's devices and the guest's code agree on.
 
-This is the one definition. ``guest/layout/`` has the same files, written by ``make generate``, so
-that ``guest/`` stands alone on a board; ``make lint`` fails when they differ. Standard library
-only.
+This is the one definition: each guest gets these files, and no others of ``device/``. Standard
+library only.
 
 All registers are 32-bit little-endian; 64-bit values are a LO and a HI register.
 """

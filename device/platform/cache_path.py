@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.names import MAX_OPERATION, Mode, NotTracked, Scattered, Span
 from dma_rehearsal.device.endpoints.interconnect import Refusal
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.device.platform.cache.model import CacheModel
-from dma_rehearsal.device.platform.cache.names import (
-    MAX_OPERATION,
-    Mode,
-    NotTracked,
-    Scattered,
-    Span,
-)
 from dma_rehearsal.device.platform.file_memory import FileMemory
 from dma_rehearsal.device.vfio_user.model import Place
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from dma_rehearsal.device import layout
+from dma_rehearsal.device.cache_model import names
+from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.names import CacheError, Direction, GuestMemory, Mode, Span
+from dma_rehearsal.device.cache_model.reports import Report
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
 from dma_rehearsal.device.layout import (
@@ -15,10 +19,6 @@ from dma_rehearsal.device.layout import (
     Plat,
     WitnessStatus,
 )
-from dma_rehearsal.device.platform.cache import names
-from dma_rehearsal.device.platform.cache.model import CacheModel
-from dma_rehearsal.device.platform.cache.names import CacheError, Direction, GuestMemory, Mode, Span
-from dma_rehearsal.device.platform.cache.reports import Report
 from dma_rehearsal.device.platform.cache_path import CachePath, joined
 from dma_rehearsal.device.platform.file_memory import FileMemory, MemoryGone
 from dma_rehearsal.device.platform.witness import Report as WalkReport

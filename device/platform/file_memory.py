@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
-from dma_rehearsal.device.platform.cache.differences import runs
-from dma_rehearsal.device.platform.cache.names import MAX_FILES, TooMuch
+from dma_rehearsal.device.cache_model.masks import runs
+from dma_rehearsal.device.cache_model.names import MAX_FILES, TooMuch
 from dma_rehearsal.device.vfio_user.client_memory import FileView, View
 from dma_rehearsal.device.vfio_user.errors import Unmapped
 from dma_rehearsal.device.vfio_user.model import Place

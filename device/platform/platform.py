@@ -10,17 +10,17 @@ from functools import partial
 from typing import ClassVar
 
 from dma_rehearsal.device import layout
+from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.names import GuestMemory, Mode
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
-from dma_rehearsal.device.endpoints.base import Endpoint
+from dma_rehearsal.device.endpoints.dma import DmaRefused
+from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.refusals import Refusals
 from dma_rehearsal.device.endpoints.registers import Register
-from dma_rehearsal.device.endpoints.requests import DmaRefused
 from dma_rehearsal.device.layout import Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
 from dma_rehearsal.device.pci.config import Identity
-from dma_rehearsal.device.platform.cache.model import CacheModel
-from dma_rehearsal.device.platform.cache.names import GuestMemory, Mode
 from dma_rehearsal.device.platform.cache_registers import CacheRegisters
 from dma_rehearsal.device.platform.memory_types import Mtrrs
 from dma_rehearsal.device.platform.protection import Protection

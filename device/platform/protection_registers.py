@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.dma import Ranges
 from dma_rehearsal.device.endpoints.interconnect import Interconnect, Refusal, Request
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
-from dma_rehearsal.device.endpoints.requests import Ranges
 from dma_rehearsal.device.layout import Plat, ProtectionCommand, ProtectionStatus
 from dma_rehearsal.device.platform.protection import (
     Grant,

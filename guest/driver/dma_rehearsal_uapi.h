@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * The interface between user space and the module. guest/iobuffer/uapi.py mirrors
+ * The interface between user space and the module. guest/iobuffer/os/uapi.py mirrors
  * this file; a test compiles it and compares numbers and sizes.
  */
 #ifndef DMA_REHEARSAL_UAPI_H

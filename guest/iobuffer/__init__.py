@@ -1,9 +1,6 @@
 """IOKit's IOBufferMemoryDescriptor on Linux: buffers for DMA with stated properties."""
 
-from dma_rehearsal.guest.iobuffer.buffer import IOBufferMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.creation import IOAlignmentWarning
-from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand
-from dma_rehearsal.guest.iobuffer.errors import (
+from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
     IOCannotWireError,
@@ -16,7 +13,7 @@ from dma_rehearsal.guest.iobuffer.errors import (
     IOReturnError,
     IOUnsupportedError,
 )
-from dma_rehearsal.guest.iobuffer.flags import (
+from dma_rehearsal.guest.iobuffer.base.flags import (
     CompleteFlags,
     MapOptions,
     MemoryOperation,
@@ -45,12 +42,7 @@ from dma_rehearsal.guest.iobuffer.flags import (
     kIOMemoryPurgeableNonVolatile,
     kIOMemoryPurgeableVolatile,
 )
-from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
-from dma_rehearsal.guest.iobuffer.mappings import IOMapWarning
-from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.options import (
+from dma_rehearsal.guest.iobuffer.base.options import (
     CacheMode,
     IODirection,
     IOOptions,
@@ -81,11 +73,19 @@ from dma_rehearsal.guest.iobuffer.options import (
     kIOMemoryUnshared,
     kIOMemoryUseReserve,
 )
-from dma_rehearsal.guest.iobuffer.port import task_of
-from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.sub import IOSubMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.task import Task, current_task, kernel_task
-from dma_rehearsal.guest.iobuffer.task_port import TaskPort
+from dma_rehearsal.guest.iobuffer.base.task import Task, current_task, kernel_task
+from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.creation import IOAlignmentWarning
+from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.map_table import IOMapWarning
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.remote import task_of
+from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.task_port import TaskPort
+from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand
 
 __all__ = [
     "CacheMode",

@@ -21,9 +21,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Self, TypeVar
 
-from dma_rehearsal.guest.iobuffer import buffer as _buffer
-from dma_rehearsal.guest.iobuffer.errors import IOReturn, IOReturnError
-from dma_rehearsal.guest.iobuffer.mapping import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.descriptors import buffer as _buffer
+from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 
 kIOReturnSuccess: Final = IOReturn.kIOReturnSuccess
 

@@ -19,16 +19,16 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapCopybackCache,
     kIOMemoryIncoherentIOFlush,
     kIOMemoryIncoherentIOStore,
-    mistakes,
 )
-from dma_rehearsal.guest.iobuffer.dma_command import (
+from dma_rehearsal.guest.iobuffer.base import mistakes
+from dma_rehearsal.guest.iobuffer.dma.command import (
     MappingOptions,
     Specification,
     kForceDoubleBuffer,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 LENGTH = 4 * LINE
 PROMISE = "cache maintenance"

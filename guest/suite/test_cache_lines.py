@@ -9,7 +9,13 @@ from itertools import product
 
 import pytest
 
-from dma_rehearsal.guest.cache_unit import CacheDirection, CacheError, CacheReportKind, CacheStatus
+from dma_rehearsal.guest.drivers.platform.cache_unit import (
+    CacheDirection,
+    CacheError,
+    CacheReportKind,
+    CacheStatus,
+)
+from dma_rehearsal.guest.faults.driver import driver_fault
 from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOAlignmentWarning,
@@ -24,13 +30,12 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapWriteThruCache,
     kIOMemoryIncoherentIOStore,
 )
-from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.board import EFFECTIVE
-from dma_rehearsal.guest.suite.driver_faults import driver_fault
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent, noncoherent_board
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import EFFECTIVE
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent, noncoherent_board
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

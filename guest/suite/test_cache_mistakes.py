@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingFlag, RingStatus
-from dma_rehearsal.guest.cache_unit import CacheMissingCall
-from dma_rehearsal.guest.cache_unit import CacheReportKind as Kind
-from dma_rehearsal.guest.exerciser_parts import DescriptorRing, held_dma
+from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, held_dma
+from dma_rehearsal.guest.drivers.platform.cache_unit import CacheMissingCall
+from dma_rehearsal.guest.drivers.platform.cache_unit import CacheReportKind as Kind
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOBusyError,
@@ -25,13 +25,13 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
     kIOMapCopybackCache,
     kIOMapInhibitCache,
-    pools,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.buffers import reached_pool
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.suite.other_process import OtherProcess
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.buffers import reached_pool
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 PROMISE = "driver mistakes"
 LENGTH = 4 * LINE
@@ -287,7 +287,7 @@ def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attes
     bench, new = noncoherent.bench, data.take(LENGTH)
     uncached = kIODirectionInOut | kIOMapInhibitCache
     ring_memory = noncoherent.buffer(uncached, 2 * RingDescriptor.STRUCT.size)
-    pools.wake()
+    pool_registry.wake()
     first = make(noncoherent, kIODirectionInOut, data.take(LENGTH))
     address = first.getPhysicalAddress()
     bench.load(new)
@@ -301,7 +301,7 @@ def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attes
             first.sync_for_device()
             received = first.readBytes(0, LENGTH)
             first.release()
-            pools.wake()  # as if so much had been released since that its rest is over
+            pool_registry.wake()  # as if so much had been released since that its rest is over
             second = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, LENGTH)
             if second.getPhysicalAddress() != address:
                 raise CheckFailed("the memory was not used again, so nothing can be shown")

@@ -16,10 +16,10 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapWriteCombineCache,
     kIOMapWriteThruCache,
 )
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.board import EFFECTIVE, described
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

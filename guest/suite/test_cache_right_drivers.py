@@ -17,15 +17,15 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionPrepareNonCoherent,
     kIOMapCopybackCache,
 )
-from dma_rehearsal.guest.iobuffer.dma_command import (
+from dma_rehearsal.guest.iobuffer.dma.command import (
     IODMACommand,
     MappingOptions,
     Specification,
     kForceDoubleBuffer,
 )
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 PROMISE = "right drivers"
 LENGTH = 4 * LINE

@@ -10,8 +10,8 @@ from itertools import product
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest.cache_unit import CacheModelMode
-from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.drivers.exerciser import Exerciser
+from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
 from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBufferMemoryDescriptor,
@@ -22,12 +22,12 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIODirectionOut,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.board import EFFECTIVE
-from dma_rehearsal.guest.suite.configuration import DEVICE_CONTROL, PCI_EXPRESS, word
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent, noncoherent_board
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import EFFECTIVE
+from dma_rehearsal.guest.testkit.config_space import DEVICE_CONTROL, PCI_EXPRESS, word
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent, noncoherent_board
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

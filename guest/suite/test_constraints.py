@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, Ext
-from dma_rehearsal.guest.device_limits import Limits
-from dma_rehearsal.guest.exerciser_parts import constrained
+from dma_rehearsal.guest.drivers.device_limits import Limits
+from dma_rehearsal.guest.drivers.exerciser_features import constrained
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 LIMITS = [
     *((Ext.ALIGNMENT, 256), (Ext.ALIGNMENT, 4096), (Ext.LENGTH_ALIGNMENT, 64)),

@@ -12,29 +12,28 @@ from typing import Self
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, Ext
-from dma_rehearsal.guest.exerciser_parts import constrained
+from dma_rehearsal.guest.drivers.exerciser_features import constrained
+from dma_rehearsal.guest.drivers.platform.protection_unit import Grant
 from dma_rehearsal.guest.iobuffer import (
     current_task,
     kIODirectionIn,
     kIODirectionInOut,
     kIODirectionOut,
     kIOMemoryPageable,
-    mistakes,
-    protection,
 )
-from dma_rehearsal.guest.iobuffer.dma_command import IODMACommand, Specification, kForceDoubleBuffer
-from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.memory import IOMemoryDescriptor, Segment
-from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.options import IODirection, IOOptions
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.iobuffer.ranges_descriptor import IOGeneralMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.sub import IOSubMemoryDescriptor
-from dma_rehearsal.guest.protection_unit import Grant
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.guarded import Guarded
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted, joined_crc32
+from dma_rehearsal.guest.iobuffer.base import access_control, mistakes
+from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, Specification, kForceDoubleBuffer
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.guarded import Guarded
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted, joined_crc32
 
 MakeMemory = Callable[..., IOMemoryDescriptor]
 
@@ -299,11 +298,11 @@ class Granting:
         """Nobody dies here."""
 
     def __enter__(self) -> Self:
-        self._before = protection.use(self)
+        self._before = access_control.use(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        protection.use(self._before)
+        access_control.use(self._before)
 
 
 @pytest.mark.unlimited("alignment")

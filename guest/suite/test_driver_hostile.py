@@ -15,14 +15,14 @@ from typing import Any, Final
 import pytest
 
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.iobuffer.driver import DriverFunction
-from dma_rehearsal.guest.iobuffer.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
-from dma_rehearsal.guest.page_frames import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.other_process import OtherProcess
-from dma_rehearsal.guest.suite.patterns import Patterns
-from dma_rehearsal.guest.suite.pinning import address_of
+from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
+from dma_rehearsal.guest.iobuffer.os.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
+from dma_rehearsal.guest.linux.page_frames import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit.pinning import address_of
 
 pytestmark = pytest.mark.kernel
 

@@ -8,15 +8,21 @@ from typing import cast
 import pytest
 
 from dma_rehearsal.device.layout import WitnessStatus
-from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn, pools
-from dma_rehearsal.guest.iobuffer.carveout import CarveoutPool, find_zones
-from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
-from dma_rehearsal.guest.page_frames import HUGE, PAGE
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.board import EFFECTIVE, described
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
-from dma_rehearsal.guest.suite.pinning import attest_soundness, device_sees, device_stores, refusal
+from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, find_zones
+from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.linux.page_frames import HUGE, PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.pinning import (
+    attest_soundness,
+    device_sees,
+    device_stores,
+    refusal,
+)
 
 pytestmark = [
     pytest.mark.kernel,
@@ -76,7 +82,7 @@ def test_a_range_has_one_mode_in_the_kernel_and_in_processes(
 ) -> None:
     driver = bench.driver
     refused = []
-    pool = pools.named("high")
+    pool = pool_registry.named("high")
     assert isinstance(pool, HeapPool)
     assert isinstance(pool.extents, CarveoutPool)
     with pool.heap.held():

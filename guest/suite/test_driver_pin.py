@@ -11,14 +11,15 @@ from contextlib import ExitStack
 
 import pytest
 
-from dma_rehearsal.guest import page_frames
-from dma_rehearsal.guest.iobuffer.driver import Driver
-from dma_rehearsal.guest.iobuffer.pin import Pin
-from dma_rehearsal.guest.page_frames import HUGE, MAP_HUGETLB, PAGE, Region
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
-from dma_rehearsal.guest.suite.pinning import (
+from dma_rehearsal.guest.iobuffer.os.driver import Driver
+from dma_rehearsal.guest.iobuffer.os.pin import Pin
+from dma_rehearsal.guest.linux import page_frames
+from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE, Region
+from dma_rehearsal.guest.linux.swap import zram_swap
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.pinning import (
     PINNED,
     address_of,
     device_sees,
@@ -26,7 +27,6 @@ from dma_rehearsal.guest.suite.pinning import (
     mapped,
     used_hugepages,
 )
-from dma_rehearsal.guest.swap import zram_swap
 
 pytestmark = [
     pytest.mark.kernel,

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.guest.iobuffer import IOCannotWireError, IOReturn
-from dma_rehearsal.guest.iobuffer.pin import KernelMap, Pin
-from dma_rehearsal.guest.iobuffer.uapi import PIN_MAX
-from dma_rehearsal.guest.page_frames import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.patterns import Patterns
-from dma_rehearsal.guest.suite.pinning import (
+from dma_rehearsal.guest.iobuffer.os.pin import KernelMap, Pin
+from dma_rehearsal.guest.iobuffer.os.uapi import PIN_MAX
+from dma_rehearsal.guest.linux.page_frames import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit.pinning import (
     PINNED,
     address_of,
     attest_soundness,

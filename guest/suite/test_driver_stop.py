@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.device.layout import HOLD_ON, DmaCtl, DmaReason, Ext, Reg
-from dma_rehearsal.guest.exerciser import Exerciser, find
-from dma_rehearsal.guest.exerciser_parts import HeldDma, held_dma
-from dma_rehearsal.guest.iobuffer.driver import Driver
-from dma_rehearsal.guest.page_frames import HUGE, MAP_HUGETLB, PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.driver_faults import driver_fault
-from dma_rehearsal.guest.suite.other_process import OtherProcess
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
-from dma_rehearsal.guest.suite.pinning import address_of, device_sees, mapped, used_hugepages
+from dma_rehearsal.guest.drivers.exerciser import Exerciser, find
+from dma_rehearsal.guest.drivers.exerciser_features import HeldDma, held_dma
+from dma_rehearsal.guest.faults.driver import driver_fault
+from dma_rehearsal.guest.iobuffer.os.driver import Driver
+from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.pinning import address_of, device_sees, mapped, used_hugepages
 
 pytestmark = [
     pytest.mark.kernel,

@@ -13,7 +13,7 @@ import pytest
 
 from dma_rehearsal.device.layout import WitnessStatus
 from dma_rehearsal.guest.iobuffer import CacheMode
-from dma_rehearsal.guest.iobuffer.carveout import (
+from dma_rehearsal.guest.iobuffer.memory.carveout import (
     LOCKS,
     UIO,
     UIO_PREFIX,
@@ -21,13 +21,13 @@ from dma_rehearsal.guest.iobuffer.carveout import (
     Zone,
     find_zones,
 )
-from dma_rehearsal.guest.iobuffer.vm import Mapping
-from dma_rehearsal.guest.page_frames import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.board import EFFECTIVE
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
-from dma_rehearsal.guest.suite.pinning import device_sees, device_stores
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
+from dma_rehearsal.guest.linux.page_frames import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import EFFECTIVE
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.pinning import device_sees, device_stores
 
 pytestmark = [
     pytest.mark.kernel,

@@ -18,11 +18,16 @@ from dma_rehearsal.device.layout import (
     PlatformBar,
     Reg,
 )
-from dma_rehearsal.guest.exerciser import Exerciser
+from dma_rehearsal.guest.drivers.exerciser import Exerciser
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.configuration import (
+from dma_rehearsal.guest.suite.test_interrupts import (
+    counts_after_settling,
+    differences,
+    every_vector,
+    settle_msix,
+)
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.config_space import (
     COMMAND,
     DEVICE_CONTROL,
     PCI_EXPRESS,
@@ -31,13 +36,8 @@ from dma_rehearsal.guest.suite.configuration import (
     restored,
     word,
 )
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
-from dma_rehearsal.guest.suite.test_interrupts import (
-    counts_after_settling,
-    differences,
-    every_vector,
-    settle_msix,
-)
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 HOLE = 0x8000_0000  # above the RAM below 4 GiB
 TOP = 1 << 64

@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from dma_rehearsal.device.layout import ExerciserBar, Reg
-from dma_rehearsal.guest.boot_words import announced
-from dma_rehearsal.guest.exerciser import Exerciser, Interrupt, IntxInterrupt
+from dma_rehearsal.guest.drivers.exerciser import Exerciser, Interrupt, IntxInterrupt
 from dma_rehearsal.guest.iobuffer import IOBusyError
-from dma_rehearsal.guest.iobuffer.driver import Interrupts
-from dma_rehearsal.guest.suite import processors
-from dma_rehearsal.guest.suite.attestation import IOMMU, Attest, CheckFailed
-from dma_rehearsal.guest.suite.configuration import MSIX, word
+from dma_rehearsal.guest.iobuffer.os.driver import Interrupts
+from dma_rehearsal.guest.linux import processors
+from dma_rehearsal.guest.linux.kernel_cmdline import announced
+from dma_rehearsal.guest.testkit.attestation import IOMMU, Attest, CheckFailed
+from dma_rehearsal.guest.testkit.config_space import MSIX, word
 
 MSIX_CONTROL, FUNCTION_MASK = 0x02, 1 << 14
 GRANTED_MAX = 32  # vectors, by the driver; VFIO grants them all

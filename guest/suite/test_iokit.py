@@ -18,9 +18,9 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [
     pytest.mark.kernel,

@@ -13,19 +13,19 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, Reg
-from dma_rehearsal.guest.exerciser_parts import DescriptorRing
+from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
+from dma_rehearsal.guest.drivers.vfio.container import ENTRY_LIMIT
+from dma_rehearsal.guest.drivers.vfio.iova import IovaAllocator
 from dma_rehearsal.guest.iobuffer import IOReturn, IOReturnError, kIODirectionInOut
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.board import described
-from dma_rehearsal.guest.suite.buffers import reached_pool
-from dma_rehearsal.guest.suite.capabilities import CAP_IPC_LOCK, without_capability
-from dma_rehearsal.guest.suite.denial import Denial
-from dma_rehearsal.guest.suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.linux.capabilities import CAP_IPC_LOCK, without_capability
 from dma_rehearsal.guest.suite.test_cache_modes import MODES
-from dma_rehearsal.guest.vfio.container import ENTRY_LIMIT
-from dma_rehearsal.guest.vfio.iova import IovaAllocator
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.board import described
+from dma_rehearsal.guest.testkit.buffers import reached_pool
+from dma_rehearsal.guest.testkit.denial import Denial
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.iommu
 

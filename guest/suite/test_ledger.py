@@ -20,20 +20,19 @@ from dma_rehearsal.guest.iobuffer import (
     IODMACommand,
     IONoMemoryError,
     IOReturnError,
-    coverage,
     current_task,
     kIODirectionIn,
     kIODirectionInOut,
     kIODirectionOut,
-    mistakes,
-    pools,
-    provenance,
 )
-from dma_rehearsal.guest.iobuffer.dma_command import Specification, kForceDoubleBuffer
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.base import mistakes, provenance
+from dma_rehearsal.guest.iobuffer.descriptors import coverage
+from dma_rehearsal.guest.iobuffer.dma.command import Specification, kForceDoubleBuffer
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 MakeMemory = Callable[..., IOBufferMemoryDescriptor]
 PROMISE = "transfer accounts"
@@ -241,7 +240,7 @@ def test_data_that_stays_in_the_bounce_buffer(
 @plain
 @pytest.mark.promise("provenance")
 def test_no_memory_names_who_has_it(bench: Bench, attest: Attest) -> None:
-    pool = pools.named("low")
+    pool = pool_registry.named("low")
     with IOBufferMemoryDescriptor.inTaskWithOptions(
         current_task(), kIODirectionInOut, 2 * PAGE, pool="low"
     ) as memory:

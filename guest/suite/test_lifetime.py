@@ -25,13 +25,13 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPhysicallyContiguous,
     kIOMemoryPurgeable,
     kIOMemoryUseReserve,
-    pools,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, Seen
-from dma_rehearsal.guest.suite.buffers import free_sizes
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.buffers import free_sizes
+from dma_rehearsal.guest.testkit.dma_checker import Bench, Seen
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
@@ -43,14 +43,14 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 def test_release_gives_back_and_the_next_one_is_zeroed(
     bench: Bench, data: Patterns, attest: Attest, capacity: int
 ) -> None:
-    pools.wake()
+    pool_registry.wake()
     before = free_sizes()
     capacity = bench.fits(capacity)
     dirty = data.take(capacity)
     with bench.make(kIODirectionInOut, capacity) as memory:
         first = bench.device_writes(memory, dirty)
         during = free_sizes()
-    pools.wake()
+    pool_registry.wake()
     with bench.make(kIODirectionInOut, capacity) as memory:
         second = bench.device_sees(memory, bytes(capacity))
     attest(
@@ -65,13 +65,13 @@ def test_release_gives_back_and_the_next_one_is_zeroed(
 @pytest.mark.promise("release")
 def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attest: Attest) -> None:
     """Freed neighbours join when their rest is over: one as large as all fits where they were."""
-    pools.wake()
+    pool_registry.wake()
     before = free_sizes()
     pieces = [bench.make(kIODirectionIn, 256 << 10) for _ in range(8)]
     places = sorted(piece.getPhysicalAddress() for piece in pieces)
     for index in (3, 0, 7, 5, 1, 6, 2, 4):
         pieces[index].release()
-    pools.wake()
+    pool_registry.wake()
     size = 8 * (256 << 10)
     with bench.make(kIODirectionIn, size) as whole:
         seen = bench.device_writes(whole, data.take(size))

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.guest.drivers.vfio.container import ENTRY_LIMIT
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODMACommand,
@@ -32,17 +33,16 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryMapperNone,
     kIOMemoryPageable,
     kIOMemoryPhysicallyContiguous,
-    pools,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer, Seen
-from dma_rehearsal.guest.suite.board import EFFECTIVE, described
-from dma_rehearsal.guest.suite.capabilities import CAP_IPC_LOCK, without_capability
-from dma_rehearsal.guest.suite.denial import Denial
-from dma_rehearsal.guest.suite.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.linux.capabilities import CAP_IPC_LOCK, without_capability
 from dma_rehearsal.guest.suite.test_iommu import refusal, scattered
-from dma_rehearsal.guest.vfio.container import ENTRY_LIMIT
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
+from dma_rehearsal.guest.testkit.denial import Denial
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer, Seen
+from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [pytest.mark.iommu, pytest.mark.any_device]
 
@@ -258,12 +258,12 @@ def test_after_complete(bench: Bench, buffer: MakeBuffer, data: Patterns, denied
 @pytest.mark.promise(DENIAL)
 def test_after_release(bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial) -> None:
     """The memory goes to another buffer; the device does not come along."""
-    pools.wake()
+    pool_registry.wake()
     memory = buffer(kIODirectionInOut, SIZE, PAGE)
     physical = bench.witness(memory)[0].physical
     old = bench.device_writes(memory, data.take(SIZE)).address
     memory.release()
-    pools.wake()  # of the memory; its bus addresses rest
+    pool_registry.wake()  # of the memory; its bus addresses rest
     with create(current_task(), kIODirectionInOut | kIOMemoryMapperNone, SIZE, PAGE) as following:
         if following.getPhysicalAddress() != physical:
             raise CheckFailed("the next buffer of the size is not in the same place")
@@ -302,7 +302,7 @@ def test_contiguous_to_the_device(
     scatter = [buffer(kIODirectionInOut, PAGE, pool="pinned") for _ in range(64)]
     for each in scatter[::2]:
         each.release()
-    pools.wake()  # single frames come free
+    pool_registry.wake()  # single frames come free
     memory = buffer(kIODirectionInOut | kIOMemoryPhysicallyContiguous, SIZE, pool="pinned")
     segment = memory.getPhysicalSegment()
     seen = in_order(bench, memory, data.take(SIZE))
@@ -388,19 +388,19 @@ def test_mapper_none_that_cannot_be(
 ) -> None:
     """The bus address is somebody else's: refused, and nothing is taken."""
     options = kIODirectionInOut | kIOMemoryMapperNone
-    pools.wake()
+    pool_registry.wake()
     with create(current_task(), options, SIZE, PAGE) as first:
         physical = first.getPhysicalAddress()
-    pools.wake()
+    pool_registry.wake()
     container, other = mapper.container, Anonymous(PAGE)
     with container.map(other.address, PAGE, read=True, write=False, address=physical):
         error = refusal(lambda: buffer(options, SIZE, PAGE))
-        pools.wake()
+        pool_registry.wake()
         mapped = buffer(kIODirectionInOut, SIZE, PAGE)
         there = bench.witness(mapped)[0].physical
         bench.device_reads(mapped, data.take(SIZE))
         mapped.release()
-    pools.wake()
+    pool_registry.wake()
     memory = buffer(options, SIZE, PAGE)
     seen = bench.device_reads(memory, data.take(SIZE))
     attest(

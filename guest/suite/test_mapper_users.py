@@ -20,18 +20,18 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
     task_of,
 )
-from dma_rehearsal.guest.iobuffer.dma_command import Specification
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.denial import Denial
-from dma_rehearsal.guest.suite.iommu import PAGE
-from dma_rehearsal.guest.suite.noncoherent import NonCoherent
-from dma_rehearsal.guest.suite.other_process import OtherProcess
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.dma.command import Specification
 from dma_rehearsal.guest.suite.test_cache_truth import make, told
 from dma_rehearsal.guest.suite.test_dma_command import described, move, prepared
 from dma_rehearsal.guest.suite.test_mapper import DENIAL, MAPPER, SIZE, in_order
 from dma_rehearsal.guest.suite.test_tasks import owner_of_buffers
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.denial import Denial
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.iommu import PAGE
+from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
+from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.iommu, pytest.mark.unlimited, pytest.mark.any_device]
 

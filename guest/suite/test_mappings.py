@@ -28,11 +28,11 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryMapCopyOnWrite,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.suite.test_prepare import code_of
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

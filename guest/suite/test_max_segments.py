@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
-from dma_rehearsal.guest.exerciser_parts import DescriptorRing, constrained
+from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, constrained
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -19,14 +19,14 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIODirectionOut,
     kIOMemoryKernelUserShared,
-    port_messages,
     task_of,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.noncoherent import NonCoherent
-from dma_rehearsal.guest.suite.other_process import OtherProcess
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.os import port_messages
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
+from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -17,7 +17,7 @@ from dma_rehearsal.device.layout import (
     RingFlag,
     WitnessStatus,
 )
-from dma_rehearsal.guest.exerciser_parts import constrained
+from dma_rehearsal.guest.drivers.exerciser_features import constrained
 from dma_rehearsal.guest.iobuffer import (
     IODMACommand,
     kIODirectionIn,
@@ -27,17 +27,17 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapInhibitCache,
     kIOMapWriteCombineCache,
 )
-from dma_rehearsal.guest.iobuffer.dma_command import MappingOptions, Specification
-from dma_rehearsal.guest.iobuffer.guard import IOGuardPageMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.multi import IOMultiMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.options import IOOptions
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.base.options import IOOptions
+from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.dma.command import MappingOptions, Specification
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.suite.test_interrupts import settle_msix
 from dma_rehearsal.guest.suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 BITS = 32
 NARROW = Specification.of_device(address_bits=BITS)

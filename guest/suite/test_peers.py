@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, ExerciserBar
-from dma_rehearsal.guest.exerciser import Exerciser, find
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.drivers.exerciser import Exerciser, find
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.promise("peer memory")]
 LENGTH = 1024

@@ -8,22 +8,22 @@ from itertools import pairwise
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest.cache_unit import CacheReportKind
+from dma_rehearsal.guest.drivers.platform.cache_unit import CacheReportKind
 from dma_rehearsal.guest.iobuffer import (
     IOAlignmentWarning,
     IOBufferMemoryDescriptor,
     current_task,
     kIODirectionInOut,
     kIOMemoryPageable,
-    placement,
 )
-from dma_rehearsal.guest.iobuffer.placement import Hostile
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import SEED, Attest
-from dma_rehearsal.guest.suite.bench import Bench, DmaMemory, MakeBuffer
-from dma_rehearsal.guest.suite.denial import Denial
-from dma_rehearsal.guest.suite.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.testkit.attestation import SEED, Attest
+from dma_rehearsal.guest.testkit.denial import Denial
+from dma_rehearsal.guest.testkit.dma_checker import Bench, DmaMemory, MakeBuffer
+from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.any_device, pytest.mark.unlimited]
 

@@ -21,16 +21,16 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryMapperNone,
     kIOMemoryPhysicallyContiguous,
     kIOMemoryThreadSafe,
-    pools,
 )
-from dma_rehearsal.guest.iobuffer.managed import HUGE_PAGES
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite import processors
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.buffers import free_sizes
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.kernel_pools import HUGE_PAGES
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.suite.test_prepare import code_of
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.buffers import free_sizes
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
@@ -82,7 +82,7 @@ def test_huge_page_is_one_segment(
     option: int,
 ) -> None:
     size = 2 * MIB
-    pools.wake()  # a huge page of an earlier test may rest yet
+    pool_registry.wake()  # a huge page of an earlier test may rest yet
     before = surplus_pages()  # a killed process's, while a function that was open then is
     memory = buffer(kIODirectionInOut | option, size, size, pool="hugetlb")
     address, length = memory.getPhysicalSegment()
@@ -91,7 +91,7 @@ def test_huge_page_is_one_segment(
     runs = bench.witness(memory)
     surplus = surplus_pages() - before
     memory.release()
-    pools.wake()
+    pool_registry.wake()
     left = surplus_pages() - before
     (promise,) = [mark.args[0] for mark in request.node.iter_markers("promise")]
     attest(
@@ -123,7 +123,7 @@ def checkerboard(pool: str, piece: int) -> Iterator[int]:
         pieces.sort(key=IOBufferMemoryDescriptor.getPhysicalAddress)
         for each in pieces[::2]:
             each.release()
-        yield pools.named(pool).free_size()
+        yield pool_registry.named(pool).free_size()
 
 
 @pytest.mark.unlimited("addresses")
@@ -131,7 +131,7 @@ def checkerboard(pool: str, piece: int) -> Iterator[int]:
 def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> None:
     """Half of the pool is free, in pieces: a longer run is refused, with numbers."""
     piece = 2 << 20
-    before = pools.named("main").free_size()
+    before = pool_registry.named("main").free_size()
     with checkerboard("main", piece) as free:
         options = kIODirectionInOut | kIOMemoryPhysicallyContiguous
         try:
@@ -141,7 +141,7 @@ def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> Non
             said, code, largest = error.reason, error.code, error.largest
         with create(current_task(), options, piece, pool="main") as fits:
             seen = bench.device_writes(fits, data.take(piece))
-    after = pools.named("main").free_size()
+    after = pool_registry.named("main").free_size()
     attest(
         "kIOMemoryPhysicallyContiguous",
         asked=f"{2 * piece} bytes, {free} free in runs of {piece}",
@@ -220,12 +220,12 @@ def test_why_no_pool_can(bench: Bench, buffer: MakeBuffer, data: Patterns, attes
     except IONoMemoryError as error:
         said = error.reason
     seen = bench.device_reads(buffer(kIODirectionInOut, 64), data.take(64))
-    named = [name for name in pools.known() if f"pool {name}: " in said]
+    named = [name for name in pool_registry.known() if f"pool {name}: " in said]
     attest(
         "pool",
         asked="2^40 bytes, uncached",
         attested=f"reasons of {', '.join(named)}; then {seen}",
-        kept=named == list(pools.known()),
+        kept=named == list(pool_registry.known()),
         reason=said or "given",
     )
 
@@ -289,7 +289,7 @@ def test_thread_safe(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: A
 @pytest.mark.promise("alignment")
 def test_alignment_up_to_the_pools_size(bench: Bench, data: Patterns, attest: Attest) -> None:
     """The largest alignment that a pool has room for works, twice as much is refused."""
-    pool = pools.named("main")
+    pool = pool_registry.named("main")
     largest = 0
     alignment = PAGE
     while alignment <= pool.size:

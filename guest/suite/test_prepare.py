@@ -7,7 +7,6 @@ import mmap
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest import page_frames
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODirection,
@@ -24,14 +23,15 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionPrepareToPhys32,
     kIOMemoryAutoPrepare,
     kIOMemoryPageable,
-    vm,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.guarded import edges
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
-from dma_rehearsal.guest.swap import zram_swap
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.os import virtual_memory
+from dma_rehearsal.guest.linux import page_frames
+from dma_rehearsal.guest.linux.swap import zram_swap
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.guarded import edges
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 
@@ -95,7 +95,7 @@ def test_moves_and_is_paged_out_until_it_is_prepared(
     def moved() -> int:
         """Page out, compact, read everything; return how many pages are elsewhere then."""
         before = page_frames.frames(memory.address, SIZE)
-        vm.advise(memory.address, SIZE, page_frames.MADV_PAGEOUT)
+        virtual_memory.advise(memory.address, SIZE, page_frames.MADV_PAGEOUT)
         page_frames.compact_memory()
         with page_frames.Region(4 << 20):  # takes the frames that have come free
             if memory.readBytes(0, SIZE) != content:

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 import pytest
 
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
-from dma_rehearsal.guest.boot_words import announced
-from dma_rehearsal.guest.device_limits import NONE
+from dma_rehearsal.guest.drivers.device_limits import NONE
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut, kIOMapCopybackCache
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.noncoherent import NonCoherent
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.linux.kernel_cmdline import announced
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 
 @pytest.mark.coherence

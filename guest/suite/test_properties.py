@@ -16,13 +16,13 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryPhysicallyContiguous,
-    pools,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.board import described
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import described
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 ALIGNMENTS = tuple(1 << bit for bit in range(21))
 CAPACITIES = (1, 3, 63, 64, 65, 255, 1000, 1025, 4095, 4096, 4097, 12289, 65536)
@@ -53,7 +53,7 @@ def test_capacity_between_canaries(
     or page. The kernel lays and reads them by bus address, whatever the mappings say.
     """
     capacity = bench.fits(capacity)
-    pools.wake()  # what rests would lie between them
+    pool_registry.wake()  # what rests would lie between them
     crowd = sorted((buffer(kIODirectionInOut, capacity) for _ in range(5)), key=_start)
     for left, right in pairwise(crowd):
         if _end(left) > _start(right):

@@ -11,13 +11,13 @@ from dma_rehearsal.device.layout import (
     RingFlag,
     RingStatus,
 )
-from dma_rehearsal.guest.exerciser_parts import DescriptorRing, held_dma
+from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, held_dma
+from dma_rehearsal.guest.drivers.platform.protection_unit import ProtectionFault
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.protection_unit import ProtectionFault
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import MakeBuffer
-from dma_rehearsal.guest.suite.configuration import flr
-from dma_rehearsal.guest.suite.guarded import (
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.config_space import flr
+from dma_rehearsal.guest.testkit.dma_checker import MakeBuffer
+from dma_rehearsal.guest.testkit.guarded import (
     IN,
     IN_OUT,
     LINE,
@@ -27,7 +27,7 @@ from dma_rehearsal.guest.suite.guarded import (
     edges,
     prepare,
 )
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

@@ -8,18 +8,18 @@ import sys
 import pytest
 
 from dma_rehearsal.device.layout import FAULT_CAPACITY, DmaReason, GrantDirection, ProtectionStatus
-from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.protection_unit import (
+from dma_rehearsal.guest.drivers.platform.protection_unit import (
     Grant,
     GrantsExhausted,
     NoSuchGrant,
     ProtectionError,
     process_owner,
 )
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import MakeBuffer
-from dma_rehearsal.guest.suite.guarded import IN, OUT, OWNER, Guarded
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer import kIODirectionInOut
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import MakeBuffer
+from dma_rehearsal.guest.testkit.guarded import IN, OUT, OWNER, Guarded
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from dma_rehearsal.guest import page_frames
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
@@ -12,13 +11,14 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIOMemoryPageable,
     kIOMemoryPurgeable,
-    vm,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer, Seen
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.os import virtual_memory
+from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.suite.test_prepare import code_of
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer, Seen
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [
     pytest.mark.kernel,
@@ -38,7 +38,7 @@ OPTIONS = kIODirectionInOut | kIOMemoryPageable | kIOMemoryPurgeable
 def purge(memory: IOBufferMemoryDescriptor, pages: range) -> None:
     """Have the kernel reclaim pages now: what is free to go, goes."""
     for page in pages:
-        vm.advise(memory.address + page * PAGE, PAGE, page_frames.MADV_PAGEOUT)
+        virtual_memory.advise(memory.address + page * PAGE, PAGE, page_frames.MADV_PAGEOUT)
 
 
 def device_finds(bench: Bench, memory: IOBufferMemoryDescriptor, content: bytes) -> Seen:

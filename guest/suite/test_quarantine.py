@@ -15,10 +15,10 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapInhibitCache,
     kIOMemoryKernelUserShared,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -14,13 +14,13 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIOMapAnywhere,
     kIOMapUnique,
-    pools,
-    protection,
 )
-from dma_rehearsal.guest.suite import effort
-from dma_rehearsal.guest.suite.attestation import SEED, Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns
+from dma_rehearsal.guest.iobuffer.base import access_control
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.testkit import repeat_count
+from dma_rehearsal.guest.testkit.attestation import SEED, Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
@@ -31,11 +31,9 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.mark.kernel
 @pytest.mark.promise("random operations")
 def test_against_a_model(bench: Bench, attest: Attest, pytestconfig: pytest.Config) -> None:
-    from dma_rehearsal.guest.suite import (
-        random_operations,  # Hypothesis takes seconds to import under emulation
-    )
+    from dma_rehearsal.guest.testkit import random_operations
 
-    steps = effort.of(300, 5000)
+    steps = repeat_count.of(300, 5000)
     seed = pytestconfig.stash[SEED]
     try:
         tally = random_operations.run(bench, seed, steps)
@@ -69,21 +67,21 @@ def test_create_and_release_without_end(
 
     A few with their grants; the others without, which cost ten times as much as all the rest.
     """
-    cycles = effort.of(100, 200_000)
-    free = pools.named("main").free_size()
+    cycles = repeat_count.of(100, 200_000)
+    free = pool_registry.named("main").free_size()
     grants = bench.platform.protection.grant_count
     for index in range(25):
         create(current_task(), kIODirectionInOut, 1 + 388 * index).release()
     grants -= bench.platform.protection.grant_count
-    control = protection.use(None)
+    control = access_control.use(None)
     try:
         before = descriptors(), resident()
         for index in range(cycles):
             create(current_task(), kIODirectionInOut, 1 + 97 * index % 9000).release()
         after = descriptors(), resident()
     finally:
-        protection.use(control)
-    left = pools.named("main").free_size()
+        access_control.use(control)
+    left = pool_registry.named("main").free_size()
     seen = bench.device_reads(buffer(kIODirectionInOut, 100), data.take(100))
     attest(
         "release",
@@ -102,7 +100,7 @@ def test_create_and_release_without_end(
 def test_map_and_unmap_without_end(
     bench: Bench, data: Patterns, buffer: MakeBuffer, attest: Attest
 ) -> None:
-    cycles = effort.of(100, 20_000)
+    cycles = repeat_count.of(100, 20_000)
     memory = buffer(kIODirectionInOut, 20000)
     content = data.take(20000)
     seen = bench.device_writes(memory, content)

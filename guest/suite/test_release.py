@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest.exerciser_parts import held_dma
+from dma_rehearsal.guest.drivers.exerciser_features import held_dma
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
@@ -19,15 +19,14 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIOMapAnywhere,
     kIOMapUnique,
-    pools,
-    protection,
-    provenance,
 )
-from dma_rehearsal.guest.iobuffer.pool import PAGE, Pool
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.base import access_control, provenance
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Pool
 from dma_rehearsal.guest.suite.test_prepare import code_of
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 
@@ -127,7 +126,7 @@ def memory_in_a_with() -> IOBufferMemoryDescriptor:
 def test_a_dropped_buffer_warns_and_comes_back(
     bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    pool = pools.named("main")
+    pool = pool_registry.named("main")
     before = pool.free_size()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -149,7 +148,7 @@ def test_a_dropped_buffer_warns_and_comes_back(
 class Watching:
     """An access control that notes how much of a pool is free when it takes a grant back."""
 
-    def __init__(self, inner: protection.AccessControl, pool: Pool) -> None:
+    def __init__(self, inner: access_control.AccessControl, pool: Pool) -> None:
         self._inner, self._pool = inner, pool
         self.free: list[int] = []
         self.reclaim = inner.reclaim
@@ -167,19 +166,19 @@ def test_devices_lose_memory_before_it_is_free(
     bench: Bench, data: Patterns, attest: Attest
 ) -> None:
     """Else whoever gets it next is open to a device, for as long as the withdrawal takes."""
-    pool = pools.named("main")
-    control = protection.use(None)
+    pool = pool_registry.named("main")
+    control = access_control.use(None)
     if control is None:
         raise CheckFailed("there is no access control")
     watching = Watching(control, pool)
-    protection.use(watching)
+    access_control.use(watching)
     try:
         memory = create(current_task(), kIODirectionInOut, 1 << 20)
         seen = bench.device_writes(memory, data.take(1 << 20))
         taken, address = pool.free_size(), memory.getPhysicalAddress()
         memory.release()
     finally:
-        protection.use(control)
+        access_control.use(control)
     attest.released(memory)
     after = bench.refused_dma(DmaReason.PROTECTION_OUTSIDE, address, PAGE, write_memory=False)
     attest(

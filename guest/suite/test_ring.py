@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingFlag, RingStatus
-from dma_rehearsal.guest.exerciser_parts import DescriptorRing
+from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
-from dma_rehearsal.guest.suite import processors
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.linux import processors
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 WAIT_S = 5.0
 AGAIN = 10  # descriptors

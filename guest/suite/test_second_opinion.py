@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from dma_rehearsal.guest.edu import BUFFER_SIZE, Edu
-from dma_rehearsal.guest.exerciser import Interrupt
+from dma_rehearsal.guest.drivers.edu import BUFFER_SIZE, Edu
+from dma_rehearsal.guest.drivers.exerciser import Interrupt
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -24,13 +24,13 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
     task_of,
 )
-from dma_rehearsal.guest.iobuffer.driver import Driver
-from dma_rehearsal.guest.suite.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
-from dma_rehearsal.guest.suite.board import EFFECTIVE, described
-from dma_rehearsal.guest.suite.buffers import free_sizes
-from dma_rehearsal.guest.suite.other_process import OtherProcess
-from dma_rehearsal.guest.suite.patterns import Patterns, difference
+from dma_rehearsal.guest.iobuffer.os.driver import Driver
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
+from dma_rehearsal.guest.testkit.buffers import free_sizes
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from dma_rehearsal.guest.iobuffer import (
-    IOBufferMemoryDescriptor,
-    current_task,
-    kIODirectionInOut,
-    pools,
-)
-from dma_rehearsal.guest.iobuffer.carveout import Zone
-from dma_rehearsal.guest.iobuffer.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
+from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
-from tests.guest.shared_pool import SharedPool
+from tests.unit.guest.shared_pool import SharedPool
 
 ZONE = Zone("main", 0x1000_0000, 256 << 20)
 FEW, MANY = 10, 10_000
@@ -28,7 +24,7 @@ def cycle(pool: HeapPool, capacity: int) -> Work:
     """Return one allocation and release in a pool."""
 
     def work() -> None:
-        pools.use(pool)
+        pool_registry.use(pool)
         IOBufferMemoryDescriptor.inTaskWithOptions(
             current_task(), kIODirectionInOut, capacity
         ).release()
@@ -40,7 +36,7 @@ def cycle(pool: HeapPool, capacity: int) -> Work:
 def allocation() -> Iterator[Row]:
     """Yield rows for small buffers and for those with pages of their own."""
     with ExitStack() as stack:
-        stack.callback(pools.use)
+        stack.callback(pool_registry.use)
         made = []
         for count in FEW, MANY, 0:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -50,7 +46,7 @@ def allocation() -> Iterator[Row]:
             extents = SharedPool(fd, folder, ZONE)
             stack.callback(extents.close)
             pool = HeapPool(extents)
-            pools.use(pool)
+            pool_registry.use(pool)
             for index in range(count):
                 size = (64, 700, 4096, 20000)[index % 4]
                 stack.enter_context(

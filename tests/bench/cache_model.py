@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.names import Direction, Mode, Span
 from dma_rehearsal.device.layout import MemoryType
-from dma_rehearsal.device.platform.cache.model import CacheModel
-from dma_rehearsal.device.platform.cache.names import Direction, Mode, Span
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
-from tests.device.cache_sequences import Memory
+from tests.unit.device.cache_model.cache_sequences import Memory
 
 SIZES = (64 << 10, 256 << 10, 1 << 20)  # bytes
 REPEAT = 5

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from dma_rehearsal.device.endpoints.bus import Bus
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaCtl, Ext, Reg, RingDescriptor, RingFlag
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.connection import Connection

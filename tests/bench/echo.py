@@ -8,7 +8,7 @@ of the two, so that nothing else is under way.
 
 from __future__ import annotations
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import Reg
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user import server

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from dma_rehearsal.device.endpoints.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import Ext, Reg
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.framing import Framer
@@ -27,7 +27,7 @@ from dma_rehearsal.device.vfio_user.messages import (
 )
 from tests.bench.dma import connected
 from tests.bench.registry import Row, at_most, benchmark, seconds
-from tests.vfio_user.client import RawClient
+from tests.unit.vfio_user.client import RawClient
 
 DISPATCHED = 20_000
 ROUND_TRIPS, ROUNDS = 300, 25

@@ -12,7 +12,7 @@ from dma_rehearsal.device.layout import Reg
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user import server
 from tests.bench.echo import Echo
-from tests.vfio_user.client import RawClient
+from tests.unit.vfio_user.client import RawClient
 
 
 @pytest.fixture

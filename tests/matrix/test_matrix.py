@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from dma_rehearsal.device import profile
+from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.host_harness.faults import find
-from dma_rehearsal.host_harness.options import HOSTILE, KIND
+from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, run_cell
 
 # In `make test`, too: a device that reaches next to nothing, and a narrow one behind an IOMMU.

@@ -28,7 +28,11 @@ from tests.mutants.judge import Judge, Outcome, Verdict
 
 AREAS = (
     *("guest/iobuffer", "device/platform", "device/endpoints", "device/pci"),
-    *("host_harness/report.py", "host_harness/schedule.py", "host_harness/page_walk.py"),
+    *(
+        "host_harness/verdict/ledger.py",
+        "host_harness/session/schedule.py",
+        "host_harness/witness/page_walk.py",
+    ),
 )
 GOAL = 0.85
 REASONS = "tests/mutants/survivors.toml"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from dma_rehearsal.host_harness import children
-from dma_rehearsal.host_harness.errors import Status
+from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process.errors import Status
 from tests.mutants import tree
 from tests.mutants.candidates import Mutant
 from tests.mutants.reach import SUITE, Reach

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from dma_rehearsal.host_harness import children
+from dma_rehearsal.host_harness.process import children
 from tests.mutants.candidates import Candidate
 
 # The guest's whole suite on the devices' own code, in one process. It is a stage of its own; the
 # other tests beside it run parts of it on devices that are wrong, and would take longer than it.
-SUITE = "tests/suite/test_whole_suite.py::test_sound_devices"
+SUITE = "tests/inprocess/test_whole_suite.py::test_sound_devices"
 _NOT_UNITS = {"bench", "matrix", "mutants", "suite"}
-_SUITE = "tests/suite"
+_SUITE = "tests/inprocess"
 _LIMIT_S = 1800
 _DIGESTS = "digests"
 

@@ -10,8 +10,8 @@ import pytest
 
 from dma_rehearsal.device.layout import MSICTL_TRIGGER, Reg
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.suite.attestation import Attest
-from dma_rehearsal.guest.suite.bench import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
 
 READS, WRITES, BURSTS, ROUNDS = 200, 64, 10, 20
 VECTOR, WAIT_S = 3, 5.0

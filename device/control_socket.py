@@ -1,0 +1,109 @@
+"""The control socket: whoever may connect sets and clears faults, and names the test that runs.
+
+One request a connection, one JSON object a line: ``{"fault": "device-read-flip"}``, or null for no
+fault; ``{"test": "tests/test_a.py::test_b"}``, or null for none, which all events of the trace then
+have. The answer, the same object or ``{"error": "..."}``, comes when it acts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+
+from dma_rehearsal.device.faults.injector import FaultError, FaultSwitch
+from dma_rehearsal.device.trace import Trace
+
+REQUEST_MAX = 1 << 16  # bytes; the name of a test may be long
+_PATIENCE_S = 2.0  # for a whole request, and for whoever reads no answer
+_SOON_S = 0.001  # settimeout(0) would not wait at all
+_BACKLOG = 4
+
+_log = logging.getLogger(__name__)
+
+
+class ControlServer:
+    """Serves ``switch`` and ``trace`` on the Unix socket ``path``, one connection at a time."""
+
+    def __init__(self, path: Path, switch: FaultSwitch, trace: Trace) -> None:
+        self.path = path
+        self._switch, self._trace = switch, trace
+        self._listener: socket.socket | None = None
+        self._closing = threading.Event()
+
+    def listen(self) -> None:
+        """Bind and listen. OSError when the path cannot be bound."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(self.path))
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._listener = listener
+
+    def serve_forever(self) -> None:
+        """Answer until ``close``."""
+        while self._listener is not None and not self._closing.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError as error:
+                if not self._closing.wait(0.1):
+                    _log.warning("%s: no client: %s", self.path.name, error)
+                continue
+            with client:
+                try:
+                    self._answer(client)
+                except OSError as error:
+                    _log.info("%s: %s", self.path.name, error)
+
+    def close(self) -> None:
+        """Stop serving, from any thread, and remove the socket's name. Again is nothing."""
+        if self._listener is None or self._closing.is_set():
+            return
+        self._closing.set()
+        self.path.unlink(missing_ok=True)
+        # Wakes accept(), which close() would not.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _answer(self, client: socket.socket) -> None:
+        end = time.monotonic() + _PATIENCE_S
+        line = part = b""
+        while not part.endswith(b"\n"):
+            client.settimeout(max(_SOON_S, end - time.monotonic()))
+            part = client.recv(REQUEST_MAX)
+            if not part:
+                break
+            line = (line + part)[: REQUEST_MAX + 1]  # what is too long is read, to be refused
+        try:
+            what, name = _asked(line)
+            if what == "fault":
+                self._switch.set(name)
+            else:
+                self._trace.test = name
+        except (ValueError, FaultError) as error:
+            reply: dict[str, str | None] = {"error": str(error)}
+        else:
+            _log.info("%s: %s", what, name)
+            reply = {what: name}
+        client.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _asked(line: bytes) -> tuple[str, str | None]:
+    """Return what a request sets, and to what. ValueError for what is no request."""
+    if len(line) > REQUEST_MAX:
+        raise ValueError(f"a request of more than {REQUEST_MAX} bytes: the name is too long")
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict) or request.keys() not in ({"fault"}, {"test"}):
+        raise ValueError('write one line, {"fault": NAME} or {"test": NAME}; null for none')
+    ((what, name),) = request.items()
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"the name of a {what} is a string")
+    return what, name

@@ -1,0 +1,87 @@
+"""What one DMA is asked to do, copied once from registers or descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from dma_rehearsal.device.endpoints.dma import PLAIN, Attributes, DmaRefused
+from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason
+
+_NOTHING = DmaAttribute(0)
+
+
+class Segment(NamedTuple):
+    """A range of bus addresses and its place in the device's buffer. All in bytes."""
+
+    address: int
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One DMA. ``asked`` is what the record shows; ``attributes`` is what leaves the device.
+
+    ``used`` are the places that a sloppy device takes for those that were asked for.
+    """
+
+    direction: DmaDirection
+    segments: tuple[Segment, ...]
+    attributes: Attributes = PLAIN
+    asked: DmaAttribute = _NOTHING
+    used: tuple[Segment, ...] = ()
+
+    @property
+    def places(self) -> tuple[Segment, ...]:
+        """Return the segments that go to the bus."""
+        return self.used or self.segments
+
+    @property
+    def address(self) -> int:
+        """Return the first bus address."""
+        return self.segments[0].address
+
+    @property
+    def offset(self) -> int:
+        """Return the first byte's place in the device's buffer."""
+        return self.segments[0].offset
+
+    @property
+    def length(self) -> int:
+        """Return the bytes of all segments."""
+        return sum(segment.length for segment in self.segments)
+
+    @property
+    def writes_memory(self) -> bool:
+        """Return whether data leave the device."""
+        return self.direction is DmaDirection.WRITE_MEMORY
+
+    def part(self, start: int, length: int) -> Transfer:
+        """Return ``length`` bytes from ``start`` on, of a transfer of one segment."""
+        return replace(
+            self,
+            segments=_part(self.segments, start, length),
+            used=_part(self.used, start, length) if self.used else (),
+        )
+
+
+def _part(segments: tuple[Segment, ...], start: int, length: int) -> tuple[Segment, ...]:
+    """Return ``length`` bytes from ``start`` on, of the bytes of all segments."""
+    found = []
+    for each in segments:
+        first, end = max(start, 0), min(start + length, each.length)
+        if first < end or (not length and 0 <= start <= each.length):
+            found.append(Segment(each.address + first, end - first, each.offset + first))
+            if not length:
+                break
+        start -= each.length
+    return tuple(found)
+
+
+# Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).
+Ended = Callable[[Transfer, DmaReason, int, int], None]
+
+# Called when data were moved: (the direction in which, a copy of them), or were refused.
+Moved = Callable[[DmaDirection, bytes | DmaRefused], None]

@@ -1,0 +1,106 @@
+"""What a DMA moves, and what is recorded of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dma_rehearsal.device.endpoints.dma import DmaRefused
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.records import DmaRecord
+from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.layout import DmaDirection
+
+
+def _flip_middle(data: bytes) -> bytes:
+    """Return ``data`` with its middle byte inverted."""
+    changed = bytearray(data)
+    if changed:
+        changed[len(changed) // 2] ^= 0xFF
+    return bytes(changed)
+
+
+class _ReadFlip(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def flipped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if direction is DmaDirection.READ_MEMORY and not isinstance(outcome, DmaRefused):
+                outcome = rest = _flip_middle(outcome)
+                for each in transfer.segments:
+                    self.buffer[each.offset : each.offset + each.length] = rest[: each.length]
+                    rest = rest[each.length :]
+            done(direction, outcome)
+
+        super().transfer(transfer, flipped)
+
+
+class _WriteFlip(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def flipped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            if direction is DmaDirection.WRITE_MEMORY and not isinstance(outcome, DmaRefused):
+                first = transfer.segments[0]
+                self.bus.write(first.address, _flip_middle(outcome[: first.length]))
+            done(direction, outcome)
+
+        super().transfer(transfer, flipped)
+
+
+class _IgnoresDirection(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        super().transfer(replace(transfer, direction=DmaDirection.READ_MEMORY), done)
+
+
+class _FalseSuccess(Exerciser):
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        pieces = (
+            self.buffer[each.offset : each.offset + each.length] for each in transfer.segments
+        )
+        done(transfer.direction, b"".join(pieces))
+
+
+class _ReadsStale(Exerciser):
+    """Reads what it wrote there itself last, whoever wrote there since."""
+
+    _last: tuple[int, bytes] = (0, b"")
+
+    def transfer(self, transfer: Transfer, done: Moved) -> None:
+        def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
+            address, written = self._last
+            if isinstance(outcome, DmaRefused):
+                pass
+            elif direction is DmaDirection.WRITE_MEMORY:
+                self._last = transfer.address, outcome
+            elif (transfer.address, transfer.length) == (address, len(written)):
+                outcome = written
+                self.buffer[transfer.offset : transfer.offset + len(written)] = written
+            done(direction, outcome)
+
+        super().transfer(transfer, moved)
+
+
+class _DmaRecordLost(Exerciser):
+    """Of every other DMA that reads memory: a test of one may not notice."""
+
+    _lost = True
+
+    def keep(self, record: DmaRecord) -> None:
+        if record.direction is DmaDirection.READ_MEMORY:
+            self._lost = not self._lost
+            if self._lost:
+                return
+        super().keep(record)
+
+
+FAULTS: dict[str, Fault] = {
+    "device-read-flip": Fault("flips one byte of what it reads from memory", exerciser=_ReadFlip),
+    "device-write-flip": Fault("flips one byte of what it writes to memory", exerciser=_WriteFlip),
+    "device-ignores-direction": Fault(
+        "ignores the direction bit and always reads memory", exerciser=_IgnoresDirection
+    ),
+    "device-false-success": Fault("reports success without moving data", exerciser=_FalseSuccess),
+    "device-reads-stale": Fault(
+        "reads what it wrote there itself, whoever wrote there since", exerciser=_ReadsStale
+    ),
+    "device-record-lost": Fault(
+        "keeps no record of every other DMA that reads memory", exerciser=_DmaRecordLost
+    ),
+}

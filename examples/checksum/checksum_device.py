@@ -1,0 +1,93 @@
+"""A second example, to be read in five minutes: a device that sums up memory when told to.
+
+Software writes address and length, then rings the doorbell. The device reads the memory by DMA,
+leaves the CRC-32 in CRC32 and the outcome in STATUS, and sends MSI-X vector 0.
+"""
+
+from __future__ import annotations
+
+import zlib
+from enum import IntEnum
+from typing import ClassVar
+
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
+from dma_rehearsal.device.endpoints.dma import DmaRefused
+from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.registers import Access, Field, Fields, Flag, Register
+from dma_rehearsal.device.pci.config import Identity
+
+LENGTH_MAX = 16 << 20  # bytes; bounds the work of one doorbell
+
+
+class Reg(IntEnum):
+    """BAR0. All registers are 32-bit little-endian."""
+
+    ADDRESS_LO = 0x00
+    ADDRESS_HI = 0x04
+    LENGTH = 0x08
+    DOORBELL = 0x0C
+    STATUS = 0x10
+    CRC32 = 0x14
+
+
+class Result(IntEnum):
+    """STATUS[1:0]."""
+
+    IDLE = 0
+    DONE = 1
+    REFUSED = 2
+    TOO_LONG = 3
+
+
+class Doorbell(Fields):
+    """DOORBELL: starts a job; silent, it sends no interrupt."""
+
+    start = Flag(1 << 0, Access.SELF_CLEARING)
+    silent = Flag(1 << 1, Access.SELF_CLEARING)
+
+
+class Status(Fields):
+    """STATUS: how the last job ended, and the reason of a refusal as `DmaReason` has them."""
+
+    result = Field(0x3, Access.RO, type=Result)
+    reason = Field(0xFF00, Access.RO)
+
+
+class Checksum(Endpoint):
+    """1234:c5c5."""
+
+    name = "checksum"
+    identity = Identity(vendor_id=0x1234, device_id=0xC5C5, class_code=0x120000)
+    vectors = 1
+    bars: ClassVar[Bars] = {
+        0: RegisterBar(
+            (
+                Register(Reg.ADDRESS_LO, Access.RW),
+                Register(Reg.ADDRESS_HI, Access.RW),
+                Register(Reg.LENGTH, Access.RW),
+                Register(Reg.DOORBELL, Doorbell),
+                Register(Reg.STATUS, Status),
+                Register(Reg.CRC32),
+            )
+        )
+    }
+
+    def write_doorbell(self, value: int) -> None:
+        """Do a job: a method named after the register, called when software writes it."""
+        doorbell = Doorbell(value)
+        if not doorbell.start:
+            return
+        registers = self.registers(0)
+        address = registers.pair(Reg.ADDRESS_LO, Reg.ADDRESS_HI)
+        length = registers[Reg.LENGTH]
+        registers[Reg.CRC32] = 0
+        if length > LENGTH_MAX:
+            registers[Reg.STATUS] = Result.TOO_LONG
+        else:
+            try:
+                registers[Reg.CRC32] = zlib.crc32(self.bus.read(address, length))
+                registers[Reg.STATUS] = Result.DONE
+            except DmaRefused as refusal:
+                registers[Reg.STATUS] = Result.REFUSED | refusal.reason << 8
+        if not doorbell.silent:
+            self.msix(0)

@@ -1,0 +1,85 @@
+"""What the agent does for the host beside tests: runs programs, takes files."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from dma_rehearsal.guest.agent.channel import ChannelError, Message
+
+_OUTPUT_MAX = 4 << 20  # bytes of each stream; a frame holds 16 MiB
+
+
+def handle(message: Message) -> Message | None:
+    """Return the reply to a request, or None when it is no request of this kind.
+
+    ChannelError for one that makes no sense.
+    """
+    try:
+        if message["type"] == "execute":
+            return _execute(message)
+        if message["type"] == "file":
+            return _store(message)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ChannelError(f"the host asked for {message}: {error!r}") from error
+    return None
+
+
+def _execute(message: Message) -> Message:
+    """Run ``argv`` for at most ``timeout`` seconds; its whole process group ends with it.
+
+    What it printed goes through files: a descendant that keeps them open keeps nobody waiting.
+    """
+    argv = [str(word) for word in message["argv"]]
+    limit = float(message["timeout"])
+    reply: Message = {"type": "executed", "status": None, "stdout": "", "stderr": ""}
+    with (
+        tempfile.TemporaryFile() as typed,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
+        typed.write(str(message.get("input", "")).encode())
+        typed.seek(0)
+        try:
+            process = subprocess.Popen(
+                argv, stdin=typed, stdout=stdout, stderr=stderr, start_new_session=True
+            )
+        except (OSError, ValueError, IndexError) as error:
+            return {**reply, "error": f"{argv} cannot be run: {error}"}
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            reply["error"] = f"{argv[0]} did not end within {limit:g} s"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        reply["status"] = process.wait()
+        for name, file in (("stdout", stdout), ("stderr", stderr)):
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _OUTPUT_MAX))
+            reply[name] = file.read().decode(errors="replace")
+    return reply
+
+
+def _store(message: Message) -> Message:
+    """Write ``data`` (base64) to the absolute ``path``; without data the file goes."""
+    path = Path(message["path"])
+    if not path.is_absolute():
+        raise ValueError("the path is not absolute")
+    reply: Message = {"type": "stored", "path": str(path)}
+    try:
+        if message.get("data") is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside and renamed: whoever imports it meanwhile sees the old or the new.
+            partial = path.with_name(f".{path.name}.part")
+            partial.write_bytes(base64.b64decode(message["data"], validate=True))
+            partial.chmod(int(message.get("mode", 0o644)))
+            partial.replace(path)
+    except OSError as error:
+        reply["error"] = f"{path}: {error.strerror}"
+    return reply

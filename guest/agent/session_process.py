@@ -1,0 +1,67 @@
+"""A process for each session: what it leaves behind, such as a fault put on, ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from dma_rehearsal.guest.agent.channel import Channel, ChannelError
+
+_POSITION: Final = struct.Struct("<QQ")
+_PR_SET_PDEATHSIG: Final = 1  # Linux, include/uapi/linux/prctl.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def run(channel: Channel, session: Callable[[], None]) -> int:
+    """Run ``session`` in a forked process that talks over ``channel``; return its exit status.
+
+    0: this process goes on with the channel from where the other one left it. Else the session
+    raised, and the host was told. A signal that ends that process ends this one, too; and when this
+    one ends, so does that.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    with mmap.mmap(-1, _POSITION.size) as position:  # shared with the child
+        child = os.fork()
+        if child == 0:
+            _run_here(channel, session, parent, position)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == 0:
+            sent, received = _POSITION.unpack(position)
+            channel.position = sent, received
+    if status < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(parent, -status)
+    return status
+
+
+def _run_here(
+    channel: Channel, session: Callable[[], None], parent: int, position: mmap.mmap
+) -> None:
+    """Run the session in this process and end it; does not return."""
+    status = 1
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:  # else it ended before that was in force
+            session()
+            position[:] = _POSITION.pack(*channel.position)
+            status = 0
+    except Exception:
+        try:
+            channel.send({"type": "error", "text": traceback.format_exc()})
+        except ChannelError as error:
+            print(f"agent: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

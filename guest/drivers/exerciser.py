@@ -1,0 +1,462 @@
+"""The PCIe Exerciser from user space: registers, DMA, interrupts, through sysfs and the driver."""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from dma_rehearsal.device.layout import (
+    DMASTATUS_CLEAR,
+    DMASTATUS_CODE,
+    EXT_MAGIC,
+    EXT_VERSION,
+    INTXCTL_ASSERT,
+    MSICTL_TRIGGER,
+    MSICTL_VECTOR,
+    DmaAttribute,
+    DmaCtl,
+    DmaDirection,
+    DmaReason,
+    DmaStatus,
+    ExerciserBar,
+    Ext,
+    ExtFeature,
+    Reg,
+)
+from dma_rehearsal.guest.drivers.device_limits import Limits
+from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
+from dma_rehearsal.guest.drivers.platform import refusals
+from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest
+from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction, Interrupts, PciInfo
+from dma_rehearsal.guest.linux.kernel_cmdline import announced
+
+DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
+_PLAIN: Final = DmaCtl(0)
+# Plain ints for what each DMA needs: an operation on an IntFlag costs as much as ten of them.
+_TRIGGER, _TRIGGER_MASK = int(DmaCtl.TRIGGER), int(DmaCtl.TRIGGER_MASK)
+_WRITE_MEMORY, _NO_SNOOP = int(DmaCtl.WRITE_MEMORY), int(DmaCtl.NO_SNOOP)
+# RECORD_SEQUENCE to RECORD_USED_HI, in the order of their offsets.
+_RECORD: Final = struct.Struct("<IIIQ9IQ")
+
+
+class ExerciserError(PciError):
+    """The exerciser is of another kind, or did not do what its registers promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DmaRecord:
+    """One DMA: the DMASTATUS that the driver saw, then what the device recorded of it.
+
+    ``address``, ``length``, ``moved`` and ``offset`` (into the device's buffer) are in bytes;
+    ``crc32`` is of the bytes moved. A refused DMA has a ``reason`` and moved nothing. ``used`` is
+    the address that left the device, None where the device does not tell.
+    """
+
+    status: DmaStatus
+    recorded_status: DmaStatus
+    sequence: int
+    reason: DmaReason
+    address: int
+    length: int
+    moved: int
+    direction: DmaDirection
+    attributes: DmaAttribute
+    offset: int
+    crc32: int
+    segments: int = 1
+    used: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether register and record both say that all of it was moved."""
+        return (
+            self.status == self.recorded_status == DmaStatus.OK
+            and self.reason == DmaReason.NONE
+            and self.moved == self.length
+        )
+
+
+class FunctionDriver(Protocol):
+    """What gives a function bus mastering and interrupts: `DriverFunction`, or VFIO.
+
+    Its methods are described there.
+    """
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, and the eventfds are taken away."""
+
+    def info(self) -> PciInfo:
+        """See `DriverFunction.info`."""
+
+    def set_bus_master(self, on: bool) -> None:
+        """See `DriverFunction.set_bus_master`."""
+
+    def set_eventfd(self, vector: int, fd: int) -> None:
+        """See `DriverFunction.set_eventfd`."""
+
+    def set_interrupts(self, kind: Interrupts) -> None:
+        """See `DriverFunction.set_interrupts`."""
+
+    def unmask(self) -> None:
+        """See `DriverFunction.unmask`."""
+
+    def close(self) -> None:
+        """Close it; again is nothing."""
+
+
+class Interrupt:
+    """An eventfd that one vector signals; a context manager."""
+
+    def __init__(self, driver: FunctionDriver, vector: int) -> None:
+        self.vector = vector
+        self._driver = driver
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            driver.set_eventfd(vector, self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def fileno(self) -> int:
+        """The eventfd, for select() and its kin."""
+        return self._fd
+
+    def wait(self, timeout: float) -> int:
+        """Wait at most ``timeout`` seconds; return the interrupts since the last call, or 0."""
+        if not select.select([self._fd], [], [], timeout)[0]:
+            return 0
+        return os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Take the eventfd from the vector, and close it; again is nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                if not self._driver.closed:  # closing it took the eventfd away already
+                    self._driver.set_eventfd(self.vector, -1)
+            finally:
+                os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class IntxInterrupt(Interrupt):
+    """An eventfd that INTx signals, and the line itself; a context manager.
+
+    The driver lets one interrupt through, then masks INTx. To serve one: `deassert`, then `unmask`.
+    """
+
+    def __init__(self, driver: FunctionDriver, control: Bar) -> None:
+        self._control = control
+        self._before = driver.info().interrupts
+        driver.set_interrupts(Interrupts.INTX)
+        try:
+            self.deassert()  # whoever had the line before may have left it up
+            super().__init__(driver, 0)
+        except BaseException:
+            driver.set_interrupts(self._before)
+            raise
+
+    def assert_line(self) -> None:
+        """Make the device take its line up."""
+        self._control[Reg.INTXCTL] = INTXCTL_ASSERT
+
+    def deassert(self) -> None:
+        """Make the device take its line down."""
+        self._control[Reg.INTXCTL] = 0
+
+    def unmask(self) -> None:
+        """Let the next interrupt through. A line that is up by now signals once more, masked."""
+        self._driver.unmask()
+
+    def close(self) -> None:
+        """Take the line down, then the eventfd away, and give MSI-X back; again is nothing."""
+        if self._fd >= 0 and not self._driver.closed:
+            self.deassert()
+            super().close()
+            self._driver.set_interrupts(self._before)
+        else:
+            super().close()
+
+
+def find(index: int = 0) -> PciFunction:
+    """Return the exerciser's function, bound to the driver: 13b5:ed01, or what was announced.
+
+    ``index`` 1 is its peer, where a run has one. `PciError` when it is not there, or another driver
+    has it.
+    """
+    device = announced()
+    function = PciFunction.find(device.vendor, device.device, index)
+    if not device.is_plain:
+        function.bind()
+    return function
+
+
+class Exerciser:
+    """13b5:ed01, or a user's device, found by its id. Its ``limits`` are those of its DMA.
+
+    A context manager; not for several threads at once. ``driver`` gives interrupts and bus
+    mastering, where the module dma_rehearsal does not. The module's file is open as long as this
+    is: when the last one is closed, also by a process's death, the function is stopped. Under TCG
+    each register access costs 30 to 45 us when it is a read and 4 to 8 us when it is a write.
+    """
+
+    def __init__(
+        self, function: PciFunction | None = None, *, driver: FunctionDriver | None = None
+    ) -> None:
+        self.pci = function or find()
+        self.pci.enable()
+        self._control = self.pci.bar(ExerciserBar.CONTROL)
+        self._extension = self.pci.bar(ExerciserBar.EXTENSION)
+        self._driver = driver
+        magic, version = self._extension[Ext.MAGIC], self._extension[Ext.VERSION]
+        if magic != EXT_MAGIC or version >> 16 != EXT_VERSION >> 16:
+            self.close()
+            raise ExerciserError(
+                f"{self.pci.address}: BAR3 has magic {magic:#x} version {version:#x}, "
+                f"not {EXT_MAGIC:#x} and {EXT_VERSION:#x}"
+            )
+        self.features = ExtFeature(self._extension[Ext.FEATURES])
+        self._tells_used = ExtFeature.PROFILE in self.features
+        self.buffer_size = self._extension[Ext.BUFFER_SIZE]
+        self.limits = Limits.read(self._extension)
+        if self._driver is None and self.pci.driver_node() is not None:
+            self._driver = self.driver  # the end of this process stops the device
+
+    @property
+    def control(self) -> Bar:
+        """BAR0, Arm's registers."""
+        return self._control
+
+    @property
+    def extension(self) -> Bar:
+        """BAR3, what Arm's layout lacks."""
+        return self._extension
+
+    @property
+    def buffer(self) -> memoryview:
+        """The device's own buffer, BAR1; slow from here (each access is a message)."""
+        return self.pci.bar(ExerciserBar.BUFFER).data[: self.buffer_size]
+
+    def read_register(self, register: Reg) -> int:
+        """Read one control register."""
+        return self._control[register]
+
+    def write_register(self, register: Reg, value: int) -> None:
+        """Write one control register."""
+        self._control[register] = value
+
+    def dma(
+        self,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        no_snoop: bool = False,
+        control: DmaCtl = _PLAIN,
+    ) -> DmaRecord:
+        """Do one DMA between bus ``address`` and ``offset`` of the device's buffer.
+
+        Device to memory with ``write_memory``, else memory to device; ``control`` adds bits of
+        DMACTL. A DMA that the device refuses is a record that says so. `ExerciserError` when it is
+        not done in `DMA_TIMEOUT` seconds, or left no record.
+        """
+        before = self._extension[Ext.DMA_COUNT]
+        self.start_dma(
+            address,
+            length,
+            write_memory=write_memory,
+            offset=offset,
+            no_snoop=no_snoop,
+            control=control,
+        )
+        return self.end_dma(before)
+
+    def start_dma(
+        self,
+        address: int,
+        length: int,
+        *,
+        write_memory: bool,
+        offset: int = 0,
+        no_snoop: bool = False,
+        control: DmaCtl = _PLAIN,
+    ) -> None:
+        """Trigger a DMA as `dma` does, and wait for nothing."""
+        registers = self._control
+        registers[Reg.DMASTATUS] = DMASTATUS_CLEAR
+        registers.set64(Reg.DMA_BUS_ADDR_LO, address)
+        registers[Reg.DMA_LEN] = length
+        registers[Reg.DMA_OFFSET] = offset
+        word = _TRIGGER | int(control)
+        word |= _WRITE_MEMORY if write_memory else 0
+        word |= _NO_SNOOP if no_snoop else 0
+        registers[Reg.DMACTL] = word
+
+    def end_dma(self, before: int) -> DmaRecord:
+        """Wait for a DMA that was triggered at a count of ``before``; see `dma`."""
+        self._wait_for_dma()
+        status = self._status()
+        count = self._extension[Ext.DMA_COUNT]
+        if count != (before + 1) & 0xFFFFFFFF:
+            raise ExerciserError(
+                f"{self.pci.address}: one DMA was triggered, and DMA_COUNT went from {before} "
+                f"to {count}"
+            )
+        return self.record(count, status)
+
+    def record(self, sequence: int, status: DmaStatus | None = None) -> DmaRecord:
+        """Return the record of one DMA; 1 is the first since the reset.
+
+        ``status`` is DMASTATUS as it was seen, the recorded one when it is left out.
+        `ExerciserError` when the record is not there (any more).
+        """
+        ext = self._extension
+        ext[Ext.RECORD_SELECT] = sequence
+        valid, block = ext[Ext.RECORD_VALID], ext.block(Ext.RECORD_SEQUENCE, _RECORD.size)
+        fields = _RECORD.unpack(block)
+        if valid != 1 or fields[0] != sequence:
+            raise ExerciserError(f"{self.pci.address}: DMA {sequence} left no record")
+        try:
+            return self._record(fields, status)
+        except ValueError as error:
+            raise ExerciserError(f"{self.pci.address}: record {sequence}: {error}") from error
+
+    @property
+    def crc32(self) -> int:
+        """CRC-32 of the bytes that the last DMA moved (as zlib.crc32)."""
+        return self._extension[Ext.DMA_CRC32]
+
+    @property
+    def dma_count(self) -> int:
+        """DMAs triggered since the reset, the refused ones too."""
+        return self._extension[Ext.DMA_COUNT]
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the command register lets the device do DMA, and send MSI-X."""
+        return self.pci.bus_master
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        self.driver.set_bus_master(on)
+
+    @property
+    def driver(self) -> FunctionDriver:
+        """The kernel driver's file for this function; `ExerciserError` when it is not bound."""
+        if self._driver is None or self._driver.closed:
+            node = self.pci.driver_node()
+            if node is None:
+                raise ExerciserError(f"{self.pci.address} is not bound to the module dma_rehearsal")
+            self._driver = DriverFunction(node)
+        return self._driver
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that the kernel granted: of MSI-X, or the one of INTx."""
+        return self.driver.info().vectors
+
+    def eventfd(self, vector: int) -> Interrupt:
+        """Have a vector signal an eventfd; raises what `DriverFunction.set_eventfd` does."""
+        return Interrupt(self.driver, vector)
+
+    def intx(self) -> IntxInterrupt:
+        """Have INTx signal an eventfd, in place of MSI-X, until it is closed.
+
+        `IOBusyError` while a vector has an eventfd, or another open file has chosen how the
+        function interrupts; `IOUnsupportedError` when there is no INTx.
+        """
+        return IntxInterrupt(self.driver, self._control)
+
+    @contextmanager
+    def expects(
+        self, *reasons: DmaReason, count: int | None = None
+    ) -> Iterator[list[RefusedRequest]]:
+        """Expect refusals within the ``with``, of any function; see `refusals.expects`."""
+        with refusals.expects(*reasons, count=count) as refused:
+            yield refused
+            # Writes are posted, and the platform is reached another way: they must have arrived.
+            self.read_register(Reg.DMASTATUS)
+
+    def interrupt(self, vector: int) -> None:
+        """Make the device send a vector's MSI-X message."""
+        if not 0 <= vector <= MSICTL_VECTOR:
+            raise ExerciserError(f"vector {vector} is above MSICTL's {MSICTL_VECTOR}")
+        self._control[Reg.MSICTL] = vector | MSICTL_TRIGGER
+
+    def reset(self) -> None:
+        """Reset the function (FLR); registers, buffer and records start anew."""
+        self.pci.reset()
+
+    def close(self) -> None:
+        """Unmap the BARs and close the driver's file, which takes all eventfds away."""
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+        self.pci.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _status(self) -> DmaStatus:
+        value = self._control[Reg.DMASTATUS]
+        try:
+            return DmaStatus(value & DMASTATUS_CODE)
+        except ValueError as error:
+            raise ExerciserError(f"{self.pci.address}: DMASTATUS reads {value:#x}") from error
+
+    def _record(self, fields: tuple[int, ...], status: DmaStatus | None) -> DmaRecord:
+        (sequence, found, reason, address, length, moved, direction) = fields[:7]
+        (attributes, offset, crc32, segments, _pasid, _requester, used) = fields[7:]
+        recorded = DmaStatus(found)
+        return DmaRecord(
+            status=recorded if status is None else status,
+            recorded_status=recorded,
+            sequence=sequence,
+            reason=DmaReason(reason),
+            address=address,
+            length=length,
+            moved=moved,
+            direction=DmaDirection(direction),
+            attributes=DmaAttribute(attributes),
+            offset=offset,
+            crc32=crc32,
+            segments=segments,
+            used=used if self._tells_used else None,
+        )
+
+    def _wait_for_dma(self) -> None:
+        deadline = time.monotonic() + DMA_TIMEOUT
+        while (control := self._control[Reg.DMACTL]) & _TRIGGER_MASK:
+            if control == 0xFFFFFFFF:
+                raise ExerciserError(f"{self.pci.address}: reads give all ones: the device is gone")
+            if time.monotonic() > deadline:
+                raise ExerciserError(
+                    f"{self.pci.address}: DMACTL still reads {control:#x} after {DMA_TIMEOUT} s"
+                )

@@ -1,0 +1,52 @@
+"""What the tags of tracked buffers stand for, told by each process and read by all.
+
+A report of the cache model names a buffer by its tag, and whoever takes it need not be the process
+that made the buffer, which may be dead by then.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from dma_rehearsal.guest.drivers.platform import command
+
+_SIZE_MAX: Final = 1 << 20  # bytes; above that the oldest names go
+_NAME_MAX: Final = 400  # characters
+_MODE: Final = 0o600
+
+
+class BufferNames:
+    """A file of lines, one for each tag: it is appended to, and its end counts."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or command.LOCKS / "cache-buffers"
+
+    def tell(self, tag: int, name: str) -> None:
+        """Say what a tag stands for from now on. A file that cannot be written is no error."""
+        line = f"{tag:#x} {' '.join(name.split())[:_NAME_MAX]} of process {os.getpid()}\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE
+            )
+            try:
+                if os.fstat(descriptor).st_size > _SIZE_MAX:
+                    os.ftruncate(descriptor, 0)
+                os.write(descriptor, line.encode())  # in one piece: others write as well
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return  # a report then has the tag alone
+
+    def find(self, tag: int) -> str | None:
+        """Return what was last told of a tag, or None."""
+        try:
+            lines = self._path.read_text(errors="replace").splitlines()
+        except OSError:
+            return None
+        start = f"{tag:#x} "
+        return next(
+            (line.removeprefix(start) for line in lines[::-1] if line.startswith(start)), None
+        )

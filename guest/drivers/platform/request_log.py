@@ -1,0 +1,91 @@
+"""Every request to memory that devices make, as the platform counts them; which were refused."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaDirection, DmaReason, Plat
+from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
+
+# REFUSED_VALID to REFUSED_BYTE_HI, in the order of their offsets.
+_REFUSED: Final = struct.Struct("<4I3Q")
+_MARK_END: Final = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """A request that was refused, whoever refused it. Bus addresses; length in bytes.
+
+    ``number`` counts refusals, ``sequence`` all requests. Of a request in several ranges: the first
+    address, and the bytes of all. ``byte`` is the first byte at fault.
+    """
+
+    number: int
+    sequence: int
+    reason: DmaReason
+    direction: DmaDirection
+    address: int
+    length: int
+    byte: int
+
+
+class RequestLog:
+    """The requests of all functions of the device's process, beside the platform's own walks."""
+
+    def __init__(self, control: Bar, lock: CommandLock, address: str) -> None:
+        """``control`` is the platform's BAR0, ``address`` its place for messages."""
+        self._control, self._lock, self._address = control, lock, address
+
+    @property
+    def count(self) -> int:
+        """The sequence number of the newest request; 0 before the first. No reset sets it back."""
+        return self._control[Plat.REQUEST_COUNT]
+
+    @property
+    def refused_count(self) -> int:
+        """How many requests were refused since the platform's last reset."""
+        return self._control[Plat.REFUSED_COUNT]
+
+    def refused(self, since: int = 0) -> list[RefusedRequest]:
+        """Return the refused requests whose sequence number is above ``since``, the oldest first.
+
+        The newest 64 are kept; `refused_count` tells of how many there were.
+        """
+        with self._lock.held():
+            last = self.refused_count
+            found: list[RefusedRequest] = []
+            for number in range(last, max(last - REFUSED_CAPACITY, 0), -1):
+                refused = self._refused(number)
+                if refused is None or refused.sequence <= since:
+                    break
+                found.append(refused)
+        return found[::-1]
+
+    def mark(self) -> int:
+        """Put a number into the device's trace, between what came before and what comes; return it.
+
+        It is one above the last one, whichever process made that.
+        """
+        with self._lock.held():
+            number = (self._control[Plat.MARK] + 1) % _MARK_END
+            self._control[Plat.MARK] = number
+            seen = self._control[Plat.MARK]
+        if seen != number:
+            raise PlatformDeviceError(f"{self._address}: MARK reads {seen:#x}, not {number:#x}")
+        return number
+
+    def _refused(self, number: int) -> RefusedRequest | None:
+        self._control[Plat.REFUSED_SELECT] = number
+        block = self._control.block(Plat.REFUSED_VALID, _REFUSED.size)
+        valid, sequence, reason, direction, address, length, byte = _REFUSED.unpack(block)
+        # A request may be refused while this reads: the oldest ones go.
+        if valid != 1 or self._control[Plat.REFUSED_VALID] != 1:
+            return None
+        try:
+            why, way = DmaReason(reason), DmaDirection(direction)
+        except ValueError as error:
+            raise PlatformDeviceError(f"{self._address}: refusal {number}: {error}") from error
+        return RefusedRequest(number, sequence, why, way, address, length, byte)

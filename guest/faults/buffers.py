@@ -1,0 +1,243 @@
+"""Named faults of buffers, put on from outside as those of `suite.faults` are.
+
+Each is a function that breaks one promise for the rest of this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from dma_rehearsal.guest.iobuffer.base import access_control, dma_activity, holders, provenance
+from dma_rehearsal.guest.iobuffer.base.access_control import Grants
+from dma_rehearsal.guest.iobuffer.base.errors import IONotAttachedError
+from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.provenance import Record
+from dma_rehearsal.guest.iobuffer.descriptors import buffer
+from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.descriptors.buffer_resources import reclaim
+from dma_rehearsal.guest.iobuffer.descriptors.coverage import Account, Untouched
+from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
+from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparations
+from dma_rehearsal.guest.iobuffer.memory import resting_pins
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing, PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.heap import Block, Heap
+from dma_rehearsal.guest.iobuffer.memory.quarantine import Quarantine
+from dma_rehearsal.guest.iobuffer.os.pin import Pin
+from dma_rehearsal.guest.iobuffer.os.purgeable import Purgeable
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
+
+_hold = PinnableBacking._hold
+_release = IOBufferMemoryDescriptor._release
+_grants = Grants.__init__
+_view = IOMemoryMap.view
+_release_block = Heap._release
+_give_back = IOBufferMemoryDescriptor._give_back
+
+
+def segments_shuffled() -> None:
+    """The segments of pinned memory come in the wrong order."""
+
+    def hold(backing: PinnableBacking, pin: Any) -> None:
+        _hold(backing, pin)
+        backing._places.reverse()
+
+    setattr(PinnableBacking, _hold.__name__, hold)
+
+
+def purge_undetected() -> None:
+    """Purged memory is handed back as if it were what was left there."""
+
+    def was_purged(*_: object, **__: object) -> bool:
+        return False
+
+    setattr(Purgeable, Purgeable._was_purged.__name__, was_purged)
+
+
+def double_release() -> None:
+    """A second release passes in silence."""
+
+    def release(descriptor: IOBufferMemoryDescriptor) -> None:
+        try:
+            _release(descriptor)
+        except IONotAttachedError:
+            return
+
+    setattr(IOBufferMemoryDescriptor, _release.__name__, release)
+
+
+def stale_mapping() -> None:
+    """What is unmapped stays mapped."""
+
+    def close(_mapping: Mapping) -> None:
+        pass
+
+    setattr(Mapping, close.__name__, close)
+
+
+def view_without_mapping() -> None:
+    """A view does not keep its mapping: the memory can go while it looks."""
+
+    def view(mapped: IOMemoryMap) -> memoryview:
+        inside = mapped._mapping
+        if inside is None:
+            return _view(mapped)
+        start = mapped.getVirtualAddress() - inside.address
+        array = (ctypes.c_ubyte * mapped.getLength()).from_address(inside.address + start)
+        view = memoryview(array).cast("B")
+        return view.toreadonly() if mapped.read_only else view
+
+    setattr(IOMemoryMap, view.__name__, view)
+
+
+def freed_before_withdrawn() -> None:
+    """Memory is free for others while devices can still reach it."""
+
+    close = "close"
+
+    def give_back(descriptor: IOBufferMemoryDescriptor, backing: Backing) -> None:
+        backing.close()
+        setattr(backing, close, lambda: None)
+        _give_back(descriptor, backing)
+
+    setattr(IOBufferMemoryDescriptor, _give_back.__name__, give_back)
+
+
+def lost_reclaim() -> None:
+    """The memory of a dropped buffer never comes back."""
+    close_late = "close_late"
+
+    def forget(held: Any) -> None:
+        setattr(held.backing, close_late, lambda: None)
+        reclaim(held)
+
+    setattr(buffer, reclaim.__name__, forget)
+
+
+def release_in_flight() -> None:
+    """Nobody asks the devices whether their DMA is over."""
+
+    def in_flight(_segments: object) -> list[str]:
+        return []
+
+    setattr(dma_activity, in_flight.__name__, in_flight)
+
+
+def grants_both_ways() -> None:
+    """prepare() lets a device read and write, whatever the direction."""
+
+    def init(grants: Grants, segments: Any, _direction: IODirection) -> None:
+        _grants(grants, segments, IODirection.kIODirectionInOut)
+
+    setattr(Grants, _grants.__name__, init)
+
+
+def grants_outlive() -> None:
+    """What prepare() granted is never withdrawn."""
+
+    def withdraw(_grants: Grants) -> None:
+        pass
+
+    setattr(Grants, withdraw.__name__, withdraw)
+
+
+def grants_of_the_dead() -> None:
+    """A killed process's grants stay when its memory goes to somebody else."""
+
+    def reclaim() -> None:
+        pass
+
+    setattr(access_control, reclaim.__name__, reclaim)
+
+
+def writable_after_out() -> None:
+    """Memory wired for reading is prepared for writing as well."""
+
+    def check(_preparations: Preparations, _direction: IODirection) -> None:
+        pass
+
+    setattr(Preparations, check.__name__, check)
+
+
+def blocks_anywhere() -> None:
+    """Nobody looks where an allocation is called from."""
+
+    def check_may_block(_what: str) -> None:
+        pass
+
+    setattr(buffer, check_may_block.__name__, check_may_block)
+
+
+def no_quarantine() -> None:
+    """What is released does not rest: whoever comes next gets it."""
+
+    def add(_quarantine: Quarantine, start: int, size: int) -> list[tuple[int, int]]:
+        return [(start, size)]
+
+    def release(heap: Heap, block: Block) -> None:
+        _release_block(heap, block)
+        while heap._resting:
+            heap._wake()
+
+    setattr(Quarantine, add.__name__, add)
+    setattr(Heap, Heap._release.__name__, release)
+    setattr(resting_pins, resting_pins.rest.__name__, Pin.close)
+
+
+def lines_forgotten() -> None:
+    """Nobody looks which line makes a descriptor."""
+
+    def here(_start: object) -> str:
+        return "a line that nobody knows"
+
+    setattr(provenance, provenance._here.__name__, here)
+
+
+def drop_unnoticed() -> None:
+    """A buffer that was dropped without release() is not told of."""
+
+    def drop(_record: Record) -> None:
+        pass
+
+    setattr(Record, drop.__name__, drop)
+
+
+def untouched_unseen() -> None:
+    """Bytes that no DMA touched count as touched."""
+
+    def missing(_account: Account) -> Untouched:
+        return Untouched(0, 0)
+
+    setattr(Account, missing.__name__, missing)
+
+
+def holders_unnamed() -> None:
+    """Nobody says who has the memory that an allocation did not get."""
+
+    def of_pools(_names: object) -> str:
+        return "held by others"
+
+    setattr(holders, of_pools.__name__, of_pools)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "allocator-segments-shuffled": segments_shuffled,
+    "allocator-purge-undetected": purge_undetected,
+    "allocator-double-release": double_release,
+    "allocator-stale-mapping": stale_mapping,
+    "allocator-view-without-mapping": view_without_mapping,
+    "allocator-freed-before-withdrawn": freed_before_withdrawn,
+    "allocator-lost-reclaim": lost_reclaim,
+    "allocator-release-in-flight": release_in_flight,
+    "allocator-grants-both-ways": grants_both_ways,
+    "allocator-grants-outlive": grants_outlive,
+    "allocator-grants-of-the-dead": grants_of_the_dead,
+    "allocator-writable-after-out": writable_after_out,
+    "allocator-blocks-anywhere": blocks_anywhere,
+    "allocator-no-quarantine": no_quarantine,
+    "allocator-lines-forgotten": lines_forgotten,
+    "allocator-drop-unnoticed": drop_unnoticed,
+    "allocator-untouched-unseen": untouched_unseen,
+    "allocator-holders-unnamed": holders_unnamed,
+}

@@ -1,0 +1,40 @@
+"""Named faults of where the allocator follows IOKit, put on as those of `suite.faults` are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dma_rehearsal.guest.iobuffer import cxx
+from dma_rehearsal.guest.iobuffer.descriptors import factories
+from dma_rehearsal.guest.iobuffer.memory.backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
+
+
+def kernel_mapping_cut_short() -> None:
+    """The last complete() ends the kernel's mapping of pageable memory, whoever has it."""
+
+    def lend(backing: PinnableBacking) -> tuple[KernelMap, Callable[[], None]]:
+        return backing.make_kernel_map(), lambda: None
+
+    setattr(PinnableBacking, PinnableBacking.lend_kernel_map.__name__, lend)
+
+
+def strict_ignored() -> None:
+    """What IOKit refuses is done for ported code, too."""
+    cxx.IOBufferMemoryDescriptor.strict = False
+
+
+def capacity_not_aligned_to() -> None:
+    """Contiguous memory of `withCapacity` is at any address."""
+
+    def alignment_of(_length: int) -> int:
+        return 1
+
+    setattr(factories, factories._alignment_of.__name__, alignment_of)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "allocator-kernel-mapping-cut-short": kernel_mapping_cut_short,
+    "allocator-strict-ignored": strict_ignored,
+    "allocator-capacity-not-aligned-to": capacity_not_aligned_to,
+}

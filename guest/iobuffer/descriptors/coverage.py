@@ -1,0 +1,180 @@
+"""How much of what was prepared DMA has touched, as somebody outside of the allocator saw it.
+
+`use` gives who knows, such as the platform's protection unit. From then on each preparation is an
+account from the first `prepare` to the last `complete`; for wired memory that nobody prepared, it
+goes from its making to its `release`. `lines` tells of bytes that no DMA touched, for a test that
+failed; within `strict` such a `complete` or `release` raises `CoverageError`. Of memory in a bounce
+buffer, the account is the bounce buffer's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from dma_rehearsal.guest.iobuffer.base import provenance
+from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.provenance import Record, Segment, without
+
+ACCOUNTS_MAX: Final = 256  # that are kept until `begin`
+SEGMENTS_MAX: Final = 64  # of one account; the others are taken for touched
+LINES_MAX: Final = 16
+
+
+class CoverageError(IOReturnError):
+    """Bytes were prepared, and no DMA touched them. What raised it is done all the same."""
+
+    default_code = IOReturn.kIOReturnUnderrun
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """``count`` bytes of a range, the first of them at ``offset``."""
+
+    count: int
+    offset: int
+
+
+class Evidence(Protocol):
+    """Who sees the DMA."""
+
+    def untouched(
+        self, address: int, length: int, direction: IODirection, since: int
+    ) -> Untouched | None:
+        """Return what of a range of bus addresses no DMA of ``direction`` touched after ``since``.
+
+        In: a device wrote it; Out: a device read it; InOut: either. ``since`` is what
+        `provenance.clock` said. None: that is not known.
+        """
+
+
+_evidence: Evidence | None = None
+_strict = 0
+_accounts: deque[Account] = deque(maxlen=ACCOUNTS_MAX)
+_began = 0
+
+
+def use(evidence: Evidence | None) -> Evidence | None:
+    """Ask ``evidence`` from now on, or nobody; return the one before."""
+    global _evidence
+    before, _evidence = _evidence, evidence
+    return before
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What was prepared: ``segments`` in the descriptor's order, but for ``elsewhere`` in it.
+
+    ``elsewhere``: (offset, length) of the parts that went through a bounce buffer.
+    """
+
+    record: Record
+    direction: IODirection
+    since: int
+    segments: tuple[Segment, ...]
+    elsewhere: tuple[tuple[int, int], ...]
+
+    def words(self) -> str:
+        """Say what no DMA touched, "" when there is nothing, or when it is not known."""
+        missing = self.missing()
+        if missing is None or not missing.count:
+            return ""
+        length = sum(size for _, size in self.segments)
+        which = "any" if missing.count == length else str(missing.count)
+        where = "" if missing.count == length else f", from offset {missing.offset}"
+        way = self.direction.name.removeprefix("kIODirection")
+        return (
+            f"{self.record}: prepared {length} bytes for {way}; no DMA touched {which} of "
+            f"them{where}"
+        )
+
+    def missing(self) -> Untouched | None:
+        """Return what no DMA touched; None when it is not known."""
+        evidence = _evidence
+        if evidence is None:
+            return None
+        count, first = 0, -1
+        offset = 0
+        for address, length in self.segments[:SEGMENTS_MAX]:
+            for skip, size in without(self.elsewhere, offset, length):
+                found = evidence.untouched(address + skip, size, self.direction, self.since)
+                if found is None:
+                    return None
+                if found.count and first < 0:
+                    first = offset + skip + found.offset
+                count += found.count
+            offset += length
+        return Untouched(count, max(0, first))
+
+
+def _account(record: Record, direction: IODirection) -> Account:
+    return Account(record, direction, record.since, tuple(record.segments), tuple(record.elsewhere))
+
+
+def ended(record: Record, direction: IODirection) -> None:
+    """Close the account of a descriptor's memory. `CoverageError`: within `strict`, see there."""
+    record.closed = True
+    if _evidence is None:
+        return
+    account = _account(record, direction)
+    _accounts.append(account)
+    if _strict and (words := account.words()):
+        raise CoverageError(
+            f"{words}: have the device move all that is prepared, or prepare a part "
+            "(IOSubMemoryDescriptor)",
+            length=sum(size for _, size in account.segments),
+            direction=direction,
+        )
+
+
+def written(address: int, length: int, since: int) -> int:
+    """Return how many bytes of a range a device wrote after ``since``, 0 when nobody knows."""
+    if _evidence is None:
+        return 0
+    found = _evidence.untouched(address, length, IODirection.kIODirectionIn, since)
+    return 0 if found is None else length - found.count
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Have `complete` and `release` raise `CoverageError` for bytes that no DMA touched.
+
+    `IOUnsupportedError` when nobody outside sees the DMA.
+    """
+    global _strict
+    if _evidence is None:
+        raise IOUnsupportedError("strict coverage: nobody here sees the DMA; see coverage.use()")
+    _strict += 1
+    try:
+        yield
+    finally:
+        _strict -= 1
+
+
+def begin() -> None:
+    """Forget the accounts so far: `lines` tells of those from here on."""
+    global _began
+    _accounts.clear()
+    _began = provenance.operations()
+
+
+def lines() -> list[str]:
+    """Return a line for each account since `begin` with bytes that no DMA touched.
+
+    Open accounts count with what was touched up to now. At most `LINES_MAX`, and how many more.
+    """
+    if _evidence is None:
+        return []
+    open_ones = [
+        _account(record, record.direction)
+        for record in provenance.live()
+        if record.newest > _began and record.segments and not record.closed
+    ]
+    said = [words for each in (*list(_accounts), *open_ones) if (words := each.words())]
+    if len(said) > LINES_MAX:
+        said[LINES_MAX:] = [f"and {len(said) - LINES_MAX} more"]
+    return said

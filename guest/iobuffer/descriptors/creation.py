@@ -1,0 +1,170 @@
+"""What `inTaskWithOptions` takes: checks of its arguments, and the request that they make."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Final
+
+from dma_rehearsal.guest.iobuffer.base import coherence
+from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.base.options import (
+    KNOWN_BITS,
+    CacheMode,
+    IOOptions,
+    kIOMapCacheMask,
+    kIOMemoryClearEncrypt,
+    kIOMemoryHostPhysicallyContiguous,
+    kIOMemoryKernelUserShared,
+    kIOMemoryMapperNone,
+    kIOMemoryPageable,
+    kIOMemoryPhysicallyContiguous,
+    kIOMemoryPurgeable,
+    kIOMemorySharingTypeMask,
+    kIOMemoryUseReserve,
+)
+from dma_rehearsal.guest.iobuffer.base.task import Task
+from dma_rehearsal.guest.iobuffer.descriptors import iommu
+from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request, align_up
+
+_ADDRESS_LIMIT: Final = 1 << 64
+
+_UNSUPPORTED: Final = (
+    (kIOMemoryClearEncrypt, "kIOMemoryClearEncrypt: this memory is not encrypted"),
+    (kIOMemoryUseReserve, "kIOMemoryUseReserve: Linux keeps no reserve that a process could name"),
+)
+
+CACHE_MODES: Final = {
+    CacheMode.DEFAULT: CacheMode.COPYBACK,  # what the platform does when nothing is said
+    CacheMode.INHIBIT: CacheMode.INHIBIT,
+    CacheMode.WRITE_THRU: CacheMode.WRITE_THRU,
+    CacheMode.COPYBACK: CacheMode.COPYBACK,
+    CacheMode.WRITE_COMBINE: CacheMode.WRITE_COMBINE,
+}
+
+
+class IOAlignmentWarning(UserWarning):
+    """A buffer that is not aligned to a cache line, on a bus that is not coherent."""
+
+
+def default_alignment(given: int | None) -> int:
+    """Return the alignment that was asked for, else a whole cache line where those matter."""
+    return coherence.backend().line if given is None else given
+
+
+def warn_of_neighbours(alignment: int, stacklevel: int) -> None:
+    """Warn of an effective alignment below a cache line of a bus that is not coherent."""
+    line = coherence.backend().line
+    if alignment < line:
+        warnings.warn(
+            f"alignment {alignment} is less than a cache line of {line} bytes, and the device does "
+            "not snoop the caches: what lies beside the buffer in its first and last line is "
+            "written back and discarded with it, so syncs of the one destroy bytes of the other; "
+            f"leave the alignment out, or ask for {line}",
+            IOAlignmentWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def check_values(options: IOOptions, capacity: int, alignment: int) -> None:
+    """Refuse what no platform could do."""
+    for name, value in ("capacity", capacity), ("alignment", alignment):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise IOBadArgumentError(f"{name} must be an int, not {value!r}")
+    if capacity <= 0:
+        raise IOBadArgumentError(f"capacity {capacity}: at least 1 byte", length=capacity)
+    if alignment <= 0 or alignment & (alignment - 1):
+        raise IOBadArgumentError(f"alignment {alignment}: a power of two, at least 1")
+    if align_up(capacity, PAGE) >= _ADDRESS_LIMIT or capacity + alignment > _ADDRESS_LIMIT:
+        raise IOBadArgumentError(
+            f"capacity {capacity:#x} at alignment {alignment:#x} passes the end of the addresses",
+            length=capacity,
+        )
+    unknown = int(options) & ~KNOWN_BITS
+    if unknown:
+        raise IOBadArgumentError(f"options {int(options):#x}: unknown bits {unknown:#x}")
+    if kIOMemoryPageable in options:
+        for flag in kIOMemoryPhysicallyContiguous, kIOMemoryHostPhysicallyContiguous:
+            if flag in options:
+                raise IOBadArgumentError("contiguous memory is wired: not with kIOMemoryPageable")
+        if alignment > PAGE:
+            raise IOBadArgumentError(
+                f"alignment {alignment} above a page implies contiguous: not with kIOMemoryPageable"
+            )
+    elif kIOMemoryPurgeable in options:
+        raise IOBadArgumentError("kIOMemoryPurgeable goes only with kIOMemoryPageable")
+
+
+def check_supported(options: IOOptions) -> None:
+    """Refuse what is not possible on Linux, and say why."""
+    for flag, reason in _UNSUPPORTED:
+        if int(options) & flag.value:
+            raise IOUnsupportedError(reason)
+    if options.cache_mode not in CACHE_MODES:
+        raise IOUnsupportedError(
+            f"cache mode {options.cache_mode.name}: the processor's page attributes have no such"
+        )
+
+
+def check_as_iokit(task: Task, options: IOOptions) -> None:
+    """Refuse what IOKit does: memory of a user task is pageable."""
+    if not task.is_kernel and kIOMemoryPageable not in options:
+        raise IOBadArgumentError(
+            f"wired memory in {task}: IOKit makes it in kernel_task alone; add kIOMemoryPageable, "
+            "or make it in kernel_task and create a mapping"
+        )
+
+
+def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
+    """Return (alignment, highest bus address) for a physical mask; 0 restricts nothing.
+
+    With an alignment of 1 at most, the mask's low zero bits say it, and it is a page at least:
+    0xFFFFF000 is 4 KiB and up to 0xFFFFFFFF.
+    """
+    if isinstance(mask, bool) or not isinstance(mask, int) or not 0 <= mask < _ADDRESS_LIMIT:
+        raise IOBadArgumentError(f"physical mask {mask!r}: 64 bits")
+    if mask == 0:
+        return alignment, None
+    low = mask & -mask
+    if mask + low & mask:
+        raise IOBadArgumentError(
+            f"physical mask {mask:#x}: its ones must be one run, from the alignment to the highest "
+            "address; memory between holes cannot be asked for"
+        )
+    if alignment <= 1:
+        alignment = max(low, PAGE)
+    return alignment, mask | (low - 1)
+
+
+def make_request(
+    task: Task, options: IOOptions, capacity: int, alignment: int, highest: int | None
+) -> Request:
+    """Return what the memory must be; any sharing or cache bit makes the alignment a page.
+
+    kIOMemoryMapperNone is one of IOKit's cache bits (0x800 of kIOMapCacheMask), and does it, too.
+
+    Behind a mapper, contiguous is what devices see, and how high it lies there is the mapper's to
+    say; not so with HostPhysicallyContiguous, and with MapperNone.
+    """
+    if int(options) & (kIOMemorySharingTypeMask | kIOMapCacheMask):
+        alignment = max(alignment, PAGE)
+    translated = iommu.in_use() and kIOMemoryMapperNone not in options
+    contiguous = kIOMemoryHostPhysicallyContiguous in options or (
+        not translated and (kIOMemoryPhysicallyContiguous in options or alignment > PAGE)
+    )
+    return Request(
+        capacity,
+        alignment,
+        CACHE_MODES[options.cache_mode],
+        pages=alignment >= PAGE or iommu.in_use(),
+        contiguous=contiguous,
+        pageable=kIOMemoryPageable in options,
+        purgeable=kIOMemoryPurgeable in options,
+        shared=kIOMemoryKernelUserShared in options or not task.is_current,
+        mapped=task.is_current,
+        highest=None if translated else highest,
+    )
+
+
+def make_place(options: IOOptions, alignment: int, highest: int | None) -> iommu.Place:
+    """Return where a mapper may put the memory."""
+    return iommu.Place(alignment, highest, physical=kIOMemoryMapperNone in options)

@@ -1,0 +1,155 @@
+"""The wire count of a descriptor: which prepare() calls have had no complete() yet."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from dma_rehearsal.guest.iobuffer.base import provenance
+from dma_rehearsal.guest.iobuffer.base.access_control import Grants
+from dma_rehearsal.guest.iobuffer.base.errors import IONotReadyError, IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.base.options import IODirection
+
+UNPREPARED: Final = 0  # kIOPreparationIDUnprepared
+
+_ids = itertools.count(1)
+
+
+def device_may(direction: IODirection) -> IODirection:
+    """Return what a prepare for ``direction`` lets a device do: None means both."""
+    if direction is IODirection.kIODirectionNone:
+        return IODirection.kIODirectionInOut
+    return direction
+
+
+class Holder(Protocol):
+    """A descriptor that is made of another one."""
+
+    _preparations: Preparations
+
+
+@dataclass(slots=True)
+class Preparation:
+    """One prepare(): its direction, and what it granted (None: nothing was to be).
+
+    ``by``: the descriptor that made it and that alone undoes it; None: whoever called prepare().
+    It is not kept alive, ``of_by`` is what it has open. ``place``: the line of that call.
+    """
+
+    direction: IODirection
+    grants: Grants | None
+    by: weakref.ref[Holder] | None
+    of_by: Preparations | None
+    place: provenance.Place
+
+
+class Preparations:
+    """The open preparations, in order. Not locked."""
+
+    def __init__(self) -> None:
+        self._open: list[Preparation] = []
+        self._id = UNPREPARED
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def id(self) -> int:
+        """The number of this wiring, from the first prepare to the last complete; 0 without one."""
+        return self._id if self._open else UNPREPARED
+
+    @property
+    def directions(self) -> list[IODirection]:
+        """The directions of the open preparations."""
+        return [each.direction for each in self._open]
+
+    def rights(self, *also: IODirection, without: Preparation | None = None) -> IODirection:
+        """Return what devices may do by the open preparations, ``also`` those directions."""
+        kept = [each.direction for each in self._open if each is not without]
+        total = 0
+        for direction in (*kept, *also):
+            total |= device_may(direction)
+        return IODirection(total)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the pages were wired for reading alone."""
+        return bool(self._open) and self._open[0].direction is IODirection.kIODirectionOut
+
+    def check(self, direction: IODirection) -> None:
+        """Refuse to let devices write pages that were wired for reading alone (NotWritable)."""
+        if self.read_only and direction & IODirection.kIODirectionIn:
+            raise IOReturnError(
+                "prepared for kIODirectionOut, so the device may not write: no prepare for "
+                f"{direction.name} before the last complete()",
+                code=IOReturn.kIOReturnNotWritable,
+                direction=direction,
+            )
+
+    def push(
+        self, direction: IODirection, grants: Grants | None, by: Holder | None = None
+    ) -> Preparation:
+        """Open one more."""
+        made_by, of_by = (None, None) if by is None else (weakref.ref(by), by._preparations)
+        opened = Preparation(direction, grants, made_by, of_by, provenance.here())
+        if not self._open:
+            self._id = next(_ids)
+        self._open.append(opened)
+        return opened
+
+    def newest(self, direction: IODirection | None, keep: int) -> Preparation:
+        """Return the newest one with ``direction`` (None: of any), not among the first ``keep``.
+
+        Those of other descriptors are theirs.
+        """
+        ours = [each for each in self._open[keep:] if each.by is None]
+        for each in reversed(ours):
+            if direction is None or each.direction is direction:
+                return each
+        asked = "" if direction is None else f" for {direction.name}"
+        raise IONotReadyError(
+            f"complete(){asked} without its prepare(): {len(ours)} preparation(s) are open",
+            direction=direction,
+        )
+
+    def held_by(self, descriptor: object) -> bool:
+        """Whether ``descriptor`` made one that is open."""
+        return any(each.by is not None and each.by() is descriptor for each in self._open)
+
+    def lines(self, keep: int) -> list[str]:
+        """Return the lines that made those which are open, but for the first ``keep``."""
+        return [
+            provenance.text(each.place) + ("" if each.by is None else f" by {each.by()!r}")
+            for each in self._open[keep:]
+        ]
+
+    def last(self) -> Preparation | None:
+        """Return the newest one of all, None when there is none."""
+        return self._open[-1] if self._open else None
+
+    def remove(self, preparation: Preparation) -> int:
+        """Take its grants back, and close it: it stays open when that fails.
+
+        Return its place, for `restore`.
+        """
+        if preparation.grants is not None:
+            preparation.grants.withdraw()
+        place = next(at for at, each in enumerate(self._open) if each is preparation)
+        del self._open[place]
+        return place
+
+    def withdraw(self) -> None:
+        """Take all grants back, and before them those of what is made of this memory.
+
+        For memory that goes, and what is made of it with it. Again goes on where it failed.
+        """
+        while (last := self.last()) is not None:
+            if last.of_by is not None:
+                last.of_by.withdraw()
+            self.remove(last)
+
+    def restore(self, preparation: Preparation, place: int) -> None:
+        """Open it again, without grants, where it was: what follows `remove` has failed."""
+        self._open.insert(place, preparation)

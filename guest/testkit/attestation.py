@@ -1,0 +1,356 @@
+"""How a test states a promise and its verdict, and the settings of the run.
+
+A verdict travels in the test's report, as a user property; the host makes the table from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import pytest
+
+from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
+from dma_rehearsal.guest.linux.kernel_cmdline import LIMITS, Announced, announced
+from dma_rehearsal.guest.testkit.claims import PROPERTY as CLAIM
+from dma_rehearsal.guest.testkit.claims import (
+    Evidence,
+    Memory,
+    address_of,
+    claim,
+    contiguity_of,
+    mode_name,
+    mode_of,
+    reached_of,
+    segments_of,
+    size_of,
+    type_of,
+)
+
+SEED = pytest.StashKey[int]()
+IOMMU = pytest.StashKey[bool]()
+"""Whether the exerciser is behind an IOMMU."""
+LIMITS_STATED = pytest.StashKey[bool]()
+"""Whether the kit states the device's limits for the tests' buffers; else each test has to."""
+UNPROTECTED = "unprotected"
+"""The mark of a test during which the protection unit is off."""
+LEFT_OUT = pytest.StashKey[str]()
+"""Why a test is not for this machine."""
+_KINDS = ", ".join(LIMITS)
+EVIDENCE: Final = ("bytes", "refusal", "interrupt", "walk", "cache", "register")
+
+
+def is_verdict(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether an error is a verdict on the device: the rig's own frames do not explain it.
+
+    As a module's ``__tracebackhide__`` it keeps them out of the report.
+    """
+    return error.errisinstance((CheckFailed, pytest.fail.Exception))
+
+
+__tracebackhide__ = is_verdict
+
+
+class CheckFailed(AssertionError):
+    """What the device did is not what was promised; the message says where.
+
+    Out of a test it breaks the promises that the test is marked with.
+    """
+
+
+class SettingsPlugin:
+    """Gives the session its seed, the mark ``promise`` and what a failed check means."""
+
+    def __init__(self, seed: int, *, iommu: bool = False, limits_stated: bool = True) -> None:
+        self._seed, self._iommu, self._limits_stated = seed, iommu, limits_stated
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Store the seed; register the mark."""
+        config.stash[SEED] = self._seed
+        config.stash[IOMMU] = self._iommu
+        config.stash[LIMITS_STATED] = self._limits_stated
+        config.addinivalue_line(
+            "markers",
+            "promise(name): the promise that the test is about; it is broken when the test fails "
+            "before it could attest, and unattested when the test passes in silence",
+        )
+        config.addinivalue_line(
+            "markers",
+            "kernel: looks at what the guest's own kernel does; left out where there is none",
+        )
+        config.addinivalue_line(
+            "markers",
+            f"unlimited(kind, ...): needs a device without limits of these kinds ({_KINDS}; "
+            "without one: of any); left out where a profile has them",
+        )
+        config.addinivalue_line(
+            "markers",
+            "any_device: the same with any device; the matrix runs it on the plain exerciser alone",
+        )
+        config.addinivalue_line(
+            "markers",
+            "coherence: looks at whether the device is coherent; the matrix runs it twice",
+        )
+        config.addinivalue_line(
+            "markers",
+            "snooped: needs a device that caches follow; left out where the profile says coherent "
+            "= false",
+        )
+        config.addinivalue_line(
+            "markers",
+            f"{UNPROTECTED}: the protection unit is off; for DMA to addresses that nothing grants",
+        )
+        config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
+        config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Leave out the tests that are for another machine; unmarked, for one without IOMMU."""
+        device = announced()
+        left_out = []
+        for item in items:
+            if why := self._unfit(item, device):
+                item.stash[LEFT_OUT] = why
+                left_out.append(item)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [each for each in items if LEFT_OUT not in each.stash]
+
+    def _unfit(self, item: pytest.Item, device: Announced) -> str:
+        """Return why a test is not for this machine; empty if it is."""
+        alone = item.get_closest_marker("iommu") is not None
+        if alone != self._iommu and item.get_closest_marker("iommu_too") is None:
+            return "for a device behind an IOMMU" if alone else "for a device without an IOMMU"
+        if item.get_closest_marker("snooped") is not None and not device.coherent:
+            return "for a device that caches follow"
+        kinds = {
+            str(kind) for mark in item.iter_markers("unlimited") for kind in mark.args or LIMITS
+        }
+        if unknown := kinds.difference(LIMITS):
+            raise pytest.UsageError(
+                f"{item.nodeid}: unlimited{sorted(unknown)}: kinds are {_KINDS}"
+            )
+        broken = [kind for kind in LIMITS if kind in kinds & device.limits]
+        return f"for a device without limits on {', '.join(broken)}" if broken else ""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> object:
+        """Record a failed check against the test's promises, with its parameters as what is asked.
+
+        The message then names the promise, and the host's table has what was seen.
+        """
+        try:
+            return (yield)
+        except CheckFailed as error:
+            names = marked_promises(pyfuncitem)
+            asked, seen = _asked(pyfuncitem), str(error)
+            attest = Attest(pyfuncitem.user_properties)
+            for name in names:
+                attest.record(name, asked, seen, "broken", seen)
+            if names:
+                error.args = (f"{', '.join(names)} is broken: asked {asked}; attested {seen}",)
+            raise
+
+
+def marked_promises(item: pytest.Item) -> list[str]:
+    """Return the promises that a test is marked with."""
+    return [str(mark.args[0]) for mark in item.iter_markers("promise") if mark.args]
+
+
+def _asked(item: pytest.Function) -> str:
+    """Return the parameters of a test, for people; without any, its name."""
+    if not hasattr(item, "callspec"):
+        return item.name
+    return ", ".join(
+        f"{name} {getattr(value, 'name', value)}" for name, value in item.callspec.params.items()
+    )
+
+
+@dataclass(slots=True)
+class Attest:
+    """Verdicts on promises, for one test.
+
+    `direction`, `contiguous`, `alignment`, `cache` and `released` claim that a buffer has what was
+    promised: the host judges it by the trace of what devices did in this test. For what only the
+    test can know, call it with what was asked and what was seen.
+    """
+
+    properties: list[tuple[str, Any]] = field(default_factory=list)
+    evidence: Evidence | None = None
+
+    def __call__(
+        self,
+        promise: str,
+        *,
+        asked: object,
+        attested: object,
+        kept: bool,
+        reason: str = "",
+        facts: Mapping[str, str] | None = None,
+        evidence: str = "bytes",
+    ) -> None:
+        """Record a promise by the test's own verdict: kept, or broken, which fails the test.
+
+        ``reason`` says why it is broken. ``evidence`` is what the verdict rests on, without which
+        the host does not take a kept promise for one: "bytes" that a device moved, an announced
+        "refusal", an "interrupt", a "walk" of the page tables, the "cache" model's commands, or
+        accesses of a "register".
+        """
+        if evidence not in EVIDENCE:
+            raise ValueError(f"evidence {evidence!r}: one of {', '.join(EVIDENCE)}")
+        verdict = "kept" if kept else "broken"
+        why = "" if kept else reason or f"attested: {attested}"
+        self.record(promise, asked, attested, verdict, why, facts)
+        self.properties[-1][1].update(by="test", evidence=evidence)
+        if not kept:
+            said = f"; {reason}" if reason and reason != str(attested) else ""
+            pytest.fail(f"{promise} is broken: asked {asked}; attested {attested}{said}")
+
+    # Claims, which the host judges.
+
+    def direction(self, memory: Memory, *, asked: str = "") -> None:
+        """Claim that devices moved bytes of the memory each way that its direction permits.
+
+        All DMA counts from when the memory was made until now, also what went to bounce memory in
+        its place. Broken when some went the other way.
+        """
+        direction = memory.getDirection()
+        if direction not in (
+            IODirection.kIODirectionIn,
+            IODirection.kIODirectionOut,
+            IODirection.kIODirectionInOut,
+        ):
+            raise ValueError(f"{memory!r} has no direction that could be attested")
+        ranges = [list(segment) for segment in reached_of(memory)]
+        where = {"direction": direction.name, "ranges": ranges}
+        self._claim(memory, "direction", direction.name, asked, **where)
+
+    def contiguous(self, memory: Memory, *, promise: str = "", asked: str = "") -> None:
+        """Claim that it is one segment for the device, and physically one run under its mapping.
+
+        Devices must have moved bytes of every page. Behind an IOMMU only the segment counts.
+        """
+        name, at = promise or contiguity_of(memory), address_of(memory)
+        ranges, length = segments_of(memory), size_of(memory)
+        if len(ranges) != 1:
+            seen = f"{len(ranges)} segments, the first {ranges[:2]}"
+            self(name, asked=asked or f"{length} bytes", attested=seen, kept=False)
+        evidence = self._evidence()
+        where: dict[str, int] = {}
+        if at and not evidence.translated:
+            runs = evidence.walk(at, length)
+            due = ranges[0][0] - at
+            if any(run.physical - run.va != due for run in runs):
+                seen = "; ".join(f"{run.va:#x} at {run.physical:#x}" for run in runs)
+                self(name, asked=asked or f"{length} bytes", attested=seen, kept=False)
+            where = {"va": at, "length": length, "mark": evidence.mark()}
+        self._claim(memory, "contiguous", name, asked, **where)
+
+    def alignment(self, memory: Memory, alignment: int, *, asked: str = "") -> None:
+        """Claim that devices used it from an address on that is a multiple of ``alignment``."""
+        ((start, _), *_) = segments_of(memory)
+        said = asked or str(alignment)
+        if start % alignment:
+            self("alignment", asked=said, attested=hex(start), kept=False)
+        self._claim(memory, "alignment", "alignment", said, alignment=alignment)
+
+    def cache(
+        self, memory: Memory, mode: CacheMode | IOOptions | None = None, *, asked: str = ""
+    ) -> None:
+        """Claim that each page of its mapping has the memory type of ``mode``: the mode asked for.
+
+        ``mode`` may also be the options that have it, such as kIOMapInhibitCache.
+
+        The witness walks the mapping. In this process alone: memory that is not mapped here has
+        nothing to be walked.
+        """
+        wanted = mode_of(memory) if mode is None else mode
+        if isinstance(wanted, IOOptions):
+            wanted = wanted.cache_mode
+        name, due, at = mode_name(wanted), type_of(wanted).name, address_of(memory)
+        length = memory.getLength()
+        if not at:
+            raise ValueError(f"{memory!r} is not mapped in this process")
+        evidence = self._evidence()
+        runs = evidence.walk(at, length)
+        found = {run.effective.name for run in runs}
+        said = asked or f"{due} on {length} bytes"
+        if found != {due}:
+            self(name, asked=said, attested=", ".join(sorted(found)), kept=False)
+        where = {"va": at, "length": length, "mark": evidence.mark()}
+        self._claim(memory, "cache", name, said, mode=due, **where)
+
+    def released(self, memory: IOMemoryDescriptor, *, asked: str = "") -> None:
+        """Claim that no device reaches what the memory was, now that it is released.
+
+        Nothing may have been granted of it by now, nor be moved of it until the test's end, or
+        until the allocator hands it out again.
+        """
+        if not memory.released:
+            raise ValueError(f"{memory!r} lives: release() it, then attest that it was")
+        self._claim(memory, "released", "release", asked, mark=self._evidence().mark())
+
+    def _claim(self, memory: Memory, kind: str, promise: str, asked: str, **more: object) -> None:
+        if not segments_of(memory):
+            raise ValueError(f"{memory!r} was never prepared, so no device could use it")
+        said = asked or f"{size_of(memory)} bytes"
+        made = claim(memory, kind, promise, said, self._evidence(), **more)
+        self.properties.append((CLAIM, made))
+
+    def _evidence(self) -> Evidence:
+        if self.evidence is None:
+            raise PciError(
+                "there is no platform here whose trace could tell: attest(..., kept=...) states "
+                "what the test itself has seen"
+            )
+        return self.evidence
+
+    def broken(self, promise: str, *, asked: object, attested: object, reason: str) -> NoReturn:
+        """Record a broken promise and fail the test."""
+        self(promise, asked=asked, attested=attested, kept=False, reason=reason)
+        raise AssertionError("unreachable")
+
+    def unattested(self, promise: str, *, asked: object, reason: str) -> None:
+        """Record a promise that nothing outside the allocator could confirm."""
+        self.record(promise, asked, "", "unattested", reason)
+
+    def unsupported(self, promise: str, *, asked: object, code: object, reason: str) -> None:
+        """Record an option that raised ``code`` (kIOReturnUnsupported) with ``reason``."""
+        self.record(promise, asked, code, "unsupported", reason)
+
+    def expect_fault(self, source: str, address: int, *, write: bool) -> None:
+        """Expect the IOMMU's fault of one DMA in the kernel's log, where the host looks for it.
+
+        ``source`` is the device as bus:device.function, ``address`` the first byte at fault. The
+        test's promises are broken when it is not there.
+        """
+        fault = {"source": source, "address": address, "write": write}
+        self.properties.append(("iommu fault", fault))
+
+    def record(
+        self,
+        promise: str,
+        asked: object,
+        attested: object,
+        verdict: str,
+        reason: str,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add a row; ``verdict`` is kept, broken, unattested or unsupported. Fails nothing.
+
+        For the table of cache modes, ``facts`` name the "mode" and what is known of it: its
+        "effective" type, who "agreed" on that ("driver, host"), its "no-snoop" behaviour.
+        """
+        row = {
+            "promise": promise,
+            "asked": str(asked),
+            "attested": str(attested),
+            "verdict": verdict,
+            "reason": reason,
+            "facts": dict(facts or {}),
+        }
+        self.properties.append(("promise", row))

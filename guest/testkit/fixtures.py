@@ -1,0 +1,346 @@
+"""Fixtures for guest tests.
+
+``attest``, ``expects``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``,
+``edu``, ``wide_edu``, ``mapper``, ``denied``, ``host_witness``, ``noncoherent``. The agent loads
+them as a plugin, so tests of another project have them as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from dma_rehearsal.guest.drivers.device_limits import UNLIMITED
+from dma_rehearsal.guest.drivers.edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
+from dma_rehearsal.guest.drivers.exerciser import Exerciser
+from dma_rehearsal.guest.drivers.exerciser_features import DmaWatch
+from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
+from dma_rehearsal.guest.drivers.platform.refusals import Announce
+from dma_rehearsal.guest.drivers.vfio import Container, VfioFunction
+from dma_rehearsal.guest.iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOOptions,
+    Task,
+    kIODirectionInOut,
+)
+from dma_rehearsal.guest.iobuffer.base import access_control, dma_activity, provenance
+from dma_rehearsal.guest.iobuffer.descriptors import iommu as iobuffer_mapper
+from dma_rehearsal.guest.linux import memory_types
+from dma_rehearsal.guest.linux.kernel_cmdline import announced
+from dma_rehearsal.guest.testkit.agreement import HostWitness
+from dma_rehearsal.guest.testkit.attestation import IOMMU, LIMITS_STATED, SEED, UNPROTECTED, Attest
+from dma_rehearsal.guest.testkit.board import NO_EXERCISER, Board, OwnDeviceBoard
+from dma_rehearsal.guest.testkit.buffers import make_buffer
+from dma_rehearsal.guest.testkit.denial import Denial
+from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.guarded import OWNER, Guarded
+from dma_rehearsal.guest.testkit.host_witness import HOST, HostReport
+from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper
+from dma_rehearsal.guest.testkit.noncoherent import NonCoherent, noncoherent_board
+from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit.session_platform import Kit
+
+pytest_plugins = ("dma_rehearsal.guest.testkit.transfer_checks",)
+
+# What makes descriptors for a test: their line is that of the test or the fixture of a user's that
+# asked for them. Between them is pytest.
+_MAKERS = ("buffers", "board", "bench", "noncoherent")
+provenance.transparent(
+    __name__, "_pytest", "pluggy", *(f"dma_rehearsal.guest.suite.{each}" for each in _MAKERS)
+)
+_RUNNER = "_pytest.runner"  # below it is no more of the test
+
+# The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
+# and looks at the signature of what makes it.
+_ITEM = pytest.StashKey[pytest.Function]()
+_KIT = pytest.StashKey[Kit]()
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which test runs, and have it begin as every other one does."""
+    if isinstance(item, pytest.Function):
+        item.config.stash[_ITEM] = item
+    provenance.ends_at(_RUNNER, (str(item.path), (item.location[1] or 0) + 1))
+    if _KIT not in item.config.stash:
+        item.config.stash[_KIT] = Kit(iommu=item.config.stash[IOMMU])
+    item.config.stash[_KIT].start(item)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close the platform."""
+    if _KIT in config.stash:
+        config.stash[_KIT].close()
+
+
+@pytest.fixture(autouse=True)
+def _protection(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Deny DMA but what is granted during this test, unless it is marked ``unprotected``."""
+    kit = pytestconfig.stash[_KIT]
+    before = kit.left()
+    if pytestconfig.stash[_ITEM].get_closest_marker(UNPROTECTED) is not None:
+        kit.begin(protected=False)
+    yield
+    kit.begin()
+    kit.check_left(before)
+
+
+@pytest.fixture
+def attest(pytestconfig: pytest.Config) -> Attest:
+    """Records verdicts on promises in this test's report."""
+    kit = pytestconfig.stash[_KIT]
+    properties = pytestconfig.stash[_ITEM].user_properties
+    return Attest(properties, kit if kit.present else None)
+
+
+@pytest.fixture
+def expects(pytestconfig: pytest.Config) -> Announce:
+    """Announce refused DMA: ``with expects(DmaReason.PROTECTION_DIRECTION) as refused: ...``.
+
+    For any endpoint. A refusal that nobody announced fails the test.
+    """
+    return pytestconfig.stash[_KIT].expectations.expects
+
+
+@pytest.fixture
+def data(pytestconfig: pytest.Config) -> Patterns:
+    """Bytes of this test, from the run's seed."""
+    return Patterns(pytestconfig.stash[SEED], pytestconfig.stash[_ITEM].nodeid)
+
+
+@pytest.fixture(scope="session")
+def _container(request: pytest.FixtureRequest) -> Iterator[Container | None]:
+    """What maps memory for the exerciser; None when it reaches all of it."""
+    if not request.config.stash[IOMMU]:
+        yield None
+        return
+    with Container() as container:
+        yield container
+
+
+@contextmanager
+def _watched(exerciser: Exerciser) -> Iterator[None]:
+    """Tell the allocator of the device's DMA in flight."""
+    watch = DmaWatch(exerciser)
+    dma_activity.register(watch)
+    yield
+    dma_activity.unregister(watch)
+
+
+@pytest.fixture(scope="session")
+def _opened(
+    pytestconfig: pytest.Config, _container: Container | None
+) -> Iterator[Exerciser | None]:
+    """The exerciser; None where a device of one's own is in its place."""
+    said = announced()
+    try:
+        found = PciFunction.find(said.vendor, said.device)
+    except PciError:
+        yield None
+        return
+    if _container is None:
+        with Exerciser() as opened, _watched(opened):
+            yield opened
+        return
+    with (
+        VfioFunction.open(_container, found) as function,
+        Exerciser(function, driver=function.driver) as opened,
+        _watched(opened),
+    ):
+        if pytestconfig.stash[LIMITS_STATED]:
+            _container.set_mask(opened.limits.address_bits)
+        # From here on buffers have bus addresses: the container has the function's group.
+        before = iobuffer_mapper.use(_container)
+        yield opened
+        iobuffer_mapper.use(before)
+
+
+@pytest.fixture
+def device(_opened: Exerciser | None) -> Exerciser:
+    """The exerciser, with bus mastering on."""
+    if _opened is None:
+        pytest.fail(NO_EXERCISER.format("the fixture device is"), pytrace=False)
+    _opened.bus_master = True
+    return _opened
+
+
+@pytest.fixture(scope="session")
+def platform(pytestconfig: pytest.Config) -> PlatformDevice:
+    """The platform, told this guest's PAT and MTRRs."""
+    return pytestconfig.stash[_KIT].platform
+
+
+@pytest.fixture(scope="session")
+def edu() -> Iterator[Edu]:
+    """QEMU's edu as it comes: it drives 28 address bits."""
+    with Edu(PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 0)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def wide_edu() -> Iterator[Edu]:
+    """A second edu, with the property ``dma_mask`` of 40 bits."""
+    function = PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 1)
+    with Edu(function, address_bits=40) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def _bench(
+    pytestconfig: pytest.Config, platform: PlatformDevice, _opened: Exerciser | None
+) -> Iterator[Board]:
+    driver = pytestconfig.stash[_KIT].driver
+    if _opened is None:
+        yield OwnDeviceBoard(platform, driver)
+        return
+    limits = _opened.limits
+    with provenance.made_by("the fixture bench"):
+        staging = make_buffer(limits, kIODirectionInOut, _opened.buffer_size, 4096)
+    with staging:
+        yield Bench(platform, driver, limits, device=_opened, staging=staging)
+
+
+@pytest.fixture
+def bench(_bench: Board) -> Board:
+    """The device, the platform, the driver, and a staging buffer as large as the device's own.
+
+    With a device of one's own in the exerciser's place it is that one's `Board`.
+    """
+    if isinstance(_bench, Bench):
+        _bench.device.bus_master = True
+    return _bench
+
+
+@pytest.fixture
+def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
+    """Make buffers that go when the test ends: (options, capacity, alignment=None, ...).
+
+    With PLACE=kind they are where the test's device reaches them, and aligned for it. With
+    PLACE=hostile they are anywhere unless the test states what its device needs: ``mask=`` the
+    addresses that it reaches, as for inTaskWithPhysicalMask, and the alignment. ``pool=`` names a
+    place in either.
+    """
+    # The session's fixtures are there before those of the test.
+    opened = pytestconfig.stash[_ITEM].funcargs.get("_opened")
+    stated = pytestconfig.stash[LIMITS_STATED]
+    limits = opened.limits if stated and isinstance(opened, Exerciser) else UNLIMITED
+    with ExitStack() as stack:
+
+        def make(
+            options: IOOptions | int,
+            capacity: int,
+            alignment: int | None = None,
+            *,
+            mask: int = 0,
+            pool: str | None = None,
+            task: Task | None = None,
+        ) -> IOBufferMemoryDescriptor:
+            made = make_buffer(
+                limits, options, capacity, alignment, mask=mask, pool=pool, task=task
+            )
+            return stack.enter_context(made)
+
+        yield make
+
+
+@pytest.fixture
+def guarded(bench: Board) -> Iterator[Guarded]:
+    """The bench where only the test itself grants; its grants go when it ends.
+
+    Buffers that are made meanwhile are not granted by their preparation.
+    """
+    unit = bench.platform.protection
+    control = access_control.use(None)
+    try:
+        yield Guarded(bench, unit)
+    finally:
+        access_control.use(control)
+        unit.withdraw_owner(OWNER)
+
+
+@pytest.fixture
+def mapper(
+    _container: Container | None,
+    device: Exerciser,  # noqa: ARG001
+    buffer: MakeBuffer,  # noqa: ARG001
+) -> Iterator[Mapper]:
+    """Maps memory, such as buffers, for the device behind the IOMMU until the test ends."""
+    if _container is None:
+        pytest.fail("the fixture mapper is for tests that are marked iommu")
+    with Mapper(_container) as mapper:
+        yield mapper
+
+
+@pytest.fixture(scope="session")
+def kernel_log() -> Iterator[KernelLog]:
+    """The kernel's log, for all denials: it tells only so many in a while."""
+    with KernelLog() as log:
+        yield log
+
+
+@pytest.fixture
+def denied(bench: Bench, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
+    """Lets the device try what the IOMMU must refuse."""
+    return Denial(bench, kernel_log, data, attest)
+
+
+@pytest.fixture
+def host_witness(request: pytest.FixtureRequest) -> HostWitness:
+    """Have the host find out how (address, length) of this process is mapped; see `Host.witness`.
+
+    PAT and MTRRs are read here: nobody outside can.
+    """
+    host = request.config.stash.get(HOST, None)
+    if host is None:
+        pytest.fail("there is no host that could look at this machine's memory from outside")
+
+    def look(address: int, length: int) -> HostReport:
+        pat, mtrrs = memory_types.read_pat(), memory_types.read_mtrrs()
+        return host.witness(request.node.nodeid, address, length, pat, mtrrs)
+
+    return look
+
+
+@pytest.fixture
+def noncoherent(bench: Board) -> Iterator[NonCoherent]:
+    """A board whose devices do not snoop, in the model's strict mode, with lines of 64 bytes."""
+    with noncoherent_board(bench) as board:
+        yield board
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Have a report of the cache model, and a dropped buffer, fail the test itself."""
+    result = yield
+    board = pyfuncitem.funcargs.get("noncoherent")
+    if isinstance(board, NonCoherent):
+        board.settle()
+    pyfuncitem.config.stash[_KIT].check_dropped()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> object:
+    """Have a buffer that a fixture made, and nobody released, fail the test that used it."""
+    result = yield
+    if isinstance(item, pytest.Function):
+        item.funcargs.clear()  # pytest forgets them only after the last report
+    if not item.stash.get(_FAILED, False):
+        item.config.stash[_KIT].check_dropped(cycles=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    """Add to a test's last report what the host needs to explain a failure."""
+    error = call.excinfo
+    failed = error is not None and not error.errisinstance(pytest.skip.Exception)
+    failed = failed or item.stash.get(_FAILED, False)
+    item.stash[_FAILED] = failed and call.when != "teardown"
+    if call.when == "teardown" and _KIT in item.config.stash:
+        item.config.stash[_KIT].conclude(failed=failed)
+    return (yield)

@@ -1,0 +1,161 @@
+"""The protection unit in a test: grants of its own, and denials whose every word is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from dma_rehearsal.device.layout import (
+    DMASTATUS_CODE,
+    DmaDirection,
+    DmaReason,
+    DmaStatus,
+    GrantDirection,
+    Reg,
+)
+from dma_rehearsal.guest.drivers.platform.protection_unit import (
+    Grant,
+    ProtectionFault,
+    ProtectionUnit,
+)
+from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
+from dma_rehearsal.guest.testkit.board import Board
+from dma_rehearsal.guest.testkit.dma_checker import Bench, exerciser_bench
+from dma_rehearsal.guest.testkit.patterns import difference, inverted
+
+__tracebackhide__ = is_verdict
+
+OWNER = 0x7E57
+LINE = 64
+IN, OUT, IN_OUT = (
+    IODirection.kIODirectionIn,
+    IODirection.kIODirectionOut,
+    IODirection.kIODirectionInOut,
+)
+
+
+@dataclass(slots=True)
+class Guarded:
+    """The unit, while only the test itself grants. The bench's own staging buffer is granted.
+
+    With a device of one's own, the test has that one do the DMA, and announces what is denied.
+    """
+
+    board: Board
+    unit: ProtectionUnit
+
+    @property
+    def bench(self) -> Bench:
+        """The exerciser's bench; `CheckFailed` with a device of one's own."""
+        return exerciser_bench(self.board, "guarded.bench and denied")
+
+    def grant(self, address: int, length: int, direction: IODirection) -> Grant:
+        """Make a grant that goes when the test ends."""
+        identity = self.unit.grant(address, length, direction, OWNER)
+        return Grant(identity, address, length, GrantDirection(int(direction)), OWNER)
+
+    def denied(
+        self,
+        address: int,
+        length: int,
+        *,
+        write: bool,
+        reason: DmaReason,
+        byte: int,
+        nearest: Grant,
+    ) -> ProtectionFault:
+        """Have the device try; it must be told so, and one fault must say just this."""
+        tries = [(address, length, byte)]
+        return self.denied_each(tries, write=write, reason=reason, nearest=nearest)
+
+    def denied_each(
+        self,
+        tries: Sequence[tuple[int, int, int]],
+        *,
+        write: bool,
+        reason: DmaReason,
+        nearest: Grant,
+    ) -> ProtectionFault:
+        """Have each DMA (address, length, byte at fault) denied; return the last one's fault.
+
+        The faults are read when all have been tried, which are at most as many as the unit keeps.
+        So is the device's record of the last; that of another only when status, count and CRC are
+        not as due.
+        """
+        device, direction = self.bench.device, DmaDirection(write)
+        before = self.unit.fault_count
+        due: list[ProtectionFault] = []
+        with device.expects(reason):
+            for address, length, byte in tries:
+                number = before + len(due) + 1
+                due.append(
+                    ProtectionFault(number, address, length, direction, reason, byte, nearest)
+                )
+                self._try(address, length, write=write, reason=reason, last=len(due) == len(tries))
+        last = due[-1]
+        what = f"{direction.name} of {last.length} bytes at {last.address:#x}"
+        self.recorded(f"{len(due)} denied, the last a {what}", before, due)
+        return last
+
+    def _try(
+        self, address: int, length: int, *, write: bool, reason: DmaReason, last: bool
+    ) -> None:
+        """Have the device try one DMA, and look at its record, when it is the ``last``."""
+        device, direction = self.bench.device, DmaDirection(write)
+        count = device.dma_count
+        device.start_dma(address, length, write_memory=write)
+        if (
+            not last
+            and device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
+            and device.dma_count == (count + 1) & 0xFFFF_FFFF
+            and device.crc32 == 0
+        ):
+            return
+        record = device.end_dma(count)
+        outcome = record.status, record.reason, record.moved, record.crc32
+        if outcome != (DmaStatus.INTERNAL, reason, 0, 0):
+            raise CheckFailed(
+                f"{direction.name} of {length} bytes at {address:#x}, which no grant permits: "
+                f"status {record.status.name}, {record.reason.name}, {record.moved} bytes "
+                f"moved, CRC {record.crc32:08x}; due: INTERNAL, {reason.name}, 0 bytes"
+            )
+
+    def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
+        """Compare all faults since a count of ``before`` with those that are due."""
+        found = self.unit.faults(before)
+        if found == due:
+            return
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(found, due, strict=False))
+        at = sum(1 for _ in alike)
+        raise CheckFailed(
+            f"{what}: {len(found)} faults of {len(due)}, from number {at + 1} on they are "
+            f"{found[at : at + 2]}; due: {due[at : at + 2]}"
+        )
+
+
+def edges(address: int, length: int) -> list[range]:
+    """Return the bytes of the first and of the last cache line of a range, each line once."""
+    end = address + length
+    first = range(address, min((address // LINE + 1) * LINE, end))
+    last = range(max((end - 1) // LINE * LINE, address), end)
+    return [first] if first == last else [first, last]
+
+
+def check_untouched(bench: Bench, view: memoryview, memory: bytes, in_device: bytes) -> None:
+    """Compare memory, and the start of the device's buffer, with what was there before."""
+    wrong = difference(memory, bytes(view))
+    if wrong:
+        raise CheckFailed(f"memory, after denied DMA: {wrong}")
+    wrong = difference(in_device, bench.stored(len(in_device)))
+    if wrong:
+        raise CheckFailed(f"the device's buffer, after denied DMA: {wrong}")
+
+
+def prepare(bench: Bench, view: memoryview, data: bytes) -> bytes:
+    """Store ``data`` in memory, and other bytes at every place in the device; return those."""
+    view[:] = data
+    other = inverted(data)
+    bench.load(other)
+    return other

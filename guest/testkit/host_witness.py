@@ -1,0 +1,134 @@
+"""What a test can ask the host: how a range of this process is mapped, seen from outside.
+
+The host announces that it is ready and gives a number. This process then stops the whole machine
+with that number in RCX, by a write to the port of QEMU's pvpanic device, and so with its page
+tables loaded; the host reads the CPU's registers, walks the tables in RAM and lets it go on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+
+from dma_rehearsal.device.layout import MemoryType, WitnessRun
+from dma_rehearsal.guest.agent.channel import Channel, ChannelError
+from dma_rehearsal.guest.linux.memory_types import Mtrrs
+from dma_rehearsal.guest.testkit.attestation import CheckFailed
+
+PANIC_PORT: Final = 0x505  # QEMU's docs/specs/pvpanic.rst; its default
+_PANICKED: Final = 1
+# System V ABI: value in edi, port in esi, the fourth argument in rcx, which stays as it is.
+#   mov edx, esi; mov eax, edi; out dx, al; ret
+_OUT: Final = bytes.fromhex("89f2 89f8 ee c3")
+
+
+class HostError(CheckFailed):
+    """The host could not see the range, or said something that is no report."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """What the host saw. ``root`` is the table that was loaded, ``levels`` 4 or 5.
+
+    ``runs`` come from the host's own walk, with this guest's PAT and MTRRs; ``translations`` are
+    pairs of virtual and physical address (None: not mapped) by QEMU, for each run's first and last
+    page.
+    """
+
+    root: int
+    levels: int
+    runs: tuple[WitnessRun, ...]
+    translations: tuple[tuple[int, int | None], ...]
+
+
+def stop_machine(number: int) -> None:
+    """Stop the machine with ``number`` in RCX; returns when it goes on. Needs root's rights."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as at:
+        at.write(_OUT)
+        byte = ctypes.c_char.from_buffer(at)
+        kind = ctypes.CFUNCTYPE(
+            None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64
+        )
+        out = kind(ctypes.addressof(byte))
+        if libc.ioperm(PANIC_PORT, 1, 1) != 0:
+            number_of_error = ctypes.get_errno()
+            raise HostError(f"ioperm of port {PANIC_PORT:#x}: {os.strerror(number_of_error)}")
+        try:
+            out(_PANICKED, PANIC_PORT, 0, number)
+        finally:
+            libc.ioperm(PANIC_PORT, 1, 0)
+            del byte  # else the mapping cannot be closed
+
+
+@dataclass(slots=True)
+class Host:
+    """The host at the other end of a channel."""
+
+    channel: Channel
+    stop: Callable[[int], None] = field(default=stop_machine)
+
+    def witness(self, nodeid: str, address: int, length: int, pat: int, mtrrs: Mtrrs) -> HostReport:
+        """Have the host look at [address, address + length) of this process, for a running test.
+
+        `HostError` when the range is not mapped there; `ChannelError` when the host is out of step.
+        """
+        self.channel.send(
+            {
+                "type": "witness",
+                "nodeid": nodeid,
+                "address": address,
+                "length": length,
+                "pat": pat,
+                "def_type": mtrrs.def_type,
+                "physical_bits": mtrrs.physical_bits,
+                "ranges": mtrrs.ranges,
+                "fixed": mtrrs.fixed,
+            }
+        )
+        self.stop(int(self._reply("armed")["number"]))
+        reply = self._reply("witnessed")
+        if "error" in reply:
+            raise HostError(f"the host looked at {length} bytes at {address:#x}: {reply['error']}")
+        try:
+            return HostReport(
+                reply["root"],
+                reply["levels"],
+                tuple(run_from(**run) for run in reply["runs"]),
+                tuple((va, physical) for va, physical in reply["translations"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise HostError(f"the host's report is none: {error!r}") from error
+
+    def _reply(self, kind: str) -> dict[str, Any]:
+        message = self.channel.receive()
+        if message["type"] != kind:
+            raise ChannelError(f"the host sent {message['type']} where {kind} was expected")
+        return message
+
+
+def run_from(*, pat: str, mtrr: str, effective: str, **rest: Any) -> WitnessRun:
+    """Return a run whose types came by name. KeyError or TypeError for what is no run."""
+    return WitnessRun(
+        pat=MemoryType[pat], mtrr=MemoryType[mtrr], effective=MemoryType[effective], **rest
+    )
+
+
+HOST = pytest.StashKey[Host]()
+
+
+class HostPlugin:
+    """Lets the tests of a session ask the host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Store it where the fixture finds it."""
+        config.stash[HOST] = self._host

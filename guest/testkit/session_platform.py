@@ -1,0 +1,206 @@
+"""What the test kit keeps for a session: the platform, in the same state before each test.
+
+The allocator's grants go to the protection unit from before the first buffer on. The unit is on at
+each test's setup, also while fixtures of modules are set up and taken down, so that no result
+depends on the test before. The mark ``unprotected`` turns it off for one test.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from dma_rehearsal.device.layout import WitnessRun
+from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.platform import refusals
+from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
+from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
+from dma_rehearsal.guest.drivers.platform.grants import PlatformAccess, PlatformEvidence
+from dma_rehearsal.guest.drivers.platform.request_log import RequestLog
+from dma_rehearsal.guest.iobuffer.base import access_control, provenance
+from dma_rehearsal.guest.iobuffer.descriptors import coverage
+from dma_rehearsal.guest.iobuffer.os.driver import Driver
+from dma_rehearsal.guest.testkit.attestation import CheckFailed
+from dma_rehearsal.guest.testkit.board import Board
+from dma_rehearsal.guest.testkit.expected_refusals import Expectations
+
+MEMORY_MAX: Final = 256  # rows that tell the host what lay where
+_SHOWN: Final = 3  # buffers in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a test may leave behind: ``grants`` made by hand, and the ``cache`` model's mode."""
+
+    grants: int
+    cache: CacheModelMode
+
+
+class Kit:
+    """The platform and the driver's file of one session. On a board without a platform: neither."""
+
+    def __init__(self, *, iommu: bool = False) -> None:
+        """``iommu``: the device is behind one, so bus addresses are not physical."""
+        self._iommu = iommu
+        self._platform: PlatformDevice | None = None
+        self._access: PlatformAccess | None = None
+        self._driver: Driver | None = None
+        self._missing: PciError | None = None
+        self._item: pytest.Item | None = None
+        self._began = 0
+        self.expectations = Expectations(lambda: self.requests, self.say)
+
+    @property
+    def platform(self) -> PlatformDevice:
+        """The platform, told this guest's PAT and MTRRs; `PciError` where there is none."""
+        if self._platform is None:
+            raise self._missing or PciError("the platform is closed: no test runs")
+        return self._platform
+
+    @property
+    def driver(self) -> Driver:
+        """/dev/dma-rehearsal."""
+        if self._driver is None:
+            self._driver = Driver()
+        return self._driver
+
+    @property
+    def requests(self) -> RequestLog:
+        """The platform's log of requests; `PciError` where there is none."""
+        return self.platform.requests
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a platform."""
+        return self._platform is not None
+
+    @property
+    def translated(self) -> bool:
+        """Whether the device is behind an IOMMU."""
+        return self._iommu
+
+    def mark(self) -> int:
+        """Put a mark into the device's trace; return its number."""
+        return self.requests.mark()
+
+    def walk(self, address: int, length: int) -> list[WitnessRun]:
+        """Have the witness walk the mapping of a range of this process."""
+        return Board(self.platform, self.driver).witness_range(address, length)
+
+    def start(self, item: pytest.Item) -> None:
+        """Begin a test: what is refused, announced and dropped from now on is its own."""
+        self._item, self._began = item, provenance.operations()
+        provenance.dropped(take=True)  # of tests before, whose tracebacks held them
+        self.begin()
+        if self._platform is not None:
+            refusals.use(self.expectations.expects)
+            self.expectations.begin()
+
+    def sequence(self) -> int:
+        """Return how many requests there were, 0 without a platform."""
+        return self._platform.requests.count if self._platform is not None else 0
+
+    def say(self, name: str, value: object) -> None:
+        """Record a property of the test that runs."""
+        if self._item is not None:
+            self._item.user_properties.append((name, value))
+
+    def check_dropped(self, *, cycles: bool = True) -> None:
+        """Fail the test for buffers of its own that went without release(). `CheckFailed`.
+
+        A warning of it would stay unseen in a test that passes. ``cycles``: and those in cycles.
+        """
+        if cycles:
+            gc.collect(1)  # what the test left in them; older generations hold nothing of it
+        if found := provenance.dropped(take=True, since=self._began):
+            dropped = "; ".join(f"{name}, made at {place}" for name, place in found[:_SHOWN])
+            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            raise CheckFailed(
+                f"dropped without release(): {dropped}{more}. A device may still use such memory "
+                "when it is handed out again: release() it, or make it in a with"
+            )
+
+    def left(self) -> Left:
+        """Return what is in force beside the allocator's grants."""
+        if self._platform is None or self._access is None:
+            return Left(0, CacheModelMode.OFF)
+        return Left(self._access.others, self._platform.cache.mode)
+
+    def check_left(self, before: Left) -> None:
+        """Fail a test that leaves to the next ones what was not there ``before``. `CheckFailed`.
+
+        What it granted by hand would let their wrong DMA pass.
+        """
+        platform, access, found = self._platform, self._access, self.left()
+        if platform is None or access is None:
+            return
+        if found.cache is not before.cache:
+            platform.cache.configure(before.cache)
+            raise CheckFailed(
+                f"the test leaves the cache model in mode {found.cache.name}, which was "
+                f"{before.cache.name} before: take the fixture noncoherent, which turns it off"
+            )
+        if found.grants > before.grants:
+            access.reclaim()
+            if (more := access.others - before.grants) > 0:
+                raise CheckFailed(
+                    f"the test leaves {more} grants in force that it made by hand, so that later "
+                    "tests may do DMA there: withdraw them, or take the fixture guarded"
+                )
+
+    def conclude(self, *, failed: bool) -> None:
+        """At a test's end, record what lay where, if it failed or a refusal was not announced.
+
+        That there was one, and the number of the newest request, is said as well: the device's
+        trace must have them.
+        """
+        if self._platform is None:
+            return
+        self.say("requests", self.sequence())
+        if unannounced := self.expectations.unannounced():
+            self.say("unannounced", True)
+        if not (failed or unannounced):
+            return
+        near = self.expectations.refused()
+        if rows := provenance.table(MEMORY_MAX, near):
+            self.say("memory", rows)
+
+    def begin(self, *, protected: bool = True) -> None:
+        """Bring the platform into the state that each test begins in; find it, the first time."""
+        if self._platform is None and self._missing is None:
+            self._open()
+        if self._platform is None:
+            return
+        access_control.use(self._access)
+        unit = self._platform.protection
+        if unit.enabled is not protected:
+            unit.enabled = protected
+
+    def close(self) -> None:
+        """Close everything; `begin` opens it again.
+
+        The unit stays on: a DMA that comes after the last test is refused as one before it.
+        """
+        if self._platform is not None:
+            access_control.use(None)
+            refusals.use(None)
+            coverage.use(None)
+            provenance.clock = provenance.no_clock
+            self._platform.close()
+        if self._driver is not None:
+            self._driver.close()
+        self._platform = self._access = self._driver = self._missing = None
+
+    def _open(self) -> None:
+        try:
+            self._platform = PlatformDevice()
+        except PciError as error:
+            self._missing = error
+            return
+        self._platform.read_memory_types()
+        self._access = PlatformAccess(self._platform.protection)
+        provenance.clock = self.sequence
+        coverage.use(PlatformEvidence(self._platform.protection))

@@ -1,0 +1,323 @@
+"""What this machine has and lacks for a run: a table, a hint for each shortcoming, and a status.
+
+Nothing is made, and nothing has to be there yet:
+``python3 -m dma_rehearsal.host_harness.cli.doctor`` needs the
+standard library alone. Every probe is bounded in time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TextIO
+
+from dma_rehearsal.host_harness.environment import (
+    build_cache,
+    disk_space,
+    driver_build,
+    host_tools,
+    manifest,
+    qemu,
+)
+from dma_rehearsal.host_harness.environment import guest_image as image
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
+
+_PROBE_TIMEOUT_S = 20
+
+
+class Mark(StrEnum):
+    """How a row of the table stands."""
+
+    FINE = "ok"
+    NOTE = "note"  # a run works, with a limit
+    MISSING = "MISSING"  # a run does not work
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: what was looked at, what was found, and what to do about it."""
+
+    subject: str
+    mark: Mark
+    found: str
+    hint: str = ""
+
+
+def _fine(subject: str, found: str) -> Row:
+    return Row(subject, Mark.FINE, found)
+
+
+def architecture() -> Iterator[Row]:
+    """Look at the machine: x86-64 Linux is what a run needs."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) == ("Linux", "x86_64"):
+        yield _fine("architecture", f"{machine}, Linux {platform.release()}")
+    else:
+        yield Row(
+            "architecture",
+            Mark.MISSING,
+            f"{machine}, {system}",
+            "run on x86-64 Linux: the guest's kernel and QEMU are Debian's amd64 packages",
+        )
+
+
+def python() -> Iterator[Row]:
+    """Look at Python and at the virtual environment that ``make setup`` makes."""
+    yield _fine("Python", f"{platform.python_version()} ({sys.executable})")
+    venv = SOURCE / "build" / "venv"
+    try:
+        stamp = (venv / ".made-from").read_text()
+    except OSError:
+        stamp = ""
+    packages = ("pytest", "pexpect", "qemu.qmp")
+    script = (
+        "import importlib.metadata as m, sys\n"
+        "print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    )
+    if not stamp:
+        command = ["python3", "-c", "import ensurepip, venv"]
+        if children.run(command, timeout_s=_PROBE_TIMEOUT_S).returncode != 0:
+            yield Row(
+                "venv",
+                Mark.MISSING,
+                "python3 cannot make virtual environments",
+                host_tools.install("python3-venv"),
+            )
+            return
+        yield Row("venv", Mark.NOTE, f"{venv}: to be made", "make setup (needs the network once)")
+        return
+    try:
+        done = children.run(
+            [str(venv / "bin/python"), "-I", "-c", script, *packages], timeout_s=_PROBE_TIMEOUT_S
+        )
+        said = done.stdout.strip() if done.returncode == 0 else ""
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    if said:
+        yield _fine("venv", said)
+    else:
+        yield Row("venv", Mark.NOTE, f"{venv}: broken", "make setup makes it again")
+
+
+def programs() -> Iterator[Row]:
+    """Look for the programs that the harness runs, each with its package."""
+    lacking = {name: pkg for name, pkg in host_tools.PACKAGES.items() if shutil.which(name) is None}
+    if not host_tools.KEYRING.exists():
+        lacking[str(host_tools.KEYRING)] = "debian-archive-keyring"
+    if lacking:
+        names = ", ".join(f"{name} ({package})" for name, package in lacking.items())
+        yield Row("tools", Mark.MISSING, f"lacking: {names}", host_tools.install(*lacking.values()))
+    else:
+        yield _fine("tools", ", ".join(host_tools.PACKAGES))
+
+
+def emulator() -> Iterator[Row]:
+    """Look at the QEMU that a run would take, and at its accelerator."""
+    passed_over: list[str] = []
+    found = qemu.given(passed_over.append)
+    for text in passed_over:
+        yield Row("QEMU", Mark.NOTE, text)
+    if found is None:
+        found = qemu.cached()
+    if found is None:
+        yield Row(
+            "QEMU",
+            Mark.NOTE,
+            "a private one is to be made from Debian's packages",
+            "the first run makes it (70 MB to fetch)",
+        )
+    else:
+        path = found.command[0] if found.origin in ("$QEMU", "PATH") else found.origin
+        yield _fine("QEMU", f"{found.version} ({path}), has vfio-user-pci")
+    yield _accelerator(found)
+
+
+def _accelerator(found: qemu.Qemu | None) -> Row:
+    wanted = os.environ.get("ACCEL")
+    kernel = image.kernel_in_cache()
+    unopened = qemu.why_kvm_cannot_be_opened()
+    if unopened is None and wanted != "tcg" and (found is None or kernel is None):
+        return Row(
+            "accelerator", Mark.NOTE, "/dev/kvm opens; the first run probes whether it works"
+        )
+    if found is not None and kernel is not None:
+        accelerator, why = qemu.choose_accelerator(found, kernel, wanted)
+    elif wanted == "kvm":
+        return Row("accelerator", Mark.MISSING, f"ACCEL=kvm, but {unopened}", "unset ACCEL")
+    else:
+        accelerator, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
+    if accelerator == "kvm":
+        return _fine("accelerator", why)
+    hint = "a run takes some 40 to 70 s when it emulates"
+    if unopened is not None and not wanted:
+        hint += "; faster with KVM: load kvm_intel or kvm_amd, and join the group kvm"
+    return Row("accelerator", Mark.NOTE, why, hint)
+
+
+def way_to_build() -> Iterator[Row]:
+    """Look at user namespaces and at the way in which the guest's driver would be built."""
+    reason = driver_build.why_not(driver_build.Way.USERNS)
+    yield Row(
+        "namespaces",
+        Mark.NOTE if reason else Mark.FINE,
+        f"no user namespaces: {reason}" if reason else "user namespaces work",
+    )
+    chosen = driver_build.choose()
+    forced = f", as {driver_build.SETTING} asks" if driver_build.asked() else ""
+    yield _fine("driver", f"would be built by the way {chosen!s}{forced}")
+
+
+def guest_image() -> Iterator[Row]:
+    """Look at the guest image in the cache."""
+    made = image.made()
+    if not made.to_make:
+        yield _fine(
+            "guest image",
+            f"kernel {made.kernel}, Python {made.python}, pytest {made.pytest}",
+        )
+        return
+    versions = f"; kernel {made.kernel}, Python {made.python}" if made.kernel else ""
+    yield Row(
+        "guest image",
+        Mark.NOTE,
+        f"to be made: {', '.join(made.to_make)}{versions}",
+        "the first run makes it"
+        + (" (150 MB to fetch)" if "tree" in made.to_make else ", without the network"),
+    )
+
+
+def cached() -> Iterator[Row]:
+    """Look at the cache: where, how much, whether its entries are sound, and the space for more."""
+    root = build_cache.cache_root()
+    found = {kind: build_cache.entries(kind) for kind in build_cache.KINDS}
+    count = sum(len(paths) for paths in found.values())
+    free = disk_space.free(root)
+    size = f"{disk_space.amount(build_cache.usage(root))}, " if root.is_dir() else ""
+    words = f"{root}: {size}{count} entries, {disk_space.amount(free)} free"
+    needed = sum(kind.needed for kind, paths in found.items() if not paths)
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir():
+        yield Row("cache", Mark.MISSING, f"{nearest} is no folder", _moves())
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        mark = Mark.MISSING if needed else Mark.NOTE
+        yield Row("cache", mark, f"{words}; it cannot be written", _moves())
+    elif free < needed:
+        yield Row(
+            "cache",
+            Mark.MISSING,
+            f"{words}, where {disk_space.amount(needed)} are needed",
+            f"free some, or {_moves()}",
+        )
+    else:
+        yield _fine("cache", words)
+    broken = [
+        f"{kind.name}/{path.name}: {fault}"
+        for kind, paths in found.items()
+        for path in paths
+        if (fault := manifest.fault_of(path))
+    ]
+    if broken:
+        yield Row(
+            "cache",
+            Mark.NOTE,
+            f"{len(broken)} entries are broken, the first is {broken[0]}",
+            "a run makes again what it needs; make clean-cache frees the rest",
+        )
+
+
+def _moves() -> str:
+    return "DMA_REHEARSAL_CACHE=/another/folder moves the cache"
+
+
+def memory_available() -> Iterator[Row]:
+    """Look at the memory: the guest's RAM is shared memory, and QEMU needs some beside it."""
+    needed = memory_layout.VM_SIZE
+    available = memory_layout.available()
+    words = f"{disk_space.amount(available)} available"
+    if available >= needed:
+        yield _fine("memory", words)
+    else:
+        yield Row(
+            "memory",
+            Mark.MISSING,
+            f"{words}, a run needs {disk_space.amount(needed)}",
+            "end other programs, or give this machine more memory",
+        )
+
+
+LOOKS: tuple[tuple[str, Callable[[], Iterator[Row]]], ...] = (
+    ("architecture", architecture),
+    ("Python", python),
+    ("tools", programs),
+    ("QEMU", emulator),
+    ("driver", way_to_build),
+    ("guest image", guest_image),
+    ("cache", cached),
+    ("memory", memory_available),
+)
+
+
+def rows() -> Iterator[Row]:
+    """Look at everything; an error of the harness becomes a row with its hint."""
+    for subject, look in LOOKS:
+        try:
+            yield from look()
+        except HarnessError as error:
+            yield Row(subject, Mark.MISSING, str(error.args[0]), error.hint)
+        except (OSError, subprocess.SubprocessError) as error:
+            yield Row(subject, Mark.MISSING, f"cannot be told: {error}")
+
+
+def run(stream: TextIO) -> Status:
+    """Print the table to ``stream``; PASSED when a run would work here, else ENVIRONMENT."""
+    missing = 0
+    for row in rows():
+        missing += row.mark is Mark.MISSING
+        first, *more = row.found.splitlines() or [""]
+        print(f"{row.subject:<13} {row.mark:<8} {first}", file=stream)
+        for line in more:
+            print(f"{'':<22} {line}", file=stream)
+        if row.hint:
+            print(f"{'':<22} next: {row.hint}", file=stream)
+        stream.flush()
+    if missing:
+        print(f"\na run does not work here: {missing} missing", file=stream)
+        return Status.ENVIRONMENT
+    print("\na run works here", file=stream)
+    return Status.PASSED
+
+
+def clean_cache(stream: TextIO) -> Status:
+    """Remove what nobody uses from the cache and say how much that freed."""
+    freed = build_cache.clean(lambda text: print(text, file=stream, flush=True))
+    print(f"freed {disk_space.amount(freed)} in {build_cache.cache_root()}", file=stream)
+    return Status.PASSED
+
+
+def main(arguments: list[str]) -> Status:
+    """Run the doctor, or ``clean-cache``, without the virtual environment."""
+    try:
+        if arguments == ["clean-cache"]:
+            return clean_cache(sys.stdout)
+        if arguments:
+            raise UsageError(f"unknown: {' '.join(arguments)}", "give nothing, or clean-cache")
+        return run(sys.stdout)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Status.NO_VERDICT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

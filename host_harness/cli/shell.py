@@ -1,0 +1,200 @@
+"""A login shell in the guest, and further ones beside it; edits of ``guest/`` follow live.
+
+Each shell stands on a virtio console of the guest, whose other end is a Unix socket of QEMU's. A
+lock file beside the socket says that somebody is on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import socket
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dma_rehearsal.host_harness.environment.payload import GUEST_FOLDER, SOURCE, is_copied
+from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run_folder import LIVE
+
+ESCAPE = b"\x1d"  # Ctrl-]
+# What the guest's init writes when a shell has ended; guest/agent/init.py has the same bytes.
+SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
+_LOOK_S = 0.5  # between looks at the files of guest/
+
+
+def run(rig: Rig) -> Status:
+    """Boot the guest, let the user work in a shell until it ends, end the VM."""
+    try:
+        vm = rig.boot()
+        folder = rig.folder
+        if folder is None:
+            raise RuntimeError("a booted rig has a folder")
+        rig.progress.note(
+            f"a login shell in the guest; exit or Ctrl-] ends the VM. Edits of {SOURCE / 'guest'} "
+            f"follow.\n  another shell beside it:  dma-rehearsal shell --attach {folder}\n"
+            f"                            (in a checkout: make shell ATTACH={folder})",
+            always=True,
+        )
+        follower = Follower(vm)
+        with _taken(_facts(folder)) as console:
+            relay(console, vm, follower.look)
+        vm.power_off()
+    except HarnessError as error:
+        rig.error = error
+        print(f"error: {error}", file=sys.stderr)
+    return rig.conclude(Status.PASSED, tests=False)
+
+
+def attach(folder: Path) -> Status:
+    """Open one more shell in the VM of the run's ``folder``. UsageError when there is none."""
+    with _taken(_facts(folder)) as console:
+        relay(console)
+    return Status.PASSED
+
+
+def _facts(folder: Path) -> list[Path]:
+    """Return the sockets of a live VM's shells."""
+    try:
+        facts = json.loads((folder / LIVE).read_text())
+        return [Path(path) for path in facts["shells"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"no VM that has shells runs for {folder}",
+            "start one with: make shell (or KEEP=1 make test-vm), then name its folder",
+        ) from error
+
+
+@contextmanager
+def _taken(sockets: list[Path]) -> Iterator[socket.socket]:
+    """Connect to the first shell that nobody is on, and hold it."""
+    for path in sockets:
+        with contextlib.suppress(FileNotFoundError), path.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+                try:
+                    stream.connect(str(path))
+                except OSError as error:
+                    raise UsageError(f"the VM's shell does not answer: {error}") from error
+                yield stream
+                return
+    raise UsageError(f"all {len(sockets)} shells of this VM are in use", "leave one of them first")
+
+
+@contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    """Give every key to the guest, Ctrl-C too, where ``descriptor`` is a terminal."""
+    if not os.isatty(descriptor):
+        yield
+        return
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def relay(
+    console: socket.socket, vm: Vm | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Carry bytes between the user and a shell until it ends, or the user leaves with Ctrl-].
+
+    ``meanwhile`` is called now and then. NoVerdict when ``vm`` is given and is lost.
+    """
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    size = shutil.get_terminal_size()
+    # The shell's first prompt went where nobody listened; a line gives the next one.
+    console.sendall(f" stty rows {size.lines} cols {size.columns}\r".encode())
+    poll = select.poll()
+    for descriptor in (console, keyboard, *([vm] if vm else [])):
+        poll.register(descriptor, select.POLLIN)
+    held = b""
+    with _raw(keyboard):
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll(_LOOK_S * 1000)}
+            if console.fileno() in ready:
+                data = console.recv(1 << 16)
+                if not data:
+                    return
+                shown, held, ended = _until_end(held + data)
+                _write_all(screen, shown)
+                if ended:
+                    return
+            if keyboard in ready:
+                typed = os.read(keyboard, 1 << 12)
+                if not typed:  # a script's end: what it started may still print
+                    poll.unregister(keyboard)
+                    typed = b"\x04"
+                head, escape, _ = typed.partition(ESCAPE)
+                console.sendall(head)
+                if escape:
+                    return
+            if vm and vm.fileno() in ready:
+                vm.poll("kept", 0)
+            meanwhile()
+
+
+def _until_end(data: bytes) -> tuple[bytes, bytes, bool]:
+    """Return what to show, what to hold back as it may begin the end's mark, and if it came."""
+    shown, mark, _ = data.partition(SHELL_ENDED)
+    if mark:
+        return shown, b"", True
+    for length in range(min(len(SHELL_ENDED) - 1, len(data)), 0, -1):
+        if SHELL_ENDED.startswith(data[-length:]):
+            return data[:-length], data[-length:], False
+    return data, b"", False
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class Follower:
+    """Copies the files of ``guest/`` that change into a running guest."""
+
+    def __init__(self, vm: Vm, source: Path = SOURCE / "guest") -> None:
+        self._vm = vm
+        self._source = source
+        self._known = self._files()
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Copy what changed since the last look; at most once in ``_LOOK_S`` seconds."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LOOK_S
+        now = self._files()
+        for name in sorted(now.keys() | self._known.keys()):
+            if now.get(name) == self._known.get(name):
+                continue
+            data = None
+            if name in now:
+                with contextlib.suppress(FileNotFoundError):  # gone again meanwhile
+                    data = base64.b64encode((self._source / name).read_bytes()).decode()
+            self._vm.store(f"/{GUEST_FOLDER}/{name}", data)
+        self._known = now
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for path in self._source.rglob("*"):
+            name = path.relative_to(self._source)
+            if is_copied(name) and path.is_file():
+                status = path.stat()
+                found[str(name)] = status.st_mtime_ns, status.st_size
+        return found

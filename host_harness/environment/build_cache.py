@@ -1,0 +1,451 @@
+"""The environment's cache: folders named by the digest of what went into them.
+
+An entry is built in a staging folder under its kind's lock, sealed by a manifest that lists what
+must be there (and by the manifest's own digest), and then renamed: a run that is killed half-way
+leaves no entry that looks whole, and two runs that want the same one build it once. Each use
+checks the entry against its manifest and holds a shared lock on it until the process ends, so
+nobody removes what a running VM uses.
+
+Locks go with the process that held them. Where the file system has none, builds still come out
+whole (the rename decides), but nothing is tidied up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dma_rehearsal.host_harness.environment import disk_space
+from dma_rehearsal.host_harness.environment import manifest as seal
+from dma_rehearsal.host_harness.process import janitor
+from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
+
+_STAGING_PREFIX = ".staging-"
+_ENTRY_NAME = re.compile(r"[0-9a-f]{16}")
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+# The longest build is bounded by its own commands; a holder that stays longer is not building.
+_LOCK_WAIT_S = 3600.0
+_YOUNG_S = 3600.0
+
+Note = Callable[[str], None]
+Build = Callable[[Path], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of entry: its folder's name, its name for people, and how its entries are treated.
+
+    ``needed`` is the space in bytes that a build takes at its peak; ``hashed`` is for the entries
+    that are booted, whose contents are checked at each use; ``keep`` is how many entries stay
+    when a new one is made.
+    """
+
+    name: str
+    needed: int
+    hashed: bool
+    keep: int
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.words or self.name
+
+
+QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2, words="private QEMU")
+TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
+DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
+IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
+PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
+KINDS = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)
+NOTES_FOLDER = "no-kvm"  # what qemu.py remembers of a failed probe
+
+_held: dict[Path, int] = {}
+
+
+def cache_root() -> Path:
+    """Return the cache's folder: DMA_REHEARSAL_CACHE, else dma-rehearsal in XDG_CACHE_HOME."""
+    if chosen := os.environ.get("DMA_REHEARSAL_CACHE"):
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "dma-rehearsal"
+
+
+def digest_of(inputs: object) -> str:
+    """Return 16 hexadecimal digits that stand for ``inputs`` (anything JSON can say)."""
+    text = json.dumps(inputs, sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def digest_of_files(root: Path, pattern: str = "**/*") -> str:
+    """Return a digest of the names and contents of the files below ``root``."""
+    total = hashlib.sha256()
+    for path in sorted(root.glob(pattern)):
+        if path.is_file() and "__pycache__" not in path.parts:
+            total.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def folder_of(kind: Kind, inputs: dict[str, Any]) -> Path:
+    """Return where the entry that ``inputs`` describe is, or would be."""
+    return cache_root() / kind.name / digest_of(inputs)
+
+
+def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -> Path:
+    """Return the folder of the entry that ``inputs`` describe; build it if it is not there.
+
+    ``build`` fills the folder it is given and returns what else belongs in the manifest, such as
+    the versions that were resolved. An entry that is not as it was made is built again, which
+    ``note`` is told in one line. The entry stays in use until this process ends, or ``release``.
+    EnvironmentFailure when there is no space or the cache cannot be written.
+    """
+    final = folder_of(kind, inputs)
+    folder = final.parent
+    if _take(final, inputs) is None:
+        return final
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, f"making the {kind}", note) as alone:
+            wrong = _take(final, inputs)
+            if wrong is None:
+                return final
+            if alone:
+                _remove_leftovers(folder)
+            if wrong:
+                note(f"the cached {kind} is broken ({wrong}); making it again")
+            if final.exists():
+                _remove_entry(final)
+            disk_space.require(str(kind), folder, kind.needed)
+            _build(kind, inputs, build, final)
+            wrong = _take(final, inputs)
+            if wrong is not None:
+                raise EnvironmentFailure(
+                    f"the {kind} in {final} is broken right after it was made: {wrong}",
+                    "look at the disk, or set DMA_REHEARSAL_CACHE to another folder",
+                )
+            if alone:
+                _prune(folder, kind, final)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _explained(error, kind, folder) from error
+    return final
+
+
+def recorded(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of the entry that ``inputs`` describe, None when there is none.
+
+    The entry is in use from then on, but nothing of it besides the manifest is looked at.
+    """
+    final = folder_of(kind, inputs)
+    try:
+        return seal.manifest(final) if _take(final, inputs, look=False) is None else None
+    except (OSError, ValueError):
+        return None
+
+
+def discard(path: Path) -> bool:
+    """Remove an entry that turned out not to work; False when somebody else uses it."""
+    if path in _held:
+        os.close(_held.pop(path))
+    with contextlib.suppress(OSError):
+        return _remove_unused(path)
+    return False
+
+
+def release() -> None:
+    """Say that this process uses no entry any more."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+def clean(note: Note = _say) -> int:
+    """Remove every entry that nobody uses and return how many bytes that freed.
+
+    What a running build or VM uses stays, and so does whatever is not the cache's; each is told
+    by ``note``. EnvironmentFailure when something cannot be removed.
+    """
+    root = cache_root()
+    freed = 0
+    try:
+        for kind in KINDS:
+            freed += _clean_kind(root / kind.name, note)
+        for path in (root / NOTES_FOLDER).glob("*"):
+            path.unlink()
+        for folder in (root / NOTES_FOLDER, root):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"the cache {root} cannot be removed: {error}",
+            f"remove it as its owner ({_owner(root)})",
+        ) from error
+    for path in root.glob("*"):
+        if path.name not in {kind.name for kind in KINDS}:
+            note(f"{path} is not the cache's; left alone")
+    return freed
+
+
+def usage(path: Path) -> int:
+    """Return the bytes that a folder takes on the disk."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in (".", *names):
+            with contextlib.suppress(OSError):
+                total += os.lstat(f"{folder}/{name}").st_blocks * 512
+    return total
+
+
+def entries(kind: Kind) -> list[Path]:
+    """Return the folders of a kind's entries, the one that was used last first."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in (cache_root() / kind.name).iterdir():
+            if _ENTRY_NAME.fullmatch(path.name):
+                found.append((_last_use(path), path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | None:
+    """Hold a sound entry and return None; else return what is wrong, "" when it is not there.
+
+    ``look`` compares all of it with its manifest.
+    """
+    try:
+        descriptor = os.open(final / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return "no manifest.json" if final.is_dir() else ""
+    try:
+        if not _lock(descriptor, fcntl.LOCK_SH, 10):
+            return "locked by somebody who removes it"
+        if not _is_still(descriptor, final / "manifest.json"):
+            return ""
+        try:
+            _manifest_for(final, inputs)
+        except (OSError, ValueError) as error:
+            return f"manifest.json: {seal.brief(error)}"
+        if look and (wrong := seal.fault_of(final)):
+            return wrong
+        with contextlib.suppress(OSError):  # a cache that may only be read
+            os.utime(final / "manifest.json")
+        # The lock stays with a descriptor of its own until this process ends.
+        if final not in _held:
+            _held[final] = os.dup(descriptor)
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _manifest_for(final: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    loaded = seal.manifest(final)
+    if digest_of(loaded["inputs"]) != digest_of(inputs):
+        raise ValueError("made from other inputs")
+    return loaded
+
+
+def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> None:
+    # Known to the janitor before it is there, so that not even SIGKILL leaves it.
+    staging = final.parent / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
+    with janitor.guard_path(staging):
+        staging.mkdir(mode=0o755)
+        try:
+            resolved = build(staging)
+            seal.write(staging, {"inputs": inputs, **resolved}, hashed=kind.hashed)
+            try:
+                staging.rename(final)
+            except OSError as error:
+                # Without locks another run may have been faster; its entry is as good.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        finally:
+            janitor.remove_tree(staging)
+
+
+@contextmanager
+def _locked(folder: Path, purpose: str, note: Note) -> Iterator[bool]:
+    """Hold the folder's lock. Yields False where the file system has no locks."""
+    path = folder / ".lock"
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    told = False
+    while True:
+        with path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = f"another run (process {lock.read(20).strip() or '?'})"
+                if time.monotonic() > deadline:
+                    raise EnvironmentFailure(
+                        f"{holder} has held {path} for more than {_LOCK_WAIT_S:.0f} s",
+                        "look at what it does and end it, then run again",
+                    ) from None
+                if not told:
+                    note(f"{holder} is at it: waiting before {purpose}")
+                    told = True
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                note(f"{folder} is on a file system without locks; nothing in it is tidied up")
+                yield False
+                return
+            else:
+                if _is_still(lock.fileno(), path):  # clean-cache removes lock files, too
+                    lock.truncate(0)
+                    lock.write(f"{os.getpid()}\n")
+                    lock.flush()
+                    yield True
+                    return
+                continue
+        time.sleep(0.1)
+
+
+def _lock(descriptor: int, operation: int, wait_s: float) -> bool:
+    """Lock within some seconds; True as well where the file system has no locks."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return True
+            raise
+        time.sleep(0.02)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Return whether a path still names the file that was opened and then locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _last_use(path: Path) -> float:
+    try:
+        return (path / "manifest.json").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(f"{_STAGING_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody still writes there: the next build tries
+            janitor.remove_tree(leftover)
+
+
+def _remove_entry(path: Path) -> None:
+    """Remove an entry; at once for others, who see it whole or not at all."""
+    aside = path.parent / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
+    with janitor.guard_path(aside):
+        path.rename(aside)
+        janitor.remove_tree(aside)
+
+
+def _remove_unused(path: Path) -> bool:
+    """Remove an entry that nobody holds; return whether it was removed."""
+    if path in _held:
+        return False
+    try:
+        descriptor = os.open(path / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        _remove_entry(path)  # no entry without a manifest is ever used
+        return True
+    try:
+        if not _lock(descriptor, fcntl.LOCK_EX, 0):
+            return False
+        _remove_entry(path)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _prune(folder: Path, kind: Kind, newest: Path) -> None:
+    """Remove entries that no current input names: not the newest few, nor young or used ones."""
+    old = [path for path in entries(kind) if path.parent == folder and path != newest]
+    for path in old[kind.keep - 1 :]:
+        if time.time() - _last_use(path) > _YOUNG_S:
+            with contextlib.suppress(OSError):
+                _remove_unused(path)
+
+
+def _clean_kind(folder: Path, note: Note) -> int:
+    if not folder.is_dir():
+        return 0
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"{folder} is kept: a build is running there")
+            return 0
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            note(f"{folder} is kept: no locks there tell whether it is in use; remove it by hand")
+            return 0
+        before = usage(folder)
+        _remove_leftovers(folder)
+        for path in list(folder.iterdir()):
+            if _ENTRY_NAME.fullmatch(path.name) and not _remove_unused(path):
+                note(f"{path} is kept: a run uses it")
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            with contextlib.suppress(OSError):  # somebody came in since
+                folder.rmdir()
+            return before
+        return before - usage(folder)
+    finally:
+        os.close(lock)
+
+
+def _owner(path: Path) -> str:
+    while not path.exists() and path.parent != path:
+        path = path.parent
+    number = path.stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _explained(
+    error: OSError | subprocess.SubprocessError, kind: Kind, folder: Path
+) -> EnvironmentFailure:
+    if disk_space.is_the_reason(error):
+        return disk_space.failure(str(kind), folder, kind.needed, str(error))
+    moves = "DMA_REHEARSAL_CACHE=/another/folder moves the cache"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EnvironmentFailure(
+            f"the {kind} has to be made, and the cache {cache_root()} (of {_owner(folder)}) "
+            f"cannot be written: {error}",
+            moves,
+        )
+    if isinstance(error, subprocess.TimeoutExpired):
+        return EnvironmentFailure(
+            f"making the {kind} failed: {error.cmd[0]} took longer than {error.timeout:.0f} s",
+            "run again when the machine, or its network, has less to do",
+        )
+    return EnvironmentFailure(
+        f"making the {kind} in {cache_root()} failed: {error}",
+        f"it must be a folder that can be written; {moves}",
+    )

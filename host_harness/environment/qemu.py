@@ -1,0 +1,273 @@
+"""Find a QEMU that has ``vfio-user-pci``, or unpack a private one; choose its accelerator.
+
+QEMU >= 10.1 is needed. A feature is probed by what QEMU prints: ``-device nosuchdev,help`` exits 0,
+and version numbers say nothing of how a distribution built it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dma_rehearsal.host_harness.environment import build_cache, debian
+from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
+from dma_rehearsal.host_harness.process.janitor import remove_tree
+
+# Tried in this order: the suites of Debian that carry QEMU >= 10.1.
+_SUITES = ("forky", "sid")
+_PACKAGES = ("qemu-system-x86",)
+_DEVICES = ("vfio-user-pci", "edu")  # how ours are plugged in, and the one for a second opinion
+_PROBE_TIMEOUT_S = 30
+_KVM_PROBE_TIMEOUT_S = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Qemu:
+    """How to start QEMU: the first words of its argv and what its environment needs."""
+
+    command: tuple[str, ...]
+    version: str
+    origin: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def full_environment(self) -> dict[str, str]:
+        """Return the environment of this process with QEMU's additions."""
+        return {**os.environ, **self.environment}
+
+
+class NotUsable(Exception):
+    """Why a QEMU cannot be used, in a few words. ``hangs``: it may be the machine's fault."""
+
+    hangs = False
+
+
+class Hangs(NotUsable):
+    """The QEMU gave no answer in time."""
+
+    hangs = True
+
+
+def _output(qemu: Qemu, *arguments: str) -> str:
+    """Return what QEMU prints; NotUsable when it hangs, crashes or does not start."""
+    try:
+        done = children.run(
+            [*qemu.command, *arguments],
+            timeout_s=_PROBE_TIMEOUT_S,
+            environment=qemu.full_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        raise Hangs(f"it hangs: no answer within {_PROBE_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise NotUsable(f"it does not start: {error.strerror or error}") from None
+    if done.returncode < 0:
+        raise NotUsable(f"it crashes ({signal.Signals(-done.returncode).name})")
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise NotUsable(f"it fails: {said}")
+    return done.stdout
+
+
+def _probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -> Qemu:
+    """Return the QEMU if it has what a run plugs in; NotUsable says what is wrong with it."""
+    bare = Qemu(command, "", origin, environment)
+    # Without -nodefaults it aborts where the host has modules of another QEMU installed.
+    devices = _output(
+        bare, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "none",
+        "-device", "help",
+    )  # fmt: skip
+    found = re.search(r"version (\S+)", _output(bare, "--version"))
+    version = found.group(1) if found else "of an unknown version"
+    for device in _DEVICES:
+        if f'"{device}"' not in devices:
+            raise NotUsable(f"QEMU {version} has no {device} device")
+    return Qemu(command, version, origin, environment)
+
+
+def _private(folder: Path) -> Qemu:
+    root = folder / "root"
+    command = [
+        *debian.loader_command(root, "usr/bin/qemu-system-x86_64"),
+        *("-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios")),
+    ]
+    modules = str(root / "usr/lib/x86_64-linux-gnu/qemu")
+    return _probe(tuple(command), f"private, {folder.name}", {"QEMU_MODULE_DIR": modules})
+
+
+def _inputs() -> dict[str, object]:
+    return {"suites": _SUITES, "packages": _PACKAGES, "format": 2}
+
+
+def given(note: Callable[[str], None]) -> Qemu | None:
+    """Return the user's own QEMU: $QEMU, or the one on PATH; None where a private one is to do.
+
+    EnvironmentFailure when $QEMU is set and cannot be used. One on PATH that cannot be used is
+    passed over, and ``note`` is told why.
+    """
+    if chosen := os.environ.get("QEMU"):
+        try:
+            return _probe((chosen,), "$QEMU", {})
+        except NotUsable as error:
+            raise EnvironmentFailure(
+                f"QEMU={chosen} cannot be used: {error}",
+                "name a QEMU >= 10.1 built with vfio-user, or unset QEMU to use a private one",
+            ) from None
+    on_path = shutil.which("qemu-system-x86_64")
+    if on_path is not None:
+        try:
+            return _probe((on_path,), "PATH", {})
+        except NotUsable as error:
+            note(f"{on_path} is passed over for a private QEMU: {error}")
+    return None
+
+
+def cached() -> Qemu | None:
+    """Return the private QEMU that the cache holds, None when it has to be made. Makes nothing.
+
+    EnvironmentFailure when it is there and does not work.
+    """
+    if build_cache.recorded(build_cache.QEMU, _inputs()) is None:
+        return None
+    return _checked(build_cache.folder_of(build_cache.QEMU, _inputs()))
+
+
+def _checked(folder: Path) -> Qemu:
+    try:
+        return _private(folder)
+    except NotUsable as error:
+        raise EnvironmentFailure(
+            f"the private QEMU in {folder} cannot be used: {error}",
+            "make clean-cache, then run again; or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
+        ) from None
+
+
+def find(progress: Callable[[str], None]) -> Qemu:
+    """Return a QEMU with vfio-user-pci: $QEMU, the one on PATH, or a private one in the cache.
+
+    EnvironmentFailure when $QEMU is set and does not have it, or when none can be had.
+    """
+    if (own := given(progress)) is not None:
+        return own
+
+    def build(staging: Path) -> dict[str, object]:
+        refusals = []
+        hint = ""
+        for suite in _SUITES:
+            progress(f"unpacking QEMU from Debian {suite} (about 190 MB, once)")
+            root = staging / "root"
+            root.mkdir()
+            try:
+                versions = debian.unpack(suite, _PACKAGES, root)
+                _private(staging)
+                return {"suite": suite, "versions": versions}
+            except EnvironmentFailure as error:
+                refusals.append(str(error.args[0]))
+                hint = hint or error.hint
+                if isinstance(error, debian.NoNetwork):
+                    break  # another suite is not nearer
+            except NotUsable as error:
+                refusals.append(f"the one of Debian {suite}: {error}")
+            remove_tree(root)
+        raise EnvironmentFailure(
+            "no QEMU with vfio-user-pci can be had:\n" + "\n".join(refusals),
+            f"{hint or 'run again later'}; or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
+        )
+
+    folder = build_cache.entry(build_cache.QEMU, _inputs(), build, progress)
+    try:
+        return _private(folder)
+    except NotUsable as error:
+        if error.hangs or not build_cache.discard(folder):
+            return _checked(folder)
+        progress(f"the cached QEMU is broken ({error}); making it again")
+    return _checked(build_cache.entry(build_cache.QEMU, _inputs(), build, progress))
+
+
+def choose_accelerator(qemu: Qemu, kernel: Path, wanted: str | None) -> tuple[str, str]:
+    """Return the accelerator ("kvm" or "tcg") and one line that says why.
+
+    ``wanted`` is None, "kvm" or "tcg". An open /dev/kvm proves nothing, so a tiny VM boots
+    ``kernel`` under a time limit. UsageError for another word, EnvironmentFailure when "kvm" was
+    asked for and does not work.
+    """
+    if wanted not in (None, "", "kvm", "tcg"):
+        raise UsageError(f"ACCEL={wanted} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
+    if wanted == "tcg":
+        return "tcg", "tcg, as asked"
+    # Who insists gets a new probe: one that timed out on a busy machine was remembered.
+    probe = _why_no_kvm if wanted == "kvm" else _remembered_why_no_kvm
+    reason = probe(qemu, kernel)
+    if reason is None:
+        return "kvm", "kvm (a probe VM booted a kernel)"
+    if wanted == "kvm":
+        raise EnvironmentFailure(
+            f"ACCEL=kvm, but KVM does not work here: {reason}", "run without ACCEL to use tcg"
+        )
+    return "tcg", f"tcg (no KVM: {reason})"
+
+
+def _remembered_why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
+    """Probe KVM, but a probe that failed only once for each boot of this machine."""
+    note = _kvm_note(qemu)
+    try:
+        return note.read_text()
+    except OSError:
+        reason = _why_no_kvm(qemu, kernel)
+    if reason is not None:
+        with contextlib.suppress(OSError):  # a cache that may only be read: probe each time
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_suffix(f".{os.getpid()}")
+            partial.write_text(reason)
+            partial.rename(note)
+    return reason
+
+
+def _kvm_note(qemu: Qemu) -> Path:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    inputs = {"boot": boot_id, "qemu": qemu.command, "version": qemu.version, "uid": os.geteuid()}
+    return build_cache.cache_root() / build_cache.NOTES_FOLDER / build_cache.digest_of(inputs)
+
+
+def why_kvm_cannot_be_opened() -> str | None:
+    """Return None when /dev/kvm opens (which does not prove that it works), else why not."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    return None
+
+
+def _why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
+    """Return None when KVM boots a kernel to its first panic, else why not."""
+    if reason := why_kvm_cannot_be_opened():
+        return reason
+    # Without an initramfs the kernel panics, and panic=-1 with -no-reboot ends QEMU at once.
+    command = [
+        *qemu.command,
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "256M"),
+        *("-kernel", str(kernel), "-append", "panic=-1 quiet console=ttyS0", "-serial", "stdio"),
+    ]
+    start = time.monotonic()
+    try:
+        done = children.run(
+            command,
+            timeout_s=_KVM_PROBE_TIMEOUT_S,
+            environment=qemu.full_environment(),
+        )
+    except OSError as error:
+        return f"a probe VM does not start: {error.strerror or error}"
+    except subprocess.TimeoutExpired:
+        return f"a probe VM hung for {time.monotonic() - start:.0f} s"
+    if "Kernel panic" in done.stdout:
+        return None
+    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return f"a probe VM failed: {last}"

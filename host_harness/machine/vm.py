@@ -1,0 +1,348 @@
+"""A running VM: device process, QEMU, console, monitor and result channel, watched together.
+
+While anything is awaited all of them are watched, and those of other VMs of the run, so a loss is
+named at once, and never by a deadline that happens to pass. ``launch`` starts one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dma_rehearsal.host_harness.machine import device_control, exit_reasons
+from dma_rehearsal.host_harness.machine.channel import PROTOCOL, Channel, ChannelBroken, Message
+from dma_rehearsal.host_harness.machine.console import Console
+from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
+from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
+from dma_rehearsal.host_harness.process.deadlines import wait_limit
+from dma_rehearsal.host_harness.process.errors import NoVerdict
+from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.session.guest_protocol import cleaned
+from dma_rehearsal.host_harness.session.run_folder import tail
+
+_LOGS = ("console.log", "qemu.log", "device.log")
+_WAIT_MAX_S = 60.0
+_WORDS_MAX_S = 0.5  # for what a console has said that nobody has read yet
+_LATE_S = 3.0
+
+
+@dataclass(slots=True)
+class Vm:
+    """A guest, from the start of QEMU on; `await_ready` waits until its agent answers.
+
+    ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long;
+    ``subject`` is the test that runs there, for whoever is told of a loss. ``unread`` says that
+    `take` may have something, without another `poll`.
+    """
+
+    folder: Path
+    accelerator: str
+    deadlines: Mapping[str, float]
+    progress: Progress
+    device: subprocess.Popen[bytes]
+    qemu: subprocess.Popen[bytes]
+    console: Console
+    monitor: Monitor
+    channel: Channel
+    sockets: Path
+    memory: GuestMemory
+    hello: Message = field(default_factory=dict)
+    subject: str = ""
+    unread: bool = False
+    _beside: list[Vm] = field(default_factory=list)
+    _all: selectors.BaseSelector | None = None
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _pidfds: list[int] = field(default_factory=list)
+    _qemu_log_size: int = 0
+    _panic_announced: bool = False
+    _told_to_end: bool = False
+
+    def watch(self) -> None:
+        """Begin to watch processes, console and channel together."""
+        for process in (self.device, self.qemu):
+            pidfd = os.pidfd_open(process.pid)
+            self._pidfds.append(pidfd)
+            self._selector.register(pidfd, selectors.EVENT_READ, process)
+        self._selector.register(self.console.wakeup, selectors.EVENT_READ, None)
+        self._selector.register(self.channel, selectors.EVENT_READ, None)
+        self._selector.register(self.monitor.panicked, selectors.EVENT_READ, None)
+
+    def watch_too(self, others: Iterable[Vm]) -> None:
+        """From now on look at these VMs, too, whenever this one waits for something."""
+        self._beside += others
+        self._all = selectors.DefaultSelector()
+        for vm in (self, *self._beside):
+            self._all.register(vm, selectors.EVENT_READ, vm)
+
+    def unwatch(self) -> None:
+        """Close what ``watch`` and ``watch_too`` opened."""
+        if self._all:
+            self._all.close()
+        self._selector.close()
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when ``poll`` has something to look at."""
+        return self._selector.fileno()  # type: ignore[attr-defined,no-any-return]  # epoll's
+
+    def send(self, phase: str, message: Message) -> None:
+        """Send a message to the guest; NoVerdict when the channel is gone."""
+        try:
+            self.channel.send(message)
+        except OSError as error:
+            self.poll(phase, 2.0)
+            raise self.lost(phase, f"the result channel broke: {error}") from error
+
+    def receive(self, phase: str, *kinds: str, limit_s: float | None = None) -> Message:
+        """Return the next message, which must be of one of ``kinds``, within the phase's deadline.
+
+        ``limit_s``, seconds from now, takes the deadline's place. NoVerdict names the phase and
+        what was lost.
+        """
+        limit = self.deadlines[phase] if limit_s is None else limit_s
+        deadline = time.monotonic() + limit
+        while (message := self.take(phase, *kinds)) is None:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                whole = self.deadlines.get(phase, limit)
+                raise self.lost(phase, f"no answer within its deadline of {whole:g} s")
+            self.poll(phase, remaining)
+        return message
+
+    def take(self, phase: str, *kinds: str) -> Message | None:
+        """Return the next message, which must be of one of ``kinds``, if `poll` has brought one.
+
+        NoVerdict as for `receive`.
+        """
+        try:
+            message = self.channel.take()
+        except ChannelBroken as error:
+            raise self.lost(phase, f"the result channel is corrupted: {error}") from error
+        if message is None:
+            self.unread = False
+        elif message["type"] != "executed":
+            message = cleaned(message)
+        if message is None or message["type"] in kinds:
+            return message
+        if message["type"] == "error":
+            raise self.lost(phase, f"the guest's agent failed:\n{message.get('text')}")
+        raise self.lost(phase, f"the guest sent {message['type']!r} where {kinds} was expected")
+
+    @contextlib.contextmanager
+    def panic_announced(self) -> Iterator[None]:
+        """In the block one panic that the guest reports is no loss, and stops the machine."""
+        self._panic_announced = True
+        try:
+            yield
+        finally:
+            self._panic_announced = False
+
+    def await_panic(self, phase: str, limit_s: float) -> None:
+        """Wait until the panic that was announced has stopped the machine.
+
+        NoVerdict when that takes more than ``limit_s`` seconds, or the VM is lost.
+        """
+        deadline = time.monotonic() + limit_s
+        reported = False
+        while True:
+            if not reported:
+                with contextlib.suppress(BlockingIOError):
+                    reported = os.eventfd_read(self.monitor.panicked) > 0
+            # The event is sent when the CPU begins to stop.
+            if reported and self.monitor.command("query-status")["status"] == "guest-panicked":
+                return
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise self.lost(phase, f"the guest did not stop within {limit_s:g} s")
+            self.poll(phase, min(remaining, 0.01) if reported else remaining)
+
+    def await_ready(self) -> None:
+        """Wait until the guest's agent has said hello, which is kept.
+
+        NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
+        """
+        self.await_kernel()
+        self.hello = self.receive("guest ready", "hello")
+        if self.hello.get("protocol") != PROTOCOL:
+            raise NoVerdict(
+                "guest ready",
+                f"the guest speaks protocol {self.hello.get('protocol')}, the host {PROTOCOL}",
+                "run again from one checkout: guest/ and host_harness/ belong together",
+            )
+
+    def await_kernel(self) -> None:
+        """Wait until the kernel has handed over to init."""
+        limit = self.deadlines["kernel"]
+        deadline = time.monotonic() + limit
+        while not self.console.up:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise self.lost("kernel", f"no init within its deadline of {limit:g} s")
+            self.poll("kernel", remaining)
+
+    def execute(self, argv: Sequence[str], *, timeout_s: float, input_text: str = "") -> Message:
+        """Run a program in the guest as root; return "status", "stdout", "stderr" and "error".
+
+        It is killed after ``timeout_s`` seconds, and "error" says so. NoVerdict when the VM is
+        lost.
+        """
+        request = {"argv": list(argv), "timeout": timeout_s, "input": input_text}
+        self.send("guest command", {"type": "execute", **request})
+        return self.receive("guest command", "executed", limit_s=timeout_s + 30)
+
+    def store(self, path: str, data: str | None, mode: int = 0o644) -> None:
+        """Put a file into the guest: ``data`` in base64, None to remove it; NoVerdict when lost."""
+        self.send("guest file", {"type": "file", "path": path, "data": data, "mode": mode})
+        reply = self.receive("guest file", "stored", limit_s=60)
+        if "error" in reply:
+            self.progress.note(f"guest: {reply['error']}")
+
+    def set_fault(self, name: str | None) -> None:
+        """Set a fault of the device in place of any other, None to clear it; see `device_control`.
+
+        Between tests alone. UsageError for one that is not the device's; NoVerdict when it is lost.
+        """
+        device_control.set_fault(self.sockets / device_control.SOCKET, name)
+
+    def set_test(self, nodeid: str | None) -> None:
+        """Have the device's trace name the test that runs from now on; NoVerdict when lost."""
+        try:
+            device_control.set_test(self.sockets / device_control.SOCKET, nodeid)
+        except NoVerdict as error:
+            raise self.lost("test", str(error.args[0])) from error
+
+    def end_session(self, ran: int) -> None:
+        """End the guest's pytest session; NoVerdict when its count of tests is not ``ran``."""
+        self.set_test(None)
+        self.send("shutdown", {"type": "end"})
+        ended = self.receive("shutdown", "ended")
+        if ended.get("ran") != ran:
+            raise self.lost(
+                "shutdown",
+                f"the guest says that it ran {ended.get('ran')} tests, the host saw {ran}",
+            )
+
+    def begin_power_off(self) -> None:
+        """Tell the guest to power off, once; `power_off` does that too, and waits for it.
+
+        Other VMs do not look at it any more.
+        """
+        if self._told_to_end:
+            return
+        self._told_to_end = True
+        for other in self._beside:
+            if other._all:
+                other._all.unregister(self)
+        self.send("shutdown", {"type": "shutdown"})
+
+    def power_off(self) -> None:
+        """Let the guest power off, then the device process end; NoVerdict when they do not, or not
+        well: the device process ends with another status than 0 when one of its models failed.
+        """
+        self.begin_power_off()
+        self.receive("shutdown", "bye")
+        limit = self.deadlines["shutdown"]
+        try:
+            self.qemu.wait(wait_limit(limit))
+        except subprocess.TimeoutExpired as error:
+            raise self.lost(
+                "shutdown", f"no power-off within its deadline of {limit:g} s"
+            ) from error
+        if self.qemu.returncode != 0:
+            raise self.lost("shutdown", self._ended())
+        self.check_answers("shutdown")
+        if self.device.stdin is not None:
+            self.device.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.device.wait(wait_limit(limit))
+        if self.device.returncode != 0:
+            raise self.lost("shutdown", exit_reasons.of_device(self.device, self.folder))
+
+    def poll(self, phase: str, timeout_s: float) -> None:
+        """Wait for any event; raise NoVerdict for one that means the run is lost."""
+        if self._all is None:
+            self._look(phase, timeout_s)
+            return
+        for key, _ in self._all.select(min(timeout_s, _WAIT_MAX_S)):
+            key.data._look(phase, 0)
+
+    def _look(self, phase: str, timeout_s: float) -> None:
+        events = self._selector.select(min(timeout_s, _WAIT_MAX_S))
+        ready = {key.fd for key, _ in events}
+        if self.channel.fileno() in ready:
+            self.channel.pull()
+            self.unread = True
+            if not self.channel.closed:
+                return
+        if self.monitor.panicked in ready and not self._panic_announced:
+            raise self.lost(phase, "the guest reported a panic that it had not announced")
+        if self.console.wakeup in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.console.wakeup, 64)
+        ended = [key.data for key, _ in events if key.data is not None]
+        if self.channel.closed or self.qemu in ended:
+            self._await_last_words()
+            if not ended and self.qemu.poll() is not None:
+                ended = [self.qemu]  # its sockets close before it is gone
+        if self.console.panic:
+            raise self.lost(phase, f"the guest's kernel gave up: {self.console.panic}")
+        if self.console.agent_ended:
+            raise self.lost(phase, f"the guest's agent died: {self.console.agent_ended}")
+        if ended:
+            raise self.lost(phase, self._ended())
+        if self.channel.closed:
+            raise self.lost(phase, "the result channel was closed")
+
+    def _ended(self) -> str:
+        """Return words for a process that has ended: whichever it was, or the first of both."""
+        said = exit_reasons.of_both(self.device, self.qemu, self.folder)
+        if said is None or (self.device.poll() is None and self.qemu.poll() == 0):
+            return "the guest powered off before the run had ended"
+        return said
+
+    def check_answers(self, phase: str) -> None:
+        """Raise NoVerdict when QEMU waited in vain for the device: the guest then got all ones."""
+        path = self.folder / "qemu.log"
+        if self._qemu_log_size == (size := path.stat().st_size if path.exists() else 0):
+            return
+        self._qemu_log_size = size
+        if not (said := exit_reasons.unanswered(tail(path, exit_reasons.LOG_LINES))):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.device.wait(_LATE_S)  # it is about to say which model hangs, and where
+        if self.device.returncode is not None:
+            raise self.lost(phase, self._ended())
+        words = (
+            "the device process did not answer QEMU in time, and the guest went on with all ones"
+        )
+        raise self.lost(phase, f"{words}: {said}")
+
+    def _await_last_words(self) -> None:
+        """Give QEMU a second to end after its channel, and the console half a second to be read."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.qemu.wait(1)
+        end = time.monotonic() + _WORDS_MAX_S
+        while not (self.console.panic or self.console.agent_ended) and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def lost(self, phase: str, message: str) -> NoVerdict:
+        """Return the error of a run that is lost in ``phase``, with what the logs say."""
+        parts = [message]
+        if self.qemu.poll() is None:
+            with contextlib.suppress(MonitorError):
+                state = self.monitor.command("query-status", timeout_s=1)
+                parts.append(f"the VM was {state.get('status')} then; the run ends it")
+        else:
+            self.console.await_end(_WORDS_MAX_S)
+        for name in _LOGS:
+            if lines := tail(self.folder / name):
+                parts.append(f"the last lines of {name}:")
+                parts += [f"  | {line}" for line in lines]
+        return NoVerdict(phase, "\n".join(parts), f"look into {self.folder}", subject=self.subject)

@@ -1,0 +1,238 @@
+"""What a user can ask of a run: one table for the command line's variables and pytest's options."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dma_rehearsal.device.exerciser import profile
+from dma_rehearsal.device.exerciser.profile import Profile, ProfileError
+from dma_rehearsal.host_harness import faults
+from dma_rehearsal.host_harness.faults import Fault
+from dma_rehearsal.host_harness.process import deadlines
+from dma_rehearsal.host_harness.process.errors import UsageError
+
+VMS_MAX = 16
+KIND, HOSTILE = "kind", "hostile"
+_YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``VARIABLE`` for make and the environment, ``--vm-name`` for pytest."""
+
+    name: str
+    variable: str
+    metavar: str
+    help: str
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it is given without a value on pytest's command line."""
+        return self.metavar == "1"
+
+
+OPTIONS = (
+    Option("accel", "ACCEL", "kvm|tcg", "insist on an accelerator (default: probe KVM, else tcg)"),
+    Option("fault", "FAULT", "NAME", "break one promise on purpose (make faults lists them)"),
+    Option(
+        "order",
+        "ORDER",
+        "collected|shuffled",
+        "the order of the guest's tests (default: as collected); SEED draws the shuffled one",
+    ),
+    Option("seed", "SEED", "NUMBER", "seed of the data patterns (default: random, printed)"),
+    Option(
+        "endpoint",
+        "ENDPOINT",
+        "MODULE:CLASS",
+        "serve this endpoint in place of the exerciser; its module may be in the current folder",
+    ),
+    Option(
+        "iommu",
+        "IOMMU",
+        "intel",
+        "put the exerciser behind QEMU's Intel IOMMU, and run the tests that are marked iommu",
+    ),
+    Option(
+        "boot",
+        "BOOT",
+        "pvh|bzimage",
+        "how the guest's kernel is entered (default: pvh, which is faster; bzimage can have five "
+        "levels of page tables)",
+    ),
+    Option(
+        "profile",
+        "PROFILE",
+        "NAME|PATH",
+        f"a device with limits: {', '.join(profile.shipped())}, or a TOML file (docs/profiles.md)",
+    ),
+    Option("coherent", "COHERENT", "yes|no", "whether its DMA is snooped, whatever PROFILE says"),
+    Option(
+        "place",
+        "PLACE",
+        "kind|hostile",
+        "where the allocator puts buffers: hostile is where drivers with mistakes fail (default: "
+        "hostile for tests of one's own, kind for the suite)",
+    ),
+    Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
+    Option(
+        "deadline",
+        "DEADLINE",
+        "PHASE=S,...",
+        f"seconds that a phase may take, 0 = no limit; phases: {', '.join(deadlines.DEFAULTS_S)}",
+    ),
+    Option(
+        "vms",
+        "VMS",
+        "N",
+        "VMs that share the tests, side by side (default: 2 for the whole suite where there are "
+        "two CPUs and memory for them, else 1)",
+    ),
+    Option("keep", "KEEP", "1", "leave the VM running after the tests, to enter it with a shell"),
+    Option("gdb", "GDB", "1", "start QEMU's gdb stub, print the command for gdb, no deadlines"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a run, checked. ``given`` holds those that were given, as text."""
+
+    accel: str | None = None
+    fault: Fault | None = None
+    seed: int = 0
+    order: str = "collected"
+    endpoint: str | None = None
+    iommu: bool = False
+    boot: str = "pvh"
+    profile: Profile = profile.PLAIN
+    append: tuple[str, ...] = ()
+    deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
+    place: str | None = None
+    vms: int | None = None
+    keep: bool = False
+    gdb: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def several_vms(self) -> bool:
+        """Whether more than one VM was asked for; by itself only a run of the suite has more."""
+        return self.vms is not None and self.vms > 1
+
+
+def overlooked(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that nothing reads, each with the option that it was to be, by an S too
+    many or too few: FAULTS for FAULT.
+    """
+    known = {option.variable for option in OPTIONS}
+    meant = {f"{name}S": name for name in known} | {name.removesuffix("S"): name for name in known}
+    return {
+        name: meant[name]
+        for name in sorted(environment)
+        if name in meant and name not in known and environment[name]
+    }
+
+
+def parse(given: Mapping[str, str]) -> Options:
+    """Check the options, by name; empty ones were not given. UsageError says what is wrong."""
+    given = {name: text for name, text in given.items() if text}
+    known = {option.name for option in OPTIONS}
+    if unknown := sorted(set(given) - known):
+        raise UsageError(f"there is no option {unknown[0]!r}", f"there are: {', '.join(known)}")
+    fault = faults.find(given["fault"]) if "fault" in given else None
+    if fault:
+        given = {**fault.options, **given}
+    gdb = _flag("gdb", given)
+    limits = deadlines.none() if gdb else dict(deadlines.DEFAULTS_S)
+    if fault:
+        limits |= fault.deadlines
+    limits = deadlines.parse(given.get("deadline", ""), limits)
+    accel = given.get("accel")
+    if accel not in (None, "kvm", "tcg"):
+        raise UsageError(f"ACCEL={accel} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
+    order = given.get("order", "collected")
+    if order not in ("collected", "shuffled"):
+        raise UsageError(f"ORDER={order} is not an order", "use ORDER=shuffled, or leave it out")
+    boot = given.get("boot", "pvh")
+    if boot not in ("pvh", "bzimage"):
+        raise UsageError(f"BOOT={boot} is no way to boot", "use BOOT=pvh or BOOT=bzimage")
+    if "endpoint" in given and ("profile" in given or "coherent" in given):
+        raise UsageError(
+            "PROFILE and COHERENT describe the exerciser, and ENDPOINT takes its place",
+            "give the one or the other",
+        )
+    vms = _vms(given.get("vms"))
+    if vms and vms > 1 and (gdb or _flag("keep", given)):
+        raise UsageError(f"KEEP and GDB look into one VM, and VMS={vms}", "leave VMS out")
+    return Options(
+        accel=accel,
+        fault=fault,
+        seed=_seed(given.get("seed")),
+        order=order,
+        endpoint=given.get("endpoint"),
+        iommu=_iommu(given.get("iommu")),
+        boot=boot,
+        profile=_profile(given),
+        append=tuple(given.get("append", "").split()),
+        deadlines=limits,
+        place=_place(given.get("place")),
+        vms=vms,
+        keep=_flag("keep", given),
+        gdb=gdb,
+        given=given,
+    )
+
+
+def _profile(given: Mapping[str, str]) -> Profile:
+    try:
+        found = profile.find(given["profile"]) if "profile" in given else profile.PLAIN
+    except ProfileError as error:
+        raise UsageError(f"PROFILE={given['profile']}: {error}", "see docs/profiles.md") from error
+    return replace(found, coherent=_flag("coherent", given)) if "coherent" in given else found
+
+
+def _flag(name: str, given: Mapping[str, str]) -> bool:
+    text = given.get(name, "").lower()
+    if text not in (*_YES, *_NO):
+        raise UsageError(f"{name.upper()}={text} is neither yes nor no", f"use {name.upper()}=1")
+    return text in _YES
+
+
+def _iommu(text: str | None) -> bool:
+    if text not in (None, "intel"):
+        raise UsageError(f"IOMMU={text} is no IOMMU that a VM can have", "use IOMMU=intel")
+    return text is not None
+
+
+def _place(text: str | None) -> str | None:
+    if text not in (None, KIND, HOSTILE):
+        raise UsageError(
+            f"PLACE={text} is not a way to place buffers", "use PLACE=hostile or PLACE=kind"
+        )
+    return text
+
+
+def _vms(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]?", text) or int(text) > VMS_MAX:
+        raise UsageError(
+            f"VMS={text} is no number of VMs from 1 to {VMS_MAX}", "each takes 1 GiB and a CPU"
+        )
+    return int(text)
+
+
+def _seed(text: str | None) -> int:
+    if text is None:
+        return secrets.randbelow(1 << 32)
+    try:
+        seed = int(text, 0)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 1 << 64:
+        raise UsageError(
+            f"SEED={text} is no number from 0 to 2**64 - 1", "give a decimal or a 0x number"
+        )
+    return seed

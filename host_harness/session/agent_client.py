@@ -1,0 +1,159 @@
+"""The conversation with a guest about its tests: which there are, and the reports of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.machine.channel import Message
+from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.session import guest_protocol
+from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, GuestWordsError, Warned
+from dma_rehearsal.host_harness.verdict import dmar, host_view
+from dma_rehearsal.host_harness.witness import host_witness
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The guest's tests; others are for another machine: ``left_out`` counts them by reason."""
+
+    items: list[CollectedItem]
+    left_out: dict[str, int]
+    warnings: list[Warned] = field(default_factory=list, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The reports of one test, all of them, its warnings, and whether it had the host look at its
+    tables.
+    """
+
+    reports: list[pytest.TestReport]
+    witnessed: bool
+    warnings: Sequence[Warned] = ()
+
+
+def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -> Collected:
+    """Begin a session of each guest's pytest on ``tests``, which `Vm.end_session` ends.
+
+    ``args`` go to that pytest, ``settings`` to the guest's agent. UsageError for arguments that it
+    refuses; NoVerdict when it cannot collect, or two guests have not the same tests.
+    """
+    request = {
+        "args": [*args, *tests.selected],
+        "named": bool(tests.selected),
+        "root": tests.root_in_guest,
+        "own": tests.is_own,
+    }
+    for vm in vms:
+        vm.send("collection", {"type": "configure", **request, **settings})
+    first, *others = (_collected(vm, tests) for vm in vms)
+    if any(other != first for other in others):
+        raise NoVerdict(
+            "collection",
+            "the guests do not collect the same tests in the same order",
+            "look for tests that are made from what changes: time, random numbers, sets; or VMS=1",
+        )
+    return first
+
+
+def _collected(vm: Vm, tests: GuestTests) -> Collected:
+    collected = vm.receive("collection", "collected", "unusable")
+    if collected["type"] == "unusable":
+        raise UsageError(
+            f"the guest's pytest: {collected.get('text')}",
+            f"name files, folders or node ids below {tests.root}",
+        )
+    try:
+        if errors := guest_protocol.collection_errors(collected):
+            raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
+        if lost := guest_protocol.dropped(collected):
+            raise NoVerdict(
+                "collection",
+                f"a hook in the guest dropped tests in silence: {', '.join(lost)}",
+                "call config.hook.pytest_deselected for the tests that a hook leaves out",
+            )
+        items = guest_protocol.collected_items(collected)
+        guest_protocol.check_count(collected, items)
+        return Collected(
+            items, guest_protocol.left_out(collected), guest_protocol.warned(collected)
+        )
+    except GuestWordsError as error:
+        raise vm.lost("collection", str(error)) from error
+
+
+class Running:
+    """One test that the guest runs from now on, of which ``following`` is the next.
+
+    All methods raise NoVerdict when reports are missing, the VM is lost, the device did not answer,
+    or the deadline of a test passes.
+    """
+
+    def __init__(
+        self, vm: Vm, config: pytest.Config, nodeid: str, following: str | None = None
+    ) -> None:
+        self.nodeid = nodeid
+        self._vm = vm
+        self._config = config
+        self._end = time.monotonic() + vm.deadlines["test"]
+        self._reports: list[pytest.TestReport] = []
+        self._witnessed = False
+        self._kinds: tuple[str, ...] = ("start",)
+        vm.subject = nodeid
+        vm.send("test", {"type": "run", "nodeid": nodeid, "next": following})
+
+    @property
+    def remaining_s(self) -> float:
+        """The seconds until the deadline."""
+        return self._end - time.monotonic()
+
+    def wait(self) -> Outcome:
+        """Return what comes of it, when it has."""
+        while True:
+            message = self._vm.receive("test", *self._kinds, limit_s=self.remaining_s)
+            if outcome := self._hear(message):
+                return outcome
+
+    def look(self) -> Outcome | None:
+        """Return what came of it, if `Vm.poll` has brought all of that; never waits for it."""
+        if self.remaining_s <= 0:
+            self._vm.poll("test", 0)  # it may have come in time, and nobody had looked
+        while message := self._vm.take("test", *self._kinds):
+            if outcome := self._hear(message):
+                return outcome
+        return self.wait() if self.remaining_s <= 0 else None
+
+    def _hear(self, message: Message) -> Outcome | None:
+        try:
+            return self._heard(message)
+        except GuestWordsError as error:
+            raise self._vm.lost("test", str(error)) from error
+
+    def _heard(self, message: Message) -> Outcome | None:
+        if message.get("nodeid") != self.nodeid:
+            raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
+        if message["type"] == "finish":
+            guest_protocol.check_order(self._reports)
+            self._vm.check_answers("test")
+            self._vm.subject = ""
+            warnings = guest_protocol.warned(message)
+            # The last one has the properties of all phases.
+            host_view.check(self._reports[-1].user_properties)
+            return Outcome(self._reports, self._witnessed, warnings)
+        if message["type"] == "witness":
+            host_witness.answer(self._vm, message, self.remaining_s)
+            self._witnessed = True
+        if message["type"] == "report":
+            found = guest_protocol.report(self._config, message.get("data"), self.nodeid)
+            self._reports.append(found)
+            dmar.expected(found.user_properties)
+            if len(self._reports) > guest_protocol.REPORTS_MAX:
+                raise GuestWordsError("the guest sends reports without end")
+        self._kinds = ("witness", "report", "finish")
+        return None

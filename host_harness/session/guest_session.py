@@ -1,0 +1,452 @@
+"""The pytest plugin by which each test of the guest is an ordinary item on the host.
+
+The guest collects and runs; the host selects (``-k``, ``-m``), orders, reports and decides. A
+guest's report is pytest's own serialized report, so everything that reads reports works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from _pytest.junitxml import LogXML
+
+from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status, UsageError
+from dma_rehearsal.host_harness.session import agent_client, drawing, exit_codes, side_by_side
+from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
+from dma_rehearsal.host_harness.session.kept import keep_until_told
+from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.worker import Seen, Worker
+from dma_rehearsal.host_harness.verdict.ledger import Ledger, Promise, status_of
+
+# Options that act where a test runs, and so in the guest: their values go there.
+_FORWARDED = {
+    "tbstyle": "--tb={}",
+    "showlocals": "--showlocals",
+    "runxfail": "--runxfail",
+    "log_level": "--log-level={}",
+    "pythonwarnings": "-W={}",
+}
+_FORWARDED_INI = ("markers", "python_files", "python_classes", "python_functions")
+_NAMED = 5  # tests, where some are missing
+# With these, as with node ids, a run is one of a few tests, for which a second VM need not boot.
+_SELECTING = (
+    *("keyword", "markexpr", "deselect", "lf", "failedfirst", "newfirst", "stepwise"),
+    "collectonly",
+)
+# Those that cannot act there are refused: none is ignored in silence.
+_REFUSED = {
+    "usepdb": "--pdb",
+    "trace": "--trace",
+    "setupplan": "--setup-plan",  # implies the next two
+    "setuponly": "--setup-only",
+    "setupshow": "--setup-show",
+    "ignore": "--ignore",
+    "ignore_glob": "--ignore-glob",
+    "stepwise_skip": "--stepwise-skip",
+    "numprocesses": "--numprocesses",  # pytest-xdist's; VMS=N is what they look for
+}
+
+
+class GuestItem(pytest.Item):
+    """One test of the guest. Its code is there; here it has a name, keywords and reports."""
+
+    def __init__(self, *, guest: CollectedItem, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.guest = guest
+        self.extra_keyword_matches.update(guest.keywords)
+        for name in guest.marks:
+            self.config.addinivalue_line("markers", f"{name}: a mark of the guest's tests")
+            self.add_marker(getattr(pytest.mark, name))
+
+    def runtest(self) -> None:
+        """Never called: the protocol hook below runs the test in the guest."""
+        raise NotImplementedError("a guest test runs in the guest")
+
+    def reportinfo(self) -> tuple[str, int, str]:
+        """Return where the test stands: path below the root of its tests, line, name."""
+        return self.guest.path, self.guest.line, self.name
+
+
+class GuestSession:
+    """Runs the guest's tests as this session's items, on ``rig``; in VMs side by side, if there are
+    several.
+    """
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._interrupted = False
+        self._workers: list[Worker] = []
+        self._collected: list[str] = []
+        self._deselected: set[str] = set()
+        self._reported: set[str] = set()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run's ledger of promises."""
+        return self.rig.ledger
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Refuse the options that cannot act in the guest."""
+        for name, option in _REFUSED.items():
+            if getattr(config.option, name, None):
+                raise pytest.UsageError(
+                    f"{option} cannot act on tests that run in a guest (try make shell)"
+                )
+        self.ledger.status = partial(_category, config)
+        if self.rig.options.several_vms and getattr(config.option, "stepwise", False):
+            # It takes all that stands before a failure for passed.
+            raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Boot; from then on the run's folder gets a junit.xml of its own."""
+        manager = session.config.pluginmanager
+        capture = manager.getplugin("capturemanager")
+        visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        try:
+            with visible:
+                vm = self.rig.boot(self._count(session.config), isolated=self.rig.tests.is_own)
+        except HarnessError as error:
+            self.rig.error = error
+            raise _leave(error, session.config) from None
+        self._workers = [Worker(each, iommu=self.rig.options.iommu) for each in self.rig.vms]
+        if len(self._workers) > 1:
+            manager.register(_Loop(self))
+        log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
+        manager.register(log, "dma-rehearsal-junit")
+        log.pytest_sessionstart()
+
+    def _count(self, config: pytest.Config) -> int:
+        options = self.rig.options
+        if options.vms:
+            return options.vms
+        selected = bool(self.rig.tests.selected) or any(
+            getattr(config.option, name, None) for name in _SELECTING
+        )
+        whole = self.rig.tests.is_own and not selected
+        return side_by_side.usual_count() if whole and not (options.keep or options.gdb) else 1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> None:
+        """Let the guest collect; add an item for each test that it names."""
+        try:
+            with self.rig.progress.phase("collection", silent=True):
+                found = self._collect(session)
+        except HarnessError as error:
+            self.rig.error = error
+            raise _leave(error, session.config) from None
+        if self.rig.options.order == "shuffled":
+            found = drawing.shuffled(found, self.rig.options.seed)
+        # What a collector would announce: the terminal counts its items by these reports.
+        session.config.hook.pytest_collectreport(
+            report=pytest.CollectReport("", "passed", None, list(found))
+        )
+        items += found
+
+    def _collect(self, session: pytest.Session) -> list[pytest.Item]:
+        options = self.rig.options
+        collected = agent_client.collect(
+            self.rig.vms,
+            self.rig.tests,
+            *_forwarded(session.config),
+            seed=options.seed,
+            fault=options.fault.name if options.fault else None,
+            iommu=options.iommu,
+            limit=0 if math.isinf(limit := options.deadlines["test"]) else limit,
+            place=self.rig.place,
+        )
+        if collected.left_out:
+            self.rig.progress.line(transient=True)  # pytest is in the midst of its own
+            for why, count in sorted(collected.left_out.items()):
+                self.rig.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
+        self._collected = [item.nodeid for item in collected.items]
+        for warned in collected.warnings:
+            _warn(session.config, warned, "")
+        return [
+            GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
+            for item in collected.items
+        ]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Time the tests."""
+        with self.rig.progress.phase("tests", silent=True):
+            return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Run one test in the guest and hand its reports to this session's hooks."""
+        if not isinstance(item, GuestItem):
+            return None
+        following = nextitem if isinstance(nextitem, GuestItem) else None
+        worker = self._workers[0]
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        try:
+            seen = worker.see(worker.start(item, following).wait())
+        except NoVerdict as error:
+            self._lose(item.session, error)
+        else:
+            self._take(item, seen)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def run_side_by_side(self, session: pytest.Session) -> None:
+        """Run the session's guest tests in all VMs, until ``session`` is told to stop."""
+        terminal = session.config.pluginmanager.getplugin("terminalreporter")
+        if terminal:
+            terminal.showfspath = False  # files alternate: each dot would have a line
+        items = [item for item in session.items if isinstance(item, GuestItem)]
+
+        def done(worker: Worker, item: GuestItem, seen: Seen) -> None:
+            seen.reports[-1].user_properties.append(("vm", str(1 + self._workers.index(worker))))
+            # Both only now: the lines of a test stay together.
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            self._take(item, seen)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+        def stopped() -> bool:
+            return bool(session.shouldfail or session.shouldstop)
+
+        try:
+            side_by_side.run(self._workers, items, done=done, stopped=stopped)
+        except NoVerdict as error:
+            self._lose(session, error)
+        finally:
+            self.ledger.arrange([item.nodeid for item in items])
+
+    def _take(self, item: GuestItem, seen: Seen) -> None:
+        """Give a test's reports to the ledger and to the session's hooks."""
+        self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
+        self._reported.add(item.nodeid)
+        for warned in seen.warnings:
+            _warn(item.config, warned, item.nodeid)
+        for report in seen.reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+
+    def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
+        """End the session without a verdict."""
+        self.rig.error = error
+        self._say_what_is_under_way(error.subject)
+        session.shouldstop = f"no verdict: {error.phase}"
+        self.ledger.failed += 1  # as the report that pytest sees
+        _show(session, [_failure(error.subject or "guest", f"no verdict: {error}")])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Take note that the user, or a plugin, ended the session where it stood."""
+        # --stepwise and --maxfail also stop it, but between two tests.
+        self._interrupted = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        if self._interrupted:
+            self._say_what_is_under_way()
+
+    def _say_what_is_under_way(self, known: str = "") -> None:
+        """Name the tests that have begun on several VMs, where a test's line comes at its end."""
+        subjects = [worker.vm.subject for worker in self._workers]
+        if len(subjects) > 1 and (begun := [each for each in subjects if each not in ("", known)]):
+            self.rig.progress.line()
+            self.rig.progress.note(f"was under way: {', '.join(begun)}", always=True)
+
+    def pytest_report_header(self) -> str:
+        """Say in pytest's header what runs."""
+        hello = self._workers[0].vm.hello
+        several = f"{len(self._workers)} VMs, " if len(self._workers) > 1 else ""
+        return (
+            f"guest: kernel {hello.get('kernel')}, Python {hello.get('python')}, {several}"
+            f"accelerator {self.rig.accelerator}, seed {self.rig.options.seed}, "
+            f"{self.rig.options.order} order"
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int | pytest.ExitCode
+    ) -> None:
+        """End the guest's session, compare its count of tests with ours, decide the status."""
+        if self.rig.error is None and self.rig.vm is not None and not self._interrupted:
+            try:
+                self._check_all_reported(session)
+                with self.rig.progress.phase("shutdown", silent=True):
+                    self._end()
+            except NoVerdict as error:
+                self.rig.error = error
+                self.ledger.failed += 1
+                _show(session, [_failure("guest", f"no verdict: {error}")])
+        _show(session, [_objection(row) for row in self.ledger.of_the_run()])
+        status = self.rig.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
+        session.exitstatus = exit_codes.to_pytest(status, exitstatus, interrupted=self._interrupted)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Take note of what pytest was told to leave out."""
+        self._deselected.update(item.nodeid for item in items)
+
+    def _check_all_reported(self, session: pytest.Session) -> None:
+        """NoVerdict when a test was collected and neither left out nor reported."""
+        if session.config.option.collectonly or session.shouldfail or session.shouldstop:
+            return
+        if session.testsfailed and not self._reported:
+            return  # a test of the host's could not be collected, so nothing ran
+        missing = [
+            nodeid
+            for nodeid in self._collected
+            if nodeid not in self._reported and nodeid not in self._deselected
+        ]
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise NoVerdict(
+                "tests",
+                f"{len(missing)} of {len(self._collected)} tests were collected and never "
+                f"reported: {', '.join(missing[:_NAMED])}{more}",
+                "a plugin that leaves out tests must say so (pytest_deselected); else it is a bug "
+                "of the harness",
+            )
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.vm.end_session(worker.ran)
+            self._object_to_late(worker)
+        if self.ledger.to_repeat():
+            self.rig.keep_kernel_log()
+        if not self.rig.options.keep:
+            for worker in self._workers:
+                worker.vm.begin_power_off()
+            for worker in self._workers:
+                worker.vm.power_off()
+                self._object_to_late(worker)  # what a device did until its guest was gone
+
+    def _object_to_late(self, worker: Worker) -> None:
+        for name, words in worker.late():
+            self.ledger.object(name, words)
+
+
+class _Loop:
+    """pytest's loop over the tests, where several VMs run them."""
+
+    def __init__(self, session: GuestSession) -> None:
+        self._session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run the tests of the host, of which some may use a VM, then the guest's in all VMs."""
+        options = session.config.option
+        if options.collectonly or (
+            session.testsfailed and not options.continue_on_collection_errors
+        ):
+            return None  # what pytest's own loop makes of it
+        others = [item for item in session.items if not isinstance(item, GuestItem)]
+        for item, following in zip(others, [*others[1:], None], strict=False):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self._check(session)
+        self._session.run_side_by_side(session)
+        self._check(session)
+        return True
+
+    def _check(self, session: pytest.Session) -> None:
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+
+
+class PlainSession:
+    """What a user of pytest's own command line sees beside: the verdict, and the VM's end."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._told = False
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table and the facts of the run."""
+        if self.rig.folder is None or self._told:
+            return
+        self._told = True
+        terminalreporter.section("dma-rehearsal")
+        for line in self.rig.verdict():
+            terminalreporter.write_line(line)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Keep the VM if that was asked for; then end it."""
+        if self.rig.options.keep and self.rig.vm and not self.rig.error:
+            keep_until_told(self.rig)
+        if self.rig.folder and self.rig.status is None:  # pytest had no session
+            self.rig.conclude(Status.NO_VERDICT)
+        # pytest has no summary after what it takes for an error of its own.
+        terminal = config.pluginmanager.getplugin("terminalreporter")
+        if self.rig.error and terminal and not config.option.no_summary:
+            self.pytest_terminal_summary(terminal)
+        self.rig.close()
+
+
+def _forwarded(config: pytest.Config) -> list[str]:
+    """Return the words for the guest's pytest that stand for this one's options."""
+    words = []
+    for name, form in _FORWARDED.items():
+        value = getattr(config.option, name, None)
+        values = value if isinstance(value, list) else [value] if value else []
+        words += [form.format(each) for each in values if (name, each) != ("tbstyle", "auto")]
+    for name in _FORWARDED_INI:
+        lines = [str(each) for each in config.getini(name)]
+        words += ["-o", f"{name}=" + "\n".join(lines)] if lines else []
+    return words
+
+
+def _leave(error: HarnessError, config: pytest.Config) -> BaseException:
+    """Return what ends pytest's session at once: never as a failed test.
+
+    pytest prints its words twice, so the error itself stands in the verdict, where that is shown.
+    """
+    usage = isinstance(error, UsageError)
+    code = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
+    words = str(error) if config.option.no_summary else "no test runs; the reason stands below"
+    return pytest.exit.Exception(words, returncode=code)
+
+
+def _warn(config: pytest.Config, warned: Warned, nodeid: str) -> None:
+    """Let pytest's summary of warnings have one of the guest's."""
+    config.hook.pytest_warning_recorded.call_historic(
+        kwargs={
+            "warning_message": warned.as_message(),
+            "when": "runtest" if nodeid else "collect",
+            "nodeid": nodeid,
+            "location": None,
+        }
+    )
+
+
+def _category(config: pytest.Config, report: pytest.TestReport) -> str:
+    """Return the name under which pytest's summary counts a report."""
+    if not config.pluginmanager.has_plugin("terminalreporter"):
+        return status_of(report)
+    return str(config.hook.pytest_report_teststatus(report=report, config=config)[0])
+
+
+def _show(session: pytest.Session, reports: list[pytest.TestReport]) -> None:
+    """Let everything that reads reports (the terminal, junit.xml) see these too."""
+    collected = {item.nodeid for item in session.items}
+    for report in reports:
+        session.testscollected += report.nodeid not in collected  # for the terminal's percents
+        session.config.hook.pytest_runtest_logreport(report=report)
+
+
+def _objection(row: Promise) -> pytest.TestReport:
+    return _failure(f"{row.test} ({row.promise})", f"{row.verdict}: {row.promise}: {row.reason}")
+
+
+def _failure(nodeid: str, text: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=nodeid,
+        location=(nodeid.partition("::")[0], None, nodeid.rpartition("::")[2]),
+        keywords={},
+        outcome="failed",
+        longrepr=text,
+        when="call",
+    )

@@ -1,0 +1,240 @@
+"""One run from end to end: the environment, the VM, the verdict and its folder of artefacts."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dma_rehearsal.host_harness.environment import build_cache, guest_image, payload, qemu
+from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.machine.launch import Launch, started_vm
+from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.options.replay import Replay
+from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND, Options
+from dma_rehearsal.host_harness.process import deadlines
+from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status
+from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.session import run_folder
+from dma_rehearsal.host_harness.verdict import promise_table
+from dma_rehearsal.host_harness.verdict.known_gaps import OWN, Reviewed
+from dma_rehearsal.host_harness.verdict.ledger import Ledger
+
+
+class Rig:
+    """A run; a context manager, and whatever ends the block ends the VM and keeps the artefacts.
+
+    ``prepare`` makes the environment, ``boot`` the VM; ``error`` is what ended a run before its
+    verdict, ``ledger`` takes the promises, ``status`` is decided by `conclude`. ``folder`` is made
+    at once, with the status of a run that did not end.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        progress: Progress,
+        runs: Path,
+        *,
+        tests: GuestTests | None = None,
+        shells: bool = False,
+        replay: Replay | None = None,
+        reviewed: Reviewed | None = None,
+    ) -> None:
+        self.options = options
+        self.progress = progress
+        self.tests = tests or GuestTests()
+        if reviewed is None:
+            reviewed = Reviewed.load(OWN) if self.tests.is_own else Reviewed()
+        self.ledger = Ledger(reviewed=reviewed)
+        self.error: HarnessError | None = None
+        self.vms: list[Vm] = []
+        self.folder: Path | None = None
+        self.accelerator = ""
+        self.status: Status | None = None
+        self._booted = 0
+        self._tested = True
+        self.replay = replay
+        self._runs = runs.absolute()
+        self._shells = shells or options.keep
+        self._environment: tuple[qemu.Qemu, guest_image.Image] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def vm(self) -> Vm | None:
+        """The VM, where it runs; of several the first, whose artefacts are in the run's folder."""
+        return self.vms[0] if self.vms else None
+
+    @property
+    def place(self) -> str:
+        """How the guest's allocator places buffers: what was asked for, else hostile to others."""
+        return self.options.place or (KIND if self.tests.is_own else HOSTILE)
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where pytest keeps what it remembers from run to run (--lf and its kin)."""
+        return self._runs / ".pytest_cache"
+
+    def prepare(self) -> None:
+        """Make QEMU and the image, choose the accelerator.
+
+        EnvironmentFailure when it cannot be, NoVerdict when the phase's deadline passes.
+        """
+        limit = self.options.deadlines["environment"]
+        with self.progress.phase("environment"), deadlines.alarm("environment", limit):
+            found = qemu.find(self.progress.note)
+            guest = guest_image.make(self.progress.note)
+            self.accelerator, why = qemu.choose_accelerator(found, guest.kernel, self.options.accel)
+            self.progress.note(
+                f"QEMU {found.version} ({found.origin}); guest kernel {guest.kernel_release}"
+            )
+            self.progress.note(f"accelerator: {why}")
+        self._environment = found, guest
+
+    def boot(self, count: int = 1, *, isolated: bool = False) -> Vm:
+        """Start the VM, after making what it needs, or ``count`` of them at a time.
+
+        Return the first; the artefacts of others are in folders of their own. ``isolated``: what
+        runs there places itself on the CPUs (`Launch`). HarnessError when one does not come up.
+        """
+        self.open_folder()
+        if self._environment is None:
+            self.prepare()
+        if self._environment is None or self.folder is None:
+            raise RuntimeError("there is no environment")
+        found, guest = self._environment
+        facts = {
+            "accelerator": self.accelerator,
+            "vms": count,
+            "options": dict(self.options.given),
+            "qemu": {"version": found.version, "origin": found.origin},
+            "guest": guest.versions,
+            "host": {"python": platform.python_version(), "kernel": platform.release()},
+        }
+        (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+        if fault := self.options.fault:
+            self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
+        archive = payload.make(guest.tree, guest.initramfs, self.tests)
+        initramfs = self._stack.enter_context(archive).fileno()
+        for number in range(1, count + 1):
+            launch = Launch(
+                found,
+                self.accelerator,
+                guest,
+                run_folder.of_vm(self.folder, number),
+                self.options,
+                initramfs,
+                shells=self._shells,
+                isolated=isolated,
+            )
+            self.vms.append(self._stack.enter_context(started_vm(launch, self.progress)))
+        self._booted = count
+        for vm in self.vms if count > 1 else ():
+            vm.watch_too(each for each in self.vms if each is not vm)
+        with self.progress.phase("boot"):
+            for vm in self.vms:
+                vm.await_ready()
+        return self.vms[0]
+
+    def open_folder(self) -> None:
+        """Make the run's folder and let ``latest`` name it, as a run without a verdict so far."""
+        if self.folder is None:
+            self.folder = run_folder.create(self._runs)
+            (self.folder / "seed").write_text(f"{self.options.seed}\n")
+            run_folder.set_status(self.folder, Status.NO_VERDICT)
+
+    def keep_kernel_log(self) -> None:
+        """Write each guest's kernel log to dmesg.log; its console is quiet. NoVerdict when lost."""
+        for vm in self.vms:
+            said = vm.execute(["dmesg"], timeout_s=30)
+            (vm.folder / "dmesg.log").write_text(str(said.get("stdout")))
+
+    def conclude(self, status: Status, *, tests: bool = True) -> Status:
+        """Decide the run's status from that of its tests; write what belongs to it.
+
+        Without ``tests`` the run was not one of guest tests, and needs none to pass.
+        """
+        if self.error:
+            status = self.error.status
+        elif status is Status.PASSED:
+            if self.ledger.failed or self.ledger.errors or self.ledger.objections():
+                status = Status.FAILED
+            elif tests and not self.ledger.ran:
+                status = Status.USAGE  # nothing ran: no verdict was asked for
+        self.status = status
+        self._tested = tests
+        if self.folder:
+            facts = {
+                "accelerator": self.accelerator,
+                "vms": self._booted,
+                "seed": self.options.seed,
+                "place": self.place,
+                "phases": self.progress.seconds,
+                "status": status.value,
+            }
+            self.ledger.write(self.folder / "attestations.json", facts)
+            if self.replay:
+                (self.folder / "replay").write_text(f"{self._replay_command()}\n")
+            run_folder.set_status(self.folder, status)
+        return status
+
+    def verdict(self) -> list[str]:
+        """Return the lines for people: the table, what fails the run, the counts and facts."""
+        lines = []
+        if self.ledger.promises:
+            lines += [self.ledger.table(promise_table.usual_width()), ""]
+        lines += self.ledger.complaints()
+        if isinstance(self.error, NoVerdict):
+            lines += [f"no verdict: {self.error}", ""]
+        elif self.error:
+            lines += [f"error: {self.error}", ""]
+        elif self._tested and not self.ledger.ran:
+            lines += ["no test ran, so nothing was attested", ""]
+        lines.append(self.ledger.counted)
+        seconds = self.progress.seconds.items()
+        phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
+        accelerator = self.accelerator or "not chosen"
+        several = f"{self._booted} VMs; " if self._booted > 1 else ""
+        lines.append(
+            f"accelerator {accelerator}; {several}seed {self.options.seed}; place {self.place}; "
+            f"{phases}"
+        )
+        if self.folder:
+            lines.append(f"artefacts: {os.path.relpath(self.folder)}")
+        if self.replay:
+            lines.append(f"replay: {self._replay_command()}")
+        return lines
+
+    def _replay_command(self) -> str:
+        # What took the verdict away may need all that went before it; so may a failure in an order
+        # that was drawn to find just that.
+        whole = self.error or self.options.order == "shuffled"
+        failed = [] if whole else self.ledger.to_repeat()
+        given = dict(self.options.given)
+        if self.place == HOSTILE:
+            given["place"] = HOSTILE
+        if self._booted > 1:
+            given["vms"] = str(self._booted)
+        options = replace(self.options, given=given)
+        return self.replay.command(options, failed) if self.replay else ""
+
+    def close(self) -> None:
+        """End the VM and all that belongs to it; the cache's entries are not in use any more."""
+        self._stack.close()
+        build_cache.release()
+        self.vms = []

@@ -1,0 +1,91 @@
+"""The folder of a run's artefacts, and the ``latest`` link that always shows a whole one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status
+
+KEPT = 200  # folders of runs
+# What an attached shell or gdb needs to know of a VM that runs; there as long as it does.
+LIVE = "vm.json"
+_NAME = re.compile(r"\d{8}-\d{6}-\d+")
+
+_TAIL_SIZE = 1 << 16  # a hostile console can be long
+# ECMA-48: control sequences, and operating system commands up to their end.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
+
+
+def create(root: Path) -> Path:
+    """Make a new folder below ``root`` (``build/runs``), named by the time and this process.
+
+    EnvironmentFailure when it cannot be made. Of the older ones the last ``KEPT`` stay.
+    """
+    name = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    folder = root / name
+    try:
+        folder.mkdir(parents=True)
+        _prune(root)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"the run's folder {folder} cannot be made: {error.strerror}",
+            "name another place with --runs (pytest: --vm-runs)",
+        ) from error
+    return folder
+
+
+def _prune(root: Path) -> None:
+    """Remove old runs; one in which a VM still runs says so by its ``LIVE`` file."""
+    runs = sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name))
+    for old in runs[:-KEPT]:
+        if not (old / LIVE).exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def of_vm(folder: Path, number: int) -> Path:
+    """Return where the artefacts of a run's VM go: of the first into ``folder`` itself.
+
+    The folder of another, which counts from 2, is made.
+    """
+    if number == 1:
+        return folder
+    own = folder / f"vm{number}"
+    own.mkdir()
+    return own
+
+
+def set_status(folder: Path, status: Status) -> None:
+    """Write a run's status, and let ``latest`` name the run."""
+    (folder / "status").write_text(f"{status.value}\n")
+    publish(folder)
+
+
+def publish(folder: Path) -> None:
+    """Let ``latest`` beside ``folder`` name it, by an atomic rename."""
+    link = folder.parent / "latest"
+    partial = folder.parent / f".latest-{os.getpid()}"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(folder.name)
+    partial.replace(link)
+
+
+def tail(path: Path, lines: int = 20) -> list[str]:
+    """Return the last lines of a text file, as a terminal can bear them; nothing without it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_SIZE))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    plain = (printable(line) for line in text.splitlines())
+    return [line for line in plain if line][-lines:]
+
+
+def printable(text: str) -> str:
+    """Return a line of a guest's without escape sequences and control characters."""
+    text = _ESCAPES.sub("", text)
+    return "".join(each if each.isprintable() else " " for each in text).rstrip()

@@ -1,0 +1,159 @@
+"""One VM of a session of tests, and what the host sees of each test in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pytest
+
+from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.session.agent_client import Outcome, Running
+from dma_rehearsal.host_harness.session.guest_protocol import Warned
+from dma_rehearsal.host_harness.verdict import cache_reports, dmar, expected_refusals, host_view
+from dma_rehearsal.host_harness.verdict import refusals as refusal_words
+from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.verdict.evidence import (
+    MODEL_FAILED,
+    Event,
+    Evidence,
+    Grants,
+    Request,
+)
+from dma_rehearsal.host_harness.verdict.host_view import HostView
+
+# The kernel may tell of a refusal when the next tests run already.
+_REMEMBERED = 256
+
+
+class Named(Protocol):
+    """What is needed of a test, such as a pytest.Item."""
+
+    @property
+    def nodeid(self) -> str:
+        """Its node id."""
+
+    @property
+    def config(self) -> pytest.Config:
+        """The session's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What there is to see of one test: its reports and warnings, and what the host makes of it."""
+
+    reports: list[pytest.TestReport]
+    host: HostView
+    warnings: Sequence[Warned] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the guest says that the test passed, and the host has nothing against it."""
+        return all(report.passed for report in self.reports) and not self.host.objections
+
+
+class Worker:
+    """Runs tests in a VM, one after the other. ``ran`` counts them."""
+
+    def __init__(self, vm: Vm, *, iommu: bool) -> None:
+        self.vm = vm
+        self.ran = 0
+        self._iommu = iommu
+        self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
+        self._grants = Grants()
+        self._newest: int | None = 0  # request that the trace has told of
+        self._missing: tuple[int, int] | None = None  # that it left out while no test ran
+        self._full = False  # the trace: from then on nobody knows what a test does
+        self._between: list[Request] = []
+        self._mistakes: list[str] = []
+        self._announced: deque[Request] = deque(maxlen=_REMEMBERED)
+        self._dmar: dmar.DmarLog | None = None
+        if iommu:
+            self._dmar = dmar.DmarLog(vm.folder / "console.log", vm.console.catch_up)
+            self._dmar.take()  # what firmware and boot did
+
+    def start(self, item: Named, following: Named | None) -> Running:
+        """Have the guest run a test; `see` must follow before the next one."""
+        self._look_between()
+        self.vm.set_test(item.nodeid)
+        return Running(self.vm, item.config, item.nodeid, following.nodeid if following else None)
+
+    def see(self, outcome: Outcome) -> Seen:
+        """Return what there is to see of the test that has just ended."""
+        self.ran += 1
+        events = self._events()
+        evidence = self._evidence(events)
+        last = outcome.reports[-1]  # it has the properties of all phases
+        evidence.end(expected_refusals.counted(last.user_properties))
+        self._newest = evidence.newest
+        said = expected_refusals.announced(last.user_properties)
+        faults = self._faults(last, expected_refusals.match(evidence.refusals, said).announced)
+        others = [faults.complaint]
+        if all(report.passed for report in outcome.reports):
+            # One that failed has its own message.
+            others.append(cache_reports.complaint(cache_reports.unowned(events)))
+        host = host_view.look(
+            evidence,
+            last.user_properties,
+            iommu=self._iommu,
+            others=others,
+            told=[str(each) for each in faults.told],
+            witnessed=outcome.witnessed,
+        )
+        return Seen(outcome.reports, host, outcome.warnings)
+
+    def late(self) -> list[tuple[str, str]]:
+        """Return what the host has against the run beside its tests, by name; ask at its end."""
+        full = self._full
+        self._look_between()
+        found = []
+        if self._full and not full:
+            found.append(("device trace", host_view.FULL))
+        if self._missing:
+            found.append(("device trace", host_view.GAP.format(*self._missing)))
+        if self._mistakes:
+            found.append(("cache reports", cache_reports.complaint(self._mistakes)))
+        if self._between:
+            words = refusal_words.complaint(self._between, ())
+            found.append(("refused DMA", f"while no test ran: {words}"))
+        self._between, self._mistakes, self._missing = [], [], None
+        return found
+
+    def _look_between(self) -> None:
+        """Take what came while no test ran: the guest's fixtures, a device of its own accord."""
+        events = self._events()
+        found = self._evidence(events)
+        self._between += found.refusals
+        self._missing = self._missing or found.missing
+        self._mistakes += cache_reports.unowned(events)
+
+    def _events(self) -> Sequence[Event]:
+        """Return what came since the last call; NoVerdict when a model has failed meanwhile."""
+        events = self._trace.take()
+        if failed := next((each for each in events if each["event"] == MODEL_FAILED), None):
+            during = f" during {failed['test']}" if failed.get("test") else ""
+            raise self.vm.lost("test", f"a device's model failed{during}: {failed.get('text')}")
+        return events
+
+    def _evidence(self, events: Sequence[Event]) -> Evidence:
+        found = Evidence.of(events, self._grants, self._newest)
+        self._newest = found.newest
+        self._full = found.full = self._full or found.full
+        return found
+
+    def _faults(self, last: pytest.TestReport, announced: Sequence[Request]) -> dmar.Outcome:
+        """Return the IOMMU's faults during a test, and attach them to its last report.
+
+        junit.xml takes a test's properties from there.
+        """
+        if self._dmar is None:
+            return dmar.Outcome()
+        known = [*announced, *self._announced]
+        self._announced += announced
+        found = self._dmar.await_all(dmar.expected(last.user_properties), known)
+        if found.told:
+            text = "\n".join(map(str, found.told))
+            last.user_properties.append(("IOMMU faults", text))
+        return found

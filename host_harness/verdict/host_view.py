@@ -1,0 +1,139 @@
+"""What the host has to say of one test: its claims judged, and what speaks against it.
+
+The ground is the device's trace, matched to the test, and the kernel's DMAR faults beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dma_rehearsal.host_harness.verdict import claim_judge, claims, expected_refusals, guest_buffers
+from dma_rehearsal.host_harness.verdict import refusals as refusal_words
+from dma_rehearsal.host_harness.verdict.claim_judge import Finding
+from dma_rehearsal.host_harness.verdict.claims import Claim
+from dma_rehearsal.host_harness.verdict.evidence import Evidence
+from dma_rehearsal.host_harness.verdict.expected_refusals import Matched
+
+BY_TEST, BY_EVIDENCE = "test", "evidence"
+UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
+FULL = (
+    "the device's trace is full, so nobody knows what the device did from there on\n"
+    "  next: run fewer tests at a time, or less DMA in each"
+)
+GAP = (
+    "the device's trace leaves out its requests {} to {}, so nobody knows what they did\n"
+    "  next: look into device.log and device-trace.jsonl: a model may have gone around its bus"
+)
+# What a test's word on a promise needs in the trace, and what to say where it is not there.
+_MISSING = {
+    "bytes": "no DMA moved a byte during this test",
+    "refusal": "no DMA that the test announced was refused during this test",
+    "interrupt": "no device sent an interrupt during this test",
+    "walk": "no walk of page tables ended well during this test",
+    "cache": "the cache model had no command during this test",
+    "register": UNSEEN,
+}
+_TOLD_SHOWN = 3
+_INTERRUPTS = {"msi-x", "msi", "intx"}
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What the host knows of a test: findings on its claims, in their order, and objections.
+
+    Each objection is a text whose first line says what is wrong. ``told`` is what other witnesses
+    add to what was attested. ``evidence``: None where nobody looked at a device.
+    """
+
+    evidence: Evidence | None = None
+    matched: Matched = field(default_factory=Matched)
+    findings: tuple[tuple[Claim, Finding], ...] = ()
+    objections: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    witnessed: bool = True
+
+    def missing(self, row: object) -> str:
+        """Return why a test's own word on a promise does not stand; empty if it does."""
+        if self.evidence is None:
+            return ""
+        kind = str(row.get("evidence") or "bytes") if isinstance(row, Mapping) else ""
+        if kind not in _MISSING:
+            return f"the test names a kind of evidence that there is not: {kind!r:.50}"
+        if kind not in self._kinds(self.evidence):
+            return _MISSING[kind]
+        promise = str(row.get("promise")) if isinstance(row, Mapping) else ""
+        ways = claim_judge.WRITES.get(promise, ()) if kind == "bytes" else ()
+        # Bytes that went the other way, such as a ring's descriptors, are not what it is about.
+        unseen = [
+            claim_judge.VERBS[write]
+            for write in ways
+            if not any(each.moved > 0 and each.write == write for each in self.evidence.requests)
+        ]
+        return f"no DMA {' or '.join(unseen)} a byte during this test" if unseen else ""
+
+    def _kinds(self, evidence: Evidence) -> Iterable[str]:
+        if evidence.moved:
+            yield "bytes"
+        if self.matched.announced:
+            yield "refusal"
+        if evidence.kinds & _INTERRUPTS:
+            yield "interrupt"
+        if any(each.ok for each in evidence.walks):
+            yield "walk"
+        if "cache" in evidence.kinds:
+            yield "cache"
+        if evidence.kinds:
+            yield "register"
+
+
+NOTHING_SEEN = HostView()
+
+
+def check(properties: Sequence[Sequence[Any]]) -> None:
+    """GuestWordsError where a report's properties say to the host what cannot be."""
+    expected_refusals.announced(properties)
+    expected_refusals.counted(properties)
+    claims.claims(properties)
+    guest_buffers.rows(properties)
+
+
+def look(
+    evidence: Evidence,
+    properties: Sequence[Sequence[Any]],
+    *,
+    iommu: bool = False,
+    others: Sequence[str] = (),
+    told: Sequence[str] = (),
+    witnessed: bool = True,
+) -> HostView:
+    """Return what the host makes of a test by its evidence and its last report's properties.
+
+    ``others`` are objections of other witnesses. GuestWordsError as `check`.
+    """
+    said = expected_refusals.announced(properties)
+    matched = expected_refusals.match(evidence.refusals, said)
+    memory = guest_buffers.rows(properties)
+    refused = refusal_words.complaint(matched.unannounced, memory)
+    if refused and not any(others):  # else these name the faults
+        refused += "".join(f"\n  the second witness: {each}" for each in told[:_TOLD_SHOWN])
+    objections = [
+        refused,
+        expected_refusals.complaint(matched.unmet, evidence.refusals),
+        expected_refusals.untraced(properties, matched),
+        *others,
+        FULL if evidence.full else "",
+        GAP.format(*evidence.missing) if evidence.missing else "",
+    ]
+    return HostView(
+        evidence,
+        matched,
+        tuple(
+            (claim, claim_judge.judge(claim, evidence, iommu=iommu))
+            for claim in claims.claims(properties)
+        ),
+        tuple(filter(None, objections)),
+        tuple(told),
+        witnessed,
+    )

@@ -1,0 +1,317 @@
+"""The ledger of promises: what was asked, what the device attested, and the verdict.
+
+A promise is kept, broken, unattested or unsupported. Broken fails the run. So do unattested and
+unsupported, unless they stand in the reviewed list. Kept is more than the guest's word: where a
+test decides, the device's trace must have the kind of evidence that the test names, and what a test
+claims is judged by the host alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dma_rehearsal.host_harness.session.run_folder import printable
+from dma_rehearsal.host_harness.verdict import cache_mode_table, failed_report, promise_table
+from dma_rehearsal.host_harness.verdict.claims import PROPERTY as CLAIM
+from dma_rehearsal.host_harness.verdict.host_view import (
+    BY_EVIDENCE,
+    BY_TEST,
+    NOTHING_SEEN,
+    HostView,
+)
+from dma_rehearsal.host_harness.verdict.known_gaps import OWN, Reviewed
+
+VERDICTS = ("kept", "broken", "unattested", "unsupported")
+HOST = "host"  # a row's "agreed by" may name it only when the host was asked
+UNASKED = "the host is said to have agreed, and was not asked during this test"
+AFTER = "after the last test"  # stands where a row is no test's
+HOST_SAW = "what the host saw"  # stands where a test has no promise that the host could refute
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One row of attestations.json. ``facts`` are what other tables show of it.
+
+    ``by`` is who decided: the test, or the evidence that the host looked at. ``xfail`` is why the
+    test was expected to fail, where it did: such a row fails nothing.
+    """
+
+    promise: str
+    asked: str
+    attested: str
+    verdict: str
+    reason: str
+    test: str
+    facts: dict[str, str] = field(default_factory=dict)
+    by: str = BY_EVIDENCE
+    xfail: str = ""
+
+
+def status_of(report: pytest.TestReport) -> str:
+    """Return the name under which pytest counts a report, without any plugin; "": it does not."""
+    if report.failed:
+        return "failed" if report.when == "call" else "error"
+    if failed_report.is_subtest(report):
+        return ""
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return report.outcome if report.skipped or report.when == "call" else ""
+
+
+# Of pytest's names for outcomes those that are counted here, and the counts.
+_CATEGORIES = {
+    **{name: name for name in ("passed", "failed", "skipped", "xfailed", "xpassed")},
+    "error": "errors",
+}
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Collects promises from the tests' reports, and counts as pytest does.
+
+    ``errors`` are setups and teardowns that failed; ``status`` says how a report is counted.
+    """
+
+    promises: list[Promise] = field(default_factory=list)
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+    xfailed: int = 0
+    xpassed: int = 0
+    failures: list[str] = field(default_factory=list)
+    reviewed: Reviewed = field(default_factory=lambda: Reviewed.load(OWN))
+    status: Callable[[pytest.TestReport], str] = status_of
+
+    def add_test(
+        self,
+        reports: Sequence[pytest.TestReport],
+        marked: Sequence[str] = (),
+        host: HostView = NOTHING_SEEN,
+    ) -> None:
+        """Take all reports of one test, and turn them where ``host`` has something against it.
+
+        ``marked`` are the promises that the test says it is about. One of them that a test did not
+        attest is broken when the test failed, else unattested: silence is never a yes. Of a test
+        that the host objects to nothing is kept. A row that fails the run fails the test's report,
+        so that all who count agree.
+        """
+        failed_report.joined(reports)
+        if host.objections:
+            failed_report.objected(reports, "\n".join(host.objections))
+        nodeid = reports[0].nodeid
+        failed = next(filter(failed_report.failed_by_itself, reports), None)
+        rows = self._rows(reports[-1], host)
+        if host.objections:
+            why = host.objections[0].partition("\n")[0]
+            rows = [_refuted(row, why) for row in rows]
+            if not any(row.verdict == "broken" for row in rows):
+                rows.append(Promise(HOST_SAW, "", "", "broken", why, nodeid))
+        rows += _silent(rows, marked, reports, failed)
+        xfailed = failed_report.xfailed(reports)
+        if failed is None and xfailed is None and (wrong := list(filter(self._objects, rows))):
+            failed_report.objected(reports, "\n".join(map(_told, wrong)))
+            xfailed = failed_report.xfailed(reports)
+        failed_report.joined(reports)
+        if xfailed is not None:
+            rows = [row if row.verdict == "kept" else replace(row, xfail=xfailed) for row in rows]
+        self.promises += rows
+        for report in reports:
+            category = _CATEGORIES.get(self.status(report))
+            if category:
+                setattr(self, category, getattr(self, category) + 1)
+        if any(each.failed for each in reports):
+            self.failures.append(nodeid)
+
+    def _rows(self, report: pytest.TestReport, host: HostView) -> list[Promise]:
+        """Return the rows that a report, which has the properties of all phases, states."""
+        rows, findings = [], iter(host.findings)
+        for name, value in report.user_properties:
+            if name == "promise":
+                row = _checked(value, report.nodeid)
+                row = _unattested(row, host.missing(value) if row.verdict == "kept" else "")
+                if not host.witnessed and _names_host(row):
+                    row = _unattested(row, UNASKED)
+                rows.append(replace(row, attested="; ".join([row.attested, *host.told])))
+            elif name == CLAIM and (found := next(findings, None)) is not None:
+                claim, finding = found
+                rows.append(
+                    Promise(
+                        claim.promise,
+                        claim.asked,
+                        "; ".join(filter(None, [finding.attested, *host.told])),
+                        finding.verdict,
+                        finding.reason,
+                        report.nodeid,
+                        finding.facts,
+                    )
+                )
+        return rows
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts by name, in the order in which they are shown."""
+        names = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def ran(self) -> bool:
+        """Whether any test ran, and was not just skipped."""
+        return any(count for name, count in self.counts.items() if name != "skipped")
+
+    @property
+    def counted(self) -> str:
+        """The counts for people: passed and failed, and what else there is."""
+        shown = {"errors": "error" if self.errors == 1 else "errors"}
+        return ", ".join(
+            f"{count} {shown.get(name, name)}"
+            for name, count in self.counts.items()
+            if count or name in ("passed", "failed")
+        )
+
+    def object(self, promise: str, reason: str) -> None:
+        """Fail the run for something that is no test's; it counts as one failure."""
+        self.failed += 1
+        self.promises.append(Promise(promise, "", "", "broken", reason, AFTER))
+
+    def arrange(self, nodeids: Sequence[str]) -> None:
+        """Bring the promises and failures into the order of the tests, in which they are shown."""
+        places = {nodeid: place for place, nodeid in enumerate(nodeids)}
+        self.promises.sort(key=lambda row: places.get(row.test, len(places)))
+        self.failures.sort(key=lambda nodeid: places.get(nodeid, len(places)))
+
+    def objections(self) -> list[Promise]:
+        """Return the rows that fail the run: broken, or neither kept nor in the reviewed list."""
+        return [row for row in self.promises if self._objects(row)]
+
+    def of_the_run(self) -> list[Promise]:
+        """Return those of the objections that are no test's."""
+        return [row for row in self.objections() if row.test == AFTER]
+
+    def _objects(self, row: Promise) -> bool:
+        return row.verdict != "kept" and not row.xfail and not self._excused(row)
+
+    def _excused(self, row: Promise) -> bool:
+        return (
+            row.verdict == "unattested" and (row.promise, row.reason) in self.reviewed.unattested
+        ) or (
+            row.verdict == "unsupported" and (row.promise, row.asked) in self.reviewed.unsupported
+        )
+
+    def complaints(self) -> list[str]:
+        """Return one line for each promise that fails the run: its first row, and how many more."""
+        groups: dict[tuple[str, str], list[Promise]] = {}
+        for row in self.objections():
+            groups.setdefault((row.promise, row.verdict), []).append(row)
+        lines = []
+        for (promise, verdict), rows in groups.items():
+            first = max(rows, key=lambda row: bool(row.asked))
+            asked = f" (asked: {first.asked})" if first.asked else ""
+            more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+            lines.append(f"{verdict}: {promise}{asked}: {first.reason}  [{first.test}{more}]")
+        return lines
+
+    def to_repeat(self) -> list[str]:
+        """Return the node ids of the tests that failed or broke a promise, in their order."""
+        tests = [row.test for row in self.objections() if row.test != AFTER]
+        return list(dict.fromkeys([*self.failures, *tests]))
+
+    def write(self, path: Path, facts: dict[str, Any]) -> None:
+        """Write attestations.json: ``facts`` of the run, the counts and every promise."""
+        whole = {
+            **facts,
+            **self.counts,
+            "promises": [asdict(row) for row in self.promises],
+        }
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+
+    def table(self, width: int = promise_table.WIDTH) -> str:
+        """Return the table for people, at most ``width`` characters wide."""
+        lines = promise_table.lines(self.promises, width)
+        accepted = sorted(
+            {
+                (row.promise, row.reason)
+                for row in self.promises
+                if row.verdict == "unattested" and self._excused(row)
+            }
+        )
+        if accepted:
+            lines += ["", "unattested, by the reviewed list:"]
+            lines += [f"  {promise}: {reason}" for promise, reason in accepted]
+        if modes := cache_mode_table.lines(self.promises):
+            lines += ["", *modes]
+        return "\n".join(lines)
+
+
+def _silent(
+    rows: Sequence[Promise],
+    marked: Sequence[str],
+    reports: Sequence[pytest.TestReport],
+    failed: pytest.TestReport | None,
+) -> list[Promise]:
+    """Return the rows of the promises that a test is marked with, and did not speak of."""
+    nodeid = reports[0].nodeid
+    if failed is not None:
+        if any(row.verdict == "broken" for row in rows):
+            return []
+        return [Promise(each, "", "", "broken", _first_line(failed), nodeid) for each in marked]
+    why = "the test passed without attesting it"
+    if (xfailed := failed_report.xfailed(reports)) is not None:
+        why = f"the test failed, as expected: {xfailed}"
+    elif (skipped := next((each for each in reports if each.skipped), None)) is not None:
+        why = f"skipped: {_first_line(skipped)}"
+    names = {row.promise for row in rows}
+    return [
+        Promise(each, "", "", "unattested", why, nodeid) for each in marked if each not in names
+    ]
+
+
+def _told(row: Promise) -> str:
+    """Return a row as the words of a test that fails for it."""
+    asked = f" (asked: {row.asked})" if row.asked else ""
+    attested = f"; attested: {row.attested}" if row.attested else ""
+    return f"{row.verdict}: {row.promise}{asked}: {row.reason}{attested}"
+
+
+def _checked(value: object, test: str) -> Promise:
+    """Return a row from what the guest recorded; anything malformed is a broken promise."""
+    if not isinstance(value, dict) or value.get("verdict") not in VERDICTS:
+        return Promise("report", "", "", "broken", f"malformed record {value!r}"[:200], test)
+    words = {
+        name: printable(str(value.get(name, "")))
+        for name in ("promise", "asked", "attested", "verdict", "reason")
+    }
+    facts = value.get("facts") or {}
+    if not isinstance(facts, dict):
+        return Promise("report", "", "", "broken", f"malformed facts {facts!r}"[:200], test)
+    shown = {printable(str(name)): printable(str(text)) for name, text in facts.items()}
+    return Promise(test=test, facts=shown, by=BY_TEST, **words)
+
+
+def _unattested(row: Promise, reason: str) -> Promise:
+    if row.verdict != "kept" or not reason:
+        return row
+    return replace(row, verdict="unattested", reason=reason)
+
+
+def _names_host(row: Promise) -> bool:
+    return HOST in row.facts.get(cache_mode_table.AGREED, "").split(", ")
+
+
+def _refuted(row: Promise, objection: str) -> Promise:
+    return replace(row, verdict="broken", reason=objection) if row.verdict == "kept" else row
+
+
+def _first_line(report: pytest.TestReport) -> str:
+    """Return the line that tells a failure or a skip."""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
+    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
+    return (errors or lines or ["no message"])[0]

@@ -1,0 +1,196 @@
+"""What to say of refused DMA: where, why, what memory that was, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dma_rehearsal.host_harness.verdict.evidence import Request
+from dma_rehearsal.host_harness.verdict.guest_buffers import Memory, nearest_to
+
+_SHOWN = 3  # groups of refusals that are alike
+
+# Why, and what to do next, by DmaReason's names; with blanks for the direction.
+_REASONS: dict[str, tuple[str, str]] = {
+    "PROTECTION_OUTSIDE": (
+        "nothing grants the device this memory",
+        "prepare() the buffer before the DMA and complete() or release() it only after; compare "
+        "the address that the device got with the buffer's segments",
+    ),
+    "PROTECTION_PAST_END": (
+        "it goes past the end of what is granted",
+        "compare the length that the device got with the buffer's, and add up its segments: it "
+        "may have more than one",
+    ),
+    "PROTECTION_DIRECTION": (
+        "the memory is granted for the other direction",
+        "the device {write} memory here, which needs {direction} or kIODirectionInOut",
+    ),
+    "BUS_MASTER_OFF": (
+        "the device's bus mastering is off",
+        "turn on bus mastering (COMMAND bit 2) before the DMA, and wait for DMA in flight before "
+        "it is turned off or the device is reset",
+    ),
+    "UNMAPPED": (
+        "no memory is at this address",
+        "compare the address that the device got with the buffer's segments: upper half left out, "
+        "a virtual address, or behind an IOMMU one that is not mapped any more",
+    ),
+    "READ_ONLY": (
+        "the memory may not be written",
+        "behind an IOMMU, map it for the device's writes (kIODirectionIn or InOut); ROM never can",
+    ),
+    "OWN_BAR": (
+        "the address lies in the device's own registers",
+        "give the device a memory address, not one of its BARs",
+    ),
+    "ADDRESS_WRAP": (
+        "address and length pass the end of the address space",
+        "check the length, and the two halves of the address",
+    ),
+    "BUFFER_RANGE": (
+        "it goes past the end of the device's own buffer",
+        "check offset and length against the size of the device's buffer",
+    ),
+    "ADDRESS_BITS": (
+        "the device does not drive as many address bits",
+        "give the IODMACommand, or the buffer, the device's number of address bits",
+    ),
+    "ALIGNMENT": (
+        "the device needs an address with more alignment",
+        "ask for the device's alignment when the buffer is made or its segments are generated",
+    ),
+    "LENGTH_ALIGNMENT": (
+        "the device needs a length that is a multiple of more bytes",
+        "round the length as the device's profile says, or cut the transfer there",
+    ),
+    "MAX_SEGMENT": (
+        "the segment is longer than the device's longest",
+        "generate segments with the device's maximum segment size",
+    ),
+    "MAX_SEGMENTS": (
+        "the transfer has more segments than the device takes",
+        "cut the transfer, or use memory with fewer segments",
+    ),
+    "MAX_TRANSFER": (
+        "the transfer is longer than the device's longest",
+        "cut the transfer at the device's maximum transfer size",
+    ),
+    "TRANSFER_SIZE": (
+        "the transfer of the ring is longer than any may be",
+        "cut the transfer at RING_BYTES_MAX, or RING_BYTES_CACHED_MAX with the cache model on",
+    ),
+    "BOUNDARY": (
+        "it crosses a boundary that the device must not cross",
+        "generate segments with the device's boundary",
+    ),
+    "PRP": (
+        "a segment lies in the midst of a page, or leaves a gap",
+        "generate segments by the device's rule: whole pages but for the first and the last",
+    ),
+    "INJECTED": (
+        "error injection has the device fail each DMA",
+        "clear bit 16 of the control register of the error-injection DVSEC",
+    ),
+    "BAD_DESCRIPTOR": (
+        "the descriptor has unknown flags, no bytes, or directions that differ in one transfer",
+        "look at the descriptor's fields as the device reads them: layout, byte order, leftovers; "
+        "and write the descriptor before the doorbell",
+    ),
+    "UNFINISHED_CHAIN": (
+        "the last descriptor announces another one",
+        "leave out the chain flag of a transfer's last descriptor",
+    ),
+    "RESERVED_ADDRESS_TYPE": (
+        "the address type is a reserved one",
+        "use an address type that the specification has",
+    ),
+    "NO_ATC_ENTRY": (
+        "the device's translation cache does not cover it",
+        "ask for a translation of the whole range first, and again after an invalidation",
+    ),
+    "CLIENT_ERROR": (
+        "the memory's owner (QEMU) answered with an error",
+        "look into qemu.log; the address may be a device's, which refuses such accesses",
+    ),
+    "CACHE_UNTRACKED": (
+        "a no-snoop access went to memory that no buffer tracks",
+        "let the access go to a mapped buffer, or be snooped",
+    ),
+    "CACHE_SCATTERED": (
+        "it touches more separately tracked pieces than the cache model takes at once",
+        "cut the access where the buffers do, or track the memory as one buffer",
+    ),
+}
+_UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for what came before")
+
+
+def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
+    """Return what is wrong with refusals that a test did not announce; empty without any.
+
+    The first line tells the first of them. ``memory`` is what the guest says lay where.
+    """
+    if not refused:
+        return ""
+    groups: dict[tuple[object, ...], list[Request]] = {}
+    for each in refused:
+        owner = each.nearest.owner if each.nearest else None
+        groups.setdefault((each.device, each.write, each.reason, owner), []).append(each)
+    parts = []
+    for alike in list(groups.values())[:_SHOWN]:
+        parts += _of_group(alike, memory)
+    if others := list(groups.values())[_SHOWN:]:
+        parts.append(f"and {sum(map(len, others))} more that were refused otherwise")
+    reasons = sorted({each.reason for each in refused})
+    parts.append(
+        "if it is meant: with expects("
+        + ", ".join(f"DmaReason.{reason}" for reason in reasons)
+        + "): ... around that DMA"
+    )
+    return "\n".join(parts)
+
+
+def told(each: Request) -> str:
+    """Return one refusal as a line: device, direction, length, address, reason."""
+    kind = "write" if each.write else "read"
+    return (
+        f"{each.device or 'the device'}: a {kind} of {each.length} bytes at {each.address:#x} was "
+        f"refused: {each.reason}"
+    )
+
+
+def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
+    first = alike[0]
+    why, what_next = _REASONS.get(first.reason, _UNKNOWN)
+    lines = [f"{told(first)}, and the test did not announce it"]
+    at_fault = first.address if first.byte is None else first.byte
+    place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"
+    lines.append(f"  why: {why}{place} (request {first.sequence})")
+    known = nearest_to(memory, at_fault, first.sequence)
+    released = known is not None and known.gone(first.sequence)
+    if known is not None:
+        since = first.sequence - known.released_after
+        gone = f", released at {known.released}, {since} operation{'s' * (since > 1)} ago"
+        lines.append(f"  there: {known}{gone if released else ''}")
+    if first.nearest is not None:
+        grant = first.nearest
+        there = [each for each in memory if not each.gone(first.sequence)]
+        owner = nearest_to(there, grant.address, first.sequence)
+        of = f", of {owner}" if owner is not None and owner != known else ""
+        lines.append(
+            f"  nearest grant: {grant.direction}, {grant.length} bytes at {grant.address:#x}, "
+            f"owner {grant.owner:#x}{of}"
+        )
+    elif first.reason.startswith("PROTECTION_"):
+        lines.append("  nearest grant: none is in force")
+    if released:
+        what_next = (
+            "the buffer was released while the device still had its address: wait until the DMA "
+            "is done, or stop the device, before release()"
+        )
+    direction = "kIODirectionIn" if first.write else "kIODirectionOut"
+    verb = "writes" if first.write else "reads"
+    lines.append(f"  next: {what_next.format(write=verb, direction=direction)}")
+    if len(alike) > 1:
+        end = alike[-1].address
+        lines.append(f"  and {len(alike) - 1} more like it, the last at {end:#x}")
+    return lines

@@ -1,0 +1,107 @@
+"""A guest without a VM: the guest's own code on the device's own code, in one process.
+
+Between them stands a `Machine`. The whole suite runs here within seconds, so each of its checks can
+be seen to fire.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from dma_rehearsal.device.layout import PLATFORM_DEVICE_ID
+from dma_rehearsal.guest.drivers import edu, exerciser
+from dma_rehearsal.guest.drivers.platform import command
+from dma_rehearsal.guest.drivers.platform import device as platform_device
+from dma_rehearsal.guest.linux import kernel_cmdline, memory_types, processors
+from dma_rehearsal.guest.testkit import fixtures, session_platform
+from dma_rehearsal.guest.testkit.attestation import SettingsPlugin
+from dma_rehearsal.guest.testkit.host_witness import Host, HostPlugin
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from dma_rehearsal.host_harness.machine import launch
+from tests.inprocess.rig.edu import EduModel
+from tests.inprocess.rig.function import Function
+from tests.inprocess.rig.machine import PAT, Driver, Machine
+from tests.inprocess.rig.verdict import Outcome
+
+MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
+
+
+class Rig:
+    """Runs the guest's suite on machines."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._pytester = pytester
+        self._patch = monkeypatch
+
+    def run(
+        self,
+        kind: type[Machine] = Machine,
+        *args: str,
+        seed: int = 7,
+        tests: Path | None = None,
+        plugins: Sequence[object] = (),
+    ) -> Outcome:
+        """Run the suite, or what ``args`` select of it, on a machine of this kind.
+
+        ``tests``: a file of other guest tests in its place.
+        """
+        machine = kind(self._pytester.path)
+        self._tests, self._plugins = tests or SOURCE / "dma_rehearsal" / "guest" / "suite", plugins
+        wait = exerciser.Interrupt.wait
+
+        def wait_on(interrupt: exerciser.Interrupt, timeout: float) -> int:
+            machine.go_on()
+            return wait(interrupt, timeout)
+
+        try:
+            with self._patch.context() as patch:
+                patch.setattr(exerciser.Interrupt, "wait", wait_on)
+                return self._run(machine, args, seed)
+        finally:
+            machine.close()
+
+    def _run(self, machine: Machine, args: tuple[str, ...], seed: int) -> Outcome:
+        def find(_vendor: int, device: int, index: int = 0) -> Function | EduModel:
+            if device == edu.EDU_DEVICE_ID:
+                return machine.edus[index]
+            if device == PLATFORM_DEVICE_ID:
+                return Function(machine, machine.platform)
+            return Function(machine, machine.peer if index else machine.exerciser)
+
+        for module in exerciser, platform_device, fixtures:
+            self._patch.setattr(module, "PciFunction", SimpleNamespace(find=find))
+        self._patch.setattr(
+            exerciser, "DriverFunction", lambda _: Function(machine, machine.exerciser)
+        )
+        self._patch.setattr(edu, "DriverFunction", lambda _: machine.edus[0])
+        self._patch.setattr(session_platform, "Driver", lambda: Driver(machine))
+        self._patch.setattr(command, "LOCKS", self._pytester.path)
+        self._patch.setattr(memory_types, "read_pat", lambda: PAT)
+        self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
+        words = self._pytester.path / "cmdline"
+        words.write_text(" ".join(launch.device_words(machine.announced or machine.profile)))
+        self._patch.setattr(kernel_cmdline, "CMDLINE", words)
+        online = self._pytester.path / "online"
+        online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
+        self._patch.setattr(processors, "ONLINE", online)
+        outcome = Outcome(machine)
+        guest = SOURCE / "dma_rehearsal" / "guest"
+        self._pytester.inline_run(
+            *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),
+            # The rest is not looked at here, and costs more than the tests do.
+            *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
+            *("-p", "no:cacheprovider", "--strict-markers", "-m", "not kernel"),
+            *(str(self._tests), *args),
+            plugins=[
+                *(fixtures, SettingsPlugin(seed), outcome, *self._plugins),
+                HostPlugin(cast("Host", machine.host(machine))),
+            ],
+        )
+        outcome.end()
+        return outcome

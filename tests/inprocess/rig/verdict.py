@@ -1,0 +1,82 @@
+"""What the host makes of the rig's tests: its own worker and ledger, with the devices' trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.session.agent_client import Outcome as Reported
+from dma_rehearsal.host_harness.session.worker import Worker
+from dma_rehearsal.host_harness.verdict import host_view
+from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.verdict.ledger import Ledger
+from tests.inprocess.rig.machine import Machine
+
+
+@dataclass
+class RigVm:
+    """What a worker needs of a VM. Nothing is sent: the tests run in this process."""
+
+    machine: Machine
+    folder: Path = Path()
+    subject: str = ""
+    deadlines: Counter[str] = field(default_factory=Counter)
+
+    def set_test(self, nodeid: str | None) -> None:
+        """Name the test in each event from now on, as the control socket does."""
+        self.machine.trace.test = nodeid
+
+    def send(self, _phase: str, _message: object) -> None: ...
+
+
+class Outcome:
+    """What a run of the suite came to: a plugin that hands the reports to the host's code.
+
+    ``late`` is what the host has against the run beside its tests.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.ledger = Ledger()
+        self.late: list[tuple[str, str]] = []
+        self._vm = RigVm(machine)
+        self._worker = Worker(cast("Vm", self._vm), iommu=False)
+        self._worker._trace = cast("DeviceTrace", machine.trace)
+        self._items: dict[str, pytest.Item] = {}
+        self._reports: list[pytest.TestReport] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the tests, and with them the promises that they are marked with."""
+        self._items = {item.nodeid: item for item in items}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Begin a test, as the host does before it has the guest run it."""
+        self._worker.start(self._items[nodeid], None)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Hand a test's reports to the host, as they would come over the channel."""
+        self._reports.append(report)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Have the host judge the test."""
+        reports, self._reports = self._reports, []
+        host_view.check(reports[-1].user_properties)
+        machine = self._vm.machine
+        seen = self._worker.see(Reported(reports, machine.witnessed))
+        machine.witnessed = False
+        marks = self._items[nodeid].iter_markers("promise")
+        self.ledger.add_test(seen.reports, [str(mark.args[0]) for mark in marks], seen.host)
+
+    def end(self) -> None:
+        """Take what came after the last test."""
+        self._vm.set_test(None)
+        self.late = self._worker.late()
+
+    @property
+    def broken(self) -> set[str]:
+        """The promises that were broken."""
+        return {row.promise for row in self.ledger.promises if row.verdict == "broken"}

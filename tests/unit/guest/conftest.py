@@ -1,0 +1,51 @@
+"""Pools of ordinary memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
+from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from tests.unit.guest.memory_pool import MemoryPool
+from tests.unit.guest.shared_pool import MIB, ZONE, Remake, SharedPool
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Iterator[MemoryPool]:
+    made = [
+        MemoryPool(Zone(name, start, size), tmp_path)
+        for name, start, size in [
+            ("main", 0x0C00_0000, 4 * MIB),
+            ("high", 0x1_1000_0000, 8 * MIB),
+            ("low", 0x00D0_0000, MIB),
+        ]
+    ]
+    pool_registry.use(*map(HeapPool, made))
+    yield made[0]
+    pool_registry.use()
+    for pool in made:
+        pool.close()
+        os.close(pool.fd)
+
+
+@pytest.fixture
+def remake(tmp_path: Path) -> Iterator[Remake]:
+    """Make the pool: once here, and once in each process that is forked."""
+    fd = os.memfd_create("carve-out")
+    os.ftruncate(fd, ZONE.size)
+
+    def make() -> SharedPool:
+        pool = SharedPool(fd, tmp_path)
+        pool_registry.use(HeapPool(pool))
+        return pool
+
+    pool = make()
+    yield make
+    pool_registry.use()
+    pool.close()
+    os.close(fd)

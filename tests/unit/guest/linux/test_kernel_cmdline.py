@@ -1,0 +1,74 @@
+"""What the kernel's command line says of the device, and how that device is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dma_rehearsal.device.exerciser import profile
+from dma_rehearsal.guest.drivers import exerciser
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
+from dma_rehearsal.guest.linux import kernel_cmdline
+from dma_rehearsal.guest.linux.kernel_cmdline import Announced, announced
+from dma_rehearsal.host_harness.machine import launch
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(kernel_cmdline, "CMDLINE", tmp_path / "cmdline")
+    return tmp_path / "cmdline"
+
+
+def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
+    assert announced() == Announced(0x13B5, 0xED01, 16, None)
+    line.write_text("quiet panic=-1 rehearsal.shells=4\n")
+    assert announced().is_plain
+
+
+def test_words_of_the_harness_are_understood(line: Path) -> None:
+    found = profile.find("coherent-64")
+    line.write_text(f"quiet {' '.join(launch.device_words(found))} x=1\n")
+    segments = frozenset({"segments"})
+    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, True, segments)
+    assert not announced().is_plain
+    line.write_text(" ".join(launch.device_words(profile.find("soc-30"))))
+    assert announced().limits == {"addresses", "segments"}
+    assert not announced().coherent
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "device=13b5",
+        "device=x:y",
+        "vectors=many",
+        "profile=",
+        "device=",
+        "limits=speed",
+        "coherent=x",
+    ],
+)
+def test_word_that_cannot_be_is_named(line: Path, word: str) -> None:
+    line.write_text(f"rehearsal.{word}")
+    with pytest.raises(ValueError, match=r"write rehearsal\.device=13b5:ed01"):
+        announced()
+
+
+@pytest.mark.parametrize("said", ["", "rehearsal.device=1022:2000"])
+def test_only_a_device_that_the_driver_does_not_know_is_bound(
+    line: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    line.write_text(said)
+    bound: list[bool] = []
+    asked: list[tuple[int, int]] = []
+
+    def find(vendor: int, device: int, index: int) -> PciFunction:  # noqa: ARG001
+        asked.append((vendor, device))
+        return PciFunction(line.parent)
+
+    monkeypatch.setattr(PciFunction, "find", find)
+    monkeypatch.setattr(PciFunction, "bind", lambda _: bound.append(True))
+    exerciser.find()
+    assert asked == [(0x1022, 0x2000) if said else (0x13B5, 0xED01)]
+    assert bound == [True] * bool(said)

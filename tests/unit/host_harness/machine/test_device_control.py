@@ -1,0 +1,51 @@
+"""The host's side of the control socket, with a device process and with none."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from dma_rehearsal.host_harness.machine.device_control import set_fault, set_test
+from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
+from tests.unit.device.test_process import running
+
+
+def test_fault_and_test_of_a_device_that_runs(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with running(tmp_path, "--control-socket", str(path)):
+        set_test(path, "tests/ö.py::test_a[\n\x00]")
+        set_test(path, None)
+        set_fault(path, "msix-dropped")
+        with pytest.raises(UsageError, match="there is no fault 'no-such'"):
+            set_fault(path, "no-such")
+        with pytest.raises(NoVerdict, match="does not take the test's name: a request of more"):
+            set_test(path, "a" * (1 << 16))
+
+
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    for ask in (set_fault, set_test):
+        with pytest.raises(NoVerdict, match="control socket does not answer"):
+            ask(tmp_path / "control", None)
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\n", b"[]\n", b'{"test": "other"}\n', b"\xff"])
+def test_a_device_that_answers_nonsense(tmp_path: Path, answer: bytes) -> None:
+    path = tmp_path / "control"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1 << 16)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(NoVerdict):
+            set_test(path, "mine")
+        thread.join()

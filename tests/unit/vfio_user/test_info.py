@@ -1,0 +1,93 @@
+"""DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_REGION_IO_FDS, DEVICE_GET_IRQ_INFO."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from dma_rehearsal.device import layout
+from dma_rehearsal.device.vfio_user.messages import Command
+from tests.unit.vfio_user.client import RawClient, Refused
+
+SIZES = {0: 0x1000, 1: 0x10000, 2: 0x1000, 3: 0x1000, 4: 0x1000, 5: 0, 6: 0, 7: 4096, 8: 0}
+EVENTFD, MASKABLE, AUTOMASKED, NORESIZE = 1, 2, 4, 8
+# What takes MASK and UNMASK says so, and INTx, a level, masks itself.
+FLAGS = {
+    0: EVENTFD | MASKABLE | AUTOMASKED,
+    1: EVENTFD | MASKABLE | NORESIZE,
+    2: EVENTFD | MASKABLE | NORESIZE,
+    3: EVENTFD | NORESIZE,
+    4: EVENTFD | NORESIZE,
+}
+IRQS = {0: 1, 1: 0, 2: layout.VECTORS_DEFAULT, 3: 1, 4: 1}
+QUERIES = {
+    Command.DEVICE_GET_INFO: 16,
+    Command.DEVICE_GET_REGION_INFO: 32,
+    Command.DEVICE_GET_REGION_IO_FDS: 16,
+    Command.DEVICE_GET_IRQ_INFO: 16,
+}
+
+
+def test_device(client: RawClient) -> None:
+    info = client.call(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
+    assert struct.unpack("<IIII", info) == (16, 3, 9, 5)
+
+
+@pytest.mark.parametrize("index", SIZES)
+def test_region(client: RawClient, index: int) -> None:
+    request = struct.pack("<IIIIQQ", 32, 0, index, 0, 0, 0)
+    reply = client.call(Command.DEVICE_GET_REGION_INFO, request)
+    argsz, flags, number, capabilities, size, offset = struct.unpack("<IIIIQQ", reply)
+    assert (argsz, number, capabilities, offset) == (32, index, 0, 0)
+    assert size == SIZES[index]
+    # No region is mmap-able: one that is turns posted writes off for the whole device in QEMU.
+    assert flags == (3 if size else 0)
+
+
+@pytest.mark.parametrize("index", IRQS)
+def test_irq(client: RawClient, index: int) -> None:
+    reply = client.call(Command.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, index, 0))
+    _, flags, number, count = struct.unpack("<IIII", reply)
+    assert flags == FLAGS[index]
+    assert (number, count) == (index, IRQS[index])
+
+
+@pytest.mark.parametrize("index", [index for index, size in SIZES.items() if size])
+def test_region_io_fds_are_none(client: RawClient, index: int) -> None:
+    request = struct.pack("<IIII", 16, 0, index, 0)
+    assert client.call(Command.DEVICE_GET_REGION_IO_FDS, request) == request
+
+
+@pytest.mark.parametrize("index", [5, 6, 8, 9, 0xFFFF_FFFF])
+def test_region_io_fds_of_no_region(client: RawClient, index: int) -> None:
+    with pytest.raises(Refused) as refusal:
+        client.call(Command.DEVICE_GET_REGION_IO_FDS, struct.pack("<IIII", 16, 0, index, 0))
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("index", [9, 100, 0xFFFF_FFFF])
+@pytest.mark.parametrize("command", [Command.DEVICE_GET_REGION_INFO, Command.DEVICE_GET_IRQ_INFO])
+def test_index_that_does_not_exist(client: RawClient, command: Command, index: int) -> None:
+    request = struct.pack("<IIIIQQ", 32, 0, index, 0, 0, 0)[: QUERIES[command]]
+    with pytest.raises(Refused) as refusal:
+        client.call(command, request)
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("command", QUERIES)
+@pytest.mark.parametrize("argsz", [0, 1, 15])
+def test_argsz_without_room(client: RawClient, command: Command, argsz: int) -> None:
+    request = struct.pack("<I", argsz).ljust(QUERIES[command], b"\0")
+    with pytest.raises(Refused) as refusal:
+        client.call(command, request)
+    assert refusal.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("command", QUERIES)
+@pytest.mark.parametrize("length", [0, 1, 4, 15])
+def test_truncated(client: RawClient, command: Command, length: int) -> None:
+    with pytest.raises(Refused) as refusal:
+        client.call(command, struct.pack("<IIII", 64, 0, 0, 0)[:length])
+    assert refusal.value.errno == errno.EINVAL

@@ -1,0 +1,113 @@
+"""Every fault that can be, in one VM for its kind: set, noticed by the guest, cleared, gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from dma_rehearsal.host_harness.faults import FAULTS, Fault, Place, find
+from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.verdict.ledger import Ledger
+from tests.vm.one_vm import OneSession, OneVm, check_gone, notice, one_vm
+
+pytestmark = pytest.mark.vm
+
+SWITCHABLE = [fault for fault in FAULTS if fault.switchable and not fault.options]
+OF_A_SESSION = [fault for fault in FAULTS if fault.of_a_session and not fault.options]
+IOMMU = [
+    fault
+    for fault in FAULTS
+    if (fault.switchable or fault.of_a_session) and fault.options == {"iommu": "intel"}
+]
+
+
+@pytest.fixture(scope="module")
+def plain_vm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OneVm]:
+    with one_vm(request.config, tmp_path_factory.mktemp("runs")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def iommu_vm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OneVm]:
+    with one_vm(request.config, tmp_path_factory.mktemp("runs"), iommu="intel") as made:
+        yield made
+
+
+@pytest.fixture(scope="class")
+def session(plain_vm: OneVm) -> Iterator[OneSession]:
+    with plain_vm.session(*sorted({fault.tests for fault in SWITCHABLE})) as begun:
+        yield begun
+
+
+def without_addresses(ledger: Ledger) -> list[tuple[str, str, str]]:
+    """Return what came of a test; where its buffers were is another place each time."""
+    return [
+        (row.promise, row.verdict, re.sub("0x[0-9a-f]+", "0x", row.reason))
+        for row in ledger.promises
+    ]
+
+
+class TestSwitchable:
+    """Faults of devices and driver, set and cleared in the midst of one session."""
+
+    @pytest.mark.parametrize("fault", SWITCHABLE, ids=lambda fault: fault.name)
+    def test_fault_is_noticed_and_gone(
+        self, plain_vm: OneVm, session: OneSession, fault: Fault
+    ) -> None:
+        """The message names the promise, and what the rule is that was broken."""
+        with plain_vm.fault(fault):
+            noticed = notice(session, fault)
+        check_gone(session, noticed)
+
+    def test_the_same_seed_reproduces_the_same_failure(
+        self, plain_vm: OneVm, session: OneSession
+    ) -> None:
+        """Of a case in which the seed decides which lines are evicted, and so what goes wrong."""
+        fault = find("cache-snapshot-before-maintenance")
+        tests = session.of(fault)
+        (item,) = [each for each in tests if "test_chance_is_the_seed_s" in each.nodeid]
+        with plain_vm.fault(fault):
+            first, second = session.run(item), session.run(item)
+        assert first.failed == second.failed == 1
+        assert "STORED_WHILE_DEVICE_OWNS" in first.complaints()[0]
+        assert without_addresses(first) == without_addresses(second)
+
+    def test_fault_of_another_place_is_refused(self, plain_vm: OneVm) -> None:
+        guest = next(fault for fault in FAULTS if fault.place is Place.GUEST)
+        with pytest.raises(UsageError, match=f"there is no fault '{guest.name}'"):
+            plain_vm.vm.set_fault(guest.name)
+
+
+def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
+    """One session with the fault, one without."""
+    if fault.at_collection:
+        with pytest.raises(NoVerdict, match=fault.words), vm.session(fault.tests, fault=fault):
+            pass
+        vm.vm.end_session(0)
+        with vm.session(fault.tests) as sound:
+            assert sound.items
+        return
+    if fault.of_a_session:
+        with vm.session(fault.tests, fault=fault) as faulty:
+            noticed = notice(faulty, fault)
+    else:
+        with vm.fault(fault), vm.session(fault.tests) as faulty:
+            noticed = notice(faulty, fault)
+    with vm.session(fault.tests) as sound:
+        check_gone(sound, noticed)
+
+
+@pytest.mark.parametrize("fault", OF_A_SESSION, ids=lambda fault: fault.name)
+def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault) -> None:
+    _noticed_and_gone(plain_vm, fault)
+
+
+@pytest.mark.parametrize("fault", IOMMU, ids=lambda fault: fault.name)
+def test_fault_behind_an_iommu_is_noticed_and_gone(iommu_vm: OneVm, fault: Fault) -> None:
+    _noticed_and_gone(iommu_vm, fault)

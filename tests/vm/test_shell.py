@@ -1,0 +1,183 @@
+"""Shells in real guests, kept VMs and gdb's stub, as a user at a terminal has them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from dma_rehearsal.host_harness.cli import shell
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from dma_rehearsal.host_harness.process.errors import UsageError
+from tests.runs import clean_environment
+
+LIMIT_S = 900  # the first run of a machine makes the environment
+PROMPT = r"guest:\S+# "
+
+
+class Terminal:
+    """Starts the harness at terminals of its own; everything is ended with the test."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def start(self, *arguments: str, folder: Path = SOURCE, **settings: str) -> pexpect.spawn[str]:
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "dma_rehearsal.host_harness", *arguments],
+            cwd=str(folder),
+            env=clean_environment(PYTHONPATH=str(folder), **settings),
+            timeout=60,
+            encoding="utf-8",
+            dimensions=(33, 111),
+        )
+        self._stack.callback(child.close, force=True)
+        child.logfile_read = sys.stdout
+        return child
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    with ExitStack() as stack:
+        yield Terminal(stack)
+
+
+def finish(child: pexpect.spawn[str], status: int = 0) -> None:
+    child.expect_exact(f"status {status}\r\n")
+    child.expect(pexpect.EOF)
+    child.wait()
+    assert child.exitstatus == status
+
+
+@pytest.mark.vm
+def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("device", "dma_rehearsal", "guest", "host_harness"):
+        shutil.copytree(SOURCE / name, checkout / name, symlinks=True)
+    first = terminal.start("shell", "--runs", str(tmp_path / "runs"), folder=checkout)
+    first.expect(PROMPT, timeout=LIMIT_S)
+    task = "from dma_rehearsal.guest.iobuffer import current_task; print(current_task())"
+    first.sendline(f"python3 -c '{task}'; tty; stty size")
+    first.expect(r"task \d+")
+    first.expect_exact("/dev/hvc0")
+    first.expect_exact("33 111")
+
+    second = terminal.start("shell", "--attach", str(tmp_path / "runs" / "latest"))
+    second.expect(PROMPT)
+    second.sendline("tty; sleep 1000")
+    second.expect_exact("/dev/hvc1")
+    time.sleep(1)
+    second.send("\x03")  # is the guest's, not the harness's
+    second.expect(PROMPT)
+    second.sendline("echo still h''ere")
+    second.expect_exact("still here")
+
+    module = checkout / "guest" / "suite" / "live.py"
+    module.write_text("print('words', 6 * 7)\n")
+    first.sendline("until test -e suite/live.py; do sleep 0.2; done; python3 suite/live.py")
+    first.expect_exact("words 42")
+    module.unlink()
+    first.sendline("while test -e suite/live.py; do sleep 0.2; done; echo it is g''one")
+    first.expect_exact("it is gone")
+
+    second.sendline("exit")
+    finish(second)
+    third = terminal.start("shell", "--attach", str(tmp_path / "runs" / "latest"))
+    third.expect(PROMPT)
+    third.send("\x1d")  # Ctrl-]
+    finish(third)
+    first.sendline("exit")
+    finish(first)
+    assert not (tmp_path / "runs" / "latest" / "vm.json").exists()
+
+
+@pytest.mark.vm
+def test_kept_vm_can_be_entered_and_debugged(terminal: Terminal, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    kept = terminal.start(
+        *("test", "--runs", str(runs), "-k", "test_in_out and 4096"), KEEP="1", GDB="1"
+    )
+    kept.expect(r"gdb (\S+) -ex 'target remote (\S+)'", timeout=LIMIT_S)
+    assert isinstance(kept.match, re.Match)
+    kernel, stub = map(Path, kept.match.groups())
+    assert kernel.read_bytes()[:4] == b"\x7fELF"
+    # On a terminal: a live line for the phase, colours, and dots in place of lines.
+    kept.expect(r"\r\x1b\[K\[ +\d+\.\ds\] boot \.\.\. [1-9]\d* s")
+    kept.expect_exact("test_direction.py \x1b[32m.")
+    kept.expect_exact("1 passed, 0 failed")
+    kept.expect_exact("the VM is kept")
+    kept.expect_exact(f"shell --attach {runs}")
+    kept.expect_exact("Ctrl-C ends it")
+
+    # The remote protocol of gdb: a packet with its checksum; "?" asks why the target stopped.
+    with socket.socket(socket.AF_UNIX) as gdb:
+        gdb.settimeout(20)
+        gdb.connect(str(stub))
+        gdb.sendall(b"+$?#3f")
+        answer = b""
+        while not re.search(rb"\$T[0-9a-f]{2}", answer):
+            answer += gdb.recv(4096)
+        gdb.sendall(b"+$D#44")  # detach: the guest goes on
+
+    inside = terminal.start("shell", "--attach", str(runs / "latest"))
+    inside.expect(PROMPT)
+    count = (
+        "from dma_rehearsal.guest.drivers.exerciser import Exerciser; print(Exerciser().dma_count)"
+    )
+    inside.sendline(f"python3 -c '{count}'")
+    inside.expect(r"\r\n\d+\r\n")
+    inside.sendline("exit")
+    finish(inside)
+    assert json.loads((runs / "latest" / "vm.json").read_text())["gdb"] == str(stub)
+    kept.kill(signal.SIGINT)
+    kept.expect_exact("the kept VM ends")
+    finish(kept)
+    assert not stub.parent.exists()
+
+
+def test_attaching_to_nothing_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no VM that has shells"):
+        shell.attach(tmp_path)
+
+
+def test_no_shell_is_taken_twice(tmp_path: Path) -> None:
+    paths = [tmp_path / "shell0", tmp_path / "shell1"]
+    with ExitStack() as stack:
+        for path in paths:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(path))
+            listener.listen(4)
+        facts = {"pid": 1, "gdb": None, "shells": list(map(str, paths))}
+        (tmp_path / "vm.json").write_text(json.dumps(facts))
+        found = shell._facts(tmp_path)
+        peers = [
+            stack.enter_context(shell._taken(found)).getpeername(),
+            stack.enter_context(shell._taken(found)).getpeername(),
+        ]
+        assert peers == list(map(str, paths))
+        with pytest.raises(UsageError, match="in use"), shell._taken(found):
+            pass
+
+
+def test_marks_end_is_found_wherever_it_is_cut() -> None:
+    whole = b"logout\r\n" + shell.SHELL_ENDED
+    for cut in range(len(whole) + 1):
+        shown, held, ended = shell._until_end(whole[:cut])
+        more, _, ended_later = shell._until_end(held + whole[cut:])
+        assert (ended or ended_later, shown + (b"" if ended else more)) == (True, b"logout\r\n")
+    assert shell._until_end(b"\x1b[0m text") == (b"\x1b[0m text", b"", False)
+
+
+def test_both_sides_know_the_same_mark() -> None:
+    source = (SOURCE / "guest" / "agent" / "init.py").read_text()
+    assert f"SHELL_ENDED = {shell.SHELL_ENDED!r}".replace("'", '"') in source
