@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The two commands of the README are test-vm and test; each does all the set-up that it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
 # APPEND=<words> DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
@@ -37,7 +38,7 @@ endif
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
-	@sed -nE '2,5s/^# ?/  /p' Makefile
+	@sed -nE '3,6s/^# ?/  /p' Makefile
 
 setup:
 	@host_harness/environment/bootstrap.sh $(VENV)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device process: a vfio-user server for the endpoint, and one for the platform."""
 
 from __future__ import annotations

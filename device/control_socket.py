@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control socket: whoever may connect sets and clears faults, and names the test that runs.
 
 One request a connection, one JSON object a line: ``{"fault": "device-read-flip"}``, or null for no

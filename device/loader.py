@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``--endpoint module:Class``: finds a device class, also one outside this project."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the device did, as JSON lines: one event a line, written at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notices a model that does not answer, says where it hangs, and ends the process.
 
 A guest whose register read is not answered in time gets all ones from QEMU, which then goes on as

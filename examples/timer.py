@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole device on one page: a timer that interrupts, does DMA, and can be migrated.
 
 ``python -m examples.timer SOCKET`` serves it; libvfio-user's sample

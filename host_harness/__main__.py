@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command line: boot the guest with the device, run the DMA checks, print the verdict.
 
 The status is also the last line of the output and stands in ``build/runs/latest/status``, because

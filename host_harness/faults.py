@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named faults: each breaks one promise on purpose, and the run must notice.
 
 ``make faults`` prints them. A check that no fault can make fail is not a check.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rig in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
 
 Nothing happens unless ``--vm`` is given or a fixture is used. ``vm``, ``guest`` and ``device`` boot

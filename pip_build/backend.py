@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """setuptools' build backend (PEP 517), on a copy: a build leaves nothing in the checkout.
 
 setuptools puts ``dma_rehearsal.egg-info`` and ``build/lib`` beside the sources. Of the first pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Marks of the host's tests, and what every test must leave as it was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run libvfio-user's sample client against our timer device: ``make interop CLIENT=...``
 
 The client starts the destination of its migration itself, as ``server`` in its own folder, and does

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of the harness as a user would start them."""
 
 from __future__ import annotations

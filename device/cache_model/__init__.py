@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a board without coherent I/O does to DMA, as a deterministic model without I/O.
 
 A *snooped* access sees G, guest RAM as the CPU sees it; a *no-snoop* access sees D, the DRAM image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which call was missing where lines suffered; none was where two owners share a line.
 
 A line at the edge of what an operation is about holds other bytes as well. Where only those

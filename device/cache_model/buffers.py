@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tracked buffers, and which segment holds a byte."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of tracked lines: bytes and marks of many adjacent lines in a few byte arrays.
 
 One line costs three times its size and ten bytes; no object stands for a single line.

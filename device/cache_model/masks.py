@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where two pieces of memory differ, as masks: one byte for each byte or line, 0xFF where it is so.
 
 The work on a mask is done by operations on whole ranges, so that its cost in Python does not grow

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model: what a board without coherent I/O does to DMA. No I/O; see the package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model's vocabulary: modes, operations, calls, places in memory, and its errors."""
 
 from __future__ import annotations

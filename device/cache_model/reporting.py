@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the rules make reports: runs of lines that suffered the same, with bytes that differ."""
 
 from __future__ import annotations

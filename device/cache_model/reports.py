@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports: what a board would have done to a driver's data, and the call that was missing."""
 
 from __future__ import annotations

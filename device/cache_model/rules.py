@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each operation does to lines: one method for each rule, so that a fault can break one alone.
 
 A rule works on a ``Window``: some lines, and the operation's one copy of their memory (G). D, B and

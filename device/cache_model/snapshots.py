@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copies of guest memory that the model compares with later: snapshots and announcements.
 
 What the model itself changes in memory enters them, so that a difference is someone else's store.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a request meets before a byte of it moves: every check, in the one order.
 
 1. The function: bus mastering, the end of the address space, its own BARs.

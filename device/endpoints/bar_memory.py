@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BARs that are plain memory, and how functions of one process reach each other's."""
 
 from __future__ import annotations

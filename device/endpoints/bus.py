@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one way to memory of an endpoint: what the bus would refuse is refused, and says exactly why.
 
 Everything that a function reads is copied once; it can only work with the copy.

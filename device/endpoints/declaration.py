@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What no function can be: an author's declarations are looked at when the function is made.
 
 Each mistake is a ValueError that names the class, the place and what to do. A guest would meet it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a function asks of memory, and how it is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Admits requests and moves their bytes: the one way to memory of every DMA, at once or later.
 
 Theory of operation. Requests that need no message are admitted and moved in one step under the

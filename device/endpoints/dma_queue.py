@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DMAs of a function that were started and are not done.
 
 Theory of operation. DMAs are done in the order they were started, and end in that order. None ends

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Endpoint: what every function has. An author adds identity, registers and behaviour.
 
     class Adder(Endpoint):

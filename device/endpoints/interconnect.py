@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies between the functions of one process and memory, where a platform puts its models.
 
 Without a platform nothing stands there, and every request passes. Functions and the platform are

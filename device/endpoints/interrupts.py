@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MSI-X and MSI of one function: which messages go, which are pending, and what MSI-X's BARs show.
 
 PCI Local Bus 3.0, section 6.8. What a server of vfio-user sees of it: MSI-X Enable, Function Mask,

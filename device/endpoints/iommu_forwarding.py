@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A function behind an IOMMU that is the client's: what the map refuses goes to the client.
 
 The DMA map holds what the guest's IOMMU lets through, so a refused request is known to be one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the bytes of a request are, once nothing refused it: in memory, or behind caches."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest requests that were refused, of all functions on an interconnect."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Declared 32-bit registers, their fields, and the dispatch of accesses of any width and alignment.
 
 An author lists registers as a specification's table does, and their fields as its figures do:

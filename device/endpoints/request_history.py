@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest requests of a function, kept as they come: by the list.
 
 A list of thousands passes in the time that it takes to make a record of some hundreds. So each is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A function as a requester (PCI Express Base 5.0): the account of its requests.
 
 Each request is recorded, as it left the function or why it did not, and is one event of the trace.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a function's requests lead: to its client's memory, or to a BAR of a peer.
 
 NotMapped or DmaRefused says why one leads nowhere; OnlyByMessage, that the client alone reaches it.

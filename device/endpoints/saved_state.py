@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of an endpoint a migration carries: some bytes of its BARs, which the author lists.
 
     state = (StatePart(bar=1, offset=0, length=0x3000), StatePart(bar=0, offset=0, length=8))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A BAR in a file of memory, of which the client may map some pages."""
 
 from __future__ import annotations

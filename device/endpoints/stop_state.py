@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A function that a migration holds: VFIO's STOP, and the states that are like it.
 
 There it must not send an interrupt or a DMA, nor change its own state, and must still answer

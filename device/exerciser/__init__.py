@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the exerciser is made of, one part a module; each owns its registers."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ATS: translation requests and the one-entry cache (PCI Express Base 5.0, section 10.2). Modelled.
 
 vfio-user carries no translation request, and QEMU translates nothing for one. So the answer is made

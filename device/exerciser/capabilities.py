@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capabilities that a board's exerciser may have or not."""
 
 from __future__ import annotations

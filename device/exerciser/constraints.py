@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Limits that a real device's DMA engine has: those of its profile, and tighter ones set in BAR3.
 
 A strict device refuses a transfer beyond a limit; nothing of it moves. A sloppy one has counters

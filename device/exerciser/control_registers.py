@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BAR0 of the exerciser, as Arm lays it out: what its registers hold, and what software may do.
 
 `requested` copies the DMA that they ask for.

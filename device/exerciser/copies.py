@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's side of a transfer: its buffer, of which many segments are mostly one range."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error-injection DVSEC: a function that goes wrong when software asks for it. Modelled.
 
 Source: Arm's PCIe error injection document. Its error codes are AER's errors in the order of their

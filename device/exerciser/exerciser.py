@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The built-in device: Arm's PCIe Exerciser, and what its layout lacks in BAR3.
 
 A DMA in mapped memory is done when the register write that triggers it is, before that write is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DMA of DMACTL that is in flight, and HOLD and STEP, by which software looks at it there.
 
 Theory of operation. Software, or the DMA's trigger itself, allows a number of bytes; what is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Profiles: a user's device as a TOML file, so that the exerciser has that device's limits.
 
 A file names what differs from the plain exerciser; ``docs/profiles.md`` is the reference. What is

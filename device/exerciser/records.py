@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of DMAs, as BAR3 shows it: read when asked, so it costs nothing until then."""
 
 from __future__ import annotations

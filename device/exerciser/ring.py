@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The descriptor ring of BAR3: scatter-gather transfers that software lays out in guest memory.
 
 The guest can change the ring while it is read, put it anywhere, or aim a transfer at it. So the

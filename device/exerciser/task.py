@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work that has to wait now and then, written down in the order in which it is done.
 
     def steps() -> Steps:

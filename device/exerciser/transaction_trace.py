@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TXN_TRACE: what software did to the function's configuration space and BARs, as it arrived."""
 
 from __future__ import annotations

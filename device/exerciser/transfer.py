@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one DMA is asked to do, copied once from registers or descriptors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of the device: each breaks one promise on purpose, in one overridden method.
 
 Their classes stand in for the sound ones while a device runs (`device.switch`), so none of them

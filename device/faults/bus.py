@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the bus carries, and where: by message, by a translation, to a BAR, to a peer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the platform's cache model does, and whether the exerciser may go past it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of the cache model: each breaks one rule on purpose, in one overridden method."""
 
 from __future__ import annotations

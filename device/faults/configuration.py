@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What configuration space shows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ends a DMA that is in flight."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets and clears faults of devices that run: their objects become of another class and back."""
 
 from __future__ import annotations

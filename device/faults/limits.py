@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The limits of a device, and its coherence, as its profile and its constraints say."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the platform's protection unit opens, and keeps of what it denies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a device asks of memory on its own, and who is told of requests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transfers of the descriptor ring."""
 
 from __future__ import annotations

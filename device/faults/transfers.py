@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a DMA moves, and what is recorded of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the platform's witness reads out of page tables, PAT and MTRRs."""
 
 from __future__ import annotations

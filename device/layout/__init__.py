@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Register layouts and record formats that the host's devices and the guest's code agree on.
 
 This is the one definition: each guest gets these files, and no others of ``device/``. Standard

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's cache model: commands, status, limits, and the reports that it makes."""
 
 from __future__ import annotations

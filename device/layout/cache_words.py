@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words for a report of the cache model, the same in the guest and on the host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the record of a DMA says: direction, attributes, and why it was refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exerciser's identity and BAR0, as Arm lays it out, and what stands in its capabilities.
 
 Source: the PCIe Exerciser of Arm's Base System Architecture compliance documents.

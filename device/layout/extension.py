@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BAR3 of the exerciser: what Arm's layout lacks. This project's own."""
 
 from __future__ import annotations

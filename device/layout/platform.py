@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's identity and BAR0, in which its models have their registers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's protection unit: commands, status and limits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exerciser's descriptor ring: limits, flags, status, and a descriptor in guest memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's witness: status, memory types, and the runs of pages that it reports."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Advanced Error Reporting of an endpoint (PCI Express Base 5.0, section 7.8.4)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Address Translation Services and Page Requests (PCI Express Base 5.0, 10.5.1 and 10.5.2)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PCI configuration space: a type 0 header, a capability list, and what software may write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Designated Vendor-Specific Extended Capability (PCI Express Base 5.0, section 7.9.6)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MSI capability with 64-bit addresses, without per-vector masks (PCI Local Bus 3.0, 6.8.1)."""
 
 from __future__ import annotations

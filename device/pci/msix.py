@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MSI-X capability (PCI Local Bus 3.0, section 6.8.2)."""
 
 from __future__ import annotations

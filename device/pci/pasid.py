@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Process Address Space ID (PCI Express Base 5.0, section 7.8.8)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PCI Express capability of an endpoint (PCI Express Base 5.0, section 7.5.3)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Power management capability (PCI Bus Power Management Interface 1.2, section 3.2)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vendor-specific capability (PCI Local Bus 3.0, appendix H): what its vendor likes."""
 
 from __future__ import annotations

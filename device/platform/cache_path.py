@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model's place on the interconnect: every DMA of the other functions passes it."""
 
 from __future__ import annotations

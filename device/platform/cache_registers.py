@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model's registers: commands, and the reports that BAR1 shows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Guest RAM for the cache model: bytes by the file that holds them, whoever mapped it.
 
 A file stays mapped while a buffer in it is tracked, so that a command or another function's DMA

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory types as the processor combines them: IA32_PAT, the MTRRs, and both together.
 
 Intel SDM vol. 3A: 12.11 (MTRRs), 12.12 (PAT), table 12-7 (effective types).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform device: what stands between devices and memory on a board. It joins the models.
 
 The witness walks page tables; the protection unit denies DMA without a grant; the cache model has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit: which bytes of memory devices may read and write. A model, without I/O.
 
 Modelled on RISC-V's IOPMP and on the permissions of an IOMMU, in bytes and not in pages. A grant

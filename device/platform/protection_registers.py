@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit's registers, and its place on the interconnect."""
 
 from __future__ import annotations

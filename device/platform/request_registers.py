@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The request log's registers: how many requests there were, which were refused, and marks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which bytes of memory devices have touched, and by which request last. A model, without I/O."""
 
 from __future__ import annotations

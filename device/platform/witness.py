@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The witness: walks a guest's page tables and says what the CPU makes of each page.
 
 No I/O: memory is read through a function that is given. Everything read is the guest's and can

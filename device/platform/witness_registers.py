@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The witness's registers: inputs are copied when a walk is triggered; runs appear in BAR1."""
 
 from __future__ import annotations

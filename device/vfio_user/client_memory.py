@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a client's memory, reached so that no client can end this process.
 
 Theory of operation. Where a mapping of a file cannot have its page, the access raises SIGBUS, which

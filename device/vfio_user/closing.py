@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closes what a peer sent, and never waits for the peer.
 
 The last close of a socket may wait for as long as the peer has set (SO_LINGER), and that of a file

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One client's connection, without I/O: messages in, messages out.
 
 Theory of operation. VERSION comes first and once; every other command before it is refused. Each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The client's DMA map: bus addresses to shared memory.
 
 Mappings are kept sorted and never overlap. Each backing file is opened here once for each way in

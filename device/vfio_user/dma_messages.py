@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA_READ and DMA_WRITE, which the server sends: what it asked, and what a reply to that is.
 
 Theory of operation. One answer is awaited at a time, while every other message is served. A reply

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client's eventfd: adds 1 to it, and never waits for the client.
 
 Theory of operation. The client shares the file that it sent, its flags too, and can fill the

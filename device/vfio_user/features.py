@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEVICE_FEATURE, MIG_DATA_READ and MIG_DATA_WRITE."""
 
 from __future__ import annotations

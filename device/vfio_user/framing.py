@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cuts the byte stream into messages; shared by the server and by the test client."""
 
 from __future__ import annotations

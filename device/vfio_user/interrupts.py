@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEVICE_SET_IRQS: which eventfd stands for which interrupt.
 
 Theory of operation. ``MASKABLE`` are the indexes that take MASK and UNMASK, as DEVICE_GET_IRQ_INFO

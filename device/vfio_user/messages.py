@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wire structures of vfio-user (QEMU, docs/interop/vfio-user.rst). All fields are little-endian."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device state in and out: the specification's states, arcs and data session.
 
 Theory of operation. ``_ARCS`` are the direct transitions (VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,

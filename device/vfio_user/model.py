@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seam between the server and what it serves."""
 
 from __future__ import annotations

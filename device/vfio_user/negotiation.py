@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VERSION: what the client proposes, and what this server answers.
 
 The specification gives each capability a type. One of another type, or out of range, is refused

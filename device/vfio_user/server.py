@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A vfio-user server on a Unix socket, one client at a time.
 
 One thread does everything for a device, its timers included. It never waits for a single reply, so

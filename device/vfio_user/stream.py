@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What comes through a client's socket: bytes and descriptors, to the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deadlines of a device model, without I/O: the server's thread runs what is due."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server's turn: what its thread is at, for somebody who watches it from another thread.
 
 The thread only stores here, for every message passes. Whoever watches reads what may be old by an

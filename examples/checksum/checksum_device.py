@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second example, to be read in five minutes: a device that sums up memory when told to.
 
 Software writes address and length, then rings the doorbell. The device reads the memory by DMA,

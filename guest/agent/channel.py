@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's end of the result channel: framed, numbered and checksummed JSON over a port.
 
 The host's end is ``host_harness/machine/channel.py``; a test holds both against each other.

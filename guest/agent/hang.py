@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A test that hangs says where, and what it has printed, before the host gives the VM up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the agent does for the host beside tests: runs programs, takes files."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/python3 -I
+# SPDX-License-Identifier: Apache-2.0
 """The guest's first process: mounts, modules, shells if asked for, the agent, power off.
 
 It is Python because the guest has Python anyway and each further program costs start-up time.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's agent: collects the tests, runs those that the host names, sends the reports.
 
     host: configure      guest: collected (or unusable: the arguments are wrong)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process for each session: what it leaves behind, such as a fault put on, ends with it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Modules beside the guest tests can be imported, as they can in a plain pytest.
 
 pytest's own way (``--import-mode=prepend``) puts the folder of each test file on sys.path, where of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The limits of the device's DMA, as its BAR3 says, and what they make of a range of memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU's teaching device ``edu`` (QEMU, docs/specs/edu.rst): DMA by a device that is not ours.
 
 What it lacks is made up for here:

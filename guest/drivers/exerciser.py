@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The PCIe Exerciser from user space: registers, DMA, interrupts, through sysfs and the driver."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """More of the exerciser: a DMA in flight, limits, translations, the trace, the descriptor ring."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PCI functions as sysfs shows them: found by id, BARs mapped, configuration space by offset.
 
 Linux's Documentation/PCI/sysfs-pci.rst describes the files.

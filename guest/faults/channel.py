@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of the guest's side of the run.
 
 All but one take the verdict away: the host must end such a run without one, whatever the tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults of the guest's kernel module, set and cleared while it runs."""
 
 from __future__ import annotations

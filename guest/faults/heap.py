@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of the allocator, put on from outside. Never a part of ``iobuffer`` itself.
 
 Each breaks one promise and nothing else: what goes back to the heap is what the heap gave.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of where the allocator follows IOKit, put on as those of `suite.faults` are."""
 
 from __future__ import annotations

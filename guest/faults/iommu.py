@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of what maps memory for a device, put on from outside."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named faults of who owns memory, put on from outside as those of `suite.faults` are.
 
 Each is a function that breaks one promise for the rest of this process, and in what it forks.

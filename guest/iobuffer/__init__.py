@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOKit's IOBufferMemoryDescriptor on Linux: buffers for DMA with stated properties."""
 
 from dma_rehearsal.guest.iobuffer.base.errors import (

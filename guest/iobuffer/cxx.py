@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOKit's manners for people who port C++ code: None, or a return code, in place of an exception.
 
 Factories return None when they fail, and calls that return IOReturn in IOKit return an `IOReturn`;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linux capabilities of this thread (capabilities(7)): to be, for a moment, somebody with fewer."""
 
 from __future__ import annotations

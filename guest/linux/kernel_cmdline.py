@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel's command line says of the device, so that a user's own is found and tested.
 
 ``rehearsal.device=vvvv:dddd`` is its PCI id, ``rehearsal.vectors=N`` its MSI-X vectors, and

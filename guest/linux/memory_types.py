@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory types as this guest's processor has them set: IA32_PAT and the MTRRs, through msr(4).
 
 They are inputs to the witness, read inside the guest, and are labelled so wherever they are shown.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory whose page frames are watched: where they are, and how to have the kernel move them.
 
 Needs root: others read zeros in /proc/self/pagemap.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's CPUs, on which the suite places its own processes and threads.
 
 The harness isolates all but the first from the scheduler (Linux, kernel-parameters, isolcpus), so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Swap space for a while, in compressed RAM (zram): with it, memory can be paged out.
 
 The kernel modules are in the image and are loaded here when they are first wanted.

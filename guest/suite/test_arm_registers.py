@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arm's registers: the transaction trace, translations, no-snoop, and what is modelled."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA in memory that the device does not share: QEMU is asked for it, and it takes its time.
 
 The firmware's ROM is such memory. Its reset vector and date also lie in RAM, where the firmware

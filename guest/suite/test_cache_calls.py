@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The calls of the front end that stand for cache maintenance, each on a board that needs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole lines: neighbours in one, syncs of a part, and two mappings of the same ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes of drivers, and the report that each gets on a board that is not coherent.
 
 On a coherent PC all of them work.

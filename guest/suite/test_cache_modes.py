@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cache modes: the page-table entries that the CPU uses, decoded from outside, on every page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Right drivers that come close to a mistake, on a board that is not coherent: no report.
 
 Each has its wrong neighbour in `test_cache_mistakes`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What devices that do not snoop see, and what the CPU sees of them, in each cache mode."""
 
 from __future__ import annotations

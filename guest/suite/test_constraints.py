@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Limits of a DMA engine: a DMA within them is done, one beyond is refused for that reason.
 
 The limits are set here, beside those that the device has of its own; see ``test_profile``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the device itself must do: bus mastering, bounds, reset."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Directions: the data moves the way that was asked for, at every size, whole and in odd pieces."""
 
 from __future__ import annotations

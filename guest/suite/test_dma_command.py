@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA commands: the device, with its limits on, moves what a command's segments say."""
 
 from __future__ import annotations

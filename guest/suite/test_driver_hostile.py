@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a process does to the function's file that would have others wait."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The module's kernel mappings of carve-outs, used directly: each has just its mode."""
 
 from __future__ import annotations

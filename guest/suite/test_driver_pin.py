@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The module's pins, used directly: pages stay, and everybody sees the same."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the module does not pin, and what it does not let be done with a pin."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The last close of a function's file stops the function: no DMA outlives who could start it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The carve-outs' UIO maps, as users of UIO have them: one for each cache mode."""
 
 from __future__ import annotations

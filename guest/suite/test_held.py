@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A DMA in flight: seen at every step, and ended at every step by what must end it."""
 
 from __future__ import annotations

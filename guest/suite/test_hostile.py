@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest that means harm: to the device, to the other function, to what stands beside a buffer."""
 
 from __future__ import annotations

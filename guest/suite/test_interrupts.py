@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interrupts: MSI-X on every vector, and INTx; each as often as it is due, and nowhere else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOKit's rules, as code that is ported from it meets them: `iobuffer.cxx`, which is strict."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device behind an IOMMU: it reaches what was mapped, at the address and the way it was mapped.
 
 What it must not reach, the IOMMU refuses: nothing moves, the device records the refusal, and the

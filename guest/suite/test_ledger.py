@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the allocator knows of transfers: who made what, what DMA left out, what is still elsewhere.
 
 Each check has a right neighbour here, which stays green.

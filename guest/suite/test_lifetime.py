@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Release, refusals, and what is not possible on Linux."""
 
 from __future__ import annotations

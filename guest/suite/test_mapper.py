@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Buffers for a device behind the IOMMU: the allocator has each mapped, whatever it is made of.
 
 A buffer has bus addresses of its own then: one segment, for the buffer's direction, until the last

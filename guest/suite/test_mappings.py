@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """createMappingInTask: kinds of mappings, what they share, what they keep apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The limit on a transfer's segments, which only transfers of the ring have several of."""
 
 from __future__ import annotations

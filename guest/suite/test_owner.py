@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory has one owner: what devices may do is what that one says, whoever else has it mapped."""
 
 from __future__ import annotations

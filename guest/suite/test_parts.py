@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of several parts: the first, the last, and what lies between, is each done, and in order.
 
 A driver that leaves out one part of many is right with all that has a single one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two exercisers of one process reach each other's data buffers, and not each other's registers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hostile placement, put on for a test: what is asked for holds, and a mistake does not pass."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pools: what each can do, what it refuses and why, and memory that is fragmented."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """prepare() and complete(): pageable memory gets a place, keeps it, and loses it; nesting; ids."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several processes at once, one of them killed at random: nobody sees foreign bytes."""
 
 from __future__ import annotations

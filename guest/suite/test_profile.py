@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's own profile: it is the one that was announced, and holds to its limits and times."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IODMACommand on the device's own limits: memory that it may not reach gets to it all the same."""
 
 from __future__ import annotations

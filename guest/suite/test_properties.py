@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Alignment, capacity, contiguity and the pools, as the device used them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit: what grants let through, and what moves nothing because none does."""
 
 from __future__ import annotations

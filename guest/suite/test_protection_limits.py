@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit at its limits: all grants in use, faults that are overwritten, refusals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """setPurgeable: the states, and a purge by the kernel that costs no byte of the user's."""
 
 from __future__ import annotations

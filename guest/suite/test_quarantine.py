@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was released rests: a DMA that comes late is denied, and lands in nobody's buffer."""
 
 from __future__ import annotations

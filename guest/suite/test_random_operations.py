@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hundreds of random operations on live buffers, and thousands of cycles: all comes back."""
 
 from __future__ import annotations

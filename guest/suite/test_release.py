@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds a buffer, and where the allocator must not be called."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second opinion: QEMU's edu drives the same buffers, and sees what our device attests.
 
 Each of its transfers takes 100 ms, so there are few.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """inTask and sharing: the kernel's memory, another process's, and both at once."""
 
 from __future__ import annotations

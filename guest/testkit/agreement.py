@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three who looked at the same mapping: the platform's witness, the driver, and the host.
 
 Each has a walk and a decoder of its own. The witness walks by DMA from the root that the driver

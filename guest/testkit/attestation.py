@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a test states a promise and its verdict, and the settings of the run.
 
 A verdict travels in the test's report, as a user property; the host makes the table from it.

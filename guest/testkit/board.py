@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The board under a test, whichever device is on it: the platform, the driver, the witness."""
 
 from __future__ import annotations

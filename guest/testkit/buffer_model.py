@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A state machine of buffers: each step is held against a simple model, with the real device.
 
 Hypothesis chooses the steps and their arguments, and shrinks what fails. Seed and settings are the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a test's buffers come from: memory that the device reaches, aligned for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims: promises of a buffer that the host judges, by what the device's trace shows of this test.
 
 A claim says what was asked for and which memory it is. The test does not say whether it was kept.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration space as hostile software handles it, and back again."""
 
 from __future__ import annotations

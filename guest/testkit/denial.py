@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA that the IOMMU refuses: what the device, memory and the kernel's log say of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exerciser's workbench: moves data with it, and checks that look at both sides."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refusals that a test announces: they fail nothing, and one that never comes fails the test."""
 
 from __future__ import annotations

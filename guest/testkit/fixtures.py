@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures for guest tests.
 
 ``attest``, ``expects``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit in a test: grants of its own, and denials whose every word is checked."""
 
 from __future__ import annotations

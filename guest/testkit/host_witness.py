@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a test can ask the host: how a range of this process is mapped, seen from outside.
 
 The host announces that it is ready and gives a number. This process then stops the whole machine

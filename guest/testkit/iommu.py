@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests of a device behind an IOMMU work with: memory, mapped; the kernel's log."""
 
 from __future__ import annotations

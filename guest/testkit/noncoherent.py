@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A test on a board whose devices do not snoop: the platform's cache model, on for that test.
 
 Each report of the model fails the test, unless the test expects it by its kind.

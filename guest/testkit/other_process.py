@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another process for tests: forked, tells the test what it finds, and dies when it is told to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data for DMA tests: different in every run, for every test and use, and from what was there.
 
 Bytes below 0x80 and bytes from 0x80 on take turns, and neither 0x00 nor 0xff occurs. So at every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory to pin, what the device finds in it by its segments, and how the driver refuses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the state machine of buffers for a number of steps, replayed by a seed.
 
 Apart from the tests, since it imports Hypothesis: only who runs it waits for that.

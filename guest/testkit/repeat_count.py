@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much a test that repeats does: little in every run, much when the run is a soak.
 
 ``rehearsal.soak=1`` on the kernel command line says which; ``make soak`` puts it there.

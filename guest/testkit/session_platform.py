@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the test kit keeps for a session: the platform, in the same state before each test.
 
 The allocator's grants go to the protection unit from before the first buffer on. The unit is on at

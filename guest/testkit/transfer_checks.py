@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the allocator knows of a test's transfers: mistakes fail it, coverage explains a failure.
 
 The mark ``strict_coverage`` has a test fail when no DMA touched bytes that were prepared.

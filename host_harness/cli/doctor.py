@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this machine has and lacks for a run: a table, a hint for each shortcoming, and a status.
 
 Nothing is made, and nothing has to be there yet:

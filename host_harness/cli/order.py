@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows that a test's verdict depends on no other test: any order, and each of a sample alone."""
 
 from __future__ import annotations

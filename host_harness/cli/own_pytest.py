@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pytest as the harness's own command line starts it: its words, and the plugin that says so."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A login shell in the guest, and further ones beside it; edits of ``guest/`` follow live.
 
 Each shell stands on a virtio console of the guest, whose other end is a Unix socket of QEMU's. A

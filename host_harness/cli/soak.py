@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many runs in a row, on a loaded machine if wanted: is there one that fails now and then?"""
 
 from __future__ import annotations

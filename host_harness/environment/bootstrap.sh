@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Sets up what the harness itself runs on: system packages, then a virtual environment.
 # Usage: bootstrap.sh FOLDER   (the virtual environment; made again when requirements.lock changes)
 # Status 3 when something is missing and cannot be installed from here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The environment's cache: folders named by the digest of what went into them.
 
 An entry is built in a staging folder under its kind's lock, sealed by a manifest that lists what

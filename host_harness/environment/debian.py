@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages of a Debian suite, unpacked into a private folder, and programs run out of it.
 
 ``mmdebstrap --variant=extract --mode=chrootless`` resolves and unpacks with apt's signature

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No space left: noticed before a long job begins, and told alike wherever it happens."""
 
 from __future__ import annotations

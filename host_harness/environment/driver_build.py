@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three ways of building the guest's driver, and which of them this machine allows.
 
 - ``chroot``: root enters the unpacked Debian tree and uses the compiler in it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest image: kernel, base initramfs and the driver built for exactly that kernel.
 
 Three cached steps, so that a change of the driver does not fetch Debian again:

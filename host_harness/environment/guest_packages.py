@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python packages in the guest image, the host's own files: both sides read the same reports.
 
 The guest's Python is not the host's: they have to be of Python alone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs of the host that the harness runs, and the Debian and Ubuntu packages with them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which kernel a module was built for, and which kernel an image is: read from the files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seal of a cache entry: what was there when it was made, and whether it still is.
 
 ``manifest.json`` lists every file and link of the entry; ``seal`` beside it is the digest of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What reaches the guest at each run: ``guest/`` as an initramfs of its own, with bytecode.
 
 The kernel unpacks several archives that stand one after the other. Ours comes first and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find a QEMU that has ``vfio-user-pci``, or unpack a private one; choose its accelerator.
 
 QEMU >= 10.1 is needed. A feature is probed by what QEMU prints: ``-device nosuchdev,help`` exits 0,

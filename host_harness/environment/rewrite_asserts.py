@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rewrites the asserts of test files as pytest does, and keeps the bytecode where it looks for it.
 
 A program for the guest's Python, which the harness runs while it packs the tests:

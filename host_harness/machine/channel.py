@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result channel: framed, numbered and checksummed JSON over virtio-serial.
 
 A frame is a header (magic, payload length, sequence number, CRC-32 of the payload) and a payload,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Watches the guest's console with pexpect, and keeps what it says.
 
 It is for people, for panics and for the kernel's word on the IOMMU, never for results. The log is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device process that runs, through its control socket: its fault, and its test's name."""
 
 from __future__ import annotations

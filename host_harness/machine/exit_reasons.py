@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Words for the end of a VM's processes: who went first, and why."""
 
 from __future__ import annotations

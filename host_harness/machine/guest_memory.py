@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's memory as the harness sees it: by the descriptor that QEMU was given it by."""
 
 from __future__ import annotations

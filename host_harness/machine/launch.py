@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts a VM: the device process, QEMU, what watches them. Whatever ends the block ends all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the guest's memory lies: RAM below and above 4 GiB, and the carve-outs for DMA buffers."""
 
 from __future__ import annotations

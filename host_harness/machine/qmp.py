@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU's monitor, by qemu.qmp, driven from synchronous code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A running VM: device process, QEMU, console, monitor and result channel, watched together.
 
 While anything is awaited all of them are watched, and those of other VMs of the run, so a loss is

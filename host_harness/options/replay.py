@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one command that does a run again: same seed, same tests, every option that was given."""
 
 from __future__ import annotations

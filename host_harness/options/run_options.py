@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a user can ask of a run: one table for the command line's variables and pytest's options."""
 
 from __future__ import annotations

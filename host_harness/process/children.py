@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Child processes that cannot outlive the harness, nor can what they start.
 
 Each runs in a session of its own, so Ctrl-C at the terminal reaches the harness alone, and its

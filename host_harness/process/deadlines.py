@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long each phase of a run may take. A deadline that passes ends the run without a verdict."""
 
 from __future__ import annotations

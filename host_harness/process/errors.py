@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can go wrong on the host, and the status that the harness then ends with.
 
 HarnessError

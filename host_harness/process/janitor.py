@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tiny process that tidies up when the harness ends in any way, SIGKILL included.
 
 The harness holds the only writing end of a pipe and tells the janitor, one line each, which

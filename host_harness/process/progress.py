@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress for people: a live line for each phase on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations

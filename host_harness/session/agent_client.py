@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conversation with a guest about its tests: which there are, and the reports of one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run's seed draws beside data: an order of its tests, and a sample of them."""
 
 from __future__ import annotations

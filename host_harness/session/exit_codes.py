@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pytest's exit codes and the harness's statuses, each mapped on purpose: docs/statuses.md."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the guest says of its tests, checked. Everything here is a hostile guest's word."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pytest plugin by which each test of the guest is an ordinary item on the host.
 
 The guest collects and runs; the host selects (``-k``, ``-m``), orders, reports and decides. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM that stays after its tests, so that somebody can look into it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run from end to end: the environment, the VM, the verdict and its folder of artefacts."""
 
 from __future__ import annotations

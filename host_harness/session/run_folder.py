@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a run's artefacts, and the ``latest`` link that always shows a whole one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests in several VMs at a time, each in one of them.
 
 One thread looks after all of them, so hooks and ledger see one report after the other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verdict on each test of a run, written beside its artefacts, and how those of runs differ.
 
 A test has the same verdict alone and in any order; otherwise one of its answers is wrong.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One VM of a session of tests, and what the host sees of each test in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of cache modes: what each came to, and who found it so independently of the others."""
 
 from __future__ import annotations

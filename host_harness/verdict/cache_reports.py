@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model's reports that no test took: a driver's mistakes that would pass in silence.
 
 A test that takes a report answers for it: it expects it, or it fails. What nobody took until the

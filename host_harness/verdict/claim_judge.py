@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges claims by a test's evidence: kept, broken, or unattested where nothing shows it."""
 
 from __future__ import annotations

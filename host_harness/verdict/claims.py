@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Promises that a test claims and the host judges, by the device's trace.
 
 The guest says what it asked for and which memory that is; whether the promise was kept is decided

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's own trace, followed: the host's ground for a "kept"."""
 
 from __future__ import annotations

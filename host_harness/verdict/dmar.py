@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults of an Intel IOMMU, as the guest's kernel prints them on its console.
 
 The console is the kernel's word: a test cannot leave a fault out. (Root in the guest could print a

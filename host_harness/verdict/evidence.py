@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the device's trace says of one test: requests, grants, walks, marks, kinds of events.
 
 The trace is the device process's word. What is in force between tests (grants) is carried along.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refusals that a test announced (``with expects(...)``), held against those in the trace."""
 
 from __future__ import annotations

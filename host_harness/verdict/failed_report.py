@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a test's report into a failed one, where the host has something against the test.
 
 All that counts reports (the terminal, junit.xml, --lf, -x, the ledger) then sees the same outcome.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the guest says lay where, for the words on a refused DMA. A hostile guest's word."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the host has to say of one test: its claims judged, and what speaks against it.
 
 The ground is the device's trace, matched to the test, and the kernel's DMAR faults beside it.

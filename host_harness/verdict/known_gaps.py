@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reviewed list: what may stay unattested or unsupported without failing a run."""
 
 from __future__ import annotations

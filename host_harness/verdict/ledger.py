@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger of promises: what was asked, what the device attested, and the verdict.
 
 A promise is kept, broken, unattested or unsupported. Broken fails the run. So do unattested and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of promises: one row for each promise, verdict and who decided, the worst first."""
 
 from __future__ import annotations

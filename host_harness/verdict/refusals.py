@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to say of refused DMA: where, why, what memory that was, and what to do next."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registers of a stopped machine's CPUs, and QEMU's own translations, by its monitor."""
 
 from __future__ import annotations

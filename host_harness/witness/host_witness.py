@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers a guest test that asks how its memory is mapped: the host looks for itself.
 
     guest: witness (address, length, what it read of PAT and MTRRs)    host: armed (a number)

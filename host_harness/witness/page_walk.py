@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The harness's own reading of the guest's page tables, to hold the platform's witness against.
 
 It has nothing from the witness, the guest's driver or the guest's library, so that one mistake is

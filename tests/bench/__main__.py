@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make bench``: measure, side by side, what the goals speak of.
 
 python -m tests.bench [--list] [--guest] [NAME ...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA through mapped memory, without sockets: the bus, the exerciser on top of it, and its ring."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exerciser, with an echo loop in its place on the same socket while the guest asks for it.
 
 The goals of the bench are against what the same requests cost when nobody looks at them. So a write

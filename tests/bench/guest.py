@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the guest sees, in a VM: a run of the harness whose attestations are the figures.
 
 The device is the exerciser, which by a register becomes an echo loop on the same socket: register

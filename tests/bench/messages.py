@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages: the dispatch of one in isolation, and round trips over a socket to another process."""
 
 from __future__ import annotations

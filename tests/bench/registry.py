@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmarks that ``make bench`` runs: each a function that yields rows of one table.
 
     @benchmark("what it is about")

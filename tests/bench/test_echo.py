@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bench's echo loop: on and off by a register, on one socket."""
 
 from __future__ import annotations

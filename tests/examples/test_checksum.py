@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second example: what the tutorial says of it."""
 
 from __future__ import annotations

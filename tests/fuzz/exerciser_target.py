@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fuzz target of the exerciser: registers in any order, and memory that takes its time.
 
 Beside the granted page there is memory that only the client reaches, so DMA of the registers and of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flood against a device process, and what its memory, descriptors and mappings do meanwhile.
 
     python -m tests.fuzz.flood [SECONDS]      600 by default

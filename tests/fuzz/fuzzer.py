@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A coverage-guided loop around the targets of ``fuzz.py``, in the standard library alone.
 
     python -m tests.fuzz.fuzzer [TARGET [SECONDS]]    run one, or all; go on from the corpus

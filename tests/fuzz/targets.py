@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fuzz targets, and what runs one for long: ``python -m tests.fuzz.targets --help``.
 
 The invariant: whatever arrives, the server answers with a documented error, or closes that

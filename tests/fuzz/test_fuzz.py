@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hostile streams and hostile memory: every target of ``fuzz.py``, for a while.
 
 Hypothesis looks for small failures; the fixed inputs of the fuzzer give the number. ``make fuzz``

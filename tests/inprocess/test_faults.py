@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The allocator's faults break their promise, and nothing but that."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each fault of DMA commands breaks what its name says, as a device on the bus sees it."""
 
 from __future__ import annotations

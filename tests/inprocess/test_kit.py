@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test kit as a test meets it: announced refusals, protection, dropped buffers, claims."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite on devices with limits: green on strict ones, and each breach of a limit is found."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rig judges as the host does: by its devices' trace, test by test."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The suite on sound devices is green; on each wrong one the right promise is broken."""
 
 from __future__ import annotations

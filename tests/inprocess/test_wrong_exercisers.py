@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exercisers that err in Arm's registers, in BAR3 or under attack break the right promise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cells of the matrix: one run of the harness each, and what a run came to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One report for all cells, whichever worker ran them."""
 
 from __future__ import annotations

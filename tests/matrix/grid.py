@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The matrix's report: a row for each profile, a column for each way to run it, and the faults."""
 
 from __future__ import annotations

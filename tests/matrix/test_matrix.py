@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every profile in whole VMs, coherent and not, behind an IOMMU and not; faults turn cells red."""
 
 from __future__ import annotations

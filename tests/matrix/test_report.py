@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The matrix's report: the grid, and for a cell that came out wrong the command that repeats it."""
 
 from __future__ import annotations

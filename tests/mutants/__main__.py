@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make mutants``: change the code, one place at a time, and see whether a test notices.
 
     python -m tests.mutants [--count 300] [--seed 1] [--seconds S] [--jobs J] [--vm] [--again]

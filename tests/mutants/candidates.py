@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mutants that there are in a tree, and a sample of them that a seed draws.
 
 cosmic-ray finds them, with its operators and ours. First a place is drawn, then one of its mutants:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a mutant dies, in stages from the quickest on: units, the guest's suite, a VM."""
 
 from __future__ import annotations

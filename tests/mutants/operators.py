@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutations that cosmic-ray lacks: what reviewers try by hand in drivers.
 
 Each is an operator of cosmic-ray's, beside its own in the same session.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a sample came to: the table, the survivors with their reasons, and the same as JSON."""
 
 from __future__ import annotations

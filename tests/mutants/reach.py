@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tests reach which lines: measured by coverage, and kept for the tree as it was."""
 
 from __future__ import annotations

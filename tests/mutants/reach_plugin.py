@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plugin of pytest, loaded with ``-p``: which tests reach which lines, and a choice of tests.
 
 ``--reach FILE`` writes what `Reach` takes in. ``--chosen FILE`` runs the tests that the file names,

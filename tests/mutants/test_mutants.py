@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A project of a few lines, of whose mutants one test kills all but those it cannot know of."""
 
 from __future__ import annotations

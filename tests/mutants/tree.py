@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copies of the tree in which mutants are tried: the checkout stays as it is."""
 
 from __future__ import annotations

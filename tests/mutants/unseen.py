@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Places where a mutation changes nothing that a test could see: annotations, and texts for people.
 
 From ``from __future__ import annotations`` on, an annotation is never evaluated.

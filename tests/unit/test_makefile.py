@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """make reads every option of a run, and no word that it does not know passes in silence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A CPU's state out of a migration stream: the one place where a host can read IA32_PAT.
 
 The stream ends with a description of its own sections in JSON, so that a section's fields can be

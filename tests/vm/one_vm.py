@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One VM for many faults: each set, noticed by the guest, cleared, gone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device of one's own behind the IOMMU: DMA that is not mapped raises the guest's fault."""
 
 from __future__ import annotations

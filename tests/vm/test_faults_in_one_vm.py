@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every fault that can be, in one VM for its kind: set, noticed by the guest, cleared, gone."""
 
 from __future__ import annotations

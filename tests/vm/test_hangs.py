@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What hangs under a real guest: no verdict, and where it hangs."""
 
 from __future__ import annotations

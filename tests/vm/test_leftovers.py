@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """However the harness ends, no process, socket or folder stays."""
 
 from __future__ import annotations

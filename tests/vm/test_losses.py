@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real VMs that are lost: each loss is named within two seconds of happening."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drivers with a mistake are red, and the message names it; the same ones mended are green."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Orders that a seed draws, and the runs that compare them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every outcome that pytest knows comes through the VM as it is, and all who count agree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rig in another project's pytest, and installed: the example project of docs/ in both ways."""
 
 from __future__ import annotations

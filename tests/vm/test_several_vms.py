@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole-VM runs whose tests are shared by two VMs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shells in real guests, kept VMs and gdb's stub, as a user at a terminal has them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every end has its status: as the exit status, the last line, and in the run's folder."""
 
 from __future__ import annotations

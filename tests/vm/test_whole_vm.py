@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole-VM runs of the command: a clean one, and one for every named fault."""
 
 from __future__ import annotations

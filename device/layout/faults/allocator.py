@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named faults of the allocator, of the driver below it and of its mapper; see `faults`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named faults of the cache model, one for each of its rules; see `faults`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named faults of the way of the tests and their reports; see `faults`."""
 
 from __future__ import annotations

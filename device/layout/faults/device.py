@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named faults of the device models; the cache model has a file of its own. See `faults`."""
 
 from __future__ import annotations

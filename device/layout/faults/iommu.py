@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named faults of a run behind an IOMMU; see `faults`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checksum engine's driver: what a program does with the device of the tutorial."""
 
 from __future__ import annotations

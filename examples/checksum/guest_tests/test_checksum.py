@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checksum engine sums up what the CPU stored, and refuses what it must."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of this driver's descriptor ring; the guest tests import it."""
 
 from __future__ import annotations

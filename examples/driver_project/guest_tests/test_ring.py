@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does the ring's memory have what the driver needs, as the device sees it?"""
 
 from __future__ import annotations

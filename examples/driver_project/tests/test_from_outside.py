@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Host tests that use the VM: run something in the guest, look at what the device did."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tags of tracked buffers stand for, told by each process and read by all.
 
 A report of the cache model names a buffer by its tag, and whoever takes it need not be the process

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's cache model from user space: what a board without coherent I/O would do.
 
 While it is on, a no-snoop DMA meets the DRAM image of tracked lines, and the commands here move

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cache maintenance by the platform's cache model, for `iobuffer.coherence.use`.
 
 The model then plays a board whose devices do not snoop: every buffer is tracked from when it is

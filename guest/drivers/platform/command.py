@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every command of the platform device needs: its errors, and one command at a time."""
 
 from __future__ import annotations

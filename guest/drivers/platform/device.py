@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform device from user space: its witness, and what its other models are reached by.
 
 Several processes may have it open; each command is theirs alone while it lasts.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's refusals in IOKit's terms, for those who use it through the allocator."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The allocator's grants in the platform's protection unit, for `iobuffer.protection.use`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform's protection unit from user space: grants, and the faults of denied DMA."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refused DMA that its driver expects: who announces it, so that nobody takes it for a mistake.
 
 A rig that watches every refusal gives `use` what announces them there.

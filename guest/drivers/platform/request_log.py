@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every request to memory that devices make, as the platform counts them; which were refused."""
 
 from __future__ import annotations

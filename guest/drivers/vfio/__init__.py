@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linux VFIO: a function behind an IOMMU, driven from user space, and memory mapped for it.
 
 ::

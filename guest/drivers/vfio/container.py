@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VFIO container: what the devices of its groups may reach, and at which bus addresses."""
 
 from __future__ import annotations

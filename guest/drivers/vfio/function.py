@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PCI function that VFIO gives to this process, with the interface of sysfs and our module."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bus addresses behind an IOMMU: which of them are free.
 
 What is given back rests (`iobuffer.quarantine`), so that a late DMA finds nothing mapped there.

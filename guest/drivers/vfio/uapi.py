@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of include/uapi/linux/vfio.h that is used here, and one way to call it."""
 
 from __future__ import annotations

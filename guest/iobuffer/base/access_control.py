@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who tells the bus what a device may reach: `prepare` grants, `complete` withdraws.
 
 Nothing is told until `use` gives an access control, such as the platform's protection unit.

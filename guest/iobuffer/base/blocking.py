@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where calls that may block must not be made: signal handlers, and a running asyncio loop.
 
 IOKit's rule for its allocator is "not at interrupt level, not with a simple lock held"; these are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What moves bytes between the CPU's caches and memory, behind one interface.
 
 On a coherent bus nothing has to be done, and `CoherentBus` does nothing; it is what is used until

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a finalizer, or a signal handler, has to leave for later.
 
 It may run in the middle of another call, and while a view, itself garbage, still looks at the

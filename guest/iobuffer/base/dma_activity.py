@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which DMAs are in flight, as the devices' drivers know it.
 
 A driver registers itself; memory that a DMA in flight uses is neither completed nor released.

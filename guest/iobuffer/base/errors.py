@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOKit's return codes and the exceptions that carry them.
 
 ::

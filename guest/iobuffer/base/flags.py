@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOKit's flags beside the creation options: prepare, complete, map, purge, maintain, return."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Locks of descriptors, which a forked child finds free: who had them is not there any more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who has what a call asked for: the words that "no memory" and "no room" end with."""
 
 from __future__ import annotations

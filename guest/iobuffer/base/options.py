@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of ``inTaskWithOptions``: IOKit's names and values.
 
 The cache mode is a field of three bits, not a set of flags: kIOMapInhibitCache |

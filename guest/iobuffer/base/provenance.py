@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where each descriptor was made, where its memory lies on the bus, and what lay there before.
 
 `table` and `describe` answer whose an address is, `dropped` which buffers nobody released. Nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which parts of an address range are free: pure arithmetic, no memory is touched."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tasks: the process in whose address space a buffer is mapped."""
 
 from __future__ import annotations

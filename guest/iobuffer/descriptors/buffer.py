@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOBufferMemoryDescriptor: a buffer for DMA, and what was promised for it."""
 
 from __future__ import annotations

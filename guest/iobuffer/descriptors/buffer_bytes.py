@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bytes of a buffer: views of them, copies in and out, and how many count."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a buffer has to give back, and how a finalizer does it when nobody else has."""
 
 from __future__ import annotations

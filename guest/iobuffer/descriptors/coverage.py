@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much of what was prepared DMA has touched, as somebody outside of the allocator saw it.
 
 `use` gives who knows, such as the platform's protection unit. From then on each preparation is an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `inTaskWithOptions` takes: checks of its arguments, and the request that they make."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What descriptors of other memory share: a part of one, several in a row, existing ranges.
 
 They own no bytes: released, they free nothing, and what they are made of stays as it is.

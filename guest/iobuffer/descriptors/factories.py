@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOBufferMemoryDescriptor's factories, with IOKit's names."""
 
 from __future__ import annotations

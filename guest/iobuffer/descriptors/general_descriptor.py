@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOGeneralMemoryDescriptor: memory of this process that exists already, by its addresses.
 
 The memory stays its owner's, who keeps it mapped until the descriptor is released. To prepare it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOGuardPageMemoryDescriptor: pages that fault, to stand before and behind memory."""
 
 from __future__ import annotations

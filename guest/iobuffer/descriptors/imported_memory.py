@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What other processes make in this one: their memory, adopted from the descriptors they pass.
 
 Memory has one owner, who says what devices may do with it: the process whose descriptor made it.

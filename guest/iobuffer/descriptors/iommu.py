@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mapper: an IOMMU that stands between devices and memory, where the machine has one.
 
 With one in use, memory that is wired has bus addresses of its own: one segment for as many physical

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mappings of one buffer: made, shared when compatible, and counted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOMemoryDescriptor: what every descriptor of memory can do, whatever the memory is.
 
 A subclass says what its memory is (`_wire`, `_unwire`, `_wired`, `_read`, `_write`, `_map`);

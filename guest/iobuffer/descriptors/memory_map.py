@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOMemoryMap: a part of a descriptor's memory, mapped into a task."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOMultiMemoryDescriptor: several descriptors, one after the other, as one."""
 
 from __future__ import annotations

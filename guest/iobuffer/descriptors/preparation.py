@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wire count of a descriptor: which prepare() calls have had no complete() yet."""
 
 from __future__ import annotations

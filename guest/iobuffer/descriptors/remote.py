@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is made in another process, as the one who asks for it sees it: `ask`, and `Remote`.
 
 The other process opens a `TaskPort` (`task_port`) and hands the port's ``handle``, a text, to

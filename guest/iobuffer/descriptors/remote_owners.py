@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who asked for what was made in this process: what they say on their connection, and their end."""
 
 from __future__ import annotations

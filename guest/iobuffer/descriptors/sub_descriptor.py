@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IOSubMemoryDescriptor: a part of another descriptor's memory."""
 
 from __future__ import annotations

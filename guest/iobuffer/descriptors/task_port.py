@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The port through which other processes have buffers and mappings made in this one.
 
 What comes on a connection is for `adopted`; here is the thread that answers. It outlives whatever a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounce buffers: memory that a device can do, in place of memory that it cannot.
 
 All of a transfer when the memory's addresses or lengths are misaligned, or when that is asked for;

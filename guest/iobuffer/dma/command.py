@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IODMACommand: a descriptor's memory as the segments that one DMA engine can do.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a command has prepared: a part of the memory, its segments, and what of it bounces."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a DMA engine can be told: how addresses are written down, and what a segment may be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A transfer that is too long for one DMA, or has too many segments, as several."""
 
 from __future__ import annotations

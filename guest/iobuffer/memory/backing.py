@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one buffer stands on: its bytes, its place on the bus, and how others get at it.
 
 `HeapBacking`: a block of this process's own carve-out memory. `ClaimBacking`: pages of a carve-out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The carve-outs of the kernel module as pools, shared by the processes of a guest.
 
 Each zone is cut into arenas. A process locks the arenas that it allocates from, by byte ranges of

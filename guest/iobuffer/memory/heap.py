@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Buffers of any size out of pools that give whole pages.
 
 A buffer of a page or more, or with a cache mode that was asked for, gets mapped pages of its own.

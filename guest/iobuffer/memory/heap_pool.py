@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pools of physically contiguous, wired memory: an `ExtentPool` and a heap on it."""
 
 from __future__ import annotations

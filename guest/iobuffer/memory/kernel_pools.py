@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pools of memory that the kernel manages: pageable, pinned page by page, or in huge pages.
 
 Their memory is write-back: no user-space route gives it another cache mode. So other modes mean a

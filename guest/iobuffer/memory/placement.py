@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Placement: which of the places that a request allows its memory gets. One policy for all of it.
 
 Without one in use memory is where it troubles nobody (`Policy`). `Hostile` takes the places that a

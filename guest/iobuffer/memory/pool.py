@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands behind pools: extents of bus addresses, and the request that a pool answers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pools of this process, by name, and the choice of one for a request.
 
 The carve-outs come first; memory that the kernel manages (huge pages, pinned pages) is what is left

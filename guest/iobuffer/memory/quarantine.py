@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quarantine: what was released rests, so that a late DMA finds it denied, and not another buffer.
 
 Ranges rest in the order of their release, up to a number of bytes and of ranges; the oldest go out

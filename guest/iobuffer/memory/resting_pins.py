@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pinned pages of released buffers: they rest, and go back to the kernel when that is over.
 
 While a page is pinned the kernel gives it to nobody, so a late DMA meets nobody's memory.

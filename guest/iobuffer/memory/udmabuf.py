@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """u-dma-buf on a board: a contiguous buffer of its kernel module as a pool, and its syncs.
 
 What that driver's files do stands in `udmabuf_sysfs`.

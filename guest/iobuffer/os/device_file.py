@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of the kernel module: device files, and those that its ioctls return."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel module's device files; what it answers to is in `uapi`."""
 
 from __future__ import annotations

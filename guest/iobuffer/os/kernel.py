@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel module as this process has it open: one `Driver`, made when first asked for."""
 
 from __future__ import annotations

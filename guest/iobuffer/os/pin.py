@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pinned user memory, and the kernel's own mappings: files that the module's ioctls return.
 
 Each lasts until its last descriptor is closed: by `close`, by the process's end, and in every

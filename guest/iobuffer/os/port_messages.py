@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages between a task's port and those who ask it: one datagram of a Unix socket each.
 
 A message is a JSON object, with the descriptors of the memory beside it. The first one on a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory that the kernel may take back: MADV_FREE, and how a purge is noticed.
 
 While memory is volatile the kernel may replace any page by zeros. No byte is spent on a canary:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel module's numbers and structures: mirrors guest/driver/dma_rehearsal_uapi.h."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Uncached memory is read and written in words at their alignment, never by memcpy or memset.
 
 On arm64 kIOMapInhibitCache is Device memory. An access off its alignment faults there, and so does

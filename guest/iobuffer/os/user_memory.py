@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of this process at any address: copies that cannot crash, and second mappings.
 
 What an address has under it can be anything, and can change: the kernel does the copies, and says

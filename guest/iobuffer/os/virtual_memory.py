@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapped memory by address: mmap(2), munmap(2) and madvise(2) through ctypes.
 
 Python's own mmap objects each keep a descriptor of their own (until 3.13's trackfd), and a process

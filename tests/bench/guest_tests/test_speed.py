@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the guest waits for the device. The figures go to the host with the attestations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU's edu for the rig: its registers, transfers that end at once, and its interrupt."""
 
 from __future__ import annotations

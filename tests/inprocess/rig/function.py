@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The devices of the rig as sysfs and the kernel module show them: each access is a call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The harness's side of the rig: it looks at the rig's page tables as it looks at a guest's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel module's PCI driver does, for the rig: interrupts, and who may have them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine of the rig: RAM (a sparse file in which an offset is a physical address) and devices.
 
 It also does what the kernel module does: mappings, page tables, eventfds.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest without a VM: the guest's own code on the device's own code, in one process.
 
 Between them stands a `Machine`. The whole suite runs here within seconds, so each of its checks can

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trace of the rig's devices: kept in memory, test by test, for the host's verdict."""
 
 from __future__ import annotations

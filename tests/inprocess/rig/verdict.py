@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the host makes of the rig's tests: its own worker and ledger, with the devices' trace."""
 
 from __future__ import annotations

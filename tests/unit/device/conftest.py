@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fake client: memory in a bytearray, interrupts in a list."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stand-ins for what is on the other side of a device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device with bugs, for ``ENDPOINT=``: some of its registers never answer."""
 
 from __future__ import annotations

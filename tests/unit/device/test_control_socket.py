@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control socket: faults of a device process that serves, set and cleared by whoever connects.
 
 What a fault then does is in test_faults.py.

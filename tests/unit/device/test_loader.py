@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``--endpoint``: a class of this project, one of another folder, and everything that is wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m dma_rehearsal.device``: sockets, signals, the supervisor's pipe, errors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trace: JSON lines, and an end to them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model that does not answer is named, with its access; one that is slow is left alone."""
 
 from __future__ import annotations

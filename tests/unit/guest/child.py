@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A forked child that does one thing, and ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Carve-outs that are files of this process, and buffers from them."""
 
 from __future__ import annotations

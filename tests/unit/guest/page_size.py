@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pytest as on a kernel with larger pages.
 
 ``python -m tests.unit.guest.page_size BYTES ARGUMENTS``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory in scattered physical pages, and a bus on which a device finds it: real bytes."""
 
 from __future__ import annotations

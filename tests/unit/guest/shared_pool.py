@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A carve-out in a file that forked processes share, each with pools of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel module's layers: a file calls those before it in Kbuild, never one after it."""
 
 from __future__ import annotations

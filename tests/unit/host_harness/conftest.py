@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the environment share: a cache of their own, and machines that lack things."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Events as the device process writes them, for tests without one."""
 
 from __future__ import annotations

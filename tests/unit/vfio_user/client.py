@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A raw vfio-user client: the server's own messages module, and whatever bytes a test wants."""
 
 from __future__ import annotations

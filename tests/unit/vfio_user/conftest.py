@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A live server with the exerciser behind it, and clients for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An endpoint that probes the protocol: DMA by register, memory to map, a state to migrate."""
 
 from __future__ import annotations

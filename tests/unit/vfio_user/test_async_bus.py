@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The asynchronous bus beside the other one: records, attributes, refusals."""
 
 from __future__ import annotations

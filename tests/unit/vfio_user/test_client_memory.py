@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of a client's memory, whose bytes are not there when they are needed: no SIGBUS.
 
 What would raise it, were the file mapped, runs in a child.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closing what a peer sent: nobody waits for the peer."""
 
 from __future__ import annotations

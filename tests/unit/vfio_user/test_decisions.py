@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each row of docs/vfio-user.md against a live server: where its answers are decided."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log of written pages: what is told, what it costs, and what it keeps."""
 
 from __future__ import annotations

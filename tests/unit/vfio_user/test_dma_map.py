@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA_MAP: what is mapped can be reached, what is refused changes nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA_READ and DMA_WRITE: what the server asks of its client, and what becomes of the answers."""
 
 from __future__ import annotations

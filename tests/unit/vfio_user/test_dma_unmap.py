@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA_UNMAP: what is gone cannot be reached, and nothing else is gone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The end of a connection: what a client had sent is read, so it sees an end and no reset."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client's eventfd, in whatever state its client brings it: nobody waits for the client."""
 
 from __future__ import annotations

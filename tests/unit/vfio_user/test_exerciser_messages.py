@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exerciser's DMA in memory that its client mapped without a descriptor.
 
 The client plays the part of QEMU: it owns the memory, answers DMA_READ and DMA_WRITE, and reads

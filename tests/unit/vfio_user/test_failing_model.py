@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model with a bug: its client is answered, and the next one is served."""
 
 from __future__ import annotations

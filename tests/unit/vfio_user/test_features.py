@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEVICE_FEATURE: which features and methods there are, their argsz, and DMA logging."""
 
 from __future__ import annotations

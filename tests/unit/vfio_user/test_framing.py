@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes and descriptors to messages: each message has its own descriptors, however it is cut."""
 
 from __future__ import annotations

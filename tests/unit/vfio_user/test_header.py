@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Message headers: what cannot be followed closes the connection, the rest is answered."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_REGION_IO_FDS, DEVICE_GET_IRQ_INFO."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DEVICE_SET_IRQS: eventfds, masks, end of interrupt, and what is refused."""
 
 from __future__ import annotations

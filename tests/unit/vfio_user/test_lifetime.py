@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reset, disconnects and reconnects: state that stays, and nothing that leaks."""
 
 from __future__ import annotations

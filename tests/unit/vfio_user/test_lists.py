@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scatter-gather lists: the short way through one mapping does what the long way does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Migration: the states and their arcs, and the state's way out and in."""
 
 from __future__ import annotations

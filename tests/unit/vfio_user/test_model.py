@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DMA map against a model that keeps one entry for each page."""
 
 from __future__ import annotations

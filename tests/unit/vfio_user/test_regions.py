@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """REGION_READ, REGION_WRITE, REGION_WRITE_MULTI: ranges, sizes, order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What libvfio-user's sample client asks of a 60-line device, message by message, from our client.
 
 ``make interop CLIENT=...`` runs that client itself.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The message stream against a naive model: whatever order, each answer is what the model says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Timers that another thread sets: the thread that serves runs them, however it waits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every command cut short at every byte: within its frame, and by the end of the stream."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VERSION: first, once, and within what QEMU's buffer holds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server waits for what it has use for, and sleeps until then: it spins for SPIN_S at most."""
 
 from __future__ import annotations

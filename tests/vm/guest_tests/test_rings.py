@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest whose device does not answer: what it would find is no verdict on anything."""
 
 from __future__ import annotations

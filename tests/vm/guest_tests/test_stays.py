@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A test that never ends."""
 
 from __future__ import annotations

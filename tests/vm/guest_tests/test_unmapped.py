@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tutorial's device behind the IOMMU: its reads of memory that is mapped, and that is not."""
 
 from __future__ import annotations

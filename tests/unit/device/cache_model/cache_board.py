@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A platform and an exerciser on one interconnect, with page tables, driven by their registers."""
 
 from __future__ import annotations

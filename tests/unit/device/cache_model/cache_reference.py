@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model's rules once more, one byte at a time and as slow as it likes.
 
 It shares no code with the model: only the names of operations and reports, as numbers and strings.

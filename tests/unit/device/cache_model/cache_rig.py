@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cache model over a little memory, and a CPU that stores while the model works."""
 
 from __future__ import annotations

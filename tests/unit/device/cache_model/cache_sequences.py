@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sequences of operations and stores, run on the cache model and on its slow reference at once.
 
 A step is a name and its arguments. Whatever chooses the numbers (a seed here, Hypothesis in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts the work of an operation in steps of Python's own, so that no clock has a say."""
 
 from __future__ import annotations

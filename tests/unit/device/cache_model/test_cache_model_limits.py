@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model beside a CPU that runs; its bounds, and what it refuses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same comparison as a state machine: Hypothesis chooses every number, and shrinks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model: who owns a buffer, announced foreign writers, and the modes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model's rules for lines, with the bytes and the reports that they promise."""
 
 from __future__ import annotations

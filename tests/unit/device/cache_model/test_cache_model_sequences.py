@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model against its slow reference, over many generated sequences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a hostile guest can make the cache model do in one command, and hold: both are bounded."""
 
 from __future__ import annotations

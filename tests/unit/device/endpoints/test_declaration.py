@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What no function can be is said when it is made: the class, the place and what to do."""
 
 from __future__ import annotations

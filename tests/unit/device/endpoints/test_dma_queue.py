@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The queue of started DMAs: nothing ends on its starter's stack, in order, bounded, once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an endpoint's author gets: fields, BARs, MSI, memory by lists, peers, errors said early."""
 
 from __future__ import annotations

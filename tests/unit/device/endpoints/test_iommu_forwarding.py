@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Behind an IOMMU: what the map refuses is told to the client, with the page at fault."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory Space: a function whose BARs do not answer reads all ones and takes no write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The register file: any access of any width, against one byte at a time."""
 
 from __future__ import annotations

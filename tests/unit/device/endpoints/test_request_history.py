@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The history of requests is what a deque of single records would be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every request of every function is one event of the trace; the refused ones are kept."""
 
 from __future__ import annotations

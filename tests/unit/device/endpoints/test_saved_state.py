@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state that an endpoint declares: what a migration carries, and what stands still for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A function that a migration holds: it sends nothing, changes nothing, and still answers."""
 
 from __future__ import annotations

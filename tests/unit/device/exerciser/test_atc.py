@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ATS as it is modelled: requests, the one-entry cache, and what a DMA by it needs."""
 
 from __future__ import annotations

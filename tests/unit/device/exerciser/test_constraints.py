@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Constraints: a DMA that breaks one is refused with just that reason; one byte less is not."""
 
 from __future__ import annotations

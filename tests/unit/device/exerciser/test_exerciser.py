@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA: what moves, what is refused and then moves nothing, and what is recorded of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HOLD and STEP: a DMA in flight, and everything that can end it at any step."""
 
 from __future__ import annotations

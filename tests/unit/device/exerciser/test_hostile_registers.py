@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any access to any register, of any width, in any order: an answer each time, never an exception.
 
 The server turns an exception of a model into an error reply, which a guest never sees. So here

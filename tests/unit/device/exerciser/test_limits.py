@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device of a profile: strict limits, what a sloppy one does, modelled time and coherence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Profiles: what is read, what is refused with which words, and the device that comes of one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The descriptor ring: scatter-gather, order, bounds, and guests that mean harm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps one after the other: those that wait, those that do not, and those nobody waits for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TXN_TRACE: five words for each access of software, bounded, in the order of arrival."""
 
 from __future__ import annotations

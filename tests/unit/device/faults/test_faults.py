@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each fault does what it says, and only that; the lists of all sides agree."""
 
 from __future__ import annotations

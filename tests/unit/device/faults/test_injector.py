@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fault that is set in a running device acts whatever it overrides: no part keeps a method."""
 
 from __future__ import annotations

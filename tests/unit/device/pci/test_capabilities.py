@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The capabilities beside the standard ones: what software may do, what is sticky."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration space: golden bytes, write masks, BAR sizing, the capability list, resets."""
 
 from __future__ import annotations

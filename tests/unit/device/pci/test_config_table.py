@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configuration space word by word: what it holds at power-on, and which bits software can write.
 
 The numbers are the specifications'; the right column is ours to choose where they leave a choice.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exerciser as ``lspci -vvv -xxxx`` shows it in the guest, held against a golden text.
 
 lspci is somebody else's parser of our configuration space, with QEMU and Linux between. After a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """D3hot: only configuration space answers, and nothing leaves the function (PCI PM 1.2, 5.4)."""
 
 from __future__ import annotations

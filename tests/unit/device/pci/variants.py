@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functions with other capabilities than the exerciser's default, for ``ENDPOINT=``."""
 
 from __future__ import annotations

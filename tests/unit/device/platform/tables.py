@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic page tables, made entry by entry."""
 
 from __future__ import annotations

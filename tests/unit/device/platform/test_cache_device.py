@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cache model on the bus and by its registers: what moves, what is told, what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory types: IA32_PAT, the MTRRs, and their combination, against the SDM's own words."""
 
 from __future__ import annotations

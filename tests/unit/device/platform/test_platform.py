@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The platform device: the witness through registers, and what it refuses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit against a naive model of every byte and every grant."""
 
 from __future__ import annotations

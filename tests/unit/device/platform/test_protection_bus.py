@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protection unit on the bus and by its registers: what moves, what is told, who waits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which bytes requests have touched, beside a list of all of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The witness on synthetic tables: every level, page size, bit and refusal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent over a socket, as the host drives it, with tests of a folder of its own."""
 
 from __future__ import annotations

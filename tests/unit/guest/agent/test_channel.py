@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's end of the channel: it agrees with the host's, and notices damage."""
 
 from __future__ import annotations

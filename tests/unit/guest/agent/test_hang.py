@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest test that hangs says where on the console; one that ends says nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's limits as the guest reads them: splitting, refusals, and the device's own word."""
 
 from __future__ import annotations

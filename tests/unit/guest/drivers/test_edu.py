@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The driver of QEMU's edu: what it refuses, and a device that does not answer as edu does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PCI functions, the exerciser and the platform, on files that play sysfs and the BARs."""
 
 from __future__ import annotations

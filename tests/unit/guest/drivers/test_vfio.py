@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VFIO from user space, against a fake of the kernel's side and against the kernel's header."""
 
 from __future__ import annotations

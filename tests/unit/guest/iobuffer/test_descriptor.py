@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The descriptor and the heap, on pools of ordinary memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Descriptors made of others that are dropped while they are prepared: no device keeps a right."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a buffer must survive: odd arguments, views that are forgotten, signals, failures."""
 
 from __future__ import annotations

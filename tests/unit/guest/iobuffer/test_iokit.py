@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the allocator differs from IOKit: what it refuses, what it lets pass, what ``strict`` does.
 
 docs/iobuffer.md has the list.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mappings by the kernel: who has each, and for how long. Against a driver that keeps books."""
 
 from __future__ import annotations

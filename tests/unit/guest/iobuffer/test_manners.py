@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Purging, and IOKit's manners: on memory of this machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel module's files as the library speaks to them: every number that goes over, and back.
 
 The module is a fake here, which looks at requests byte by byte.

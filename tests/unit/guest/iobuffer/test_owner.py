@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory has one owner, who says what devices may do with it: between real processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page is the kernel's: 4, 16 or 64 KiB on arm64. One definition, and no number beside it."""
 
 from __future__ import annotations

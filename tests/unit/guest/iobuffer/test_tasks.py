@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims, task ports and where calls may block: on ordinary memory, between real processes."""
 
 from __future__ import annotations

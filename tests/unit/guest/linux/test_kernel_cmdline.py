@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel's command line says of the device, and how that device is found."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PAT decoding and the reading of the address width."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory that stands for a carve-out: a file in which an offset is a bus address."""
 
 from __future__ import annotations

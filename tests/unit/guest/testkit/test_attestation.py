@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts: kept passes, broken fails and names the promise, and each is a row in the report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bench's checks fire: what a wrong device does is found, and the message says where."""
 
 from __future__ import annotations

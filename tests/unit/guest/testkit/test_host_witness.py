@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a guest test says to the host, and what it makes of the answer; nothing stops here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's side of an IOMMU's faults: read from the kernel's log, no more than Linux tells."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The other process of a test: what it raises, and how it ended, comes out whoever waits for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Patterns differ where a fault could hide, and replay from seed and node id."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test kit's accounts: what no DMA touched is in a failed report, mistakes fail a test."""
 
 from __future__ import annotations

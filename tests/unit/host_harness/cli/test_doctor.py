@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor: it makes nothing, works where nothing is there yet, and each shortcoming fires."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An installed dma-rehearsal, or its egg-info in a checkout, changes no test run of the project."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A user's file may have the name of one of our folders."""
 
 from __future__ import annotations

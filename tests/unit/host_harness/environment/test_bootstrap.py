@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bootstrap.sh: what is missing is named with one command; a half-made venv is made again."""
 
 from __future__ import annotations

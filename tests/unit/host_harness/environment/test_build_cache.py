@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The environment's cache: built once, never half, checked at each use, never taken from a user."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs out of an unpacked tree of packages, whose links are those of another root."""
 
 from __future__ import annotations

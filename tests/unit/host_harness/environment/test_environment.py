@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Environment failures: each is told apart, is status 3, and says what to do next."""
 
 from __future__ import annotations

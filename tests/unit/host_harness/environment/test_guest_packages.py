@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python packages that go into the guest image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which files of another project reach the guest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host's and the guest's ends of the result channel agree, and damage is noticed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The console's log is what the guest said, each character once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host's side of the control socket, with a device process and with none."""
 
 from __future__ import annotations

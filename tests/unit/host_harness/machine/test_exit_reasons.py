@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first of two processes to end is blamed, in words."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RAM by physical address: where QEMU has it, and nowhere else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU's command line, the memory layout, run folders and faults: what other parts rely on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses are recognised at once and named, on processes and sockets that stand for a VM's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options: one table, checked once, whoever gives them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The janitor: whatever ends the harness, its groups die, its folders go, and so does it."""
 
 from __future__ import annotations

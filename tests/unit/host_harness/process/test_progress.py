@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines of progress beside pytest's own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of docs/statuses.md is what the harness does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a hostile guest says of its tests is refused, never believed and never a crash."""
 
 from __future__ import annotations

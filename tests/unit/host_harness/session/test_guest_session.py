@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was collected is what was reported, or the run has no verdict."""
 
 from __future__ import annotations

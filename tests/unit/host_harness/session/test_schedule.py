@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests are shared among VMs: each has one, none has two, and a promise holds."""
 
 from __future__ import annotations

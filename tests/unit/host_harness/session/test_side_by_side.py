@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several VMs at a time, on pipes that stand for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is written of each test's verdict, and that no difference between runs passes."""
 
 from __future__ import annotations

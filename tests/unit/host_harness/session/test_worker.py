@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A test is judged by what the host saw in the VM that ran it, and in no other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports that no test took, as the host finds them in the trace of a real model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims are judged by the trace alone: each kind kept, and beside it what breaks it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The IOMMU's faults: found on the console, matched with what a test expects, told in the table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the trace says of a test, the refusals that it announced, and what is said of the others."""
 
 from __future__ import annotations

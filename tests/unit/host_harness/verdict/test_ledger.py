@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ledger: silence is never a yes, and only the reviewed list excuses an unattested promise."""
 
 from __future__ import annotations

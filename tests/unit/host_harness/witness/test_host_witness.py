@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the host answers a guest that asks how its memory is mapped, on stand-ins for QEMU."""
 
 from __future__ import annotations

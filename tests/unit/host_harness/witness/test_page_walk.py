@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The harness's decoder alone, and against the platform's witness, which shares no code with it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device of one's own: it fills memory when it is told to, and never raises an interrupt."""
 
 from __future__ import annotations

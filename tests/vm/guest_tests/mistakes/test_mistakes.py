@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drivers of the exerciser: a mistake each, and the same driver mended."""
 
 from __future__ import annotations

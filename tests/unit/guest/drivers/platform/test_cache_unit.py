@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's side of the cache model, on the device's model: reports, refusals, and finalizers."""
 
 from __future__ import annotations

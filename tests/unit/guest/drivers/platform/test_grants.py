@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The allocator's grants in the protection unit: failed withdrawals, finalizers, forks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's side of the protection unit, on the device's model; commands of several processes."""
 
 from __future__ import annotations

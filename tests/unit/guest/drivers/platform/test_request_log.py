@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest's side of the request log, on the device's model, and a device that lies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grants of several segments: all of them or none, also when a withdrawal fails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who maintains the caches, and from when on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fork while other threads use descriptors: the child is refused, and waits for nobody."""
 
 from __future__ import annotations

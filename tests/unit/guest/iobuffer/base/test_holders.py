@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors name who has what was asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Option values, the cache field that is no set of flags, and the error tree."""
 
 from __future__ import annotations

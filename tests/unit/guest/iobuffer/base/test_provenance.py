@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which line made a descriptor, and what is and was where."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RangeAllocator against a model that keeps one flag a unit."""
 
 from __future__ import annotations

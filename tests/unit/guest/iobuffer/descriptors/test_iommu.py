@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mapper's side of a descriptor, with a mapper that only keeps books."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Descriptors made of others: parts, several in a row, guard pages, existing ranges."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IODMACommand on scattered pages: limits of segments, bounce buffers, return codes."""
 
 from __future__ import annotations

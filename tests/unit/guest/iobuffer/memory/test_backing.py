@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What buffers stand on, against a driver that pins page by page: places, parts, and ends."""
 
 from __future__ import annotations

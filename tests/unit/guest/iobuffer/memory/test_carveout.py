@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arenas under real open-file-description locks, between real processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Placement: with any policy a request gets what it asked for; the hostile one is hostile."""
 
 from __future__ import annotations

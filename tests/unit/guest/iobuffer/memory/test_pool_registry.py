@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which pool a request gets its memory from, and what is said when none can give it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is released rests: for how long, in which order, and who gets it back."""
 
 from __future__ import annotations

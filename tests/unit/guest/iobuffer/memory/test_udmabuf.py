@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """u-dma-buf as a board's pool and cache maintenance, on files for sysfs and for the device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ioctl numbers and structures in Python against the C header, by the C compiler."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pins and kernel mappings in Python, without the module: segments, errors, descriptors."""
 
 from __future__ import annotations

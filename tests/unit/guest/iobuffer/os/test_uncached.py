@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Uncached memory: each access is aligned, and the C library's memcpy and memset make none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mapped memory by address: where it lies, and what a forked child has of it."""
 
 from __future__ import annotations
