@@ -60,9 +60,9 @@ test: lint units ## all tests: lint, units, the server against a raw client, who
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
 
 lint: setup
-	@$(VENV)/bin/ruff format --check $(PACKAGES) docs/conf.py
-	@$(VENV)/bin/ruff check $(PACKAGES) docs/conf.py
-	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build
+	@$(VENV)/bin/ruff format --check $(PACKAGES) examples docs/conf.py
+	@$(VENV)/bin/ruff check $(PACKAGES) examples docs/conf.py
+	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer
 
 units: setup
 	@$(PYTHON) -m pytest -q -m "not vm and not matrix"

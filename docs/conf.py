@@ -16,7 +16,6 @@ project_copyright = author
 release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["example_*"]
 html_theme = "furo"
 html_title = "dma-rehearsal"
 html_copy_source = False

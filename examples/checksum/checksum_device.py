@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second example, to be read in five minutes: a device that sums up memory when told to.
+"""A device that sums up memory: the model that the tutorial builds.
 
-Software writes address and length, then rings the doorbell. The device reads the memory by DMA,
-leaves the CRC-32 in CRC32 and the outcome in STATUS, and sends MSI-X vector 0.
+Software writes an address and a length, then rings the doorbell. The device reads the memory by
+DMA, leaves its CRC-32 in CRC32 and the outcome in STATUS, and sends MSI-X vector 0.
 """
-
-from __future__ import annotations
 
 import zlib
 from enum import IntEnum
@@ -41,14 +39,14 @@ class Result(IntEnum):
 
 
 class Doorbell(Fields):
-    """DOORBELL: starts a job; silent, it sends no interrupt."""
+    """DOORBELL: starts a job; a silent job sends no interrupt."""
 
     start = Flag(1 << 0, Access.SELF_CLEARING)
     silent = Flag(1 << 1, Access.SELF_CLEARING)
 
 
 class Status(Fields):
-    """STATUS: how the last job ended, and the reason of a refusal as `DmaReason` has them."""
+    """STATUS: how the last job ended, and why a DMA was refused (a `DmaReason`)."""
 
     result = Field(0x3, Access.RO, type=Result)
     reason = Field(0xFF00, Access.RO)
@@ -74,7 +72,7 @@ class Checksum(Endpoint):
     }
 
     def write_doorbell(self, value: int) -> None:
-        """Do a job: a method named after the register, called when software writes it."""
+        """Do a job. The method is called when software writes the register of its name."""
         doorbell = Doorbell(value)
         if not doorbell.start:
             return

@@ -26,7 +26,7 @@ PLUGIN = "dma_rehearsal.host_harness.pytest_plugin"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the example project."""
-    return Path(shutil.copytree(SOURCE / "docs" / "example_project", tmp_path / "my driver"))
+    return Path(shutil.copytree(SOURCE / "examples" / "driver_project", tmp_path / "my driver"))
 
 
 def call(

@@ -120,11 +120,11 @@ def test_stop_at_the_first_failure_is_1(runs: Path) -> None:
 def test_endpoint_of_the_tutorial(runs: Path) -> None:
     done = run(
         runs,
-        *("--tests", "docs/example_endpoint/guest_tests"),
+        *("--tests", "examples/checksum/guest_tests"),
         ENDPOINT="examples.checksum.checksum_device:Checksum",
     )
     check(done, 0)
-    assert "7 passed, 0 failed" in done.output
+    assert "8 passed, 0 failed" in done.output
     assert (done.folder / "junit.xml").exists()
 
 

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checksum engine's driver: what a program does with the device of the tutorial."""
+"""The checksum engine's driver: one that polls, and one that waits for the interrupt."""
 
 from __future__ import annotations
 
 import time
 from enum import IntEnum
+from typing import Self
 
 from dma_rehearsal.guest.drivers.exerciser import Interrupt
 from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 
 VENDOR, DEVICE = 0x1234, 0xC5C5
+START, SILENT = 1, 2  # DOORBELL
 TIMEOUT_S = 5.0
 
 
 class Reg(IntEnum):
-    """BAR0, as the device lays it out."""
+    """BAR0, as the data sheet has it."""
 
     ADDRESS_LO = 0x00
     ADDRESS_HI = 0x04
@@ -34,38 +36,69 @@ class Result(IntEnum):
     TOO_LONG = 3
 
 
-class ChecksumEngine:
-    """1234:c5c5, found by its id and bound to the kernel driver. A context manager."""
+class PolledEngine:
+    """The engine without interrupts: start a job, then read STATUS until it is done."""
 
     def __init__(self) -> None:
         self.pci = PciFunction.find(VENDOR, DEVICE)
+        self.pci.enable()
+        self.pci.bus_master = True
+        self.registers = self.pci.bar(0)
+
+    def sum(self, address: int, length: int) -> tuple[Result, int, int]:
+        """Sum up memory; return the result, the reason of a refusal, and the CRC-32."""
+        self.start(address, length, START | SILENT)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self.registers[Reg.STATUS] & 3:
+            if time.monotonic() > deadline:
+                raise PciError(f"{self.pci.address}: not done within {TIMEOUT_S} s")
+        return self.outcome()
+
+    def start(self, address: int, length: int, doorbell: int) -> None:
+        """Write the job, and then the doorbell."""
+        self.registers.set64(Reg.ADDRESS_LO, address)
+        self.registers[Reg.LENGTH] = length
+        self.registers[Reg.DOORBELL] = doorbell
+
+    def outcome(self) -> tuple[Result, int, int]:
+        """Return what STATUS and CRC32 say of the last job."""
+        status = self.registers[Reg.STATUS]
+        return Result(status & 3), status >> 8, self.registers[Reg.CRC32]
+
+    def close(self) -> None:
+        """Stop the engine's DMA, and unmap its registers."""
+        self.pci.bus_master = False
+        self.pci.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class InterruptEngine(PolledEngine):
+    """The engine with its interrupt, which the kernel driver turns into an eventfd."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.pci.bind()
         node = self.pci.driver_node()
         if node is None:
             raise PciError(f"{self.pci.address} has no device file")
         self.driver = DriverFunction(node)
         self.driver.set_bus_master(True)
-        self._registers = self.pci.bar(0)
-        self._done = Interrupt(self.driver, 0)
+        self._done = Interrupt(self.driver, vector=0)
 
     def sum(self, address: int, length: int) -> tuple[Result, int, int]:
-        """Sum up memory; return the result, the reason of a refusal, and the CRC-32."""
-        registers = self._registers
-        registers.set64(Reg.ADDRESS_LO, address)
-        registers[Reg.LENGTH] = length
-        registers[Reg.DOORBELL] = 1
-        if self.driver.info().bus_master and not self._done.wait(TIMEOUT_S):
+        """Sum up memory, as the polled engine does, and sleep until the interrupt."""
+        self.start(address, length, START)
+        if not self._done.wait(TIMEOUT_S):
             raise PciError(f"{self.pci.address}: no interrupt within {TIMEOUT_S} s")
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (status := registers[Reg.STATUS]) & 3:
-            if time.monotonic() > deadline:
-                raise PciError(f"{self.pci.address}: STATUS reads {status:#x}")
-        return Result(status & 3), status >> 8, registers[Reg.CRC32]
+        return self.outcome()
 
-    def __enter__(self) -> ChecksumEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give the interrupt and the function back."""
         self._done.close()
         self.driver.close()
         self.pci.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second example: what the tutorial says of it."""
+"""The device of the tutorial."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from examples.checksum import checksum_device
 from examples.checksum.checksum_device import LENGTH_MAX, Checksum, Reg, Result, Status
 from tests.unit.device.fakes import BASE, FakeClient, read32, start, write32
 
-LINES_MAX = 100
-ROOT = Path(__file__).parents[2]
+LINES_MAX = 110
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_it_is_short() -> None:
 
 def test_the_guests_layout_is_the_devices() -> None:
     """The tutorial's driver stands alone in the guest; its table must be the same one."""
-    path = ROOT / "docs" / "example_endpoint" / "guest_tests" / "checksum.py"
+    path = ROOT / "examples" / "checksum" / "guest_tests" / "checksum.py"
     spec = importlib.util.spec_from_file_location("guest_checksum", path)
     assert spec is not None
     assert spec.loader is not None
