@@ -34,7 +34,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
-	faults docs lock mutants clean clean-cache
+	faults docs dist lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -96,6 +96,11 @@ faults: setup ## list the named faults: name, status, description
 docs: setup ## build the documentation into build/site, and check its links
 	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
 	@echo "build/site/index.html"
+
+dist: setup ## build the wheel and the source archive in build/dist, and check them
+	@rm -rf build/dist
+	@$(PYTHON) -m build --no-isolation --outdir build/dist .
+	@$(PYTHON) -m twine check --strict build/dist/*
 
 lock: ## resolve requirements.lock again from pyproject.toml
 	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --extra dev --extra docs \

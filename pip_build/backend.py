@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""setuptools' build backend (PEP 517), on a copy: a build leaves nothing in the checkout.
+"""The build backend (PEP 517): setuptools, run on a copy of the sources.
 
-setuptools puts ``dma_rehearsal.egg-info`` and ``build/lib`` beside the sources. Of the first pytest
-takes the project's plugin wherever that folder is current; of the second a later build takes files
-that are long gone.
+In the checkout dma_rehearsal/ has links to device/, guest/ and host_harness/; the copy has the
+folders themselves, and so have the archives. The copy also keeps the checkout clean. setuptools
+writes ``dma_rehearsal.egg-info`` and ``build/lib`` beside the sources: pytest would load the plugin
+that the first one names, and a later build would pack old files of the second.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from setuptools import build_meta
 
-# An editable install is of the checkout itself.
+# An editable install refers to the checkout itself.
 from setuptools.build_meta import (
     build_editable,
     get_requires_for_build_editable,
@@ -35,16 +36,8 @@ __all__ = [
 ]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NEEDED = (
-    "pyproject.toml",
-    "MANIFEST.in",
-    "README.md",
-    "LICENSE",
-    "device",
-    "guest",
-    "host_harness",
-)
-_BACKEND = Path(__file__).parent.name
+_FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE")
+_FOLDERS = ("dma_rehearsal", Path(__file__).parent.name)
 
 Settings = Mapping[str, object] | None
 
@@ -53,24 +46,22 @@ Settings = Mapping[str, object] | None
 def _in_a_copy() -> Iterator[None]:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     with tempfile.TemporaryDirectory(prefix="dma-rehearsal-build-") as folder:
-        for name in (*_NEEDED, _BACKEND):
-            source = _ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, Path(folder, name), ignore=ignored)
-            else:
-                shutil.copy(source, folder)
+        for name in _FILES:
+            shutil.copy(_ROOT / name, folder)
+        for name in _FOLDERS:
+            shutil.copytree(_ROOT / name, Path(folder, name), ignore=ignored)  # follows the links
         with chdir(folder):
             yield
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    """Return what a wheel's build needs beside setuptools."""
+    """Return the requirements of a wheel's build beyond those in pyproject.toml."""
     with _in_a_copy():
         return list(build_meta.get_requires_for_build_wheel(config_settings))
 
 
 def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
-    """Return what a source archive's build needs beside setuptools."""
+    """Return the requirements of a source archive's build beyond those in pyproject.toml."""
     with _in_a_copy():
         return list(build_meta.get_requires_for_build_sdist(config_settings))
 
@@ -78,7 +69,7 @@ def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
 def prepare_metadata_for_build_wheel(
     metadata_directory: str, config_settings: Settings = None
 ) -> str:
-    """Write the wheel's metadata; return the name of their folder."""
+    """Write the wheel's metadata folder; return its name."""
     target = str(Path(metadata_directory).absolute())
     with _in_a_copy():
         return str(build_meta.prepare_metadata_for_build_wheel(target, config_settings))

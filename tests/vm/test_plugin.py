@@ -179,9 +179,9 @@ def test_installed_it_works_from_any_folder(
         check=True,
     ).stdout.split("\0")
     for name in filter(None, files):
-        if (SOURCE / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(SOURCE / name, source / name)
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (SOURCE / name).is_symlink() or (SOURCE / name).is_file():
+            shutil.copy(SOURCE / name, source / name, follow_symlinks=False)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
     before = sorted(source.rglob("*"))
     assert call([*pip, str(source)], tmp_path).returncode == 0
