@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of the rig: makes the environment, runs the VM, collects the verdict."""
+"""The host's side: makes the environment, runs the VMs, collects the verdict."""

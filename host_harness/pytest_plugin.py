@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rig in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
+"""The run in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
 
 Nothing happens unless ``--vm`` is given or a fixture is used. ``vm``, ``guest`` and ``device`` boot
-one VM for the session; where there are guest tests, it is theirs (the first, if several run them).
+one VM for the session. Where guest tests run, it is the VM of these tests (the first of several).
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session.guest_session import GuestSession, PlainSession
-from dma_rehearsal.host_harness.session.kept import keep_until_told
-from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
 from dma_rehearsal.host_harness.session.verdict_record import Recorder
-from dma_rehearsal.host_harness.verdict.known_gaps import Reviewed
+from dma_rehearsal.host_harness.verdict.known_gaps import KnownGaps
 
-RIG = pytest.StashKey[Rig]()
-"""The session's rig, where guest tests run in it."""
+RUN = pytest.StashKey[Run]()
+"""The session's run, where it has guest tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--vm`` and its kin; each but ``--vm`` stands in the configuration file too."""
+    """Add ``--vm`` and related options; all but ``--vm`` may be in the configuration file too."""
     group = parser.getgroup("dma-rehearsal", "DMA rehearsals in a VM (dma-rehearsal)")
     group.addoption(
         "--vm",
@@ -73,15 +72,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or getattr(config.option, "dist", "no") != "no":
         raise pytest.UsageError("--vm: leave out -n; for several VMs there is --vm-vms=N")
     try:
-        rig = _make_rig(config, _tests(config, paths))
+        run = _make_run(config, _tests(config, paths))
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[RIG] = rig
+    config.stash[RUN] = run
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []  # neither the folder that pytest was started in nor testpaths
-    config.pluginmanager.register(GuestSession(rig), "dma-rehearsal-session")
-    config.pluginmanager.register(Recorder(rig), "dma-rehearsal-verdicts")
-    config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
+    config.pluginmanager.register(GuestSession(run), "dma-rehearsal-session")
+    config.pluginmanager.register(Recorder(run), "dma-rehearsal-verdicts")
+    config.pluginmanager.register(PlainSession(run), "dma-rehearsal-plain")
 
 
 def _tests(config: pytest.Config, paths: Sequence[str]) -> GuestTests:
@@ -99,7 +98,7 @@ def _tests(config: pytest.Config, paths: Sequence[str]) -> GuestTests:
 
 
 def _given(config: pytest.Config) -> Options:
-    """Return the options: those of the command line, else of the configuration file."""
+    """Return the options from the command line, else from the configuration file."""
     given = {}
     for option in OPTIONS:
         text = config.getoption(f"--vm-{option.name}") or config.getini(f"vm_{option.name}")
@@ -107,7 +106,7 @@ def _given(config: pytest.Config) -> Options:
     return run_options.parse(given)
 
 
-def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:
+def _make_run(config: pytest.Config, tests: GuestTests | None = None) -> Run:
     capture = config.pluginmanager.getplugin("capturemanager")
     runs = config.getoption("--vm-runs")
     if runs:
@@ -130,8 +129,8 @@ def _make_rig(config: pytest.Config, tests: GuestTests | None = None) -> Rig:
         positional=tuple(config.args),
     )
     listed = config.getini("vm_reviewed")
-    reviewed = Reviewed.load(config.rootpath / listed) if listed else None
-    return Rig(settings, progress, folder, tests=tests, replay=replay, reviewed=reviewed)
+    known_gaps = KnownGaps.load(config.rootpath / listed) if listed else None
+    return Run(settings, progress, folder, tests=tests, replay=replay, known_gaps=known_gaps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ class Guest:
         input: str = "",  # as subprocess.run calls it
         check: bool = True,
     ) -> Completed:
-        """Run ``argv`` for at most ``timeout`` seconds and return what came of it.
+        """Run ``argv`` for at most ``timeout`` seconds and return its status and output.
 
         GuestFailure when it cannot start or does not end in time and, with ``check``, when its
         status is not 0; NoVerdict when the VM is lost.
@@ -227,35 +226,35 @@ class Device:
 def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
     """The running VM: monitor (QMP), console, folder of artefacts."""
     config = request.config
-    if RIG in config.stash:
-        running = config.stash[RIG].vm
+    if RUN in config.stash:
+        running = config.stash[RUN].vm
         if running is None:
             pytest.fail("the VM is not running")
         yield running
         return
-    with _make_rig(config) as rig:
-        if rig.options.several_vms:
+    with _make_run(config) as run:
+        if run.options.several_vms:
             pytest.fail("--vm-vms: without guest tests (--vm) there is one VM", pytrace=False)
-        config.pluginmanager.register(PlainSession(rig), "dma-rehearsal-plain")
-        rig.progress.line()
+        config.pluginmanager.register(PlainSession(run), "dma-rehearsal-plain")
+        run.progress.line()
         try:
-            booted = rig.boot()
+            booted = run.boot()
         except HarnessError as error:
-            rig.error = error
-            rig.conclude(error.status, tests=False)
+            run.error = error
+            run.conclude(error.status, tests=False)
             pytest.fail(f"no VM: {error}", pytrace=False)
         yield booted
         failed = request.session.testsfailed
         try:
-            if rig.options.keep:
-                keep_until_told(rig)
+            if run.options.keep:
+                wait_while_kept(run)
             else:
                 booted.power_off()
         except HarnessError as error:
-            rig.error = error
+            run.error = error
             raise
         finally:
-            rig.conclude(Status.FAILED if failed else Status.PASSED, tests=False)
+            run.conclude(Status.FAILED if failed else Status.PASSED, tests=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has and lacks for a run: a table, a hint for each shortcoming, and a status.
+"""Checks whether a run works on this machine: a table, a hint for each problem, and a status.
 
-Nothing is made, and nothing has to be there yet:
+Nothing is made, and nothing has to be installed:
 ``python3 -m dma_rehearsal.host_harness.cli.doctor`` needs the
 standard library alone. Every probe is bounded in time.
 """
@@ -19,16 +19,17 @@ from enum import StrEnum
 from typing import TextIO
 
 from dma_rehearsal.host_harness.environment import (
+    accelerator,
     build_cache,
     disk_space,
     driver_build,
+    guest_image,
     host_tools,
     manifest,
     qemu,
 )
-from dma_rehearsal.host_harness.environment import guest_image as image
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process import children
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
 
@@ -36,7 +37,7 @@ _PROBE_TIMEOUT_S = 20
 
 
 class Mark(StrEnum):
-    """How a row of the table stands."""
+    """The result in a row of the table."""
 
     FINE = "ok"
     NOTE = "note"  # a run works, with a limit
@@ -45,7 +46,7 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: what was looked at, what was found, and what to do about it."""
+    """A line of the table: the subject, the finding, and what to do about it."""
 
     subject: str
     mark: Mark
@@ -122,7 +123,7 @@ def programs() -> Iterator[Row]:
 
 
 def emulator() -> Iterator[Row]:
-    """Look at the QEMU that a run would take, and at its accelerator."""
+    """Look at the QEMU that a run would use, and at its accelerator."""
     passed_over: list[str] = []
     found = qemu.given(passed_over.append)
     for text in passed_over:
@@ -144,19 +145,19 @@ def emulator() -> Iterator[Row]:
 
 def _accelerator(found: qemu.Qemu | None) -> Row:
     wanted = os.environ.get("ACCEL")
-    kernel = image.kernel_in_cache()
-    unopened = qemu.why_kvm_cannot_be_opened()
+    kernel = guest_image.kernel_in_cache()
+    unopened = accelerator.why_kvm_cannot_be_opened()
     if unopened is None and wanted != "tcg" and (found is None or kernel is None):
         return Row(
             "accelerator", Mark.NOTE, "/dev/kvm opens; the first run probes whether it works"
         )
     if found is not None and kernel is not None:
-        accelerator, why = qemu.choose_accelerator(found, kernel, wanted)
+        chosen, why = accelerator.choose(found, kernel, wanted)
     elif wanted == "kvm":
         return Row("accelerator", Mark.MISSING, f"ACCEL=kvm, but {unopened}", "unset ACCEL")
     else:
-        accelerator, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
-    if accelerator == "kvm":
+        chosen, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
+    if chosen == "kvm":
         return _fine("accelerator", why)
     hint = "a run takes some 40 to 70 s when it emulates"
     if unopened is not None and not wanted:
@@ -166,7 +167,7 @@ def _accelerator(found: qemu.Qemu | None) -> Row:
 
 def way_to_build() -> Iterator[Row]:
     """Look at user namespaces and at the way in which the guest's driver would be built."""
-    reason = driver_build.why_not(driver_build.Way.USERNS)
+    reason = driver_build.unavailable_reason(driver_build.Way.USERNS)
     yield Row(
         "namespaces",
         Mark.NOTE if reason else Mark.FINE,
@@ -177,9 +178,9 @@ def way_to_build() -> Iterator[Row]:
     yield _fine("driver", f"would be built by the way {chosen!s}{forced}")
 
 
-def guest_image() -> Iterator[Row]:
+def cached_image() -> Iterator[Row]:
     """Look at the guest image in the cache."""
-    made = image.made()
+    made = guest_image.made()
     if not made.to_make:
         yield _fine(
             "guest image",
@@ -207,7 +208,7 @@ def cached() -> Iterator[Row]:
     needed = sum(kind.needed for kind, paths in found.items() if not paths)
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not nearest.is_dir():
-        yield Row("cache", Mark.MISSING, f"{nearest} is no folder", _moves())
+        yield Row("cache", Mark.MISSING, f"{nearest} is not a folder", _moves())
     elif not os.access(nearest, os.W_OK | os.X_OK):
         mark = Mark.MISSING if needed else Mark.NOTE
         yield Row("cache", mark, f"{words}; it cannot be written", _moves())
@@ -241,8 +242,8 @@ def _moves() -> str:
 
 def memory_available() -> Iterator[Row]:
     """Look at the memory: the guest's RAM is shared memory, and QEMU needs some beside it."""
-    needed = memory_layout.VM_SIZE
-    available = memory_layout.available()
+    needed = guest_memory.VM_SIZE
+    available = guest_memory.available()
     words = f"{disk_space.amount(available)} available"
     if available >= needed:
         yield _fine("memory", words)
@@ -261,7 +262,7 @@ LOOKS: tuple[tuple[str, Callable[[], Iterator[Row]]], ...] = (
     ("tools", programs),
     ("QEMU", emulator),
     ("driver", way_to_build),
-    ("guest image", guest_image),
+    ("guest image", cached_image),
     ("cache", cached),
     ("memory", memory_available),
 )
@@ -275,7 +276,7 @@ def rows() -> Iterator[Row]:
         except HarnessError as error:
             yield Row(subject, Mark.MISSING, str(error.args[0]), error.hint)
         except (OSError, subprocess.SubprocessError) as error:
-            yield Row(subject, Mark.MISSING, f"cannot be told: {error}")
+            yield Row(subject, Mark.MISSING, f"cannot be checked: {error}")
 
 
 def run(stream: TextIO) -> Status:
@@ -298,7 +299,7 @@ def run(stream: TextIO) -> Status:
 
 
 def clean_cache(stream: TextIO) -> Status:
-    """Remove what nobody uses from the cache and say how much that freed."""
+    """Remove unused entries of the cache and print how much that freed."""
     freed = build_cache.clean(lambda text: print(text, file=stream, flush=True))
     print(f"freed {disk_space.amount(freed)} in {build_cache.cache_root()}", file=stream)
     return Status.PASSED
@@ -315,7 +316,7 @@ def main(arguments: list[str]) -> Status:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:  # whoever read has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Status.NO_VERDICT
 

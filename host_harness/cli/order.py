@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows that a test's verdict depends on no other test: any order, and each of a sample alone."""
+"""Checks that a test's verdict depends on no other test: in any order, and alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from dma_rehearsal.host_harness.process.errors import (
     Status,
     UsageError,
 )
+from dma_rehearsal.host_harness.process.plain_text import tail
 from dma_rehearsal.host_harness.process.progress import Progress
-from dma_rehearsal.host_harness.session import drawing, verdict_record
-from dma_rehearsal.host_harness.session.run import Rig
-from dma_rehearsal.host_harness.session.run_folder import tail
+from dma_rehearsal.host_harness.session import schedule, verdict_record
+from dma_rehearsal.host_harness.session.run import Run
 from dma_rehearsal.host_harness.session.verdict_record import Recorder, Verdict, Verdicts
 
 COLLECTED, SHUFFLED, ALONE = "collected", "shuffled", "alone"
@@ -51,11 +51,11 @@ def run(
     for order in (COLLECTED, SHUFFLED):
         status, found[order] = _whole(order, given, tests, folder / order, arguments, progress)
         statuses.append(status)
-    drawn = drawing.sample(sorted(found[COLLECTED]), sample, given.seed)
+    drawn = schedule.sample(sorted(found[COLLECTED]), sample, given.seed)
     found[ALONE] = _alone(drawn, given, tests, folder / ALONE, progress)
     unlike = verdict_record.differences(found, {ALONE: drawn})
     if unlike:
-        print(verdict_record.table(unlike, found), end="\n\n")
+        print(verdict_record.difference_table(unlike, found), end="\n\n")
     count = len({each.test for each in unlike})
     print(
         f"{len(found[COLLECTED])} tests in two orders and {len(drawn)} of them alone: "
@@ -104,10 +104,10 @@ def _whole(
     return Status(status), verdict_record.read(folder / "latest")
 
 
-class _Session(Rig):
-    """One more session in the VM of another rig, which stays."""
+class _Session(Run):
+    """One more session in the VM of another run, which stays."""
 
-    def __init__(self, booted: Rig, tests: GuestTests, runs: Path) -> None:
+    def __init__(self, booted: Run, tests: GuestTests, runs: Path) -> None:
         options = replace(booted.options, keep=True, vms=None)
         super().__init__(options, Progress(quiet=True), runs, tests=tests)
         self._lender = booted
@@ -124,12 +124,12 @@ def _alone(
 ) -> dict[str, Verdict]:
     """Run each of these tests in a session of its own, all in one VM; return the verdicts."""
     found: dict[str, Verdict] = {}
-    with Rig(given, progress, folder, tests=tests) as rig:
+    with Run(given, progress, folder, tests=tests) as run:
         progress.note(f"{len(drawn)} tests, each alone")
-        vm = rig.boot(isolated=tests.is_own)
+        vm = run.boot(isolated=tests.is_own)
         with (vm.folder / "output").open("w") as said:
             for nodeid in drawn:
-                session = _Session(rig, GuestTests(tests.root, (nodeid,)), folder)
+                session = _Session(run, GuestTests(tests.root, (nodeid,)), folder)
                 recorder = Recorder(session)
                 with contextlib.redirect_stdout(said):
                     own_pytest.run(session, [], recorder)
@@ -137,5 +137,5 @@ def _alone(
                     raise session.error
                 found |= recorder.verdicts([nodeid])
         vm.power_off()
-        rig.conclude(Status.PASSED, tests=False)
+        run.conclude(Status.PASSED, tests=False)
     return found

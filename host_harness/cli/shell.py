@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A login shell in the guest, and further ones beside it; edits of ``guest/`` follow live.
 
-Each shell stands on a virtio console of the guest, whose other end is a Unix socket of QEMU's. A
-lock file beside the socket says that somebody is on it.
+Each shell uses a virtio console of the guest, whose other end is a Unix socket of QEMU. A lock file
+beside the socket marks it as taken.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment.payload import GUEST_FOLDER, SOURCE, is_copied
+from dma_rehearsal.host_harness.machine.launch import LIVE
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
-from dma_rehearsal.host_harness.session.run import Rig
-from dma_rehearsal.host_harness.session.run_folder import LIVE
+from dma_rehearsal.host_harness.session.run import Run
 
 ESCAPE = b"\x1d"  # Ctrl-]
-# What the guest's init writes when a shell has ended; guest/agent/init.py has the same bytes.
+# The guest's init writes this when a shell has ended; guest/agent/init.py has the same bytes.
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
 _LOOK_S = 0.5  # between looks at the files of guest/
 
 
-def run(rig: Rig) -> Status:
+def run(run: Run) -> Status:
     """Boot the guest, let the user work in a shell until it ends, end the VM."""
     try:
-        vm = rig.boot()
-        folder = rig.folder
+        vm = run.boot()
+        folder = run.folder
         if folder is None:
-            raise RuntimeError("a booted rig has a folder")
-        rig.progress.note(
+            raise RuntimeError("a booted run has a folder")
+        run.progress.note(
             f"a login shell in the guest; exit or Ctrl-] ends the VM. Edits of {SOURCE / 'guest'} "
             f"follow.\n  another shell beside it:  dma-rehearsal shell --attach {folder}\n"
             f"                            (in a checkout: make shell ATTACH={folder})",
@@ -53,13 +53,13 @@ def run(rig: Rig) -> Status:
             relay(console, vm, follower.look)
         vm.power_off()
     except HarnessError as error:
-        rig.error = error
+        run.error = error
         print(f"error: {error}", file=sys.stderr)
-    return rig.conclude(Status.PASSED, tests=False)
+    return run.conclude(Status.PASSED, tests=False)
 
 
 def attach(folder: Path) -> Status:
-    """Open one more shell in the VM of the run's ``folder``. UsageError when there is none."""
+    """Open one more shell in the VM of the run's ``folder``. UsageError when no VM runs there."""
     with _taken(_facts(folder)) as console:
         relay(console)
     return Status.PASSED
@@ -79,7 +79,7 @@ def _facts(folder: Path) -> list[Path]:
 
 @contextmanager
 def _taken(sockets: list[Path]) -> Iterator[socket.socket]:
-    """Connect to the first shell that nobody is on, and hold it."""
+    """Connect to the first free shell, and hold it."""
     for path in sockets:
         with contextlib.suppress(FileNotFoundError), path.with_suffix(".lock").open("w") as lock:
             try:
@@ -119,7 +119,7 @@ def relay(
     """
     keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
     size = shutil.get_terminal_size()
-    # The shell's first prompt went where nobody listened; a line gives the next one.
+    # Nobody saw the shell's first prompt; an empty line prints another one.
     console.sendall(f" stty rows {size.lines} cols {size.columns}\r".encode())
     poll = select.poll()
     for descriptor in (console, keyboard, *([vm] if vm else [])):
@@ -138,7 +138,7 @@ def relay(
                     return
             if keyboard in ready:
                 typed = os.read(keyboard, 1 << 12)
-                if not typed:  # a script's end: what it started may still print
+                if not typed:  # a script's end: its programs may still print
                     poll.unregister(keyboard)
                     typed = b"\x04"
                 head, escape, _ = typed.partition(ESCAPE)
@@ -151,7 +151,7 @@ def relay(
 
 
 def _until_end(data: bytes) -> tuple[bytes, bytes, bool]:
-    """Return what to show, what to hold back as it may begin the end's mark, and if it came."""
+    """Return the bytes to show, those to hold back (the mark may have begun), and if it came."""
     shown, mark, _ = data.partition(SHELL_ENDED)
     if mark:
         return shown, b"", True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many runs in a row, on a loaded machine if wanted: is there one that fails now and then?"""
+"""Many runs in a row, on a loaded machine if wanted, to find runs that fail now and then."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dma_rehearsal.host_harness.process.errors import Status
 from dma_rehearsal.host_harness.process.progress import Progress
 
 _BUSY = "while True: pass"
-# The tests that repeat, which do much more when the guest is told so (testkit/repeat_count.py).
+# The tests that repeat do much more with this parameter (guest/testkit/repeat_count.py).
 _LONG_TESTS = "suite/test_random_operations.py"
 _LONG = {"APPEND": "rehearsal.soak=1", "DEADLINE": "test=7200"}
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """One run: its status, its seconds and, where it was kept, its folder."""
 
     status: int
@@ -55,15 +55,15 @@ def run(count: int, load: int, runs: Path, arguments: Sequence[str]) -> Status:
     200,000 buffers, 20,000 mappings.
     """
     progress = Progress()
-    outcomes: list[Outcome] = []
+    results: list[RunResult] = []
     long = _once(progress, runs / "soak-long", [_LONG_TESTS], _LONG)
     progress.note(f"long run: {long}")
     with loaded(load):
         for number in range(1, count + 1):
-            outcome = _once(progress, runs / f"soak-{number}", arguments)
-            outcomes.append(outcome)
-            progress.note(f"run {number} of {count}: {outcome}")
-    passed = [each.seconds for each in outcomes if each.status == Status.PASSED]
+            result = _once(progress, runs / f"soak-{number}", arguments)
+            results.append(result)
+            progress.note(f"run {number} of {count}: {result}")
+    passed = [each.seconds for each in results if each.status == Status.PASSED]
     if passed:
         print(
             f"seconds of a run that passed, beside {load} busy processes: "
@@ -80,7 +80,7 @@ def _once(
     folder: Path,
     arguments: Sequence[str],
     settings: Mapping[str, str] = MappingProxyType({}),
-) -> Outcome:
+) -> RunResult:
     """Run once in a child, whose output goes into ``folder``; remove that when it passed.
 
     ``settings`` are added to the environment; an APPEND that is there is kept.
@@ -108,6 +108,6 @@ def _once(
         status = process.wait()
     seconds = time.monotonic() - start
     if status != Status.PASSED:
-        return Outcome(status, seconds, folder)
+        return RunResult(status, seconds, folder)
     shutil.rmtree(folder)
-    return Outcome(status, seconds, None)
+    return RunResult(status, seconds, None)

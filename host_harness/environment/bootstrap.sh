@@ -28,7 +28,7 @@ fail() {
     exit 3
 }
 
-# The cause and the next step for what apt-get or pip said in the file $1; $2: what failed,
+# Fails with the cause that apt-get or pip gives in the file $1, and the next step; $2: what failed,
 # $3: the next step for a cause that is not known.
 fail_because() {
     tail -n 20 "$1" >&2
@@ -51,11 +51,11 @@ if [ -n "$lacking" ]; then
     command="apt-get update && apt-get install -y --no-install-recommends $packages"
     [ "$(id -u)" = 0 ] || fail "missing: $lacking" "as root, run: $command $compiler"
     command -v apt-get >/dev/null 2>&1 ||
-        fail "missing: $lacking" "this is no Debian or Ubuntu; install by hand: $packages"
+        fail "missing: $lacking" "this is not Debian or Ubuntu; install by hand: $packages"
     echo "installing system packages (missing: $lacking)"
     export DEBIAN_FRONTEND=noninteractive LC_ALL=C
     scratch=$(mktemp)
-    # A mirror that lags behind the clock is no reason to fail; the signatures are still checked.
+    # A mirror may lag behind the clock without failing this; the signatures are still checked.
     # apt-get update succeeds without a network, too: what then fails is the installation.
     # shellcheck disable=SC2086  # a list of words
     if ! { apt-get -o Acquire::Check-Valid-Until=false -o Acquire::http::Timeout=30 update &&

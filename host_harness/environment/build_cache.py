@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The environment's cache: folders named by the digest of what went into them.
 
-An entry is built in a staging folder under its kind's lock, sealed by a manifest that lists what
-must be there (and by the manifest's own digest), and then renamed: a run that is killed half-way
-leaves no entry that looks whole, and two runs that want the same one build it once. Each use
-checks the entry against its manifest and holds a shared lock on it until the process ends, so
-nobody removes what a running VM uses.
+An entry is built in a staging folder under its kind's lock, sealed by a manifest that lists its
+files (and by the manifest's own digest), and then renamed. A run that is killed half-way leaves no
+entry that looks complete, and two runs that want the same entry build it once. Each use checks the
+entry against its manifest and holds a shared lock on it until the process ends, so an entry that a
+running VM uses is never removed.
 
-Locks go with the process that held them. Where the file system has none, builds still come out
-whole (the rename decides), but nothing is tidied up.
+The kernel releases the locks of a process that ends. On a file system without locks builds are
+still complete (the rename decides), but nothing is removed.
 """
 
 from __future__ import annotations
@@ -25,22 +25,17 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dma_rehearsal.host_harness.environment import disk_space
-from dma_rehearsal.host_harness.environment import manifest as seal
+from dma_rehearsal.host_harness.environment import disk_space, file_locks, manifest
 from dma_rehearsal.host_harness.process import janitor
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 _STAGING_PREFIX = ".staging-"
 _ENTRY_NAME = re.compile(r"[0-9a-f]{16}")
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
-# The longest build is bounded by its own commands; a holder that stays longer is not building.
-_LOCK_WAIT_S = 3600.0
 _YOUNG_S = 3600.0
 
 Note = Callable[[str], None]
@@ -51,9 +46,9 @@ Build = Callable[[Path], dict[str, Any]]
 class Kind:
     """A kind of entry: its folder's name, its name for people, and how its entries are treated.
 
-    ``needed`` is the space in bytes that a build takes at its peak; ``hashed`` is for the entries
-    that are booted, whose contents are checked at each use; ``keep`` is how many entries stay
-    when a new one is made.
+    ``needed`` is the peak space of a build in bytes; ``hashed`` is for the entries that are booted,
+    whose contents are checked at each use; ``keep`` is the number of entries that stay when a new
+    one is made.
     """
 
     name: str
@@ -72,7 +67,7 @@ DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
 KINDS = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)
-NOTES_FOLDER = "no-kvm"  # what qemu.py remembers of a failed probe
+NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
 
 _held: dict[Path, int] = {}
 
@@ -86,7 +81,7 @@ def cache_root() -> Path:
 
 
 def digest_of(inputs: object) -> str:
-    """Return 16 hexadecimal digits that stand for ``inputs`` (anything JSON can say)."""
+    """Return a digest of ``inputs`` (any JSON value): 16 hexadecimal digits."""
     text = json.dumps(inputs, sort_keys=True).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 
@@ -116,7 +111,7 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
     ``build`` fills the folder it is given and returns what else belongs in the manifest, such as
     the versions that were resolved. An entry that is not as it was made is built again, which
     ``note`` is told in one line. The entry stays in use until this process ends, or ``release``.
-    EnvironmentFailure when there is no space or the cache cannot be written.
+    EnvironmentFailure when the disk is full or the cache cannot be written.
     """
     final = folder_of(kind, inputs)
     folder = final.parent
@@ -124,7 +119,7 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
         return final
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, f"making the {kind}", note) as alone:
+        with file_locks.exclusive(folder, f"making the {kind}", note) as alone:
             wrong = _take(final, inputs)
             if wrong is None:
                 return final
@@ -150,19 +145,19 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
 
 
 def recorded(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest of the entry that ``inputs`` describe, None when there is none.
+    """Return the manifest of the entry that ``inputs`` describe, None for a missing entry.
 
     The entry is in use from then on, but nothing of it besides the manifest is looked at.
     """
     final = folder_of(kind, inputs)
     try:
-        return seal.manifest(final) if _take(final, inputs, look=False) is None else None
+        return manifest.read(final) if _take(final, inputs, look=False) is None else None
     except (OSError, ValueError):
         return None
 
 
 def discard(path: Path) -> bool:
-    """Remove an entry that turned out not to work; False when somebody else uses it."""
+    """Remove an entry that turned out not to work; False when another process uses it."""
     if path in _held:
         os.close(_held.pop(path))
     with contextlib.suppress(OSError):
@@ -171,16 +166,16 @@ def discard(path: Path) -> bool:
 
 
 def release() -> None:
-    """Say that this process uses no entry any more."""
+    """Release every entry that this process uses."""
     while _held:
         os.close(_held.popitem()[1])
 
 
 def clean(note: Note = _say) -> int:
-    """Remove every entry that nobody uses and return how many bytes that freed.
+    """Remove every unused entry and return how many bytes that freed.
 
-    What a running build or VM uses stays, and so does whatever is not the cache's; each is told
-    by ``note``. EnvironmentFailure when something cannot be removed.
+    Entries that a running build or VM uses stay, and so do files that are not the cache's; ``note``
+    reports each. EnvironmentFailure when something cannot be removed.
     """
     root = cache_root()
     freed = 0
@@ -199,7 +194,7 @@ def clean(note: Note = _say) -> int:
         ) from error
     for path in root.glob("*"):
         if path.name not in {kind.name for kind in KINDS}:
-            note(f"{path} is not the cache's; left alone")
+            note(f"{path} does not belong to the cache; left alone")
     return freed
 
 
@@ -224,7 +219,7 @@ def entries(kind: Kind) -> list[Path]:
 
 
 def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | None:
-    """Hold a sound entry and return None; else return what is wrong, "" when it is not there.
+    """Hold a sound entry and return None; else return what is wrong, "" for a missing entry.
 
     ``look`` compares all of it with its manifest.
     """
@@ -233,15 +228,15 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
     except OSError:
         return "no manifest.json" if final.is_dir() else ""
     try:
-        if not _lock(descriptor, fcntl.LOCK_SH, 10):
-            return "locked by somebody who removes it"
-        if not _is_still(descriptor, final / "manifest.json"):
+        if not file_locks.lock(descriptor, fcntl.LOCK_SH, 10):
+            return "locked by a process that removes it"
+        if not file_locks.is_still(descriptor, final / "manifest.json"):
             return ""
         try:
             _manifest_for(final, inputs)
         except (OSError, ValueError) as error:
-            return f"manifest.json: {seal.brief(error)}"
-        if look and (wrong := seal.fault_of(final)):
+            return f"manifest.json: {manifest.brief(error)}"
+        if look and (wrong := manifest.fault_of(final)):
             return wrong
         with contextlib.suppress(OSError):  # a cache that may only be read
             os.utime(final / "manifest.json")
@@ -254,7 +249,7 @@ def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | No
 
 
 def _manifest_for(final: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    loaded = seal.manifest(final)
+    loaded = manifest.read(final)
     if digest_of(loaded["inputs"]) != digest_of(inputs):
         raise ValueError("made from other inputs")
     return loaded
@@ -267,7 +262,7 @@ def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> Non
         staging.mkdir(mode=0o755)
         try:
             resolved = build(staging)
-            seal.write(staging, {"inputs": inputs, **resolved}, hashed=kind.hashed)
+            manifest.write(staging, {"inputs": inputs, **resolved}, hashed=kind.hashed)
             try:
                 staging.rename(final)
             except OSError as error:
@@ -276,69 +271,6 @@ def _build(kind: Kind, inputs: dict[str, Any], build: Build, final: Path) -> Non
                     raise
         finally:
             janitor.remove_tree(staging)
-
-
-@contextmanager
-def _locked(folder: Path, purpose: str, note: Note) -> Iterator[bool]:
-    """Hold the folder's lock. Yields False where the file system has no locks."""
-    path = folder / ".lock"
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    told = False
-    while True:
-        with path.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holder = f"another run (process {lock.read(20).strip() or '?'})"
-                if time.monotonic() > deadline:
-                    raise EnvironmentFailure(
-                        f"{holder} has held {path} for more than {_LOCK_WAIT_S:.0f} s",
-                        "look at what it does and end it, then run again",
-                    ) from None
-                if not told:
-                    note(f"{holder} is at it: waiting before {purpose}")
-                    told = True
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                note(f"{folder} is on a file system without locks; nothing in it is tidied up")
-                yield False
-                return
-            else:
-                if _is_still(lock.fileno(), path):  # clean-cache removes lock files, too
-                    lock.truncate(0)
-                    lock.write(f"{os.getpid()}\n")
-                    lock.flush()
-                    yield True
-                    return
-                continue
-        time.sleep(0.1)
-
-
-def _lock(descriptor: int, operation: int, wait_s: float) -> bool:
-    """Lock within some seconds; True as well where the file system has no locks."""
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return True
-            raise
-        time.sleep(0.02)
-
-
-def _is_still(descriptor: int, path: Path) -> bool:
-    """Return whether a path still names the file that was opened and then locked."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _last_use(path: Path) -> float:
@@ -350,12 +282,12 @@ def _last_use(path: Path) -> float:
 
 def _remove_leftovers(folder: Path) -> None:
     for leftover in folder.glob(f"{_STAGING_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody still writes there: the next build tries
+        with contextlib.suppress(OSError):  # still being written: the next build tries
             janitor.remove_tree(leftover)
 
 
 def _remove_entry(path: Path) -> None:
-    """Remove an entry; at once for others, who see it whole or not at all."""
+    """Remove an entry atomically: other processes see all of it or nothing."""
     aside = path.parent / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
     with janitor.guard_path(aside):
         path.rename(aside)
@@ -363,7 +295,7 @@ def _remove_entry(path: Path) -> None:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove an entry that nobody holds; return whether it was removed."""
+    """Remove an entry that is not in use; return whether it was removed."""
     if path in _held:
         return False
     try:
@@ -372,7 +304,7 @@ def _remove_unused(path: Path) -> bool:
         _remove_entry(path)  # no entry without a manifest is ever used
         return True
     try:
-        if not _lock(descriptor, fcntl.LOCK_EX, 0):
+        if not file_locks.lock(descriptor, fcntl.LOCK_EX, 0):
             return False
         _remove_entry(path)
         return True
@@ -381,7 +313,7 @@ def _remove_unused(path: Path) -> bool:
 
 
 def _prune(folder: Path, kind: Kind, newest: Path) -> None:
-    """Remove entries that no current input names: not the newest few, nor young or used ones."""
+    """Remove old entries, but not the newest few, nor recent or used ones."""
     old = [path for path in entries(kind) if path.parent == folder and path != newest]
     for path in old[kind.keep - 1 :]:
         if time.time() - _last_use(path) > _YOUNG_S:
@@ -400,7 +332,7 @@ def _clean_kind(folder: Path, note: Note) -> int:
             note(f"{folder} is kept: a build is running there")
             return 0
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in file_locks.UNSUPPORTED:
                 raise
             note(f"{folder} is kept: no locks there tell whether it is in use; remove it by hand")
             return 0
@@ -411,7 +343,7 @@ def _clean_kind(folder: Path, note: Note) -> int:
                 note(f"{path} is kept: a run uses it")
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
-            with contextlib.suppress(OSError):  # somebody came in since
+            with contextlib.suppress(OSError):  # another process has used it since
                 folder.rmdir()
             return before
         return before - usage(folder)
@@ -448,5 +380,5 @@ def _explained(
         )
     return EnvironmentFailure(
         f"making the {kind} in {cache_root()} failed: {error}",
-        f"it must be a folder that can be written; {moves}",
+        f"it must be a writable folder; {moves}",
     )

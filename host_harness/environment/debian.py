@@ -41,8 +41,8 @@ class NoNetwork(EnvironmentFailure):
 
 
 _NO_NETWORK = "no network"
-# What apt and mmdebstrap say (in the C locale), the cause that it means, and the next step.
-# In this order: a mirror that answered tells more than a second one that cannot be reached.
+# A message of apt or mmdebstrap (in the C locale), its cause, and the next step. The order counts:
+# a mirror that answered tells more than a second one that cannot be reached.
 _CAUSES = (
     (
         r"command not found|cannot exec |required for verification, but neither|"
@@ -96,7 +96,7 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
     """Unpack ``packages`` and all that they depend on into ``target``.
 
     Returns the resolved versions by package name. EnvironmentFailure with the cause when no
-    mirror gave them; OSError ENOSPC when there was no space.
+    mirror gave them; OSError ENOSPC when the disk is full.
     """
     tool = host_tools.path_of("mmdebstrap")
     if not host_tools.KEYRING.exists():
@@ -116,13 +116,13 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
             '--aptopt=Acquire::Check-Valid-Until "false"',  # mirrors lag behind the clock
             '--aptopt=Acquire::http::Timeout "30"',
             '--aptopt=Acquire::Retries "1"',
-            # The one place where the resolved versions can be seen: extract writes no dpkg status.
+            # Only here can the resolved versions be seen: extract writes no dpkg status.
             """--extract-hook=cd "$1"/var/cache/apt/archives && printf 'deb:%s\\n' *.deb""",
             suite,
             str(target),
             *mirror,
         ]
-        # Its temporary files go beside the target, where nothing of a killed one stays.
+        # Its temporary files go beside the target, where the janitor removes those of a killed one.
         scratch = target.parent / "scratch"
         scratch.mkdir()
         environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "", "TMPDIR": str(scratch)}
@@ -149,8 +149,8 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
 def within(tree: Path, name: str | Path) -> Path:
     """Return the file that ``name`` is for a program whose root is ``tree``, all links followed.
 
-    Packages link by absolute paths (libc6's loader does), which on the host's own root would be
-    the host's files: another libc. OSError ELOOP after 40 links. What is not there is returned as
+    Packages link by absolute paths (libc6's loader does), which from the host's own root would be
+    the host's files: another libc. OSError ELOOP after 40 links. For a missing file the result is
     the path where it would be.
     """
     left = list(Path(name).parts)[::-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No space left: noticed before a long job begins, and told alike wherever it happens."""
+"""Disk space: checked before a long job begins, and one message for its lack."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def is_the_reason(error: BaseException) -> bool:
 
 
 def check_output(said: str) -> None:
-    """Raise OSError ENOSPC when a tool's output says that there was no space."""
+    """Raise OSError ENOSPC when a tool's output says that the disk is full."""
     if found := _SAID.search(said):
         line = next(line for line in said.splitlines() if found.group(0) in line)
         raise OSError(errno.ENOSPC, line.strip())

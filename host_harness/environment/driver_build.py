@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three ways of building the guest's driver, and which of them this machine allows.
+"""The three ways of building the guest's driver, and the choice between them.
 
 - ``chroot``: root enters the unpacked Debian tree and uses the compiler in it.
 - ``userns``: an ordinary user does the same in user and mount namespaces of its own.
-- ``host``: nobody enters anything; the host's compiler reads the tree's kernel headers.
+- ``host``: nothing is entered; the host's compiler reads the tree's kernel headers.
 
 DMA_REHEARSAL_BUILD names one; else the first that works, in this order, is taken.
 """
@@ -24,7 +24,7 @@ from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageE
 SETTING = "DMA_REHEARSAL_BUILD"
 _PROBE_TIMEOUT_S = 30
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-# The mounts are private, and the namespaces take them along: nothing can be left mounted.
+# The mounts are private and end with the namespaces: nothing can be left mounted.
 _ENTER = (
     'mount --rbind /dev "$0/dev" && mount --bind "$1" "$0/mnt" && cd / '
     '&& exec chroot "$0" /bin/sh -ec "$2"'
@@ -40,7 +40,7 @@ class Way(StrEnum):
 
 
 def asked() -> Way | None:
-    """Return the way that DMA_REHEARSAL_BUILD names; UsageError when there is no such way."""
+    """Return the way that DMA_REHEARSAL_BUILD names; UsageError for an unknown name."""
     text = os.environ.get(SETTING)
     if not text:
         return None
@@ -48,7 +48,7 @@ def asked() -> Way | None:
         return Way(text)
     except ValueError:
         raise UsageError(
-            f"{SETTING}={text} is no way of building the driver",
+            f"{SETTING}={text} is not a way of building the driver",
             f"use one of: {', '.join(Way)}",
         ) from None
 
@@ -60,7 +60,7 @@ def _prefix(way: Way) -> list[str]:
     return ["unshare", *namespaces, "--", "sh", "-ec"]
 
 
-def why_not(way: Way) -> str | None:
+def unavailable_reason(way: Way) -> str | None:
     """Return why this machine does not allow a way, None when it does. Probes; builds nothing."""
     if way is Way.HOST:
         lacking = [tool for tool in ("gcc", "make") if shutil.which(tool) is None]
@@ -71,7 +71,7 @@ def why_not(way: Way) -> str | None:
         return f"not installed: {', '.join(lacking)}" if lacking else None
     if way is Way.CHROOT and os.geteuid() != 0:
         return "only root may enter a chroot"
-    # A name space alone proves nothing: some systems allow it and then refuse the mount.
+    # A namespace alone proves nothing: some systems allow it and then refuse the mount.
     script = "mount --rbind /dev /tmp && exec chroot / /bin/sh -c :"
     try:
         done = children.run(
@@ -113,7 +113,7 @@ def choose() -> Way:
     EnvironmentFailure with the reasons when it does not work; UsageError for an unknown name.
     """
     if (forced := asked()) is not None:
-        if reason := why_not(forced):
+        if reason := unavailable_reason(forced):
             raise EnvironmentFailure(
                 f"{SETTING}={forced}, but that does not work here: {reason}",
                 f"unset {SETTING}, or: {hint(forced)}",
@@ -121,7 +121,7 @@ def choose() -> Way:
         return forced
     reasons = []
     for way in Way:
-        if (reason := why_not(way)) is None:
+        if (reason := unavailable_reason(way)) is None:
             return way
         reasons.append(f"{way}: {reason}")
     raise EnvironmentFailure(

@@ -24,9 +24,9 @@ from dma_rehearsal.host_harness.environment import (
     guest_packages,
     host_tools,
     kernel_module,
+    manifest,
     payload,
 )
-from dma_rehearsal.host_harness.environment import manifest as seal
 from dma_rehearsal.host_harness.environment.payload import SOURCE, compile_bytecode, pack_cpio
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
@@ -117,7 +117,7 @@ def _image_inputs(resolved: dict[str, Any], package_versions: dict[str, str]) ->
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the cache holds of the image; empty words for what has to be made."""
+    """The parts of the image that the cache holds; an empty text for a part that it lacks."""
 
     kernel: str = ""
     python: str = ""
@@ -175,14 +175,14 @@ def make(progress: Callable[[str], None]) -> Image:
     resolved = build_cache.recorded(build_cache.TREE, _tree_inputs())
     tree = build_cache.folder_of(build_cache.TREE, _tree_inputs()) / "root"
     if resolved is None or made().to_make or not payload.is_made(tree):
-        resolved = seal.manifest(make_tree())
+        resolved = manifest.read(make_tree())
     release: str = resolved["kernel_release"]
 
     def build_from_tree(
         build: Callable[[Path], dict[str, Any]],
     ) -> Callable[[Path], dict[str, Any]]:
         def checked(staging: Path) -> dict[str, Any]:
-            if seal.manifest(make_tree())["versions"] != resolved["versions"]:
+            if manifest.read(make_tree())["versions"] != resolved["versions"]:
                 raise EnvironmentFailure(
                     f"the packages of {tree} had to be fetched again and are newer now",
                     "run again, to make everything from them",
@@ -321,7 +321,7 @@ def _extract_vmlinux(bzimage: Path, target: Path) -> None:
     """
     image = bzimage.read_bytes()
     if image[0x202:0x206] != b"HdrS":
-        raise EnvironmentFailure(f"{bzimage} is no bzImage")
+        raise EnvironmentFailure(f"{bzimage} is not a bzImage")
     setup_sectors = image[0x1F1] or 4
     offset = (setup_sectors + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
     length = int.from_bytes(image[0x24C:0x250], "little")

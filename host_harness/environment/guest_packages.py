@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python packages in the guest image, the host's own files: both sides read the same reports.
+"""The Python packages in the guest image. They are copies of the host's, for the same reports.
 
-The guest's Python is not the host's: they have to be of Python alone.
+The guest's Python is not the host's: the packages must be pure Python.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def copy(site: Path) -> None:
                 raise EnvironmentFailure(
                     f"{name} {importlib.metadata.version(name)} has an extension for the host's "
                     f"Python ({file.name}), which the guest's cannot load",
-                    "make setup, or install this project again with pip: its metadata name the "
-                    "versions that are of Python alone",
+                    "make setup, or install this project again with pip: its metadata name "
+                    "versions that are pure Python",
                 )
             target = site / file
             target.parent.mkdir(parents=True, exist_ok=True)

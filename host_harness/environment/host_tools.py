@@ -33,7 +33,7 @@ COMPILER_PACKAGES = {"gcc": "gcc", "make": "make", "libelf.so.1": "libelf1"}
 
 
 def install(*packages: str) -> str:
-    """Return the words that tell how to get packages."""
+    """Return the advice for installing packages."""
     return f"as root, run: apt-get update && apt-get install -y {' '.join(packages)}"
 
 
@@ -57,7 +57,7 @@ def run(
     """Run a program that must succeed and return its output (nothing where ``stdout`` takes it).
 
     EnvironmentFailure with the end of its output when it is missing or fails; OSError ENOSPC when
-    it says that there was no space; subprocess.TimeoutExpired after ``timeout_s`` seconds.
+    it says that the disk is full; subprocess.TimeoutExpired after ``timeout_s`` seconds.
     """
     words = [path_of(command[0]), *command[1:]]
     if stdout is None:

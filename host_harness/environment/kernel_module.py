@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kernel a module was built for, and which kernel an image is: read from the files."""
+"""The kernel release of a module and of a kernel image, read from the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BANNER = re.compile(rb"Linux version (\S+) \(")
 def vermagic(module: Path) -> str:
     """Return the kernel release that a ``.ko`` was built for: the first word of its vermagic.
 
-    EnvironmentFailure when it is no ELF module or does not say.
+    EnvironmentFailure when it is not an ELF module or has no vermagic.
     """
     data = module.read_bytes()
     try:
@@ -37,7 +37,7 @@ def vermagic(module: Path) -> str:
 def release_of(kernel: Path) -> str:
     """Return the release that an uncompressed kernel calls itself, as ``uname -r`` would.
 
-    EnvironmentFailure when the file is no kernel.
+    EnvironmentFailure when the file is not a kernel.
     """
     with kernel.open("rb") as file:
         if kernel.stat().st_size:
@@ -46,7 +46,7 @@ def release_of(kernel: Path) -> str:
                 found = _BANNER.match(data[start : start + 200]) if start >= 0 else None
                 if found:
                     return found.group(1).decode(errors="replace")
-    raise EnvironmentFailure(f"{kernel} is no Linux kernel", "make clean-cache, then run again")
+    raise EnvironmentFailure(f"{kernel} is not a Linux kernel", "make clean-cache, then run again")
 
 
 def check(kernel: Path, module: Path) -> str:
@@ -63,7 +63,7 @@ def check(kernel: Path, module: Path) -> str:
 
 def _section(data: bytes, wanted: bytes) -> bytes:
     if data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("no 64-bit ELF file")
+        raise ValueError("not a 64-bit ELF file")
     table, entry_size, count, names_index = _HEADER.unpack_from(data)
     headers = [_SECTION.unpack_from(data, table + i * entry_size) for i in range(count)]
     names = headers[names_index][1]
@@ -78,5 +78,5 @@ def _section(data: bytes, wanted: bytes) -> bytes:
 
 def _no_module(module: Path, reason: str) -> EnvironmentFailure:
     return EnvironmentFailure(
-        f"{module} is no kernel module: {reason}", "make clean-cache, then run again"
+        f"{module} is not a kernel module: {reason}", "make clean-cache, then run again"
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seal of a cache entry: what was there when it was made, and whether it still is.
+"""The manifest of a cache entry, which shows whether the entry is still as it was made.
 
 ``manifest.json`` lists every file and link of the entry; ``seal`` beside it is the digest of the
-manifest, so that one that was cut off, or altered into other valid JSON, is noticed, too.
+manifest, so that a manifest that was cut off, or altered into other valid JSON, is noticed too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-# What a manifest says of a path: a file's size in bytes, or size and SHA-256; a link's target.
+# A manifest's value for a path: a file's size in bytes, or size and SHA-256; a link's target.
 Content = int | list[Any] | str
 
 
@@ -28,22 +28,22 @@ def write(folder: Path, facts: dict[str, Any], *, hashed: bool) -> None:
     (folder / "seal").write_text(hashlib.sha256(written.encode()).hexdigest() + "\n")
 
 
-def manifest(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """Return an entry's manifest.
 
     OSError when it, or the seal beside it, cannot be read; ValueError when it is not as sealed.
     """
     written = (path / "manifest.json").read_bytes()
     if hashlib.sha256(written).hexdigest() != (path / "seal").read_text(errors="replace").strip():
-        raise ValueError("not as it was sealed")
+        raise ValueError("changed since it was sealed")
     loaded: dict[str, Any] = json.loads(written)
     return loaded
 
 
 def fault_of(path: Path) -> str | None:
-    """Return what of an entry is not as it was made, in a few words; None when it is sound."""
+    """Return, in a few words, what has changed in an entry; None when it is sound."""
     try:
-        loaded = manifest(path)
+        loaded = read(path)
     except (OSError, ValueError) as error:
         return f"manifest.json: {brief(error)}"
     contents: dict[str, Content] = loaded["contents"]
@@ -82,11 +82,11 @@ def _difference(path: str, wanted: Content) -> str | None:
     status = os.lstat(path)
     if isinstance(wanted, str):
         if not stat.S_ISLNK(status.st_mode) or str(Path(path).readlink()) != wanted:
-            return "no link to what it named"
+            return "not the same link any more"
         return None
     size, digest = (wanted[0], wanted[1]) if isinstance(wanted, list) else (wanted, None)
     if not stat.S_ISREG(status.st_mode):
-        return "no file any more"
+        return "not a file any more"
     if status.st_size != size:
         return f"{status.st_size} bytes where {size} were"
     if digest is not None and _sha256(path) != digest:

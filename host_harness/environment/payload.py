@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What reaches the guest at each run: ``guest/`` as an initramfs of its own, with bytecode.
+"""The payload of a run: ``guest/`` and the tests as an initramfs of their own, with bytecode.
 
-The kernel unpacks several archives that stand one after the other. Ours comes first and
-uncompressed, the base image after it: a legacy lz4 archive has no end mark, so nothing may follow.
+The kernel unpacks several archives that follow each other. Ours is first and uncompressed, the base
+image is second: a legacy lz4 archive has no end mark, so nothing may follow it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _IGNORED = ("__pycache__", ".*", "*.pyc")
 
 @dataclass(frozen=True, slots=True)
 class GuestTests:
-    """Which tests the guest runs. ``selected`` are pytest's arguments: paths below ``root``.
+    """The tests that the guest runs. ``selected`` are pytest's arguments: paths below ``root``.
 
     Node ids start at ``root``, on both sides. ``root`` is this project's ``guest/``, or the root of
     another project, of which the selected folders are copied; of a file its folder, and those
@@ -53,14 +53,14 @@ class GuestTests:
 
     @property
     def root_in_guest(self) -> str:
-        """The folder in the guest that stands for ``root``."""
+        """The folder in the guest that corresponds to ``root``."""
         return f"/{GUEST_FOLDER if self.is_own else PROJECT_FOLDER}"
 
     def files(self) -> list[Path]:
-        """Return what to copy, relative to ``root``; UsageError for what is not there."""
+        """Return the paths to copy, relative to ``root``; UsageError for a missing path."""
         for word in self.selected:
             if word.startswith("-"):
-                raise UsageError(f"guest tests: {word!r} is no path", "write it as ./NAME")
+                raise UsageError(f"guest tests: {word!r} is not a path", "write it as ./NAME")
         if self.is_own:
             return []
         found = []
@@ -68,12 +68,12 @@ class GuestTests:
             path = (self.root / word.partition("::")[0]).resolve()
             if not path.exists():
                 raise UsageError(
-                    f"guest tests: there is no {path}", "name a file or folder of guest tests"
+                    f"guest tests: {path} does not exist", "name a file or folder of guest tests"
                 )
             if not path.is_relative_to(self.root):
                 raise UsageError(
                     f"guest tests: {path} is not below the root of the tests, {self.root}",
-                    "start in the project that has it (or give pytest a --rootdir)",
+                    "start in the project that contains it (or give pytest a --rootdir)",
                 )
             found.append(self._copied_for(path).relative_to(self.root))
         return found
@@ -92,8 +92,8 @@ class GuestTests:
 def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
     """Compile ``folder`` with the guest's own Python, run by its own loader.
 
-    Unchecked hashes: the guest never compares times or sources. A file that does not compile
-    stays a source, and whoever imports it in the guest gets the error, with file and line.
+    Unchecked hashes: the guest never compares times or sources. A file that does not compile stays
+    a source, and its import in the guest raises the error, with file and line.
     EnvironmentFailure when nothing was compiled: then that Python does not run on this host.
     """
     done = children.run(
@@ -110,16 +110,16 @@ def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
         raise EnvironmentFailure(
             f"the guest's Python compiled nothing (status {done.returncode}); it said:\n"
             f"{(done.stdout + done.stderr).strip()[-2000:]}",
-            "it runs out of the unpacked packages by their own loader: remove the cache "
+            "it runs from the unpacked packages by their own loader: remove the cache "
             "(make clean-cache) and run again; if it stays, this host cannot run it",
         )
 
 
 def keep_rewritten_asserts(tree: Path, packages: Path, folder: Path, name_in_guest: str) -> None:
-    """Have the guest's pytest, of ``packages``, find its bytecode of the test files in ``folder``.
+    """Write pytest's rewritten bytecode for the test files in ``folder``; ``packages`` has pytest.
 
-    It spares each run a third of its collection. A pytest that keeps bytecode otherwise, with which
-    this fails, rewrites the files in the guest.
+    It saves each run a third of its collection. Where this fails, because a pytest keeps bytecode
+    differently, pytest rewrites the files in the guest.
     """
     children.run(
         [

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find a QEMU that has ``vfio-user-pci``, or unpack a private one; choose its accelerator.
+"""Finds a QEMU that has ``vfio-user-pci``, or unpacks a private one.
 
 QEMU >= 10.1 is needed. A feature is probed by what QEMU prints: ``-device nosuchdev,help`` exits 0,
-and version numbers say nothing of how a distribution built it.
+and version numbers do not tell how a distribution built it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import build_cache, debian
 from dma_rehearsal.host_harness.process import children
-from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
+from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
 
 # Tried in this order: the suites of Debian that carry QEMU >= 10.1.
@@ -28,12 +26,11 @@ _SUITES = ("forky", "sid")
 _PACKAGES = ("qemu-system-x86",)
 _DEVICES = ("vfio-user-pci", "edu")  # how ours are plugged in, and the one for a second opinion
 _PROBE_TIMEOUT_S = 30
-_KVM_PROBE_TIMEOUT_S = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Qemu:
-    """How to start QEMU: the first words of its argv and what its environment needs."""
+    """A usable QEMU: the first words of its argv and the variables that it needs."""
 
     command: tuple[str, ...]
     version: str
@@ -108,7 +105,7 @@ def _inputs() -> dict[str, object]:
 
 
 def given(note: Callable[[str], None]) -> Qemu | None:
-    """Return the user's own QEMU: $QEMU, or the one on PATH; None where a private one is to do.
+    """Return the user's own QEMU: $QEMU, or the one on PATH; None where a private one is needed.
 
     EnvironmentFailure when $QEMU is set and cannot be used. One on PATH that cannot be used is
     passed over, and ``note`` is told why.
@@ -173,7 +170,7 @@ def find(progress: Callable[[str], None]) -> Qemu:
                 refusals.append(str(error.args[0]))
                 hint = hint or error.hint
                 if isinstance(error, debian.NoNetwork):
-                    break  # another suite is not nearer
+                    break  # another suite needs the network, too
             except NotUsable as error:
                 refusals.append(f"the one of Debian {suite}: {error}")
             remove_tree(root)
@@ -190,85 +187,3 @@ def find(progress: Callable[[str], None]) -> Qemu:
             return _checked(folder)
         progress(f"the cached QEMU is broken ({error}); making it again")
     return _checked(build_cache.entry(build_cache.QEMU, _inputs(), build, progress))
-
-
-def choose_accelerator(qemu: Qemu, kernel: Path, wanted: str | None) -> tuple[str, str]:
-    """Return the accelerator ("kvm" or "tcg") and one line that says why.
-
-    ``wanted`` is None, "kvm" or "tcg". An open /dev/kvm proves nothing, so a tiny VM boots
-    ``kernel`` under a time limit. UsageError for another word, EnvironmentFailure when "kvm" was
-    asked for and does not work.
-    """
-    if wanted not in (None, "", "kvm", "tcg"):
-        raise UsageError(f"ACCEL={wanted} is not an accelerator", "use ACCEL=kvm or ACCEL=tcg")
-    if wanted == "tcg":
-        return "tcg", "tcg, as asked"
-    # Who insists gets a new probe: one that timed out on a busy machine was remembered.
-    probe = _why_no_kvm if wanted == "kvm" else _remembered_why_no_kvm
-    reason = probe(qemu, kernel)
-    if reason is None:
-        return "kvm", "kvm (a probe VM booted a kernel)"
-    if wanted == "kvm":
-        raise EnvironmentFailure(
-            f"ACCEL=kvm, but KVM does not work here: {reason}", "run without ACCEL to use tcg"
-        )
-    return "tcg", f"tcg (no KVM: {reason})"
-
-
-def _remembered_why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
-    """Probe KVM, but a probe that failed only once for each boot of this machine."""
-    note = _kvm_note(qemu)
-    try:
-        return note.read_text()
-    except OSError:
-        reason = _why_no_kvm(qemu, kernel)
-    if reason is not None:
-        with contextlib.suppress(OSError):  # a cache that may only be read: probe each time
-            note.parent.mkdir(parents=True, exist_ok=True)
-            partial = note.with_suffix(f".{os.getpid()}")
-            partial.write_text(reason)
-            partial.rename(note)
-    return reason
-
-
-def _kvm_note(qemu: Qemu) -> Path:
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    inputs = {"boot": boot_id, "qemu": qemu.command, "version": qemu.version, "uid": os.geteuid()}
-    return build_cache.cache_root() / build_cache.NOTES_FOLDER / build_cache.digest_of(inputs)
-
-
-def why_kvm_cannot_be_opened() -> str | None:
-    """Return None when /dev/kvm opens (which does not prove that it works), else why not."""
-    try:
-        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        return f"/dev/kvm: {error.strerror}"
-    return None
-
-
-def _why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
-    """Return None when KVM boots a kernel to its first panic, else why not."""
-    if reason := why_kvm_cannot_be_opened():
-        return reason
-    # Without an initramfs the kernel panics, and panic=-1 with -no-reboot ends QEMU at once.
-    command = [
-        *qemu.command,
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "256M"),
-        *("-kernel", str(kernel), "-append", "panic=-1 quiet console=ttyS0", "-serial", "stdio"),
-    ]
-    start = time.monotonic()
-    try:
-        done = children.run(
-            command,
-            timeout_s=_KVM_PROBE_TIMEOUT_S,
-            environment=qemu.full_environment(),
-        )
-    except OSError as error:
-        return f"a probe VM does not start: {error.strerror or error}"
-    except subprocess.TimeoutExpired:
-        return f"a probe VM hung for {time.monotonic() - start:.0f} s"
-    if "Kernel panic" in done.stdout:
-        return None
-    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-    return f"a probe VM failed: {last}"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrites the asserts of test files as pytest does, and keeps the bytecode where it looks for it.
+"""Rewrites the asserts of test files as pytest does, and saves the bytecode where it looks for it.
 
 A program for the guest's Python, which the harness runs while it packs the tests:
 
     python3.11 rewrite_asserts.py PACKAGES FOLDER NAME_IN_GUEST
 
-pytest takes such bytecode only while the source is the one that it was made from: what is edited in
-the guest is rewritten there. So is what has none: a file that only the options of a run make a test
-file, and one that does not compile, whose error the guest reports.
+pytest uses such bytecode only while its source is unchanged: a file that is edited in the guest is
+rewritten there. So is a file without bytecode: one that only the options of a run make a test file,
+and one that does not compile, whose error the guest reports.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rewrite(folder: Path, name_in_guest: str) -> None:
         name = f"{name_in_guest}/{path.relative_to(folder)}"
         source = path.read_bytes()
         try:
-            # What pytest knows this source by: its hash; before 9.2 its time and size.
+            # pytest identifies a source by its hash; before 9.2 by its time and size.
             stamp, _ = by_pytest._rewrite_test(path, None)  # type: ignore[arg-type]
             tree = ast.parse(source, name)
             by_pytest.rewrite_asserts(tree, source, name)

@@ -14,6 +14,8 @@ import struct
 import zlib
 from typing import Any
 
+from dma_rehearsal.host_harness.process.plain_text import printable
+
 HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20
@@ -25,6 +27,10 @@ Message = dict[str, Any]
 
 class ChannelBroken(Exception):
     """The stream cannot be trusted any more: bad magic, length, sequence, checksum or JSON."""
+
+
+class GuestProtocolError(Exception):
+    """A message of the guest has contents that cannot be right."""
 
 
 class Channel:
@@ -74,7 +80,7 @@ class Channel:
             except ConnectionError:
                 data = b""
             if not data:
-                # Last words first: who hears that it is closed may not look for them.
+                # The last data first: a caller that sees `closed` may not look for it.
                 self.closed = len(self._buffer) == start
                 return
             self._buffer += data
@@ -103,7 +109,18 @@ class Channel:
         try:
             message = json.loads(payload)
         except (ValueError, RecursionError) as error:
-            raise ChannelBroken(f"frame {sequence} is no JSON: {error}") from error
+            raise ChannelBroken(f"frame {sequence} is not JSON: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise ChannelBroken(f"frame {sequence} has no type")
         return message
+
+
+def cleaned(value: Any) -> Any:
+    """Return a message whose texts have no escape sequences or control characters but newlines."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "\n".join(map(printable, value.split("\n")))
+    if isinstance(value, list):
+        return [cleaned(each) for each in value]
+    if isinstance(value, dict):
+        return {cleaned(key): cleaned(each) for key, each in value.items()}
+    return value

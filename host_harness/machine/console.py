@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watches the guest's console with pexpect, and keeps what it says.
 
-It is for people, for panics and for the kernel's word on the IOMMU, never for results. The log is
+It serves people, panics and the kernel's messages about the IOMMU, never results. The log is
 written here and not by QEMU: QEMU (11.1, chardev/char.c) logs a character also when its socket is
 full, and once more when it is sent, so under load its ``logfile=`` has some of them twice.
 """
@@ -24,7 +24,7 @@ from pexpect import socket_pexpect
 
 _CATCH_UP_S = 2.0
 _POLL_S = 0.005
-# What init prints when the kernel has handed over, and what the kernel prints when it gives up.
+# init prints its line when the kernel has started it; the kernel prints the panic.
 INIT_UP = b"init: up"
 _PATTERNS: list[Any] = [
     rb"Kernel panic - not syncing: [^\r\n]*",
@@ -35,15 +35,15 @@ _PATTERNS: list[Any] = [
 
 
 class _LoggedSpawn(socket_pexpect.SocketSpawn):  # type: ignore[type-arg]  # of the stubs alone
-    """Writes what it reads to a file, which that of pexpect leaves to others."""
+    """Writes everything that it reads to a file, which pexpect's own class does not."""
 
     log: BinaryIO
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
         """Read at most ``size`` bytes; pexpect.EOF at the end of the stream."""
-        # Written while the socket still has it: an empty socket is one that is in the log.
+        # Written before it is taken from the socket: once the socket is empty, the log has it all.
         seen = self.socket.recv(size, socket.MSG_PEEK)
-        with contextlib.suppress(OSError):  # a full disk: panics are still to be seen
+        with contextlib.suppress(OSError):  # a full disk: panics must still be noticed
             self.log.write(seen)
         data: bytes = super().read_nonblocking(len(seen) or size, timeout)
         return data
@@ -110,7 +110,7 @@ class Console:
                 self.agent_ended = _text(self._spawn.after)
             else:
                 return
-            with contextlib.suppress(BlockingIOError):  # full: whoever looks has enough to wake up
+            with contextlib.suppress(BlockingIOError):  # full: the reader wakes up anyway
                 os.write(self._signal, b"!")
 
 

@@ -7,24 +7,24 @@ import contextlib
 import json
 import os
 import secrets
-import selectors
 import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import dma_rehearsal
-from dma_rehearsal.device.exerciser.profile import Profile
 from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.qemu import Qemu
-from dma_rehearsal.host_harness.faults import Place
-from dma_rehearsal.host_harness.machine import device_control, exit_reasons, qemu_command
+from dma_rehearsal.host_harness.machine import (
+    device_process,
+    exit_reasons,
+    kernel_cmdline,
+    qemu_command,
+)
 from dma_rehearsal.host_harness.machine.channel import Channel
 from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
@@ -32,18 +32,15 @@ from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process import janitor
-from dma_rehearsal.host_harness.process.children import child, how_it_ended
-from dma_rehearsal.host_harness.process.deadlines import wait_limit
+from dma_rehearsal.host_harness.process.children import child
 from dma_rehearsal.host_harness.process.errors import (
     EnvironmentFailure,
-    NoVerdict,
-    Status,
-    UsageError,
 )
 from dma_rehearsal.host_harness.process.progress import Progress
-from dma_rehearsal.host_harness.session.run_folder import LIVE, tail
 
 SHELLS = 4
+# The facts for an attached shell or gdb; the file exists as long as the VM runs.
+LIVE = "vm.json"
 _SOCKETS_PREFIX = "dma-rehearsal-"
 _SOCKET_PATH_SIZE = 107
 _SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
@@ -51,9 +48,9 @@ _SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a run boots. ``folder`` takes the VM's artefacts, ``initramfs`` is an open file's
-    descriptor. ``shells``: with consoles that a shell can be opened on. ``isolated``: what runs in
-    the guest places itself on its CPUs, else its scheduler does.
+    """The inputs of one VM. ``folder`` takes its artefacts, ``initramfs`` is an open file's
+    descriptor. ``shells``: with consoles that a shell can be opened on. ``isolated``: programs in
+    the guest choose their CPUs themselves, else its scheduler does.
     """
 
     qemu: Qemu
@@ -83,7 +80,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         peer = None if options.iommu or options.endpoint else sockets / "peer"
 
         with progress.phase("device"):
-            device = _start_device(stack, launch, exerciser, platform, peer)
+            device = device_process.start(stack, options, folder, exerciser, platform, peer)
         memory = GuestMemory.create()
         stack.callback(memory.close)
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
@@ -108,7 +105,9 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             launch.image.bzimage if options.boot == "bzimage" else launch.image.kernel,
             folder,
             wiring,
-            _kernel_words(options, isolated=launch.isolated),
+            kernel_cmdline.command_line(
+                kernel_cmdline.run_parameters(options, isolated=launch.isolated, shells=len(shells))
+            ),
             iommu=options.iommu,
         )
         (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
@@ -126,7 +125,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             )
         )
         for _, theirs in ends.values():
-            theirs.close()  # so that QEMU's end is the last one, and its death an end of stream
+            theirs.close()  # QEMU holds the only copy, so its death ends the stream
 
         console = Console(ends["console"][0], folder / "console.log")
         stack.callback(console.stop)
@@ -151,33 +150,13 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
 
         with progress.phase("qemu"):
             _connect_monitor(vm)
-        # QEMU is connected; nobody else shall be.
+        # QEMU is connected; nothing else may connect.
         exerciser.unlink(missing_ok=True)
         platform.unlink(missing_ok=True)
         _announce(stack, launch, shells, gdb)
         if gdb:
             progress.note(f"gdb {shlex.quote(str(launch.image.kernel))} -ex 'target remote {gdb}'")
         yield vm
-
-
-def _kernel_words(options: Options, *, isolated: bool) -> list[str]:
-    words = [qemu_command.ISOLATED_WORD] if isolated else []
-    if options.fault and options.fault.parameter:
-        words.append(options.fault.parameter)
-    if not options.endpoint:
-        words += device_words(options.profile)
-    return [*words, *options.append]
-
-
-def device_words(profile: Profile) -> list[str]:
-    """Return the words that announce the device to the guest."""
-    return [
-        f"rehearsal.device={profile.vendor:04x}:{profile.device:04x}",
-        f"rehearsal.vectors={profile.vectors}",
-        f"rehearsal.profile={profile.crc32:#010x}",
-        f"rehearsal.coherent={int(profile.coherent)}",
-        *([f"rehearsal.limits={','.join(profile.limits)}"] if profile.limits else []),
-    ]
 
 
 def _sockets_folder(stack: ExitStack) -> Path:
@@ -192,14 +171,14 @@ def _sockets_folder(stack: ExitStack) -> Path:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             return folder
     raise EnvironmentFailure(
-        f"there is no folder for sockets: {', '.join(filter(None, places))} cannot be written, "
+        f"no folder can hold the sockets: {', '.join(filter(None, places))} cannot be written, "
         "or their names are too long",
         "set TMPDIR to a folder with a short name",
     )
 
 
 def _announce(stack: ExitStack, launch: Launch, shells: list[Path], gdb: Path | None) -> None:
-    """Write what attaches to this VM need, for as long as it runs."""
+    """Write the facts that attached shells and gdb need, for as long as the VM runs."""
     if not shells and not gdb:
         return
     live = launch.folder / LIVE
@@ -221,72 +200,3 @@ def _connect_monitor(vm: Vm) -> None:
             vm.qemu.wait(1)
         state = exit_reasons.of_both(vm.device, vm.qemu, vm.folder) or "QEMU: still running"
         raise vm.lost("QEMU up", f"the monitor does not answer ({error}); {state}") from error
-
-
-def _endpoint_refused(endpoint: str, log: Path) -> UsageError:
-    """Return the error of an endpoint that cannot be served, by the words of the device process."""
-    *said, last = tail(log, 4) or [""]
-    _, is_hint, hint = last.partition("next: ")
-    if not is_hint:
-        said.append(last)
-        hint = f"mend {endpoint.partition(':')[2]}: docs/tutorial.md says what an endpoint can have"
-    return UsageError(f"ENDPOINT={endpoint}: {' '.join(said)}", hint)
-
-
-def _start_device(
-    stack: ExitStack, launch: Launch, exerciser: Path, platform: Path, peer: Path | None
-) -> subprocess.Popen[bytes]:
-    folder, fault = launch.folder, launch.options.fault
-    argv = [
-        # -P: a device.py in the current folder is somebody else's.
-        *(sys.executable, "-P", "-m", "dma_rehearsal.device", "--die-with-stdin"),
-        *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
-        *("--control-socket", str(platform.with_name(device_control.SOCKET))),
-        *(("--peer-socket", str(peer)) if peer else ()),
-        *("--trace", str(folder / "device-trace.jsonl")),
-    ]
-    if launch.options.gdb:
-        argv += ["--patience", "0"]  # whoever debugs the guest may debug the device, too
-    if fault and fault.place is Place.DEVICE:
-        argv += ["--fault", fault.name]
-    for name in ("endpoint", "profile"):
-        if name in launch.options.given:
-            argv += [f"--{name}", launch.options.given[name]]
-    if "coherent" in launch.options.given:
-        argv += ["--coherent", "yes" if launch.options.profile.coherent else "no"]
-    if launch.options.iommu:
-        argv += ["--iommu"]
-    # An endpoint of somebody else's is found as Python finds modules: here, or on PYTHONPATH.
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    # dma_rehearsal comes last: a checkout's folder also has a `device`, which is not the user's.
-    own = str(Path(dma_rehearsal.__file__).parents[1])
-    python_path = [str(Path.cwd()), *filter(None, given), own]
-    log = stack.enter_context((folder / "device.log").open("wb"))
-    device = stack.enter_context(
-        child(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            environment={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
-        )
-    )
-    if device.stdout is None:
-        raise NoVerdict("device up", "the device process has no standard output")
-    limit = launch.options.deadlines["device up"]
-    with selectors.DefaultSelector() as selector:
-        selector.register(device.stdout, selectors.EVENT_READ)
-        answered = bool(selector.select(wait_limit(limit)))
-    line = device.stdout.readline() if answered else b""
-    if line.strip() != b"ready":
-        if answered:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                device.wait(5)
-            if device.returncode == Status.USAGE and launch.options.endpoint:
-                raise _endpoint_refused(launch.options.endpoint, folder / "device.log")
-            reason = f"is not ready ({how_it_ended(device)})"
-        else:
-            reason = f"is not ready within its deadline of {limit:g} s"
-        said = "\n".join(f"  | {text}" for text in tail(folder / "device.log"))
-        raise NoVerdict("device up", f"the device process {reason}\n{said}".rstrip())
-    return device

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment.qemu import Qemu
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 
 RESULTS_PORT = "org.dma-rehearsal.results"
 # QEMU's docs/specs/pvpanic.rst; guest/testkit/host_witness.py writes to it.
@@ -17,22 +17,16 @@ _CPUS = 2
 # TCG does "rep stosb" and "rep movsb" byte by byte. Without these two flags the guest's kernel and
 # its C library take 8 bytes at a time, or vectors, to fill and to copy memory.
 _CPU = {"tcg": "max,erms=off,fsrm=off"}
-# A second opinion: the one as it comes, the other with 40 address bits. Nobody maps memory for them
-# where there is an IOMMU.
+# A second opinion: one with its default of 28 address bits, one with 40. Nothing maps memory for
+# them behind an IOMMU.
 _EDU = ("-device", "edu,bus=pcie.0", "-device", f"edu,bus=pcie.0,dma_mask={(1 << 40) - 1}")
-# caching-mode: each mapping that the guest makes is told to the device process, too. Devices on the
-# bus "soc" are outside the IOMMU: the platform must reach page tables, which nobody maps for it.
+# caching-mode: each mapping that the guest makes reaches the device process, too. Devices on the
+# bus "soc" are outside the IOMMU: the platform must reach page tables, which are not mapped for it.
 _IOMMU = (
     *("-device", "intel-iommu,intremap=on,caching-mode=on"),
     *("-device", "pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"),
     *("-device", "pcie-root-port,id=soc,bus=outside,chassis=1"),
 )
-# The scheduler has the first CPU alone; who wants another one says so (sched_setaffinity). Where
-# the CPUs of two VMs are threads on two CPUs of the host, one that balances load spins on a lock
-# whose holder does not run: up to a quarter of the CPU time under emulation.
-ISOLATED_WORD = "isolcpus=domain,1"
-# A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
-_IOMMU_WORDS = ("intel_iommu=on", "vfio_iommu_type1.dma_entry_limit=512")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +45,27 @@ class Wiring:
     gdb_socket: Path | None = None
 
 
-def kernel_command_line(extra: list[str]) -> str:
-    """Return the guest kernel's command line, ``extra`` words at its end."""
-    words = [
-        *("console=ttyS0", "quiet", "panic=-1", "reboot=acpi"),
-        # Under emulation the checks that these leave out cost seconds and find nothing.
-        *("tsc=reliable", "no_timer_check", "cryptomgr.notests", "random.trust_cpu=on"),
-        # kdf108 tests itself all the same, and has the boot wait until the initramfs is unpacked.
-        "initcall_blacklist=crypto_kdf108_init",
-        # The loops of a delay, by HZ=250 and a TSC of 4 GHz, so that none is too short: counting
-        # them takes the second processor a quarter of its start, and then fails.
-        "lpj=16000000",
-        # The kernel's own bounce buffers, in 4 MiB (2,048 slabs of 2 KiB) in place of 64, which it
-        # zeroes page by page: nothing of ours uses them, but a driver under test may.
-        "swiotlb=2048",
-        *memory_layout.kernel_arguments(),
-        *extra,
-    ]
-    return " ".join(words)
-
-
 def command(
     qemu: Qemu,
     accelerator: str,
     kernel: Path,
     folder: Path,
     wiring: Wiring,
-    kernel_words: list[str],
+    cmdline: str,
     *,
     iommu: bool = False,
 ) -> list[str]:
-    """Return QEMU's argv for a run, whose ``folder`` is its name in lists of processes.
+    """Return QEMU's argv for a run; ``folder`` names it in lists of processes.
 
-    All sizes are in bytes.
-
-    With ``iommu`` the exerciser is behind an Intel IOMMU, and the platform is not.
+    ``cmdline`` is the guest kernel's (`kernel_cmdline`). With ``iommu`` the exerciser is behind an
+    Intel IOMMU, and the platform is not.
     """
     machine = ",".join(
         [
             "q35",
             f"accel={accelerator}",
             "memory-backend=ram",
-            f"max-ram-below-4g={memory_layout.RAM_BELOW_4G}",
+            f"max-ram-below-4g={guest_memory.RAM_BELOW_4G}",
             *("smbus=off", "sata=off", "i8042=off", "vmport=off", "hpet=off"),
             *(("kernel-irqchip=split",) if iommu else ()),  # what remapped interrupts need
         ]
@@ -103,12 +76,12 @@ def command(
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", machine, "-cpu", _CPU.get(accelerator, "max")),
         *("-smp", str(_CPUS), "-no-reboot"),
-        *("-m", f"{memory_layout.RAM_SIZE // memory_layout.MIB}M"),
+        *("-m", f"{guest_memory.RAM_SIZE // guest_memory.MIB}M"),
         # The harness's own file, which it reads; QEMU shares it by descriptor with the device
         # process.
         *("-object", _memory(wiring.memory_fd)),
         *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"),
-        *("-append", kernel_command_line([*_words(wiring, iommu=iommu), *kernel_words])),
+        *("-append", cmdline),
         *("-chardev", f"socket,id=console,fd={wiring.console_fd}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
@@ -133,16 +106,8 @@ def command(
 
 
 def _memory(fd: int) -> str:
-    size = memory_layout.RAM_SIZE
+    size = guest_memory.RAM_SIZE
     return f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{fd},share=on"
-
-
-def _words(wiring: Wiring, *, iommu: bool) -> list[str]:
-    shells = len(wiring.shell_sockets)
-    return [
-        *(_IOMMU_WORDS if iommu else ()),
-        *((f"rehearsal.shells={shells}",) if shells else ()),
-    ]
 
 
 def _shell_consoles(wiring: Wiring) -> list[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running VM: device process, QEMU, console, monitor and result channel, watched together.
 
-While anything is awaited all of them are watched, and those of other VMs of the run, so a loss is
-named at once, and never by a deadline that happens to pass. ``launch`` starts one.
+Every wait watches all of them, and those of the run's other VMs, so a loss is reported at once and
+not by a deadline that happens to pass. ``launch`` starts one.
 """
 
 from __future__ import annotations
@@ -16,20 +16,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dma_rehearsal.host_harness.machine import device_control, exit_reasons
-from dma_rehearsal.host_harness.machine.channel import PROTOCOL, Channel, ChannelBroken, Message
+from dma_rehearsal.host_harness.machine import device_process, exit_reasons
+from dma_rehearsal.host_harness.machine.channel import (
+    PROTOCOL,
+    Channel,
+    ChannelBroken,
+    Message,
+    cleaned,
+)
 from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.process.deadlines import wait_limit
 from dma_rehearsal.host_harness.process.errors import NoVerdict
+from dma_rehearsal.host_harness.process.plain_text import tail
 from dma_rehearsal.host_harness.process.progress import Progress
-from dma_rehearsal.host_harness.session.guest_protocol import cleaned
-from dma_rehearsal.host_harness.session.run_folder import tail
 
 _LOGS = ("console.log", "qemu.log", "device.log")
 _WAIT_MAX_S = 60.0
-_WORDS_MAX_S = 0.5  # for what a console has said that nobody has read yet
+_WORDS_MAX_S = 0.5  # for console output that is not read yet
 _LATE_S = 3.0
 
 
@@ -37,9 +42,9 @@ _LATE_S = 3.0
 class Vm:
     """A guest, from the start of QEMU on; `await_ready` waits until its agent answers.
 
-    ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long;
-    ``subject`` is the test that runs there, for whoever is told of a loss. ``unread`` says that
-    `take` may have something, without another `poll`.
+    ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long as the
+    VM; ``subject`` is the running test, for the message of a loss. ``unread`` says that `take` may
+    have a message without another `poll`.
     """
 
     folder: Path
@@ -138,7 +143,7 @@ class Vm:
 
     @contextlib.contextmanager
     def panic_announced(self) -> Iterator[None]:
-        """In the block one panic that the guest reports is no loss, and stops the machine."""
+        """In the block, a panic of the guest stops the machine and does not end the run."""
         self._panic_announced = True
         try:
             yield
@@ -206,16 +211,16 @@ class Vm:
             self.progress.note(f"guest: {reply['error']}")
 
     def set_fault(self, name: str | None) -> None:
-        """Set a fault of the device in place of any other, None to clear it; see `device_control`.
+        """Set a fault of the device in place of any other, None to clear it; see `device_process`.
 
         Between tests alone. UsageError for one that is not the device's; NoVerdict when it is lost.
         """
-        device_control.set_fault(self.sockets / device_control.SOCKET, name)
+        device_process.set_fault(self.sockets / device_process.SOCKET, name)
 
     def set_test(self, nodeid: str | None) -> None:
         """Have the device's trace name the test that runs from now on; NoVerdict when lost."""
         try:
-            device_control.set_test(self.sockets / device_control.SOCKET, nodeid)
+            device_process.set_test(self.sockets / device_process.SOCKET, nodeid)
         except NoVerdict as error:
             raise self.lost("test", str(error.args[0])) from error
 
@@ -233,7 +238,7 @@ class Vm:
     def begin_power_off(self) -> None:
         """Tell the guest to power off, once; `power_off` does that too, and waits for it.
 
-        Other VMs do not look at it any more.
+        Other VMs stop watching it.
         """
         if self._told_to_end:
             return
@@ -244,8 +249,10 @@ class Vm:
         self.send("shutdown", {"type": "shutdown"})
 
     def power_off(self) -> None:
-        """Let the guest power off, then the device process end; NoVerdict when they do not, or not
-        well: the device process ends with another status than 0 when one of its models failed.
+        """Power the guest off, then end the device process.
+
+        NoVerdict when they do not end, or end with an error: the device process has a status other
+        than 0 when one of its models failed.
         """
         self.begin_power_off()
         self.receive("shutdown", "bye")
@@ -291,7 +298,7 @@ class Vm:
         if self.channel.closed or self.qemu in ended:
             self._await_last_words()
             if not ended and self.qemu.poll() is not None:
-                ended = [self.qemu]  # its sockets close before it is gone
+                ended = [self.qemu]  # its sockets close before it has ended
         if self.console.panic:
             raise self.lost(phase, f"the guest's kernel gave up: {self.console.panic}")
         if self.console.agent_ended:
@@ -302,14 +309,14 @@ class Vm:
             raise self.lost(phase, "the result channel was closed")
 
     def _ended(self) -> str:
-        """Return words for a process that has ended: whichever it was, or the first of both."""
+        """Describe the process that ended, or the first one if both did."""
         said = exit_reasons.of_both(self.device, self.qemu, self.folder)
         if said is None or (self.device.poll() is None and self.qemu.poll() == 0):
             return "the guest powered off before the run had ended"
         return said
 
     def check_answers(self, phase: str) -> None:
-        """Raise NoVerdict when QEMU waited in vain for the device: the guest then got all ones."""
+        """Raise NoVerdict when the device did not answer QEMU: the guest then read all ones."""
         path = self.folder / "qemu.log"
         if self._qemu_log_size == (size := path.stat().st_size if path.exists() else 0):
             return
@@ -317,7 +324,7 @@ class Vm:
         if not (said := exit_reasons.unanswered(tail(path, exit_reasons.LOG_LINES))):
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.device.wait(_LATE_S)  # it is about to say which model hangs, and where
+            self.device.wait(_LATE_S)  # it is about to log which model hangs, and where
         if self.device.returncode is not None:
             raise self.lost(phase, self._ended())
         words = (

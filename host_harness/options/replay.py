@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one command that does a run again: same seed, same tests, every option that was given."""
+"""The command that repeats a run: same seed, same tests, every option that was given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
 
-# Settings that no option stands for.
+# Settings without an option.
 _VARIABLES = (
     *("QEMU", "DMA_REHEARSAL_CACHE", "DMA_REHEARSAL_BUILD", "XDG_CACHE_HOME", "PYTEST_ADDOPTS"),
 )
@@ -27,7 +27,7 @@ _SELECTING_FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How a run was started: ``argv`` with ``arguments``, in ``folder``.
+    """The command that started a run: ``argv`` with ``arguments``, in ``folder``.
 
     ``positional`` are those of the arguments that are paths. ``root`` is given for pytest's own
     command line: node ids start there, options are ``--vm-name=value`` and guest tests

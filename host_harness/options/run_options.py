@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user can ask of a run: one table for the command line's variables and pytest's options."""
+"""The options of a run: one table for the command line's variables and pytest's options."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ OPTIONS = (
         "place",
         "PLACE",
         "kind|hostile",
-        "where the allocator puts buffers: hostile is where drivers with mistakes fail (default: "
-        "hostile for tests of one's own, kind for the suite)",
+        "where the allocator puts buffers: hostile makes drivers with mistakes fail (default: "
+        "hostile for your own tests, kind for the suite)",
     ),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
@@ -99,7 +99,7 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a run, checked. ``given`` holds those that were given, as text."""
+    """The checked options of a run. ``given`` holds the texts that the user gave, by name."""
 
     accel: str | None = None
     fault: Fault | None = None
@@ -124,8 +124,9 @@ class Options:
 
 
 def overlooked(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that nothing reads, each with the option that it was to be, by an S too
-    many or too few: FAULTS for FAULT.
+    """Return the variables that nothing reads, each with the option that was meant.
+
+    They differ from an option by an S too many or too few: FAULTS for FAULT.
     """
     known = {option.variable for option in OPTIONS}
     meant = {f"{name}S": name for name in known} | {name.removesuffix("S"): name for name in known}
@@ -137,11 +138,11 @@ def overlooked(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def parse(given: Mapping[str, str]) -> Options:
-    """Check the options, by name; empty ones were not given. UsageError says what is wrong."""
+    """Check the options, by name; an empty text means not given. UsageError says what is wrong."""
     given = {name: text for name, text in given.items() if text}
     known = {option.name for option in OPTIONS}
     if unknown := sorted(set(given) - known):
-        raise UsageError(f"there is no option {unknown[0]!r}", f"there are: {', '.join(known)}")
+        raise UsageError(f"unknown option {unknown[0]!r}", f"the options are: {', '.join(known)}")
     fault = faults.find(given["fault"]) if "fault" in given else None
     if fault:
         given = {**fault.options, **given}
@@ -158,11 +159,11 @@ def parse(given: Mapping[str, str]) -> Options:
         raise UsageError(f"ORDER={order} is not an order", "use ORDER=shuffled, or leave it out")
     boot = given.get("boot", "pvh")
     if boot not in ("pvh", "bzimage"):
-        raise UsageError(f"BOOT={boot} is no way to boot", "use BOOT=pvh or BOOT=bzimage")
+        raise UsageError(f"BOOT={boot} is not a way to boot", "use BOOT=pvh or BOOT=bzimage")
     if "endpoint" in given and ("profile" in given or "coherent" in given):
         raise UsageError(
             "PROFILE and COHERENT describe the exerciser, and ENDPOINT takes its place",
-            "give the one or the other",
+            "give one or the other",
         )
     vms = _vms(given.get("vms"))
     if vms and vms > 1 and (gdb or _flag("keep", given)):
@@ -203,7 +204,7 @@ def _flag(name: str, given: Mapping[str, str]) -> bool:
 
 def _iommu(text: str | None) -> bool:
     if text not in (None, "intel"):
-        raise UsageError(f"IOMMU={text} is no IOMMU that a VM can have", "use IOMMU=intel")
+        raise UsageError(f"IOMMU={text} is not an IOMMU that a VM can have", "use IOMMU=intel")
     return text is not None
 
 
@@ -220,7 +221,7 @@ def _vms(text: str | None) -> int | None:
         return None
     if not re.fullmatch(r"[1-9][0-9]?", text) or int(text) > VMS_MAX:
         raise UsageError(
-            f"VMS={text} is no number of VMs from 1 to {VMS_MAX}", "each takes 1 GiB and a CPU"
+            f"VMS={text} is not a number from 1 to {VMS_MAX}", "each takes 1 GiB and a CPU"
         )
     return int(text)
 
@@ -234,6 +235,6 @@ def _seed(text: str | None) -> int:
         seed = -1
     if not 0 <= seed < 1 << 64:
         raise UsageError(
-            f"SEED={text} is no number from 0 to 2**64 - 1", "give a decimal or a 0x number"
+            f"SEED={text} is not a number from 0 to 2**64 - 1", "give a decimal or a 0x number"
         )
     return seed

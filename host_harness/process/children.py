@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that cannot outlive the harness, nor can what they start.
+"""Child processes that cannot outlive the harness, and neither can their own children.
 
 Each runs in a session of its own, so Ctrl-C at the terminal reaches the harness alone, and its
 process group is known to the janitor before its program begins.
@@ -47,7 +47,7 @@ def child(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` for the length of the block; terminated, then killed, and always reaped.
 
-    What it started and left in its group is killed with it. Start children from the main thread:
+    Its own children in its group are killed with it. Start children from the main thread:
     the kernel sends the parent-death signal when the thread that forked ends. OSError when the
     program cannot be started.
     """
@@ -90,9 +90,9 @@ def run(
     environment: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` to its end and return its status and what it said, as text.
+    """Run ``command`` to its end and return its status and output, as text.
 
-    After ``timeout_s`` seconds its whole group is killed and subprocess.TimeoutExpired raised.
+    After ``timeout_s`` seconds its whole group is killed and subprocess.TimeoutExpired is raised.
     OSError when the program cannot be started.
     """
     with child(
@@ -108,7 +108,7 @@ def run(
         except subprocess.TimeoutExpired:
             janitor.kill_group(
                 process.pid, janitor.start_time(process.pid)
-            )  # at once: nothing of it is of use any more
+            )  # at once: its result is not needed any more
             raise
     return subprocess.CompletedProcess(
         list(command),
@@ -119,7 +119,7 @@ def run(
 
 
 def how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    """Return words for a process's end: its status, or the name of the signal."""
+    """Describe a process's end: its status, or the name of the signal."""
     code = process.poll()
     if code is None:
         return "still running"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each phase of a run may take. A deadline that passes ends the run without a verdict."""
+"""Time limits of a run's phases. A deadline that passes ends the run without a verdict."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def wait_limit(seconds: float) -> float | None:
 
 @contextmanager
 def alarm(phase: str, seconds: float) -> Iterator[None]:
-    """Raise NoVerdict in the block when it takes longer; only the main thread can be told so."""
+    """Raise NoVerdict in the block when it takes longer; it works in the main thread only."""
     if seconds == math.inf or threading.current_thread() is not threading.main_thread():
         yield
         return

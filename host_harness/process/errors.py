@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong on the host, and the status that the harness then ends with.
+"""The host's errors, and the status that the harness ends with for each.
 
 HarnessError
 ├── UsageError          2  the command line or a setting is wrong
@@ -51,8 +51,7 @@ class EnvironmentFailure(HarnessError):
 class NoVerdict(HarnessError):
     """The run ended before it could say passed or failed.
 
-    ``phase`` is the phase that was running when it happened, ``subject`` what it was at then (a
-    test's node id).
+    ``phase`` is the phase that was running when it happened, ``subject`` the test's node id in it.
     """
 
     status = Status.NO_VERDICT

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny process that tidies up when the harness ends in any way, SIGKILL included.
+"""A tiny process that cleans up when the harness ends in any way, SIGKILL included.
 
 The harness holds the only writing end of a pipe and tells the janitor, one line each, which
 process groups and folders are its own::
 
     +group 1234      -group 1234      +path /tmp/folder      -path /tmp/folder
 
-When the pipe ends, because the harness closed it or is no more, the janitor kills the groups that
-are still registered, removes the folders that are still registered, and ends itself. It has a
+When the pipe ends, because the harness closed it or has died, the janitor kills the groups that
+are still registered, removes the folders that are still registered, and exits. It has a
 session of its own and ignores SIGINT, SIGHUP and SIGTERM, so Ctrl-C and a closed terminal reach
 the harness alone. This file is also the janitor's program: ``python -I -S janitor.py``, so it
 imports the standard library only.
 
-What it cannot reach: a process that left its group by setsid, and its own death by SIGKILL.
+It cannot handle two cases: a process that left its group by setsid, and its own death by SIGKILL.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _all: weakref.WeakSet[Janitor] = weakref.WeakSet()
 
 
 class Janitor:
-    """A janitor process and the lines that it was told.
+    """A janitor process and the lines that were sent to it.
 
     Use it as a context manager, or the module's functions, which share one for this process. It is
-    started at the first registration, and again if somebody killed it. Safe for threads; a forked
+    started at the first registration, and again if it was killed. Safe for threads; a forked
     child lets go of the pipe, so it cannot keep the janitor waiting.
     """
 
@@ -99,7 +99,7 @@ class Janitor:
         registered by ``registrar()``, before its program runs.
         """
         if pgid <= 1 or pgid == os.getpgrp():
-            raise ValueError(f"{pgid} is no process group that a janitor may kill")
+            raise ValueError(f"{pgid} is not a process group that a janitor may kill")
         with self._registered("group", str(pgid)):
             yield
 
@@ -112,7 +112,7 @@ class Janitor:
         """
         text = str(path)
         if not path.is_absolute() or path.parent == path or ".." in path.parts or "\n" in text:
-            raise ValueError(f"{text!r} is no folder that a janitor may remove")
+            raise ValueError(f"{text!r} is not a folder that a janitor may remove")
         with self._registered("path", text):
             yield
 
@@ -120,8 +120,8 @@ class Janitor:
     def registrar(self) -> Iterator[Callable[[], None]]:
         """Give a function for ``Popen(preexec_fn=...)`` that registers the child's own group.
 
-        With ``start_new_session=True`` the group is registered before its program runs, so there
-        is no moment in which a SIGKILL of the harness misses it. End with ``drop_group``.
+        With ``start_new_session=True`` the group is registered before its program runs, so a
+        SIGKILL of the harness never misses it. End with ``drop_group``.
         """
         with self._lock:
             self._start()
@@ -164,7 +164,7 @@ class Janitor:
                 self._lines.discard(line)
                 if self._process is None:
                     return
-            if self._start():  # a new one has been told of all that is registered now
+            if self._start():  # a new one has received every registered line
                 return
             try:
                 os.write(self._pipe(), os.fsencode(f"{sign}{line}\n"))
@@ -179,7 +179,7 @@ class Janitor:
         return self._process.stdin.fileno()
 
     def _start(self) -> bool:
-        """Start the process unless it runs; return whether a new one was started and told."""
+        """Start the process unless it runs; return whether a new one was started."""
         if self._process is not None and self._process.poll() is None:
             return False
         if self._process is not None and self._process.stdin is not None:
@@ -225,13 +225,13 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def start_time(pid: int) -> str | None:
-    """Return when a process began, in clock ticks since boot; None when it is no more."""
+    """Return when a process began, in clock ticks since boot; None when it has ended."""
     fields = _stat_fields(pid)
     return fields[19] if len(fields) > 19 else None
 
 
 def group_is_alive(pgid: int) -> bool:
-    """Return whether a process of the group runs; one that nobody has reaped is not alive."""
+    """Return whether a process of the group runs; a zombie is not alive."""
     try:
         os.killpg(pgid, 0)
     except ProcessLookupError:
@@ -249,8 +249,8 @@ def group_is_alive(pgid: int) -> bool:
 def kill_group(pgid: int, started: str | None) -> None:
     """Kill a process group and wait, for some seconds, until none of it is alive.
 
-    ``started`` is its leader's ``start_time``. A leader of another age means that the group has
-    ended and the number was given to somebody else since: nothing is killed then.
+    ``started`` is its leader's ``start_time``. A leader with another start time means that the
+    group has ended and its number was used again: nothing is killed then.
     """
     if start_time(pgid) not in (None, started):
         return
@@ -266,9 +266,9 @@ def kill_group(pgid: int, started: str | None) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a folder, even where its own folders are not writable, or a single file.
 
-    Links are removed and never followed; a mounted file system is not entered. What vanishes
-    meanwhile is no error, and a folder that others still fill is tried for some seconds. OSError
-    names what cannot be removed.
+    Links are removed and never followed; a mounted file system is not entered. Files may vanish
+    meanwhile, and a folder that others still fill is tried for some seconds. OSError names what
+    cannot be removed.
     """
     deadline = time.monotonic() + _REMOVE_WAIT_S
     while True:
@@ -313,7 +313,7 @@ def _remove(name: str, parent: int, device: int, shown: str) -> None:
 
 
 def _serve() -> None:
-    """Be the janitor: read lines until the pipe ends, then tidy up."""
+    """Be the janitor: read lines until the pipe ends, then clean up."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     groups: dict[int, str | None] = {}

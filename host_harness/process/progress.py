@@ -8,9 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-_TICK_S = 0.2
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+_REFRESHES_PER_S = 5
 
 
 class Progress:
@@ -31,7 +35,7 @@ class Progress:
         self._quiet = quiet
         self._uncaptured = uncaptured
         self._start = time.monotonic()
-        self._live: tuple[str, float] | None = None  # the phase on the line, and its start
+        self._live: Live | None = None
         self._lock = threading.RLock()
         self.seconds: dict[str, float] = {}
 
@@ -43,15 +47,17 @@ class Progress:
         """Print one line with the seconds since the start; ``always`` also when quiet."""
         if self._quiet and not always:
             return
+        line = f"[{self._now():6.1f}s] {text}"
         with self._lock, self._uncaptured():
-            self._clear()
-            print(f"[{self._now():6.1f}s] {text}", file=self._stream, flush=True)
-            self._draw()
+            if self._live:
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(line, file=self._stream, flush=True)
 
     def line(self, *, transient: bool = False) -> None:
         """Begin a new line, where pytest has begun one of its own.
 
-        ``transient``: that one is to be written again, and on a terminal this takes its place.
+        ``transient``: pytest writes that one again, and on a terminal this takes its place.
         """
         if not self._quiet:
             again = transient and self._stream.isatty()
@@ -81,36 +87,30 @@ class Progress:
             self.note(f"{name} ...")
             yield
             return
-        done = threading.Event()
-        self._live = (name, start)
-        ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
-        ticker.start()
-        try:
-            yield
-        finally:
-            done.set()
-            ticker.join()
-            with self._lock, self._uncaptured():
-                self._clear()
-                self._live = None
+        # Imported here: it takes 40 ms, and where there is no terminal nothing needs it.
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
 
-    def _tick(self, done: threading.Event) -> None:
-        while True:
-            with self._lock, self._uncaptured():
-                self._draw()
-            if done.wait(_TICK_S):
-                return
-
-    def _draw(self) -> None:
-        if self._live:
-            name, start = self._live
+        def drawn() -> Text:
             seconds = time.monotonic() - start
-            self._stream.write(f"\r\033[K[{self._now():6.1f}s] {name} ... {seconds:.0f} s")
-            self._stream.flush()
+            return Text(f"[{self._now():6.1f}s] {name} ... {seconds:.0f} s")
 
-    def _clear(self) -> None:
-        if self._live:
-            self._stream.write("\r\033[K")
+        live = Live(
+            get_renderable=drawn,
+            console=Console(file=self._stream),
+            refresh_per_second=_REFRESHES_PER_S,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with live:
+            self._live = live
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._live = None
 
     def _now(self) -> float:
         return time.monotonic() - self._start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversation with a guest about its tests: which there are, and the reports of one."""
+"""The client of the guest's agent: collects its tests, and runs one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.host_harness.environment.payload import GuestTests
-from dma_rehearsal.host_harness.machine.channel import Message
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError, Message
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from dma_rehearsal.host_harness.session import guest_protocol
-from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, GuestWordsError, Warned
+from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
 from dma_rehearsal.host_harness.verdict import dmar, host_view
 from dma_rehearsal.host_harness.witness import host_witness
 
@@ -31,9 +31,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The reports of one test, all of them, its warnings, and whether it had the host look at its
-    tables.
-    """
+    """All reports of one test, its warnings, and whether the host was asked to walk its tables."""
 
     reports: list[pytest.TestReport]
     witnessed: bool
@@ -59,7 +57,7 @@ def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -
         raise NoVerdict(
             "collection",
             "the guests do not collect the same tests in the same order",
-            "look for tests that are made from what changes: time, random numbers, sets; or VMS=1",
+            "look for changing parameters of tests: time, random numbers, sets; or use VMS=1",
         )
     return first
 
@@ -77,7 +75,7 @@ def _collected(vm: Vm, tests: GuestTests) -> Collected:
         if lost := guest_protocol.dropped(collected):
             raise NoVerdict(
                 "collection",
-                f"a hook in the guest dropped tests in silence: {', '.join(lost)}",
+                f"a hook in the guest dropped tests silently: {', '.join(lost)}",
                 "call config.hook.pytest_deselected for the tests that a hook leaves out",
             )
         items = guest_protocol.collected_items(collected)
@@ -85,7 +83,7 @@ def _collected(vm: Vm, tests: GuestTests) -> Collected:
         return Collected(
             items, guest_protocol.left_out(collected), guest_protocol.warned(collected)
         )
-    except GuestWordsError as error:
+    except GuestProtocolError as error:
         raise vm.lost("collection", str(error)) from error
 
 
@@ -115,16 +113,16 @@ class Running:
         return self._end - time.monotonic()
 
     def wait(self) -> Outcome:
-        """Return what comes of it, when it has."""
+        """Wait for the outcome, and return it."""
         while True:
             message = self._vm.receive("test", *self._kinds, limit_s=self.remaining_s)
             if outcome := self._hear(message):
                 return outcome
 
     def look(self) -> Outcome | None:
-        """Return what came of it, if `Vm.poll` has brought all of that; never waits for it."""
+        """Return the outcome if `Vm.poll` has brought all of it; never wait for it."""
         if self.remaining_s <= 0:
-            self._vm.poll("test", 0)  # it may have come in time, and nobody had looked
+            self._vm.poll("test", 0)  # it may have arrived in time, unseen
         while message := self._vm.take("test", *self._kinds):
             if outcome := self._hear(message):
                 return outcome
@@ -133,12 +131,12 @@ class Running:
     def _hear(self, message: Message) -> Outcome | None:
         try:
             return self._heard(message)
-        except GuestWordsError as error:
+        except GuestProtocolError as error:
             raise self._vm.lost("test", str(error)) from error
 
     def _heard(self, message: Message) -> Outcome | None:
         if message.get("nodeid") != self.nodeid:
-            raise GuestWordsError(f"the guest is at {message.get('nodeid')!r:.100}")
+            raise GuestProtocolError(f"the guest is at {message.get('nodeid')!r:.100}")
         if message["type"] == "finish":
             guest_protocol.check_order(self._reports)
             self._vm.check_answers("test")
@@ -155,6 +153,6 @@ class Running:
             self._reports.append(found)
             dmar.expected(found.user_properties)
             if len(self._reports) > guest_protocol.REPORTS_MAX:
-                raise GuestWordsError("the guest sends reports without end")
+                raise GuestProtocolError("the guest sends reports without end")
         self._kinds = ("witness", "report", "finish")
         return None

@@ -21,7 +21,7 @@ _OF_USAGE = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
 def to_status(code: int | pytest.ExitCode, *, interrupted: bool) -> Status:
     """Return the status of a session that pytest ended with ``code``.
 
-    ``interrupted``: where it stood, by the user or a plugin, and not between two tests.
+    ``interrupted``: by the user or a plugin, within a test and not between two.
     """
     try:
         status = _STATUSES[pytest.ExitCode(code)]
@@ -36,9 +36,9 @@ def to_status(code: int | pytest.ExitCode, *, interrupted: bool) -> Status:
 def to_pytest(
     status: Status, code: int | pytest.ExitCode, *, interrupted: bool
 ) -> int | pytest.ExitCode:
-    """Return with which code pytest shall end, which by itself would end with ``code``.
+    """Return the code that pytest must end with, where its own would be ``code``.
 
-    Its own stay where they say the same: interrupted by the user, stopped at a failure.
+    Its own code stays where it says the same: interrupted by the user, stopped at a failure.
     """
     if interrupted or code not in list(pytest.ExitCode):
         return code

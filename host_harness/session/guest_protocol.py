@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest says of its tests, checked. Everything here is a hostile guest's word."""
+"""Checks the guest's messages about its tests. The guest is untrusted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.machine.channel import Message
-from dma_rehearsal.host_harness.session.run_folder import printable
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError, Message
+from dma_rehearsal.host_harness.process.plain_text import printable
 from dma_rehearsal.host_harness.verdict.failed_report import is_subtest
 
 PHASES = ("setup", "call", "teardown")
@@ -24,10 +23,6 @@ _MARK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ITEMS_MAX = 100_000
 _WORDS_MAX = 4000  # characters
 _REASONS_MAX, _REASON_MAX = 20, 200  # reasons for leaving out tests, and characters of one
-
-
-class GuestWordsError(Exception):
-    """The guest said something of its tests that cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +38,38 @@ class CollectedItem:
     promises: tuple[str, ...]
 
 
-def cleaned(value: Any) -> Any:
-    """Return a message whose texts have no escape sequences or control characters but newlines."""
-    if isinstance(value, str):
-        return value if value.isprintable() else "\n".join(map(printable, value.split("\n")))
-    if isinstance(value, list):
-        return [cleaned(each) for each in value]
-    if isinstance(value, dict):
-        return {cleaned(key): cleaned(each) for key, each in value.items()}
-    return value
-
-
 def collected_items(message: Message) -> list[CollectedItem]:
-    """Return the tests of a "collected" message. GuestWordsError for what cannot be a test."""
+    """Return the tests of a "collected" message. GuestProtocolError for what cannot be a test."""
     items = message.get("items")
     if not isinstance(items, list) or len(items) > _ITEMS_MAX:
-        raise GuestWordsError("the guest's list of tests is no list, or too long")
+        raise GuestProtocolError("the guest's list of tests is not a list, or too long")
     found = [_item(each) for each in items]
     names = {each.nodeid for each in found}
     if len(names) != len(found):
-        raise GuestWordsError("the guest names one test twice")
+        raise GuestProtocolError("the guest names one test twice")
     return found
 
 
 def left_out(message: Message) -> dict[str, int]:
-    """Return how many tests the guest says are for another machine than this one, by reason."""
+    """Return the guest's counts of tests that need another machine, by reason."""
     counts = message.get("left_out", {})
     if not isinstance(counts, dict) or len(counts) > _REASONS_MAX:
-        raise GuestWordsError("the guest's reasons for leaving out tests are none")
+        raise GuestProtocolError("the guest's reasons for leaving out tests are malformed")
     for reason, count in counts.items():
         if not (isinstance(reason, str) and reason.isprintable() and len(reason) <= _REASON_MAX):
-            raise GuestWordsError(f"the guest left out tests for a reason {reason!r:.100}")
+            raise GuestProtocolError(f"the guest left out tests for a reason {reason!r:.100}")
         if type(count) is not int or not 0 < count <= _ITEMS_MAX:
-            raise GuestWordsError(f"the guest left out {count!r:.50} tests, which is no number")
+            raise GuestProtocolError(
+                f"the guest left out {count!r:.50} tests, which is not a number"
+            )
     return dict(counts)
 
 
 def collection_errors(message: Message) -> str:
-    """Return what the guest could not collect, as one text; empty when there is nothing."""
+    """Return the guest's collection errors as one text; empty without any."""
     errors = message.get("errors")
     if not isinstance(errors, list):
-        raise GuestWordsError("the guest's list of collection errors is no list")
+        raise GuestProtocolError("the guest's list of collection errors is not a list")
     return "\n".join(
         f"{each.get('nodeid')}:\n{each.get('longrepr')}" if isinstance(each, dict) else str(each)
         for each in errors
@@ -92,14 +78,14 @@ def collection_errors(message: Message) -> str:
 
 def _item(value: object) -> CollectedItem:
     if not isinstance(value, dict):
-        raise GuestWordsError(f"the guest names a test that is none: {value!r:.100}")
+        raise GuestProtocolError(f"the guest names a test that cannot be: {value!r:.100}")
     nodeid, path, name = (_line(value, key) for key in ("nodeid", "path", "name"))
-    # It goes into a command line that people are told to run again.
+    # It becomes part of the replay command.
     if nodeid.startswith("-") or path.startswith("/") or ".." in path.split("/"):
-        raise GuestWordsError(f"the guest names a test {nodeid!r:.100} in {path!r:.100}")
+        raise GuestProtocolError(f"the guest names a test {nodeid!r:.100} in {path!r:.100}")
     line = value.get("lineno")
     if line is not None and not (isinstance(line, int) and 0 <= line < 1 << 31):
-        raise GuestWordsError(f"the guest puts {nodeid} on line {line!r:.100}")
+        raise GuestProtocolError(f"the guest puts {nodeid} on line {line!r:.100}")
     marks = [mark for mark in _lines(value, "marks") if _MARK.fullmatch(mark)]
     return CollectedItem(
         nodeid,
@@ -115,22 +101,22 @@ def _item(value: object) -> CollectedItem:
 def _line(value: Message, key: str) -> str:
     text = value.get(key)
     if not isinstance(text, str) or not text or not text.isprintable() or len(text) > 4096:
-        raise GuestWordsError(f"the guest names a test whose {key} is {text!r:.100}")
+        raise GuestProtocolError(f"the guest names a test whose {key} is {text!r:.100}")
     return text
 
 
 def _lines(value: Message, key: str) -> tuple[str, ...]:
     texts = value.get(key)
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-        raise GuestWordsError(f"the guest names a test whose {key} are {texts!r:.100}")
+        raise GuestProtocolError(f"the guest names a test whose {key} are {texts!r:.100}")
     return tuple(printable(each) for each in texts)
 
 
 def dropped(message: Message) -> list[str]:
-    """Return tests that the guest collected, and of which a hook there said nothing more."""
+    """Return tests that the guest collected and that a hook there dropped silently."""
     said = message.get("dropped", [])
     if not isinstance(said, list) or len(said) > _REASONS_MAX:
-        raise GuestWordsError("the guest's list of dropped tests is none")
+        raise GuestProtocolError("the guest's list of dropped tests is malformed")
     return [printable(str(each))[:_REASON_MAX] for each in said]
 
 
@@ -138,7 +124,7 @@ def check_count(message: Message, found: Sequence[CollectedItem]) -> None:
     """Refuse a list of tests that is not as long as pytest's own count of them in the guest."""
     count = message.get("count")
     if count != len(found):
-        raise GuestWordsError(
+        raise GuestProtocolError(
             f"the guest's pytest collected {count!r:.50} tests, and {len(found)} were named"
         )
 
@@ -146,31 +132,29 @@ def check_count(message: Message, found: Sequence[CollectedItem]) -> None:
 def report(config: pytest.Config, data: object, nodeid: str) -> pytest.TestReport:
     """Return the test report in ``data``, which must be of the test ``nodeid``.
 
-    GuestWordsError for anything that pytest could not have said of it.
+    GuestProtocolError for anything that pytest could not have reported.
     """
     if not isinstance(data, dict):
-        raise GuestWordsError("the guest sent a report that is none")
+        raise GuestProtocolError("the guest sent a malformed report")
     try:
         found = config.hook.pytest_report_from_serializable(config=config, data=data)
     except Exception as error:
-        raise GuestWordsError(f"the guest sent a report that is none: {error!r:.200}") from error
+        raise GuestProtocolError(f"the guest sent a malformed report: {error!r:.200}") from error
     if not isinstance(found, pytest.TestReport):
-        raise GuestWordsError("the guest sent no test report")
+        raise GuestProtocolError("the guest sent something that is not a test report")
     if found.nodeid != nodeid:
-        raise GuestWordsError(f"the guest reports {found.nodeid!r:.100} here")
+        raise GuestProtocolError(f"the guest reports {found.nodeid!r:.100} here")
     if found.when not in PHASES or found.outcome not in _OUTCOMES:
-        raise GuestWordsError(f"the guest reports {found.when!r:.50}: {found.outcome!r:.50}")
+        raise GuestProtocolError(f"the guest reports {found.when!r:.50}: {found.outcome!r:.50}")
     if found.failed and hasattr(found, "wasxfail"):
-        raise GuestWordsError(
-            "the guest reports a failure that was expected and failed all the same"
-        )
+        raise GuestProtocolError("the guest reports an expected failure as a failure")
     if found.skipped and not hasattr(found, "wasxfail"):
         found.longrepr = _skipped(found.longrepr)
     properties = found.user_properties
     if not isinstance(properties, list) or not all(
         isinstance(each, list | tuple) and len(each) == 2 for each in properties
     ):
-        raise GuestWordsError("the guest sent a report whose properties are none")
+        raise GuestProtocolError("the guest sent a report with malformed properties")
     return found
 
 
@@ -184,7 +168,7 @@ class Warned:
     line: int
 
     def as_message(self) -> warnings.WarningMessage:
-        """Return it as Python records one; nobody looks for its source line on this machine."""
+        """Return it as Python records one, without a source line: the file is in the guest."""
         known = getattr(builtins, self.category, None)
         if not (isinstance(known, type) and issubclass(known, Warning)):
             known = type(self.category, (Warning,), {})
@@ -194,14 +178,14 @@ class Warned:
 
 
 def warned(message: Message) -> list[Warned]:
-    """Return the warnings in a message; GuestWordsError for what is none."""
+    """Return the warnings in a message; GuestProtocolError for anything else."""
     said = message.get("warnings", [])
     if not isinstance(said, list) or len(said) > WARNINGS_MAX:
-        raise GuestWordsError("the guest's list of warnings is none, or too long")
+        raise GuestProtocolError("the guest's list of warnings is malformed, or too long")
     found = []
     for each in said:
         if not isinstance(each, dict):
-            raise GuestWordsError(f"the guest warns of nothing: {each!r:.100}")
+            raise GuestProtocolError(f"the guest sent a malformed warning: {each!r:.100}")
         category, words, filename = (each.get(key) for key in ("category", "message", "filename"))
         line = each.get("line")
         if not (
@@ -212,7 +196,7 @@ def warned(message: Message) -> list[Warned]:
             and type(line) is int
             and 0 <= line < 1 << 31
         ):
-            raise GuestWordsError(f"the guest warns of nothing: {each!r:.100}")
+            raise GuestProtocolError(f"the guest sent a malformed warning: {each!r:.100}")
         found.append(Warned(category[:100], words[:_WORDS_MAX], filename[:_WORDS_MAX], line))
     return found
 
@@ -223,7 +207,7 @@ def _skipped(said: object) -> tuple[str, int, str]:
         path, line, reason = said
         if isinstance(path, str) and isinstance(reason, str) and isinstance(line, int | None):
             return path, line or 0, reason
-    raise GuestWordsError(f"the guest reports a test that was skipped {said!r:.100}")
+    raise GuestProtocolError(f"the guest reports a test that was skipped {said!r:.100}")
 
 
 def check_order(reports: Sequence[pytest.TestReport]) -> None:
@@ -235,4 +219,4 @@ def check_order(reports: Sequence[pytest.TestReport]) -> None:
     seen = [each.when for each in own]
     wanted = list(PHASES) if own and own[0].passed else ["setup", "teardown"]
     if seen != wanted:
-        raise GuestWordsError(f"reports are missing: got {seen}, not {wanted}")
+        raise GuestProtocolError(f"reports are missing: got {seen}, not {wanted}")

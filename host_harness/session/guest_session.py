@@ -17,40 +17,19 @@ import pytest
 from _pytest.junitxml import LogXML
 
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status, UsageError
-from dma_rehearsal.host_harness.session import agent_client, drawing, exit_codes, side_by_side
+from dma_rehearsal.host_harness.session import (
+    agent_client,
+    exit_codes,
+    guest_options,
+    schedule,
+    side_by_side,
+)
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
-from dma_rehearsal.host_harness.session.kept import keep_until_told
-from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
 from dma_rehearsal.host_harness.verdict.ledger import Ledger, Promise, status_of
 
-# Options that act where a test runs, and so in the guest: their values go there.
-_FORWARDED = {
-    "tbstyle": "--tb={}",
-    "showlocals": "--showlocals",
-    "runxfail": "--runxfail",
-    "log_level": "--log-level={}",
-    "pythonwarnings": "-W={}",
-}
-_FORWARDED_INI = ("markers", "python_files", "python_classes", "python_functions")
 _NAMED = 5  # tests, where some are missing
-# With these, as with node ids, a run is one of a few tests, for which a second VM need not boot.
-_SELECTING = (
-    *("keyword", "markexpr", "deselect", "lf", "failedfirst", "newfirst", "stepwise"),
-    "collectonly",
-)
-# Those that cannot act there are refused: none is ignored in silence.
-_REFUSED = {
-    "usepdb": "--pdb",
-    "trace": "--trace",
-    "setupplan": "--setup-plan",  # implies the next two
-    "setuponly": "--setup-only",
-    "setupshow": "--setup-show",
-    "ignore": "--ignore",
-    "ignore_glob": "--ignore-glob",
-    "stepwise_skip": "--stepwise-skip",
-    "numprocesses": "--numprocesses",  # pytest-xdist's; VMS=N is what they look for
-}
 
 
 class GuestItem(pytest.Item):
@@ -69,17 +48,17 @@ class GuestItem(pytest.Item):
         raise NotImplementedError("a guest test runs in the guest")
 
     def reportinfo(self) -> tuple[str, int, str]:
-        """Return where the test stands: path below the root of its tests, line, name."""
+        """Return the test's location: path below the root of its tests, line, name."""
         return self.guest.path, self.guest.line, self.name
 
 
 class GuestSession:
-    """Runs the guest's tests as this session's items, on ``rig``; in VMs side by side, if there are
+    """Runs the guest's tests as this session's items, on ``run``; in VMs side by side, if there are
     several.
     """
 
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self._interrupted = False
         self._workers: list[Worker] = []
         self._collected: list[str] = []
@@ -89,19 +68,15 @@ class GuestSession:
     @property
     def ledger(self) -> Ledger:
         """The run's ledger of promises."""
-        return self.rig.ledger
+        return self.run.ledger
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """Refuse the options that cannot act in the guest."""
-        for name, option in _REFUSED.items():
-            if getattr(config.option, name, None):
-                raise pytest.UsageError(
-                    f"{option} cannot act on tests that run in a guest (try make shell)"
-                )
+        guest_options.refuse(config)
         self.ledger.status = partial(_category, config)
-        if self.rig.options.several_vms and getattr(config.option, "stepwise", False):
-            # It takes all that stands before a failure for passed.
+        if self.run.options.several_vms and getattr(config.option, "stepwise", False):
+            # It assumes that every test before a failure has passed.
             raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")
 
     @pytest.hookimpl(tryfirst=True)
@@ -112,11 +87,11 @@ class GuestSession:
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
         try:
             with visible:
-                vm = self.rig.boot(self._count(session.config), isolated=self.rig.tests.is_own)
+                vm = self.run.boot(self._count(session.config), isolated=self.run.tests.is_own)
         except HarnessError as error:
-            self.rig.error = error
+            self.run.error = error
             raise _leave(error, session.config) from None
-        self._workers = [Worker(each, iommu=self.rig.options.iommu) for each in self.rig.vms]
+        self._workers = [Worker(each, iommu=self.run.options.iommu) for each in self.run.vms]
         if len(self._workers) > 1:
             manager.register(_Loop(self))
         log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
@@ -124,13 +99,11 @@ class GuestSession:
         log.pytest_sessionstart()
 
     def _count(self, config: pytest.Config) -> int:
-        options = self.rig.options
+        options = self.run.options
         if options.vms:
             return options.vms
-        selected = bool(self.rig.tests.selected) or any(
-            getattr(config.option, name, None) for name in _SELECTING
-        )
-        whole = self.rig.tests.is_own and not selected
+        selected = bool(self.run.tests.selected) or guest_options.selects(config)
+        whole = self.run.tests.is_own and not selected
         return side_by_side.usual_count() if whole and not (options.keep or options.gdb) else 1
 
     @pytest.hookimpl(tryfirst=True)
@@ -139,35 +112,35 @@ class GuestSession:
     ) -> None:
         """Let the guest collect; add an item for each test that it names."""
         try:
-            with self.rig.progress.phase("collection", silent=True):
+            with self.run.progress.phase("collection", silent=True):
                 found = self._collect(session)
         except HarnessError as error:
-            self.rig.error = error
+            self.run.error = error
             raise _leave(error, session.config) from None
-        if self.rig.options.order == "shuffled":
-            found = drawing.shuffled(found, self.rig.options.seed)
-        # What a collector would announce: the terminal counts its items by these reports.
+        if self.run.options.order == "shuffled":
+            found = schedule.shuffled(found, self.run.options.seed)
+        # As a collector would report it: the terminal counts its items by these reports.
         session.config.hook.pytest_collectreport(
             report=pytest.CollectReport("", "passed", None, list(found))
         )
         items += found
 
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
-        options = self.rig.options
+        options = self.run.options
         collected = agent_client.collect(
-            self.rig.vms,
-            self.rig.tests,
-            *_forwarded(session.config),
+            self.run.vms,
+            self.run.tests,
+            *guest_options.forwarded(session.config),
             seed=options.seed,
             fault=options.fault.name if options.fault else None,
             iommu=options.iommu,
             limit=0 if math.isinf(limit := options.deadlines["test"]) else limit,
-            place=self.rig.place,
+            place=self.run.place,
         )
         if collected.left_out:
-            self.rig.progress.line(transient=True)  # pytest is in the midst of its own
+            self.run.progress.line(transient=True)  # pytest is in the midst of its own
             for why, count in sorted(collected.left_out.items()):
-                self.rig.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
+                self.run.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
         self._collected = [item.nodeid for item in collected.items]
         for warned in collected.warnings:
             _warn(session.config, warned, "")
@@ -179,7 +152,7 @@ class GuestSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
         """Time the tests."""
-        with self.rig.progress.phase("tests", silent=True):
+        with self.run.progress.phase("tests", silent=True):
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -236,7 +209,7 @@ class GuestSession:
 
     def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
         """End the session without a verdict."""
-        self.rig.error = error
+        self.run.error = error
         self._say_what_is_under_way(error.subject)
         session.shouldstop = f"no verdict: {error.phase}"
         self.ledger.failed += 1  # as the report that pytest sees
@@ -251,11 +224,11 @@ class GuestSession:
             self._say_what_is_under_way()
 
     def _say_what_is_under_way(self, known: str = "") -> None:
-        """Name the tests that have begun on several VMs, where a test's line comes at its end."""
+        """Name the tests that run on several VMs, where a test's line is printed at its end."""
         subjects = [worker.vm.subject for worker in self._workers]
         if len(subjects) > 1 and (begun := [each for each in subjects if each not in ("", known)]):
-            self.rig.progress.line()
-            self.rig.progress.note(f"was under way: {', '.join(begun)}", always=True)
+            self.run.progress.line()
+            self.run.progress.note(f"was running: {', '.join(begun)}", always=True)
 
     def pytest_report_header(self) -> str:
         """Say in pytest's header what runs."""
@@ -263,8 +236,8 @@ class GuestSession:
         several = f"{len(self._workers)} VMs, " if len(self._workers) > 1 else ""
         return (
             f"guest: kernel {hello.get('kernel')}, Python {hello.get('python')}, {several}"
-            f"accelerator {self.rig.accelerator}, seed {self.rig.options.seed}, "
-            f"{self.rig.options.order} order"
+            f"accelerator {self.run.accelerator}, seed {self.run.options.seed}, "
+            f"{self.run.options.order} order"
         )
 
     @pytest.hookimpl(tryfirst=True)
@@ -272,21 +245,21 @@ class GuestSession:
         self, session: pytest.Session, exitstatus: int | pytest.ExitCode
     ) -> None:
         """End the guest's session, compare its count of tests with ours, decide the status."""
-        if self.rig.error is None and self.rig.vm is not None and not self._interrupted:
+        if self.run.error is None and self.run.vm is not None and not self._interrupted:
             try:
                 self._check_all_reported(session)
-                with self.rig.progress.phase("shutdown", silent=True):
+                with self.run.progress.phase("shutdown", silent=True):
                     self._end()
             except NoVerdict as error:
-                self.rig.error = error
+                self.run.error = error
                 self.ledger.failed += 1
                 _show(session, [_failure("guest", f"no verdict: {error}")])
         _show(session, [_objection(row) for row in self.ledger.of_the_run()])
-        status = self.rig.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
+        status = self.run.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
         session.exitstatus = exit_codes.to_pytest(status, exitstatus, interrupted=self._interrupted)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Take note of what pytest was told to leave out."""
+        """Take note of the tests that pytest leaves out."""
         self._deselected.update(item.nodeid for item in items)
 
     def _check_all_reported(self, session: pytest.Session) -> None:
@@ -315,17 +288,17 @@ class GuestSession:
             worker.vm.end_session(worker.ran)
             self._object_to_late(worker)
         if self.ledger.to_repeat():
-            self.rig.keep_kernel_log()
-        if not self.rig.options.keep:
+            self.run.keep_kernel_log()
+        if not self.run.options.keep:
             for worker in self._workers:
                 worker.vm.begin_power_off()
             for worker in self._workers:
                 worker.vm.power_off()
-                self._object_to_late(worker)  # what a device did until its guest was gone
+                self._object_to_late(worker)  # a device may act until its guest has ended
 
     def _object_to_late(self, worker: Worker) -> None:
         for name, words in worker.late():
-            self.ledger.object(name, words)
+            self.ledger.add_failure(name, words)
 
 
 class _Loop:
@@ -341,7 +314,7 @@ class _Loop:
         if options.collectonly or (
             session.testsfailed and not options.continue_on_collection_errors
         ):
-            return None  # what pytest's own loop makes of it
+            return None  # pytest's own loop handles it
         others = [item for item in session.items if not isinstance(item, GuestItem)]
         for item, following in zip(others, [*others[1:], None], strict=False):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -358,61 +331,48 @@ class _Loop:
 
 
 class PlainSession:
-    """What a user of pytest's own command line sees beside: the verdict, and the VM's end."""
+    """Prints the verdict and ends the VM, for a user of pytest's own command line."""
 
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self._told = False
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table and the facts of the run."""
-        if self.rig.folder is None or self._told:
+        if self.run.folder is None or self._told:
             return
         self._told = True
         terminalreporter.section("dma-rehearsal")
-        for line in self.rig.verdict():
+        for line in self.run.verdict():
             terminalreporter.write_line(line)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
         """Keep the VM if that was asked for; then end it."""
-        if self.rig.options.keep and self.rig.vm and not self.rig.error:
-            keep_until_told(self.rig)
-        if self.rig.folder and self.rig.status is None:  # pytest had no session
-            self.rig.conclude(Status.NO_VERDICT)
-        # pytest has no summary after what it takes for an error of its own.
+        if self.run.options.keep and self.run.vm and not self.run.error:
+            wait_while_kept(self.run)
+        if self.run.folder and self.run.status is None:  # pytest had no session
+            self.run.conclude(Status.NO_VERDICT)
+        # pytest prints no summary after an internal error, which is what a lost VM is to it.
         terminal = config.pluginmanager.getplugin("terminalreporter")
-        if self.rig.error and terminal and not config.option.no_summary:
+        if self.run.error and terminal and not config.option.no_summary:
             self.pytest_terminal_summary(terminal)
-        self.rig.close()
-
-
-def _forwarded(config: pytest.Config) -> list[str]:
-    """Return the words for the guest's pytest that stand for this one's options."""
-    words = []
-    for name, form in _FORWARDED.items():
-        value = getattr(config.option, name, None)
-        values = value if isinstance(value, list) else [value] if value else []
-        words += [form.format(each) for each in values if (name, each) != ("tbstyle", "auto")]
-    for name in _FORWARDED_INI:
-        lines = [str(each) for each in config.getini(name)]
-        words += ["-o", f"{name}=" + "\n".join(lines)] if lines else []
-    return words
+        self.run.close()
 
 
 def _leave(error: HarnessError, config: pytest.Config) -> BaseException:
     """Return what ends pytest's session at once: never as a failed test.
 
-    pytest prints its words twice, so the error itself stands in the verdict, where that is shown.
+    pytest prints this text twice, so the error itself is in the verdict, where that is shown.
     """
     usage = isinstance(error, UsageError)
     code = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
-    words = str(error) if config.option.no_summary else "no test runs; the reason stands below"
+    words = str(error) if config.option.no_summary else "no test runs; the reason is below"
     return pytest.exit.Exception(words, returncode=code)
 
 
 def _warn(config: pytest.Config, warned: Warned, nodeid: str) -> None:
-    """Let pytest's summary of warnings have one of the guest's."""
+    """Add a warning of the guest to pytest's summary of warnings."""
     config.hook.pytest_warning_recorded.call_historic(
         kwargs={
             "warning_message": warned.as_message(),
@@ -431,7 +391,7 @@ def _category(config: pytest.Config, report: pytest.TestReport) -> str:
 
 
 def _show(session: pytest.Session, reports: list[pytest.TestReport]) -> None:
-    """Let everything that reads reports (the terminal, junit.xml) see these too."""
+    """Hand these reports to everything that reads reports (the terminal, junit.xml)."""
     collected = {item.nodeid for item in session.items}
     for report in reports:
         session.testscollected += report.nodeid not in collected  # for the terminal's percents

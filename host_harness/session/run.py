@@ -1,20 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run from end to end: the environment, the VM, the verdict and its folder of artefacts."""
+"""One run from end to end: the environment, the VMs, the verdict and the folder of artefacts.
+
+The life of a VM, and the module of each step:
+
+1. `Run.prepare` makes what is not cached: QEMU (environment.qemu), the kernel and the base
+   initramfs (environment.guest_image). It chooses the accelerator (environment.accelerator).
+2. `Run.boot` packs guest/ and the tests (environment.payload). `machine.launch` then starts the
+   device process (machine.device_process) and QEMU (machine.qemu_command, machine.kernel_cmdline),
+   and connects the console, QMP and the result channel.
+3. `Vm.await_ready` (machine.vm) waits for the kernel's init, then for the guest's agent.
+4. `session.guest_session`, a pytest plugin, asks the agent for its tests (session.agent_client). A
+   `session.worker` has the agent run a test, reads the test's part of the device's trace, and asks
+   `verdict.host_view` for the host's view. `verdict.ledger` keeps the rows of the table.
+5. `Vm.end_session` compares the counts of tests. `Vm.power_off` ends the guest, QEMU and the device
+   process, in this order.
+6. `Run.conclude` decides the status and writes the artefacts; `Run.close` ends whatever still runs.
+
+Every wait watches all processes and the console: a VM that is lost ends the run with NoVerdict.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dma_rehearsal.host_harness.environment import build_cache, guest_image, payload, qemu
+from dma_rehearsal.host_harness.environment import (
+    accelerator,
+    build_cache,
+    guest_image,
+    payload,
+    qemu,
+)
 from dma_rehearsal.host_harness.environment.payload import GuestTests
-from dma_rehearsal.host_harness.machine.launch import Launch, started_vm
+from dma_rehearsal.host_harness.machine.launch import LIVE, Launch, started_vm
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND, Options
@@ -23,11 +48,11 @@ from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, S
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import run_folder
 from dma_rehearsal.host_harness.verdict import promise_table
-from dma_rehearsal.host_harness.verdict.known_gaps import OWN, Reviewed
+from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 
 
-class Rig:
+class Run:
     """A run; a context manager, and whatever ends the block ends the VM and keeps the artefacts.
 
     ``prepare`` makes the environment, ``boot`` the VM; ``error`` is what ended a run before its
@@ -44,14 +69,14 @@ class Rig:
         tests: GuestTests | None = None,
         shells: bool = False,
         replay: Replay | None = None,
-        reviewed: Reviewed | None = None,
+        known_gaps: KnownGaps | None = None,
     ) -> None:
         self.options = options
         self.progress = progress
         self.tests = tests or GuestTests()
-        if reviewed is None:
-            reviewed = Reviewed.load(OWN) if self.tests.is_own else Reviewed()
-        self.ledger = Ledger(reviewed=reviewed)
+        if known_gaps is None:
+            known_gaps = KnownGaps.load(OWN) if self.tests.is_own else KnownGaps()
+        self.ledger = Ledger(known_gaps=known_gaps)
         self.error: HarnessError | None = None
         self.vms: list[Vm] = []
         self.folder: Path | None = None
@@ -83,12 +108,12 @@ class Rig:
 
     @property
     def place(self) -> str:
-        """How the guest's allocator places buffers: what was asked for, else hostile to others."""
+        """The placement of buffers in the guest: as asked, else hostile for a user's own tests."""
         return self.options.place or (KIND if self.tests.is_own else HOSTILE)
 
     @property
     def cache_folder(self) -> Path:
-        """Where pytest keeps what it remembers from run to run (--lf and its kin)."""
+        """The folder for pytest's memory from run to run (--lf and related options)."""
         return self._runs / ".pytest_cache"
 
     def prepare(self) -> None:
@@ -100,7 +125,7 @@ class Rig:
         with self.progress.phase("environment"), deadlines.alarm("environment", limit):
             found = qemu.find(self.progress.note)
             guest = guest_image.make(self.progress.note)
-            self.accelerator, why = qemu.choose_accelerator(found, guest.kernel, self.options.accel)
+            self.accelerator, why = accelerator.choose(found, guest.kernel, self.options.accel)
             self.progress.note(
                 f"QEMU {found.version} ({found.origin}); guest kernel {guest.kernel_release}"
             )
@@ -117,7 +142,7 @@ class Rig:
         if self._environment is None:
             self.prepare()
         if self._environment is None or self.folder is None:
-            raise RuntimeError("there is no environment")
+            raise RuntimeError("prepare() made no environment")
         found, guest = self._environment
         facts = {
             "accelerator": self.accelerator,
@@ -198,7 +223,8 @@ class Rig:
         """Return the lines for people: the table, what fails the run, the counts and facts."""
         lines = []
         if self.ledger.promises:
-            lines += [self.ledger.table(promise_table.usual_width()), ""]
+            width, colours = promise_table.usual_width(), promise_table.on_terminal()
+            lines += [self.ledger.table(width, colours=colours), ""]
         lines += self.ledger.complaints()
         if isinstance(self.error, NoVerdict):
             lines += [f"no verdict: {self.error}", ""]
@@ -222,8 +248,7 @@ class Rig:
         return lines
 
     def _replay_command(self) -> str:
-        # What took the verdict away may need all that went before it; so may a failure in an order
-        # that was drawn to find just that.
+        # A lost verdict may depend on every earlier test; so may a failure in a shuffled order.
         whole = self.error or self.options.order == "shuffled"
         failed = [] if whole else self.ledger.to_repeat()
         given = dict(self.options.given)
@@ -235,7 +260,35 @@ class Rig:
         return self.replay.command(options, failed) if self.replay else ""
 
     def close(self) -> None:
-        """End the VM and all that belongs to it; the cache's entries are not in use any more."""
+        """End the VMs and everything that belongs to them; release the cache's entries."""
         self._stack.close()
         build_cache.release()
         self.vms = []
+
+
+def wait_while_kept(run: Run) -> None:
+    """Keep the VM after its tests; return at Ctrl-C, when the guest ends, or at the deadline.
+
+    The user is told how to enter it. KeyboardInterrupt ends the wait and is not passed on.
+    """
+    vm, folder = run.vm, run.folder
+    if vm is None or folder is None:
+        return
+    limit = vm.deadlines["kept"]
+    run.progress.note(
+        f"the VM is kept, for {limit / 3600:g} hours at most (deadline of the phase 'kept').\n"
+        f"  a shell in it:  dma-rehearsal shell --attach {folder}\n"
+        f"                  (in a checkout: make shell ATTACH={folder})\n"
+        f"  facts for gdb and other tools:  {folder / LIVE}\n"
+        f"  Ctrl-C ends it",
+        always=True,
+    )
+    deadline = time.monotonic() + limit
+    try:
+        while (remaining := deadline - time.monotonic()) > 0:
+            vm.poll("kept", remaining)
+        run.progress.note("the kept VM's time is over", always=True)
+    except KeyboardInterrupt:
+        run.progress.note("the kept VM ends", always=True)
+    except NoVerdict as error:
+        run.progress.note(str(error).splitlines()[0], always=True)

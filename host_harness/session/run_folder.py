@@ -9,16 +9,11 @@ import shutil
 import time
 from pathlib import Path
 
+from dma_rehearsal.host_harness.machine.launch import LIVE
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status
 
 KEPT = 200  # folders of runs
-# What an attached shell or gdb needs to know of a VM that runs; there as long as it does.
-LIVE = "vm.json"
 _NAME = re.compile(r"\d{8}-\d{6}-\d+")
-
-_TAIL_SIZE = 1 << 16  # a hostile console can be long
-# ECMA-48: control sequences, and operating system commands up to their end.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?")
 
 
 def create(root: Path) -> Path:
@@ -40,7 +35,7 @@ def create(root: Path) -> Path:
 
 
 def _prune(root: Path) -> None:
-    """Remove old runs; one in which a VM still runs says so by its ``LIVE`` file."""
+    """Remove old runs; one with a ``LIVE`` file has a running VM."""
     runs = sorted(path for path in root.iterdir() if _NAME.fullmatch(path.name))
     for old in runs[:-KEPT]:
         if not (old / LIVE).exists():
@@ -72,21 +67,3 @@ def publish(folder: Path) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(folder.name)
     partial.replace(link)
-
-
-def tail(path: Path, lines: int = 20) -> list[str]:
-    """Return the last lines of a text file, as a terminal can bear them; nothing without it."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_SIZE))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    plain = (printable(line) for line in text.splitlines())
-    return [line for line in plain if line][-lines:]
-
-
-def printable(text: str) -> str:
-    """Return a line of a guest's without escape sequences and control characters."""
-    text = _ESCAPES.sub("", text)
-    return "".join(each if each.isprintable() else " " for each in text).rstrip()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of several VMs runs which test."""
+"""The order of a run's tests, and their distribution over several VMs."""
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,12 +12,22 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Schedule(Generic[Item]):
-    """Shares ``items`` among ``workers``; each is given to one of them, once.
+def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
+    """Return the items in the order that ``seed`` draws; the same one on every machine."""
+    return random.Random(f"order {seed}").sample(items, len(items))
 
-    A worker has a run of neighbours, for which fixtures of modules stay up; workers that are beside
-    each other go towards each other. One that has nothing left takes half of the longest run that
-    there is, from its far end.
+
+def sample(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    """Return ``count`` of the items, or all if there are fewer, as ``seed`` draws them."""
+    return random.Random(f"sample {seed}").sample(items, min(count, len(items)))
+
+
+class Schedule(Generic[Item]):
+    """Distributes ``items`` over ``workers``; each item goes to one worker, once.
+
+    A worker has a run of neighbouring tests, for which fixtures of modules stay up; adjacent
+    workers work towards each other. One that has nothing left takes half of the longest remaining
+    run, from its far end.
     """
 
     def __init__(self, items: Sequence[Item], workers: int) -> None:
@@ -29,9 +40,9 @@ class Schedule(Generic[Item]):
         self._promised: list[Item | None] = [self._pop(number) for number in range(workers)]
 
     def take(self, worker: int) -> tuple[Item, Item | None] | None:
-        """Return what ``worker`` runs now, and what it will be given next; None: there is no more.
+        """Return the item that ``worker`` runs now and the one after it; None: nothing is left.
 
-        A test needs to know its next one, for which fixtures stay up; so that is promised.
+        pytest needs to know the next test, for which fixtures stay up; so it is fixed in advance.
         """
         item = self._promised[worker]
         if item is None:

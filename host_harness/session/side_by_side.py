@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.session.agent_client import Running
 from dma_rehearsal.host_harness.session.schedule import Schedule
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
@@ -26,7 +26,7 @@ Item = TypeVar("Item", bound=pytest.Item)
 def usual_count() -> int:
     """Return how many VMs run the whole suite here: one CPU for each, and memory for all."""
     cpus = len(os.sched_getaffinity(0))
-    return max(1, min(_VMS, cpus, memory_layout.available() // memory_layout.VM_SIZE))
+    return max(1, min(_VMS, cpus, guest_memory.available() // guest_memory.VM_SIZE))
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Run each of ``items`` on one of the workers, and call ``done`` when it has ended.
 
-    When ``stopped`` says so no more is begun. NoVerdict when a VM is lost.
+    When ``stopped`` returns True, no more tests begin. NoVerdict when a VM is lost.
     """
     schedule = Schedule(items, len(workers))
     running: dict[Worker, tuple[Item, Running]] = {}
@@ -52,19 +52,19 @@ def run(
         begin(worker)
     while running:
         limit = min(test.remaining_s for _, test in running.values())
-        # Whoever waits for one VM looks at all, and may have brought what another one says.
+        # A wait for one VM polls all of them, and may have read another one's messages.
         unread = any(worker.vm.unread for worker in running)
         workers[0].vm.poll("test", 0.0 if unread else max(limit, 0.0))
         for worker in workers:
             if worker not in running:
-                worker.vm.take("test")  # it has nothing to say, and must not fill our memory
+                worker.vm.take("test")  # an idle guest must not fill our memory
         for worker, (item, test) in list(running.items()):
             outcome = test.look()
             if outcome is None:
                 continue
             del running[worker]
             seen = worker.see(outcome)
-            # Between two tests of a guest stands as little as can be; a failure may be the end.
+            # After a pass the guest begins its next test first; a failure may end the run.
             if seen.passed:
                 try:
                     begin(worker)

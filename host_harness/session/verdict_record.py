@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict on each test of a run, written beside its artefacts, and how those of runs differ.
+"""The verdicts on the tests of a run, as a file of its folder, and the differences between runs.
 
-A test has the same verdict alone and in any order; otherwise one of its answers is wrong.
+A test has the same verdict alone and in any order; otherwise one of the verdicts is wrong.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.errors import NoVerdict
-from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run import Run
 
 FILE = "verdicts.json"  # in a run's folder
 DID_NOT_RUN = "did not run"
-_TEST_MAX = 76  # characters of a test's name in a table; what tells tests apart is at its end
+_TEST_MAX = 76  # characters of a test's name in a table; the end of a name distinguishes tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Verdict:
     promises: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def of(self, promise: str) -> str:
-        """Return what came of a promise, such as "kept x2, broken x1"; "-" without a row."""
+        """Return the verdicts on a promise, such as "kept x2, broken x1"; "-" without a row."""
         rows = sorted(self.promises.get(promise, {}).items())
         return ", ".join(f"{verdict} x{count}" for verdict, count in rows) or "-"
 
@@ -41,7 +42,7 @@ Verdicts = Mapping[str, Verdict]  # by node id
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A test, or one of its promises, on which runs do not agree: what each says, by its name."""
+    """A test, or one of its promises, on which runs disagree, and each run's verdict."""
 
     test: str
     promise: str
@@ -51,8 +52,8 @@ class Difference:
 class Recorder:
     """A plugin of pytest that writes the verdicts on the guest's tests into the run's folder."""
 
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._outcomes: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -68,23 +69,20 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the file: the tests that were to run, and no report that is about something else.
-
-        A test that did not run is not in it.
-        """
-        if self._rig.folder is None:
+        """Write the file. It has the session's tests that ran, and no other reports."""
+        if self._run.folder is None:
             return
         found = self.verdicts([item.nodeid for item in session.items])
         whole = {
             nodeid: {"outcome": each.outcome, "promises": each.promises}
             for nodeid, each in found.items()
         }
-        (self._rig.folder / FILE).write_text(json.dumps(whole, indent=1) + "\n")
+        (self._run.folder / FILE).write_text(json.dumps(whole, indent=1) + "\n")
 
     def verdicts(self, nodeids: Collection[str]) -> dict[str, Verdict]:
         """Return the verdicts on those of these tests that ran."""
         rows: dict[str, dict[str, Counter[str]]] = {}
-        for row in self._rig.ledger.promises:
+        for row in self._run.ledger.promises:
             rows.setdefault(row.test, {}).setdefault(row.promise, Counter())[row.verdict] += 1
         return {
             nodeid: Verdict(self._outcomes[nodeid], rows.get(nodeid, {}))
@@ -106,7 +104,7 @@ def read(folder: Path) -> dict[str, Verdict]:
 def differences(
     runs: Mapping[str, Verdicts], parts: Mapping[str, Collection[str]]
 ) -> list[Difference]:
-    """Return on what the runs do not agree, in the order of the first one's tests.
+    """Return the differences between runs, in the order of the first run's tests.
 
     ``parts`` names, for runs of a part of the tests, which ones those are.
     """
@@ -128,16 +126,11 @@ def differences(
     return found
 
 
-def table(found: Collection[Difference], runs: Collection[str]) -> str:
-    """Return the differences for people, a row each; a run that has not the test has nothing."""
-    rows = [("test", "promise", *runs)]
+def difference_table(found: Collection[Difference], runs: Collection[str]) -> str:
+    """Return the differences as a table, a row each; a cell is empty for a run without the test."""
+    rows = []
     for each in found:
         cut = len(each.test) > _TEST_MAX
         test = f"…{each.test[-_TEST_MAX + 1 :]}" if cut else each.test
         rows.append((test, each.promise, *(each.said.get(name, "") for name in runs)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join(table.lines(("test", "promise", *runs), rows))

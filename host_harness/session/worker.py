@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VM of a session of tests, and what the host sees of each test in it."""
+"""One VM of a session, the tests that it runs, and the host's view of each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import pytest
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.session.agent_client import Outcome, Running
 from dma_rehearsal.host_harness.session.guest_protocol import Warned
-from dma_rehearsal.host_harness.verdict import cache_reports, dmar, expected_refusals, host_view
-from dma_rehearsal.host_harness.verdict import refusals as refusal_words
+from dma_rehearsal.host_harness.verdict import (
+    cache_reports,
+    dmar,
+    expected_refusals,
+    host_view,
+    refusals,
+)
 from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
 from dma_rehearsal.host_harness.verdict.evidence import (
     MODEL_FAILED,
@@ -25,12 +30,12 @@ from dma_rehearsal.host_harness.verdict.evidence import (
 )
 from dma_rehearsal.host_harness.verdict.host_view import HostView
 
-# The kernel may tell of a refusal when the next tests run already.
+# The kernel may report a refusal when later tests already run.
 _REMEMBERED = 256
 
 
 class Named(Protocol):
-    """What is needed of a test, such as a pytest.Item."""
+    """The part of a test that a worker needs, such as a pytest.Item."""
 
     @property
     def nodeid(self) -> str:
@@ -43,7 +48,7 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to see of one test: its reports and warnings, and what the host makes of it."""
+    """The result of one test: its reports and warnings, and the host's view of it."""
 
     reports: list[pytest.TestReport]
     host: HostView
@@ -51,7 +56,7 @@ class Seen:
 
     @property
     def passed(self) -> bool:
-        """Whether the guest says that the test passed, and the host has nothing against it."""
+        """Whether the guest reports that the test passed, and the host does not object."""
         return all(report.passed for report in self.reports) and not self.host.objections
 
 
@@ -64,9 +69,9 @@ class Worker:
         self._iommu = iommu
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
         self._grants = Grants()
-        self._newest: int | None = 0  # request that the trace has told of
+        self._newest: int | None = 0  # request in the trace
         self._missing: tuple[int, int] | None = None  # that it left out while no test ran
-        self._full = False  # the trace: from then on nobody knows what a test does
+        self._full = False  # the trace: what later tests do is not in it
         self._between: list[Request] = []
         self._mistakes: list[str] = []
         self._announced: deque[Request] = deque(maxlen=_REMEMBERED)
@@ -82,7 +87,7 @@ class Worker:
         return Running(self.vm, item.config, item.nodeid, following.nodeid if following else None)
 
     def see(self, outcome: Outcome) -> Seen:
-        """Return what there is to see of the test that has just ended."""
+        """Return the result of the test that has just ended."""
         self.ran += 1
         events = self._events()
         evidence = self._evidence(events)
@@ -106,7 +111,7 @@ class Worker:
         return Seen(outcome.reports, host, outcome.warnings)
 
     def late(self) -> list[tuple[str, str]]:
-        """Return what the host has against the run beside its tests, by name; ask at its end."""
+        """Return the host's objections to the run outside its tests, by name; ask at its end."""
         full = self._full
         self._look_between()
         found = []
@@ -117,7 +122,7 @@ class Worker:
         if self._mistakes:
             found.append(("cache reports", cache_reports.complaint(self._mistakes)))
         if self._between:
-            words = refusal_words.complaint(self._between, ())
+            words = refusals.complaint(self._between, ())
             found.append(("refused DMA", f"while no test ran: {words}"))
         self._between, self._mistakes, self._missing = [], [], None
         return found
@@ -144,13 +149,15 @@ class Worker:
         self._full = found.full = self._full or found.full
         return found
 
-    def _faults(self, last: pytest.TestReport, announced: Sequence[Request]) -> dmar.Outcome:
+    def _faults(
+        self, last: pytest.TestReport, announced: Sequence[Request]
+    ) -> dmar.FaultComparison:
         """Return the IOMMU's faults during a test, and attach them to its last report.
 
         junit.xml takes a test's properties from there.
         """
         if self._dmar is None:
-            return dmar.Outcome()
+            return dmar.FaultComparison()
         known = [*announced, *self._announced]
         self._announced += announced
         found = self._dmar.await_all(dmar.expected(last.user_properties), known)

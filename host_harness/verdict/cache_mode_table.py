@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of cache modes: what each came to, and who found it so independently of the others."""
+"""The table of cache modes: the effective type of each, and the witnesses that agree on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+from dma_rehearsal.host_harness.process import table
 
 # The facts of a row by which a guest test fills a column. A row without a mode is not shown.
 MODE, EFFECTIVE, AGREED, NO_SNOOP = "mode", "effective", "agreed", "no-snoop"
@@ -19,7 +21,7 @@ _NOTHING = "-"
 
 
 class Row(Protocol):
-    """What is needed of a promise."""
+    """The part of a promise that a table shows."""
 
     @property
     def verdict(self) -> str:
@@ -33,8 +35,8 @@ class Row(Protocol):
 def lines(rows: Sequence[Row]) -> list[str]:
     """Return the table, one line for each mode that was asked for; none without any.
 
-    What several tests say of a mode is listed in their order; what a test says of a mode whose
-    promise it did not find kept is shown as no agreement.
+    Texts of several tests about one mode are listed in the order of the tests. A test that did not
+    find the mode's promise kept is shown as no agreement.
     """
     modes: dict[str, dict[str, list[str]]] = {}
     for row in rows:
@@ -48,12 +50,10 @@ def lines(rows: Sequence[Row]) -> list[str]:
                     said.append(text)
     if not modes:
         return []
-    whole = [list(_COLUMNS.values())]
-    for mode, cells in modes.items():
-        whole.append([mode, *("; ".join(said) or _NOTHING for said in cells.values())])
-    widths = [max(len(line[column]) for line in whole) for column in range(len(_COLUMNS))]
-    printed = [
-        " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in whole
-    ]
-    return [printed[0], "-" * len(printed[0]), *printed[1:]]
+    return table.lines(
+        list(_COLUMNS.values()),
+        (
+            [mode, *("; ".join(said) or _NOTHING for said in cells.values())]
+            for mode, cells in modes.items()
+        ),
+    )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache model's reports that no test took: a driver's mistakes that would pass in silence.
+"""The cache model's reports that no test took: a driver's mistakes that would go unnoticed.
 
-A test that takes a report answers for it: it expects it, or it fails. What nobody took until the
-test ended, or until the model forgot it, is nobody's, and the host has it from the device's trace.
-What the model could not check, because one of its bounds was reached, nobody can answer for.
+A test that takes a report expects it, or fails. The host finds a report that no test took, until
+the test ended or the model dropped it, in the device's trace. The same goes for accesses that the
+model could not check because one of its limits was reached.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Event = Mapping[str, Any]
 def unowned(events: Iterable[Event]) -> list[str]:
     """Return a line for each report among one test's events that was not taken.
 
-    And for each that found no room, and each call that the model refused to keep track of.
+    Reports that the model had no room for, and calls that it could not track, have a line too.
     """
     waiting: list[Event] = []
     lost: list[Event] = []
@@ -48,11 +48,11 @@ def unowned(events: Iterable[Event]) -> list[str]:
 
 
 def complaint(lines: list[str]) -> str:
-    """Return what the host has against the test during which these came; empty for none."""
+    """Return the host's objection to the test that caused these reports; empty for none."""
     if not lines:
         return ""
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return f"the cache model reports what no test took: {lines[0]}{more}"
+    return f"no test took this report of the cache model: {lines[0]}{more}"
 
 
 def _said(event: Event) -> str:

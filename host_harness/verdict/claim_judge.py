@@ -12,8 +12,8 @@ from dma_rehearsal.host_harness.verdict.evidence import Evidence, Range, Request
 
 PAGE = 4096
 NOTHING_MOVED = "no DMA moved a byte of it"
-LEFT_OUT = "the trace does not tell all ranges of request {}, a long list: cut it, to be judged"
-NO_WALK = "no walk of the page tables saw all of it during this test"
+LEFT_OUT = "the trace leaves out ranges of request {}, a long list: cut it, to have it judged"
+NO_WALK = "no walk of the page tables covered all of it during this test"
 _SHOWN = 2  # ranges
 # From IOKit's names, which see a direction from the memory, to whether the device writes.
 WRITES = {
@@ -26,7 +26,7 @@ VERBS = {True: "wrote", False: "read"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict on one claim, and what it rests on."""
+    """A verdict on one claim, and the grounds for it."""
 
     verdict: str
     attested: str = ""
@@ -58,7 +58,7 @@ def _in_time(claim: Claim, evidence: Evidence) -> list[Request]:
 
 
 class _Moved:
-    """What requests moved of some ranges."""
+    """The parts of some ranges that requests moved."""
 
     def __init__(self, requests: Sequence[Request], ranges: Sequence[Range]) -> None:
         pairs = [(each, each.moved_within(ranges)) for each in requests]
@@ -67,11 +67,11 @@ class _Moved:
 
     @property
     def bytes(self) -> int:
-        """How many different bytes."""
+        """The number of different bytes."""
         return sum(length for _, length in self.parts)
 
     def said(self, size: int) -> str:
-        """Return it for people: of how many bytes, where, in how many DMAs, by which devices."""
+        """Return a text: how many bytes, where, in how many DMAs, by which devices."""
         places = ", ".join(f"{start:#x}" for start, _ in self.parts[:_SHOWN])
         more = f" and {len(self.parts) - _SHOWN} more places" if len(self.parts) > _SHOWN else ""
         count = len(self.requests)
@@ -165,7 +165,7 @@ def _released(claim: Claim, evidence: Evidence) -> Finding:
     if mark is None:
         return Finding("unattested", "", f"the trace has no mark {claim.mark} in this test")
     if not mark.protected:
-        why = "the protection unit was off, so nothing kept devices from it"
+        why = "the protection unit was off, so devices could reach it"
         return Finding("unattested", "", why)
     for grant in mark.grants:
         if grant.overlaps(claim.ranges):
@@ -174,7 +174,7 @@ def _released(claim: Claim, evidence: Evidence) -> Finding:
                 f"at {grant.address:#x} were granted when it was released"
             )
             return Finding("broken", "", why)
-    # Whoever is given the memory next may use it.
+    # The next owner of the memory may use it.
     end = min(
         (
             position
@@ -214,7 +214,7 @@ def _cache(claim: Claim, evidence: Evidence) -> Finding:
 
 
 def _walks(claim: Claim, evidence: Evidence, va: int, length: int) -> list[Walk]:
-    """Return the walks that saw all of a range: the last before the claim's mark, else all."""
+    """Return the walks that covered a range: the last before the claim's mark, else all."""
     found = [each for each in evidence.walks if each.ok and each.over(va, length)]
     mark = evidence.marks.get(claim.mark)
     if mark is None:

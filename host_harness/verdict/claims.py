@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Promises that a test claims and the host judges, by the device's trace.
+"""Promises that a test claims, and that the host judges by the device's trace.
 
-The guest says what it asked for and which memory that is; whether the promise was kept is decided
-here. All of it is a hostile guest's word, and bounded.
+The guest says what it asked for and which memory that is; the host decides whether the promise was
+kept. The guest's data is untrusted: it is checked and bounded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
-from dma_rehearsal.host_harness.session.run_folder import printable
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
+from dma_rehearsal.host_harness.process.plain_text import printable
 
 PROPERTY = "claim"
 MAX = 2000  # in one test
@@ -22,7 +22,7 @@ DIRECTIONS = ("kIODirectionIn", "kIODirectionOut", "kIODirectionInOut")
 MODES = ("UC", "WC", "WT", "WB")
 _TEXT_MAX = 300
 _END = 1 << 64
-# The fields that a kind cannot do without.
+# The fields that each kind needs.
 _NEEDED = {
     "direction": ("direction",),
     "contiguous": (),
@@ -69,19 +69,19 @@ class Claim:
 
 
 def claims(properties: Sequence[Sequence[Any]]) -> list[Claim]:
-    """Return the claims in a report's properties; GuestWordsError for what is none."""
+    """Return the claims in a report's properties; GuestProtocolError for anything else."""
     values = [value for name, value in properties if name == PROPERTY]
     if len(values) > MAX:
-        raise GuestWordsError(f"the guest makes {len(values)} claims in one test")
+        raise GuestProtocolError(f"the guest makes {len(values)} claims in one test")
     found = [_claim(value) for value in values]
     if sum(len(each.ranges) for each in found) > RANGES_MAX:
-        raise GuestWordsError("the guest's claims of one test have too many ranges")
+        raise GuestProtocolError("the guest's claims of one test have too many ranges")
     return found
 
 
 def _claim(value: object) -> Claim:
     if not isinstance(value, dict):
-        raise GuestWordsError(f"the guest claims what is no promise: {value!r:.100}")
+        raise GuestProtocolError(f"the guest makes a claim that is not a table: {value!r:.100}")
     kind = _one_of(value, "kind", KINDS)
     given = {name for name in value if value[name] not in (None, "", 0)}
     if missing := set(_NEEDED[kind]) - given:
@@ -107,8 +107,8 @@ def _claim(value: object) -> Claim:
     return claim
 
 
-def _wrong(value: object, why: str) -> GuestWordsError:
-    return GuestWordsError(f"the guest makes a claim that cannot be ({why}): {value!r:.100}")
+def _wrong(value: object, why: str) -> GuestProtocolError:
+    return GuestProtocolError(f"the guest makes an impossible claim ({why}): {value!r:.100}")
 
 
 def _text(value: dict[str, Any], name: str) -> str:

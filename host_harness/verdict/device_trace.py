@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's own trace, followed: the host's ground for a "kept"."""
+"""Follows the device's trace, which is the host's evidence for "kept"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 
-_LINE_MAX = 1 << 20  # bytes; the longest list that the device tells of has a fifth of it
+_LINE_MAX = 1 << 20  # bytes; the longest list in a trace takes a fifth of it
 _EVENTS_MAX = 1 << 19  # of one test, as many as a whole trace may have
 
 
@@ -25,9 +25,9 @@ class DeviceTrace:
     def take(self) -> list[dict[str, Any]]:
         """Return the events since the last call.
 
-        The device writes an event before it acknowledges what caused it, so the events of a test
-        are there when its report is. What is no whole line yet comes with the next call. NoVerdict
-        for what is not an event: what the device did is then unknown.
+        The device writes an event before it acknowledges what caused it, so a test's events are
+        there when its report is. An unfinished line is returned by the next call. NoVerdict for a
+        line that is not an event: the device's actions are then unknown.
         """
         found: list[dict[str, Any]] = []
         for event in map(self._event, self._lines()):
@@ -56,7 +56,7 @@ class DeviceTrace:
         try:
             event = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise self._unusable(f"no event: {error}") from error
+            raise self._unusable(f"not an event: {error}") from error
         if not isinstance(event, dict) or not isinstance(event.get("event"), str):
             raise self._unusable("an event without a name")
         return event

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of an Intel IOMMU, as the guest's kernel prints them on its console.
 
-The console is the kernel's word: a test cannot leave a fault out. (Root in the guest could print a
-line like it; against that stands what the device recorded.)
+The kernel writes the console, so a test cannot leave a fault out. (Root in the guest could print a
+line like it; but the device's trace would not agree.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.verdict.evidence import Request
 
 PAGE = 4096
-# The record is printed by another task of the guest than the test, and may come after its report.
+# Another task of the guest prints the record, perhaps after the test's report.
 PATIENCE_S = 2.0
 EXPECTED = "iommu fault"  # the report's property by which a test says what it expects
 EXPECTED_MAX = 64  # in one test
@@ -52,7 +52,7 @@ class DmarFault:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedFault:
-    """What a test says that the kernel must have printed."""
+    """A fault that the kernel must have printed, according to a test."""
 
     source: str
     address: int
@@ -72,10 +72,10 @@ class ExpectedFault:
 
 
 def expected(properties: Sequence[Sequence[Any]]) -> list[ExpectedFault]:
-    """Return the faults that a report's properties name; GuestWordsError for what is none."""
+    """Return the faults that a report's properties name; GuestProtocolError for anything else."""
     found = [value for name, value in properties if name == EXPECTED]
     if len(found) > EXPECTED_MAX:
-        raise GuestWordsError(f"the guest expects {len(found)} faults in one test")
+        raise GuestProtocolError(f"the guest expects {len(found)} faults in one test")
     return [_expected(value) for value in found]
 
 
@@ -90,11 +90,11 @@ def _expected(value: object) -> ExpectedFault:
             and type(write) is bool
         ):
             return ExpectedFault(source, address, write)
-    raise GuestWordsError(f"the guest expects a fault that is none: {value!r:.100}")
+    raise GuestProtocolError(f"the guest expects a fault that cannot be: {value!r:.100}")
 
 
 class DmarLog:
-    """Follows the console's log for faults. ``catch_up`` has all that was said be in it."""
+    """Follows the console's log for faults. ``catch_up`` waits until the log is complete."""
 
     def __init__(self, path: Path, catch_up: Callable[[], None] = lambda: None) -> None:
         self._path = path
@@ -125,7 +125,7 @@ class DmarLog:
 
     def await_all(
         self, wanted: Sequence[ExpectedFault], announced: Sequence[Request] = ()
-    ) -> Outcome:
+    ) -> FaultComparison:
         """Take what was printed, and wait for what is ``wanted`` of it, `PATIENCE_S` at most."""
         told: list[DmarFault] = []
         deadline = time.monotonic() + PATIENCE_S
@@ -138,8 +138,8 @@ class DmarLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """The faults of a test: all that were ``told``, what is ``missing``, what nobody expected."""
+class FaultComparison:
+    """The faults of a test: all that were ``told``, and the ``missing`` and ``unexpected`` ones."""
 
     told: tuple[DmarFault, ...] = ()
     missing: tuple[ExpectedFault, ...] = ()
@@ -147,10 +147,10 @@ class Outcome:
 
     @property
     def complaint(self) -> str:
-        """What is wrong; empty when the kernel told what was expected, and nothing else."""
+        """The objection; empty when the kernel printed the expected faults and no others."""
         return "; ".join(
             [
-                *(f"the guest's kernel told no DMAR fault: {each}" for each in self.missing),
+                *(f"the guest's kernel printed no DMAR fault: {each}" for each in self.missing),
                 *(f"a fault that no test expected: {each}" for each in self.unexpected),
             ]
         )
@@ -160,10 +160,10 @@ def compare(
     wanted: Sequence[ExpectedFault],
     told: Sequence[DmarFault],
     announced: Sequence[Request] = (),
-) -> Outcome:
-    """Match each fault that is wanted with one that was told.
+) -> FaultComparison:
+    """Match each wanted fault with a printed one.
 
-    Others are expected where a test ``announced`` a refusal on their page, in their direction.
+    Other faults are expected where a test ``announced`` a refusal on their page and direction.
     """
     left = list(told)
     missing = []
@@ -174,7 +174,7 @@ def compare(
         else:
             left.remove(match)
     unexpected = (each for each in left if not any(_is_of(each, one) for one in announced))
-    return Outcome(tuple(told), tuple(missing), tuple(unexpected))
+    return FaultComparison(tuple(told), tuple(missing), tuple(unexpected))
 
 
 def _is_of(fault: DmarFault, request: Request) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the device's trace says of one test: requests, grants, walks, marks, kinds of events.
+"""Evidence about one test from the device's trace: requests, grants, walks, marks, event kinds.
 
-The trace is the device process's word. What is in force between tests (grants) is carried along.
+The device process writes the trace. Grants stay in force from one test to the next.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ Range = tuple[int, int]  # bus address of the first byte, bytes
 Event = Mapping[str, Any]
 
 PLATFORM = "platform"  # its name in the trace
-# What QEMU or the kernel make a device do, whoever runs, and what the allocator tells the platform:
-# none of it moves or looks at a byte.
+# Events that QEMU or the kernel causes in any test, and those of the allocator's bookkeeping:
+# none of them moves or reads a byte of memory.
 _HOUSEKEEPING = {
     *("attach", "detach", "command", "power", "reset", "mark"),
     *("grant", "withdraw", "withdraw owner", "protection"),
 }
-MODEL_FAILED = "model failed"  # a bug of a device's model: what it does from then on is unknown
-# Ends of a DMA that nobody refused.
+MODEL_FAILED = "model failed"  # a bug in a device's model: its behaviour from then on is unknown
+# Ends of a DMA that was not refused.
 _ENDED = {"RESET", "CLIENT_GONE"}
 MARKS_MAX = 1024  # of one test; each holds the grants in force
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Bytes that devices may reach, as the protection unit was told."""
+    """Bytes that devices may reach, as registered with the protection unit."""
 
     id: int
     address: int
@@ -38,7 +38,7 @@ class Grant:
 
     @classmethod
     def of(cls, facts: Event) -> Grant:
-        """Return the grant that an event, or a part of one, tells of."""
+        """Return the grant that an event, or a part of one, describes."""
         return cls(
             int(facts["id"]),
             number(facts["address"]),
@@ -76,7 +76,7 @@ class Request:
 
     @property
     def refused(self) -> bool:
-        """Whether somebody refused it."""
+        """Whether it was refused."""
         return self.reason != "NONE" and self.reason not in _ENDED
 
     @property
@@ -172,7 +172,7 @@ class Grants:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the devices did during one test. ``kinds`` are the events that are no housekeeping.
+    """The devices' actions during one test. ``kinds`` are the kinds of events but housekeeping.
 
     ``full``: the trace had no room for all of it. ``newest``: the number of the newest request, and
     ``missing`` the first and the last of those that the trace leaves out, where it does first.
@@ -230,7 +230,7 @@ class Evidence:
 
     @property
     def refusals(self) -> list[Request]:
-        """The requests that somebody refused, in their order."""
+        """The refused requests, in their order."""
         return [each for each in self.requests if each.refused]
 
     @property

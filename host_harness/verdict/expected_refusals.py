@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.verdict.evidence import Request
 
 PROPERTY = "expects"
@@ -34,7 +34,7 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """Refusals that were ``announced`` and ``unannounced``; announcements that nothing met."""
+    """Refusals that were ``announced`` and ``unannounced``; announcements without a refusal."""
 
     announced: tuple[Request, ...] = ()
     unannounced: tuple[Request, ...] = ()
@@ -42,10 +42,10 @@ class Matched:
 
 
 def announced(properties: Sequence[Sequence[Any]]) -> list[Announcement]:
-    """Return what a report's properties announce; GuestWordsError for what is none."""
+    """Return what a report's properties announce; GuestProtocolError for anything else."""
     found = [value for name, value in properties if name == PROPERTY]
     if len(found) > MAX:
-        raise GuestWordsError(f"the guest announces refusals {len(found)} times in one test")
+        raise GuestProtocolError(f"the guest announces refusals {len(found)} times in one test")
     return [_announcement(value) for value in found]
 
 
@@ -62,25 +62,27 @@ def _announcement(value: object) -> Announcement:
             and 0 <= first <= last < _SEQUENCE_END
         ):
             return Announcement(frozenset(reasons), first, last)
-    raise GuestWordsError(f"the guest announces a refusal that is none: {value!r:.100}")
+    raise GuestProtocolError(f"the guest announces a refusal that cannot be: {value!r:.100}")
 
 
 def counted(properties: Sequence[Sequence[Any]]) -> int:
-    """Return the number of the newest request by the guest's word, 0 where it says none.
+    """Return the number of the newest request according to the guest, 0 where it gives none.
 
-    GuestWordsError for what is not a number of a request.
+    GuestProtocolError for anything but a request's number.
     """
     newest = 0
     for name, value in properties:
         if name == COUNTED:
             if type(value) is not int or not 0 <= value < _SEQUENCE_END:
-                raise GuestWordsError(f"the guest counts requests that cannot be: {value!r:.100}")
+                raise GuestProtocolError(
+                    f"the guest counts requests that cannot be: {value!r:.100}"
+                )
             newest = value
     return newest
 
 
 def match(refusals: Sequence[Request], said: Sequence[Announcement]) -> Matched:
-    """Sort ``refusals`` by whether ``said`` has them, and name what was said for nothing."""
+    """Split ``refusals`` into announced ones and others; list announcements without one."""
     ordered = sorted(refusals, key=lambda each: each.sequence)
     sequences = [each.sequence for each in ordered]
     covered = [False] * len(ordered)
@@ -101,7 +103,7 @@ def match(refusals: Sequence[Request], said: Sequence[Announcement]) -> Matched:
 
 
 def complaint(unmet: Sequence[Announcement], refusals: Sequence[Request]) -> str:
-    """Return what is wrong with announcements that nothing met; empty without any."""
+    """Return the complaint about announcements without a refusal; empty when there are none."""
     if not unmet:
         return ""
     first = unmet[0]
@@ -111,14 +113,14 @@ def complaint(unmet: Sequence[Announcement], refusals: Sequence[Request]) -> str
     return (
         f"{first}: the device's trace has no such refusal between its requests {first.first} and "
         f"{first.last}{more}; refused there: {seen}\n"
-        "  next: take the announcement away if the DMA is right, or find out why it was let through"
+        "  next: remove the announcement if the DMA is right, or find out why it was allowed"
     )
 
 
 def untraced(properties: Sequence[Sequence[Any]], matched: Matched) -> str:
-    """Return what is wrong where the platform counted what the trace lacks; empty if nothing is.
+    """Return the complaint where the platform counted a refusal that the trace lacks; else empty.
 
-    That is a refusal which no test announced: two witnesses tell of it, lest it pass in silence.
+    Two witnesses record a refusal that no test announced, so that none goes unnoticed.
     """
     if matched.unannounced or all(name != UNANNOUNCED for name, _ in properties):
         return ""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a test's report into a failed one, where the host has something against the test.
+"""Turns a test's report into a failed one, where the host objects to the test.
 
-All that counts reports (the terminal, junit.xml, --lf, -x, the ledger) then sees the same outcome.
+Everything that reads reports (the terminal, junit.xml, --lf, -x, the ledger) then sees the same
+outcome.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _SECTION = "What the host saw"
 
 
 class HostWords(TerminalRepr):
-    """What the host has against a test, in the place of a traceback.
+    """The host's objections to a test, in place of a traceback.
 
     ``reprcrash`` is where pytest looks for the line of its short summary.
     """
@@ -64,10 +65,10 @@ def failed_by_itself(report: pytest.TestReport) -> bool:
 
 
 def objected(reports: Sequence[pytest.TestReport], text: str) -> None:
-    """Fail a test for ``text``: its call if it has one, else what came last before its teardown.
+    """Fail a test with ``text``: its call if it has one, else its setup.
 
-    A report that failed has the words beside its own. One that was expected to fail, and passed,
-    has failed as expected.
+    A report that failed gets the text in a section of its own. A test that was expected to fail,
+    and passed, has then failed as expected.
     """
     report = next(filter(is_call, reports), reports[0])
     xfail = expected_to_fail(report)
@@ -83,16 +84,16 @@ def objected(reports: Sequence[pytest.TestReport], text: str) -> None:
 
 
 def words(report: pytest.TestReport, text: str) -> HostWords:
-    """Return the words as a failure of a report's test."""
+    """Return the text as a failure of a report's test."""
     path, line, _ = report.location
     return HostWords(text, path, (line or 0) + 1)
 
 
 def joined(reports: Sequence[pytest.TestReport]) -> None:
-    """Make one failure of a test of what pytest counts as several, or does not see here.
+    """Make one failure of a test's several failures, as the guest's pytest would count it.
 
-    A test that has subtests which failed has failed. Where a call and a teardown failed, the
-    call's report has the words of both.
+    A test with failed subtests has failed. Where both the call and the teardown failed, the call's
+    report has the texts of both.
     """
     call = next(filter(is_call, reports), None)
     if call is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest says lay where, for the words on a refused DMA. A hostile guest's word."""
+"""The guest's list of its buffers, for the message about a refused DMA. It is untrusted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
-from dma_rehearsal.host_harness.session.run_folder import printable
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
+from dma_rehearsal.host_harness.process.plain_text import printable
 
 PROPERTY = "memory"
 ROWS_MAX = 256
@@ -21,7 +21,7 @@ class Memory:
     """A buffer that is, or was, in the guest's memory. ``made``, ``released``: file:line.
 
     ``released_after`` is the number of the newest request to memory at its release; ``ago`` counts
-    the allocator's operations from then until the guest told of it.
+    the allocator's operations between its release and the guest's report.
     """
 
     address: int
@@ -46,13 +46,13 @@ class Memory:
 
 
 def rows(properties: Sequence[Sequence[Any]]) -> list[Memory]:
-    """Return the rows in a report's properties; GuestWordsError for what is none."""
+    """Return the rows in a report's properties; GuestProtocolError for anything else."""
     found: list[Memory] = []
     for name, value in properties:
         if name != PROPERTY:
             continue
         if not isinstance(value, list) or len(value) + len(found) > ROWS_MAX:
-            raise GuestWordsError("the guest's list of its memory is none, or too long")
+            raise GuestProtocolError("the guest's list of its memory is not a list, or too long")
         found += [_row(each) for each in value]
     return found
 
@@ -86,14 +86,14 @@ def _text(value: dict[str, Any], name: str) -> str:
     return printable(found)
 
 
-def _wrong(value: object) -> GuestWordsError:
-    return GuestWordsError(f"the guest names memory that is none: {value!r:.100}")
+def _wrong(value: object) -> GuestProtocolError:
+    return GuestProtocolError(f"the guest describes memory that cannot exist: {value!r:.100}")
 
 
 def nearest_to(memory: Sequence[Memory], address: int, sequence: int) -> Memory | None:
     """Return what had the byte at ``address`` when the request of that number came.
 
-    Of several what was not released by then, else what was released last.
+    Of several it is the one that was not released by then, else the one released last.
     """
     found = [each for each in memory if each.address <= address < each.address + each.length]
     return min(found, key=lambda each: (each.gone(sequence), each.ago), default=None)

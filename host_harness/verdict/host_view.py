@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host has to say of one test: its claims judged, and what speaks against it.
+"""The host's view of one test: findings on its claims, and objections to it.
 
-The ground is the device's trace, matched to the test, and the kernel's DMAR faults beside it.
+Its evidence is the test's part of the device's trace, and the kernel's DMAR faults.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dma_rehearsal.host_harness.verdict import claim_judge, claims, expected_refusals, guest_buffers
-from dma_rehearsal.host_harness.verdict import refusals as refusal_words
+from dma_rehearsal.host_harness.verdict import (
+    claim_judge,
+    claims,
+    expected_refusals,
+    guest_buffers,
+    refusals,
+)
 from dma_rehearsal.host_harness.verdict.claim_judge import Finding
 from dma_rehearsal.host_harness.verdict.claims import Claim
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
@@ -20,19 +25,19 @@ from dma_rehearsal.host_harness.verdict.expected_refusals import Matched
 BY_TEST, BY_EVIDENCE = "test", "evidence"
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
 FULL = (
-    "the device's trace is full, so nobody knows what the device did from there on\n"
+    "the device's trace is full, so the device's later actions are unknown\n"
     "  next: run fewer tests at a time, or less DMA in each"
 )
 GAP = (
-    "the device's trace leaves out its requests {} to {}, so nobody knows what they did\n"
-    "  next: look into device.log and device-trace.jsonl: a model may have gone around its bus"
+    "the device's trace leaves out its requests {} to {}, so their effect is unknown\n"
+    "  next: look into device.log and device-trace.jsonl: a model may have bypassed its bus"
 )
-# What a test's word on a promise needs in the trace, and what to say where it is not there.
+# The evidence that a test's verdict on a promise needs, and the reason given where it is missing.
 _MISSING = {
     "bytes": "no DMA moved a byte during this test",
     "refusal": "no DMA that the test announced was refused during this test",
     "interrupt": "no device sent an interrupt during this test",
-    "walk": "no walk of page tables ended well during this test",
+    "walk": "no walk of page tables succeeded during this test",
     "cache": "the cache model had no command during this test",
     "register": UNSEEN,
 }
@@ -42,10 +47,10 @@ _INTERRUPTS = {"msi-x", "msi", "intx"}
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """What the host knows of a test: findings on its claims, in their order, and objections.
+    """The host's view of a test: findings on its claims, in their order, and objections.
 
-    Each objection is a text whose first line says what is wrong. ``told`` is what other witnesses
-    add to what was attested. ``evidence``: None where nobody looked at a device.
+    Each objection is a text whose first line says what is wrong. ``told`` are statements of other
+    witnesses, added to what was attested. ``evidence``: None where no device was looked at.
     """
 
     evidence: Evidence | None = None
@@ -56,12 +61,12 @@ class HostView:
     witnessed: bool = True
 
     def missing(self, row: object) -> str:
-        """Return why a test's own word on a promise does not stand; empty if it does."""
+        """Return why a test's own verdict on a promise does not count; empty if it does."""
         if self.evidence is None:
             return ""
         kind = str(row.get("evidence") or "bytes") if isinstance(row, Mapping) else ""
         if kind not in _MISSING:
-            return f"the test names a kind of evidence that there is not: {kind!r:.50}"
+            return f"the test names an unknown kind of evidence: {kind!r:.50}"
         if kind not in self._kinds(self.evidence):
             return _MISSING[kind]
         promise = str(row.get("promise")) if isinstance(row, Mapping) else ""
@@ -93,7 +98,7 @@ NOTHING_SEEN = HostView()
 
 
 def check(properties: Sequence[Sequence[Any]]) -> None:
-    """GuestWordsError where a report's properties say to the host what cannot be."""
+    """Raise GuestProtocolError for a report with malformed properties for the host."""
     expected_refusals.announced(properties)
     expected_refusals.counted(properties)
     claims.claims(properties)
@@ -109,14 +114,14 @@ def look(
     told: Sequence[str] = (),
     witnessed: bool = True,
 ) -> HostView:
-    """Return what the host makes of a test by its evidence and its last report's properties.
+    """Return the host's view of a test by its evidence and its last report's properties.
 
-    ``others`` are objections of other witnesses. GuestWordsError as `check`.
+    ``others`` are objections of other witnesses. GuestProtocolError as `check`.
     """
     said = expected_refusals.announced(properties)
     matched = expected_refusals.match(evidence.refusals, said)
     memory = guest_buffers.rows(properties)
-    refused = refusal_words.complaint(matched.unannounced, memory)
+    refused = refusals.complaint(matched.unannounced, memory)
     if refused and not any(others):  # else these name the faults
         refused += "".join(f"\n  the second witness: {each}" for each in told[:_TOLD_SHOWN])
     objections = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reviewed list: what may stay unattested or unsupported without failing a run."""
+"""Known gaps: promises that may stay unattested or unsupported without failing a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ OWN = Path(__file__).with_name("known_gaps.toml")
 
 
 @dataclass(frozen=True, slots=True)
-class Reviewed:
+class KnownGaps:
     """Pairs of promise and reason (unattested), and of promise and what was asked (unsupported)."""
 
     unattested: frozenset[tuple[str, str]] = frozenset()
     unsupported: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
-    def load(cls, path: Path) -> Reviewed:
+    def load(cls, path: Path) -> KnownGaps:
         """Read a list; UsageError when it cannot be read or has another form."""
         try:
             listed = tomllib.loads(path.read_text())
@@ -30,7 +30,7 @@ class Reviewed:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"the reviewed list {path} cannot be read: {error!r}",
+                f"the list of known gaps {path} cannot be read: {error!r}",
                 "it has [[unattested]] with promise and reason, [[unsupported]] with promise and "
                 f"asked; {OWN} is one",
             ) from error

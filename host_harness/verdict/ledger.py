@@ -2,9 +2,9 @@
 """The ledger of promises: what was asked, what the device attested, and the verdict.
 
 A promise is kept, broken, unattested or unsupported. Broken fails the run. So do unattested and
-unsupported, unless they stand in the reviewed list. Kept is more than the guest's word: where a
-test decides, the device's trace must have the kind of evidence that the test names, and what a test
-claims is judged by the host alone.
+unsupported, unless the list of known gaps has them. Kept is more than the guest's word: where a
+test decides, the device's trace must have the kind of evidence that the test names, and the host
+alone judges what a test claims.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.session.run_folder import printable
+from dma_rehearsal.host_harness.process.plain_text import printable
 from dma_rehearsal.host_harness.verdict import cache_mode_table, failed_report, promise_table
 from dma_rehearsal.host_harness.verdict.claims import PROPERTY as CLAIM
 from dma_rehearsal.host_harness.verdict.host_view import (
@@ -26,21 +26,21 @@ from dma_rehearsal.host_harness.verdict.host_view import (
     NOTHING_SEEN,
     HostView,
 )
-from dma_rehearsal.host_harness.verdict.known_gaps import OWN, Reviewed
+from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 HOST = "host"  # a row's "agreed by" may name it only when the host was asked
-UNASKED = "the host is said to have agreed, and was not asked during this test"
-AFTER = "after the last test"  # stands where a row is no test's
-HOST_SAW = "what the host saw"  # stands where a test has no promise that the host could refute
+UNASKED = "the test says that the host agreed, but did not ask the host"
+AFTER = "after the last test"  # in place of a test's name, for a row that no test owns
+HOST_SAW = "what the host saw"  # the promise of a row where a test has none to refute
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
     """One row of attestations.json. ``facts`` are what other tables show of it.
 
-    ``by`` is who decided: the test, or the evidence that the host looked at. ``xfail`` is why the
-    test was expected to fail, where it did: such a row fails nothing.
+    ``by`` says who decided: the test, or the evidence that the host looked at. ``xfail`` says why
+    the test was expected to fail, where it did: such a row fails nothing.
     """
 
     promise: str
@@ -65,7 +65,7 @@ def status_of(report: pytest.TestReport) -> str:
     return report.outcome if report.skipped or report.when == "call" else ""
 
 
-# Of pytest's names for outcomes those that are counted here, and the counts.
+# pytest's names for the outcomes that are counted here, and the names of the counts.
 _CATEGORIES = {
     **{name: name for name in ("passed", "failed", "skipped", "xfailed", "xpassed")},
     "error": "errors",
@@ -87,7 +87,7 @@ class Ledger:
     xfailed: int = 0
     xpassed: int = 0
     failures: list[str] = field(default_factory=list)
-    reviewed: Reviewed = field(default_factory=lambda: Reviewed.load(OWN))
+    known_gaps: KnownGaps = field(default_factory=lambda: KnownGaps.load(OWN))
     status: Callable[[pytest.TestReport], str] = status_of
 
     def add_test(
@@ -96,12 +96,12 @@ class Ledger:
         marked: Sequence[str] = (),
         host: HostView = NOTHING_SEEN,
     ) -> None:
-        """Take all reports of one test, and turn them where ``host`` has something against it.
+        """Take all reports of one test, and fail them where ``host`` objects to it.
 
-        ``marked`` are the promises that the test says it is about. One of them that a test did not
-        attest is broken when the test failed, else unattested: silence is never a yes. Of a test
-        that the host objects to nothing is kept. A row that fails the run fails the test's report,
-        so that all who count agree.
+        ``marked`` are the promises that the test is marked with. One that the test did not attest
+        is broken when the test failed, else unattested: silence is never a yes. When the host
+        objects to a test, none of its promises is kept. A row that fails the run fails the test's
+        report, so that all counts agree.
         """
         failed_report.joined(reports)
         if host.objections:
@@ -176,23 +176,23 @@ class Ledger:
             if count or name in ("passed", "failed")
         )
 
-    def object(self, promise: str, reason: str) -> None:
-        """Fail the run for something that is no test's; it counts as one failure."""
+    def add_failure(self, promise: str, reason: str) -> None:
+        """Fail the run for something that belongs to no test; it counts as one failure."""
         self.failed += 1
         self.promises.append(Promise(promise, "", "", "broken", reason, AFTER))
 
     def arrange(self, nodeids: Sequence[str]) -> None:
-        """Bring the promises and failures into the order of the tests, in which they are shown."""
+        """Sort the promises and failures into the order of the tests, in which they are shown."""
         places = {nodeid: place for place, nodeid in enumerate(nodeids)}
         self.promises.sort(key=lambda row: places.get(row.test, len(places)))
         self.failures.sort(key=lambda nodeid: places.get(nodeid, len(places)))
 
     def objections(self) -> list[Promise]:
-        """Return the rows that fail the run: broken, or neither kept nor in the reviewed list."""
+        """Return the rows that fail the run: broken, or neither kept nor a known gap."""
         return [row for row in self.promises if self._objects(row)]
 
     def of_the_run(self) -> list[Promise]:
-        """Return those of the objections that are no test's."""
+        """Return the objections that belong to no test."""
         return [row for row in self.objections() if row.test == AFTER]
 
     def _objects(self, row: Promise) -> bool:
@@ -200,9 +200,9 @@ class Ledger:
 
     def _excused(self, row: Promise) -> bool:
         return (
-            row.verdict == "unattested" and (row.promise, row.reason) in self.reviewed.unattested
+            row.verdict == "unattested" and (row.promise, row.reason) in self.known_gaps.unattested
         ) or (
-            row.verdict == "unsupported" and (row.promise, row.asked) in self.reviewed.unsupported
+            row.verdict == "unsupported" and (row.promise, row.asked) in self.known_gaps.unsupported
         )
 
     def complaints(self) -> list[str]:
@@ -232,9 +232,9 @@ class Ledger:
         }
         path.write_text(json.dumps(whole, indent=1) + "\n")
 
-    def table(self, width: int = promise_table.WIDTH) -> str:
+    def table(self, width: int = promise_table.WIDTH, *, colours: bool = False) -> str:
         """Return the table for people, at most ``width`` characters wide."""
-        lines = promise_table.lines(self.promises, width)
+        lines = promise_table.lines(self.promises, width, colours=colours)
         accepted = sorted(
             {
                 (row.promise, row.reason)
@@ -243,7 +243,7 @@ class Ledger:
             }
         )
         if accepted:
-            lines += ["", "unattested, by the reviewed list:"]
+            lines += ["", "unattested, as a known gap:"]
             lines += [f"  {promise}: {reason}" for promise, reason in accepted]
         if modes := cache_mode_table.lines(self.promises):
             lines += ["", *modes]
@@ -256,7 +256,7 @@ def _silent(
     reports: Sequence[pytest.TestReport],
     failed: pytest.TestReport | None,
 ) -> list[Promise]:
-    """Return the rows of the promises that a test is marked with, and did not speak of."""
+    """Return a row for each promise that a test is marked with and did not attest."""
     nodeid = reports[0].nodeid
     if failed is not None:
         if any(row.verdict == "broken" for row in rows):
@@ -274,7 +274,7 @@ def _silent(
 
 
 def _told(row: Promise) -> str:
-    """Return a row as the words of a test that fails for it."""
+    """Return a row as the message of a test that fails because of it."""
     asked = f" (asked: {row.asked})" if row.asked else ""
     attested = f"; attested: {row.attested}" if row.attested else ""
     return f"{row.verdict}: {row.promise}{asked}: {row.reason}{attested}"
@@ -310,7 +310,7 @@ def _refuted(row: Promise, objection: str) -> Promise:
 
 
 def _first_line(report: pytest.TestReport) -> str:
-    """Return the line that tells a failure or a skip."""
+    """Return the line that explains a failure or a skip."""
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
     lines = [line for line in report.longreprtext.splitlines() if line.strip()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of promises: one row for each promise, verdict and who decided, the worst first."""
+"""The table of promises: a row for each promise and verdict, the worst first."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.verdict.host_view import BY_TEST
 
-WIDTH = 139  # characters, where the table goes to no terminal
+WIDTH = 139  # characters, where the output is not a terminal
 _WIDTH_MIN = 80
-_SHARES = (27, 31, 42)  # of what is left beside the verdict, in percent
-_SEPARATOR = " | "
+_SHARES = (27, 31, 42)  # of the width beside the verdict, in percent
+_SEPARATOR_WIDTH = 3
+_HEADER = ("promise", "asked", "attested by the device", "verdict")
 _WORST_FIRST = ("broken", "unattested", "kept", "unsupported")
+_STYLES = {"broken": "bold red", "unattested": "yellow", "kept": "green"}
 
 
 class Row(Protocol):
-    """What is needed of a promise."""
+    """The part of a promise that a table shows."""
 
     @property
     def promise(self) -> str:
@@ -26,11 +29,11 @@ class Row(Protocol):
 
     @property
     def asked(self) -> str:
-        """What was asked for."""
+        """The request."""
 
     @property
     def attested(self) -> str:
-        """What was seen."""
+        """The evidence."""
 
     @property
     def verdict(self) -> str:
@@ -38,7 +41,7 @@ class Row(Protocol):
 
     @property
     def reason(self) -> str:
-        """Why not."""
+        """The reason for a verdict other than kept."""
 
     @property
     def test(self) -> str:
@@ -46,30 +49,35 @@ class Row(Protocol):
 
     @property
     def by(self) -> str:
-        """Who decided."""
+        """The test, or the evidence."""
 
     @property
     def xfail(self) -> str:
-        """Why that was expected."""
+        """The reason why the failure was expected, else empty."""
+
+
+def on_terminal() -> bool:
+    """Whether the table goes to a terminal, which shows colours."""
+    return sys.stdout.isatty()
 
 
 def usual_width() -> int:
     """Return the terminal's width, where there is one; never too small to read."""
-    if not sys.stdout.isatty():
+    if not on_terminal():
         return WIDTH
     return max(_WIDTH_MIN, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
-def lines(rows: Sequence[Row], width: int = WIDTH) -> list[str]:
-    """Return the table, at most ``width`` characters wide.
+def lines(rows: Sequence[Row], width: int = WIDTH, *, colours: bool = False) -> list[str]:
+    """Return the table, at most ``width`` characters wide, with ``colours`` for a terminal.
 
-    Of several rows it shows those of the test that has most: what was asked first and last, and
-    what was attested last.
+    Where a promise has several rows, the table shows those of the test with most of them: the first
+    and the last request, and the last attestation.
     """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.promise, row.verdict, _suffix(row)), []).append(row)
-    cells = [("promise", "asked", "attested by the device", "verdict")]
+    cells = []
     for verdict in _WORST_FIRST:
         for (promise, each, suffix), alike in groups.items():
             if each == verdict:
@@ -78,9 +86,9 @@ def lines(rows: Sequence[Row], width: int = WIDTH) -> list[str]:
                 asked = _span([row.asked for row in shown])
                 attested = shown[-1].attested or shown[-1].reason
                 cells.append((promise, asked, attested, f"{verdict}{count}{suffix}"))
-    widths = _widths(width - max(len(verdict) for *_, verdict in cells))
-    first, *others = (_line(each, widths) for each in cells)
-    return [first, "-" * width, *others]
+    room = width - max(len(verdict) for *_, verdict in (_HEADER, *cells))
+    styles = _STYLES if colours else None
+    return table.lines(_HEADER, cells, widths=(*_widths(room), None), styles=styles)
 
 
 def _suffix(row: Row) -> str:
@@ -89,19 +97,9 @@ def _suffix(row: Row) -> str:
 
 
 def _widths(width: int) -> tuple[int, ...]:
-    room = width - len(_SEPARATOR) * len(_SHARES)
+    room = width - _SEPARATOR_WIDTH * len(_SHARES)
     first, second, _ = (room * share // sum(_SHARES) for share in _SHARES)
     return first, second, room - first - second
-
-
-def _line(texts: tuple[str, str, str, str], widths: Sequence[int]) -> str:
-    *cells, verdict = texts
-    cut = [
-        text if len(text) <= width else text[: width - 1] + "…"
-        for text, width in zip(cells, widths, strict=True)
-    ]
-    padded = [cell.ljust(width) for cell, width in zip(cut, widths, strict=True)]
-    return _SEPARATOR.join([*padded, verdict]).rstrip()
 
 
 def _of_one_test(rows: list[Row]) -> list[Row]:

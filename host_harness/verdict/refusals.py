@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to say of refused DMA: where, why, what memory that was, and what to do next."""
+"""The message about a refused DMA: where, why, which memory, and what to do next."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _REASONS: dict[str, tuple[str, str]] = {
         "generate segments by the device's rule: whole pages but for the first and the last",
     ),
     "INJECTED": (
-        "error injection has the device fail each DMA",
+        "error injection makes the device fail each DMA",
         "clear bit 16 of the control register of the error-injection DVSEC",
     ),
     "BAD_DESCRIPTOR": (
@@ -126,9 +126,9 @@ _UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for w
 
 
 def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
-    """Return what is wrong with refusals that a test did not announce; empty without any.
+    """Return the complaint about refusals that a test did not announce; empty without any.
 
-    The first line tells the first of them. ``memory`` is what the guest says lay where.
+    Its first line is about the first refusal. ``memory`` are the guest's buffers.
     """
     if not refused:
         return ""
@@ -140,10 +140,10 @@ def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
     for alike in list(groups.values())[:_SHOWN]:
         parts += _of_group(alike, memory)
     if others := list(groups.values())[_SHOWN:]:
-        parts.append(f"and {sum(map(len, others))} more that were refused otherwise")
+        parts.append(f"and {sum(map(len, others))} more that were refused for other reasons")
     reasons = sorted({each.reason for each in refused})
     parts.append(
-        "if it is meant: with expects("
+        "if the refusal is intended: with expects("
         + ", ".join(f"DmaReason.{reason}" for reason in reasons)
         + "): ... around that DMA"
     )

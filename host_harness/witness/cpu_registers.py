@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registers of a stopped machine's CPUs, and QEMU's own translations, by its monitor."""
+"""Reads the registers of a stopped machine's CPUs, and QEMU's own translations, over QMP."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def holder(processors: Iterable[Processor], register: str, value: int) -> Proces
     """Return the one CPU whose ``register`` holds ``value``; MonitorError when it is not one."""
     found = [each for each in processors if each.general.get(register) == value]
     if len(found) != 1:
-        raise MonitorError(f"{len(found)} CPUs have {value:#x} in {register}, and not one")
+        raise MonitorError(f"{len(found)} CPUs have {value:#x} in {register}, instead of one")
     return found[0]
 
 

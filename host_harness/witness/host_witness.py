@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers a guest test that asks how its memory is mapped: the host looks for itself.
+"""The host's own look at how a guest test's memory is mapped, for a test that asks.
 
     guest: witness (address, length, what it read of PAT and MTRRs)    host: armed (a number)
     guest: stops the machine, the number in RCX                        host: looks, lets it go on
                                                                        host: witnessed
 
-The page-table root is that of the CPU which holds the number: no driver told it, and the process
-that asked is the only one that knew it. A stop that nobody announced is a panic.
+The page-table root is that of the CPU which holds the number: no driver reports it, and only the
+process that asked knew the number. A stop that was not announced is a panic.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
 
-from dma_rehearsal.host_harness.machine.channel import Message
-from dma_rehearsal.host_harness.machine.guest_memory import NoMemory
-from dma_rehearsal.host_harness.machine.qmp import MonitorError
-from dma_rehearsal.host_harness.machine.vm import Vm
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError, Message
+from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory, NoMemory
+from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
+from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.witness import cpu_registers, page_walk
-from dma_rehearsal.host_harness.witness.page_walk import Run, TypeRegisters, WalkFailed
+from dma_rehearsal.host_harness.witness.page_walk import PageRange, TypeRegisters, WalkFailed
 
 LOG = "host-witness.jsonl"  # in the VM's folder: what was asked, and what was seen
 LENGTH_MAX = 4 << 20  # bytes, each of whose pages costs four reads
@@ -32,11 +34,39 @@ _NUMBER_BITS = 63  # so that it cannot look negative to anybody
 _PHYSICAL_BITS = range(32, 53)
 
 
-def answer(vm: Vm, message: Message, limit_s: float) -> None:
+class Machine(Protocol):
+    """The part of a `machine.vm.Vm` that is used here. Its module would import the device's."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its artefacts."""
+
+    @property
+    def monitor(self) -> Monitor:
+        """Its QMP connection."""
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's RAM."""
+
+    def send(self, phase: str, message: Message) -> None:
+        """Send a message to the guest."""
+
+    def panic_announced(self) -> AbstractContextManager[None]:
+        """Expect a panic, which stops the machine, in the block."""
+
+    def await_panic(self, phase: str, limit_s: float) -> None:
+        """Wait until the machine has stopped."""
+
+    def lost(self, phase: str, message: str) -> NoVerdict:
+        """Return the error of a lost run."""
+
+
+def answer(vm: Machine, message: Message, limit_s: float) -> None:
     """Serve one "witness" message within ``limit_s`` seconds.
 
-    NoVerdict when the machine is lost meanwhile, GuestWordsError for a request that cannot be. What
-    cannot be seen goes to the guest as "error".
+    NoVerdict when the machine is lost meanwhile, GuestProtocolError for a malformed request. A
+    failed walk is reported to the guest as "error".
     """
     address, length = _range(message)
     registers = _registers(message)
@@ -55,7 +85,7 @@ def answer(vm: Vm, message: Message, limit_s: float) -> None:
     vm.send("test", {"type": "witnessed", **reply})
 
 
-def _look(vm: Vm, number: int, address: int, length: int, registers: TypeRegisters) -> Message:
+def _look(vm: Machine, number: int, address: int, length: int, registers: TypeRegisters) -> Message:
     cpu = cpu_registers.holder(cpu_registers.read_all(vm.monitor), "RCX", number)
     reply: Message = {"root": cpu.root & page_walk.ROOT, "levels": cpu.levels}
     try:
@@ -70,7 +100,7 @@ def _look(vm: Vm, number: int, address: int, length: int, registers: TypeRegiste
     }
 
 
-def _edges(runs: list[Run]) -> list[int]:
+def _edges(runs: list[PageRange]) -> list[int]:
     """Return the first and the last page of every run."""
     return sorted({va for run in runs for va in (run.va, run.va + run.length - page_walk.STEP)})
 
@@ -79,7 +109,7 @@ def _range(message: Message) -> tuple[int, int]:
     address = _number(message, "address")
     length = _number(message, "length")
     if not 0 < length <= LENGTH_MAX or address + length > 1 << 64:
-        raise GuestWordsError(f"the guest asks for {length} bytes at {address:#x}")
+        raise GuestProtocolError(f"the guest asks for {length} bytes at {address:#x}")
     return address, length
 
 
@@ -87,13 +117,13 @@ def _registers(message: Message) -> TypeRegisters:
     ranges, fixed = message.get("ranges"), message.get("fixed")
     bits = _number(message, "physical_bits")
     if not isinstance(ranges, list) or len(ranges) > _RANGES_MAX or bits not in _PHYSICAL_BITS:
-        raise GuestWordsError("the guest's MTRRs are none")
+        raise GuestProtocolError("the guest's MTRRs are malformed")
     if not isinstance(fixed, list) or len(fixed) != _FIXED_COUNT:
-        raise GuestWordsError("the guest's fixed-range MTRRs are none")
+        raise GuestProtocolError("the guest's fixed-range MTRRs are malformed")
     pairs = []
     for pair in ranges:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise GuestWordsError("a range of the guest's MTRRs is none")
+            raise GuestProtocolError("a range of the guest's MTRRs is malformed")
         pairs.append((_word(pair[0], "PHYSBASE"), _word(pair[1], "PHYSMASK")))
     return TypeRegisters(
         _number(message, "pat"),
@@ -110,5 +140,5 @@ def _number(message: Message, name: str) -> int:
 
 def _word(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
-        raise GuestWordsError(f"the guest's {name} is {value!r:.40}")
+        raise GuestProtocolError(f"the guest's {name} is {value!r:.40}")
     return value

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The harness's own reading of the guest's page tables, to hold the platform's witness against.
+"""The harness's own walk of the guest's page tables, to check the platform's witness.
 
-It has nothing from the witness, the guest's driver or the guest's library, so that one mistake is
-not made twice: it resolves each 4 KiB of a range on its own, by single entries, and joins what it
-found afterwards. Intel SDM vol. 3A: 4.5 (4-level and 5-level paging), 12.11 (MTRRs), 12.12 (PAT).
+It shares no code with the witness, the guest's driver or the guest's library, so that one mistake
+is not made twice: it resolves each 4 KiB of a range separately, entry by entry, and joins the
+results afterwards. Intel SDM vol. 3A: 4.5 (4-level and 5-level paging), 12.11 (MTRRs), 12.12 (PAT).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 STEP = 4096
-# What the low 12 bits of CR3 hold (a PCID, or PWT and PCD) is no address, nor is bit 63; bit 12 is,
-# and with page-table isolation it tells the half for the user from the kernel's.
+# The low 12 bits of CR3 (a PCID, or PWT and PCD) and bit 63 are not part of the address. Bit 12 is:
+# with page-table isolation it distinguishes the user's half from the kernel's.
 ROOT = 0x000F_FFFF_FFFF_F000
 
 _TYPES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB", 7: "UC_MINUS"}
@@ -32,12 +32,12 @@ ReadMemory = Callable[[int, int], bytes]
 
 
 class WalkFailed(Exception):
-    """An address has no mapping, or what maps it is not what the architecture allows."""
+    """An address has no mapping, or one that the architecture does not allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class TypeRegisters:
-    """IA32_PAT and the MTRRs: the guest's word, for nobody outside it can read them.
+    """IA32_PAT and the MTRRs, as the guest reports them: only the guest can read them.
 
     ``ranges`` are (PHYSBASE, PHYSMASK), ``fixed`` the eleven fixed-range registers by address.
     """
@@ -50,8 +50,8 @@ class TypeRegisters:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Pages alike that follow each other: sizes in bytes, types by name."""
+class PageRange:
+    """Consecutive pages with the same attributes: sizes in bytes, types by name."""
 
     va: int
     physical: int
@@ -65,8 +65,8 @@ class Run:
     user: bool
     no_execute: bool
 
-    def goes_on(self, other: Run) -> bool:
-        """Whether ``other`` lies behind this one, and differs in nothing but its place."""
+    def goes_on(self, other: PageRange) -> bool:
+        """Whether ``other`` follows this run directly and has the same attributes."""
         moved = replace(
             self, va=self.va + self.length, physical=self.physical + self.length, length=STEP
         )
@@ -75,7 +75,7 @@ class Run:
 
 def walk(
     read: ReadMemory, root: int, levels: int, address: int, length: int, registers: TypeRegisters
-) -> list[Run]:
+) -> list[PageRange]:
     """Return what maps the pages of [address, address + length), in order.
 
     ``root`` is a value of CR3, ``levels`` 4 or 5. WalkFailed names the page that it ended at; what
@@ -86,8 +86,8 @@ def walk(
     return list(_joined(pages))
 
 
-def _joined(pages: Iterable[Run]) -> Iterator[Run]:
-    whole: Run | None = None
+def _joined(pages: Iterable[PageRange]) -> Iterator[PageRange]:
+    whole: PageRange | None = None
     for page in pages:
         if whole is not None and whole.goes_on(page):
             whole = replace(whole, length=whole.length + STEP)
@@ -99,7 +99,7 @@ def _joined(pages: Iterable[Run]) -> Iterator[Run]:
         yield whole
 
 
-def _page(read: ReadMemory, root: int, levels: int, va: int, registers: TypeRegisters) -> Run:
+def _page(read: ReadMemory, root: int, levels: int, va: int, registers: TypeRegisters) -> PageRange:
     table, size = root, 1 << (12 + 9 * levels)
     writable, user, no_execute = True, True, False
     while size > STEP:
@@ -123,7 +123,7 @@ def _page(read: ReadMemory, root: int, levels: int, va: int, registers: TypeRegi
     physical = frame + va % size
     pat = _type(registers.pat >> 8 * index & 0xFF, f"entry {index} of IA32_PAT")
     mtrr = mtrr_type(registers, physical)
-    return Run(
+    return PageRange(
         *(va, physical, STEP, size),
         *(index, pat, mtrr, combined(pat, mtrr)),
         *(writable, user, no_execute),

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND
 from tests.runs import run
 
@@ -24,7 +24,7 @@ PLAIN = "exerciser"  # no profile
 _OF_THE_PROFILE, _OF_COHERENCE = ("-m", "not any_device"), ("-m", "coherence")
 _COMPLAINTS = ("broken: ", "unattested: ", "unsupported: ", "no verdict: ", "error: ")
 # A VM, and beside it a process of pytest with a harness.
-CELL_SIZE = memory_layout.VM_SIZE + 200 * memory_layout.MIB
+CELL_SIZE = guest_memory.VM_SIZE + 200 * guest_memory.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def parallel() -> int:
 
     Three for two CPUs, as a VM waits now and then: for its boot loader, its IOMMU's log.
     """
-    free = memory_layout.available()
+    free = guest_memory.available()
     cpus = len(os.sched_getaffinity(0))
     return max(1, min(cpus + cpus // 2, free // CELL_SIZE))
 

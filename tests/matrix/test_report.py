@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 from tests.matrix.cells import CELL_SIZE, PLAIN, Cell, Result, every_cell, parallel
 from tests.matrix.grid import COLUMNS, grid
 
@@ -92,6 +92,6 @@ def test_command_is_one_for_a_shell() -> None:
 def test_vms_at_a_time_are_what_the_machine_has_room_for(
     monkeypatch: pytest.MonkeyPatch, cpus: int, room: int, vms: int
 ) -> None:
-    monkeypatch.setattr(memory_layout, "available", lambda: room * CELL_SIZE + 1)
+    monkeypatch.setattr(guest_memory, "available", lambda: room * CELL_SIZE + 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     assert parallel() == vms

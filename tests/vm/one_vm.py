@@ -17,7 +17,7 @@ from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import agent_client
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem
-from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run import Run
 from dma_rehearsal.host_harness.session.worker import Worker
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 
@@ -140,7 +140,7 @@ def one_vm(config: pytest.Config, runs: Path, **settings: str) -> Iterator[OneVm
     """Boot a VM with these options of a run, for as long as the ``with`` lasts."""
     # One boot for all of them: it may take its time where many run at once.
     given = run_options.parse({"seed": str(SEED), "deadline": "kernel=300", **settings})
-    with Rig(given, Progress(quiet=True), runs) as rig:
-        yield OneVm(rig.boot(isolated=True), config, given.iommu)
-        if rig.vm:
-            rig.vm.power_off()
+    with Run(given, Progress(quiet=True), runs) as run:
+        yield OneVm(run.boot(isolated=True), config, given.iommu)
+        if run.vm:
+            run.vm.power_off()

@@ -16,7 +16,7 @@ from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process import deadlines
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.process.progress import Progress
-from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run import Run
 from tests.runs import run
 
 pytestmark = pytest.mark.vm
@@ -28,8 +28,8 @@ SYSRQ = "echo 1 > /proc/sys/kernel/sysrq; sleep 0.5; echo {} > /proc/sysrq-trigg
 
 @pytest.fixture
 def vm(tmp_path: Path) -> Iterator[Vm]:
-    with Rig(run_options.parse({}), Progress(), tmp_path / "runs") as rig:
-        yield rig.boot()
+    with Run(run_options.parse({}), Progress(), tmp_path / "runs") as run:
+        yield run.boot()
 
 
 def in_guest(script: str) -> Callable[[Vm], None]:

@@ -14,25 +14,25 @@ from dma_rehearsal.host_harness.cli import order
 from dma_rehearsal.host_harness.environment.payload import SOURCE, GuestTests
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import UsageError
-from dma_rehearsal.host_harness.session import drawing
+from dma_rehearsal.host_harness.session import schedule
 from tests.runs import LIMIT_S, clean_environment
 
 
 def test_seed_draws_the_order() -> None:
     items = list(range(50))
-    first = drawing.shuffled(items, 7)
+    first = schedule.shuffled(items, 7)
     assert sorted(first) == items
-    assert first == drawing.shuffled(items, 7) != items
-    assert first != drawing.shuffled(items, 8)
-    assert drawing.shuffled([], 7) == []
+    assert first == schedule.shuffled(items, 7) != items
+    assert first != schedule.shuffled(items, 8)
+    assert schedule.shuffled([], 7) == []
 
 
 def test_seed_draws_the_sample() -> None:
     items = list(range(50))
-    first = drawing.sample(items, 10, 7)
+    first = schedule.sample(items, 10, 7)
     assert len(set(first)) == 10
-    assert first == drawing.sample(items, 10, 7) != drawing.sample(items, 10, 8)
-    assert sorted(drawing.sample(items[:3], 10, 7)) == items[:3]
+    assert first == schedule.sample(items, 10, 7) != schedule.sample(items, 10, 8)
+    assert sorted(schedule.sample(items[:3], 10, 7)) == items[:3]
 
 
 def test_order_is_an_option_and_no_other_word() -> None:

@@ -122,7 +122,7 @@ def test_mistake_that_no_test_looks_for_fails_the_run(project: Path) -> None:
     assert "\n0 passed, 1 failed\n" in done.stdout
     assert re.search(r"^=+ 1 failed in ", done.stdout, re.MULTILINE)
     assert "[100%]" in done.stdout
-    assert "the cache model reports what no test took: RELEASED_DIRTY in buffer 0x" in done.stdout
+    assert "no test took this report of the cache model: RELEASED_DIRTY in buffer 0x" in done.stdout
     assert "missing: a second sync_for_device(), after the store" in done.stdout
 
 
@@ -152,7 +152,7 @@ def test_plugin_is_off_unless_it_is_used(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--vm", "nowhere"], "there is no"),
+        (["--vm", "nowhere"], "does not exist"),
         ([f"--vm={SOURCE}"], "is not below the root of the tests"),
         (["--vm", "guest_tests", "--vm-seed=x"], "SEED=x"),
         (["--vm", "guest_tests", "--vm-fault=x"], "no fault 'x'"),

@@ -35,7 +35,7 @@ def runs(tmp_path: Path) -> Path:
     [
         ([], {"FAULT": "nope"}, "no fault 'nope'"),
         ([], {"SEED": "x"}, "SEED=x"),
-        (["--tests", "nowhere"], {}, "there is no"),
+        (["--tests", "nowhere"], {}, "does not exist"),
         (["--pdb"], {}, "--pdb cannot act"),
         (["--setup-plan"], {}, "--setup-plan cannot act"),
         (["--stepwise"], {"VMS": "2"}, "--stepwise needs one test after the other"),

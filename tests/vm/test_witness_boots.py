@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.host_harness.environment import build_cache, guest_image, qemu
-from dma_rehearsal.host_harness.machine import memory_layout, qemu_command
+from dma_rehearsal.host_harness.machine import guest_memory, kernel_cmdline
 from dma_rehearsal.host_harness.machine.qmp import Monitor
 from dma_rehearsal.host_harness.process.children import child
 from dma_rehearsal.host_harness.witness import host_witness
@@ -69,12 +69,12 @@ def without_us(tmp_path: Path) -> Iterator[Monitor]:
         *(*found.command, "-nodefaults", "-no-user-config", "-display", "none"),
         *(
             "-machine",
-            f"q35,accel=tcg,max-ram-below-4g={memory_layout.RAM_BELOW_4G}",
+            f"q35,accel=tcg,max-ram-below-4g={guest_memory.RAM_BELOW_4G}",
             "-cpu",
             "max",
         ),
-        *("-m", f"{memory_layout.RAM_SIZE // memory_layout.MIB}M", "-serial", f"file:{console}"),
-        *("-kernel", str(kernel), "-append", qemu_command.kernel_command_line(["panic=0"])),
+        *("-m", f"{guest_memory.RAM_SIZE // guest_memory.MIB}M", "-serial", f"file:{console}"),
+        *("-kernel", str(kernel), "-append", kernel_cmdline.command_line(["panic=0"])),
         *("-chardev", f"socket,id=qmp,fd={theirs.fileno()}", "-qmp", "chardev:qmp"),
     ]
     with child(

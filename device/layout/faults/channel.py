@@ -46,7 +46,7 @@ CHANNEL = (
     ),
     _channel(
         "test-dropped",
-        "a hook in the guest dropped tests in silence",
+        "a hook in the guest dropped tests silently",
         "a hook in the guest drops a test that was collected",
         at_collection=True,
     ),

@@ -30,7 +30,7 @@ from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PageTableEntry
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
-from dma_rehearsal.host_harness.machine.memory_layout import CARVE_OUTS
+from dma_rehearsal.host_harness.machine.guest_memory import CARVE_OUTS
 from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.host import RigHost
 from tests.inprocess.rig.kernel import KernelFunction, Line

@@ -24,7 +24,7 @@ from dma_rehearsal.guest.testkit import fixtures, session_platform
 from dma_rehearsal.guest.testkit.attestation import SettingsPlugin
 from dma_rehearsal.guest.testkit.host_witness import Host, HostPlugin
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from dma_rehearsal.host_harness.machine import launch
+from dma_rehearsal.host_harness.machine.kernel_cmdline import device_parameters
 from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.function import Function
 from tests.inprocess.rig.machine import PAT, Driver, Machine
@@ -86,7 +86,7 @@ class Rig:
         self._patch.setattr(memory_types, "read_pat", lambda: PAT)
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
         words = self._pytester.path / "cmdline"
-        words.write_text(" ".join(launch.device_words(machine.announced or machine.profile)))
+        words.write_text(" ".join(device_parameters(machine.announced or machine.profile)))
         self._patch.setattr(kernel_cmdline, "CMDLINE", words)
         online = self._pytester.path / "online"
         online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))

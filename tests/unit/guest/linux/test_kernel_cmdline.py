@@ -12,7 +12,7 @@ from dma_rehearsal.guest.drivers import exerciser
 from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.linux import kernel_cmdline
 from dma_rehearsal.guest.linux.kernel_cmdline import Announced, announced
-from dma_rehearsal.host_harness.machine import launch
+from dma_rehearsal.host_harness.machine.kernel_cmdline import device_parameters
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
 
 def test_words_of_the_harness_are_understood(line: Path) -> None:
     found = profile.find("coherent-64")
-    line.write_text(f"quiet {' '.join(launch.device_words(found))} x=1\n")
+    line.write_text(f"quiet {' '.join(device_parameters(found))} x=1\n")
     segments = frozenset({"segments"})
     assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, True, segments)
     assert not announced().is_plain
-    line.write_text(" ".join(launch.device_words(profile.find("soc-30"))))
+    line.write_text(" ".join(device_parameters(profile.find("soc-30"))))
     assert announced().limits == {"addresses", "segments"}
     assert not announced().coherent
 

@@ -17,13 +17,14 @@ import pytest
 from dma_rehearsal.host_harness.cli import doctor
 from dma_rehearsal.host_harness.cli.doctor import Mark
 from dma_rehearsal.host_harness.environment import (
+    accelerator,
     build_cache,
     disk_space,
     driver_build,
     host_tools,
     qemu,
 )
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process.errors import Status
 from tests.unit.host_harness.conftest import run_within
 from tests.unit.host_harness.environment.test_environment import fake_qemu
@@ -44,7 +45,7 @@ def _plain(cache_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     keys = tmp_path / "keys.gpg"
     keys.write_text("")
     monkeypatch.setattr(host_tools, "KEYRING", keys)
-    monkeypatch.setattr(driver_build, "why_not", lambda _way: None)
+    monkeypatch.setattr(driver_build, "unavailable_reason", lambda _way: None)
 
 
 def table() -> tuple[Status, str]:
@@ -68,7 +69,7 @@ def test_fresh_machine_can_run_and_nothing_is_made(cache_root: Path) -> None:
 
 
 def _low_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_layout, "available", lambda: memory_layout.GIB)
+    monkeypatch.setattr(guest_memory, "available", lambda: guest_memory.GIB)
 
 
 def _no_space(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +100,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_build, "why_not", lambda way: f"no {way} here")
+    monkeypatch.setattr(driver_build, "unavailable_reason", lambda way: f"no {way} here")
 
 
 def _unknown_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +120,7 @@ def _hanging_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _kvm_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCEL", "kvm")
-    monkeypatch.setattr(qemu, "why_kvm_cannot_be_opened", lambda: "/dev/kvm: not there")
+    monkeypatch.setattr(accelerator, "why_kvm_cannot_be_opened", lambda: "/dev/kvm: not there")
 
 
 def _no_venv_module(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def _no_venv_module(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (_low_memory, "memory        MISSING  1.1 GB available, a run needs 1.4 GB", "end other"),
         (_no_space, "5 MB free, where 1.4 GB are needed", "DMA_REHEARSAL_CACHE="),
-        (_cache_is_a_file, "is no folder", "DMA_REHEARSAL_CACHE="),
+        (_cache_is_a_file, "is not a folder", "DMA_REHEARSAL_CACHE="),
         (_cache_cannot_be_written, "it cannot be written", "DMA_REHEARSAL_CACHE="),
         (_other_machine, "architecture  MISSING  aarch64, Linux", "run on x86-64"),
         (_no_tool, "tools         MISSING  lacking: xz (xz-utils)", "apt-get install -y xz-utils"),
@@ -182,13 +183,13 @@ def test_look_that_fails_is_a_row_and_not_a_crash(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(disk_space, "free", fail)
     rows = [row for row in doctor.rows() if row.mark is Mark.MISSING]
     assert [row.subject for row in rows] == ["cache"]
-    assert "cannot be told" in rows[0].found
+    assert "cannot be checked" in rows[0].found
 
 
 def test_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
     told = tmp_path / "meminfo"
     told.write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
-    assert memory_layout.available(told, tmp_path) == 2 << 20
+    assert guest_memory.available(told, tmp_path) == 2 << 20
     for limit, left in (
         ("max", 2 << 20),
         ("1048576", (1 << 20) - 4096),
@@ -197,9 +198,9 @@ def test_memory_is_read_as_the_kernel_tells_it(tmp_path: Path) -> None:
     ):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text("4096\n")
-        assert memory_layout.available(told, tmp_path) == left
+        assert guest_memory.available(told, tmp_path) == left
     told.write_text("MemTotal: 9 kB\n")
-    assert memory_layout.available(told, tmp_path) == 0
+    assert guest_memory.available(told, tmp_path) == 0
 
 
 @pytest.mark.parametrize(

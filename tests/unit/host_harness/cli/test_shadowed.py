@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from dma_rehearsal.host_harness.machine.launch import _endpoint_refused
+from dma_rehearsal.host_harness.machine.device_process import _endpoint_refused
 from tests.runs import clean_environment
 
 
@@ -45,9 +45,9 @@ def test_device_py_of_a_project(tmp_path: Path, module: str) -> None:
         (
             "python -m dma_rehearsal.device: 3000 MSI-X vectors\n",
             "3000 MSI-X vectors",
-            "mend Nic: docs/tutorial",
+            "fix Nic: docs/tutorial",
         ),
-        ("", "ENDPOINT=nic:Nic", "mend Nic"),
+        ("", "ENDPOINT=nic:Nic", "fix Nic"),
     ],
 )
 def test_hint_of_the_device_process_is_the_one_that_is_told(

@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.environment import build_cache, disk_space
-from dma_rehearsal.host_harness.environment import manifest as seal
+from dma_rehearsal.host_harness.environment import build_cache, disk_space, file_locks, manifest
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from tests.unit.host_harness.conftest import OrdinaryUser, run_within
@@ -44,8 +43,8 @@ def never(_staging: Path) -> dict[str, Any]:
 def test_second_time_comes_from_the_cache() -> None:
     first = build_cache.entry(KIND, {"a": 1}, build)
     assert build_cache.entry(KIND, {"a": 1}, never) == first
-    assert seal.manifest(first)["versions"] == {"a": "1"}
-    assert build_cache.recorded(KIND, {"a": 1}) == seal.manifest(first)
+    assert manifest.read(first)["versions"] == {"a": "1"}
+    assert build_cache.recorded(KIND, {"a": 1}) == manifest.read(first)
     assert build_cache.recorded(KIND, {"a": 2}) is None
 
 
@@ -74,15 +73,15 @@ def _replace_by_file(entry: Path) -> None:
     shutil.copy(entry / "inner/file", entry / "link")
 
 
-_NOT_SEALED = "manifest.json: not as it was sealed"
+_NOT_SEALED = "manifest.json: changed since it was sealed"
 
 # Each break of an entry, and what the one line says of it.
 _BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda e: (e / "inner/file").unlink(), "inner/file: No such file"),
     "truncated": (lambda e: os.truncate(e / "inner/file", 3), "3 bytes where 7 were"),
     "changed": (lambda e: (e / "inner/file").write_text("CONTENT"), "its contents changed"),
-    "other link": (_replace_link, "link: no link to"),
-    "file for a link": (_replace_by_file, "link: no link to"),
+    "other link": (_replace_link, "link: not the same link"),
+    "file for a link": (_replace_by_file, "link: not the same link"),
     "no manifest": (lambda e: (e / "manifest.json").unlink(), "no manifest.json"),
     "half manifest": (lambda e: os.truncate(e / "manifest.json", 40), _NOT_SEALED),
     "empty manifest": (lambda e: os.truncate(e / "manifest.json", 0), _NOT_SEALED),
@@ -100,7 +99,7 @@ def test_broken_entry_is_told_in_one_line_and_built_again(name: str) -> None:
     harm(entry)
     notes: list[str] = []
     assert build_cache.entry(KIND, {}, build, notes.append) == entry
-    assert seal.fault_of(entry) is None
+    assert manifest.fault_of(entry) is None
     assert len(notes) == 1
     assert notes[0].startswith("the cached driver is broken (")
     assert said in notes[0]
@@ -119,9 +118,9 @@ def test_entry_under_the_name_of_another_is_built_again() -> None:
 def test_big_entry_is_checked_by_size_alone() -> None:
     entry = build_cache.entry(BIG, {}, build)
     (entry / "inner/file").write_text("CONTENT")
-    assert seal.fault_of(entry) is None
+    assert manifest.fault_of(entry) is None
     (entry / "inner/file").write_text("longer than it was")
-    assert seal.fault_of(entry) == "inner/file: 18 bytes where 7 were"
+    assert manifest.fault_of(entry) == "inner/file: 18 bytes where 7 were"
 
 
 def test_broken_entry_that_cannot_be_built_again_is_status_3() -> None:
@@ -170,13 +169,13 @@ def test_space_that_ends_within_the_build(cache_root: Path, number: int) -> None
 _ENTRY_SCRIPT = """
 import sys
 from pathlib import Path
-from dma_rehearsal.host_harness.environment import build_cache as cache
+from dma_rehearsal.host_harness.environment import build_cache
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 def build(staging):
     (staging / "file").write_bytes(bytes({size}))
     return {{}}
 try:
-    print(cache.entry(cache.Kind("driver", {needed}, True, 2), {{}}, build))
+    print(build_cache.entry(build_cache.Kind("driver", {needed}, True, 2), {{}}, build))
 except EnvironmentFailure as error:
     print(error)
     sys.exit(error.status)
@@ -261,7 +260,7 @@ def test_without_locks_the_faster_of_two_wins(monkeypatch: pytest.MonkeyPatch) -
         return build(staging)
 
     entry = build_cache.entry(KIND, {}, overtaken)
-    assert seal.fault_of(entry) is None
+    assert manifest.fault_of(entry) is None
     assert sorted(path.name for path in entry.parent.iterdir()) == sorted([".lock", entry.name])
 
 
@@ -293,13 +292,13 @@ def test_two_at_once_build_once(cache_root: Path) -> None:
 
 _BUILDER = """
 import sys, time
-from dma_rehearsal.host_harness.environment import build_cache as cache
+from dma_rehearsal.host_harness.environment import build_cache
 from dma_rehearsal.host_harness.process import children
 def build(staging):
     (staging / "half").write_text("x")
     print("building", flush=True)
     children.run(["sh", "-c", f"sleep 1000 # {staging}"], timeout_s=1000)
-cache.entry(cache.Kind("driver", 1000, True, 2), {}, build)
+build_cache.entry(build_cache.Kind("driver", 1000, True, 2), {}, build)
 """
 
 
@@ -326,9 +325,9 @@ def test_killed_builder_is_no_harm_to_one_that_waits(
     entry = build_cache.entry(KIND, {}, build, note)
     builder.communicate()
     assert notes == [
-        f"another run (process {builder.pid}) is at it: waiting before making the driver"
+        f"another run (process {builder.pid}) is working there: waiting before making the driver"
     ]
-    assert seal.fault_of(entry) is None
+    assert manifest.fault_of(entry) is None
     names = sorted(path.name for path in (cache_root / "driver").iterdir())
     assert names == sorted([".lock", entry.name])
 
@@ -355,7 +354,7 @@ def test_staging_folder_whose_janitor_died_too_goes_with_the_next_build(cache_ro
 def test_lock_that_is_held_too_long_is_status_3(
     cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_cache, "_LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(file_locks, "_LOCK_WAIT_S", 0.2)
     builder = _start_builder()
     try:
         with pytest.raises(EnvironmentFailure, match=rf"process {builder.pid}\) has held"):
@@ -370,8 +369,9 @@ def test_lock_that_is_held_too_long_is_status_3(
 
 _USER = """
 import sys
-from dma_rehearsal.host_harness.environment import build_cache as cache
-print(cache.recorded(cache.Kind("driver", 1000, True, 2), {"user": 1}) is not None, flush=True)
+from dma_rehearsal.host_harness.environment import build_cache
+kind = build_cache.Kind("driver", 1000, True, 2)
+print(build_cache.recorded(kind, {"user": 1}) is not None, flush=True)
 sys.stdin.read()
 """
 
@@ -429,7 +429,7 @@ def test_clean_removes_all_but_what_is_used(cache_root: Path) -> None:
     assert not (cache_root / "driver" / ".staging-old").exists()
     assert (cache_root / "somebody's").read_text() == "letter"
     assert any("a run uses it" in note for note in notes)
-    assert any("is not the cache's; left alone" in note for note in notes)
+    assert any("does not belong to the cache; left alone" in note for note in notes)
     assert build_cache.clean(notes.append) > 0
     assert [path.name for path in cache_root.iterdir()] == ["somebody's"]
 

@@ -22,9 +22,9 @@ from dma_rehearsal.host_harness.environment import (
     guest_image,
     host_tools,
     kernel_module,
+    manifest,
     qemu,
 )
-from dma_rehearsal.host_harness.environment import manifest as seal
 from dma_rehearsal.host_harness.environment.driver_build import Way
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status, UsageError
 from tests.unit.host_harness.conftest import NOBODY, OrdinaryUser, run_within
@@ -172,7 +172,7 @@ def test_versions_that_were_resolved_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_root: Path
 ) -> None:
     make = _fake_mmdebstrap(tmp_path, monkeypatch, "echo deb:qemu_1%3a11.1-2_amd64.deb")
-    assert seal.manifest(make())["versions"] == {"qemu": "1:11.1-2"}
+    assert manifest.read(make())["versions"] == {"qemu": "1:11.1-2"}
     assert cache_root.is_dir()
 
 
@@ -247,7 +247,7 @@ def test_kernel_and_module_that_do_not_match_are_both_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no 64-bit ELF file"),
+        (b"", "not a 64-bit ELF file"),
         (b"\x7fELF\x02\x01", "unpack_from requires"),
         (module(_MODINFO)[:-100], "unpack_from requires"),
         (module(_MODINFO, b".text"), "no section .modinfo"),
@@ -257,14 +257,14 @@ def test_kernel_and_module_that_do_not_match_are_both_named(tmp_path: Path) -> N
 )
 def test_file_that_is_no_module(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "m.ko").write_bytes(content)
-    with pytest.raises(EnvironmentFailure, match=f"no kernel module: .*{said}"):
+    with pytest.raises(EnvironmentFailure, match=f"not a kernel module: .*{said}"):
         kernel_module.vermagic(tmp_path / "m.ko")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"Linux version \xff\xfe", b"Linux version "])
 def test_file_that_is_no_kernel(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "vmlinux").write_bytes(content)
-    with pytest.raises(EnvironmentFailure, match="no Linux kernel"):
+    with pytest.raises(EnvironmentFailure, match="not a Linux kernel"):
         kernel_module.release_of(tmp_path / "vmlinux")
 
 
@@ -360,7 +360,7 @@ def test_cached_qemu_that_does_not_work_any_more_is_made_again(
     find()
     binary = build_cache.entries(build_cache.QEMU)[0] / "root" / "qemu"
     binary.write_text(binary.read_text().replace("vfio-user-pci", "nothing-of-it"))  # same size
-    assert seal.fault_of(binary.parent.parent) is None
+    assert manifest.fault_of(binary.parent.parent) is None
     assert find().version == "11.1.2"
     assert any("the cached QEMU is broken (QEMU 11.1.2 has no" in note for note in notes)
 
@@ -390,7 +390,7 @@ def test_forced_way_that_does_not_work_is_status_3(
     monkeypatch: pytest.MonkeyPatch, way: Way
 ) -> None:
     monkeypatch.setenv("DMA_REHEARSAL_BUILD", way)
-    monkeypatch.setattr(driver_build, "why_not", lambda asked: f"no {asked} here")
+    monkeypatch.setattr(driver_build, "unavailable_reason", lambda asked: f"no {asked} here")
     with pytest.raises(EnvironmentFailure) as failure:
         driver_build.choose()
     said = str(failure.value)
@@ -410,27 +410,29 @@ def test_first_way_that_works_is_taken(
     monkeypatch: pytest.MonkeyPatch, working: list[Way], expected: Way
 ) -> None:
     monkeypatch.delenv("DMA_REHEARSAL_BUILD", raising=False)
-    monkeypatch.setattr(driver_build, "why_not", lambda way: None if way in working else "no")
+    monkeypatch.setattr(
+        driver_build, "unavailable_reason", lambda way: None if way in working else "no"
+    )
     assert driver_build.choose() is expected
 
 
 def test_no_way_at_all_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DMA_REHEARSAL_BUILD", raising=False)
-    monkeypatch.setattr(driver_build, "why_not", lambda way: f"because of {way}")
+    monkeypatch.setattr(driver_build, "unavailable_reason", lambda way: f"because of {way}")
     with pytest.raises(EnvironmentFailure) as failure:
         driver_build.choose()
     assert all(f"{way}: because of {way}" in str(failure.value) for way in Way)
     assert "gcc" in failure.value.hint
 
 
-_WHY_NOT = (
+_REASON = (
     "from dma_rehearsal.host_harness.environment import driver_build as b; "
-    "print(b.why_not(b.Way({way!r})))"
+    "print(b.unavailable_reason(b.Way({way!r})))"
 )
 
 
 def test_ordinary_user_may_not_chroot(ordinary_user: OrdinaryUser) -> None:
-    command = [ordinary_user.python, "-c", _WHY_NOT.format(way="chroot")]
+    command = [ordinary_user.python, "-c", _REASON.format(way="chroot")]
     done = run_within(ordinary_user.wrapper, command)
     assert done.stdout == "only root may enter a chroot\n"
 
@@ -439,7 +441,7 @@ def test_user_namespaces_that_are_refused_are_noticed(own_mounts: list[str]) -> 
     """The kernel's own limit, set to 0 for a user namespace and all that is made in it."""
     script = (
         "echo 0 >/proc/sys/user/max_user_namespaces || exit 77; "
-        f'exec "{sys.executable}" -c "{_WHY_NOT.format(way="userns")}"'
+        f'exec "{sys.executable}" -c "{_REASON.format(way="userns")}"'
     )
     wrapper = ["unshare", "--user", "--map-root-user", "--mount"]
     if run_within(wrapper, ["true"]).returncode != 0:
@@ -458,18 +460,18 @@ def test_namespaces_that_allow_no_mount_are_no_way(
     program(tmp_path / "unshare", "echo 'mount: /tmp: permission denied.' >&2; exit 32")
     monkeypatch.setattr(driver_build, "_ENVIRONMENT", {"PATH": f"{tmp_path}:/usr/bin:/bin"})
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert "permission denied" in (driver_build.why_not(Way.USERNS) or "")
+    assert "permission denied" in (driver_build.unavailable_reason(Way.USERNS) or "")
 
 
 def test_host_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "not installed: gcc, make" in (driver_build.why_not(Way.HOST) or "")
+    assert "not installed: gcc, make" in (driver_build.unavailable_reason(Way.HOST) or "")
 
 
 _MAKE_DRIVER = """
 import sys
 from pathlib import Path
-from dma_rehearsal.host_harness.environment import guest_image as image, kernel_module
+from dma_rehearsal.host_harness import image, kernel_module
 staging, tree = Path(sys.argv[1]), Path(sys.argv[2])
 release = image._release_of_tree(tree)
 print(image._make_driver(tree, release, staging, lambda text: None)["way"])
@@ -508,7 +510,7 @@ def test_driver_is_built_in_each_way(
     staging.mkdir()
     if wrapper:
         os.chown(staging, NOBODY, NOBODY)
-    probe = run_within(wrapper, [python, "-c", _WHY_NOT.format(way=way.value)])
+    probe = run_within(wrapper, [python, "-c", _REASON.format(way=way.value)])
     if probe.stdout != "None\n":
         pytest.skip(f"{way} does not work for {who}: {probe.stdout}; {driver_build.hint(way)}")
     command = [python, "-c", _MAKE_DRIVER, str(staging), str(tree)]

@@ -50,7 +50,8 @@ def test_own_tests_are_there_anyway() -> None:
 
 
 @pytest.mark.parametrize(
-    ("selected", "words"), [("nowhere", "there is no"), ("/etc", "not below the root of the tests")]
+    ("selected", "words"),
+    [("nowhere", "does not exist"), ("/etc", "not below the root of the tests")],
 )
 def test_what_cannot_be_copied_is_a_usage_error(root: Path, selected: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):

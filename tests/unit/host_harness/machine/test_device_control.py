@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.machine.device_control import set_fault, set_test
+from dma_rehearsal.host_harness.machine.device_process import set_fault, set_test
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from tests.unit.device.test_process import running
 

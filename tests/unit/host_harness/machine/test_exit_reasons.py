@@ -75,7 +75,7 @@ def test_abort_of_qemu_is_blamed_on_the_device_process(
     said = exit_reasons.of_both(device, qemu, tmp_path)
     assert said == (
         "the device process ended with status 1; then QEMU aborted (killed by SIGABRT): "
-        f"{ASSERTION}, for it had lost its device"
+        f"{ASSERTION}, because it had lost its device"
     )
 
 

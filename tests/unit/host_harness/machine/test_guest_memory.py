@@ -8,8 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory, NoMemory
-from dma_rehearsal.host_harness.machine.memory_layout import GIB, RAM_BELOW_4G, RAM_SIZE
+from dma_rehearsal.host_harness.machine.guest_memory import (
+    GIB,
+    RAM_BELOW_4G,
+    RAM_SIZE,
+    GuestMemory,
+    NoMemory,
+)
 
 
 @pytest.fixture

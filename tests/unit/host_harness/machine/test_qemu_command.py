@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.host_harness import faults
-from dma_rehearsal.host_harness.environment import qemu
-from dma_rehearsal.host_harness.machine import launch, memory_layout, qemu_command
+from dma_rehearsal.host_harness.environment import accelerator, qemu
+from dma_rehearsal.host_harness.machine import guest_memory, kernel_cmdline, launch, qemu_command
 from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.process import plain_text
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status, UsageError
 from dma_rehearsal.host_harness.session import run_folder
 
@@ -37,7 +38,7 @@ def argv(accelerator: str = "tcg", *, iommu: bool = False) -> list[str]:
         Path("/vmlinux"),
         Path("/runs/1,5"),
         WIRING,
-        ["a.word=1"],
+        "a.word=1",
         iommu=iommu,
     )
 
@@ -46,7 +47,7 @@ def test_memory_is_shared_with_the_device() -> None:
     words = argv()
     backend = words[words.index("-object") + 1]
     assert backend == (
-        f"memory-backend-file,id=ram,size={memory_layout.RAM_SIZE},mem-path=/proc/self/fd/14,share=on"
+        f"memory-backend-file,id=ram,size={guest_memory.RAM_SIZE},mem-path=/proc/self/fd/14,share=on"
     )
     assert "memory-backend=ram" in words[words.index("-machine") + 1]
 
@@ -73,7 +74,7 @@ def test_a_peer_comes_behind_the_exerciser() -> None:
         Path("/vmlinux"),
         Path("/runs/1,5"),
         replace(WIRING, peer_socket=Path("/run/x/peer")),
-        [],
+        "",
     )
     devices = [json.loads(word)["id"] for word in words if word.startswith("{")]
     assert devices == ["exerciser", "platform", "peer"]
@@ -90,7 +91,9 @@ def test_with_an_iommu_the_exerciser_is_behind_it_and_the_platform_is_not() -> N
     words = argv(iommu=True)
     assert "intel-iommu,intremap=on,caching-mode=on" in words
     assert "kernel-irqchip=split" in words[words.index("-machine") + 1]
-    assert "intel_iommu=on" in words[words.index("-append") + 1].split()
+    given = run_options.parse({"iommu": "intel"})
+    cmdline = kernel_cmdline.run_parameters(given, isolated=False, shells=0)
+    assert "intel_iommu=on" in cmdline
     buses = {each["id"]: each["bus"] for each in map(json.loads, filter(_is_json, words))}
     assert buses == {"exerciser": "pcie.0", "platform": "soc"}
     outside = [word for word in words if "bypass_iommu=on" in word]
@@ -108,7 +111,8 @@ def _is_json(word: str) -> bool:
 
 def test_kernel_words_come_last_so_that_they_win() -> None:
     words = argv()
-    line = words[words.index("-append") + 1].split()
+    assert words[words.index("-append") + 1] == "a.word=1"
+    line = kernel_cmdline.command_line(["a.word=1"]).split()
     assert line[-1] == "a.word=1"
     assert "memmap=0x4000000$0xc000000" in line
 
@@ -116,21 +120,21 @@ def test_kernel_words_come_last_so_that_they_win() -> None:
 def test_only_a_guest_that_places_its_own_processes_has_an_isolated_cpu() -> None:
     given = run_options.parse({"append": "a.word=1"})
     for isolated in False, True:
-        words = launch._kernel_words(given, isolated=isolated)
+        words = kernel_cmdline.run_parameters(given, isolated=isolated, shells=0)
         assert ("isolcpus=domain,1" in words) is isolated
         assert words[-1] == "a.word=1"
 
 
 def test_carve_outs_lie_in_ram_where_devices_need_them() -> None:
-    low, main, high = memory_layout.CARVE_OUTS
-    above = memory_layout.RAM_SIZE - memory_layout.RAM_BELOW_4G
+    low, main, high = guest_memory.CARVE_OUTS
+    above = guest_memory.RAM_SIZE - guest_memory.RAM_BELOW_4G
     assert low.base + low.size <= 1 << 24
-    assert main.base + main.size <= 1 << 28 <= memory_layout.RAM_BELOW_4G
+    assert main.base + main.size <= 1 << 28 <= guest_memory.RAM_BELOW_4G
     assert high.base >= 1 << 32
     assert high.base + high.size <= (1 << 32) + above
-    for each in memory_layout.CARVE_OUTS:
+    for each in guest_memory.CARVE_OUTS:
         assert each.base % 4096 == each.size % 4096 == 0
-    ranges = sorted((each.base, each.base + each.size) for each in memory_layout.CARVE_OUTS)
+    ranges = sorted((each.base, each.base + each.size) for each in guest_memory.CARVE_OUTS)
     assert all(first[1] <= second[0] for first, second in pairwise(ranges))
 
 
@@ -145,16 +149,16 @@ def test_latest_names_the_newest_run(tmp_path: Path) -> None:
 
 def test_tail_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"\n".join(b"line %d\xff" % i for i in range(50)) + b"\n\n")
-    assert run_folder.tail(tmp_path / "log", 2) == ["line 48\ufffd", "line 49\ufffd"]
-    assert run_folder.tail(tmp_path / "absent") == []
+    assert plain_text.tail(tmp_path / "log", 2) == ["line 48\ufffd", "line 49\ufffd"]
+    assert plain_text.tail(tmp_path / "absent") == []
 
 
 def test_escapes_of_a_guest_do_not_reach_the_terminal(tmp_path: Path) -> None:
     said = b"\x1b[31;1mred\x1b[0m \x1b]0;title\x07end\r\n\x1b[0m\n a\x08b\n"
     (tmp_path / "log").write_bytes(said)
-    assert run_folder.tail(tmp_path / "log") == ["red end", " a b"]
+    assert plain_text.tail(tmp_path / "log") == ["red end", " a b"]
     (tmp_path / "log").write_bytes(b"x" * (1 << 20) + b"\nlast\n")
-    assert run_folder.tail(tmp_path / "log")[-1] == "last"
+    assert plain_text.tail(tmp_path / "log")[-1] == "last"
 
 
 def test_every_fault_has_a_red_status_and_words_to_look_for() -> None:
@@ -213,7 +217,7 @@ def test_kvm_that_is_insisted_on_and_fails_is_status_3(
 ) -> None:
     monkeypatch.setenv("DMA_REHEARSAL_CACHE", str(tmp_path))
     with pytest.raises(EnvironmentFailure, match="ACCEL=kvm") as failure:
-        qemu.choose_accelerator(qemu.Qemu(("false",), "", ""), Path("/none"), "kvm")
+        accelerator.choose(qemu.Qemu(("false",), "", ""), Path("/none"), "kvm")
     assert failure.value.status is Status.ENVIRONMENT
 
 
@@ -230,7 +234,10 @@ def test_sockets_go_where_their_names_have_room(
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
     monkeypatch.setattr("os.access", lambda *_: False)
-    with ExitStack() as stack, pytest.raises(EnvironmentFailure, match="no folder for sockets"):
+    with (
+        ExitStack() as stack,
+        pytest.raises(EnvironmentFailure, match="no folder can hold the sockets"),
+    ):
         launch._sockets_folder(stack)
 
 

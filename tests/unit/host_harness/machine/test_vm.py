@@ -226,7 +226,7 @@ def test_guest_that_ran_another_number_of_tests(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "dma_rehearsal.host_harness.machine.device_control.set_test", lambda _socket, _test: None
+        "dma_rehearsal.host_harness.machine.device_process.set_test", lambda _socket, _test: None
     )
     stage.guest.send({"type": "ended", "ran": 3})
     with pytest.raises(NoVerdict, match="it ran 3 tests, the host saw 2"):

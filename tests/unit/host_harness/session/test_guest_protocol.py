@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dma_rehearsal.host_harness.machine import channel
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session import guest_protocol
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
 from dma_rehearsal.host_harness.verdict import device_trace
 from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
 
@@ -55,7 +56,7 @@ def test_sound_item() -> None:
     ],
 )
 def test_item_that_cannot_be(changes: dict[str, Any]) -> None:
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         collected(**changes)
 
 
@@ -65,7 +66,7 @@ def test_marks_that_pytest_would_choke_on_are_left_out() -> None:
 
 
 def test_one_test_named_twice() -> None:
-    with pytest.raises(GuestWordsError, match="twice"):
+    with pytest.raises(GuestProtocolError, match="twice"):
         guest_protocol.collected_items({"items": [ITEM, ITEM]})
 
 
@@ -97,13 +98,13 @@ def test_sound_report(request: pytest.FixtureRequest) -> None:
     ],
 )
 def test_report_that_cannot_be(request: pytest.FixtureRequest, changes: dict[str, Any]) -> None:
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         guest_protocol.report(request.config, data(request, **changes), "t.py::t")
 
 
 @pytest.mark.parametrize("value", [None, [], 3, {}])
 def test_no_report(request: pytest.FixtureRequest, value: object) -> None:
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         guest_protocol.report(request.config, value, "t.py::t")
 
 
@@ -127,7 +128,7 @@ def reports(*phases: tuple[str, str]) -> list[pytest.TestReport]:
     ],
 )
 def test_order_that_cannot_be(phases: list[tuple[str, str]]) -> None:
-    with pytest.raises(GuestWordsError, match="reports are missing"):
+    with pytest.raises(GuestProtocolError, match="reports are missing"):
         guest_protocol.check_order(reports(*phases))
 
 
@@ -154,14 +155,14 @@ def test_any_words_are_cleaned_or_refused(value: object) -> None:
             return all(printable(k) and printable(v) for k, v in each.items())
         return not isinstance(each, list) or all(map(printable, each))
 
-    cleaned = guest_protocol.cleaned(value)
+    cleaned = channel.cleaned(value)
     assert printable(cleaned)
     json.dumps(cleaned)
     message = cleaned if isinstance(cleaned, dict) else {"items": cleaned, "errors": cleaned}
     for parse in guest_protocol.collected_items, guest_protocol.collection_errors:
         try:
             parse(message)
-        except GuestWordsError:
+        except GuestProtocolError:
             continue
 
 
@@ -184,9 +185,9 @@ def test_trace_gives_what_the_device_did_since_the_last_look(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"\n", "line 2: no event"),
-        (b"[" * 100_000 + b"\n", "line 2: no event"),
-        (b"\xff\xfe\n", "line 2: no event"),
+        (b"\n", "line 2: not an event"),
+        (b"[" * 100_000 + b"\n", "line 2: not an event"),
+        (b"\xff\xfe\n", "line 2: not an event"),
         (b"[1]\n", "line 2: an event without a name"),
         (b'{"event": 3}\n', "line 2: an event without a name"),
         (b"a" * ((1 << 20) + 1), "line 2: an event of more than 1048576 bytes"),
@@ -214,18 +215,18 @@ def test_trace_of_one_test_has_an_end(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_number_of_tests_left_out_is_checked(count: object) -> None:
     assert guest_protocol.left_out({"left_out": {"for another": 3}}) == {"for another": 3}
     assert guest_protocol.left_out({}) == {}
-    with pytest.raises(GuestWordsError, match="left out"):
+    with pytest.raises(GuestProtocolError, match="left out"):
         guest_protocol.left_out({"left_out": {"for another": count}})
 
 
 @pytest.mark.parametrize("said", [3, None, ["a"], {"\x1b[2J": 1}, {"x" * 300: 1}, {1: 1}])
 def test_reasons_for_leaving_out_are_checked(said: object) -> None:
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         guest_protocol.left_out({"left_out": said})
 
 
 def test_reasons_for_leaving_out_are_few() -> None:
-    with pytest.raises(GuestWordsError, match="are none"):
+    with pytest.raises(GuestProtocolError, match="are malformed"):
         guest_protocol.left_out({"left_out": {str(number): 1 for number in range(21)}})
 
 
@@ -233,7 +234,7 @@ def test_reports_of_parts_stand_beside_those_of_their_test() -> None:
     whole = reports(
         ("setup", "passed"), ("call", "failed"), ("call", "passed"), ("teardown", "passed")
     )
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         guest_protocol.check_order(whole)
     setattr(whole[1], "context", None)  # noqa: B010
     guest_protocol.check_order(whole)
@@ -253,7 +254,7 @@ def test_skip_is_told_as_pytests_plugins_demand(request: pytest.FixtureRequest) 
 @pytest.mark.parametrize("longrepr", [None, "words", ["t.py", 3], ["t.py", "3", "x"], [1, 2, "x"]])
 def test_skip_that_cannot_be(request: pytest.FixtureRequest, longrepr: object) -> None:
     said = data(request, outcome="skipped", longrepr=longrepr)
-    with pytest.raises(GuestWordsError, match="was skipped"):
+    with pytest.raises(GuestProtocolError, match="was skipped"):
         guest_protocol.report(request.config, said, "t.py::t")
 
 
@@ -285,7 +286,7 @@ def test_warning_is_told_without_a_look_at_this_machines_files() -> None:
     ],
 )
 def test_warnings_that_cannot_be(said: object) -> None:
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         guest_protocol.warned({"warnings": said})
 
 
@@ -293,7 +294,7 @@ def test_count_of_the_guests_pytest_is_that_of_its_list() -> None:
     found = guest_protocol.collected_items({"items": [ITEM]})
     guest_protocol.check_count({"count": 1}, found)
     for count in (0, 2, None, "1"):
-        with pytest.raises(GuestWordsError, match="and 1 were named"):
+        with pytest.raises(GuestProtocolError, match="and 1 were named"):
             guest_protocol.check_count({"count": count}, found)
 
 
@@ -301,5 +302,5 @@ def test_dropped_tests_are_named() -> None:
     assert guest_protocol.dropped({}) == []
     assert guest_protocol.dropped({"dropped": ["t.py::t\x1b[2J"]}) == ["t.py::t"]
     for said in (None, "t.py", ["x"] * 21):
-        with pytest.raises(GuestWordsError, match="dropped tests"):
+        with pytest.raises(GuestProtocolError, match="dropped tests"):
             guest_protocol.dropped({"dropped": said})

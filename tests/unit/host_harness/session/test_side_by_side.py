@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.machine import memory_layout
+from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session import side_by_side
 
@@ -224,5 +224,5 @@ def test_whole_suite_has_a_second_vm_where_there_is_room(
     monkeypatch: pytest.MonkeyPatch, cpus: int, vms_of_memory: int, count: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
-    monkeypatch.setattr(memory_layout, "available", lambda: vms_of_memory * memory_layout.VM_SIZE)
+    monkeypatch.setattr(guest_memory, "available", lambda: vms_of_memory * guest_memory.VM_SIZE)
     assert side_by_side.usual_count() == count

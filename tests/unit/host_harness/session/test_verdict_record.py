@@ -12,7 +12,7 @@ from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import verdict_record
-from dma_rehearsal.host_harness.session.run import Rig
+from dma_rehearsal.host_harness.session.run import Run
 from dma_rehearsal.host_harness.session.verdict_record import (
     Difference,
     Recorder,
@@ -85,7 +85,7 @@ def test_run_of_a_part_is_compared_on_that_part() -> None:
 
 def test_table_has_the_end_of_a_long_name_and_nothing_for_a_run_without_the_test() -> None:
     name = "suite/" + "x" * 100 + "[7]"
-    shown = verdict_record.table(
+    shown = verdict_record.difference_table(
         [Difference(name, "", {"collected": "passed", "shuffled": "failed"})],
         ["collected", "shuffled", "alone"],
     ).splitlines()
@@ -97,10 +97,10 @@ def test_table_has_the_end_of_a_long_name_and_nothing_for_a_run_without_the_test
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    rig = Rig(run_options.parse({}), Progress(quiet=True), tmp_path / "runs")
-    rig.open_folder()
-    return rig
+def run(tmp_path: Path) -> Run:
+    run = Run(run_options.parse({}), Progress(quiet=True), tmp_path / "runs")
+    run.open_folder()
+    return run
 
 
 TESTS = """
@@ -125,10 +125,10 @@ def test_teardown(late): ...
 """
 
 
-def test_outcome_is_the_worst_of_the_phases(pytester: pytest.Pytester, rig: Rig) -> None:
+def test_outcome_is_the_worst_of_the_phases(pytester: pytest.Pytester, run: Run) -> None:
     """A report about something else than a test that was to run does not become one."""
     pytester.makepyfile(test_it=TESTS)
-    rig.ledger.promises = [
+    run.ledger.promises = [
         Promise("alignment", "", "", verdict, "", "test_it.py::test_passes")
         for verdict in ("kept", "kept", "broken")
     ]
@@ -138,9 +138,9 @@ def test_outcome_is_the_worst_of_the_phases(pytester: pytest.Pytester, rig: Rig)
             report = pytest.TestReport("elsewhere", ("", 0, ""), {}, "failed", "no", "call")
             session.config.hook.pytest_runtest_logreport(report=report)
 
-    pytester.inline_run(plugins=[Recorder(rig), Adds()])
-    assert rig.folder
-    found = verdict_record.read(rig.folder)
+    pytester.inline_run(plugins=[Recorder(run), Adds()])
+    assert run.folder
+    found = verdict_record.read(run.folder)
     assert {name.rpartition("::")[2]: each.outcome for name, each in found.items()} == {
         "test_passes": "passed",
         "test_fails": "failed",
@@ -154,11 +154,11 @@ def test_outcome_is_the_worst_of_the_phases(pytester: pytest.Pytester, rig: Rig)
     assert passes.of("alignment") == "broken x1, kept x2"
 
 
-def test_test_that_did_not_run_has_no_verdict(pytester: pytest.Pytester, rig: Rig) -> None:
+def test_test_that_did_not_run_has_no_verdict(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(test_it=TESTS)
-    pytester.inline_run("-x", plugins=[Recorder(rig)])
-    assert rig.folder
-    assert [each.outcome for each in verdict_record.read(rig.folder).values()] == [
+    pytester.inline_run("-x", plugins=[Recorder(run)])
+    assert run.folder
+    assert [each.outcome for each in verdict_record.read(run.folder).values()] == [
         "passed",
         "failed",
     ]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session.agent_client import Outcome
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
 from dma_rehearsal.host_harness.verdict import host_view
 from tests.unit.host_harness import traces
@@ -194,7 +194,7 @@ def test_requests_that_the_guest_counted_and_the_trace_leaves_out(
 
 @pytest.mark.parametrize("count", [-1, True, "3", None, 1 << 65])
 def test_count_of_requests_that_cannot_be(count: object) -> None:
-    with pytest.raises(GuestWordsError, match="cannot be"):
+    with pytest.raises(GuestProtocolError, match="cannot be"):
         host_view.check([("requests", count)])
 
 

@@ -101,13 +101,13 @@ def test_reports_that_found_no_room_are_counted_once(tmp_path: Path) -> None:
 
 def test_the_complaint_has_the_first_and_a_count() -> None:
     assert complaint([]) == ""
-    assert complaint(["one"]).endswith("no test took: one")
-    assert complaint(["one", "two", "three"]).endswith("no test took: one (and 2 more)")
+    assert complaint(["one"]).endswith("cache model: one")
+    assert complaint(["one", "two", "three"]).endswith("cache model: one (and 2 more)")
 
 
 def test_one_after_the_last_test_fails_the_run_and_repeats_no_test() -> None:
     ledger = Ledger()
-    ledger.object("cache reports", "RELEASED_DIRTY")
+    ledger.add_failure("cache reports", "RELEASED_DIRTY")
     assert [row.test for row in ledger.of_the_run()] == [AFTER]
     assert ledger.complaints() == [f"broken: cache reports: RELEASED_DIRTY  [{AFTER}]"]
     assert ledger.to_repeat() == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.verdict import claims
 from dma_rehearsal.host_harness.verdict.claim_judge import NO_WALK, NOTHING_MOVED, Finding, judge
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
@@ -315,21 +315,21 @@ def test_mark_names_the_walk_that_is_meant() -> None:
 def test_claim_that_cannot_be(changes: dict[str, Any]) -> None:
     sound = claim("direction", direction="kIODirectionIn")
     assert claims.claims([("claim", sound)])
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         claims.claims([("claim", {**sound, **changes})])
 
 
 @pytest.mark.parametrize("kind", ["alignment", "released", "cache", "direction"])
 def test_kind_needs_its_fields(kind: str) -> None:
-    with pytest.raises(GuestWordsError, match=f"{kind} needs"):
+    with pytest.raises(GuestProtocolError, match=f"{kind} needs"):
         claims.claims([("claim", claim(kind))])
 
 
 def test_claims_are_few_and_their_ranges_too() -> None:
-    with pytest.raises(GuestWordsError, match="claims in one test"):
+    with pytest.raises(GuestProtocolError, match="claims in one test"):
         claims.claims([("claim", claim("contiguous"))] * (claims.MAX + 1))
     many = claim("contiguous", ranges=[[0, 1]] * claims.RANGES_MAX)
-    with pytest.raises(GuestWordsError, match="too many ranges"):
+    with pytest.raises(GuestProtocolError, match="too many ranges"):
         claims.claims([("claim", many), ("claim", many)])
 
 
@@ -349,6 +349,6 @@ JSON = st.recursive(
 def test_any_claim_is_judged_or_refused(name: str, value: object) -> None:
     try:
         found = judged({**claim("cache", va=1, length=1, mode="UC"), name: value}, WALK)
-    except GuestWordsError:
+    except GuestProtocolError:
         return
     assert found.verdict in ("kept", "broken", "unattested")

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.host_harness import faults
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import UsageError
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
 from dma_rehearsal.host_harness.verdict import dmar
-from dma_rehearsal.host_harness.verdict.dmar import DmarFault, DmarLog, ExpectedFault, Outcome
+from dma_rehearsal.host_harness.verdict.dmar import (
+    DmarFault,
+    DmarLog,
+    ExpectedFault,
+    FaultComparison,
+)
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.host_view import HostView
 from dma_rehearsal.host_harness.verdict.ledger import HOST_SAW, Ledger
@@ -134,9 +139,9 @@ def test_what_a_report_expects_is_checked() -> None:
         {**value, "address": 1 << 64},
         {**value, "write": 1},
     ):
-        with pytest.raises(GuestWordsError, match="expects a fault that is none"):
+        with pytest.raises(GuestProtocolError, match="expects a fault that cannot be"):
             dmar.expected([("iommu fault", wrong)])
-    with pytest.raises(GuestWordsError, match="65 faults"):
+    with pytest.raises(GuestProtocolError, match="65 faults"):
         dmar.expected([("iommu fault", value)] * 65)
 
 
@@ -157,7 +162,7 @@ def report(*properties: Any) -> pytest.TestReport:
     )
 
 
-def added(outcome: Outcome, *properties: Any) -> Ledger:
+def added(outcome: FaultComparison, *properties: Any) -> Ledger:
     ledger = Ledger()
     told = tuple(str(each) for each in outcome.told)
     objections = (outcome.complaint,) if outcome.complaint else ()
@@ -176,7 +181,7 @@ def test_a_denial_that_the_kernel_did_not_tell_is_broken(told: list[DmarFault]) 
     ledger = added(dmar.compare([WANTED], told), row())
     (broken,) = ledger.promises
     assert broken.verdict == "broken"
-    assert "told no DMAR fault: write by 00:03.0 at 0x111008" in broken.reason
+    assert "printed no DMAR fault: write by 00:03.0 at 0x111008" in broken.reason
     assert ledger.objections() == [broken]
     assert ledger.failed == 1
 

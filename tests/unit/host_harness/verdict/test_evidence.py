@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
-from dma_rehearsal.host_harness.verdict import expected_refusals, guest_buffers, host_view
-from dma_rehearsal.host_harness.verdict import refusals as refusal_words
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
+from dma_rehearsal.host_harness.verdict import (
+    expected_refusals,
+    guest_buffers,
+    host_view,
+    refusals,
+)
 from dma_rehearsal.host_harness.verdict.evidence import MARKS_MAX, Evidence, Grants, union
 from tests.unit.host_harness import traces
 from tests.unit.host_harness.traces import request
@@ -153,13 +157,13 @@ def test_one_announcement_may_have_many_refusals_and_they_may_overlap() -> None:
 def test_announcement_that_cannot_be(changes: dict[str, Any]) -> None:
     _, value = expects(1, 2, "UNMAPPED")
     host_view.check([("expects", value)])
-    with pytest.raises(GuestWordsError, match="announces a refusal that is none"):
+    with pytest.raises(GuestProtocolError, match="announces a refusal that cannot be"):
         host_view.check([("expects", {**value, **changes})])
 
 
 def test_announcements_are_few() -> None:
     said = [expects(1, 2, "UNMAPPED")] * (expected_refusals.MAX + 1)
-    with pytest.raises(GuestWordsError, match="times in one test"):
+    with pytest.raises(GuestProtocolError, match="times in one test"):
         host_view.check(said)
 
 
@@ -193,7 +197,8 @@ def test_failure_says_where_why_whose_and_what_next() -> None:
         "  there: ring, 4096 bytes at 0x1000, kIODirectionOut, made at test_nic.py:12",
         "  nearest grant: IN, 4096 bytes at 0x1000, owner 0x7",
         "  next: the device writes memory here, which needs kIODirectionIn or kIODirectionInOut",
-        "if it is meant: with expects(DmaReason.PROTECTION_DIRECTION): ... around that DMA",
+        "if the refusal is intended: with expects(DmaReason.PROTECTION_DIRECTION): ... "
+        "around that DMA",
     ]
 
 
@@ -252,7 +257,7 @@ def test_refusals_alike_are_one_and_others_are_counted() -> None:
     kinds = [request(each, reason=reason) for each, reason in enumerate(reasons, 1)]
     found = complaint(*kinds)
     assert found.count("  why: ") == 3
-    assert "and 2 more that were refused otherwise" in found
+    assert "and 2 more that were refused for other reasons" in found
 
 
 def test_every_reason_has_words_of_its_own() -> None:
@@ -286,18 +291,18 @@ def test_addresses_are_hexadecimal() -> None:
 )
 def test_memory_that_cannot_be(changes: dict[str, Any]) -> None:
     host_view.check(memory({}))
-    with pytest.raises(GuestWordsError, match="memory that is none"):
+    with pytest.raises(GuestProtocolError, match="memory that cannot exist"):
         host_view.check(memory(changes))
 
 
 @pytest.mark.parametrize("value", [None, 3, [3], [MEMORY] * (guest_buffers.ROWS_MAX + 1)])
 def test_list_of_memory_that_cannot_be(value: object) -> None:
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         host_view.check([("memory", value)])
 
 
 def test_nothing_refused_nothing_said() -> None:
-    assert refusal_words.complaint([], []) == ""
+    assert refusals.complaint([], []) == ""
     assert complaint(request(moved=64)) == ""
 
 

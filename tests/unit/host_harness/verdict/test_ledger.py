@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger: silence is never a yes, and only the reviewed list excuses an unattested promise."""
+"""The ledger: silence is never a yes, and only a known gap excuses an unattested promise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pytest
 
 from dma_rehearsal.host_harness.process.errors import UsageError
-from dma_rehearsal.host_harness.verdict import host_view as verdict
+from dma_rehearsal.host_harness.verdict import host_view
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.failed_report import HostWords
 from dma_rehearsal.host_harness.verdict.host_view import HostView
-from dma_rehearsal.host_harness.verdict.known_gaps import OWN, Reviewed
+from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import AFTER, HOST_SAW, UNASKED, Ledger, Promise
 from tests.unit.host_harness import traces
 
@@ -68,7 +68,7 @@ def test_what_is_repeated_is_of_a_test_whatever_its_name() -> None:
         promise = Promise("alignment", "", "", "broken", "", f"{name}.py::test_x")
         ledger.promises.append(promise)
     ledger.failures.append("_.py::test_x")
-    ledger.object("DMA", "late")
+    ledger.add_failure("DMA", "late")
     assert ledger.to_repeat() == [f"{name}.py::test_x" for name in "_az"]
 
 
@@ -105,7 +105,7 @@ def test_reviewed_reason_excuses_and_another_does_not(tmp_path: Path) -> None:
     promise, reason = "wiring", "nothing looks at it yet"
     listed = tmp_path / "list.toml"
     listed.write_text(f"[[unattested]]\npromise = '{promise}'\nreason = '{reason}'\n")
-    ledger = Ledger(reviewed=Reviewed.load(listed))
+    ledger = Ledger(known_gaps=KnownGaps.load(listed))
     ledger.add_test([report(properties=[row("unattested", promise, reason)])], [])
     assert ledger.objections() == []
     assert reason in ledger.table()
@@ -115,7 +115,7 @@ def test_reviewed_reason_excuses_and_another_does_not(tmp_path: Path) -> None:
 
 def test_unsupported_needs_the_list_too() -> None:
     ledger = Ledger()
-    promise, asked = min(ledger.reviewed.unsupported)
+    promise, asked = min(ledger.known_gaps.unsupported)
     ledger.add_test([report(properties=[row("unsupported", promise) | {"asked": asked}])], [])
     assert ledger.objections() == []
     ledger.add_test([report(properties=[row("unsupported", "kIODirectionOut")])], [])
@@ -123,19 +123,19 @@ def test_unsupported_needs_the_list_too() -> None:
 
 
 def test_list_speaks_of_the_own_suite_alone(tmp_path: Path) -> None:
-    ledger = Ledger(reviewed=Reviewed())
-    promise, asked = min(Reviewed.load(OWN).unsupported)
+    ledger = Ledger(known_gaps=KnownGaps())
+    promise, asked = min(KnownGaps.load(OWN).unsupported)
     ledger.add_test([report(properties=[row("unsupported", promise) | {"asked": asked}])], [])
     assert len(ledger.objections()) == 1
     (tmp_path / "list.toml").write_text("[[unattested]]\npromise = 'x'\n")
     with pytest.raises(UsageError, match=r"list\.toml"):
-        Reviewed.load(tmp_path / "list.toml")
+        KnownGaps.load(tmp_path / "list.toml")
 
 
 def test_kept_in_a_test_without_any_device_is_unattested() -> None:
     ledger = Ledger()
     said = report(properties=[row(), row("broken")])
-    ledger.add_test([said], ["alignment"], verdict.look(Evidence(), []))
+    ledger.add_test([said], ["alignment"], host_view.look(Evidence(), []))
     assert [each.verdict for each in ledger.promises] == ["unattested", "broken"]
     assert ledger.promises[0].reason == "no DMA moved a byte during this test"
 
@@ -245,7 +245,7 @@ def test_facts_that_are_none_are_a_broken_promise() -> None:
 def test_rows_stand_in_the_order_of_the_tests() -> None:
     """They arrive as tests end, which is another order where several VMs share them."""
     ledger = Ledger()
-    ledger.object("cache reports", "late")
+    ledger.add_failure("cache reports", "late")
     ledger.promises += [
         Promise("alignment", asked, "", "kept", "", f"suite/test_x.py::test_x[{asked}]")
         for asked in ("4", "2", "1", "2")
@@ -258,7 +258,7 @@ def test_rows_stand_in_the_order_of_the_tests() -> None:
 
 
 def seen(*events: dict[str, Any], properties: list[Any] | None = None) -> HostView:
-    return verdict.look(Evidence.of(events), properties or [])
+    return host_view.look(Evidence.of(events), properties or [])
 
 
 def test_host_that_objects_fails_the_report_that_passed() -> None:
@@ -290,8 +290,8 @@ def test_host_without_objection_changes_nothing() -> None:
 
 def test_row_that_is_not_reviewed_fails_the_tests_own_report() -> None:
     for listed, outcome in ((False, "failed"), (True, "passed")):
-        reviewed = Reviewed(frozenset({("wiring", "nothing looks")} if listed else ()))
-        ledger = Ledger(reviewed=reviewed)
+        known_gaps = KnownGaps(frozenset({("wiring", "nothing looks")} if listed else ()))
+        ledger = Ledger(known_gaps=known_gaps)
         said = report(properties=[row("unattested", "wiring", "nothing looks")])
         ledger.add_test([said], [])
         assert said.outcome == outcome
@@ -464,7 +464,7 @@ def test_kind_of_evidence_that_there_is_not() -> None:
     ledger = Ledger()
     said = {**row(), "by": "test", "evidence": "hope"}
     ledger.add_test([report(properties=[said])], [], seen(traces.request(moved=1)))
-    assert "there is not: 'hope'" in ledger.objections()[0].reason
+    assert "unknown kind of evidence: 'hope'" in ledger.objections()[0].reason
 
 
 def test_claim_is_a_row_by_evidence() -> None:
@@ -492,7 +492,7 @@ def test_claim_is_a_row_by_evidence() -> None:
 
 def test_objection_to_the_run_counts_as_a_failure() -> None:
     ledger = Ledger()
-    ledger.object("refused DMA", "late")
+    ledger.add_failure("refused DMA", "late")
     assert (ledger.failed, [each.test for each in ledger.of_the_run()]) == (1, [AFTER])
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.machine.guest_memory import NoMemory
 from dma_rehearsal.host_harness.machine.qmp import MonitorError
 from dma_rehearsal.host_harness.process.errors import NoVerdict
-from dma_rehearsal.host_harness.session.guest_protocol import GuestWordsError
 from dma_rehearsal.host_harness.witness import cpu_registers, host_witness
 from tests.unit.device.platform.tables import PAGE, TABLE, Tables
 
@@ -171,7 +171,7 @@ def test_number_that_no_single_cpu_holds_takes_the_verdict(holders: tuple[int, .
             return super().rcx(1) if cpu in holders else 0
 
     with pytest.raises(NoVerdict, match=f"{len(holders)} CPUs have"):
-        host_witness.answer(Lies(), ASKED, 5)  # type: ignore[arg-type]
+        host_witness.answer(Lies(), ASKED, 5)
 
 
 def test_monitor_that_fails_takes_the_verdict() -> None:
@@ -180,7 +180,7 @@ def test_monitor_that_fails_takes_the_verdict() -> None:
             raise MonitorError(f"{name}: no answer")
 
     with pytest.raises(NoVerdict, match="no answer"):
-        host_witness.answer(Silent(), ASKED, 5)  # type: ignore[arg-type]
+        host_witness.answer(Silent(), ASKED, 5)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_monitor_that_fails_takes_the_verdict() -> None:
 )
 def test_request_that_cannot_be(name: str, value: object) -> None:
     vm: Any = Stopped()
-    with pytest.raises(GuestWordsError):
+    with pytest.raises(GuestProtocolError):
         host_witness.answer(vm, {**ASKED, name: value}, 5)
     assert vm.sent == [], "refused before the guest is told to stop"
 

@@ -15,7 +15,7 @@ from dma_rehearsal.device.layout import MemoryType, WitnessRun, WitnessStatus
 from dma_rehearsal.device.platform.memory_types import Mtrrs, effective_type
 from dma_rehearsal.device.platform.witness import Witness
 from dma_rehearsal.host_harness.witness import page_walk
-from dma_rehearsal.host_harness.witness.page_walk import Run, TypeRegisters, WalkFailed
+from dma_rehearsal.host_harness.witness.page_walk import PageRange, TypeRegisters, WalkFailed
 from tests.unit.device.platform.tables import (
     HUGE,
     LARGE,
@@ -45,7 +45,7 @@ def reader(tables: Tables) -> Callable[[int, int], bytes]:
 
 def walk(
     tables: Tables, va: int = VA, length: int = PAGE, registers: TypeRegisters = ALL_WB
-) -> list[Run]:
+) -> list[PageRange]:
     return page_walk.walk(reader(tables), tables.root, tables.levels, va, length, registers)
 
 
@@ -221,7 +221,7 @@ def test_witness_and_harness_agree(
     assert joined == runs
 
 
-def _split(runs: list[WitnessRun]) -> list[Run]:
+def _split(runs: list[WitnessRun]) -> list[PageRange]:
     pages = []
     for run in runs:
         facts = asdict(run)
@@ -229,7 +229,7 @@ def _split(runs: list[WitnessRun]) -> list[Run]:
             facts[name] = facts[name].name
         for offset in range(0, facts["length"], PAGE):
             place = {"va": facts["va"] + offset, "physical": facts["physical"] + offset}
-            pages.append(Run(**{**facts, **place, "length": PAGE}))
+            pages.append(PageRange(**{**facts, **place, "length": PAGE}))
     return pages
 
 

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: boot the guest with the device, run the DMA checks, print the verdict.
+
+The status is also the last line of the output and the contents of ``build/runs/latest/status``,
+because make turns every failure into 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import pytest
+
+from dma_rehearsal.device import __main__ as device
+from dma_rehearsal.host_harness import faults, pytest_plugin
+from dma_rehearsal.host_harness.cli import doctor, order, own_pytest, shell, soak
+from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.options.replay import Replay
+from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
+from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.session import run_folder
+from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
+from dma_rehearsal.host_harness.session.verdict_record import Recorder
+
+_EPILOG = """\
+statuses:
+  0  all passed
+  1  a test failed or a promise is broken
+  2  usage: a wrong option, an unknown fault, no test selected
+  3  the environment (QEMU, guest image) cannot be made
+  4  no verdict: the VM, the device or the result channel was lost
+
+environment variables (make takes them as NAME=value):
+{variables}
+  QEMU=PROGRAM           a QEMU >= 10.1 with vfio-user-pci
+  DMA_REHEARSAL_CACHE    folder of the environment's cache
+  DMA_REHEARSAL_BUILD    chroot, userns or host: how the guest's driver is built (default: what
+                         works)
+
+Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v, -q, --junitxml ...
+"""
+
+
+# pytest answers these without a session.
+_NO_RUN = ("--version", "-V", "--help", "-h", "--markers", "--fixtures", "--fixtures-per-test")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 100000")
+    return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises usage errors like every other error, so that the status is the last line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    variables = "\n".join(
+        f"  {f'{option.variable}={option.metavar}':21}  {option.help}" for option in OPTIONS
+    )
+    parser = _Parser(
+        prog="dma-rehearsal",
+        description="Boots a stock QEMU guest with the DMA device and runs the guest's DMA checks.",
+        epilog=_EPILOG.format(variables=variables),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    def add_runs(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--runs",
+            type=Path,
+            default=Path("build", "runs"),
+            metavar="DIR",
+            help="where the folders of artefacts go (default: build/runs)",
+        )
+
+    def add_tests(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--tests",
+            metavar="PATH",
+            help="the guest tests of this file or folder, below the current one, not the suite",
+        )
+
+    test_parser = add("test", "run the checks; further arguments go to pytest")
+    add_runs(test_parser)
+    add_tests(test_parser)
+    order_parser = add("order", "compare the verdicts of two orders, and of tests alone")
+    add_runs(order_parser)
+    add_tests(order_parser)
+    order_parser.add_argument(
+        "--sample", type=_count, default=10, metavar="N", help="tests that run alone, too (10)"
+    )
+    shell_parser = add("shell", "boot the guest and give a login shell in it")
+    add_runs(shell_parser)
+    shell_parser.add_argument(
+        "--attach",
+        type=Path,
+        metavar="FOLDER",
+        help="open one more shell in the VM of this run's folder instead (build/runs/latest)",
+    )
+    soak_parser = add("soak", "run the checks many times in a row; further arguments go to pytest")
+    add_runs(soak_parser)
+    soak_parser.add_argument("--count", type=_count, default=50, metavar="N", help="runs (50)")
+    soak_parser.add_argument(
+        "--load", type=_count, default=2, metavar="N", help="busy processes beside them (2)"
+    )
+    add("faults", "list the named faults: name, status, description")
+    add("environment", "make QEMU and the guest image, run nothing")
+    add("doctor", "say what this machine has and lacks for a run; make nothing")
+    add("clean-cache", "remove what the cache holds, but nothing that a run uses")
+    add("device", "serve the device models alone, over vfio-user (device --help)")
+    return parser
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> Status:
+    """Run the harness and return its status."""
+    if argv[:1] == ["device"]:
+        return Status(device.main(argv[1:]))
+    # Without a command the arguments are those of test.
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = ["test", *argv]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
+            signal.signal(number, _terminate)
+    try:
+        parser = _parser()
+        known, rest = parser.parse_known_args(argv)
+        if rest and known.command not in ("test", "soak", "order"):
+            parser.error(f"{known.command} takes no {rest[0]!r}")
+        return _run(known, rest)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return Status.NO_VERDICT
+    except BrokenPipeError:  # the reader has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Status.NO_VERDICT
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug of the harness, not a verdict", file=sys.stderr)
+        return Status.NO_VERDICT
+
+
+def _given() -> Options:
+    for name, meant in run_options.overlooked(os.environ).items():
+        print(
+            f"note: nothing reads {name} of the environment; for {meant} see --help",
+            file=sys.stderr,
+        )
+    return run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+
+
+def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
+    if known.command == "faults":
+        print(faults.listing())
+        return Status.PASSED
+    if known.command == "doctor":
+        return doctor.run(sys.stdout)
+    if known.command == "clean-cache":
+        return doctor.clean_cache(sys.stdout)
+    if known.command == "soak":
+        return soak.run(known.count, known.load, known.runs, pytest_args)
+    if known.command == "order":
+        tests = _tests(known)
+        return order.run(_given(), tests, known.sample, known.runs, pytest_args)
+    if known.command == "shell" and known.attach:
+        return shell.attach(known.attach)
+    if known.command == "shell":
+        given = _given()
+        if given.several_vms:
+            raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
+        with Run(given, Progress(), known.runs, shells=True) as run:
+            return shell.run(run)
+    if known.command == "environment":
+        with Run(_given(), Progress(), Path()) as run:
+            run.prepare()
+        return Status.PASSED
+    if any(word in _NO_RUN for word in pytest_args):
+        code = pytest.main(pytest_args, [pytest_plugin])
+        return Status.PASSED if code == pytest.ExitCode.OK else Status.USAGE
+    return _test(known, pytest_args)
+
+
+def _tests(known: argparse.Namespace) -> GuestTests:
+    tests = GuestTests(Path.cwd(), (known.tests,)) if known.tests else GuestTests()
+    tests.files()  # UsageError now, and not after the VM is up
+    return tests
+
+
+def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
+    try:
+        given = _given()
+        tests = _tests(known)
+    except UsageError as error:
+        # Scripts read the file `status`: it must not be that of the run before.
+        run_folder.set_status(run_folder.create(known.runs.absolute()), error.status)
+        raise
+    argv = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--runs", str(known.runs)]
+    if not tests.is_own:
+        argv += ["--tests", *tests.selected]
+    quiet = any(re.fullmatch(r"-[a-z]*q[a-z]*|--quiet", word) for word in pytest_args)
+    with Run(given, Progress(quiet=quiet), known.runs, tests=tests) as run:
+        run.open_folder()
+        run.replay = Replay(argv, pytest_args, Path.cwd())
+        code = own_pytest.run(run, pytest_args, Recorder(run))
+        if run.status is None:  # pytest had no session
+            usage = code == pytest.ExitCode.USAGE_ERROR
+            run.conclude(Status.USAGE if usage else Status.NO_VERDICT)
+        print()
+        print("\n".join(run.verdict()), flush=True)
+        if given.keep and run.vm and not run.error:
+            wait_while_kept(run)
+    return Status.NO_VERDICT if run.status is None else run.status
+
+
+def console_main() -> None:
+    """Run ``dma-rehearsal``: print the status as the last line, and exit with it."""
+    final = main(sys.argv[1:])
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.flush()
+        print(f"status {final.value}", flush=True)
+    sys.exit(final.value)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device process of a VM: its start, and requests to its control socket while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import dma_rehearsal
+from dma_rehearsal.host_harness.faults import Place
+from dma_rehearsal.host_harness.options.run_options import Options
+from dma_rehearsal.host_harness.process.children import child, how_it_ended
+from dma_rehearsal.host_harness.process.deadlines import wait_limit
+from dma_rehearsal.host_harness.process.errors import NoVerdict, Status, UsageError
+from dma_rehearsal.host_harness.process.plain_text import tail
+
+SOCKET = "control"  # its name in the folder of a VM's sockets
+_PATIENCE_S = 10.0
+_ANSWER_MAX = 1 << 20  # bytes; a name comes back with each of its characters escaped
+
+
+def start(
+    stack: ExitStack,
+    options: Options,
+    folder: Path,
+    exerciser: Path,
+    platform: Path,
+    peer: Path | None,
+) -> subprocess.Popen[bytes]:
+    """Start the device process; return it when it listens on these sockets.
+
+    ``folder`` takes its trace and its log; the end of ``stack`` ends it. UsageError for an endpoint
+    that cannot be served, NoVerdict when the process dies or its deadline passes.
+    """
+    fault = options.fault
+    argv = [
+        # -P: a device.py in the current folder is somebody else's.
+        *(sys.executable, "-P", "-m", "dma_rehearsal.device", "--die-with-stdin"),
+        *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
+        *("--control-socket", str(platform.with_name(SOCKET))),
+        *(("--peer-socket", str(peer)) if peer else ()),
+        *("--trace", str(folder / "device-trace.jsonl")),
+    ]
+    if options.gdb:
+        argv += ["--patience", "0"]  # a user who debugs the guest may debug the device, too
+    if fault and fault.place is Place.DEVICE:
+        argv += ["--fault", fault.name]
+    for name in ("endpoint", "profile"):
+        if name in options.given:
+            argv += [f"--{name}", options.given[name]]
+    if "coherent" in options.given:
+        argv += ["--coherent", "yes" if options.profile.coherent else "no"]
+    if options.iommu:
+        argv += ["--iommu"]
+    # Python finds a user's endpoint as any module: in the current folder, or on PYTHONPATH.
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # dma_rehearsal comes last: a checkout's folder also has a `device`, which is not the user's.
+    own = str(Path(dma_rehearsal.__file__).parents[1])
+    python_path = [str(Path.cwd()), *filter(None, given), own]
+    log = stack.enter_context((folder / "device.log").open("wb"))
+    device = stack.enter_context(
+        child(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
+        )
+    )
+    if device.stdout is None:
+        raise NoVerdict("device up", "the device process has no standard output")
+    limit = options.deadlines["device up"]
+    with selectors.DefaultSelector() as selector:
+        selector.register(device.stdout, selectors.EVENT_READ)
+        answered = bool(selector.select(wait_limit(limit)))
+    line = device.stdout.readline() if answered else b""
+    if line.strip() != b"ready":
+        if answered:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                device.wait(5)
+            if device.returncode == Status.USAGE and options.endpoint:
+                raise _endpoint_refused(options.endpoint, folder / "device.log")
+            reason = f"is not ready ({how_it_ended(device)})"
+        else:
+            reason = f"is not ready within its deadline of {limit:g} s"
+        said = "\n".join(f"  | {text}" for text in tail(folder / "device.log"))
+        raise NoVerdict("device up", f"the device process {reason}\n{said}".rstrip())
+    return device
+
+
+def _endpoint_refused(endpoint: str, log: Path) -> UsageError:
+    """Return the error for an endpoint that cannot be served, with the device process's message."""
+    *said, last = tail(log, 4) or [""]
+    _, is_hint, hint = last.partition("next: ")
+    if not is_hint:
+        said.append(last)
+        hint = f"fix {endpoint.partition(':')[2]}: docs/tutorial.md says what an endpoint can have"
+    return UsageError(f"ENDPOINT={endpoint}: {' '.join(said)}", hint)
+
+
+def set_fault(path: Path, name: str | None) -> None:
+    """Have the device act with the fault of that name, in place of any other; None: with none.
+
+    Call it between tests, because transfers in flight end as they began. UsageError when the device
+    refuses it, as it does a fault that is not the device's; NoVerdict when it does not answer.
+    """
+    said = _ask(path, {"fault": name}, "fault")
+    if said != {"fault": name}:
+        raise UsageError(f"the device: {_error(said)}", "make faults lists them")
+
+
+def set_test(path: Path, nodeid: str | None) -> None:
+    """Name this test in every later event of the device's trace; None: no test.
+
+    NoVerdict when the device does not answer, or refuses the name, as it does one of 64 KiB: the
+    trace could then not say which test did what.
+    """
+    said = _ask(path, {"test": nodeid}, "test")
+    if said != {"test": nodeid}:
+        raise NoVerdict("test", f"the device does not take the test's name: {_error(said)}")
+
+
+def _ask(path: Path, request: dict[str, str | None], what: str) -> Any:
+    """Return the answer to a request, on a connection of its own. NoVerdict without an answer."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(_PATIENCE_S)
+            control.connect(str(path))
+            control.sendall(json.dumps(request).encode() + b"\n")
+            answer = bytearray()
+            while not answer.endswith(b"\n") and len(answer) < _ANSWER_MAX:
+                part = control.recv(_ANSWER_MAX)
+                if not part:
+                    break
+                answer += part
+        return json.loads(answer)
+    except (OSError, ValueError) as error:
+        raise NoVerdict(what, f"the device's control socket does not answer: {error}") from error
+
+
+def _error(said: Any) -> Any:
+    return said.get("error", said) if isinstance(said, dict) else said
