@@ -63,6 +63,8 @@ lint: setup
 	@$(VENV)/bin/ruff format --check $(PACKAGES) examples docs/conf.py
 	@$(VENV)/bin/ruff check $(PACKAGES) examples docs/conf.py
 	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer
+	@$(VENV)/bin/lint-imports --no-cache --no-logo >build/lint-imports.log || { \
+		cat build/lint-imports.log >&2; exit 1; }
 
 units: setup
 	@$(PYTHON) -m pytest -q -m "not vm and not matrix"

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each contract of pyproject.toml fires: an import that it forbids breaks it."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+from importlinter.api import read_configuration
+from importlinter.contracts.acyclic_siblings import AcyclicSiblingsContract
+from importlinter.contracts.forbidden import ForbiddenContract
+from importlinter.contracts.layers import LayersContract
+from importlinter.domain.contract import Contract
+
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+
+TYPES: dict[str, type[Contract]] = {
+    "acyclic_siblings": AcyclicSiblingsContract,
+    "forbidden": ForbiddenContract,
+    "layers": LayersContract,
+}
+CONFIGURATION = read_configuration(str(SOURCE / "pyproject.toml"))
+CONTRACTS = {each["id"]: each for each in CONFIGURATION["contracts_options"]}
+
+# For each contract an import that it forbids: importer, imported.
+FORBIDDEN: dict[str, tuple[str, str]] = {
+    "apart-guest": ("guest.drivers.edu", "device.endpoints.registers"),
+    "apart-host": ("host_harness.machine.vm", "guest.linux.swap"),
+    "vfio-user-alone": ("device.vfio_user.server", "device.trace"),
+    "page-walk-alone": ("host_harness.witness.page_walk", "host_harness.process.errors"),
+    "witness-device": ("device.platform.witness", "host_harness.witness.page_walk"),
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("dma_rehearsal", cache_dir=None)
+
+
+def kept(graph: grimp.ImportGraph, options: dict[str, Any]) -> bool:
+    contract = TYPES[options["type"]](options["name"], CONFIGURATION["session_options"], options)
+    # A check takes the ignored imports out of its graph.
+    return contract.check(copy.deepcopy(graph), verbose=False).kept
+
+
+def test_each_contract_has_its_example() -> None:
+    assert CONTRACTS.keys() == FORBIDDEN.keys()
+
+
+@pytest.mark.parametrize("identity", CONTRACTS)
+def test_forbidden_import_breaks_the_contract(graph: grimp.ImportGraph, identity: str) -> None:
+    importer, imported = (f"dma_rehearsal.{name}" for name in FORBIDDEN[identity])
+    assert {importer, imported} <= graph.modules
+    changed = copy.deepcopy(graph)
+    assert kept(changed, CONTRACTS[identity])
+    changed.add_import(importer=importer, imported=imported)
+    assert not kept(changed, CONTRACTS[identity])
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A copy of what the linter reads."""
+    for name in ("device", "guest", "host_harness"):
+        shutil.copytree(SOURCE / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copytree(SOURCE / "dma_rehearsal", tmp_path / "dma_rehearsal", symlinks=True)
+    shutil.copy(SOURCE / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_linter_reads_the_files_behind_the_links(sources: Path) -> None:
+    """A type-only import counts as well."""
+    assert lint(sources).returncode == 0
+    with (sources / "host_harness" / "machine" / "vm.py").open("a") as file:
+        file.write(
+            "\nfrom typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n"
+            "    from dma_rehearsal.guest.linux import swap\n"
+        )
+    done = lint(sources)
+    assert done.returncode == 1
+    assert "dma_rehearsal.host_harness.machine.vm -> dma_rehearsal.guest.linux.swap" in (
+        " ".join(done.stdout.split())
+    )
