@@ -24,8 +24,9 @@ from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
-from dma_rehearsal.device.faults import FAULTS
-from dma_rehearsal.device.faults.injector import FaultError, FaultSwitch
+from dma_rehearsal.device.faults import IMPLEMENTATIONS
+from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
+from dma_rehearsal.device.layout.faults import BY_NAME
 from dma_rehearsal.device.loader import NoEndpoint
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
@@ -93,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the client has an IOMMU: tell it of DMA that it did not map, for it to raise a fault",
     )
-    add("--fault", metavar="NAME", choices=sorted(FAULTS), help="break one promise on purpose")
+    add(
+        "--fault",
+        metavar="NAME",
+        choices=sorted(IMPLEMENTATIONS),
+        help="break one promise on purpose",
+    )
     add(
         "--control-socket",
         type=Path,
@@ -158,8 +164,8 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.list_faults:
-        for name, fault in FAULTS.items():
-            print(f"{name}\t{fault.description}")
+        for name in IMPLEMENTATIONS:
+            print(f"{name}\t{BY_NAME[name].description}")
         return 0
     if options.endpoint_socket is None or options.platform_socket is None:
         parser.error("--exerciser-socket and --platform-socket are both needed")
@@ -218,7 +224,7 @@ def _servers(
     for each in endpoints:
         each.bus.interconnect = platform.interconnect
         each.bus.behind_iommu = options.iommu
-    switch = FaultSwitch(endpoints, platform)
+    switch = FaultInjector(endpoints, platform)
     switch.set(options.fault)
     control = options.control_socket
     models: list[Endpoint] = [*endpoints, platform]

@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from dma_rehearsal.device.faults.injector import FaultError, FaultSwitch
+from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.trace import Trace
 
 REQUEST_MAX = 1 << 16  # bytes; the name of a test may be long
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class ControlServer:
     """Serves ``switch`` and ``trace`` on the Unix socket ``path``, one connection at a time."""
 
-    def __init__(self, path: Path, switch: FaultSwitch, trace: Trace) -> None:
+    def __init__(self, path: Path, switch: FaultInjector, trace: Trace) -> None:
         self.path = path
         self._switch, self._trace = switch, trace
         self._listener: socket.socket | None = None

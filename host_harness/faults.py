@@ -1,34 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named faults: each breaks one promise on purpose, and the run must notice.
-
-``make faults`` prints them. A check that no fault can make fail is not a check.
-"""
+"""The named faults, for people: found by name, printed as a list and as the table of the docs."""
 
 from __future__ import annotations
 
 import difflib
 
-from dma_rehearsal.device.layout.faults.allocator import ALLOCATOR, DRIVER, MAPPER
-from dma_rehearsal.device.layout.faults.cache_model import CACHE
-from dma_rehearsal.device.layout.faults.channel import CHANNEL
-from dma_rehearsal.device.layout.faults.device import DEVICE
-from dma_rehearsal.device.layout.faults.fault import Fault, Place
-from dma_rehearsal.device.layout.faults.iommu import BEHIND_IOMMU
+from dma_rehearsal.device.layout.faults import BY_NAME, FAULTS, Fault
 from dma_rehearsal.host_harness.process.errors import UsageError
 
-__all__ = ["FAULTS", "Fault", "Place", "find", "listing"]
-
-FAULTS = (*DEVICE, *CACHE, *DRIVER, *ALLOCATOR, *BEHIND_IOMMU, *MAPPER, *CHANNEL)
+__all__ = ["FAULTS", "Fault", "find", "listing", "markdown"]
 
 
 def find(name: str) -> Fault:
-    """Return the fault of that name; UsageError says which are like it when there is none."""
-    for fault in FAULTS:
-        if fault.name == name:
-            return fault
-    names = [fault.name for fault in FAULTS]
-    alike = difflib.get_close_matches(name, names, 5)
-    choice = "".join(f"\n    {each}" for each in alike or names)
+    """Return the fault of that name; UsageError lists similar names when there is none."""
+    if name in BY_NAME:
+        return BY_NAME[name]
+    choice = "".join(
+        f"\n    {each}" for each in difflib.get_close_matches(name, BY_NAME, 5) or BY_NAME
+    )
     raise UsageError(
         f"there is no fault {name!r}",
         f"choose one of these (make faults says what each does):{choice}",
@@ -36,6 +25,22 @@ def find(name: str) -> Fault:
 
 
 def listing() -> str:
-    """Return one line for each fault: name, status, description."""
-    width = max(len(fault.name) for fault in FAULTS)
-    return "\n".join(f"{f.name:{width}}  {f.status.value}  {f.description}" for f in FAULTS)
+    """Return one line for each fault: name, status, component, description."""
+    name = max(len(each.name) for each in FAULTS)
+    component = max(len(each.component.value) for each in FAULTS)
+    return "\n".join(
+        f"{each.name:{name}}  {each.status.value}  {each.component.value:{component}}  "
+        f"{each.description}"
+        for each in FAULTS
+    )
+
+
+def markdown() -> str:
+    """Return the table of docs/faults.md."""
+    rows = [
+        f"| `{each.name}` | {each.component.value} | {each.status.value} | "
+        f"{', '.join(each.promises) or 'the verdict'} | {each.description} |"
+        for each in FAULTS
+    ]
+    head = "| fault | component | status | breaks | description |", "| --- " * 5 + "|"
+    return "\n".join([*head, *rows])

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of the device: each breaks one promise on purpose, in one overridden method.
-
-Their classes stand in for the sound ones while a device runs (`device.switch`), so none of them
-makes anything when it is made.
-"""
+"""Implementations of the faults of the device process, by the names of `device.layout.faults`."""
 
 from __future__ import annotations
 
 from dma_rehearsal.device.faults import (
     bus,
-    cache,
+    cache_model,
     configuration,
     in_flight,
     interrupts,
@@ -20,16 +16,16 @@ from dma_rehearsal.device.faults import (
     transfers,
     witness,
 )
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 
-__all__ = ["FAULTS", "SOUND", "Fault"]
+__all__ = ["IMPLEMENTATIONS", "SOUND", "DeviceFault"]
 
 _SUBJECTS = (
     *(transfers, requests, configuration, interrupts, limits, in_flight),
-    *(ring, bus, witness, protection, cache),
+    *(ring, bus, witness, protection, cache_model),
 )
 
-FAULTS: dict[str, Fault] = {
-    name: fault for subject in _SUBJECTS for name, fault in subject.FAULTS.items()
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    name: fault for subject in _SUBJECTS for name, fault in subject.IMPLEMENTATIONS.items()
 }
-SOUND = Fault("no fault")
+SOUND = DeviceFault()

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from dma_rehearsal.device.endpoints.dma import DmaRefused, OnlyByMessage
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaAttribute, DmaDirection
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
@@ -113,22 +113,11 @@ class _StaleTranslation(Exerciser):
         self._seen = {}
 
 
-FAULTS: dict[str, Fault] = {
-    "message-not-sent": Fault(
-        "makes up the data for which it should ask its client", exerciser=_MessageNotSent
-    ),
-    "atc-uncovered": Fault(
-        "uses a translation for addresses that it does not cover", exerciser=_AtcUncovered
-    ),
-    "trace-of-words": Fault("traces an access of 8 bytes as two of 4", exerciser=_TraceOfWords),
-    "own-bar-reached": Fault(
-        "lets a DMA write the device's own registers", exerciser=_OwnBarReached
-    ),
-    "peer-write-lost": Fault(
-        "reports success for a write to a peer, and the peer has nothing of it",
-        exerciser=_PeerWriteLost,
-    ),
-    "iommu-stale-translation": Fault(
-        "goes on using a translation after its unmap", exerciser=_StaleTranslation
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "message-not-sent": DeviceFault(exerciser=_MessageNotSent),
+    "atc-uncovered": DeviceFault(exerciser=_AtcUncovered),
+    "trace-of-words": DeviceFault(exerciser=_TraceOfWords),
+    "own-bar-reached": DeviceFault(exerciser=_OwnBarReached),
+    "peer-write-lost": DeviceFault(exerciser=_PeerWriteLost),
+    "iommu-stale-translation": DeviceFault(exerciser=_StaleTranslation),
 }

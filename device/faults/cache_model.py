@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of the cache model: each breaks one rule on purpose, in one overridden method."""
+"""Faults of the cache model: each breaks one rule, in one overridden method."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dma_rehearsal.device.cache_model.blame import Blame
 from dma_rehearsal.device.cache_model.buffers import Buffer
 from dma_rehearsal.device.cache_model.lines import DIRTY, FRESH, Segment, Window, lines_with
-from dma_rehearsal.device.cache_model.masks import blended, of_bytes
+from dma_rehearsal.device.cache_model.masks import of_bytes
 from dma_rehearsal.device.cache_model.model import CacheModel
-from dma_rehearsal.device.cache_model.names import Operation, Span
+from dma_rehearsal.device.cache_model.names import GuestMemory, Mode, Operation, Span
 from dma_rehearsal.device.cache_model.reports import MISSING, ReportKind
+from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.platform.platform import Platform
 
 _STORED = lines_with(DIRTY, without=FRESH)
 
@@ -148,18 +150,7 @@ class _UntrackedReached(CacheModel):
         return super()._accessed(spans, False)
 
 
-class _WholeLineToMemory(CacheModel):
-    """Undoes stores of a CPU that runs: no sequence of single steps can show that."""
-
-    def take_image(self, window: Window, lines: bytes | None = None) -> None:
-        start, end = window.start, window.end
-        image = bytes(window.segment.image[start:end])
-        mask = of_bytes(bytes(window.lines * b"\xff") if lines is None else lines, self.line)
-        self.change(window, start, image, mask)
-        window.segment.known[start:end] = blended(window.segment.known[start:end], image, mask)
-
-
-FAULTS: Mapping[str, type[CacheModel]] = {
+MODELS: Mapping[str, type[CacheModel]] = {
     "cache-clean-noop": _CleanNoop,
     "cache-invalidate-noop": _InvalidateNoop,
     "cache-clean-one-line-short": _CleanOneLineShort,
@@ -177,5 +168,17 @@ FAULTS: Mapping[str, type[CacheModel]] = {
     "cache-snapshot-never-compared": _SnapshotNeverCompared,
     "cache-reports-lost": _ReportsLost,
     "cache-untracked-reached": _UntrackedReached,
-    "cache-whole-line-to-memory": _WholeLineToMemory,
 }
+
+
+def _with_model(model: type[CacheModel]) -> type[Platform]:
+    """Return a platform whose cache model breaks one rule."""
+
+    class Broken(Platform):
+        def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
+            return model(memory, mode, line, seed)
+
+    return Broken
+
+
+IMPLEMENTATIONS = {name: DeviceFault(platform=_with_model(model)) for name, model in MODELS.items()}

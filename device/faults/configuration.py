@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.pci.config import Header
 from dma_rehearsal.device.pci.power import PowerManagement
 
@@ -28,8 +28,6 @@ class _CapabilityHidden(Exerciser):
         return bytes(shown)
 
 
-FAULTS: dict[str, Fault] = {
-    "device-capability-hidden": Fault(
-        "leaves Power Management out of its list of capabilities", exerciser=_CapabilityHidden
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "device-capability-hidden": DeviceFault(exerciser=_CapabilityHidden),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a named fault is."""
+"""The implementation of a fault of the device process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from dma_rehearsal.device.platform.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault's description and the classes that stand in for the sound ones.
+class DeviceFault:
+    """The classes that take the place of the sound ones while a fault is set.
 
     Neither has an ``__init__`` of its own.
     """
 
-    description: str
     exerciser: type[Exerciser] = Exerciser
     platform: type[Platform] = Platform

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 
 
 class _OutlivesBusMaster(Exerciser):
@@ -23,11 +23,7 @@ class _OutlivesReset(Exerciser):
         self.hold._transfer = transfer
 
 
-FAULTS: dict[str, Fault] = {
-    "held-outlives-bus-master": Fault(
-        "goes on with a DMA in flight when bus mastering is back", exerciser=_OutlivesBusMaster
-    ),
-    "held-outlives-reset": Fault(
-        "goes on with a DMA in flight after a reset", exerciser=_OutlivesReset
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "held-outlives-bus-master": DeviceFault(exerciser=_OutlivesBusMaster),
+    "held-outlives-reset": DeviceFault(exerciser=_OutlivesReset),
 }

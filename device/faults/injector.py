@@ -9,7 +9,7 @@ from dma_rehearsal.device import faults
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.registers import RegisterFile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults import FAULTS, SOUND, Fault
+from dma_rehearsal.device.faults import IMPLEMENTATIONS, SOUND, DeviceFault
 from dma_rehearsal.device.platform.platform import Platform
 
 
@@ -24,7 +24,7 @@ class FaultError(Exception):
         self.hint = hint
 
 
-class FaultSwitch:
+class FaultInjector:
     """The faults of some endpoints and their platform, which were made sound; one at a time.
 
     What is under way ends as it began: set and clear while no DMA is in flight. A fault of the
@@ -40,16 +40,16 @@ class FaultSwitch:
 
         FaultError when there is none of that name, or these endpoints cannot have it.
         """
-        if name is not None and name not in FAULTS:
+        if name is not None and name not in IMPLEMENTATIONS:
             raise FaultError(
                 f"there is no fault {name!r}: python -m dma_rehearsal.device --list-faults"
             )
         try:
-            self.put_on(SOUND if name is None else FAULTS[name])
+            self.apply(SOUND if name is None else IMPLEMENTATIONS[name])
         except FaultError as error:
             raise FaultError(f"the fault {name} {error}", error.hint) from None
 
-    def put_on(self, fault: Fault) -> None:
+    def apply(self, fault: DeviceFault) -> None:
         """Have ``fault`` act in place of what was put on before. FaultError as in `set`."""
         if fault.exerciser is not Exerciser:
             for kind in self._kinds:

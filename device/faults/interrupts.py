@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import INTXCTL_ASSERT
 from dma_rehearsal.device.vfio_user.messages import Irq
 
@@ -92,28 +92,13 @@ class _IntxStorm(Exerciser):
         return self._intx_level
 
 
-FAULTS: dict[str, Fault] = {
-    "msix-dropped": Fault("does not send the messages of one vector", exerciser=_MsixDropped),
-    "msix-doubled": Fault(
-        "sends each message of one vector again, with the next register write",
-        exerciser=_MsixDoubled,
-    ),
-    "msix-misdirected": Fault(
-        "sends the messages of one vector to the last vector", exerciser=_MsixMisdirected
-    ),
-    "msix-mask-ignored": Fault(
-        "sends messages while they are masked, and has none pending", exerciser=_MsixMaskIgnored
-    ),
-    "intx-dropped": Fault(
-        "sets Interrupt Status and does not take the line up", exerciser=_IntxDropped
-    ),
-    "intx-doubled": Fault(
-        "takes the line up once more after it was taken down", exerciser=_IntxDoubled
-    ),
-    "intx-misdirected": Fault(
-        "sends the message of the last vector in place of the line", exerciser=_IntxMisdirected
-    ),
-    "intx-storm": Fault(
-        "clears Interrupt Status while the guest's line is still up", exerciser=_IntxStorm
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "msix-dropped": DeviceFault(exerciser=_MsixDropped),
+    "msix-doubled": DeviceFault(exerciser=_MsixDoubled),
+    "msix-misdirected": DeviceFault(exerciser=_MsixMisdirected),
+    "msix-mask-ignored": DeviceFault(exerciser=_MsixMaskIgnored),
+    "intx-dropped": DeviceFault(exerciser=_IntxDropped),
+    "intx-doubled": DeviceFault(exerciser=_IntxDoubled),
+    "intx-misdirected": DeviceFault(exerciser=_IntxMisdirected),
+    "intx-storm": DeviceFault(exerciser=_IntxStorm),
 }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dma_rehearsal.device.exerciser.constraints import CONSTRAINTS
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Transfer
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
 
 
@@ -64,22 +64,18 @@ class _SnoopedAllTheSame(Exerciser):
         super()._ended(replace(transfer, asked=transfer.asked | told), reason, moved, crc32)
 
 
-FAULTS: dict[str, Fault] = {
-    "constraints-ignored": Fault(
-        "does DMA that its constraints forbid", exerciser=_ConstraintsIgnored
-    ),
-    "coherence-forgotten": Fault(
-        "of a profile that is not coherent does DMA as a coherent one",
-        exerciser=_CoherenceForgotten,
-    ),
-    "non-coherent-snooped": Fault(
-        "of a profile that is not coherent says so, and is snooped", exerciser=_SnoopedAllTheSame
-    ),
-    "mask-not-honoured": Fault("does DMA beyond its address bits", exerciser=_MaskNotHonoured),
-    "address-wrapped": Fault(
-        "cuts an address to its address bits in place of refusing it", exerciser=_AddressWrapped
-    ),
-    "boundary-crossed": Fault(
-        "does DMA across the boundary that it must not cross", exerciser=_BoundaryCrossed
-    ),
+class _EnableNoSnoopIgnored(Exerciser):
+    @property
+    def no_snoop_enabled(self) -> bool:
+        return True
+
+
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "constraints-ignored": DeviceFault(exerciser=_ConstraintsIgnored),
+    "coherence-forgotten": DeviceFault(exerciser=_CoherenceForgotten),
+    "non-coherent-snooped": DeviceFault(exerciser=_SnoopedAllTheSame),
+    "mask-not-honoured": DeviceFault(exerciser=_MaskNotHonoured),
+    "address-wrapped": DeviceFault(exerciser=_AddressWrapped),
+    "boundary-crossed": DeviceFault(exerciser=_BoundaryCrossed),
+    "cache-enable-ignored": DeviceFault(exerciser=_EnableNoSnoopIgnored),
 }

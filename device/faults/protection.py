@@ -6,7 +6,7 @@ from __future__ import annotations
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.platform.protection import Grant, Protection, ProtectionFault
@@ -64,17 +64,9 @@ class _MovesPrefix(Exerciser):
         super().transfer(transfer, ended)
 
 
-FAULTS: dict[str, Fault] = {
-    "protection-end-off-by-one": Fault(
-        "opens one byte more than each grant says", platform=_EndOffByOne
-    ),
-    "protection-direction-swapped": Fault(
-        "opens each grant for the other direction", platform=_DirectionSwapped
-    ),
-    "protection-moves-prefix": Fault(
-        "moves the granted part of a DMA that is denied", exerciser=_MovesPrefix
-    ),
-    "protection-record-lost": Fault(
-        "keeps no record of every eighth denied DMA", platform=_RecordLost
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "protection-end-off-by-one": DeviceFault(platform=_EndOffByOne),
+    "protection-direction-swapped": DeviceFault(platform=_DirectionSwapped),
+    "protection-moves-prefix": DeviceFault(exerciser=_MovesPrefix),
+    "protection-record-lost": DeviceFault(platform=_RecordLost),
 }

@@ -10,7 +10,7 @@ from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.refusals import Refusals, RefusedRequest
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.platform.platform import Platform
 
@@ -56,20 +56,11 @@ class _Hangs(Exerciser):
         threading.Event().wait()
 
 
-FAULTS: dict[str, Fault] = {
-    "trace-refusals-lost": Fault(
-        "leaves refused requests out of its trace", exerciser=_RefusalsNotTraced
-    ),
-    "trace-transfers-lost": Fault(
-        "leaves requests that moved bytes out of its trace", exerciser=_TransfersNotTraced
-    ),
-    "platform-refusals-uncounted": Fault(
-        "does not count refused requests", platform=_RefusalsUncounted
-    ),
-    "device-reads-ahead": Fault("reads one byte behind each transfer", exerciser=_ReadsAhead),
-    "device-reads-ahead-untraced": Fault(
-        "reads one byte behind each transfer, and leaves it out of its trace",
-        exerciser=_ReadsAheadUnseen,
-    ),
-    "device-hangs": Fault("never ends a write to DMACTL", exerciser=_Hangs),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "trace-refusals-lost": DeviceFault(exerciser=_RefusalsNotTraced),
+    "trace-transfers-lost": DeviceFault(exerciser=_TransfersNotTraced),
+    "platform-refusals-uncounted": DeviceFault(platform=_RefusalsUncounted),
+    "device-reads-ahead": DeviceFault(exerciser=_ReadsAhead),
+    "device-reads-ahead-untraced": DeviceFault(exerciser=_ReadsAheadUnseen),
+    "device-hangs": DeviceFault(exerciser=_Hangs),
 }

@@ -12,7 +12,7 @@ from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.ring import parse
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, Ext
 
 _SLOW_BUS_S = 0.001  # between two reads; another CPU may come in
@@ -76,14 +76,8 @@ class _RingRefusalLost(Exerciser):
         super().run_ring(transfer, lambda _reason: done(DmaReason.NONE))
 
 
-FAULTS: dict[str, Fault] = {
-    "ring-skips-last": Fault(
-        "leaves out the last segment of a transfer in several", exerciser=_RingSkipsLast
-    ),
-    "ring-double-fetch": Fault(
-        "reads a descriptor again after it was checked", exerciser=_RingDoubleFetch
-    ),
-    "ring-refusal-lost": Fault(
-        "completes a ring transfer that was refused as if it were done", exerciser=_RingRefusalLost
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "ring-skips-last": DeviceFault(exerciser=_RingSkipsLast),
+    "ring-double-fetch": DeviceFault(exerciser=_RingDoubleFetch),
+    "ring-refusal-lost": DeviceFault(exerciser=_RingRefusalLost),
 }

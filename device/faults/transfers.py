@@ -9,7 +9,7 @@ from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.records import DmaRecord
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection
 
 
@@ -91,17 +91,11 @@ class _DmaRecordLost(Exerciser):
         super().keep(record)
 
 
-FAULTS: dict[str, Fault] = {
-    "device-read-flip": Fault("flips one byte of what it reads from memory", exerciser=_ReadFlip),
-    "device-write-flip": Fault("flips one byte of what it writes to memory", exerciser=_WriteFlip),
-    "device-ignores-direction": Fault(
-        "ignores the direction bit and always reads memory", exerciser=_IgnoresDirection
-    ),
-    "device-false-success": Fault("reports success without moving data", exerciser=_FalseSuccess),
-    "device-reads-stale": Fault(
-        "reads what it wrote there itself, whoever wrote there since", exerciser=_ReadsStale
-    ),
-    "device-record-lost": Fault(
-        "keeps no record of every other DMA that reads memory", exerciser=_DmaRecordLost
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "device-read-flip": DeviceFault(exerciser=_ReadFlip),
+    "device-write-flip": DeviceFault(exerciser=_WriteFlip),
+    "device-ignores-direction": DeviceFault(exerciser=_IgnoresDirection),
+    "device-false-success": DeviceFault(exerciser=_FalseSuccess),
+    "device-reads-stale": DeviceFault(exerciser=_ReadsStale),
+    "device-record-lost": DeviceFault(exerciser=_DmaRecordLost),
 }

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.faults.fault import Fault
+from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.platform.memory_types import ALL_WRITE_BACK, Mtrrs
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.platform.witness import PAGE as SMALL_PAGE
@@ -44,19 +44,9 @@ class _WitnessIgnoresMtrrs(Platform):
         return Witness(read, pat, Mtrrs(ALL_WRITE_BACK, mtrrs.physical_bits))
 
 
-FAULTS: dict[str, Fault] = {
-    "witness-ignores-pat": Fault(
-        "takes the PAT bit of every page-table entry as 0", platform=_WitnessIgnoresPat
-    ),
-    "witness-misplaces-pat": Fault(
-        "takes the PAT bit of a large page from where a small one has it",
-        platform=_WitnessMisplacesPat,
-    ),
-    "witness-ignores-rights": Fault(
-        "takes every page for one that users may write and execute",
-        platform=_WitnessIgnoresRights,
-    ),
-    "witness-ignores-mtrrs": Fault(
-        "takes all memory for write-back by the MTRRs", platform=_WitnessIgnoresMtrrs
-    ),
+IMPLEMENTATIONS: dict[str, DeviceFault] = {
+    "witness-ignores-pat": DeviceFault(platform=_WitnessIgnoresPat),
+    "witness-misplaces-pat": DeviceFault(platform=_WitnessMisplacesPat),
+    "witness-ignores-rights": DeviceFault(platform=_WitnessIgnoresRights),
+    "witness-ignores-mtrrs": DeviceFault(platform=_WitnessIgnoresMtrrs),
 }

@@ -32,9 +32,7 @@ from dma_rehearsal.guest.agent import host_requests, session_process
 from dma_rehearsal.guest.agent.channel import PROTOCOL, Channel, ChannelError, Message, find_port
 from dma_rehearsal.guest.agent.hang import HangPlugin
 from dma_rehearsal.guest.agent.sibling_modules import ModulesBeside
-from dma_rehearsal.guest.faults import channel as channel_faults
-from dma_rehearsal.guest.faults import heap
-from dma_rehearsal.guest.faults import iommu as iommu_faults
+from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.guest.iobuffer.memory import placement
 from dma_rehearsal.guest.testkit import fixtures
 from dma_rehearsal.guest.testkit.attestation import LEFT_OUT, SettingsPlugin, marked_promises
@@ -229,9 +227,7 @@ def _session(channel: Channel, configuration: Message) -> None:
     """Run one pytest session; its tests stand below ``root``."""
     extra: list[object] = []  # plugins
     if fault := configuration.get("fault"):
-        heap.apply(fault)
-        iommu_faults.apply(fault)
-        extra = channel_faults.apply(fault, channel)
+        extra = registry.apply(fault, channel)
     # The console, which pytest's capture keeps from the tests.
     extra.append(HangPlugin(float(configuration.get("limit") or 0), os.dup(2)))
     gc.disable()  # until the tests are collected, for they stay

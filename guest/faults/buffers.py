@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of buffers, put on from outside as those of `suite.faults` are.
+"""Named faults of buffers, applied from outside.
 
 Each is a function that breaks one promise for the rest of this process.
 """
@@ -222,7 +222,7 @@ def holders_unnamed() -> None:
     setattr(holders, of_pools.__name__, of_pools)
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
     "allocator-segments-shuffled": segments_shuffled,
     "allocator-purge-undetected": purge_undetected,
     "allocator-double-release": double_release,

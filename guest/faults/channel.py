@@ -126,14 +126,11 @@ _PLUGINS: dict[str, type] = {
     "test-dropped": _Drops,
     "teardown-fails": _TeardownFails,
 }
-FAULTS = (*_CHANNEL, *_PLUGINS)
+IMPLEMENTATIONS = (*_CHANNEL, *_PLUGINS)
 
 
 def apply(name: str, channel: Channel) -> list[object]:
-    """Put a fault on ``channel`` for good; return the plugins that it needs in pytest's session.
-
-    One of another part does nothing here.
-    """
+    """Apply a fault of this module to ``channel``; return plugins for pytest's session."""
     if name in _CHANNEL:
         _CHANNEL[name](channel)
     return [_PLUGINS[name]()] if name in _PLUGINS else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of DMA commands and of parts, put on from outside as those of `suite.faults` are.
+"""Named faults of DMA commands and of parts, applied from outside.
 
 Each is a function that breaks one promise for the rest of this process.
 """
@@ -107,7 +107,7 @@ def bounce_data_forgotten() -> None:
     setattr(Prepared, newer.__name__, newer)
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
     "allocator-bounce-not-copied-back": bounce_not_copied_back,
     "allocator-bounce-wrong-direction": bounce_wrong_direction,
     "allocator-mask-ignored": mask_ignored,

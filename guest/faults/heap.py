@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of the allocator, put on from outside. Never a part of ``iobuffer`` itself.
+"""Named faults of the heap, applied from outside. Never a part of ``iobuffer`` itself.
 
-Each breaks one promise and nothing else: what goes back to the heap is what the heap gave.
+Each breaks one promise and nothing else: the heap gets back just the blocks that it gave.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from dma_rehearsal.guest.faults import buffers, dma, iokit, owner
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.memory.heap import Block, Heap
 
-_PREFIX = "allocator-"
 _SHARED_MAX = 4096  # bytes; larger buffers stay apart, so that the device's staging still works
 
 _allocate = Heap.allocate
@@ -21,12 +19,8 @@ _release = Heap.release
 _release_late = Heap.release_late
 
 
-class UnknownFault(Exception):
-    """A fault that is called the allocator's and is not here."""
-
-
 class _Fault:
-    """What stands in for `Heap.allocate`, and what goes back to the heap."""
+    """Replaces `Heap.allocate`, and says what goes back to the heap."""
 
     def allocate(
         self, heap: Heap, capacity: int, alignment: int, mode: CacheMode, *, pages: bool
@@ -96,30 +90,13 @@ class _Overlapping(_Fault):
         self._shared = {key: each for key, each in self._shared.items() if each is not block}
 
 
-FAULTS: dict[str, Callable[[], None]] = {
-    "allocator-misaligned": lambda: _put_on(_Misaligned),
-    "allocator-overlap": lambda: _put_on(_Overlapping),
-    **buffers.FAULTS,
-    **dma.FAULTS,
-    **iokit.FAULTS,
-    **owner.FAULTS,
+IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
+    "allocator-misaligned": lambda: _apply(_Misaligned),
+    "allocator-overlap": lambda: _apply(_Overlapping),
 }
 
 
-def apply(name: str) -> None:
-    """Put a fault on for the rest of this process.
-
-    A fault of another part (the device, the driver, the harness) does nothing here; `UnknownFault`
-    for one that is called the allocator's and is not here.
-    """
-    if not name.startswith(_PREFIX):
-        return
-    if name not in FAULTS:
-        raise UnknownFault(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
-    FAULTS[name]()
-
-
-def _put_on(kind: type[_Fault]) -> None:
+def _apply(kind: type[_Fault]) -> None:
     fault = kind()
 
     def allocate(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of where the allocator follows IOKit, put on as those of `suite.faults` are."""
+"""Named faults of where the allocator follows IOKit, applied from outside."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def capacity_not_aligned_to() -> None:
     setattr(factories, factories._alignment_of.__name__, alignment_of)
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
     "allocator-kernel-mapping-cut-short": kernel_mapping_cut_short,
     "allocator-strict-ignored": strict_ignored,
     "allocator-capacity-not-aligned-to": capacity_not_aligned_to,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of what maps memory for a device, put on from outside."""
+"""Named faults of what maps memory for a device, applied from outside."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def mask_ignored() -> None:
     setattr(Container, set_mask.__name__, set_mask)
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
     "iommu-wrong-permission": wrong_permission,
     "iommu-mask-ignored": mask_ignored,
     "mapper-grants-both-ways": grants_both_ways,
@@ -137,9 +137,3 @@ FAULTS: dict[str, Callable[[], None]] = {
     "mapper-host-contiguous-ignored": host_contiguous_ignored,
     "mapper-unmapped-translated": unmapped_translated,
 }
-
-
-def apply(name: str) -> None:
-    """Put a fault on for the rest of this process; another part's does nothing here."""
-    if name in FAULTS:
-        FAULTS[name]()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of who owns memory, put on from outside as those of `suite.faults` are.
+"""Named faults of who owns memory, applied from outside.
 
 Each is a function that breaks one promise for the rest of this process, and in what it forks.
 """
@@ -57,7 +57,7 @@ def child_counts_as_parent() -> None:
     setattr(PlatformAccess, PlatformAccess._begin_process.__name__, begin_process)
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
     "allocator-mapping-grants": mapping_grants,
     "allocator-unmap-not-awaited": unmap_not_awaited,
     "allocator-two-owners": two_owners,

@@ -123,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     soak_parser.add_argument(
         "--load", type=_count, default=2, metavar="N", help="busy processes beside them (2)"
     )
-    add("faults", "list the named faults: name, status, description")
+    faults_parser = add("faults", "list the named faults: name, status, component, description")
+    faults_parser.add_argument(
+        "--markdown", action="store_true", help="as the table of docs/faults.md"
+    )
     add("environment", "make QEMU and the guest image, run nothing")
     add("doctor", "say what this machine has and lacks for a run; make nothing")
     add("clean-cache", "remove what the cache holds, but nothing that a run uses")
@@ -177,7 +180,7 @@ def _given() -> Options:
 
 def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     if known.command == "faults":
-        print(faults.listing())
+        print(faults.markdown() if known.markdown else faults.listing())
         return Status.PASSED
     if known.command == "doctor":
         return doctor.run(sys.stdout)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import dma_rehearsal
-from dma_rehearsal.host_harness.faults import Place
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process.children import child, how_it_ended
 from dma_rehearsal.host_harness.process.deadlines import wait_limit
@@ -51,7 +50,7 @@ def start(
     ]
     if options.gdb:
         argv += ["--patience", "0"]  # a user who debugs the guest may debug the device, too
-    if fault and fault.place is Place.DEVICE:
+    if fault and fault.component.in_device:
         argv += ["--fault", fault.name]
     for name in ("endpoint", "profile"):
         if name in options.given:

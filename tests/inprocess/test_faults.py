@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dma_rehearsal.guest.faults import heap as faults
+from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.heap import Heap
@@ -35,7 +35,7 @@ def free_size() -> int:
 @pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("alignment", [2, 64, 256, 4096, 65536])
 def test_misaligned_by_half(alignment: int) -> None:
-    faults.apply("allocator-misaligned")
+    registry.patch("allocator-misaligned")
     before = free_size()
     for capacity in (1, 100, 5000):
         buffers = [make(capacity, alignment) for _ in range(3)]
@@ -51,7 +51,7 @@ def test_misaligned_by_half(alignment: int) -> None:
 
 @pytest.mark.usefixtures("memory")
 def test_overlapping_and_back() -> None:
-    faults.apply("allocator-overlap")
+    registry.patch("allocator-overlap")
     before = free_size()
     for order in itertools.permutations(range(3)):
         buffers = [make(100) for _ in range(3)]
@@ -70,7 +70,7 @@ def test_overlapping_and_back() -> None:
 
 @pytest.mark.usefixtures("memory")
 def test_overlap_leaves_large_buffers_apart() -> None:
-    faults.apply("allocator-overlap")
+    registry.patch("allocator-overlap")
     with make(65536) as first, make(65536) as second:
         assert abs(first.getPhysicalAddress() - second.getPhysicalAddress()) >= 65536
 
@@ -78,10 +78,10 @@ def test_overlap_leaves_large_buffers_apart() -> None:
 def test_faults_of_other_parts_do_nothing_here() -> None:
     sound = Heap.allocate
     for name in ("device-read-flip", "driver-wrong-cache", "witness-ignores-pat"):
-        faults.apply(name)
+        registry.patch(name)
     assert Heap.allocate is sound
 
 
 def test_unknown_fault_of_the_allocator_is_an_error() -> None:
-    with pytest.raises(faults.UnknownFault, match="allocator-misaligned"):
-        faults.apply("allocator-nonsense")
+    with pytest.raises(registry.UnknownFault, match="allocator-misaligned"):
+        registry.patch("allocator-nonsense")

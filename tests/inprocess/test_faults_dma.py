@@ -126,9 +126,9 @@ def test_sound(bus: Bus) -> None:
     assert max(found)[0] < 1 << 32
 
 
-@pytest.mark.parametrize("name", dma.FAULTS)
+@pytest.mark.parametrize("name", dma.IMPLEMENTATIONS)
 def test_fault(bus: Bus, name: str) -> None:
-    dma.FAULTS[name]()
+    dma.IMPLEMENTATIONS[name]()
     if name == "allocator-bounce-not-copied-back":
         assert written(bus) == bytes(len(CONTENT))
     elif name == "allocator-bounce-wrong-direction":
@@ -156,12 +156,12 @@ def test_fault(bus: Bus, name: str) -> None:
         assert [length for _, length in segments(bus)] == [PAGE]
 
 
-@pytest.mark.parametrize("name", dma.FAULTS)
+@pytest.mark.parametrize("name", dma.IMPLEMENTATIONS)
 def test_the_guests_tests_see_it(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    dma.FAULTS[name]()
+    dma.IMPLEMENTATIONS[name]()
     fault = find(name)
-    selected = fault.tests.removesuffix(".py")
+    selected = fault.tests[0].removesuffix(".py")
     broken = Rig(pytester, monkeypatch).run(Machine, "-k", selected).broken
     assert broken == set(fault.promises)

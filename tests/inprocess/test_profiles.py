@@ -11,7 +11,7 @@ from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.profile import PLAIN, Profile
 from dma_rehearsal.device.exerciser.transfer import Transfer
-from dma_rehearsal.device.faults import FAULTS, SOUND, Fault
+from dma_rehearsal.device.faults import IMPLEMENTATIONS, SOUND, DeviceFault
 from tests.inprocess.rig.machine import Machine
 from tests.inprocess.rig.suite_run import Rig
 from tests.inprocess.test_whole_suite import hasten, with_device
@@ -47,7 +47,7 @@ def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(pytester, monkeypatch)
 
 
-def with_profile(found: Profile, fault: Fault = SOUND) -> type[Machine]:
+def with_profile(found: Profile, fault: DeviceFault = SOUND) -> type[Machine]:
     return type(found.name, (Machine,), {"profile": found, "fault": fault})
 
 
@@ -76,13 +76,13 @@ def test_what_no_limit_forbids_runs_under_all_of_them(rig: Rig) -> None:
 @pytest.mark.parametrize("name", ["isa-24", "soc-30", "nvme"])
 @pytest.mark.parametrize("fault", ["mask-not-honoured", "address-wrapped", "boundary-crossed"])
 def test_fault_breaks_constraints_of_a_profile_too(rig: Rig, name: str, fault: str) -> None:
-    machine = with_profile(profile.find(name), FAULTS[fault])
+    machine = with_profile(profile.find(name), IMPLEMENTATIONS[fault])
     assert "constraints" in rig.run(machine, "-k", "test_constraints").broken
 
 
 @pytest.mark.parametrize("fault", ["coherence-forgotten", "non-coherent-snooped"])
 def test_coherence_that_is_forgotten_is_found(rig: Rig, fault: str) -> None:
-    machine = with_profile(profile.find("noncoherent-128"), FAULTS[fault])
+    machine = with_profile(profile.find("noncoherent-128"), IMPLEMENTATIONS[fault])
     assert rig.run(machine, "-k", "test_profile.py").broken == {"coherence"}
 
 

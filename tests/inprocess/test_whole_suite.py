@@ -14,12 +14,13 @@ import pytest
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.faults import IMPLEMENTATIONS
 from dma_rehearsal.device.layout import DmaDirection
+from dma_rehearsal.device.layout.faults import RunStatus
 from dma_rehearsal.device.pci.config import Command
 from dma_rehearsal.guest.drivers import exerciser
 from dma_rehearsal.guest.drivers.edu import EduReg
-from dma_rehearsal.guest.faults import heap as faults
+from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.guest.iobuffer import CacheMode
 from dma_rehearsal.guest.iobuffer.descriptors import buffer, creation
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
@@ -29,7 +30,6 @@ from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PageTableEntry
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
 from dma_rehearsal.guest.testkit.host_witness import HostReport
 from dma_rehearsal.host_harness.faults import find
-from dma_rehearsal.host_harness.process.errors import Status
 from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.host import RigHost
 from tests.inprocess.rig.kernel import KernelFunction
@@ -347,7 +347,7 @@ def with_edu(kind: type[EduModel]) -> type[Machine]:
 
 
 def with_fault(name: str) -> type[Machine]:
-    return type(name, (Machine,), {"fault": FAULTS[name]})
+    return type(name, (Machine,), {"fault": IMPLEMENTATIONS[name]})
 
 
 def with_kernel(kind: type[KernelFunction], device: type[Exerciser] = Exerciser) -> type[Machine]:
@@ -368,10 +368,10 @@ _OF_A_KERNEL = {"witness-misplaces-pat", "witness-ignores-mtrrs", "witness-ignor
 def _here(name: str) -> bool:
     """Whether a fault acts in this process; one that takes the verdict needs a host of its own."""
     fault = find(name)
-    return name not in _OF_A_KERNEL and not fault.options and fault.status is Status.FAILED
+    return name not in _OF_A_KERNEL and not fault.options and fault.status is RunStatus.FAILED
 
 
-@pytest.mark.parametrize("name", sorted(filter(_here, FAULTS)))
+@pytest.mark.parametrize("name", sorted(filter(_here, IMPLEMENTATIONS)))
 def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hasten(monkeypatch)
     chosen = {
@@ -392,7 +392,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
         "protection": "test_protection or other_direction",
         "peer": "test_peers",
         "message": "by_message",
-        "cache": find(name).tests.removesuffix(".py"),
+        "cache": find(name).tests[0].removesuffix(".py"),
         "device-capability-hidden": "test_device",
     }
     prefix = name.partition("-")[0]
@@ -484,7 +484,7 @@ def test_fault_of_the_allocator(
 ) -> None:
     for method in ("allocate", "release", "release_late"):
         monkeypatch.setattr(Heap, method, getattr(Heap, method))
-    faults.apply(name)
+    registry.patch(name)
     outcome = rig.run(Machine, "-k", selected)
     assert outcome.broken == {promise}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.layout.faults import Fault
 from dma_rehearsal.host_harness.environment.payload import GuestTests
-from dma_rehearsal.host_harness.faults import Fault, Place
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.progress import Progress
@@ -44,8 +44,9 @@ class OneSession:
     config: pytest.Config
 
     def of(self, fault: Fault) -> list[CollectedItem]:
-        """The tests that look at the fault's promises."""
-        return [item for item in self.items if item.nodeid.startswith(f"suite/{fault.tests}::")]
+        """Return the tests that check the fault's promises."""
+        files = tuple(f"suite/{each}::" for each in fault.tests)
+        return [item for item in self.items if item.nodeid.startswith(files)]
 
     def run(self, item: CollectedItem) -> Ledger:
         """Run one test; return what came of it."""
@@ -73,6 +74,11 @@ def notice(session: OneSession, fault: Fault) -> Noticed:
     """Run the fault's tests until all its promises have its verdict; its message names each."""
     found = Noticed()
     for item in session.of(fault):
+        missing = {*fault.promises} - found.promises
+        if not item.nodeid.startswith(f"suite/{fault.tests[0]}::") and not missing & {
+            *item.promises
+        }:
+            continue
         ledger = session.run(item)
         told = {row.promise for row in ledger.promises if row.verdict == fault.verdict}
         if told & set(fault.promises) - found.promises:
@@ -85,7 +91,7 @@ def notice(session: OneSession, fault: Fault) -> Noticed:
     assert found.promises >= set(fault.promises)
     for promise in fault.promises:
         assert any(line.startswith(f"{fault.verdict}: {promise}") for line in found.said)
-    assert fault.words in "\n".join(found.said)
+    assert fault.message in "\n".join(found.said)
     return found
 
 
@@ -118,7 +124,7 @@ class OneVm:
     @contextmanager
     def fault(self, fault: Fault) -> Iterator[None]:
         """Set a fault that `Fault.switchable` speaks of within the ``with``."""
-        self._set(fault, fault.name if fault.place is Place.DEVICE else fault.parameter)
+        self._set(fault, fault.name if fault.component.in_device else fault.parameter)
         try:
             yield
         finally:
@@ -126,7 +132,7 @@ class OneVm:
 
     def _set(self, fault: Fault, name: str | None) -> None:
         """By the device's control socket, or in the guest."""
-        if fault.place is Place.DEVICE:
+        if fault.component.in_device:
             self.vm.set_fault(name)
             return
         value = (name or "").partition("=")[2]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dma_rehearsal.host_harness.faults import FAULTS, Fault, Place, find
+from dma_rehearsal.host_harness.faults import FAULTS, Fault, find
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from tests.vm.one_vm import OneSession, OneVm, check_gone, notice, one_vm
@@ -42,7 +42,7 @@ def iommu_vm(
 
 @pytest.fixture(scope="class")
 def session(plain_vm: OneVm) -> Iterator[OneSession]:
-    with plain_vm.session(*sorted({fault.tests for fault in SWITCHABLE})) as begun:
+    with plain_vm.session(*sorted({name for fault in SWITCHABLE for name in fault.tests})) as begun:
         yield begun
 
 
@@ -80,7 +80,7 @@ class TestSwitchable:
         assert without_addresses(first) == without_addresses(second)
 
     def test_fault_of_another_place_is_refused(self, plain_vm: OneVm) -> None:
-        guest = next(fault for fault in FAULTS if fault.place is Place.GUEST)
+        guest = next(fault for fault in FAULTS if fault.component.in_guest)
         with pytest.raises(UsageError, match=f"there is no fault '{guest.name}'"):
             plain_vm.vm.set_fault(guest.name)
 
@@ -88,19 +88,19 @@ class TestSwitchable:
 def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
     """One session with the fault, one without."""
     if fault.at_collection:
-        with pytest.raises(NoVerdict, match=fault.words), vm.session(fault.tests, fault=fault):
+        with pytest.raises(NoVerdict, match=fault.message), vm.session(*fault.tests, fault=fault):
             pass
         vm.vm.end_session(0)
-        with vm.session(fault.tests) as sound:
+        with vm.session(*fault.tests) as sound:
             assert sound.items
         return
     if fault.of_a_session:
-        with vm.session(fault.tests, fault=fault) as faulty:
+        with vm.session(*fault.tests, fault=fault) as faulty:
             noticed = notice(faulty, fault)
     else:
-        with vm.fault(fault), vm.session(fault.tests) as faulty:
+        with vm.fault(fault), vm.session(*fault.tests) as faulty:
             noticed = notice(faulty, fault)
-    with vm.session(fault.tests) as sound:
+    with vm.session(*fault.tests) as sound:
         check_gone(sound, noticed)
 
 

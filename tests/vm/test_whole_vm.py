@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.faults import FAULTS, Fault
-from dma_rehearsal.host_harness.process.errors import Status
+from dma_rehearsal.device.layout.faults import FAULTS, Fault, RunStatus
 from tests.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 
 pytestmark = pytest.mark.vm
@@ -150,7 +149,7 @@ def _of_its_own(fault: Fault) -> bool:
     "fault", [each for each in FAULTS if _of_its_own(each)], ids=lambda fault: fault.name
 )
 def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
-    done = run(tmp_path, *([f"suite/{fault.tests}"] if fault.tests else []), FAULT=fault.name)
+    done = run(tmp_path, *(f"suite/{each}" for each in fault.tests), FAULT=fault.name)
     assert done.status == fault.status
     assert (done.folder / "status").read_text() == f"{fault.status.value}\n"
     rows = done.attestations["promises"]
@@ -158,8 +157,8 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     assert told >= set(fault.promises)
     for promise in fault.promises:
         assert f"{fault.verdict}: {promise}" in done.output
-    assert fault.words in done.output
-    assert ("no verdict: " in done.output) == (fault.status is Status.NO_VERDICT)
+    assert fault.message in done.output
+    assert ("no verdict: " in done.output) == (fault.status is RunStatus.NO_VERDICT)
 
 
 def test_failed_run_can_be_replayed_from_its_folder(tmp_path: Path) -> None:

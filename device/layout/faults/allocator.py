@@ -1,273 +1,262 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named faults of the allocator, of the driver below it and of its mapper; see `faults`."""
+"""The faults of the allocator."""
 
 from __future__ import annotations
 
-from dma_rehearsal.device.layout.faults.fault import Fault, Place
-from dma_rehearsal.device.layout.faults.iommu import IOMMU
-from dma_rehearsal.host_harness.process.errors import Status
-
-
-def _allocator(
-    name: str, promise: str, tests: str, description: str, *promises: str, words: str = ""
-) -> Fault:
-    return Fault(
-        f"allocator-{name}",
-        Place.GUEST,
-        Status.FAILED,
-        (promise, *promises),
-        description,
-        words=words,
-        tests=tests,
-    )
-
-
-def _driver(name: str, tests: str, description: str, *promises: str) -> Fault:
-    return Fault(
-        f"driver-{name}",
-        Place.DRIVER,
-        Status.FAILED,
-        promises,
-        description,
-        parameter=f"dma_rehearsal.fault={name.replace('-', '_')}",
-        tests=tests,
-    )
-
-
-DRIVER = (
-    _driver(
-        "wrong-cache",
-        "test_cache_modes.py",
-        "the driver maps another cache mode than the one asked for",
-        "kIOMapWriteThruCache",
-    ),
-    _driver(
-        "pin-does-not-pin",
-        "test_driver_pin.py",
-        "the driver lets go of pinned pages at once, and tells their addresses all the same",
-        "pinned pages",
-    ),
-    _driver(
-        "pin-never-ends",
-        "test_driver_pin.py",
-        "the driver keeps pages pinned after the last close of their file",
-        "unpinned pages",
-    ),
-    _driver(
-        "close-stops-nothing",
-        "test_driver_stop.py",
-        "the driver leaves a function as it is when its file is closed for the last time",
-        "stopped at the last close",
-    ),
-    _driver(
-        "dead-pins-end",
-        "test_driver_stop.py",
-        "the driver gives back a dead process's pinned pages though its device may still do DMA",
-        "pages outlive their device's work",
-    ),
-    _driver(
-        "wrong-entry",
-        "test_witnessed.py",
-        "the driver tells page-table entries with another cache mode than the CPU finds",
-        "kIOMapWriteThruCache",
-        "page size",
-    ),
-    _driver(
-        "aliases",
-        "test_cache_modes.py",
-        "the driver maps memory again with another cache mode, which is then a second one",
-        "kIOMapInhibitCache",
-        "kIOMapWriteThruCache",
-    ),
-)
+from dma_rehearsal.device.layout.faults.fault import Component, Fault
 
 ALLOCATOR = (
-    _allocator(
-        *("misaligned", "alignment", "test_properties.py"),
+    Fault(
+        "allocator-misaligned",
+        Component.ALLOCATOR,
         "the allocator returns an address off its alignment",
+        ("alignment", "random operations"),
+        tests=("test_properties.py", "test_random_operations.py"),
     ),
-    _allocator(
-        *("overlap", "capacity", "test_properties.py"),
+    Fault(
+        "allocator-overlap",
+        Component.ALLOCATOR,
         "the allocator hands out two overlapping buffers",
+        ("capacity",),
+        tests=("test_properties.py",),
     ),
-    _allocator(
-        *("segments-shuffled", "kIOMemoryPageable", "test_prepare.py"),
-        "pinned memory tells its segments in the wrong order",
+    Fault(
+        "allocator-segments-shuffled",
+        Component.ALLOCATOR,
+        "pinned memory lists its segments in the wrong order",
+        ("kIOMemoryPageable", "kIOMemoryAutoPrepare"),
+        tests=("test_prepare.py",),
     ),
-    _allocator(
-        *("purge-undetected", "kIOMemoryPurgeable", "test_purgeable.py"),
-        "purged memory is handed back as what was left there",
+    Fault(
+        "allocator-purge-undetected",
+        Component.ALLOCATOR,
+        "purged memory is returned as if nothing had been purged",
+        ("kIOMemoryPurgeable",),
+        tests=("test_purgeable.py",),
     ),
-    _allocator(
-        *("double-release", "release", "test_release.py"), "a second release passes in silence"
+    Fault(
+        "allocator-double-release",
+        Component.ALLOCATOR,
+        "a second release passes in silence",
+        ("release",),
+        tests=("test_release.py",),
     ),
-    _allocator(*("stale-mapping", "release", "test_mappings.py"), "what is unmapped stays mapped"),
-    _allocator(
-        *("view-without-mapping", "release", "test_release.py"),
-        "memory is given to others while a mapping's view looks at it",
+    Fault(
+        "allocator-stale-mapping",
+        Component.ALLOCATOR,
+        "memory stays mapped after it is unmapped",
+        ("release",),
+        tests=("test_mappings.py",),
     ),
-    _allocator(
-        *("freed-before-withdrawn", "release", "test_release.py"),
-        "memory is given to others while devices can still reach it",
+    Fault(
+        "allocator-view-without-mapping",
+        Component.ALLOCATOR,
+        "memory goes to others while a mapping's view still shows it",
+        ("release",),
+        tests=("test_release.py",),
     ),
-    _allocator(
-        *("lost-reclaim", "release", "test_release.py"),
-        "the memory of a buffer that was dropped never comes back",
+    Fault(
+        "allocator-freed-before-withdrawn",
+        Component.ALLOCATOR,
+        "memory goes to others while devices can still reach it",
+        ("release",),
+        tests=("test_release.py",),
     ),
-    _allocator(
-        *("release-in-flight", "release", "test_release.py"),
+    Fault(
+        "allocator-lost-reclaim",
+        Component.ALLOCATOR,
+        "the memory of a dropped buffer never comes back",
+        ("release",),
+        tests=("test_release.py",),
+    ),
+    Fault(
+        "allocator-release-in-flight",
+        Component.ALLOCATOR,
         "a buffer is released while a DMA on it is in flight",
+        ("release",),
+        tests=("test_release.py",),
     ),
-    _allocator(
-        *("no-quarantine", "release", "test_quarantine.py"),
-        "what is released does not rest: a late DMA lands in the next buffer",
+    Fault(
+        "allocator-no-quarantine",
+        Component.ALLOCATOR,
+        "released memory is reused at once, so a late DMA lands in the next buffer",
+        ("release",),
+        tests=("test_quarantine.py",),
     ),
-    _allocator(
-        *("grants-both-ways", "kIODirectionOut denial", "test_prepare.py"),
+    Fault(
+        "allocator-grants-both-ways",
+        Component.ALLOCATOR,
         "prepare() lets the device read and write, whatever the direction",
+        ("kIODirectionOut denial",),
+        tests=("test_prepare.py",),
     ),
-    _allocator(
-        *("grants-outlive", "kIOMemoryPageable", "test_prepare.py"),
-        "what prepare() granted is never withdrawn",
-        "release",
-        words="were granted when it was released",
+    Fault(
+        "allocator-grants-outlive",
+        Component.ALLOCATOR,
+        "grants made by prepare() are never withdrawn",
+        ("kIOMemoryPageable", "release"),
+        message="were granted when it was released",
+        tests=("test_prepare.py",),
     ),
-    _allocator(
-        *("grants-of-the-dead", "processes", "test_processes.py"),
-        "a killed process's grants stay when its memory goes to another one",
+    Fault(
+        "allocator-grants-of-the-dead",
+        Component.ALLOCATOR,
+        "a killed process's grants stay when its memory goes to another process",
+        ("processes",),
+        tests=("test_processes.py",),
     ),
-    _allocator(
-        *("writable-after-out", "prepare", "test_prepare.py"),
+    Fault(
+        "allocator-writable-after-out",
+        Component.ALLOCATOR,
         "memory prepared for reading is prepared for writing as well",
+        ("prepare",),
+        tests=("test_prepare.py",),
     ),
-    _allocator(
-        *("blocks-anywhere", "may block", "test_release.py"),
+    Fault(
+        "allocator-blocks-anywhere",
+        Component.ALLOCATOR,
         "an allocation in a signal handler is not refused",
+        ("may block",),
+        tests=("test_release.py",),
     ),
-    _allocator(
-        *("bounce-not-copied-back", "IODMACommand", "test_dma_command.py"),
-        "what the device wrote into a bounce buffer stays there",
+    Fault(
+        "allocator-bounce-not-copied-back",
+        Component.ALLOCATOR,
+        "bytes that the device wrote into a bounce buffer are not copied back",
+        ("IODMACommand",),
+        tests=("test_dma_command.py",),
     ),
-    _allocator(
-        *("bounce-wrong-direction", "IODMACommand", "test_dma_command.py"),
-        "before the device reads, the empty bounce buffer goes over the memory",
+    Fault(
+        "allocator-bounce-wrong-direction",
+        Component.ALLOCATOR,
+        "before the device reads, the empty bounce buffer overwrites the memory",
+        ("IODMACommand",),
+        tests=("test_dma_command.py",),
     ),
-    _allocator(
-        *("mask-ignored", "IODMACommand", "test_dma_command.py"),
+    Fault(
+        "allocator-mask-ignored",
+        Component.ALLOCATOR,
         "memory above the device's address limit is given to it",
+        ("IODMACommand",),
+        tests=("test_dma_command.py",),
     ),
-    _allocator(
-        *("boundary-crossed", "IODMACommand", "test_dma_command.py"),
+    Fault(
+        "allocator-boundary-crossed",
+        Component.ALLOCATOR,
         "segments cross the boundary that the device cannot cross",
+        ("IODMACommand",),
+        tests=("test_dma_command.py",),
     ),
-    _allocator(
-        *("non-coherent-ignored", "cache maintenance", "test_cache_calls.py"),
-        "a DMA command takes every device for a coherent one",
+    Fault(
+        "allocator-non-coherent-ignored",
+        Component.ALLOCATOR,
+        "a DMA command treats every device as coherent",
+        ("cache maintenance",),
+        tests=("test_cache_calls.py",),
     ),
-    _allocator(
-        *("part-grants-all", "IOSubMemoryDescriptor", "test_dma_command.py"),
-        "to prepare a part lets the device reach all that it is a part of",
+    Fault(
+        "allocator-part-grants-all",
+        Component.ALLOCATOR,
+        "preparing a part lets the device reach the whole",
+        ("IOSubMemoryDescriptor",),
+        tests=("test_dma_command.py",),
     ),
-    _allocator(
-        *("lines-forgotten", "provenance", "test_ledger.py"),
-        "nobody looks which line makes a descriptor",
+    Fault(
+        "allocator-lines-forgotten",
+        Component.ALLOCATOR,
+        "the source line that makes a descriptor is not recorded",
+        ("provenance",),
+        tests=("test_ledger.py",),
     ),
-    _allocator(
-        *("drop-unnoticed", "provenance", "test_ledger.py"),
-        "a buffer that was dropped without release() is not told of",
+    Fault(
+        "allocator-drop-unnoticed",
+        Component.ALLOCATOR,
+        "a buffer dropped without release() is not reported",
+        ("provenance",),
+        tests=("test_ledger.py",),
     ),
-    _allocator(
-        *("holders-unnamed", "provenance", "test_ledger.py"),
-        "nobody says who has the memory that an allocation did not get",
+    Fault(
+        "allocator-holders-unnamed",
+        Component.ALLOCATOR,
+        "a failed allocation does not name the holders of the memory",
+        ("provenance",),
+        tests=("test_ledger.py",),
     ),
-    _allocator(
-        *("untouched-unseen", "transfer accounts", "test_ledger.py"),
+    Fault(
+        "allocator-untouched-unseen",
+        Component.ALLOCATOR,
         "bytes that no DMA touched count as touched",
+        ("transfer accounts",),
+        tests=("test_ledger.py",),
     ),
-    _allocator(
-        *("list-cut-unnoticed", "transfer accounts", "test_ledger.py"),
-        "a list that was not generated to its end is completed all the same",
+    Fault(
+        "allocator-list-cut-unnoticed",
+        Component.ALLOCATOR,
+        "complete() accepts a list that was not generated to its end",
+        ("transfer accounts",),
+        tests=("test_ledger.py",),
     ),
-    _allocator(
-        *("bounce-data-forgotten", "transfer accounts", "test_ledger.py"),
-        "nobody looks whether a device wrote to a bounce buffer",
+    Fault(
+        "allocator-bounce-data-forgotten",
+        Component.ALLOCATOR,
+        "nothing checks whether a device wrote to a bounce buffer",
+        ("transfer accounts",),
+        tests=("test_ledger.py",),
     ),
-    _allocator(
-        *("kernel-mapping-cut-short", "createMappingInTask", "test_tasks.py"),
-        "the last complete() ends the kernel's mapping of pageable memory, whoever has it",
+    Fault(
+        "allocator-kernel-mapping-cut-short",
+        Component.ALLOCATOR,
+        "the last complete() ends the kernel's mapping of pageable memory while others use it",
+        ("createMappingInTask",),
+        tests=("test_tasks.py",),
     ),
-    _allocator(
-        *("strict-ignored", "inTask", "test_iokit.py"),
-        "what IOKit refuses is done for ported code, too",
+    Fault(
+        "allocator-strict-ignored",
+        Component.ALLOCATOR,
+        "calls that IOKit refuses succeed for ported code",
+        ("inTask",),
+        tests=("test_iokit.py",),
     ),
-    _allocator(
-        *("capacity-not-aligned-to", "alignment", "test_iokit.py"),
-        "contiguous memory of withCapacity is at any address",
+    Fault(
+        "allocator-capacity-not-aligned-to",
+        Component.ALLOCATOR,
+        "withCapacity() does not align contiguous memory",
+        ("alignment",),
+        tests=("test_iokit.py",),
     ),
-    _allocator(
-        *("mapping-grants", "kIOMemoryKernelUserShared", "test_owner.py"),
-        "a mapping in another task lets devices reach the memory by a grant of its own",
+    Fault(
+        "allocator-mapping-grants",
+        Component.ALLOCATOR,
+        "a mapping in another task makes a grant of its own",
+        ("kIOMemoryKernelUserShared",),
+        tests=("test_owner.py",),
     ),
-    _allocator(
-        *("unmap-not-awaited", "release", "test_owner.py"),
+    Fault(
+        "allocator-unmap-not-awaited",
+        Component.ALLOCATOR,
         "unmap() returns before the other task has unmapped the memory",
+        ("release",),
+        tests=("test_owner.py",),
     ),
-    _allocator(
-        *("two-owners", "inTask", "test_owner.py"),
-        "a buffer made in another task is granted by the maker and by the task",
+    Fault(
+        "allocator-two-owners",
+        Component.ALLOCATOR,
+        "a buffer made in another task is granted by both its maker and the task",
+        ("inTask",),
+        tests=("test_owner.py",),
     ),
-    _allocator(
-        *("withdrawal-failure-hidden", "release", "test_owner.py"),
-        "a grant that could not be withdrawn passes for one that was",
+    Fault(
+        "allocator-withdrawal-failure-hidden",
+        Component.ALLOCATOR,
+        "a grant that could not be withdrawn counts as withdrawn",
+        ("release",),
+        tests=("test_owner.py",),
     ),
-    _allocator(
-        *("child-counts-as-parent", "processes", "test_owner.py"),
-        "a forked child takes for its own what its parent had granted",
-    ),
-)
-
-
-def _mapper(name: str, promise: str, description: str, words: str = "") -> Fault:
-    return Fault(
-        f"mapper-{name}",
-        Place.GUEST,
-        Status.FAILED,
-        (promise,),
-        description,
-        words=words,
-        options=IOMMU,
-        tests="test_mapper.py",
-    )
-
-
-MAPPER = (
-    _mapper(
-        *("grants-both-ways", "mapper denial"),
-        "the mapper lets the device read and write a buffer, whatever its direction",
-    ),
-    _mapper(
-        *("rights-kept", "mapper denial"),
-        "what the device may do with a buffer behind the mapper never changes",
-    ),
-    _mapper(
-        *("stale-after-unmap", "mapper denial"),
-        "a buffer stays mapped for the device after complete() and release()",
-        words="to be refused for UNMAPPED: 0 were",
-    ),
-    _mapper(
-        *("segments-unmerged", "kIOMemoryPhysicallyContiguous"),
-        "behind the mapper each page of a buffer is a segment",
-    ),
-    _mapper(
-        *("none-ignored", "kIOMemoryMapperNone"),
-        "a buffer that is to go around the mapper gets bus addresses of the mapper's",
-    ),
-    _mapper(
-        *("host-contiguous-ignored", "kIOMemoryHostPhysicallyContiguous"),
-        "memory is contiguous to the device alone, where it is to be so in the host",
-    ),
-    _mapper(
-        *("unmapped-translated", "kIOMemoryMapperNone"),
-        "a command that is to go around the mapper gets bus addresses of the mapper's",
+    Fault(
+        "allocator-child-counts-as-parent",
+        Component.ALLOCATOR,
+        "a forked child treats its parent's grants as its own",
+        ("processes",),
+        tests=("test_owner.py",),
     ),
 )

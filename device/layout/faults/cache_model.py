@@ -1,151 +1,153 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named faults of the cache model, one for each of its rules; see `faults`."""
+"""The faults of the cache model: one for each of its rules."""
 
 from __future__ import annotations
 
-from dma_rehearsal.device.layout.faults.fault import Fault, Place
-from dma_rehearsal.host_harness.process.errors import Status
+from dma_rehearsal.device.layout.faults.fault import Component, Fault
 
-
-def _cache(name: str, promise: str, tests: str, description: str, words: str) -> Fault:
-    return Fault(
-        f"cache-{name}",
-        Place.DEVICE,
-        Status.FAILED,
-        (promise,),
-        f"the cache model {description}",
-        words=words,
-        tests=f"test_cache_{tests}.py",
-    )
-
-
-CACHE = (
-    _cache(
-        "clean-noop",
-        "cache maintenance",
-        "truth",
-        "cleans nothing",
-        "after sync_for_device() neither old nor new bytes",
+CACHE_MODEL = (
+    Fault(
+        "cache-clean-noop",
+        Component.CACHE_MODEL,
+        "the cache model cleans nothing",
+        ("cache maintenance",),
+        message="after sync_for_device() neither old nor new bytes",
+        tests=("test_cache_truth.py",),
     ),
-    _cache(
-        "invalidate-noop",
-        "cache maintenance",
-        "truth",
-        "invalidates nothing",
-        "after sync_for_cpu() old bytes",
+    Fault(
+        "cache-invalidate-noop",
+        Component.CACHE_MODEL,
+        "the cache model invalidates nothing",
+        ("cache maintenance",),
+        message="after sync_for_cpu() old bytes",
+        tests=("test_cache_truth.py",),
     ),
-    _cache(
-        "clean-one-line-short",
-        "cache line",
-        "lines",
-        "leaves out a clean's last line",
-        "WRITE_TO_DIRTY_LINE",
+    Fault(
+        "cache-clean-one-line-short",
+        Component.CACHE_MODEL,
+        "the cache model leaves out the last line of a clean",
+        ("cache line",),
+        message="WRITE_TO_DIRTY_LINE",
+        tests=("test_cache_lines.py",),
     ),
-    _cache(
-        "writethrough-copies-whole-line",
-        "cache line",
-        "lines",
-        "takes the whole line of a write-through store to memory",
-        "device and CPU write different bytes of one line",
+    Fault(
+        "cache-writethrough-copies-whole-line",
+        Component.CACHE_MODEL,
+        "the cache model takes the whole line of a write-through store to memory",
+        ("cache line",),
+        message="device and CPU write different bytes of one line",
+        tests=("test_cache_lines.py",),
     ),
-    _cache(
-        "snoop-as-no-snoop",
-        "cache maintenance",
-        "truth",
-        "does not snoop the caches at any access",
-        "snooped True",
+    Fault(
+        "cache-snoop-as-no-snoop",
+        Component.CACHE_MODEL,
+        "the cache model does not snoop the caches at any access",
+        ("cache maintenance",),
+        message="snooped True",
+        tests=("test_cache_truth.py",),
     ),
-    _cache(
-        "no-snoop-as-snoop",
-        "cache maintenance",
-        "truth",
-        "snoops the caches at every access",
-        "CPU store, no-snoop read: old bytes): the device reads new bytes",
+    Fault(
+        "cache-no-snoop-as-snoop",
+        Component.CACHE_MODEL,
+        "the cache model snoops the caches at every access",
+        ("cache maintenance",),
+        message="CPU store, no-snoop read: old bytes): the device reads new bytes",
+        tests=("test_cache_truth.py",),
     ),
-    _cache(
-        "snooped-write-not-in-image",
-        "cache maintenance",
-        "truth",
-        "does not take snooped writes to memory",
-        "snooped True",
+    Fault(
+        "cache-snooped-write-not-in-image",
+        Component.CACHE_MODEL,
+        "the cache model does not take snooped writes to memory",
+        ("cache maintenance",),
+        message="snooped True",
+        tests=("test_cache_truth.py",),
     ),
-    _cache(
-        "written-mark-forgotten",
-        "driver mistakes",
-        "mistakes",
-        "forgets which bytes were written without a snoop",
-        "reports due: RELEASED_UNREAD; there are none",
+    Fault(
+        "cache-written-mark-forgotten",
+        Component.CACHE_MODEL,
+        "the cache model forgets which bytes were written without a snoop",
+        ("driver mistakes",),
+        message="reports due: RELEASED_UNREAD; there are none",
+        tests=("test_cache_mistakes.py",),
     ),
-    _cache(
-        "dirty-not-seen",
-        "driver mistakes",
-        "mistakes",
-        "does not see the stores of the CPU to write-back memory",
-        "reports due: RELEASED_DIRTY; there are none",
+    Fault(
+        "cache-dirty-not-seen",
+        Component.CACHE_MODEL,
+        "the cache model does not see the stores of the CPU to write-back memory",
+        ("driver mistakes",),
+        message="reports due: RELEASED_DIRTY; there are none",
+        tests=("test_cache_mistakes.py",),
     ),
-    _cache(
-        "stale-read-forgotten",
-        "driver mistakes",
-        "mistakes",
-        "forgets that a device has read older bytes than were stored",
-        "reports due: RELEASED_DIRTY; there are none",
+    Fault(
+        "cache-stale-read-forgotten",
+        Component.CACHE_MODEL,
+        "the cache model forgets that a device has read older bytes than were stored",
+        ("driver mistakes",),
+        message="reports due: RELEASED_DIRTY; there are none",
+        tests=("test_cache_mistakes.py",),
     ),
-    _cache(
-        "owner-forgotten",
-        "right drivers",
-        "right_drivers",
-        "reports at the release whatever is dirty, whoever owns it",
-        "reports due: none; RELEASED_DIRTY",
+    Fault(
+        "cache-owner-forgotten",
+        Component.CACHE_MODEL,
+        "the cache model reports every dirty line at the release, whoever owns it",
+        ("right drivers",),
+        message="reports due: none; RELEASED_DIRTY",
+        tests=("test_cache_right_drivers.py",),
     ),
-    _cache(
-        "maintenance-takes-nothing-back",
-        "right drivers",
-        "right_drivers",
-        "gives the CPU nothing back by a flush",
-        "reports due: none; RELEASED_DIRTY",
+    Fault(
+        "cache-maintenance-takes-nothing-back",
+        Component.CACHE_MODEL,
+        "the cache model does not return ownership to the CPU at a flush",
+        ("right drivers",),
+        message="reports due: none; RELEASED_DIRTY",
+        tests=("test_cache_right_drivers.py",),
     ),
-    _cache(
-        "shared-line-not-seen",
-        "driver mistakes",
-        "mistakes",
-        "does not see that a line has two owners",
-        "missing: sync_for_device()",
+    Fault(
+        "cache-shared-line-not-seen",
+        Component.CACHE_MODEL,
+        "the cache model does not see that a line has two owners",
+        ("driver mistakes",),
+        message="missing: sync_for_device()",
+        tests=("test_cache_mistakes.py",),
     ),
-    _cache(
-        "snapshot-before-maintenance",
-        "cache maintenance",
-        "truth",
-        "remembers what the device got as it was before the maintenance",
-        "STORED_WHILE_DEVICE_OWNS",
+    Fault(
+        "cache-snapshot-before-maintenance",
+        Component.CACHE_MODEL,
+        "the cache model remembers the device's bytes as they were before the maintenance",
+        ("cache maintenance",),
+        message="STORED_WHILE_DEVICE_OWNS",
+        tests=("test_cache_truth.py",),
     ),
-    _cache(
-        "snapshot-never-compared",
-        "driver mistakes",
-        "mistakes",
-        "never compares what the device got with what is there",
-        "reports due: STORED_WHILE_DEVICE_OWNS; there are none",
+    Fault(
+        "cache-snapshot-never-compared",
+        Component.CACHE_MODEL,
+        "the cache model never compares the device's bytes with memory",
+        ("driver mistakes",),
+        message="reports due: STORED_WHILE_DEVICE_OWNS; there are none",
+        tests=("test_cache_mistakes.py",),
     ),
-    _cache(
-        "reports-lost",
-        "driver mistakes",
-        "mistakes",
-        "loses its reports",
-        "reports due: RELEASED_DIRTY; there are none",
+    Fault(
+        "cache-reports-lost",
+        Component.CACHE_MODEL,
+        "the cache model loses its reports",
+        ("driver mistakes",),
+        message="reports due: RELEASED_DIRTY; there are none",
+        tests=("test_cache_mistakes.py",),
     ),
-    _cache(
-        "untracked-reached",
-        "cache maintenance",
-        "truth",
-        "lets no-snoop accesses reach memory that no buffer tracks",
-        "refused for CACHE_UNTRACKED: 0 were",
+    Fault(
+        "cache-untracked-reached",
+        Component.CACHE_MODEL,
+        "the cache model lets no-snoop accesses reach memory that no buffer tracks",
+        ("cache maintenance",),
+        message="refused for CACHE_UNTRACKED: 0 were",
+        tests=("test_cache_truth.py",),
     ),
     Fault(
         "cache-enable-ignored",
-        Place.DEVICE,
-        Status.FAILED,
-        ("cache maintenance",),
+        Component.EXERCISER,
         "the device does not snoop though its Enable No Snoop is clear",
-        words="enabled False",
-        tests="test_cache_truth.py",
+        ("cache maintenance",),
+        message="enabled False",
+        tests=("test_cache_truth.py",),
     ),
 )

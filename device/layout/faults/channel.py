@@ -1,68 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named faults of the way of the tests and their reports; see `faults`."""
+"""The faults of the test session and of the channel that carries its reports."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from dma_rehearsal.device.layout.faults.fault import Fault, Place
-from dma_rehearsal.host_harness.process.errors import Status
-
-
-def _channel(name: str, words: str, description: str, **others: Any) -> Fault:
-    return Fault(
-        name,
-        Place.GUEST,
-        Status.NO_VERDICT,
-        (),
-        description,
-        words=words,
-        tests="test_device.py",
-        **others,
-    )
-
+from dma_rehearsal.device.layout.faults.fault import Component, Fault, RunStatus
 
 CHANNEL = (
-    _channel("report-lost", "is missing", "one test's report is lost on its way to the host"),
-    _channel(
+    Fault(
+        "report-lost",
+        Component.CHANNEL,
+        "one test's report is lost on its way to the host",
+        status=RunStatus.NO_VERDICT,
+        message="is missing",
+        tests=("test_device.py",),
+    ),
+    Fault(
         "report-corrupted",
-        "the checksum",
+        Component.CHANNEL,
         "one bit of a test's report changes on its way to the host",
+        status=RunStatus.NO_VERDICT,
+        message="the checksum",
+        tests=("test_device.py",),
     ),
-    _channel("report-left-out", "reports are missing", "the guest leaves out one report of a test"),
-    _channel(
+    Fault(
+        "report-left-out",
+        Component.CHANNEL,
+        "the guest leaves out one report of a test",
+        status=RunStatus.NO_VERDICT,
+        message="reports are missing",
+        tests=("test_device.py",),
+    ),
+    Fault(
         "report-misattributed",
-        "the guest reports",
+        Component.CHANNEL,
         "the guest sends a report under another test's name",
+        status=RunStatus.NO_VERDICT,
+        message="the guest reports",
+        tests=("test_device.py",),
     ),
-    _channel(
+    Fault(
         "test-never-ends",
-        "no answer within its deadline of 20 s",
-        "a test of the guest never ends",
+        Component.TEST_SESSION,
+        "a guest test never ends",
+        status=RunStatus.NO_VERDICT,
+        message="no answer within its deadline of 20 s",
+        tests=("test_device.py",),
         deadlines={"test": 20.0},
     ),
-    _channel(
-        "tests-overcounted", "the guest says that it ran", "the guest claims more tests than it ran"
+    Fault(
+        "tests-overcounted",
+        Component.CHANNEL,
+        "the guest claims more tests than it ran",
+        status=RunStatus.NO_VERDICT,
+        message="the guest says that it ran",
+        tests=("test_device.py",),
     ),
-    _channel(
+    Fault(
         "test-dropped",
-        "a hook in the guest dropped tests silently",
+        Component.TEST_SESSION,
         "a hook in the guest drops a test that was collected",
+        status=RunStatus.NO_VERDICT,
+        message="a hook in the guest dropped tests silently",
+        tests=("test_device.py",),
         at_collection=True,
     ),
-    _channel(
+    Fault(
         "test-not-named",
-        "were named",
-        "the guest does not name to the host one of the tests that it has",
+        Component.CHANNEL,
+        "the guest does not name one of its tests to the host",
+        status=RunStatus.NO_VERDICT,
+        message="were named",
+        tests=("test_device.py",),
         at_collection=True,
     ),
     Fault(
         "teardown-fails",
-        Place.GUEST,
-        Status.FAILED,
-        ("capabilities",),
+        Component.TEST_SESSION,
         "a test passes, and its teardown fails",
-        words="the teardown fails by a named fault",
-        tests="test_device.py",
+        ("capabilities",),
+        message="the teardown fails by a named fault",
+        tests=("test_device.py",),
     ),
 )

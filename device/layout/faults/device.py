@@ -1,319 +1,351 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named faults of the device models; the cache model has a file of its own. See `faults`."""
+"""The faults of the device, its requests, its interrupts, and the platform beside it."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from dma_rehearsal.device.layout.faults.fault import Fault, Place
-from dma_rehearsal.host_harness.process.errors import Status
-
-
-def _device(name: str, tests: str, description: str, *promises: str, **others: Any) -> Fault:
-    return Fault(name, Place.DEVICE, Status.FAILED, promises, description, tests=tests, **others)
-
+from dma_rehearsal.device.layout.faults.fault import Component, Fault, RunStatus
 
 _EXERCISER = (
-    _device(
+    Fault(
         "device-read-flip",
-        "test_direction.py",
+        Component.EXERCISER,
         "the device flips one byte of what it reads from memory",
-        "kIODirectionOut",
+        ("kIODirectionOut",),
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "device-write-flip",
-        "test_direction.py",
+        Component.EXERCISER,
         "the device flips one byte of what it writes to memory",
-        "kIODirectionIn",
+        ("kIODirectionIn",),
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "device-ignores-direction",
-        "test_direction.py",
+        Component.EXERCISER,
         "the device ignores the direction bit and always reads memory",
-        "kIODirectionIn",
+        ("kIODirectionIn",),
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "device-false-success",
-        "test_direction.py",
+        Component.EXERCISER,
         "the device reports success without moving data",
-        "kIODirectionOut",
-        "kIODirectionIn",
+        ("kIODirectionOut", "kIODirectionIn"),
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "device-record-lost",
-        "test_direction.py",
+        Component.EXERCISER,
         "the device keeps no record of every other DMA that reads memory",
-        "kIODirectionOut",
+        ("kIODirectionOut",),
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "device-reads-stale",
-        "test_second_opinion.py",
+        Component.EXERCISER,
         "the device reads what it wrote there itself, whoever wrote there since",
-        "second opinion",
+        ("second opinion",),
+        tests=("test_second_opinion.py",),
     ),
-    _device(
+    Fault(
         "device-capability-hidden",
-        "test_device.py",
+        Component.EXERCISER,
         "the device leaves Power Management out of its list of capabilities",
-        "capabilities",
-        words="not in the list: Power Management",
+        ("capabilities",),
+        message="not in the list: Power Management",
+        tests=("test_device.py",),
         at_boot=True,
     ),
-    _device(
+    Fault(
         "constraints-ignored",
-        "test_constraints.py",
+        Component.EXERCISER,
         "the device does DMA that its constraints forbid",
-        "constraints",
+        ("constraints",),
+        tests=("test_constraints.py",),
     ),
-    _device(
+    Fault(
         "mask-not-honoured",
-        "test_constraints.py",
+        Component.EXERCISER,
         "the device does DMA beyond its address bits",
-        "constraints",
+        ("constraints",),
+        tests=("test_constraints.py",),
     ),
-    _device(
+    Fault(
         "address-wrapped",
-        "test_constraints.py",
-        "the device cuts an address to its address bits in place of refusing it",
-        "constraints",
+        Component.EXERCISER,
+        "the device cuts an address to its address bits instead of refusing it",
+        ("constraints",),
+        tests=("test_constraints.py",),
     ),
-    _device(
+    Fault(
         "boundary-crossed",
-        "test_constraints.py",
+        Component.EXERCISER,
         "the device does DMA across the boundary that it must not cross",
-        "constraints",
+        ("constraints",),
+        tests=("test_constraints.py",),
     ),
-    _device(
+    Fault(
         "coherence-forgotten",
-        "test_profile.py",
-        "the device of a profile that is not coherent does DMA as a coherent one",
-        "coherence",
+        Component.EXERCISER,
+        "a device whose profile is not coherent does DMA as a coherent one",
+        ("coherence",),
+        tests=("test_profile.py",),
         options={"coherent": "no"},
     ),
-    _device(
+    Fault(
         "non-coherent-snooped",
-        "test_profile.py",
-        "the device of a profile that is not coherent says so, and is snooped",
-        "coherence",
+        Component.EXERCISER,
+        "a device whose profile is not coherent is snooped, and records say that it was not",
+        ("coherence",),
+        tests=("test_profile.py",),
         options={"coherent": "no"},
     ),
-    _device(
+    Fault(
         "held-outlives-bus-master",
-        "test_held.py",
-        "the device goes on with a DMA in flight when bus mastering is back",
-        "DMA in flight",
+        Component.EXERCISER,
+        "a DMA in flight goes on when bus mastering is turned on again",
+        ("DMA in flight",),
+        tests=("test_held.py",),
     ),
-    _device(
+    Fault(
         "held-outlives-reset",
-        "test_held.py",
-        "the device goes on with a DMA in flight after a reset",
-        "DMA in flight",
+        Component.EXERCISER,
+        "a DMA in flight goes on after a reset",
+        ("DMA in flight",),
+        tests=("test_held.py",),
     ),
-    _device(
+    Fault(
         "ring-skips-last",
-        "test_ring.py",
-        "the device leaves out the last segment of a transfer in several",
-        "descriptor ring",
+        Component.EXERCISER,
+        "the device leaves out the last segment of a transfer with several",
+        ("descriptor ring",),
+        tests=("test_ring.py",),
     ),
-    _device(
+    Fault(
         "ring-double-fetch",
-        "test_ring.py",
+        Component.EXERCISER,
         "the device reads a descriptor again after it was checked",
-        "descriptor ring",
-        words="a transfer that was never asked for",
+        ("descriptor ring",),
+        message="a transfer that was never asked for",
+        tests=("test_ring.py",),
     ),
-    _device(
+    Fault(
         "ring-refusal-lost",
-        "test_ring.py",
-        "the device completes a ring transfer that was refused as if it were done",
-        "descriptor ring",
+        Component.EXERCISER,
+        "the device completes a refused ring transfer as if it were done",
+        ("descriptor ring",),
+        tests=("test_ring.py",),
     ),
-    _device(
+    Fault(
         "message-not-sent",
-        "test_by_message.py",
-        "the device makes up the data for which it should ask QEMU",
-        "DMA by message",
+        Component.EXERCISER,
+        "the device invents the data that it should ask QEMU for",
+        ("DMA by message",),
+        tests=("test_by_message.py",),
     ),
-    _device(
+    Fault(
         "atc-uncovered",
-        "test_arm_registers.py",
+        Component.EXERCISER,
         "the device uses a translation for addresses that it does not cover",
-        "ATS",
+        ("ATS",),
+        tests=("test_arm_registers.py",),
     ),
-    _device(
+    Fault(
         "trace-of-words",
-        "test_arm_registers.py",
+        Component.EXERCISER,
         "the device traces an access of 8 bytes as two of 4",
-        "transaction trace",
+        ("transaction trace",),
+        tests=("test_arm_registers.py",),
     ),
-    _device(
+    Fault(
         "own-bar-reached",
-        "test_hostile.py",
+        Component.EXERCISER,
         "the device lets a DMA write its own registers",
-        "own BAR",
+        ("own BAR",),
+        tests=("test_hostile.py",),
     ),
-    _device(
+    Fault(
         "peer-write-lost",
-        "test_peers.py",
-        "a write to a peer's buffer succeeds, and the peer has nothing of it",
-        "peer memory",
+        Component.EXERCISER,
+        "a write to a peer's buffer succeeds, but the buffer does not change",
+        ("peer memory",),
+        tests=("test_peers.py",),
     ),
 )
 
 _REQUESTS = (
-    _device(
+    Fault(
         "trace-refusals-lost",
-        "test_protection.py",
-        "the device's trace has no refused requests",
-        "what the host saw",
-        words="the device's trace has no such refusal",
+        Component.EXERCISER,
+        "the device's trace leaves out refused requests",
+        ("what the host saw",),
+        message="the device's trace has no such refusal",
+        tests=("test_protection.py",),
     ),
-    _device(
+    Fault(
         "trace-transfers-lost",
-        "test_direction.py",
-        "the device's trace has no requests that moved bytes",
-        "kIODirectionOut",
-        "kIODirectionIn",
+        Component.EXERCISER,
+        "the device's trace leaves out requests that moved bytes",
+        ("kIODirectionOut", "kIODirectionIn"),
         verdict="unattested",
-        words="no DMA moved a byte",
+        message="no DMA moved a byte",
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "platform-refusals-uncounted",
-        "test_protection.py",
-        "the platform counts no refused requests",
-        "protection unit",
-        words="nothing was refused",
+        Component.REQUEST_LOG,
+        "the platform does not count refused requests",
+        ("protection unit",),
+        message="nothing was refused",
+        tests=("test_protection.py",),
     ),
-    _device(
+    Fault(
         "device-reads-ahead",
-        "test_direction.py",
-        "the device reads one byte behind each DMA, which nobody announced",
-        "kIODirectionOut",
-        words="was refused: PROTECTION_OUTSIDE, and the test did not announce it",
+        Component.EXERCISER,
+        "the device reads one byte behind each DMA without an announcement",
+        ("kIODirectionOut",),
+        message="was refused: PROTECTION_OUTSIDE, and the test did not announce it",
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "device-reads-ahead-untraced",
-        "test_direction.py",
-        "the device reads one byte behind each DMA, and its trace does not say so",
-        "kIODirectionOut",
-        words="the platform counted a refused request that the test did not announce",
+        Component.EXERCISER,
+        "the device reads one byte behind each DMA, and its trace leaves that out",
+        ("kIODirectionOut",),
+        message="the platform counted a refused request that the test did not announce",
+        tests=("test_direction.py",),
     ),
     Fault(
         "device-hangs",
-        Place.DEVICE,
-        Status.NO_VERDICT,
-        (),
+        Component.EXERCISER,
         "the device never ends a write to DMACTL",
-        words="exerciser does not answer: a write of 0x1 to BAR0 0x8 (DMACTL)",
-        tests="test_direction.py",
+        status=RunStatus.NO_VERDICT,
+        message="exerciser does not answer: a write of 0x1 to BAR0 0x8 (DMACTL)",
+        tests=("test_direction.py",),
     ),
 )
 
 _INTERRUPTS = (
-    _device(
+    Fault(
         "msix-dropped",
-        "test_interrupts.py",
+        Component.EXERCISER,
         "the device does not send the MSI-X messages of one vector",
-        "MSI-X",
+        ("MSI-X",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "msix-doubled",
-        "test_interrupts.py",
+        Component.EXERCISER,
         "the device sends each MSI-X message of one vector twice",
-        "MSI-X",
+        ("MSI-X",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "msix-misdirected",
-        "test_interrupts.py",
+        Component.EXERCISER,
         "the device sends the MSI-X messages of one vector to the last one",
-        "MSI-X",
+        ("MSI-X",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "msix-mask-ignored",
-        "test_interrupts.py",
-        "the device sends MSI-X messages while they are masked, and has none pending",
-        "MSI-X",
+        Component.EXERCISER,
+        "the device sends masked MSI-X messages, and none is pending",
+        ("MSI-X",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "intx-dropped",
-        "test_interrupts.py",
-        "the device sets Interrupt Status and does not take the INTx line up",
-        "INTx",
+        Component.EXERCISER,
+        "the device sets Interrupt Status but does not raise the INTx line",
+        ("INTx",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "intx-doubled",
-        "test_interrupts.py",
-        "the device takes the INTx line up once more after it was taken down",
-        "INTx",
+        Component.EXERCISER,
+        "the device raises the INTx line once more after lowering it",
+        ("INTx",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "intx-misdirected",
-        "test_interrupts.py",
+        Component.EXERCISER,
         "the device sends an MSI-X message in place of the INTx line",
-        "INTx",
+        ("INTx",),
+        tests=("test_interrupts.py",),
     ),
-    _device(
+    Fault(
         "intx-storm",
-        "test_interrupts.py",
+        Component.EXERCISER,
         "the device clears Interrupt Status while the guest's INTx line is still up",
-        "INTx",
+        ("INTx",),
+        tests=("test_interrupts.py",),
     ),
 )
 
 _WITNESS = (
-    _device(
+    Fault(
         "witness-ignores-pat",
-        "test_cache_modes.py",
+        Component.WITNESS,
         "the witness takes the PAT bit of every page-table entry as 0",
-        "kIOMapWriteThruCache",
-        words="PAT 3 = UC",
+        ("kIOMapWriteThruCache",),
+        message="PAT 3 = UC",
+        tests=("test_cache_modes.py",),
     ),
-    _device(
+    Fault(
         "witness-misplaces-pat",
-        "test_witnessed.py",
+        Component.WITNESS,
         "the witness takes the PAT bit of a large page from where a small one has it",
-        "page size",
-        words="PAT 4 = WB",
+        ("page size",),
+        message="PAT 4 = WB",
+        tests=("test_witnessed.py",),
     ),
-    _device(
+    Fault(
         "witness-ignores-rights",
-        "test_witnessed.py",
+        Component.WITNESS,
         "the witness takes every page for one that users may write and execute",
-        "kIOMapWriteThruCache",
+        ("kIOMapWriteThruCache",),
+        tests=("test_witnessed.py",),
     ),
-    _device(
+    Fault(
         "witness-ignores-mtrrs",
-        "test_witnessed.py",
+        Component.WITNESS,
         "the witness takes all memory for write-back by the MTRRs",
-        "MTRR",
+        ("MTRR",),
+        tests=("test_witnessed.py",),
     ),
 )
 
 _PROTECTION = (
-    _device(
+    Fault(
         "protection-end-off-by-one",
-        "test_protection.py",
+        Component.PROTECTION_UNIT,
         "the protection unit opens one byte more than each grant says",
-        "protection unit",
+        ("protection unit",),
+        tests=("test_protection.py",),
     ),
-    _device(
+    Fault(
         "protection-direction-swapped",
-        "test_direction.py",
+        Component.PROTECTION_UNIT,
         "the protection unit opens each grant for the other direction",
-        "kIODirectionOut denial",
-        "kIODirectionIn denial",
+        ("kIODirectionOut denial", "kIODirectionIn denial"),
+        tests=("test_direction.py",),
     ),
-    _device(
+    Fault(
         "protection-moves-prefix",
-        "test_protection.py",
+        Component.EXERCISER,
         "the device moves the granted part of a DMA that is denied",
-        "protection unit",
+        ("protection unit",),
+        tests=("test_protection.py",),
     ),
-    _device(
+    Fault(
         "protection-record-lost",
-        "test_protection.py",
+        Component.PROTECTION_UNIT,
         "the protection unit keeps no record of every eighth denied DMA",
-        "protection unit",
+        ("protection unit",),
+        tests=("test_protection.py",),
     ),
 )
 

@@ -1,65 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a named fault is."""
+"""The fields of a named fault."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 
-from dma_rehearsal.host_harness.process.errors import Status
+BEHIND_IOMMU = {"iommu": "intel"}
+"""The options of a run whose exerciser is behind an IOMMU."""
 
 
-class Place(Enum):
-    """Where a fault acts."""
+class RunStatus(IntEnum):
+    """The exit status that a run with a fault must have (docs/statuses.md)."""
 
-    DEVICE = "device"
-    GUEST = "guest"
-    DRIVER = "driver"
+    FAILED = 1
+    NO_VERDICT = 4
+
+
+class Component(Enum):
+    """The part of the rig that a fault breaks."""
+
+    EXERCISER = "exerciser"
+    REQUEST_LOG = "request log"
+    WITNESS = "witness"
+    PROTECTION_UNIT = "protection unit"
+    CACHE_MODEL = "cache model"
+    DRIVER = "kernel module"
+    KERNEL = "guest kernel"
+    ALLOCATOR = "allocator"
+    MAPPER = "mapper"
+    CHANNEL = "report channel"
+    TEST_SESSION = "test session"
+
+    @property
+    def in_device(self) -> bool:
+        """Whether it runs in the device process, where ``device.faults`` has its faults."""
+        return self in _IN_DEVICE
+
+    @property
+    def in_guest(self) -> bool:
+        """Whether it is the guest's own Python, for which ``guest.faults`` has its faults."""
+        return self not in _IN_DEVICE and self not in (Component.DRIVER, Component.KERNEL)
+
+
+_IN_DEVICE = (
+    *(Component.EXERCISER, Component.REQUEST_LOG, Component.WITNESS),
+    *(Component.PROTECTION_UNIT, Component.CACHE_MODEL),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. ``promises`` are those that the run's message must name, with this ``verdict``.
+    """One fault: what it breaks, and how a run must notice it.
 
-    ``words`` must stand in the run's message, and say what is wrong; ``parameter`` goes onto the
-    kernel's command line; ``deadlines`` (seconds by phase) keep a fault that hangs short. ``tests``
-    are the guest tests that look at the promise: one file's name, "" for the whole suite. It needs
-    a run with these ``options``, by name. One ``at_boot`` is in what QEMU reads but once; one
-    ``at_collection`` takes the verdict away before a test has run, and the VM goes on.
+    The run ends with ``status``. Its message contains ``message``, and gives ``verdict`` for each
+    of ``promises``, which are rows of the verdict's table. ``tests`` are the files of the guest's
+    suite that check these promises.
+
+    ``parameter`` goes onto the kernel's command line. A run with the fault needs ``options``, by
+    name; ``deadlines`` (seconds by phase) keep one that hangs short. A fault ``at_boot`` is in
+    something that QEMU reads only once. A fault ``at_collection`` ends the verdict before the
+    first test, and the VM goes on.
     """
 
     name: str
-    place: Place
-    status: Status
-    promises: tuple[str, ...]
+    component: Component
     description: str
+    promises: tuple[str, ...] = ()
+    status: RunStatus = RunStatus.FAILED
+    verdict: str = "broken"
+    message: str = ""
+    tests: tuple[str, ...] = ()
     parameter: str = ""
-    words: str = ""
-    deadlines: Mapping[str, float] = field(default_factory=dict)
-    tests: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    deadlines: Mapping[str, float] = field(default_factory=dict)
     at_boot: bool = False
     at_collection: bool = False
-    verdict: str = "broken"
 
     @property
     def switchable(self) -> bool:
-        """Whether it can be set and cleared in a VM that runs, if that one has its options.
+        """Whether a running VM with its options can set and clear it between two tests.
 
-        One that takes the verdict away takes the VM with it.
+        A fault that ends the verdict ends the VM as well.
         """
         return (
-            self.place in (Place.DEVICE, Place.DRIVER)
-            and self.status is Status.FAILED
+            (self.component.in_device or self.component is Component.DRIVER)
+            and self.status is RunStatus.FAILED
             and not self.at_boot
         )
 
     @property
     def of_a_session(self) -> bool:
-        """Whether it comes and goes with a session of the guest's agent, in a VM with its options.
+        """Whether it lasts for one session of the guest's agent, in a VM with its options.
 
-        One that takes the verdict away later than at the collection takes the VM with it.
+        A fault that ends the verdict after the collection ends the VM as well.
         """
-        alive = self.status is Status.FAILED or self.at_collection
-        return self.place is Place.GUEST and alive and not self.parameter
+        survives = self.status is RunStatus.FAILED or self.at_collection
+        return self.component.in_guest and survives

@@ -17,8 +17,8 @@ from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.profile import PLAIN, Profile
-from dma_rehearsal.device.faults import SOUND, Fault
-from dma_rehearsal.device.faults.injector import FaultSwitch
+from dma_rehearsal.device.faults import SOUND, DeviceFault
+from dma_rehearsal.device.faults.injector import FaultInjector
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor, ReadOnly, Unmapped
 from dma_rehearsal.device.vfio_user.messages import Irq
@@ -71,7 +71,7 @@ class Machine(WholeMemory):
     """RAM, both devices, and the driver's state. It is the devices' client. Subclasses err."""
 
     device: type[Exerciser] = Exerciser
-    fault: Fault = SOUND  # put on when both devices are made
+    fault: DeviceFault = SOUND  # put on when both devices are made
     profile: Profile = PLAIN
     announced: Profile | None = None  # when it is another
     granted = 32  # MSI-X vectors, or as many as the device has
@@ -102,7 +102,7 @@ class Machine(WholeMemory):
         self.platform = Platform(trace)
         for function in self.exerciser, self.peer:
             function.bus.interconnect = self.platform.interconnect
-        FaultSwitch([self.exerciser], self.platform).put_on(self.fault)
+        FaultInjector([self.exerciser], self.platform).apply(self.fault)
         for endpoint in self.exerciser, self.peer, self.platform:
             endpoint.attach(self)
             place_bars(endpoint)

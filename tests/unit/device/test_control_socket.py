@@ -17,7 +17,7 @@ import pytest
 
 from dma_rehearsal.device.control_socket import REQUEST_MAX
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults.injector import FaultError, FaultSwitch
+from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.layout import Reg
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
@@ -107,7 +107,7 @@ def test_an_endpoint_of_somebody_else_has_no_fault_of_the_exerciser() -> None:
         pass
 
     mine, platform = Mine(Trace()), Platform(Trace())
-    switch = FaultSwitch([mine], platform)
+    switch = FaultInjector([mine], platform)
     with pytest.raises(FaultError, match="msix-dropped is one of the exerciser's, and Mine"):
         switch.set("msix-dropped")
     switch.set("witness-ignores-pat")

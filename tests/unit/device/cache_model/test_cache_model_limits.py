@@ -7,6 +7,8 @@ import tracemalloc
 
 import pytest
 
+from dma_rehearsal.device.cache_model.lines import Window
+from dma_rehearsal.device.cache_model.masks import blended, of_bytes
 from dma_rehearsal.device.cache_model.model import CacheModel
 from dma_rehearsal.device.cache_model.names import (
     BadBuffer,
@@ -17,7 +19,6 @@ from dma_rehearsal.device.cache_model.names import (
     Span,
     TooMuch,
 )
-from dma_rehearsal.device.faults.cache_model import FAULTS
 from dma_rehearsal.device.layout import MemoryType
 from tests.unit.device.cache_model.cache_rig import (
     LINE,
@@ -48,8 +49,19 @@ def test_no_store_of_a_running_cpu_is_undone(kind: MemoryType, call: str) -> Non
     assert rig.ram[9] == 9
 
 
-def test_the_fault_that_copies_whole_lines_undoes_it() -> None:
-    rig = Rig(model=FAULTS["cache-whole-line-to-memory"])
+class CopiesWholeLines(CacheModel):
+    """Undoes stores of a CPU that runs: no sequence of single steps can show that."""
+
+    def take_image(self, window: Window, lines: bytes | None = None) -> None:
+        start, end = window.start, window.end
+        image = bytes(window.segment.image[start:end])
+        mask = of_bytes(bytes(window.lines * b"\xff") if lines is None else lines, self.line)
+        self.change(window, start, image, mask)
+        window.segment.known[start:end] = blended(window.segment.known[start:end], image, mask)
+
+
+def test_a_model_that_copies_whole_lines_undoes_it() -> None:
+    rig = Rig(model=CopiesWholeLines)
     rig.clean_buffer()
     rig.write(0, NEW)
     stores_while_read(rig.memory, lambda: rig.ram.__setitem__(9, 9))

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from dma_rehearsal.device.cache_model.model import CacheModel
-from dma_rehearsal.device.faults.cache_model import FAULTS
+from dma_rehearsal.device.faults.cache_model import MODELS
 from tests.unit.device.cache_model.cache_sequences import (
     Difference,
     Pair,
@@ -68,11 +68,10 @@ def test_the_model_is_its_reference(part: int) -> None:
 
 # Which of the first sequences differs at the latest, with each fault; long before the last.
 _FOUND_WITHIN = 2000
-_NEEDS_A_RUNNING_CPU = {"cache-whole-line-to-memory"}  # test_cache_model_limits.py has it
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS.keys() - _NEEDS_A_RUNNING_CPU))
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_each_fault_differs_from_the_reference(name: str) -> None:
     assert any(
-        difference(*sequence(seed), FAULTS[name]) is not None for seed in range(_FOUND_WITHIN)
+        difference(*sequence(seed), MODELS[name]) is not None for seed in range(_FOUND_WITHIN)
     ), f"{name} looks like the sound model in {_FOUND_WITHIN} sequences"

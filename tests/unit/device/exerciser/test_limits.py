@@ -11,7 +11,7 @@ import pytest
 
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults import FAULTS
+from dma_rehearsal.device.faults import IMPLEMENTATIONS
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext, ProfileFlag, Reg
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import BASE, FakeClient, answer, dma, read32, record, write32
@@ -292,7 +292,7 @@ def test_fault_lets_just_its_limit_be_broken(
 ) -> None:
     """Beyond the limit it is no DMA that the limit refuses; the other limits hold."""
     values = {"max_segment": 64, key: value}
-    faulty = FAULTS[fault].exerciser
+    faulty = IMPLEMENTATIONS[fault].exerciser
     made = attached(faulty(Trace(), profile=profile.parse(values, "mine")), client)
     made.region_write(1, 0, b"corrupt!")
     found = dma(made, address, 8, write=True)

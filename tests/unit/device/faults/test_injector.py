@@ -12,8 +12,8 @@ import pytest
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults import SOUND, Fault
-from dma_rehearsal.device.faults.injector import FaultSwitch
+from dma_rehearsal.device.faults import SOUND, DeviceFault
+from dma_rehearsal.device.faults.injector import FaultInjector
 from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingStatus
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
@@ -49,10 +49,10 @@ def overriding_all(kind: type) -> type:
 def test_no_part_keeps_a_method_of_the_class_before(behind_iommu: bool) -> None:
     exerciser, platform = Exerciser(Trace(), capabilities=[*OptionalCapability]), Platform(Trace())
     exerciser.bus.behind_iommu = behind_iommu
-    switch = FaultSwitch([exerciser], platform)
-    other = Fault("all of it", overriding_all(Exerciser), overriding_all(Platform))
+    switch = FaultInjector([exerciser], platform)
+    other = DeviceFault(overriding_all(Exerciser), overriding_all(Platform))
     for fault in (other, SOUND):
-        switch.put_on(fault)
+        switch.apply(fault)
         for device in (exerciser, platform):
             stale = {
                 each.__name__
@@ -72,7 +72,7 @@ def test_a_fault_of_the_fetch_acts_in_a_device_that_runs() -> None:
             done(DmaRefused(DmaReason.UNMAPPED, ranges[0][0]))
 
     device = Exerciser(Trace())
-    switch = FaultSwitch([device], Platform(Trace()))
+    switch = FaultInjector([device], Platform(Trace()))
     client = FakeClient()
     client.ram[:32] = RingDescriptor(BASE, 4, 0, 0).pack()
     device.attach(client)
@@ -80,10 +80,10 @@ def test_a_fault_of_the_fetch_acts_in_a_device_that_runs() -> None:
     write32(device, 3, Ext.RING_BASE_LO, BASE)
     write32(device, 3, Ext.RING_SIZE, 4)
     for fault, status in (
-        (Fault("fetches nothing", FetchesNothing), RingStatus.UNREACHABLE),
+        (DeviceFault(FetchesNothing), RingStatus.UNREACHABLE),
         (SOUND, RingStatus.OK),
     ):
-        switch.put_on(fault)
+        switch.apply(fault)
         write32(device, 3, Ext.RING_CONTROL, 0)
         write32(device, 3, Ext.RING_CONTROL, 1)
         write32(device, 3, Ext.RING_DOORBELL, 1)
@@ -92,7 +92,7 @@ def test_a_fault_of_the_fetch_acts_in_a_device_that_runs() -> None:
 
 def test_what_a_fault_kept_goes_with_it() -> None:
     device = Exerciser(Trace())
-    switch = FaultSwitch([device], Platform(Trace()))
+    switch = FaultInjector([device], Platform(Trace()))
     device.attach(FakeClient())
     device.region_write(7, 4, b"\x06\x00")
     before = set(vars(device))

@@ -11,6 +11,7 @@ import pytest
 
 from dma_rehearsal.guest.drivers.vfio import Container
 from dma_rehearsal.guest.faults import iommu as iommu_faults
+from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.guest.testkit import iommu
 from dma_rehearsal.guest.testkit.attestation import LEFT_OUT, SettingsPlugin
 from dma_rehearsal.guest.testkit.iommu import KernelLog
@@ -123,14 +124,14 @@ def test_fault_of_the_permission(monkeypatch: pytest.MonkeyPatch, read: bool, wr
 
     monkeypatch.setattr(Container, "map", mapped)
     monkeypatch.setattr(iommu_faults, "_map", mapped)
-    iommu_faults.apply("allocator-overlap")
+    registry.patch("driver-wrong-cache")
     Container.map(None, 0, 0, read=read, write=write)  # type: ignore[arg-type]
-    iommu_faults.apply("iommu-wrong-permission")
+    registry.patch("iommu-wrong-permission")
     Container.map(None, 0, 0, read=read, write=write)  # type: ignore[arg-type]
     assert asked == [(read, write), (True, True)]
 
 
 def test_fault_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Container, "set_mask", Container.set_mask)  # to be put back
-    iommu_faults.apply("iommu-mask-ignored")
+    registry.patch("iommu-mask-ignored")
     Container.set_mask(None, -1)  # type: ignore[arg-type]

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness import faults
 from dma_rehearsal.host_harness.environment import accelerator, qemu
 from dma_rehearsal.host_harness.machine import guest_memory, kernel_cmdline, launch, qemu_command
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process import plain_text
-from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status, UsageError
+from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status
 from dma_rehearsal.host_harness.session import run_folder
 
 WIRING = qemu_command.Wiring(
@@ -159,31 +158,6 @@ def test_escapes_of_a_guest_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert plain_text.tail(tmp_path / "log") == ["red end", " a b"]
     (tmp_path / "log").write_bytes(b"x" * (1 << 20) + b"\nlast\n")
     assert plain_text.tail(tmp_path / "log")[-1] == "last"
-
-
-def test_every_fault_has_a_red_status_and_words_to_look_for() -> None:
-    for fault in faults.FAULTS:
-        if fault.status is Status.FAILED:
-            assert fault.promises
-        else:
-            assert fault.status is Status.NO_VERDICT
-            assert fault.words
-        assert faults.find(fault.name) is fault
-    lines = faults.listing().splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        [fault.name, str(fault.status.value)] for fault in faults.FAULTS
-    ]
-
-
-def test_documentation_lists_every_fault() -> None:
-    """Its list is what ``make faults`` prints."""
-    page = (Path(__file__).parents[4] / "docs" / "faults.md").read_text()
-    assert f"```\n{faults.listing()}\n```" in page
-
-
-def test_unknown_fault_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="device-read-flip"):
-        faults.find("nonsense")
 
 
 def test_qemu_that_lacks_vfio_user_is_refused(
