@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
+from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.machine.guest_memory import (
     GIB,
     RAM_BELOW_4G,
@@ -46,3 +48,16 @@ def test_file_that_became_shorter_is_no_memory(memory: GuestMemory) -> None:
     os.ftruncate(memory.fileno(), 4)
     with pytest.raises(NoMemory):
         memory.read(0, 8)
+
+
+def test_carve_outs_lie_in_ram_where_devices_need_them() -> None:
+    low, main, high = guest_memory.CARVE_OUTS
+    above = guest_memory.RAM_SIZE - guest_memory.RAM_BELOW_4G
+    assert low.base + low.size <= 1 << 24
+    assert main.base + main.size <= 1 << 28 <= guest_memory.RAM_BELOW_4G
+    assert high.base >= 1 << 32
+    assert high.base + high.size <= (1 << 32) + above
+    for each in guest_memory.CARVE_OUTS:
+        assert each.base % 4096 == each.size % 4096 == 0
+    ranges = sorted((each.base, each.base + each.size) for each in guest_memory.CARVE_OUTS)
+    assert all(first[1] <= second[0] for first, second in pairwise(ranges))

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest kernel's command line."""
+
+from __future__ import annotations
+
+from dma_rehearsal.host_harness.machine import kernel_cmdline
+from dma_rehearsal.host_harness.options import run_options
+
+
+def test_kernel_words_come_last_so_that_they_win() -> None:
+    line = kernel_cmdline.command_line(["a.word=1"]).split()
+    assert line[-1] == "a.word=1"
+    assert "memmap=0x4000000$0xc000000" in line
+
+
+def test_only_behind_an_iommu_the_kernel_uses_one() -> None:
+    for given in {"iommu": "intel"}, {}:
+        words = kernel_cmdline.run_parameters(run_options.parse(given), isolated=False, shells=0)
+        assert ("intel_iommu=on" in words) is bool(given)
+
+
+def test_guest_with_shells_is_told_how_many() -> None:
+    for shells in 0, 4:
+        words = kernel_cmdline.run_parameters(run_options.parse({}), isolated=False, shells=shells)
+        assert ("rehearsal.shells=4" in words) is bool(shells)
+
+
+def test_only_a_guest_that_places_its_own_processes_has_an_isolated_cpu() -> None:
+    given = run_options.parse({"append": "a.word=1"})
+    for isolated in False, True:
+        words = kernel_cmdline.run_parameters(given, isolated=isolated, shells=0)
+        assert ("isolcpus=domain,1" in words) is isolated
+        assert words[-1] == "a.word=1"
