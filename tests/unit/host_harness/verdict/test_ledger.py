@@ -515,3 +515,10 @@ def test_table_keeps_to_its_width(width: int) -> None:
     assert len(lines) == 3
     assert max(map(len, lines)) <= width
     assert lines[2].endswith("unattested x12, by the test")
+
+
+def test_verdicts_have_colours_for_a_terminal_alone() -> None:
+    ledger = Ledger()
+    ledger.add_test([report(properties=[row()])], ["alignment"])
+    assert "\x1b" not in ledger.table()
+    assert "\x1b[32mkept, by the test" in ledger.table(colours=True)
