@@ -12,15 +12,14 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from dma_rehearsal.guest.session import Message as Message
 
 HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20
 PROTOCOL = 3
 PORT_NAME = "org.dma-rehearsal.results"
-
-Message = dict[str, Any]
 
 
 class ChannelError(Exception):
@@ -80,8 +79,11 @@ class Channel:
             raise ChannelClosed(f"writing to the host failed: {error}") from error
         self._sent += len(frames)
 
-    def receive(self) -> Message:
-        """Return the next message. `ChannelCorrupt` names what is wrong with its frame."""
+    def receive(self, kind: str | None = None) -> Message:
+        """Return the next message; `ChannelError` when it is not of this ``kind``.
+
+        `ChannelCorrupt` names what is wrong with its frame.
+        """
         magic, length, sequence, checksum = HEADER.unpack(self._exactly(HEADER.size))
         if magic != MAGIC:
             raise ChannelCorrupt(f"a frame starts with {magic!r}, not {MAGIC!r}")
@@ -99,6 +101,8 @@ class Channel:
             raise ChannelCorrupt(f"frame {sequence} is no JSON: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise ChannelCorrupt(f"frame {sequence} has no type")
+        if kind is not None and message["type"] != kind:
+            raise ChannelError(f"the host sent {message['type']} where {kind} was expected")
         return message
 
     def _exactly(self, length: int) -> bytes:

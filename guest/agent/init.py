@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path("/opt/dma-rehearsal")
 GUEST_FOLDER = ROOT / "dma_rehearsal" / "guest"
-MODULES = Path("/lib/modules/rehearsal")
 DRIVER = "dma_rehearsal"
 IOMMUS = Path("/sys/class/iommu")  # Linux, sysfs-class-iommu: one entry for each that is in use
 
@@ -33,7 +32,7 @@ MOUNTS = (
     ("tmpfs", "/run", MS_NOSUID | MS_NODEV),
     ("debugfs", "/sys/kernel/debug", MS_NOSUID | MS_NODEV | MS_NOEXEC),
 )
-SYS_REBOOT, SYS_FINIT_MODULE = 169, 313  # x86-64
+SYS_REBOOT = 169  # x86-64
 REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF = 0xFEE1DEAD, 0x28121969, 0x4321FEDC
 
 SHELLS_MAX = 8
@@ -60,24 +59,6 @@ def mount_all() -> None:
         Path(where).mkdir(exist_ok=True)
         result = _libc.mount(kind.encode(), where.encode(), kind.encode(), flags, None)
         _check(result, f"mount {where}")
-
-
-def parameters(module: str, command_line: str) -> str:
-    """Return the parameters of ``module`` that the kernel command line carries."""
-    prefix = f"{module}."
-    return " ".join(
-        word.removeprefix(prefix) for word in command_line.split() if word.startswith(prefix)
-    )
-
-
-def load(module: str, arguments: str) -> None:
-    """Load one module of MODULES; OSError with the kernel's reason."""
-    descriptor = os.open(MODULES / f"{module}.ko", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        result = _libc.syscall(SYS_FINIT_MODULE, descriptor, arguments.encode(), 0)
-        _check(result, f"loading {module} {arguments}".rstrip())
-    finally:
-        os.close(descriptor)
 
 
 def start_shells(count: int) -> None:
@@ -136,9 +117,10 @@ def run_agent(loaded: int) -> int:
     """
     os.setsid()
     os.chdir(GUEST_FOLDER)
-    sys.path.insert(0, str(ROOT))
     from dma_rehearsal.guest.agent import main as agent
+    from dma_rehearsal.guest.agent import pytest_session
 
+    pytest_session.preload()
     if not os.read(loaded, 1):
         raise RuntimeError("the first process ended before the kernel's modules were loaded")
     os.close(loaded)
@@ -170,7 +152,10 @@ def main() -> None:
     mount_all()
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
     os.environ["PYTHONPATH"] = str(ROOT)
+    sys.path.insert(0, str(ROOT))  # python -I has neither this file's folder nor PYTHONPATH there
     child, tell = start_agent()
+    from dma_rehearsal.guest.linux.kernel_modules import MODULES, load, parameters
+
     command_line = Path("/proc/cmdline").read_text()
     names = (MODULES / "order").read_text().split()
     if any(IOMMUS.iterdir()):

@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 
-class ModulesBeside:
+class SiblingModules:
     """A plugin, and what Python asks last for a module: it looks beside the test files."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from enum import IntEnum, IntFlag
 from types import TracebackType
 from typing import Final, Self
 
-from dma_rehearsal.guest.drivers.exerciser import Interrupt
+from dma_rehearsal.guest.drivers.interrupts import Interrupt
 from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 

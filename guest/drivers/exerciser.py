@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import select
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from dma_rehearsal.device.layout import (
     DMASTATUS_CLEAR,
@@ -32,11 +30,12 @@ from dma_rehearsal.device.layout import (
     Reg,
 )
 from dma_rehearsal.guest.drivers.device_limits import Limits
+from dma_rehearsal.guest.drivers.interrupts import FunctionDriver, Interrupt
 from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
 from dma_rehearsal.guest.drivers.platform import refusals
 from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest
-from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction, Interrupts, PciInfo
-from dma_rehearsal.guest.linux.kernel_cmdline import announced
+from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction, Interrupts
+from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 _PLAIN: Final = DmaCtl(0)
@@ -84,80 +83,6 @@ class DmaRecord:
         )
 
 
-class FunctionDriver(Protocol):
-    """What gives a function bus mastering and interrupts: `DriverFunction`, or VFIO.
-
-    Its methods are described there.
-    """
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is closed, and the eventfds are taken away."""
-
-    def info(self) -> PciInfo:
-        """See `DriverFunction.info`."""
-
-    def set_bus_master(self, on: bool) -> None:
-        """See `DriverFunction.set_bus_master`."""
-
-    def set_eventfd(self, vector: int, fd: int) -> None:
-        """See `DriverFunction.set_eventfd`."""
-
-    def set_interrupts(self, kind: Interrupts) -> None:
-        """See `DriverFunction.set_interrupts`."""
-
-    def unmask(self) -> None:
-        """See `DriverFunction.unmask`."""
-
-    def close(self) -> None:
-        """Close it; again is nothing."""
-
-
-class Interrupt:
-    """An eventfd that one vector signals; a context manager."""
-
-    def __init__(self, driver: FunctionDriver, vector: int) -> None:
-        self.vector = vector
-        self._driver = driver
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            driver.set_eventfd(vector, self._fd)
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def fileno(self) -> int:
-        """The eventfd, for select() and its kin."""
-        return self._fd
-
-    def wait(self, timeout: float) -> int:
-        """Wait at most ``timeout`` seconds; return the interrupts since the last call, or 0."""
-        if not select.select([self._fd], [], [], timeout)[0]:
-            return 0
-        return os.eventfd_read(self._fd)
-
-    def close(self) -> None:
-        """Take the eventfd from the vector, and close it; again is nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                if not self._driver.closed:  # closing it took the eventfd away already
-                    self._driver.set_eventfd(self.vector, -1)
-            finally:
-                os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
 class IntxInterrupt(Interrupt):
     """An eventfd that INTx signals, and the line itself; a context manager.
 
@@ -203,7 +128,7 @@ def find(index: int = 0) -> PciFunction:
     ``index`` 1 is its peer, where a run has one. `PciError` when it is not there, or another driver
     has it.
     """
-    device = announced()
+    device = device_parameters()
     function = PciFunction.find(device.vendor, device.device, index)
     if not device.is_plain:
         function.bind()

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dma_rehearsal.guest.agent.channel import HEADER, Channel, Message
-from dma_rehearsal.guest.testkit.attestation import CheckFailed, marked_promises
+from dma_rehearsal.guest.session import marked_promises
+from dma_rehearsal.guest.testkit.attestation import CheckFailed
 
 _SPARED = 2  # reports, or tests, before the fault acts
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's command line says of the device, so that a user's own is found and tested.
+"""Words on the kernel command line that describe the device under test, and the run.
 
-``rehearsal.device=vvvv:dddd`` is its PCI id, ``rehearsal.vectors=N`` its MSI-X vectors, and
-``rehearsal.profile=0x...`` the checksum of its profile. ``rehearsal.coherent=1`` says that caches
-follow its accesses, and ``rehearsal.limits=addresses,alignment,segments`` of what kinds its limits
-are. On a board the boot loader can say it.
+``rehearsal.device=vvvv:dddd`` is the device's PCI id, ``rehearsal.vectors=N`` the number of its
+MSI-X vectors, and ``rehearsal.profile=0x...`` the checksum of its profile.
+``rehearsal.coherent=1``: the device's accesses are snooped.
+``rehearsal.limits=addresses,alignment,segments``: the kinds of its limits.
+``rehearsal.soak=1``: tests that repeat do so many times. On a board, put these words into the boot
+loader's configuration.
 """
 
 from __future__ import annotations
@@ -13,16 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.device.layout import EXERCISER_DEVICE_ID, EXERCISER_VENDOR_ID, VECTORS_DEFAULT
+from dma_rehearsal.device.layout import (
+    EXERCISER_DEVICE_ID,
+    EXERCISER_VENDOR_ID,
+    VECTORS_DEFAULT,
+)
 
 CMDLINE: Final = Path("/proc/cmdline")
 LIMITS: Final = ("addresses", "alignment", "segments")
+"""The kinds of limits of a device's DMA."""
 _PREFIX: Final = "rehearsal."
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """The device as it was announced; ``profile`` is None when no profile was.
+class DeviceParameters:
+    """The device under test. ``profile`` is a profile's checksum, None without a profile.
 
     ``limits`` are kinds of limits, see `LIMITS`.
     """
@@ -36,29 +43,30 @@ class Announced:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it has the exerciser's own id, which the driver knows."""
+        """Whether it has the exerciser's own PCI id, which the driver knows."""
         return (self.vendor, self.device) == (EXERCISER_VENDOR_ID, EXERCISER_DEVICE_ID)
 
 
-def announced() -> Announced:
-    """Return what the command line says, the plain exerciser where it says nothing.
+def device_parameters() -> DeviceParameters:
+    """Return the device that the command line describes; without such words, the exerciser.
 
-    ValueError names a word that cannot be.
+    ValueError names a word whose value is wrong.
     """
     words = CMDLINE.read_text().split() if CMDLINE.exists() else []
-    said = dict(
+    values = dict(
         word.removeprefix(_PREFIX).partition("=")[::2] for word in words if word.startswith(_PREFIX)
     )
     try:
-        found = Announced()
-        vendor, _, device = said.get("device", f"{found.vendor:x}:{found.device:x}").partition(":")
-        return Announced(
+        default = DeviceParameters()
+        pci_id = values.get("device", f"{default.vendor:x}:{default.device:x}")
+        vendor, _, device = pci_id.partition(":")
+        return DeviceParameters(
             int(vendor, 16),
             int(device, 16),
-            int(said.get("vectors", found.vectors)),
-            int(said["profile"], 0) if "profile" in said else None,
-            bool(int(said.get("coherent", "1"))),
-            _kinds(said.get("limits", "")),
+            int(values.get("vectors", default.vectors)),
+            int(values["profile"], 0) if "profile" in values else None,
+            bool(int(values.get("coherent", "1"))),
+            _kinds(values.get("limits", "")),
         )
     except ValueError as error:
         raise ValueError(
@@ -68,8 +76,13 @@ def announced() -> Announced:
         ) from error
 
 
+def repeat_count(usual: int, soak: int) -> int:
+    """Return how many times a test repeats: ``soak`` in a soak run (make soak), else ``usual``."""
+    return soak if f"{_PREFIX}soak=1" in CMDLINE.read_text().split() else usual
+
+
 def _kinds(text: str) -> frozenset[str]:
     kinds = frozenset(filter(None, text.split(",")))
     if unknown := sorted(kinds.difference(LIMITS)):
-        raise ValueError(f"no limit is of kind {unknown[0]!r}")
+        raise ValueError(f"unknown kind of limit {unknown[0]!r}")
     return kinds

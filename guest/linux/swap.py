@@ -16,7 +16,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.guest.agent.init import load
+from dma_rehearsal.guest.linux.kernel_modules import load
 
 MODULES: Final = ("zsmalloc", "lzo-rle", "zram")
 CONTROL: Final = Path("/sys/class/zram-control")

@@ -29,7 +29,7 @@ from dma_rehearsal.guest.drivers.exerciser_features import Transaction, monitore
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.config_space import DEVICE_CONTROL, PCI_EXPRESS, word
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 ATS = 0x000F
@@ -96,7 +96,7 @@ def ats_enabled(device: Exerciser) -> Iterator[None]:
 @pytest.mark.unprotected
 @pytest.mark.promise("ATS")
 def test_dma_by_a_translation(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Modelled: within the range that it covers a DMA is done, a byte beyond it is refused.
 
@@ -139,7 +139,7 @@ def test_dma_by_a_translation(
 
 @pytest.mark.promise("ATS")
 def test_translation_that_permits_no_writes(
-    bench: Bench, buffer: MakeBuffer, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, attest: Attest
 ) -> None:
     device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
     address = memory.getPhysicalAddress()
@@ -171,7 +171,7 @@ def results(device: Exerciser) -> tuple[int, int, int, int]:
 
 @pytest.mark.promise("ATS")
 def test_cleared_translation_leaves_no_result(
-    bench: Bench, buffer: MakeBuffer, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, attest: Attest
 ) -> None:
     """Arm's ClearATC takes the translation and what shows it."""
     device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
@@ -195,7 +195,7 @@ def test_cleared_translation_leaves_no_result(
 
 
 @pytest.mark.promise("ATS")
-def test_translation_ends_with_ats(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+def test_translation_ends_with_ats(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
     """PCI Express Base 5.0, 10.5.1.3: a function that is not enabled uses no translation."""
     device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
     address, place = memory.getPhysicalAddress(), device.pci.extended_capability(ATS) + ATS_CONTROL
@@ -220,7 +220,7 @@ def test_translation_ends_with_ats(bench: Bench, buffer: MakeBuffer, attest: Att
 
 
 @pytest.mark.promise("address type")
-def test_address_types(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+def test_address_types(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
     """3 is reserved, and translated does not go with the ATC. A whole write takes it back."""
     device, memory = bench.device, buffer(kIODirectionInOut, 64)
     address = memory.getPhysicalAddress()
@@ -274,7 +274,7 @@ def test_registers_hold_what_is_written(device: Exerciser, attest: Attest) -> No
 
 @pytest.mark.coherence
 @pytest.mark.promise("no-snoop")
-def test_no_snoop_needs_its_enable(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+def test_no_snoop_needs_its_enable(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
     """PCI Express Base 5.0, 7.5.3.4: with Enable No Snoop clear the access is snooped."""
     device, memory = bench.device, buffer(kIODirectionInOut, 64)
     place = device.pci.capability(PCI_EXPRESS) + DEVICE_CONTROL
@@ -298,7 +298,7 @@ def test_no_snoop_needs_its_enable(bench: Bench, buffer: MakeBuffer, attest: Att
 
 @pytest.mark.promise("requester id")
 def test_requester_id_and_pasid_are_modelled(
-    bench: Bench, buffer: MakeBuffer, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, attest: Attest
 ) -> None:
     """The device has no PASID capability unless asked for: what is asked leaves without one."""
     device, memory = bench.device, buffer(kIODirectionInOut, 64)

@@ -15,7 +15,7 @@ from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingStatus
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.any_device]  # ROM is not prepared
@@ -27,7 +27,7 @@ FAR_JUMP = 0xEA  # what an x86 begins with
 
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
-def test_read(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_read(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     seen = []
     for address in IN_ROM, IN_RAM:
         bench.load(data.take(LENGTH))
@@ -45,7 +45,7 @@ def test_read(bench: Bench, data: Patterns, attest: Attest) -> None:
 
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
-def test_write_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_write_is_refused(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     bench.load(data.take(LENGTH))
     record = bench.refused_dma(DmaReason.READ_ONLY, IN_ROM, LENGTH, write_memory=True)
     attest(
@@ -59,7 +59,7 @@ def test_write_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
 
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
-def test_ring(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_ring(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """The ring waits for QEMU, too; what comes behind is run when its turn is there."""
     bench.load(data.take(2 * LENGTH))
     memory = buffer(kIODirectionInOut, 16 * RingDescriptor.STRUCT.size)

@@ -34,7 +34,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent, noncoherent_board
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
@@ -62,7 +62,7 @@ def two_in_one_line(
 
 @pytest.mark.unlimited("alignment")
 @pytest.mark.promise(PROMISE)
-def test_two_buffers_in_one_line(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_two_buffers_in_one_line(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """With ``alignment=1``, and a warning; the default alignment gives each its own line."""
     content, stored = data.take(40), data.take(40)
     with noncoherent_board(bench, line=BIG_LINE) as board:

@@ -19,7 +19,7 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
@@ -41,7 +41,7 @@ modes = pytest.mark.parametrize(
 @modes
 @pytest.mark.parametrize("size", SIZES)
 def test_witnessed_on_every_page(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str, size: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str, size: int
 ) -> None:
     option, wanted = MODES[mode]
     size = bench.fits(size)
@@ -65,7 +65,7 @@ def test_witnessed_on_every_page(
 
 @modes
 def test_conflicting_second_mapping_is_refused(
-    bench: Bench, buffer: MakeBuffer, attest: Attest, mode: str
+    bench: DmaChecker, buffer: MakeBuffer, attest: Attest, mode: str
 ) -> None:
     """Linux gives a second mapping the first one's mode and says nothing; the driver says EBUSY."""
     option, wanted = MODES[mode]
@@ -95,7 +95,7 @@ def test_conflicting_second_mapping_is_refused(
 @pytest.mark.promise("kernel mapping")
 @pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
 def test_kernel_and_device_see_the_same_bytes(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: CacheMode
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: CacheMode
 ) -> None:
     """The kernel stores and loads through a mapping of the same type as the process's."""
     size = bench.fits(5000)

@@ -26,7 +26,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
 from dma_rehearsal.guest.testkit.config_space import DEVICE_CONTROL, PCI_EXPRESS, word
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent, noncoherent_board
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -240,7 +240,7 @@ def test_snooped_write_then_no_snoop_read(
 
 @pytest.mark.promise(PROMISE)
 @pytest.mark.usefixtures("noncoherent")
-def test_untracked_memory_moves_nothing(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_untracked_memory_moves_nothing(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """In strict mode, and not even the part that is tracked."""
     old = data.take(LINE)
     address = bench.staging.getPhysicalAddress()
@@ -285,7 +285,7 @@ def test_buffer_of_the_kernel(noncoherent: NonCoherent, data: Patterns, attest: 
 
 @pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.promise(PROMISE)
-def test_chance_is_the_seed_s(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_chance_is_the_seed_s(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """Evictions show device bytes early or not: the same seed does the same, another one differs.
 
     With every sync in its place the data are right all the same, and nothing is reported.

@@ -17,7 +17,7 @@ from dma_rehearsal.guest.drivers.device_limits import Limits
 from dma_rehearsal.guest.drivers.exerciser_features import constrained
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 LIMITS = [
@@ -58,7 +58,7 @@ def sides(limit: Ext, value: int, step: int) -> tuple[tuple[int, int], tuple[int
     ("limit", "value"), LIMITS, ids=[f"{limit.name}-{value}" for limit, value in LIMITS]
 )
 def test_limit(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -99,7 +99,7 @@ def test_limit(
 @pytest.mark.promise("constraints")
 @pytest.mark.parametrize("pool", ["low", "high"])
 def test_address_bits(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
 ) -> None:
     """A device with as many address bits as the last byte needs, and with one less.
 

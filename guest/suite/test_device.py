@@ -9,14 +9,14 @@ from dma_rehearsal.device.layout import DmaReason, DmaStatus, Reg
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.config_space import MSIX, PCI_EXPRESS, POWER
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 
 @pytest.mark.promise("bus mastering")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_bus_master_off_moves_nothing(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
     size = bench.one_dma(4096)
     memory = buffer(kIODirectionInOut, size, 4096)
@@ -51,7 +51,7 @@ def test_bus_master_off_moves_nothing(
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize("past", [1, 64, 1 << 31])
 def test_dma_past_the_devices_buffer_moves_nothing(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -87,7 +87,7 @@ def test_dma_past_the_devices_buffer_moves_nothing(
 
 @pytest.mark.promise("DMA range")
 def test_dma_up_to_the_end_of_the_devices_buffer(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     window = bench.device.buffer_size
     size = bench.fits(100)
@@ -111,7 +111,7 @@ def test_dma_up_to_the_end_of_the_devices_buffer(
 @pytest.mark.unprotected
 @pytest.mark.promise("DMA range")
 def test_dma_to_unmapped_address_moves_nothing(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """No RAM is there, neither at a hole nor past the end of the addresses."""
     inside = data.take(256)
@@ -138,7 +138,7 @@ def test_dma_to_unmapped_address_moves_nothing(
 
 @pytest.mark.promise("FLR")
 def test_function_level_reset(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Registers, records and the data buffer start anew; DMA works again."""
     device = bench.device
@@ -169,7 +169,7 @@ EXTENDED = {"Address Translation Service": 0x000F, "Page Request Interface": 0x0
 
 @pytest.mark.promise("capabilities")
 def test_every_capability_is_in_its_list(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """As the guest walks the lists, which firmware and QEMU have had their hands in."""
     function = bench.device.pci

@@ -9,7 +9,7 @@ from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.guest.iobuffer import kIODirectionIn, kIODirectionInOut, kIODirectionOut
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.guarded import IN, OUT, Guarded, check_untouched, edges, prepare
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
@@ -22,7 +22,9 @@ large = pytest.mark.parametrize("size", SEVERAL_DMAS)
 
 @pytest.mark.promise("kIODirectionOut")
 @sizes
-def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+def test_out(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+) -> None:
     size = bench.fits(size)
     memory = buffer(kIODirectionOut, size)
     bench.device_reads(memory, data.take(size))
@@ -31,7 +33,9 @@ def test_out(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, s
 
 @pytest.mark.promise("kIODirectionIn")
 @sizes
-def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int) -> None:
+def test_in(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+) -> None:
     size = bench.fits(size)
     memory = buffer(kIODirectionIn, size)
     bench.device_writes(memory, data.take(size))
@@ -41,7 +45,7 @@ def test_in(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, si
 @pytest.mark.promise("kIODirectionInOut")
 @sizes
 def test_in_out(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
     size = bench.fits(size)
     memory = buffer(kIODirectionInOut, size)
@@ -55,7 +59,7 @@ def test_in_out(
 @pytest.mark.promise("kIODirectionOut")
 @large
 def test_out_at_odd_split_points(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
     size = bench.fits(size)
     memory = buffer(kIODirectionOut, size)
@@ -67,7 +71,7 @@ def test_out_at_odd_split_points(
 @pytest.mark.promise("kIODirectionIn")
 @large
 def test_in_at_odd_split_points(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
     size = bench.fits(size)
     memory = buffer(kIODirectionIn, size)
@@ -78,7 +82,7 @@ def test_in_at_odd_split_points(
 
 @pytest.mark.promise("kIODirectionOut")
 def test_out_reaches_registers(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """What the device read is in its data buffer, as the CPU reads BAR1 without any DMA."""
     memory = buffer(kIODirectionOut, 64)

@@ -32,7 +32,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryD
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, Specification, kForceDoubleBuffer
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.guarded import Guarded
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted, joined_crc32
 
@@ -60,7 +60,7 @@ def prepared(memory: IOMemoryDescriptor) -> Iterator[IOMemoryDescriptor]:
         memory.complete()
 
 
-def move(bench: Bench, segments: list[Segment], *, write_memory: bool) -> int:
+def move(bench: DmaChecker, segments: list[Segment], *, write_memory: bool) -> int:
     """Let the device do the segments, one DMA each; return its CRC-32 over all of them."""
     position = total = 0
     for address, length in segments:
@@ -79,7 +79,7 @@ def described(command: IODMACommand, segments: list[Segment]) -> str:
 @pytest.mark.promise("IODMACommand")
 @PLACES
 def test_device_reads(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeMemory,
     data: Patterns,
     attest: Attest,
@@ -112,7 +112,7 @@ def test_device_reads(
 @pytest.mark.promise("IODMACommand")
 @PLACES
 def test_device_writes(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeMemory,
     data: Patterns,
     attest: Attest,
@@ -152,7 +152,7 @@ def test_device_writes(
 @pytest.mark.promise("IODMACommand")
 @pytest.mark.parametrize("direction", [kIODirectionIn, kIODirectionOut, kIODirectionInOut], ids=str)
 def test_forced_double_buffer(
-    bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest, direction: IOOptions
+    bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest, direction: IOOptions
 ) -> None:
     """As xnu's own test does it: a pageable buffer of 8 pages, in one segment."""
     memory, content, word = (
@@ -188,7 +188,9 @@ def test_forced_double_buffer(
 
 @pytest.mark.unlimited("segments")
 @pytest.mark.promise("IOMultiMemoryDescriptor")
-def test_several_as_one(bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest) -> None:
+def test_several_as_one(
+    bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest
+) -> None:
     """Entries in the order of the list, guard pages around them; the device reads all at once."""
     content = data.take(2 * PAGE)
     entries = [buffer(kIODirectionOut, PAGE, PAGE) for _ in range(2)]
@@ -221,7 +223,7 @@ def test_several_as_one(bench: Bench, buffer: MakeMemory, data: Patterns, attest
     ids=["wired", "pageable"],
 )
 def test_one_mapping_of_several(
-    bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest, options: IOOptions
+    bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest, options: IOOptions
 ) -> None:
     """From within a page on, perhaps two kinds: what the device writes is there, in order."""
     content = data.take(2 * PAGE - 100)
@@ -251,7 +253,7 @@ def test_one_mapping_of_several(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("withAddressRange")
-def test_existing_memory(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """Pages that a program has anyhow, in another order than they are in: pinned, then written."""
     content = data.take(2 * PAGE)
     with mmap.mmap(-1, 3 * PAGE) as area:

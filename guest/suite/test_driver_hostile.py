@@ -20,7 +20,7 @@ from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 from dma_rehearsal.guest.iobuffer.os.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
 from dma_rehearsal.guest.linux.page_frames import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns
 from dma_rehearsal.guest.testkit.pinning import address_of
@@ -77,7 +77,7 @@ def asks_with(node: Path, command: int) -> Callable[..., Any]:
     ],
 )
 def test_who_waits_for_its_own_memory_holds_nobody_up(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, command: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, command: int
 ) -> None:
     """An ioctl that sleeps on its argument keeps no lock that the next one wants."""
     before, node = bench.device.driver.info(), bench.device.pci.driver_node()

@@ -16,7 +16,7 @@ from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.linux.page_frames import HUGE, PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import (
     attest_soundness,
@@ -48,7 +48,7 @@ def end_of_carve_outs() -> int:
 @modes
 @pytest.mark.parametrize("length", [1, 3 * PAGE, HUGE + PAGE])
 def test_kernel_maps_with_just_the_mode(
-    bench: Bench, data: Patterns, attest: Attest, mode: CacheMode, length: int
+    bench: DmaChecker, data: Patterns, attest: Attest, mode: CacheMode, length: int
 ) -> None:
     start = end_of_carve_outs() - (4 << 20) + (100 if length < PAGE else 0)
     expected, other = data.take(length), data.take(length)
@@ -79,7 +79,7 @@ def test_kernel_maps_with_just_the_mode(
 @pytest.mark.promise(KERNEL_MAPPING)
 @modes
 def test_a_range_has_one_mode_in_the_kernel_and_in_processes(
-    bench: Bench, attest: Attest, mode: CacheMode
+    bench: DmaChecker, attest: Attest, mode: CacheMode
 ) -> None:
     driver = bench.driver
     refused = []
@@ -116,7 +116,7 @@ def test_a_range_has_one_mode_in_the_kernel_and_in_processes(
 
 
 @pytest.mark.promise(KERNEL_MAPPING)
-def test_what_the_kernel_cannot_map(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_what_the_kernel_cannot_map(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     page = end_of_carve_outs() - PAGE
     for start, length in (0, PAGE), (page, PAGE + 1), (page, 0), (-1, 1), (page, 1 << 64):
         code = refusal(bench.driver.kernel_map, start, length, CacheMode.COPYBACK)
@@ -126,7 +126,7 @@ def test_what_the_kernel_cannot_map(bench: Bench, data: Patterns, attest: Attest
 
 @pytest.mark.promise(KERNEL_MAPPING)
 def test_why_a_mapping_is_refused_is_told_apart(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """The place, the mode, and another mode beside it; by mmap, by a mapping and by a copy."""
     driver, end = bench.driver, end_of_carve_outs()

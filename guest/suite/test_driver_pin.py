@@ -18,7 +18,7 @@ from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE, Region
 from dma_rehearsal.guest.linux.swap import zram_swap
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import (
     PINNED,
@@ -43,7 +43,7 @@ UNPINNED = "unpinned pages"
 @pytest.mark.promise(PINNED)
 @pytest.mark.parametrize("kind", ["anonymous", "memfd", "hugetlb"])
 def test_process_kernel_and_device_see_the_same_bytes(
-    bench: Bench, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, data: Patterns, attest: Attest, kind: str
 ) -> None:
     offset, length = 3 * PAGE + 100, 20 * PAGE + 77
     with mapped(kind, 30 * PAGE) as memory:
@@ -104,7 +104,7 @@ def pages_moved(move: Callable[..., None], control: Region, pinned: Region) -> t
     ids=["collapse", "paging out"],
 )
 def test_pinned_pages_stay(
-    bench: Bench,
+    bench: DmaChecker,
     data: Patterns,
     attest: Attest,
     move: Callable[..., None],
@@ -138,7 +138,7 @@ def test_pinned_pages_stay(
 
 
 @pytest.mark.promise(PINNED)
-def test_compaction_leaves_pinned_pages(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_compaction_leaves_pinned_pages(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """Of the pages between holes every other run is pinned.
 
     Compaction moves what is low in memory, if there is room higher up: so take most of memory.
@@ -172,7 +172,7 @@ def test_compaction_leaves_pinned_pages(bench: Bench, data: Patterns, attest: At
 
 
 @pytest.mark.promise(UNPINNED)
-def test_unpinned_pages_move_again(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_unpinned_pages_move_again(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     length = 64 * PAGE
     with zram_swap(16), Region(length) as region:
         expected = data.take(length)
@@ -197,7 +197,7 @@ def test_unpinned_pages_move_again(bench: Bench, data: Patterns, attest: Attest)
 
 @pytest.mark.promise(UNPINNED)
 def test_a_pin_outlives_its_process_and_leaks_nothing(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """The killed process's huge page stays as long as somebody has the descriptor."""
     with mapped("hugetlb", HUGE):

@@ -16,7 +16,7 @@ from dma_rehearsal.guest.iobuffer.os.pin import KernelMap, Pin
 from dma_rehearsal.guest.iobuffer.os.uapi import PIN_MAX
 from dma_rehearsal.guest.linux.page_frames import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns
 from dma_rehearsal.guest.testkit.pinning import (
     PINNED,
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 @pytest.mark.promise(PINNED)
-def test_what_cannot_be_pinned(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_what_cannot_be_pinned(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     pin = bench.driver.pin
     with mapped("anonymous", 4 * PAGE) as memory:
         address = address_of(memory)
@@ -55,7 +55,7 @@ def test_what_cannot_be_pinned(bench: Bench, data: Patterns, attest: Attest) -> 
 
 @pytest.mark.promise(PINNED)
 def test_file_with_a_backing_store_cannot_be_pinned(
-    bench: Bench, data: Patterns, attest: Attest, tmp_path: Path
+    bench: DmaChecker, data: Patterns, attest: Attest, tmp_path: Path
 ) -> None:
     """Of its kind the guest has ramfs: its pages are a page cache's, and are never swapped."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -77,7 +77,7 @@ def test_file_with_a_backing_store_cannot_be_pinned(
 
 
 @pytest.mark.promise(PINNED)
-def test_read_only_pin(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_read_only_pin(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """It needs no writable mapping, cannot be written, and has the pages that are stored to."""
     expected = data.take(4 * PAGE)
     with mapped("memfd", 4 * PAGE) as memory:
@@ -104,7 +104,9 @@ def test_read_only_pin(bench: Bench, data: Patterns, attest: Attest) -> None:
 
 
 @pytest.mark.promise(PINNED)
-def test_bytes_outside_of_a_pin_are_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_bytes_outside_of_a_pin_are_refused(
+    bench: DmaChecker, data: Patterns, attest: Attest
+) -> None:
     with mapped("anonymous", 2 * PAGE) as memory:
         with bench.driver.pin(address_of(memory) + 10, PAGE) as pin:
             assert pin.read(PAGE, 0) == b""
@@ -120,7 +122,7 @@ def test_bytes_outside_of_a_pin_are_refused(bench: Bench, data: Patterns, attest
 
 @pytest.mark.promise(PINNED)
 def test_a_descriptor_of_another_kind_is_refused(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     for kind in Pin, KernelMap:
         fd = os.memfd_create("other")
@@ -132,7 +134,7 @@ def test_a_descriptor_of_another_kind_is_refused(
 
 @pytest.mark.promise(PINNED)
 def test_pins_count_against_the_limit_of_locked_memory(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """In a process that may not lock as it likes: of another user, with 8 pages."""
     with mapped("anonymous", 16 * PAGE) as memory:

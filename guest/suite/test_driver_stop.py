@@ -18,7 +18,7 @@ from dma_rehearsal.guest.faults.driver import driver_fault
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import address_of, device_sees, mapped, used_hugepages
@@ -88,7 +88,7 @@ def lives_on() -> int:
 @pytest.mark.promise(STOPPED)
 @pytest.mark.parametrize("pin_first", [False, True], ids=["function first", "pin first"])
 def test_a_killed_process_leaves_no_dma_in_flight(
-    bench: Bench, data: Patterns, attest: Attest, pin_first: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, pin_first: bool
 ) -> None:
     """Nothing moves afterwards, neither when STEP is written nor for the next one who opens it."""
     old, new = data.take(PAGE), data.take(PAGE)
@@ -119,7 +119,7 @@ def test_a_killed_process_leaves_no_dma_in_flight(
 
 @pytest.mark.promise(STOPPED)
 def test_a_child_that_lives_on_keeps_no_dma_in_flight(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """A fork has none of the function's file: its last close is that of the process killed."""
     old, new = data.take(PAGE), data.take(PAGE)
@@ -202,7 +202,7 @@ def pins_a_huge_page(content: bytes, *, closes: bool) -> Callable[..., Any]:
 @pytest.mark.promise(OUTLIVED)
 @pytest.mark.parametrize("closes", [False, True], ids=["killed", "closed, then killed"])
 def test_pinned_pages_of_the_dead_wait_for_the_device(
-    bench: Bench, data: Patterns, attest: Attest, closes: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, closes: bool
 ) -> None:
     """They may be where a DMA of a function still goes that was open by then: until it stops."""
     bench.device.driver.close()  # what processes of earlier tests left comes back
@@ -233,7 +233,7 @@ def test_pinned_pages_of_the_dead_wait_for_the_device(
 
 @pytest.mark.promise("unpinned pages")
 def test_a_fault_that_comes_or_goes_meanwhile_unpins_once(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """Whether a pin holds its pages is decided when it is made."""
     content = data.take(PAGE)

@@ -26,7 +26,7 @@ from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from dma_rehearsal.guest.linux.page_frames import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import device_sees, device_stores
 
@@ -75,7 +75,7 @@ def free_zones(stack: ExitStack) -> list[Zone]:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_cpu_and_device_meet_in_each_map(
-    bench: Bench, data: Patterns, attest: Attest, name: str
+    bench: DmaChecker, data: Patterns, attest: Attest, name: str
 ) -> None:
     mode = MAPS[name]
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def test_cpu_and_device_meet_in_each_map(
     )
 
 
-def test_what_no_map_has(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_what_no_map_has(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """A further map, past the zone's end, a private one, and another mode beside the first."""
     refused = []
     with ExitStack() as stack:

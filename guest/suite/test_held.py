@@ -13,7 +13,7 @@ from dma_rehearsal.guest.drivers.exerciser_features import HeldDma, held_dma
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.config_space import flr, sleep_and_wake, transactions_pending
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 LENGTH, STEPS = 4096, 4  # bytes, or as many as one DMA moves
@@ -32,7 +32,7 @@ def check_step(device: Exerciser, dma: HeldDma, moved: int) -> None:
 @pytest.mark.promise("DMA in flight")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_every_step_is_seen(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
     size = bench.one_dma(LENGTH)
     step = size // STEPS
@@ -67,7 +67,7 @@ def test_every_step_is_seen(
 @pytest.mark.parametrize("steps", range(STEPS))
 @pytest.mark.parametrize("end", ["bus mastering off", "FLR", "D3hot"])
 def test_what_ends_it(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, end: str, steps: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, end: str, steps: int
 ) -> None:
     """Nothing moves afterwards, whatever is written to STEP; the device says why it ended."""
     device = bench.device
@@ -109,7 +109,7 @@ def test_what_ends_it(
 
 @pytest.mark.promise("DMA in flight")
 def test_request_is_latched(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Registers that change under a DMA in flight do not change that DMA."""
     size = bench.one_dma(LENGTH)
@@ -137,7 +137,9 @@ def test_request_is_latched(
 
 
 @pytest.mark.promise("DMA in flight")
-def test_off_by_default(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_off_by_default(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     hold = bench.device.extension[Ext.HOLD]
     seen = bench.device_reads(buffer(kIODirectionInOut, 4096), data.take(4096))
     attest(

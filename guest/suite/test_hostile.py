@@ -37,7 +37,7 @@ from dma_rehearsal.guest.testkit.config_space import (
     restored,
     word,
 )
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 HOLE = 0x8000_0000  # above the RAM below 4 GiB
@@ -48,7 +48,7 @@ TOP = 1 << 64
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize("bar", list(ExerciserBar), ids=lambda bar: bar.name)
 def test_dma_to_the_devices_own_bar(
-    bench: Bench, data: Patterns, attest: Attest, bar: ExerciserBar, write_memory: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, bar: ExerciserBar, write_memory: bool
 ) -> None:
     """A DMA that would write the register that starts it, or the buffer that it reads."""
     device = bench.device
@@ -82,7 +82,7 @@ def test_dma_to_the_devices_own_bar(
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize("bar", list(PlatformBar), ids=lambda bar: bar.name)
 def test_dma_to_the_other_functions_bar(
-    bench: Bench, data: Patterns, attest: Attest, bar: PlatformBar, write_memory: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, bar: PlatformBar, write_memory: bool
 ) -> None:
     """Refused whole, for nothing grants it; both functions go on."""
     platform = bench.platform
@@ -119,7 +119,7 @@ def test_dma_to_the_other_functions_bar(
     ],
 )
 def test_lengths_and_addresses_at_the_edges(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -190,7 +190,7 @@ def test_messages_of_vectors_that_do_not_exist(device: Exerciser, attest: Attest
 @pytest.mark.promise("configuration space")
 @pytest.mark.parametrize("chunk", range(4))
 def test_configuration_writes_in_every_order(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, chunk: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, chunk: int
 ) -> None:
     """Decoding off, BARs sized, D3hot, Device Control: in any order, and the device is back."""
     function = bench.device.pci

@@ -10,17 +10,19 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from dma_rehearsal.device.layout import ExerciserBar, Reg
-from dma_rehearsal.guest.drivers.exerciser import Exerciser, Interrupt, IntxInterrupt
+from dma_rehearsal.guest.drivers.exerciser import Exerciser, IntxInterrupt
+from dma_rehearsal.guest.drivers.interrupts import Interrupt
 from dma_rehearsal.guest.iobuffer import IOBusyError
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts
 from dma_rehearsal.guest.linux import processors
-from dma_rehearsal.guest.linux.kernel_cmdline import announced
-from dma_rehearsal.guest.testkit.attestation import IOMMU, Attest, CheckFailed
+from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
+from dma_rehearsal.guest.session import SETTINGS
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.config_space import MSIX, word
 
 MSIX_CONTROL, FUNCTION_MASK = 0x02, 1 << 14
 GRANTED_MAX = 32  # vectors, by the driver; VFIO grants them all
-HAS = announced().vectors
+HAS = device_parameters().vectors
 TRIED = min(HAS, GRANTED_MAX)  # one by one
 WAIT_S = 5.0  # for what must come; what must not come is fenced, not waited for
 PULSES, PULSE_WAIT_S = 3, 0.5
@@ -30,7 +32,7 @@ STORM = 100  # interrupts; thousands are one, and others may share the line
 @pytest.fixture
 def granted(pytestconfig: pytest.Config) -> int:
     """How many vectors are due."""
-    return HAS if pytestconfig.stash[IOMMU] else TRIED
+    return HAS if pytestconfig.stash[SETTINGS].behind_iommu else TRIED
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
 )
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [
@@ -46,7 +46,7 @@ def made(found: cxx.IOBufferMemoryDescriptor | None) -> cxx.IOBufferMemoryDescri
     ids=["kernel_task", "pageable"],
 )
 def test_wired_memory_is_the_kernels(
-    bench: Bench, data: Patterns, attest: Attest, task: Task | None, options: IOOptions
+    bench: DmaChecker, data: Patterns, attest: Attest, task: Task | None, options: IOOptions
 ) -> None:
     """Of a user task it is NULL; the kernel's, and pageable memory, are made and moved."""
     refused = create(current_task(), kIODirectionInOut, SIZE)
@@ -65,7 +65,7 @@ def test_wired_memory_is_the_kernels(
 
 
 @pytest.mark.promise("kIODirectionOut")
-def test_memory_for_out_takes_no_bytes(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_memory_for_out_takes_no_bytes(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """It is wired for reads alone: writeBytes stores nothing, and the device sees the old bytes."""
     content, other = data.take(SIZE), data.take(SIZE)
     memory = made(cxx.IOBufferMemoryDescriptor.withBytes(content, kIODirectionOut))
@@ -85,7 +85,7 @@ def test_memory_for_out_takes_no_bytes(bench: Bench, data: Patterns, attest: Att
 
 @pytest.mark.promise("alignment")
 def test_contiguous_memory_is_aligned_to_its_capacity(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """Several at once: of neighbours of three pages, not all could be so by chance."""
     seen, whole = [], True

@@ -24,7 +24,7 @@ from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import described
 from dma_rehearsal.guest.testkit.buffers import reached_pool
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -35,7 +35,7 @@ MASK = "IOMMU mask"
 LINUX_GRANTS_READS = "Linux's VFIO lets a device read what was mapped for its writes alone"
 
 
-def both_ways(bench: Bench, memory: Mapped, data: Patterns) -> str:
+def both_ways(bench: DmaChecker, memory: Mapped, data: Patterns) -> str:
     """Let the device read and write all of ``memory``; return what was seen."""
     length = memory.getLength()
     bench.device_reads(memory, data.take(length))
@@ -43,14 +43,16 @@ def both_ways(bench: Bench, memory: Mapped, data: Patterns) -> str:
 
 
 @pytest.mark.promise("IOMMU mapping")
-def test_anonymous_memory(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+def test_anonymous_memory(
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
     seen = both_ways(bench, mapper(Anonymous(SIZE)), data)
     attest("IOMMU mapping", asked=f"{SIZE} bytes of anonymous memory", attested=seen, kept=True)
 
 
 @pytest.mark.any_device
 @pytest.mark.promise("IOMMU mapping")
-def test_huge_page(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+def test_huge_page(bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest) -> None:
     with huge_pages(1):
         memory = mapper(Anonymous(HUGE_PAGE, huge=True))
         seen = both_ways(bench, memory, data)
@@ -61,7 +63,7 @@ def test_huge_page(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest)
 @pytest.mark.promise("IOMMU mapping")
 @pytest.mark.parametrize("mode", MODES)
 def test_carve_out(
-    bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str
+    bench: DmaChecker, mapper: Mapper, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str
 ) -> None:
     """The CPU's cache mode stays what it was."""
     option, wanted = MODES[mode]
@@ -90,7 +92,7 @@ def scattered() -> Anonymous:
 
 @pytest.mark.promise("IOMMU contiguity")
 def test_one_segment_where_physical_pages_are_many(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """Each DMA moves as much as the device can; the witness says that they are not neighbours."""
     memory = mapper(scattered())
@@ -110,7 +112,9 @@ def test_one_segment_where_physical_pages_are_many(
 
 @pytest.mark.any_device
 @pytest.mark.promise("IOMMU direction")
-def test_out_mapping_is_read(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+def test_out_mapping_is_read(
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
     memory = mapper(Anonymous(SIZE), write=False)
     seen = bench.device_reads(memory, data.take(SIZE))
     attest("IOMMU direction", asked="READ: the device reads", attested=f"{seen}", kept=True)
@@ -119,7 +123,7 @@ def test_out_mapping_is_read(bench: Bench, mapper: Mapper, data: Patterns, attes
 @pytest.mark.any_device
 @pytest.mark.promise("IOMMU direction")
 def test_in_mapping_is_written(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     memory = mapper(Anonymous(SIZE), read=False)
     seen = bench.device_writes(memory, data.take(SIZE))
@@ -129,7 +133,7 @@ def test_in_mapping_is_written(
 @pytest.mark.any_device
 @pytest.mark.promise("IOMMU direction")
 def test_in_mapping_is_not_read(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """The protection unit, by bus address, denies what the IOMMU lets through."""
     memory = mapper(Anonymous(SIZE), read=False)
@@ -152,7 +156,7 @@ def test_in_mapping_is_not_read(
 @pytest.mark.unprotected
 @pytest.mark.promise("IOMMU denial of reads")
 def test_in_mapping_is_readable_all_the_same(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """The IOMMU alone does not deny it. Fails when Linux does better, for this to be changed."""
     memory = mapper(Anonymous(SIZE), read=False)
@@ -164,7 +168,7 @@ def test_in_mapping_is_readable_all_the_same(
 
 @pytest.mark.promise("IOMMU denial")
 def test_write_to_an_out_mapping(
-    bench: Bench, mapper: Mapper, data: Patterns, denied: Denial
+    bench: DmaChecker, mapper: Mapper, data: Patterns, denied: Denial
 ) -> None:
     memory = mapper(Anonymous(SIZE), write=False)
     address, _ = memory.getPhysicalSegment(8 * bench.limits.alignment)
@@ -177,7 +181,9 @@ def test_write_to_an_out_mapping(
 
 
 @pytest.mark.promise("IOMMU denial")
-def test_access_after_unmap(bench: Bench, mapper: Mapper, data: Patterns, denied: Denial) -> None:
+def test_access_after_unmap(
+    bench: DmaChecker, mapper: Mapper, data: Patterns, denied: Denial
+) -> None:
     """The device has used the mapping both ways before; the memory stays this process's."""
     source = Anonymous(SIZE)
     memory = mapper(source)
@@ -209,7 +215,7 @@ def test_access_outside_every_mapping(mapper: Mapper, data: Patterns, denied: De
 
 
 @pytest.mark.promise("IOMMU denial")
-def test_by_the_ring(bench: Bench, mapper: Mapper, denied: Denial) -> None:
+def test_by_the_ring(bench: DmaChecker, mapper: Mapper, denied: Denial) -> None:
     """Its transfers end, and it halts, when the IOMMU has refused them."""
     memory = mapper(Anonymous(PAGE))
     address, _ = memory.getPhysicalSegment(0)
@@ -222,7 +228,7 @@ def test_by_the_ring(bench: Bench, mapper: Mapper, denied: Denial) -> None:
 
 @pytest.mark.promise("IOMMU denial")
 def test_physical_address(
-    bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, denied: Denial
+    bench: DmaChecker, mapper: Mapper, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """What a driver that forgets the IOMMU would use: the device could reach it without one."""
     source = buffer(kIODirectionInOut, PAGE, PAGE, pool=reached_pool(bench.limits))
@@ -260,7 +266,7 @@ def full(iova: IovaAllocator, bits: int) -> Iterator[None]:
 
 @pytest.mark.promise(MASK)
 def test_memory_beyond_the_device(
-    bench: Bench, mapper: Mapper, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Above 4 GiB, where a narrow device cannot reach it, and without a bounce."""
     memory = mapper(buffer(kIODirectionInOut, SIZE, PAGE, pool="high"))
@@ -277,7 +283,7 @@ def test_memory_beyond_the_device(
 
 @pytest.mark.promise(MASK)
 def test_last_page_of_the_mask(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """The highest bus address that is free: the device drives all bits of it."""
     iova = mapper.container.iova
@@ -293,7 +299,7 @@ def test_last_page_of_the_mask(
 
 @pytest.mark.promise(MASK)
 def test_no_mapping_beyond_the_mask(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """With nothing left below it a mapping is refused, and not put where the device is blind."""
     iova = mapper.container.iova
@@ -315,7 +321,7 @@ def test_no_mapping_beyond_the_mask(
 
 
 @pytest.mark.promise("FLR")
-def test_reset_by_vfio(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+def test_reset_by_vfio(bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest) -> None:
     """Registers, records and buffer start anew; what is mapped stays so."""
     device = bench.device
     memory = mapper(Anonymous(SIZE))
@@ -338,7 +344,9 @@ def test_reset_by_vfio(bench: Bench, mapper: Mapper, data: Patterns, attest: Att
 
 @pytest.mark.any_device
 @pytest.mark.promise("IOMMU limits")
-def test_limit_of_mappings(bench: Bench, mapper: Mapper, data: Patterns, attest: Attest) -> None:
+def test_limit_of_mappings(
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
+) -> None:
     """The one too many is refused with the limit's name; one that is given back makes room."""
     limit = int(ENTRY_LIMIT.read_text())
     memory = Anonymous(PAGE)
@@ -364,7 +372,7 @@ def test_limit_of_mappings(bench: Bench, mapper: Mapper, data: Patterns, attest:
 @pytest.mark.any_device
 @pytest.mark.promise("IOMMU limits")
 def test_limit_of_locked_memory(
-    bench: Bench, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """Root is let lock what it wants, so this process gives that right away for a moment."""
     memory = Anonymous(SIZE)

@@ -32,7 +32,7 @@ from dma_rehearsal.guest.iobuffer.dma.command import Specification, kForceDouble
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 MakeMemory = Callable[..., IOBufferMemoryDescriptor]
@@ -78,7 +78,7 @@ def refused(call: Callable[[], object]) -> str:
 
 @plain
 @pytest.mark.promise("provenance")
-def test_the_line_that_made_and_released_it(bench: Bench, attest: Attest) -> None:
+def test_the_line_that_made_and_released_it(bench: DmaChecker, attest: Attest) -> None:
     memory = IOBufferMemoryDescriptor.withOptions(kIODirectionInOut, PAGE)
     made = line(1)
     address, _ = memory.getPhysicalSegment(0)
@@ -99,7 +99,7 @@ def test_the_line_that_made_and_released_it(bench: Bench, attest: Attest) -> Non
 
 @plain
 @pytest.mark.promise("provenance")
-def test_a_dropped_buffer_is_known_by_its_line(bench: Bench, attest: Attest) -> None:
+def test_a_dropped_buffer_is_known_by_its_line(bench: DmaChecker, attest: Attest) -> None:
     provenance.dropped(take=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -121,7 +121,7 @@ def test_a_dropped_buffer_is_known_by_its_line(bench: Bench, attest: Attest) -> 
 @plain
 @pytest.mark.promise(PROMISE)
 def test_bytes_that_no_dma_touched(
-    bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest
 ) -> None:
     """The wrong one moves three quarters of what it prepared; its neighbour all of it."""
     said = []
@@ -143,7 +143,7 @@ def test_bytes_that_no_dma_touched(
 
 @plain
 @pytest.mark.promise(PROMISE)
-def test_an_error_path_needs_no_dma(bench: Bench, buffer: MakeMemory, attest: Attest) -> None:
+def test_an_error_path_needs_no_dma(bench: DmaChecker, buffer: MakeMemory, attest: Attest) -> None:
     bench.dma(bench.staging.getPhysicalAddress(), 64, write_memory=False)
     memory = buffer(kIODirectionOut, PAGE, PAGE)
     coverage.begin()
@@ -163,7 +163,7 @@ def test_an_error_path_needs_no_dma(bench: Bench, buffer: MakeMemory, attest: At
 @pytest.mark.promise(PROMISE)
 @pytest.mark.strict_coverage
 def test_all_that_is_prepared_is_touched(
-    bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest
 ) -> None:
     """By writes and reads of several DMAs, through a bounce buffer, and in wired memory."""
     wired, bounced = buffer(kIODirectionInOut, PAGE, PAGE), buffer(kIODirectionIn, PAGE, PAGE)
@@ -187,7 +187,7 @@ def test_all_that_is_prepared_is_touched(
 @plain
 @pytest.mark.promise(PROMISE)
 def test_a_list_that_is_not_generated_to_its_end(
-    bench: Bench, buffer: MakeMemory, attest: Attest
+    bench: DmaChecker, buffer: MakeMemory, attest: Attest
 ) -> None:
     """The neighbours: in several calls to the end, not at all, and given up."""
     said = []
@@ -213,7 +213,7 @@ def test_a_list_that_is_not_generated_to_its_end(
 @plain
 @pytest.mark.promise(PROMISE)
 def test_data_that_stays_in_the_bounce_buffer(
-    bench: Bench, buffer: MakeMemory, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest
 ) -> None:
     """The neighbours: nothing was written, and what was written was brought before."""
     said, busy = [], ""
@@ -240,7 +240,7 @@ def test_data_that_stays_in_the_bounce_buffer(
 
 @plain
 @pytest.mark.promise("provenance")
-def test_no_memory_names_who_has_it(bench: Bench, attest: Attest) -> None:
+def test_no_memory_names_who_has_it(bench: DmaChecker, attest: Attest) -> None:
     pool = pool_registry.named("low")
     with IOBufferMemoryDescriptor.inTaskWithOptions(
         current_task(), kIODirectionInOut, 2 * PAGE, pool="low"

@@ -31,7 +31,7 @@ from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import Bench, Seen
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, Transferred
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
@@ -42,7 +42,7 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.mark.promise("release")
 @pytest.mark.parametrize("capacity", [1, 100, 4096, 1024001])
 def test_release_gives_back_and_the_next_one_is_zeroed(
-    bench: Bench, data: Patterns, attest: Attest, capacity: int
+    bench: DmaChecker, data: Patterns, attest: Attest, capacity: int
 ) -> None:
     pool_registry.wake()
     before = free_sizes()
@@ -64,7 +64,9 @@ def test_release_gives_back_and_the_next_one_is_zeroed(
 
 
 @pytest.mark.promise("release")
-def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_release_in_any_order_leaves_one_run(
+    bench: DmaChecker, data: Patterns, attest: Attest
+) -> None:
     """Freed neighbours join when their rest is over: one as large as all fits where they were."""
     pool_registry.wake()
     before = free_sizes()
@@ -89,7 +91,9 @@ def test_release_in_any_order_leaves_one_run(bench: Bench, data: Patterns, attes
 
 
 @pytest.mark.promise("release")
-def test_release_with_a_live_view_is_refused(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_release_with_a_live_view_is_refused(
+    bench: DmaChecker, data: Patterns, attest: Attest
+) -> None:
     memory = bench.make(kIODirectionInOut, 4096)
     content = data.take(4096)
     view = memory.view()
@@ -149,7 +153,7 @@ REFUSED = [
     ],
 )
 def test_refused_with_a_code(
-    bench: Bench,
+    bench: DmaChecker,
     data: Patterns,
     attest: Attest,
     promise: str,
@@ -177,7 +181,7 @@ def test_refused_with_a_code(
     )
 
 
-def device_finds_the_next_buffer_sound(bench: Bench, data: Patterns) -> Seen:
+def device_finds_the_next_buffer_sound(bench: DmaChecker, data: Patterns) -> Transferred:
     size = bench.fits(64)
     with bench.make(kIODirectionOut, size) as memory:
         return bench.device_reads(memory, data.take(size))
@@ -185,7 +189,7 @@ def device_finds_the_next_buffer_sound(bench: Bench, data: Patterns) -> Seen:
 
 @pytest.mark.promise("options")
 def test_two_cache_modes_are_refused_when_combined(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """Inhibit | WriteThru has the value of Copyback; a plain flag type would not notice."""
     try:

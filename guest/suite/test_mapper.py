@@ -41,7 +41,7 @@ from dma_rehearsal.guest.suite.test_iommu import refusal, scattered
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer, Seen
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer, Transferred
 from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
@@ -71,7 +71,7 @@ KINDS = {
 }
 
 
-def in_order(bench: Bench, memory: IOMemoryDescriptor, content: bytes) -> Seen:
+def in_order(bench: DmaChecker, memory: IOMemoryDescriptor, content: bytes) -> Transferred:
     """Let the device stamp each page by bus address; the CPU must find the stamps in order."""
     return bench.device_writes(memory, content, [PAGE] * (len(content) // PAGE + 1))
 
@@ -79,7 +79,7 @@ def in_order(bench: Bench, memory: IOMemoryDescriptor, content: bytes) -> Seen:
 @pytest.mark.promise(MAPPER)
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_pool(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     """One segment that begins elsewhere than the memory does; the cache mode is as asked."""
     length = bench.fits(ODD)
@@ -103,7 +103,7 @@ def test_any_pool(
 
 
 @pytest.mark.promise(MAPPER)
-def test_memory_of_no_process(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_memory_of_no_process(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """kernel_task's: the kernel stores, and the device finds it, though nothing is mapped here."""
     length = bench.fits(ODD)
     with create(kernel_task, kIODirectionInOut | kIOMapWriteCombineCache, length) as memory:
@@ -121,7 +121,7 @@ def test_memory_of_no_process(bench: Bench, data: Patterns, attest: Attest) -> N
 
 @pytest.mark.unlimited
 @pytest.mark.promise(MAPPER)
-def test_existing_memory(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """withAddressRange, from the middle of a page on: scattered pages are one segment."""
     source = scattered()
     start, length = source.address + 100, SIZE - PAGE
@@ -150,7 +150,7 @@ def test_existing_memory(bench: Bench, data: Patterns, attest: Attest) -> None:
 
 @pytest.mark.promise(MAPPER)
 def test_small_buffers_share_no_page(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The mapper lets a device reach whole pages, so nobody else's bytes may be in them."""
     length = bench.fits(64)
@@ -168,7 +168,7 @@ def test_small_buffers_share_no_page(
 @pytest.mark.promise(MAPPER)
 @pytest.mark.parametrize(("mask", "alignment"), [(0x00FF_FFFF, PAGE), (0x07FF_0000, 65536)])
 def test_physical_mask(
-    bench: Bench, data: Patterns, attest: Attest, mask: int, alignment: int
+    bench: DmaChecker, data: Patterns, attest: Attest, mask: int, alignment: int
 ) -> None:
     """Of the bus address: the memory itself may lie above it."""
     with IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
@@ -191,7 +191,7 @@ def test_physical_mask(
 
 @pytest.mark.promise(DENIAL)
 def test_out_buffer_is_not_written(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     memory = buffer(kIODirectionOut, SIZE)
     expected = data.take(SIZE)
@@ -203,7 +203,7 @@ def test_out_buffer_is_not_written(
 
 @pytest.mark.promise(DENIAL)
 def test_direction_that_changes(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """setDirection(In) and then Out: at the same bus address the device may write, then not."""
     memory = buffer(kIODirectionOut, SIZE)
@@ -221,7 +221,7 @@ def test_direction_that_changes(
 
 @pytest.mark.promise(DENIAL)
 def test_second_preparation(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """Out beside In lets the device do both; without In it only reads."""
     memory = buffer(kIODirectionIn | kIOMemoryPageable, SIZE, pool="pageable")
@@ -242,7 +242,9 @@ def test_second_preparation(
 
 
 @pytest.mark.promise(DENIAL)
-def test_after_complete(bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial) -> None:
+def test_after_complete(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
+) -> None:
     memory = buffer(kIODirectionInOut | kIOMemoryPageable, SIZE, pool="pageable")
     memory.prepare()
     expected = data.take(SIZE)
@@ -257,7 +259,9 @@ def test_after_complete(bench: Bench, buffer: MakeBuffer, data: Patterns, denied
 
 @pytest.mark.unlimited
 @pytest.mark.promise(DENIAL)
-def test_after_release(bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial) -> None:
+def test_after_release(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
+) -> None:
     """The memory goes to another buffer; the device does not come along."""
     pool_registry.wake()
     memory = buffer(kIODirectionInOut, SIZE, PAGE)
@@ -277,7 +281,7 @@ def test_after_release(bench: Bench, buffer: MakeBuffer, data: Patterns, denied:
 
 @pytest.mark.promise(DENIAL)
 def test_outside_every_buffer(
-    bench: Bench, buffer: MakeBuffer, mapper: Mapper, data: Patterns, denied: Denial
+    bench: DmaChecker, buffer: MakeBuffer, mapper: Mapper, data: Patterns, denied: Denial
 ) -> None:
     """A free bus address, and the physical one of a buffer, which a careless driver would use."""
     memory = buffer(kIODirectionInOut, SIZE)
@@ -297,7 +301,7 @@ def test_outside_every_buffer(
 
 @pytest.mark.promise(CONTIGUOUS)
 def test_contiguous_to_the_device(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Behind the mapper scattered pages will do: the device has one segment all the same."""
     scatter = [buffer(kIODirectionInOut, PAGE, pool="pinned") for _ in range(64)]
@@ -319,7 +323,7 @@ def test_contiguous_to_the_device(
 
 @pytest.mark.promise(HOST_CONTIGUOUS)
 def test_contiguous_in_memory(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Also behind the mapper; single pages, where that cannot be, are refused."""
     options = kIODirectionInOut | kIOMemoryHostPhysicallyContiguous
@@ -344,7 +348,7 @@ def test_contiguous_in_memory(
 @pytest.mark.promise(NONE)
 @pytest.mark.parametrize("options", [0, int(kIOMemoryMapperNone)], ids=["mapped", "MapperNone"])
 def test_unmapped_command(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, options: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, options: int
 ) -> None:
     """Its segments are physical; on the bus the memory lies there with MapperNone alone."""
     memory = buffer(kIODirectionInOut | options, SIZE, PAGE, pool="pinned")
@@ -365,7 +369,7 @@ def test_unmapped_command(
 @pytest.mark.promise(NONE)
 @pytest.mark.parametrize("kind", ["carve-out", "uncached", "pinned"])
 def test_mapper_none(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     """As if there were no mapper: the device finds each page at its physical address."""
     options, pool = KINDS[kind]
@@ -385,7 +389,7 @@ def test_mapper_none(
 @pytest.mark.unlimited
 @pytest.mark.promise(NONE)
 def test_mapper_none_that_cannot_be(
-    bench: Bench, buffer: MakeBuffer, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """The bus address is somebody else's: refused, and nothing is taken."""
     options = kIODirectionInOut | kIOMemoryMapperNone
@@ -421,7 +425,7 @@ def test_mapper_none_that_cannot_be(
 
 @pytest.mark.promise(MAPPER)
 def test_limit_of_mappings(
-    bench: Bench, buffer: MakeBuffer, mapper: Mapper, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """The buffer one too many is refused with the limit's name, and nothing of it stays."""
     limit = int(ENTRY_LIMIT.read_text())
@@ -445,7 +449,7 @@ def test_limit_of_mappings(
 
 @pytest.mark.promise(MAPPER)
 def test_limit_of_locked_memory(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(kIODirectionInOut | kIOMemoryPageable, 2 * HUGE_PAGE, pool="pageable")
     before = resource.getrlimit(resource.RLIMIT_MEMLOCK)

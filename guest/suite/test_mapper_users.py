@@ -28,7 +28,7 @@ from dma_rehearsal.guest.suite.test_mapper import DENIAL, MAPPER, SIZE, in_order
 from dma_rehearsal.guest.suite.test_tasks import owner_of_buffers
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iommu import PAGE
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.iommu, pytest.mark.unlimited, pytest.mark.any_device]
 
 @pytest.mark.promise(MAPPER)
 def test_command_needs_no_bounce(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Memory above 4 GiB for 32 address bits: the bus addresses are below."""
     memory = buffer(kIODirectionOut, SIZE, pool="high", mask=0xFFFF_FFFF)
@@ -65,7 +65,7 @@ def test_command_needs_no_bounce(
 
 @pytest.mark.promise(MAPPER)
 def test_several_buffers_as_one(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Each part has its own bus addresses; part of a pageable buffer is prepared with the whole."""
     carved = buffer(kIODirectionInOut, SIZE)
@@ -91,7 +91,7 @@ def test_several_buffers_as_one(
 @pytest.mark.promise(MAPPER)
 @pytest.mark.parametrize("kind", ["write-combined", "pageable"])
 def test_buffer_of_another_process(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     """It is mapped there and not here, and for the device here."""
     options = {
@@ -123,7 +123,7 @@ def test_buffer_of_another_process(
 
 @pytest.mark.promise(DENIAL)
 def test_buffer_whose_process_died(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """It stays mapped for the device until its maker lets go, and no longer."""
     with OtherProcess(owner_of_buffers) as other:

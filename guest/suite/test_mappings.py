@@ -32,7 +32,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.suite.test_prepare import code_of
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
@@ -74,7 +74,7 @@ def minor_faults() -> int:
 @pytest.mark.promise(MAPPING)
 @pytest.mark.parametrize("kind", ["wired", pytest.param("pageable", marks=pytest.mark.kernel)])
 def test_a_second_mapping_is_the_same_memory(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     """Any part, at any offset, through another address; the device sees what is stored there."""
     pageable = int(kIOMemoryPageable) if kind == "pageable" else 0
@@ -105,7 +105,7 @@ def test_a_second_mapping_is_the_same_memory(
 
 @pytest.mark.promise(MAPPING)
 def test_compatible_mappings_are_shared(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(kIODirectionInOut, 8192, PAGE)
     task = current_task()
@@ -138,7 +138,7 @@ def test_compatible_mappings_are_shared(
 
 @pytest.mark.promise(MAPPING)
 def test_read_only_and_copy_on_write(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """As in xnu's test: a read-only map sees the source change, a copy-on-write map does not."""
     memory = buffer(kIODirectionInOut, 8192, PAGE)
@@ -169,7 +169,7 @@ def test_read_only_and_copy_on_write(
 @pytest.mark.promise(MAPPING)
 @pytest.mark.parametrize("option", [kIOMapGuardedSmall, kIOMapGuardedLarge], ids=["small", "large"])
 def test_guards(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, option: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, option: int
 ) -> None:
     memory = buffer(kIODirectionInOut, 2 * PAGE, PAGE)
     content = data.take(2 * PAGE)
@@ -192,7 +192,7 @@ def test_guards(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(MAPPING)
-def test_prefault(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_prefault(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """As in xnu's test: after prepare, a mapping with Prefault is read without a fault."""
     size = 256 * PAGE
     memory = buffer(kIODirectionInOut | kIOMemoryPageable, size)
@@ -222,7 +222,7 @@ def test_prefault(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Atte
     "sharing", [0, pytest.param(int(kIOMemoryKernelUserShared), marks=pytest.mark.kernel)]
 )
 def test_length_follows_capacity(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, sharing: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, sharing: int
 ) -> None:
     """As in xnu's test: 0x4000 bytes, shared, mapped at length 0x100 and again at 0x200."""
     memory = buffer(kIODirectionInOut | sharing, 0x4000, 0x4000)
@@ -247,7 +247,7 @@ def test_length_follows_capacity(
 
 @pytest.mark.promise(MAPPING)
 def test_refusals_and_warnings(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Another cache mode, a range that is not the buffer's, overwriting; a writable map of Out."""
     memory = buffer(kIODirectionOut, 8192, PAGE)
@@ -284,7 +284,7 @@ def test_refusals_and_warnings(
 
 @pytest.mark.promise("release")
 def test_a_stale_mapping_is_refused(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """After unmap the object refuses, and its address is not mapped any more."""
     memory: IOBufferMemoryDescriptor = buffer(kIODirectionInOut, 8192, PAGE)
@@ -315,7 +315,7 @@ def test_a_stale_mapping_is_refused(
 @pytest.mark.promise("processes")
 @pytest.mark.parametrize("pool", ["main", "hugetlb", "pinned", "pageable"])
 def test_a_forked_child_has_none_of_it(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
 ) -> None:
     """Whatever the memory is of: there its addresses fault, and its parent has it still."""
     pageable = int(kIOMemoryPageable) if pool == "pageable" else 0

@@ -11,7 +11,7 @@ from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingFlag
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, constrained
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
@@ -19,7 +19,9 @@ pytestmark = pytest.mark.any_device
 
 @pytest.mark.unlimited("alignment", "segments")
 @pytest.mark.promise("constraints")
-def test_max_segments(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_max_segments(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     """Of transfers in two and in three segments the ring runs the shorter one alone."""
     memory, inside = buffer(kIODirectionInOut, 300), data.take(300)
     bench.load(inside)

@@ -24,7 +24,7 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.os import port_messages
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
@@ -80,7 +80,7 @@ def told(other: OtherProcess, *call: object) -> IOReturn:
 
 @pytest.mark.promise(SHARED)
 def test_who_maps_grants_nothing(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The owner takes the device's right to write: no mapping elsewhere gives it back."""
     memory = buffer(kIODirectionInOut | kIOMemoryKernelUserShared, SIZE)
@@ -107,7 +107,7 @@ def test_who_maps_grants_nothing(
 
 @pytest.mark.promise("release")
 def test_unmap_waits_until_it_is_unmapped(
-    bench: Bench, data: Patterns, attest: Attest, monkeypatch: pytest.MonkeyPatch
+    bench: DmaChecker, data: Patterns, attest: Attest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task that is stopped has it mapped still: unmap() says so, and release() refuses."""
     memory = bench.make(kIODirectionInOut | kIOMemoryKernelUserShared, SIZE)
@@ -144,7 +144,7 @@ def test_unmap_waits_until_it_is_unmapped(
 
 @pytest.mark.promise("inTask")
 def test_the_maker_has_the_say_until_its_release(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Then the task has it. Each time a device may do what one of them says, and nothing else."""
     with OtherProcess(taker) as other:
@@ -177,7 +177,7 @@ def test_the_maker_has_the_say_until_its_release(
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("inTask")
-def test_a_killed_maker_has_no_say(bench: Bench, attest: Attest) -> None:
+def test_a_killed_maker_has_no_say(bench: DmaChecker, attest: Attest) -> None:
     """What it had prepared ends with it; the task has what its buffer was made for."""
     with TaskPort() as port:
         handle = port.handle
@@ -220,7 +220,7 @@ def test_a_killed_maker_has_no_say(bench: Bench, attest: Attest) -> None:
 
 
 @pytest.mark.promise("release")
-def test_a_failed_withdrawal_is_an_error(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_a_failed_withdrawal_is_an_error(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """No descriptor is left for the platform's lock: the device reaches the memory still."""
     memory = bench.make(kIODirectionInOut, SIZE)
     content = data.take(SIZE)
@@ -248,7 +248,7 @@ def test_a_failed_withdrawal_is_an_error(bench: Bench, data: Patterns, attest: A
 
 @pytest.mark.promise("processes")
 def test_a_child_counts_its_own_grants(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """What its parent has granted by now is the parent's, and the dead one's is taken back."""
 

@@ -36,7 +36,7 @@ from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.suite.test_interrupts import settle_msix
 from dma_rehearsal.guest.suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
@@ -50,7 +50,7 @@ LISTED = 300  # segments: more than the device's trace tells of one list
 @pytest.mark.promise("IODMACommand")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_each_part_that_bounces(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
     """Three parts out of the device's reach, between two within it: each bounces by itself."""
     pools = ["high", "main", "high", "main", "high"]
@@ -88,7 +88,7 @@ def test_each_part_that_bounces(
 @pytest.mark.promise("constraints")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_address_bits_are_for_the_last_byte(
-    bench: Bench, attest: Attest, write_memory: bool
+    bench: DmaChecker, attest: Attest, write_memory: bool
 ) -> None:
     """A DMA that begins within the device's reach and ends beyond; up to the end it is within.
 
@@ -130,7 +130,7 @@ def test_address_bits_are_for_the_last_byte(
     ids=["Out to In", "In to Out"],
 )
 def test_a_direction_that_is_turned_leaves_nothing_of_the_one_before(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -176,7 +176,7 @@ _NO = RingFlag(0)
     ids=["first transfer", "second transfer", "first descriptor", "none"],
 )
 def test_whichever_descriptor_asks_for_the_interrupt(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -213,7 +213,7 @@ def test_whichever_descriptor_asks_for_the_interrupt(
 @pytest.mark.unlimited("segments", "alignment")
 @pytest.mark.promise("descriptor ring")
 def test_a_list_that_is_longer_than_the_trace_tells(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Every other 8 bytes of a buffer, in one transfer: each is written, and none between."""
     memory = buffer(kIODirectionIn, LISTED * 16, PAGE)
@@ -322,7 +322,7 @@ def test_a_bounce_buffer_is_maintained_in_order(
 @pytest.mark.any_device
 @pytest.mark.promise("IOMultiMemoryDescriptor")
 def test_neighbouring_pages_of_different_modes(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """One mapping of three kinds: a walk over all finds each page's own type and place.
 
@@ -372,7 +372,7 @@ def test_neighbouring_pages_of_different_modes(
 @pytest.mark.any_device
 @pytest.mark.promise("capacity")
 def test_a_length_below_the_capacity_is_what_counts(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Reads and writes end at the length; what lies behind is not told, nor changed."""
     size = bench.fits(256)

@@ -10,7 +10,7 @@ import pytest
 from dma_rehearsal.device.layout import DmaReason, ExerciserBar
 from dma_rehearsal.guest.drivers.exerciser import Exerciser, find
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.promise("peer memory")]
@@ -25,7 +25,7 @@ def peer() -> Iterator[Exerciser]:
 
 
 def test_dma_to_and_from_a_peers_buffer(
-    bench: Bench, peer: Exerciser, data: Patterns, attest: Attest
+    bench: DmaChecker, peer: Exerciser, data: Patterns, attest: Attest
 ) -> None:
     """The CPU finds in the peer's BAR what was written there, and it comes back as it was."""
     sent, other = data.take(LENGTH), data.take(LENGTH)
@@ -50,7 +50,7 @@ def test_dma_to_and_from_a_peers_buffer(
 
 @pytest.mark.parametrize("bar", [ExerciserBar.CONTROL, ExerciserBar.EXTENSION])
 def test_a_peers_registers_are_not_reached(
-    bench: Bench, peer: Exerciser, data: Patterns, attest: Attest, bar: ExerciserBar
+    bench: DmaChecker, peer: Exerciser, data: Patterns, attest: Attest, bar: ExerciserBar
 ) -> None:
     """A write that started the peer's DMA would be a way into its device model."""
     bench.load(data.take(LENGTH))

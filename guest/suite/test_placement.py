@@ -20,9 +20,9 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.memory import placement
 from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
-from dma_rehearsal.guest.testkit.attestation import SEED, Attest
+from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import Bench, DmaMemory, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, DmaMemory, MakeBuffer
 from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -36,15 +36,15 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 
 
 @pytest.fixture(autouse=True)
-def _hostile(bench: Bench, pytestconfig: pytest.Config) -> Iterator[None]:  # noqa: ARG001
+def _hostile(bench: DmaChecker, seed: int) -> Iterator[None]:  # noqa: ARG001
     """Place what the test makes, and not the bench's own memory, by the hostile policy."""
-    before = placement.use(Hostile(pytestconfig.stash[SEED]))
+    before = placement.use(Hostile(seed))
     yield
     placement.use(before)
 
 
 @pytest.mark.promise(PROMISE)
-def test_without_a_mask_a_buffer_is_high(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_without_a_mask_a_buffer_is_high(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """A driver that states 32 bits gets them; one that forgot is above."""
     make = IOBufferMemoryDescriptor.inTaskWithPhysicalMask
     with (
@@ -63,7 +63,7 @@ def test_without_a_mask_a_buffer_is_high(bench: Bench, data: Patterns, attest: A
 
 @pytest.mark.promise(PROMISE)
 def test_small_buffers_share_a_line_unless_alignment_is_asked(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The device fills each to its last byte, and the neighbours keep theirs."""
     tables = [buffer(kIODirectionInOut, 20, 4) for _ in range(8)]
@@ -96,7 +96,7 @@ def test_small_buffers_share_a_line_unless_alignment_is_asked(
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize("kind", ["pinned", "pageable"])
 def test_scattered_memory_has_no_two_pages_in_a_row(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     size = 64 * PAGE
     if kind == "pinned":
@@ -159,7 +159,7 @@ def _line(memory: IOBufferMemoryDescriptor, offset: int) -> int:
 @pytest.mark.iommu
 @pytest.mark.promise(PROMISE)
 def test_a_carry_that_is_lost_is_denied(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, denied: Denial
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """The buffer lies across 4 GiB: its second half is where 64 bits say, and not where 32 do."""
     others: list[DmaMemory] = [bench.staging]  # which may be across, too
@@ -183,7 +183,7 @@ def test_a_carry_that_is_lost_is_denied(
 @pytest.mark.iommu
 @pytest.mark.promise(PROMISE)
 def test_bus_addresses_are_apart(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """What was mapped one after the other cannot be taken for one segment."""
     buffers = [buffer(kIODirectionInOut, PAGE, PAGE) for _ in range(8)]

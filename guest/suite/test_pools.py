@@ -30,7 +30,7 @@ from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.suite.test_prepare import code_of
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
@@ -47,7 +47,9 @@ def surplus_pages() -> int:
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.kernel
 @pytest.mark.promise("pool")
-def test_pinned_pages(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_pinned_pages(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     """Wired and scattered: the device finds every page where the segments say."""
     size = 100 * PAGE + 9
     memory = buffer(kIODirectionInOut, size, pool="pinned")
@@ -75,7 +77,7 @@ def test_pinned_pages(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: 
     ],
 )
 def test_huge_page_is_one_segment(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -129,7 +131,7 @@ def checkerboard(pool: str, piece: int) -> Iterator[int]:
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("kIOMemoryPhysicallyContiguous")
-def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_real_fragmentation(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """Half of the pool is free, in pieces: a longer run is refused, with numbers."""
     piece = 2 << 20
     before = pool_registry.named("main").free_size()
@@ -171,7 +173,7 @@ def test_real_fragmentation(bench: Bench, data: Patterns, attest: Attest) -> Non
     ids=hex,
 )
 def test_physical_mask(
-    bench: Bench, data: Patterns, attest: Attest, mask: int, alignment: int
+    bench: DmaChecker, data: Patterns, attest: Attest, mask: int, alignment: int
 ) -> None:
     """The device finds the memory below the mask, aligned to its low zeros."""
     with IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
@@ -189,7 +191,7 @@ def test_physical_mask(
 
 @pytest.mark.promise("inTaskWithPhysicalMask")
 def test_masks_that_cannot_be(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """As in xnu's test: 2^64 - 1 bytes fail; so do masks below every pool, and no masks."""
     make = IOBufferMemoryDescriptor.inTaskWithPhysicalMask
@@ -213,7 +215,9 @@ def test_masks_that_cannot_be(
 
 
 @pytest.mark.promise("pool")
-def test_why_no_pool_can(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_why_no_pool_can(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     """The error says of each pool why it cannot."""
     said = ""
     try:
@@ -232,7 +236,7 @@ def test_why_no_pool_can(bench: Bench, buffer: MakeBuffer, data: Patterns, attes
 
 
 @pytest.mark.promise("kIOMemoryMapperNone")
-def test_mapper_none(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_mapper_none(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """Without an IOMMU the bus address is the physical one, with the flag and without."""
     size = 20000
     memory = buffer(kIODirectionInOut | kIOMemoryMapperNone | kIOMapInhibitCache, size)
@@ -247,7 +251,7 @@ def test_mapper_none(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: A
 
 
 @pytest.mark.promise("kIOMemoryThreadSafe")
-def test_thread_safe(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_thread_safe(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """Four threads prepare, complete, append and set lengths; nothing is lost or counted twice."""
     import threading
 
@@ -288,7 +292,7 @@ def test_thread_safe(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: A
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("alignment")
-def test_alignment_up_to_the_pools_size(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_alignment_up_to_the_pools_size(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """The largest alignment that a pool has room for works, twice as much is refused."""
     pool = pool_registry.named("main")
     largest = 0
@@ -317,7 +321,7 @@ def test_alignment_up_to_the_pools_size(bench: Bench, data: Patterns, attest: At
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("kIOMemoryClearEncrypt")
-def test_clear_encrypt_takes_nothing(bench: Bench, attest: Attest, data: Patterns) -> None:
+def test_clear_encrypt_takes_nothing(bench: DmaChecker, attest: Attest, data: Patterns) -> None:
     before = free_sizes()
     refused = code_of(create, current_task(), kIODirectionInOut | kIOMemoryClearEncrypt, 64)
     after = free_sizes()

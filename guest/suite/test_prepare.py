@@ -30,7 +30,7 @@ from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.linux.swap import zram_swap
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.guarded import edges
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
@@ -56,7 +56,7 @@ def code_of(call: object, *arguments: object) -> IOReturn:
     "direction", [kIODirectionOut, kIODirectionIn, kIODirectionInOut], ids=["out", "in", "inout"]
 )
 def test_prepared_memory_is_scattered_and_the_device_finds_it(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, direction: IOOptions
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, direction: IOOptions
 ) -> None:
     memory = buffer(direction | kIOMemoryPageable, SIZE)
     before = code_of(memory.getPhysicalSegment, 0)
@@ -83,7 +83,7 @@ def test_prepared_memory_is_scattered_and_the_device_finds_it(
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
 def test_moves_and_is_paged_out_until_it_is_prepared(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Paged out and read again, memory has other frames; what is prepared keeps its own.
 
@@ -127,7 +127,9 @@ def test_moves_and_is_paged_out_until_it_is_prepared(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise("kIOMemoryAutoPrepare")
-def test_auto_prepare(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_auto_prepare(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     memory = buffer(kIODirectionInOut | kIOMemoryPageable | kIOMemoryAutoPrepare, SIZE)
     identity = memory.getPreparationID()
     seen = bench.device_reads(memory, data.take(SIZE))
@@ -151,7 +153,7 @@ def test_auto_prepare(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: 
     ],
 )
 def test_the_direction_is_what_prepare_grants(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -197,7 +199,7 @@ def test_the_direction_is_what_prepare_grants(
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
 def test_dma_without_prepare_is_denied(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """A driver that kept the addresses of a preparation that is over reaches nothing."""
     memory = buffer(kIODirectionInOut | kIOMemoryPageable, SIZE)
@@ -225,7 +227,7 @@ def test_dma_without_prepare_is_denied(
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("release")
-def test_dma_after_release_is_denied(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_dma_after_release_is_denied(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     with IOBufferMemoryDescriptor.withCapacity(PAGE, kIODirectionInOut) as memory:
         address = memory.getPhysicalAddress()
         seen = bench.device_writes(memory, data.take(PAGE))
@@ -244,7 +246,9 @@ def test_dma_after_release_is_denied(bench: Bench, data: Patterns, attest: Attes
 
 
 @pytest.mark.promise("prepare")
-def test_nesting_and_ids(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_nesting_and_ids(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     """As in xnu's test: In without zero fill, In again, complete with valid data, complete.
 
     The id is the wiring's: it is the same throughout, and another buffer's is another one.
@@ -275,7 +279,7 @@ def test_nesting_and_ids(bench: Bench, buffer: MakeBuffer, data: Patterns, attes
 
 @pytest.mark.promise("prepare")
 def test_in_after_out_is_not_writable(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(kIODirectionOut, 4096)
     refused = code_of(memory.prepare, IODirection.kIODirectionIn)
@@ -292,7 +296,7 @@ def test_in_after_out_is_not_writable(
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("prepare")
-def test_to_phys_32(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_to_phys_32(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     high = buffer(kIODirectionOut, 4096, pool="high")
     low = buffer(kIODirectionOut, 4096, pool="main")
     refused = code_of(high.prepare, None, kIODirectionPrepareToPhys32)
@@ -309,7 +313,7 @@ def test_to_phys_32(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: At
 
 @pytest.mark.promise("kIODirectionNone")
 def test_none_then_set_direction(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """None lets devices read and write; setDirection narrows it, and not while it is prepared."""
     memory = buffer(kIODirectionNone, 4096)
@@ -331,7 +335,7 @@ def test_none_then_set_direction(
 
 @pytest.mark.promise("prepare")
 def test_zero_length_is_safe(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(kIODirectionInOut, 4096)
     memory.setLength(0)
@@ -351,7 +355,9 @@ def test_zero_length_is_safe(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.kernel
 @pytest.mark.promise(PAGEABLE)
-def test_memory_given_away_is_noticed(buffer: MakeBuffer, bench: Bench, attest: Attest) -> None:
+def test_memory_given_away_is_noticed(
+    buffer: MakeBuffer, bench: DmaChecker, attest: Attest
+) -> None:
     """complete() and a new prepare() may find other pages; the old ones are nobody's promise."""
     memory = buffer(kIODirectionIn | kIOMemoryPageable, PAGE)
     if memory.backing.mapping is None:

@@ -26,7 +26,7 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -40,7 +40,7 @@ Ask = Callable[[], Any]
 class Engine:
     """The device's one DMA engine, which processes take in turns; who dies gives up its turn."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: DmaChecker) -> None:
         self._bench = bench
         self._turn = os.memfd_create("turn", os.MFD_CLOEXEC)  # locked by process, forks apart
 
@@ -117,7 +117,7 @@ def check(memory: IOBufferMemoryDescriptor, mark: bytes) -> None:
 
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("processes")
-def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_four_processes_and_a_killed_one(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     drawn = random.Random(data.take(8))
     seed = drawn.randrange(1 << 32)
     before = free_sizes()
@@ -167,7 +167,7 @@ def test_four_processes_and_a_killed_one(bench: Bench, data: Patterns, attest: A
 @pytest.mark.promise("processes")
 @pytest.mark.parametrize("pool", ["main", "hugetlb", "pinned"])
 def test_memory_of_the_dead_comes_back(
-    bench: Bench, data: Patterns, attest: Attest, pool: str
+    bench: DmaChecker, data: Patterns, attest: Attest, pool: str
 ) -> None:
     """A process takes most of a pool and is killed; its memory is there for the next one."""
 

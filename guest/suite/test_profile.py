@@ -10,9 +10,9 @@ import pytest
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
 from dma_rehearsal.guest.drivers.device_limits import NONE
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut, kIOMapCopybackCache
-from dma_rehearsal.guest.linux.kernel_cmdline import announced
+from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -20,9 +20,9 @@ from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 @pytest.mark.coherence
 @pytest.mark.promise("profile")
 def test_profile_is_the_announced_one(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    due = announced()
+    due = device_parameters()
     if due.profile is None:
         attest.unattested(
             "profile", asked="a profile", reason="the kernel's command line announces none"
@@ -48,13 +48,13 @@ def test_profile_is_the_announced_one(
 @pytest.mark.promise("coherence")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_coherence_is_the_announced_one(
-    bench: Bench, data: Patterns, attest: Attest, write_memory: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
     """The device says of each DMA whether caches followed it; asking for no snoop alters nothing.
 
     (PCI Express Base 5.0, 2.2.6.5: No Snoop is a hint to a system whose hardware is coherent.)
     """
-    due = announced().coherent
+    due = device_parameters().coherent
     size = bench.one_dma(bench.fits(64))
     bench.load(data.take(size))
     address = bench.staging.getPhysicalAddress()
@@ -78,7 +78,7 @@ def test_sync_forgotten_shows_where_the_device_is_not_coherent(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
     """Ordinary DMA, which asks for nothing: without its sync it meets what stands in memory."""
-    coherent = announced().coherent
+    coherent = device_parameters().coherent
     size = noncoherent.bench.one_dma(noncoherent.bench.fits(256))
     old, new, later = (data.take(size) for _ in range(3))
     memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, size)
@@ -110,7 +110,7 @@ def test_sync_forgotten_shows_where_the_device_is_not_coherent(
 @pytest.mark.unprotected
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_own_limits_are_strict(
-    bench: Bench, data: Patterns, attest: Attest, write_memory: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
     """Just beyond each of the profile's limits nothing moves. A sloppy device fails here."""
     limits, room = bench.limits, bench.device.buffer_size
@@ -156,7 +156,7 @@ def test_own_limits_are_strict(
 @pytest.mark.promise("modelled time")
 @pytest.mark.parametrize("size", [64, 4096])
 def test_modelled_time(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
     """The record has the time that the user's device would take: latency, and bytes by rate."""
     size = bench.one_dma(size)

@@ -18,7 +18,7 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted, joined_crc32
 
 PROMISE = "IODMACommand"
@@ -31,7 +31,7 @@ PROMISE = "IODMACommand"
     "options", [kIODirectionOut, kIODirectionIn], ids=["device reads", "device writes"]
 )
 def test_every_limit_of_the_device_is_kept(
-    bench: Bench, data: Patterns, attest: Attest, pool: str, offset: int, options: IOOptions
+    bench: DmaChecker, data: Patterns, attest: Attest, pool: str, offset: int, options: IOOptions
 ) -> None:
     """The device's records say of each DMA that it was within its limits, and what it moved."""
     limits = bench.limits

@@ -22,7 +22,7 @@ from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import described
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 ALIGNMENTS = tuple(1 << bit for bit in range(21))
@@ -32,7 +32,7 @@ CAPACITIES = (1, 3, 63, 64, 65, 255, 1000, 1025, 4095, 4096, 4097, 12289, 65536)
 @pytest.mark.promise("alignment")
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_alignment(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, alignment: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, alignment: int
 ) -> None:
     # Three live at once: one alone could be aligned by luck.
     size = bench.fits(100)
@@ -46,7 +46,7 @@ def test_alignment(
 @pytest.mark.promise("capacity")
 @pytest.mark.parametrize("capacity", CAPACITIES)
 def test_capacity_between_canaries(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, capacity: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, capacity: int
 ) -> None:
     """The device fills the buffer to its last byte; nothing around it changes.
 
@@ -115,7 +115,7 @@ def _end(memory: IOBufferMemoryDescriptor) -> int:
 
 @pytest.mark.promise("capacity")
 def test_live_buffers_share_no_byte(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The device writes to every buffer of a crowd, then reads all of them back."""
     sizes = map(bench.fits, (1, 64, 65, 700, 4096, 5000, 64, 3, 2048, 16384, 100, 1))
@@ -147,7 +147,7 @@ def test_live_buffers_share_no_byte(
     ],
 )
 def test_contiguous_by_use(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -186,7 +186,7 @@ def test_contiguous_by_use(
     ids=["low", "main", "high"],
 )
 def test_pool(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -229,7 +229,9 @@ def test_pool(
 
 
 @pytest.mark.promise("inTask")
-def test_current_task(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_current_task(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     """Under this process's own root, the buffer's address leads to what the device uses."""
     size = bench.fits(10000)
     memory = buffer(kIODirectionInOut, size)

@@ -18,7 +18,7 @@ from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.suite.test_prepare import code_of
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer, Seen
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer, Transferred
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [
@@ -42,7 +42,9 @@ def purge(memory: IOBufferMemoryDescriptor, pages: range) -> None:
         virtual_memory.advise(memory.address + page * PAGE, PAGE, page_frames.MADV_PAGEOUT)
 
 
-def device_finds(bench: Bench, memory: IOBufferMemoryDescriptor, content: bytes) -> Seen:
+def device_finds(
+    bench: DmaChecker, memory: IOBufferMemoryDescriptor, content: bytes
+) -> Transferred:
     memory.prepare()
     try:
         return bench.device_sees(memory, content)
@@ -52,7 +54,7 @@ def device_finds(bench: Bench, memory: IOBufferMemoryDescriptor, content: bytes)
 
 @pytest.mark.promise(PURGEABLE)
 def test_kept_when_the_kernel_did_not_want_it(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(OPTIONS, SIZE)
     content = data.take(SIZE)
@@ -73,7 +75,12 @@ def test_kept_when_the_kernel_did_not_want_it(
 @pytest.mark.parametrize("pages", [range(16), range(15, 16), range(3, 4)], ids=str)
 @pytest.mark.parametrize("content", ["dense", "one byte a page", "zeros"])
 def test_a_purge_reads_as_empty(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, pages: range, content: str
+    bench: DmaChecker,
+    buffer: MakeBuffer,
+    data: Patterns,
+    attest: Attest,
+    pages: range,
+    content: str,
 ) -> None:
     """One purged page of sixteen is enough; afterwards everything reads as zeros."""
     memory = buffer(OPTIONS, SIZE)
@@ -97,7 +104,9 @@ def test_a_purge_reads_as_empty(
 
 
 @pytest.mark.promise(PURGEABLE)
-def test_emptied_by_hand(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_emptied_by_hand(
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
+) -> None:
     """Empty stays Empty when it is made volatile, and the memory is zeros."""
     memory = buffer(OPTIONS, SIZE)
     memory.writeBytes(0, data.take(SIZE))
@@ -112,7 +121,7 @@ def test_emptied_by_hand(bench: Bench, buffer: MakeBuffer, data: Patterns, attes
 
 
 @pytest.mark.promise(PURGEABLE)
-def test_refusals(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
+def test_refusals(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
     """Wired memory cannot be purged, volatile memory cannot be wired."""
     memory, wired = buffer(OPTIONS, SIZE), buffer(kIODirectionInOut, SIZE)
     memory.writeBytes(0, data.take(SIZE))
@@ -140,7 +149,7 @@ def test_refusals(bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Atte
 
 @pytest.mark.promise(PURGEABLE)
 def test_every_byte_is_the_users(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """No canary: contents with few or no bytes that are not zero come back as they were."""
     memory = buffer(OPTIONS, SIZE)

@@ -18,7 +18,7 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
@@ -45,7 +45,7 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
     ids=["block", "large-block", "page", "uncached", "shared", "pinned"],
 )
 def test_late_dma_meets_nobody(
-    bench: Bench,
+    bench: DmaChecker,
     data: Patterns,
     attest: Attest,
     pool: str,

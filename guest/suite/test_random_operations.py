@@ -18,9 +18,9 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base import access_control
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.testkit import repeat_count
-from dma_rehearsal.guest.testkit.attestation import SEED, Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.linux.kernel_cmdline import repeat_count
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
@@ -31,11 +31,10 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.kernel
 @pytest.mark.promise("random operations")
-def test_against_a_model(bench: Bench, attest: Attest, pytestconfig: pytest.Config) -> None:
+def test_against_a_model(bench: DmaChecker, attest: Attest, seed: int) -> None:
     from dma_rehearsal.guest.testkit import random_operations
 
-    steps = repeat_count.of(300, 5000)
-    seed = pytestconfig.stash[SEED]
+    steps = repeat_count(300, 5000)
     try:
         tally = random_operations.run(bench, seed, steps)
     except (CheckFailed, IOReturnError) as error:
@@ -62,13 +61,13 @@ def descriptors() -> int:
 @pytest.mark.unlimited("alignment")
 @pytest.mark.promise("release")
 def test_create_and_release_without_end(
-    bench: Bench, data: Patterns, buffer: MakeBuffer, attest: Attest
+    bench: DmaChecker, data: Patterns, buffer: MakeBuffer, attest: Attest
 ) -> None:
     """As in xnu's test of leaks: every cycle succeeds, and nothing is left of it.
 
     A few with their grants; the others without, which cost ten times as much as all the rest.
     """
-    cycles = repeat_count.of(100, 200_000)
+    cycles = repeat_count(100, 200_000)
     free = pool_registry.named("main").free_size()
     grants = bench.platform.protection.grant_count
     for index in range(25):
@@ -99,9 +98,9 @@ def test_create_and_release_without_end(
 
 @pytest.mark.promise("createMappingInTask")
 def test_map_and_unmap_without_end(
-    bench: Bench, data: Patterns, buffer: MakeBuffer, attest: Attest
+    bench: DmaChecker, data: Patterns, buffer: MakeBuffer, attest: Attest
 ) -> None:
-    cycles = repeat_count.of(100, 20_000)
+    cycles = repeat_count(100, 20_000)
     memory = buffer(kIODirectionInOut, 20000)
     content = data.take(20000)
     seen = bench.device_writes(memory, content)

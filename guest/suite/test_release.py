@@ -26,7 +26,7 @@ from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Pool
 from dma_rehearsal.guest.suite.test_prepare import code_of
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
@@ -38,7 +38,7 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.mark.promise("release")
 @pytest.mark.parametrize("write_memory", [False, True], ids=["read", "write"])
 def test_refused_while_a_dma_is_in_flight(
-    bench: Bench, data: Patterns, attest: Attest, write_memory: bool
+    bench: DmaChecker, data: Patterns, attest: Attest, write_memory: bool
 ) -> None:
     """HOLD keeps a DMA in flight: neither release nor the last complete takes its memory away."""
     memory = create(current_task(), kIODirectionInOut, PAGE)
@@ -74,7 +74,7 @@ def test_refused_while_a_dma_is_in_flight(
 @pytest.mark.kernel
 @pytest.mark.promise("prepare")
 def test_last_complete_is_refused_while_a_dma_is_in_flight(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(kIODirectionInOut | 0x20, PAGE)
     content = data.take(PAGE)
@@ -101,7 +101,7 @@ def test_last_complete_is_refused_while_a_dma_is_in_flight(
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("release")
-def test_refused_while_prepared(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_refused_while_prepared(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     memory = create(current_task(), kIODirectionInOut, PAGE)
     memory.prepare()
     seen = bench.device_reads(memory, data.take(PAGE))
@@ -125,7 +125,7 @@ def memory_in_a_with() -> IOBufferMemoryDescriptor:
 
 @pytest.mark.promise("release")
 def test_a_dropped_buffer_warns_and_comes_back(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     pool = pool_registry.named("main")
     before = pool.free_size()
@@ -164,7 +164,7 @@ class Watching:
 @pytest.mark.unlimited("addresses", "segments")  # 1 MiB of the main pool
 @pytest.mark.promise("release")
 def test_devices_lose_memory_before_it_is_free(
-    bench: Bench, data: Patterns, attest: Attest
+    bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
     """Else whoever gets it next is open to a device, for as long as the withdrawal takes."""
     pool = pool_registry.named("main")
@@ -196,7 +196,7 @@ def test_devices_lose_memory_before_it_is_free(
 @pytest.mark.promise("release")
 @pytest.mark.parametrize("options", [kIOMapAnywhere, kIOMapAnywhere | kIOMapUnique], ids=str)
 def test_a_mappings_view_holds_the_buffer(
-    bench: Bench, data: Patterns, attest: Attest, options: int
+    bench: DmaChecker, data: Patterns, attest: Attest, options: int
 ) -> None:
     """A forgotten mapping's view: nobody else may get the memory that it looks at."""
     memory = bench.make(kIODirectionInOut, 64)
@@ -221,7 +221,7 @@ def test_a_mappings_view_holds_the_buffer(
 
 @pytest.mark.promise("may block")
 def test_not_in_a_signal_handler(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     codes: list[IOReturn] = []
 
@@ -244,7 +244,7 @@ def test_not_in_a_signal_handler(
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("may block")
-def test_not_on_a_running_loop(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_not_on_a_running_loop(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     async def on_the_loop() -> tuple[IOReturn, IOBufferMemoryDescriptor]:
         refused = code_of(create, current_task(), kIODirectionInOut, 64)
         made = await IOBufferMemoryDescriptor.inTaskWithOptionsAsync(

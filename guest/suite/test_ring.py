@@ -15,7 +15,7 @@ from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
 from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 WAIT_S = 5.0
@@ -28,7 +28,7 @@ CHAIN, WRITE, INTERRUPT = RingFlag.CHAIN, RingFlag.WRITE_MEMORY, RingFlag.INTERR
 
 @contextmanager
 def a_ring(
-    bench: Bench, memory: IOBufferMemoryDescriptor, size: int, *, vector: int = 0
+    bench: DmaChecker, memory: IOBufferMemoryDescriptor, size: int, *, vector: int = 0
 ) -> Iterator[DescriptorRing]:
     """Have a ring of ``size`` descriptors in a buffer."""
     address = memory.getPhysicalAddress()
@@ -49,7 +49,7 @@ def rung(ring: DescriptorRing, tail: int, completion: int | None = None) -> None
 @pytest.mark.promise("descriptor ring")
 @pytest.mark.parametrize("segments", [1, 2, 7, 64])
 def test_scatter_and_gather(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, segments: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, segments: int
 ) -> None:
     """A transfer in pieces from places in another order, then the way back; MSI-X at its end."""
     lengths = bench.scattered(segments)
@@ -98,7 +98,7 @@ def test_scatter_and_gather(
 
 @pytest.mark.promise("descriptor ring")
 def test_thousands_of_descriptors(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The index wraps; each descriptor moves its bytes, and none is run twice."""
     size, each = 2048, max(8, bench.limits.step)
@@ -130,7 +130,7 @@ def test_thousands_of_descriptors(
 @pytest.mark.unprotected
 @pytest.mark.promise("descriptor ring")
 def test_bad_descriptors_are_refused_whole(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Each with its reason and its index. It halts the ring, so what comes behind it is not run.
 
@@ -204,7 +204,7 @@ def test_bad_descriptors_are_refused_whole(
 
 
 @pytest.mark.promise("descriptor ring")
-def test_ring_that_is_not_there(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+def test_ring_that_is_not_there(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
     """In no memory, past the last address, of a size or with an index that cannot be."""
     memory = buffer(kIODirectionInOut, 32 * DESCRIPTOR)
     own = bench.device.pci.bar_address(1)
@@ -240,7 +240,7 @@ def test_ring_that_is_not_there(bench: Bench, buffer: MakeBuffer, attest: Attest
 @pytest.mark.unlimited("alignment")
 @pytest.mark.promise("descriptor ring")
 def test_ring_that_points_at_itself(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """A transfer overwrites descriptors that were asked for; the device runs its copy of them."""
     target, victim = buffer(kIODirectionInOut, 64), buffer(kIODirectionInOut, 64)
@@ -269,7 +269,7 @@ def test_ring_that_points_at_itself(
 
 @contextmanager
 def rewriter(
-    bench: Bench, memory: IOBufferMemoryDescriptor, offset: int, first: bytes, second: bytes
+    bench: DmaChecker, memory: IOBufferMemoryDescriptor, offset: int, first: bytes, second: bytes
 ) -> Iterator[None]:
     """Have a process on another CPU write two values in turn, as fast as it can, until the end.
 
@@ -305,7 +305,7 @@ def rewriter(
 
 @pytest.mark.promise("descriptor ring")
 def test_ring_that_another_cpu_rewrites(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Lengths that change between check and use: what is checked is what is used.
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from dma_rehearsal.guest.drivers.edu import BUFFER_SIZE, Edu
-from dma_rehearsal.guest.drivers.exerciser import Interrupt
+from dma_rehearsal.guest.drivers.interrupts import Interrupt
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
@@ -24,7 +24,7 @@ SETTLE_S = 0.02
 
 
 def agree(
-    bench: Bench, edu: Edu, buffers: MakeBuffer, data: bytes, pool: str | None = None
+    bench: DmaChecker, edu: Edu, buffers: MakeBuffer, data: bytes, pool: str | None = None
 ) -> tuple[str, str]:
     """Let bytes go from our device over memory to edu, and back over other memory.
 
@@ -50,7 +50,7 @@ def agree(
 @pytest.mark.promise("second opinion")
 @pytest.mark.parametrize("size", [1, 1001, BUFFER_SIZE])
 def test_bytes_and_addresses(
-    bench: Bench, edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
+    bench: DmaChecker, edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest, size: int
 ) -> None:
     seen, wrong = agree(bench, edu, buffer, data.take(size))
     asked = f"{size} bytes, each device reads what the other wrote"
@@ -60,7 +60,7 @@ def test_bytes_and_addresses(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("second opinion")
 def test_bytes_and_addresses_above_4_gib(
-    bench: Bench, wide_edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, wide_edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     seen, wrong = agree(bench, wide_edu, buffer, data.take(BUFFER_SIZE), "high")
     attest(
@@ -74,7 +74,7 @@ def test_bytes_and_addresses_above_4_gib(
 
 @pytest.mark.promise("second opinion")
 def test_interrupts(
-    bench: Bench, edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, edu: Edu, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """Each device's interrupt comes once, to its own eventfd, and its bytes are there by then."""
     memory = buffer(kIODirectionInOut, 64, mask=(1 << edu.address_bits) - 1)

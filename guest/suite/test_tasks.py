@@ -29,7 +29,7 @@ from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -45,7 +45,7 @@ Ask = Callable[[], Any]
 @pytest.mark.promise("inTask")
 @pytest.mark.parametrize("mode", MODES, ids=MODE_NAMES)
 def test_kernel_task(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: int
 ) -> None:
     """No process has it mapped; the kernel has, with its mode, and the device reaches it."""
     memory = buffer(IOOptions.of(kIODirectionInOut | mode), SIZE, task=kernel_task)
@@ -83,7 +83,7 @@ def test_kernel_task(
 @pytest.mark.promise(SHARED)
 @pytest.mark.parametrize("mode", MODES, ids=MODE_NAMES)
 def test_kernel_and_process_share(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: int
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: int
 ) -> None:
     memory = buffer(IOOptions.of(kIODirectionInOut | kIOMemoryKernelUserShared | mode), SIZE)
     kernel = memory.kernel_map
@@ -112,7 +112,7 @@ def test_kernel_and_process_share(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise(SHARED)
 def test_pageable_and_shared(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The kernel maps pageable memory while it is prepared."""
     memory = buffer(kIODirectionInOut | kIOMemoryKernelUserShared | kIOMemoryPageable, SIZE)
@@ -139,7 +139,7 @@ def test_pageable_and_shared(
 @pytest.mark.promise("createMappingInTask")
 @pytest.mark.parametrize("kind", ["wired", "pageable"])
 def test_a_mapping_in_the_kernel_lasts_until_its_unmap(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     """Also of a buffer that is not shared, and after complete() of pageable memory."""
     pageable = int(kIOMemoryPageable) if kind == "pageable" else 0
@@ -193,7 +193,7 @@ def owner_of_buffers(ask: Ask) -> Iterator[object]:
 @pytest.mark.promise("inTask")
 @pytest.mark.parametrize("kind", ["copyback", "write-combined", "pageable"])
 def test_another_process(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, kind: str
 ) -> None:
     """The buffer is mapped there; both processes and the device see the same bytes."""
     options = {
@@ -242,7 +242,7 @@ def test_another_process(
 
 @pytest.mark.promise("inTask")
 def test_death_of_the_task(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """The task dies; the maker's memory stays, and comes back when the maker lets go."""
     before = free_sizes()
@@ -266,7 +266,7 @@ def test_death_of_the_task(
 
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("inTask")
-def test_death_of_the_maker(bench: Bench, data: Patterns, attest: Attest) -> None:
+def test_death_of_the_maker(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """The maker dies; the task's buffer stays, and comes back when the task releases it."""
     before = free_sizes()
     with TaskPort() as port:
@@ -298,7 +298,7 @@ def test_death_of_the_maker(bench: Bench, data: Patterns, attest: Attest) -> Non
 
 @pytest.mark.promise(SHARED)
 def test_mapped_by_several_processes(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     """createMappingInTask maps one buffer in two other processes, and unmaps it there."""
     memory = buffer(kIODirectionInOut | kIOMemoryKernelUserShared, SIZE)
@@ -339,7 +339,7 @@ def test_mapped_by_several_processes(
 
 @pytest.mark.promise("kIOMapWriteCombineCache")
 def test_another_process_cannot_map_with_another_mode(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
     memory = buffer(kIODirectionInOut | kIOMapWriteCombineCache | kIOMemoryKernelUserShared, 8192)
     place = memory.getPhysicalAddress()

@@ -17,7 +17,7 @@ from dma_rehearsal.guest.iobuffer import IOOptions, kIODirectionInOut
 from dma_rehearsal.guest.suite.test_cache_modes import MODES, modes
 from dma_rehearsal.guest.testkit.agreement import Agreement, HostWitness
 from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
@@ -43,7 +43,7 @@ def address_of(mapped: memoryview) -> int:
 @pytest.mark.unlimited("alignment")
 @modes
 def test_driver_and_host_agree(
-    bench: Bench,
+    bench: DmaChecker,
     buffer: MakeBuffer,
     data: Patterns,
     attest: Attest,
@@ -69,7 +69,7 @@ def test_driver_and_host_agree(
 @pytest.mark.kernel
 @modes
 def test_kernel_lists_the_same_type(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str
 ) -> None:
     """The kernel's own list of what it mapped how, in place of its page tables."""
     option, wanted = MODES[mode]
@@ -97,7 +97,7 @@ def test_kernel_lists_the_same_type(
 @pytest.mark.kernel
 @pytest.mark.promise("page size")
 def test_huge_page(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, host_witness: HostWitness
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, host_witness: HostWitness
 ) -> None:
     """One entry for 2 MiB, whose PAT bit is another one than that of 4 KiB."""
     memory = buffer(kIODirectionInOut, LARGE, LARGE, pool="hugetlb")
@@ -119,7 +119,7 @@ def test_huge_page(
 @pytest.mark.kernel
 @pytest.mark.promise("MTRR")
 def test_registers_lie_where_the_mtrrs_say_uncached(
-    bench: Bench, buffer: MakeBuffer, data: Patterns, attest: Attest, host_witness: HostWitness
+    bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, host_witness: HostWitness
 ) -> None:
     """RAM is WB by the MTRRs, the device's registers are not; both in one run."""
     memory = buffer(kIODirectionInOut, PAGE, PAGE)

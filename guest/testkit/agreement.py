@@ -15,7 +15,7 @@ from dma_rehearsal.device.layout import WitnessRun
 from dma_rehearsal.guest.iobuffer.os.driver import PageTableEntry
 from dma_rehearsal.guest.linux import memory_types
 from dma_rehearsal.guest.testkit.board import described
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.host_witness import HostReport
 
 HostWitness = Callable[[int, int], HostReport]  # address and length, in bytes
@@ -44,7 +44,7 @@ class Agreement:
     isolated: bool
 
     @classmethod
-    def of(cls, bench: Bench, host: HostWitness, address: int, length: int) -> Agreement:
+    def of(cls, bench: DmaChecker, host: HostWitness, address: int, length: int) -> Agreement:
         """Have all of them look at a range of this process, which must stay mapped as it is.
 
         The driver is asked for the first and the last page of each run that the host saw.

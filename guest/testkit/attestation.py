@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a test states a promise and its verdict, and the settings of the run.
+"""Attest: how a test states a promise and its verdict.
 
 A verdict travels in the test's report, as a user property; the host makes the table from it.
 """
@@ -14,7 +14,6 @@ import pytest
 
 from dma_rehearsal.guest.drivers.pci_sysfs import PciError
 from dma_rehearsal.guest.iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
-from dma_rehearsal.guest.linux.kernel_cmdline import LIMITS, Announced, announced
 from dma_rehearsal.guest.testkit.claims import PROPERTY as CLAIM
 from dma_rehearsal.guest.testkit.claims import (
     Evidence,
@@ -30,16 +29,6 @@ from dma_rehearsal.guest.testkit.claims import (
     type_of,
 )
 
-SEED = pytest.StashKey[int]()
-IOMMU = pytest.StashKey[bool]()
-"""Whether the exerciser is behind an IOMMU."""
-LIMITS_STATED = pytest.StashKey[bool]()
-"""Whether the kit states the device's limits for the tests' buffers; else each test has to."""
-UNPROTECTED = "unprotected"
-"""The mark of a test during which the protection unit is off."""
-LEFT_OUT = pytest.StashKey[str]()
-"""Why a test is not for this machine."""
-_KINDS = ", ".join(LIMITS)
 EVIDENCE: Final = ("bytes", "refusal", "interrupt", "walk", "cache", "register")
 
 
@@ -59,116 +48,6 @@ class CheckFailed(AssertionError):
 
     Out of a test it breaks the promises that the test is marked with.
     """
-
-
-class SettingsPlugin:
-    """Gives the session its seed, the mark ``promise`` and what a failed check means."""
-
-    def __init__(self, seed: int, *, iommu: bool = False, limits_stated: bool = True) -> None:
-        self._seed, self._iommu, self._limits_stated = seed, iommu, limits_stated
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        """Store the seed; register the mark."""
-        config.stash[SEED] = self._seed
-        config.stash[IOMMU] = self._iommu
-        config.stash[LIMITS_STATED] = self._limits_stated
-        config.addinivalue_line(
-            "markers",
-            "promise(name): the promise that the test is about; it is broken when the test fails "
-            "before it could attest, and unattested when the test passes in silence",
-        )
-        config.addinivalue_line(
-            "markers",
-            "kernel: looks at what the guest's own kernel does; left out where there is none",
-        )
-        config.addinivalue_line(
-            "markers",
-            f"unlimited(kind, ...): needs a device without limits of these kinds ({_KINDS}; "
-            "without one: of any); left out where a profile has them",
-        )
-        config.addinivalue_line(
-            "markers",
-            "any_device: the same with any device; the matrix runs it on the plain exerciser alone",
-        )
-        config.addinivalue_line(
-            "markers",
-            "coherence: looks at whether the device is coherent; the matrix runs it twice",
-        )
-        config.addinivalue_line(
-            "markers",
-            "snooped: needs a device that caches follow; left out where the profile says coherent "
-            "= false",
-        )
-        config.addinivalue_line(
-            "markers",
-            f"{UNPROTECTED}: the protection unit is off; for DMA to addresses that nothing grants",
-        )
-        config.addinivalue_line("markers", "iommu: the test is for a device behind an IOMMU")
-        config.addinivalue_line("markers", "iommu_too: the test is for a device behind one or not")
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Leave out the tests that are for another machine; unmarked, for one without IOMMU."""
-        device = announced()
-        left_out = []
-        for item in items:
-            if why := self._unfit(item, device):
-                item.stash[LEFT_OUT] = why
-                left_out.append(item)
-        if left_out:
-            config.hook.pytest_deselected(items=left_out)
-            items[:] = [each for each in items if LEFT_OUT not in each.stash]
-
-    def _unfit(self, item: pytest.Item, device: Announced) -> str:
-        """Return why a test is not for this machine; empty if it is."""
-        alone = item.get_closest_marker("iommu") is not None
-        if alone != self._iommu and item.get_closest_marker("iommu_too") is None:
-            return "for a device behind an IOMMU" if alone else "for a device without an IOMMU"
-        if item.get_closest_marker("snooped") is not None and not device.coherent:
-            return "for a device that caches follow"
-        kinds = {
-            str(kind) for mark in item.iter_markers("unlimited") for kind in mark.args or LIMITS
-        }
-        if unknown := kinds.difference(LIMITS):
-            raise pytest.UsageError(
-                f"{item.nodeid}: unlimited{sorted(unknown)}: kinds are {_KINDS}"
-            )
-        broken = [kind for kind in LIMITS if kind in kinds & device.limits]
-        return f"for a device without limits on {', '.join(broken)}" if broken else ""
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> object:
-        """Record a failed check against the test's promises, with its parameters as what is asked.
-
-        The message then names the promise, and the host's table has what was seen.
-        """
-        try:
-            return (yield)
-        except CheckFailed as error:
-            names = marked_promises(pyfuncitem)
-            asked, seen = _asked(pyfuncitem), str(error)
-            attest = Attest(pyfuncitem.user_properties)
-            for name in names:
-                attest.record(name, asked, seen, "broken", seen)
-            if names:
-                error.args = (f"{', '.join(names)} is broken: asked {asked}; attested {seen}",)
-            raise
-
-
-def marked_promises(item: pytest.Item) -> list[str]:
-    """Return the promises that a test is marked with."""
-    return [str(mark.args[0]) for mark in item.iter_markers("promise") if mark.args]
-
-
-def _asked(item: pytest.Function) -> str:
-    """Return the parameters of a test, for people; without any, its name."""
-    if not hasattr(item, "callspec"):
-        return item.name
-    return ", ".join(
-        f"{name} {getattr(value, 'name', value)}" for name, value in item.callspec.params.items()
-    )
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ NO_EXERCISER: Final = (
 )
 
 
-class Mapped(Protocol):
+class HasAddress(Protocol):
     """Memory that this process has mapped."""
 
     @property
@@ -60,7 +60,7 @@ class Board:
         """Make a buffer that the device reaches; whoever calls releases it."""
         return make_buffer(self.limits, options, capacity, alignment)
 
-    def witness(self, memory: Mapped) -> list[WitnessRun]:
+    def witness(self, memory: HasAddress) -> list[WitnessRun]:
         """Return the runs that the witness finds under the memory's mapping, all pages of it."""
         return self.witness_range(memory.address, memory.getLength())
 

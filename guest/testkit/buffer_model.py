@@ -53,7 +53,7 @@ from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux.page_frames import MADV_PAGEOUT
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import difference, inverted
 
 LIVE_MAX: Final = 10
@@ -205,7 +205,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     buffers: Bundle[Modelled] = Bundle("buffers")
 
-    def __init__(self, bench: Bench, tally: Tally, *, protected: bool) -> None:
+    def __init__(self, bench: DmaChecker, tally: Tally, *, protected: bool) -> None:
         super().__init__()
         self._bench = bench
         self._tally = tally

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from dma_rehearsal.guest.drivers.device_limits import Limits
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task
@@ -16,7 +15,21 @@ from dma_rehearsal.guest.testkit.attestation import CheckFailed
 
 ADDRESS_BITS: Final = 64
 
-MakeBuffer = Callable[..., IOBufferMemoryDescriptor]
+
+class MakeBuffer(Protocol):
+    """The fixture `buffer`: makes a buffer that the test's end releases."""
+
+    def __call__(
+        self,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int | None = None,
+        *,
+        mask: int = 0,
+        pool: str | None = None,
+        task: Task | None = None,
+    ) -> IOBufferMemoryDescriptor:
+        """Make a buffer of ``capacity`` bytes; see `make_buffer` for the other arguments."""
 
 
 def free_sizes() -> dict[str, int]:

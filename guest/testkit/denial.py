@@ -10,7 +10,7 @@ from dma_rehearsal.guest.drivers.exerciser import DmaRecord
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.testkit.attestation import Attest, is_verdict
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.iommu import KernelLog
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
@@ -22,7 +22,7 @@ _TRIES: Final = 2  # other messages of the kernel can use up what it tells of fa
 class Denial:
     """DMA that the IOMMU must refuse: nothing moves, device and kernel say so."""
 
-    def __init__(self, bench: Bench, log: KernelLog, data: Patterns, attest: Attest) -> None:
+    def __init__(self, bench: DmaChecker, log: KernelLog, data: Patterns, attest: Attest) -> None:
         self._bench, self._log, self._data, self._attest = bench, log, data, attest
         self.seen: list[str] = []
         self.wrong: list[str] = []

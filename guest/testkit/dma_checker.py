@@ -53,7 +53,7 @@ def _span(address: int, length: int, direction: DmaDirection) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Transferred:
     """What the device's records say of a transfer in several DMAs, or the witness of a range."""
 
     address: int
@@ -67,7 +67,7 @@ class Seen:
 
 
 @dataclass(slots=True, kw_only=True)
-class Bench(Board):
+class DmaChecker(Board):
     """A board with the built-in exerciser: moves data with it and compares on both sides."""
 
     device: Exerciser
@@ -203,7 +203,7 @@ class Bench(Board):
         buffer: DmaMemory | IOMemoryDescriptor,
         data: bytes,
         parts: Iterable[int] | None = None,
-    ) -> Seen:
+    ) -> Transferred:
         """Store ``data`` in the buffer; the device reads it and must see just these bytes."""
         buffer.writeBytes(0, data)
         return self.device_sees(buffer, data, parts)
@@ -213,7 +213,7 @@ class Bench(Board):
         buffer: DmaMemory | IOMemoryDescriptor,
         data: bytes,
         parts: Iterable[int] | None = None,
-    ) -> Seen:
+    ) -> Transferred:
         """Let the device read the buffer; its checksum must be that of ``data``.
 
         The device's own buffer holds other bytes at every place before each DMA, so that its
@@ -242,7 +242,7 @@ class Bench(Board):
         found = difference(data, buffer.readBytes(0, len(data)))
         if found:
             raise CheckFailed(f"{whole}: a read changed memory: {found}")
-        return Seen(base, position, dmas, total)
+        return Transferred(base, position, dmas, total)
 
     def load(self, data: bytes) -> None:
         """Bring ``data`` into the start of the device's buffer: the device reads it.
@@ -303,7 +303,7 @@ class Bench(Board):
         buffer: DmaMemory | IOMemoryDescriptor,
         data: bytes,
         parts: Iterable[int] | None = None,
-    ) -> Seen:
+    ) -> Transferred:
         """Let the device write ``data`` to the buffer; the CPU must then find just these bytes.
 
         Other bytes are there at every place before.
@@ -326,7 +326,7 @@ class Bench(Board):
                 f"{whole}: {position} bytes were written, the device's CRC over all {total:08x}, "
                 f"that of the bytes there {zlib.crc32(data):08x}"
             )
-        return Seen(base, position, dmas, total)
+        return Transferred(base, position, dmas, total)
 
     def _in_device(self, data: bytes) -> str:
         """Say where the start of the device's buffer differs from ``data``."""
@@ -337,8 +337,8 @@ class Bench(Board):
         return f"what the device writes back: {found or 'the right bytes'}"
 
 
-def exerciser_bench(board: Board, what: str) -> Bench:
+def dma_checker_of(board: Board, what: str) -> DmaChecker:
     """Return the exerciser's bench; `CheckFailed` says that ``what`` needs it where it is not."""
-    if not isinstance(board, Bench):
+    if not isinstance(board, DmaChecker):
         raise CheckFailed(NO_EXERCISER.format(f"{what} need"))
     return board

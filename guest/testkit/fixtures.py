@@ -29,35 +29,36 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base import access_control, dma_activity, provenance
 from dma_rehearsal.guest.iobuffer.descriptors import iommu as iobuffer_mapper
+from dma_rehearsal.guest.iobuffer.memory import placement
 from dma_rehearsal.guest.linux import memory_types
-from dma_rehearsal.guest.linux.kernel_cmdline import announced
+from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
+from dma_rehearsal.guest.session import SETTINGS, SessionSettings
 from dma_rehearsal.guest.testkit.agreement import HostWitness
-from dma_rehearsal.guest.testkit.attestation import IOMMU, LIMITS_STATED, SEED, UNPROTECTED, Attest
+from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import NO_EXERCISER, Board, OwnDeviceBoard
 from dma_rehearsal.guest.testkit.buffers import make_buffer
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.guarded import OWNER, Guarded
 from dma_rehearsal.guest.testkit.host_witness import HOST, HostReport
 from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper
+from dma_rehearsal.guest.testkit.marks import UNPROTECTED
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent, noncoherent_board
 from dma_rehearsal.guest.testkit.patterns import Patterns
-from dma_rehearsal.guest.testkit.session_platform import Kit
-
-pytest_plugins = ("dma_rehearsal.guest.testkit.transfer_checks",)
+from dma_rehearsal.guest.testkit.session_platform import SessionPlatform
 
 # What makes descriptors for a test: their line is that of the test or the fixture of a user's that
 # asked for them. Between them is pytest.
-_MAKERS = ("buffers", "board", "bench", "noncoherent")
+_MAKERS = ("board", "buffers", "dma_checker", "noncoherent")
 provenance.transparent(
-    __name__, "_pytest", "pluggy", *(f"dma_rehearsal.guest.suite.{each}" for each in _MAKERS)
+    __name__, "_pytest", "pluggy", *(f"dma_rehearsal.guest.testkit.{each}" for each in _MAKERS)
 )
 _RUNNER = "_pytest.runner"  # below it is no more of the test
 
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
 # and looks at the signature of what makes it.
 _ITEM = pytest.StashKey[pytest.Function]()
-_KIT = pytest.StashKey[Kit]()
+_KIT = pytest.StashKey[SessionPlatform]()
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -68,8 +69,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.config.stash[_ITEM] = item
     provenance.ends_at(_RUNNER, (str(item.path), (item.location[1] or 0) + 1))
     if _KIT not in item.config.stash:
-        item.config.stash[_KIT] = Kit(iommu=item.config.stash[IOMMU])
+        iommu = item.config.stash[SETTINGS].behind_iommu
+        item.config.stash[_KIT] = SessionPlatform(iommu=iommu)
     item.config.stash[_KIT].start(item)
+
+
+def _limits_stated(settings: SessionSettings) -> bool:
+    """Whether buffers get the device's limits by themselves; else each test has to state them."""
+    return settings.own_suite or settings.place in (None, placement.KIND)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -107,16 +114,22 @@ def expects(pytestconfig: pytest.Config) -> Announce:
     return pytestconfig.stash[_KIT].expectations.expects
 
 
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """The run's seed. A test that draws numbers from it replays with SEED=."""
+    return pytestconfig.stash[SETTINGS].seed
+
+
 @pytest.fixture
 def data(pytestconfig: pytest.Config) -> Patterns:
     """Bytes of this test, from the run's seed."""
-    return Patterns(pytestconfig.stash[SEED], pytestconfig.stash[_ITEM].nodeid)
+    return Patterns(pytestconfig.stash[SETTINGS].seed, pytestconfig.stash[_ITEM].nodeid)
 
 
 @pytest.fixture(scope="session")
 def _container(request: pytest.FixtureRequest) -> Iterator[Container | None]:
     """What maps memory for the exerciser; None when it reaches all of it."""
-    if not request.config.stash[IOMMU]:
+    if not request.config.stash[SETTINGS].behind_iommu:
         yield None
         return
     with Container() as container:
@@ -137,9 +150,9 @@ def _opened(
     pytestconfig: pytest.Config, _container: Container | None
 ) -> Iterator[Exerciser | None]:
     """The exerciser; None where a device of one's own is in its place."""
-    said = announced()
+    parameters = device_parameters()
     try:
-        found = PciFunction.find(said.vendor, said.device)
+        found = PciFunction.find(parameters.vendor, parameters.device)
     except PciError:
         yield None
         return
@@ -152,7 +165,7 @@ def _opened(
         Exerciser(function, driver=function.driver) as opened,
         _watched(opened),
     ):
-        if pytestconfig.stash[LIMITS_STATED]:
+        if _limits_stated(pytestconfig.stash[SETTINGS]):
             _container.set_mask(opened.limits.address_bits)
         # From here on buffers have bus addresses: the container has the function's group.
         before = iobuffer_mapper.use(_container)
@@ -202,16 +215,16 @@ def _bench(
     with provenance.made_by("the fixture bench"):
         staging = make_buffer(limits, kIODirectionInOut, _opened.buffer_size, 4096)
     with staging:
-        yield Bench(platform, driver, limits, device=_opened, staging=staging)
+        yield DmaChecker(platform, driver, limits, device=_opened, staging=staging)
 
 
 @pytest.fixture
-def bench(_bench: Board) -> Board:
+def bench(_bench: Board) -> DmaChecker | Board:
     """The device, the platform, the driver, and a staging buffer as large as the device's own.
 
     With a device of one's own in the exerciser's place it is that one's `Board`.
     """
-    if isinstance(_bench, Bench):
+    if isinstance(_bench, DmaChecker):
         _bench.device.bus_master = True
     return _bench
 
@@ -227,7 +240,7 @@ def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
     """
     # The session's fixtures are there before those of the test.
     opened = pytestconfig.stash[_ITEM].funcargs.get("_opened")
-    stated = pytestconfig.stash[LIMITS_STATED]
+    stated = _limits_stated(pytestconfig.stash[SETTINGS])
     limits = opened.limits if stated and isinstance(opened, Exerciser) else UNLIMITED
     with ExitStack() as stack:
 
@@ -284,7 +297,7 @@ def kernel_log() -> Iterator[KernelLog]:
 
 
 @pytest.fixture
-def denied(bench: Bench, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
+def denied(bench: DmaChecker, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
     """Lets the device try what the IOMMU must refuse."""
     return Denial(bench, kernel_log, data, attest)
 

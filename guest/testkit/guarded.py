@@ -23,7 +23,7 @@ from dma_rehearsal.guest.drivers.platform.protection_unit import (
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
 from dma_rehearsal.guest.testkit.board import Board
-from dma_rehearsal.guest.testkit.dma_checker import Bench, exerciser_bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, dma_checker_of
 from dma_rehearsal.guest.testkit.patterns import difference, inverted
 
 __tracebackhide__ = is_verdict
@@ -48,9 +48,9 @@ class Guarded:
     unit: ProtectionUnit
 
     @property
-    def bench(self) -> Bench:
+    def bench(self) -> DmaChecker:
         """The exerciser's bench; `CheckFailed` with a device of one's own."""
-        return exerciser_bench(self.board, "guarded.bench and denied")
+        return dma_checker_of(self.board, "guarded.bench and denied")
 
     def grant(self, address: int, length: int, direction: IODirection) -> Grant:
         """Make a grant that goes when the test ends."""
@@ -144,7 +144,7 @@ def edges(address: int, length: int) -> list[range]:
     return [first] if first == last else [first, last]
 
 
-def check_untouched(bench: Bench, view: memoryview, memory: bytes, in_device: bytes) -> None:
+def check_untouched(bench: DmaChecker, view: memoryview, memory: bytes, in_device: bytes) -> None:
     """Compare memory, and the start of the device's buffer, with what was there before."""
     wrong = difference(memory, bytes(view))
     if wrong:
@@ -154,7 +154,7 @@ def check_untouched(bench: Bench, view: memoryview, memory: bytes, in_device: by
         raise CheckFailed(f"the device's buffer, after denied DMA: {wrong}")
 
 
-def prepare(bench: Bench, view: memoryview, data: bytes) -> bytes:
+def prepare(bench: DmaChecker, view: memoryview, data: bytes) -> bytes:
     """Store ``data`` in memory, and other bytes at every place in the device; return those."""
     view[:] = data
     other = inverted(data)

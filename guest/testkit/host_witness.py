@@ -18,8 +18,8 @@ from typing import Any, Final
 import pytest
 
 from dma_rehearsal.device.layout import MemoryType, WitnessRun
-from dma_rehearsal.guest.agent.channel import Channel, ChannelError
 from dma_rehearsal.guest.linux.memory_types import Mtrrs
+from dma_rehearsal.guest.session import SETTINGS, HostLink
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
 
 PANIC_PORT: Final = 0x505  # QEMU's docs/specs/pvpanic.rst; its default
@@ -70,17 +70,18 @@ def stop_machine(number: int) -> None:
 
 @dataclass(slots=True)
 class Host:
-    """The host at the other end of a channel."""
+    """The host at the other end of the result channel."""
 
-    channel: Channel
+    link: HostLink
     stop: Callable[[int], None] = field(default=stop_machine)
 
     def witness(self, nodeid: str, address: int, length: int, pat: int, mtrrs: Mtrrs) -> HostReport:
         """Have the host look at [address, address + length) of this process, for a running test.
 
-        `HostError` when the range is not mapped there; `ChannelError` when the host is out of step.
+        `HostError` when the range is not mapped there. An error of the link when the host is out of
+        step.
         """
-        self.channel.send(
+        self.link.send(
             {
                 "type": "witness",
                 "nodeid": nodeid,
@@ -93,8 +94,8 @@ class Host:
                 "fixed": mtrrs.fixed,
             }
         )
-        self.stop(int(self._reply("armed")["number"]))
-        reply = self._reply("witnessed")
+        self.stop(int(self.link.receive("armed")["number"]))
+        reply = self.link.receive("witnessed")
         if "error" in reply:
             raise HostError(f"the host looked at {length} bytes at {address:#x}: {reply['error']}")
         try:
@@ -107,12 +108,6 @@ class Host:
         except (KeyError, TypeError, ValueError) as error:
             raise HostError(f"the host's report is none: {error!r}") from error
 
-    def _reply(self, kind: str) -> dict[str, Any]:
-        message = self.channel.receive()
-        if message["type"] != kind:
-            raise ChannelError(f"the host sent {message['type']} where {kind} was expected")
-        return message
-
 
 def run_from(*, pat: str, mtrr: str, effective: str, **rest: Any) -> WitnessRun:
     """Return a run whose types came by name. KeyError or TypeError for what is no run."""
@@ -122,14 +117,11 @@ def run_from(*, pat: str, mtrr: str, effective: str, **rest: Any) -> WitnessRun:
 
 
 HOST = pytest.StashKey[Host]()
+"""The host, in the stash of pytest's config; absent without one."""
 
 
-class HostPlugin:
-    """Lets the tests of a session ask the host."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        """Store it where the fixture finds it."""
-        config.stash[HOST] = self._host
+def pytest_configure(config: pytest.Config) -> None:
+    """Store the host where the fixture finds it, if there is one."""
+    link = config.stash[SETTINGS].host
+    if link is not None:
+        config.stash[HOST] = Host(link)

@@ -34,7 +34,7 @@ from dma_rehearsal.guest.iobuffer.base import coherence, provenance
 from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
 from dma_rehearsal.guest.testkit.board import Board
 from dma_rehearsal.guest.testkit.buffers import reached_pool
-from dma_rehearsal.guest.testkit.dma_checker import Bench, exerciser_bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, dma_checker_of
 
 __tracebackhide__ = is_verdict
 
@@ -57,9 +57,9 @@ class NonCoherent:
     _settled: bool = False
 
     @property
-    def bench(self) -> Bench:
+    def bench(self) -> DmaChecker:
         """The exerciser's bench; `CheckFailed` with a device of one's own."""
-        return exerciser_bench(self.board, "noncoherent.bench, reads and writes")
+        return dma_checker_of(self.board, "noncoherent.bench, reads and writes")
 
     def buffer(
         self,
@@ -164,7 +164,7 @@ def noncoherent_board(
     try:
         try:
             # The bench's own DMA needs memory without lines.
-            if isinstance(board, Bench) and not board.limits.coherent:
+            if isinstance(board, DmaChecker) and not board.limits.coherent:
                 uncached = kIODirectionInOut | kIOMapInhibitCache
                 staging = made.buffer(uncached, board.staging.getLength(), _PAGE)
                 made.board = replace(board, staging=staging)

@@ -16,14 +16,14 @@ import pytest
 from dma_rehearsal.guest.iobuffer import IOBusyError, IOCannotWireError, IODeviceError, IOReturn
 from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, inverted
 
 PINNED = "pinned pages"
 Segments = list[tuple[int, int]]
 
 
-def pieces(bench: Bench, segments: Segments) -> Iterator[tuple[int, int, int]]:
+def pieces(bench: DmaChecker, segments: Segments) -> Iterator[tuple[int, int, int]]:
     """Yield (offset, address, length) of DMAs that cover the segments in order."""
     offset = 0
     for start, length in segments:
@@ -32,7 +32,7 @@ def pieces(bench: Bench, segments: Segments) -> Iterator[tuple[int, int, int]]:
         offset += length
 
 
-def device_sees(bench: Bench, segments: Segments, data: bytes) -> None:
+def device_sees(bench: DmaChecker, segments: Segments, data: bytes) -> None:
     """Let the device read the segments; they must hold ``data``."""
     total = 0
     for offset, address, part in pieces(bench, segments):
@@ -50,7 +50,7 @@ def device_sees(bench: Bench, segments: Segments, data: bytes) -> None:
         raise CheckFailed(f"the segments hold {total} bytes of {len(data)}")
 
 
-def device_stores(bench: Bench, segments: Segments, data: bytes) -> None:
+def device_stores(bench: DmaChecker, segments: Segments, data: bytes) -> None:
     """Let the device write ``data`` to the segments."""
     for offset, address, part in pieces(bench, segments):
         chunk = data[offset : offset + part]
@@ -86,7 +86,7 @@ def mapped(kind: str, length: int) -> Iterator[mmap.mmap]:
 
 
 def attest_soundness(
-    bench: Bench, data: Patterns, attest: Attest, promise: str, asked: str
+    bench: DmaChecker, data: Patterns, attest: Attest, promise: str, asked: str
 ) -> None:
     """After refusals, the device finds memory that is pinned as it must be."""
     content = data.take(PAGE)

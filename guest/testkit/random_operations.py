@@ -15,14 +15,14 @@ from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
 from dma_rehearsal.guest.testkit.buffer_model import BufferMachine, Tally
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 
 PROGRAM: Final = 60  # steps of one machine
 SHRINK_S: Final = 30
 ROUNDS: Final = 10
 
 
-def run(bench: Bench, start: int, steps: int) -> Tally:
+def run(bench: DmaChecker, start: int, steps: int) -> Tally:
     """Run machines until so many steps are done, and one DMA in 20 of them.
 
     ``start`` is the seed of the first round; it decides all of them. What a step raises is raised,
@@ -47,7 +47,7 @@ def run(bench: Bench, start: int, steps: int) -> Tally:
     return tally
 
 
-def _round(bench: Bench, tally: Tally, start: int, programs: int) -> None:
+def _round(bench: DmaChecker, tally: Tally, start: int, programs: int) -> None:
     def begin() -> BufferMachine:
         return BufferMachine(bench, tally, protected=bench.platform.protection.enabled)
 

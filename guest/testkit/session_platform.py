@@ -33,14 +33,14 @@ _SHOWN: Final = 3  # buffers in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeftBehind:
     """What a test may leave behind: ``grants`` made by hand, and the ``cache`` model's mode."""
 
     grants: int
     cache: CacheModelMode
 
 
-class Kit:
+class SessionPlatform:
     """The platform and the driver's file of one session. On a board without a platform: neither."""
 
     def __init__(self, *, iommu: bool = False) -> None:
@@ -124,13 +124,13 @@ class Kit:
                 "when it is handed out again: release() it, or make it in a with"
             )
 
-    def left(self) -> Left:
+    def left(self) -> LeftBehind:
         """Return what is in force beside the allocator's grants."""
         if self._platform is None or self._access is None:
-            return Left(0, CacheModelMode.OFF)
-        return Left(self._access.others, self._platform.cache.mode)
+            return LeftBehind(0, CacheModelMode.OFF)
+        return LeftBehind(self._access.others, self._platform.cache.mode)
 
-    def check_left(self, before: Left) -> None:
+    def check_left(self, before: LeftBehind) -> None:
         """Fail a test that leaves to the next ones what was not there ``before``. `CheckFailed`.
 
         What it granted by hand would let their wrong DMA pass.

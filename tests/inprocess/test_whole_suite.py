@@ -18,7 +18,7 @@ from dma_rehearsal.device.faults import IMPLEMENTATIONS
 from dma_rehearsal.device.layout import DmaDirection
 from dma_rehearsal.device.layout.faults import RunStatus
 from dma_rehearsal.device.pci.config import Command
-from dma_rehearsal.guest.drivers import exerciser
+from dma_rehearsal.guest.drivers import interrupts
 from dma_rehearsal.guest.drivers.edu import EduReg
 from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.guest.iobuffer import CacheMode
@@ -356,8 +356,8 @@ def with_kernel(kind: type[KernelFunction], device: type[Exerciser] = Exerciser)
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits for interrupts: here they are there at once, or never."""
-    wait = exerciser.Interrupt.wait
-    monkeypatch.setattr(exerciser.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
+    wait = interrupts.Interrupt.wait
+    monkeypatch.setattr(interrupts.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
 
 
 # Huge pages, BARs and read-only pages are in no page tables here;

@@ -7,9 +7,7 @@ import time
 from enum import IntEnum
 from typing import Self
 
-from dma_rehearsal.guest.drivers.exerciser import Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
-from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
+from dma_rehearsal.guest.drivers import DriverFunction, Interrupt, PciError, PciFunction
 
 VENDOR, DEVICE = 0x1234, 0xC5C5
 START, SILENT = 1, 2  # DOORBELL

@@ -11,8 +11,7 @@ import pytest
 
 from dma_rehearsal.device.layout import MSICTL_TRIGGER, Reg
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer
 
 READS, WRITES, BURSTS, ROUNDS = 200, 64, 10, 20
 VECTOR, WAIT_S = 3, 5.0
@@ -39,7 +38,12 @@ def median_us(
 
 
 def against_echo(
-    bench: Bench, attest: Attest, promise: str, work: Callable[[], object], times: int, each: int
+    bench: DmaChecker,
+    attest: Attest,
+    promise: str,
+    work: Callable[[], object],
+    times: int,
+    each: int,
 ) -> None:
     """Measure ``times`` a work of ``each`` accesses, by turns with an echo loop on the same socket.
 
@@ -68,13 +72,13 @@ def against_echo(
 
 
 @pytest.mark.promise("register read")
-def test_register_read(bench: Bench, attest: Attest) -> None:
+def test_register_read(bench: DmaChecker, attest: Attest) -> None:
     control = bench.device.control
     against_echo(bench, attest, "register read", lambda: control[Reg.DMA_LEN], READS, 1)
 
 
 @pytest.mark.promise("posted register write")
-def test_posted_write(bench: Bench, attest: Attest) -> None:
+def test_posted_write(bench: DmaChecker, attest: Attest) -> None:
     """In bursts, each with a read at its end that is not measured."""
     control = bench.device.control
 
@@ -86,7 +90,7 @@ def test_posted_write(bench: Bench, attest: Attest) -> None:
 
 
 @pytest.mark.promise("doorbell to interrupt")
-def test_doorbell_to_interrupt(bench: Bench, attest: Attest) -> None:
+def test_doorbell_to_interrupt(bench: DmaChecker, attest: Attest) -> None:
     """From the register write to the eventfd that this process waits for."""
     device = bench.device
     with device.eventfd(VECTOR) as interrupt:
@@ -108,7 +112,7 @@ def test_doorbell_to_interrupt(bench: Bench, attest: Attest) -> None:
 
 
 @pytest.mark.promise("DMA of 4 KiB, with its record")
-def test_dma(bench: Bench, buffer: MakeBuffer, attest: Attest) -> None:
+def test_dma(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
     """What a driver does for one DMA: six writes, the wait, the status, the record."""
     memory = buffer(kIODirectionInOut, 4096)
     address = memory.getPhysicalAddress()

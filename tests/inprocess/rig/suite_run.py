@@ -16,13 +16,13 @@ from typing import cast
 import pytest
 
 from dma_rehearsal.device.layout import PLATFORM_DEVICE_ID
-from dma_rehearsal.guest.drivers import edu, exerciser
+from dma_rehearsal.guest.drivers import edu, exerciser, interrupts
 from dma_rehearsal.guest.drivers.platform import command
 from dma_rehearsal.guest.drivers.platform import device as platform_device
 from dma_rehearsal.guest.linux import kernel_cmdline, memory_types, processors
-from dma_rehearsal.guest.testkit import fixtures, session_platform
-from dma_rehearsal.guest.testkit.attestation import SettingsPlugin
-from dma_rehearsal.guest.testkit.host_witness import Host, HostPlugin
+from dma_rehearsal.guest.session import SessionSettings, SettingsPlugin
+from dma_rehearsal.guest.testkit import fixtures, plugin, session_platform
+from dma_rehearsal.guest.testkit.host_witness import HOST, Host
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.machine.kernel_cmdline import device_parameters
 from tests.inprocess.rig.edu import EduModel
@@ -54,15 +54,15 @@ class Rig:
         """
         machine = kind(self._pytester.path)
         self._tests, self._plugins = tests or SOURCE / "dma_rehearsal" / "guest" / "suite", plugins
-        wait = exerciser.Interrupt.wait
+        wait = interrupts.Interrupt.wait
 
-        def wait_on(interrupt: exerciser.Interrupt, timeout: float) -> int:
+        def wait_on(interrupt: interrupts.Interrupt, timeout: float) -> int:
             machine.go_on()
             return wait(interrupt, timeout)
 
         try:
             with self._patch.context() as patch:
-                patch.setattr(exerciser.Interrupt, "wait", wait_on)
+                patch.setattr(interrupts.Interrupt, "wait", wait_on)
                 return self._run(machine, args, seed)
         finally:
             machine.close()
@@ -100,9 +100,20 @@ class Rig:
             *("-p", "no:cacheprovider", "--strict-markers", "-m", "not kernel"),
             *(str(self._tests), *args),
             plugins=[
-                *(fixtures, SettingsPlugin(seed), outcome, *self._plugins),
-                HostPlugin(cast("Host", machine.host(machine))),
+                *(SettingsPlugin(SessionSettings(seed)), plugin, outcome, *self._plugins),
+                _HostPlugin(machine),
             ],
         )
         outcome.end()
         return outcome
+
+
+class _HostPlugin:
+    """Gives the tests the machine's host in place of one behind a channel."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._host = cast("Host", machine.host(machine))
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Store it where the fixture finds it."""
+        config.stash[HOST] = self._host

@@ -13,7 +13,7 @@ from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciFunction
 from dma_rehearsal.guest.drivers.platform.refusals import Announce
 from dma_rehearsal.guest.drivers.vfio import Container, VfioFunction
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import Attest
 from dma_rehearsal.guest.testkit.iommu import Anonymous, KernelLog
 
 pytestmark = [pytest.mark.iommu, pytest.mark.promise("IOMMU denial")]

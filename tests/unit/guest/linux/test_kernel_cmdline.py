@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's command line says of the device, and how that device is found."""
+"""The words on the kernel command line: the device, how it is found, and the soak run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.guest.drivers import exerciser
 from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.linux import kernel_cmdline
-from dma_rehearsal.guest.linux.kernel_cmdline import Announced, announced
-from dma_rehearsal.host_harness.machine.kernel_cmdline import device_parameters
+from dma_rehearsal.guest.linux.kernel_cmdline import (
+    DeviceParameters,
+    device_parameters,
+    repeat_count,
+)
+from dma_rehearsal.host_harness.machine import kernel_cmdline as host_cmdline
 
 
 @pytest.fixture
@@ -22,20 +26,20 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
-    assert announced() == Announced(0x13B5, 0xED01, 16, None)
+    assert device_parameters() == DeviceParameters(0x13B5, 0xED01, 16, None)
     line.write_text("quiet panic=-1 rehearsal.shells=4\n")
-    assert announced().is_plain
+    assert device_parameters().is_plain
 
 
 def test_words_of_the_harness_are_understood(line: Path) -> None:
     found = profile.find("coherent-64")
-    line.write_text(f"quiet {' '.join(device_parameters(found))} x=1\n")
+    line.write_text(f"quiet {' '.join(host_cmdline.device_parameters(found))} x=1\n")
     segments = frozenset({"segments"})
-    assert announced() == Announced(0x8086, 0x10FB, 64, found.crc32, True, segments)
-    assert not announced().is_plain
-    line.write_text(" ".join(device_parameters(profile.find("soc-30"))))
-    assert announced().limits == {"addresses", "segments"}
-    assert not announced().coherent
+    assert device_parameters() == DeviceParameters(0x8086, 0x10FB, 64, found.crc32, True, segments)
+    assert not device_parameters().is_plain
+    line.write_text(" ".join(host_cmdline.device_parameters(profile.find("soc-30"))))
+    assert device_parameters().limits == {"addresses", "segments"}
+    assert not device_parameters().coherent
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_words_of_the_harness_are_understood(line: Path) -> None:
 def test_word_that_cannot_be_is_named(line: Path, word: str) -> None:
     line.write_text(f"rehearsal.{word}")
     with pytest.raises(ValueError, match=r"write rehearsal\.device=13b5:ed01"):
-        announced()
+        device_parameters()
 
 
 @pytest.mark.parametrize("said", ["", "rehearsal.device=1022:2000"])
@@ -73,3 +77,10 @@ def test_only_a_device_that_the_driver_does_not_know_is_bound(
     exerciser.find()
     assert asked == [(0x1022, 0x2000) if said else (0x13B5, 0xED01)]
     assert bound == [True] * bool(said)
+
+
+def test_tests_repeat_more_in_a_soak_run(line: Path) -> None:
+    line.write_text("quiet rehearsal.soak=0")
+    assert repeat_count(3, 500) == 3
+    line.write_text("quiet rehearsal.soak=1")
+    assert repeat_count(3, 500) == 500

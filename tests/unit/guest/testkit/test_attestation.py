@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.guest.testkit.attestation import SEED, SettingsPlugin
+from dma_rehearsal.guest.session import SETTINGS, SessionSettings, SettingsPlugin
+from dma_rehearsal.guest.testkit import marks
 
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
 import pytest
-from dma_rehearsal.guest.testkit.attestation import SEED, Attest, CheckFailed
+from dma_rehearsal.guest.session import SETTINGS
+from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def attest(request):
 
 @pytest.fixture
 def data(request):
-    return Patterns(request.config.stash[SEED], request.node.nodeid)
+    return Patterns(request.config.stash[SETTINGS].seed, request.node.nodeid)
 """
 
 
@@ -47,11 +49,13 @@ class Reports:
 
 
 def run(pytester: pytest.Pytester, tests: str, seed: int = 7) -> Reports:
-    """Run tests as the agent does, with the settings plugin."""
+    """Run tests as the agent does, with the settings and the marks."""
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(tests)
     reports = Reports()
-    pytester.inline_run("--strict-markers", plugins=[SettingsPlugin(seed), reports])
+    pytester.inline_run(
+        "--strict-markers", plugins=[SettingsPlugin(SessionSettings(seed)), marks, reports]
+    )
     return reports
 
 
@@ -162,7 +166,9 @@ def test_unknown_mark_is_an_error_and_promise_is_known(pytester: pytest.Pytester
         def test_it(request): assert True
         """
     )
-    done = pytester.inline_run("--strict-markers", plugins=[SettingsPlugin(1)])
+    done = pytester.inline_run(
+        "--strict-markers", plugins=[SettingsPlugin(SessionSettings(1)), marks]
+    )
     done.assertoutcome(passed=1)
 
 
@@ -175,7 +181,7 @@ def test_data_replays_by_seed(pytester: pytest.Pytester) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_seed_is_in_the_stash(pytester: pytest.Pytester) -> None:
+def test_settings_are_in_the_stash(pytester: pytest.Pytester) -> None:
     config = pytester.parseconfigure()
-    SettingsPlugin(99).pytest_configure(config)
-    assert config.stash[SEED] == 99
+    SettingsPlugin(SessionSettings(99)).pytest_configure(config)
+    assert config.stash[SETTINGS].seed == 99

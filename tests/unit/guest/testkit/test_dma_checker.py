@@ -15,7 +15,7 @@ from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason, D
 from dma_rehearsal.guest.drivers.exerciser import DmaRecord
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import Bench
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 READ, WRITE = DmaDirection.READ_MEMORY, DmaDirection.WRITE_MEMORY
@@ -173,11 +173,11 @@ def make(capacity: int) -> IOBufferMemoryDescriptor:
 
 
 @contextmanager
-def bench_with(device: ModelDevice) -> Iterator[Bench]:
+def bench_with(device: ModelDevice) -> Iterator[DmaChecker]:
     model: Any = device
     absent: Any = None
     with make(device.buffer_size) as staging:
-        yield Bench(absent, absent, device=model, staging=staging)
+        yield DmaChecker(absent, absent, device=model, staging=staging)
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 4096, 4097, 10001])
@@ -194,22 +194,22 @@ def test_sound_device_passes_both_ways(memory: int, size: int) -> None:
         assert seen.address == buffer.getPhysicalAddress()
 
 
-Move = Callable[[Bench, IOBufferMemoryDescriptor, bytes], object]
+Move = Callable[[DmaChecker, IOBufferMemoryDescriptor, bytes], object]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4097])
 @pytest.mark.parametrize(
     ("broken", "move", "words"),
     [
-        (FlipsRead, Bench.device_reads, "the device's CRC"),
-        (FlipsSecondRead, Bench.device_reads, "the device's CRC"),
-        (FlipsWrite, Bench.device_writes, "the CPU finds other bytes"),
-        (AlwaysReads, Bench.device_writes, "the CPU finds other bytes"),
-        (MovesNothing, Bench.device_reads, "the device's CRC"),
-        (MovesNothing, Bench.device_writes, "the device's CRC"),
-        (AlsoWrites, Bench.device_reads, "a read changed memory"),
-        (Elsewhere, Bench.device_reads, "the device used"),
-        (SaysNo, Bench.device_writes, "reason UNMAPPED"),
+        (FlipsRead, DmaChecker.device_reads, "the device's CRC"),
+        (FlipsSecondRead, DmaChecker.device_reads, "the device's CRC"),
+        (FlipsWrite, DmaChecker.device_writes, "the CPU finds other bytes"),
+        (AlwaysReads, DmaChecker.device_writes, "the CPU finds other bytes"),
+        (MovesNothing, DmaChecker.device_reads, "the device's CRC"),
+        (MovesNothing, DmaChecker.device_writes, "the device's CRC"),
+        (AlsoWrites, DmaChecker.device_reads, "a read changed memory"),
+        (Elsewhere, DmaChecker.device_reads, "the device used"),
+        (SaysNo, DmaChecker.device_writes, "reason UNMAPPED"),
     ],
 )
 def test_wrong_device_is_found(

@@ -12,8 +12,8 @@ import pytest
 from dma_rehearsal.guest.drivers.vfio import Container
 from dma_rehearsal.guest.faults import iommu as iommu_faults
 from dma_rehearsal.guest.faults import registry
-from dma_rehearsal.guest.testkit import iommu
-from dma_rehearsal.guest.testkit.attestation import LEFT_OUT, SettingsPlugin
+from dma_rehearsal.guest.session import LEFT_OUT, SessionSettings, SettingsPlugin
+from dma_rehearsal.guest.testkit import iommu, marks
 from dma_rehearsal.guest.testkit.iommu import KernelLog
 
 FAULT = (
@@ -106,7 +106,8 @@ def test_marks_say_which_machine_a_test_is_for(
     pytester: pytest.Pytester, behind: bool, selected: set[str]
 ) -> None:
     pytester.makepyfile(TESTS)
-    done = pytester.inline_run("--strict-markers", plugins=[SettingsPlugin(1, iommu=behind)])
+    settings = SettingsPlugin(SessionSettings(1, behind_iommu=behind))
+    done = pytester.inline_run("--strict-markers", plugins=[settings, marks])
     assert {each.nodeid.partition("::")[2] for each in done.getreports() if each.passed} >= selected
     done.assertoutcome(passed=2)
     (call,) = done.getcalls("pytest_deselected")

@@ -19,10 +19,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapWriteCombineCache,
 )
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import Bench, MakeBuffer
-from dma_rehearsal.guest.testkit.guarded import Guarded
-from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Guarded, MakeBuffer, NonCoherent
 
 ADDRESS, LENGTH, START, FINISH, STATUS = 0x00, 0x08, 0x0C, 0x10, 0x14
 
@@ -179,6 +176,6 @@ def test_noncoherent_mended(noncoherent: NonCoherent, engine: EngineDriver) -> N
     memory.sync_for_cpu()
 
 
-def test_exercisers_part_buggy(bench: Bench) -> None:
+def test_exercisers_part_buggy(bench: DmaChecker) -> None:
     """Drives what is not there."""
     bench.load(b"1234")

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test kit as a pytest plugin: fixtures, marks, and checks that every guest test gets.
+
+The agent loads it by this name. A pytest on a board loads it with
+``-p dma_rehearsal.guest.testkit.plugin``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.session import SETTINGS, SessionSettings
+from dma_rehearsal.guest.testkit import fixtures, host_witness, marks, transfer_checks
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the session's settings, the defaults without an agent; register the parts."""
+    settings = config.stash.setdefault(SETTINGS, SessionSettings())
+    if settings.place is not None:
+        placement.use(placement.named(settings.place, settings.seed))
+    for part in fixtures, transfer_checks, marks, host_witness:
+        config.pluginmanager.register(part, part.__name__)
