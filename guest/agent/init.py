@@ -41,7 +41,7 @@ SHELL = "/bin/bash"
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
 SHELL_PROFILE = """\
 PS1='guest:\\w# '
-cd /opt/dma-rehearsal/dma_rehearsal/guest
+cd /opt/dma-rehearsal/project 2>/dev/null || cd /opt/dma-rehearsal/dma_rehearsal/guest
 """
 
 _libc = ctypes.CDLL(None, use_errno=True)

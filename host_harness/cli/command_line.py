@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shell_parser = add("shell", "boot the guest and give a login shell in it")
     add_runs(shell_parser)
+    add_tests(shell_parser)
     shell_parser.add_argument(
         "--attach",
         type=Path,
@@ -197,7 +198,7 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         given = _given()
         if given.several_vms:
             raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
-        with Run(given, Progress(), known.runs, shells=True) as run:
+        with Run(given, Progress(), known.runs, tests=_tests(known), shells=True) as run:
             return shell.run(run)
     if known.command == "environment":
         with Run(_given(), Progress(), Path()) as run:

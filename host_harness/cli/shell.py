@@ -23,7 +23,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dma_rehearsal.host_harness.environment.payload import GUEST_FOLDER, SOURCE, is_copied
+from dma_rehearsal.host_harness.environment.payload import (
+    GUEST_FOLDER,
+    SOURCE,
+    GuestTests,
+    is_copied,
+)
 from dma_rehearsal.host_harness.machine.launch import LIVE
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
@@ -42,20 +47,36 @@ def run(run: Run) -> Status:
         folder = run.folder
         if folder is None:
             raise RuntimeError("a booted run has a folder")
+        followers = [Follower(vm), *_of_tests(vm, run.tests)]
+        sources = [follower.source for follower in followers]
         run.progress.note(
-            f"a login shell in the guest; exit or Ctrl-] ends the VM. Edits of {SOURCE / 'guest'} "
-            f"follow.\n  another shell beside it:  dma-rehearsal shell --attach {folder}\n"
+            f"a login shell in the guest; exit or Ctrl-] ends the VM. Edits of "
+            f"{' and '.join(map(str, sources))} follow.\n"
+            f"  another shell beside it:  dma-rehearsal shell --attach {folder}\n"
             f"                            (in a checkout: make shell ATTACH={folder})",
             always=True,
         )
-        follower = Follower(vm)
         with _taken(_facts(folder)) as console:
-            relay(console, vm, follower.look)
+            relay(console, vm, lambda: _look(followers))
         vm.power_off()
     except HarnessError as error:
         run.error = error
         print(f"error: {error}", file=sys.stderr)
     return run.conclude(Status.PASSED, tests=False)
+
+
+def _look(followers: list[Follower]) -> None:
+    for follower in followers:
+        follower.look()
+
+
+def _of_tests(vm: Vm, tests: GuestTests) -> list[Follower]:
+    """Return a follower for each folder of a user's own guest tests."""
+    return [
+        Follower(vm, tests.root / path, f"{tests.root_in_guest}/{path}")
+        for path in tests.files()
+        if (tests.root / path).is_dir()
+    ]
 
 
 def attach(folder: Path) -> Status:
@@ -167,11 +188,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 class Follower:
-    """Copies the files of ``guest/`` that change into a running guest."""
+    """Copies the files of ``source`` that change into a running guest, below ``target`` there."""
 
-    def __init__(self, vm: Vm, source: Path = SOURCE / "guest") -> None:
+    def __init__(
+        self, vm: Vm, source: Path = SOURCE / "guest", target: str = f"/{GUEST_FOLDER}"
+    ) -> None:
         self._vm = vm
-        self._source = source
+        self.source = source
+        self._target = target
         self._known = self._files()
         self._next = 0.0
 
@@ -187,14 +211,14 @@ class Follower:
             data = None
             if name in now:
                 with contextlib.suppress(FileNotFoundError):  # gone again meanwhile
-                    data = base64.b64encode((self._source / name).read_bytes()).decode()
-            self._vm.store(f"/{GUEST_FOLDER}/{name}", data)
+                    data = base64.b64encode((self.source / name).read_bytes()).decode()
+            self._vm.store(f"{self._target}/{name}", data)
         self._known = now
 
     def _files(self) -> dict[str, tuple[int, int]]:
         found = {}
-        for path in self._source.rglob("*"):
-            name = path.relative_to(self._source)
+        for path in self.source.rglob("*"):
+            name = path.relative_to(self.source)
             if is_copied(name) and path.is_file():
                 status = path.stat()
                 found[str(name)] = status.st_mtime_ns, status.st_size

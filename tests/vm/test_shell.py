@@ -21,6 +21,7 @@ from dma_rehearsal.host_harness.cli import shell
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process.errors import UsageError
 from tests.runs import clean_environment
+from tests.unit.docs import tutorial
 
 LIMIT_S = 900  # the first run of a machine makes the environment
 PROMPT = r"guest:\S+# "
@@ -33,11 +34,12 @@ class Terminal:
         self._stack = stack
 
     def start(self, *arguments: str, folder: Path = SOURCE, **settings: str) -> pexpect.spawn[str]:
+        checkout = folder if (folder / "dma_rehearsal").exists() else SOURCE
         child = pexpect.spawn(
             sys.executable,
             ["-m", "dma_rehearsal.host_harness", *arguments],
             cwd=str(folder),
-            env=clean_environment(PYTHONPATH=str(folder), **settings),
+            env=clean_environment(PYTHONPATH=str(checkout), **settings),
             timeout=60,
             encoding="utf-8",
             dimensions=(33, 111),
@@ -100,6 +102,27 @@ def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) ->
     first.sendline("exit")
     finish(first)
     assert not (tmp_path / "runs" / "latest" / "vm.json").exists()
+
+
+@pytest.mark.vm
+def test_shell_has_the_driver_of_a_project(terminal: Terminal, tmp_path: Path) -> None:
+    """As the tutorial has it: its device is there, its driver, and edits of it follow."""
+    tutorial.write(tmp_path)
+    child = terminal.start(
+        *("shell", "--tests", "guest_tests"),
+        folder=tmp_path,
+        ENDPOINT="checksum_device:Checksum",
+    )
+    child.expect(PROMPT, timeout=LIMIT_S)
+    for command in tutorial.shell_commands():
+        child.sendline(command)
+    child.expect_exact("1234:c5c5")
+    child.expect_exact("(<Result.IDLE: 0>, 0, 0)")
+    (tmp_path / "guest_tests" / "mine.py").write_text("print('words', 6 * 7)\n")
+    child.sendline("until test -e mine.py; do sleep 0.2; done; python3 mine.py")
+    child.expect_exact("words 42")
+    child.sendline("exit")
+    finish(child)
 
 
 @pytest.mark.vm

@@ -57,3 +57,10 @@ def write(project: Path) -> None:
         path = project / title
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def shell_commands() -> list[str]:
+    """Return what the tutorial types into the guest's shell."""
+    section = _text().partition("## 9. ")[2].partition("## 10. ")[0]
+    _, commands = re.findall(r"(?:^    \S.*\n)+", section, re.MULTILINE)
+    return [line.strip() for line in commands.splitlines()]
