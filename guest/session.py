@@ -8,15 +8,14 @@ kit by name, as a pytest plugin.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import pytest
 
+from dma_rehearsal.device.layout.result_frames import Message
+
 TESTKIT_PLUGIN: Final = "dma_rehearsal.guest.testkit.plugin"
 """The module of the test kit that is a pytest plugin."""
-
-Message = dict[str, Any]
-"""A JSON object with a "type", as it goes over the result channel."""
 
 
 class HostLink(Protocol):

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's end of the result channel: framed, numbered and checksummed JSON over a port.
+"""The guest's end of the result channel; ``device/layout/result_frames.py`` describes its frames.
 
-The host's end is ``host_harness/machine/channel.py``; a test holds both against each other.
+The host's end is ``host_harness/machine/channel.py``.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from dma_rehearsal.guest.session import Message as Message
-
-HEADER = struct.Struct("<4sIII")
-MAGIC = b"DMR1"
-MAX_PAYLOAD = 16 << 20
-PROTOCOL = 3
-PORT_NAME = "org.dma-rehearsal.results"
+from dma_rehearsal.device.layout.result_frames import (
+    HEADER,
+    PORT_NAME,
+    FrameError,
+    Header,
+    Message,
+    MessageTooLong,
+    encode,
+)
 
 
 class ChannelError(Exception):
@@ -35,11 +34,11 @@ class ChannelCorrupt(ChannelError):
 
 
 def frame(message: Message, sequence: int) -> bytes:
-    """Return the frame of a message; what JSON has no form for goes as its repr()."""
-    payload = json.dumps(message, default=repr).encode()
-    if len(payload) > MAX_PAYLOAD:
-        raise ChannelError(f"a message of {len(payload)} bytes, above {MAX_PAYLOAD}")
-    return HEADER.pack(MAGIC, len(payload), sequence, zlib.crc32(payload)) + payload
+    """Return the frame of a message; a value that JSON has no form for goes as its repr()."""
+    try:
+        return encode(message, sequence, default=repr)
+    except MessageTooLong as error:
+        raise ChannelError(str(error)) from error
 
 
 class Channel:
@@ -84,23 +83,12 @@ class Channel:
 
         `ChannelCorrupt` names what is wrong with its frame.
         """
-        magic, length, sequence, checksum = HEADER.unpack(self._exactly(HEADER.size))
-        if magic != MAGIC:
-            raise ChannelCorrupt(f"a frame starts with {magic!r}, not {MAGIC!r}")
-        if length > MAX_PAYLOAD:
-            raise ChannelCorrupt(f"a frame announces {length} bytes, above {MAX_PAYLOAD}")
-        if sequence != self._received:
-            raise ChannelCorrupt(f"frame {self._received} is missing: got frame {sequence}")
-        payload = self._exactly(length)
-        if zlib.crc32(payload) != checksum:
-            raise ChannelCorrupt(f"frame {sequence}: the checksum of {length} bytes is wrong")
-        self._received += 1
         try:
-            message = json.loads(payload)
-        except ValueError as error:
-            raise ChannelCorrupt(f"frame {sequence} is no JSON: {error}") from error
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise ChannelCorrupt(f"frame {sequence} has no type")
+            header = Header.parse(self._exactly(HEADER.size), self._received)
+            message = header.decode(self._exactly(header.length))
+        except FrameError as error:
+            raise ChannelCorrupt(str(error)) from error
+        self._received += 1
         if kind is not None and message["type"] != kind:
             raise ChannelError(f"the host sent {message['type']} where {kind} was expected")
         return message

@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from dma_rehearsal.guest.agent.channel import ChannelError, Message
+from dma_rehearsal.device.layout.result_frames import Message
+from dma_rehearsal.guest.agent.channel import ChannelError
 
 _OUTPUT_MAX = 4 << 20  # bytes of each stream; a frame holds 16 MiB
 

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.layout.result_frames import PROTOCOL
 from dma_rehearsal.guest.agent import pytest_session, session_process
-from dma_rehearsal.guest.agent.channel import PROTOCOL, Channel, ChannelError, find_port
+from dma_rehearsal.guest.agent.channel import Channel, ChannelError, find_port
 
 
 def serve(channel: Channel) -> int:

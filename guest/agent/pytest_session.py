@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import pytest
 
+from dma_rehearsal.device.layout.result_frames import Message
 from dma_rehearsal.guest.agent import host_requests
-from dma_rehearsal.guest.agent.channel import Channel, ChannelError, Message
+from dma_rehearsal.guest.agent.channel import Channel, ChannelError
 from dma_rehearsal.guest.agent.hang import HangPlugin
 from dma_rehearsal.guest.agent.sibling_modules import SiblingModules
 from dma_rehearsal.guest.session import (

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dma_rehearsal.guest.agent.channel import HEADER, Channel, Message
+from dma_rehearsal.device.layout.result_frames import HEADER, Message
+from dma_rehearsal.guest.agent.channel import Channel
 from dma_rehearsal.guest.session import marked_promises
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
 

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from dma_rehearsal.device.layout.result_frames import PORT_NAME
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.machine import guest_memory
 
-RESULTS_PORT = "org.dma-rehearsal.results"
 # QEMU's docs/specs/pvpanic.rst; guest/testkit/host_witness.py writes to it.
 PANIC_PORT = 0x505
 _CPUS = 2
@@ -86,7 +86,7 @@ def command(
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
         *("-device", "virtio-serial-pci"),
-        *("-device", f"virtserialport,chardev=results,name={RESULTS_PORT}"),
+        *("-device", f"virtserialport,chardev=results,name={PORT_NAME}"),
         *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
         *(_IOMMU if iommu else ()),
         *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0")),

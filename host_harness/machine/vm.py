@@ -16,14 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dma_rehearsal.device.layout.result_frames import PROTOCOL, FrameError, Message
 from dma_rehearsal.host_harness.machine import device_process, exit_reasons
-from dma_rehearsal.host_harness.machine.channel import (
-    PROTOCOL,
-    Channel,
-    ChannelBroken,
-    Message,
-    cleaned,
-)
+from dma_rehearsal.host_harness.machine.channel import Channel, cleaned
 from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
@@ -129,7 +124,7 @@ class Vm:
         """
         try:
             message = self.channel.take()
-        except ChannelBroken as error:
+        except FrameError as error:
             raise self.lost(phase, f"the result channel is corrupted: {error}") from error
         if message is None:
             self.unread = False

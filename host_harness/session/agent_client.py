@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.device.layout.result_frames import Message
 from dma_rehearsal.host_harness.environment.payload import GuestTests
-from dma_rehearsal.host_harness.machine.channel import GuestProtocolError, Message
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from dma_rehearsal.host_harness.session import guest_protocol

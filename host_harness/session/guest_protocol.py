@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from dma_rehearsal.host_harness.machine.channel import GuestProtocolError, Message
+from dma_rehearsal.device.layout.result_frames import Message
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.process.plain_text import printable
 from dma_rehearsal.host_harness.verdict.failed_report import is_subtest
 

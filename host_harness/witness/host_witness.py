@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from dma_rehearsal.host_harness.machine.channel import GuestProtocolError, Message
+from dma_rehearsal.device.layout.result_frames import Message
+from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory, NoMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.process.errors import NoVerdict

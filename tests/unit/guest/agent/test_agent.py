@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.machine.channel import HEADER, MAGIC, PROTOCOL, Channel, Message
+from dma_rehearsal.device.layout.result_frames import HEADER, MAGIC, PROTOCOL, Message
+from dma_rehearsal.host_harness.machine.channel import Channel
 
 ROOT = Path(__file__).resolve().parents[4]
 GUEST = ROOT / "guest"
