@@ -60,8 +60,8 @@ test: lint units ## all tests: lint, units, the server against a raw client, who
 	@$(PYTHON) -m pytest -q -m vm $(ARGS)
 
 lint: setup
-	@$(VENV)/bin/ruff format --check $(PACKAGES) examples docs/conf.py
-	@$(VENV)/bin/ruff check $(PACKAGES) examples docs/conf.py
+	@$(VENV)/bin/ruff format --check $(PACKAGES) examples docs/*.py
+	@$(VENV)/bin/ruff check $(PACKAGES) examples docs/*.py
 	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer
 	@$(VENV)/bin/lint-imports --no-cache --no-logo >build/lint-imports.log || { \
 		cat build/lint-imports.log >&2; exit 1; }
@@ -95,8 +95,9 @@ mutants: setup ## N=300 SEED=1 SECONDS=3600 VM=1: change one place of the code a
 faults: setup ## list the named faults: name, status, description
 	@$(PYTHON) -m dma_rehearsal.host_harness faults
 
-docs: setup ## build the documentation into build/site, and check its links
+docs: setup ## build the documentation into build/site; check its links, commands and examples
 	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
+	@$(PYTHON) -m pytest -q tests/unit/docs
 	@echo "build/site/index.html"
 
 dist: setup ## build the wheel and the source archive in build/dist, and check them

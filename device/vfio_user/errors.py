@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong between a client and the server.
+"""Errors between a client and the server.
 
-VfioUserError
-├── LocalProtocolError   we were about to break the protocol
-├── RemoteProtocolError  the client broke it; carries the errno of the reply
-└── MemoryFault          a DMA address cannot be reached
-    ├── Unmapped
-    │   ├── NoDescriptor mapped, but only the client can reach it
-    │   └── WriteOnly    mapped, but not for a device that reads
-    ├── ReadOnly
-    └── ClientFault      the client was asked by message, and refused or was silent
-        └── ClientGone   it disconnected
+The tree of exceptions::
+
+    VfioUserError
+    ├── LocalProtocolError   we were about to break the protocol
+    ├── RemoteProtocolError  the client broke it; carries the errno of the reply
+    └── MemoryFault          a DMA address cannot be reached
+        ├── Unmapped
+        │   ├── NoDescriptor mapped, but only the client can reach it
+        │   └── WriteOnly    mapped, but not for a device that reads
+        ├── ReadOnly
+        └── ClientFault      the client was asked by message, and refused or was silent
+            └── ClientGone   it disconnected
 """
 
 from __future__ import annotations

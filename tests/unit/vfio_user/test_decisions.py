@@ -166,7 +166,7 @@ def _mask_by_eventfd(bench: Bench) -> None:
     bench.client.set_irqs(EVENTFD | MASK, Irq.INTX, 0, 1, descriptors=[bench.memory])
 
 
-@case("SET_IRQS: a descriptor that is no eventfd")
+@case("SET_IRQS: a descriptor that is not an eventfd")
 def _no_eventfd(bench: Bench) -> None:
     bench.client.set_irqs(EVENTFD | TRIGGER, Irq.INTX, 0, 1, descriptors=[bench.memory])
 
