@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from _pytest.mark import KeywordMatcher
+from _pytest.mark.expression import Expression
 
 from dma_rehearsal.device.layout import PLATFORM_DEVICE_ID
 from dma_rehearsal.guest.drivers import edu, exerciser, interrupts
@@ -31,6 +33,19 @@ from tests.inprocess.rig.machine import PAT, Driver, Machine
 from tests.inprocess.rig.verdict import Outcome
 
 MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
+_SUITE = SOURCE / "dma_rehearsal" / "guest" / "suite"
+# The keywords of each file's tests, as `-k` sees them; collected once in a process.
+_keywords: dict[Path, list[KeywordMatcher]] = {}
+
+
+class _Collected:
+    """A plugin that keeps the keywords of all tests, those that a machine leaves out included."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep them, file by file."""
+        for item in items:
+            _keywords.setdefault(item.path, []).append(KeywordMatcher.from_item(item))
 
 
 class Rig:
@@ -50,10 +65,32 @@ class Rig:
     ) -> Outcome:
         """Run the suite, or what ``args`` select of it, on a machine of this kind.
 
-        ``tests``: a file of other guest tests in its place.
+        ``tests``: a file of other guest tests in its place. Where ``args`` begin with ``-k``, only
+        the files that have such a test are collected, which takes most of a small run's time.
         """
+        files = [tests or _SUITE]
+        if tests is None and args[:1] == ("-k",):
+            files = self._files_of(args[1])
+        return self._run_on(kind, files, args, seed, plugins)
+
+    def _files_of(self, keywords: str) -> list[Path]:
+        """Return the files of the suite with a test that ``-k`` selects; all where it has none."""
+        if not _keywords:
+            self._run_on(Machine, [_SUITE], ("--collect-only",), 7, [_Collected()])
+        selects = Expression.compile(keywords).evaluate
+        found = [path for path, tests in _keywords.items() if any(map(selects, tests))]
+        return found or [_SUITE]
+
+    def _run_on(
+        self,
+        kind: type[Machine],
+        files: Sequence[Path],
+        args: tuple[str, ...],
+        seed: int,
+        plugins: Sequence[object],
+    ) -> Outcome:
         machine = kind(self._pytester.path)
-        self._tests, self._plugins = tests or SOURCE / "dma_rehearsal" / "guest" / "suite", plugins
+        self._files, self._plugins = files, plugins
         wait = interrupts.Interrupt.wait
 
         def wait_on(interrupt: interrupts.Interrupt, timeout: float) -> int:
@@ -98,7 +135,7 @@ class Rig:
             # The rest is not looked at here, and costs more than the tests do.
             *("-p", "no:terminal", "-p", "no:hypothesispytest", "--assert=plain"),
             *("-p", "no:cacheprovider", "--strict-markers", "-m", "not kernel"),
-            *(str(self._tests), *args),
+            *(*map(str, self._files), *args),
             plugins=[
                 *(SettingsPlugin(SessionSettings(seed)), plugin, outcome, *self._plugins),
                 _HostPlugin(machine),
