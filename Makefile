@@ -33,7 +33,7 @@ $(error nothing reads $(UNKNOWN)=; next: $(if $(ALIKE),write $(ALIKE)=,make help
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm test-order shell soak doctor test test-matrix lint units fuzz flood bench interop \
+.PHONY: help setup test-vm test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
 	faults docs dist lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
@@ -56,8 +56,13 @@ doctor: ## say what this machine has and lacks for a run; makes nothing
 	@$(NEED_PYTHON)
 	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.cli.doctor
 
-test: lint units ## all tests: lint, units, the server against a raw client, whole VMs
-	@$(PYTHON) -m pytest -q -m vm $(ARGS)
+test: setup ## lint, units, and a whole VM of each kind; about 10 minutes on two cores; ARGS="-k alignment"
+	@$(PYTHON) -m dma_rehearsal.host_harness environment
+	@$(PYTHON) -m tests.stages test $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+test-all: setup ## make test and all that it leaves out: each VM and example, the matrix, orders, fuzzing, docs
+	@$(PYTHON) -m dma_rehearsal.host_harness environment
+	@$(PYTHON) -m tests.stages test-all $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 lint: setup
 	@$(VENV)/bin/ruff format --check $(PACKAGES) examples docs/*.py
@@ -66,8 +71,8 @@ lint: setup
 	@$(VENV)/bin/lint-imports --no-cache --no-logo >build/lint-imports.log || { \
 		cat build/lint-imports.log >&2; exit 1; }
 
-units: setup
-	@$(PYTHON) -m pytest -q -m "not vm and not matrix"
+units: setup ## the tests that boot no VM
+	@$(PYTHON) -m pytest -q -m "not vm and not matrix" -n $(or $(JOBS),auto) --dist worksteal $(ARGS)
 
 test-matrix: setup ## every profile, coherent and not, IOMMU and not, several VMs at a time; ARGS="-k isa-24"
 	@$(PYTHON) -m dma_rehearsal.host_harness environment

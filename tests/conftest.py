@@ -8,18 +8,16 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from dma_rehearsal.host_harness.process import janitor
+from tests import generated
 
-# How long an example takes is the machine's load, and no test's matter.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+generated.register_profiles()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that the Makefile selects by; take Ctrl-C, as children do then.
+    """Register the marks that tests/stages.py selects by; take Ctrl-C, as children do then.
 
     A shell starts a job in the background with SIGINT ignored, and that is inherited.
     """
@@ -29,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "matrix: a cell of the matrix of profiles (make test-matrix)"
     )
+    config.addinivalue_line("markers", "alone: measures time, so nothing may run beside it")
+    config.addinivalue_line("markers", "full: left out of make test; make test-all runs it")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.options.run_options import OPTIONS
+from dma_rehearsal.host_harness.process import children
 
 LIMIT_S = 900  # the first run of a machine makes the environment
 # What each VM of a run leaves, the first in the run's folder.
@@ -45,25 +47,46 @@ def run(runs: Path, *arguments: str, **settings: str) -> Run:
 
 def run_in(project: Path, runs: Path, *arguments: str, **settings: str) -> Run:
     """Run the harness in a project of one's own, as `run` does in the checkout."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "dma_rehearsal.host_harness",
-            "test",
-            "--runs",
-            str(runs),
-            *arguments,
-        ],
-        cwd=project,
-        env=clean_environment(**settings) | {"PYTHONPATH": str(SOURCE)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
+    command = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--runs", str(runs)]
+    done = call([*command, *arguments], project, **settings, PYTHONPATH=str(SOURCE))
+    return Run(done.returncode, done.stdout, done.stderr, runs / "latest")
+
+
+def run_order(folder: Path, *arguments: str, **settings: str) -> CompletedProcess[str]:
+    """Compare the verdicts of the tests in ``folder`` in two orders, with a fixed seed."""
+    command = [sys.executable, "-m", "dma_rehearsal.host_harness", "order", *arguments]
+    return call(command, folder, PYTHONPATH=str(SOURCE), SEED="7", **settings)
+
+
+def call(argv: Sequence[str | Path], folder: Path, **settings: str) -> CompletedProcess[str]:
+    """Run a command with these options of a run, and print what it says.
+
+    It dies with this process, which may be a worker of pytest-xdist.
+    """
+    done = children.run(
+        list(map(str, argv)),
+        cwd=folder,
+        environment=clean_environment(**settings),
+        timeout_s=LIMIT_S,
     )
     print(done.stdout, done.stderr, sep="\n")
-    return Run(done.returncode, done.stdout, done.stderr, runs / "latest")
+    return done
+
+
+def check(done: Run, status: int) -> None:
+    """Check that a run says its status in each of the three places."""
+    assert done.status == status
+    assert done.output.splitlines()[-1] == f"status {status}"
+    assert (done.folder / "status").read_text() == f"{status}\n"
+
+
+def runs_after_a_pass(folder: Path) -> Path:
+    """Return a folder of runs whose last one passed: the next must not be taken for it."""
+    old = folder / "runs" / "20200101-000000-1"
+    old.mkdir(parents=True)
+    (old / "status").write_text("0\n")
+    (old.parent / "latest").symlink_to(old.name)
+    return old.parent
 
 
 def clean_environment(**settings: str) -> dict[str, str]:

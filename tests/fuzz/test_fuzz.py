@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile streams and hostile memory: every target of ``fuzz.py``, for a while.
+"""Hostile streams and hostile memory: each target of ``make fuzz``, with a number of examples.
 
-Hypothesis looks for small failures; the fixed inputs of the fuzzer give the number. ``make fuzz``
-goes on for as long as it is told.
+Hypothesis looks for small failures; the fixed inputs of the fuzzer give the number.
 """
 
 from __future__ import annotations
@@ -24,11 +23,14 @@ from dma_rehearsal.device.endpoints.registers import Access, Register
 from dma_rehearsal.device.pci.config import Command, Identity
 from tests.fuzz import fuzzer, targets
 from tests.fuzz.exerciser_target import write
+from tests.generated import examples
 from tests.unit.vfio_user.endpoint import Reg
 
-# 21,000 in all; one of the exerciser's is some hundred messages.
+# 21,000 in all with the profile "full"; one of the exerciser's is some hundred messages.
 EXAMPLES = dict.fromkeys(targets.TARGETS, 4000) | {"any_exerciser": 1000}
-LIMITS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+LIMITS = settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def mappings() -> int:
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_many(target: str) -> None:
     before = mappings()
-    fuzzer.examples(targets.TARGETS[target], EXAMPLES[target], seed=1)
+    fuzzer.examples(targets.TARGETS[target], examples(EXAMPLES[target]), seed=1)
     assert mappings() == before, "mappings leak"
 
 

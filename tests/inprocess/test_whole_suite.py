@@ -30,6 +30,7 @@ from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PageTableEntry
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
 from dma_rehearsal.guest.testkit.host_witness import HostReport
 from dma_rehearsal.host_harness.faults import find
+from tests import kernel_faults
 from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.host import RigHost
 from tests.inprocess.rig.kernel import KernelFunction
@@ -360,15 +361,12 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
 
 
-# Huge pages, BARs and read-only pages are in no page tables here;
-# tests/unit/device/faults/test_faults.py has these.
-_OF_A_KERNEL = {"witness-misplaces-pat", "witness-ignores-mtrrs", "witness-ignores-rights"}
-
-
 def _here(name: str) -> bool:
     """Whether a fault acts in this process; one that takes the verdict needs a host of its own."""
     fault = find(name)
-    return name not in _OF_A_KERNEL and not fault.options and fault.status is RunStatus.FAILED
+    return (
+        name not in kernel_faults.WITNESS and not fault.options and fault.status is RunStatus.FAILED
+    )
 
 
 @pytest.mark.parametrize("name", sorted(filter(_here, IMPLEMENTATIONS)))

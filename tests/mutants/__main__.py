@@ -160,6 +160,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--again", action="store_true", help="just those that the last run left")
     parser.add_argument("--area", action="append", help="just this folder or module")
     options = parser.parse_args(argv)
+    os.environ["HYPOTHESIS_PROFILE"] = "full"  # of the tests that judge
     return run(Path.cwd(), options.area or AREAS, options)
 
 

@@ -18,7 +18,7 @@ from tests.mutants.candidates import Candidate
 # The guest's whole suite on the devices' own code, in one process. It is a stage of its own; the
 # other tests beside it run parts of it on devices that are wrong, and would take longer than it.
 SUITE = "tests/inprocess/test_whole_suite.py::test_sound_devices"
-_NOT_UNITS = {"bench", "matrix", "mutants", "suite"}
+_UNITS = "tests/unit"
 _SUITE = "tests/inprocess"
 _LIMIT_S = 1800
 _DIGESTS = "digests"
@@ -77,9 +77,10 @@ class Reach:
 
 
 def folders(root: Path) -> list[str]:
-    """Return the folders of unit tests."""
-    found = sorted(path for path in (root / "tests").iterdir() if any(path.glob("test_*.py")))
-    return [f"tests/{path.name}" for path in found if path.name not in _NOT_UNITS]
+    """Return the folders of unit tests, and modules that lie beside them."""
+    units = root / _UNITS
+    found = [path for path in units.iterdir() if path.is_dir() and any(path.rglob("test_*.py"))]
+    return [str(path.relative_to(root)) for path in sorted([*found, *units.glob("test_*.py")])]
 
 
 def _parts(root: Path) -> list[str]:
@@ -119,7 +120,7 @@ def kept(keep: Path, now: dict[str, str]) -> Reach:
 
 
 def _is_unit(path: Path) -> bool:
-    return path.match("tests/*/test_*.py") and path.parts[1] not in _NOT_UNITS
+    return path.match("test_*.py") and path.is_relative_to(_UNITS)
 
 
 def _kept(keep: Path) -> dict[str, str]:
@@ -134,7 +135,7 @@ def _file(keep: Path, name: str) -> Path:
 
 def _measure(folder: Path, name: str, watched: list[str], keep: Path) -> None:
     part = _file(keep, name).with_suffix(".part")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not vm and not matrix"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not vm"]
     command += [
         "-p",
         "tests.mutants.reach_plugin",

@@ -6,11 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.runs import run_in
-
-pytestmark = pytest.mark.vm
 
 TESTS = Path(__file__).parent / "guest_tests"
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every fault that can be, in one VM for its kind: set, noticed by the guest, cleared, gone."""
+"""Faults that share a VM with others: each is set, noticed by the guest, cleared, and gone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from _pytest.mark import ParameterSet
 
+from dma_rehearsal.device.layout.faults import Component
 from dma_rehearsal.host_harness.faults import FAULTS, Fault, find
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
+from tests import kernel_faults
 from tests.vm.one_vm import OneSession, OneVm, check_gone, notice, one_vm
-
-pytestmark = pytest.mark.vm
 
 SWITCHABLE = [fault for fault in FAULTS if fault.switchable and not fault.options]
 OF_A_SESSION = [fault for fault in FAULTS if fault.of_a_session and not fault.options]
@@ -22,6 +23,33 @@ IOMMU = [
     for fault in FAULTS
     if (fault.switchable or fault.of_a_session) and fault.options == {"iommu": "intel"}
 ]
+
+
+_PLAIN, _IOMMU = (pytest.mark.xdist_group(name) for name in ("one VM", "one VM, IOMMU"))
+
+
+def _gate() -> set[str]:
+    """Return the names of the faults in `make test`.
+
+    They are the driver's, those that only a kernel shows, and of the others the first for each set
+    of files of the guest's tests.
+    """
+    first: dict[tuple[str, ...], str] = {}
+    for fault in SWITCHABLE:
+        if fault.component.in_device:
+            first.setdefault(fault.tests, fault.name)
+    driver = {fault.name for fault in SWITCHABLE if fault.component is Component.DRIVER}
+    at_collection = {fault.name for fault in OF_A_SESSION if fault.at_collection}
+    return {*first.values(), *driver, *at_collection, *kernel_faults.KERNEL, "allocator-misaligned"}
+
+
+def marked(faults: Sequence[Fault]) -> list[ParameterSet]:
+    """Return the faults as parameters: those outside the gate are for `make test-all`."""
+    gate = _gate()
+    return [
+        pytest.param(fault, marks=() if fault.name in gate else pytest.mark.full, id=fault.name)
+        for fault in faults
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +82,11 @@ def without_addresses(ledger: Ledger) -> list[tuple[str, str, str]]:
     ]
 
 
+@_PLAIN
 class TestSwitchable:
     """Faults of devices and driver, set and cleared in the midst of one session."""
 
-    @pytest.mark.parametrize("fault", SWITCHABLE, ids=lambda fault: fault.name)
+    @pytest.mark.parametrize("fault", marked(SWITCHABLE))
     def test_fault_is_noticed_and_gone(
         self, plain_vm: OneVm, session: OneSession, fault: Fault
     ) -> None:
@@ -104,11 +133,13 @@ def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
         check_gone(sound, noticed)
 
 
-@pytest.mark.parametrize("fault", OF_A_SESSION, ids=lambda fault: fault.name)
+@_PLAIN
+@pytest.mark.parametrize("fault", marked(OF_A_SESSION))
 def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault) -> None:
     _noticed_and_gone(plain_vm, fault)
 
 
+@_IOMMU
 @pytest.mark.parametrize("fault", IOMMU, ids=lambda fault: fault.name)
 def test_fault_behind_an_iommu_is_noticed_and_gone(iommu_vm: OneVm, fault: Fault) -> None:
     _noticed_and_gone(iommu_vm, fault)

@@ -6,11 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.runs import run_in
-
-pytestmark = pytest.mark.vm
 
 # A folder without a conftest of the host's above it.
 TESTS = Path(__file__).parent / "guest_tests"

@@ -19,8 +19,6 @@ from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session.run import Run
 from tests.runs import run
 
-pytestmark = pytest.mark.vm
-
 PROMPT_S = 2.0
 
 SYSRQ = "echo 1 > /proc/sys/kernel/sysrq; sleep 0.5; echo {} > /proc/sysrq-trigger; sleep 60"
@@ -52,8 +50,18 @@ LOSSES: list[tuple[str, Callable[[Vm], object], str]] = [
 ]
 
 
+# In each run of `make test`; the others have a test on processes in place of a VM's, too.
+_GATE = ("panic", "agent", "environment", "device up", "QEMU up", "kernel", "test")
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name in _GATE else [pytest.mark.full]
+
+
+@pytest.mark.alone
 @pytest.mark.parametrize(
-    ("lose", "words"), [each[1:] for each in LOSSES], ids=[e[0] for e in LOSSES]
+    ("lose", "words"),
+    [pytest.param(lose, words, marks=_marks(name), id=name) for name, lose, words in LOSSES],
 )
 def test_loss_is_named(vm: Vm, lose: Callable[[Vm], object], words: str) -> None:
     lose(vm)
@@ -83,7 +91,7 @@ def test_every_phase_has_a_test() -> None:
     assert set(SHORT) == set(deadlines.DEFAULTS_S) - {"kept"}
 
 
-@pytest.mark.parametrize("phase", SHORT)
+@pytest.mark.parametrize("phase", [pytest.param(each, marks=_marks(each)) for each in SHORT])
 def test_deadline_that_passes_names_its_phase(phase: str, tmp_path: Path) -> None:
     done = run(tmp_path, "-k", "test_in_out", DEADLINE=f"{phase}={SHORT[phase]}")
     assert done.status == 4

@@ -11,8 +11,6 @@ import pytest
 
 from tests.runs import Run, run_in
 
-pytestmark = pytest.mark.vm
-
 TESTS = Path(__file__).parent / "guest_tests" / "mistakes"
 
 # What the report of each test with a mistake says.
@@ -89,6 +87,7 @@ def test_dma_after_the_last_test_fails_the_run(tmp_path: Path) -> None:
     assert done.status == 1
 
 
+@pytest.mark.full
 def test_bug_of_a_model_takes_the_verdict_of_the_test_that_met_it(tmp_path: Path) -> None:
     project = shutil.copytree(TESTS, tmp_path / "project")
     broken = "test_engine.py::test_direction_mended"

@@ -8,48 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.session import verdict_record
-from tests.runs import clean_environment
-
-pytestmark = pytest.mark.vm
-
-LIMIT_S = 900
-PLUGIN = "dma_rehearsal.host_harness.pytest_plugin"
+from tests.runs import call
+from tests.vm.project import pytest_in
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of the example project."""
-    return Path(shutil.copytree(SOURCE / "examples" / "driver_project", tmp_path / "my driver"))
-
-
-def call(
-    argv: Sequence[str | Path], folder: Path, **settings: str
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        list(map(str, argv)),
-        cwd=folder,
-        env=clean_environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    print(done.stdout, done.stderr, sep="\n")
-    return done
-
-
-def pytest_in(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "pytest", "-p", PLUGIN, *arguments]
-    return call(argv, project, PYTHONPATH=str(SOURCE))
-
-
+@pytest.mark.full
 def test_guest_tests_of_another_project(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests", "--vm-seed=77")
     assert done.returncode == 0
@@ -78,6 +47,7 @@ def test_fixtures_boot_a_vm_of_their_own(project: Path) -> None:
     assert (project / "build" / "runs" / "latest" / "status").read_text() == "0\n"
 
 
+@pytest.mark.full
 def test_broken_promise_fails_and_its_replay_fails_again(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests", "--vm-fault=device-write-flip")
     assert done.returncode == 1
@@ -126,12 +96,14 @@ def test_mistake_that_no_test_looks_for_fails_the_run(project: Path) -> None:
     assert "missing: a second sync_for_device(), after the store" in done.stdout
 
 
+@pytest.mark.full
 def test_lost_run_is_no_failed_test(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests", "--vm-fault=tests-overcounted")
     assert done.returncode == pytest.ExitCode.INTERNAL_ERROR
     assert "no verdict: shutdown: the guest says that it ran 3 tests" in done.stdout
 
 
+@pytest.mark.full
 def test_hung_test_ends_with_the_code_of_no_verdict(project: Path) -> None:
     """And not with that of a user's Ctrl-C: docs/statuses.md."""
     hangs = "import time\n\ndef test_hangs():\n    time.sleep(1e6)\n"

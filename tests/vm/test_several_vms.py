@@ -15,12 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.runs import LIMIT_S, OF_A_VM, Run, run
-from tests.vm.test_leftovers import Harness, harness
-from tests.vm.test_plugin import project, pytest_in
-
-__all__ = ["harness", "project"]  # fixtures
-
-pytestmark = pytest.mark.vm
+from tests.vm.harness import Harness
+from tests.vm.project import pytest_in
 
 
 def where(done: Run) -> Counter[str]:
@@ -58,6 +54,7 @@ def test_two_vms_share_the_tests(tmp_path: Path) -> None:
     assert len(lines) == shares.total()
 
 
+@pytest.mark.full
 def test_stop_at_the_first_failure_keeps_a_whole_record(tmp_path: Path) -> None:
     """What ran on the other VM at that moment is told as well, so no count is wrong."""
     done = run(tmp_path, "-x", "-k", "test_in", VMS="2", FAULT="device-write-flip")
@@ -69,6 +66,7 @@ def test_stop_at_the_first_failure_keeps_a_whole_record(tmp_path: Path) -> None:
     assert "VMS=2" in done.output.splitlines()[-2], "the replay command"
 
 
+@pytest.mark.full
 def test_loss_of_one_is_no_verdict_and_leaves_nothing(harness: Callable[..., Harness]) -> None:
     started = harness("suite/test_direction.py", VMS="2")
     started.await_text(b"PASSED")
@@ -97,6 +95,7 @@ def _command_line(process: Path) -> bytes:
         return b""
 
 
+@pytest.mark.full
 def test_killed_harness_leaves_neither(harness: Callable[..., Harness]) -> None:
     started = harness("suite/test_direction.py", VMS="2")
     started.await_text(b"PASSED")
@@ -124,6 +123,7 @@ def test_guests_that_collect_different_tests_are_no_verdict(project: Path) -> No
     assert "no verdict: collection: the guests do not collect the same tests" in done.stdout
 
 
+@pytest.mark.full
 def test_hosts_tests_come_before_those_that_are_shared(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests", "tests", "--vm-vms=2", "-v")
     assert done.returncode == 0

@@ -17,9 +17,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from dma_rehearsal.host_harness.cli import shell
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from dma_rehearsal.host_harness.process.errors import UsageError
 from tests.runs import clean_environment
 from tests.unit.docs import tutorial
 
@@ -62,7 +60,6 @@ def finish(child: pexpect.spawn[str], status: int = 0) -> None:
     assert child.exitstatus == status
 
 
-@pytest.mark.vm
 def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     for name in ("device", "dma_rehearsal", "guest", "host_harness"):
@@ -104,7 +101,6 @@ def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) ->
     assert not (tmp_path / "runs" / "latest" / "vm.json").exists()
 
 
-@pytest.mark.vm
 def test_shell_has_the_driver_of_a_project(terminal: Terminal, tmp_path: Path) -> None:
     """As the tutorial has it: its device is there, its driver, and edits of it follow."""
     tutorial.write(tmp_path)
@@ -125,7 +121,6 @@ def test_shell_has_the_driver_of_a_project(terminal: Terminal, tmp_path: Path) -
     finish(child)
 
 
-@pytest.mark.vm
 def test_kept_vm_can_be_entered_and_debugged(terminal: Terminal, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     kept = terminal.start(
@@ -167,41 +162,3 @@ def test_kept_vm_can_be_entered_and_debugged(terminal: Terminal, tmp_path: Path)
     kept.expect_exact("the kept VM ends")
     finish(kept)
     assert not stub.parent.exists()
-
-
-def test_attaching_to_nothing_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no VM that has shells"):
-        shell.attach(tmp_path)
-
-
-def test_no_shell_is_taken_twice(tmp_path: Path) -> None:
-    paths = [tmp_path / "shell0", tmp_path / "shell1"]
-    with ExitStack() as stack:
-        for path in paths:
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(str(path))
-            listener.listen(4)
-        facts = {"pid": 1, "gdb": None, "shells": list(map(str, paths))}
-        (tmp_path / "vm.json").write_text(json.dumps(facts))
-        found = shell._facts(tmp_path)
-        peers = [
-            stack.enter_context(shell._taken(found)).getpeername(),
-            stack.enter_context(shell._taken(found)).getpeername(),
-        ]
-        assert peers == list(map(str, paths))
-        with pytest.raises(UsageError, match="in use"), shell._taken(found):
-            pass
-
-
-def test_marks_end_is_found_wherever_it_is_cut() -> None:
-    whole = b"logout\r\n" + shell.SHELL_ENDED
-    for cut in range(len(whole) + 1):
-        shown, held, ended = shell._until_end(whole[:cut])
-        more, _, ended_later = shell._until_end(held + whole[cut:])
-        assert (ended or ended_later, shown + (b"" if ended else more)) == (True, b"logout\r\n")
-    assert shell._until_end(b"\x1b[0m text") == (b"\x1b[0m text", b"", False)
-
-
-def test_both_sides_know_the_same_mark() -> None:
-    source = (SOURCE / "guest" / "agent" / "init.py").read_text()
-    assert f"SHELL_ENDED = {shell.SHELL_ENDED!r}".replace("'", '"') in source

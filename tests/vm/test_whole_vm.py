@@ -14,7 +14,11 @@ import pytest
 from dma_rehearsal.device.layout.faults import FAULTS, Fault, RunStatus
 from tests.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 
-pytestmark = pytest.mark.vm
+# The clean run is shared, so one worker has all of its tests.
+_CLEAN = pytest.mark.xdist_group("clean run")
+# In each run of `make test`: a fault that ends the device, one on the channel, one of the kernel's
+# log. The others are noticed in process, or in the VM of test_faults_in_one_vm.py.
+_GATE = ("device-hangs", "report-corrupted", "iommu-record-lost")
 
 OF_A_RUN = {
     *(
@@ -35,6 +39,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory.mktemp("runs"), SEED="0x5eed")
 
 
+@_CLEAN
 def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
     assert clean.status == 0
     assert clean.output.splitlines()[-1] == "status 0"
@@ -51,6 +56,7 @@ def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
     }
 
 
+@_CLEAN
 def test_clean_run_has_the_host_look_at_a_buffer_of_each_mode(clean: Run) -> None:
     agreed = {
         row["facts"]["mode"]
@@ -64,6 +70,7 @@ def test_clean_run_has_the_host_look_at_a_buffer_of_each_mode(clean: Run) -> Non
     assert "agreed by" in clean.output
 
 
+@_CLEAN
 def test_clean_run_leaves_every_artefact(clean: Run) -> None:
     facts = clean.attestations
     others = {f"vm{number}" for number in range(2, facts["vms"] + 1)}
@@ -89,6 +96,7 @@ def test_clean_run_leaves_every_artefact(clean: Run) -> None:
     assert sum(map(len, traces)) > facts["passed"]
 
 
+@_CLEAN
 def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
     facts = clean.attestations
     assert f"{facts['passed']} passed, 0 failed" in clean.output
@@ -96,6 +104,7 @@ def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
     assert "unattested" not in clean.output
 
 
+@_CLEAN
 def test_clean_run_in_a_log_has_plain_lines_phase_by_phase_and_test_by_test(clean: Run) -> None:
     assert "\x1b" not in clean.output + clean.errors
     assert "\r" not in clean.output + clean.errors
@@ -146,7 +155,12 @@ def _of_its_own(fault: Fault) -> bool:
 
 
 @pytest.mark.parametrize(
-    "fault", [each for each in FAULTS if _of_its_own(each)], ids=lambda fault: fault.name
+    "fault",
+    [
+        pytest.param(each, marks=() if each.name in _GATE else pytest.mark.full, id=each.name)
+        for each in FAULTS
+        if _of_its_own(each)
+    ],
 )
 def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     done = run(tmp_path, *(f"suite/{each}" for each in fault.tests), FAULT=fault.name)
@@ -186,6 +200,7 @@ def test_failed_run_can_be_replayed_from_its_folder(tmp_path: Path) -> None:
     assert rows[0]["seed"] == rows[1]["seed"]
 
 
+@pytest.mark.full
 def test_selection_works_as_in_pytest(tmp_path: Path) -> None:
     done = run(tmp_path, "-q", "-k", "test_bus_master")
     assert done.status == 0
@@ -198,6 +213,7 @@ def test_nothing_selected_is_a_usage_error(tmp_path: Path) -> None:
     assert run(tmp_path, "-k", "no_such_test").status == 2
 
 
+@pytest.mark.full
 def test_path_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     done = run(tmp_path, "suite/test_nothing.py")
     assert done.status == 2

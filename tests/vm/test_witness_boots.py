@@ -21,8 +21,6 @@ from dma_rehearsal.host_harness.witness import host_witness
 from tests.runs import Run, run
 from tests.vm import migration_stream
 
-pytestmark = pytest.mark.vm
-
 MODES = {
     *("kIOMapDefaultCache", "kIOMapInhibitCache", "kIOMapWriteThruCache"),
     *("kIOMapCopybackCache", "kIOMapWriteCombineCache"),
@@ -99,6 +97,7 @@ def without_us(tmp_path: Path) -> Iterator[Monitor]:
             build_cache.release()
 
 
+@pytest.mark.full
 def test_pat_and_mtrrs_are_what_a_host_can_read_elsewhere(
     without_us: Monitor, tmp_path: Path
 ) -> None:

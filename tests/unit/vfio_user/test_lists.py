@@ -24,6 +24,7 @@ from dma_rehearsal.device.vfio_user import messages as wire
 from dma_rehearsal.device.vfio_user.connection import Connection
 from dma_rehearsal.device.vfio_user.framing import Message
 from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Feature, FeatureFlag, Flags, Header
+from tests.generated import examples
 
 PAGE = 4096
 FIRST, SECOND, READ_ONLY, BARE = 0x10000, 0x12000, 0x14000, 0x15000  # two pages, two, one, one
@@ -125,7 +126,7 @@ def outcome(work: Callable[[], list[bytes] | None]) -> tuple[DmaReason, list[byt
         return refusal.reason, None
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(RANGES)
 def test_reading_a_list_is_reading_one_by_one(shared: Rig, ranges: list[tuple[int, int]]) -> None:
     shared.fill(PATTERN)
@@ -137,7 +138,7 @@ def test_reading_a_list_is_reading_one_by_one(shared: Rig, ranges: list[tuple[in
     assert list(bus.transactions) == transactions
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(RANGES)
 def test_writing_a_list_is_writing_one_by_one_or_nothing(
     shared: Rig, ranges: list[tuple[int, int]]

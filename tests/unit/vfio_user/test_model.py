@@ -19,6 +19,7 @@ from dma_rehearsal.device.vfio_user.errors import (
     RemoteProtocolError,
     Unmapped,
 )
+from tests.generated import examples
 
 PAGE = 4096
 PAGES = 24
@@ -115,4 +116,4 @@ class DmaMapAgainstPages(RuleBasedStateMachine):
 
 
 TestDmaMap = DmaMapAgainstPages.TestCase
-TestDmaMap.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestDmaMap.settings = settings(max_examples=examples(100), stateful_step_count=30, deadline=None)

@@ -26,6 +26,7 @@ from dma_rehearsal.device.vfio_user.messages import (
 )
 from dma_rehearsal.device.vfio_user.migration import path
 from tests.fuzz.targets import ENDPOINT, framed
+from tests.generated import examples
 from tests.unit.vfio_user.endpoint import BUFFER, STATE, Prober, Reg
 
 PAGE = 4096
@@ -248,7 +249,7 @@ class Stream(RuleBasedStateMachine):
 
 TestStream = Stream.TestCase
 TestStream.settings = settings(
-    max_examples=120,
+    max_examples=examples(120),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

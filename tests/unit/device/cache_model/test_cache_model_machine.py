@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.generated import examples
 from tests.unit.device.cache_model.cache_sequences import Pair, Steps, setting
 
 
@@ -32,4 +33,6 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestCacheMachine.settings = settings(
+    max_examples=examples(150), stateful_step_count=25, deadline=None
+)

@@ -9,6 +9,7 @@ import pytest
 
 from dma_rehearsal.device.cache_model.model import CacheModel
 from dma_rehearsal.device.faults.cache_model import MODELS
+from tests.generated import examples
 from tests.unit.device.cache_model.cache_sequences import (
     Difference,
     Pair,
@@ -18,7 +19,7 @@ from tests.unit.device.cache_model.cache_sequences import (
     setting,
 )
 
-SEQUENCES = 12_000
+SEQUENCES = 12_000  # with the profile "full"
 PARTS = 12
 _STEPS = 12
 
@@ -59,7 +60,7 @@ def shortest(chosen: Setting, steps: list[Step], model: type[CacheModel] = Cache
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_model_is_its_reference(part: int) -> None:
-    each = SEQUENCES // PARTS
+    each = examples(SEQUENCES) // PARTS
     for seed in range(part * each, (part + 1) * each):
         chosen, steps = sequence(seed)
         if difference(chosen, steps) is not None:

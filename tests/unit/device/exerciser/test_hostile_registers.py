@@ -15,6 +15,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaReason, Ext, Plat, Reg
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
+from tests.generated import examples
 from tests.unit.device.fakes import BASE, FakeClient, answer, read32
 
 words = (
@@ -35,7 +36,7 @@ anything = st.tuples(st.integers(0, 7), st.integers(0, 0xFFF), st.binary(min_siz
 accesses = st.lists(interesting | anything, max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(accesses)
 def test_exerciser_answers(order: list[tuple[int, int, bytes]]) -> None:
     exerciser = Exerciser(Trace(), buffer_size=4096, capabilities=tuple(OptionalCapability))

@@ -25,6 +25,7 @@ from dma_rehearsal.device.layout import (
     RingStatus,
 )
 from dma_rehearsal.device.trace import Trace
+from tests.generated import examples
 from tests.unit.device.fakes import (
     BASE,
     READ_ONLY_BASE,
@@ -313,7 +314,7 @@ descriptors = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(descriptors, min_size=8, max_size=8),
     st.lists(st.integers(0, 9), max_size=6),

@@ -108,7 +108,13 @@ def dump(folder: Path, *options: str) -> str:
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(each, marks=() if each == "exerciser" else pytest.mark.full)
+        for each in VARIANTS
+    ],
+)
 def test_as_the_guest_sees_it(tmp_path: Path, variant: str) -> None:
     served = [f"--vm-endpoint={VARIANTS[variant]}"] if VARIANTS[variant] else []
     found = dump(tmp_path, *served)
@@ -120,6 +126,7 @@ def test_as_the_guest_sees_it(tmp_path: Path, variant: str) -> None:
 
 
 @pytest.mark.vm
+@pytest.mark.full
 def test_capability_that_is_hidden_is_named(tmp_path: Path) -> None:
     found = dump(tmp_path, "--vm-fault=device-capability-hidden")
     assert missing(found, GOLDEN.read_text()) == ["Capabilities: [7c] Power Management version 3"]

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection, ProtectionStatus
 from dma_rehearsal.device.platform.protection import Coverage, Grant, Protection, ProtectionError
+from tests.generated import examples
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 IN_OUT = IN | OUT
@@ -129,7 +130,7 @@ class AgainstEveryByte(RuleBasedStateMachine):
 
 
 TestAgainstEveryByte = AgainstEveryByte.TestCase
-TestAgainstEveryByte.settings = settings(max_examples=150, deadline=None)
+TestAgainstEveryByte.settings = settings(max_examples=examples(150), deadline=None)
 
 ranges = st.lists(
     st.tuples(st.integers(0, 30), st.integers(1, 10)).map(lambda each: (each[0], sum(each)))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from dma_rehearsal.device.layout.result_frames import HEADER, MAGIC, MAX_PAYLOAD, PORT_NAME
 from dma_rehearsal.guest.agent import channel as guest
 from dma_rehearsal.host_harness.machine import channel as host
+from tests.generated import examples
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_port_that_is_gone_is_an_error() -> None:
         os.close(writer)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise(data: bytes) -> None:
     """Whatever arrives, the channel gives a message or raises ChannelError."""

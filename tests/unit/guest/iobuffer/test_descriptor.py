@@ -51,6 +51,7 @@ from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
+from tests.generated import examples
 from tests.unit.guest.memory_pool import MemoryPool, make
 
 MIB = 1 << 20
@@ -113,7 +114,7 @@ def test_free_memory_is_back_exactly(main: MemoryPool) -> None:
         max_size=40,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_any_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int, bool]]
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dma_rehearsal.device.layout.result_frames import HEADER, MAGIC, MAX_PAYLOAD, FrameError
 from dma_rehearsal.host_harness.machine.channel import Channel
+from tests.generated import examples
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_all_that_has_arrived_is_taken_at_once(ends: tuple[Channel, socket.socke
     assert channel.take() == message
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise(data: bytes) -> None:
     """Whatever arrives, the channel waits for more, gives a message or raises FrameError."""

@@ -156,6 +156,7 @@ LOSSES: list[tuple[Callable[[Stage], object], str]] = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("loss", "words"), LOSSES, ids=[words[:40] for _, words in LOSSES])
 def test_loss_is_named_at_once(stage: Stage, loss: Callable[[Stage], object], words: str) -> None:
     happened: list[float] = []
@@ -187,6 +188,7 @@ def test_kernel_that_does_not_come_up(stage: Stage) -> None:
     stage.vm.await_kernel()
 
 
+@pytest.mark.alone
 def test_loss_of_another_vm_is_named_at_once(stage: Stage, other: Stage) -> None:
     other.vm.subject = "suite/test_x.py::test_x"
     timer = threading.Timer(0.1, other.vm.qemu.kill)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError
 from dma_rehearsal.guest.iobuffer.base.ranges import RangeAllocator, align_down, align_up
+from tests.generated import examples
 
 SPACE = 96
 UNKNOWN, FREE, TAKEN = range(3)
@@ -93,7 +94,7 @@ class RangesMachine(RuleBasedStateMachine):
 
 
 TestRanges = RangesMachine.TestCase
-TestRanges.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRanges.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize(("size", "alignment"), [(0, 1), (-1, 1), (1, 0), (1, 3), (1, -2)])

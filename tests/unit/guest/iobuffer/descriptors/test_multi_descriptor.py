@@ -39,6 +39,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMem
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.iobuffer.os import kernel, user_memory, virtual_memory
+from tests.generated import examples
 from tests.unit.guest.scattered import IN, IN_OUT, OUT, Bus, PurgeableMemory, Scattered
 
 A, B = 0x2000_0000, 0x3000_0000
@@ -485,7 +486,7 @@ def test_entries_that_are_several(bus: Bus) -> None:
     st.integers(0, PAGE - 1),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_part_of_any_entries(
     shape: list[tuple[int, bool]], skip: int, data: st.DataObject
 ) -> None:

@@ -37,6 +37,7 @@ from dma_rehearsal.guest.iobuffer.dma.command import (
     kForceDoubleBuffer,
 )
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from tests.generated import examples
 from tests.unit.guest.memory_pool import MemoryPool, make
 from tests.unit.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
 
@@ -186,7 +187,7 @@ def check_limits(segments: list[Segment], limit: dict[str, int]) -> None:
     number=st.integers(1, 9),
     force=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_any_memory_within_any_limits(
     limit: dict[str, int],
     shape: tuple[list[int], int, int],
@@ -724,7 +725,7 @@ def test_bounce_memory_comes_from_a_physical_mask(
 
 
 @given(limit=limits(), shape=memories(), most=st.integers(1, 4), transfer=st.integers(0, 3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_transfers(
     limit: dict[str, int], shape: tuple[list[int], int, int], most: int, transfer: int
 ) -> None:

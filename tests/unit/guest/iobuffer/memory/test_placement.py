@@ -24,13 +24,16 @@ from dma_rehearsal.guest.iobuffer.memory import placement, pool_registry
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
 from dma_rehearsal.guest.iobuffer.memory.placement import HOSTILE, KIND, Hostile, Policy
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request
+from tests.generated import examples
 from tests.unit.guest.memory_pool import MemoryPool, make
 
 CARRY = 1 << 32
 LINE = 64
 MIB = 1 << 20
 SHARED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each fault of the guest that needs no kernel is noticed by the guest's suite in this process."""
+
+from __future__ import annotations
+
+import pytest
+
+from dma_rehearsal.device.layout.faults import FAULTS, Component, Fault
+from dma_rehearsal.guest.faults import registry
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from tests import kernel_faults
+from tests.inprocess.restored import restored
+from tests.inprocess.rig.machine import Machine
+from tests.inprocess.rig.suite_run import Rig
+from tests.inprocess.test_whole_suite import hasten
+
+pytest_plugins = ["pytester"]
+
+SUITE = SOURCE / "dma_rehearsal" / "guest" / "suite"
+ALLOCATOR = [fault for fault in FAULTS if fault.component is Component.ALLOCATOR]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [each for each in ALLOCATOR if each.name not in kernel_faults.ALLOCATOR],
+    ids=lambda fault: fault.name,
+)
+def test_fault_breaks_its_promise(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    hasten(monkeypatch)
+    broken: set[str] = set()
+    complaints: list[str] = []
+    for name in fault.tests:
+        with restored("dma_rehearsal.guest"):
+            registry.patch(fault.name)
+            ledger = Rig(pytester, monkeypatch).run(Machine, tests=SUITE / name).ledger
+        broken.update(row.promise for row in ledger.promises if row.verdict == fault.verdict)
+        complaints += ledger.complaints()
+    assert broken >= set(fault.promises) - kernel_faults.PROMISES
+    assert broken
+    assert fault.message in "\n".join(complaints)
+
+
+def test_the_list_of_those_that_need_a_kernel_names_faults() -> None:
+    assert {fault.name for fault in FAULTS} >= kernel_faults.KERNEL
