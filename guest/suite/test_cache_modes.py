@@ -5,37 +5,21 @@ from __future__ import annotations
 
 import pytest
 
-from dma_rehearsal.device.layout import MemoryType
 from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBusyError,
     IOOptions,
     kIODirectionInOut,
-    kIOMapCopybackCache,
-    kIOMapDefaultCache,
-    kIOMapInhibitCache,
-    kIOMapWriteCombineCache,
-    kIOMapWriteThruCache,
 )
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
+from dma_rehearsal.guest.testkit.cache_modes import MODES, modes
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
-MODES = {
-    "kIOMapDefaultCache": (kIOMapDefaultCache, MemoryType.WB),
-    "kIOMapInhibitCache": (kIOMapInhibitCache, MemoryType.UC),
-    "kIOMapWriteThruCache": (kIOMapWriteThruCache, MemoryType.WT),
-    "kIOMapCopybackCache": (kIOMapCopybackCache, MemoryType.WB),
-    "kIOMapWriteCombineCache": (kIOMapWriteCombineCache, MemoryType.WC),
-}
 SIZES = (1, 4096, 1024001)
-
-modes = pytest.mark.parametrize(
-    "mode", [pytest.param(name, marks=pytest.mark.promise(name)) for name in MODES]
-)
 
 
 @modes

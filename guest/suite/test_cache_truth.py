@@ -17,7 +17,6 @@ from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBufferMemoryDescriptor,
     IODirection,
-    IOOptions,
     kernel_task,
     kIODirectionIn,
     kIODirectionInOut,
@@ -27,7 +26,13 @@ from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
 from dma_rehearsal.guest.testkit.config_space import DEVICE_CONTROL, PCI_EXPRESS, word
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent, noncoherent_board
+from dma_rehearsal.guest.testkit.noncoherent import (
+    LINE,
+    NonCoherent,
+    make_owned_by_device,
+    name_bytes,
+    noncoherent_board,
+)
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
@@ -49,22 +54,6 @@ modes = pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.n
 asked = pytest.mark.parametrize("mode", list(NAMES), ids=lambda mode: mode.name)
 
 
-def make(
-    board: NonCoherent, mode: CacheMode, direction: IOOptions | int, old: bytes
-) -> IOBufferMemoryDescriptor:
-    """Make a buffer that the device owns, with ``old`` in memory."""
-    made = board.buffer(IOOptions.of(int(direction) | mode << 8), len(old))
-    made.writeBytes(0, old)
-    made.sync_for_device()
-    return made
-
-
-def told(seen: bytes, old: bytes, new: bytes) -> str:
-    """Say what was seen: old bytes, new ones, or what is neither."""
-    names = {old: "old bytes", new: "new bytes"}
-    return names.get(seen, f"neither old nor new bytes: {difference(new, seen)}")
-
-
 @pytest.mark.promise(PROMISE)
 @pytest.mark.parametrize("synced", [False, True], ids=["without sync", "with sync"])
 @asked
@@ -72,14 +61,14 @@ def test_store_then_no_snoop_read(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode, synced: bool
 ) -> None:
     old, new = data.take(LENGTH), data.take(LENGTH)
-    memory = make(noncoherent, mode, kIODirectionInOut, old)
+    memory = make_owned_by_device(noncoherent, mode, kIODirectionInOut, old)
     memory.writeBytes(0, new)
     if synced:
         memory.sync_for_device()
-    seen = told(noncoherent.reads(memory, 0, LENGTH), old, new)
+    seen = name_bytes(noncoherent.reads(memory, 0, LENGTH), old, new)
     due = "new bytes" if synced or mode in STORES_THROUGH else "old bytes"
     memory.sync_for_device()
-    after = told(noncoherent.reads(memory, 0, LENGTH), old, new)
+    after = name_bytes(noncoherent.reads(memory, 0, LENGTH), old, new)
     attest(
         PROMISE,
         asked=f"{mode.name}: CPU store, {'sync, ' * synced}no-snoop read: {due}",
@@ -98,14 +87,14 @@ def test_no_snoop_write_then_load(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode, synced: bool
 ) -> None:
     old, new = data.take(LENGTH), data.take(LENGTH)
-    memory = make(noncoherent, mode, kIODirectionInOut, old)
+    memory = make_owned_by_device(noncoherent, mode, kIODirectionInOut, old)
     noncoherent.writes(memory, 0, new)
     if synced:
         memory.sync_for_cpu()
-    seen = told(memory.readBytes(0, LENGTH), old, new)
+    seen = name_bytes(memory.readBytes(0, LENGTH), old, new)
     due = "new bytes" if synced or mode in LOADS_THROUGH else "old bytes"
     memory.sync_for_cpu()
-    after = told(memory.readBytes(0, LENGTH), old, new)
+    after = name_bytes(memory.readBytes(0, LENGTH), old, new)
     attest(
         PROMISE,
         asked=f"{mode.name}: no-snoop write, {'sync, ' * synced}CPU load: {due}",
@@ -139,7 +128,7 @@ def transmit(
     memory.writeBytes(0, new)
     if sync_first:
         memory.sync_for_device()
-    seen = told(board.reads(memory, 0, LENGTH, no_snoop=asked), old, new)
+    seen = name_bytes(board.reads(memory, 0, LENGTH, no_snoop=asked), old, new)
     due = "new bytes" if snooped or sync_first or mode in STORES_THROUGH else "old bytes"
     memory.sync_for_device()
     if seen != due:
@@ -160,10 +149,10 @@ def receive(
     board.writes(memory, 0, new, no_snoop=asked)
     if sync_first:
         memory.sync_for_cpu()
-    seen = told(memory.readBytes(0, LENGTH), old, new)
+    seen = name_bytes(memory.readBytes(0, LENGTH), old, new)
     due = "new bytes" if snooped or sync_first or mode in LOADS_THROUGH else "old bytes"
     memory.sync_for_cpu()
-    after = told(memory.readBytes(0, LENGTH), old, new)
+    after = name_bytes(memory.readBytes(0, LENGTH), old, new)
     if (seen, after) != (due, "new bytes"):
         raise CheckFailed(
             f"{mode.name}, snooped {snooped}, sync {'before' if sync_first else 'after'} the load: "
@@ -185,7 +174,7 @@ def test_snoop_and_order_in_each_direction(
 
     Nothing is where the profile says that no cache follows the device.
     """
-    memory = make(noncoherent, mode, direction, data.take(LENGTH))
+    memory = make_owned_by_device(noncoherent, mode, direction, data.take(LENGTH))
     ways = [receive] * bool(int(direction) & 1) + [transmit] * bool(int(direction) & 2)
     cells = list(product(ways, (False, True), (False, True)))
 
@@ -223,7 +212,7 @@ def test_snooped_write_then_no_snoop_read(
 ) -> None:
     """A snooped write reaches memory as well, and takes nothing else of the line along."""
     old, new = data.take(LENGTH), data.take(LINE // 2)
-    memory = make(noncoherent, mode, kIODirectionInOut, old)
+    memory = make_owned_by_device(noncoherent, mode, kIODirectionInOut, old)
     noncoherent.writes(memory, LINE + 7, new, no_snoop=False)
     due = old[: LINE + 7] + new + old[LINE + 7 + len(new) :]
     seen = noncoherent.reads(memory, 0, LENGTH)
@@ -231,7 +220,7 @@ def test_snooped_write_then_no_snoop_read(
     attest(
         PROMISE,
         asked=f"{mode.name}: snooped write of {len(new)} bytes, no-snoop read of the lines",
-        attested=told(seen, old, due),
+        attested=name_bytes(seen, old, due),
         kept=seen == due == loaded,
         reason=f"device: {difference(due, seen)}; CPU: {difference(due, loaded)}",
         evidence="cache",
@@ -271,9 +260,9 @@ def test_buffer_of_the_kernel(noncoherent: NonCoherent, data: Patterns, attest: 
     memory.writeBytes(0, first)
     memory.sync_for_device()
     memory.writeBytes(0, second)
-    stale = told(noncoherent.reads(memory, 0, LENGTH), first, second)
+    stale = name_bytes(noncoherent.reads(memory, 0, LENGTH), first, second)
     memory.sync_for_device()
-    fresh = told(noncoherent.reads(memory, 0, LENGTH), first, second)
+    fresh = name_bytes(noncoherent.reads(memory, 0, LENGTH), first, second)
     attest(
         PROMISE,
         asked="kernel_task: the kernel stores, no-snoop read before and after the sync",
@@ -295,7 +284,7 @@ def test_chance_is_the_seed_s(bench: DmaChecker, data: Patterns, attest: Attest)
     runs = []
     for seed in (5, 5, 6):
         with noncoherent_board(bench, CacheModelMode.SEEDED, seed=seed) as board:
-            memory = make(board, CacheMode.COPYBACK, kIODirectionInOut, old)
+            memory = make_owned_by_device(board, CacheMode.COPYBACK, kIODirectionInOut, old)
             board.writes(memory, 0, new)
             memory.sync_for_device()
             early = memory.readBytes(0, size)

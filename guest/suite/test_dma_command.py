@@ -6,8 +6,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -26,15 +25,16 @@ from dma_rehearsal.guest.iobuffer.base import access_control, mistakes
 from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
 from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, Specification, kForceDoubleBuffer
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
+from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
 from dma_rehearsal.guest.testkit.guarded import Guarded
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted, joined_crc32
+from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 MakeMemory = Callable[..., IOMemoryDescriptor]
 
@@ -48,31 +48,6 @@ PLACES = pytest.mark.parametrize(
     [("main", 128, 0), ("high", 128, SIZE), ("main", 3, SIZE)],
     ids=["in reach", "out of reach", "misaligned"],
 )
-
-
-@contextmanager
-def prepared(memory: IOMemoryDescriptor) -> Iterator[IOMemoryDescriptor]:
-    """Prepare memory for a while."""
-    memory.prepare()
-    try:
-        yield memory
-    finally:
-        memory.complete()
-
-
-def move(bench: DmaChecker, segments: list[Segment], *, write_memory: bool) -> int:
-    """Let the device do the segments, one DMA each; return its CRC-32 over all of them."""
-    position = total = 0
-    for address, length in segments:
-        record = bench.dma(address, length, write_memory=write_memory, offset=position)
-        total = joined_crc32(total, record.crc32, length)
-        position += length
-    return total
-
-
-def described(command: IODMACommand, segments: list[Segment]) -> str:
-    """Return for a table what a command made of its memory."""
-    return f"{len(segments)} segments, {command.bounced} bytes bounced"
 
 
 @pytest.mark.unlimited("segments")
@@ -95,7 +70,7 @@ def test_device_reads(
         command.setMemoryDescriptor(memory, autoPrepare=False)
         command.prepare(offset, SIZE)
         segments, _ = command.genIOVMSegments(0, SIZE)
-        crc, seen = move(bench, segments, write_memory=False), described(command, segments)
+        crc, seen = move_segments(bench, segments, write_memory=False), describe(command, segments)
         as_planned = command.bounced == bounced
     wrong = difference(content, memory.readBytes(offset, SIZE))
     attest(
@@ -128,10 +103,10 @@ def test_device_writes(
         command.setMemoryDescriptor(memory, autoPrepare=False)
         command.prepare(offset, SIZE)
         segments, _ = command.genIOVMSegments(0, SIZE)
-        move(bench, segments, write_memory=True)
+        move_segments(bench, segments, write_memory=True)
         early = difference(content, memory.readBytes(offset, SIZE)) == ""
         peeked = any("that a device wrote for them" in each for each in mistakes.taken())
-        seen, as_planned = described(command, segments), command.bounced == bounced
+        seen, as_planned = describe(command, segments), command.bounced == bounced
         command.complete()
     ends = memory.readBytes(0, offset), memory.readBytes(offset + SIZE, 2 * PAGE - SIZE - offset)
     wrong = difference(content, memory.readBytes(offset, SIZE)) or difference(
@@ -168,7 +143,7 @@ def test_forced_double_buffer(
         command.setMemoryDescriptor(memory)
         command.synchronize(kForceDoubleBuffer | IODirection.kIODirectionOut)
         segments, length = command.gen64IOVMSegments(0, 16)
-        write = move(bench, [(segments[0][0], 4)], write_memory=late)
+        write = move_segments(bench, [(segments[0][0], 4)], write_memory=late)
         before = memory.readBytes(0, 8)
         peeks = mistakes.taken()
         command.clearMemoryDescriptor()
@@ -204,7 +179,7 @@ def test_several_as_one(
         command.setMemoryDescriptor(memory, autoPrepare=False)
         command.prepare(PAGE, 2 * PAGE)
         segments, _ = command.genIOVMSegments(0, 16)
-        crc = move(bench, segments, write_memory=False)
+        crc = move_segments(bench, segments, write_memory=False)
     attest(
         "IOMultiMemoryDescriptor",
         asked="two buffers between guard pages",
@@ -235,7 +210,7 @@ def test_one_mapping_of_several(
     )
     bench.load(content)
     with prepared(memory), memory.map() as mapped:
-        move(bench, [*bench.pieces(memory, len(content))], write_memory=True)
+        move_segments(bench, [*bench.pieces(memory, len(content))], write_memory=True)
         with mapped.view() as view:
             wrong = difference(content, bytes(view))
         place = mapped.getVirtualAddress() % PAGE
@@ -267,7 +242,7 @@ def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> N
         with memory, prepared(memory):
             segments = memory.segments()
             # Pages may happen to lie side by side, which makes one segment across a boundary.
-            move(bench, [*bench.pieces(memory, len(content))], write_memory=True)
+            move_segments(bench, [*bench.pieces(memory, len(content))], write_memory=True)
         found = area[2 * PAGE :] + area[8 : PAGE + 8]
         around = area[:8] + area[PAGE + 8 : 2 * PAGE]
     wrong = difference(content, found) or difference(inverted(bytes(PAGE)), around)

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
 from dma_rehearsal.device.layout import ExerciserBar, Reg
 from dma_rehearsal.guest.drivers.exerciser import Exerciser, IntxInterrupt
-from dma_rehearsal.guest.drivers.interrupts import Interrupt
 from dma_rehearsal.guest.iobuffer import IOBusyError
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts
 from dma_rehearsal.guest.linux import processors
@@ -19,12 +18,18 @@ from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 from dma_rehearsal.guest.session import SETTINGS
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.config_space import MSIX, word
+from dma_rehearsal.guest.testkit.interrupts import (
+    WAIT_S,
+    counts_after_settling,
+    differences,
+    every_vector,
+    settle_msix,
+)
 
 MSIX_CONTROL, FUNCTION_MASK = 0x02, 1 << 14
 GRANTED_MAX = 32  # vectors, by the driver; VFIO grants them all
 HAS = device_parameters().vectors
 TRIED = min(HAS, GRANTED_MAX)  # one by one
-WAIT_S = 5.0  # for what must come; what must not come is fenced, not waited for
 PULSES, PULSE_WAIT_S = 3, 0.5
 STORM = 100  # interrupts; thousands are one, and others may share the line
 
@@ -33,58 +38,6 @@ STORM = 100  # interrupts; thousands are one, and others may share the line
 def granted(pytestconfig: pytest.Config) -> int:
     """How many vectors are due."""
     return HAS if pytestconfig.stash[SETTINGS].behind_iommu else TRIED
-
-
-@contextmanager
-def every_vector(device: Exerciser) -> Iterator[list[Interrupt]]:
-    """Watch all vectors that the kernel granted; `CheckFailed` when MSI-X is not in use."""
-    kind = device.driver.info().interrupts
-    if kind is not Interrupts.MSIX:
-        raise CheckFailed(f"interrupts are by {kind.name}, not by MSI-X")
-    with ExitStack() as stack:
-        yield [stack.enter_context(device.eventfd(vector)) for vector in range(device.vectors)]
-
-
-def settle_msix(device: Exerciser, fence: Interrupt) -> int:
-    """Return when all MSI-X that the device sent is at its eventfds; return the fence's count.
-
-    Messages keep their order, but QEMU hands on what it finds at one time in any order. What was
-    sent before the first message of the fence is found with it at the latest, so it has been handed
-    on when the second is.
-    """
-    count = 0
-    for number in (1, 2):
-        device.interrupt(fence.vector)
-        arrived = fence.wait(WAIT_S)
-        if not arrived:
-            raise CheckFailed(f"vector {fence.vector}, message {number} of the fence: lost")
-        count += arrived
-    processors.run_on_each()
-    return count
-
-
-def counts_after_settling(
-    device: Exerciser, vectors: list[Interrupt], seen: dict[int, int]
-) -> tuple[dict[int, int], dict[int, int]]:
-    """Fence; return each vector's interrupts, the ``seen`` ones too, and those that were due.
-
-    One is due for each vector of ``seen``, and two for the fence.
-    """
-    fence = vectors[1] if 0 in seen else vectors[0]
-    fences = settle_msix(device, fence)
-    counts = {each.vector: each.wait(0) + seen.get(each.vector, 0) for each in vectors}
-    counts[fence.vector] += fences
-    due = {each.vector: 2 * (each is fence) + (each.vector in seen) for each in vectors}
-    return counts, due
-
-
-def differences(counts: dict[int, int], due: dict[int, int]) -> str:
-    """Name the vectors that were signalled more or less often than was due."""
-    return ", ".join(
-        f"vector {vector}: {counts[vector]} and not {due[vector]}"
-        for vector in due
-        if counts[vector] != due[vector]
-    )
 
 
 @pytest.mark.iommu_too

@@ -8,7 +8,7 @@ kernel logs a fault. The host looks for that fault in what the kernel prints.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -17,15 +17,24 @@ from dma_rehearsal.device.layout import DmaReason, Reg
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.drivers.vfio.container import ENTRY_LIMIT
 from dma_rehearsal.guest.drivers.vfio.iova import IovaAllocator
-from dma_rehearsal.guest.iobuffer import IOReturn, IOReturnError, kIODirectionInOut
+from dma_rehearsal.guest.iobuffer import IOReturn, kIODirectionInOut
 from dma_rehearsal.guest.linux.capabilities import CAP_IPC_LOCK, without_capability
-from dma_rehearsal.guest.suite.test_cache_modes import MODES
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import described
 from dma_rehearsal.guest.testkit.buffers import reached_pool
+from dma_rehearsal.guest.testkit.cache_modes import MODES
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapped, Mapper, huge_pages
+from dma_rehearsal.guest.testkit.iokit_errors import refusal
+from dma_rehearsal.guest.testkit.iommu import (
+    HUGE_PAGE,
+    PAGE,
+    Anonymous,
+    Mapped,
+    Mapper,
+    huge_pages,
+    scattered,
+)
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.iommu
@@ -81,21 +90,12 @@ def test_carve_out(
     )
 
 
-def scattered() -> Anonymous:
-    """Return memory whose pages came from the kernel in another order than they lie in."""
-    memory, other = Anonymous(SIZE), Anonymous(SIZE)
-    with memory.view() as view, other.view() as between:
-        for page in (*range(SIZE - PAGE, -1, -2 * PAGE), *range(0, SIZE, 2 * PAGE)):
-            view[page] = between[page] = 1
-    return memory
-
-
 @pytest.mark.promise("IOMMU contiguity")
 def test_one_segment_where_physical_pages_are_many(
     bench: DmaChecker, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
     """Each DMA moves as much as the device can; the witness says that they are not neighbours."""
-    memory = mapper(scattered())
+    memory = mapper(scattered(SIZE))
     expected = data.take(SIZE)
     seen = bench.device_reads(memory, expected)
     runs = bench.witness(memory)
@@ -240,15 +240,6 @@ def test_physical_address(
         denied("write", run.physical, DmaReason.UNMAPPED, write=True)
         denied.memory_intact(view, expected)
     denied.done("the physical address: refused")
-
-
-def refusal(call: Callable[[], object]) -> IOReturnError | None:
-    """Return the error that a call raises."""
-    try:
-        call()
-    except IOReturnError as error:
-        return error
-    return None
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IODMACommand,
     IOGeneralMemoryDescriptor,
-    IOMemoryDescriptor,
     IOReturn,
     current_task,
     kernel_task,
@@ -37,12 +36,12 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.linux.capabilities import CAP_IPC_LOCK, without_capability
-from dma_rehearsal.guest.suite.test_iommu import refusal, scattered
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer, Transferred
-from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit.iokit_errors import refusal
+from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper, scattered
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [pytest.mark.iommu, pytest.mark.any_device]
@@ -71,11 +70,6 @@ KINDS = {
 }
 
 
-def in_order(bench: DmaChecker, memory: IOMemoryDescriptor, content: bytes) -> Transferred:
-    """Let the device stamp each page by bus address; the CPU must find the stamps in order."""
-    return bench.device_writes(memory, content, [PAGE] * (len(content) // PAGE + 1))
-
-
 @pytest.mark.promise(MAPPER)
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_pool(
@@ -88,7 +82,7 @@ def test_any_pool(
     memory.prepare()
     segments = memory.segments()
     read = bench.device_reads(memory, data.take(length))
-    seen = in_order(bench, memory, data.take(length))
+    seen = bench.device_writes_by_page(memory, data.take(length))
     runs = bench.witness(memory)
     memory.complete()
     attest(
@@ -109,7 +103,7 @@ def test_memory_of_no_process(bench: DmaChecker, data: Patterns, attest: Attest)
     with create(kernel_task, kIODirectionInOut | kIOMapWriteCombineCache, length) as memory:
         segments = memory.segments()
         bench.device_reads(memory, data.take(length))
-        seen = in_order(bench, memory, data.take(length))
+        seen = bench.device_writes_by_page(memory, data.take(length))
         attest(
             MAPPER,
             asked=f"{length} bytes in kernel_task",
@@ -123,7 +117,7 @@ def test_memory_of_no_process(bench: DmaChecker, data: Patterns, attest: Attest)
 @pytest.mark.promise(MAPPER)
 def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     """withAddressRange, from the middle of a page on: scattered pages are one segment."""
-    source = scattered()
+    source = scattered(SIZE)
     start, length = source.address + 100, SIZE - PAGE
     with IOGeneralMemoryDescriptor.withAddressRange(
         start, length, kIODirectionInOut, current_task()
@@ -131,7 +125,7 @@ def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> N
         memory.prepare()
         segments = memory.segments()
         bench.device_reads(memory, data.take(length))
-        seen = in_order(bench, memory, data.take(length))
+        seen = bench.device_writes_by_page(memory, data.take(length))
         runs = bench.witness_range(start, length)
         memory.complete()
         after = refusal(memory.segments)
@@ -310,7 +304,7 @@ def test_contiguous_to_the_device(
     pool_registry.wake()  # single frames come free
     memory = buffer(kIODirectionInOut | kIOMemoryPhysicallyContiguous, SIZE, pool="pinned")
     segment = memory.getPhysicalSegment()
-    seen = in_order(bench, memory, data.take(SIZE))
+    seen = bench.device_writes_by_page(memory, data.take(SIZE))
     runs = bench.witness(memory)
     attest(
         CONTIGUOUS,
@@ -328,7 +322,7 @@ def test_contiguous_in_memory(
     """Also behind the mapper; single pages, where that cannot be, are refused."""
     options = kIODirectionInOut | kIOMemoryHostPhysicallyContiguous
     memory = buffer(options, SIZE)
-    seen = in_order(bench, memory, data.take(SIZE))
+    seen = bench.device_writes_by_page(memory, data.take(SIZE))
     runs = bench.witness(memory)
     error = refusal(lambda: create(current_task(), options, SIZE, pool="pinned").release())
     attest(
@@ -375,7 +369,7 @@ def test_mapper_none(
     options, pool = KINDS[kind]
     memory = buffer(options | kIOMemoryMapperNone, SIZE, PAGE, pool=pool)
     bench.device_reads(memory, data.take(SIZE))
-    seen = in_order(bench, memory, data.take(SIZE))
+    seen = bench.device_writes_by_page(memory, data.take(SIZE))
     runs = bench.witness(memory)
     attest(
         NONE,

@@ -22,17 +22,19 @@ from dma_rehearsal.guest.iobuffer import (
     task_of,
 )
 from dma_rehearsal.guest.iobuffer.dma.command import Specification
-from dma_rehearsal.guest.suite.test_cache_truth import make, told
-from dma_rehearsal.guest.suite.test_dma_command import described, move, prepared
-from dma_rehearsal.guest.suite.test_mapper import DENIAL, MAPPER, SIZE, in_order
-from dma_rehearsal.guest.suite.test_tasks import owner_of_buffers
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
 from dma_rehearsal.guest.testkit.iommu import PAGE
-from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
+from dma_rehearsal.guest.testkit.noncoherent import NonCoherent, make_owned_by_device, name_bytes
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.other_task import owner_of_buffers
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+
+SIZE = 16 * PAGE
+MAPPER = "mapper"
+DENIAL = "mapper denial"
 
 pytestmark = [pytest.mark.iommu, pytest.mark.unlimited, pytest.mark.any_device]
 
@@ -48,7 +50,7 @@ def test_command_needs_no_bounce(
     with IODMACommand(Specification.of_device(address_bits=32)) as command:
         command.setMemoryDescriptor(memory)
         segments, _ = command.genIOVMSegments(0, 16)
-        crc, seen = move(bench, segments, write_memory=False), described(command, segments)
+        crc, seen = move_segments(bench, segments, write_memory=False), describe(command, segments)
         bounced = command.bounced
     physical = bench.witness(memory)[0].physical
     attest(
@@ -78,7 +80,7 @@ def test_several_buffers_as_one(
         segments = both.segments()
         length = both.getLength()
         bench.device_reads(both, data.take(length))
-        seen = in_order(bench, both, data.take(length))
+        seen = bench.device_writes_by_page(both, data.take(length))
     attest(
         MAPPER,
         asked=f"{PAGE} bytes of a pageable buffer, then {SIZE} of the carve-out",
@@ -105,7 +107,7 @@ def test_buffer_of_another_process(
         memory.prepare()
         segments = memory.segments()
         content = data.take(SIZE)
-        seen = in_order(bench, memory, content)
+        seen = bench.device_writes_by_page(memory, content)
         other.tell("read")
         wrong = difference(content, other.hear())
         memory.complete()
@@ -145,17 +147,17 @@ def test_syncs_are_of_the_memory(
     """Where the device does not snoop, the mapper changes nothing: syncs are due, and do."""
     sending = direction is kIODirectionOut
     old, new = data.take(PAGE), data.take(PAGE)
-    memory = make(noncoherent, CacheMode.COPYBACK, direction, old)
+    memory = make_owned_by_device(noncoherent, CacheMode.COPYBACK, direction, old)
     if sending:
         memory.writeBytes(0, new)
-        before = told(noncoherent.reads(memory, 0, PAGE), old, new)
+        before = name_bytes(noncoherent.reads(memory, 0, PAGE), old, new)
         memory.sync_for_device()
-        after = told(noncoherent.reads(memory, 0, PAGE), old, new)
+        after = name_bytes(noncoherent.reads(memory, 0, PAGE), old, new)
     else:
         noncoherent.writes(memory, 0, new)
-        before = told(memory.readBytes(0, PAGE), old, new)
+        before = name_bytes(memory.readBytes(0, PAGE), old, new)
         memory.sync_for_cpu()
-        after = told(memory.readBytes(0, PAGE), old, new)
+        after = name_bytes(memory.readBytes(0, PAGE), old, new)
     physical = noncoherent.bench.witness(memory)[0].physical
     attest(
         "cache maintenance",

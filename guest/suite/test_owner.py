@@ -6,7 +6,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +25,7 @@ from dma_rehearsal.guest.iobuffer.os import port_messages
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
@@ -34,7 +33,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 SIZE, PART = 10000, 64
 SHARED = "kIOMemoryKernelUserShared"
 WRONG_WAY, OUTSIDE = DmaReason.PROTECTION_DIRECTION, DmaReason.PROTECTION_OUTSIDE
-Ask = Callable[[], Any]
 
 
 def code_of(call: Callable[..., object], *arguments: object) -> IOReturn:

@@ -33,12 +33,12 @@ from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemo
 from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import MappingOptions, Specification
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
-from dma_rehearsal.guest.suite.test_interrupts import settle_msix
-from dma_rehearsal.guest.suite.test_ring import DESCRIPTOR, WAIT_S, a_ring, rung
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit.interrupts import WAIT_S, settle_msix
 from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
 
 BITS = 32
 NARROW = Specification.of_device(address_bits=BITS)
@@ -189,12 +189,12 @@ def test_whichever_descriptor_asks_for_the_interrupt(
     bench.load(content)
     base, vector = memory.getPhysicalAddress(), min(5, bench.device.vectors - 1)
     with (
-        a_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32, vector=vector) as ring,
+        open_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32, vector=vector) as ring,
         bench.device.eventfd(vector) as interrupt,
     ):
         for index, flag in enumerate(flags):
             ring.put(index, RingDescriptor(base + index * PAGE, step, 0, flag | WRITE))
-        rung(ring, len(flags))
+        run_ring(ring, len(flags))
         # Two messages of one vector may come as one, so the fence is another's.
         count = interrupt.wait(WAIT_S) if due else 0
         with bench.device.eventfd(0) as fence:
@@ -222,11 +222,11 @@ def test_a_list_that_is_longer_than_the_trace_tells(
     memory.writeBytes(0, before)
     bench.load(content)
     base = memory.getPhysicalAddress()
-    with a_ring(bench, buffer(kIODirectionInOut, 512 * DESCRIPTOR), 512) as ring:
+    with open_ring(bench, buffer(kIODirectionInOut, 512 * DESCRIPTOR), 512) as ring:
         for index in range(LISTED):
             flags = WRITE | (CHAIN if index < LISTED - 1 else _NO)
             ring.put(index, RingDescriptor(base + index * 16, 8, index * 8, flags))
-        rung(ring, LISTED)
+        run_ring(ring, LISTED)
         record = bench.device.record(bench.device.dma_count)
     due = bytearray(before)
     for index in range(LISTED):

@@ -14,7 +14,6 @@ from dma_rehearsal.guest.iobuffer import (
     IONotReadyError,
     IOOptions,
     IOReturn,
-    IOReturnError,
     kIODirectionCompleteWithDataValid,
     kIODirectionIn,
     kIODirectionInOut,
@@ -32,21 +31,13 @@ from dma_rehearsal.guest.linux.swap import zram_swap
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.guarded import edges
+from dma_rehearsal.guest.testkit.iokit_errors import code_of
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 
 SIZE = 64 * PAGE + 100
 PAGEABLE = "kIOMemoryPageable"
-
-
-def code_of(call: object, *arguments: object) -> IOReturn:
-    """Return how a call ended."""
-    try:
-        call(*arguments)  # type: ignore[operator]
-    except IOReturnError as error:
-        return error.code
-    return IOReturn.kIOReturnSuccess
 
 
 @pytest.mark.unlimited("addresses")

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -27,14 +26,13 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.buffers import free_sizes
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 
 PROCESSES, ROUNDS = 4, 5
 SIZES = (1, 64, 700, 4096, 5000, 20000, 65536)
-Ask = Callable[[], Any]
 
 
 class Engine:

@@ -16,9 +16,9 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
-from dma_rehearsal.guest.suite.test_prepare import code_of
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer, Transferred
+from dma_rehearsal.guest.testkit.iokit_errors import code_of
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [

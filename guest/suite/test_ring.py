@@ -16,34 +16,14 @@ from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, kIODirectionI
 from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit.interrupts import WAIT_S
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
 
-WAIT_S = 5.0
 AGAIN = 10  # descriptors
 PAGE = 4096
 REWRITTEN_MIN, REWRITTEN_MAX = 100, 4000  # descriptors
-DESCRIPTOR = RingDescriptor.STRUCT.size
 CHAIN, WRITE, INTERRUPT = RingFlag.CHAIN, RingFlag.WRITE_MEMORY, RingFlag.INTERRUPT
-
-
-@contextmanager
-def a_ring(
-    bench: DmaChecker, memory: IOBufferMemoryDescriptor, size: int, *, vector: int = 0
-) -> Iterator[DescriptorRing]:
-    """Have a ring of ``size`` descriptors in a buffer."""
-    address = memory.getPhysicalAddress()
-    with (
-        memory.view() as view,
-        DescriptorRing(bench.device, view, address, size, vector=vector) as ring,
-    ):
-        yield ring
-
-
-def rung(ring: DescriptorRing, tail: int, completion: int | None = None) -> None:
-    """Ring the doorbell; all must be run."""
-    status, done = ring.doorbell(tail), ring.completion
-    if status is not RingStatus.OK or done != (tail if completion is None else completion):
-        raise CheckFailed(f"doorbell {tail}: {status.name}, completion index {done}")
 
 
 @pytest.mark.promise("descriptor ring")
@@ -61,7 +41,7 @@ def test_scatter_and_gather(
             view[:] = piece
     vector = min(5, bench.device.vectors - 1)
     with (
-        a_ring(bench, buffer(kIODirectionInOut, 256 * DESCRIPTOR), 256, vector=vector) as ring,
+        open_ring(bench, buffer(kIODirectionInOut, 256 * DESCRIPTOR), 256, vector=vector) as ring,
         bench.device.eventfd(vector) as interrupt,
     ):
         records = []
@@ -74,7 +54,7 @@ def test_scatter_and_gather(
                 descriptor = RingDescriptor(place.getPhysicalAddress(), size, offset, flags)
                 ring.put(start + index, descriptor)
                 offset += size
-            rung(ring, start + segments)
+            run_ring(ring, start + segments)
             if not interrupt.wait(WAIT_S):
                 raise CheckFailed("no interrupt at the transfer's end")
             records.append(bench.device.record(bench.device.dma_count))
@@ -107,14 +87,14 @@ def test_thousands_of_descriptors(
     window = bench.device.buffer_size
     content = data.take(min(window, size * each))
     bench.load(content)
-    with a_ring(bench, buffer(kIODirectionInOut, size * DESCRIPTOR), size) as ring:
+    with open_ring(bench, buffer(kIODirectionInOut, size * DESCRIPTOR), size) as ring:
         for index in range(size):
             at = index * each
             ring.put(index, RingDescriptor(base + at, each, at % window, WRITE))
         before = ring.transfers
-        rung(ring, size - 1)
-        rung(ring, AGAIN)
-        rung(ring, AGAIN)
+        run_ring(ring, size - 1)
+        run_ring(ring, AGAIN)
+        run_ring(ring, AGAIN)
         count = ring.transfers - before
     with memory.view() as view:
         wrong = difference(content * (size * each // len(content)), bytes(view))
@@ -172,7 +152,7 @@ def test_bad_descriptors_are_refused_whole(
     seen = []
     vector = min(5, bench.device.vectors - 1)
     with (
-        a_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32, vector=vector) as ring,
+        open_ring(bench, buffer(kIODirectionInOut, 32 * DESCRIPTOR), 32, vector=vector) as ring,
         bench.device.eventfd(vector) as interrupt,
     ):
         for chain, reason in bad:
@@ -189,7 +169,7 @@ def test_bad_descriptors_are_refused_whole(
             seen.append((record.reason, record.moved, halted and ring.completion == 1))
             ring.restart()
         ring.put(0, good)
-        rung(ring, 1)
+        run_ring(ring, 1)
         started = ring.refused is None
     with memory.view() as view:
         wrong = difference(outside, bytes(view))
@@ -251,10 +231,10 @@ def test_ring_that_points_at_itself(
     bench.load(content + evil)
     ring_memory = buffer(kIODirectionInOut, 8 * DESCRIPTOR)
     second = ring_memory.getPhysicalAddress() + DESCRIPTOR
-    with a_ring(bench, ring_memory, 8) as ring:
+    with open_ring(bench, ring_memory, 8) as ring:
         ring.put(0, RingDescriptor(second, DESCRIPTOR, 64, WRITE))
         ring.put(1, RingDescriptor(target.getPhysicalAddress(), 64, 0, WRITE))
-        rung(ring, 2)
+        run_ring(ring, 2)
     with target.view() as view, victim.view() as other:
         wrong = difference(content, bytes(view)) or difference(untouched, bytes(other))
     record = bench.device.record(bench.device.dma_count)
@@ -324,7 +304,7 @@ def test_ring_that_another_cpu_rewrites(
     seen: set[tuple[int, DmaReason, int]] = set()
     ring_memory = buffer(kIODirectionInOut, 2 * DESCRIPTOR)
     count = 0
-    with a_ring(bench, ring_memory, 2) as ring:
+    with open_ring(bench, ring_memory, 2) as ring:
         ring.put(0, good)
         ring.put(1, good)
         with (

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,7 +29,8 @@ from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.buffers import free_sizes
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
+from dma_rehearsal.guest.testkit.other_task import owner_of_buffers
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
@@ -39,7 +39,6 @@ SIZE = 10000
 SHARED = "kIOMemoryKernelUserShared"
 MODES = [mode << 8 for mode in EFFECTIVE]
 MODE_NAMES = [mode.name for mode in EFFECTIVE]
-Ask = Callable[[], Any]
 
 
 @pytest.mark.promise("inTask")
@@ -167,26 +166,6 @@ def test_a_mapping_in_the_kernel_lasts_until_its_unmap(
         reason=f"physical runs of the process {[hex(each) for each in ours]}, of the kernel "
         f"{[hex(each) for each in kernels]}",
     )
-
-
-def owner_of_buffers(ask: Ask) -> Iterator[object]:
-    """In the other process: take buffers that are made here, and say what is in them."""
-    with TaskPort() as port:
-        yield port.handle
-        while (word := ask()) is not None:
-            if word == "receive":
-                memory = port.receive(timeout=30)
-                yield memory.address
-            elif word == "read":
-                with memory.view() as view:
-                    yield bytes(view)
-            elif word == "release":
-                memory.release()
-                yield free_sizes()
-            elif word == "write":
-                with memory.view() as view:
-                    view[:] = ask()
-                yield None
 
 
 @pytest.mark.unlimited("addresses")

@@ -22,6 +22,7 @@ from dma_rehearsal.guest.testkit.patterns import difference, inverted, joined_cr
 __tracebackhide__ = is_verdict
 
 DMAS_MAX = 64  # for one buffer
+_PAGE = 4096  # bytes
 _PLAIN = DmaCtl(0)
 
 
@@ -327,6 +328,12 @@ class DmaChecker(Board):
                 f"that of the bytes there {zlib.crc32(data):08x}"
             )
         return Transferred(base, position, dmas, total)
+
+    def device_writes_by_page(
+        self, buffer: DmaMemory | IOMemoryDescriptor, data: bytes
+    ) -> Transferred:
+        """As `device_writes`, with a DMA for each page by its bus address, in order."""
+        return self.device_writes(buffer, data, [_PAGE] * (len(data) // _PAGE + 1))
 
     def _in_device(self, data: bytes) -> str:
         """Say where the start of the device's buffer differs from ``data``."""

@@ -52,6 +52,15 @@ class Anonymous:
         return memoryview(self._memory)
 
 
+def scattered(length: int) -> Anonymous:
+    """Return memory whose pages the kernel gave in another order than they lie in."""
+    memory, other = Anonymous(length), Anonymous(length)
+    with memory.view() as view, other.view() as between:
+        for page in (*range(length - PAGE, -1, -2 * PAGE), *range(0, length, 2 * PAGE)):
+            view[page] = between[page] = 1
+    return memory
+
+
 @contextmanager
 def huge_pages(count: int) -> Iterator[None]:
     """Have the kernel keep ``count`` huge pages."""

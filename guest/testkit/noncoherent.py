@@ -22,6 +22,7 @@ from dma_rehearsal.guest.drivers.platform.cache_unit import (
 from dma_rehearsal.guest.drivers.platform.coherence import PlatformCoherence
 from dma_rehearsal.guest.drivers.platform.command import PlatformDeviceError
 from dma_rehearsal.guest.iobuffer import (
+    CacheMode,
     IOBufferMemoryDescriptor,
     IOMemoryDescriptor,
     IOOptions,
@@ -35,6 +36,7 @@ from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
 from dma_rehearsal.guest.testkit.board import Board
 from dma_rehearsal.guest.testkit.buffers import reached_pool
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, dma_checker_of
+from dma_rehearsal.guest.testkit.patterns import difference
 
 __tracebackhide__ = is_verdict
 
@@ -176,3 +178,19 @@ def noncoherent_board(
     finally:
         coherence.use(before)
         unit.configure(CacheModelMode.OFF, line)
+
+
+def make_owned_by_device(
+    board: NonCoherent, mode: CacheMode, direction: IOOptions | int, old: bytes
+) -> IOBufferMemoryDescriptor:
+    """Make a buffer that the device owns, with ``old`` in memory."""
+    made = board.buffer(IOOptions.of(int(direction) | mode << 8), len(old))
+    made.writeBytes(0, old)
+    made.sync_for_device()
+    return made
+
+
+def name_bytes(seen: bytes, old: bytes, new: bytes) -> str:
+    """Return a name for the bytes seen: old bytes, new bytes, or a description of others."""
+    names = {old: "old bytes", new: "new bytes"}
+    return names.get(seen, f"neither old nor new bytes: {difference(new, seen)}")

@@ -20,6 +20,9 @@ _LENGTH: Final = struct.Struct("<I")
 _PATIENCE: Final = 60.0  # seconds
 _LIFETIME: Final = 120  # seconds without a word to or from the test
 
+Ask = Callable[[], Any]
+"""Waits in the other process for what the test tells it, and returns that."""
+
 
 class OtherProcessError(Exception):
     """The other process raised; the message is its traceback."""
@@ -32,7 +35,7 @@ class OtherProcess:
     caller's, modulo all: on another one. A context manager: the end kills the process.
     """
 
-    def __init__(self, body: Callable[[Callable[[], Any]], Any], cpu: int = 1) -> None:
+    def __init__(self, body: Callable[[Ask], Any], cpu: int = 1) -> None:
         self._here, there = socket.socketpair()
         self._here.settimeout(_PATIENCE)
         cpu += processors.current()

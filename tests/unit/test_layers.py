@@ -15,6 +15,7 @@ import pytest
 from importlinter.api import read_configuration
 from importlinter.contracts.acyclic_siblings import AcyclicSiblingsContract
 from importlinter.contracts.forbidden import ForbiddenContract
+from importlinter.contracts.independence import IndependenceContract
 from importlinter.contracts.layers import LayersContract
 from importlinter.domain.contract import Contract
 
@@ -23,6 +24,7 @@ from dma_rehearsal.host_harness.environment.payload import SOURCE
 TYPES: dict[str, type[Contract]] = {
     "acyclic_siblings": AcyclicSiblingsContract,
     "forbidden": ForbiddenContract,
+    "independence": IndependenceContract,
     "layers": LayersContract,
 }
 CONFIGURATION = read_configuration(str(SOURCE / "pyproject.toml"))
@@ -32,6 +34,9 @@ CONTRACTS = {each["id"]: each for each in CONFIGURATION["contracts_options"]}
 FORBIDDEN: dict[str, tuple[str, str]] = {
     "apart-guest": ("guest.drivers.edu", "device.endpoints.registers"),
     "apart-host": ("host_harness.machine.vm", "guest.linux.swap"),
+    "guest-layers": ("guest.drivers.edu", "guest.testkit.patterns"),
+    "agent-alone": ("guest.agent.pytest_session", "guest.testkit.plugin"),
+    "suite-apart": ("guest.suite.test_parts", "guest.suite.test_ring"),
     "vfio-user-alone": ("device.vfio_user.server", "device.trace"),
     "page-walk-alone": ("host_harness.witness.page_walk", "host_harness.process.errors"),
     "witness-device": ("device.platform.witness", "host_harness.witness.page_walk"),
