@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
+"""The harness in any project's pytest: ``pytest --vm path/to/guest_tests``, and fixtures.
 
 Nothing happens unless ``--vm`` is given or a fixture is used. ``vm``, ``guest`` and ``device`` boot
 one VM for the session. Where guest tests run, it is the VM of these tests (the first of several).

@@ -173,7 +173,7 @@ def main(argv: list[str]) -> Status:
 def _given() -> Options:
     for name, meant in run_options.overlooked(os.environ).items():
         print(
-            f"note: nothing reads {name} of the environment; for {meant} see --help",
+            f"note: the environment variable {name} has no effect; for {meant} see --help",
             file=sys.stderr,
         )
     return run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks whether a run works on this machine: a table, a hint for each problem, and a status.
 
-Nothing is made, and nothing has to be installed:
-``python3 -m dma_rehearsal.host_harness.cli.doctor`` needs the
-standard library alone. Every probe is bounded in time.
+It makes nothing, and needs nothing installed: ``python3 -m dma_rehearsal.host_harness.cli.doctor``
+uses the standard library alone. Every probe is bounded in time.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def _fine(subject: str, found: str) -> Row:
 
 
 def architecture() -> Iterator[Row]:
-    """Look at the machine: x86-64 Linux is what a run needs."""
+    """Look at the machine: a run needs x86-64 Linux."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) == ("Linux", "x86_64"):
         yield _fine("architecture", f"{machine}, Linux {platform.release()}")
@@ -134,7 +133,7 @@ def emulator() -> Iterator[Row]:
         yield Row(
             "QEMU",
             Mark.NOTE,
-            "a private one is to be made from Debian's packages",
+            "a private one will be made from Debian's packages",
             "the first run makes it (70 MB to fetch)",
         )
     else:
@@ -159,7 +158,7 @@ def _accelerator(found: qemu.Qemu | None) -> Row:
         chosen, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
     if chosen == "kvm":
         return _fine("accelerator", why)
-    hint = "a run takes some 40 to 70 s when it emulates"
+    hint = "a run takes about 40 to 70 s under emulation"
     if unopened is not None and not wanted:
         hint += "; faster with KVM: load kvm_intel or kvm_amd, and join the group kvm"
     return Row("accelerator", Mark.NOTE, why, hint)
@@ -175,7 +174,7 @@ def way_to_build() -> Iterator[Row]:
     )
     chosen = driver_build.choose()
     forced = f", as {driver_build.SETTING} asks" if driver_build.asked() else ""
-    yield _fine("driver", f"would be built by the way {chosen!s}{forced}")
+    yield _fine("driver", f"would be built in the way {chosen!s}{forced}")
 
 
 def cached_image() -> Iterator[Row]:

@@ -35,8 +35,8 @@ COLLECTED, SHUFFLED, ALONE = "collected", "shuffled", "alone"
 def run(
     given: Options, tests: GuestTests, sample: int, runs: Path, arguments: Sequence[str]
 ) -> Status:
-    """Run the tests in the order of their collection, in one that the seed draws, and ``sample`` of
-    them each in a session of its own; print on which verdicts these do not agree.
+    """Run the tests in collected order, in an order that the seed draws, and ``sample`` of them
+    each in a session of its own; print the tests whose verdicts differ.
 
     ``arguments`` select tests, as pytest's. PASSED when all agree and all tests passed, else
     FAILED. HarnessError when one of the runs has no verdict.

@@ -210,7 +210,7 @@ class Follower:
                 continue
             data = None
             if name in now:
-                with contextlib.suppress(FileNotFoundError):  # gone again meanwhile
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     data = base64.b64encode((self.source / name).read_bytes()).decode()
             self._vm.store(f"{self._target}/{name}", data)
         self._known = now

@@ -96,7 +96,7 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
     """Unpack ``packages`` and all that they depend on into ``target``.
 
     Returns the resolved versions by package name. EnvironmentFailure with the cause when no
-    mirror gave them; OSError ENOSPC when the disk is full.
+    mirror had them; OSError ENOSPC when the disk is full.
     """
     tool = host_tools.path_of("mmdebstrap")
     if not host_tools.KEYRING.exists():

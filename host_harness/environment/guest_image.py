@@ -97,7 +97,7 @@ def _driver_inputs(resolved: dict[str, Any]) -> dict[str, Any]:
         "sources": build_cache.digest_of_files(SOURCE / "guest" / "driver"),
         "format": 2,
     }
-    if (way := driver_build.asked()) is not None:  # a way that is insisted on is really gone
+    if (way := driver_build.asked()) is not None:  # the way that was asked for is really used
         inputs["way"] = way
     return inputs
 
@@ -159,7 +159,7 @@ def kernel_in_cache() -> Path | None:
 def make(progress: Callable[[str], None]) -> Image:
     """Return the guest image, from the cache when its inputs are unchanged.
 
-    EnvironmentFailure when packages cannot be had, the driver does not build, or the kernel and
+    EnvironmentFailure when packages cannot be fetched, the driver does not build, or the kernel and
     the driver do not match.
     """
 
@@ -272,7 +272,7 @@ def _make_driver(
         said = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise EnvironmentFailure(
             f"the guest's driver does not build with {how} ({way}):\n{said}",
-            f"mend guest/driver, or take another way with {driver_build.SETTING}="
+            f"fix guest/driver, or choose another way with {driver_build.SETTING}="
             f"{'|'.join(driver_build.Way)}",
         )
     if re.search(r"\bwarning:", done.stderr):

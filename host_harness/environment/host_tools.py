@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of the host that the harness runs, and the Debian and Ubuntu packages with them."""
+"""The host's programs that the harness runs, and the Debian and Ubuntu packages of each."""
 
 from __future__ import annotations
 

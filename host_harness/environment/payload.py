@@ -39,8 +39,8 @@ class GuestTests:
     """The tests that the guest runs. ``selected`` are pytest's arguments: paths below ``root``.
 
     Node ids start at ``root``, on both sides. ``root`` is this project's ``guest/``, or the root of
-    another project, of which the selected folders are copied; of a file its folder, and those
-    above it that have a conftest.py or are packages.
+    another project. Only the selected folders of that are copied; for a file, its folder and the
+    folders above it that have a conftest.py or are packages.
     """
 
     root: Path = SOURCE / "guest"
@@ -111,7 +111,7 @@ def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
             f"the guest's Python compiled nothing (status {done.returncode}); it said:\n"
             f"{(done.stdout + done.stderr).strip()[-2000:]}",
             "it runs from the unpacked packages by their own loader: remove the cache "
-            "(make clean-cache) and run again; if it stays, this host cannot run it",
+            "(make clean-cache) and run again; if it fails again, this host cannot run it",
         )
 
 

@@ -43,7 +43,7 @@ class Qemu:
 
 
 class NotUsable(Exception):
-    """Why a QEMU cannot be used, in a few words. ``hangs``: it may be the machine's fault."""
+    """A QEMU cannot be used; the message says why. ``hangs``: it may be the machine's fault."""
 
     hangs = False
 
@@ -150,7 +150,7 @@ def _checked(folder: Path) -> Qemu:
 def find(progress: Callable[[str], None]) -> Qemu:
     """Return a QEMU with vfio-user-pci: $QEMU, the one on PATH, or a private one in the cache.
 
-    EnvironmentFailure when $QEMU is set and does not have it, or when none can be had.
+    EnvironmentFailure when $QEMU is set and does not have it, or when none is available.
     """
     if (own := given(progress)) is not None:
         return own
@@ -175,7 +175,7 @@ def find(progress: Callable[[str], None]) -> Qemu:
                 refusals.append(f"the one of Debian {suite}: {error}")
             remove_tree(root)
         raise EnvironmentFailure(
-            "no QEMU with vfio-user-pci can be had:\n" + "\n".join(refusals),
+            "no QEMU with vfio-user-pci is available:\n" + "\n".join(refusals),
             f"{hint or 'run again later'}; or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
         )
 

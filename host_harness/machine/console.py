@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches the guest's console with pexpect, and keeps what it says.
+"""Watches the guest's console with pexpect, and logs it.
 
 It serves people, panics and the kernel's messages about the IOMMU, never results. The log is
 written here and not by QEMU: QEMU (11.1, chardev/char.c) logs a character also when its socket is

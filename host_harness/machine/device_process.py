@@ -41,7 +41,7 @@ def start(
     """
     fault = options.fault
     argv = [
-        # -P: a device.py in the current folder is somebody else's.
+        # -P: modules of the current folder must not hide those of the standard library.
         *(sys.executable, "-P", "-m", "dma_rehearsal.device", "--die-with-stdin"),
         *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
         *("--control-socket", str(platform.with_name(SOCKET))),
@@ -106,7 +106,7 @@ def _endpoint_refused(endpoint: str, log: Path) -> UsageError:
 
 
 def set_fault(path: Path, name: str | None) -> None:
-    """Have the device act with the fault of that name, in place of any other; None: with none.
+    """Set the device's fault, in place of any other; None clears it.
 
     Call it between tests, because transfers in flight end as they began. UsageError when the device
     refuses it, as it does a fault that is not the device's; NoVerdict when it does not answer.

@@ -58,7 +58,7 @@ def available(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/f
 
 
 class NoMemory(Exception):
-    """Nothing but a hole is at a physical address."""
+    """A physical address has no RAM."""
 
 
 class GuestMemory:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a VM: the device process, QEMU, what watches them. Whatever ends the block ends all."""
+"""Starts a VM: the device process, QEMU, and the connections. The end of the block ends all."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class MonitorError(Exception):
 class Monitor:
     """A QMP connection whose asyncio loop runs in a thread of its own.
 
-    Everything that is said goes to ``log`` (qmp.log of the VM's folder). ``panicked`` is an eventfd
+    All messages go to ``log`` (qmp.log of the VM's folder). ``panicked`` is an eventfd
     that counts the panics which the guest reported.
     """
 

@@ -165,7 +165,7 @@ class Vm:
             self.poll(phase, min(remaining, 0.01) if reported else remaining)
 
     def await_ready(self) -> None:
-        """Wait until the guest's agent has said hello, which is kept.
+        """Wait for the hello of the guest's agent, and keep it.
 
         NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
         """

@@ -167,7 +167,7 @@ def parse(given: Mapping[str, str]) -> Options:
         )
     vms = _vms(given.get("vms"))
     if vms and vms > 1 and (gdb or _flag("keep", given)):
-        raise UsageError(f"KEEP and GDB look into one VM, and VMS={vms}", "leave VMS out")
+        raise UsageError(f"KEEP and GDB are for one VM, but VMS={vms}", "leave VMS out")
     return Options(
         accel=accel,
         fault=fault,

@@ -54,7 +54,7 @@ def none() -> dict[str, float]:
 
 
 def wait_limit(seconds: float) -> float | None:
-    """Return a deadline as the calls of the standard library take it: None is for ever."""
+    """Return a deadline as the calls of the standard library take it: None means forever."""
     return None if seconds == math.inf else seconds
 
 

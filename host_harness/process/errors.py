@@ -3,7 +3,7 @@
 
 HarnessError
 ├── UsageError          2  the command line or a setting is wrong
-├── EnvironmentFailure  3  QEMU, the image or a host tool cannot be had
+├── EnvironmentFailure  3  QEMU, the image or a host tool is not available
 └── NoVerdict           4  the VM, the device or the channel was lost before the verdict
 """
 

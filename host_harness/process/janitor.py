@@ -118,7 +118,7 @@ class Janitor:
 
     @contextmanager
     def registrar(self) -> Iterator[Callable[[], None]]:
-        """Give a function for ``Popen(preexec_fn=...)`` that registers the child's own group.
+        """Yield a function for ``Popen(preexec_fn=...)`` that registers the child's own group.
 
         With ``start_new_session=True`` the group is registered before its program runs, so a
         SIGKILL of the harness never misses it. End with ``drop_group``.
@@ -142,7 +142,7 @@ class Janitor:
             self._lines.add(f"group {pgid}")
 
     def drop_group(self, pgid: int) -> None:
-        """Take back the registration of a group that has ended."""
+        """Cancel the registration of a group that has ended."""
         self._tell("-", f"group {pgid}")
 
     @contextmanager
@@ -168,7 +168,7 @@ class Janitor:
                 return
             try:
                 os.write(self._pipe(), os.fsencode(f"{sign}{line}\n"))
-            except BrokenPipeError:  # killed since the look at it
+            except BrokenPipeError:  # killed since the check
                 if self._process is not None:
                     self._process.wait(_CLOSE_WAIT_S)
                 self._start()

@@ -43,7 +43,7 @@ def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -
     """Begin a session of each guest's pytest on ``tests``, which `Vm.end_session` ends.
 
     ``args`` go to that pytest, ``settings`` to the guest's agent. UsageError for arguments that it
-    refuses; NoVerdict when it cannot collect, or two guests have not the same tests.
+    refuses; NoVerdict when it cannot collect, or two guests do not have the same tests.
     """
     request = {
         "args": [*args, *tests.selected],

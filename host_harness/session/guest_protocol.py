@@ -214,7 +214,7 @@ def _skipped(said: object) -> tuple[str, int, str]:
 def check_order(reports: Sequence[pytest.TestReport]) -> None:
     """Refuse reports that are not setup, call (after a setup that passed) and teardown.
 
-    Those of a test's parts (subtests) may stand anywhere.
+    Those of a test's parts (subtests) may be anywhere.
     """
     own = [each for each in reports if not is_subtest(each)]
     seen = [each.when for each in own]

@@ -138,7 +138,7 @@ class GuestSession:
             place=self.run.place,
         )
         if collected.left_out:
-            self.run.progress.line(transient=True)  # pytest is in the midst of its own
+            self.run.progress.line(transient=True)  # pytest is in the middle of a line
             for why, count in sorted(collected.left_out.items()):
                 self.run.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
         self._collected = [item.nodeid for item in collected.items]
@@ -217,7 +217,7 @@ class GuestSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Take note that the user, or a plugin, ended the session where it stood."""
+        """Record that the user, or a plugin, ended the session within a test."""
         # --stepwise and --maxfail also stop it, but between two tests.
         self._interrupted = not isinstance(excinfo.value, pytest.Session.Interrupted)
         if self._interrupted:

@@ -133,10 +133,10 @@ class Run:
         self._environment = found, guest
 
     def boot(self, count: int = 1, *, isolated: bool = False) -> Vm:
-        """Start the VM, after making what it needs, or ``count`` of them at a time.
+        """Start ``count`` VMs, after making what they need; return the first.
 
-        Return the first; the artefacts of others are in folders of their own. ``isolated``: what
-        runs there places itself on the CPUs (`Launch`). HarnessError when one does not come up.
+        The artefacts of the others are in folders of their own. ``isolated``: programs in the
+        guests choose their CPUs (`Launch`). HarnessError when a VM does not come up.
         """
         self.open_folder()
         if self._environment is None:

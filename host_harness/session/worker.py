@@ -128,7 +128,7 @@ class Worker:
         return found
 
     def _look_between(self) -> None:
-        """Take what came while no test ran: the guest's fixtures, a device of its own accord."""
+        """Read the events between tests: from the guest's fixtures, or from a device by itself."""
         events = self._events()
         found = self._evidence(events)
         self._between += found.refusals

@@ -220,7 +220,7 @@ class Evidence:
             self.kinds.add(kind)
 
     def end(self, newest: int) -> None:
-        """Take note of the newest request's number by another witness, when the test ended."""
+        """Record the newest request's number from another witness, at the test's end."""
         if self.newest is not None and newest > self.newest and not self.full:
             self._lacks(self.newest + 1, newest)
             self.newest = newest

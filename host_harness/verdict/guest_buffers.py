@@ -91,7 +91,7 @@ def _wrong(value: object) -> GuestProtocolError:
 
 
 def nearest_to(memory: Sequence[Memory], address: int, sequence: int) -> Memory | None:
-    """Return what had the byte at ``address`` when the request of that number came.
+    """Return the buffer of the byte at ``address`` at the time of the request of that number.
 
     Of several it is the one that was not released by then, else the one released last.
     """

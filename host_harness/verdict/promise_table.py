@@ -57,7 +57,7 @@ class Row(Protocol):
 
 
 def on_terminal() -> bool:
-    """Whether the table goes to a terminal, which shows colours."""
+    """Whether the table goes to a terminal, which can show colours."""
     return sys.stdout.isatty()
 
 

@@ -85,7 +85,7 @@ _REASONS: dict[str, tuple[str, str]] = {
         "generate segments with the device's boundary",
     ),
     "PRP": (
-        "a segment lies in the midst of a page, or leaves a gap",
+        "a segment lies in the middle of a page, or leaves a gap",
         "generate segments by the device's rule: whole pages but for the first and the last",
     ),
     "INJECTED": (

@@ -31,7 +31,7 @@ LOG = "host-witness.jsonl"  # in the VM's folder: what was asked, and what was s
 LENGTH_MAX = 4 << 20  # bytes, each of whose pages costs four reads
 _RANGES_MAX = 64  # pairs of registers
 _FIXED_COUNT = 11
-_NUMBER_BITS = 63  # so that it cannot look negative to anybody
+_NUMBER_BITS = 63  # positive as a signed number, too
 _PHYSICAL_BITS = range(32, 53)
 
 

@@ -62,7 +62,7 @@ def test_fresh_machine_can_run_and_nothing_is_made(cache_root: Path) -> None:
         assert f"\n{subject} " in f"\n{said}"
     for subject in ("namespaces", "driver", "guest image", "cache", "memory"):
         assert f"\n{subject} " in f"\n{said}"
-    assert "private one is to be made" in said
+    assert "private one will be made" in said
     assert "to be made: tree, driver, image" in said
     assert f"{cache_root}: 0 entries" in said
     assert not cache_root.exists()

@@ -92,7 +92,7 @@ def test_without_a_network_no_other_suite_is_tried(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setattr(debian, "unpack", unpack)
     with pytest.raises(
-        EnvironmentFailure, match="no QEMU with vfio-user-pci can be had"
+        EnvironmentFailure, match="no QEMU with vfio-user-pci is available"
     ) as failure:
         qemu.find(lambda _text: None)
     assert "forky packages cannot be fetched: no network" in str(failure.value)
