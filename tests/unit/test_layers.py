@@ -40,6 +40,9 @@ FORBIDDEN: dict[str, tuple[str, str]] = {
     "vfio-user-alone": ("device.vfio_user.server", "device.trace"),
     "page-walk-alone": ("host_harness.witness.page_walk", "host_harness.process.errors"),
     "witness-device": ("device.platform.witness", "host_harness.witness.page_walk"),
+    "host-witness": ("host_harness.witness.host_witness", "device.layout.witness"),
+    "host-layers": ("host_harness.environment.qemu", "host_harness.machine.vm"),
+    "host-circles": ("host_harness.machine.vm", "host_harness.machine.launch"),
 }
 
 
