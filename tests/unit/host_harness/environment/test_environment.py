@@ -471,10 +471,10 @@ def test_host_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 _MAKE_DRIVER = """
 import sys
 from pathlib import Path
-from dma_rehearsal.host_harness import image, kernel_module
+from dma_rehearsal.host_harness.environment import guest_image, kernel_module
 staging, tree = Path(sys.argv[1]), Path(sys.argv[2])
-release = image._release_of_tree(tree)
-print(image._make_driver(tree, release, staging, lambda text: None)["way"])
+release = guest_image._release_of_tree(tree)
+print(guest_image._make_driver(tree, release, staging, lambda text: None)["way"])
 assert kernel_module.vermagic(staging / "dma_rehearsal.ko") == release
 """
 
