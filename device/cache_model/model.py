@@ -31,7 +31,6 @@ from dma_rehearsal.device.cache_model.names import (
     MAX_RETAINED,
     MAX_SHARERS,
     MAX_TRACKED,
-    PAGE,
     PIECE_COST,
     SPAN_COST,
     BadAnnouncement,
@@ -53,6 +52,7 @@ from dma_rehearsal.device.cache_model.reports import ReportKind
 from dma_rehearsal.device.cache_model.rules import Rules
 from dma_rehearsal.device.cache_model.snapshots import Copies
 from dma_rehearsal.device.layout import MemoryType
+from dma_rehearsal.device.layout.page import PAGE
 
 __all__ = ["CacheModel"]
 

@@ -20,7 +20,6 @@ MAX_FILES = 128  # that hold tracked memory; each costs a descriptor of this pro
 MAX_ANNOUNCED = 16  # ranges open at once
 # Pieces of one access: so many, and one more for each page that it may touch.
 MAX_PIECES_OF_ACCESS = 8
-PAGE = 4096
 # Bytes that these take at most, besides what they hold of memory.
 PIECE_COST = 1200
 BUFFER_COST = 2048

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dma_rehearsal.device.endpoints.registers import Register
-
-_PAGE = 0x1000
+from dma_rehearsal.device.layout.page import PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +15,7 @@ class RegisterBar:
     """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes."""
 
     registers: Sequence[Register]
-    size: int = _PAGE
+    size: int = PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +56,4 @@ Bars = Mapping[int, RegisterBar | MemoryBar | SharedBar]  # by the BAR's number
 
 def bar_size(needed: int) -> int:
     """Return the smallest BAR, of at least 4 KiB, that holds ``needed`` bytes."""
-    return max(_PAGE, 1 << (needed - 1).bit_length())
+    return max(PAGE, 1 << (needed - 1).bit_length())

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dma_rehearsal.device.endpoints.endpoint import Endpoint
 
 _BARS = 6
-_PAGE = 0x1000
 _LEAST, _BEYOND = 16, 1 << 32  # of a 32-bit memory BAR; PCI Local Bus 3.0, 6.2.5.1
 _IDENTITY_BITS = {
     "vendor_id": 16,

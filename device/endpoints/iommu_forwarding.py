@@ -9,12 +9,9 @@ the guest. (The guest may map the page in between; what moved then is recorded.)
 
 from __future__ import annotations
 
-from typing import Final
-
 from dma_rehearsal.device.endpoints.dma import Segments
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.device.vfio_user.model import Ask
-
-PAGE: Final = 4096
 
 
 def page_at_fault(segments: Segments, address: int, *, write: bool) -> Ask | None:

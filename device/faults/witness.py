@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.layout.page import PAGE as SMALL_PAGE
 from dma_rehearsal.device.platform.memory_types import ALL_WRITE_BACK, Mtrrs
 from dma_rehearsal.device.platform.platform import Platform
-from dma_rehearsal.device.platform.witness import PAGE as SMALL_PAGE
 from dma_rehearsal.device.platform.witness import ReadPhysical, Rights, Witness
 
 

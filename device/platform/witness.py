@@ -19,6 +19,7 @@ from dma_rehearsal.device.layout import (
     WitnessRun,
     WitnessStatus,
 )
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.device.platform.memory_types import (
     BadMemoryType,
     Mtrrs,
@@ -26,7 +27,6 @@ from dma_rehearsal.device.platform.memory_types import (
     pat_types,
 )
 
-PAGE = 4096
 _ENTRIES = struct.Struct("<512Q")
 _ADDRESS_MASK = 0x000F_FFFF_FFFF_F000
 _PRESENT, _WRITABLE, _USER = 1 << 0, 1 << 1, 1 << 2

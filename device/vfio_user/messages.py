@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 MAX_FDS = 16
 MAX_DATA_XFER = 1 << 20
-PAGE_SIZE = 4096
+PAGE_SIZE = 4096  # the smallest that VERSION may offer; this package knows no platform's
 # Header, REGION_WRITE_MULTI or DMA_WRITE fields, and the largest data that was offered.
 MAX_MESSAGE = MAX_DATA_XFER + 4096
 

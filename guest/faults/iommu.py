@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.vfio import Container, Iova
 from dma_rehearsal.guest.iobuffer.base.options import (
     IODirection,
@@ -18,7 +19,6 @@ from dma_rehearsal.guest.iobuffer.descriptors.creation import make_place, make_r
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow, Place
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
 
-PAGE = 4096
 _map = Container.map
 _allow = BusWindow.allow
 _close = BusWindow.close

@@ -10,6 +10,7 @@ from itertools import product
 
 import pytest
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.platform.cache_unit import (
     CacheDirection,
     CacheError,
@@ -41,7 +42,7 @@ from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 pytestmark = pytest.mark.any_device
 
 PROMISE = "cache line"
-BIG_LINE, PAGE = 128, 4096
+BIG_LINE = 128
 modes = pytest.mark.parametrize("mode", list(EFFECTIVE), ids=lambda mode: mode.name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IOBusyError,
@@ -34,7 +35,7 @@ def test_witnessed_on_every_page(
     seen = bench.device_writes(memory, data.take(size))
     runs = bench.witness(memory)
     types = sorted({run.effective.name for run in runs})
-    pages = sum(run.length for run in runs) // 4096
+    pages = sum(run.length for run in runs) // PAGE
     # From virtual to bus address by the page tables, by the device's records, on every page.
     shifts = {run.physical - run.va for run in runs}
     attest(

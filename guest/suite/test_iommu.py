@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, Reg
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.drivers.vfio.container import ENTRY_LIMIT
 from dma_rehearsal.guest.drivers.vfio.iova import IovaAllocator
@@ -28,7 +29,6 @@ from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iokit_errors import refusal
 from dma_rehearsal.guest.testkit.iommu import (
     HUGE_PAGE,
-    PAGE,
     Anonymous,
     Mapped,
     Mapper,

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.vfio.container import ENTRY_LIMIT
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
@@ -41,7 +42,7 @@ from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iokit_errors import refusal
-from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, PAGE, Anonymous, Mapper, scattered
+from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, Anonymous, Mapper, scattered
 from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [pytest.mark.iommu, pytest.mark.any_device]

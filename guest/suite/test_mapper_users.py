@@ -8,6 +8,7 @@ import zlib
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer import (
     CacheMode,
     IODMACommand,
@@ -26,7 +27,6 @@ from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
-from dma_rehearsal.guest.testkit.iommu import PAGE
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent, make_owned_by_device, name_bytes
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
 from dma_rehearsal.guest.testkit.other_task import owner_of_buffers

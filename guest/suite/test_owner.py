@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
@@ -67,7 +68,7 @@ def taker(ask: Ask) -> Iterator[object]:
 
 def is_mapped(other: OtherProcess, address: int) -> bool:
     lines = Path(f"/proc/{other.pid}/maps").read_text().splitlines()
-    return any(line.startswith(f"{address // 4096 * 4096:x}-") for line in lines)
+    return any(line.startswith(f"{address & -PAGE:x}-") for line in lines)
 
 
 def told(other: OtherProcess, *call: object) -> IOReturn:

@@ -12,6 +12,7 @@ from dma_rehearsal.device.layout import (
     RingFlag,
     RingStatus,
 )
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, held_dma
 from dma_rehearsal.guest.drivers.platform.protection_unit import ProtectionFault
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
@@ -32,7 +33,7 @@ from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 
-PAGE, LENGTH, STEP = 4096, 4096, 1024
+LENGTH, STEP = 4096, 1024
 DESCRIPTOR = RingDescriptor.STRUCT.size
 PROMISE = "protection unit"
 OUTSIDE, PAST_END, DIRECTION = (

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dma_rehearsal.device.layout import FAULT_CAPACITY, DmaReason, GrantDirection, ProtectionStatus
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.platform.protection_unit import (
     Grant,
     GrantsExhausted,
@@ -25,7 +26,6 @@ from dma_rehearsal.guest.testkit.patterns import Patterns
 pytestmark = pytest.mark.any_device
 
 PROMISE = "protection unit"
-PAGE = 4096
 PIECE = 16  # bytes of each of thousands of grants
 TOO_MANY = 40  # faults above what is kept
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingFlag, RingStatus
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
 from dma_rehearsal.guest.linux import processors
@@ -21,7 +22,6 @@ from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
 
 AGAIN = 10  # descriptors
-PAGE = 4096
 REWRITTEN_MIN, REWRITTEN_MAX = 100, 4000  # descriptors
 CHAIN, WRITE, INTERRUPT = RingFlag.CHAIN, RingFlag.WRITE_MEMORY, RingFlag.INTERRUPT
 

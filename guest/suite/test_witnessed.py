@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.device.layout import ExerciserBar, MemoryType
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer import IOOptions, kIODirectionInOut
 from dma_rehearsal.guest.testkit.agreement import Agreement, HostWitness
 from dma_rehearsal.guest.testkit.attestation import Attest
@@ -22,7 +23,7 @@ from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 
-PAGE, LARGE = 4096, 2 << 20
+LARGE = 2 << 20
 MEMTYPES = Path("/sys/kernel/debug/x86/pat_memtype_list")
 # What Linux calls the types: arch/x86/mm/pat/memtype.c, cattr_name()
 _LISTED = re.compile(r"PAT: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] (\S+)")

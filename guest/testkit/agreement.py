@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dma_rehearsal.device.layout import WitnessRun
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer.os.driver import PageTableEntry
 from dma_rehearsal.guest.linux import memory_types
 from dma_rehearsal.guest.testkit.board import described
@@ -20,7 +21,6 @@ from dma_rehearsal.guest.testkit.host_witness import HostReport
 
 HostWitness = Callable[[int, int], HostReport]  # address and length, in bytes
 
-_PAGE = 4096
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _USER_HALF = 1 << 12  # of CR3 with page-table isolation: Linux puts that table behind the kernel's
 _CPUINFO = Path("/proc/cpuinfo")
@@ -112,7 +112,7 @@ class Agreement:
     def _of_qemu(self) -> list[str]:
         wrong = []
         for run in self.host.runs:
-            for va in (run.va, run.va + run.length - _PAGE):
+            for va in (run.va, run.va + run.length - PAGE):
                 physical = dict(self.host.translations).get(va)
                 if physical != run.physical + va - run.va:
                     wrong.append(f"QEMU translates {va:#x} to {physical or 0:#x}")

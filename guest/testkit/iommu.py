@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.vfio import Container, Iova
 from dma_rehearsal.guest.iobuffer import IODirection
 
-PAGE: Final = 4096
 HUGE_PAGE: Final = 2 << 20
 KERNEL_LOG: Final = Path("/dev/kmsg")
 HUGE_PAGES: Final = Path("/proc/sys/vm/nr_hugepages")

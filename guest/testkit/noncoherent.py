@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from dma_rehearsal.device.layout import DmaAttribute
 from dma_rehearsal.device.layout.cache_words import report_words
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser import DmaRecord
 from dma_rehearsal.guest.drivers.platform.cache_unit import (
     CacheModelMode,
@@ -41,7 +42,6 @@ from dma_rehearsal.guest.testkit.patterns import difference
 __tracebackhide__ = is_verdict
 
 LINE = 64  # bytes
-_PAGE = 4096  # bytes
 provenance.transparent(__name__)
 
 
@@ -168,7 +168,7 @@ def noncoherent_board(
             # The bench's own DMA needs memory without lines.
             if isinstance(board, DmaChecker) and not board.limits.coherent:
                 uncached = kIODirectionInOut | kIOMapInhibitCache
-                staging = made.buffer(uncached, board.staging.getLength(), _PAGE)
+                staging = made.buffer(uncached, board.staging.getLength(), PAGE)
                 made.board = replace(board, staging=staging)
             yield made
         except BaseException:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.host_harness.verdict import cache_mode_table
 from dma_rehearsal.host_harness.verdict.claims import Claim
 from dma_rehearsal.host_harness.verdict.evidence import Evidence, Range, Request, Walk, union
 
-PAGE = 4096
 NOTHING_MOVED = "no DMA moved a byte of it"
 LEFT_OUT = "the trace leaves out ranges of request {}, a long list: cut it, to have it judged"
 NO_WALK = "no walk of the page tables covered all of it during this test"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.verdict.evidence import Request
 
-PAGE = 4096
 # Another task of the guest prints the record, perhaps after the test's report.
 PATIENCE_S = 2.0
 EXPECTED = "iommu fault"  # the report's property by which a test says what it expects

@@ -14,7 +14,7 @@ from dma_rehearsal.device.endpoints.bars import MemoryBar
 from dma_rehearsal.device.endpoints.bus import UNTOLD_MAX, Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.iommu_forwarding import PAGE, page_at_fault
+from dma_rehearsal.device.endpoints.iommu_forwarding import page_at_fault
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import (
     DmaCtl,
@@ -29,6 +29,7 @@ from dma_rehearsal.device.layout import (
     RingFlag,
     RingStatus,
 )
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
