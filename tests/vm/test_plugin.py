@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rig in another project's pytest, and installed: the example project of docs/ in both ways."""
+"""The rig in another project, from a checkout and installed: examples/ and the tutorial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ import pytest
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.session import verdict_record
 from tests.runs import call
+from tests.unit.docs import tutorial
 from tests.vm.project import pytest_in
+
+NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9]+\b")
 
 
 @pytest.mark.full
@@ -140,7 +143,7 @@ def test_wrong_use_is_named_before_anything_boots(
 
 
 def test_installed_it_works_from_any_folder(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "installed"
     files = subprocess.run(
@@ -175,7 +178,16 @@ def test_installed_it_works_from_any_folder(
     assert done.stdout.splitlines()[-1] == "status 0"
     assert os.listdir(folder) == ["build"]  # noqa: PTH208
 
-    # By its entry point: nobody names the plugin.
+    # By its entry point: nobody names the plugin. The project is the one that the tutorial writes,
+    # with the mistakes that it shows.
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    project = tmp_path / "tutorial"
+    tutorial.write(project)
+    (project / "guest_tests" / "test_mistakes.py").write_text(tutorial.mistakes())
     argv = [sys.executable, "-m", "pytest", "--vm", "guest_tests"]
-    assert call(argv, project, **installed).returncode == 0
+    done = call(argv, project, **installed)
+    assert done.returncode == 1
+    assert "8 passed, 3 failed" in done.stdout
+    for reason in "PROTECTION_DIRECTION", "PROTECTION_PAST_END", "PROTECTION_OUTSIDE":
+        assert f"was refused: {reason}, and the test did not announce it" in done.stdout
+    assert NUMBER.sub("N", tutorial.refusal()) in NUMBER.sub("N", done.stdout)

@@ -51,6 +51,12 @@ def mistakes() -> str:
     return _IMPORTS + found[1]
 
 
+def refusal() -> str:
+    """Return what the run says of one of the mistakes, as the tutorial prints it."""
+    section = _text().partition("## 8. ")[2]
+    return section.partition("```\nchecksum: ")[2].partition("```")[0]
+
+
 def write(project: Path) -> None:
     """Write the project of the tutorial into a folder."""
     for title, text in files().items():
