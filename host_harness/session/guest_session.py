@@ -27,7 +27,8 @@ from dma_rehearsal.host_harness.session import (
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
 from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
-from dma_rehearsal.host_harness.verdict.ledger import Ledger, Promise, status_of
+from dma_rehearsal.host_harness.verdict.ledger import Ledger, status_of
+from dma_rehearsal.host_harness.verdict.promise import Promise
 
 _NAMED = 5  # tests, where some are missing
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from dma_rehearsal.host_harness.process import table
+from dma_rehearsal.host_harness.verdict.promise import Promise
 
 # The facts of a row by which a guest test fills a column. A row without a mode is not shown.
 MODE, EFFECTIVE, AGREED, NO_SNOOP = "mode", "effective", "agreed", "no-snoop"
@@ -20,19 +20,7 @@ _DISAGREED = "no agreement"
 _NOTHING = "-"
 
 
-class Row(Protocol):
-    """The part of a promise that a table shows."""
-
-    @property
-    def verdict(self) -> str:
-        """Whether it is kept."""
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """Its facts."""
-
-
-def lines(rows: Sequence[Row]) -> list[str]:
+def lines(rows: Sequence[Promise]) -> list[str]:
     """Return the table, one line for each mode that was asked for; none without any.
 
     Texts of several tests about one mode are listed in the order of the tests. A test that did not

@@ -22,7 +22,6 @@ from dma_rehearsal.host_harness.verdict.claims import Claim
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.expected_refusals import Matched
 
-BY_TEST, BY_EVIDENCE = "test", "evidence"
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
 FULL = (
     "the device's trace is full, so the device's later actions are unknown\n"

@@ -21,37 +21,17 @@ from dma_rehearsal.host_harness.process.plain_text import printable
 from dma_rehearsal.host_harness.verdict import cache_mode_table, failed_report, promise_table
 from dma_rehearsal.host_harness.verdict.claims import PROPERTY as CLAIM
 from dma_rehearsal.host_harness.verdict.host_view import (
-    BY_EVIDENCE,
-    BY_TEST,
     NOTHING_SEEN,
     HostView,
 )
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
+from dma_rehearsal.host_harness.verdict.promise import BY_TEST, Promise
 
 VERDICTS = ("kept", "broken", "unattested", "unsupported")
 HOST = "host"  # a row's "agreed by" may name it only when the host was asked
 UNASKED = "the test says that the host agreed, but did not ask the host"
 AFTER = "after the last test"  # in place of a test's name, for a row that no test owns
 HOST_SAW = "what the host saw"  # the promise of a row where a test has none to refute
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """One row of attestations.json. ``facts`` are what other tables show of it.
-
-    ``by`` says who decided: the test, or the evidence that the host looked at. ``xfail`` says why
-    the test was expected to fail, where it did: such a row fails nothing.
-    """
-
-    promise: str
-    asked: str
-    attested: str
-    verdict: str
-    reason: str
-    test: str
-    facts: dict[str, str] = field(default_factory=dict)
-    by: str = BY_EVIDENCE
-    xfail: str = ""
 
 
 def status_of(report: pytest.TestReport) -> str:

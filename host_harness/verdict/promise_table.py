@@ -6,10 +6,9 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Protocol
 
 from dma_rehearsal.host_harness.process import table
-from dma_rehearsal.host_harness.verdict.host_view import BY_TEST
+from dma_rehearsal.host_harness.verdict.promise import BY_TEST, Promise
 
 WIDTH = 139  # characters, where the output is not a terminal
 _WIDTH_MIN = 80
@@ -18,42 +17,6 @@ _SEPARATOR_WIDTH = 3
 _HEADER = ("promise", "asked", "attested by the device", "verdict")
 _WORST_FIRST = ("broken", "unattested", "kept", "unsupported")
 _STYLES = {"broken": "bold red", "unattested": "yellow", "kept": "green"}
-
-
-class Row(Protocol):
-    """The part of a promise that a table shows."""
-
-    @property
-    def promise(self) -> str:
-        """Its name."""
-
-    @property
-    def asked(self) -> str:
-        """The request."""
-
-    @property
-    def attested(self) -> str:
-        """The evidence."""
-
-    @property
-    def verdict(self) -> str:
-        """Whether it is kept."""
-
-    @property
-    def reason(self) -> str:
-        """The reason for a verdict other than kept."""
-
-    @property
-    def test(self) -> str:
-        """The test's node id."""
-
-    @property
-    def by(self) -> str:
-        """The test, or the evidence."""
-
-    @property
-    def xfail(self) -> str:
-        """The reason why the failure was expected, else empty."""
 
 
 def on_terminal() -> bool:
@@ -68,13 +31,13 @@ def usual_width() -> int:
     return max(_WIDTH_MIN, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
-def lines(rows: Sequence[Row], width: int = WIDTH, *, colours: bool = False) -> list[str]:
+def lines(rows: Sequence[Promise], width: int = WIDTH, *, colours: bool = False) -> list[str]:
     """Return the table, at most ``width`` characters wide, with ``colours`` for a terminal.
 
     Where a promise has several rows, the table shows those of the test with most of them: the first
     and the last request, and the last attestation.
     """
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[Promise]] = {}
     for row in rows:
         groups.setdefault((row.promise, row.verdict, _suffix(row)), []).append(row)
     cells = []
@@ -91,7 +54,7 @@ def lines(rows: Sequence[Row], width: int = WIDTH, *, colours: bool = False) -> 
     return table.lines(_HEADER, cells, widths=(*_widths(room), None), styles=styles)
 
 
-def _suffix(row: Row) -> str:
+def _suffix(row: Promise) -> str:
     by = ", by the test" if row.by == BY_TEST else ""
     return f"{by}, xfail" if row.xfail else by
 
@@ -102,9 +65,9 @@ def _widths(width: int) -> tuple[int, ...]:
     return first, second, room - first - second
 
 
-def _of_one_test(rows: list[Row]) -> list[Row]:
+def _of_one_test(rows: list[Promise]) -> list[Promise]:
     """Return the rows of the test function that has most of them: they are alike."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Promise]] = {}
     for row in rows:
         groups.setdefault(row.test.partition("[")[0], []).append(row)
     return max(groups.values(), key=len)

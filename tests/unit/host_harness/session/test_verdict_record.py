@@ -19,7 +19,7 @@ from dma_rehearsal.host_harness.session.verdict_record import (
     Verdict,
     differences,
 )
-from dma_rehearsal.host_harness.verdict.ledger import Promise
+from dma_rehearsal.host_harness.verdict.promise import Promise
 
 pytest_plugins = ["pytester"]
 

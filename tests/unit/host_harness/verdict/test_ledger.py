@@ -15,7 +15,8 @@ from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.failed_report import HostWords
 from dma_rehearsal.host_harness.verdict.host_view import HostView
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
-from dma_rehearsal.host_harness.verdict.ledger import AFTER, HOST_SAW, UNASKED, Ledger, Promise
+from dma_rehearsal.host_harness.verdict.ledger import AFTER, HOST_SAW, UNASKED, Ledger
+from dma_rehearsal.host_harness.verdict.promise import Promise
 from tests.unit.host_harness import traces
 
 
