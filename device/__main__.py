@@ -20,8 +20,8 @@ from typing import TextIO
 
 from dma_rehearsal.device import loader, watchdog
 from dma_rehearsal.device.control_socket import ControlServer
-from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.faults import IMPLEMENTATIONS
@@ -231,7 +231,7 @@ def _servers(
     paths = [*sockets, options.platform_socket]
     servers = [VfioUserServer(path, each) for path, each in zip(paths, models, strict=True)]
     watched = [
-        watchdog.Watched(server.turn, each.name, each.place)
+        watchdog.Watched(server.turn, each.name, each.location)
         for server, each in zip(servers, models, strict=True)
     ]
     controls = [] if control is None else [ControlServer(control, switch, trace)]

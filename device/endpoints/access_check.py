@@ -1,82 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request meets before a byte of it moves: every check, in the one order.
+"""Every check that a request meets before a byte of it moves, in the one order.
 
-1. The function: bus mastering, the end of the address space, its own BARs.
-2. Where the function is behind an IOMMU of its client's: that, which is the client's map.
+1. The function: bus mastering, the end of the address space, its own BARs (`function_refusal`).
+2. Behind an IOMMU of the client: the client's map, which holds what that IOMMU lets through.
 3. The platform's interconnect, such as the protection unit.
 4. Memory: the client's map, then a peer's BAR.
 5. The platform's caches.
 
-The first that refuses is the reason. Behind an IOMMU its map comes before the interconnect, so that
-what it refuses raises its fault in the guest.
+The first check that refuses gives the reason. Behind an IOMMU, its map comes before the
+interconnect, so that a request that the map refuses raises a fault in the guest.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dma_rehearsal.device.endpoints.dma import (
     Attributes,
     DmaRefused,
     OnlyByMessage,
     Ranges,
-    Segments,
+    ScatterList,
     bare,
     ranges_of,
 )
-from dma_rehearsal.device.endpoints.interconnect import Request
-from dma_rehearsal.device.endpoints.memory_access import Cached, Target, Views
-from dma_rehearsal.device.endpoints.request_log import Requester
-from dma_rehearsal.device.endpoints.routing import Reach
+from dma_rehearsal.device.endpoints.function import Function
+from dma_rehearsal.device.endpoints.interconnect import Link, Request
+from dma_rehearsal.device.endpoints.memory_access import (
+    CachedAccess,
+    DirectAccess,
+    MemoryAccess,
+)
+from dma_rehearsal.device.endpoints.request_log import RequestLog
+from dma_rehearsal.device.endpoints.routing import Fabric, Router
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.model import Client, Place, Window
-
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.endpoint import Endpoint
 
 _ADDRESS_END = 1 << 64
 
 
-class Admission(Requester):
+class AccessCheck:
     """Judges the requests of one function, and finds where their bytes are.
 
-    Everything here is done under the interconnect's lock, which whoever moves the bytes holds until
-    the last one has moved: what is admitted moves by the state that admitted it.
-
-    ``behind_iommu``: the client's map is what its IOMMU lets through.
+    The caller holds the interconnect's lock from the check until the last byte has moved. So what
+    is admitted moves by the state that admitted it.
     """
 
-    def __init__(self, function: Endpoint) -> None:
-        super().__init__(function)
-        self._reach = Reach(function)
-        self._leaving = False
-        self.behind_iommu = False
+    def __init__(self, function: Function, link: Link, log: RequestLog, fabric: Fabric) -> None:
+        self._function, self._link, self._log = function, link, log
+        self._router = Router(function, fabric)
 
-    def _admit_all(
-        self, ranges: Ranges, attributes: Attributes, *, write: bool, later: bool
-    ) -> list[Target]:
-        """Return where each range's bytes are. DmaRefused: one is not admitted, and recorded.
+    def function_refusal(self, address: int, length: int) -> DmaReason:
+        """Return why the function itself sends no request to these bytes; NONE where it may.
 
-        ``later``: OnlyByMessage, which is not recorded, when all are and the client alone reaches
-        some; otherwise that is a refusal.
+        The only place that looks at bus mastering and at the function's own BARs.
         """
-        found: list[Target] = []
+        config = self._function.config
+        if not config.bus_master:
+            return DmaReason.BUS_MASTER_OFF
+        if address + length > _ADDRESS_END:
+            return DmaReason.ADDRESS_WRAP
+        if config.overlaps_bar(address, length):
+            # The write would come back as a register access in the middle of this DMA.
+            return DmaReason.OWN_BAR
+        if self._link.leaving:
+            return DmaReason.CLIENT_GONE
+        return DmaReason.NONE
+
+    def admit_all(
+        self, ranges: Ranges, attributes: Attributes, *, write: bool, later: bool
+    ) -> list[MemoryAccess]:
+        """Return an access to each range. DmaRefused: one is not admitted, and recorded.
+
+        ``later``: raise OnlyByMessage, which is not recorded, when all are admitted and only the
+        client reaches some; otherwise that is a refusal.
+        """
+        found: list[MemoryAccess] = []
         missing: OnlyByMessage | None = None
         for address, length in ranges:
             try:
-                found.append(self._admit(address, length, attributes, write=write))
+                found.append(self.admit(address, length, attributes, write=write))
             except DmaRefused as refusal:
                 if not (later and isinstance(refusal, OnlyByMessage)):
-                    self._record_refused(address, length, attributes, refusal, write=write)
+                    self._log.record_refused(address, length, attributes, refusal, write=write)
                     raise
                 missing = missing or refusal
         if missing is not None:
             raise bare(missing)
         return found
 
-    def _admit(
+    def admit(
         self,
         address: int,
         length: int,
@@ -84,86 +98,96 @@ class Admission(Requester):
         *,
         write: bool,
         by_message: bool = False,
-    ) -> Target:
-        """Return where a request's bytes are. DmaRefused, not recorded, when it is not admitted.
+    ) -> MemoryAccess:
+        """Return an access to a request's bytes. DmaRefused, not recorded: it is not admitted.
 
-        OnlyByMessage: it is, and the client alone reaches it, or is to be asked (``by_message``).
+        OnlyByMessage: it is admitted, and only the client reaches it, or ``by_message`` is set.
         """
-        client = self._leaves(address, length)
-        if self.behind_iommu and not by_message:
+        client = self._client_for(address, length)
+        if self._link.behind_iommu and not by_message:
             with contextlib.suppress(OnlyByMessage):
-                self._reach.views(client, address, length, write=write)
+                self._router.views(client, address, length, write=write)
         self._cross(address, length, attributes, write=write)
-        caches = self.interconnect.caches
+        caches = self._link.interconnect.caches
         try:
             if by_message:
                 raise OnlyByMessage(DmaReason.UNMAPPED, address)
             if caches is None:
-                return Views(self._reach.views(client, address, length, write=write))
-            places = self._reach.places(client, address, length, write=write)
+                return DirectAccess(self._router.views(client, address, length, write=write))
+            places = self._router.places(client, address, length, write=write)
         except OnlyByMessage as missing:
             self._pass_caches(None, attributes, missing.address)
             raise
         if isinstance(places, memoryview):
-            return Views([places])
+            return DirectAccess([places])
         self._pass_caches(places, attributes)
-        return Cached(caches, places, self._unsnooped(attributes))
+        return CachedAccess(caches, places, self._unsnooped(attributes))
 
-    def _leaves(self, address: int, length: int) -> Client:
+    def reachable(self, address: int, length: int, *, write: bool) -> bool:
+        """Return whether memory is there for a request, perhaps by a message.
+
+        Nothing is sent, and the interconnect is not asked.
+        """
+        try:
+            client = self._client_for(address, length)
+            self._router.views(client, address, length, write=write)
+        except OnlyByMessage:
+            return True
+        except DmaRefused:
+            return False
+        return True
+
+    def _client_for(self, address: int, length: int) -> Client:
         """Return the client, when nothing in the function refuses. DmaRefused."""
-        function, client = self._function, self.client
-        if not function.config.bus_master:
-            raise DmaRefused(DmaReason.BUS_MASTER_OFF, address)
-        if address + length > _ADDRESS_END:
-            raise DmaRefused(DmaReason.ADDRESS_WRAP, address)
-        if function.config.overlaps_bar(address, length):
-            # The write would come back as a register access in the middle of this DMA.
-            raise DmaRefused(DmaReason.OWN_BAR, address)
-        if self._leaving:
-            raise DmaRefused(DmaReason.CLIENT_GONE, address)
+        if reason := self.function_refusal(address, length):
+            raise DmaRefused(reason, address)
+        client = self._link.client
         if client is None:
             raise DmaRefused(DmaReason.UNMAPPED, address)
         return client
 
     def _cross(self, address: int, length: int, attributes: Attributes, *, write: bool) -> None:
-        """Let the interconnect judge the whole request. DmaRefused when it does not pass."""
-        if not self.interconnect.checked:
+        """Ask the interconnect about the whole request. DmaRefused when it does not pass."""
+        interconnect = self._link.interconnect
+        if not interconnect.checked:
             return
-        sent = self._sent(attributes)
+        sent = self._log.sent(attributes)
         request = Request(self._function.name, write, address, length, sent)
-        refusal = self.interconnect.refusal(request)
+        refusal = interconnect.refusal(request)
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address, refusal.nearest)
 
     def _pass_caches(
         self, places: Sequence[Place] | None, attributes: Attributes, at: int | None = None
     ) -> None:
-        """Let the caches judge a request. DmaRefused, ``at`` its byte where they know none.
+        """Ask the caches about a request. DmaRefused, ``at`` its byte where they name none.
 
-        None for places: what goes by message, of which they know no line.
+        ``places`` is None for a request by message, of which the caches know no line.
         """
-        caches = self.interconnect.caches
+        caches = self._link.interconnect.caches
         if caches is None:
             return
         refusal = caches.check(places, no_snoop=self._unsnooped(attributes))
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address if at is None else at) from None
 
-    def _window(self, segments: Segments, attributes: Attributes, *, write: bool) -> Window | None:
-        """Return the one mapping in which all segments lie; None: `_admit_all` looks at each.
+    def one_mapping(
+        self, segments: ScatterList, attributes: Attributes, *, write: bool
+    ) -> Window | None:
+        """Return the mapping that holds all segments; None: `admit_all` looks at each segment.
 
-        In it only the interconnect can refuse, and is asked: DmaRefused, recorded. Lists of
-        thousands are mostly in one mapping, where a range costs two comparisons; to look each up
-        costs twenty times that.
+        In such a mapping only the interconnect can refuse, and it is asked: DmaRefused, recorded.
+        Lists of thousands are mostly in one mapping, where a range costs two comparisons. A look-up
+        of each range costs twenty times that.
         """
-        config, client, interconnect = self._function.config, self.client, self.interconnect
-        if client is None or interconnect.caches or not config.bus_master or not segments:
+        client, interconnect = self._link.client, self._link.interconnect
+        if client is None or interconnect.caches or not segments:
             return None
         window = client.window(segments[0][0], write=write)
         if window is None:
             return None
         low, high, _, _ = window
-        if config.overlaps_bar(low, high - low) or self._leaving:
+        if self.function_refusal(low, high - low):
             return None
         if write:
             for address, data in segments:
@@ -178,10 +202,10 @@ class Admission(Requester):
                 try:
                     self._cross(address, length, attributes, write=write)
                 except DmaRefused as refusal:
-                    self._record_refused(address, length, attributes, refusal, write=write)
+                    self._log.record_refused(address, length, attributes, refusal, write=write)
                     raise
         return window
 
     def _unsnooped(self, attributes: Attributes) -> bool:
         """Return whether no cache follows the access: asked for, or never for this function."""
-        return not self._function.coherent or self._sent(attributes).no_snoop
+        return not self._function.coherent or self._log.sent(attributes).no_snoop

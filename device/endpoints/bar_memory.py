@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BARs that are plain memory, and how functions of one process reach each other's."""
+"""What a BAR holds: plain memory, memory that the client may map, or registers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Iterable
 
-from dma_rehearsal.device.vfio_user.errors import ReadOnly, Unmapped
-
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE
+from dma_rehearsal.device.vfio_user.model import Mappable
 
 
 class Memory:
@@ -55,40 +59,64 @@ class ReadOnlyMemory(Memory):
         """Ignore what software writes."""
 
 
-class Fabric:
-    """What joins the functions of one process: they reach each other's BARs that are memory.
+class SharedMemory:
+    """``size`` bytes; ``areas`` are pairs of offset and bytes, whole pages within them.
 
-    Registers are not reached this way. Whatever a write to a register sets off happens in the
-    thread of that function's own client, so no DMA can re-enter a device.
+    Linux cannot keep a client from mapping the rest of the file, so put nothing secret there.
     """
 
-    def __init__(self) -> None:
-        self._functions: list[Endpoint] = []
+    def __init__(self, size: int, areas: Iterable[tuple[int, int]]) -> None:
+        """Raise ValueError for an area that is empty, no whole pages, or outside."""
+        checked = tuple(areas)
+        for offset, length in checked:
+            if offset < 0 or length <= 0 or (offset | length) % PAGE_SIZE or offset + length > size:
+                raise ValueError(f"area of {length} bytes at {offset} of {size}")
+        descriptor = os.memfd_create("bar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._release = weakref.finalize(self, os.close, descriptor)
+        os.ftruncate(descriptor, size)
+        # A client that could cut the file would end this process with SIGBUS.
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        self.data = mmap.mmap(descriptor, size)
+        self.mappable = Mappable(descriptor, checked)
 
-    def join(self, function: Endpoint) -> None:
-        """Let the others reach ``function``."""
-        self._functions.append(function)
+    def close(self) -> None:
+        """Give the memory back before this object goes; nothing of it can be used then."""
+        self.data.close()
+        self._release()
 
-    def function_at(self, asker: Endpoint, address: int, length: int) -> Endpoint | None:
-        """Return the peer that has a byte of the range in one of its BARs, if there is one."""
-        for function in self._functions:
-            if function is not asker and function.config.overlaps_bar(address, length):
-                return function
-        return None
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``offset``."""
+        return self.data[offset : offset + length]
 
-    def memory(self, asker: Endpoint, address: int, length: int, *, write: bool) -> memoryview:
-        """Return a view of a peer's BAR. Raises Unmapped or ReadOnly."""
-        for function in self._functions:
-            if function is asker or not length:
-                continue
-            place = function.config.bar_at(address, length)
-            if place is None:
-                continue
-            bar, offset = place
-            content = function.contents.get(bar)
-            if not isinstance(content, Memory) or not 0 <= offset <= len(content.data) - length:
-                raise Unmapped(address)
-            if write and (content.read_only or function.config.stopped):
-                raise ReadOnly(address)
-            return memoryview(content.data)[offset : offset + length]
-        raise Unmapped(address)
+    def write(self, offset: int, data: bytes) -> None:
+        """Store ``data`` at ``offset``."""
+        self.data[offset : offset + len(data)] = data
+
+    def has(self, offset: int, length: int) -> bool:
+        """Return whether the range is within it."""
+        return 0 <= offset <= len(self.data) - length
+
+    saved, load = read, write  # of a migration
+    peek = read
+
+    def reset(self) -> None:
+        """Fill with zeros."""
+        self.data[:] = bytes(len(self.data))
+
+
+BarContent = RegisterFile | Memory | SharedMemory
+
+
+def contents_of(bars: Bars, owner: object) -> dict[int, BarContent]:
+    """Return the contents of declared BARs; ``owner`` has the side effects of the registers."""
+    found: dict[int, BarContent] = {}
+    for index, bar in bars.items():
+        if isinstance(bar, RegisterBar):
+            found[index] = RegisterFile(bar.registers, owner, bar.size)
+        elif isinstance(bar, SharedBar):
+            found[index] = SharedMemory(bar.size, bar.areas)
+        else:
+            kind = ReadOnlyMemory if bar.read_only else Memory
+            found[index] = kind(bar.size)
+    return found

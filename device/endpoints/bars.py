@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from dma_rehearsal.device.endpoints.registers import Register
 from dma_rehearsal.device.layout.page import PAGE
+from dma_rehearsal.device.pci.msix import pba_size, table_size
+
+_BARS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,26 @@ class MsixBars:
     table_offset: int = 0
 
 
-Bars = Mapping[int, RegisterBar | MemoryBar | SharedBar]  # by the BAR's number
+Bar = RegisterBar | MemoryBar | SharedBar
+Bars = Mapping[int, Bar]  # by the BAR's number
 
 
 def bar_size(needed: int) -> int:
     """Return the smallest BAR, of at least 4 KiB, that holds ``needed`` bytes."""
     return max(PAGE, 1 << (needed - 1).bit_length())
+
+
+def with_msix_bar(name: str, bars: Bars, vectors: int) -> tuple[dict[int, Bar], MsixBars]:
+    """Add a BAR for MSI-X's table and pending bits; return all BARs, and where these two are.
+
+    ValueError, which begins with ``name``, when no BAR is free.
+    """
+    free = [index for index in range(_BARS) if index not in bars]
+    if not free:
+        raise ValueError(
+            f"{name}: no BAR is free for the table of MSI-X; say by msix_bars which has room for "
+            "it, or declare one BAR less"
+        )
+    pba_offset = table_size(vectors)
+    added = MemoryBar(bar_size(pba_offset + pba_size(vectors)))
+    return {**bars, free[-1]: added}, MsixBars(free[-1], free[-1], pba_offset)

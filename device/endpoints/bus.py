@@ -1,53 +1,139 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to memory of an endpoint: what the bus would refuse is refused, and says exactly why.
+"""A function's way to memory: reads and writes at bus addresses, at once or later.
 
-Everything that a function reads is copied once; it can only work with the copy.
+A request that a real bus would refuse is refused, with the exact reason. Everything that a function
+reads is copied once; it can only work with the copy.
+
+The bus is made of parts, each with one job: `Link` (where requests go), `AccessCheck` (whether one
+is admitted, and where its bytes are), `DmaEngine` (moves them), `RequestLog` (records each
+request), `IommuForwarding` (tells the client's IOMMU of a fault) and `DmaQueue` (DMAs that were
+started and are not done).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from dma_rehearsal.device.endpoints.access_check import AccessCheck
 from dma_rehearsal.device.endpoints.dma import (
     PLAIN,
+    Asking,
     Attributes,
     Data,
     DmaRefused,
     NotMapped,
-    OnlyByMessage,
     Outcome,
-    Segments,
+    Ranges,
+    ScatterList,
     bare,
 )
-from dma_rehearsal.device.endpoints.dma_engine import Asking, Moves
+from dma_rehearsal.device.endpoints.dma_engine import DmaEngine
 from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
-from dma_rehearsal.device.endpoints.iommu_forwarding import page_at_fault
+from dma_rehearsal.device.endpoints.function import Function
+from dma_rehearsal.device.endpoints.interconnect import Interconnect, Link
+from dma_rehearsal.device.endpoints.iommu_forwarding import IommuForwarding, page_at_fault
+from dma_rehearsal.device.endpoints.request_history import History
+from dma_rehearsal.device.endpoints.request_log import RequestLog
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
-from dma_rehearsal.device.vfio_user.model import Ask
+from dma_rehearsal.device.vfio_user.model import Ask, Client
 
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.endpoint import Endpoint
-
-# Refusals that nobody waits for, of which the client's IOMMU is still to be told; what is refused
-# beyond them is not told.
+# Refusals that nobody waits for, of which the client's IOMMU is still to be told; it is not told of
+# those beyond them.
 UNTOLD_MAX = 64
 
 
-class Bus(Moves):
+class Bus:
     """Reads and writes memory at bus addresses for one function. Not for several threads.
 
     ``queue`` has the DMAs that were started and are not done; ``uncaught`` gets a refusal that the
     end of one raised.
     """
 
-    def __init__(self, function: Endpoint, uncaught: Callable[[DmaRefused], None]) -> None:
-        super().__init__(function)
+    def __init__(
+        self, function: Function, fabric: Fabric, uncaught: Callable[[DmaRefused], None]
+    ) -> None:
+        self._link = Link()
+        self._log = RequestLog(function, self._link)
+        self._check = AccessCheck(function, self._link, self._log, fabric)
+        self._forwarding = IommuForwarding(self._link, self._log, self._check)
+        self._engine = DmaEngine(self._link, self._log, self._check, self._forwarding)
         self.queue = DmaQueue(
             self._begin_started, self._ask, uncaught, lambda: self.interconnect.caches is not None
         )
         self._untold = 0
+
+    # What the function is linked to.
+
+    @property
+    def client(self) -> Client | None:
+        """Return the client; None while there is none."""
+        return self._link.client
+
+    @client.setter
+    def client(self, client: Client | None) -> None:
+        self._link.client = client
+
+    @property
+    def interconnect(self) -> Interconnect:
+        """Return the platform's interconnect, or this function's own in a process without one."""
+        return self._link.interconnect
+
+    @interconnect.setter
+    def interconnect(self, interconnect: Interconnect) -> None:
+        self._link.interconnect = interconnect
+
+    @property
+    def behind_iommu(self) -> bool:
+        """Return whether the client's map is what its IOMMU lets through."""
+        return self._link.behind_iommu
+
+    @behind_iommu.setter
+    def behind_iommu(self, behind: bool) -> None:
+        self._link.behind_iommu = behind
+
+    # What the function has asked.
+
+    @property
+    def transactions(self) -> History:
+        """Return the newest requests, the oldest first."""
+        return self._log.transactions
+
+    @property
+    def trace(self) -> Trace:
+        """Return the trace that gets an event for each request."""
+        return self._log.trace
+
+    @trace.setter
+    def trace(self, trace: Trace) -> None:
+        self._log.trace = trace
+
+    @property
+    def forwarding(self) -> bool:
+        """Return whether the client is told of a refusal, and has not answered yet."""
+        return self._forwarding.waiting
+
+    def refuse(
+        self,
+        reason: DmaReason,
+        ranges: Ranges,
+        *,
+        write: bool,
+        moved: int = 0,
+        byte: int | None = None,
+    ) -> None:
+        """Record that the device itself refused a request, or cut it short: one event of the trace.
+
+        For a request that never comes to the bus: one beyond a limit of the device's own, or a DMA
+        under way that ends with bus mastering. ``ranges``: (bus address, bytes) each; ``moved``:
+        bytes that were moved before; ``byte``: the first at fault (default: the one after those).
+        An end by RESET or CLIENT_GONE is not a refusal, and is not recorded. ValueError for NONE.
+        """
+        self._log.refuse(reason, ranges, write=write, moved=moved, byte=byte)
+
+    # Memory that is mapped.
 
     def read(self, address: int, length: int, attributes: Attributes = PLAIN) -> bytes:
         """Return a copy of memory, taken once. DmaRefused, and then nothing was read."""
@@ -69,16 +155,28 @@ class Bus(Moves):
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
         self._now(segments, attributes, write=True)
 
-    def _now(self, segments: Segments, attributes: Attributes, *, write: bool) -> list[bytes]:
+    def _now(self, segments: ScatterList, attributes: Attributes, *, write: bool) -> list[bytes]:
         try:
-            with self.interconnect.lock:
-                return self._move(segments, attributes, write=write)
+            with self._link.interconnect.lock:
+                return self._engine.move(segments, attributes, write=write)
         except NotMapped as refusal:
-            if self.behind_iommu:
-                self._tell_later(refusal, segments, attributes, write=write)
+            if self._link.behind_iommu:
+                self._forward_later(refusal, segments, attributes, write=write)
             raise
 
-    # The same, where the client's help may be needed: memory that it mapped without a descriptor.
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the bus addresses that the client has mapped, in order: (address, bytes)."""
+        client = self._link.client
+        return list(client.ranges()) if client is not None else []
+
+    def reachable(self, address: int, length: int, *, write: bool) -> bool:
+        """Return whether memory is there for a request, perhaps by a message.
+
+        Nothing is sent, and the interconnect is not asked.
+        """
+        return self._check.reachable(address, length, write=write)
+
+    # Memory that may need the client's help: the client mapped it without a descriptor.
 
     def read_async(
         self,
@@ -95,10 +193,11 @@ class Bus(Moves):
         register access or the timer that called this is done, and in mapped memory before that
         access is answered; otherwise later, while registers are read and written as ever. So an
         ``on_done`` may start the next DMA, however long the chain. DMAs are done, and end, in the
-        order they were started, behind what a refusal asks of the client's IOMMU. Each is admitted
-        when its bytes move. After ``cancel``, which a reset does, ``on_done`` never comes.
+        order they were started, behind the messages that a refusal sends to the client's IOMMU.
+        Each is admitted when its bytes move. After ``cancel``, which a reset does, ``on_done``
+        never comes.
 
-        At most 256 DMAs of 64 MiB in all are under way; what is too much is refused with
+        At most 256 DMAs of 64 MiB in all are under way; one beyond that is refused with
         CLIENT_ERROR. ``by_message`` asks the client by DMA_READ or DMA_WRITE, whatever its map
         says: for an address that is not mapped, QEMU then raises the fault of its IOMMU in the
         guest.
@@ -156,7 +255,7 @@ class Bus(Moves):
 
     def _start(
         self,
-        segments: Segments,
+        segments: ScatterList,
         length: int,
         attributes: Attributes,
         on_done: Callable[[Outcome], None],
@@ -167,14 +266,16 @@ class Bus(Moves):
         if self.queue.start(dma):
             return
         refusal = DmaRefused(DmaReason.CLIENT_ERROR, dma.address)
-        self._record_refused(dma.address, length, attributes, refusal, write=write)
+        self._log.record_refused(dma.address, length, attributes, refusal, write=write)
         self.queue.refuse(dma, refusal)
 
     def _begin_started(self, dma: Started) -> Outcome | Asking:
-        return self._begin(dma.segments, dma.attributes, write=dma.write, by_message=dma.by_message)
+        return self._engine.begin(
+            dma.segments, dma.attributes, write=dma.write, by_message=dma.by_message
+        )
 
-    def _tell_later(
-        self, refusal: DmaRefused, segments: Segments, attributes: Attributes, *, write: bool
+    def _forward_later(
+        self, refusal: DmaRefused, segments: ScatterList, attributes: Attributes, *, write: bool
     ) -> None:
         """Have the client's IOMMU told of a refusal for which nobody waits."""
         page = page_at_fault(segments, refusal.address, write=write)
@@ -183,11 +284,11 @@ class Bus(Moves):
         if page.data is not None:
             page = page._replace(data=bytes(page.data))
         segments = ((page.address, page.data if write else page.length),)
-        asking = self._refer(bare(refusal), page, attributes)
-        dma = Started(segments, attributes, write, True, page.length, self._told, asking)
+        asking = self._forwarding.forward(bare(refusal), page, attributes)
+        dma = Started(segments, attributes, write, True, page.length, self._forwarded, asking)
         self._untold += self.queue.start(dma)
 
-    def _told(self, _outcome: Outcome) -> None:
+    def _forwarded(self, _outcome: Outcome) -> None:
         self._untold -= 1
 
     def cancel(self) -> None:
@@ -197,30 +298,12 @@ class Bus(Moves):
 
     def leave(self) -> None:
         """End every DMA that was started: its client is going. CLIENT_GONE, where it is needed."""
-        self._leaving = True
+        self._link.leaving = True
         try:
             self.queue.finish()
         finally:
-            self._leaving = False
+            self._link.leaving = False
 
     def _ask(self, ask: Ask, answered: Callable[[bytes | MemoryFault], None]) -> None:
-        if self.client is not None:
-            self.client.ask(ask, answered)
-
-    def ranges(self) -> list[tuple[int, int]]:
-        """Return the bus addresses that the client has mapped, in order: (address, bytes)."""
-        return list(self.client.ranges()) if self.client is not None else []
-
-    def reachable(self, address: int, length: int, *, write: bool) -> bool:
-        """Return whether memory is there for a request, perhaps by a message.
-
-        Sends none, and asks no interconnect.
-        """
-        try:
-            client = self._leaves(address, length)
-            self._reach.views(client, address, length, write=write)
-        except OnlyByMessage:
-            return True
-        except DmaRefused:
-            return False
-        return True
+        if self._link.client is not None:
+            self._link.client.ask(ask, answered)

@@ -8,15 +8,11 @@ as a register that nobody answers for, or as a vector that writes over another r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar
 from dma_rehearsal.device.endpoints.registers import RegisterFile
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.pci.msix import MAX_VECTORS, pba_size, table_size
-
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.endpoint import Endpoint
 
 _BARS = 6
 _LEAST, _BEYOND = 16, 1 << 32  # of a 32-bit memory BAR; PCI Local Bus 3.0, 6.2.5.1
@@ -31,12 +27,10 @@ _IDENTITY_BITS = {
 _PINS = range(5)  # none, then INTA to INTD
 
 
-def check(
-    function: Endpoint, bars: Bars, vectors: int, msix: MsixBars | None, messages: int
-) -> None:
+def check(owner: object, bars: Bars, vectors: int, msix: MsixBars | None, messages: int) -> None:
     """Raise ValueError for identity, BARs or interrupts that no function can have."""
-    name = type(function).__name__
-    _check_identity(name, getattr(function, "identity", None))
+    name = type(owner).__name__
+    _check_identity(name, getattr(owner, "identity", None))
     for index, bar in bars.items():
         _check_bar(name, index, bar)
     if not 0 <= vectors <= MAX_VECTORS:
@@ -124,15 +118,15 @@ def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return one[0] < other[0] + other[1] and other[0] < one[0] + one[1]
 
 
-def check_side_effects(function: Endpoint, files: Mapping[int, RegisterFile]) -> None:
+def check_side_effects(owner: object, files: Mapping[int, RegisterFile]) -> None:
     """Raise ValueError for a side effect that cannot be called, or that two registers call."""
-    name = type(function).__name__
-    for method in dir(type(function)):
+    name = type(owner).__name__
+    for method in dir(type(owner)):
         kind, _, register = method.partition("_")
         if kind not in ("read", "write"):
             continue
         having = [index for index, file in files.items() if register in file.names]
-        if not callable(getattr(type(function), method)):
+        if not callable(getattr(type(owner), method)):
             if having:
                 raise ValueError(
                     f"{name}.{method} has the name of a side effect and is no method; name it "
@@ -144,7 +138,7 @@ def check_side_effects(function: Endpoint, files: Mapping[int, RegisterFile]) ->
                 f"{name}.{method}: no register of that name; declare it, or name the method "
                 "otherwise, for read_ and write_ are of registers"
             )
-        owned = [index for index in having if files[index].owned_by(register, function)]
+        owned = [index for index in having if files[index].owned_by(register, owner)]
         if len(owned) > 1:
             places = " and ".join(f"BAR{index}" for index in owned)
             raise ValueError(

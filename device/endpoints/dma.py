@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a function asks of memory, and how it is refused."""
+"""Requests of a function to memory: attributes, scatter lists, outcomes and refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dma_rehearsal.device.layout import AddressType, DmaReason
+from dma_rehearsal.device.vfio_user.errors import ClientFault, ClientGone, MemoryFault, ReadOnly
+from dma_rehearsal.device.vfio_user.model import Ask
 
 
 class DmaRefused(Exception):
@@ -35,7 +37,7 @@ class NotMapped(DmaRefused):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a memory request carries beside its address (PCI Express Base 5.0, 2.2.6 and 2.2.10).
+    """The attributes of a memory request (PCI Express Base 5.0, 2.2.6 and 2.2.10).
 
     vfio-user carries none of them: they are *modelled*, that is applied here and recorded.
     """
@@ -51,8 +53,8 @@ class Attributes:
 PLAIN = Attributes()
 Ranges = Sequence[tuple[int, int]]  # bus address, bytes
 Data = bytes | memoryview  # of a write; a view is of bytes that do not change
-# Of a read as Ranges; of a write (bus address, data), which lists of thousands come as and stay.
-Segments = Sequence[tuple[int, Any]]
+# Of a read Ranges; of a write (bus address, data). Lists of thousands stay as they came.
+ScatterList = Sequence[tuple[int, Any]]
 
 
 class Transaction(NamedTuple):
@@ -65,15 +67,27 @@ class Transaction(NamedTuple):
     reason: DmaReason
 
 
-# What came of a DMA: what was read of each of its ranges (of a write: nothing), or the refusal.
+# Of a DMA: the bytes read of each of its ranges (of a write: none), or the refusal.
 Outcome = list[bytes] | DmaRefused
+# A DMA that asks the client, one message after the other; it is sent each answer.
+Asking = Generator[Ask, bytes | MemoryFault, Outcome]
 
 
-def ranges_of(segments: Segments, *, write: bool) -> Ranges:
-    """Return the ranges of what is read or written."""
+def ranges_of(segments: ScatterList, *, write: bool) -> Ranges:
+    """Return the ranges that a scatter list reads or writes."""
     return [(address, len(data)) for address, data in segments] if write else segments
 
 
 def bare(refusal: DmaRefused) -> DmaRefused:
     """Return a refusal that may be kept: its traceback's frames hold views of memory."""
     return type(refusal)(refusal.reason, refusal.address, refusal.nearest)
+
+
+def refusal_of(fault: MemoryFault) -> DmaRefused:
+    """Return the refusal that a fault of the client's memory is."""
+    if isinstance(fault, ClientGone):
+        return DmaRefused(DmaReason.CLIENT_GONE, fault.address)
+    if isinstance(fault, ClientFault):
+        return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
+    reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
+    return DmaRefused(reason, fault.address)

@@ -18,8 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import GEN_RUNNING, getgeneratorstate
 
-from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, Outcome, Segments, ranges_of
-from dma_rehearsal.device.endpoints.dma_engine import Asking
+from dma_rehearsal.device.endpoints.dma import (
+    Asking,
+    Attributes,
+    DmaRefused,
+    Outcome,
+    ScatterList,
+    ranges_of,
+)
 from dma_rehearsal.device.layout import RING_BYTES_CACHED_LEAST, RING_BYTES_CACHED_MAX, DmaReason
 from dma_rehearsal.device.vfio_user.errors import ClientGone, MemoryFault
 from dma_rehearsal.device.vfio_user.model import Ask
@@ -46,7 +52,7 @@ class Started:
     ``asking``, once it has begun and needs the client, is what it asks.
     """
 
-    segments: Segments
+    segments: ScatterList
     attributes: Attributes
     write: bool
     by_message: bool

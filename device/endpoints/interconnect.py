@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies between the functions of one process and memory, where a platform puts its models.
+"""The interconnect between the functions of one process and memory. A platform adds its models.
 
-Without a platform nothing stands there, and every request passes. Functions and the platform are
+Without a platform it has none, and every request passes. Functions and the platform are
 served by different threads, so all of it has one lock: a function holds it from the check of a
 request until the last byte has moved, the platform while it changes what is checked. A request
 therefore meets the state before a change or after it, whole; and once a change was acknowledged, no
-byte moves by the state before. Nothing else is waited for under this lock.
+byte moves by the state before. Under this lock nothing else is waited for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
-from dma_rehearsal.device.endpoints.dma import Ranges
-from dma_rehearsal.device.endpoints.refusals import Refusals
+from dma_rehearsal.device.endpoints.dma import Attributes, Ranges
+from dma_rehearsal.device.endpoints.request_history import RefusedRequests
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.device.vfio_user.model import Place
-
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.dma import Attributes
+from dma_rehearsal.device.vfio_user.model import Client, Place
 
 
 class Request(NamedTuple):
@@ -47,12 +44,12 @@ class Refusal:
 
 
 Check = Callable[[Request], Refusal | None]
-# Told of what moved: whether to memory, the ranges, and the number of the request.
-Moved = Callable[[bool, Ranges, int], None]
+# Called when bytes move: whether to memory, the ranges, and the number of the request.
+MoveObserver = Callable[[bool, Ranges, int], None]
 
 
 class Caches(Protocol):
-    """What stands behind the checks, between all requests and memory. Called under the lock.
+    """The caches between all requests that passed the checks and memory. Called under the lock.
 
     ``no_snoop``: no cache follows it, by its attribute as it left the function or because the
     function is never snooped. Places are those of one request, in order.
@@ -73,7 +70,7 @@ class Caches(Protocol):
 
 
 class Interconnect:
-    """What is done while its ``lock`` is held is one step for everybody else on it.
+    """The one interconnect of a process. A change under its ``lock`` is one step for all others.
 
     ``caches``: None while every access sees what the CPU sees. ``checked``: whether anything may
     refuse a request. ``sequence``: the number of the newest request of all functions; the first is
@@ -86,11 +83,11 @@ class Interconnect:
     def __init__(self) -> None:
         # One thread may take it again: who is told of a refusal can look at memory.
         self.lock = threading.RLock()
-        self._checks: dict[Check, Moved] = {}
+        self._checks: dict[Check, MoveObserver] = {}
         self.sequence = 0
-        self.refusals = Refusals()
+        self.refusals = RefusedRequests()
 
-    def add_check(self, check: Check, moved: Moved = lambda *_: None) -> None:
+    def add_check(self, check: Check, moved: MoveObserver = lambda *_: None) -> None:
         """Have ``check`` asked of every request, under the lock; None lets it pass.
 
         ``moved`` is told of what moves: of a list, when all of it has passed.
@@ -118,3 +115,18 @@ class Interconnect:
         """Tell of bytes that a request moves, whose number is the next one. Under the lock."""
         for told in self._checks.values():
             told(write, ranges, self.sequence + 1)
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """Where the requests of one function go. The parts of its bus share it.
+
+    ``interconnect`` is the platform's where the process has one, else this function's own.
+    ``behind_iommu``: the client's map is what its IOMMU lets through. ``leaving``: the client is
+    going, and reaches nothing any more.
+    """
+
+    client: Client | None = None
+    interconnect: Interconnect = field(default_factory=Interconnect)
+    behind_iommu: bool = False
+    leaving: bool = False

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the bytes of a request are, once nothing refused it: in memory, or behind caches."""
+"""An access to the bytes of a request that nothing refused: direct, or through the caches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dma_rehearsal.device.endpoints.dma import Data, DmaRefused
+from dma_rehearsal.device.endpoints.dma import Data, refusal_of
 from dma_rehearsal.device.endpoints.interconnect import Caches
-from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.client_memory import View
-from dma_rehearsal.device.vfio_user.errors import ClientFault, ClientGone, MemoryFault, ReadOnly
+from dma_rehearsal.device.vfio_user.errors import MemoryFault
 from dma_rehearsal.device.vfio_user.model import Place
 
 
 @dataclass(slots=True)
-class Views:
-    """Memory without caches before it."""
+class DirectAccess:
+    """An access to memory without caches before it."""
 
     views: Sequence[View]
 
@@ -46,8 +45,8 @@ class Views:
 
 
 @dataclass(slots=True)
-class Cached:
-    """Memory behind caches, which have let the request pass."""
+class CachedAccess:
+    """An access through caches, which have let the request pass."""
 
     caches: Caches
     places: Sequence[Place]
@@ -69,14 +68,4 @@ class Cached:
             raise refusal_of(fault) from fault
 
 
-Target = Views | Cached
-
-
-def refusal_of(fault: MemoryFault) -> DmaRefused:
-    """Return the refusal that a fault of the client's memory is."""
-    if isinstance(fault, ClientGone):
-        return DmaRefused(DmaReason.CLIENT_GONE, fault.address)
-    if isinstance(fault, ClientFault):
-        return DmaRefused(DmaReason.CLIENT_ERROR, fault.address)
-    reason = DmaReason.READ_ONLY if isinstance(fault, ReadOnly) else DmaReason.UNMAPPED
-    return DmaRefused(reason, fault.address)
+MemoryAccess = DirectAccess | CachedAccess

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest requests of a function, kept as they come: by the list.
+"""The newest requests: all of one function, and the refused ones of all functions.
 
-A list of thousands passes in the time that it takes to make a record of some hundreds. So each is
-made when somebody asks for it.
+The requests of a function are kept by the list, as they come. A list of thousands passes in the
+time that it takes to make a record of some hundreds, so a record is made when somebody asks for it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
-from dma_rehearsal.device.endpoints.dma import Attributes, Transaction
-from dma_rehearsal.device.layout import DmaReason
-
-_Ranges = Sequence[tuple[int, int]]
+from dma_rehearsal.device.endpoints.dma import Attributes, Ranges, Transaction
+from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaDirection, DmaReason
 
 
 class History(Sequence[Transaction]):
@@ -22,10 +21,10 @@ class History(Sequence[Transaction]):
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._lists: deque[tuple[bool, _Ranges, Attributes, DmaReason]] = deque()
+        self._lists: deque[tuple[bool, Ranges, Attributes, DmaReason]] = deque()
         self._held = 0
 
-    def add(self, write: bool, ranges: _Ranges, attributes: Attributes, reason: DmaReason) -> None:
+    def add(self, write: bool, ranges: Ranges, attributes: Attributes, reason: DmaReason) -> None:
         """Add requests that differ by their range alone: (address, bytes) each."""
         if not ranges:
             return
@@ -56,3 +55,45 @@ class History(Sequence[Transaction]):
     def __getitem__(self, index: slice) -> list[Transaction]: ...
     def __getitem__(self, index: int | slice) -> Transaction | list[Transaction]:
         return list(self)[index]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """A request that was refused. ``sequence`` counts it among all requests.
+
+    Of one in several ranges: the first address, and the bytes of all. ``byte`` is the first byte at
+    fault.
+    """
+
+    sequence: int
+    reason: DmaReason
+    direction: DmaDirection
+    address: int
+    length: int
+    byte: int
+
+
+class RefusedRequests:
+    """The newest REFUSED_CAPACITY refused requests of all functions, and the count of all.
+
+    Under the interconnect's lock.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[RefusedRequest] = deque(maxlen=REFUSED_CAPACITY)
+        self.count = 0
+
+    def add(self, refused: RefusedRequest) -> None:
+        """Keep one, which takes the place of the oldest when there is no room."""
+        self.count += 1
+        self._kept.append(refused)
+
+    def clear(self) -> None:
+        """Forget them all, and count anew."""
+        self._kept.clear()
+        self.count = 0
+
+    def get(self, number: int) -> RefusedRequest | None:
+        """Return a refusal by its number, if it is held; the first one is 1."""
+        index = number - (self.count - len(self._kept)) - 1
+        return self._kept[index] if 0 <= index < len(self._kept) else None

@@ -1,44 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a function's requests lead: to its client's memory, or to a BAR of a peer.
+"""Address routing: a request leads to its client's memory, or to a BAR of a peer.
 
-NotMapped or DmaRefused says why one leads nowhere; OnlyByMessage, that the client alone reaches it.
+NotMapped or DmaRefused says why one leads nowhere; OnlyByMessage, that only the client reaches it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from dma_rehearsal.device.endpoints.bar_memory import Memory
 from dma_rehearsal.device.endpoints.dma import DmaRefused, NotMapped, OnlyByMessage
+from dma_rehearsal.device.endpoints.function import Function
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from dma_rehearsal.device.vfio_user.model import Client, Place
 
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.endpoint import Endpoint
-
 _Found = TypeVar("_Found")
 
 
-class Reach:
-    """What one function reaches."""
+class Fabric:
+    """Joins the functions of one process: they reach each other's BARs that are memory.
 
-    def __init__(self, function: Endpoint) -> None:
-        self._function = function
+    Registers are not reached this way. Whatever a write to a register sets off happens in the
+    thread of that function's own client, so no DMA can re-enter a device.
+    """
+
+    def __init__(self) -> None:
+        self._functions: list[Function] = []
+
+    def join(self, function: Function) -> None:
+        """Make the BARs of ``function`` reachable for the others."""
+        self._functions.append(function)
+
+    def function_at(self, asker: Function, address: int, length: int) -> Function | None:
+        """Return the peer that has a byte of the range in one of its BARs, if there is one."""
+        for function in self._functions:
+            if function is not asker and function.config.overlaps_bar(address, length):
+                return function
+        return None
+
+    def memory(self, asker: Function, address: int, length: int, *, write: bool) -> memoryview:
+        """Return a view of a peer's BAR. Raises Unmapped or ReadOnly."""
+        for function in self._functions:
+            if function is asker or not length:
+                continue
+            place = function.config.bar_at(address, length)
+            if place is None:
+                continue
+            bar, offset = place
+            content = function.contents.get(bar)
+            if not isinstance(content, Memory) or not 0 <= offset <= len(content.data) - length:
+                raise Unmapped(address)
+            if write and (content.read_only or function.config.stopped):
+                raise ReadOnly(address)
+            return memoryview(content.data)[offset : offset + length]
+        raise Unmapped(address)
+
+
+class Router:
+    """Finds where the requests of one function lead."""
+
+    def __init__(self, function: Function, fabric: Fabric) -> None:
+        self._function, self._fabric = function, fabric
 
     def views(self, client: Client, address: int, length: int, *, write: bool) -> Sequence[View]:
         """Return views of memory, or of a peer's BAR."""
-        found = self._reached(client.memory, address, length, write=write)
+        found = self._find(client.memory, address, length, write=write)
         return [found] if isinstance(found, memoryview) else found
 
     def places(
         self, client: Client, address: int, length: int, *, write: bool
     ) -> Sequence[Place] | memoryview:
-        """Return the places of memory, or a view of a peer's BAR, which no cache holds."""
-        return self._reached(client.places, address, length, write=write)
+        """Return where the bytes lie in the client's files, or a view of a peer's BAR.
 
-    def _reached(
+        No cache holds a peer's BAR.
+        """
+        return self._find(client.places, address, length, write=write)
+
+    def _find(
         self,
         memory: Callable[..., Sequence[_Found]],
         address: int,
@@ -57,7 +98,7 @@ class Reach:
 
     def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
         try:
-            return self._function.fabric.memory(self._function, address, length, write=write)
+            return self._fabric.memory(self._function, address, length, write=write)
         except ReadOnly as refusal:
             raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
         except Unmapped:

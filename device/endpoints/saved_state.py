@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of an endpoint a migration carries: some bytes of its BARs, which the author lists.
+"""The saved state of an endpoint: some bytes of its BARs, which the author lists.
 
     state = (StatePart(bar=1, offset=0, length=0x3000), StatePart(bar=0, offset=0, length=8))
 
-Configuration space is no part of it: QEMU, which emulates most of it, carries that itself.
+Configuration space is not a part of it: QEMU, which emulates most of it, carries that itself.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dma_rehearsal.device.endpoints.bar_memory import Memory
-from dma_rehearsal.device.endpoints.registers import RegisterFile
-from dma_rehearsal.device.endpoints.shared import SharedMemory
+from dma_rehearsal.device.endpoints.bar_memory import BarContent
 from dma_rehearsal.device.vfio_user.migration import Migration
-
-Content = RegisterFile | Memory | SharedMemory  # of a BAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class StatePart:
 
 def migration(
     parts: Sequence[StatePart],
-    contents: Mapping[int, Content],
+    contents: Mapping[int, BarContent],
     *,
     loaded: Callable[[], None],
     stopped: Callable[[], None],

@@ -1,28 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A function that a migration holds: VFIO's STOP, and the states that are like it.
+"""The STOP state of a function, in which a migration holds it.
 
-There it must not send an interrupt or a DMA, nor change its own state, and must still answer
-(<linux/vfio.h>, enum vfio_device_mig_state). So the function sends nothing, as if bus mastering
-were off; time stands still for its timers; a BAR is read without side effects, and a write to one
-is lost. Configuration space and MSI-X's table, which the client looks after in any state, take
-writes. What a client stores by a mapping of its own, nobody can keep from it.
+A function in STOP must not send an interrupt or a DMA, nor change its own state, and must still
+answer (<linux/vfio.h>, enum vfio_device_mig_state; so in the states that are like it). So it sends
+nothing, as if bus mastering were off; time stands still for its timers; a BAR is read without side
+effects, and a write to one is lost. Configuration space and MSI-X's table, which the client looks
+after in any state, take writes. A store by a mapping of the client's own cannot be prevented.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.bar_memory import BarContent
+from dma_rehearsal.device.pci.config import ConfigSpace
+from dma_rehearsal.device.vfio_user.timers import Timers
 
 
-class Standstill:
-    """Holds one function, and lets it go."""
+class Stoppable(Protocol):
+    """The members of a function that a stop uses."""
+
+    config: ConfigSpace
+
+    @property
+    def timers(self) -> Timers:
+        """Return the timers of its model."""
+
+    @property
+    def contents(self) -> Mapping[int, BarContent]:
+        """Return what its BARs hold, by their numbers."""
+
+    def on_stopped(self) -> None:
+        """Act on the end of running."""
+
+    def on_running(self) -> None:
+        """Act on the beginning of running."""
+
+
+class StopState:
+    """Stops one function, and lets it run again."""
 
     def __init__(
         self,
-        function: Endpoint,
+        function: Stoppable,
         cancel: Callable[[], None],
         offer_interrupts: Callable[[], None],
     ) -> None:
@@ -33,16 +54,16 @@ class Standstill:
         self._function = function
         self._cancel, self._offer_interrupts = cancel, offer_interrupts
 
-    def begin(self) -> None:
-        """Hold the function: what is under way is forgotten, before its author is told."""
+    def stop(self) -> None:
+        """Stop the function: what is under way is forgotten, before its author is told."""
         function = self._function
         function.config.stopped = True
         function.timers.hold()
         self._cancel()
         function.on_stopped()
 
-    def end(self) -> None:
-        """Let it go on. A model that fails to is held as before."""
+    def run(self) -> None:
+        """Let the function go on. A model that fails to is stopped as before."""
         function = self._function
         function.config.stopped = False
         function.timers.release()
@@ -56,6 +77,6 @@ class Standstill:
         self._offer_interrupts()
 
     def read(self, index: int, offset: int, length: int) -> bytes:
-        """Return what a BAR holds."""
+        """Return the bytes of a BAR, without side effects."""
         content = self._function.contents.get(index)
         return bytes(length) if content is None else content.peek(offset, length)

@@ -8,6 +8,7 @@ bits: 0 to 7 the correctable ones, 8 to 0x18 the uncorrectable ones. Others do n
 from __future__ import annotations
 
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.function import Function
 from dma_rehearsal.device.endpoints.registers import Access, Field, Fields, Flag
 from dma_rehearsal.device.layout import ERROR_DVSEC_ID, ERROR_DVSEC_VENDOR, ErrorInjection
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
@@ -51,7 +52,7 @@ class ErrorInjector:
         if InjectionControl(value).inject:
             self.inject(self._function)
 
-    def inject(self, function: Endpoint) -> None:
+    def inject(self, function: Function) -> None:
         """Have a function detect the error that is configured; nothing for an invalid code.
 
         The DVSEC's severity is for a function without AER, whose own severities decide.

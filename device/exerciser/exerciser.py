@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from dma_rehearsal.device import layout
-from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.bars import MemoryBar, MsixBars, RegisterBar, bar_size
 from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION, Endpoint
 from dma_rehearsal.device.endpoints.registers import Register
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.exerciser.atc import Atc
 from dma_rehearsal.device.exerciser.capabilities import (
     DEFAULT_CAPABILITIES,
@@ -375,7 +375,7 @@ class Exerciser(Endpoint):
 
         One that was refused, of which the client is being told, ends but once.
         """
-        if self.bus.referring:
+        if self.bus.forwarding:
             return
         places = [(each.address, each.length) for each in transfer.segments]
         self.bus.refuse(reason, places, write=transfer.writes_memory, moved=moved, byte=byte)

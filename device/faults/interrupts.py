@@ -89,7 +89,7 @@ class _MsixMaskIgnored(Exerciser):
 
 class _IntxStorm(Exerciser):
     def intx_status(self) -> bool:
-        return self._intx_level
+        return self.interrupts.level
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

@@ -7,7 +7,7 @@ import contextlib
 import threading
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.endpoints.refusals import Refusals, RefusedRequest
+from dma_rehearsal.device.endpoints.request_history import RefusedRequest, RefusedRequests
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import DeviceFault
@@ -28,8 +28,8 @@ class _TransfersNotTraced(Exerciser):
 class _RefusalsUncounted(Platform):
     """Whatever is refused, REFUSED_COUNT stands still, and nothing can be selected."""
 
-    def make_refusals(self) -> Refusals:
-        class Silent(Refusals):
+    def make_refusals(self) -> RefusedRequests:
+        class Silent(RefusedRequests):
             def add(self, refused: RefusedRequest) -> None:
                 pass
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 import struct
 from enum import IntEnum, IntFlag
 
+from dma_rehearsal.device.pci import pcie
 from dma_rehearsal.device.pci.config import ConfigSpace, ExtendedCapability
+from dma_rehearsal.device.pci.pcie import DeviceStatus
 
 
 class Offset(IntEnum):
@@ -110,7 +112,30 @@ class AdvancedErrorReporting(ExtendedCapability):
             _point_to(config, start, 0)
 
 
-def fatal(config: ConfigSpace, start: int, error: Uncorrectable) -> bool:
+def detect(
+    config: ConfigSpace, start: int, error: Correctable | Uncorrectable, *, fatal: bool = False
+) -> DeviceStatus:
+    """Log an error that the function detected; return its severity (Base 5.0, section 6.2).
+
+    ``start`` is the PCI Express capability's. Device Status gets the severity, and the error's own
+    bit for an Unsupported Request. Where the function has AER, AER's severities decide and
+    ``fatal`` does not. No error message is sent: vfio-user carries none.
+    """
+    start_aer = config.start_of(AdvancedErrorReporting)
+    severity = DeviceStatus.CORRECTABLE_ERROR
+    if isinstance(error, Uncorrectable):
+        if start_aer is not None:
+            fatal = is_fatal(config, start_aer, error)
+        severity = DeviceStatus.FATAL_ERROR if fatal else DeviceStatus.NON_FATAL_ERROR
+    pcie.set_status(config, start, severity, True)
+    if error is Uncorrectable.UNSUPPORTED_REQUEST:
+        pcie.set_status(config, start, DeviceStatus.UNSUPPORTED_REQUEST, True)
+    if start_aer is not None:
+        report(config, start_aer, error)
+    return severity
+
+
+def is_fatal(config: ConfigSpace, start: int, error: Uncorrectable) -> bool:
     """Return whether software has an error be fatal (Uncorrectable Error Severity, 7.8.4.4)."""
     return bool(config.dword(start + Offset.UNCORRECTABLE_SEVERITY) & error)
 

@@ -17,8 +17,8 @@ from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
-from dma_rehearsal.device.endpoints.refusals import Refusals
 from dma_rehearsal.device.endpoints.registers import Register
+from dma_rehearsal.device.endpoints.request_history import RefusedRequests
 from dma_rehearsal.device.layout import Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
 from dma_rehearsal.device.pci.config import Identity
@@ -95,9 +95,9 @@ class Platform(Endpoint):
         """Return the protection unit; a fault overrides it."""
         return Protection()
 
-    def make_refusals(self) -> Refusals:
+    def make_refusals(self) -> RefusedRequests:
         """Return what keeps refused requests; a fault overrides it."""
-        return Refusals()
+        return RefusedRequests()
 
     def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
         """Return the cache model of a configuration; a fault overrides it."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
-from dma_rehearsal.device.endpoints.refusals import RefusedRequest
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.request_history import RefusedRequest
 from dma_rehearsal.device.layout import REFUSED_CAPACITY, Plat
 
 _Field = Callable[[RefusedRequest], int]

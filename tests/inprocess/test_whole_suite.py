@@ -296,7 +296,7 @@ class Edge(Exerciser):
     """The line goes down by itself once it was signalled."""
 
     def send_intx(self) -> bool:
-        self._intx_level = False
+        self.interrupts.level = False
         return super().send_intx()
 
 

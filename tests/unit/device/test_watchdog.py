@@ -162,11 +162,11 @@ def test_access_is_described() -> None:
 
 def test_places_have_their_registers_names() -> None:
     device: Endpoint = TimerDevice()
-    names = [device.place(0, offset) for offset in (0, 2, 0x800)]
+    names = [device.location(0, offset) for offset in (0, 2, 0x800)]
     assert names[0] == f"BAR0 0x0 ({device.registers(0).name(0)})"
     assert names[1] == f"BAR0 0x2 ({device.registers(0).name(0)})"
     assert names[2] == "BAR0 0x800"
-    assert device.place(7, 4) == "configuration space 0x4"
+    assert device.location(7, 4) == "configuration space 0x4"
 
 
 def hang(folder: Path, offset: int, *, write: bool) -> tuple[int, str]:

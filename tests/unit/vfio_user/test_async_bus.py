@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.bars import MemoryBar
 from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.trace import Trace

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.device.endpoints.shared import SharedMemory
+from dma_rehearsal.device.endpoints.bar_memory import SharedMemory
 from dma_rehearsal.device.vfio_user import connection, dma_map, server
 from dma_rehearsal.device.vfio_user.dma_map import DmaMap
 from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError, Unmapped

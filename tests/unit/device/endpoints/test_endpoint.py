@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import pytest
 
-from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
 from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, Transaction
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
@@ -22,6 +21,7 @@ from dma_rehearsal.device.endpoints.registers import (
     RegisterFile,
 )
 from dma_rehearsal.device.endpoints.request_log import HISTORY
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaReason, Ext
 from dma_rehearsal.device.pci.config import Identity

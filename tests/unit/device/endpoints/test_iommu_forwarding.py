@@ -273,10 +273,10 @@ def test_each_refused_request_is_one_message_and_one_event(
     (asked,) = client.messages
     assert (asked.address, asked.length) == (END, 4)
     assert asked.data == (b"data" if write else None)
-    assert plain.bus.referring
+    assert plain.bus.forwarding
     assert ends == []
     client.refuse()
-    assert not plain.bus.referring
+    assert not plain.bus.forwarding
     assert len(ends) == (not at_once)
     assert all(isinstance(each, DmaRefused) for each in ends)
     assert [each["reason"] for each in requests(tmp_path / "trace")] == ["UNMAPPED"]
@@ -353,7 +353,7 @@ def test_nothing_comes_of_what_was_cancelled(plain: Plain, client: Asked) -> Non
     plain.device_reset()
     client.answer(b"late")
     assert ends == []
-    assert not plain.bus.referring
+    assert not plain.bus.forwarding
 
 
 def test_message_does_not_go_when_bus_mastering_has_ended(plain: Plain, client: Asked) -> None:

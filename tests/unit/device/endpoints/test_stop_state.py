@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import pytest
 
-from dma_rehearsal.device.endpoints.bar_memory import Fabric
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar, SharedBar
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.registers import Access, Register
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaReason

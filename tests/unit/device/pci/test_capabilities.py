@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from dma_rehearsal.device.endpoints.bar_memory import Fabric
+from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import (

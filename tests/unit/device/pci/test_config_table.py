@@ -161,7 +161,7 @@ def test_first_error_pointer_is_the_place_of_the_bit(
     exerciser.region_write(7, _AER + aer.Offset.UNCORRECTABLE_MASK, bytes(4))
     aer.report(exerciser.config, _AER, error)
     assert word(exerciser, _AER + aer.Offset.CONTROL) == int(error).bit_length() - 1
-    assert aer.fatal(exerciser.config, _AER, error) is bool(0x0046_2030 & error)
+    assert aer.is_fatal(exerciser.config, _AER, error) is bool(0x0046_2030 & error)
     other = (
         aer.Uncorrectable.ECRC if error != aer.Uncorrectable.ECRC else aer.Uncorrectable.INTERNAL
     )

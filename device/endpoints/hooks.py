@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hooks of an endpoint: methods that an author overrides, each without effect by itself.
+
+Side effects of registers are not here: they are methods named after their register
+(`dma_rehearsal.device.endpoints.registers`).
+"""
+
+from __future__ import annotations
+
+from dma_rehearsal.device.endpoints.dma import Transaction
+from dma_rehearsal.device.layout import DmaReason
+
+
+class Hooks:
+    """Events of a function's life. All come from the thread that serves the function."""
+
+    def on_reset(self) -> None:
+        """Take state that is not in registers back to its reset state; registers are reset after.
+
+        A function level reset, a reset of the bus and one by the client all end here.
+        """
+
+    def on_command(self) -> None:
+        """Act on a write to the command register, such as bus mastering going off.
+
+        D3hot, whose beginning and end call it too, turns that off as ``config.bus_master`` says.
+        """
+
+    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        """Take note of an access by software, when it is done. ``region``: 0-5 BARs, 7 config."""
+
+    def on_refused(self, transaction: Transaction) -> None:
+        """Take note of a request to memory that was refused; `bus.transactions` has the others.
+
+        The trace has it already. A limit of the device's own goes there by ``bus.refuse``.
+        """
+
+    def on_unmap(self, address: int, length: int) -> None:
+        """Act on an unmap: the client takes back a range of bus addresses, in bytes."""
+
+    def on_detach(self) -> None:
+        """Act on the end of the connection: memory cannot be reached any more."""
+
+    def on_stopped(self) -> None:
+        """Act on the end of running, before the state is saved.
+
+        Timers and DMAs under way are forgotten; ``state`` must say how to go on. Until
+        ``on_running`` no access reaches a register, a DMA is refused as if bus mastering were off,
+        and timers wait: one that is set has all of its time left then.
+        """
+
+    def on_load(self) -> None:
+        """Act on a state that was loaded; ValueError for a state that the device cannot have.
+
+        It came from the client: a number in it may be any number.
+        """
+
+    def on_running(self) -> None:
+        """Act on the beginning of running, with the state that was loaded: set timers again.
+
+        A reset in between has no state to bring, and ends the stop with it.
+        """
+
+    def traces_request(self, reason: DmaReason) -> bool:
+        """Return whether a request that ended so is in the trace: each is. A fault overrides it."""
+        del reason
+        return True
