@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dma_rehearsal.device.cache_model.buffers import Buffer
-from dma_rehearsal.device.cache_model.lines import FRESH, Segment, Window
+from dma_rehearsal.device.cache_model.lines import FRESH, Extent, Window
 from dma_rehearsal.device.cache_model.masks import differing, runs
 from dma_rehearsal.device.cache_model.names import Direction, Operation
 from dma_rehearsal.device.cache_model.reports import MISSING, MissingCall, ReportKind
@@ -29,11 +29,11 @@ class Blame(NamedTuple):
 
 def blame(kind: ReportKind, window: Window, index: int, by: Operation, buffer: Buffer) -> Blame:
     """Return what to say of one line of a report that names ``buffer``."""
-    segment = window.segment
+    extent = window.extent
     sharer = None if by is Operation.EVICTION else _sharer(kind, window, index, buffer)
     if sharer is not None:
         return Blame(MissingCall.NONE_LINE_IS_SHARED, sharer)
-    synced = segment.last[index] == Operation.SYNC_FOR_CPU and segment.buffers == [buffer]
+    synced = extent.last[index] == Operation.SYNC_FOR_CPU and extent.buffers == [buffer]
     if kind in _DEVICE_SUFFERS and synced:  # and the device's bytes are still in DRAM alone
         if buffer.direction is Direction.OUT:
             return Blame(MissingCall.NONE_DIRECTION_IS_OUT, buffer.tag)
@@ -43,30 +43,30 @@ def blame(kind: ReportKind, window: Window, index: int, by: Operation, buffer: B
 
 def _sharer(kind: ReportKind, window: Window, index: int, buffer: Buffer) -> int | None:
     """Return whose bytes suffered when none of those that the operation is about did."""
-    segment = window.segment
-    low, high = index * segment.line, (index + 1) * segment.line
+    extent = window.extent
+    low, high = index * extent.line, (index + 1) * extent.line
     if window.low <= low and high <= window.high:
         return None
-    if kind in _STORES_SUFFER and not segment.marks[index] & FRESH:
+    if kind in _STORES_SUFFER and not extent.marks[index] & FRESH:
         suffered = list(_stored(window, low, high))
     elif kind is ReportKind.DEVICE_BYTES_LOST:
-        suffered = [each for each in range(low, high) if segment.written[each]]
+        suffered = [each for each in range(low, high) if extent.written[each]]
     else:
         return None
     if not suffered or any(window.low <= each < window.high for each in suffered):
         return None
-    return _owner(segment, segment.start + suffered[0], buffer)
+    return _owner(extent, extent.start + suffered[0], buffer)
 
 
 def _stored(window: Window, low: int, high: int) -> Iterator[int]:
     """Yield where the CPU's bytes are not in DRAM, and none of the device's are there."""
-    segment = window.segment
-    mask = differing(segment.image[low:high], window.bytes_at(low, high))
+    extent = window.extent
+    mask = differing(extent.image[low:high], window.bytes_at(low, high))
     for first, last in runs(mask):
-        yield from (each for each in range(low + first, low + last) if not segment.written[each])
+        yield from (each for each in range(low + first, low + last) if not extent.written[each])
 
 
-def _owner(segment: Segment, offset: int, buffer: Buffer) -> int:
+def _owner(extent: Extent, offset: int, buffer: Buffer) -> int:
     """Return the tag of the buffer that a byte is of, ``buffer`` first."""
-    owners = (each for each in (buffer, *segment.buffers) if each.has(segment.backing, offset))
+    owners = (each for each in (buffer, *extent.buffers) if each.has(extent.backing, offset))
     return next(owners, buffer).tag

@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracked buffers, and which segment holds a byte."""
+"""Buffers that were tracked, and where their bytes lie."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dma_rehearsal.device.cache_model.lines import Segment
 from dma_rehearsal.device.cache_model.names import (
     BUFFER_COST,
-    PIECE_COST,
     SPAN_COST,
     BadRange,
     Direction,
     Span,
 )
-from dma_rehearsal.device.cache_model.snapshots import Copies
+from dma_rehearsal.device.cache_model.snapshots import Snapshots
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +25,7 @@ class Buffer:
     direction: Direction
     spans: Sequence[Span]
     line: int
-    owned: Copies = field(default_factory=Copies)
+    owned: Snapshots = field(default_factory=Snapshots)
 
     @property
     def edges(self) -> Iterator[tuple[Hashable, int]]:
@@ -99,74 +96,3 @@ def check_spans(spans: Sequence[Span], line: int, limit: int) -> None:
     ends = [span.offset + span.length for span in spans[:-1]]
     if any(edge % line for edge in starts + ends):
         raise BadRange(f"parts of a buffer that do not join at lines of {line} bytes")
-
-
-class Tracked:
-    """All segments, by backing and offset. They never overlap, and begin and end at lines."""
-
-    def __init__(self) -> None:
-        self._segments: dict[Hashable, list[Segment]] = {}
-        self.size = 0  # bytes of guest memory
-        self.retained = 0  # bytes that their state takes
-
-    def __len__(self) -> int:
-        return sum(map(len, self._segments.values()))
-
-    def pieces(
-        self, backing: Hashable, start: int, end: int
-    ) -> Iterator[tuple[Segment | None, int, int]]:
-        """Yield [start, end) in order, cut where segments begin and end; None is not tracked."""
-        segments = self._segments.get(backing, [])
-        index = max(bisect_right(segments, start, key=_start) - 1, 0)
-        while start < end:
-            segment = segments[index] if index < len(segments) else None
-            if segment is None or end <= segment.start:
-                yield None, start, end
-                return
-            if start < segment.start:
-                yield None, start, segment.start
-                start = segment.start
-            if start < segment.end:
-                last = min(end, segment.end)
-                yield segment, start, last
-                start = last
-            index += 1
-
-    def cut(self, backing: Hashable, offset: int) -> None:
-        """Make an edge between two segments at ``offset``, where one holds it."""
-        segments = self._segments.get(backing, [])
-        index = bisect_right(segments, offset, key=_start) - 1
-        if index >= 0 and segments[index].start < offset < segments[index].end:
-            segments.insert(index + 1, segments[index].split(offset))
-            self.retained += PIECE_COST
-
-    def add(self, segment: Segment) -> None:
-        """Add lines that were not tracked."""
-        segments = self._segments.setdefault(segment.backing, [])
-        segments.insert(bisect_right(segments, segment.start, key=_start), segment)
-        self.size += segment.size
-        self.retained += segment.retained
-
-    def remove(self, segment: Segment) -> None:
-        """Forget lines."""
-        segments = self._segments[segment.backing]
-        del segments[bisect_right(segments, segment.start, key=_start) - 1]
-        self.size -= segment.size
-        self.retained -= segment.retained
-        if not segments:
-            del self._segments[segment.backing]
-
-    def join(self, backing: Hashable, start: int, end: int) -> None:
-        """Join what is alike again at and between two offsets."""
-        segments = self._segments.get(backing, [])
-        index = max(bisect_right(segments, start, key=_start) - 2, 0)
-        while index + 1 < len(segments) and segments[index].start < end:
-            if segments[index].joins(segments[index + 1]):
-                segments[index].join(segments.pop(index + 1))
-                self.retained -= PIECE_COST
-            else:
-                index += 1
-
-
-def _start(segment: Segment) -> int:
-    return segment.start

@@ -9,16 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from dma_rehearsal.device.cache_model.buffers import Buffer
 from dma_rehearsal.device.cache_model.masks import blended, of_lines, padded, runs
 from dma_rehearsal.device.cache_model.names import PIECE_COST, Operation
 from dma_rehearsal.device.layout import MemoryType
 
-if TYPE_CHECKING:
-    from dma_rehearsal.device.cache_model.buffers import Buffer
-
-# Marks of a line, one byte of ``Segment.marks`` each.
+# Marks of a line, one byte of ``Extent.marks`` each.
 CACHED = 1
 DIRTY = 2  # WB: the CPU's bytes are not in DRAM
 STALE = 4  # WB: dirty, and a device has read older bytes than the CPU stored
@@ -60,7 +57,7 @@ def fill(array: bytearray, start: int, end: int, value: int) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class Segment:
+class Extent:
     """Adjacent lines of one backing that the same buffers track with the same type.
 
     ``image`` is D and ``known`` is B; ``written`` is W, 0xFF for each marked byte. WC and UC lines
@@ -106,11 +103,11 @@ class Segment:
             and self.last[first:last] == self.last[index : index + 1] * count
         )
 
-    def split(self, offset: int) -> Segment:
+    def split(self, offset: int) -> Extent:
         """Cut the lines from ``offset`` on off, and return them."""
         size = offset - self.start
         lines = size // self.line
-        rest = Segment(
+        rest = Extent(
             *(self.backing, offset, self.size - size, self.line, self.type, list(self.buffers)),
             *(self.origin, self.origin_line + lines),
         )
@@ -124,7 +121,7 @@ class Segment:
         self.size = size
         return rest
 
-    def joins(self, other: Segment) -> bool:
+    def joins(self, other: Extent) -> bool:
         """Return whether ``other`` lies behind this one and nothing tells them apart."""
         return (
             self.end == other.start
@@ -134,7 +131,7 @@ class Segment:
             and self.origin_line + self.size // self.line == other.origin_line
         )
 
-    def join(self, other: Segment) -> None:
+    def join(self, other: Extent) -> None:
         """Take in the lines of one that ``joins``."""
         self.size += other.size
         self.image += other.image
@@ -155,12 +152,12 @@ def retained(size: int, line: int, *, imaged: bool) -> int:
 class Window:
     """Lines that one operation works on, and its copy of their memory.
 
-    ``first`` and ``lines`` count in the segment; ``memory`` is G, copied once, with what the
+    ``first`` and ``lines`` count in the extent; ``memory`` is G, copied once, with what the
     operation itself changed in it. ``low`` and ``high`` are where the bytes that the operation is
-    about begin and end in these lines. Positions are bytes from the segment's start.
+    about begin and end in these lines. Positions are bytes from the extent's start.
     """
 
-    segment: Segment
+    extent: Extent
     first: int
     lines: int
     memory: bytes | bytearray
@@ -170,7 +167,7 @@ class Window:
     @property
     def start(self) -> int:
         """Return the position of the first byte."""
-        return self.first * self.segment.line
+        return self.first * self.extent.line
 
     @property
     def end(self) -> int:
@@ -185,12 +182,12 @@ class Window:
 
     def parts(self) -> Iterator[Window]:
         """Yield these lines in windows of bounded size, each with its own copy."""
-        step = _PART // self.segment.line
+        step = _PART // self.extent.line
         for first in range(self.first, self.first + self.lines, step):
             lines = min(step, self.first + self.lines - first)
-            start = first * self.segment.line
-            memory = self.bytes_at(start, start + lines * self.segment.line)
-            yield Window(self.segment, first, lines, memory, self.low, self.high)
+            start = first * self.extent.line
+            memory = self.bytes_at(start, start + lines * self.extent.line)
+            yield Window(self.extent, first, lines, memory, self.low, self.high)
 
     def replace(self, start: int, data: bytes, mask: bytes | None = None) -> None:
         """Enter what the operation itself wrote to memory, where ``mask`` is set, into the copy."""
@@ -205,7 +202,7 @@ class Window:
 
     def lines_with(self, table: bytes) -> bytes:
         """Return the mask of the lines here whose marks are those of a table of ``lines_with``."""
-        marks = self.segment.marks[self.first : self.first + self.lines]
+        marks = self.extent.marks[self.first : self.first + self.lines]
         return bytes(marks.translate(table))
 
     def runs(self, lines: bytes) -> Iterator[tuple[int, int]]:
@@ -215,17 +212,17 @@ class Window:
     def lines_of(self, start: int, mask: bytes) -> bytes:
         """Return the mask of the lines here with a byte of ``mask``, which begins at ``start``."""
         whole = padded(mask, start - self.start, len(self.memory))
-        return of_lines(whole, self.segment.line)
+        return of_lines(whole, self.extent.line)
 
     def written(self, low: int, high: int) -> bytes:
         """Return the mask of the lines here with bytes in W at positions [low, high)."""
-        if self.segment.written.find(b"\xff", low, high) < 0:
+        if self.extent.written.find(b"\xff", low, high) < 0:
             return bytes(self.lines)
-        return self.lines_of(low, bytes(memoryview(self.segment.written)[low:high]))
+        return self.lines_of(low, bytes(memoryview(self.extent.written)[low:high]))
 
     def remark(self, table: bytes, lines: bytes | None = None) -> None:
         """Change the marks of the lines here, or of those in a mask, by a table of ``marking``."""
-        marks, last = self.segment.marks, self.first + self.lines
+        marks, last = self.extent.marks, self.first + self.lines
         old = marks[self.first : last]
         new = old.translate(table)
         marks[self.first : last] = new if lines is None else blended(old, new, lines)
@@ -233,13 +230,13 @@ class Window:
     def note(self, operation: Operation, number: int) -> None:
         """Enter the last operation of all lines here."""
         last = self.first + self.lines
-        self.segment.last[self.first : last] = bytes((operation,)) * self.lines
-        self.segment.when[self.first : last] = array("Q", (number,)) * self.lines
+        self.extent.last[self.first : last] = bytes((operation,)) * self.lines
+        self.extent.when[self.first : last] = array("Q", (number,)) * self.lines
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line, to look at. ``buffers`` are the tags of those that track it; the rest: Segment."""
+    """One line, to look at. ``buffers`` are the tags of those that track it; the rest: Extent."""
 
     type: MemoryType
     buffers: Sequence[int]
@@ -252,19 +249,19 @@ class Line:
     written: bytes
 
 
-def look(segment: Segment, offset: int) -> Line:
-    """Return the line that holds ``offset``, which must be in the segment."""
-    index = (offset - segment.start) // segment.line
-    place = slice(index * segment.line, (index + 1) * segment.line)
-    marks = segment.marks[index]
+def look(extent: Extent, offset: int) -> Line:
+    """Return the line that holds ``offset``, which must be in the extent."""
+    index = (offset - extent.start) // extent.line
+    place = slice(index * extent.line, (index + 1) * extent.line)
+    marks = extent.marks[index]
     return Line(
-        segment.type,
-        tuple(each.tag for each in segment.buffers),
+        extent.type,
+        tuple(each.tag for each in extent.buffers),
         bool(marks & CACHED),
         bool(marks & DIRTY),
         bool(marks & FRESH),
         bool(marks & STALE),
-        bytes(segment.image[place]),
-        bytes(segment.known[place]),
-        bytes(segment.written[place]),
+        bytes(extent.image[place]),
+        bytes(extent.known[place]),
+        bytes(extent.written[place]),
     )

@@ -7,15 +7,15 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 
 from dma_rehearsal.device.cache_model import seeded
-from dma_rehearsal.device.cache_model.buffers import Buffer, Tracked, check_spans
+from dma_rehearsal.device.cache_model.buffers import Buffer, check_spans
 from dma_rehearsal.device.cache_model.lines import (
     CACHED,
     DIRTY,
     FRESH,
     IMAGED,
     UNIMAGED,
+    Extent,
     Line,
-    Segment,
     Window,
     look,
     retained,
@@ -48,34 +48,55 @@ from dma_rehearsal.device.cache_model.names import (
     Span,
     TooMuch,
 )
-from dma_rehearsal.device.cache_model.reports import ReportKind
+from dma_rehearsal.device.cache_model.reporting import Reporter
+from dma_rehearsal.device.cache_model.reports import ReportKind, Reports
 from dma_rehearsal.device.cache_model.rules import Rules
-from dma_rehearsal.device.cache_model.snapshots import Copies
+from dma_rehearsal.device.cache_model.snapshots import Held, Snapshots
+from dma_rehearsal.device.cache_model.tracked import Tracked
 from dma_rehearsal.device.layout import MemoryType
 from dma_rehearsal.device.layout.page import PAGE
 
-__all__ = ["CacheModel"]
 
-
-class CacheModel(Rules):
+class CacheModel:
     """The caches between the CPUs and ``memory``, for one mode, line size and seed.
 
     A buffer is named by a tag of its owner's choice. Offsets and lengths are bytes of the buffer.
-    Not for several threads. BadConfiguration: a line size or seed that there is not.
+    Not for several threads. ``rules`` and ``reporter`` make other ones than the sound ones, for a
+    fault. BadConfiguration: a line size or seed that there is not.
     """
 
     def __init__(
-        self, memory: GuestMemory, mode: Mode = Mode.STRICT, line: int = 64, seed: int = 0
+        self,
+        memory: GuestMemory,
+        mode: Mode = Mode.STRICT,
+        line: int = 64,
+        seed: int = 0,
+        *,
+        rules: Callable[[GuestMemory, Mode, int, int, Reporter], Rules] = Rules,
+        reporter: Callable[[int], Reporter] = Reporter,
     ) -> None:
         if line not in LINE_SIZES:
             raise BadConfiguration(f"a line of {line} bytes: there are {LINE_SIZES}")
         if not 0 <= seed <= seeded.SEED_MAX:
             raise BadConfiguration("a seed has 64 bits")
-        super().__init__(memory, mode, line, seed)
+        self._memory, self.mode, self.line, self.seed = memory, mode, line, seed
+        self._reporter = reporter(line)
+        self._rules = rules(memory, mode, line, seed, self._reporter)
+        self._held = Held()
         self._tracked = Tracked()
         self._buffers: dict[int, Buffer] = {}
         self._ordinals = 0
         self._named = 0  # bytes that the buffers themselves take
+
+    @property
+    def reports(self) -> Reports:
+        """Return the reports that nobody took yet."""
+        return self._reporter.reports
+
+    @property
+    def number(self) -> int:
+        """Return the number of the operation that runs, or ran last."""
+        return self._reporter.number
 
     @property
     def retained(self) -> int:
@@ -89,9 +110,9 @@ class CacheModel(Rules):
 
     def look(self, span: Span) -> Line | None:
         """Return the state of the line that holds the first byte; None where it is untracked."""
-        for segment, start, _ in self._tracked.pieces(span.backing, span.offset, span.offset + 1):
-            if segment is not None:
-                return look(segment, start)
+        for extent, start, _ in self._tracked.pieces(span.backing, span.offset, span.offset + 1):
+            if extent is not None:
+                return look(extent, start)
         return None
 
     # A buffer's life.
@@ -111,7 +132,7 @@ class CacheModel(Rules):
         check_spans([span for span, _ in runs], self.line, MAX_OPERATION)
         self._admit(runs)
         spans = tuple(span for span, _ in runs)
-        owned = Copies(self._held)
+        owned = Snapshots(self._held)
         buffer = Buffer(tag, self._ordinals, direction, spans, self.line, owned)
         self._ordinals += 1
         self._named += buffer.retained
@@ -136,14 +157,14 @@ class CacheModel(Rules):
             edges.append((repr(span.backing), start, end, kind))
             pieces += 2  # where the span cuts others
             most += 2 * PIECE_COST
-            for segment, low, high in self._tracked.pieces(span.backing, start, end):
-                if segment is None:
+            for extent, low, high in self._tracked.pieces(span.backing, start, end):
+                if extent is None:
                     new += high - low
                     pieces += 1
                     most += retained(high - low, self.line, imaged=kind in IMAGED)
-                elif segment.type is not kind:
+                elif extent.type is not kind:
                     raise Busy(span.backing, low)
-                elif len(segment.buffers) >= MAX_SHARERS:
+                elif len(extent.buffers) >= MAX_SHARERS:
                     raise TooMuch(f"{MAX_SHARERS} buffers track offset {low:#x} of {span.backing}")
         edges.sort()
         twice = 1
@@ -171,48 +192,48 @@ class CacheModel(Rules):
     ) -> None:
         self._tracked.cut(backing, start)
         self._tracked.cut(backing, end)
-        for segment, low, high in list(self._tracked.pieces(backing, start, end)):
-            if segment is None:
+        for extent, low, high in list(self._tracked.pieces(backing, start, end)):
+            if extent is None:
                 first = number + (low - start) // self.line
-                segment = self.new_lines(buffer, Span(backing, low, high - low), kind, first)
-                self._tracked.add(segment)
-                window = Window(segment, 0, segment.size // self.line, b"", 0, segment.size)
+                extent = self.new_lines(buffer, Span(backing, low, high - low), kind, first)
+                self._tracked.add(extent)
+                window = Window(extent, 0, extent.size // self.line, b"", 0, extent.size)
             else:
-                window = self._window(segment, Span(backing, low, high - low))
-                self.observe(window)
-                segment.buffers.append(buffer)
-            window.note(Operation.TRACK, self.number)
+                window = self._window(extent, Span(backing, low, high - low))
+                self._rules.observe(window)
+                extent.buffers.append(buffer)
+            window.note(Operation.TRACK, self._reporter.number)
         self._tracked.join(backing, start, end)
 
-    def new_lines(self, buffer: Buffer, span: Span, kind: MemoryType, first: int) -> Segment:
+    def new_lines(self, buffer: Buffer, span: Span, kind: MemoryType, first: int) -> Extent:
         """Return lines that nothing tracked yet; ``first``: the first one's number in the buffer.
 
         B is G, not the poison that D holds: so the model still sees whether the CPU stores to a
         line that is dirty only because it was tracked.
         """
         lines = span.length // self.line
-        segment = Segment(
+        extent = Extent(
             *(span.backing, span.offset, span.length, self.line, kind, [buffer]),
             *(buffer.ordinal, first),
         )
-        segment.marks = bytearray(lines)
-        segment.last = bytearray(lines)
-        segment.when.frombytes(bytes(lines * segment.when.itemsize))
-        if segment.imaged:
+        extent.marks = bytearray(lines)
+        extent.last = bytearray(lines)
+        extent.when.frombytes(bytes(lines * extent.when.itemsize))
+        if extent.imaged:
             memory = self._memory.read(span.backing, span.offset, span.length)
-            segment.known = bytearray(memory)
-            segment.written = bytearray(span.length)
+            extent.known = bytearray(memory)
+            extent.written = bytearray(span.length)
             if kind is MemoryType.WB:
                 dirty = bytes((CACHED | DIRTY | FRESH,))
-                segment.marks = bytearray(dirty * lines)
+                extent.marks = bytearray(dirty * lines)
                 start = first * self.line
-                segment.image = bytearray(
+                extent.image = bytearray(
                     seeded.poison(self.seed, buffer.ordinal, start, span.length)
                 )
             else:
-                segment.marks = bytearray(bytes((CACHED,)) * lines)
-                segment.image = bytearray(memory)
-        return segment
+                extent.marks = bytearray(bytes((CACHED,)) * lines)
+                extent.image = bytearray(memory)
+        return extent
 
     def untrack(self, tag: int) -> None:
         """Let a buffer go that is released, and report what a missing sync left. BadBuffer."""
@@ -221,25 +242,25 @@ class CacheModel(Rules):
             start, end = self._rounded(span)
             self._tracked.cut(span.backing, start)
             self._tracked.cut(span.backing, end)
-            for segment, low, high in list(self._tracked.pieces(span.backing, start, end)):
-                if segment is None:
+            for extent, low, high in list(self._tracked.pieces(span.backing, start, end)):
+                if extent is None:
                     continue  # the same memory twice in one buffer: gone with the first
                 first, last = max(low, span.offset), min(high, span.offset + span.length)
-                window = self._window(segment, Span(span.backing, first, last - first))
-                self.observe(window)
-                self.report_release(buffer, window)
-                segment.buffers.remove(buffer)
-                if segment.buffers:
-                    window.note(Operation.UNTRACK, self.number)
+                window = self._window(extent, Span(span.backing, first, last - first))
+                self._rules.observe(window)
+                self._rules.report_release(buffer, window)
+                extent.buffers.remove(buffer)
+                if extent.buffers:
+                    window.note(Operation.UNTRACK, self._reporter.number)
                 else:
-                    self.settle(window)
-                    self._tracked.remove(segment)
+                    self._rules.settle(window)
+                    self._tracked.remove(extent)
             self._tracked.join(span.backing, start, end)
         del self._buffers[tag]
         self._named -= buffer.retained
         buffer.owned.clear()
-        for key in [key for key in self._announced if key[0] == tag]:
-            self._announced.pop(key).clear()
+        for key in [key for key in self._rules.announced if key[0] == tag]:
+            self._rules.announced.pop(key).clear()
 
     # Accesses of a device. The spans are those of its bus addresses, in order.
 
@@ -254,18 +275,18 @@ class CacheModel(Rules):
         """Return what a device reads. BadRange; NotTracked, Scattered: then nothing was read."""
         self._begin(Operation.NO_SNOOP_READ if no_snoop else Operation.SNOOPED_READ)
         parts = []
-        for segment, span in self._accessed(spans, no_snoop):
-            if segment is None:
+        for extent, span in self._accessed(spans, no_snoop):
+            if extent is None:
                 parts.append(self._memory.read(span.backing, span.offset, span.length))
                 continue
-            window, start, end = self._touched(segment, span)
-            self.observe(window)
-            self.draw(window)
+            window, start, end = self._touched(extent, span)
+            self._rules.observe(window)
+            self._rules.draw(window)
             if no_snoop:
-                parts.append(self.read_image(window, start, end))
+                parts.append(self._rules.read_image(window, start, end))
             else:
                 parts.append(window.bytes_at(start, end))
-            window.note(self._operation, self.number)
+            window.note(self._reporter.operation, self._reporter.number)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, spans: Sequence[Span], data: bytes, *, no_snoop: bool) -> None:
@@ -274,34 +295,34 @@ class CacheModel(Rules):
         if sum(span.length for span in spans) != len(data):
             raise BadRange(f"{len(data)} bytes for a range of another length")
         at = 0
-        for segment, span in self._accessed(spans, no_snoop):
+        for extent, span in self._accessed(spans, no_snoop):
             part = data if span.length == len(data) else data[at : at + span.length]
             at += span.length
-            if segment is None:
+            if extent is None:
                 self._memory.write(span.backing, span.offset, part)
                 continue
-            window, start, _ = self._touched(segment, span)
-            self.observe(window)
-            self.draw(window)
+            window, start, _ = self._touched(extent, span)
+            self._rules.observe(window)
+            self._rules.draw(window)
             if no_snoop:
-                self.write_image(window, start, part)
+                self._rules.write_image(window, start, part)
             else:
-                self.write_through(window, start, part)
-            window.note(self._operation, self.number)
+                self._rules.write_through(window, start, part)
+            window.note(self._reporter.operation, self._reporter.number)
 
-    def _accessed(self, spans: Sequence[Span], no_snoop: bool) -> list[tuple[Segment | None, Span]]:
+    def _accessed(self, spans: Sequence[Span], no_snoop: bool) -> list[tuple[Extent | None, Span]]:
         if sum(span.length for span in spans) > MAX_OPERATION:
             raise BadRange(f"more than {MAX_OPERATION} bytes at once")
         found = [
-            (segment, Span(span.backing, low, high - low))
+            (extent, Span(span.backing, low, high - low))
             for span in spans
-            for segment, low, high in self._tracked.pieces(
+            for extent, low, high in self._tracked.pieces(
                 span.backing, span.offset, span.offset + span.length
             )
         ]
         if no_snoop and self.mode is Mode.STRICT:
-            for segment, span in found:
-                if segment is None:
+            for extent, span in found:
+                if extent is None:
                     raise NotTracked(span.backing, span.offset)
         pages = sum(1 + span.length // PAGE for span in spans)
         if len(found) > MAX_PIECES_OF_ACCESS + pages:
@@ -312,15 +333,15 @@ class CacheModel(Rules):
 
     def clean_range(self, tag: int, offset: int, length: int) -> None:
         """Write dirty lines back to DRAM (IOKit's kIOMemoryIncoherentIOStore)."""
-        self._maintain(Operation.CLEAN, tag, offset, length, self.clean)
+        self._maintain(Operation.CLEAN, tag, offset, length, self._rules.clean)
 
     def invalidate_range(self, tag: int, offset: int, length: int) -> None:
         """Let the CPU see DRAM; what it stored and nobody cleaned is lost."""
-        self._maintain(Operation.INVALIDATE, tag, offset, length, self.invalidate)
+        self._maintain(Operation.INVALIDATE, tag, offset, length, self._rules.invalidate)
 
     def clean_invalidate_range(self, tag: int, offset: int, length: int) -> None:
         """Clean, then invalidate (IOKit's kIOMemoryIncoherentIOFlush)."""
-        rules = (self.clean, self.invalidate)
+        rules = (self._rules.clean, self._rules.invalidate)
         self._maintain(Operation.CLEAN_INVALIDATE, tag, offset, length, *rules)
 
     def _maintain(
@@ -333,13 +354,13 @@ class CacheModel(Rules):
     ) -> None:
         buffer = self._begin_call(operation, tag)
         for window, _, _ in self._windows(buffer, offset, length):
-            self.observe(window)
-            self.draw(window)
+            self._rules.observe(window)
+            self._rules.draw(window)
             for rule in rules:
                 rule(window)
             if operation is not Operation.CLEAN:
-                self.take_back(buffer, window)
-            window.note(operation, self.number)
+                self._rules.take_back(buffer, window)
+            window.note(operation, self._reporter.number)
 
     # Ownership. None as the direction is the buffer's own.
 
@@ -351,9 +372,9 @@ class CacheModel(Rules):
         windows = self._windows(buffer, offset, length)
         self._admit_copies(windows)
         self.check_direction(buffer, windows[0], direction)
-        self.hand_over(buffer, windows)
+        self._rules.hand_over(buffer, windows)
         for window, _, _ in windows:
-            window.note(self._operation, self.number)
+            window.note(self._reporter.operation, self._reporter.number)
 
     def sync_for_cpu(
         self, tag: int, offset: int, length: int, direction: Direction | None = None
@@ -363,12 +384,12 @@ class CacheModel(Rules):
         windows = self._windows(buffer, offset, length)
         self.check_direction(buffer, windows[0], direction)
         for window, start, end in windows:
-            self.compare_snapshot(buffer, window, start, end)
-            self.observe(window)
-            self.draw(window)
+            self._rules.compare_snapshot(buffer, window, start, end)
+            self._rules.observe(window)
+            self._rules.draw(window)
             if (direction or buffer.direction) is not Direction.OUT:
-                self.invalidate(window)
-            window.note(self._operation, self.number)
+                self._rules.invalidate(window)
+            window.note(self._reporter.operation, self._reporter.number)
 
     def complete(self, tag: int, offset: int, length: int) -> None:
         """Take note that the DMA is over: the CPU owns the bytes. No line changes.
@@ -377,11 +398,11 @@ class CacheModel(Rules):
         """
         buffer = self._begin_call(Operation.COMPLETE, tag)
         for window, start, end in self._windows(buffer, offset, length):
-            self.compare_snapshot(buffer, window, start, end)
+            self._rules.compare_snapshot(buffer, window, start, end)
 
     def _admit_copies(self, windows: Sequence[tuple[Window, int, int]]) -> None:
         """Refuse to keep a copy of these bytes where there is no room: TooMuch."""
-        self._admit_bytes(sum(Copies.most(end - start) for _, start, end in windows))
+        self._admit_bytes(sum(Snapshots.most(end - start) for _, start, end in windows))
 
     def check_direction(
         self, buffer: Buffer, place: tuple[Window, int, int], direction: Direction | None
@@ -390,7 +411,9 @@ class CacheModel(Rules):
         if direction and direction & ~buffer.direction:
             window, start, _ = place
             index = start // self.line
-            self.report(window, (index, index + 1, start), ReportKind.WRONG_DIRECTION, buffer)
+            self._reporter.report(
+                window, (index, index + 1, start), ReportKind.WRONG_DIRECTION, buffer
+            )
 
     # Writers that the model does not see: another device model, the kernel.
 
@@ -398,16 +421,18 @@ class CacheModel(Rules):
         """Expect a foreign writer. BadBuffer, BadRange, BadAnnouncement."""
         buffer = self._begin_call(Operation.ANNOUNCE_BEGIN, tag)
         windows = self._windows(buffer, offset, length)
-        if (tag, offset, length) in self._announced or len(self._announced) >= MAX_ANNOUNCED:
+        if (tag, offset, length) in self._rules.announced or len(
+            self._rules.announced
+        ) >= MAX_ANNOUNCED:
             raise BadAnnouncement(f"open already, or the {MAX_ANNOUNCED + 1}th")
         self._admit_copies(windows)
-        copies = Copies(self._held)
+        copies = Snapshots(self._held)
         for window, start, end in windows:
-            self.observe(window)
-            segment = window.segment
-            copies.put(segment.backing, segment.start + start, window.bytes_at(start, end))
-            window.note(self._operation, self.number)
-        self._announced[tag, offset, length] = copies
+            self._rules.observe(window)
+            extent = window.extent
+            copies.put(extent.backing, extent.start + start, window.bytes_at(start, end))
+            window.note(self._reporter.operation, self._reporter.number)
+        self._rules.announced[tag, offset, length] = copies
 
     def announce_end(self, tag: int, offset: int, length: int) -> None:
         """The foreign writer is done: what changed enters as a snooped write does.
@@ -417,57 +442,59 @@ class CacheModel(Rules):
         """
         buffer = self._begin_call(Operation.ANNOUNCE_END, tag)
         windows = self._windows(buffer, offset, length)
-        copies = self._announced.pop((tag, offset, length), None)
+        copies = self._rules.announced.pop((tag, offset, length), None)
         if copies is None:
             raise BadAnnouncement("an end without its begin")
         for window, start, end in windows:
-            segment = window.segment
+            extent = window.extent
             found = window.bytes_at(start, end)
-            before = copies.expected(segment.backing, segment.start + start, found)
+            before = copies.expected(extent.backing, extent.start + start, found)
             if before != found:
                 mask = differing(before, found)
-                self.enter(segment, start, found, mask)
-                self.enter_snapshots(segment, start, found, mask)
-            self.observe(window)
-            window.note(self._operation, self.number)
+                self._rules.enter(extent, start, found, mask)
+                self._rules.enter_snapshots(extent, start, found, mask)
+            self._rules.observe(window)
+            window.note(self._reporter.operation, self._reporter.number)
         copies.clear()
 
     # What operations begin with.
 
     def _begin(self, operation: Operation) -> None:
-        self.number += 1
-        self._operation, self._buffer = operation, None
+        self._reporter.begin(operation)
 
     def _begin_call(self, operation: Operation, tag: int) -> Buffer:
         self._begin(operation)
         if tag not in self._buffers:
             raise BadBuffer(f"buffer {tag:#x} is not tracked")
-        self._buffer = self._buffers[tag]
-        return self._buffer
+        buffer = self._reporter.buffer = self._buffers[tag]
+        return buffer
 
     def _windows(self, buffer: Buffer, offset: int, length: int) -> list[tuple[Window, int, int]]:
         """Return the lines of some bytes of a buffer, and the positions of those bytes in them."""
         return [
-            self._touched(segment, Span(span.backing, low, high - low))
+            self._touched(extent, Span(span.backing, low, high - low))
             for span in buffer.part(offset, length)
-            for segment, low, high in self._tracked.pieces(
+            for extent, low, high in self._tracked.pieces(
                 span.backing, span.offset, span.offset + span.length
             )
-            if segment is not None
+            if extent is not None
         ]
 
-    def _touched(self, segment: Segment, span: Span) -> tuple[Window, int, int]:
-        window = self._window(segment, span)
+    def _touched(self, extent: Extent, span: Span) -> tuple[Window, int, int]:
+        window = self._window(extent, span)
         return window, window.low, window.high
 
-    def _window(self, segment: Segment, span: Span) -> Window:
+    def _window(self, extent: Extent, span: Span) -> Window:
         """Copy G once for the lines of some bytes."""
         start, end = self._rounded(span)
-        memory = self._memory.read(segment.backing, start, end - start)
-        first, lines = (start - segment.start) // self.line, (end - start) // self.line
-        low = span.offset - segment.start
-        return Window(segment, first, lines, memory, low, low + span.length)
+        memory = self._memory.read(extent.backing, start, end - start)
+        first, lines = (start - extent.start) // self.line, (end - start) // self.line
+        low = span.offset - extent.start
+        return Window(extent, first, lines, memory, low, low + span.length)
 
     def _rounded(self, span: Span) -> tuple[int, int]:
         end = span.offset + span.length
         return span.offset - span.offset % self.line, end + -end % self.line
+
+
+MakeModel = Callable[[GuestMemory, Mode, int, int], CacheModel]

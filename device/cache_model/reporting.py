@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the rules make reports: runs of lines that suffered the same, with bytes that differ."""
+"""Makes reports: runs of lines that suffered the same, with bytes that differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 
 from dma_rehearsal.device.cache_model.blame import Blame, blame
 from dma_rehearsal.device.cache_model.buffers import Buffer
-from dma_rehearsal.device.cache_model.lines import Segment, Window
+from dma_rehearsal.device.cache_model.lines import Extent, Window
 from dma_rehearsal.device.cache_model.masks import blended, count_runs, first_difference
 from dma_rehearsal.device.cache_model.names import Operation
 from dma_rehearsal.device.cache_model.reports import (
@@ -20,15 +20,24 @@ from dma_rehearsal.device.cache_model.reports import (
 )
 
 
-class Reporting:
-    """The reports of one model; the base of its rules."""
+class Reporter:
+    """Makes the reports of one model, by the operation that runs.
+
+    ``number`` is that of the operation that runs, or ran last; ``buffer`` the one whose call it is,
+    if it is one buffer's.
+    """
 
     def __init__(self, line: int) -> None:
         self.line = line
         self.reports = Reports()
-        self.number = 0  # of the operation that runs, or ran last
-        self._operation = Operation.TRACK
-        self._buffer: Buffer | None = None  # whose call it is, if it is one buffer's
+        self.number = 0
+        self.operation = Operation.TRACK
+        self.buffer: Buffer | None = None
+
+    def begin(self, operation: Operation) -> None:
+        """Begin the next operation, which is not one buffer's until ``buffer`` is set."""
+        self.number += 1
+        self.operation, self.buffer = operation, None
 
     def report_memory(
         self,
@@ -38,7 +47,7 @@ class Reporting:
         missing: MissingCall | None = None,
     ) -> None:
         """Report the lines in a mask whose bytes in G should have been in D."""
-        for first, last, buffer, why in self._alike(window, lines, kind, self._operation):
+        for first, last, buffer, why in self._alike(window, lines, kind, self.operation):
             shown, memory, image, both = self._shown(window, first, last)
             told = why if missing is None else Blame(missing, why.other)
             right = memory if both == image else both
@@ -52,7 +61,7 @@ class Reporting:
         by: Operation | None = None,
     ) -> None:
         """Report the lines in a mask whose bytes in D should have been in G."""
-        by = by or self._operation
+        by = by or self.operation
         for first, last, buffer, why in self._alike(window, lines, kind, by):
             shown, memory, image, both = self._shown(window, first, last)
             right = image if both == memory else both
@@ -62,17 +71,17 @@ class Reporting:
         self, window: Window, lines: bytes, kind: ReportKind, by: Operation
     ) -> Iterator[tuple[int, int, Buffer, Blame]]:
         """Yield runs of lines of one last operation, one buffer and one cause."""
-        segment = window.segment
+        extent = window.extent
 
         def alike(run: tuple[int, int]) -> tuple[int, int, Buffer, Blame]:
             index = run[0]
             buffer = self.named(window, index)
             why = self.blamed(kind, window, index, by, buffer)
-            return segment.last[index], segment.when[index], buffer, why
+            return extent.last[index], extent.when[index], buffer, why
 
         edges = self._edges(window)
         for first, last in self.reported(window, lines):
-            runs = self._histories_at_edges(segment, edges, first, last)
+            runs = self._histories_at_edges(extent, edges, first, last)
             for (_, _, buffer, why), group in groupby(runs, alike):
                 if self.reports.full:
                     self.reports.lost += 1
@@ -93,28 +102,28 @@ class Reporting:
 
         They hold an edge: that of the window, or of a buffer inside a line.
         """
-        segment = window.segment
+        extent = window.extent
         edges = {window.first, window.first + window.lines - 1}
-        for buffer in segment.buffers:
+        for buffer in extent.buffers:
             for backing, offset in buffer.edges:
-                if backing == segment.backing:
-                    edges.add((offset - segment.start) // self.line)
+                if backing == extent.backing:
+                    edges.add((offset - extent.start) // self.line)
         return edges
 
     def _histories_at_edges(
-        self, segment: Segment, edges: set[int], first: int, last: int
+        self, extent: Extent, edges: set[int], first: int, last: int
     ) -> Iterator[tuple[int, int]]:
         """Yield the runs of lines that may be told apart: a line that has an edge stands alone."""
         cuts = {cut for edge in edges for cut in (edge, edge + 1) if first < cut < last}
         for low, high in pairwise((first, *sorted(cuts), last)):
-            yield from self.histories(segment, low, high)
+            yield from self.histories(extent, low, high)
 
-    def histories(self, segment: Segment, first: int, last: int) -> Iterator[tuple[int, int]]:
+    def histories(self, extent: Extent, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Yield the runs of lines, of [first, last), whose last operation is the same one."""
         begin, end, step = first, first + 1, 1
         while begin < last:
             step = min(step, last - end)
-            if step and segment.same_history(begin, end, end + step):
+            if step and extent.same_history(begin, end, end + step):
                 end, step = end + step, 2 * step
             elif step > 1:
                 step //= 2
@@ -124,13 +133,13 @@ class Reporting:
 
     def named(self, window: Window, index: int) -> Buffer:
         """Return the buffer that a report names: the call's, or the one that the DMA was for."""
-        segment = window.segment
-        if self._buffer is not None or len(segment.buffers) == 1:
-            return self._buffer or segment.buffers[0]
-        place = segment.start + max(window.low, index * self.line)
+        extent = window.extent
+        if self.buffer is not None or len(extent.buffers) == 1:
+            return self.buffer or extent.buffers[0]
+        place = extent.start + max(window.low, index * self.line)
         return next(
-            (each for each in segment.buffers if each.has(segment.backing, place)),
-            segment.buffers[0],
+            (each for each in extent.buffers if each.has(extent.backing, place)),
+            extent.buffers[0],
         )
 
     def blamed(
@@ -144,13 +153,13 @@ class Reporting:
 
         The last are what the CPU stored and what the device wrote, each in its place.
         """
-        segment = window.segment
+        extent = window.extent
         low, high = first * self.line, last * self.line
-        at = first_difference(segment.image[low:high], window.bytes_at(low, high))
+        at = first_difference(extent.image[low:high], window.bytes_at(low, high))
         index = first + at // self.line if at < high - low else first
         start, end = index * self.line, (index + 1) * self.line
-        memory, image = window.bytes_at(start, end), bytes(segment.image[start:end])
-        both = blended(memory, image, bytes(segment.written[start:end]))
+        memory, image = window.bytes_at(start, end), bytes(extent.image[start:end])
+        both = blended(memory, image, bytes(extent.written[start:end]))
         return start, memory, image, both
 
     def report(
@@ -168,16 +177,16 @@ class Reporting:
         if self.reports.full:
             self.reports.lost += 1
             return
-        segment = window.segment
+        extent = window.extent
         first, last, shown = lines
-        offset = buffer.position(segment.backing, segment.start + shown)
-        before = buffer.position(segment.backing, segment.start + first * self.line)
+        offset = buffer.position(extent.backing, extent.start + shown)
+        before = buffer.position(extent.backing, extent.start + first * self.line)
         missing, other = why or Blame(MISSING[kind], buffer.tag)
         self.reports.add(
             Report(
                 *(kind, missing, buffer.tag, other, offset, buffer.line_number(before)),
-                *(expected, seen, by or self._operation, self.number),
-                *(Operation(segment.last[first]), segment.when[first]),
+                *(expected, seen, by or self.operation, self.number),
+                *(Operation(extent.last[first]), extent.when[first]),
                 lines=last - first,
             )
         )

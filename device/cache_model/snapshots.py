@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of guest memory that the model compares with later: snapshots and announcements.
+"""Snapshots of guest memory that the model compares with later: snapshots and announcements.
 
 What the model itself changes in memory enters them, so that a difference is someone else's store.
 """
@@ -42,8 +42,8 @@ class _Copy:
         return COST + getsizeof(self.data) + (0 if self.kept is None else getsizeof(self.kept))
 
 
-class Copies:
-    """Copies of ranges that do not overlap. There are few, however many ranges are put.
+class Snapshots:
+    """Snapshots of ranges that do not overlap. There are few, however many ranges are put.
 
     ``held`` counts what they take.
     """

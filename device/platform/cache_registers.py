@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from dma_rehearsal.device import layout
 from dma_rehearsal.device.cache_model import names
-from dma_rehearsal.device.cache_model.model import CacheModel
-from dma_rehearsal.device.cache_model.names import CacheError, Direction, GuestMemory, Mode, Span
+from dma_rehearsal.device.cache_model.model import MakeModel
+from dma_rehearsal.device.cache_model.names import CacheError, Direction, Mode, Span
 from dma_rehearsal.device.cache_model.reports import Report
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
@@ -47,7 +47,6 @@ _WALKS = {
     WitnessStatus.TOO_MANY_RUNS: CacheStatus.WALK_TOO_MANY_RUNS,
     WitnessStatus.BUS_MASTER_OFF: CacheStatus.BUS_MASTER_OFF,
 }
-MakeModel = Callable[[GuestMemory, Mode, int, int], CacheModel]
 
 
 class _Failed(Exception):

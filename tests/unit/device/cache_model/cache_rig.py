@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import pytest
 
 from dma_rehearsal.device.cache_model import names
-from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.model import CacheModel, MakeModel
 from dma_rehearsal.device.cache_model.names import Direction, Mode, Span
 from dma_rehearsal.device.cache_model.reports import Report, ReportKind
 from dma_rehearsal.device.layout import MemoryType
@@ -28,7 +28,7 @@ class Rig:
         mode: Mode = Mode.STRICT,
         line: int = LINE,
         seed: int = 1,
-        model: type[CacheModel] = CacheModel,
+        model: MakeModel = CacheModel,
     ) -> None:
         self.ram = bytearray(OLD * 16 * line)
         self.line = line

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from dma_rehearsal.device.cache_model.masks import runs
-from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.model import CacheModel, MakeModel
 from dma_rehearsal.device.cache_model.names import CacheError, Direction, Mode, Span
 from dma_rehearsal.device.layout import MemoryType
 from tests.unit.device.cache_model.cache_reference import Reference, Refused
@@ -59,7 +59,7 @@ class Difference(AssertionError):
 class Pair:
     """A model and a reference of the same cache, each with a memory of its own."""
 
-    def __init__(self, setting: Setting, model: type[CacheModel] = CacheModel) -> None:
+    def __init__(self, setting: Setting, model: MakeModel = CacheModel) -> None:
         self.line = setting.line
         fill = {
             name: bytes((7 * i + len(name)) & 0xFF for i in range(lines * setting.line))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
 
 import pytest
 
@@ -19,6 +20,7 @@ from dma_rehearsal.device.cache_model.names import (
     Span,
     TooMuch,
 )
+from dma_rehearsal.device.cache_model.rules import Rules
 from dma_rehearsal.device.layout import MemoryType
 from tests.unit.device.cache_model.cache_rig import (
     LINE,
@@ -49,19 +51,19 @@ def test_no_store_of_a_running_cpu_is_undone(kind: MemoryType, call: str) -> Non
     assert rig.ram[9] == 9
 
 
-class CopiesWholeLines(CacheModel):
+class CopiesWholeLines(Rules):
     """Undoes stores of a CPU that runs: no sequence of single steps can show that."""
 
     def take_image(self, window: Window, lines: bytes | None = None) -> None:
         start, end = window.start, window.end
-        image = bytes(window.segment.image[start:end])
+        image = bytes(window.extent.image[start:end])
         mask = of_bytes(bytes(window.lines * b"\xff") if lines is None else lines, self.line)
         self.change(window, start, image, mask)
-        window.segment.known[start:end] = blended(window.segment.known[start:end], image, mask)
+        window.extent.known[start:end] = blended(window.extent.known[start:end], image, mask)
 
 
 def test_a_model_that_copies_whole_lines_undoes_it() -> None:
-    rig = Rig(model=CopiesWholeLines)
+    rig = Rig(model=partial(CacheModel, rules=CopiesWholeLines))
     rig.clean_buffer()
     rig.write(0, NEW)
     stores_while_read(rig.memory, lambda: rig.ram.__setitem__(9, 9))

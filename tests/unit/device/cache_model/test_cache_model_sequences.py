@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.model import CacheModel, MakeModel
 from dma_rehearsal.device.faults.cache_model import MODELS
 from tests.generated import examples
 from tests.unit.device.cache_model.cache_sequences import (
@@ -33,9 +33,7 @@ def sequence(seed: int) -> tuple[Setting, list[Step]]:
     return chosen, steps.first() + [steps.next() for _ in range(_STEPS)]
 
 
-def difference(
-    chosen: Setting, steps: list[Step], model: type[CacheModel] = CacheModel
-) -> str | None:
+def difference(chosen: Setting, steps: list[Step], model: MakeModel = CacheModel) -> str | None:
     """Run a sequence; return what the model and the reference disagree about."""
     pair = Pair(chosen, model)
     for step in steps:
@@ -46,7 +44,7 @@ def difference(
     return None
 
 
-def shortest(chosen: Setting, steps: list[Step], model: type[CacheModel] = CacheModel) -> str:
+def shortest(chosen: Setting, steps: list[Step], model: MakeModel = CacheModel) -> str:
     """Return a report of a sequence that differs, without the steps that it does not need."""
     index = len(steps)
     while index:

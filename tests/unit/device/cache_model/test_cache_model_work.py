@@ -22,7 +22,7 @@ from dma_rehearsal.device.cache_model.names import (
     TooMuch,
 )
 from dma_rehearsal.device.cache_model.reports import Reports
-from dma_rehearsal.device.cache_model.snapshots import Copies, Held
+from dma_rehearsal.device.cache_model.snapshots import Held, Snapshots
 from dma_rehearsal.device.layout import MemoryType
 from tests.unit.device.cache_model.cache_rig import NEW, WB, WT
 from tests.unit.device.cache_model.cache_work import QuickMemory, TooMuchWork, steps
@@ -42,7 +42,7 @@ class Hostile:
         self.ram = bytearray(SIZE)
         self.kind = kind
         self.model = CacheModel(QuickMemory({"ram": self.ram}), mode, LINE, seed=1)
-        self.model.reports = Reports(REPORTS)
+        self.model._reporter.reports = Reports(REPORTS)
         self.track(0)
 
     def track(self, tag: int, offset: int = 0, length: int = SIZE) -> None:
@@ -288,7 +288,7 @@ def test_what_needs_room_is_refused_where_there_is_none(
     assert rig.model.retained == held
     assert rig.model.look(Span("ram", half, 1)).dirty is False  # type: ignore[union-attr]
     rig.model.complete(0, half, half)
-    monkeypatch.setattr(LESS + "MAX_RETAINED", held + Copies.most(half))
+    monkeypatch.setattr(LESS + "MAX_RETAINED", held + Snapshots.most(half))
     needs[call]()
 
 
@@ -304,12 +304,12 @@ def test_ever_new_tags_on_the_same_memory_end() -> None:
     assert tag == MAX_SHARERS
 
 
-# Copies.
+# Snapshots.
 
 
 def test_copies_of_many_ranges_are_few() -> None:
     held = Held()
-    copies = Copies(held)
+    copies = Snapshots(held)
     for offset in range(1, 1 << 16, 2):
         copies.put("ram", offset, b"\x01")
     assert len(copies) == 1
@@ -324,7 +324,7 @@ def test_copies_of_many_ranges_are_few() -> None:
 
 
 def test_copies_that_lie_apart_stay_apart() -> None:
-    copies = Copies()
+    copies = Snapshots()
     for offset in (1 << 20, 0, 1 << 19):
         copies.put("ram", offset, b"x")
     copies.put("rom", 0, b"y")
