@@ -27,7 +27,7 @@ from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.faults import IMPLEMENTATIONS
 from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.layout.faults import BY_NAME
-from dma_rehearsal.device.loader import NoEndpoint
+from dma_rehearsal.device.loader import EndpointNotFound
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.server import VfioUserServer
@@ -186,7 +186,7 @@ def main(argv: list[str]) -> int:
             for server in servers:
                 server.listen()
                 stack.callback(server.close)
-        except (OSError, ValueError, NoEndpoint, FaultError) as error:
+        except (OSError, ValueError, EndpointNotFound, FaultError) as error:
             print(f"python -m dma_rehearsal.device: {error}", file=sys.stderr)
             if hint := getattr(error, "hint", ""):
                 print(f"  next: {hint}", file=sys.stderr)
@@ -202,8 +202,8 @@ def _servers(
 ) -> tuple[tuple[_Server, ...], list[watchdog.Watched]]:
     """Return the servers of the endpoint, its peer, the platform and the faults, not listening yet.
 
-    With them, what of them is to be watched. NoEndpoint, FaultError or ValueError when what was
-    asked for cannot be had.
+    With them, the turns that are to be watched. EndpointNotFound, FaultError or ValueError when an
+    option asks for something that cannot be had.
     """
     chosen = loader.find(options.endpoint)
     asked = {

@@ -16,7 +16,7 @@ from dma_rehearsal.device.trace import Trace
 DEFAULT = "dma_rehearsal.device.exerciser.exerciser:Exerciser"
 
 
-class NoEndpoint(Exception):
+class EndpointNotFound(Exception):
     """What was named cannot be served; the message says why, and ``hint`` what to do next."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -27,12 +27,12 @@ class NoEndpoint(Exception):
 def find(name: str) -> type[Endpoint]:
     """Return the class that ``module:Class`` names.
 
-    The module is looked for in the current folder and on PYTHONPATH. NoEndpoint says what is
+    The module is looked for in the current folder and on PYTHONPATH. EndpointNotFound says what is
     missing: the module, the class, or that it is an Endpoint.
     """
     module_name, colon, class_name = name.partition(":")
     if not (module_name and colon and class_name.isidentifier()):
-        raise NoEndpoint(f"--endpoint {name}: write module:Class, such as {DEFAULT}")
+        raise EndpointNotFound(f"--endpoint {name}: write module:Class, such as {DEFAULT}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -40,28 +40,28 @@ def find(name: str) -> type[Endpoint]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
-            raise NoEndpoint(
+            raise EndpointNotFound(
                 f"--endpoint {name}: {module_name} imports {error.name}, which is not there",
                 f"install {error.name}, or put its folder on PYTHONPATH",
             ) from error
-        raise NoEndpoint(
+        raise EndpointNotFound(
             f"--endpoint {name}: there is no module {module_name} in {here} or on PYTHONPATH",
             "name MODULE:CLASS, with the module's folder current or on PYTHONPATH",
         ) from error
     except Exception as error:
-        raise NoEndpoint(
+        raise EndpointNotFound(
             f"--endpoint {name}: {module_name} cannot be imported: {error!r}", f"mend {module_name}"
         ) from error
     found = getattr(module, class_name, None)
     if found is None:
         there = [each for each, kind in vars(module).items() if _is_endpoint(kind)]
         listed = f"; it has {', '.join(there)}" if there else ""
-        raise NoEndpoint(
+        raise EndpointNotFound(
             f"--endpoint {name}: {module_name} has no {class_name}{listed}",
             f"name a class of {module.__file__}",
         )
     if not _is_endpoint(found):
-        raise NoEndpoint(
+        raise EndpointNotFound(
             f"--endpoint {name}: {class_name} is no Endpoint; subclass "
             "dma_rehearsal.device.endpoints.endpoint.Endpoint",
             "docs/tutorial.md makes one",
@@ -75,15 +75,16 @@ def _is_endpoint(found: object) -> bool:
 
 
 def make(chosen: Callable[..., Endpoint], name: str, trace: Trace, **options: Any) -> Endpoint:
-    """Make the endpoint with the options that were given; NoEndpoint when it does not take them.
+    """Make the endpoint with the options that were given.
 
-    ValueError for options that are out of its range, and for what no function can have.
+    EndpointNotFound when it does not take them. ValueError for options that are out of its range,
+    and for declarations that no function can have.
     """
     try:
         inspect.signature(chosen).bind(trace, **options)
     except TypeError as error:
         given = "".join(f", {each}=..." for each in options)
-        raise NoEndpoint(
+        raise EndpointNotFound(
             f"--endpoint {name}: it cannot be made with (trace{given}): {error}",
             f"mend the constructor of {name.partition(':')[2]}, or leave out the options",
         ) from error
@@ -92,6 +93,6 @@ def make(chosen: Callable[..., Endpoint], name: str, trace: Trace, **options: An
     except ValueError:
         raise
     except Exception as error:
-        raise NoEndpoint(
+        raise EndpointNotFound(
             f"--endpoint {name}: it cannot be made: {error!r}", f"mend {name.partition(':')[2]}"
         ) from error

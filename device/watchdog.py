@@ -36,11 +36,11 @@ _SHOWN = 16  # bytes of it
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The turns of a device's server. ``place`` names a place (region, offset) of its registers."""
+    """The turns of a device's server. ``location`` gives a name to (region, offset)."""
 
     turn: Turn
     name: str
-    place: Callable[[int, int], str]
+    location: Callable[[int, int], str]
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ def _name(seen: _Seen) -> str:
     if isinstance(work, Action):
         return work.name
     if access is not None:
-        return describe(RegionAccess._make(access), seen.of.place(*access[:2]))
+        return describe(RegionAccess._make(access), seen.of.location(*access[:2]))
     number = work.header.command if work else 0
     return next((f"{each.name}" for each in Command if each == number), f"command {number}")
 

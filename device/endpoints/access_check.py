@@ -35,7 +35,7 @@ from dma_rehearsal.device.endpoints.memory_access import (
 from dma_rehearsal.device.endpoints.request_log import RequestLog
 from dma_rehearsal.device.endpoints.routing import Fabric, Router
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.device.vfio_user.model import Client, Place, Window
+from dma_rehearsal.device.vfio_user.model import Client, FileRange, MappedRange
 
 _ADDRESS_END = 1 << 64
 
@@ -114,14 +114,14 @@ class AccessCheck:
                 raise OnlyByMessage(DmaReason.UNMAPPED, address)
             if caches is None:
                 return DirectAccess(self._router.views(client, address, length, write=write))
-            places = self._router.places(client, address, length, write=write)
+            file_ranges = self._router.file_ranges(client, address, length, write=write)
         except OnlyByMessage as missing:
             self._pass_caches(None, attributes, missing.address)
             raise
-        if isinstance(places, memoryview):
-            return DirectAccess([places])
-        self._pass_caches(places, attributes)
-        return CachedAccess(caches, places, self._unsnooped(attributes))
+        if isinstance(file_ranges, memoryview):
+            return DirectAccess([file_ranges])
+        self._pass_caches(file_ranges, attributes)
+        return CachedAccess(caches, file_ranges, self._unsnooped(attributes))
 
     def reachable(self, address: int, length: int, *, write: bool) -> bool:
         """Return whether memory is there for a request, perhaps by a message.
@@ -158,22 +158,22 @@ class AccessCheck:
             raise DmaRefused(refusal.reason, refusal.address, refusal.nearest)
 
     def _pass_caches(
-        self, places: Sequence[Place] | None, attributes: Attributes, at: int | None = None
+        self, file_ranges: Sequence[FileRange] | None, attributes: Attributes, at: int | None = None
     ) -> None:
         """Ask the caches about a request. DmaRefused, ``at`` its byte where they name none.
 
-        ``places`` is None for a request by message, of which the caches know no line.
+        ``file_ranges`` is None for a request by message, of which the caches know no line.
         """
         caches = self._link.interconnect.caches
         if caches is None:
             return
-        refusal = caches.check(places, no_snoop=self._unsnooped(attributes))
+        refusal = caches.check(file_ranges, no_snoop=self._unsnooped(attributes))
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address if at is None else at) from None
 
     def one_mapping(
         self, segments: ScatterList, attributes: Attributes, *, write: bool
-    ) -> Window | None:
+    ) -> MappedRange | None:
         """Return the mapping that holds all segments; None: `admit_all` looks at each segment.
 
         In such a mapping only the interconnect can refuse, and it is asked: DmaRefused, recorded.
@@ -183,10 +183,10 @@ class AccessCheck:
         client, interconnect = self._link.client, self._link.interconnect
         if client is None or interconnect.caches or not segments:
             return None
-        window = client.window(segments[0][0], write=write)
-        if window is None:
+        mapped = client.mapped_range(segments[0][0], write=write)
+        if mapped is None:
             return None
-        low, high, _, _ = window
+        low, high, _, _ = mapped
         if self.function_refusal(low, high - low):
             return None
         if write:
@@ -204,7 +204,7 @@ class AccessCheck:
                 except DmaRefused as refusal:
                     self._log.record_refused(address, length, attributes, refusal, write=write)
                     raise
-        return window
+        return mapped
 
     def _unsnooped(self, attributes: Attributes) -> bool:
         """Return whether no cache follows the access: asked for, or never for this function."""

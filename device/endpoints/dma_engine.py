@@ -52,8 +52,8 @@ class DmaEngine:
         DmaRefused, recorded: nothing was moved (but see `_move_each`). ``later``: raise
         OnlyByMessage when nothing refuses and messages are needed.
         """
-        window = self._check.one_mapping(segments, attributes, write=write)
-        if window is None:
+        mapped = self._check.one_mapping(segments, attributes, write=write)
+        if mapped is None:
             return self._move_each(segments, attributes, write=write, later=later)
         # Recorded first: a guest that sees the bytes may end its test before this goes on.
         if write:
@@ -62,7 +62,7 @@ class DmaEngine:
             self._log.record(recorded, attributes, write=True)
         else:
             self._log.record(segments, attributes, write=False)
-        low, _, memory, offset = window
+        low, _, memory, offset = mapped
         shift = offset - low
         if not write:
             return [

@@ -131,7 +131,7 @@ class Endpoint(Hooks):
             self.config,
             Capabilities(start_msix, self.vectors, start_msi, self.messages, bars),
             client=lambda: self.bus.client,
-            event=self._event,
+            event=lambda event, **facts: self._event(event, **facts),
             signal_intx=lambda: self.send_intx(),
             intx_status=lambda: self.intx_status(),
         )

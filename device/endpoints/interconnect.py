@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from dma_rehearsal.device.endpoints.dma import Attributes, Ranges
 from dma_rehearsal.device.endpoints.request_history import RefusedRequests
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.device.vfio_user.model import Client, Place
+from dma_rehearsal.device.vfio_user.model import Client, FileRange
 
 
 class Request(NamedTuple):
@@ -55,18 +55,17 @@ class Caches(Protocol):
     function is never snooped. Places are those of one request, in order.
     """
 
-    def check(self, places: Sequence[Place] | None, *, no_snoop: bool) -> Refusal | None:
+    def check(self, file_ranges: Sequence[FileRange] | None, *, no_snoop: bool) -> Refusal | None:
         """Return why a request is refused, before any of its list has moved.
 
-        None for places: memory that is reached by messages alone. A refusal's address counts for
-        places only.
+        None for the ranges: only messages reach the memory, and a refusal's address means nothing.
         """
 
-    def read(self, places: Sequence[Place], *, no_snoop: bool) -> bytes:
+    def read(self, file_ranges: Sequence[FileRange], *, no_snoop: bool) -> bytes:
         """Return what the device reads. Unmapped where the client has cut its memory."""
 
-    def write(self, places: Sequence[Place], data: bytes, *, no_snoop: bool) -> None:
-        """Enter what the device writes, as many bytes as the places have. Unmapped: as above."""
+    def write(self, file_ranges: Sequence[FileRange], data: bytes, *, no_snoop: bool) -> None:
+        """Enter what the device writes, as many bytes as the ranges have. Unmapped: as above."""
 
 
 class Interconnect:

@@ -10,7 +10,7 @@ from dma_rehearsal.device.endpoints.dma import Data, refusal_of
 from dma_rehearsal.device.endpoints.interconnect import Caches
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
-from dma_rehearsal.device.vfio_user.model import Place
+from dma_rehearsal.device.vfio_user.model import FileRange
 
 
 @dataclass(slots=True)
@@ -49,21 +49,21 @@ class CachedAccess:
     """An access through caches, which have let the request pass."""
 
     caches: Caches
-    places: Sequence[Place]
+    file_ranges: Sequence[FileRange]
     no_snoop: bool
     certain = False
 
     def read(self) -> bytes:
         """Return a copy. DmaRefused where the client has cut its memory."""
         try:
-            return self.caches.read(self.places, no_snoop=self.no_snoop)
+            return self.caches.read(self.file_ranges, no_snoop=self.no_snoop)
         except MemoryFault as fault:
             raise refusal_of(fault) from fault
 
     def write(self, data: Data) -> None:
         """Store as many bytes as there are. DmaRefused: as above."""
         try:
-            self.caches.write(self.places, bytes(data), no_snoop=self.no_snoop)
+            self.caches.write(self.file_ranges, bytes(data), no_snoop=self.no_snoop)
         except MemoryFault as fault:
             raise refusal_of(fault) from fault
 

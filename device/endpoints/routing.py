@@ -15,7 +15,7 @@ from dma_rehearsal.device.endpoints.function import Function
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
-from dma_rehearsal.device.vfio_user.model import Client, Place
+from dma_rehearsal.device.vfio_user.model import Client, FileRange
 
 _Found = TypeVar("_Found")
 
@@ -70,14 +70,14 @@ class Router:
         found = self._find(client.memory, address, length, write=write)
         return [found] if isinstance(found, memoryview) else found
 
-    def places(
+    def file_ranges(
         self, client: Client, address: int, length: int, *, write: bool
-    ) -> Sequence[Place] | memoryview:
+    ) -> Sequence[FileRange] | memoryview:
         """Return where the bytes lie in the client's files, or a view of a peer's BAR.
 
         No cache holds a peer's BAR.
         """
-        return self._find(client.places, address, length, write=write)
+        return self._find(client.file_ranges, address, length, write=write)
 
     def _find(
         self,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the exerciser is made of, one part a module; each owns its registers."""
+"""The exerciser, one part in each module; each part owns its registers."""

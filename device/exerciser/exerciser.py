@@ -32,13 +32,12 @@ from dma_rehearsal.device.exerciser.control_registers import (
     MsiControl,
     requested,
 )
-from dma_rehearsal.device.exerciser.copies import copied, stored
 from dma_rehearsal.device.exerciser.hold import Hold
 from dma_rehearsal.device.exerciser.profile import BUFFER_MAX, BUFFER_MIN, PLAIN, Profile
 from dma_rehearsal.device.exerciser.records import DmaRecord, Records
 from dma_rehearsal.device.exerciser.ring import Ring
 from dma_rehearsal.device.exerciser.transaction_trace import TransactionTrace
-from dma_rehearsal.device.exerciser.transfer import Moved, Segment, Transfer
+from dma_rehearsal.device.exerciser.transfer import Moved, Segment, Transfer, copied, stored
 from dma_rehearsal.device.layout import (
     AddressType,
     DmaAttribute,
@@ -286,9 +285,9 @@ class Exerciser(Endpoint):
     def _sent(self, transfer: Transfer) -> Transfer:
         """Return what goes to the bus, which still says what was asked for; see `check`."""
         sent = self.check(transfer)
-        if sent.places == transfer.segments:
+        if sent.bus_segments == transfer.segments:
             return sent
-        return replace(sent, segments=transfer.segments, used=sent.places)
+        return replace(sent, segments=transfer.segments, used=sent.bus_segments)
 
     def check(self, transfer: Transfer) -> Transfer:
         """Refuse what never reaches the bus; return what goes there."""
@@ -315,7 +314,7 @@ class Exerciser(Endpoint):
         injector = self.injector
         if injector is None or not injector.control.corrupt_dma or not self.config.bus_master:
             return
-        for each in sent.places:
+        for each in sent.bus_segments:
             peer = self.fabric.function_at(self, each.address, each.length)
             if peer is not None:
                 injector.inject(peer)
@@ -341,12 +340,12 @@ class Exerciser(Endpoint):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         """Move the data and call ``done``; it is refused whole when a part cannot be reached."""
         if transfer.writes_memory:
-            whole, pieces = copied(self.buffer, transfer.places)
+            whole, pieces = copied(self.buffer, transfer.bus_segments)
 
             def written(outcome: list[bytes] | DmaRefused) -> None:
                 done(transfer.direction, outcome if isinstance(outcome, DmaRefused) else whole)
 
-            places = [each.address for each in transfer.places]
+            places = [each.address for each in transfer.bus_segments]
             self.bus.write_list_async(
                 [*zip(places, pieces, strict=True)], written, transfer.attributes
             )
@@ -355,13 +354,13 @@ class Exerciser(Endpoint):
             def read(outcome: list[bytes] | DmaRefused) -> None:
                 done(transfer.direction, self._store(transfer, outcome))
 
-            ranges = [(each.address, each.length) for each in transfer.places]
+            ranges = [(each.address, each.length) for each in transfer.bus_segments]
             self.bus.read_list_async(ranges, read, transfer.attributes)
 
     def _store(self, transfer: Transfer, outcome: list[bytes] | DmaRefused) -> bytes | DmaRefused:
         if isinstance(outcome, DmaRefused):
             return outcome
-        return stored(self.buffer, transfer.places, outcome)
+        return stored(self.buffer, transfer.bus_segments, outcome)
 
     def _refuse(self, transfer: Transfer, reason: DmaReason, byte: int | None = None) -> None:
         """Refuse, or cut short, a DMA of which nothing has moved."""
@@ -404,7 +403,7 @@ class Exerciser(Endpoint):
             crc32=crc32,
             segments=len(transfer.segments),
             sent=transfer.attributes,
-            used=transfer.places[0].address if left else 0,
+            used=transfer.bus_segments[0].address if left else 0,
             modelled_ns=self.profile.modelled_ns(moved) if left else 0,
         )
         self.keep(record)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one DMA is asked to do, copied once from registers or descriptors."""
+"""One DMA: its request, copied once from registers or descriptors, and its side of the buffer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from dma_rehearsal.device.endpoints.dma import PLAIN, Attributes, DmaRefused
+from dma_rehearsal.device.endpoints.dma import PLAIN, Attributes, Data, DmaRefused
 from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason
 
 _NOTHING = DmaAttribute(0)
@@ -35,7 +36,7 @@ class Transfer:
     used: tuple[Segment, ...] = ()
 
     @property
-    def places(self) -> tuple[Segment, ...]:
+    def bus_segments(self) -> tuple[Segment, ...]:
         """Return the segments that go to the bus."""
         return self.used or self.segments
 
@@ -79,6 +80,46 @@ def _part(segments: tuple[Segment, ...], start: int, length: int) -> tuple[Segme
                 break
         start -= each.length
     return tuple(found)
+
+
+# The device's side: its buffer, of which many segments are mostly one range.
+
+
+def runs(segments: Sequence[Segment]) -> list[tuple[int, int]]:
+    """Return the device's side of segments, as ranges [start, end) of its buffer, in order.
+
+    Those that go on where the one before ends are one.
+    """
+    found: list[tuple[int, int]] = []
+    start = end = segments[0].offset
+    for each in segments:
+        if each.offset != end:
+            found.append((start, end))
+            start = each.offset
+        end = each.offset + each.length
+    return [*found, (start, end)]
+
+
+def copied(source: bytearray, segments: Sequence[Segment]) -> tuple[bytes, list[Data]]:
+    """Return what the device sends, copied once: all of it, and each segment's part."""
+    with memoryview(source) as buffer:
+        whole = b"".join([buffer[start:end] for start, end in runs(segments)])
+    if len(segments) == 1:
+        return whole, [whole]
+    view, ends = memoryview(whole), [*accumulate(each.length for each in segments)]
+    return whole, [view[start:end] for start, end in pairwise([0, *ends])]
+
+
+def stored(target: bytearray, segments: Sequence[Segment], pieces: Iterable[bytes]) -> bytes:
+    """Store what came for each segment; return all of it."""
+    whole = b"".join(pieces)
+    # By views: what a slice of a bytearray is given is copied once more.
+    with memoryview(target) as buffer, memoryview(whole) as left:
+        done = 0
+        for start, end in runs(segments):
+            buffer[start:end] = left[done : done + end - start]
+            done += end - start
+    return whole
 
 
 # Called when a transfer has ended: (transfer, reason, bytes moved, their CRC-32).

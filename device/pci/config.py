@@ -113,7 +113,7 @@ class ExtendedCapability(Capability):
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Slot:
     """Where a capability lies: its header at ``start``, its body up to ``end``."""
 
     start: int
@@ -135,7 +135,7 @@ class ConfigSpace:
         self._data = bytearray(CONFIG_SIZE)
         self._mask = bytearray(CONFIG_SIZE)
         self._clear = bytearray(CONFIG_SIZE)
-        self._places: list[_Place] = []
+        self._slots: list[_Slot] = []
         self._bar_sizes = dict(bar_sizes)
         self._next = _CAPABILITIES_START
         self._last_pointer = int(Header.CAPABILITIES)
@@ -177,41 +177,39 @@ class ConfigSpace:
         if isinstance(capability, ExtendedCapability):
             return self._add_extended(capability)
         start = self._next
-        self._store(_Place(start, start + 2, start + 2 + len(capability.body()), capability))
+        self._store(_Slot(start, start + 2, start + 2 + len(capability.body()), capability))
         self._data[self._last_pointer] = start
         self._data[start] = capability.id
         self._last_pointer = start + 1
-        self._next = self._places[-1].end + 3 & ~3
+        self._next = self._slots[-1].end + 3 & ~3
         self.set_status(Status.CAPABILITIES_LIST, True)
         return start
 
     def _add_extended(self, capability: ExtendedCapability) -> int:
         start = self._next_extended
         body = start + _EXTENDED_HEADER_SIZE
-        self._store(_Place(start, body, body + len(capability.body()), capability))
+        self._store(_Slot(start, body, body + len(capability.body()), capability))
         self._put(start, "<I", capability.id | capability.version << 16)
         if self._last_extended is not None:
             header = self.dword(self._last_extended) | start << 20
             self._put(self._last_extended, "<I", header)
         self._last_extended = start
-        self._next_extended = self._places[-1].end + 3 & ~3
+        self._next_extended = self._slots[-1].end + 3 & ~3
         return start
 
-    def _store(self, place: _Place) -> None:
-        extended = isinstance(place.capability, ExtendedCapability)
+    def _store(self, slot: _Slot) -> None:
+        extended = isinstance(slot.capability, ExtendedCapability)
         limit = CONFIG_SIZE if extended else _CAPABILITIES_END
-        if place.end > limit:
+        if slot.end > limit:
             raise ValueError(f"the capability list is longer than {limit:#x} allows")
-        self._data[place.body : place.end] = place.capability.body()
-        self._mask[place.body : place.end] = place.capability.write_mask()
-        self._clear[place.body : place.end] = place.capability.clear_mask()
-        self._places.append(place)
+        self._data[slot.body : slot.end] = slot.capability.body()
+        self._mask[slot.body : slot.end] = slot.capability.write_mask()
+        self._clear[slot.body : slot.end] = slot.capability.clear_mask()
+        self._slots.append(slot)
 
     def start_of(self, kind: type[Capability]) -> int | None:
         """Return where the capability of a kind begins; None when there is none."""
-        return next(
-            (each.start for each in self._places if isinstance(each.capability, kind)), None
-        )
+        return next((each.start for each in self._slots if isinstance(each.capability, kind)), None)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""
@@ -322,9 +320,9 @@ class ConfigSpace:
             self._place_bars()
         if offset < Header.STATUS and end > Header.COMMAND:
             self.on_command()
-        for place in self._places:
-            if offset < place.end and end > place.start:
-                place.capability.written(self, place.start)
+        for slot in self._slots:
+            if offset < slot.end and end > slot.start:
+                slot.capability.written(self, slot.start)
 
     def reset(self, *, flr: bool = False) -> None:
         """Take every writable register back to its reset value (BARs, command, capabilities).
@@ -338,8 +336,8 @@ class ConfigSpace:
             if not (flr and offset in _BAR_BYTES):
                 self._data[offset] &= ~self._mask[offset] & 0xFF
         self._put(Header.COMMAND, "<H", self._command_at_reset)
-        for place in self._places:
-            if not place.capability.sticky():
-                self._data[place.body : place.end] = place.capability.body()
+        for slot in self._slots:
+            if not slot.capability.sticky():
+                self._data[slot.body : slot.end] = slot.capability.body()
         self.asleep = False  # and the BARs answer nowhere
         self.set_status(Status.INTERRUPT, False)

@@ -11,7 +11,7 @@ from dma_rehearsal.device.cache_model.names import MAX_OPERATION, Mode, NotTrack
 from dma_rehearsal.device.endpoints.interconnect import Refusal
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.platform.file_memory import FileMemory
-from dma_rehearsal.device.vfio_user.model import Place
+from dma_rehearsal.device.vfio_user.model import FileRange
 
 
 class CachePath:
@@ -23,63 +23,63 @@ class CachePath:
     def __init__(self, model: CacheModel, memory: FileMemory, tell: Callable[[], None]) -> None:
         self._model, self._memory, self._tell = model, memory, tell
 
-    def check(self, places: Sequence[Place] | None, *, no_snoop: bool) -> Refusal | None:
+    def check(self, file_ranges: Sequence[FileRange] | None, *, no_snoop: bool) -> Refusal | None:
         """Refuse a no-snoop request in strict mode to a line that no buffer tracks.
 
         And one that touches more pieces with different buffers than the model bounds it by.
         """
-        if places is None:
+        if file_ranges is None:
             strict = no_snoop and self._model.mode is Mode.STRICT
             return Refusal(DmaReason.CACHE_UNTRACKED, 0) if strict else None
-        for place in joined(places):
-            for span in _spans(place):
+        for file_range in joined(file_ranges):
+            for span in _spans(file_range):
                 try:
                     self._model.check([span], no_snoop=no_snoop)
                 except NotTracked as error:
-                    address = place.address + error.offset - place.offset
+                    address = file_range.address + error.offset - file_range.offset
                     return Refusal(DmaReason.CACHE_UNTRACKED, address)
                 except Scattered as error:
-                    address = place.address + error.offset - place.offset
+                    address = file_range.address + error.offset - file_range.offset
                     return Refusal(DmaReason.CACHE_SCATTERED, address)
         return None
 
-    def read(self, places: Sequence[Place], *, no_snoop: bool) -> bytes:
+    def read(self, file_ranges: Sequence[FileRange], *, no_snoop: bool) -> bytes:
         """Let a device read."""
-        with self._memory.lent(places):
+        with self._memory.lent(file_ranges):
             parts = [
                 self._model.read([span], no_snoop=no_snoop)
-                for place in joined(places)
-                for span in _spans(place)
+                for file_range in joined(file_ranges)
+                for span in _spans(file_range)
             ]
         self._tell()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, places: Sequence[Place], data: bytes, *, no_snoop: bool) -> None:
+    def write(self, file_ranges: Sequence[FileRange], data: bytes, *, no_snoop: bool) -> None:
         """Let a device write."""
         at = 0
-        with self._memory.lent(places):
-            for place in joined(places):
-                for span in _spans(place):
+        with self._memory.lent(file_ranges):
+            for file_range in joined(file_ranges):
+                for span in _spans(file_range):
                     part = data if span.length == len(data) else data[at : at + span.length]
                     self._model.write([span], part, no_snoop=no_snoop)
                     at += span.length
         self._tell()
 
 
-def joined(places: Sequence[Place]) -> list[Place]:
-    """Join places that follow each other in their file."""
-    found: list[Place] = []
-    for place in places:
+def joined(file_ranges: Sequence[FileRange]) -> list[FileRange]:
+    """Join ranges that follow each other in their file."""
+    found: list[FileRange] = []
+    for file_range in file_ranges:
         last = found[-1] if found else None
-        if last and last.file == place.file and last.offset + last.length == place.offset:
-            found[-1] = replace(last, length=last.length + place.length)
+        if last and last.file == file_range.file and last.offset + last.length == file_range.offset:
+            found[-1] = replace(last, length=last.length + file_range.length)
         else:
-            found.append(place)
+            found.append(file_range)
     return found
 
 
-def _spans(place: Place) -> Iterator[Span]:
-    """Yield a place in parts that one operation of the model takes."""
-    for start in range(0, place.length, MAX_OPERATION):
-        length = min(MAX_OPERATION, place.length - start)
-        yield Span(place.file, place.offset + start, length)
+def _spans(file_range: FileRange) -> Iterator[Span]:
+    """Yield a range in parts that one operation of the model takes."""
+    for start in range(0, file_range.length, MAX_OPERATION):
+        length = min(MAX_OPERATION, file_range.length - start)
+        yield Span(file_range.file, file_range.offset + start, length)

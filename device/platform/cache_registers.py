@@ -22,9 +22,9 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.device.platform.cache_path import CachePath, joined
 from dma_rehearsal.device.platform.file_memory import FileMemory, MemoryGone
-from dma_rehearsal.device.platform.witness import Report as WalkReport
+from dma_rehearsal.device.platform.witness import WalkResult
 from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor
-from dma_rehearsal.device.vfio_user.model import Place
+from dma_rehearsal.device.vfio_user.model import FileRange
 
 _INPUTS = (
     *(Plat.CACHE_MODE, Plat.CACHE_LINE, Plat.CACHE_SEED_LO, Plat.CACHE_SEED_HI),
@@ -61,7 +61,8 @@ class CacheRegisters:
     """Commands drive the model under the interconnect's lock; DMA passes it while it is on.
 
     ``make`` makes the model of a configuration; ``walk`` is the witness's, of its own registers;
-    ``places`` says where physical memory lies; ``event`` writes to the trace: a name and facts.
+    ``file_ranges`` gives the place of physical memory; ``event`` writes to the trace: a name and
+    facts.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class CacheRegisters:
         interconnect: Interconnect,
         *,
         make: MakeModel,
-        walk: Callable[[], WalkReport],
-        places: Callable[[int, int], list[Place]],
+        walk: Callable[[], WalkResult],
+        file_ranges: Callable[[int, int], list[FileRange]],
         event: Callable[..., None],
     ) -> None:
         self._control, self._results, self._interconnect = control, results, interconnect
-        self._make, self._walk, self._places, self._event = make, walk, places, event
+        self._make, self._walk, self._file_ranges, self._event = make, walk, file_ranges, event
         self._memory = FileMemory()
         self._model = make(self._memory, Mode.OFF, 64, 0)
         self._told = 0  # of the reports that are kept, how many the trace has
@@ -195,31 +196,32 @@ class CacheRegisters:
         report = self._walk()
         if report.status is not WitnessStatus.OK:
             raise _Failed(_WALKS[report.status], report.fault_address)
-        places: list[Place] = []
+        file_ranges: list[FileRange] = []
         runs: list[tuple[Span, MemoryType]] = []
         for physical, length, kind in self._physical(report):
             try:
-                found = joined(self._places(physical, length))
+                found = joined(self._file_ranges(physical, length))
             except NoDescriptor as fault:
                 raise _Failed(CacheStatus.NO_BACKING, fault.address) from fault
             except MemoryFault as fault:
                 raise _Failed(CacheStatus.MEMORY_GONE, fault.address) from fault
-            places += found
+            file_ranges += found
             runs += [(Span(each.file, each.offset, each.length), kind) for each in found]
-        self._memory.check_room(places)
+        self._memory.check_room(file_ranges)
         try:
-            with self._memory.lent(places):
+            with self._memory.lent(file_ranges):
                 self._model.track(tag, direction, runs)
         except names.Busy as busy:
             at = next(
-                place.address + busy.offset - place.offset
-                for place in places
-                if place.file == busy.backing and busy.offset < place.offset + place.length
+                file_range.address + busy.offset - file_range.offset
+                for file_range in file_ranges
+                if file_range.file == busy.backing
+                and busy.offset < file_range.offset + file_range.length
             )
             raise _Failed(CacheStatus.BUSY, at) from busy
-        self._memory.keep(tag, places)
+        self._memory.keep(tag, file_ranges)
 
-    def _physical(self, report: WalkReport) -> Iterator[tuple[int, int, MemoryType]]:
+    def _physical(self, report: WalkResult) -> Iterator[tuple[int, int, MemoryType]]:
         """Yield (physical address, bytes, type) of the buffer, from its first to its last byte."""
         start = self._control.pair(Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI)
         end = start + self._control.pair(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI)

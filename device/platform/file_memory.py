@@ -16,7 +16,7 @@ from dma_rehearsal.device.cache_model.masks import runs
 from dma_rehearsal.device.cache_model.names import MAX_FILES, TooMuch
 from dma_rehearsal.device.vfio_user.client_memory import FileView, View
 from dma_rehearsal.device.vfio_user.errors import Unmapped
-from dma_rehearsal.device.vfio_user.model import Place
+from dma_rehearsal.device.vfio_user.model import FileRange
 
 
 class MemoryGone(Unmapped):
@@ -24,32 +24,32 @@ class MemoryGone(Unmapped):
 
 
 class FileMemory:
-    """A ``GuestMemory`` of the places that are lent for one operation, or kept for a buffer."""
+    """A ``GuestMemory`` of the ranges that are lent for one operation, or kept for a buffer."""
 
     def __init__(self) -> None:
-        self._lent: dict[Hashable, Place] = {}
-        self._kept: dict[Hashable, Place] = {}
+        self._lent: dict[Hashable, FileRange] = {}
+        self._kept: dict[Hashable, FileRange] = {}
         self._users: Counter[Hashable] = Counter()
         self._files: dict[int, set[Hashable]] = {}  # of each buffer
 
     @contextmanager
-    def lent(self, places: Sequence[Place]) -> Iterator[None]:
+    def lent(self, file_ranges: Sequence[FileRange]) -> Iterator[None]:
         """Let files be reached within the ``with``."""
-        self._lent = {place.file: place for place in places}
+        self._lent = {file_range.file: file_range for file_range in file_ranges}
         try:
             yield
         finally:
             self._lent = {}
 
-    def check_room(self, places: Sequence[Place]) -> None:
+    def check_room(self, file_ranges: Sequence[FileRange]) -> None:
         """Raise TooMuch when `keep` would keep more files than may be."""
-        count = len(self._kept.keys() | {place.file for place in places})
+        count = len(self._kept.keys() | {file_range.file for file_range in file_ranges})
         if count > MAX_FILES:
             raise TooMuch(f"buffers in {count} files; at most {MAX_FILES}")
 
-    def keep(self, tag: int, places: Sequence[Place]) -> None:
+    def keep(self, tag: int, file_ranges: Sequence[FileRange]) -> None:
         """Let a buffer's files be reached until ``drop``."""
-        files = {place.file: place for place in places}
+        files = {file_range.file: file_range for file_range in file_ranges}
         self._files[tag] = set(files)
         self._users.update(files.keys())
         self._kept.update(files)
@@ -82,10 +82,10 @@ class FileMemory:
                 view[first:last] = data[first:last]
 
     def _view(self, backing: Hashable, offset: int, length: int) -> View:
-        place, end = self._lent.get(backing) or self._kept.get(backing), offset + length
-        if place is None or end > len(place.memory) or not place.holds(end):
+        file_range, end = self._lent.get(backing) or self._kept.get(backing), offset + length
+        if file_range is None or end > len(file_range.memory) or not file_range.holds(end):
             raise Unmapped(offset)
-        return place.memory[offset:end]
+        return file_range.memory[offset:end]
 
 
 @contextmanager

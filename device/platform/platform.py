@@ -31,7 +31,7 @@ from dma_rehearsal.device.platform.witness import ReadPhysical, TableUnreachable
 from dma_rehearsal.device.platform.witness_registers import WitnessRegisters
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import Unmapped
-from dma_rehearsal.device.vfio_user.model import Place
+from dma_rehearsal.device.vfio_user.model import FileRange
 
 IDENTITY = Identity(
     vendor_id=layout.PLATFORM_VENDOR_ID,
@@ -83,7 +83,7 @@ class Platform(Endpoint):
             self.interconnect,
             make=lambda *given: self.make_cache(*given),
             walk=self._witness.walk,
-            places=lambda *asked: self._places(*asked),
+            file_ranges=lambda *asked: self._places(*asked),
             event=event,
         )
 
@@ -126,11 +126,11 @@ class Platform(Endpoint):
         """Turn the cache model off: its buffers are the client's."""
         self._cache.reset()
 
-    def _places(self, address: int, length: int) -> list[Place]:
+    def _places(self, address: int, length: int) -> list[FileRange]:
         """Return where physical memory lies. Unmapped."""
         if self.bus.client is None:
             raise Unmapped(address)
-        return self.bus.client.places(address, length, write=True)
+        return self.bus.client.file_ranges(address, length, write=True)
 
     def _read_physical(self, address: int, length: int) -> bytes:
         try:

@@ -43,7 +43,7 @@ class TableUnreachable(Exception):
 
 
 @dataclass(slots=True)
-class Report:
+class WalkResult:
     """What a walk found. ``pages`` counts 4 KiB pages looked at."""
 
     status: WitnessStatus = WitnessStatus.OK
@@ -95,13 +95,13 @@ class Witness:
             above.no_execute or bool(entry & _NO_EXECUTE),
         )
 
-    def walk(self, root: int, address: int, length: int, levels: int) -> Report:
+    def walk(self, root: int, address: int, length: int, levels: int) -> WalkResult:
         """Look at every page of [address, address + length) under the table at ``root``.
 
         ``root`` is CR3 or a physical address; bits that are no address are dropped. The status says
         why a walk ended early; runs before that place are valid.
         """
-        report = Report()
+        report = WalkResult()
         end = address + length
         if levels not in (4, 5) or length <= 0 or not _canonical(address, end - 1, levels):
             report.status = WitnessStatus.BAD_ARGUMENT

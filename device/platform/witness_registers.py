@@ -9,7 +9,7 @@ from dma_rehearsal.device import layout
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
 from dma_rehearsal.device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, WitnessStatus
 from dma_rehearsal.device.platform.memory_types import Mtrrs
-from dma_rehearsal.device.platform.witness import Report, Witness
+from dma_rehearsal.device.platform.witness import WalkResult, Witness
 
 _PHYSICAL_BITS_MIN, _PHYSICAL_BITS_MAX = 32, 52
 _INPUTS = (
@@ -84,14 +84,14 @@ class WitnessRegisters:
             ],
         )
 
-    def walk(self) -> Report:
+    def walk(self) -> WalkResult:
         """Walk as the registers say, and leave the results alone."""
         control = self._control
         if not self._may_read():
-            return Report(WitnessStatus.BUS_MASTER_OFF)
+            return WalkResult(WitnessStatus.BUS_MASTER_OFF)
         bits, count = control[Plat.PHYSICAL_BITS], control[Plat.MTRR_COUNT]
         if not _PHYSICAL_BITS_MIN <= bits <= _PHYSICAL_BITS_MAX or count > MTRR_MAX:
-            return Report(WitnessStatus.BAD_ARGUMENT)
+            return WalkResult(WitnessStatus.BAD_ARGUMENT)
         mtrrs = Mtrrs(
             control.pair(Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI),
             bits,

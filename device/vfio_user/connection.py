@@ -33,7 +33,7 @@ from dma_rehearsal.device.vfio_user.features import Features
 from dma_rehearsal.device.vfio_user.framing import Message
 from dma_rehearsal.device.vfio_user.interrupts import Interrupts
 from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header
-from dma_rehearsal.device.vfio_user.model import Ask, DeviceModel, Place, Window
+from dma_rehearsal.device.vfio_user.model import Ask, DeviceModel, FileRange, MappedRange
 from dma_rehearsal.device.vfio_user.negotiation import Limits, negotiate
 from dma_rehearsal.device.vfio_user.turn import Turn
 
@@ -114,16 +114,18 @@ class Connection:
             self._log.wrote(address, length)
         return views
 
-    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
-        """See ``model.Client.places``."""
-        places = self.dma_map.places(address, length, write=write)
+    def file_ranges(self, address: int, length: int, *, write: bool) -> list[FileRange]:
+        """See ``model.Client.file_ranges``."""
+        file_ranges = self.dma_map.file_ranges(address, length, write=write)
         if write:
             self._log.wrote(address, length)
-        return places
+        return file_ranges
 
-    def window(self, address: int, *, write: bool) -> Window | None:
-        """See ``model.Client.window``. While writes are logged, each has to be told."""
-        return None if write and self._log.active else self.dma_map.window(address, write=write)
+    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
+        """See ``model.Client.mapped_range``. While writes are logged, each has to be told."""
+        return (
+            None if write and self._log.active else self.dma_map.mapped_range(address, write=write)
+        )
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """See ``model.Client.ranges``."""

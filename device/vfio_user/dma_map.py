@@ -29,7 +29,7 @@ from dma_rehearsal.device.vfio_user.errors import (
     WriteOnly,
 )
 from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE, DmaMapFlag
-from dma_rehearsal.device.vfio_user.model import Place, Window
+from dma_rehearsal.device.vfio_user.model import FileRange, MappedRange
 
 # The specification's default of max_dma_maps.
 MAX_MAPPINGS = (1 << 16) - 1
@@ -63,8 +63,8 @@ class DmaMap:
         self._starts: list[int] = []
         self._mappings: list[Mapping] = []
         self._files: dict[tuple[Name, int], ClientFile] = {}
-        # The last window, which is good until the map changes, and its mapping.
-        self._kept: tuple[Window, Mapping] | None = None
+        # The last mapped, which is good until the map changes, and its mapping.
+        self._kept: tuple[MappedRange, Mapping] | None = None
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -181,22 +181,22 @@ class DmaMap:
             address += part
         return views
 
-    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+    def file_ranges(self, address: int, length: int, *, write: bool) -> list[FileRange]:
         """Return where the range lies, in order; errors as ``views``'."""
-        found: list[Place] = []
+        found: list[FileRange] = []
         for file, start, part in self._parts(address, length, write=write):
             # A view of its own: it outlives the mapping, in whichever thread that ends.
             whole = file.part(0, MAX_FILE_BYTES, address - start)
-            found.append(Place(file.name, start, part, address, whole, file.holds))
+            found.append(FileRange(file.name, start, part, address, whole, file.holds))
             address += part
         return found
 
-    def window(self, address: int, *, write: bool) -> Window | None:
+    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
         """Return the mapping around ``address`` where it can be used whole, as it is now."""
         if (last := self._kept) is not None:
-            window, found = last
-            if window.address <= address < window.end:
-                return window if (found.writable if write else found.readable) else None
+            mapped, found = last
+            if mapped.address <= address < mapped.end:
+                return mapped if (found.writable if write else found.readable) else None
         position = bisect_right(self._starts, address) - 1
         if position < 0:
             return None
@@ -206,9 +206,9 @@ class DmaMap:
             return None
         if not isinstance(file, MappedFile) or file.memory is None:
             return None
-        window = Window(start, start + size, file.memory, found.file_offset)
-        self._kept = window, found
-        return window
+        mapped = MappedRange(start, start + size, file.memory, found.file_offset)
+        self._kept = mapped, found
+        return mapped
 
     def _parts(
         self, address: int, length: int, *, write: bool

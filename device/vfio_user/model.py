@@ -15,7 +15,7 @@ from dma_rehearsal.device.vfio_user.timers import Timers
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FileRange:
     """Adjacent bytes of a client's memory, by the file that holds them.
 
     ``file`` is one name for the same memory, by whichever mapping and client it is reached.
@@ -43,7 +43,7 @@ class Ask(NamedTuple):
     data: bytes | memoryview | None
 
 
-class Window(NamedTuple):
+class MappedRange(NamedTuple):
     """One mapping, while this turn lasts: bus addresses [address, end).
 
     The byte at ``address`` is ``memory[offset]``. A slice of ``memory`` is a copy, at
@@ -67,10 +67,10 @@ class Client(Protocol):
         memory away.
         """
 
-    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+    def file_ranges(self, address: int, length: int, *, write: bool) -> list[FileRange]:
         """Return where the same bytes lie, in order; errors as ``memory``'s."""
 
-    def window(self, address: int, *, write: bool) -> Window | None:
+    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
         """Return the mapping around ``address``, for many small accesses to it.
 
         None when there is none that may be used so; ``memory`` then says what is amiss, if

@@ -144,7 +144,7 @@ def scattered() -> Iterator[Row]:
     data, whole = bytes(size), _places(size)
     with connected(device) as connection:
         bus: Bus = device.bus
-        window = connection.window(BASE, write=True)
+        window = connection.mapped_range(BASE, write=True)
         assert window is not None
         memory = window.memory
         lists = [(page, PAGE) for page in pages]

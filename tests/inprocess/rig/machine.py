@@ -22,7 +22,7 @@ from dma_rehearsal.device.faults.injector import FaultInjector
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor, ReadOnly, Unmapped
 from dma_rehearsal.device.vfio_user.messages import Irq
-from dma_rehearsal.device.vfio_user.model import Ask, Place
+from dma_rehearsal.device.vfio_user.model import Ask, FileRange
 from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
@@ -146,10 +146,10 @@ class Machine(WholeMemory):
             rom = bytes(ROM_END - ROM - 16) + RESET_VECTOR
             self.answer(rom[ask.address - ROM :][: ask.length])
 
-    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+    def file_ranges(self, address: int, length: int, *, write: bool) -> list[FileRange]:
         """Give the devices RAM as one file."""
         self.memory(address, length, write=write)
-        return [Place("ram", address, length, address, self.ram[:], lambda _: True)]
+        return [FileRange("ram", address, length, address, self.ram[:], lambda _: True)]
 
     def trigger(self, index: int, subindex: int) -> bool:
         """Deliver an MSI-X message; remember a rise of INTx until ``go_on``."""

@@ -11,7 +11,7 @@ from dma_rehearsal.device.layout import DmaCtl, Ext, Reg
 from dma_rehearsal.device.pci.config import Command
 from dma_rehearsal.device.pci.msix import ENABLE, MsiX
 from dma_rehearsal.device.vfio_user.errors import MemoryFault, ReadOnly, Unmapped
-from dma_rehearsal.device.vfio_user.model import Ask, Place, Window
+from dma_rehearsal.device.vfio_user.model import Ask, FileRange, MappedRange
 
 BASE, SIZE = 0x10_0000, 0x4_0000
 READ_ONLY_BASE = 0x20_0000
@@ -46,10 +46,10 @@ class WholeMemory(Answers):
     def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
         raise NotImplementedError
 
-    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+    def file_ranges(self, address: int, length: int, *, write: bool) -> list[FileRange]:
         raise NotImplementedError
 
-    def window(self, address: int, *, write: bool) -> Window | None:
+    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
         del address, write
         return None  # so the tests with it look each range up
 
@@ -80,13 +80,13 @@ class FakeClient(WholeMemory):
             return [memoryview(self.rom)[address - READ_ONLY_BASE :][:length]]
         raise Unmapped(address)
 
-    def places(self, address: int, length: int, *, write: bool) -> list[Place]:
+    def file_ranges(self, address: int, length: int, *, write: bool) -> list[FileRange]:
         self.memory(address, length, write=write)
         ram = BASE <= address < BASE + SIZE
         file, start, data = ("ram", BASE, self.ram) if ram else ("rom", READ_ONLY_BASE, self.rom)
         middle = length // 2
         return [
-            Place(file, at - start, part, at, memoryview(data), lambda _: self.reaches)
+            FileRange(file, at - start, part, at, memoryview(data), lambda _: self.reaches)
             for at, part in ((address, middle), (address + middle, length - middle))
         ]
 

@@ -171,7 +171,7 @@ def test_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cache_model_finds_it_gone(unsealed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = mapped(unsealed)
-    (place,) = found.places(BASE, SIZE, write=True)
+    (place,) = found.file_ranges(BASE, SIZE, write=True)
     memory = FileMemory()
     monkeypatch.setattr(client_memory._CopiedFile, "holds", lambda *_: True)
 
@@ -254,7 +254,7 @@ def test_memory_that_cannot_shrink_is_mapped(sealed: int, unsealed: int) -> None
     for address, descriptor, kind in ((BASE, sealed, memoryview), (0, unsealed, FileView)):
         found.add(address, PAGE, 3, 0, descriptor)
         assert isinstance(only(found.views(address, 4, write=True)), kind)
-        assert (found.window(address, write=True) is not None) is (kind is memoryview)
+        assert (found.mapped_range(address, write=True) is not None) is (kind is memoryview)
     found.clear()
 
 
@@ -307,7 +307,7 @@ def test_one_file_by_descriptors_of_different_rights(unsealed: int) -> None:
     found = DmaMap()
     found.add(BASE, PAGE, 1, 0, reading)
     found.add(0, PAGE, 3, 0, unsealed)
-    (first,), (second,) = (found.places(each, 4, write=False) for each in (BASE, 0))
+    (first,), (second,) = (found.file_ranges(each, 4, write=False) for each in (BASE, 0))
     assert first.file == second.file
     only(found.views(0, 4, write=True))[:] = b"both"
     assert bytes(only(found.views(BASE, 4, write=False))) == b"both"
@@ -394,7 +394,7 @@ def test_runs_are_stored_with_few_calls_and_nothing_between_them(
     os.ftruncate(descriptor, SIZE)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     made = mapped(descriptor)
-    (place,) = made.places(BASE + PAGE, 2 * PAGE, write=True)
+    (place,) = made.file_ranges(BASE + PAGE, 2 * PAGE, write=True)
     assert isinstance(place.memory, FileView if not seals else memoryview)
     calls: list[str] = []
 

@@ -204,14 +204,14 @@ def test_descriptor_and_flags(
                 with pytest.raises(WriteOnly) as fault:
                     seen.memory(address, 6, write=False)
                 assert fault.value.address == address
-                assert seen.window(address, write=False) is None
+                assert seen.mapped_range(address, write=False) is None
             if flags & 2:
                 seen.memory(address, 6, write=True)[0][:] = b"behind"
                 assert os.pread(memory, 6, 0) == b"behind"
             else:
                 with pytest.raises(ReadOnly):
                     seen.memory(address, 6, write=True)
-                assert seen.window(address, write=True) is None
+                assert seen.mapped_range(address, write=True) is None
     finally:
         os.close(descriptor)
 
@@ -231,24 +231,24 @@ def test_places_name_the_memory_whatever_maps_it(
     """Two mappings of one page are one place; what was found outlives the unmap."""
     client.dma_map(0x10000, 2 * PAGE, memory, offset=0x4000)
     client.dma_map(0x90000, PAGE, memory, offset=0x5000)
-    (first,) = seen.places(0x11010, 16, write=True)
-    (second,) = seen.places(0x90010, 16, write=False)
+    (first,) = seen.file_ranges(0x11010, 16, write=True)
+    (second,) = seen.file_ranges(0x90010, 16, write=False)
     assert (first.file, first.offset) == (second.file, second.offset) == (second.file, 0x5010)
     assert (first.length, first.address, second.address) == (16, 0x11010, 0x90010)
-    crossing = seen.places(0x10FF0, 32, write=False)
+    crossing = seen.file_ranges(0x10FF0, 32, write=False)
     assert [(each.offset, each.length) for each in crossing] == [(0x4FF0, 32)]
     client.dma_unmap(0x10000, 2 * PAGE)
     client.dma_unmap(0x90000, PAGE)
     os.pwrite(memory, b"still here", first.offset)
     assert bytes(first.memory[first.offset : first.offset + 10]) == b"still here"
     with pytest.raises(Unmapped):
-        seen.places(0x11010, 16, write=False)
+        seen.file_ranges(0x11010, 16, write=False)
 
 
 def test_places_in_a_file_that_was_cut(client: RawClient, unsealed: int, seen: Client) -> None:
     memory = unsealed
     client.dma_map(0x10000, PAGE, memory)
-    (place,) = seen.places(0x10000, PAGE, write=False)
+    (place,) = seen.file_ranges(0x10000, PAGE, write=False)
     assert place.holds(PAGE)
     os.ftruncate(memory, 0)
     assert not place.holds(PAGE)
@@ -263,19 +263,19 @@ def test_a_window_goes_with_its_mapping(client: RawClient, seen: Client) -> None
     fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     client.dma_map(0x10000, 2 * PAGE, sealed, flags=wire.DmaMapFlag.READ)
     for _ in range(2):
-        found = seen.window(0x10000 + PAGE, write=False)
+        found = seen.mapped_range(0x10000 + PAGE, write=False)
         assert found is not None
         assert (found.address, found.end) == (0x10000, 0x10000 + 2 * PAGE)
-        assert seen.window(0x10000, write=True) is None, "read-only"
-        assert seen.window(0x10000 + 2 * PAGE, write=False) is None
+        assert seen.mapped_range(0x10000, write=True) is None, "read-only"
+        assert seen.mapped_range(0x10000 + 2 * PAGE, write=False) is None
     os.truncate(sealed, 8 * PAGE)
     client.dma_map(0x20000, PAGE, sealed, offset=6 * PAGE)  # the file is mapped anew
-    found = seen.window(0x10000, write=False)
+    found = seen.mapped_range(0x10000, write=False)
     assert found is not None
     assert found.memory[:4] == bytes(4)
     client.dma_unmap(0x10000, 2 * PAGE)
-    assert seen.window(0x10000, write=False) is None
-    assert seen.window(0x20000, write=True) is not None
+    assert seen.mapped_range(0x10000, write=False) is None
+    assert seen.mapped_range(0x20000, write=True) is not None
     client.dma_unmap(0, 0, wire.DmaUnmapFlag.ALL)
-    assert seen.window(0x20000, write=False) is None
+    assert seen.mapped_range(0x20000, write=False) is None
     os.close(sealed)

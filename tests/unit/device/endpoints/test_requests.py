@@ -28,7 +28,7 @@ from dma_rehearsal.device.layout import GrantDirection as Grant
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import ClientFault, NoDescriptor
-from dma_rehearsal.device.vfio_user.model import Window
+from dma_rehearsal.device.vfio_user.model import MappedRange
 from tests.unit.device.fakes import (
     BASE,
     READ_ONLY_BASE,
@@ -123,10 +123,10 @@ class OneMapping(FakeClient):
         super().__init__()
         self.mapped = mmap.mmap(-1, SIZE)
 
-    def window(self, address: int, *, write: bool) -> Window | None:
+    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
         del write
         found = BASE <= address < BASE + SIZE
-        return Window(BASE, BASE + SIZE, self.mapped, 0) if found else None
+        return MappedRange(BASE, BASE + SIZE, self.mapped, 0) if found else None
 
 
 def test_in_one_mapping_each_request_is_told_too(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.device.platform import file_memory
 from dma_rehearsal.device.trace import Trace
-from dma_rehearsal.device.vfio_user.model import Place
+from dma_rehearsal.device.vfio_user.model import FileRange
 from tests.unit.device.cache_model.cache_board import (
     DATA,
     IN,
@@ -255,12 +255,12 @@ def test_files_of_tracked_memory_are_bounded(
 ) -> None:
     """A client can map ever new files; each that is tracked costs a descriptor."""
     monkeypatch.setattr(file_memory, "MAX_FILES", 2)
-    where = board.client.places
+    where = board.client.file_ranges
 
-    def elsewhere(address: int, length: int, *, write: bool) -> list[Place]:
+    def elsewhere(address: int, length: int, *, write: bool) -> list[FileRange]:
         return [replace(each, file=name) for each in where(address, length, write=write)]
 
-    monkeypatch.setattr(board.client, "places", elsewhere)
+    monkeypatch.setattr(board.client, "file_ranges", elsewhere)
     for name in ("first", "second"):
         assert board.track(tag=len(name)) is CacheStatus.OK
     assert board.track(1, tag=1) is CacheStatus.OK, "of a file that is kept already"

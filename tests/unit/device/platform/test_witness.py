@@ -13,7 +13,7 @@ from dma_rehearsal.device.layout import (
     WitnessStatus,
 )
 from dma_rehearsal.device.platform.memory_types import Mtrrs, effective_type
-from dma_rehearsal.device.platform.witness import Report, Witness
+from dma_rehearsal.device.platform.witness import WalkResult, Witness
 from tests.unit.device.platform.tables import (
     HUGE,
     LARGE,
@@ -41,11 +41,11 @@ ALL_WB = Mtrrs(def_type=1 << 11 | 6, physical_bits=40)
 VA = 0x7F12_3456_7000
 
 
-def walk(tables: Tables, va: int = VA, length: int = PAGE, mtrrs: Mtrrs = ALL_WB) -> Report:
+def walk(tables: Tables, va: int = VA, length: int = PAGE, mtrrs: Mtrrs = ALL_WB) -> WalkResult:
     return Witness(tables.read, PAT, mtrrs).walk(tables.root, va, length, tables.levels)
 
 
-def only_run(report: Report) -> WitnessRun:
+def only_run(report: WalkResult) -> WitnessRun:
     assert report.status is WitnessStatus.OK
     (run,) = report.runs
     return run
