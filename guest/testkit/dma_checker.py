@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import Protocol
 
 from dma_rehearsal.device.layout import PRP_PAGE, DmaCtl, DmaDirection, DmaReason, DmaRule
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser import DmaRecord, Exerciser
 from dma_rehearsal.guest.iobuffer import IOMemoryDescriptor
 from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
@@ -22,7 +23,6 @@ from dma_rehearsal.guest.testkit.patterns import difference, inverted, joined_cr
 __tracebackhide__ = is_verdict
 
 DMAS_MAX = 64  # for one buffer
-_PAGE = 4096  # bytes
 _PLAIN = DmaCtl(0)
 
 
@@ -333,7 +333,7 @@ class DmaChecker(Board):
         self, buffer: DmaMemory | IOMemoryDescriptor, data: bytes
     ) -> Transferred:
         """As `device_writes`, with a DMA for each page by its bus address, in order."""
-        return self.device_writes(buffer, data, [_PAGE] * (len(data) // _PAGE + 1))
+        return self.device_writes(buffer, data, [PAGE] * (len(data) // PAGE + 1))
 
     def _in_device(self, data: bytes) -> str:
         """Say where the start of the device's buffer differs from ``data``."""

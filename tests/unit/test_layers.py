@@ -32,11 +32,14 @@ CONTRACTS = {each["id"]: each for each in CONFIGURATION["contracts_options"]}
 
 # For each contract an import that it forbids: importer, imported.
 FORBIDDEN: dict[str, tuple[str, str]] = {
+    "apart-device": ("device.trace", "host_harness.process.errors"),
     "apart-guest": ("guest.drivers.edu", "device.endpoints.registers"),
     "apart-host": ("host_harness.machine.vm", "guest.linux.swap"),
     "guest-layers": ("guest.drivers.edu", "guest.testkit.patterns"),
     "agent-alone": ("guest.agent.pytest_session", "guest.testkit.plugin"),
     "suite-apart": ("guest.suite.test_parts", "guest.suite.test_ring"),
+    "device-layers": ("device.endpoints.bars", "device.exerciser.exerciser"),
+    "device-circles": ("device.pci.config", "device.pci.pcie"),
     "vfio-user-alone": ("device.vfio_user.server", "device.trace"),
     "page-walk-alone": ("host_harness.witness.page_walk", "host_harness.process.errors"),
     "witness-device": ("device.platform.witness", "host_harness.witness.page_walk"),
