@@ -101,7 +101,9 @@ def _given(config: pytest.Config) -> Options:
     """Return the options from the command line, else from the configuration file."""
     given = {}
     for option in OPTIONS:
-        text = config.getoption(f"--vm-{option.name}") or config.getini(f"vm_{option.name}")
+        text = config.getoption(f"--vm-{option.name}")
+        if text is None:  # an empty one goes back to the default, whatever the file says
+            text = config.getini(f"vm_{option.name}")
         given[option.name] = str(text or "")
     return run_options.parse(given)
 

@@ -274,6 +274,9 @@ def wait_while_kept(run: Run) -> None:
     vm, folder = run.vm, run.folder
     if vm is None or folder is None:
         return
+    if run.status is Status.USAGE:
+        run.progress.note("no test ran, so the VM is not kept", always=True)
+        return
     limit = vm.deadlines["kept"]
     run.progress.note(
         f"the VM is kept, for {limit / 3600:g} hours at most (deadline of the phase 'kept').\n"

@@ -64,6 +64,12 @@ class Grant:
     direction: GrantDirection
     owner: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.direction.name}, {self.length} bytes at {self.address:#x}, "
+            f"owner {self.owner:#x}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ProtectionFault:
@@ -79,6 +85,14 @@ class ProtectionFault:
     reason: DmaReason
     byte: int
     nearest: Grant | None
+
+    def __str__(self) -> str:
+        what = "write" if self.direction is DmaDirection.WRITE_MEMORY else "read"
+        nearest = "none is in force" if self.nearest is None else str(self.nearest)
+        return (
+            f"a {what} of {self.length} bytes at {self.address:#x} was denied: {self.reason.name} "
+            f"from {self.byte:#x} on; nearest grant: {nearest}"
+        )
 
 
 def process_owner(pid: int | None = None) -> int:

@@ -152,6 +152,10 @@ def test_faults(unit: ProtectionUnit, bar: ModelBar) -> None:
         ProtectionFault(2 + index, 0x2000, 32 + index, read, reason, 0x2010, nearest)
         for index in range(3)
     ]
+    assert str(found[0]) == (
+        "a read of 32 bytes at 0x2000 was denied: PROTECTION_PAST_END from 0x2010 on; "
+        "nearest grant: OUT, 16 bytes at 0x2000, owner 0x9"
+    )
     assert unit.faults(3) == found[2:]
     assert unit.faults(4) == []
 
@@ -161,6 +165,7 @@ def test_fault_without_any_grant(unit: ProtectionUnit, bar: ModelBar) -> None:
     bar.platform.unit.check((1 << 64) - 4, 4, write=True)
     (fault,) = unit.faults()
     assert fault.nearest is None
+    assert str(fault).endswith("nearest grant: none is in force")
     assert (fault.address, fault.reason) == ((1 << 64) - 4, DmaReason.PROTECTION_OUTSIDE)
 
 
