@@ -33,7 +33,7 @@ class SessionSettings:
     """The settings of one session. The defaults are for a pytest that runs without an agent.
 
     ``seed``: of test data and random operations. ``place``: the name of the policy that places
-    buffers (`iobuffer.placement`); None for the default one. ``behind_iommu``: whether the
+    buffers (`iobuffer.memory.placement`); None for the default one. ``behind_iommu``: whether the
     exerciser is behind an IOMMU. ``own_suite``: whether the tests are this project's own, for which
     the test kit states the device's limits under any policy.
     """

@@ -10,20 +10,22 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from dma_rehearsal.guest.iobuffer.base import access_control, dma_activity, holders, provenance
-from dma_rehearsal.guest.iobuffer.base.access_control import Grants
+from dma_rehearsal.guest.iobuffer.base import dma_activity, holders, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IONotAttachedError
+from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.iobuffer.base.provenance import Record
 from dma_rehearsal.guest.iobuffer.descriptors import buffer
 from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.buffer_resources import reclaim
-from dma_rehearsal.guest.iobuffer.descriptors.coverage import Account, Untouched
+from dma_rehearsal.guest.iobuffer.descriptors.coverage import Account
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
-from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparations
+from dma_rehearsal.guest.iobuffer.descriptors.preparation import Grants, Preparations
 from dma_rehearsal.guest.iobuffer.memory import resting_pins
-from dma_rehearsal.guest.iobuffer.memory.backing import Backing, PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing
 from dma_rehearsal.guest.iobuffer.memory.heap import Block, Heap
+from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.platform import Platform
 from dma_rehearsal.guest.iobuffer.memory.quarantine import Quarantine
 from dma_rehearsal.guest.iobuffer.os.pin import Pin
 from dma_rehearsal.guest.iobuffer.os.purgeable import Purgeable
@@ -146,10 +148,10 @@ def grants_outlive() -> None:
 def grants_of_the_dead() -> None:
     """A killed process's grants stay when its memory goes to somebody else."""
 
-    def reclaim() -> None:
+    def reclaim(_platform: Platform) -> None:
         pass
 
-    setattr(access_control, reclaim.__name__, reclaim)
+    setattr(Platform, Platform.reclaim_grants.__name__, reclaim)
 
 
 def writable_after_out() -> None:

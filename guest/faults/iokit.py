@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dma_rehearsal.guest.iobuffer import cxx
-from dma_rehearsal.guest.iobuffer.descriptors import factories
-from dma_rehearsal.guest.iobuffer.memory.backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.descriptors import buffer
+from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
 
 
@@ -31,7 +31,7 @@ def capacity_not_aligned_to() -> None:
     def alignment_of(_length: int) -> int:
         return 1
 
-    setattr(factories, factories._alignment_of.__name__, alignment_of)
+    setattr(buffer, alignment_of.__name__, alignment_of)
 
 
 IMPLEMENTATIONS: dict[str, Callable[[], None]] = {

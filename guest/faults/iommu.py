@@ -16,7 +16,7 @@ from dma_rehearsal.guest.iobuffer.base.options import (
 )
 from dma_rehearsal.guest.iobuffer.descriptors import buffer
 from dma_rehearsal.guest.iobuffer.descriptors.creation import make_place, make_request
-from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow, Place
+from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement, BusWindow
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
 
 _map = Container.map
@@ -90,7 +90,7 @@ def segments_unmerged() -> None:
 def none_ignored() -> None:
     """MapperNone gets bus addresses of the mapper's."""
 
-    def physical_never(options: IOOptions, alignment: int, highest: int | None) -> Place:
+    def physical_never(options: IOOptions, alignment: int, highest: int | None) -> BusPlacement:
         return replace(make_place(options, alignment, highest), physical=False)
 
     setattr(buffer, make_place.__name__, physical_never)

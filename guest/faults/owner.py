@@ -14,7 +14,7 @@ from dma_rehearsal.guest.drivers.platform.grants import PlatformAccess
 from dma_rehearsal.guest.drivers.platform.protection_unit import process_owner
 from dma_rehearsal.guest.iobuffer.base.errors import IOReturnError
 from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import Mapped, PlacedBuffer
+from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import ImportedBuffer, Mapped
 from dma_rehearsal.guest.iobuffer.descriptors.remote import Remote
 
 _withdraw = PlatformAccess.withdraw
@@ -34,7 +34,7 @@ def unmap_not_awaited() -> None:
 def two_owners() -> None:
     """A buffer that was made in another task has two owners."""
     for name in ("_prepare_itself", "_wire", "setDirection"):
-        setattr(PlacedBuffer, name, getattr(IOBufferMemoryDescriptor, name))
+        setattr(ImportedBuffer, name, getattr(IOBufferMemoryDescriptor, name))
 
 
 def withdrawal_failure_hidden() -> None:

@@ -87,6 +87,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.remote import task_of
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.task_port import TaskPort
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand
+from dma_rehearsal.guest.iobuffer.memory.platform import Platform, dma_platform
 
 __all__ = [
     "CacheMode",
@@ -116,11 +117,13 @@ __all__ = [
     "IOUnsupportedError",
     "MapOptions",
     "MemoryOperation",
+    "Platform",
     "PrepareFlags",
     "PurgeableState",
     "Task",
     "TaskPort",
     "current_task",
+    "dma_platform",
     "kIODirectionCompleteWithDataValid",
     "kIODirectionCompleteWithError",
     "kIODirectionIn",

@@ -4,15 +4,16 @@
 Factories return None when they fail, and calls that return IOReturn in IOKit return an `IOReturn`;
 `last_error` has the exception that was behind it, with its reason. ::
 
-    from dma_rehearsal.guest.iobuffer.cxx import IOBufferMemoryDescriptor, kIOReturnSuccess
-    from dma_rehearsal.guest.iobuffer.cxx import last_error
+    from dma_rehearsal.guest.iobuffer.cxx import (
+        IOBufferMemoryDescriptor, kIOReturnSuccess, last_error
+    )
 
     buffer = IOBufferMemoryDescriptor.inTaskWithOptions(kernel_task, kIODirectionIn, 4096)
     if buffer is None:
         print(last_error())
     elif buffer.prepare() != kIOReturnSuccess: ...
 
-What IOKit refuses is refused here as well (``strict``), so that code which runs here is not NULL
+IOKit's refusals are refusals here as well (``strict``), so that a buffer made here is not NULL
 there: memory of a user task is pageable, for one.
 """
 

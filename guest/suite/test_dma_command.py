@@ -21,15 +21,16 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, mistakes
+from dma_rehearsal.guest.iobuffer.base import mistakes
 from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, Specification, kForceDoubleBuffer
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
@@ -276,11 +277,11 @@ class Granting:
         """Nobody dies here."""
 
     def __enter__(self) -> Self:
-        self._before = access_control.use(self)
+        self._before, dma_platform.access_control = dma_platform.access_control, self
         return self
 
     def __exit__(self, *_: object) -> None:
-        access_control.use(self._before)
+        dma_platform.access_control = self._before
 
 
 @pytest.mark.unlimited("alignment")

@@ -27,10 +27,10 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
 )
 from dma_rehearsal.guest.iobuffer.base import mistakes, provenance
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
 from dma_rehearsal.guest.iobuffer.dma.command import Specification, kForceDoubleBuffer
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns

@@ -27,8 +27,8 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPurgeable,
     kIOMemoryUseReserve,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.buffers import free_sizes
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, Transferred

@@ -29,7 +29,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryMapCopyOnWrite,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iokit_errors import code_of

@@ -29,10 +29,10 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapWriteCombineCache,
 )
 from dma_rehearsal.guest.iobuffer.base.options import IOOptions
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import MappingOptions, Specification
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.interrupts import WAIT_S, settle_msix

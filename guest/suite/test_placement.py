@@ -17,9 +17,9 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, DmaMemory, MakeBuffer
@@ -38,9 +38,9 @@ create = IOBufferMemoryDescriptor.inTaskWithOptions
 @pytest.fixture(autouse=True)
 def _hostile(bench: DmaChecker, seed: int) -> Iterator[None]:  # noqa: ARG001
     """Place what the test makes, and not the bench's own memory, by the hostile policy."""
-    before = placement.use(Hostile(seed))
+    before, dma_platform.placement = dma_platform.placement, Hostile(seed)
     yield
-    placement.use(before)
+    dma_platform.placement = before
 
 
 @pytest.mark.promise(PROMISE)

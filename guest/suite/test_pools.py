@@ -23,9 +23,9 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPhysicallyContiguous,
     kIOMemoryThreadSafe,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import HUGE_PAGES
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.buffers import free_sizes

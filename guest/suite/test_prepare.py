@@ -24,7 +24,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryAutoPrepare,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.linux.swap import zram_swap

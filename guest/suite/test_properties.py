@@ -18,8 +18,8 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryPhysicallyContiguous,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.board import described
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer

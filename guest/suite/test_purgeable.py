@@ -13,7 +13,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
     kIOMemoryPurgeable,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.testkit.attestation import Attest

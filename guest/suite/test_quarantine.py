@@ -16,7 +16,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapInhibitCache,
     kIOMemoryKernelUserShared,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted

@@ -16,8 +16,8 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapAnywhere,
     kIOMapUnique,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.linux.kernel_cmdline import repeat_count
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
@@ -73,14 +73,14 @@ def test_create_and_release_without_end(
     for index in range(25):
         create(current_task(), kIODirectionInOut, 1 + 388 * index).release()
     grants -= bench.platform.protection.grant_count
-    control = access_control.use(None)
+    control, dma_platform.access_control = dma_platform.access_control, None
     try:
         before = descriptors(), resident()
         for index in range(cycles):
             create(current_task(), kIODirectionInOut, 1 + 97 * index % 9000).release()
         after = descriptors(), resident()
     finally:
-        access_control.use(control)
+        dma_platform.access_control = control
     left = pool_registry.named("main").free_size()
     seen = bench.device_reads(buffer(kIODirectionInOut, 100), data.take(100))
     attest(

@@ -21,9 +21,11 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapAnywhere,
     kIOMapUnique,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, provenance
+from dma_rehearsal.guest.iobuffer.base import interfaces, provenance
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Pool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Pool
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iokit_errors import code_of
@@ -149,7 +151,7 @@ def test_a_dropped_buffer_warns_and_comes_back(
 class Watching:
     """An access control that notes how much of a pool is free when it takes a grant back."""
 
-    def __init__(self, inner: access_control.AccessControl, pool: Pool) -> None:
+    def __init__(self, inner: interfaces.AccessControl, pool: Pool) -> None:
         self._inner, self._pool = inner, pool
         self.free: list[int] = []
         self.reclaim = inner.reclaim
@@ -168,18 +170,18 @@ def test_devices_lose_memory_before_it_is_free(
 ) -> None:
     """Else whoever gets it next is open to a device, for as long as the withdrawal takes."""
     pool = pool_registry.named("main")
-    control = access_control.use(None)
+    control, dma_platform.access_control = dma_platform.access_control, None
     if control is None:
         raise CheckFailed("there is no access control")
     watching = Watching(control, pool)
-    access_control.use(watching)
+    dma_platform.access_control = watching
     try:
         memory = create(current_task(), kIODirectionInOut, 1 << 20)
         seen = bench.device_writes(memory, data.take(1 << 20))
         taken, address = pool.free_size(), memory.getPhysicalAddress()
         memory.release()
     finally:
-        access_control.use(control)
+        dma_platform.access_control = control
     attest.released(memory)
     after = bench.refused_dma(DmaReason.PROTECTION_OUTSIDE, address, PAGE, write_memory=False)
     attest(

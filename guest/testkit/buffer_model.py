@@ -48,7 +48,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
     kIOMemoryPurgeable,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux.page_frames import MADV_PAGEOUT
 from dma_rehearsal.guest.testkit.attestation import CheckFailed

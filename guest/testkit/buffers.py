@@ -7,9 +7,9 @@ from typing import Final, Protocol
 
 from dma_rehearsal.guest.drivers.device_limits import Limits
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task
-from dma_rehearsal.guest.iobuffer.descriptors import iommu
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool_registry import RESERVED, known
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
 
@@ -74,7 +74,7 @@ def make_buffer(
     """
     if 0 < (1 if alignment is None else alignment) < limits.alignment:
         alignment = limits.alignment
-    if not pool and limits.address_bits < ADDRESS_BITS and (mask or iommu.in_use()):
+    if not pool and limits.address_bits < ADDRESS_BITS and (mask or dma_platform.translated):
         mask = min(mask or limits.end, limits.end - 1)
     if mask:
         return IOBufferMemoryDescriptor.inTaskWithPhysicalMask(

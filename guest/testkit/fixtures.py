@@ -27,9 +27,9 @@ from dma_rehearsal.guest.iobuffer import (
     Task,
     kIODirectionInOut,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, dma_activity, provenance
-from dma_rehearsal.guest.iobuffer.descriptors import iommu as iobuffer_mapper
+from dma_rehearsal.guest.iobuffer.base import dma_activity, provenance
 from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.linux import memory_types
 from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 from dma_rehearsal.guest.session import SETTINGS, SessionSettings
@@ -168,9 +168,9 @@ def _opened(
         if _limits_stated(pytestconfig.stash[SETTINGS]):
             _container.set_mask(opened.limits.address_bits)
         # From here on buffers have bus addresses: the container has the function's group.
-        before = iobuffer_mapper.use(_container)
+        before, dma_platform.iommu = dma_platform.iommu, _container
         yield opened
-        iobuffer_mapper.use(before)
+        dma_platform.iommu = before
 
 
 @pytest.fixture
@@ -268,11 +268,11 @@ def guarded(bench: Board) -> Iterator[Guarded]:
     Buffers that are made meanwhile are not granted by their preparation.
     """
     unit = bench.platform.protection
-    control = access_control.use(None)
+    control, dma_platform.access_control = dma_platform.access_control, None
     try:
         yield Guarded(bench, unit)
     finally:
-        access_control.use(control)
+        dma_platform.access_control = control
         unit.withdraw_owner(OWNER)
 
 

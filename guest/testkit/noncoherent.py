@@ -32,7 +32,8 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIOMapInhibitCache,
 )
-from dma_rehearsal.guest.iobuffer.base import coherence, provenance
+from dma_rehearsal.guest.iobuffer.base import provenance
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
 from dma_rehearsal.guest.testkit.board import Board
 from dma_rehearsal.guest.testkit.buffers import reached_pool
@@ -162,7 +163,7 @@ def noncoherent_board(
     unit = board.platform.cache
     unit.configure(mode, line, seed)
     made = NonCoherent(board, unit, PlatformCoherence(unit, board.driver))
-    before = coherence.use(made.caches)
+    before, dma_platform.coherence = dma_platform.coherence, made.caches
     try:
         try:
             # The bench's own DMA needs memory without lines.
@@ -176,7 +177,7 @@ def noncoherent_board(
             raise
         made.settle()
     finally:
-        coherence.use(before)
+        dma_platform.coherence = before
         unit.configure(CacheModelMode.OFF, line)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 
 from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.session import SETTINGS, SessionSettings
 from dma_rehearsal.guest.testkit import fixtures, host_witness, marks, transfer_checks
 
@@ -18,6 +19,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Take the session's settings, the defaults without an agent; register the parts."""
     settings = config.stash.setdefault(SETTINGS, SessionSettings())
     if settings.place is not None:
-        placement.use(placement.named(settings.place, settings.seed))
+        dma_platform.placement = placement.named(settings.place, settings.seed)
     for part in fixtures, transfer_checks, marks, host_witness:
         config.pluginmanager.register(part, part.__name__)

@@ -21,8 +21,8 @@ from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
 from dma_rehearsal.guest.drivers.platform.grants import PlatformAccess, PlatformEvidence
 from dma_rehearsal.guest.drivers.platform.request_log import RequestLog
-from dma_rehearsal.guest.iobuffer.base import access_control, provenance
-from dma_rehearsal.guest.iobuffer.descriptors import coverage
+from dma_rehearsal.guest.iobuffer.base import provenance
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
 from dma_rehearsal.guest.testkit.board import Board
@@ -175,7 +175,7 @@ class SessionPlatform:
             self._open()
         if self._platform is None:
             return
-        access_control.use(self._access)
+        dma_platform.access_control = self._access
         unit = self._platform.protection
         if unit.enabled is not protected:
             unit.enabled = protected
@@ -186,9 +186,9 @@ class SessionPlatform:
         The unit stays on: a DMA that comes after the last test is refused as one before it.
         """
         if self._platform is not None:
-            access_control.use(None)
+            dma_platform.access_control = None
             refusals.use(None)
-            coverage.use(None)
+            dma_platform.dma_evidence = None
             provenance.clock = provenance.no_clock
             self._platform.close()
         if self._driver is not None:
@@ -204,4 +204,4 @@ class SessionPlatform:
         self._platform.read_memory_types()
         self._access = PlatformAccess(self._platform.protection)
         provenance.clock = self.sequence
-        coverage.use(PlatformEvidence(self._platform.protection))
+        dma_platform.dma_evidence = PlatformEvidence(self._platform.protection)

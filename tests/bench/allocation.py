@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
 from tests.unit.guest.shared_pool import SharedPool
 
@@ -25,7 +25,7 @@ def cycle(pool: HeapPool, capacity: int) -> Work:
     """Return one allocation and release in a pool."""
 
     def work() -> None:
-        pool_registry.use(pool)
+        dma_platform.use_pools(pool)
         IOBufferMemoryDescriptor.inTaskWithOptions(
             current_task(), kIODirectionInOut, capacity
         ).release()
@@ -37,7 +37,7 @@ def cycle(pool: HeapPool, capacity: int) -> Work:
 def allocation() -> Iterator[Row]:
     """Yield rows for small buffers and for those with pages of their own."""
     with ExitStack() as stack:
-        stack.callback(pool_registry.use)
+        stack.callback(dma_platform.use_pools)
         made = []
         for count in FEW, MANY, 0:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -47,7 +47,7 @@ def allocation() -> Iterator[Row]:
             extents = SharedPool(fd, folder, ZONE)
             stack.callback(extents.close)
             pool = HeapPool(extents)
-            pool_registry.use(pool)
+            dma_platform.use_pools(pool)
             for index in range(count):
                 size = (64, 700, 4096, 20000)[index % 4]
                 stack.enter_context(

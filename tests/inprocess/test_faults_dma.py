@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from dma_rehearsal.guest.faults import dma
-from dma_rehearsal.guest.iobuffer.base import access_control
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors import sub_descriptor
 from dma_rehearsal.guest.iobuffer.dma.bounce_buffer import Bounce
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, MappingOptions, Specification
 from dma_rehearsal.guest.iobuffer.dma.prepared_transfer import Prepared
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.host_harness.faults import find
 from tests.inprocess.rig.machine import Machine
 from tests.inprocess.rig.suite_run import Rig
@@ -105,12 +105,12 @@ def granted_for_a_part(bus: Bus) -> list[tuple[int, int]]:
 
         def reclaim(self) -> None: ...
 
-    before = access_control.use(Control())
+    before, dma_platform.access_control = dma_platform.access_control, Control()
     try:
         with sub_descriptor.IOSubMemoryDescriptor.withSubRange(memory, 8, 8, OUT) as part:
             part.prepare()
     finally:
-        access_control.use(before)
+        dma_platform.access_control = before
     return granted
 
 

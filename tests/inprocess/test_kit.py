@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.guest.iobuffer.base import access_control
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.inprocess.rig.machine import Machine
 from tests.inprocess.rig.suite_run import Rig
 
@@ -71,7 +71,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return reports
 
     yield run
-    assert access_control.use(None) is None, "nobody is told of grants when a session is over"
+    assert dma_platform.access_control is None, "nobody is told of grants when a session is over"
 
 
 def test_announced_refusals_are_listed_and_recorded(run: Run) -> None:

@@ -27,7 +27,7 @@ from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap import Heap
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PageTableEntry
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 from dma_rehearsal.guest.testkit.host_witness import HostReport
 from dma_rehearsal.host_harness.faults import find
 from tests import kernel_faults
@@ -198,7 +198,7 @@ class Scrambles(Machine):
     """Memory that is not contiguous: the first two pages of a mapping change places."""
 
     def map(
-        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+        self, physical: int, length: int, mode: CacheMode, placement: MapPlacement = ANYWHERE
     ) -> Mapping:
         mapping = super().map(physical, length, mode, placement)
         if length >= 2 * PAGE:

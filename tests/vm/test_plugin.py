@@ -66,7 +66,7 @@ def test_broken_promise_fails_and_its_replay_fails_again(project: Path) -> None:
 FORGETS = """
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
 from dma_rehearsal.guest.iobuffer import (
-    IOBufferMemoryDescriptor, coherence, current_task, kIODirectionOut, kIOMapCopybackCache,
+    IOBufferMemoryDescriptor, current_task, dma_platform, kIODirectionOut, kIOMapCopybackCache,
 )
 from dma_rehearsal.guest.drivers.platform.coherence import PlatformCoherence
 
@@ -74,7 +74,8 @@ from dma_rehearsal.guest.drivers.platform.coherence import PlatformCoherence
 def test_forgets(bench):
     unit = bench.platform.cache
     unit.configure(CacheModelMode.STRICT)
-    before = coherence.use(PlatformCoherence(unit, bench.driver))
+    before = dma_platform.coherence
+    dma_platform.coherence = PlatformCoherence(unit, bench.driver)
     memory = IOBufferMemoryDescriptor.inTaskWithOptions(
         current_task(), kIODirectionOut | kIOMapCopybackCache, 64
     )
@@ -82,7 +83,7 @@ def test_forgets(bench):
     memory.sync_for_device()
     memory.writeBytes(0, b"store")
     memory.release()
-    coherence.use(before)
+    dma_platform.coherence = before
     unit.configure(CacheModelMode.OFF)
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cache maintenance by the platform's cache model, for `iobuffer.coherence.use`.
+"""Cache maintenance by the platform's cache model, for `Platform.coherence` of the allocator.
 
 The model then plays a board whose devices do not snoop: every buffer is tracked from when it is
 mapped and wired until its release, and the front end's syncs are the model's commands.
@@ -21,13 +21,12 @@ from dma_rehearsal.guest.drivers.platform.cache_unit import (
 from dma_rehearsal.guest.drivers.platform.command import PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.errors import as_return
 from dma_rehearsal.guest.iobuffer import (
-    IOBufferMemoryDescriptor,
     IOBusyError,
     IODeviceError,
     IODirection,
-    IOMemoryDescriptor,
     IOReturn,
 )
+from dma_rehearsal.guest.iobuffer.base.interfaces import DmaBuffer, DmaMemory
 from dma_rehearsal.guest.iobuffer.os.driver import PageTableEntry
 
 _TAGS: Final = 1 << 16  # of each process, as far as process ids differ in 16 bits
@@ -40,7 +39,7 @@ class _Driver(Protocol):
 
 
 class PlatformCoherence:
-    """An `iobuffer.coherence.Coherence`. ``line`` is that of the model's configuration, in bytes.
+    """A `Coherence` for the allocator. ``line`` is that of the model's configuration, in bytes.
 
     A buffer that is not mapped in this process, of `kernel_task` or of another task, is tracked
     through a mapping of the kernel's; its owner tracks it, and nobody who maps it besides. One
@@ -71,7 +70,7 @@ class PlatformCoherence:
         """
         return self._buffers.get(tag) or self._names.find(tag) or f"buffer {tag:#x}"
 
-    def tag_of(self, buffer: IOMemoryDescriptor) -> int:
+    def tag_of(self, buffer: DmaMemory) -> int:
         """Return a tracked buffer's tag; `IODeviceError` for memory that is not tracked."""
         try:
             return self._tags[id(buffer)]
@@ -87,7 +86,7 @@ class PlatformCoherence:
                 code=IOReturn.kIOReturnNotReady,
             ) from None
 
-    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
+    def track(self, buffer: DmaBuffer) -> Callable[[], None]:
         """Track a buffer; return its end."""
         if buffer.address:
             entry = self._driver.query(buffer.address)
@@ -97,9 +96,7 @@ class PlatformCoherence:
             root, va, levels = window.root, window.address, window.levels
         return self._tracked(buffer, root, va, buffer.getCapacity(), levels)
 
-    def track_existing(
-        self, memory: IOMemoryDescriptor, address: int, length: int
-    ) -> Callable[[], None]:
+    def track_existing(self, memory: DmaMemory, address: int, length: int) -> Callable[[], None]:
         """Track memory of this process that was there before; return its end.
 
         Where it begins or ends within a cache line it is not tracked, and a sync of it is refused:
@@ -121,7 +118,7 @@ class PlatformCoherence:
         self._shared.pop(key, None)
 
     def _tracked(
-        self, memory: IOMemoryDescriptor, root: int, va: int, length: int, levels: int
+        self, memory: DmaMemory, root: int, va: int, length: int, levels: int
     ) -> Callable[[], None]:
         self._begin_process()
         direction = CacheDirection(int(memory.getDirection()) or CacheDirection.IN_OUT)
@@ -174,26 +171,26 @@ class PlatformCoherence:
             self._tags, self._shared = {}, {}
 
     def sync_for_device(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Clean, and remember what the device got."""
         self._do(self._unit.sync_for_device, memory, offset, length, int(direction))
 
     def sync_for_cpu(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Compare with what the device got; invalidate, unless the device has only read."""
         self._do(self._unit.sync_for_cpu, memory, offset, length, int(direction))
 
-    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Write back."""
         self._do(self._unit.clean, memory, offset, length)
 
-    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Write back, then forget."""
         self._do(self._unit.clean_and_invalidate, memory, offset, length)
 
-    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
         """The CPU owns the bytes again; what is not tracked always was its own."""
         if id(memory) in self._tags:
             self._do(self._unit.complete, memory, offset, length)
@@ -201,7 +198,7 @@ class PlatformCoherence:
     def _do(
         self,
         command: Callable[..., None],
-        memory: IOMemoryDescriptor,
+        memory: DmaMemory,
         offset: int,
         length: int,
         *direction: int,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator's grants in the platform's protection unit, for `iobuffer.protection.use`."""
+"""The allocator's grants in the platform's protection unit, for `Platform.access_control`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dma_rehearsal.guest.drivers.platform.protection_unit import (
     process_owner,
 )
 from dma_rehearsal.guest.iobuffer import IODirection, IOReturn, IOReturnError
-from dma_rehearsal.guest.iobuffer.descriptors import coverage
+from dma_rehearsal.guest.iobuffer.base import interfaces
 
 
 class PlatformEvidence:
-    """An `iobuffer.coverage.Evidence`: what the protection unit saw, while it is on."""
+    """`DmaEvidence` of the protection unit: what it saw while it was on."""
 
     def __init__(self, unit: ProtectionUnit) -> None:
         self._unit = unit
 
     def untouched(
         self, address: int, length: int, direction: IODirection, since: int
-    ) -> coverage.Untouched | None:
+    ) -> interfaces.Untouched | None:
         """Ask the unit; None when it does not know, or this comes in the midst of a command.
 
         `IODeviceError` when it cannot be asked.
@@ -37,7 +37,7 @@ class PlatformEvidence:
             return None
         except PlatformDeviceError as error:
             raise as_return(error, address=address, length=length, direction=direction) from error
-        return None if found is None else coverage.Untouched(length - found.count, found.first)
+        return None if found is None else interfaces.Untouched(length - found.count, found.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Granted:
 
 
 class PlatformAccess:
-    """An `iobuffer.protection.AccessControl` whose grants belong to the process that makes them.
+    """An `AccessControl` whose grants belong to the process that makes them.
 
     A process that was forked has none of its parent's: it withdraws none of them, and counts anew.
     """

@@ -16,7 +16,7 @@ from typing import Final, Self
 from dma_rehearsal.guest.drivers.vfio import uapi
 from dma_rehearsal.guest.drivers.vfio.iova import IovaAllocator
 from dma_rehearsal.guest.drivers.vfio.uapi import IommuCapability, IommuInfoFlag, MapFlag, Request
-from dma_rehearsal.guest.iobuffer.base import access_control, deferred
+from dma_rehearsal.guest.iobuffer.base import deferred
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -26,6 +26,7 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     undo,
 )
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.descriptors import preparation
 
 CONTAINER: Final = Path("/dev/vfio/vfio")
 ENTRY_LIMIT: Final = Path("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
@@ -60,7 +61,7 @@ class Iova:
         self.read, self.write = read, write
         self.unmapped = 0
         """Bytes that the kernel has unmapped so far."""
-        self._grants: access_control.Grants | None = None
+        self._grants: preparation.Grants | None = None
         self._container: Container | None = container
         self._pid = os.getpid()
 
@@ -82,7 +83,7 @@ class Iova:
 
     def permit(self) -> None:
         """Grant the device what the mapping is for; `IOReturnError` when there is no room."""
-        self._grants = access_control.Grants(self.segments, self.direction)
+        self._grants = preparation.Grants(self.segments, self.direction)
 
     def close(self) -> None:
         """End the mapping; no device reaches the memory when this returns. Again is nothing.
@@ -191,7 +192,7 @@ class Container:
         below 2**``bits``.
 
         An IOMMU may grant more than was asked: Intel's driver lets a device read what was mapped
-        for writes alone. Where an access control is in use (`iobuffer.protection`) it is told just
+        for writes alone. Where an access control is set (`Platform.access_control`) it is told just
         what was asked, unless ``grant`` is False: the allocator grants what is prepared, to the
         byte.
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IONoMemoryError
 from dma_rehearsal.guest.iobuffer.base.ranges import align_down, align_up
-from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.quarantine import RestingRanges
 
 # Left alone, so that address 0, and what a driver with a bug makes of it, is never mapped.
@@ -41,7 +41,7 @@ class IovaAllocator:
     def allocate(self, length: int, alignment: int = 1, *, bits: int = 64) -> int:
         """Return an address for ``length`` bytes at a multiple of ``alignment``.
 
-        Which one is for `iobuffer.placement` to choose: the lowest, by default. ``bits``: what the
+        `Platform.placement` chooses which one: the lowest, by default. ``bits``: what the
         device drives of an address. `IOBadArgumentError` for a length or an alignment that is none;
         `IONoMemoryError` when nothing is free there.
         """
@@ -51,7 +51,7 @@ class IovaAllocator:
         with self._locked():
             for _ in self._free.wake_some():
                 free = _below(bits, self._free.rested())
-                place = placement.policy().bus_address(free, size, max(alignment, self.page))
+                place = dma_platform.placement.bus_address(free, size, max(alignment, self.page))
                 if place is not None:
                     self._free.allocate_at(place, size)
                     return place

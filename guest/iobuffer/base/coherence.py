@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves bytes between the CPU's caches and memory, behind one interface.
+"""Cache maintenance: the interface between the CPU's caches and memory.
 
-On a coherent bus nothing has to be done, and `CoherentBus` does nothing; it is what is used until
-`use` gives another one (a board's own means, or a model of such a board).
+On a coherent bus nothing has to be done, and `CoherentBus` does nothing. A platform has that one
+until `Platform.coherence` is set to another (a board's own means, or a model of such a board).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from dma_rehearsal.guest.iobuffer.base.interfaces import DmaBuffer, DmaMemory
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
-    from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 
 
 class Coherence(Protocol):
@@ -22,42 +19,44 @@ class Coherence(Protocol):
 
     ``memory`` is a buffer, or what is made of no other descriptor. Each method returns when the
     maintenance is done.
+
+    The platform's one is asked for every memory that lives, so also for buffers that it was not
+    told of: set it before they are made. Tracking ends where it began: what one has tracked it
+    untracks itself, also when another one is set by then.
     """
 
     @property
     def line(self) -> int:
         """Bytes of a cache line, 1 when no maintenance is needed: a buffer's least alignment."""
 
-    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
+    def track(self, buffer: DmaBuffer) -> Callable[[], None]:
         """Take note of a buffer that is mapped and wired; return what to call when that ends.
 
-        That may come from a finalizer, so also in the middle of another call: it raises
+        A finalizer may call it, so also in the middle of another call: it raises
         `IONotPermittedError` when it cannot be done there, and other errors when it failed. Called
         again it goes on; in a forked child it does nothing.
         """
 
-    def track_existing(
-        self, memory: IOMemoryDescriptor, address: int, length: int
-    ) -> Callable[[], None]:
-        """Take note of wired memory of this process that was no buffer; return as `track`."""
+    def track_existing(self, memory: DmaMemory, address: int, length: int) -> Callable[[], None]:
+        """Take note of wired memory that was not allocated here; return as `track`."""
 
     def sync_for_device(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Give the bytes to the device: what the CPU has stored is in memory afterwards."""
 
     def sync_for_cpu(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Take the bytes back: the CPU loads what the device has written afterwards."""
 
-    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Write back: kIOMemoryIncoherentIOStore."""
 
-    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Write back, then forget: kIOMemoryIncoherentIOFlush."""
 
-    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Take note that no DMA uses the bytes any more; not called where ``line`` is 1."""
 
 
@@ -66,13 +65,13 @@ class CoherentBus:
 
     line = 1
 
-    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:  # noqa: ARG002
+    def track(self, buffer: DmaBuffer) -> Callable[[], None]:  # noqa: ARG002
         """Do nothing, now and at the end."""
         return nothing
 
     def track_existing(
         self,
-        memory: IOMemoryDescriptor,  # noqa: ARG002
+        memory: DmaMemory,  # noqa: ARG002
         address: int,  # noqa: ARG002
         length: int,  # noqa: ARG002
     ) -> Callable[[], None]:
@@ -80,43 +79,24 @@ class CoherentBus:
         return nothing
 
     def sync_for_device(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Do nothing."""
 
     def sync_for_cpu(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Do nothing."""
 
-    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Do nothing."""
 
-    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Do nothing."""
 
-    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Do nothing."""
 
 
 def nothing() -> None:
     """Do nothing: the end of what needed no beginning."""
-
-
-_backend: Coherence = CoherentBus()
-
-
-def backend() -> Coherence:
-    """Return what maintains the caches here."""
-    return _backend
-
-
-def use(coherence: Coherence) -> Coherence:
-    """Take another one from now on; return the one before.
-
-    It is asked for whatever lives, so also for buffers that it was not told of: give it before
-    they are made. What the one before was told of ends there, too: who tracked is who untracks.
-    """
-    global _backend
-    before, _backend = _backend, coherence
-    return before

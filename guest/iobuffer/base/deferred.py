@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finalizer, or a signal handler, has to leave for later.
+"""Calls that a finalizer, or a signal handler, has to leave for later.
 
 It may run in the middle of another call, and while a view, itself garbage, still looks at the
-memory. Nobody is there to whom a finalizer's errors could be raised: so what it could not do is
-told as a mistake, and tried again.
+memory. Nobody is there to whom a finalizer's errors could be raised: so a call that failed is
+reported as a mistake, and tried again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dma_rehearsal.guest.iobuffer.base.errors import IOBusyError, IONotPermitted
 
 @dataclass(slots=True, eq=False)
 class _Left:
-    """A call that was left, and whose it is, for people; ``told``: that it failed."""
+    """A deferred call, and its owner, for messages; ``told``: its failure was reported."""
 
     call: Callable[[], object]
     what: str
@@ -46,8 +46,8 @@ class _Left:
 _left: Final[deque[_Left]] = deque()
 
 
-def close(call: Callable[[], object], what: str = "memory") -> None:
-    """Call ``call`` now, or when `catch_up` finds that nothing is in its way any more.
+def close_or_defer(call: Callable[[], object], what: str = "memory") -> None:
+    """Call ``call`` now, or when `run_pending` finds that nothing is in its way any more.
 
     Raises what it raises, unless that is only that something is in its way.
     """
@@ -58,14 +58,14 @@ def close(call: Callable[[], object], what: str = "memory") -> None:
 
 
 def finalize(call: Callable[[], object], what: str) -> None:
-    """Call ``call`` for a finalizer: when it fails it is told, and `catch_up` tries it again.
+    """Call ``call`` for a finalizer: when it fails it is told, and `run_pending` tries it again.
 
-    A second call goes on where the first has failed. ``what``: whose end it is, for people.
+    A second call goes on where the first has failed. ``what``: the thing that ends, for messages.
     """
     _try(_Left(call, what))
 
 
-def catch_up() -> None:
+def run_pending() -> None:
     """Do what was left, as far as that is possible by now."""
     for _ in range(len(_left)):
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which DMAs are in flight, as the devices' drivers know it.
+"""The DMAs in flight, as the devices' drivers report them.
 
 A driver registers itself; memory that a DMA in flight uses is neither completed nor released.
 """
@@ -14,7 +14,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A DMA that has not ended: bus address and length in bytes, and who does it, for people."""
+    """A DMA that has not ended: bus address and length in bytes, and its device, for messages."""
 
     address: int
     length: int

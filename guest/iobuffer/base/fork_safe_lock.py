@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks of descriptors, which a forked child finds free: who had them is not there any more."""
+"""Locks that a forked child finds free: the threads that held them do not exist there."""
 
 from __future__ import annotations
 

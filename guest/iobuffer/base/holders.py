@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who has what a call asked for: the words that "no memory" and "no room" end with."""
+"""The holders of a scarce resource: the end of "no memory" and "no room" messages."""
 
 from __future__ import annotations
 

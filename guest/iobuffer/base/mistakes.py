@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes of a driver that no return code tells of, since the call itself is right.
+"""Mistakes of a driver that no return code can report, since the call itself is right.
 
 A test kit takes them, and fails the test; a program is warned.
 """

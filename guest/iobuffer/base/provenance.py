@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each descriptor was made, where its memory lies on the bus, and what lay there before.
+"""Provenance: where each descriptor was made, and where its memory lies, or lay, on the bus.
 
-`table` and `describe` answer whose an address is, `dropped` which buffers nobody released. Nothing
-here takes a lock, so a finalizer, a signal handler and any thread may come at any time; what is of
-the parent is forgotten in a forked child.
+`table` and `describe` find the owner of an address, `dropped` the buffers that nobody released.
+Nothing here takes a lock, so a finalizer, a signal handler and any thread may come at any time;
+what is of the parent is forgotten in a forked child.
 
 "Operations" count what descriptors do: made, prepared, completed to the last, released.
 """
@@ -32,7 +32,7 @@ _FIRST_SWEEP: Final = 1024
 _PACKAGE: Final = "dma_rehearsal.guest.iobuffer"
 
 Segment = tuple[int, int]  # bus address, length; both in bytes
-Place = str | tuple[str, int]  # as shown, or (file, line)
+CallSite = str | tuple[str, int]  # as shown, or (file, line)
 
 
 def no_clock() -> int:
@@ -41,7 +41,7 @@ def no_clock() -> int:
 
 
 clock: Callable[[], int] = no_clock
-"""What tells when a descriptor was made and released, such as the device's count of requests."""
+"""Tells when a descriptor was made and released; the device's count of requests, for example."""
 
 
 class Row(TypedDict):
@@ -68,7 +68,7 @@ class Row(TypedDict):
 _transparent: set[str] = {"contextlib", "threading", "concurrent.futures.thread"}
 _skipped: dict[str | None, bool] = {None: False}  # by a module's name
 _shown: dict[str, str] = {}  # a file's path as messages have it
-_ends: dict[str | None, Place] = {}  # by a module's name
+_ends: dict[str | None, CallSite] = {}  # by a module's name
 _stated: contextvars.ContextVar[str | None] = contextvars.ContextVar("made_at", default=None)
 
 
@@ -79,7 +79,7 @@ def transparent(*modules: str) -> None:
     _skipped[None] = False
 
 
-def ends_at(module: str, place: Place) -> None:
+def ends_at(module: str, place: CallSite) -> None:
     """Give what is made below ``module`` this place, if all frames up to there are passed over.
 
     Such as what runs tests, with the line of the test that runs.
@@ -99,7 +99,7 @@ def made_by(place: str) -> Iterator[None]:
         _stated.reset(token)
 
 
-def here() -> Place:
+def here() -> CallSite:
     """Return `caller`'s place; `text` makes words of it, when somebody wants to read it."""
     return _here(sys._getframe(1))
 
@@ -109,7 +109,7 @@ def caller() -> str:
     return text(_here(sys._getframe(1)))
 
 
-def _here(start: FrameType) -> Place:
+def _here(start: FrameType) -> CallSite:
     """Return the place of a call; its text is made when somebody wants to read it."""
     stated = _stated.get()
     if stated is not None:
@@ -141,7 +141,7 @@ def _is_skipped(name: str) -> bool:
     return _PACKAGE in packages or not packages.isdisjoint(_transparent)
 
 
-def text(place: Place) -> str:
+def text(place: CallSite) -> str:
     """Return a place as messages have it."""
     if isinstance(place, str):
         return place
@@ -157,7 +157,7 @@ def text(place: Place) -> str:
 
 
 class Record:
-    """What is known of one descriptor. It keeps nothing alive, and outlives the descriptor.
+    """The history of one descriptor. It keeps nothing alive, and outlives the descriptor.
 
     ``length`` in bytes; ``segments`` are those of the newest preparation, ``elsewhere`` the
     (offset, length) of what went through a bounce buffer meanwhile, ``bounced`` where devices found
@@ -194,8 +194,8 @@ class Record:
         self.length = 0
         self.segments: Sequence[Segment] = ()
         self._made = _here(sys._getframe(1))
-        self._completed: Place = ""
-        self._released: Place = ""
+        self._completed: CallSite = ""
+        self._released: CallSite = ""
         self.made_sequence = self.since = clock()
         self.elsewhere: list[Segment] = []
         self.bounced: list[Segment] = []
@@ -229,7 +229,7 @@ class Record:
 
     @property
     def ago(self) -> int:
-        """How many operations ago it was released, 0 while it lives."""
+        """The number of operations since its release, 0 while it lives."""
         return max(0, _now - self.newest) if self._released else 0
 
     def begin(self) -> None:
@@ -283,7 +283,7 @@ class Record:
         _dropped.append(self)
         _dropped_count += 1
 
-    def _end(self, place: Place) -> None:
+    def _end(self, place: CallSite) -> None:
         _live.pop(self.number, None)
         self._released = place
         self.released_after = clock()
@@ -414,7 +414,7 @@ def _distance(segment: Segment, address: int) -> int:
 
 
 def describe(address: int, length: int) -> str:
-    """Say whose ``length`` bytes at a bus address are, or were; else what is nearest to them."""
+    """Name the owner, or last owner, of ``length`` bytes at a bus address; else the nearest one."""
     what = f"{length} bytes at {address:#x}"
     end = address + max(length, 1)
     nearest: tuple[int, str] | None = None
@@ -441,7 +441,7 @@ def _within(start: int, size: int, address: int, length: int) -> str:
 
 
 def _after_fork_in_child() -> None:
-    """What lives is the parent's, and so is what was released."""
+    """Forget all records: they are the parent's."""
     global _dropped_count, _sweep_at
     for each in _live, _recent, _dropped:
         each.clear()

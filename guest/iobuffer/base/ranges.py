@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parts of an address range are free: pure arithmetic, no memory is touched."""
+"""Address ranges: the page size, alignment, and which parts are free. It touches no memory."""
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError
+
+PAGE: Final = mmap.PAGESIZE
+"""Bytes in a page of this kernel: 4, 16 or 64 KiB. The guest's one definition of it."""
 
 
 def align_up(value: int, alignment: int) -> int:
@@ -35,7 +40,7 @@ class RangeAllocator:
 
     @property
     def free_size(self) -> int:
-        """How much is free in all."""
+        """The bytes that are free in all."""
         return self._free
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A process by its id; ``pid`` 0 stands for the kernel.
+    """A process by its id; ``pid`` 0 is the kernel.
 
     ``handle`` is what another process's `TaskPort` handed over: with it, buffers and mappings can
     be made in that process. Without one, only the calling process and the kernel can be asked.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IOBufferMemoryDescriptor: a buffer for DMA, and what was promised for it."""
+"""IOBufferMemoryDescriptor: a buffer for DMA, and the promises made for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
-from dma_rehearsal.guest.iobuffer.base import coherence, deferred
+from dma_rehearsal.guest.iobuffer.base import deferred, provenance
 from dma_rehearsal.guest.iobuffer.base.blocking import check_may_block
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
@@ -27,24 +27,27 @@ from dma_rehearsal.guest.iobuffer.base.options import (
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.base.task import Task
-from dma_rehearsal.guest.iobuffer.descriptors import coverage
-from dma_rehearsal.guest.iobuffer.descriptors.buffer_bytes import BufferBytes
-from dma_rehearsal.guest.iobuffer.descriptors.buffer_resources import Held, reclaim
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.base.task import Task, current_task, kernel_task
+from dma_rehearsal.guest.iobuffer.descriptors import coverage, remote
+from dma_rehearsal.guest.iobuffer.descriptors.buffer_resources import BufferResources, reclaim
 from dma_rehearsal.guest.iobuffer.descriptors.creation import (
+    alignment_of,
     check_as_iokit,
     check_supported,
     check_values,
     default_alignment,
     make_place,
     make_request,
+    mask_alignment,
+    plain_options,
     warn_of_neighbours,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.derived import clipped
-from dma_rehearsal.guest.iobuffer.descriptors.factories import BufferFactories
-from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow, Place
-from dma_rehearsal.guest.iobuffer.descriptors.map_table import Mappings
+from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement, BusWindow
+from dma_rehearsal.guest.iobuffer.descriptors.map_table import MapTable
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
+    Data,
     IOMemoryDescriptor,
     MapRequest,
     Segment,
@@ -52,17 +55,17 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import device_may
-from dma_rehearsal.guest.iobuffer.descriptors.remote import ask, no_handle
+from dma_rehearsal.guest.iobuffer.descriptors.view_table import ViewTable
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.backing import Backing
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
 
 _NO_FLAGS: Final = PrepareFlags(0)
 _SHOWN_MAX: Final = 4  # holders in a message
 
 
-class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
+class IOBufferMemoryDescriptor(IOMemoryDescriptor):
     """A zeroed buffer for DMA: wired, or pageable until it is prepared.
 
     Made by `inTaskWithOptions` and its kin. Use it in a ``with``, or call `release`. ::
@@ -83,18 +86,146 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
     """
 
     _backing: Backing | None
-    _held: Held
+    _resources: BufferResources
     _task: Task
     _options: IOOptions
     _alignment: int
     _asked_alignment: int
-    _maps: Mappings
+    _maps: MapTable
+    _views: ViewTable
+    _capacity: int
+    _length: int
     _finalizer: weakref.finalize[..., Any]
 
     def __init__(self) -> None:
         raise TypeError("use IOBufferMemoryDescriptor.inTaskWithOptions()")
 
     # Creation.
+
+    @classmethod
+    def inTaskWithOptions(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int | None = None,
+        *,
+        pool: str | None = None,
+    ) -> Self:
+        """Allocate ``capacity`` bytes, zeroed, at a multiple of ``alignment`` (a power of two).
+
+        Left out, it is a cache line where the device does not snoop the caches, else 1; an
+        `IOAlignmentWarning` says so where less is asked for.
+
+        ``inTask``: the task that has it mapped: `current_task`, `kernel_task` (none, until a
+        mapping is created), or another process (`task_of`). ``pool`` names one pool; without it,
+        all but those for narrow devices are tried. It may block, for as long as zeroing takes.
+
+        Any cache mode that is stated raises the alignment to a page, as in IOKit. Every buffer has
+        64 bytes at least, and its alignment, to itself; one below a page does not cross a page.
+
+        Raises `IOBadArgumentError`, `IOUnsupportedError` (legal in IOKit, not possible here),
+        `IONoMemoryError` (says the largest free run), `IONotPermittedError` (in a signal handler,
+        or on a running asyncio loop) and `IODeviceError` (no driver, no answer of the task).
+        """
+        return cls._make(inTask, options, capacity, alignment, None, pool)
+
+    @classmethod
+    async def inTaskWithOptionsAsync(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        capacity: int,
+        alignment: int | None = None,
+        *,
+        pool: str | None = None,
+    ) -> Self:
+        """Do the same in a thread, so that the running loop does not block."""
+        import asyncio
+
+        with provenance.made_by(provenance.caller()):  # the thread's frames are the pool's
+            return await asyncio.to_thread(
+                cls._make, inTask, options, capacity, alignment, None, pool
+            )
+
+    @classmethod
+    def inTaskWithPhysicalMask(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        capacity: int,
+        physicalMask: int,
+        *,
+        pool: str | None = None,
+    ) -> Self:
+        """Allocate memory whose bus addresses the mask allows; its low zeros are the alignment.
+
+        0 restricts nothing. Errors as for `inTaskWithOptions`.
+        """
+        alignment, highest = mask_alignment(physicalMask, 1)
+        asked = None if highest is None else alignment
+        return cls._make(inTask, options, capacity, asked, highest, pool)
+
+    @classmethod
+    def withOptions(
+        cls, options: IOOptions | int, capacity: int, alignment: int | None = None
+    ) -> Self:
+        """Allocate in the calling process, which is what the kernel is in IOKit.
+
+        If ``strict``, in `kernel_task`; so for `withCapacity` and `withBytes`.
+        """
+        return cls._make(cls._home(), options, capacity, alignment, None, None)
+
+    @classmethod
+    def withCapacity(
+        cls, capacity: int, direction: IODirection | IOOptions | int, contiguous: bool = False
+    ) -> Self:
+        """Allocate as `withOptions`; of options, only the direction and contiguity.
+
+        Contiguous memory is aligned to its capacity, rounded up to a power of two.
+        """
+        options = plain_options(direction, contiguous)
+        alignment = alignment_of(capacity) if contiguous else None
+        return cls._make(cls._home(), options, capacity, alignment, None, None)
+
+    @classmethod
+    def withBytes(
+        cls,
+        data: bytes | bytearray | memoryview,
+        direction: IODirection | IOOptions | int,
+        contiguous: bool = False,
+    ) -> Self:
+        """Allocate as many bytes as ``data`` has, as `withOptions`, and store them.
+
+        The alignment is the length, rounded up to a power of two, and a page at most.
+        """
+        content = bytes(data)
+        alignment = alignment_of(min(len(content), PAGE))
+        return cls._copied(cls._home(), plain_options(direction, contiguous), content, alignment)
+
+    @classmethod
+    def withCopy(
+        cls,
+        inTask: Task,
+        options: IOOptions | int,
+        source: bytes | bytearray | memoryview | IOMemoryDescriptor,
+    ) -> Self:
+        """Allocate as many bytes as ``source`` has, in a task, and store them.
+
+        If ``strict``, of pageable memory alone.
+        """
+        if cls.strict and kIOMemoryPageable not in IOOptions.of(options):
+            raise IOBadArgumentError("withCopy(): IOKit copies into kIOMemoryPageable alone")
+        if isinstance(source, IOMemoryDescriptor):
+            data = source.readBytes(0, source.getLength())
+        else:
+            data = bytes(source)
+        return cls._copied(inTask, options, data)
+
+    @classmethod
+    def _home(cls) -> Task:
+        """Where memory is made when no task is named."""
+        return kernel_task if cls.strict else current_task()
 
     @classmethod
     def _make(
@@ -116,7 +247,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         if cls.strict:
             check_as_iokit(task, options)
         if not (task.is_current or task.is_kernel or task.handle):
-            raise no_handle(task)
+            raise remote.no_handle(task)
         request = make_request(task, options, capacity, alignment, highest)
         warn_of_neighbours(request.alignment, stacklevel=3)
         backing = pool_registry.take(request, pool)
@@ -132,6 +263,18 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
             made._make_in_task()
         return made
 
+    @classmethod
+    def _copied(
+        cls, task: Task, options: IOOptions | int, data: bytes, alignment: int | None = None
+    ) -> Self:
+        made = cls._make(task, options, len(data), alignment, None, None)
+        try:
+            made._write(0, data)
+        except BaseException as error:
+            undo(error, made.release)
+            raise
+        return made
+
     def _make_in_task(self) -> None:
         """Have the task map the buffer, and take it over when we let go of it."""
         details = {
@@ -140,7 +283,9 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
             "alignment": self._alignment,
         }
         try:
-            self._held.remote = ask(self._task, "make", self._attached().share(), details)
+            self._resources.remote = remote.request(
+                self._task, "make", self._attached().share(), details
+            )
         except BaseException as error:
             undo(error, lambda: self._give_back(self._attached()))
             self._forget()
@@ -156,7 +301,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         alignment: int,
         asked_alignment: int,
         *,
-        place: Place | None = None,
+        place: BusPlacement | None = None,
     ) -> Self:
         """Return a descriptor of ``backing``, which is its from then on."""
         self = cls.__new__(cls)
@@ -167,13 +312,15 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         self._capacity = self._length = self._record.length = capacity
         self._alignment = alignment
         self._asked_alignment = asked_alignment
-        self._maps = Mappings()
-        self._exporter = None
+        self._maps = MapTable()
+        self._views = ViewTable()
         window = self._window = BusWindow(backing.reached, capacity, place)
         self._record.pool = backing.pool
-        self._held = Held(backing, window, self._preparations, os.getpid(), self._record)
+        self._resources = BufferResources(
+            backing, window, self._preparations, os.getpid(), self._record
+        )
         self._prepare_itself()
-        self._finalizer = weakref.finalize(self, reclaim, self._held)
+        self._finalizer = weakref.finalize(self, reclaim, self._resources)
         self._finalizer.atexit = False
         return self
 
@@ -188,7 +335,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         """Free the buffer and the descriptor's hold on it.
 
         When it returns no device has rights by this descriptor. A buffer that was made in another
-        task is that task's from then on, who says what devices may do with it.
+        task belongs to that task from then on, which decides what devices may do with it.
 
         `IOBusyError`, and nothing done, while a view or a mapping lives, a preparation is open, or
         a DMA may be active; it says which. `IONotAttachedError` the second time. What fails to
@@ -197,7 +344,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         self._release()
 
     def _release(self) -> None:
-        deferred.catch_up()  # so that no mapping outlives the memory
+        deferred.run_pending()  # so that no mapping outlives the memory
         with self._lock:
             backing = self._attached()
             busy = self._what_holds()
@@ -215,10 +362,10 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
 
     def _give_back(self, backing: Backing) -> None:
         """Free the memory, which somebody else may have at once: so devices lose it before."""
-        self._held.withdraw()
-        if self._held.remote is not None:
-            self._held.remote.close()
-        deferred.close(backing.close)
+        self._resources.withdraw()
+        if self._resources.remote is not None:
+            self._resources.remote.close()
+        deferred.close_or_defer(backing.close)
 
     def _forget(self) -> None:
         """Take note that the memory is given back."""
@@ -228,7 +375,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
 
     def _what_holds(self) -> str:
         """Say what holds the memory, "" for nothing. An error must not hold it itself."""
-        views = self._what_views_live()
+        views = self._views.alive()
         if views:
             return views
         maps = self._maps.live()
@@ -268,13 +415,116 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
             if error is None:
                 raise
 
+    # Its bytes.
+
+    def view(self) -> memoryview:
+        """Return the buffer's `getLength` bytes as a writable memoryview, without a copy.
+
+        The view keeps the descriptor alive, and the descriptor cannot be released before it.
+        `IONotReadyError` when the buffer is another task's: create a mapping.
+        """
+        with self._lock:
+            return self._views.view(self, self._attached(), self._length)
+
+    def footprint(self) -> memoryview:
+        """Return all bytes that belong to this buffer alone: `view`'s, and on to the block's end.
+
+        Padding to whole cache lines or pages follows the `getLength` bytes; tests put canaries
+        there. The same rules as for `view`.
+        """
+        with self._lock:
+            backing = self._attached()
+            return self._views.view(self, backing, backing.size)
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """The buffer protocol, from Python 3.12 on (PEP 688)."""
+        return self.view()
+
+    def getBytesNoCopy(self, start: int = 0, withLength: int | None = None) -> memoryview | None:
+        """Return a view of a part, the whole by default; None when it is not within the length."""
+        with self._lock:
+            length = self.getLength()
+            end = length if withLength is None else start + withLength
+            if not 0 <= start < length or not start <= end <= length:
+                return None
+            return self._views.view(self, self._attached(), length)[start:end]
+
+    def readBytes(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes; nothing, not a part, when the range passes the length.
+
+        `IONotReadyError` for memory that is not prepared, if ``strict``.
+        """
+        with self._lock:
+            self._check_wired("readBytes")
+            return super().readBytes(offset, length)
+
+    def writeBytes(self, offset: int, data: Data | None, length: int | None = None) -> int:
+        """Store ``data`` (None: ``length`` zeros) and return how many bytes were stored.
+
+        0, and nothing is stored, when the range passes the length; if ``strict``, also while the
+        memory is prepared for Out alone, as wired memory for Out always is. `IONotReadyError` for
+        memory that is not prepared, if ``strict``.
+        """
+        with self._lock:
+            self._check_wired("writeBytes")
+            if self.strict and self._preparations.read_only:
+                return 0
+            return super().writeBytes(offset, data, length)
+
+    def _check_wired(self, what: str) -> None:
+        self._check_attached()
+        if self.strict and not self._preparations:
+            raise IONotReadyError(
+                f"{what}() of {self!r}: IOKit reaches memory by its place, and panics while it has "
+                "none; prepare() it, or use a view or a mapping"
+            )
+
+    def appendBytes(
+        self, data: bytes | bytearray | memoryview, withLength: int | None = None
+    ) -> int:
+        """Store bytes behind the length, as many as the capacity has room for, and count them in.
+
+        Return how many were stored.
+        """
+        with self._lock:
+            self._check_attached()
+            data = bytes(data)  # lengths are bytes, also of a view with wider items
+            count = len(data) if withLength is None else min(withLength, len(data))
+            count = max(0, min(count, self._capacity - self._length))
+            self._write(self._length, data[:count])
+            self._length += count
+            return count
+
+    def __len__(self) -> int:
+        return self.getLength()
+
+    def getCapacity(self) -> int:
+        """Return the bytes asked for."""
+        self._check_attached()
+        return self._capacity
+
+    def getLength(self) -> int:
+        """Return the length in bytes: the capacity, until `setLength` says something else."""
+        self._check_attached()
+        return self._length
+
+    def setLength(self, length: int) -> None:
+        """Set the length, 0 to the capacity; `IOBadArgumentError` above."""
+        with self._lock:
+            self._check_attached()
+            if not 0 <= length <= self._capacity:
+                raise IOBadArgumentError(
+                    f"length {length}: 0 to the capacity, {self._capacity}", length=length
+                )
+            self._length = length
+
     # What it is.
 
     def setDirection(self, direction: IODirection | IOOptions | int) -> None:
-        """Change who may do what from now on.
+        """Change what devices may do with the memory.
 
-        When it returns devices may do what it says, and nothing else; IOKit notes it for the next
-        prepare() alone. `IOBusyError` while a preparation is open (but the buffer's own), or a DMA
+        When it returns devices may do that, and nothing else; IOKit only notes it for the next
+        prepare(). `IOBusyError` while a preparation is open (but the buffer's own), or a DMA
         may be active. What fails to withdraw, or to tell the task that the buffer was made in,
         raises, and leaves the direction as it was.
         """
@@ -284,14 +534,14 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
             if len(self._preparations) > self._own_preparations:
                 raise self._busy("prepared for its direction; complete() first")
             self._check_idle("setDirection()")
-            old, remote = self._direction, self._held.remote
+            old, other = self._direction, self._resources.remote
             try:
-                if remote is not None:
-                    remote.set_direction(new)
+                if other is not None:
+                    other.set_direction(new)
                 self._turn(old, new)
             except BaseException:
-                if remote is not None:
-                    remote.set_direction(old, wait=False)
+                if other is not None:
+                    other.set_direction(old, wait=False)
                 raise
 
     def _turn(self, old: IODirection, new: IODirection) -> None:
@@ -300,7 +550,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
             return
         self._preparations.remove(self._preparations.newest(None, 0))
         try:
-            self._held.end_track()  # caches know one direction of a mapping
+            self._resources.end_track()  # caches know one direction of a mapping
             self._direction = self._record.direction = new
             self._acquire(new, _NO_FLAGS, grant=True)
         except BaseException as error:
@@ -316,7 +566,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
     def setPurgeable(self, newState: int) -> PurgeableState:
         """Set the purgeable state, and return the old one; Empty when the kernel purged it.
 
-        `IOBadArgumentError` for a state that is none, and without kIOMemoryPurgeable;
+        `IOBadArgumentError` for an unknown state, and without kIOMemoryPurgeable;
         `IOBusyError` while the memory is wired, that is prepared, or mapped in kernel_task.
         """
         with self._lock:
@@ -342,7 +592,7 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
 
     @property
     def backing(self) -> Backing:
-        """What it stands on; for the modules of this package and for tests."""
+        """The memory behind it; for the modules of this package and for tests."""
         return self._attached()
 
     @property
@@ -362,13 +612,13 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
 
     @property
     def cache_mode(self) -> CacheMode:
-        """The mode of the mapping; never DEFAULT, but what that stands for here."""
+        """The mode of the mapping; never DEFAULT, but the mode that DEFAULT means here."""
         return self._attached().mode
 
     @property
     def pool(self) -> str:
         """The name of the pool that the memory is from."""
-        return self._held.backing.pool
+        return self._resources.backing.pool
 
     @property
     def released(self) -> bool:
@@ -377,8 +627,8 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
 
     def __repr__(self) -> str:
         backing = self._backing
-        if os.getpid() != self._held.pid:
-            state = f"of process {self._held.pid}"
+        if os.getpid() != self._resources.pid:
+            state = f"of process {self._resources.pid}"
         elif backing is None:
             state = "released"
         else:
@@ -399,12 +649,12 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         rest = f" and {len(more)} further segments" if more else ""
         return f"{length} bytes at bus {address:#x}{rest}, prepared {len(self._preparations)} times"
 
-    # What IOMemoryDescriptor wants to know.
+    # For IOMemoryDescriptor.
 
     def _check_attached(self) -> None:
         if self._backing is None:
             raise IONotAttachedError(f"{self!r} is used after its release")
-        if os.getpid() != self._held.pid:
+        if os.getpid() != self._resources.pid:
             raise IONotAttachedError(
                 f"{self!r} is not mapped here: a fork does not inherit buffers"
             )
@@ -438,17 +688,17 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
         if self._preparations:
             self._narrow_window(self._backing.segments(0, self._capacity))
             return
-        self._held.end_track()
-        self._held.window.close()
+        self._resources.end_track()
+        self._resources.window.close()
         self._backing.unwire()
 
     def _track(self) -> None:
         """Have the caches maintained from now on: the memory is mapped, and stays in its place."""
-        if self._held.untrack is None:
-            self._held.untrack = coherence.backend().track(self)
+        if self._resources.untrack is None:
+            self._resources.untrack = dma_platform.coherence.track(self)
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
-        backing, window = self._attached(), self._held.window
+        backing, window = self._attached(), self._resources.window
         if window.translated:
             return clipped(window.segments(), offset, length)
         return backing.segments(offset, length)
@@ -461,3 +711,15 @@ class IOBufferMemoryDescriptor(BufferFactories, BufferBytes):
 
     def _pages(self) -> Iterator[Segment]:
         yield self._attached().address % PAGE, self._length
+
+    def _extent(self) -> int:
+        return self._capacity
+
+    def _mappable(self) -> int:
+        return self._length if self.strict else self._capacity
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return self._attached().read(offset, length)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        self._attached().write(offset, data)

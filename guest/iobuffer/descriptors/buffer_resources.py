@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a buffer has to give back, and how a finalizer does it when nobody else has."""
+"""The resources of a buffer; a finalizer gives them back when nobody else has."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dma_rehearsal.guest.iobuffer.memory.backing import Backing
 
 
 @dataclass(slots=True)
-class Held:
-    """What a descriptor has to give back; a finalizer does it when nobody else has.
+class BufferResources:
+    """The resources of one descriptor; a finalizer gives them back when nobody else has.
 
     ``remote``: the task that the buffer was made in, which is its owner when we have let go of it.
     """
@@ -40,7 +40,8 @@ class Held:
     def withdraw(self) -> None:
         """Take the memory from devices and from what maintains the caches.
 
-        Errors are those of who is told; again goes on where it failed.
+        Errors are those of the access control, the caches or the IOMMU; a call after an error goes
+        on where it failed.
         """
         self.preparations.withdraw()
         self.end_track()
@@ -54,7 +55,7 @@ class Held:
         self.backing.close_late()
 
 
-def reclaim(held: Held) -> None:
+def reclaim(held: BufferResources) -> None:
     """Free the memory of a descriptor that was dropped without release()."""
     if os.getpid() != held.pid:
         return  # a forked child: the memory is its parent's

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of what was prepared DMA has touched, as somebody outside of the allocator saw it.
+"""Coverage: how much of the prepared memory DMA has touched, as seen from outside the allocator.
 
-`use` gives who knows, such as the platform's protection unit. From then on each preparation is an
-account from the first `prepare` to the last `complete`; for wired memory that nobody prepared, it
-goes from its making to its `release`. `lines` tells of bytes that no DMA touched, for a test that
-failed; within `strict` such a `complete` or `release` raises `CoverageError`. Of memory in a bounce
-buffer, the account is the bounce buffer's.
+`Platform.dma_evidence` knows it; the platform's protection unit can be that. With one set, each
+preparation is an account, from the first `prepare` to the last `complete`; for wired memory that
+nobody prepared, from its making to its `release`. `lines` lists bytes that no DMA touched, for a
+test that failed; within `strict` such a `complete` or `release` raises `CoverageError`. For memory
+in a bounce buffer, the bounce buffer has the account.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base import provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError, IOUnsupportedError
+from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.iobuffer.base.provenance import Record, Segment, without
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 ACCOUNTS_MAX: Final = 256  # that are kept until `begin`
 SEGMENTS_MAX: Final = 64  # of one account; the others are taken for touched
@@ -32,43 +34,14 @@ class CoverageError(IOReturnError):
     default_code = IOReturn.kIOReturnUnderrun
 
 
-@dataclass(frozen=True, slots=True)
-class Untouched:
-    """``count`` bytes of a range, the first of them at ``offset``."""
-
-    count: int
-    offset: int
-
-
-class Evidence(Protocol):
-    """Who sees the DMA."""
-
-    def untouched(
-        self, address: int, length: int, direction: IODirection, since: int
-    ) -> Untouched | None:
-        """Return what of a range of bus addresses no DMA of ``direction`` touched after ``since``.
-
-        In: a device wrote it; Out: a device read it; InOut: either. ``since`` is what
-        `provenance.clock` said. None: that is not known.
-        """
-
-
-_evidence: Evidence | None = None
 _strict = 0
 _accounts: deque[Account] = deque(maxlen=ACCOUNTS_MAX)
 _began = 0
 
 
-def use(evidence: Evidence | None) -> Evidence | None:
-    """Ask ``evidence`` from now on, or nobody; return the one before."""
-    global _evidence
-    before, _evidence = _evidence, evidence
-    return before
-
-
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What was prepared: ``segments`` in the descriptor's order, but for ``elsewhere`` in it.
+    """Prepared memory: ``segments`` in the descriptor's order, except for ``elsewhere``.
 
     ``elsewhere``: (offset, length) of the parts that went through a bounce buffer.
     """
@@ -95,7 +68,7 @@ class Account:
 
     def missing(self) -> Untouched | None:
         """Return what no DMA touched; None when it is not known."""
-        evidence = _evidence
+        evidence = dma_platform.dma_evidence
         if evidence is None:
             return None
         count, first = 0, -1
@@ -119,7 +92,7 @@ def _account(record: Record, direction: IODirection) -> Account:
 def ended(record: Record, direction: IODirection) -> None:
     """Close the account of a descriptor's memory. `CoverageError`: within `strict`, see there."""
     record.closed = True
-    if _evidence is None:
+    if dma_platform.dma_evidence is None:
         return
     account = _account(record, direction)
     _accounts.append(account)
@@ -134,9 +107,9 @@ def ended(record: Record, direction: IODirection) -> None:
 
 def written(address: int, length: int, since: int) -> int:
     """Return how many bytes of a range a device wrote after ``since``, 0 when nobody knows."""
-    if _evidence is None:
+    if dma_platform.dma_evidence is None:
         return 0
-    found = _evidence.untouched(address, length, IODirection.kIODirectionIn, since)
+    found = dma_platform.dma_evidence.untouched(address, length, IODirection.kIODirectionIn, since)
     return 0 if found is None else length - found.count
 
 
@@ -147,8 +120,10 @@ def strict() -> Iterator[None]:
     `IOUnsupportedError` when nobody outside sees the DMA.
     """
     global _strict
-    if _evidence is None:
-        raise IOUnsupportedError("strict coverage: nobody here sees the DMA; see coverage.use()")
+    if dma_platform.dma_evidence is None:
+        raise IOUnsupportedError(
+            "strict coverage: nobody here sees the DMA; set dma_platform.dma_evidence"
+        )
     _strict += 1
     try:
         yield
@@ -157,7 +132,7 @@ def strict() -> Iterator[None]:
 
 
 def begin() -> None:
-    """Forget the accounts so far: `lines` tells of those from here on."""
+    """Forget the accounts so far: `lines` lists those from here on."""
     global _began
     _accounts.clear()
     _began = provenance.operations()
@@ -168,7 +143,7 @@ def lines() -> list[str]:
 
     Open accounts count with what was touched up to now. At most `LINES_MAX`, and how many more.
     """
-    if _evidence is None:
+    if dma_platform.dma_evidence is None:
         return []
     open_ones = [
         _account(record, record.direction)

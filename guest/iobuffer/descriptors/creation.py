@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inTaskWithOptions` takes: checks of its arguments, and the request that they make."""
+"""The arguments of `inTaskWithOptions`: their checks, and the request that they make."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.base import coherence
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IOUnsupportedError
 from dma_rehearsal.guest.iobuffer.base.options import (
     KNOWN_BITS,
     CacheMode,
+    IODirection,
     IOOptions,
     kIOMapCacheMask,
     kIOMemoryClearEncrypt,
@@ -23,9 +23,12 @@ from dma_rehearsal.guest.iobuffer.base.options import (
     kIOMemorySharingTypeMask,
     kIOMemoryUseReserve,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
 from dma_rehearsal.guest.iobuffer.base.task import Task
-from dma_rehearsal.guest.iobuffer.descriptors import iommu
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request, align_up
+from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import as_direction
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Request
 
 _ADDRESS_LIMIT: Final = 1 << 64
 
@@ -49,12 +52,12 @@ class IOAlignmentWarning(UserWarning):
 
 def default_alignment(given: int | None) -> int:
     """Return the alignment that was asked for, else a whole cache line where those matter."""
-    return coherence.backend().line if given is None else given
+    return dma_platform.coherence.line if given is None else given
 
 
 def warn_of_neighbours(alignment: int, stacklevel: int) -> None:
     """Warn of an effective alignment below a cache line of a bus that is not coherent."""
-    line = coherence.backend().line
+    line = dma_platform.coherence.line
     if alignment < line:
         warnings.warn(
             f"alignment {alignment} is less than a cache line of {line} bytes, and the device does "
@@ -67,7 +70,7 @@ def warn_of_neighbours(alignment: int, stacklevel: int) -> None:
 
 
 def check_values(options: IOOptions, capacity: int, alignment: int) -> None:
-    """Refuse what no platform could do."""
+    """Refuse values that no platform could satisfy."""
     for name, value in ("capacity", capacity), ("alignment", alignment):
         if isinstance(value, bool) or not isinstance(value, int):
             raise IOBadArgumentError(f"{name} must be an int, not {value!r}")
@@ -96,23 +99,35 @@ def check_values(options: IOOptions, capacity: int, alignment: int) -> None:
 
 
 def check_supported(options: IOOptions) -> None:
-    """Refuse what is not possible on Linux, and say why."""
+    """Refuse options that are not possible on Linux, and say why."""
     for flag, reason in _UNSUPPORTED:
         if int(options) & flag.value:
             raise IOUnsupportedError(reason)
     if options.cache_mode not in CACHE_MODES:
         raise IOUnsupportedError(
-            f"cache mode {options.cache_mode.name}: the processor's page attributes have no such"
+            f"cache mode {options.cache_mode.name}: the processor has no page attribute for it"
         )
 
 
 def check_as_iokit(task: Task, options: IOOptions) -> None:
-    """Refuse what IOKit does: memory of a user task is pageable."""
+    """Refuse wired memory in a user task, as IOKit does."""
     if not task.is_kernel and kIOMemoryPageable not in options:
         raise IOBadArgumentError(
             f"wired memory in {task}: IOKit makes it in kernel_task alone; add kIOMemoryPageable, "
             "or make it in kernel_task and create a mapping"
         )
+
+
+def plain_options(direction: IODirection | IOOptions | int, contiguous: bool) -> IOOptions:
+    """Return the options of `withCapacity` and `withBytes`: a direction, and contiguity."""
+    options = IOOptions(int(as_direction(int(direction))))
+    return options | kIOMemoryPhysicallyContiguous if contiguous else options
+
+
+def alignment_of(length: int) -> int:
+    """Return ``length`` as an alignment: a power of two, and a cache line where those matter."""
+    rounded = 1 << (length - 1).bit_length() if isinstance(length, int) and length > 0 else 1
+    return max(dma_platform.coherence.line, rounded)
 
 
 def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
@@ -148,7 +163,7 @@ def make_request(
     """
     if int(options) & (kIOMemorySharingTypeMask | kIOMapCacheMask):
         alignment = max(alignment, PAGE)
-    translated = iommu.in_use() and kIOMemoryMapperNone not in options
+    translated = dma_platform.translated and kIOMemoryMapperNone not in options
     contiguous = kIOMemoryHostPhysicallyContiguous in options or (
         not translated and (kIOMemoryPhysicallyContiguous in options or alignment > PAGE)
     )
@@ -156,7 +171,7 @@ def make_request(
         capacity,
         alignment,
         CACHE_MODES[options.cache_mode],
-        pages=alignment >= PAGE or iommu.in_use(),
+        pages=alignment >= PAGE or dma_platform.translated,
         contiguous=contiguous,
         pageable=kIOMemoryPageable in options,
         purgeable=kIOMemoryPurgeable in options,
@@ -166,6 +181,6 @@ def make_request(
     )
 
 
-def make_place(options: IOOptions, alignment: int, highest: int | None) -> iommu.Place:
+def make_place(options: IOOptions, alignment: int, highest: int | None) -> BusPlacement:
     """Return where a mapper may put the memory."""
-    return iommu.Place(alignment, highest, physical=kIOMemoryMapperNone in options)
+    return BusPlacement(alignment, highest, physical=kIOMemoryMapperNone in options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What descriptors of other memory share: a part of one, several in a row, existing ranges.
+"""The base of descriptors of other memory: a part of one, several in a row, existing ranges.
 
 They own no bytes: released, they free nothing, and what they are made of stays as it is.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBusyError, IONotAttachedError
 from dma_rehearsal.guest.iobuffer.base.flags import PrepareFlags
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
     MapRequest,
@@ -21,12 +22,9 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparation
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window
 
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window
-
-# Flags are for the bytes of who is prepared, not for all of what it is made of.
+# Flags apply to the bytes that are prepared, not to all of the memory behind them.
 _NO_FLAGS: Final = PrepareFlags(0)
 _SHOWN_MAX: Final = 4  # holders in a message
 
@@ -109,7 +107,9 @@ class DerivedMemoryDescriptor(IOMemoryDescriptor):
         if self._released:
             raise IONotAttachedError(f"{self!r} is used after its release")
         if os.getpid() != self._pid:
-            raise IONotAttachedError(f"{self!r} is of process {self._pid}: a fork has none of it")
+            raise IONotAttachedError(
+                f"{self!r} is of process {self._pid}: a fork does not inherit it"
+            )
 
     def _made(
         self,
@@ -141,7 +141,7 @@ class DerivedMemoryDescriptor(IOMemoryDescriptor):
         )
 
     def _state(self) -> str:
-        """What a ``repr`` ends with; takes no lock."""
+        """Return the end of a ``repr``; this takes no lock."""
         if self._released:
             return "released"
         return f"prepared {self.prepared} times" if self.prepared else "not prepared"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """IOGeneralMemoryDescriptor: memory of this process that exists already, by its addresses.
 
-The memory stays its owner's, who keeps it mapped until the descriptor is released. To prepare it
-pins its pages, through what `use` gave, or through the kernel module, and has a mapper map them.
+The memory stays its owner's; keep it mapped until the descriptor is released. `prepare` pins
+its pages, through `Platform.pinner` or the kernel module, and has the IOMMU map them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
-from dma_rehearsal.guest.iobuffer.base import coherence, deferred
+from dma_rehearsal.guest.iobuffer.base import deferred
+from dma_rehearsal.guest.iobuffer.base.coherence import nothing
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -25,11 +26,12 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     undo,
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.base.interfaces import Pinned, Pinner
 from dma_rehearsal.guest.iobuffer.base.options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
 from dma_rehearsal.guest.iobuffer.base.provenance import Record
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.base.task import Task
 from dma_rehearsal.guest.iobuffer.descriptors.derived import DerivedMemoryDescriptor, clipped
-from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import reserve
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
@@ -43,8 +45,9 @@ from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import (
     guard_length,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparations, device_may
-from dma_rehearsal.guest.iobuffer.os import kernel, user_memory
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE, Window
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.os import user_memory
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window, reserve
 
 _ADDRESS_LIMIT: Final = 1 << 47
 _ANYWHERE: Final = MapOptions.kIOMapAnywhere
@@ -57,51 +60,29 @@ _ELSEWHERE: Final = (
 )
 
 
-class Pinned(Protocol):
-    """Pages that stay where they are until `close`."""
-
-    def segments(self) -> Sequence[Segment]:
-        """Return (bus address, length in bytes) in the memory's order."""
-
-    def close(self) -> None:
-        """Let the pages go."""
-
-
-class Pinner(Protocol):
-    """What can pin memory of this process."""
-
-    def pin(self, address: int, length: int, *, write: bool = True) -> Pinned:
-        """Pin bytes; ``write``: devices may store there. `IOReturnError` when it cannot be."""
-
-
-_pinner: Pinner | None = None
-
-
-def use(pinner: Pinner | None) -> Pinner | None:
-    """Pin with ``pinner`` from now on, None for the kernel module; return the one before."""
-    global _pinner
-    before, _pinner = _pinner, pinner
-    return before
-
-
 def _pin(address: int, length: int, *, write: bool) -> Pinned:
-    pinner: Pinner = kernel.driver() if _pinner is None else _pinner
+    pinner: Pinner = (
+        dma_platform.open_driver() if dma_platform.pinner is None else dma_platform.pinner
+    )
     return pinner.pin(address, length, write=write)
 
 
 @dataclass(slots=True)
 class _Wired:
-    """What keeps the memory in its place while it is prepared, and who was told of that."""
+    """The pin that keeps prepared memory in its place, and those who were told of it."""
 
     preparations: Preparations
     window: BusWindow
     record: Record
     pid: int
     pinned: Pinned | None = None
-    untrack: Callable[[], None] = coherence.nothing
+    untrack: Callable[[], None] = nothing
 
     def end(self) -> None:
-        """Let the pages go, which no device may reach then. Again goes on where it failed."""
+        """Let the pages go; no device may reach them by then.
+
+        A call after an error goes on where it failed.
+        """
         self.preparations.withdraw()
         self.window.close()
         self.unpin()
@@ -109,7 +90,7 @@ class _Wired:
     def unpin(self) -> None:
         """Let the pages go."""
         self.untrack()
-        self.untrack = coherence.nothing
+        self.untrack = nothing
         if self.pinned is not None:
             self.pinned.close()
             self.pinned = None
@@ -145,7 +126,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
     ) -> Self:
         """Return the memory at ``address``; whether it is mapped is seen when it is used.
 
-        `IOBadArgumentError` for what is no range of user addresses; `IOUnsupportedError` for
+        `IOBadArgumentError` for a range outside the user addresses; `IOUnsupportedError` for
         another task's.
         """
         if not isinstance(task, Task):
@@ -160,7 +141,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
                 length=length,
             )
         if not task.is_current:
-            raise IOUnsupportedError(f"memory of {task}: only this process's can be pinned here")
+            raise IOUnsupportedError(f"memory of {task}: this process can pin only its own")
         return cls(address, length, as_direction(int(direction)), task)
 
     @classmethod
@@ -189,7 +170,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
             pinned = _pin(self._address, self._length, write=write)
             try:
                 self._segments = list(pinned.segments())
-                self._held.untrack = coherence.backend().track_existing(
+                self._held.untrack = dma_platform.coherence.track_existing(
                     self, self._address, self._length
                 )
             except BaseException:
@@ -215,14 +196,14 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
 
     def _wired(self, offset: int, length: int) -> Iterator[Segment]:
         if length and self._held.pinned is None:
-            raise IONotReadyError(f"{self!r} has no place on the bus before its prepare()")
+            raise IONotReadyError(f"{self!r} has no bus address before its prepare()")
         if length and self._window.translated:
             return clipped(self._window.segments(), offset, length)
         return clipped(iter(self._segments), offset, length)
 
     def _physical(self, offset: int, length: int) -> Iterator[Segment]:
         if length and self._held.pinned is None:
-            raise IONotReadyError(f"{self!r} has no place before its prepare()")
+            raise IONotReadyError(f"{self!r} has no physical address before its prepare()")
         return clipped(iter(self._segments), offset, length)
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -257,7 +238,7 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
         if request.options & MapOptions.kIOMemoryMapCopyOnWrite:
             raise IOUnsupportedError(f"{self!r}: a copy-on-write mapping of existing memory")
         if request.options & MapOptions.kIOMapReference:
-            raise IONotAttachedError("kIOMapReference: there is no such mapping")
+            raise IONotAttachedError("kIOMapReference: this part is not mapped yet")
         start, length = user_memory.whole_pages(source, request.length)
         skip = source - start
         address, unmap_pages = request.address, _nothing
@@ -288,4 +269,4 @@ class IOGeneralMemoryDescriptor(DerivedMemoryDescriptor):
 
 
 def _nothing() -> None:
-    """What is in a reservation is unmapped by it."""
+    """Unmap nothing: the reservation unmaps its contents."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IOGuardPageMemoryDescriptor: pages that fault, to stand before and behind memory."""
+"""IOGuardPageMemoryDescriptor: pages that fault, before and behind memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
 from dma_rehearsal.guest.iobuffer.descriptors.derived import DerivedMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import Data, MapRequest, Segment
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE, Reservation, Window
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window, reserve
 
 
 class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
@@ -46,7 +46,7 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
         return self._size
 
     def readBytes(self, offset: int, length: int) -> bytes:
-        """Return nothing: there are no bytes."""
+        """Return nothing: guard pages have no bytes."""
         self._check_attached()
         return b""
 
@@ -56,7 +56,7 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
         return 0
 
     def getPhysicalSegment(self, offset: int = 0) -> Segment:
-        """Return (0, 0): there is no memory."""
+        """Return (0, 0): guard pages have no memory."""
         self._check_attached()
         return 0, 0
 
@@ -105,26 +105,3 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
 
     def __repr__(self) -> str:
         return f"<IOGuardPageMemoryDescriptor {self._size} bytes, {self._state()}>"
-
-
-def page_address(at: int) -> int:
-    """Return where pages are to be mapped; `IOBadArgumentError` when no page begins there."""
-    if at % PAGE or at < 0:
-        raise IOBadArgumentError(
-            f"a mapping whose pages begin at {at:#x}, which is not a page's address", address=at
-        )
-    return at
-
-
-def reserve(length: int, at: int = 0) -> Reservation:
-    """Reserve addresses; `IOBadArgumentError` (``at``), kIOReturnNoSpace when there is no room."""
-    try:
-        return Reservation(length, page_address(at))
-    except OSError as error:
-        where = f" at {at:#x}" if at else ""
-        raise IOReturnError(
-            f"{length} bytes of addresses{where}: {error.strerror}",
-            code=IOReturn.kIOReturnNoSpace,
-            address=at or None,
-            length=length,
-        ) from error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other processes make in this one: their memory, adopted from the descriptors they pass.
+"""Memory of other processes, imported from the file descriptors that they pass.
 
-Memory has one owner, who says what devices may do with it: the process whose descriptor made it.
-What is made of it here grants nothing, until the owner has let go of a buffer that it made here.
+Memory has one owner, who decides what devices may do with it: the process whose descriptor made it.
+A descriptor of it here grants nothing, until the owner has let go of a buffer that it made here.
 """
 
 from __future__ import annotations
@@ -13,27 +13,24 @@ import os
 import socket
 from typing import Any, Final, TypeVar
 
-from dma_rehearsal.guest.iobuffer.base import access_control, deferred, provenance
+from dma_rehearsal.guest.iobuffer.base import deferred, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IOBusyError, IOReturnError
 from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.base.task import Task, current_task
 from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.creation import check_supported, check_values
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.remote_owners import Maker, MapOwner, wait_for_end
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.backing import (
-    CARVE_OUT,
-    FILE,
-    Backing,
-    ClaimBacking,
-    PinnableBacking,
-    Share,
-)
+from dma_rehearsal.guest.iobuffer.memory.backing import CARVE_OUT, FILE, Backing, Share
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
+from dma_rehearsal.guest.iobuffer.memory.claim_backing import ClaimBacking
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import FIXED_SIZE
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.os.pin import Pin
 from dma_rehearsal.guest.iobuffer.os.port_messages import close_all
 
@@ -47,13 +44,13 @@ class Mapped(IOBufferMemoryDescriptor):
         """Grant nothing: the owner has, as far as it wants."""
 
     def _wire(self, direction: IODirection) -> None:  # noqa: ARG002
-        raise self._busy(f"what devices may do with it is for {self.task} to say, whose it is")
+        raise self._busy(f"{self.task} owns it, and decides what devices may do with it")
 
     def _may_prefault(self) -> bool:
         return True  # the owner has prepared it
 
 
-class PlacedMap:
+class ImportedMap:
     """A mapping that another process made in this one, for as long as that one wants it."""
 
     def __init__(self, buffer: Mapped, mapped: IOMemoryMap) -> None:
@@ -72,13 +69,14 @@ class PlacedMap:
             self._buffer.release()
 
 
-class PlacedBuffer(IOBufferMemoryDescriptor):
+class ImportedBuffer(IOBufferMemoryDescriptor):
     """A buffer that another process made in this one. It is ours to release.
 
-    It has one owner, who says what devices may do with it, and tells the cache model: its maker,
-    until that has let go of it (by `release`, by dropping it, by its end), and we from then on. In
-    IOKit the maker is the owner for good, and the task has no more than a mapping, which goes with
-    the maker's descriptor. Until we are the owner `prepare` and `setDirection` are `IOBusyError`.
+    It has one owner, which decides what devices may do with it, and tells the cache model: its
+    maker, until that has let go of it (by `release`, by dropping it, by its end), and we from then
+    on. In IOKit the maker is the owner for good, and the task has no more than a mapping, which
+    goes with the maker's descriptor. Until we are the owner `prepare` and `setDirection` are
+    `IOBusyError`.
     """
 
     _maker: Maker | None = None
@@ -104,7 +102,7 @@ class PlacedBuffer(IOBufferMemoryDescriptor):
                 return
             if died is not None:
                 wait_for_end(died.pid)
-                deferred.finalize(access_control.reclaim, f"what {died} had granted")
+                deferred.finalize(dma_platform.reclaim_grants, f"what {died} had granted")
             self._unprepared = True
             self._catch_up()
 
@@ -146,8 +144,8 @@ class PlacedBuffer(IOBufferMemoryDescriptor):
     def _check_ours(self) -> None:
         if self._maker is not None:
             raise self._busy(
-                f"what devices may do with it is for its maker, {self._maker.task}, to say until "
-                "that one has released it"
+                f"its maker, {self._maker.task}, decides what devices may do with it until "
+                "it has released the memory"
             )
 
 
@@ -164,7 +162,7 @@ def _backing(share: Share, *, mapped: bool) -> Backing:
             pool = pool_registry.named(share.pool)
             extents = pool.extents if isinstance(pool, HeapPool) else None
             if not isinstance(extents, CarveoutPool):
-                raise IOBadArgumentError(f"pool {share.pool} is no carve-out")
+                raise IOBadArgumentError(f"pool {share.pool} is not a carve-out")
         except BaseException:
             close_all(share.fds)
             raise
@@ -200,10 +198,10 @@ def _check_file(fd: int, size: int) -> None:
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has seals
     except OSError as error:
-        raise IOBadArgumentError(f"a descriptor that is no memfd: {error}") from error
+        raise IOBadArgumentError(f"a descriptor that is not a memfd: {error}") from error
     if seals & FIXED_SIZE != FIXED_SIZE:
         raise IOBadArgumentError(
-            "a memfd whose size can change: to touch what was cut off ends in SIGBUS; seal it "
+            "a memfd whose size can change: an access past a new end is a SIGBUS; seal it "
             "(F_SEAL_SHRINK, F_SEAL_GROW)"
         )
     found = os.fstat(fd).st_size
@@ -211,9 +209,9 @@ def _check_file(fd: int, size: int) -> None:
         raise IOBadArgumentError(f"a memfd of {found} bytes, {size} are claimed", length=size)
 
 
-def place(
+def import_memory(
     call: str, share: Share, details: dict[str, Any], asker: Task, connection: socket.socket
-) -> tuple[PlacedBuffer, Maker] | tuple[PlacedMap, MapOwner]:
+) -> tuple[ImportedBuffer, Maker] | tuple[ImportedMap, MapOwner]:
     """Do what another process asks for; raises what a call of this process would raise.
 
     ``make``: a buffer of this task. ``map``: a mapping of the asker's buffer. Return what was made,
@@ -225,7 +223,7 @@ def place(
     backing = _backing(share, mapped=call == "make")
     with provenance.made_by(f"process {asker.pid}"):
         if call == "make":
-            made = _of(PlacedBuffer, backing, details, current_task())
+            made = _of(ImportedBuffer, backing, details, current_task())
             return made, made.made_by(asker, connection)
         mapped = _mapped(_of(Mapped, backing, details, asker), details)
         return mapped, MapOwner(mapped, asker, connection)
@@ -250,7 +248,7 @@ def _of(kind: type[_Kind], backing: Backing, details: dict[str, Any], task: Task
         raise
 
 
-def _mapped(buffer: Mapped, details: dict[str, Any]) -> PlacedMap:
+def _mapped(buffer: Mapped, details: dict[str, Any]) -> ImportedMap:
     try:
         mapped = buffer.createMappingInTask(
             current_task(),
@@ -262,4 +260,4 @@ def _mapped(buffer: Mapped, details: dict[str, Any]) -> PlacedMap:
     except BaseException:
         buffer.release()
         raise
-    return PlacedMap(buffer, mapped)
+    return ImportedMap(buffer, mapped)

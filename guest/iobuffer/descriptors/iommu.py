@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper: an IOMMU that stands between devices and memory, where the machine has one.
+"""Bus addresses behind an IOMMU (IOKit's mapper): one window for each wired memory.
 
-With one in use, memory that is wired has bus addresses of its own: one segment for as many physical
-ones as it takes, which devices may read or write as its preparations say. Without one, which is so
-until `use` gives it, bus addresses are physical.
+With `Platform.iommu` set, wired memory has bus addresses of its own: one segment for all of its
+physical ones, which devices may read or write as its preparations say. Without one, bus addresses
+are physical.
 
-The mapper works with whole pages, so a buffer has its pages to itself then.
+An IOMMU works with whole pages, so a buffer behind one has its pages to itself.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base import holders
 from dma_rehearsal.guest.iobuffer.base.errors import (
@@ -25,9 +24,10 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IOUnsupportedError,
     undo,
 )
+from dma_rehearsal.guest.iobuffer.base.interfaces import BusMapping
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down, align_up
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 _NONE: Final = IODirection.kIODirectionNone
 _ADDRESS_BITS: Final = 64
@@ -36,63 +36,12 @@ Segment = tuple[int, int]  # bus or physical address, length; both in bytes
 Reach = Callable[[], AbstractContextManager[int]]
 
 
-class BusMapping(Protocol):
-    """Memory at bus addresses, pinned, until `close`."""
-
-    @property
-    def address(self) -> int:
-        """The first bus address."""
-
-    def close(self) -> None:
-        """Take it from the devices; none of them reaches it when this returns."""
-
-
-class Mapper(Protocol):
-    """What maps memory of this process for devices; `vfio.Container` is one."""
-
-    def map(
-        self,
-        va: int,
-        length: int,
-        *,
-        read: bool,
-        write: bool,
-        address: int | None = None,
-        alignment: int = 1,
-        bits: int = 64,
-        grant: bool = True,
-    ) -> BusMapping:
-        """Let devices ``read`` or ``write`` whole pages at ``va``.
-
-        ``address``: the bus address that is wanted; else one at a multiple of ``alignment`` below
-        2**``bits``. ``grant``: tell the access control, too. `IOReturnError` when that cannot be.
-        """
-
-
-_mapper: Mapper | None = None
-
-
-def use(mapper: Mapper | None) -> Mapper | None:
-    """Have ``mapper`` map what is wired from now on, or nobody; return the one before.
-
-    Buffers that live already stay with the one that they were made under.
-    """
-    global _mapper
-    before, _mapper = _mapper, mapper
-    return before
-
-
-def in_use() -> bool:
-    """Whether bus addresses are a mapper's."""
-    return _mapper is not None
-
-
 @dataclass(frozen=True, slots=True)
-class Place:
+class BusPlacement:
     """Where the bus addresses of a memory may be.
 
     At a multiple of ``alignment`` bytes, up to ``highest`` (None: any); ``physical``: where the
-    memory is, as if there were no mapper.
+    memory is, as if without an IOMMU.
     """
 
     alignment: int = 1
@@ -107,10 +56,10 @@ class BusWindow:
     in this process meanwhile, and says where.
     """
 
-    def __init__(self, reach: Reach, length: int, place: Place | None = None) -> None:
-        self._mapper = _mapper
+    def __init__(self, reach: Reach, length: int, place: BusPlacement | None = None) -> None:
+        self._iommu = dma_platform.iommu
         self._reach, self._length = reach, length
-        self._place = Place() if place is None else place
+        self._place = BusPlacement() if place is None else place
         self._rights = _NONE
         self._mapped: list[BusMapping] = []
         self._segments: list[Segment] = []
@@ -118,7 +67,7 @@ class BusWindow:
     @property
     def translated(self) -> bool:
         """Whether bus addresses are the mapper's, and not physical."""
-        return self._mapper is not None
+        return self._iommu is not None
 
     def changes(self, rights: IODirection) -> bool:
         """Whether devices may do something else than ``rights``, so that it must be mapped anew."""
@@ -133,7 +82,7 @@ class BusWindow:
         `IOUnsupportedError` where bus addresses cannot be physical and have to be;
         `IOBadArgumentError` when none are low enough.
         """
-        if self._mapper is None or (self._mapped and not self.changes(rights)):
+        if self._iommu is None or (self._mapped and not self.changes(rights)):
             return
         wanted = self._wanted(physical)
         if self._segments:  # it stays where it was
@@ -159,9 +108,9 @@ class BusWindow:
         return iter(self._segments)
 
     def close(self) -> None:
-        """Take the memory from the devices. Again is nothing.
+        """Take the memory from the devices. A second call does nothing.
 
-        What the mapper raises leaves what is mapped still on record: call it again.
+        An error of the IOMMU leaves the rest on record: call it again.
         """
         self._rights = _NONE
         while self._mapped:
@@ -177,13 +126,13 @@ class BusWindow:
 
     def _map(self, va: int, length: int, at: int | None, rights: IODirection) -> None:
         """Map the pages that hold ``length`` bytes at ``va``."""
-        if self._mapper is None:
+        if self._iommu is None:
             return
         skip = va % PAGE
         size = align_up(skip + length, PAGE)
         bits = self._bits(size)
         try:
-            mapped = self._mapper.map(
+            mapped = self._iommu.map(
                 va - skip,
                 size,
                 read=bool(rights & IODirection.kIODirectionOut),
@@ -221,11 +170,3 @@ class BusWindow:
                 f"{size} bytes do not fit below the highest bus address {highest:#x}", length=size
             )
         return bits
-
-
-def _after_fork_in_child() -> None:
-    """Mappings are of the parent's memory."""
-    use(None)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

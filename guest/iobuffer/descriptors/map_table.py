@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBusyError,
@@ -15,22 +15,26 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     of_the_system,
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
+from dma_rehearsal.guest.iobuffer.base.interfaces import DmaMemory
 from dma_rehearsal.guest.iobuffer.base.options import (
     CACHE_SHIFT,
     DIRECTION_FIELD,
     CacheMode,
     IODirection,
+    IOOptions,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.descriptors import remote
 from dma_rehearsal.guest.iobuffer.descriptors.creation import CACHE_MODES
-from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import page_address, reserve
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import MapRequest
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
-from dma_rehearsal.guest.iobuffer.descriptors.remote import Remote, ask
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, align_up
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping, Placement
-
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
-    from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import MapRequest
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import (
+    Mapping,
+    MapPlacement,
+    page_address,
+    reserve,
+)
 
 _GUARDS: Final = {
     MapOptions.kIOMapGuardedSmall: PAGE,
@@ -46,7 +50,29 @@ class IOMapWarning(UserWarning):
     """A mapping allows what the descriptor's direction does not ask for."""
 
 
-class Mappings:
+class MappableBuffer(DmaMemory, Protocol):
+    """A buffer, as the maker of its mappings sees it."""
+
+    @property
+    def backing(self) -> Backing:
+        """The memory behind the buffer."""
+
+    @property
+    def address(self) -> int:
+        """The virtual address in this process, 0 when it is not mapped here."""
+
+    @property
+    def cache_mode(self) -> CacheMode:
+        """The cache mode of the memory."""
+
+    def getOptions(self) -> IOOptions:
+        """Return the options that it was made with."""
+
+    def getCapacity(self) -> int:
+        """Return the bytes that were asked for."""
+
+
+class MapTable:
     """Makes the mappings of one descriptor, and knows those that live. Not locked."""
 
     def __init__(self) -> None:
@@ -56,7 +82,7 @@ class Mappings:
         """Return the mappings that have not been unmapped."""
         return [each for each in self._live if not each.unmapped]
 
-    def make(self, buffer: IOBufferMemoryDescriptor, request: MapRequest) -> IOMemoryMap:
+    def make(self, buffer: MappableBuffer, request: MapRequest) -> IOMemoryMap:
         """Make a mapping, or give a compatible one to one more user."""
         options = request.options
         mode = _mode(buffer, request)
@@ -90,9 +116,7 @@ class Mappings:
                 return each
         return None
 
-    def _made(
-        self, buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
-    ) -> IOMemoryMap:
+    def _made(self, buffer: MappableBuffer, request: MapRequest, mode: CacheMode) -> IOMemoryMap:
         if request.task.is_kernel:
             return _in_kernel(buffer, request, mode)
         if not request.task.is_current:
@@ -109,17 +133,17 @@ class Mappings:
         return _here(buffer, request, mode)
 
 
-def _mode(buffer: IOBufferMemoryDescriptor, request: MapRequest) -> CacheMode:
+def _mode(buffer: MappableBuffer, request: MapRequest) -> CacheMode:
     asked = CacheMode(request.cache >> CACHE_SHIFT)
     if asked not in CACHE_MODES:
         raise IOUnsupportedError(
-            f"cache mode {asked.name}: the processor's page attributes have no such"
+            f"cache mode {asked.name}: the processor has no page attribute for it"
         )
     return buffer.cache_mode if asked is CacheMode.DEFAULT else CACHE_MODES[asked]
 
 
 def _map(
-    buffer: IOBufferMemoryDescriptor,
+    buffer: MappableBuffer,
     request: MapRequest,
     mode: CacheMode,
     address: int,
@@ -141,28 +165,22 @@ def _map(
     )
 
 
-def _original(
-    buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
-) -> IOMemoryMap:
+def _original(buffer: MappableBuffer, request: MapRequest, mode: CacheMode) -> IOMemoryMap:
     """The address that the buffer was made at."""
     mapping = buffer.backing.mapping
     return _map(buffer, request, mode, buffer.address + request.offset, mapping, _nothing)
 
 
-def _in_kernel(
-    buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
-) -> IOMemoryMap:
+def _in_kernel(buffer: MappableBuffer, request: MapRequest, mode: CacheMode) -> IOMemoryMap:
     if mode is not buffer.cache_mode:
         raise IOBusyError(f"the memory is {buffer.cache_mode.name}, not {mode.name}")
     window, unmap = buffer.backing.lend_kernel_map()
     return _map(buffer, request, mode, window.address + request.offset, None, unmap)
 
 
-def _in_other_task(
-    buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
-) -> IOMemoryMap:
+def _in_other_task(buffer: MappableBuffer, request: MapRequest, mode: CacheMode) -> IOMemoryMap:
     share = buffer.backing.share()
-    remote: Remote = ask(
+    made = remote.request(
         request.task,
         "map",
         share,
@@ -176,17 +194,17 @@ def _in_other_task(
             "length": request.length,
         },
     )
-    return _map(buffer, request, mode, remote.address, None, remote.close, remote.drop)
+    return _map(buffer, request, mode, made.address, None, made.close, made.drop)
 
 
-def _here(buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode) -> IOMemoryMap:
+def _here(buffer: MappableBuffer, request: MapRequest, mode: CacheMode) -> IOMemoryMap:
     options, at = request.options, request.address
     read_only = MapOptions.kIOMapReadOnly in options
     if options & _COPY:
         # A snapshot at once: a private page would follow the source until it is stored to.
         skip = at % PAGE if request.within else 0
         size = align_up(skip + request.length, PAGE)
-        placement = Placement(at=page_address(at - skip), within=request.within)
+        placement = MapPlacement(at=page_address(at - skip), within=request.within)
         try:
             copy = Mapping(-1, size, 0, placement)
         except OSError as error:
@@ -205,13 +223,13 @@ def _here(buffer: IOBufferMemoryDescriptor, request: MapRequest, mode: CacheMode
     place = (buffer.address + request.offset) % PAGE  # of the first byte in its page
     first = page_address(at - place) if at else 0
     if not guard:
-        placement = Placement(read_only, populate, first, request.within)
+        placement = MapPlacement(read_only, populate, first, request.within)
         mapping, skip = buffer.backing.map(request.offset, request.length, mode, placement)
         return _map(buffer, request, mode, mapping.address + skip, mapping, mapping.close)
     inner = align_up(place + request.length, PAGE)
     reservation = reserve(inner + 2 * guard, first - guard if first else 0)
     try:
-        placement = Placement(read_only, populate, reservation.address + guard, reservation)
+        placement = MapPlacement(read_only, populate, reservation.address + guard, reservation)
         mapping, skip = buffer.backing.map(request.offset, request.length, mode, placement)
     except BaseException:
         reservation.close()

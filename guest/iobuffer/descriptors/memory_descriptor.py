@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IOMemoryDescriptor: what every descriptor of memory can do, whatever the memory is.
+"""IOMemoryDescriptor: the base of all descriptors, whatever their memory is.
 
-A subclass says what its memory is (`_wire`, `_unwire`, `_wired`, `_read`, `_write`, `_map`);
+A subclass provides the memory (`_wire`, `_unwire`, `_wired`, `_read`, `_write`, `_map`);
 lengths, bounds, nesting of prepare and complete, grants and cache maintenance are here. All methods
 may be called by several threads.
 """
@@ -12,10 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
-from dma_rehearsal.guest.iobuffer.base import coherence, dma_activity, mistakes, provenance
-from dma_rehearsal.guest.iobuffer.base.access_control import Grants
+from dma_rehearsal.guest.iobuffer.base import dma_activity, mistakes, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -32,21 +31,20 @@ from dma_rehearsal.guest.iobuffer.base.flags import (
 )
 from dma_rehearsal.guest.iobuffer.base.fork_safe_lock import make_lock
 from dma_rehearsal.guest.iobuffer.base.options import CACHE_FIELD, IODirection, IOOptions
-from dma_rehearsal.guest.iobuffer.base.ranges import align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
 from dma_rehearsal.guest.iobuffer.base.task import Task, current_task
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
+from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow
+from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import (
+    Grants,
     Holder,
     Preparation,
     Preparations,
     device_may,
 )
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
-
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow
-    from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
-    from dma_rehearsal.guest.iobuffer.os.virtual_memory import Reservation
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Reservation
 
 _BELOW_4G: Final = 1 << 32
 _SHOWN_MAX: Final = 4  # users in a message
@@ -59,7 +57,7 @@ Part = tuple["IOMemoryDescriptor", int, int]  # descriptor, offset in it, length
 
 @dataclass(frozen=True, slots=True)
 class MapRequest:
-    """What `createMappingInTask` was asked for, checked: the part is within the memory.
+    """The arguments of `createMappingInTask`, checked: the part is within the memory.
 
     ``cache`` is the options' cache field, 0 for the memory's own. ``within``: a reservation of this
     process in which the mapping is to be placed, so that the part is at ``address``, which has the
@@ -76,7 +74,7 @@ class MapRequest:
 
 
 def as_direction(value: int | IODirection) -> IODirection:
-    """Return a direction; `IOBadArgumentError` for what is none."""
+    """Return a direction; `IOBadArgumentError` for any other value."""
     try:
         return IODirection(value)
     except ValueError:
@@ -98,9 +96,9 @@ def merged(segments: Iterator[Segment]) -> Iterator[Segment]:
 
 
 class IOMemoryDescriptor(ABC):
-    """Memory that devices can be given: `prepare` wires it, and says to the bus what they may do.
+    """Memory for devices: `prepare` wires it, and tells the bus what they may do.
 
-    ``direction`` is who may do what: In = the device writes memory, Out = the device reads it.
+    ``direction`` is the way of the data: In = the device writes memory, Out = the device reads it.
     """
 
     # Preparations that complete() leaves alone: those the descriptor made for itself.
@@ -116,7 +114,7 @@ class IOMemoryDescriptor(ABC):
         self._preparations = Preparations()
         self._dma_users: list[object] = []
 
-    # What a subclass says.
+    # For subclasses to provide.
 
     @abstractmethod
     def getLength(self) -> int:
@@ -164,7 +162,7 @@ class IOMemoryDescriptor(ABC):
         """Yield (offset in its first page, length) of each range, as it lies in I/O space."""
 
     def _owners(self, offset: int, length: int) -> Iterator[Part]:
-        """Yield whose bytes a part is: its own, unless it is made of other descriptors."""
+        """Yield the owners of a part's bytes: itself, unless it is made of other descriptors."""
         yield self, offset, length
 
     def _may_prefault(self) -> bool:
@@ -180,10 +178,10 @@ class IOMemoryDescriptor(ABC):
         return self._extent()
 
     def _physical(self, offset: int, length: int) -> Iterator[Segment]:
-        """Yield the physical segments of a part: `_wired`'s, where no mapper stands before."""
+        """Yield the physical segments of a part: those of `_wired`, unless an IOMMU translates."""
         return self._wired(offset, length)
 
-    # What stands on it.
+    # Built on that.
 
     def getDirection(self) -> IODirection:
         """Return the direction that the descriptor was made for."""
@@ -215,7 +213,7 @@ class IOMemoryDescriptor(ABC):
 
     @property
     def made_sequence(self) -> int:
-        """What `provenance.clock` said when it was made, 0 without one."""
+        """The reading of `provenance.clock` when it was made, 0 without a clock."""
         return self._record.made_sequence
 
     def getPhysicalSegment(self, offset: int = 0) -> Segment:
@@ -246,7 +244,7 @@ class IOMemoryDescriptor(ABC):
     def physical_segments(self, offset: int = 0, length: int | None = None) -> list[Segment]:
         """Return the (physical address, length) of a part; `segments` without a mapper.
 
-        Behind one, a device that is translated cannot use them. Errors as `segments`'.
+        Behind one, a device that is translated cannot use them. Errors as for `segments`.
         """
         with self._lock:
             self._check_attached()
@@ -301,8 +299,9 @@ class IOMemoryDescriptor(ABC):
     def prepare(self, forDirection: int | IOOptions | None = None, flags: int = 0) -> None:
         """Wire the memory and let devices reach it; nests. Each call wants one `complete`.
 
-        ``forDirection``: who may do what, None for the descriptor's own. Out lets a device read,
-        In lets it write, None of both (kIODirectionNone) both. As in IOKit it can hold flags too.
+        ``forDirection``: the way of the data, None for the descriptor's own. Out lets a device
+        read, In lets it write, None of both (kIODirectionNone) both. As in IOKit it can hold flags
+        too.
 
         Raises `IOReturnError` (kIOReturnNotWritable: In after Out; kIOReturnNoResources:
         kIODirectionPrepareToPhys32 and memory above 4 GiB), `IOCannotWireError`, and what the
@@ -319,7 +318,7 @@ class IOMemoryDescriptor(ABC):
             self._acquire(direction, wanted, grant=True)
             if wanted & _NON_COHERENT:
                 for part in self._made_of(0, None):
-                    coherence.backend().clean(*part)
+                    dma_platform.coherence.clean(*part)
 
     def complete(self, forDirection: int | IOOptions | None = None, flags: int = 0) -> None:
         """Undo the newest prepare (with ``forDirection``, the newest for that direction).
@@ -340,10 +339,10 @@ class IOMemoryDescriptor(ABC):
                 self._check_idle("complete()")
             if others & CompleteFlags.kIODirectionPrepareNonCoherent:
                 for part in self._made_of(0, None):
-                    coherence.backend().clean_and_invalidate(*part)
-            if last and coherence.backend().line > 1:
+                    dma_platform.coherence.clean_and_invalidate(*part)
+            if last and dma_platform.coherence.line > 1:
                 for part in self._made_of(0, None):
-                    coherence.backend().completed(*part)
+                    dma_platform.coherence.completed(*part)
             self._drop(newest)
             if last:
                 coverage.ended(self._record, device_may(newest.direction))
@@ -359,7 +358,7 @@ class IOMemoryDescriptor(ABC):
 
     @property
     def prepared(self) -> int:
-        """How many preparations are open, the descriptor's own among them."""
+        """The number of open preparations, including the descriptor's own."""
         return len(self._preparations)
 
     def createMappingInTask(
@@ -411,7 +410,7 @@ class IOMemoryDescriptor(ABC):
                 code=IOReturn.kIOReturnUnsupported,
             ) from None
         store = what is MemoryOperation.kIOMemoryIncoherentIOStore
-        caches = coherence.backend()
+        caches = dma_platform.coherence
         for part in self._made_of(offset, length):
             caches.clean(*part) if store else caches.clean_and_invalidate(*part)
 
@@ -420,14 +419,14 @@ class IOMemoryDescriptor(ABC):
     ) -> None:
         """Give a part to the device; call it after the CPU's stores and before the DMA."""
         for part in self._made_of(offset, length):
-            coherence.backend().sync_for_device(*part, self._direction_for(direction))
+            dma_platform.coherence.sync_for_device(*part, self._direction_for(direction))
 
     def sync_for_cpu(
         self, offset: int = 0, length: int | None = None, direction: int | IOOptions | None = None
     ) -> None:
         """Take a part back; call it after the DMA and before the CPU's loads."""
         for part in self._made_of(offset, length):
-            coherence.backend().sync_for_cpu(*part, self._direction_for(direction))
+            dma_platform.coherence.sync_for_cpu(*part, self._direction_for(direction))
 
     def __enter__(self) -> Self:
         self._check_attached()
@@ -448,7 +447,7 @@ class IOMemoryDescriptor(ABC):
             if error is None:
                 raise
 
-    # Who uses it for DMA.
+    # Its users for DMA.
 
     def _newer_elsewhere(self, offset: int, length: int) -> str:
         """Say where newer bytes of a part are than in the memory; "" for nowhere."""
@@ -512,7 +511,7 @@ class IOMemoryDescriptor(ABC):
     # Help for subclasses.
 
     def _made_of(self, offset: int, length: int | None) -> list[Part]:
-        """Return the parts that caches are maintained by; errors as `segments`'."""
+        """Return the parts that caches are maintained by; errors as for `segments`."""
         with self._lock:
             self.segments(offset, length)  # wired, and within our length
             length = self._checked(offset, length)

@@ -8,18 +8,16 @@ import warnings
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from dma_rehearsal.guest.iobuffer.base import deferred, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IOBusyError, IONotAttachedError
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
 from dma_rehearsal.guest.iobuffer.base.fork_safe_lock import make_lock
+from dma_rehearsal.guest.iobuffer.base.interfaces import DmaMemory
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.base.task import Task
-
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
-    from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window
 
 
 class IOMemoryMap:
@@ -32,7 +30,7 @@ class IOMemoryMap:
 
     def __init__(
         self,
-        descriptor: IOMemoryDescriptor,
+        descriptor: DmaMemory,
         task: Task,
         address: int,
         length: int,
@@ -48,7 +46,7 @@ class IOMemoryMap:
 
         ``drop`` does that from a finalizer, where ``unmap`` may wait for somebody.
         """
-        self._descriptor: IOMemoryDescriptor | None = descriptor
+        self._descriptor: DmaMemory | None = descriptor
         self._task = task
         self._address = address
         self._length = length
@@ -79,7 +77,7 @@ class IOMemoryMap:
 
     getSize = getLength
 
-    def getMemoryDescriptor(self) -> IOMemoryDescriptor:
+    def getMemoryDescriptor(self) -> DmaMemory:
         """Return the descriptor that this is a mapping of."""
         return self._attached()
 
@@ -203,7 +201,7 @@ class IOMemoryMap:
             f"made at {self.made_at}>"
         )
 
-    def _attached(self) -> IOMemoryDescriptor:
+    def _attached(self) -> DmaMemory:
         if self._descriptor is None:
             raise IONotAttachedError(f"{self!r} is used after its unmap")
         return self._descriptor

@@ -18,17 +18,14 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions, PurgeableState
 from dma_rehearsal.guest.iobuffer.base.options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
-from dma_rehearsal.guest.iobuffer.base.ranges import align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
 from dma_rehearsal.guest.iobuffer.descriptors.derived import (
     DerivedMemoryDescriptor,
     clipped_pages,
     hold,
     let_go,
 )
-from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import (
-    IOGuardPageMemoryDescriptor,
-    reserve,
-)
+from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     Data,
     IOMemoryDescriptor,
@@ -39,7 +36,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparation
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE, Reservation, Window
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Reservation, Window, reserve
 
 _ANYWHERE = MapOptions.kIOMapAnywhere
 _GUARDED = MapOptions.kIOMapGuardedSmall | MapOptions.kIOMapGuardedLarge
@@ -92,7 +89,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         changes nothing: in IOKit it saves a copy of the list, which the caller then must not
         change; here the list is always copied.
 
-        `IOBadArgumentError` for no entries, for what is no descriptor, and for an entry whose
+        `IOBadArgumentError` without entries, for another object, and for an entry whose
         direction does not allow ours.
         """
         del asReference
@@ -101,7 +98,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
             raise IOBadArgumentError("no descriptors: at least one")
         for number, entry in enumerate(descriptors):
             if not isinstance(entry, IOMemoryDescriptor):
-                raise IOBadArgumentError(f"entry {number}, {entry!r}, is no IOMemoryDescriptor")
+                raise IOBadArgumentError(f"entry {number}, {entry!r}, is not an IOMemoryDescriptor")
             own = entry.getDirection()
             if own and wanted & ~own:
                 raise IOBadArgumentError(
@@ -125,7 +122,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
     def getPhysicalSegment(self, offset: int = 0) -> Segment:
         """Return (bus address, bytes to the segment's end); (0, 0) at guards, and past the length.
 
-        Errors as `IOMemoryDescriptor.getPhysicalSegment`.
+        Errors as for `IOMemoryDescriptor.getPhysicalSegment`.
         """
         with self._lock:
             room = 0
@@ -274,7 +271,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
                 ):
                     return each.retain()
         if request.options & MapOptions.kIOMapReference:
-            raise IONotAttachedError("kIOMapReference: there is no mapping of just this part")
+            raise IONotAttachedError("kIOMapReference: just this part is not mapped yet")
         return None
 
     def _composed(self, request: MapRequest, parts: list[_Part], skip: int) -> IOMemoryMap:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire count of a descriptor: which prepare() calls have had no complete() yet."""
+"""The open preparations of a descriptor (its wire count), and the grants that each made."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from dma_rehearsal.guest.iobuffer.base import provenance
-from dma_rehearsal.guest.iobuffer.base.access_control import Grants
-from dma_rehearsal.guest.iobuffer.base.errors import IONotReadyError, IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.base import deferred, holders, provenance
+from dma_rehearsal.guest.iobuffer.base.errors import IONotReadyError, IOReturn, IOReturnError, undo
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 UNPREPARED: Final = 0  # kIOPreparationIDUnprepared
 
@@ -25,6 +27,42 @@ def device_may(direction: IODirection) -> IODirection:
     return direction
 
 
+class Grants:
+    """The grants of one prepare(); empty without an access control.
+
+    It belongs to the process that made it: in a forked child, `withdraw` does nothing.
+    """
+
+    __slots__ = ("_control", "_granted", "_pid")
+
+    def __init__(self, segments: Sequence[tuple[int, int]], direction: IODirection) -> None:
+        """Grant every segment, or none: an error takes back what was granted before it."""
+        deferred.run_pending()  # what a finalizer could not withdraw
+        self._control = dma_platform.access_control
+        self._pid = os.getpid()
+        self._granted: list[object] = []
+        if self._control is None:
+            return
+        try:
+            for address, length in segments:
+                self._granted.append(self._control.grant(address, length, direction))
+        except BaseException as error:
+            undo(error, self.withdraw)
+            if self._granted:
+                deferred.finalize(self.withdraw, f"grants of {len(self._granted)} segments")
+            if isinstance(error, IOReturnError) and error.code is IOReturn.kIOReturnNoResources:
+                error.add(holders.of_the_bus())
+            raise
+
+    def withdraw(self) -> None:
+        """Take all back. Again is nothing; what an error has left is taken back then."""
+        if os.getpid() != self._pid:
+            return
+        while self._granted and self._control is not None:
+            self._control.withdraw(self._granted[-1])
+            self._granted.pop()
+
+
 class Holder(Protocol):
     """A descriptor that is made of another one."""
 
@@ -35,7 +73,7 @@ class Holder(Protocol):
 class Preparation:
     """One prepare(): its direction, and what it granted (None: nothing was to be).
 
-    ``by``: the descriptor that made it and that alone undoes it; None: whoever called prepare().
+    ``by``: the descriptor that made it, and the only one to undo it; None: a caller of prepare().
     It is not kept alive, ``of_by`` is what it has open. ``place``: the line of that call.
     """
 
@@ -43,7 +81,7 @@ class Preparation:
     grants: Grants | None
     by: weakref.ref[Holder] | None
     of_by: Preparations | None
-    place: provenance.Place
+    place: provenance.CallSite
 
 
 class Preparations:
@@ -127,7 +165,7 @@ class Preparations:
         ]
 
     def last(self) -> Preparation | None:
-        """Return the newest one of all, None when there is none."""
+        """Return the newest one of all, None without one."""
         return self._open[-1] if self._open else None
 
     def remove(self, preparation: Preparation) -> int:
@@ -144,7 +182,8 @@ class Preparations:
     def withdraw(self) -> None:
         """Take all grants back, and before them those of what is made of this memory.
 
-        For memory that goes, and what is made of it with it. Again goes on where it failed.
+        For memory that goes away, and the descriptors of it with it. A call after an error goes on
+        where it failed.
         """
         while (last := self.last()) is not None:
             if last.of_by is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made in another process, as the one who asks for it sees it: `ask`, and `Remote`.
+"""Requests to another process: `request` has it map our memory; `Remote` is the result.
 
 The other process opens a `TaskPort` (`task_port`) and hands the port's ``handle``, a text, to
 others of the same user; `task_of` makes a `Task` of it. Memory is passed as descriptors over a Unix
@@ -25,10 +25,12 @@ from dma_rehearsal.guest.iobuffer.os.port_messages import NONSENSE, Ended, Lost
 
 
 def task_of(handle: str) -> Task:
-    """Return the task whose port has this handle. `IODeviceError` for a text that is none."""
+    """Return the task whose port has this handle. `IODeviceError` for any other text."""
     name, _, pid = handle.rpartition(":")
     if not name or not pid.isdecimal() or int(pid) <= 0:
-        raise IODeviceError(f"{handle!r} is no task's handle", code=IOReturn.kIOReturnBadArgument)
+        raise IODeviceError(
+            f"{handle!r} is not the handle of a task", code=IOReturn.kIOReturnBadArgument
+        )
     return Task(int(pid), handle)
 
 
@@ -41,7 +43,7 @@ def no_handle(task: Task) -> IODeviceError:
 
 
 class Remote:
-    """What another task made for us: its ``address`` there. Not locked."""
+    """A buffer or mapping that another task made for us, at ``address`` there. Not locked."""
 
     def __init__(self, task: Task, connection: socket.socket, address: int) -> None:
         self.address = address
@@ -50,7 +52,7 @@ class Remote:
         self._number = 0
 
     def set_direction(self, direction: IODirection, *, wait: bool = True) -> None:
-        """Tell the task what devices may do from now on; errors as `close`'s.
+        """Tell the task what devices may do from now on; errors as for `close`.
 
         Without ``wait`` it hears so before anything that is said later.
         """
@@ -81,7 +83,7 @@ class Remote:
         return self._connection.fileno() < 0
 
     def _say(self, call: str, **details: int) -> None:
-        """Say something whose answer nobody waits for; a task that has ended hears nothing."""
+        """Send a message without waiting for its answer; a task that has ended hears nothing."""
         self._connection.setblocking(False)
         with contextlib.suppress(OSError):
             messages.send(self._connection, {"call": call, "number": 0, **details})
@@ -116,7 +118,7 @@ class Remote:
         raise TimeoutError("timed out")
 
 
-def ask(task: Task, call: str, share: Share, details: dict[str, Any]) -> Remote:
+def request(task: Task, call: str, share: Share, details: dict[str, Any]) -> Remote:
     """Have ``task`` take the memory, and do ``call`` with it.
 
     Raises what the task raised, with its code; `Lost` when it does not answer within 5 s.
@@ -166,4 +168,4 @@ def _raise(task: Task, reply: dict[str, Any]) -> None:
 
 
 def _no_answer(task: Task, error: Exception) -> Lost:
-    return Lost(f"{task} answers what is no answer: {error!r}")
+    return Lost(f"{task} gave a malformed answer: {error!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asked for what was made in this process: what they say on their connection, and their end."""
+"""The owners of memory that was made in this process: their messages, and their end."""
 
 from __future__ import annotations
 
@@ -7,23 +7,39 @@ import contextlib
 import os
 import select
 import socket
+import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from dma_rehearsal.guest.iobuffer.base import deferred
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.iobuffer.base.task import Task
-from dma_rehearsal.guest.iobuffer.descriptors.task_port import answer
 from dma_rehearsal.guest.iobuffer.os import port_messages as messages
 from dma_rehearsal.guest.iobuffer.os.port_messages import NONSENSE, Ended, Lost
 
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import PlacedBuffer, PlacedMap
-
 _AT_ONCE: Final = 64  # messages; others wait for their turn
 _END_MS: Final = 1000  # that a process which has lost its files may need to end
+
+
+class OwnedMap(Protocol):
+    """A mapping that another process made here."""
+
+    def withdraw(self) -> None:
+        """Unmap it."""
+
+
+class OwnedBuffer(Protocol):
+    """A buffer that another process made here."""
+
+    _lock: threading.RLock
+
+    def turn(self, direction: IODirection) -> None:
+        """Take note that the owner has changed the direction."""
+
+    def take_over(self, *, died: Task | None = None) -> None:
+        """Be the owner from now on. ``died``: of whom the grants may still be in force."""
 
 
 class _Asker:
@@ -42,14 +58,14 @@ class _Asker:
             try:
                 message, fds = messages.receive(self._connection)
             except BlockingIOError:
-                # Whoever looks at its descriptors in /proc may hold the end back for a moment.
+                # A reader of its descriptors in /proc may delay the end for a moment.
                 if not has_ended(self.task.pid):
                     return True
                 return self._lost()
             except (OSError, Ended):
                 return self._lost()
             except Lost as error:
-                self._say(answer(error))
+                self._say(messages.error_reply(error))
                 continue
             messages.close_all(fds)
             self._reply(message)
@@ -65,11 +81,11 @@ class _Asker:
         try:
             self._do(message)
         except Exception as error:  # the asker's to handle, whatever it is
-            said |= answer(error)
+            said |= messages.error_reply(error)
         self._say(said)
 
     def _say(self, words: dict[str, Any]) -> None:
-        # Who does not read has no answer: nobody here waits for that.
+        # An asker that does not read gets no answer: nobody here waits for it.
         with contextlib.suppress(OSError):
             messages.send(self._connection, words)
 
@@ -92,7 +108,7 @@ class _Asker:
 class MapOwner(_Asker):
     """The owner of memory that is mapped here: it is unmapped when that one says so, or dies."""
 
-    def __init__(self, placed: PlacedMap, task: Task, connection: socket.socket) -> None:
+    def __init__(self, placed: OwnedMap, task: Task, connection: socket.socket) -> None:
         super().__init__(task, connection)
         self._placed = placed
 
@@ -111,10 +127,10 @@ class MapOwner(_Asker):
 class Maker(_Asker):
     """The maker of a buffer that is this process's, and its owner until it lets go of it.
 
-    Locked by the buffer's lock: it is heard by the port's thread, and by whoever uses the buffer.
+    Locked by the buffer's lock: the port's thread hears it, and so does each user of the buffer.
     """
 
-    def __init__(self, buffer: PlacedBuffer, task: Task, connection: socket.socket) -> None:
+    def __init__(self, buffer: OwnedBuffer, task: Task, connection: socket.socket) -> None:
         super().__init__(task, connection)
         self._lock = buffer._lock
         self._buffer = weakref.ref(buffer)  # one that nobody has any more is given back
@@ -144,7 +160,7 @@ class Maker(_Asker):
     def _ended(self) -> None:
         self._with_buffer(lambda buffer: buffer.take_over(died=self.task))
 
-    def _with_buffer(self, call: Callable[[PlacedBuffer], None]) -> None:
+    def _with_buffer(self, call: Callable[[OwnedBuffer], None]) -> None:
         buffer = self._buffer()
         if buffer is not None:
             call(buffer)

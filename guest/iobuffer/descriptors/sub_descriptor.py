@@ -54,7 +54,7 @@ class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
         pages are among them.
         """
         if not isinstance(of, IOMemoryDescriptor):
-            raise IOBadArgumentError(f"a part of {of!r}, which is no IOMemoryDescriptor")
+            raise IOBadArgumentError(f"a part of {of!r}, which is not an IOMemoryDescriptor")
         with of._lock:
             of._check_attached()
             of._checked(offset, length)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The port through which other processes have buffers and mappings made in this one.
 
-What comes on a connection is for `adopted`; here is the thread that answers. It outlives whatever a
+A thread answers; `imported_memory` does what a connection asks for. The thread outlives whatever a
 call raises: the asker gets it as an error, and the next one is served.
 """
 
@@ -15,23 +15,22 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Final, Protocol, Self
 
 from dma_rehearsal.guest.iobuffer.base import deferred, mistakes
 from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.base.task import Task
+from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import import_memory
 from dma_rehearsal.guest.iobuffer.memory.backing import Share
 from dma_rehearsal.guest.iobuffer.os import port_messages as messages
 from dma_rehearsal.guest.iobuffer.os.port_messages import NONSENSE, Ended, Lost
 
 _PAUSE: Final = 0.01  # seconds, when no connection can be accepted
-_REASON_MAX: Final = 2000  # characters
 
 
 class Placed(Protocol):
-    """What was made here for somebody else."""
+    """A buffer or a mapping that was made here for another process."""
 
     @property
     def address(self) -> int:
@@ -42,7 +41,7 @@ class Placed(Protocol):
 
 
 class Line(Protocol):
-    """The connection to who asked for something that was made, for as long as that is open."""
+    """The connection to the process that asked for a buffer or mapping, while it is open."""
 
     def go_on(self) -> bool:
         """Answer what has come, without waiting; whether more can come."""
@@ -51,21 +50,15 @@ class Line(Protocol):
         """End what does not outlive the port; whether the line is still needed."""
 
 
-Make = Callable[[str, Share, dict[str, Any], Task, socket.socket], tuple[Placed, Line]]
-
-
 class TaskPort:
     """Lets other processes of this user make buffers and mappings in this one.
 
     ``handle`` is the text to hand over. `receive` returns what was made here. A thread answers;
-    `close`, or the end of the ``with``, ends that, and unmaps what was not received. Who made a
-    buffer that was received is heard until it has let go of it.
+    `close`, or the end of the ``with``, ends that, and unmaps what was not received. The maker of a
+    received buffer is heard until it has let go of it.
     """
 
     def __init__(self) -> None:
-        from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import place
-
-        self._place: Make = place
         self._pid = os.getpid()
         self.handle = f"dma-rehearsal-task-{secrets.token_hex(8)}:{self._pid}"
         self._made: queue.SimpleQueue[Placed] = queue.SimpleQueue()
@@ -86,7 +79,7 @@ class TaskPort:
         may do with it. `Lost` after ``timeout`` seconds, and in a forked child.
         """
         if os.getpid() != self._pid:
-            raise Lost(f"the port is process {self._pid}'s: a fork has none of it")
+            raise Lost(f"the port belongs to process {self._pid}: a fork does not inherit it")
         try:
             return self._made.get(timeout=timeout)
         except queue.Empty:
@@ -156,7 +149,7 @@ class TaskPort:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            time.sleep(_PAUSE)  # no descriptor is free: who asks waits, and we do not spin
+            time.sleep(_PAUSE)  # no descriptor is free: the asker waits, and we do not spin
             return
         messages.own(connection)
         connection.setblocking(False)  # nobody here waits for an asker
@@ -208,23 +201,15 @@ class TaskPort:
             messages.close_all(fds)
             raise _no_call(error) from error
         try:
-            return self._place(call, share, message, asker, connection)  # the fds are its own
+            return import_memory(call, share, message, asker, connection)  # the fds are its own
         except NONSENSE as error:
             raise _no_call(error) from error
 
 
-def answer(error: Exception) -> dict[str, Any]:
-    """Return the words that have an asker raise ``error``; kIOReturnError for what is none."""
-    if isinstance(error, IOReturnError):
-        return {"code": error.code, "reason": error.reason[:_REASON_MAX]}
-    reason = f"{type(error).__name__}: {error}"
-    return {"code": IOReturn.kIOReturnError, "reason": reason[:_REASON_MAX]}
-
-
 def _say(connection: socket.socket, error: Exception) -> None:
     with contextlib.suppress(OSError):
-        messages.send(connection, answer(error))
+        messages.send(connection, messages.error_reply(error))
 
 
 def _no_call(error: Exception) -> IOReturnError:
-    return IOReturnError(f"a call that is none: {error!r}", code=IOReturn.kIOReturnBadArgument)
+    return IOReturnError(f"a malformed call: {error!r}", code=IOReturn.kIOReturnBadArgument)

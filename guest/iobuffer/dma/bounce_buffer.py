@@ -19,8 +19,9 @@ from dma_rehearsal.guest.iobuffer.base.options import (
     kIOMemoryMapperNone,
     kIOMemoryPhysicallyContiguous,
 )
-from dma_rehearsal.guest.iobuffer.base.ranges import align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
 from dma_rehearsal.guest.iobuffer.base.task import current_task
+from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.coverage import CoverageError
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
@@ -28,7 +29,6 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     merged,
 )
 from dma_rehearsal.guest.iobuffer.dma.specification import MappingOptions, Specification
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
 
 # (length, alignment, highest address that may be used) -> memory in one segment
 BounceAllocator = Callable[[int, int, int], IOMemoryDescriptor]
@@ -46,8 +46,6 @@ def allocate_unmapped(length: int, alignment: int, highest: int) -> IOMemoryDesc
 
 
 def _masked(options: IOOptions, length: int, alignment: int, highest: int) -> IOMemoryDescriptor:
-    from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
-
     return IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
         current_task(), options, length, highest & -alignment
     )
@@ -121,7 +119,7 @@ def lay_out(
     if not whole and pieces is not None:
         if specification.mapped or all(specification.reaches(piece) for piece in pieces):
             return Layout(pieces)
-        # A page keeps its place in a page; that is no alignment above a page's.
+        # Bytes keep their place in a page, which gives no alignment above a page.
         if specification.granule <= PAGE:
             layout = _bounced_pages(specification, memory, direction, allocator)
             if layout is not None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from dma_rehearsal.guest.iobuffer.base import coherence, dma_activity, mistakes, provenance
+from dma_rehearsal.guest.iobuffer.base import dma_activity, mistakes, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -31,13 +31,15 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.fork_safe_lock import make_lock
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.descriptors import iommu as mapper
+from dma_rehearsal.guest.iobuffer.base.ranges import align_down
 from dma_rehearsal.guest.iobuffer.descriptors.coverage import CoverageError
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
 from dma_rehearsal.guest.iobuffer.dma import bounce_buffer
 from dma_rehearsal.guest.iobuffer.dma.bounce_buffer import BounceAllocator
 from dma_rehearsal.guest.iobuffer.dma.prepared_transfer import (
     Prepared,
+    TooManySegments,
+    Transfer,
     UnfinishedList,
     checked_part,
 )
@@ -47,7 +49,7 @@ from dma_rehearsal.guest.iobuffer.dma.specification import (
     Specification,
     Specified,
 )
-from dma_rehearsal.guest.iobuffer.dma.split import Transfer, transfers
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 __all__ = [
     "IODMACommand",
@@ -117,7 +119,9 @@ class IODMACommand(Specified):
         maxSegments: int = 0,
         bounce_allocator: BounceAllocator = bounce_buffer.allocate,
     ) -> Self:
-        """Return a command for one engine; the arguments are `Specification`'s, 0 is no limit.
+        """Return a command for one engine; the arguments are those of `Specification`.
+
+        0 means without limit.
 
         ``bounce_allocator``: (length, alignment, highest address) -> memory in one segment, which
         the command releases. `IOBadArgumentError` for a specification that cannot be.
@@ -160,7 +164,7 @@ class IODMACommand(Specified):
                 self.clearMemoryDescriptor()
                 return
             if not isinstance(mem, IOMemoryDescriptor):
-                raise IOBadArgumentError(f"{mem!r} is no IOMemoryDescriptor")
+                raise IOBadArgumentError(f"{mem!r} is not an IOMemoryDescriptor")
             if mem is self._memory:
                 if not autoPrepare:
                     self._complete_all()
@@ -276,9 +280,9 @@ class IODMACommand(Specified):
             self._check_idle(active, "complete()")
             if invalidateCache:
                 self._clean_and_invalidate(active)
-            if coherence.backend().line > 1:
+            if dma_platform.coherence.line > 1:
                 for part in active.made_of():
-                    coherence.backend().completed(*part)
+                    dma_platform.coherence.completed(*part)
             if synchronize:
                 active.copy_back()
             elif where := active.newer(active.offset, active.length):
@@ -343,10 +347,20 @@ class IODMACommand(Specified):
         """Prepare, yield and complete one part of the memory after the other.
 
         Each is within the longest transfer and the most segments. A part is completed when the
-        next one is asked for, or the iterator is closed. Errors as `prepare`'s and `complete`'s;
+        next one is asked for, or the iterator is closed. Errors as for `prepare` and `complete`;
         kIOReturnNoSpace when not even one aligned piece has few enough segments.
         """
-        return transfers(self, offset, length)
+        specification, memory = self._ready()
+        end = offset + checked_part(specification, memory, offset, length)
+        while offset < end:
+            if self.prepared:
+                raise IONotReadyError(f"{self!r} is prepared: complete() comes before transfers()")
+            part = self._prepare_most(specification, offset, end - offset)
+            try:
+                yield Transfer(offset, part, self.genIOVMSegments(0, part)[0])
+            finally:
+                self.complete()
+            offset += part
 
     def readBytes(self, offset: int, length: int) -> bytes:
         """Return bytes as the device sees them; nothing when unprepared, or past the end."""
@@ -368,12 +382,12 @@ class IODMACommand(Specified):
 
     @property
     def prepared(self) -> int:
-        """How many preparations are open."""
+        """The number of open preparations."""
         return 0 if self._active is None else self._active.count
 
     @property
     def bounced(self) -> int:
-        """How many of the prepared bytes go through a bounce buffer."""
+        """The prepared bytes that go through a bounce buffer."""
         return 0 if self._active is None else self._active.bounced
 
     def getRefCon(self) -> object:
@@ -459,18 +473,32 @@ class IODMACommand(Specified):
         self._active = doubled
         return doubled
 
+    def _prepare_most(self, specification: Specification, offset: int, left: int) -> int:
+        """Prepare as much as one transfer can be; return its length."""
+        most = specification.max_transfer
+        part = _aligned(specification, most) if 0 < most < left else left
+        while True:
+            try:
+                self.prepare(offset, part)
+            except TooManySegments as error:
+                part = _aligned(specification, error.fit)
+                if not part:
+                    raise
+                continue
+            return part
+
     def _is_non_coherent(self) -> bool:
         return self._specified().mapping is MappingOptions.kNonCoherent
 
     def _clean(self, active: Prepared) -> None:
         if self._is_non_coherent():
             for part in active.made_of():
-                coherence.backend().clean(*part)
+                dma_platform.coherence.clean(*part)
 
     def _clean_and_invalidate(self, active: Prepared) -> None:
         if self._is_non_coherent():
             for part in active.made_of():
-                coherence.backend().clean_and_invalidate(*part)
+                dma_platform.coherence.clean_and_invalidate(*part)
 
     def _end(self, memory: IOMemoryDescriptor) -> None:
         self._active = None
@@ -504,9 +532,16 @@ def _possible(specification: Specification | None) -> Specification | None:
     if (
         specification is not None
         and specification.mapping is MappingOptions.kBypassed
-        and mapper.in_use()
+        and dma_platform.translated
     ):
         raise IOBadArgumentError(
             "kBypassed: the device is behind a mapper; kUnmapped gives physical addresses there"
         )
     return specification
+
+
+def _aligned(specification: Specification, length: int) -> int:
+    """Return the most of a length after which the next part is aligned as well, if one is."""
+    return align_down(length, specification.granule) or align_down(
+        length, specification.length_alignment
+    )

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command has prepared: a part of the memory, its segments, and what of it bounces."""
+"""The prepared part of a command's memory: its segments, and the bytes that bounce."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 
 from dma_rehearsal.guest.iobuffer.base import provenance
@@ -51,6 +52,15 @@ def checked_part(
             length=length,
         )
     return length
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One of several DMAs: ``length`` bytes of the memory from ``offset`` on, in ``segments``."""
+
+    offset: int
+    length: int
+    segments: list[Segment]
 
 
 class Prepared:
@@ -111,7 +121,7 @@ class Prepared:
 
     @property
     def bounced(self) -> int:
-        """How many bytes go through the bounce buffer."""
+        """The bytes that go through the bounce buffer."""
         bounce = self._layout.bounce
         return 0 if bounce is None else sum(each.length for each in bounce.copies)
 
@@ -231,7 +241,7 @@ class Prepared:
 class UnfinishedList(IOReturnError):
     """A transfer list was begun, and not generated to its end: the device got a part of it.
 
-    What raised it is done all the same.
+    The call that raised it is done all the same.
     """
 
     def __init__(self, done: int, length: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a DMA engine can be told: how addresses are written down, and what a segment may be."""
+"""The specification of a DMA engine: the format of its addresses, and the limits of a segment."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from enum import Enum, IntEnum
 from typing import Final, Self
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IONotReadyError
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import Segment
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
 
 _PAGE_BITS: Final = PAGE.bit_length() - 1
 
 
 class MappingOptions(IntEnum):
-    """How a command goes through the mapper (the IOMMU), where there is one.
+    """The use that a command makes of the mapper (the IOMMU), where there is one.
 
     Mapped: through it. Bypassed: around it, refused where there is one. NonCoherent: as Mapped, for
     a device that does not see the CPU's caches. Unmapped: around it, allowed where there is one:
@@ -32,7 +31,7 @@ class MappingOptions(IntEnum):
 
 
 class SegmentFunction(Enum):
-    """How a segment is written for a device, as xnu's functions of that name do.
+    """The format of a segment for a device, as xnu's functions of that name write it.
 
     Each is (format of one address-length pair, bits of each of the two).
     """
@@ -56,7 +55,7 @@ class SegmentFunction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Specification:
-    """Limits of one DMA engine. Lengths in bytes; 0 is no limit, or no alignment.
+    """Limits of one DMA engine. Lengths in bytes; 0 means without limit, or without alignment.
 
     ``address_bits``: bits of a bus address, 12 to 64. ``max_segment``, ``max_transfer``: bytes of a
     segment, and of what one prepare() covers. ``max_segments``: how many of them that may be.
@@ -66,7 +65,7 @@ class Specification:
 
     ``mapper``: the IOMMU that the device is behind, None without.
 
-    Raises `IOBadArgumentError` for what is none of these, or cannot be kept together.
+    Raises `IOBadArgumentError` for values out of range, or that contradict each other.
     """
 
     output: SegmentFunction = SegmentFunction.OutputHost64
@@ -82,7 +81,7 @@ class Specification:
     mapper: object | None = None
 
     def __post_init__(self) -> None:
-        """Fill in what 0 stands for, and check."""
+        """Replace the zeros by their meaning, and check."""
         self._check_numbers()
         self._set("address_bits", self.address_bits or self.output.bits)
         self._set("alignment", self.alignment or 1)
@@ -126,7 +125,7 @@ class Specification:
     ) -> Self:
         """Return what a device's constraints are to us: they hold for each of its segments.
 
-        0 is no limit. Errors as the class's.
+        0 means without limit. Errors as for the class.
         """
         return cls(
             address_bits=address_bits,
@@ -225,7 +224,7 @@ class Specification:
 
 
 class Specified:
-    """What was made for one DMA engine, and says for which."""
+    """The base of objects that are made for one DMA engine, and name it."""
 
     def __init__(self, specification: Specification | None) -> None:
         self._specification = specification

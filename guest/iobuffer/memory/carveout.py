@@ -9,42 +9,36 @@ only after its mappings: nobody else can be given memory that it still sees.
 Memory that several processes use is a `Claim`: pages with a lock, and an open file, of their own.
 Its descriptor is passed to the others, and the last one that closes it gives the pages back.
 
-What is given back rests (`quarantine`). An arena that is empty goes back all the same; what rests
-in it is locked in a second file, which whoever takes the arena next heeds as long as it can.
+Memory that is given back rests (`quarantine`). An arena that is empty goes back all the same; the
+ranges that rest in it are locked in a second file, which the next user of the arena heeds as long
+as it can.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import struct
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.base import access_control, holders
+from dma_rehearsal.guest.iobuffer.base import holders
 from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IONoMemoryError, IOReturn
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.base.ranges import RangeAllocator, align_down, align_up
-from dma_rehearsal.guest.iobuffer.memory import placement
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, RangeAllocator, align_down, align_up
+from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.memory.quarantine import Quarantine, more_and_more
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 UIO: Final = Path("/sys/class/uio")
 LOCKS: Final = Path("/run/dma-rehearsal")
 UIO_PREFIX: Final = "dma-rehearsal-"
 ARENAS_PER_ZONE: Final = 64
-
-_F_OFD_GETLK: Final = 36
-_F_OFD_SETLK: Final = 37
-_FLOCK: Final = struct.Struct("@hhqqi0q")  # type, whence, start, length, pid: pid must be 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,104 +71,6 @@ def find_zones(uio: Path = UIO) -> list[Zone]:
                 )
             )
     return sorted(zones, key=lambda zone: zone.start)
-
-
-class PageLocks:
-    """Exclusive locks on the pages 0 to ``count`` - 1, held by this open file.
-
-    Raises `IODeviceError` (kIOReturnCannotLock) when the lock file cannot be used.
-    """
-
-    def __init__(self, path: Path, count: int) -> None:
-        self._path = path
-        self._count = count
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._finalizer = weakref.finalize(self, os.close, self._fd)
-
-    @classmethod
-    def adopt(cls, fd: int, path: Path, count: int) -> PageLocks:
-        """Take over the descriptor of an open file that somebody else made, and its locks."""
-        self = cls.__new__(cls)
-        self._path, self._count, self._fd = path, count, fd
-        self._finalizer = weakref.finalize(self, os.close, fd)
-        return self
-
-    @property
-    def fd(self) -> int:
-        """The descriptor: whoever has a copy of it has the locks as well."""
-        return self._fd
-
-    def acquire(self, first: int, count: int) -> bool:
-        """Lock ``count`` pages; False, and none of them, when another open file has one."""
-        try:
-            self._fcntl(_F_OFD_SETLK, fcntl.F_WRLCK, first, count)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise self._failed(error) from error
-        return True
-
-    def release(self, first: int, count: int) -> None:
-        """Unlock ``count`` pages."""
-        try:
-            self._fcntl(_F_OFD_SETLK, fcntl.F_UNLCK, first, count)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def available(self, first: int = 0, count: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield runs (first, count) of pages that nobody else has locked; ours are among them.
-
-        Of all pages, or of ``count`` from ``first`` on.
-        """
-        at = first
-        last = self._count if count is None else first + count
-        while at < last:
-            # The kernel names the first conflicting lock, not the lowest: look for the lowest.
-            end = last
-            blocked = self._conflict(at, end - at)
-            past = end
-            while blocked is not None:
-                end, length = blocked
-                past = end + length if length else last
-                blocked = self._conflict(at, end - at) if end > at else None
-            if end > at:
-                yield at, end - at
-            at = past
-
-    def close(self) -> None:
-        """Close the file. The locks go with the last descriptor of this open file."""
-        self._fd = -1
-        self._finalizer()
-
-    def held_by_another(self, first: int, count: int) -> bool:
-        """Whether other open files have locked all of these pages."""
-        return not any(
-            start < first + count and first < start + size for start, size in self.available()
-        )
-
-    def _conflict(self, first: int, count: int) -> tuple[int, int] | None:
-        try:
-            kind, start, length = self._fcntl(_F_OFD_GETLK, fcntl.F_WRLCK, first, count)
-        except OSError as error:
-            raise self._failed(error) from error
-        if kind == fcntl.F_UNLCK:
-            return None
-        # A lock can start before what was asked about.
-        return max(start, first), length - max(0, first - start) if length else 0
-
-    def _fcntl(self, command: int, kind: int, first: int, count: int) -> tuple[int, int, int]:
-        request = _FLOCK.pack(kind, os.SEEK_SET, first, count, 0)
-        kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(self._fd, command, request))
-        return kind, start, length
-
-    def _failed(self, error: OSError) -> IODeviceError:
-        return IODeviceError(
-            f"lock file {self._path}: {error.strerror}", code=IOReturn.kIOReturnCannotLock
-        )
 
 
 class Claim:
@@ -216,7 +112,7 @@ class CarveoutPool:
         self._locks = PageLocks(self._path, self._pages)
         self._held: set[int] = set()
         self._parked: int | None = None  # of those held: empty, known, and any process's to lock
-        self._parked_by = placement.policy()  # who chose it
+        self._parked_by = dma_platform.placement  # the policy that chose it
         self._ranges = RangeAllocator()  # over the arenas held, in bus addresses
         self._used: Counter[int] = Counter()  # bytes handed out of each arena
         self._resting = Quarantine(zone.size // 2)
@@ -264,7 +160,7 @@ class CarveoutPool:
         # Another process can lock an arena between the look and the lock; each time that happens
         # somebody makes progress, and there are only so many arenas.
         for _ in range(2 * ARENAS_PER_ZONE):
-            highest = placement.policy().highest
+            highest = dma_platform.placement.highest
             start = self._ranges.allocate(length, alignment, highest=highest)
             if start is not None:
                 return start
@@ -276,7 +172,7 @@ class CarveoutPool:
         return None
 
     def claim(self, length: int, alignment: int) -> Claim:
-        """Take whole pages that can be passed to other processes; the errors are `allocate`'s.
+        """Take whole pages that can be passed to other processes; errors as for `allocate`.
 
         They come from the zone's end, where they cut up the fewest arenas.
         """
@@ -296,7 +192,7 @@ class CarveoutPool:
                 if not places:
                     break
                 if locks.acquire(*self._pages_of(places[-1], length)):
-                    access_control.reclaim()
+                    dma_platform.reclaim_grants()
                     return Claim(Extent(places[-1], length), locks, self._rest_claim)
         sizes = list(_bytes(locks.available()))
         locks.close()
@@ -349,7 +245,7 @@ class CarveoutPool:
         self._take_late()
         self._wake(self._resting.wake(len(self._resting)))
 
-    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
+    def map(self, extent: Extent, mode: CacheMode, placement: MapPlacement = ANYWHERE) -> Mapping:
         """Map an extent through the driver, see `Driver.map`."""
         return self._module().map(extent.address, extent.length, mode, placement)
 
@@ -450,7 +346,7 @@ class CarveoutPool:
                 if start <= place and place + length <= start + size:
                     new = sum(i not in self._held for i in self._arenas(place, length))
                     best = min(best or (new, size, place), (new, size, place))
-        if placement.policy().highest:
+        if dma_platform.placement.highest:
             return highest
         return None if best is None else best[2]
 
@@ -465,7 +361,7 @@ class CarveoutPool:
                 return False
             taken.append(index)
         if taken:
-            access_control.reclaim()
+            dma_platform.reclaim_grants()
         for index in taken:
             self._held.add(index)
             start, size = self._bounds(index)
@@ -485,7 +381,7 @@ class CarveoutPool:
     def _give_back(self, index: int) -> None:
         """Let other processes have an arena of which nothing is handed out.
 
-        What rests in it is marked. What is known of it is kept: it is the next to be taken again.
+        Ranges that rest in it are marked. Its record is kept: it is the next to be taken again.
         """
         self._forget_parked()
         start, size = self._bounds(index)
@@ -493,7 +389,7 @@ class CarveoutPool:
             if first < start + size and start < first + length:
                 self._mark(first, length)
         self._locks.release(*self._lock_range(index))
-        self._parked, self._parked_by = index, placement.policy()
+        self._parked, self._parked_by = index, dma_platform.placement
 
     def _unpark(self, length: int) -> int | None:
         """Lock the arena that was given back last, for ``length`` bytes; return it.
@@ -505,12 +401,12 @@ class CarveoutPool:
         index = self._parked
         if index is None:
             return None
-        fits = length <= self._bounds(index)[1] and self._parked_by is placement.policy()
+        fits = length <= self._bounds(index)[1] and self._parked_by is dma_platform.placement
         if not fits or not self._locks.acquire(*self._lock_range(index)):
             self._forget_parked()
             return None
         self._parked = None
-        access_control.reclaim()
+        dma_platform.reclaim_grants()
         self._heed_others(*self._bounds(index))
         return index
 

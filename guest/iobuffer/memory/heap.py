@@ -26,9 +26,9 @@ from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base.errors import IONoMemoryError, IONotPermittedError
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.base.ranges import RangeAllocator
-from dma_rehearsal.guest.iobuffer.memory import placement
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent, ExtentPool, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, RangeAllocator, align_up
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent, ExtentPool
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 
 CACHE_LINE: Final = 64
@@ -49,7 +49,7 @@ class Pages:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """What one buffer got: ``size`` bytes from ``offset`` of its pages, for itself."""
+    """The memory of one buffer: ``size`` bytes from ``offset`` of its pages, for itself."""
 
     pages: Pages
     offset: int
@@ -121,7 +121,7 @@ class _Packed(_Slab):
 
     def __init__(self, pages: Pages, key: tuple[CacheMode, int]) -> None:
         super().__init__(pages, key)
-        first = placement.policy().first()
+        first = dma_platform.placement.first()
         self._ranges = RangeAllocator()
         self._ranges.add(first, PAGE - first)
 
@@ -158,7 +158,7 @@ class Heap:
         """
         with self.held():
             self._take_late()
-            policy = placement.policy()
+            policy = dma_platform.placement
             size = max(CACHE_LINE, alignment, 1 << (capacity - 1).bit_length())
             packed = align_up(capacity + 1, alignment)  # a byte too many is not the next one's
             if pages:

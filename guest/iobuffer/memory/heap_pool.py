@@ -3,10 +3,69 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.guest.iobuffer.memory.backing import Backing, ClaimBacking, HeapBacking
+from collections.abc import Iterator
+
+from dma_rehearsal.guest.iobuffer.base.options import CacheMode
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing, Segment
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
-from dma_rehearsal.guest.iobuffer.memory.heap import Heap
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, ExtentPool, Request, align_up
+from dma_rehearsal.guest.iobuffer.memory.claim_backing import ClaimBacking
+from dma_rehearsal.guest.iobuffer.memory.heap import Block, Heap
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import ExtentPool, Request, whole_pages
+from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
+
+
+class HeapBacking(Backing):
+    """A block out of a heap. It is always wired."""
+
+    def __init__(self, heap: Heap, block: Block) -> None:
+        self._heap, self._block = heap, block
+        self.pool = heap.pool.name
+        self.size = block.size
+        self.mode = block.pages.mode
+        self.mapping = block.pages.mapping
+        self._skip = block.offset
+
+    def wire(self) -> None:
+        """Do nothing."""
+
+    def unwire(self) -> None:
+        """Do nothing."""
+
+    def segments(self, offset: int, length: int) -> Iterator[Segment]:
+        """Yield the one segment."""
+        yield self._block.physical + offset, length
+
+    def map(
+        self, offset: int, length: int, mode: CacheMode, placement: MapPlacement = ANYWHERE
+    ) -> tuple[Mapping, int]:
+        """Map through the pool: another cache mode is refused there."""
+        extent, skip = whole_pages(self._block.physical + offset, length)
+        return self._heap.pool.map(extent, mode, placement), skip
+
+    def _mapped_by_kernel(self) -> KernelMap:
+        return dma_platform.open_driver().kernel_map(self._block.physical, self.size, self.mode)
+
+    def check_unused(self) -> None:
+        """See `Backing`; a page that is cut into blocks is looked through by others as well."""
+        if self._block.slab is None:
+            super().check_unused()
+
+    def close(self) -> None:
+        """Give the block back to its heap."""
+        if self.kernel_map is not None:
+            self.kernel_map.close()
+            self.kernel_map = None
+        self._heap.release(self._block)
+
+    def forsake(self) -> None:
+        """Do nothing: the pool lets go of its arenas."""
+
+    def close_late(self) -> None:
+        """Give the block back when the heap is next used."""
+        self._heap.release_late(self._block)
 
 
 class HeapPool:
@@ -18,7 +77,7 @@ class HeapPool:
 
     @property
     def name(self) -> str:
-        """The name of what it stands on."""
+        """The name of its `ExtentPool`."""
         return self.extents.name
 
     @property

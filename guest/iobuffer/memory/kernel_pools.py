@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.base import access_control
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOCannotWireError,
     IODeviceError,
@@ -21,9 +20,12 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     of_the_system,
 )
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.memory import placement, resting_pins
-from dma_rehearsal.guest.iobuffer.memory.backing import Backing, PinnableBacking
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.memory import resting_pins
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing
+from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Request
 
 HUGE_PAGE: Final = 2 << 20
 MEMINFO: Final = Path("/proc/meminfo")
@@ -42,7 +44,7 @@ def _available() -> int:
 
 
 class _Managed:
-    """What the pools here have in common."""
+    """The common part of the pools here."""
 
     name: str
     _wired = True
@@ -78,9 +80,9 @@ class _Managed:
             )
             os.ftruncate(fd, size)
             if not flags:
-                for page in placement.policy().touched(size // PAGE):
+                for page in dma_platform.placement.touched(size // PAGE):
                     os.pwrite(fd, b"\0", page * PAGE)
-            # Nobody who is given it can take away what others have mapped.
+            # No process that gets it can take away what others have mapped.
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, FIXED_SIZE | fcntl.F_SEAL_SEAL)
         except OSError as error:
             if fd >= 0:
@@ -101,7 +103,7 @@ class _Managed:
     def _wired_at_once(self, request: Request, size: int, flags: int) -> Backing:
         backing = self._memory(request, size, flags)
         try:
-            access_control.reclaim()
+            dma_platform.reclaim_grants()
             backing.wire()
         except BaseException:
             backing.close()

@@ -12,8 +12,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down, align_up
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
 
 KIND: Final = "kind"
 HOSTILE: Final = "hostile"
@@ -49,7 +48,7 @@ class Policy:
         return ()
 
     def bus_address(self, runs: Iterable[Range], size: int, alignment: int) -> int | None:
-        """Choose of free bus addresses, ascending; None when there is no room."""
+        """Choose of free bus addresses, ascending; None without room."""
         for start, room in runs:
             place = align_up(start, alignment)
             if place + size <= start + room:
@@ -121,21 +120,6 @@ class Hostile(Policy):
         return None
 
 
-_policy = Policy()
-
-
-def policy() -> Policy:
-    """Return the policy in use."""
-    return _policy
-
-
-def use(policy: Policy) -> Policy:
-    """Place what is made from now on by ``policy``; return the one before."""
-    global _policy
-    before, _policy = _policy, policy
-    return before
-
-
 def named(name: str, seed: int) -> Policy:
-    """Return a policy by its name; a KeyError says that there is none."""
+    """Return a policy by its name; `KeyError` for an unknown name."""
     return {KIND: Policy(), HOSTILE: Hostile(seed)}[name]

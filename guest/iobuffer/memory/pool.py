@@ -1,29 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands behind pools: extents of bus addresses, and the request that a pool answers."""
+"""Protocols of pools: extents of bus addresses, and the request that a pool answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.base.ranges import RangeAllocator, align_down, align_up
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, PAGE, Mapping, Placement
-
-__all__ = [
-    "PAGE",
-    "Extent",
-    "ExtentPool",
-    "Pool",
-    "RangeAllocator",
-    "Request",
-    "align_down",
-    "align_up",
-]
-
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.memory.backing import Backing
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +24,12 @@ class Extent:
     def end(self) -> int:
         """The first address behind it."""
         return self.address + self.length
+
+
+def whole_pages(address: int, length: int) -> tuple[Extent, int]:
+    """Return the pages that hold a range, and where it begins in them."""
+    start = align_down(address, PAGE)
+    return Extent(start, align_up(address + length, PAGE) - start), address - start
 
 
 class ExtentPool(Protocol):
@@ -60,7 +53,7 @@ class ExtentPool(Protocol):
     def allocate(self, length: int, alignment: int) -> Extent:
         """Take whole pages; both arguments are multiples of `PAGE`.
 
-        `IONoMemoryError` when there is no such run; it says how long the longest one is.
+        `IONoMemoryError` without such a run; it gives the length of the longest one.
         """
 
     def free(self, extent: Extent) -> None:
@@ -75,7 +68,7 @@ class ExtentPool(Protocol):
     def wake(self) -> None:
         """End the rest of all that was given back."""
 
-    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
+    def map(self, extent: Extent, mode: CacheMode, placement: MapPlacement = ANYWHERE) -> Mapping:
         """Map an extent with just this cache mode, or raise `IOReturnError`."""
 
     def free_size(self) -> int:
@@ -84,7 +77,7 @@ class ExtentPool(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a buffer needs of its memory. Sizes in bytes.
+    """The requirements of a buffer on its memory. Sizes in bytes.
 
     ``alignment`` is the effective one; ``pages``: on pages of its own. ``shared``: other tasks, or
     the kernel, are to have it as well. ``mapped``: into this process at once. ``highest`` is the

@@ -8,7 +8,6 @@ when they cannot satisfy a request, or when it is named.
 from __future__ import annotations
 
 import os
-import threading
 from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base import deferred, holders
@@ -18,20 +17,18 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IONoMemoryError,
     IOReturn,
 )
-from dma_rehearsal.guest.iobuffer.memory import backing, placement, resting_pins
+from dma_rehearsal.guest.iobuffer.memory import backing, resting_pins
 from dma_rehearsal.guest.iobuffer.memory.backing import Backing
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, find_zones
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import HugePool, PageablePool, PinnedPool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Pool, Request
-from dma_rehearsal.guest.iobuffer.os import kernel, virtual_memory
+from dma_rehearsal.guest.iobuffer.os import virtual_memory
 
-# Memory for devices with few address bits is scarce: it is given only to those who need it.
+# Memory for devices with few address bits is scarce: it goes only to those that need it.
 RESERVED: Final = frozenset({"low"})
 PREFERRED: Final = "main"
-
-_lock = threading.Lock()
-_pools: dict[str, Pool] | None = None
 
 
 def _discover() -> dict[str, Pool]:
@@ -42,36 +39,25 @@ def _discover() -> dict[str, Pool]:
             code=IOReturn.kIOReturnNotAttached,
         )
     zones.sort(key=lambda zone: zone.name != PREFERRED)
-    driver = kernel.driver()
+    driver = dma_platform.open_driver()
     carveouts: list[Pool] = [HeapPool(CarveoutPool(zone, driver)) for zone in zones]
     return {pool.name: pool for pool in [*carveouts, HugePool(), PinnedPool(), PageablePool()]}
 
 
 def known() -> dict[str, Pool]:
     """Return all pools by name, in the order in which they are tried."""
-    global _pools
-    deferred.catch_up()
-    with _lock:
-        if _pools is None:
-            _pools = _discover()
-        return dict(_pools)
-
-
-def use(*pools: Pool) -> None:
-    """Take these pools, in this order, in place of the kernel module's (on a board, or in tests).
-
-    What was allocated before stays valid. Without arguments: discover again.
-    """
-    global _pools
-    with _lock:
-        _pools = {pool.name: pool for pool in pools} or None
+    deferred.run_pending()
+    with dma_platform.lock:
+        if dma_platform.pools is None:
+            dma_platform.pools = _discover()
+        return dict(dma_platform.pools)
 
 
 def wake() -> None:
     """End the rest of what was released, in all pools: a late DMA may find it in use again.
 
-    Allocations do that by themselves when nothing else is left; this is for those who look at what
-    is free.
+    Allocations do that by themselves when nothing else is left; this is for a look at the free
+    memory.
     """
     for pool in known().values():
         if isinstance(pool, HeapPool):
@@ -131,7 +117,7 @@ def take(request: Request, name: str | None) -> Backing:
 
 def _in_order(pools: list[Pool]) -> list[Pool]:
     """Return what is tried, first to last."""
-    if placement.policy().highest:
+    if dma_platform.placement.highest:
         pools = sorted(pools, key=_highest, reverse=True)
     return sorted(pools, key=lambda each: each.name in RESERVED)
 
@@ -144,9 +130,7 @@ def _highest(pool: Pool) -> int:
 
 def _after_fork_in_child() -> None:
     """The arenas are the parent's: the child gets pools of its own."""
-    global _pools, _lock
-    inherited, _pools = _pools, None
-    _lock = threading.Lock()
+    inherited, dma_platform.pools = dma_platform.pools, None
     for old in (inherited or {}).values():
         if isinstance(old, HeapPool):
             old.after_fork_in_child()

@@ -91,7 +91,7 @@ class RestingRanges:
 
     @property
     def free_size(self) -> int:
-        """How much is free in all, with what rests."""
+        """The bytes that are free in all, including those that rest."""
         return self._free.free_size + self._resting.size
 
     @property

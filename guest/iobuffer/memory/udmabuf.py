@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """u-dma-buf on a board: a contiguous buffer of its kernel module as a pool, and its syncs.
 
-What that driver's files do stands in `udmabuf_sysfs`.
+`udmabuf_sysfs` describes the files of that driver.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base.coherence import nothing
 from dma_rehearsal.guest.iobuffer.base.errors import (
@@ -19,16 +19,13 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IOReturn,
     IOUnsupportedError,
 )
+from dma_rehearsal.guest.iobuffer.base.interfaces import DmaBuffer, DmaMemory
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.memory.quarantine import RestingRanges
 from dma_rehearsal.guest.iobuffer.os.udmabuf_sysfs import UNCACHED, WRITE_COMBINING, Attributes
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
-
-if TYPE_CHECKING:
-    from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
-    from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 SYSFS: Final = Path("/sys/class/u-dma-buf")
 DEVICES: Final = Path("/dev")
@@ -130,7 +127,7 @@ class UDmaBufPool:
         """End the rest of all that was given back."""
         self._ranges.wake()
 
-    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
+    def map(self, extent: Extent, mode: CacheMode, placement: MapPlacement = ANYWHERE) -> Mapping:
         """Map a part; there is the pool's cache mode only.
 
         `IOBusyError` when another program has changed the device's sync_mode meanwhile.
@@ -190,13 +187,13 @@ class UDmaBufCoherence:
         """Bytes of a cache line."""
         return self._line
 
-    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:  # noqa: ARG002
+    def track(self, buffer: DmaBuffer) -> Callable[[], None]:  # noqa: ARG002
         """Do nothing: the driver looks at addresses alone."""
         return nothing
 
     def track_existing(
         self,
-        memory: IOMemoryDescriptor,  # noqa: ARG002
+        memory: DmaMemory,  # noqa: ARG002
         address: int,  # noqa: ARG002
         length: int,  # noqa: ARG002
     ) -> Callable[[], None]:
@@ -204,32 +201,32 @@ class UDmaBufCoherence:
         return nothing
 
     def sync_for_device(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Write back for the device."""
         self._sync(memory, offset, length, direction, for_cpu=False)
 
     def sync_for_cpu(
-        self, memory: IOMemoryDescriptor, offset: int, length: int, direction: IODirection
+        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
         """Invalidate for the CPU."""
         self._sync(memory, offset, length, direction, for_cpu=True)
 
-    def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Write back."""
         self._sync(memory, offset, length, IODirection.kIODirectionOut, for_cpu=False)
 
-    def clean_and_invalidate(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Write back, then invalidate."""
         self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=False)
         self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=True)
 
-    def completed(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
         """Do nothing: the driver knows no owners."""
 
     def _sync(
         self,
-        memory: IOMemoryDescriptor,
+        memory: DmaMemory,
         offset: int,
         length: int,
         direction: IODirection,

@@ -89,7 +89,7 @@ class DeviceFile:
 
 
 def _after_fork_in_child() -> None:
-    """What a file stands for lasts until its last close, so a child that lives on must have none.
+    """An object of the module lasts until its file's last close, so a child must not keep one.
 
     Its parent may be dead by now, with a DMA in flight to what it had pinned: the last close of the
     function stops that, and comes before pages go back.

@@ -47,17 +47,17 @@ from dma_rehearsal.guest.iobuffer.os.uapi import (
     VERSION,
     WRITE,
 )
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 DEVICE: Final = Path("/dev/dma-rehearsal")
 
 
 @dataclass(frozen=True, slots=True)
 class PageTableEntry:
-    """What maps one virtual address of this process, as the processor finds it.
+    """The page-table entry of one virtual address of this process, as the processor finds it.
 
     ``root`` is the physical address of the top table; ``levels`` 4 or 5; ``entry`` the leaf as it
-    is in memory, 0 when there is none; ``level`` 1, 2 or 3 for 4 KiB, 2 MiB or 1 GiB.
+    is in memory, 0 without one; ``level`` 1, 2 or 3 for 4 KiB, 2 MiB or 1 GiB.
     """
 
     address: int
@@ -106,7 +106,7 @@ class Driver(DeviceFile):
             raise IODeviceError(f"{path}: version {version}, and this library speaks {VERSION}")
 
     def map(
-        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+        self, physical: int, length: int, mode: CacheMode, placement: MapPlacement = ANYWHERE
     ) -> Mapping:
         """Map whole pages of one carve-out, shared and writable, with just this cache mode.
 
@@ -133,13 +133,13 @@ class Driver(DeviceFile):
         return PageTableEntry(address, root, entry, level, levels)
 
     def read(self, physical: int, length: int, mode: CacheMode) -> bytes:
-        """Return bytes of one carve-out as the kernel sees them; errors as `map`'s."""
+        """Return bytes of one carve-out as the kernel sees them; errors as for `map`."""
         data = bytearray(length)
         self._copy(READ, physical, data, mode)
         return bytes(data)
 
     def write(self, physical: int, data: bytes, mode: CacheMode) -> None:
-        """Let the kernel store ``data`` into one carve-out; errors as `map`'s."""
+        """Let the kernel store ``data`` into one carve-out; errors as for `map`."""
         self._copy(WRITE, physical, bytearray(data), mode)
 
     def pin(self, address: int, length: int, *, write: bool = True) -> Pin:
@@ -148,7 +148,7 @@ class Driver(DeviceFile):
         ``write`` is for memory that a device, or the kernel, shall store into; without it the
         mapping need not be writable. Anonymous memory, memfd, tmpfs and hugetlb can be pinned.
         `IOCannotWireError` says why the memory cannot be, and which limit was in the way; a range
-        that is no range is an `IODeviceError` (kIOReturnBadArgument).
+        that is not a range is an `IODeviceError` (kIOReturnBadArgument).
         """
         if not (length > 0 <= address and address + length <= 1 << 64):
             raise IODeviceError(
@@ -168,7 +168,7 @@ class Driver(DeviceFile):
     def kernel_map(self, physical: int, length: int, mode: CacheMode) -> KernelMap:
         """Have the kernel map bytes of one carve-out with just this cache mode; see `KernelMap`.
 
-        Any start and length; whole pages are mapped. Errors as `map`'s.
+        Any start and length; whole pages are mapped. Errors as for `map`.
         """
         if not (0 <= physical < 1 << 64 and 0 <= length < 1 << 64):
             error = OSError(errno.ERANGE, "no range of physical memory")
@@ -192,7 +192,7 @@ class Driver(DeviceFile):
 
 
 class Interrupts(IntEnum):
-    """How a PCI function interrupts. NONE: neither MSI-X nor INTx was to be had."""
+    """The interrupts of a PCI function. NONE: neither MSI-X nor INTx was available."""
 
     NONE = 0
     MSIX = 1
@@ -201,7 +201,7 @@ class Interrupts(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PciInfo:
-    """What the driver says of its PCI function. INTx is one vector, number 0."""
+    """The state of the driver's PCI function. INTx is one vector, number 0."""
 
     vectors: int
     bus_master: bool
@@ -216,8 +216,8 @@ class DriverFunction(DeviceFile):
 
     Bus mastering is on from the first open of all processes on. The last close, which a process
     that was killed makes as well, turns it off, and resets the function where it can be: no DMA
-    outlives those who could have started it. A forked child has its parent's closed, and opens the
-    function anew to use it.
+    outlives the processes that could have started it. A forked child has its parent's closed, and
+    opens the function anew to use it.
     """
 
     closed_by_fork: ClassVar[int | None] = 0  # before the pins of what it may do DMA to
@@ -242,7 +242,7 @@ class DriverFunction(DeviceFile):
         """Have the vector's interrupts signal ``fd``, an eventfd; -1 stops that.
 
         `IOBusyError` when another open file holds the vector; `IODeviceError`
-        (kIOReturnBadArgument) when there is no such vector.
+        (kIOReturnBadArgument) for a vector that does not exist.
         """
         if not 0 <= vector < 1 << 32:
             raise IODeviceError(f"vector {vector}", code=IOReturn.kIOReturnBadArgument)
@@ -257,7 +257,7 @@ class DriverFunction(DeviceFile):
         self._set(SET_INTERRUPTS, INTERRUPTS_STRUCT.pack(kind), f"interrupts by {kind.name}")
 
     def unmask(self) -> None:
-        """Let the next INTx through; one that stands already signals the eventfd at once.
+        """Let the next INTx through; one that is pending already signals the eventfd at once.
 
         `IODeviceError` (kIOReturnBadArgument) without INTx, or without an eventfd for it;
         `IOBusyError` when that is another open file's.

@@ -24,6 +24,7 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IOReturnError,
 )
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.device_file import DeviceFile, code_of
 from dma_rehearsal.guest.iobuffer.os.uapi import (
     KMAP_INFO,
@@ -36,7 +37,6 @@ from dma_rehearsal.guest.iobuffer.os.uapi import (
     PIN_PAGES_STRUCT,
     PIN_WRITE,
 )
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
 
 _PAGES_AT_ONCE: Final = 1 << 16
 
@@ -140,7 +140,7 @@ class Pin(_Bytes):
     def from_fd(cls, fd: int) -> Self:
         """Take over a descriptor, such as one that came over a socket.
 
-        `IODeviceError` (kIOReturnBadArgument) when it is no pin's; it is closed then, too.
+        `IODeviceError` (kIOReturnBadArgument) for any other file; it is closed then, too.
         """
         return cls(fd)
 
@@ -213,7 +213,7 @@ class KernelMap(_Bytes):
     def from_fd(cls, fd: int) -> Self:
         """Take over a descriptor, such as one that came over a socket.
 
-        `IODeviceError` (kIOReturnBadArgument) when it is none of these; it is closed then, too.
+        `IODeviceError` (kIOReturnBadArgument) for any other file; it is closed then, too.
         """
         return cls(fd)
 

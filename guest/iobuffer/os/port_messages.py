@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages between a task's port and those who ask it: one datagram of a Unix socket each.
+"""Messages between a task's port and its askers: one datagram of a Unix socket each.
 
 A message is a JSON object, with the descriptors of the memory beside it. The first one on a
-connection is a call (`port.ask`); what follows has a ``number``, which its answer repeats.
+connection is a call (`remote.request`); what follows has a ``number``, which its answer repeats.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, Final
 
-from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IOReturn
+from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IOReturn, IOReturnError
 
 PATIENCE: Final = 5.0  # seconds that either side waits for the other
 _MESSAGE_MAX: Final = 1 << 14
 _FDS_MAX: Final = 4
+_REASON_MAX: Final = 2000  # characters
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _CLOEXEC: Final = 0x40000000  # MSG_CMSG_CLOEXEC: recvmsg(2)
-# What numbers, names and shapes that are none raise where they are looked at.
+# Raised where a malformed number, name or shape is looked at.
 NONSENSE: Final = (KeyError, TypeError, ValueError, OverflowError)
 
 _sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
@@ -75,7 +76,7 @@ def send(connection: socket.socket, message: dict[str, Any], fds: tuple[int, ...
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Return one message and the descriptors with it, which are the caller's to close.
 
-    `Ended` when the other end is closed, `Lost` for what is no message; OSError as recvmsg(2).
+    `Ended` when the other end is closed, `Lost` for a malformed message; OSError as recvmsg(2).
     """
     try:
         data, rights, _, _ = connection.recvmsg(
@@ -98,7 +99,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     close_all(fds)
     if not data:
         raise Ended("the connection ended")
-    raise Lost(f"{len(data)} bytes that are no message")
+    raise Lost(f"a malformed message of {len(data)} bytes")
 
 
 def close_all(fds: Iterable[int]) -> None:
@@ -116,3 +117,11 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def error_reply(error: Exception) -> dict[str, Any]:
+    """Return the reply that makes an asker raise ``error``; kIOReturnError for other exceptions."""
+    if isinstance(error, IOReturnError):
+        return {"code": error.code, "reason": error.reason[:_REASON_MAX]}
+    reason = f"{type(error).__name__}: {error}"
+    return {"code": IOReturn.kIOReturnError, "reason": reason[:_REASON_MAX]}

@@ -16,7 +16,8 @@ from typing import Final
 
 from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IOReturn
 from dma_rehearsal.guest.iobuffer.base.flags import PurgeableState
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE, Mapping
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 
 PAGEMAP: Final = Path("/proc/self/pagemap")
 _PRESENT_OR_SWAPPED: Final = 0b11 << 62  # Documentation/admin-guide/mm/pagemap.rst
@@ -35,7 +36,7 @@ class Purgeable:
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
         self._state = _NON_VOLATILE
-        # For each page: a byte to store again, and one to compare; None where there is no such.
+        # For each page: a byte to store again, and one to compare; None where a page has none.
         self._marks: list[tuple[Byte | None, Byte | None]] = []
 
     @property

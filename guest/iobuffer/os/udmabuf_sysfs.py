@@ -112,7 +112,7 @@ class Attributes:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep out whoever else calls this for the device, in this process and in others.
+        """Keep out other callers for the device, in this process and in others.
 
         A lock of an open file (flock(2)): threads and forked children have each their own. Raises
         also when it is not free for 5 seconds (kIOReturnCannotLock).

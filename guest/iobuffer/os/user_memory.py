@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of this process at any address: copies that cannot crash, and second mappings.
 
-What an address has under it can be anything, and can change: the kernel does the copies, and says
-EFAULT where a load or a store would end in a signal.
+Anything can be at an address, and it can change: the kernel does the copies, and answers EFAULT
+ where a load or a store would end in a signal.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError, IOUnsupportedError
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down, align_up
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
 
 _MAYMOVE_FIXED: Final = 0x1 | 0x2  # MREMAP_MAYMOVE | MREMAP_FIXED
 _MAPS: Final = Path("/proc/self/maps")

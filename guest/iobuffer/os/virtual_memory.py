@@ -16,10 +16,10 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IOReturn, IOReturnError
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import uncached as words
 
-PAGE: Final = mmap.PAGESIZE
-"""Bytes of a page of this kernel: 4, 16 or 64 KiB. The one definition of it."""
 PROT_NONE: Final = 0  # the module mmap does not name it
 MAP_FIXED: Final = 0x10
 MAP_NORESERVE: Final = 0x4000
@@ -83,15 +83,38 @@ class Reservation:
         self.length = length
 
     def close(self) -> None:
-        """Give the addresses back, with all that is placed in them. Again is nothing."""
+        """Give the addresses back, with all that is placed in them. A second call does nothing."""
         if self.length:
             _munmap(self.address, self.length)
             self.length = 0
 
 
+def page_address(at: int) -> int:
+    """Return where pages are to be mapped; `IOBadArgumentError` when no page begins there."""
+    if at % PAGE or at < 0:
+        raise IOBadArgumentError(
+            f"a mapping whose pages begin at {at:#x}, which is not a page's address", address=at
+        )
+    return at
+
+
+def reserve(length: int, at: int = 0) -> Reservation:
+    """Reserve addresses; `IOBadArgumentError` (``at``), kIOReturnNoSpace without room."""
+    try:
+        return Reservation(length, page_address(at))
+    except OSError as error:
+        where = f" at {at:#x}" if at else ""
+        raise IOReturnError(
+            f"{length} bytes of addresses{where}: {error.strerror}",
+            code=IOReturn.kIOReturnNoSpace,
+            address=at or None,
+            length=length,
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """How and where a mapping is made.
+class MapPlacement:
+    """The address and the rights of a mapping to make.
 
     ``read_only``: stores fault. ``populate``: no page faults later. ``at``: just there, and nothing
     is replaced; ``within``: there, in a reservation.
@@ -103,7 +126,7 @@ class Placement:
     within: Reservation | None = None
 
 
-ANYWHERE: Final = Placement()
+ANYWHERE: Final = MapPlacement()
 
 
 class Window:
@@ -118,7 +141,7 @@ class Window:
 
     @property
     def exports(self) -> int:
-        """How many exports live."""
+        """The number of live exports."""
         return len(self._exported)
 
     def export(self, offset: int, length: int) -> Any:
@@ -149,7 +172,7 @@ class Mapping(Window):
         fd: int,
         length: int,
         offset: int = 0,
-        placement: Placement = ANYWHERE,
+        placement: MapPlacement = ANYWHERE,
         *,
         uncached: bool = False,
     ) -> None:
@@ -213,7 +236,7 @@ class Mapping(Window):
         advise(self.address, self.length, advice)
 
     def close(self) -> None:
-        """Unmap; BufferError, and nothing done, while an export lives. Again is nothing."""
+        """Unmap; BufferError, and nothing done, while an export lives. Later calls do nothing."""
         self.check_unused()
         if _live.pop(self.address, None) is None:
             return

@@ -24,12 +24,12 @@ from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor, Rea
 from dma_rehearsal.device.vfio_user.messages import Irq
 from dma_rehearsal.device.vfio_user.model import Ask, FileRange
 from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PageTableEntry
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 from dma_rehearsal.host_harness.machine.guest_memory import CARVE_OUTS
 from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.host import RigHost
@@ -111,12 +111,12 @@ class Machine(WholeMemory):
         self._pools = [
             CarveoutPool(Zone(c.name, c.base, c.size), driver, folder) for c in CARVE_OUTS
         ]
-        pool_registry.use(*map(HeapPool, self._pools))
+        dma_platform.use_pools(*map(HeapPool, self._pools))
 
     def close(self) -> None:
         """Take the pools out of use; close RAM and lock files."""
         self.edus.clear()
-        pool_registry.use()
+        dma_platform.use_pools()
         for pool in self._pools:
             pool.close()
         self.ram.release()
@@ -192,7 +192,7 @@ class Machine(WholeMemory):
             os.eventfd_write(self.eventfds[vector], 1)
 
     def map(
-        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+        self, physical: int, length: int, mode: CacheMode, placement: MapPlacement = ANYWHERE
     ) -> Mapping:
         """Map as the driver does: a range has one mode."""
         if self.conflicts(physical, length, mode):
@@ -256,7 +256,7 @@ class Driver:
     def close(self) -> None: ...
 
     def map(
-        self, physical: int, length: int, mode: CacheMode, placement: Placement = ANYWHERE
+        self, physical: int, length: int, mode: CacheMode, placement: MapPlacement = ANYWHERE
     ) -> Mapping:
         return self.machine.map(physical, length, mode, placement)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.memory_pool import MemoryPool
 from tests.unit.guest.shared_pool import MIB, ZONE, Remake, SharedPool
 
@@ -26,9 +26,9 @@ def main(tmp_path: Path) -> Iterator[MemoryPool]:
             ("low", 0x00D0_0000, MIB),
         ]
     ]
-    pool_registry.use(*map(HeapPool, made))
+    dma_platform.use_pools(*map(HeapPool, made))
     yield made[0]
-    pool_registry.use()
+    dma_platform.use_pools()
     for pool in made:
         pool.close()
         os.close(pool.fd)
@@ -42,11 +42,11 @@ def remake(tmp_path: Path) -> Iterator[Remake]:
 
     def make() -> SharedPool:
         pool = SharedPool(fd, tmp_path)
-        pool_registry.use(HeapPool(pool))
+        dma_platform.use_pools(HeapPool(pool))
         return pool
 
     pool = make()
     yield make
-    pool_registry.use()
+    dma_platform.use_pools()
     pool.close()
     os.close(fd)

@@ -16,7 +16,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 
 class Window:
@@ -49,7 +49,7 @@ class MemoryPool(CarveoutPool):
         os.ftruncate(self.fd, zone.size)
         self.mapped: list[tuple[Extent, CacheMode]] = []
 
-    def map(self, extent: Extent, mode: CacheMode, placement: Placement = ANYWHERE) -> Mapping:
+    def map(self, extent: Extent, mode: CacheMode, placement: MapPlacement = ANYWHERE) -> Mapping:
         self.mapped.append((extent, mode))
         return Mapping(self.fd, extent.length, extent.address - self.zone.start, placement)
 

@@ -21,19 +21,22 @@ class LargerPages:
     def pytest_configure(self) -> None:
         """Wrap the one place that calls mmap(2)."""
         vm = importlib.import_module("dma_rehearsal.guest.iobuffer.os.virtual_memory")
+        page = importlib.import_module("dma_rehearsal.guest.iobuffer.base.ranges").PAGE
+        page = importlib.import_module("dma_rehearsal.guest.iobuffer.base.ranges").PAGE
+        page = importlib.import_module("dma_rehearsal.guest.iobuffer.base.ranges").PAGE
         plain = vm._map
 
         def aligned(
             address: int, length: int, protection: int, flags: int, fd: int, offset: int
         ) -> int:
-            assert not (address | offset) % vm.PAGE, "such a kernel answers EINVAL"
+            assert not (address | offset) % page, "such a kernel answers EINVAL"
             if not address:
                 nothing = vm._PRIVATE | vm.MAP_NORESERVE
-                room = plain(0, length + vm.PAGE, vm.PROT_NONE, nothing, -1, 0)
-                address = -(-room // vm.PAGE) * vm.PAGE
+                room = plain(0, length + page, vm.PROT_NONE, nothing, -1, 0)
+                address = -(-room // page) * page
                 if room < address:
                     vm._munmap(room, address - room)
-                vm._munmap(address + length, room + vm.PAGE - address)
+                vm._munmap(address + length, room + page - address)
                 flags |= vm.MAP_FIXED
             return int(plain(address, length, protection, flags, fd, offset))
 

@@ -15,15 +15,14 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions, PurgeableState
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
     MapRequest,
     Segment,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping, MapPlacement
 
 IN, OUT, IN_OUT = (
     IODirection.kIODirectionIn,
@@ -110,7 +109,7 @@ class Scattered(IOMemoryDescriptor):
     def _map(self, request: MapRequest) -> IOMemoryMap:
         at = self.skip + request.offset
         start = align_down(at, PAGE)
-        placement = Placement(
+        placement = MapPlacement(
             read_only=MapOptions.kIOMapReadOnly in request.options,
             at=align_down(request.address, PAGE),
             within=request.within,

@@ -11,7 +11,7 @@ from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 from tests.unit.guest.memory_pool import Window
 
 MIB: Final = 1 << 20
@@ -31,7 +31,7 @@ class SharedPool(CarveoutPool):
         self,
         extent: Extent,
         mode: CacheMode,  # noqa: ARG002
-        placement: Placement = ANYWHERE,
+        placement: MapPlacement = ANYWHERE,
     ) -> Mapping:
         return Mapping(self._file, extent.length, extent.address - self.zone.start, placement)
 

@@ -37,8 +37,9 @@ from dma_rehearsal.guest.iobuffer import (
     IOReturnError,
     IOUnsupportedError,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, deferred, mistakes
+from dma_rehearsal.guest.iobuffer.base import deferred, mistakes
 from dma_rehearsal.guest.iobuffer.base.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts
 
 PAGE = 4096
@@ -346,9 +347,9 @@ class Grants:
 @pytest.fixture
 def control() -> Iterator[Grants]:
     made = Grants()
-    before = access_control.use(made)
+    before, dma_platform.access_control = dma_platform.access_control, made
     yield made
-    access_control.use(before)
+    dma_platform.access_control = before
 
 
 @pytest.mark.parametrize(
@@ -419,11 +420,11 @@ def test_what_cannot_be_granted_and_not_be_unmapped_is_unmapped_later(
             pytest.raises(IOReturnError, match=r"full.*is not undone"),
         ):
             opened.map(memory, PAGE, read=True, write=True)
-        deferred.catch_up()
+        deferred.run_pending()
         (address,) = kernel.mappings
         with pytest.raises(IOBadArgumentError):
             opened.iova.take(address, PAGE)  # while it is mapped it is nobody else's
-    deferred.catch_up()
+    deferred.run_pending()
     assert kernel.mappings == {}
     opened.iova.take(address, PAGE)
     assert len(mistakes.taken()) == 1

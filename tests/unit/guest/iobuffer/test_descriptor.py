@@ -45,10 +45,12 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPurgeable,
     kIOMemoryUseReserve,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import heap, pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from tests.generated import examples
@@ -119,7 +121,7 @@ def test_any_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int, bool]]
 ) -> None:
     pool = MemoryPool(Zone("main", 0x0C00_0000, 4 * MIB), tmp_path_factory.mktemp("any"))
-    pool_registry.use(HeapPool(pool))
+    dma_platform.use_pools(HeapPool(pool))
     live: list[tuple[IOBufferMemoryDescriptor, bytes]] = []
     for number, (capacity, shift, mode, drop) in enumerate(steps):
         buffer = make(capacity, 1 << shift, 3 | mode)
@@ -134,7 +136,7 @@ def test_any_order(
     for buffer, _ in live:
         buffer.release()
     assert pool.free_size() == pool.size
-    pool_registry.use()
+    dma_platform.use_pools()
     os.close(pool.fd)
 
 
@@ -360,7 +362,7 @@ def test_forked_child_has_none_of_it(main: MemoryPool) -> None:
         try:
             buffer.getLength()
         except IONotAttachedError:
-            status = 0 if pool_registry._pools is None and "of process" in repr(buffer) else 2
+            status = 0 if dma_platform.pools is None and "of process" in repr(buffer) else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -17,9 +17,9 @@ from dma_rehearsal.guest.iobuffer import (
     current_task,
     kIODirectionInOut,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control
+from dma_rehearsal.guest.iobuffer.base import interfaces
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.descriptors import general_descriptor, iommu
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.iobuffer.descriptors.test_multi_descriptor import Area, Pins
 from tests.unit.guest.memory_pool import MemoryPool
 
@@ -48,7 +48,7 @@ class Order:
     def reclaim(self) -> None:
         pass
 
-    def pin(self, address: int, length: int, *, write: bool = True) -> general_descriptor.Pinned:
+    def pin(self, address: int, length: int, *, write: bool = True) -> interfaces.Pinned:
         pinned, order = self.pins.pin(address, length, write=write), self
 
         class Pin:
@@ -61,7 +61,7 @@ class Order:
 
         return Pin()
 
-    def map(self, va: int, length: int, **_: object) -> iommu.BusMapping:
+    def map(self, va: int, length: int, **_: object) -> interfaces.BusMapping:
         del length
         order = self
 
@@ -77,10 +77,8 @@ class Order:
 @pytest.fixture
 def order() -> Iterator[Order]:
     made = Order()
-    before = access_control.use(made), general_descriptor.use(made)
-    yield made
-    access_control.use(before[0])
-    general_descriptor.use(before[1])
+    with dma_platform.replaced(access_control=made, pinner=made):
+        yield made
     gc.collect()
 
 
@@ -145,12 +143,12 @@ def test_dropped_with_a_range(order: Order, make: Make) -> None:
 
 def test_a_range_that_is_dropped_behind_a_mapper_is_unmapped(order: Order) -> None:
     area = Area(3)
-    before = iommu.use(order)
+    before, dma_platform.iommu = dma_platform.iommu, order
     try:
         with pytest.warns(ResourceWarning):
             drop(lambda: range_of(area), itself)
     finally:
-        iommu.use(before)
+        dma_platform.iommu = before
     assert order.done == ["withdraw", "withdraw", "unmap", "unpin"]
 
 

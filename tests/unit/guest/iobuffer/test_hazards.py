@@ -30,14 +30,15 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapUnique,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import reserve
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.backing import PinnableBacking
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
-from dma_rehearsal.guest.iobuffer.os import kernel, virtual_memory
+from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
+from dma_rehearsal.guest.iobuffer.os import virtual_memory
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import reserve
 from tests.unit.guest.memory_pool import MemoryPool, make
 
 WORDS = memoryview(array.array("I", range(1, 17)))  # 16 items, 64 bytes
@@ -67,9 +68,9 @@ class Watching:
 @pytest.fixture
 def watching(main: MemoryPool) -> Iterator[Watching]:
     control = Watching(main)
-    before = access_control.use(control)
+    before, dma_platform.access_control = dma_platform.access_control, control
     yield control
-    access_control.use(before)
+    dma_platform.access_control = before
 
 
 # Data of another item size than a byte.
@@ -171,7 +172,7 @@ def test_memory_stays_when_devices_cannot_be_kept_from_it(
 @pytest.mark.usefixtures("main")
 @pytest.mark.parametrize("guard", [0, int(kIOMapGuardedSmall)])
 def test_a_mapping_is_where_it_was_asked_for(guard: int) -> None:
-    pool_registry.use(PageablePool())
+    dma_platform.use_pools(PageablePool())
     free = reserve(16 * PAGE)
     free.close()
     with make(5000, 1, kIODirectionInOut | kIOMemoryPageable) as buffer:
@@ -268,8 +269,8 @@ class Pinned:
 def test_a_mask_holds_for_pageable_memory_too(place: int) -> None:
     """Where it lies is known when it is prepared; what is too high is refused then."""
     pins: Any = Pins(place)
-    pool_registry.use(PageablePool())
-    kernel.use(pins)
+    dma_platform.use_pools(PageablePool())
+    dma_platform.driver = pins
     try:
         with IOBufferMemoryDescriptor.inTaskWithPhysicalMask(
             current_task(), kIODirectionInOut | kIOMemoryPageable, 2 * PAGE, 0xFFFF_F000
@@ -284,8 +285,8 @@ def test_a_mask_holds_for_pageable_memory_too(place: int) -> None:
                 assert not memory.prepared
         assert pins.open == 0
     finally:
-        kernel.use(None)
-        pool_registry.use()
+        dma_platform.driver = None
+        dma_platform.use_pools()
 
 
 @pytest.mark.usefixtures("main")

@@ -40,12 +40,11 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPurgeable,
     kIOMemoryPurgeableVolatile,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.memory_pool import MemoryPool, make
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable
@@ -61,9 +60,9 @@ class Strict(IOBufferMemoryDescriptor):
 @pytest.fixture(autouse=True)
 def every_pool(main: MemoryPool) -> Iterator[None]:
     """Wired and pageable memory."""
-    pool_registry.use(HeapPool(main), PageablePool())
+    dma_platform.use_pools(HeapPool(main), PageablePool())
     yield
-    pool_registry.use()
+    dma_platform.use_pools()
 
 
 # strict: IOKit refuses, and it can be done here.
@@ -287,9 +286,9 @@ def test_the_capacity_is_prepared(main: MemoryPool) -> None:
 
     with make(2 * PAGE, pool=main.name) as memory:
         memory.setLength(10)
-        before = access_control.use(Control())
+        before, dma_platform.access_control = dma_platform.access_control, Control()
         memory.prepare()
-        access_control.use(before)
+        dma_platform.access_control = before
         assert granted == [(memory.getPhysicalAddress(), 2 * PAGE)]
         assert memory.getPhysicalSegment()[1] == 10
         memory.complete()

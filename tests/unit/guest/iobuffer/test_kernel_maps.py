@@ -27,10 +27,9 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPurgeable,
 )
 from dma_rehearsal.guest.iobuffer.base.flags import PurgeableState
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
-from dma_rehearsal.guest.iobuffer.os import kernel
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.memory_pool import MemoryPool, make
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable
@@ -100,17 +99,17 @@ class Driver:
 @pytest.fixture
 def driver() -> Iterator[Driver]:
     made: Any = Driver()
-    kernel.use(made)
+    dma_platform.driver = made
     yield made
-    kernel.use(None)
+    dma_platform.driver = None
     assert not made.open, "a mapping is left"
 
 
 @pytest.fixture
 def pageable() -> Iterator[None]:
-    pool_registry.use(PageablePool())
+    dma_platform.use_pools(PageablePool())
     yield
-    pool_registry.use()
+    dma_platform.use_pools()
 
 
 def pageable_buffer(options: IOOptions = PAGEABLE) -> IOBufferMemoryDescriptor:

@@ -21,9 +21,9 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
     kIOMemoryPurgeable,
 )
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os.purgeable import Purgeable
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 
@@ -90,7 +90,7 @@ def test_empty_stays_empty(memory: Mapping) -> None:
 
 def test_none_and_codes_in_place_of_exceptions() -> None:
     make = cxx.IOBufferMemoryDescriptor
-    pool_registry.use(PageablePool())
+    dma_platform.use_pools(PageablePool())
     try:
         assert make.inTaskWithOptions(current_task(), kIODirectionIn, 0) is None
         error = cxx.last_error()
@@ -113,11 +113,11 @@ def test_none_and_codes_in_place_of_exceptions() -> None:
         assert buffer.setPurgeable(EMPTY) == (cxx.kIOReturnSuccess, NON_VOLATILE)
         assert buffer.release() is cxx.kIOReturnSuccess
     finally:
-        pool_registry.use()
+        dma_platform.use_pools()
 
 
 def test_pageable_memory_needs_no_kernel_until_it_is_wired() -> None:
-    pool_registry.use(PageablePool())
+    dma_platform.use_pools(PageablePool())
     try:
         with IOBufferMemoryDescriptor.withOptions(
             kIODirectionInOut | kIOMemoryPageable, 3 * PAGE + 1
@@ -141,4 +141,4 @@ def test_pageable_memory_needs_no_kernel_until_it_is_wired() -> None:
                 buffer.setLength(3 * PAGE + 2)
             assert buffer.getDMAMapLength() == (PAGE, 0)
     finally:
-        pool_registry.use()
+        dma_platform.use_pools()

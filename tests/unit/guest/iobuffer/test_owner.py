@@ -34,14 +34,15 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryKernelUserShared,
     task_of,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, mistakes
+from dma_rehearsal.guest.iobuffer.base import mistakes
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
 from dma_rehearsal.guest.iobuffer.base.mistakes import IOMistakeWarning
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import Mapped, PlacedMap
-from dma_rehearsal.guest.iobuffer.descriptors.remote import ask
+from dma_rehearsal.guest.iobuffer.descriptors.imported_memory import ImportedMap, Mapped
+from dma_rehearsal.guest.iobuffer.descriptors.remote import request
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.backing import Share
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os import port_messages
 from dma_rehearsal.guest.iobuffer.os.port_messages import Lost
 from dma_rehearsal.guest.testkit.other_process import OtherProcess
@@ -115,9 +116,9 @@ class Grants:
 @pytest.fixture
 def grants(tmp_path: Path) -> Iterator[Grants]:
     made = Grants(tmp_path / "grants")
-    before = access_control.use(made)
+    before, dma_platform.access_control = dma_platform.access_control, made
     yield made
-    access_control.use(before)
+    dma_platform.access_control = before
     made.close()
 
 
@@ -271,20 +272,20 @@ def test_a_dropped_mapping_goes_by_itself(remake: Remake) -> None:
 def test_an_unmap_that_fails_there_is_told_and_can_be_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    withdraw = PlacedMap.withdraw
+    withdraw = ImportedMap.withdraw
 
-    def refuse(_: PlacedMap) -> None:
+    def refuse(_: ImportedMap) -> None:
         raise PlatformDeviceError("the platform answers nonsense")
 
     with TaskPort() as port:
         memory = IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), SHARED, SIZE)
         with memory, memory_in(port, memory) as mapped:
-            monkeypatch.setattr(PlacedMap, "withdraw", refuse)
+            monkeypatch.setattr(ImportedMap, "withdraw", refuse)
             with pytest.raises(IOReturnError, match="the platform answers nonsense") as error:
                 mapped.unmap()
             assert error.value.code is IOReturn.kIOReturnError
             assert not mapped.unmapped
-            monkeypatch.setattr(PlacedMap, "withdraw", withdraw)
+            monkeypatch.setattr(ImportedMap, "withdraw", withdraw)
 
 
 def memory_in(port: TaskPort, memory: IOBufferMemoryDescriptor) -> IOMemoryMap:
@@ -299,7 +300,7 @@ def memory_in(port: TaskPort, memory: IOBufferMemoryDescriptor) -> IOMemoryMap:
         "length": SIZE,
     }
     task = task_of(port.handle)
-    remote = ask(task, "map", memory.backing.share(), details)
+    remote = request(task, "map", memory.backing.share(), details)
     return IOMemoryMap(
         memory,
         task,
@@ -608,10 +609,10 @@ def test_behind_a_mapper_a_device_reaches_what_is_the_tasks(
     ):
         other.hear()
         books = Mapper()
-        monkeypatch.setattr("dma_rehearsal.guest.iobuffer.descriptors.iommu._mapper", books)
+        monkeypatch.setattr(dma_platform, "iommu", books)
         # The port's thread has made the buffer, perhaps before: make it one for the mapper.
         memory = port.receive(timeout=20)
-        monkeypatch.setattr(memory._held.window, "_mapper", books)
+        monkeypatch.setattr(memory._resources.window, "_iommu", books)
         assert (books.open, memory.prepared) == ({}, 0)
         other.tell()
         other.hear()
@@ -715,7 +716,7 @@ def test_nonsense_from_a_maker_is_answered_and_changes_nothing(
 ) -> None:
     with TaskPort() as port:
         claimed = IOBufferMemoryDescriptor.inTaskWithOptions(current_task(), SHARED, SIZE)
-        remote = ask(
+        remote = request(
             task_of(port.handle),
             "make",
             claimed.backing.share(),
@@ -753,7 +754,7 @@ def test_late_answers_are_no_answers_to_later_calls() -> None:
                 connection.recv(4096)
 
         with OtherProcess(reply) as other:
-            remote = ask(
+            remote = request(
                 task_of(handle), "make", Share("file", "main", 0, 1, CacheMode.COPYBACK, ()), {}
             )
             with pytest.raises(IOReturnError, match="late"):

@@ -25,11 +25,11 @@ OTHERS = {
         "start = _HEADER.pack(1, size // PAGESIZE - 1, 0)",
         'return start.ljust(PAGESIZE - len(_MAGIC), b"\\0") + _MAGIC',
     },
-    "virtual_memory.py": {DEFINITION},
+    "ranges.py": {DEFINITION},
     "flags.py": {"kIOMapReadOnly = 0x1000"},
     "holders.py": {"_PROCESSES_MAX: Final = 4096"},
     "placement.py": {"_TOUCHED_MAX: Final = 4096"},
-    "port.py": {"_MESSAGE_MAX: Final = 4096"},
+    "remote.py": {"_MESSAGE_MAX: Final = 4096"},
 }
 
 
@@ -50,9 +50,7 @@ def test_a_page_has_one_definition() -> None:
     others = [module for room in rooms for module in (GUEST / room).glob("*.py")]
     for module in (*others, *allocator):
         assert numbers(module.name, module.read_text()) == []
-    assert [each.name for each in allocator if DEFINITION in each.read_text()] == [
-        "virtual_memory.py"
-    ]
+    assert [each.name for each in allocator if DEFINITION in each.read_text()] == ["ranges.py"]
 
 
 @pytest.mark.parametrize(

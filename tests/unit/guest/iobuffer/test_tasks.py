@@ -35,11 +35,12 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base.blocking import check_may_block
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.descriptors.remote import ask
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.descriptors.remote import request
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.backing import Share
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import FIXED_SIZE
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.port_messages import Lost
 from tests.unit.guest.child import begin_child, in_a_child
@@ -172,7 +173,7 @@ def test_what_was_not_received_is_released(remake: Remake) -> None:
 
 @pytest.mark.parametrize("handle", ["", "x", "x:", ":1", "x:0", "x:-1", "x:y"])
 def test_no_handle(handle: str) -> None:
-    with pytest.raises(IODeviceError, match="no task's handle"):
+    with pytest.raises(IODeviceError, match="not the handle of a task"):
         task_of(handle)
 
 
@@ -226,8 +227,8 @@ def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(remake: Remake, mess
         answer = asker.recv(4096)
         assert not answer or "code" in json.loads(answer)
         # Still there for others; nothing is made of a descriptor that is no memory.
-        with pytest.raises(IOReturnError, match=r"no memfd|kind"):
-            ask(
+        with pytest.raises(IOReturnError, match=r"not a memfd|kind"):
+            request(
                 task_of(port.handle),
                 "make",
                 Share("file", "main", 0, PAGE, CacheMode.COPYBACK, (0,)),
@@ -262,7 +263,7 @@ def test_descriptors_are_closed_once(remake: Remake, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patched:
             patched.setattr(os, "close", note)
             socket.send_fds(asker, [message], [fd])
-            assert b"a call that is none" in asker.recv(4096)
+            assert b"a malformed call" in asker.recv(4096)
     os.close(fd)
     assert len(closed) == len(set(closed)) == 2, "what came, and the copy that was made of it"
 
@@ -272,7 +273,7 @@ def test_a_file_that_can_be_cut_off_is_refused(remake: Remake, seals: int) -> No
     remake()
     fd = sealed(PAGE, seals)
     with TaskPort() as port, pytest.raises(IOReturnError, match=r"size can change"):
-        ask(
+        request(
             task_of(port.handle),
             "make",
             Share("file", "pageable", 0, PAGE, CacheMode.COPYBACK, (fd,)),
@@ -297,8 +298,8 @@ def test_an_answer_that_is_none(answer: bytes) -> None:
         thread = threading.Thread(target=reply)
         thread.start()
         share = Share("file", "main", 0, PAGE, CacheMode.COPYBACK, ())
-        with pytest.raises(Lost, match=r"no answer|no message"):
-            ask(task_of(handle), "make", share, {})
+        with pytest.raises(Lost, match=r"malformed (answer|message)"):
+            request(task_of(handle), "make", share, {})
         thread.join()
 
 

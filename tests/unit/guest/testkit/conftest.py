@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.guest.iobuffer import CacheMode
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 ZONE = Zone("main", 0x0C00_0000, 4 << 20)
 
@@ -30,7 +30,7 @@ class FilePool(CarveoutPool):
         self,
         extent: Extent,
         mode: CacheMode,  # noqa: ARG002
-        placement: Placement = ANYWHERE,
+        placement: MapPlacement = ANYWHERE,
     ) -> Mapping:
         """Map as ordinary memory."""
         return Mapping(self._file, extent.length, extent.address, placement)
@@ -42,8 +42,8 @@ def memory(tmp_path: Path) -> Iterator[int]:
     fd = os.memfd_create("carve-out")
     os.ftruncate(fd, ZONE.start + ZONE.size)
     pool = FilePool(fd, tmp_path)
-    pool_registry.use(HeapPool(pool))
+    dma_platform.use_pools(HeapPool(pool))
     yield fd
-    pool_registry.use()
+    dma_platform.use_pools()
     pool.close()
     os.close(fd)

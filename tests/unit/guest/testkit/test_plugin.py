@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.guest.iobuffer.memory import placement
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.session import SessionSettings, SettingsPlugin
 from dma_rehearsal.guest.testkit import plugin
 from dma_rehearsal.guest.testkit.host_witness import HOST
@@ -37,9 +38,9 @@ class Keeps:
 
 @pytest.fixture(autouse=True)
 def _policy() -> Iterator[None]:
-    before = placement.policy()
+    before = dma_platform.placement
     yield
-    placement.use(before)
+    dma_platform.placement = before
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -49,11 +50,11 @@ def test_settings_of_the_agent_reach_every_part(pytester: pytest.Pytester, first
     plugins = [settings, plugin] if first else [plugin, settings]
     pytester.inline_run(plugins=[*plugins, keeps])
     assert keeps.config.stash[HOST].link is link
-    assert placement.policy().name == placement.HOSTILE
+    assert dma_platform.placement.name == placement.HOSTILE
 
 
 def test_a_pytest_without_an_agent_has_no_host(pytester: pytest.Pytester) -> None:
     keeps = Keeps()
     pytester.inline_run(plugins=[plugin, keeps])
     assert HOST not in keeps.config.stash
-    assert placement.policy().name == placement.KIND
+    assert dma_platform.placement.name == placement.KIND

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
-from dma_rehearsal.guest.iobuffer.descriptors.coverage import Untouched
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.testkit import transfer_checks
 
 pytest_plugins = ["pytester"]
@@ -107,12 +108,12 @@ class Reports:
 
 @pytest.fixture
 def reports(pytester: pytest.Pytester) -> Iterator[Reports]:
-    before = coverage.use(Blind())
+    before, dma_platform.dma_evidence = dma_platform.dma_evidence, Blind()
     pytester.makepyfile(TESTS)
     reports = Reports()
     pytester.inline_run("--strict-markers", plugins=[transfer_checks, reports])
     yield reports
-    coverage.use(before)
+    dma_platform.dma_evidence = before
     coverage.begin()
 
 

@@ -201,7 +201,7 @@ def test_the_end_in_the_midst_of_a_command(caches: PlatformCoherence, unit: Cach
             end()
         deferred.finalize(end, "a buffer")
     assert mistakes.taken() == []
-    deferred.catch_up()
+    deferred.run_pending()
     with pytest.raises(CacheError, match="BAD_BUFFER"):
         unit.untrack(tag)
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_untracked_is_an_error_and_stays_tracked(
             caches.track(made)
     mistakes.taken()
     unit.clean(tag, 0, 64)
-    deferred.catch_up()
+    deferred.run_pending()
     with pytest.raises(CacheError, match="BAD_BUFFER"):
         unit.untrack(tag)
 

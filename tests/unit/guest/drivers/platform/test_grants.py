@@ -38,8 +38,9 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionIn,
     kIODirectionOut,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, deferred, mistakes
+from dma_rehearsal.guest.iobuffer.base import deferred, mistakes
 from dma_rehearsal.guest.iobuffer.base.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.device.fakes import answer
 from tests.unit.guest.child import begin_child, in_a_child
 from tests.unit.guest.memory_pool import MemoryPool, make
@@ -82,10 +83,10 @@ def unit(lock: CommandLock) -> ProtectionUnit:
 @pytest.fixture
 def access(unit: ProtectionUnit, main: MemoryPool) -> Iterator[PlatformAccess]:  # noqa: ARG001
     made = PlatformAccess(unit)
-    before = access_control.use(made)
+    before, dma_platform.access_control = dma_platform.access_control, made
     yield made
-    access_control.use(before)
-    deferred.catch_up()
+    dma_platform.access_control = before
+    deferred.run_pending()
 
 
 @contextmanager
@@ -214,7 +215,7 @@ def test_a_finalizer_that_cannot_withdraw_tells_it_and_keeps_the_memory(
     with no_descriptors(), pytest.warns(IOMistakeWarning, match="devices may still reach it"):
         drop(memory)
     with no_descriptors():
-        deferred.catch_up()
+        deferred.run_pending()
     (told,) = mistakes.taken()
     assert "Too many open files" in told, "told once, with the reason"
     assert unit.grant_count == 1
@@ -244,7 +245,7 @@ def test_a_child_leaves_its_parents_grants_alone(
     def withdraw() -> None:
         access.withdraw(granted)
         grants.withdraw()
-        memory._held.withdraw()
+        memory._resources.withdraw()
         assert grants._granted == inherited
         # The model is the child's own copy, as the device is not: it shows what was told.
         assert unit.grant_count == 2
@@ -280,13 +281,13 @@ def test_a_child_does_nothing_of_what_its_parent_left_for_later() -> None:
 
     def child() -> None:
         may.append(True)
-        deferred.catch_up()
+        deferred.run_pending()
         assert len(tries) == 1
 
-    deferred.close(call)
+    deferred.close_or_defer(call)
     assert in_a_child(child) == 0
     may.append(True)
-    deferred.catch_up()
+    deferred.run_pending()
     assert len(tries) == 2
 
 

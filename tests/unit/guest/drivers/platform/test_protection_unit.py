@@ -38,8 +38,8 @@ from dma_rehearsal.guest.drivers.platform.protection_unit import (
     Touched,
     process_owner,
 )
+from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.descriptors.coverage import Untouched
 from tests.unit.device.fakes import answer
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from dma_rehearsal.guest.iobuffer import IODeviceError, IODirection, IOReturn, IOReturnError
-from dma_rehearsal.guest.iobuffer.base import access_control, deferred, mistakes
+from dma_rehearsal.guest.iobuffer.base import deferred, mistakes
 from dma_rehearsal.guest.iobuffer.base.mistakes import IOMistakeWarning
+from dma_rehearsal.guest.iobuffer.descriptors import preparation
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 IN = IODirection.kIODirectionIn
 SEGMENTS = [(0x1000, 16), (0x2000, 16), (0x3000, 16)]
@@ -39,14 +41,14 @@ class Unit:
 @pytest.fixture
 def unit() -> Iterator[Unit]:
     made = Unit()
-    before = access_control.use(made)
+    before, dma_platform.access_control = dma_platform.access_control, made
     yield made
-    access_control.use(before)
+    dma_platform.access_control = before
 
 
 def test_no_room_for_all_grants_none(unit: Unit) -> None:
     with pytest.raises(IOReturnError, match="full"):
-        access_control.Grants(SEGMENTS, IN)
+        preparation.Grants(SEGMENTS, IN)
     assert not unit.granted
 
 
@@ -57,11 +59,11 @@ def test_what_was_granted_before_and_cannot_be_withdrawn_is_withdrawn_later(unit
         pytest.warns(IOMistakeWarning, match="2 segments could not be given back"),
         pytest.raises(IOReturnError, match=r"full.*not undone: .*no descriptor") as caught,
     ):
-        access_control.Grants(SEGMENTS, IN)
+        preparation.Grants(SEGMENTS, IN)
     assert caught.value.code is IOReturn.kIOReturnNoResources
-    deferred.catch_up()
+    deferred.run_pending()
     assert len(unit.granted) == 2
     unit.stuck = False
-    deferred.catch_up()
+    deferred.run_pending()
     assert not unit.granted
     assert len(mistakes.taken()) == 1

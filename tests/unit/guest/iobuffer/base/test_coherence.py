@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.base import coherence
+from dma_rehearsal.guest.iobuffer.base import coherence, interfaces
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.memory_pool import make
 
 
@@ -22,13 +21,13 @@ class Recorder(coherence.CoherentBus):
     def __init__(self, name: str, told: list[str]) -> None:
         self.name, self.told = name, told
 
-    def track(self, buffer: IOBufferMemoryDescriptor) -> Callable[[], None]:
+    def track(self, buffer: interfaces.DmaBuffer) -> Callable[[], None]:
         self.told.append(f"{self.name} tracks {buffer.getCapacity()}")
         return lambda: self.told.append(f"{self.name} ends")
 
     def sync_for_device(
         self,
-        memory: IOMemoryDescriptor,  # noqa: ARG002
+        memory: interfaces.DmaMemory,  # noqa: ARG002
         offset: int,
         length: int,
         direction: IODirection,  # noqa: ARG002
@@ -38,9 +37,9 @@ class Recorder(coherence.CoherentBus):
 
 @pytest.fixture
 def before() -> Iterator[coherence.Coherence]:
-    old = coherence.backend()
+    old = dma_platform.coherence
     yield old
-    coherence.use(old)
+    dma_platform.coherence = old
 
 
 @pytest.mark.usefixtures("main")
@@ -50,9 +49,10 @@ def test_what_lives_is_synced_by_the_new_one_and_untracked_by_the_old_one(
     """So a model that was turned on too late can say so, and the old one forgets what it knew."""
     told: list[str] = []
     first, second = Recorder("first", told), Recorder("second", told)
-    assert coherence.use(first) is before
+    assert dma_platform.coherence is before
+    dma_platform.coherence = first
     with make(128, 64) as old:
-        assert coherence.use(second) is first
+        dma_platform.coherence = second
         with make(192, 64) as new:
             old.sync_for_device(0, 64)
             new.sync_for_device(64, 128)

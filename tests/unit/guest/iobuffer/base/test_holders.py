@@ -21,10 +21,10 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionIn,
     kIODirectionInOut,
 )
-from dma_rehearsal.guest.iobuffer.base import access_control, holders, provenance
+from dma_rehearsal.guest.iobuffer.base import holders, interfaces, provenance
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.descriptors import iommu
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.memory_pool import MemoryPool, make
 from tests.unit.guest.shared_pool import MIB
 
@@ -117,12 +117,12 @@ class Full:
 
 def test_no_room_for_grants_names_what_is_on_the_bus() -> None:
     with make(PAGE):
-        before = access_control.use(Full())
+        before, dma_platform.access_control = dma_platform.access_control, Full()
         try:
             with pytest.raises(IOReturnError) as full:
                 make(64)
         finally:
-            access_control.use(before)
+            dma_platform.access_control = before
     assert "FULL; on the bus from here: 4096 bytes in 1 descriptors: IOBuffer" in str(full.value)
     assert full.value.reason in str(full.value)
 
@@ -170,7 +170,7 @@ def test_what_is_in_use_names_the_line_of_its_user() -> None:
 class FullMapper:
     """A mapper with as many mappings as it takes."""
 
-    def map(self, va: int, length: int, **_: object) -> iommu.BusMapping:
+    def map(self, va: int, length: int, **_: object) -> interfaces.BusMapping:
         raise IOReturnError(
             f"mapping {length} bytes at {va:#x}: dma_entry_limit",
             code=IOReturn.kIOReturnNoResources,
@@ -179,10 +179,10 @@ class FullMapper:
 
 def test_no_room_for_mappings_names_what_is_on_the_bus() -> None:
     with make(2 * PAGE):
-        before = iommu.use(FullMapper())
+        before, dma_platform.iommu = dma_platform.iommu, FullMapper()
         try:
             with pytest.raises(IOReturnError) as full:
                 make(64)
         finally:
-            iommu.use(before)
+            dma_platform.iommu = before
     assert "dma_entry_limit; on the bus from here: 8192 bytes in 1 descriptors" in str(full.value)

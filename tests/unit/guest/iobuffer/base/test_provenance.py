@@ -25,8 +25,8 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base import provenance
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
 from tests.unit.guest.memory_pool import make
 from tests.unit.guest.scattered import Bus, Scattered
 

@@ -20,12 +20,14 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
 )
 from dma_rehearsal.guest.iobuffer.base import mistakes, provenance
+from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
-from dma_rehearsal.guest.iobuffer.descriptors.coverage import CoverageError, Untouched
+from dma_rehearsal.guest.iobuffer.descriptors.coverage import CoverageError
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.prepared_transfer import UnfinishedList
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.unit.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
 
 pytestmark = pytest.mark.filterwarnings(
@@ -69,11 +71,11 @@ class Watched(Bus):
 def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     made = Watched()
     monkeypatch.setattr(provenance, "clock", lambda: made.newest)
-    before = coverage.use(made)
+    before, dma_platform.dma_evidence = dma_platform.dma_evidence, made
     coverage.begin()
     mistakes.taken()
     yield made
-    coverage.use(before)
+    dma_platform.dma_evidence = before
     coverage.begin()
     made.close()
 
@@ -201,7 +203,7 @@ def test_what_is_not_known_is_not_told(bus: Watched) -> None:
 
 
 def test_nobody_sees_the_dma() -> None:
-    assert coverage.use(None) is None
+    assert dma_platform.dma_evidence is None
     assert coverage.lines() == []
     with pytest.raises(IOUnsupportedError, match="nobody here sees the DMA"), coverage.strict():
         pass

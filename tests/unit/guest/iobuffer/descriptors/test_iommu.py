@@ -38,15 +38,16 @@ from dma_rehearsal.guest.iobuffer.base import dma_activity, mistakes
 from dma_rehearsal.guest.iobuffer.base.dma_activity import InFlight
 from dma_rehearsal.guest.iobuffer.base.mistakes import IOMistakeWarning
 from dma_rehearsal.guest.iobuffer.base.options import IOOptions
-from dma_rehearsal.guest.iobuffer.descriptors import iommu
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors.creation import make_request
-from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow, Place
+from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement, BusWindow
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, MappingOptions, Specification
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Placement
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
 MIB = 1 << 20
 START = 0x0C00_0000
@@ -114,18 +115,19 @@ class MemoryPool(CarveoutPool):
         self.fd = os.memfd_create("main")
         os.ftruncate(self.fd, 4 * MIB)
 
-    def map(self, extent: Extent, _mode: object, placement: Placement = ANYWHERE) -> Mapping:
+    def map(self, extent: Extent, _mode: object, placement: MapPlacement = ANYWHERE) -> Mapping:
         return Mapping(self.fd, extent.length, extent.address - START, placement)
 
 
 @pytest.fixture
 def books(tmp_path: Path) -> Iterator[Books]:
     pool, made = MemoryPool(tmp_path), Books()
-    pool_registry.use(HeapPool(pool))
-    iommu.use(made)
+    dma_platform.use_pools(HeapPool(pool))
+    dma_platform.iommu = made
     yield made
-    assert iommu.use(None) is made
-    pool_registry.use()
+    assert dma_platform.iommu is made
+    dma_platform.iommu = None
+    dma_platform.use_pools()
     pool.close()
     os.close(pool.fd)
     assert not made.open, "nothing stays mapped"
@@ -255,9 +257,9 @@ def test_contiguous_is_what_the_device_sees(books: Books) -> None:
     assert not contiguous(both)
     assert contiguous(both | kIOMemoryMapperNone)
     assert contiguous(kIODirectionIn | kIOMemoryHostPhysicallyContiguous)
-    iommu.use(None)
+    dma_platform.iommu = None
     assert contiguous(both)
-    iommu.use(books)
+    dma_platform.iommu = books
 
 
 def test_mapper_none_is_the_physical_address_or_refused(books: Books) -> None:
@@ -273,7 +275,7 @@ def test_mapper_none_is_the_physical_address_or_refused(books: Books) -> None:
 
 
 def test_part_of_a_mapping_that_fails_is_undone(books: Books) -> None:
-    window = BusWindow(Reached(0x1000), 3 * PAGE, Place(physical=True))
+    window = BusWindow(Reached(0x1000), 3 * PAGE, BusPlacement(physical=True))
     runs = [(0x5000, PAGE), (0x9000, 2 * PAGE)]
     window.allow(IODirection.kIODirectionOut, runs)
     assert books.open == {0x5000: (0x1000, PAGE, OUT), 0x9000: (0x2000, 2 * PAGE, OUT)}
@@ -289,7 +291,7 @@ def test_part_of_a_mapping_that_fails_is_undone(books: Books) -> None:
 
 def test_an_unmap_that_fails_is_told_and_can_be_done_again(books: Books) -> None:
     """What is mapped still is on record, and nothing is mapped twice."""
-    window = BusWindow(Reached(0x1000), 3 * PAGE, Place(physical=True))
+    window = BusWindow(Reached(0x1000), 3 * PAGE, BusPlacement(physical=True))
     runs = [(0x5000, PAGE), (0x9000, 2 * PAGE)]
     window.allow(IODirection.kIODirectionOut, runs)
     books.stuck = {0x5000}
@@ -383,9 +385,9 @@ def test_nobody_goes_around_a_mapper(books: Books) -> None:
             command.setMemoryDescriptor(buffer, autoPrepare=False)
             with pytest.raises(IOBadArgumentError, match="kBypassed"):
                 command.prepareWithSpecification(specification)
-        iommu.use(None)
+        dma_platform.iommu = None
         IODMACommand(specification)
-        iommu.use(books)
+        dma_platform.iommu = books
 
 
 class Pinned:
@@ -416,7 +418,7 @@ class Pinner:
 @pytest.fixture
 def pinner(monkeypatch: pytest.MonkeyPatch) -> Pinner:
     made = Pinner()
-    monkeypatch.setattr("dma_rehearsal.guest.iobuffer.descriptors.general_descriptor._pinner", made)
+    monkeypatch.setattr(dma_platform, "pinner", made)
     return made
 
 
@@ -516,6 +518,6 @@ def test_existing_memory_is_mapped_while_it_is_prepared(books: Books) -> None:
 def test_fork_has_no_mapper() -> None:
     child = os.fork()
     if child == 0:
-        os._exit(iommu.in_use())
+        os._exit(dma_platform.translated)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert iommu.in_use()
+    assert dma_platform.translated

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dma_rehearsal.guest.iobuffer import current_task, kernel_task
-from dma_rehearsal.guest.iobuffer.base import access_control, coherence
+from dma_rehearsal.guest.iobuffer.base import coherence, interfaces
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -30,15 +30,15 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions, PrepareFlags, PurgeableState
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection, kIOMapInhibitCache
-from dma_rehearsal.guest.iobuffer.descriptors import general_descriptor
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
-from dma_rehearsal.guest.iobuffer.os import kernel, user_memory, virtual_memory
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.os import user_memory, virtual_memory
 from tests.generated import examples
 from tests.unit.guest.scattered import IN, IN_OUT, OUT, Bus, PurgeableMemory, Scattered
 
@@ -85,9 +85,9 @@ class Control:
 @pytest.fixture
 def control() -> Iterator[Control]:
     made = Control([])
-    before = access_control.use(made)
+    before, dma_platform.access_control = dma_platform.access_control, made
     yield made
-    access_control.use(before)
+    dma_platform.access_control = before
     assert not made.granted
 
 
@@ -608,7 +608,7 @@ class Pins:
         self.open: list[tuple[int, int, bool]] = []
         self.refuse = False
 
-    def pin(self, address: int, length: int, *, write: bool = True) -> general_descriptor.Pinned:
+    def pin(self, address: int, length: int, *, write: bool = True) -> interfaces.Pinned:
         if self.refuse:
             raise IOCannotWireError("full", address=address, length=length)
         entry = address, length, write
@@ -633,9 +633,9 @@ class Pins:
 @pytest.fixture
 def pins() -> Iterator[Pins]:
     made = Pins()
-    before = general_descriptor.use(made)
+    before, dma_platform.pinner = dma_platform.pinner, made
     yield made
-    general_descriptor.use(before)
+    dma_platform.pinner = before
     assert not made.open
 
 
@@ -694,7 +694,7 @@ def test_existing_memory_is_told_to_what_maintains_the_caches(pins: Pins) -> Non
         line = 64
 
         def track_existing(
-            self, memory: IOMemoryDescriptor, address: int, length: int
+            self, memory: interfaces.DmaMemory, address: int, length: int
         ) -> Callable[[], None]:
             told.append((memory, address, length))
             if length == PAGE:
@@ -703,14 +703,14 @@ def test_existing_memory_is_told_to_what_maintains_the_caches(pins: Pins) -> Non
 
         def completed(
             self,
-            memory: IOMemoryDescriptor,  # noqa: ARG002
+            memory: interfaces.DmaMemory,  # noqa: ARG002
             offset: int,
             length: int,
         ) -> None:
             told.append((offset, length))
 
     area = Area(1)
-    before = coherence.use(Recorder())
+    before, dma_platform.coherence = dma_platform.coherence, Recorder()
     try:
         with range_of(area.address, 128) as memory:
             for _ in range(2):
@@ -721,7 +721,7 @@ def test_existing_memory_is_told_to_what_maintains_the_caches(pins: Pins) -> Non
         with pytest.raises(IODeviceError):
             range_of(area.address, PAGE).prepare()
     finally:
-        coherence.use(before)
+        dma_platform.coherence = before
     assert not pins.open
 
 
@@ -852,7 +852,7 @@ def test_sweep(order: list[int]) -> None:
 
 def test_the_driver_pins_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Pins()
-    monkeypatch.setattr(kernel, "driver", lambda: driver)
+    monkeypatch.setattr(dma_platform, "driver", driver)
     area = Area(1)
     with range_of(area.address, 8) as memory:
         memory.prepare()

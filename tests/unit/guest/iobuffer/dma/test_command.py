@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dma_rehearsal.guest import iobuffer
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, Task, current_task
-from dma_rehearsal.guest.iobuffer.base import access_control, coherence, dma_activity
+from dma_rehearsal.guest.iobuffer.base import coherence, dma_activity, interfaces
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -26,9 +25,11 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import PrepareFlags
 from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
+from dma_rehearsal.guest.iobuffer.dma import bounce_buffer
 from dma_rehearsal.guest.iobuffer.dma.command import (
     IODMACommand,
     MappingOptions,
@@ -36,7 +37,7 @@ from dma_rehearsal.guest.iobuffer.dma.command import (
     Specification,
     kForceDoubleBuffer,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.generated import examples
 from tests.unit.guest.memory_pool import MemoryPool, make
 from tests.unit.guest.scattered import IN, IN_OUT, OUT, Bus, Scattered
@@ -369,13 +370,13 @@ def test_bounce_memory_is_granted_to_the_device(bus: Bus) -> None:
         def reclaim(self) -> None: ...
 
     memory = memory_of(bus, [HIGH], direction=OUT)
-    before = access_control.use(Control())
+    before, dma_platform.access_control = dma_platform.access_control, Control()
     try:
         with command_for(bus, address_bits=32) as command:
             command.setMemoryDescriptor(memory)
             assert granted == [(bus.bounces[0].places[0], PAGE, OUT)]
     finally:
-        access_control.use(before)
+        dma_platform.access_control = before
     assert not granted
     memory.complete()
 
@@ -637,8 +638,8 @@ def test_bounce_memory_of_this_package_that_is_wrong_is_given_back(main: MemoryP
     for coverage_is_strict in False, True:
         with make(PAGE, pool="high") as memory, ExitStack() as stack:
             if coverage_is_strict:
-                coverage.use(NothingTouched())
-                stack.callback(coverage.use, None)
+                dma_platform.dma_evidence = NothingTouched()
+                stack.callback(setattr, dma_platform, "dma_evidence", None)
             command = IODMACommand(Specification(address_bits=32), bounce_allocator=too_high)
             with (
                 pytest.raises(IOReturnError, match="above 32 address bits") as error,
@@ -661,24 +662,24 @@ class NothingTouched:
         length: int,
         direction: IODirection,  # noqa: ARG002
         since: int,  # noqa: ARG002
-    ) -> coverage.Untouched:
-        return coverage.Untouched(length, 0)
+    ) -> interfaces.Untouched:
+        return interfaces.Untouched(length, 0)
 
 
 def test_a_device_outside_of_the_caches(bus: Bus) -> None:
     done: list[tuple[str, list[Segment]]] = []
 
     class Recorder(coherence.CoherentBus):
-        def clean(self, memory: IOMemoryDescriptor, offset: int, length: int) -> None:
+        def clean(self, memory: interfaces.DmaMemory, offset: int, length: int) -> None:
             done.append(("clean", memory.segments(offset, length)))
 
         def clean_and_invalidate(
-            self, memory: IOMemoryDescriptor, offset: int, length: int
+            self, memory: interfaces.DmaMemory, offset: int, length: int
         ) -> None:
             done.append(("flush", memory.segments(offset, length)))
 
     memory = memory_of(bus, [LOW, HIGH])
-    before = coherence.use(Recorder())
+    before, dma_platform.coherence = dma_platform.coherence, Recorder()
     try:
         for mapping in (MappingOptions.kNonCoherent, MappingOptions.kMapped):
             with command_for(bus, address_bits=32, mapping=mapping) as command:
@@ -689,7 +690,7 @@ def test_a_device_outside_of_the_caches(bus: Bus) -> None:
             command.prepare(flushCache=False)
             command.complete(invalidateCache=False)
     finally:
-        coherence.use(before)
+        dma_platform.coherence = before
     assert len(segments) == 2
     assert [what for what, _ in done] == ["clean"] * 2 + ["flush"] * 2
     cleaned = [each for what, parts in done if what == "clean" for each in parts]
@@ -711,7 +712,7 @@ def test_bounce_memory_comes_from_a_physical_mask(
             asked.append((inTask, int(options), capacity, physicalMask))
             return bus.bounce(capacity, 2 * PAGE, 0xFFFF_FFFF)
 
-    monkeypatch.setattr(iobuffer, "IOBufferMemoryDescriptor", Buffers)
+    monkeypatch.setattr(bounce_buffer, "IOBufferMemoryDescriptor", Buffers)
     memory = memory_of(bus, [HIGH, LOW], skip=1)
     with IODMACommand.withSpecification(
         IODMACommand.OutputHost64, 32, 0, IODMACommand.kMapped, 0, 2 * PAGE

@@ -19,12 +19,14 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IOUnsupportedError,
 )
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import resting_pins
-from dma_rehearsal.guest.iobuffer.memory.backing import ClaimBacking, PinnableBacking
 from dma_rehearsal.guest.iobuffer.memory.carveout import Claim, Zone
+from dma_rehearsal.guest.iobuffer.memory.claim_backing import ClaimBacking
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import FIXED_SIZE, PageablePool, PinnedPool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request
-from dma_rehearsal.guest.iobuffer.os import kernel
+from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Request
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from tests.unit.guest.memory_pool import MemoryPool
 
@@ -82,11 +84,11 @@ class FakeDriver:
 @pytest.fixture
 def driver() -> Iterator[FakeDriver]:
     made: Any = FakeDriver()
-    kernel.use(made)
+    dma_platform.driver = made
     resting_pins.wake()
     yield made
     resting_pins.wake()
-    kernel.use(None)
+    dma_platform.driver = None
 
 
 def pinnable(*, mapped: bool = True, highest: int | None = None) -> PinnableBacking:

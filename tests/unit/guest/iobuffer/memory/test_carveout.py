@@ -17,13 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IONoMemoryError, IOReturn
-from dma_rehearsal.guest.iobuffer.memory.carveout import (
-    CarveoutPool,
-    Claim,
-    PageLocks,
-    Zone,
-    find_zones,
-)
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Claim, Zone, find_zones
+from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 
 ROOT = Path(__file__).parents[5]

@@ -10,6 +10,7 @@ import pytest
 
 from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IOReturn
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import kernel_pools
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import (
     HUGE_PAGE,
@@ -17,7 +18,7 @@ from dma_rehearsal.guest.iobuffer.memory.kernel_pools import (
     PageablePool,
     PinnedPool,
 )
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Pool, Request
+from dma_rehearsal.guest.iobuffer.memory.pool import Pool, Request
 
 AVAILABLE = 64 << 20
 SIZE = AVAILABLE // 2

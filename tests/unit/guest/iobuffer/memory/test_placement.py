@@ -20,10 +20,12 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapInhibitCache,
 )
 from dma_rehearsal.guest.iobuffer.base.errors import IONoMemoryError
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import placement, pool_registry
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
 from dma_rehearsal.guest.iobuffer.memory.placement import HOSTILE, KIND, Hostile, Policy
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Request
 from tests.generated import examples
 from tests.unit.guest.memory_pool import MemoryPool, make
 
@@ -40,9 +42,9 @@ SHARED = settings(
 @pytest.fixture
 def hostile() -> Iterator[Hostile]:
     policy = Hostile(7)
-    before = placement.use(policy)
+    before, dma_platform.placement = dma_platform.placement, policy
     yield policy
-    placement.use(before)
+    dma_platform.placement = before
 
 
 def span(buffer: IOBufferMemoryDescriptor) -> tuple[int, int]:
@@ -54,7 +56,7 @@ def test_a_policy_has_a_name() -> None:
     assert placement.named(HOSTILE, 1).name == HOSTILE
     with pytest.raises(KeyError):
         placement.named("other", 1)
-    assert placement.policy().name == KIND
+    assert dma_platform.placement.name == KIND
 
 
 @given(seed=st.integers(0, 1 << 32))
@@ -104,7 +106,7 @@ def test_each_page_of_the_kernels_memory_is_touched(
 def test_what_was_asked_for_holds(
     main: MemoryPool, requests: list[tuple[int, int, bool]], seed: int
 ) -> None:
-    before = placement.use(Hostile(seed))
+    before, dma_platform.placement = dma_platform.placement, Hostile(seed)
     try:
         with ExitStack() as stack:
             made = []
@@ -136,7 +138,7 @@ def test_what_was_asked_for_holds(
                         for at, n in others
                     )
     finally:
-        placement.use(before)
+        dma_platform.placement = before
     assert main.free_size() == main.size
 
 
@@ -157,7 +159,7 @@ def test_the_highest_pool_that_the_mask_allows(hostile: Hostile) -> None:
             pool = pool_registry.named(each.pool)
             zone = pool.extents.zone  # type: ignore[attr-defined]
             assert zone.start + zone.size - each.getPhysicalAddress() <= 2 * PAGE
-    placement.use(Policy())
+    dma_platform.placement = Policy()
     with make(PAGE) as kind:
         assert (kind.pool, kind.getPhysicalAddress()) == ("main", 0x0C00_0000)
 
@@ -225,7 +227,7 @@ def test_no_two_neighbours_are_found_in_a_row(pages: int) -> None:
     seed=st.integers(0, 1 << 32),
 )
 def test_bus_addresses_are_as_asked(requests: list[tuple[int, int, int]], seed: int) -> None:
-    before = placement.use(Hostile(seed))
+    before, dma_platform.placement = dma_platform.placement, Hostile(seed)
     try:
         hole = (0xFEE0_0000, 0xFEEF_FFFF)
         free = IovaAllocator([(0, hole[0] - 1), (hole[1] + 1, (1 << 39) - 1)], PAGE)
@@ -245,7 +247,7 @@ def test_bus_addresses_are_as_asked(requests: list[tuple[int, int, int]], seed: 
         taken.sort()
         assert all(at + size <= following for (at, size), (following, _) in pairwise(taken))
     finally:
-        placement.use(before)
+        dma_platform.placement = before
 
 
 @pytest.mark.usefixtures("hostile")

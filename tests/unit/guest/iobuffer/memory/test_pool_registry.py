@@ -17,12 +17,13 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IONoMemoryError,
     IOReturn,
 )
-from dma_rehearsal.guest.iobuffer.memory import placement, pool_registry
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Request
-from dma_rehearsal.guest.iobuffer.os import kernel
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Request
 from tests.unit.guest.memory_pool import MemoryPool
 
 SIZE = 1 << 20
@@ -40,9 +41,9 @@ def carve_outs(tmp_path: Path) -> Iterator[dict[str, MemoryPool]]:
     """The three of a guest, in the order in which they are tried."""
     made = {zone.name: MemoryPool(zone, tmp_path) for zone in ZONES}
     order = [made[name] for name in ("main", "low", "high")]
-    pool_registry.use(*map(HeapPool, order))
+    dma_platform.use_pools(*map(HeapPool, order))
     yield made
-    pool_registry.use()
+    dma_platform.use_pools()
     for pool in made.values():
         pool.close()
         os.close(pool.fd)
@@ -56,7 +57,7 @@ def taken(request: Request, name: str | None = None) -> str:
 
 def test_discovery_begins_with_the_main_one(monkeypatch: pytest.MonkeyPatch) -> None:
     driver: Any = object()
-    kernel.use(driver)
+    dma_platform.driver = driver
     monkeypatch.setattr(pool_registry, "find_zones", lambda: list(ZONES))
     try:
         names = ["main", "low", "high", "hugetlb", "pinned", "pageable"]
@@ -65,8 +66,8 @@ def test_discovery_begins_with_the_main_one(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(IOBadArgumentError, match=f"'none'; there are {', '.join(names)}"):
             pool_registry.named("none")
     finally:
-        pool_registry.use()
-        kernel.use(None)
+        dma_platform.use_pools()
+        dma_platform.driver = None
 
 
 def test_without_a_carve_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +112,12 @@ class pools_full:  # noqa: N801  # as a function in a with
 
 @pytest.mark.usefixtures("carve_outs")
 def test_a_hostile_policy_begins_at_the_top() -> None:
-    before = placement.use(Hostile(1))
+    before, dma_platform.placement = dma_platform.placement, Hostile(1)
     try:
         assert taken(PLAIN) == "high"
         assert taken(replace(PLAIN, highest=LAST["low"])) == "low"
     finally:
-        placement.use(before)
+        dma_platform.placement = before
 
 
 @pytest.mark.usefixtures("carve_outs")

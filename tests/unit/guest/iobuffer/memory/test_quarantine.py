@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IONoMemoryError
-from dma_rehearsal.guest.iobuffer.base.ranges import RangeAllocator
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, RangeAllocator
 from dma_rehearsal.guest.iobuffer.memory import pool_registry, resting_pins
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, PageLocks, Zone
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
 from dma_rehearsal.guest.iobuffer.memory.heap import Heap
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent
+from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.memory.quarantine import RANGES_MAX, Quarantine, RestingRanges
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from tests.unit.guest.memory_pool import MemoryPool, make
@@ -385,9 +387,9 @@ def test_blocks_that_rest_are_bounded(main: MemoryPool) -> None:
 def roomy(tmp_path: Path) -> Iterator[MemoryPool]:
     """A pool whose arenas have 16 pages each."""
     pool = MemoryPool(Zone("main", 0x0C00_0000, 64 * 16 * PAGE), tmp_path)
-    pool_registry.use(HeapPool(pool))
+    dma_platform.use_pools(HeapPool(pool))
     yield pool
-    pool_registry.use()
+    dma_platform.use_pools()
     pool.close()
     os.close(pool.fd)
 

@@ -26,11 +26,11 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapCopybackCache,
     kIOMemoryIncoherentIOFlush,
 )
-from dma_rehearsal.guest.iobuffer.base import coherence
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE, Extent, Request
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.pool import Extent, Request
 from dma_rehearsal.guest.iobuffer.memory.udmabuf import UDmaBufCoherence, UDmaBufPool
 from dma_rehearsal.guest.iobuffer.os import udmabuf_sysfs
 from dma_rehearsal.guest.iobuffer.os.udmabuf_sysfs import Attributes
@@ -64,7 +64,7 @@ def test_u_dma_buf_as_a_pool(board: tuple[Path, Path]) -> None:
     sysfs, devices = board
     pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
     assert (pool.size, pool.start) == (64 * PAGE, 0x1F40_0000)
-    pool_registry.use(HeapPool(pool))
+    dma_platform.use_pools(HeapPool(pool))
     try:
         with IOBufferMemoryDescriptor.inTaskWithOptions(
             current_task(), kIODirectionInOut, 10000, 8192
@@ -80,7 +80,7 @@ def test_u_dma_buf_as_a_pool(board: tuple[Path, Path]) -> None:
         with pytest.raises(IONoMemoryError, match="largest free run is 262144"):
             pool.allocate(65 * PAGE, PAGE)
     finally:
-        pool_registry.use()
+        dma_platform.use_pools()
         pool.close()
 
 
@@ -89,9 +89,9 @@ def test_u_dma_buf_maintains_the_caches(board: tuple[Path, Path]) -> None:
     sysfs, devices = board
     pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
     folder = sysfs / "udmabuf0"
-    pool_registry.use(HeapPool(pool))
+    dma_platform.use_pools(HeapPool(pool))
     caches = UDmaBufCoherence(pool)
-    before = coherence.use(caches)
+    before, dma_platform.coherence = dma_platform.coherence, caches
 
     def written(*names: str) -> list[str]:
         return [(folder / f"sync_{name}").read_text() for name in names]
@@ -112,8 +112,8 @@ def test_u_dma_buf_maintains_the_caches(board: tuple[Path, Path]) -> None:
             with pytest.raises(IODeviceError, match="no u-dma-buf"):
                 UDmaBufCoherence().clean(buffer, 0, 64)
     finally:
-        coherence.use(before)
-        pool_registry.use()
+        dma_platform.coherence = before
+        dma_platform.use_pools()
         pool.close()
 
 
@@ -122,8 +122,8 @@ def test_alignment_where_devices_do_not_snoop(board: tuple[Path, Path], line: in
     """Left out, it is a line; less is warned of, unless the memory has whole pages anyway."""
     sysfs, devices = board
     pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
-    pool_registry.use(HeapPool(pool))
-    before = coherence.use(UDmaBufCoherence(pool, line=line))
+    dma_platform.use_pools(HeapPool(pool))
+    before, dma_platform.coherence = dma_platform.coherence, UDmaBufCoherence(pool, line=line)
     make = IOBufferMemoryDescriptor.withOptions
     try:
         with make(kIODirectionIn, 5) as first, make(kIODirectionIn, 5) as second:
@@ -139,8 +139,8 @@ def test_alignment_where_devices_do_not_snoop(board: tuple[Path, Path], line: in
         with make(kIODirectionIn | kIOMapCopybackCache, 5, 1) as pages:
             assert pages.alignment == PAGE
     finally:
-        coherence.use(before)
-        pool_registry.use()
+        dma_platform.coherence = before
+        dma_platform.use_pools()
         pool.close()
 
 
@@ -333,7 +333,7 @@ def test_a_physical_mask_that_the_buffer_lies_below(board: tuple[Path, Path]) ->
     """Its last byte counts: the place is known, so it is neither refused nor taken on trust."""
     sysfs, devices = board
     pool = UDmaBufPool("udmabuf0", sysfs=sysfs, devices=devices)
-    pool_registry.use(HeapPool(pool))
+    dma_platform.use_pools(HeapPool(pool))
     make = IOBufferMemoryDescriptor.inTaskWithPhysicalMask
     last = pool.start + 64 * PAGE - 1
     try:
@@ -344,5 +344,5 @@ def test_a_physical_mask_that_the_buffer_lies_below(board: tuple[Path, Path]) ->
         assert HeapPool(pool).refuses(Request(100, highest=last)) == ""
         assert "above" in HeapPool(pool).refuses(Request(100, highest=last - 1))
     finally:
-        pool_registry.use()
+        dma_platform.use_pools()
         pool.close()

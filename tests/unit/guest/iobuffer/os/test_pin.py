@@ -13,7 +13,7 @@ import pytest
 
 from dma_rehearsal.guest.iobuffer import IOReturn
 from dma_rehearsal.guest.iobuffer.base.errors import IOCannotWireError, IODeviceError
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import uapi
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap, Pin, _Bytes, cannot_wire

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dma_rehearsal.guest.iobuffer import CacheMode
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import uncached
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping

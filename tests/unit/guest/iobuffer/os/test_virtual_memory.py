@@ -22,11 +22,11 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
     kIOMemoryPurgeable,
 )
-from dma_rehearsal.guest.iobuffer.memory import pool_registry
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import PageablePool
-from dma_rehearsal.guest.iobuffer.memory.pool import PAGE
+from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping, Placement, Reservation
+from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping, MapPlacement, Reservation
 
 PAGEABLE = kIODirectionInOut | kIOMemoryPageable
 UNIQUE = kIOMapAnywhere | kIOMapUnique
@@ -34,9 +34,9 @@ UNIQUE = kIOMapAnywhere | kIOMapUnique
 
 @pytest.fixture
 def pageable() -> Iterator[None]:
-    pool_registry.use(PageablePool())
+    dma_platform.use_pools(PageablePool())
     yield
-    pool_registry.use()
+    dma_platform.use_pools()
 
 
 def protection_at(address: int) -> str:
@@ -130,10 +130,10 @@ def test_nothing_is_mapped_elsewhere_than_where_it_must_be() -> None:
     reservation = Reservation(4 * PAGE)
     free = reservation.address
     reservation.close()
-    with_place = Mapping(-1, PAGE, 0, Placement(at=free + PAGE))
+    with_place = Mapping(-1, PAGE, 0, MapPlacement(at=free + PAGE))
     assert with_place.address == free + PAGE
     with pytest.raises(OSError, match="File exists"):
-        Mapping(-1, PAGE, 0, Placement(at=free + PAGE))
+        Mapping(-1, PAGE, 0, MapPlacement(at=free + PAGE))
     with_place.close()
 
 
@@ -160,7 +160,7 @@ def test_a_kernel_that_takes_the_address_for_a_hint_is_seen(
     monkeypatch.setattr(virtual_memory, "_mmap", old)
     monkeypatch.setattr(virtual_memory, "_munmap", note)
     calls: list[Callable[[], object]] = [
-        lambda: Mapping(-1, PAGE, 0, Placement(at=taken.address)),
+        lambda: Mapping(-1, PAGE, 0, MapPlacement(at=taken.address)),
         lambda: Reservation(PAGE, taken.address),
     ]
     for call in calls:
