@@ -22,15 +22,15 @@ from dma_rehearsal.device.layout.result_frames import (
 
 
 class ChannelError(Exception):
-    """Base: something is wrong with the channel, or with what came over it."""
+    """Base of errors of the channel, and of the messages that came over it."""
 
 
 class ChannelClosed(ChannelError):
-    """The host is gone, or the port is."""
+    """The host has closed the channel, or the port is gone."""
 
 
 class ChannelCorrupt(ChannelError):
-    """What arrived cannot be trusted: magic, length, sequence, checksum or JSON."""
+    """A frame that cannot be trusted: wrong magic, length, sequence, checksum or JSON."""
 
 
 def frame(message: Message, sequence: int) -> bytes:
@@ -44,7 +44,7 @@ def frame(message: Message, sequence: int) -> bytes:
 class Channel:
     """Blocking messages over a descriptor, which stays the caller's.
 
-    Every error is a `ChannelError`; after one the channel is of no more use. Faults act here:
+    Every error is a `ChannelError`; after one, do not use the channel again. Faults act here:
     ``says`` may change a message or leave it out (None), and ``outgoing`` a frame (no bytes).
     """
 
@@ -57,7 +57,7 @@ class Channel:
 
     @property
     def position(self) -> tuple[int, int]:
-        """How many frames were sent and received. Another process that went on sets it."""
+        """The numbers of frames sent and received. Set it when another process has gone on."""
         return self._sent, self._received
 
     @position.setter
@@ -65,7 +65,7 @@ class Channel:
         self._sent, self._received = frames
 
     def send(self, *messages: Message) -> None:
-        """Send messages, each in a frame of its own, all by one write: each write stops the CPU."""
+        """Send messages, each in a frame of its own, by one write: each write stops the CPU."""
         frames: list[bytes] = []
         for message in messages:
             if (changed := self.says(message)) is not None:
@@ -108,7 +108,7 @@ class Channel:
 
 
 def find_port(ports: Path = Path("/sys/class/virtio-ports")) -> Path:
-    """Return the device of the virtio-serial port PORT_NAME. ChannelError when there is none."""
+    """Return the device of the virtio-serial port PORT_NAME. ChannelError without one."""
     for name in sorted(ports.glob("*/name")):  # a console's port has no name
         if name.read_text().strip() == PORT_NAME:
             return Path("/dev") / name.parent.name

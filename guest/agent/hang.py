@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test that hangs says where, and what it has printed, before the host gives the VM up."""
+"""Shows where a test hangs, and what it has printed, before the host gives the VM up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _OUTPUT_MAX = 2048  # bytes of each stream
 
 
 class HangPlugin:
-    """Writes to the guest's console when a test has run for ``limit_s`` seconds but a little.
+    """Writes to the guest's console shortly before a test has run for ``limit_s`` seconds.
 
-    By SIGALRM, which a test may take for itself: then nothing is said. ``console`` is a descriptor,
-    which stays the caller's. No limit: 0.
+    0 means no limit. It uses SIGALRM; if a test takes SIGALRM, nothing is written. ``console``
+    is a descriptor, which stays the caller's.
     """
 
     def __init__(self, limit_s: float, console: int) -> None:
@@ -31,7 +31,7 @@ class HangPlugin:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> object:
-        """Begin to count."""
+        """Start the clock."""
         if self._after_s > 0:
             self._item = item
             signal.signal(signal.SIGALRM, self._ring)
@@ -40,7 +40,7 @@ class HangPlugin:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> object:
-        """Count no more when the test is done."""
+        """Stop the clock."""
         try:
             return (yield)
         finally:
@@ -55,7 +55,7 @@ class HangPlugin:
             os.kill(os.getpid(), signal.SIGALRM)
         if self._item is None:
             return
-        said = [f"{self._item.nodeid} has run for {self._after_s:g} s and is still at it."]
+        said = [f"{self._item.nodeid} has run for {self._after_s:g} s and still runs."]
         for name, text in _printed(self._item.config):
             said += [f"It has printed to {name}:", text]
         said += ["It is here (the innermost call last):"]
@@ -65,7 +65,7 @@ class HangPlugin:
 
 
 def _printed(config: pytest.Config) -> list[tuple[str, str]]:
-    """Return the end of what a test has printed so far, which stays where pytest keeps it."""
+    """Return the end of the output of a test so far, and leave it where pytest keeps it."""
     found = []
     capture: Any = getattr(
         config.pluginmanager.getplugin("capturemanager"), "_global_capturing", None

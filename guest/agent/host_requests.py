@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent does for the host beside tests: runs programs, takes files."""
+"""The host's other requests to the agent: to run programs, and to store files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _OUTPUT_MAX = 4 << 20  # bytes of each stream; a frame holds 16 MiB
 
 
 def handle(message: Message) -> Message | None:
-    """Return the reply to a request, or None when it is no request of this kind.
+    """Return the reply to a request, or None when it is not a request of this kind.
 
-    ChannelError for one that makes no sense.
+    ChannelError for a malformed one.
     """
     try:
         if message["type"] == "execute":
@@ -35,7 +35,7 @@ def handle(message: Message) -> Message | None:
 def _execute(message: Message) -> Message:
     """Run ``argv`` for at most ``timeout`` seconds; its whole process group ends with it.
 
-    What it printed goes through files: a descendant that keeps them open keeps nobody waiting.
+    Its output goes to files: a descendant that keeps them open makes nobody wait.
     """
     argv = [str(word) for word in message["argv"]]
     limit = float(message["timeout"])

@@ -1,9 +1,9 @@
 #!/usr/bin/python3 -I
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's first process: mounts, modules, shells if asked for, the agent, power off.
+"""The guest's first process: mounts, modules, shells if wanted, the agent, power off.
 
-It is Python because the guest has Python anyway and each further program costs start-up time.
-Module parameters stand on the kernel command line as ``module.name=value``, as modprobe reads them;
+It is in Python because the guest has Python anyway, and each further program costs start-up time.
+The kernel command line has module parameters as ``module.name=value``, as modprobe reads them.
 ``rehearsal.shells=N`` gives a login shell on each of /dev/hvc0 to /dev/hvcN-1.
 """
 
@@ -37,7 +37,7 @@ REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF = 0xFEE1DEAD, 0x28121969, 0x4321F
 
 SHELLS_MAX = 8
 SHELL = "/bin/bash"
-# What a terminal on the host takes as the shell's end; the host knows the same bytes.
+# Tells the host's terminal that the shell has ended; the host has the same bytes.
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
 SHELL_PROFILE = """\
 PS1='guest:\\w# '

@@ -29,7 +29,7 @@ from dma_rehearsal.guest.agent.channel import Channel, ChannelError, find_port
 
 
 def serve(channel: Channel) -> int:
-    """Talk to the host until it says shutdown; return an exit status."""
+    """Talk to the host until it asks for a shutdown; return an exit status."""
     channel.send(
         {
             "type": "hello",

@@ -105,12 +105,12 @@ class SessionPlugin:
         self.unusable = ""  # what is wrong with the arguments
 
     def pytest_addoption(self, parser: pytest.Parser) -> None:
-        """Add what pytest's reports of failures look at, which come with the terminal's plugin."""
+        """Add the options that failure reports read; the terminal plugin would add them."""
         parser.addoption("--tb", dest="tbstyle", default="auto")
         parser.addoption("--showlocals", action="store_true", default=False)
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Keep the traceback of an error that is no test's."""
+        """Keep the traceback of an error outside of tests."""
         self.trouble.append(str(excrepr))
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -119,7 +119,7 @@ class SessionPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> object:
-        """Keep what is wrong with the arguments, such as a path that is not there."""
+        """Keep what is wrong with the arguments, such as a path that does not exist."""
         try:
             return (yield)
         except pytest.UsageError as error:
@@ -127,22 +127,22 @@ class SessionPlugin:
             raise
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what could not be collected."""
+        """Keep collection errors."""
         if report.failed:
             self._errors.append({"nodeid": report.nodeid, "longrepr": report.longreprtext})
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        """Count what is for another machine, by the reason."""
+        """Count the tests for other machines, by the reason."""
         self._left_out.update(item.stash.get(LEFT_OUT, "deselected") for item in items)
         self._found.difference_update(item.nodeid for item in items)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Keep what there was before any hook could drop it."""
+        """Keep each item before any hook can drop it."""
         self._found.add(item.nodeid)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Name the tests to the host, then run what it asks for until it says shutdown."""
+        """Name the tests to the host, then run those that it asks for until it ends the session."""
         items = {item.nodeid: item for item in session.items}
         self._channel.send(
             {
@@ -176,7 +176,7 @@ class SessionPlugin:
         self._reports.append(report)
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
-        """Keep a warning for the host's summary; of very many the first."""
+        """Keep a warning for the host's summary, up to a limit."""
         if len(self._warnings) < _WARNINGS_MAX:
             self._warnings.append(
                 {
@@ -216,7 +216,7 @@ def next_request(channel: Channel) -> Message:
 
 
 def _clipped(text: str) -> str:
-    """Return what a test printed, or the end of it when it is too much for a report."""
+    """Return the output of a test, or only its end when it is too long for a report."""
     if len(text) <= _OUTPUT_MAX:
         return text
     return f"({len(text) - _OUTPUT_MAX} characters left out)\n{text[-_OUTPUT_MAX:]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process for each session: what it leaves behind, such as a fault put on, ends with it."""
+"""A process for each session: what the session changes, such as a named fault, ends with it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def run(channel: Channel, session: Callable[[], None]) -> int:
     """Run ``session`` in a forked process that talks over ``channel``; return its exit status.
 
-    0: this process goes on with the channel from where the other one left it. Else the session
-    raised, and the host was told. A signal that ends that process ends this one, too; and when this
-    one ends, so does that.
+    0: this process continues on the channel where the session stopped. Otherwise the session
+    raised, and the host knows why. A signal that ends the session's process ends this one, too;
+    and the session's process ends with this one.
     """
     sys.stdout.flush()
     sys.stderr.flush()

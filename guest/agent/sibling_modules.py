@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules beside the guest tests can be imported, as they can in a plain pytest.
+"""Imports of modules beside the guest tests, which work as in a plain pytest.
 
-pytest's own way (``--import-mode=prepend``) puts the folder of each test file on sys.path, where of
-two modules of one name the first silently wins. Here that is an error, as soon as one is imported.
+The mode ``--import-mode=prepend`` of pytest puts the folder of each test file on sys.path, where
+the first of two modules with one name silently wins. Here that is an error, as soon as one is
+imported.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ import pytest
 
 
 class SiblingModules:
-    """A plugin, and what Python asks last for a module: it looks beside the test files."""
+    """A pytest plugin, and Python's last module finder: it looks beside the test files."""
 
     def __init__(self) -> None:
         self._folders: list[str] = []
         self._found: dict[str, str] = {}  # the file of each module that was imported so
 
     def pytest_configure(self) -> None:
-        """Be asked when neither Python nor the guest has a module of that name."""
+        """Find modules that neither Python nor the guest has."""
         sys.meta_path.append(self)
 
     def pytest_unconfigure(self) -> None:
-        """Be asked no more."""
+        """Find no more modules."""
         sys.meta_path.remove(self)
 
     def pytest_pycollect_makemodule(self, module_path: Path) -> None:
-        """Look beside this file, too; for one of a package beside the package's folder.
+        """Also look beside this file; for a file of a package, beside the package's folder.
 
-        CollectError when a module was imported whose name one in this folder has as well.
+        CollectError when this folder has a module of the same name as one that was
+        imported.
         """
         folder = module_path.parent
         while (folder / "__init__.py").exists() and folder.parent != folder:
@@ -54,7 +56,7 @@ class SiblingModules:
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         """Return where a module is; ImportError when several folders have one of that name."""
-        if path is not None:  # a part of a package, which knows its own
+        if path is not None:  # a part of a package, which finds it itself
             return None
         specs = [PathFinder.find_spec(name, [folder]) for folder in self._folders]
         found = {spec.origin: spec for spec in specs if spec and spec.origin}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limits of the device's DMA, as its BAR3 says, and what they make of a range of memory."""
+"""The limits of a device's DMA, as its BAR3 states them, applied to ranges of memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NONE: Final = 1 << 80  # more than the end of any range: no limit
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes. The defaults are a device without limits."""
+    """Limits of DMA, sizes in bytes. The defaults describe a device without limits."""
 
     address_bits: int = 64
     alignment: int = 1
@@ -32,7 +32,7 @@ class Limits:
 
     @classmethod
     def read(cls, extension: Bar) -> Self:
-        """Read the limits in force. ValueError for a rule that is not known."""
+        """Read the limits in force. ValueError for an unknown rule."""
 
         def limit(register: Ext, without: int) -> int:
             return extension[register] or without
@@ -71,17 +71,17 @@ class Limits:
 
     @property
     def step(self) -> int:
-        """Addresses and lengths that are multiples of it are always aligned."""
+        """Multiples of this are aligned as addresses and as lengths."""
         return max(self.alignment, self.length_alignment)
 
     @property
     def largest(self) -> int:
-        """The most that one DMA of one segment moves, from where the boundary allows most."""
+        """The most bytes that one DMA of one segment moves, at the best place for the boundary."""
         largest = min(self.max_segment, self.max_transfer, self.boundary)
         return largest - largest % self.step
 
     def specification(self) -> Specification:
-        """Return what an `IODMACommand` has to keep to for this device."""
+        """Return the specification that an `IODMACommand` for this device has to keep to."""
 
         def limit(size: int) -> int:
             return 0 if size >= NONE else size
@@ -103,8 +103,8 @@ class Limits:
     def split(self, address: int, length: int, largest: int = NONE) -> list[int]:
         """Return the lengths of DMAs of one segment each that move a range in order.
 
-        Each has up to ``largest`` bytes. The address must be aligned, and the length rounded;
-        ValueError when not, or when no DMA is so small.
+        Each has up to ``largest`` bytes. ValueError when the address is not aligned, the
+        length is not rounded, or no DMA is small enough.
         """
         most = min(largest - largest % self.step, self.largest)
         if most <= 0 or address % self.alignment or length % self.length_alignment:
@@ -121,9 +121,9 @@ class Limits:
         return lengths
 
     def refusal(self, *segments: tuple[int, int]) -> DmaReason:
-        """Return why the device refuses a transfer of segments (address, length) for its limits.
+        """Return the reason for which the device refuses a transfer of segments (address, length).
 
-        NONE if it does not. A sloppy one takes any address.
+        NONE when no limit forbids it. A device with sloppy limits takes any address.
         """
         if len(segments) > self.max_segments:
             return DmaReason.MAX_SEGMENTS
@@ -151,7 +151,7 @@ class Limits:
 
 
 def _breaks_prp(segments: Sequence[tuple[int, int]]) -> bool:
-    """Whether a list of PRPs cannot say it (NVM Express Base 2.0, 4.1.1), pages not crossed."""
+    """Whether the segments cannot be a list of PRPs (NVM Express Base 2.0, 4.1.1)."""
     (first, _), *others = segments
     ends = [(address + length) % PRP_PAGE for address, length in segments[:-1]]
     return bool(first % 4 or any(address % PRP_PAGE for address, _ in others) or any(ends))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's teaching device ``edu`` (QEMU, docs/specs/edu.rst): DMA by a device that is not ours.
+"""QEMU's teaching device ``edu`` (QEMU, docs/specs/edu.rst): DMA by a foreign device model.
 
-What it lacks is made up for here:
+This driver makes up for edu's gaps:
 
-- It reports no errors. A range that leaves its own 4 KiB makes QEMU touch memory of its own, so
-  none is ever asked for; what became of the bytes, the caller looks at.
-- It clamps an address that has more bits than it drives, and then reaches somebody else's memory.
-  Such an address is refused here. How many bits it drives (28, or the property ``dma_mask``) it
-  does not tell: the caller must know.
+- edu reports no errors. A range that leaves its own 4 KiB makes QEMU touch QEMU's own memory, so
+  the driver refuses such a range. The caller has to look at the bytes.
+- edu clamps an address that has more bits than it drives, and then reaches other memory. The
+  driver refuses such an address. edu does not state how many bits it drives (28, or the property
+  ``dma_mask``): the caller must know.
 - Each transfer takes 100 ms, whatever its length, and registers cannot be written meanwhile.
 
-To a cache model it is a foreign writer: nobody announces what it does but the caller.
+For a cache model edu is a foreign writer: only the caller can announce its DMA.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ class EduCommand(IntFlag):
 
 
 class EduError(PciError):
-    """The device is of another kind, was asked for what it cannot do, or does not end."""
+    """The device is another one, the request is beyond it, or its DMA does not end."""
 
 
 class Edu:
     """1234:11e8, enabled, with bus mastering on. A context manager; not for several threads.
 
-    ``address_bits`` is what it drives. ``EduError`` when it is another device.
+    ``address_bits`` is the number of address bits that it drives. ``EduError`` for another
+    device.
     """
 
     def __init__(

@@ -47,16 +47,16 @@ _RECORD: Final = struct.Struct("<IIIQ9IQ")
 
 
 class ExerciserError(PciError):
-    """The exerciser is of another kind, or did not do what its registers promise."""
+    """The exerciser has another kind or version, or broke a rule of its registers."""
 
 
 @dataclass(frozen=True, slots=True)
 class DmaRecord:
-    """One DMA: the DMASTATUS that the driver saw, then what the device recorded of it.
+    """One DMA: the DMASTATUS that the driver saw, and the device's record of it.
 
     ``address``, ``length``, ``moved`` and ``offset`` (into the device's buffer) are in bytes;
-    ``crc32`` is of the bytes moved. A refused DMA has a ``reason`` and moved nothing. ``used`` is
-    the address that left the device, None where the device does not tell.
+    ``crc32`` is of the bytes moved. A refused DMA has a ``reason`` and moved nothing. ``used``
+    is the address that left the device; None where the device does not report it.
     """
 
     status: DmaStatus
@@ -75,7 +75,7 @@ class DmaRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether register and record both say that all of it was moved."""
+        """Whether register and record both report that all bytes were moved."""
         return (
             self.status == self.recorded_status == DmaStatus.OK
             and self.reason == DmaReason.NONE
@@ -109,7 +109,7 @@ class IntxInterrupt(Interrupt):
         self._control[Reg.INTXCTL] = 0
 
     def unmask(self) -> None:
-        """Let the next interrupt through. A line that is up by now signals once more, masked."""
+        """Let the next interrupt through. A line that is still up signals once more."""
         self._driver.unmask()
 
     def close(self) -> None:
@@ -123,10 +123,10 @@ class IntxInterrupt(Interrupt):
 
 
 def find(index: int = 0) -> PciFunction:
-    """Return the exerciser's function, bound to the driver: 13b5:ed01, or what was announced.
+    """Return the exerciser's function, bound to the driver: 13b5:ed01, or the one announced.
 
-    ``index`` 1 is its peer, where a run has one. `PciError` when it is not there, or another driver
-    has it.
+    ``index`` 1 is its peer, where a run has one. `PciError` when it is absent, or bound to
+    another driver.
     """
     device = device_parameters()
     function = PciFunction.find(device.vendor, device.device, index)
@@ -173,12 +173,12 @@ class Exerciser:
 
     @property
     def extension(self) -> Bar:
-        """BAR3, what Arm's layout lacks."""
+        """BAR3: the extensions beyond Arm's layout."""
         return self._extension
 
     @property
     def buffer(self) -> memoryview:
-        """The device's own buffer, BAR1; slow from here (each access is a message)."""
+        """The device's own buffer, BAR1. It is slow: each access is a message to the device."""
         return self.pci.bar(ExerciserBar.BUFFER).data[: self.buffer_size]
 
     def read_register(self, register: Reg) -> int:
@@ -201,9 +201,9 @@ class Exerciser:
     ) -> DmaRecord:
         """Do one DMA between bus ``address`` and ``offset`` of the device's buffer.
 
-        Device to memory with ``write_memory``, else memory to device; ``control`` adds bits of
-        DMACTL. A DMA that the device refuses is a record that says so. `ExerciserError` when it is
-        not done in `DMA_TIMEOUT` seconds, or left no record.
+        With ``write_memory`` the device writes to memory, else it reads; ``control`` adds
+        bits of DMACTL. A refused DMA is a record, not an error. `ExerciserError` when it is
+        not done within `DMA_TIMEOUT` seconds, or left no record.
         """
         before = self._extension[Ext.DMA_COUNT]
         self.start_dma(
@@ -226,7 +226,7 @@ class Exerciser:
         no_snoop: bool = False,
         control: DmaCtl = _PLAIN,
     ) -> None:
-        """Trigger a DMA as `dma` does, and wait for nothing."""
+        """Trigger a DMA as `dma` does, without waiting for its end."""
         registers = self._control
         registers[Reg.DMASTATUS] = DMASTATUS_CLEAR
         registers.set64(Reg.DMA_BUS_ADDR_LO, address)
@@ -252,8 +252,8 @@ class Exerciser:
     def record(self, sequence: int, status: DmaStatus | None = None) -> DmaRecord:
         """Return the record of one DMA; 1 is the first since the reset.
 
-        ``status`` is DMASTATUS as it was seen, the recorded one when it is left out.
-        `ExerciserError` when the record is not there (any more).
+        ``status`` is DMASTATUS as the driver saw it; left out, it is the recorded one.
+        `ExerciserError` when the device has no such record (any more).
         """
         ext = self._extension
         ext[Ext.RECORD_SELECT] = sequence
@@ -278,7 +278,7 @@ class Exerciser:
 
     @property
     def bus_master(self) -> bool:
-        """Whether the command register lets the device do DMA, and send MSI-X."""
+        """Whether the command register permits DMA and MSI-X."""
         return self.pci.bus_master
 
     @bus_master.setter
@@ -308,7 +308,7 @@ class Exerciser:
         """Have INTx signal an eventfd, in place of MSI-X, until it is closed.
 
         `IOBusyError` while a vector has an eventfd, or another open file has chosen how the
-        function interrupts; `IOUnsupportedError` when there is no INTx.
+        function interrupts; `IOUnsupportedError` without INTx.
         """
         return IntxInterrupt(self.driver, self._control)
 

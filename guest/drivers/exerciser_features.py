@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More of the exerciser: a DMA in flight, limits, translations, the trace, the descriptor ring."""
+"""Further features of the exerciser: held DMA, limits, translations, the trace, the ring."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NO_FLAGS: Final = AtsCtl(0)
 
 
 class HeldDma:
-    """A DMA in flight that moves when `step` says so."""
+    """A DMA in flight that moves only when `step` is called."""
 
     def __init__(self, device: Exerciser, before: int) -> None:
         self._device, self._before = device, before
@@ -47,7 +47,7 @@ class HeldDma:
 
     @property
     def moved(self) -> int:
-        """Bytes moved so far; 0 when it is not in flight any more."""
+        """Bytes moved so far; 0 when it is no longer in flight."""
         return self._device.extension[Ext.HELD_MOVED]
 
     def step(self, length: int) -> None:
@@ -59,7 +59,7 @@ class HeldDma:
         return self._device.end_dma(self._before)
 
     def abort(self) -> tuple[DmaReason, int]:
-        """Why the device's last DMA that was cut short was, and the bytes that it had moved."""
+        """Return the reason why the device's last aborted DMA ended, and the bytes it had moved."""
         extension = self._device.extension
         return DmaReason(extension[Ext.ABORT_REASON]), extension[Ext.ABORT_MOVED]
 
@@ -68,7 +68,7 @@ class HeldDma:
 def held_dma(
     device: Exerciser, address: int, length: int, *, write_memory: bool, no_snoop: bool = False
 ) -> Iterator[HeldDma]:
-    """Put a DMA in flight; what is left of it goes at the end of the ``with``."""
+    """Put a DMA in flight; the end of the ``with`` moves the rest of it."""
     before = device.dma_count
     device.extension[Ext.HOLD] = HOLD_ON
     try:
@@ -79,9 +79,9 @@ def held_dma(
 
 
 class DmaWatch:
-    """Tells the allocator (`iobuffer.activity`) of the exerciser's DMA in flight.
+    """Reports the exerciser's DMA in flight to the allocator (`iobuffer.dma_activity`).
 
-    The range is what the address and length registers say now: who changes them meanwhile hides it.
+    The range is the one in the address and length registers. Writing them meanwhile hides it.
     """
 
     def __init__(self, device: Exerciser) -> None:
@@ -153,7 +153,7 @@ class Transaction:
 
 @contextmanager
 def monitored(device: Exerciser) -> Iterator[list[Transaction]]:
-    """Trace what reaches the device within the ``with``; the list is filled at its end."""
+    """Trace the accesses that reach the device within the ``with``; its end fills the list."""
     found: list[Transaction] = []
     device.control[Reg.TXN_CTRL] = TXN_ENABLE
     try:
@@ -206,10 +206,10 @@ class DescriptorRing:
         self._memory[start : start + size] = descriptor.pack()
 
     def doorbell(self, tail: int) -> RingStatus:
-        """Have the device run what stands before index ``tail``; return what came of it.
+        """Have the device run the descriptors before index ``tail``; return the ring's status.
 
-        `ExerciserError` when the ring is busy for longer than `DMA_TIMEOUT`: a descriptor, or what
-        it points at, lies in memory that only the device's client reaches.
+        `ExerciserError` when the ring is busy for longer than `DMA_TIMEOUT`: a descriptor,
+        or its memory, is where only the device's client reaches.
         """
         self._device.extension[Ext.RING_DOORBELL] = tail
         deadline = time.monotonic() + DMA_TIMEOUT
@@ -237,7 +237,7 @@ class DescriptorRing:
     def refused(self) -> tuple[int, DmaReason] | None:
         """The transfer that halted the ring: its first descriptor's index and the reason, or None.
 
-        Nothing of it moved, and nothing behind it was run.
+        It moved nothing, and no later descriptor was run.
         """
         value = self._device.extension[Ext.RING_REFUSED]
         if not value:
@@ -249,7 +249,7 @@ class DescriptorRing:
         return value & RING_REFUSED_INDEX, reason
 
     def restart(self) -> None:
-        """Turn the ring off and on: it goes on at index 0, whether a refusal halted it or not."""
+        """Turn the ring off and on: it goes on at index 0, halted or not."""
         self._device.extension[Ext.RING_CONTROL] = 0
         self._device.extension[Ext.RING_CONTROL] = RING_ENABLE
 

@@ -19,7 +19,7 @@ class FunctionDriver(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed, and the eventfds are taken away."""
+        """Whether it is closed, which takes the eventfds away."""
 
     def info(self) -> PciInfo:
         """See `DriverFunction.info`."""
@@ -37,7 +37,7 @@ class FunctionDriver(Protocol):
         """See `DriverFunction.unmask`."""
 
     def close(self) -> None:
-        """Close it; again is nothing."""
+        """Close it; closing again does nothing."""
 
 
 class Interrupt:
@@ -54,7 +54,7 @@ class Interrupt:
             raise
 
     def fileno(self) -> int:
-        """The eventfd, for select() and its kin."""
+        """The eventfd, for select() and similar calls."""
         return self._fd
 
     def wait(self, timeout: float) -> int:
@@ -64,7 +64,7 @@ class Interrupt:
         return os.eventfd_read(self._fd)
 
     def close(self) -> None:
-        """Take the eventfd from the vector, and close it; again is nothing."""
+        """Take the eventfd from the vector, and close it; closing again does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             try:

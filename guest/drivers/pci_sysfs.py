@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PCI functions as sysfs shows them: found by id, BARs mapped, configuration space by offset.
+"""PCI functions through sysfs: found by id, BARs mapped, configuration space by offset.
 
 Linux's Documentation/PCI/sysfs-pci.rst describes the files.
 """
@@ -45,11 +45,11 @@ _FORMATS: Final[dict[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I
 
 
 class PciError(Exception):
-    """Base of what goes wrong with PCI functions and their models; the message says where."""
+    """Base of errors about PCI functions and their models; the message says where."""
 
 
 class Bar:
-    """A mapped BAR: ``words`` makes one 32-bit access an index, ``data`` one for each byte."""
+    """A mapped BAR: ``words`` does one 32-bit access for each index, ``data`` one for each byte."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -109,7 +109,7 @@ class PciFunction:
     def find(cls, vendor: int, device: int, index: int = 0) -> Self:
         """Return the ``index``-th function with this id, in the order of addresses.
 
-        Raises `PciError` when there are not so many.
+        Raises `PciError` when there are fewer.
         """
         found = [
             folder
@@ -129,7 +129,7 @@ class PciFunction:
         return self.folder.name
 
     def enable(self) -> None:
-        """Turn memory decoding on, where no driver has."""
+        """Turn memory decoding on, which no kernel driver has done yet."""
         if not self._command() & _COMMAND_MEMORY:
             self._write("enable", "1")
 
@@ -173,9 +173,9 @@ class PciFunction:
         return bool(int.from_bytes(self.config_read(_STATUS, 2), "little") & _STATUS_INTERRUPT)
 
     def bar_address(self, number: int) -> int:
-        """Where a BAR of 32 or 64 bits lies on the bus; 0 when it is not placed.
+        """Return the bus address of a BAR of 32 or 64 bits; 0 when it has none yet.
 
-        `PciError` for a register that is none: past the sixth, or the upper half of a 64-bit BAR.
+        `PciError` past the sixth register, or for the upper half of a 64-bit BAR.
         """
         if not 0 <= number < _BARS:
             raise PciError(f"{self.address}: BAR{number}: 0 to {_BARS - 1}")
@@ -223,7 +223,7 @@ class PciFunction:
 
     @property
     def msix_vectors(self) -> int:
-        """The vectors that the function itself says it has, 0 without the MSI-X capability."""
+        """The number of vectors in the MSI-X capability, 0 without the capability."""
         place = self.capability(_MSIX)
         if not place:
             return 0
@@ -231,9 +231,9 @@ class PciFunction:
         return (control & _MSIX_TABLE_SIZE) + 1
 
     def line_interrupts(self) -> int:
-        """Count the interrupts of the INTx line since boot, whoever's they were.
+        """Return the number of interrupts of the INTx line since boot, of all functions on it.
 
-        Raises `PciError` when the kernel does not tell (Linux, sysfs-kernel-irq).
+        Raises `PciError` when the kernel does not report it (Linux, sysfs-kernel-irq).
         """
         try:
             number = (self.folder / "irq").read_text().strip()
@@ -260,9 +260,10 @@ class PciFunction:
             os.pwrite(file.fileno(), data, offset)
 
     def bind(self, driver: str = "dma_rehearsal") -> None:
-        """Have a kernel driver take the function, whatever its id is; `PciError` when it does not.
+        """Bind the function to a kernel driver, whatever its id; `PciError` when that fails.
 
-        A function that has the driver keeps it; one that has another is not taken away from it.
+        A function with this driver keeps it. A function with another driver is not taken
+        away.
         """
         if self._driver() is None:
             self._write("driver_override", driver)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linux capabilities of this thread (capabilities(7)): to be, for a moment, somebody with fewer."""
+"""Linux capabilities of this thread (capabilities(7)), and how to drop one for a while."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory types as this guest's processor has them set: IA32_PAT and the MTRRs, through msr(4).
+"""The processor's memory types, read through msr(4): IA32_PAT and the MTRRs.
 
-They are inputs to the witness, read inside the guest, and are labelled so wherever they are shown.
+They are inputs to the witness. The guest reads them, and every message says so.
 Registers: Intel SDM vol. 3A, 12.11 (MTRRs) and 12.12 (PAT).
 """
 
@@ -37,7 +37,7 @@ class MemoryTypesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mtrrs:
-    """The MTRRs as they stand: register values, not decoded.
+    """The MTRRs: register values, not decoded.
 
     ``ranges`` are (PHYSBASE, PHYSMASK); ``fixed`` the 11 fixed-range registers in the order of
     MTRR_FIXED_NAMES, zeros when the processor has none; ``physical_bits`` the address width.
@@ -58,7 +58,7 @@ def read_pat(cpu: int = 0) -> int:
 def read_mtrrs(cpu: int = 0) -> Mtrrs:
     """Return the MTRRs of one processor.
 
-    Raises `MemoryTypesError` when they cannot be read, or are more than the witness takes.
+    Raises `MemoryTypesError` when they cannot be read, or there are more than the witness takes.
     """
     with _open(cpu) as msr:
         capabilities = msr.read(IA32_MTRRCAP)
@@ -84,7 +84,7 @@ def read_physical_bits(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
         name, _, value = line.partition(":")
         if name.strip() == "address sizes":
             return int(value.split()[0])
-    raise MemoryTypesError(f"{cpuinfo} does not tell the address sizes")
+    raise MemoryTypesError(f"{cpuinfo} does not state the address sizes")
 
 
 def entry_type(entry: int, pat: int, level: int = 1) -> MemoryType:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory whose page frames are watched: where they are, and how to have the kernel move them.
+"""Page frames of memory: where they are, and how to have the kernel move them.
 
 Needs root: others read zeros in /proc/self/pagemap.
 """
@@ -31,7 +31,7 @@ _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def frames(address: int, length: int) -> list[int | None]:
-    """Return the physical address under each page of this process, None for one that has none."""
+    """Return the physical address of each page of a range; None for a page without a frame."""
     first, end = address // PAGE, (address + length + PAGE - 1) // PAGE
     with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
         data = os.pread(pagemap.fileno(), 8 * (end - first), 8 * first)
@@ -42,15 +42,15 @@ def frames(address: int, length: int) -> list[int | None]:
 
 
 def compact_memory() -> None:
-    """Have the kernel compact all memory: it moves what can be moved towards one end."""
+    """Have the kernel compact all memory: it moves movable pages towards one end."""
     Path("/proc/sys/vm/compact_memory").write_text("1\n")
 
 
 class Region:
     """``length`` bytes of private anonymous memory from a multiple of 2 MiB on, in small pages.
 
-    A context manager. Every page is there; with ``holes`` three quarters of each 2 MiB are given
-    back again, so that compaction has where to move the pages from, and where to.
+    A context manager. Every page is populated. With ``holes``, three quarters of each 2 MiB are
+    given back again, so that compaction has pages to move and room for them.
     """
 
     def __init__(self, length: int, *, holes: bool = False) -> None:
@@ -73,7 +73,7 @@ class Region:
         self._map[self._offset + offset : self._offset + offset + len(data)] = data
 
     def frames(self, offset: int = 0, length: int | None = None) -> list[int | None]:
-        """Return where the pages of a part are; see `frames` of the module."""
+        """Return the frames of a part; see the module's `frames`."""
         size = self.length - offset if length is None else length
         return frames(self.address + offset, size)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's CPUs, on which the suite places its own processes and threads.
 
-The harness isolates all but the first from the scheduler (Linux, kernel-parameters, isolcpus), so
-that two run at once where a test wants it, and nowhere else.
+The harness isolates all CPUs but the first from the scheduler (Linux, kernel-parameters, isolcpus).
+So two processes run at once only where a test wants it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None)
 
 
 def online() -> list[int]:
-    """Return the numbers of the CPUs that are in use, whoever may run there by himself."""
+    """Return the numbers of the online CPUs, isolated ones included."""
     cpus: list[int] = []
     for part in ONLINE.read_text().strip().split(","):
         first, _, last = part.partition("-")
@@ -26,18 +26,19 @@ def online() -> list[int]:
 
 
 def place(number: int) -> None:
-    """Have the calling thread, and what it starts, run on the CPU of this place in `online`.
+    """Run the calling thread, and what it starts, on the CPU at this index of `online`.
 
-    Places are counted modulo all.
+    An index past the end wraps around.
     """
     cpus = online()
     os.sched_setaffinity(0, {cpus[number % len(cpus)]})
 
 
 def run_on_each() -> None:
-    """Return when each CPU has taken the interrupts that were pending for it.
+    """Return when each CPU has taken its pending interrupts.
 
-    It took them before it ran the calling thread.
+    The calling thread runs on each CPU in turn, and a CPU takes its interrupts before it runs
+    the thread.
     """
     allowed = os.sched_getaffinity(0)
     for cpu in online():
@@ -46,5 +47,5 @@ def run_on_each() -> None:
 
 
 def current() -> int:
-    """Return the place in `online` of the CPU that the calling thread runs on (sched_getcpu(3))."""
+    """Return the index in `online` of the CPU that runs the calling thread (sched_getcpu(3))."""
     return online().index(_libc.sched_getcpu())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swap space for a while, in compressed RAM (zram): with it, memory can be paged out.
+"""Temporary swap space in compressed RAM (zram), so that the kernel can page memory out.
 
-The kernel modules are in the image and are loaded here when they are first wanted.
+The image has the kernel modules. The first use loads them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def zram_swap(mebibytes: int) -> Iterator[Path]:
-    """Have swap space of that size within the block; yields the block device's path.
+    """Turn on swap space of that size within the ``with``; yield the block device's path.
 
-    The end brings back what was paged out. OSError when a module, the device or swapon(2) fails.
+    The end brings the paged-out memory back. OSError when a module, the device or swapon(2)
+    fails.
     """
     _load_modules()
     number = int((CONTROL / "hot_add").read_text())  # reading makes a device

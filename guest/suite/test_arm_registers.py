@@ -82,7 +82,7 @@ def test_configuration_accesses_arrive(device: Exerciser, attest: Attest) -> Non
 
 @contextmanager
 def ats_enabled(device: Exerciser) -> Iterator[None]:
-    """Turn the ATS capability on, and off again."""
+    """Turn the ATS capability on within the ``with``."""
     place = device.pci.extended_capability(ATS) + ATS_CONTROL
     before = device.pci.config_read(place, 2)
     device.pci.config_write(place, struct.pack("<H", ATS_ENABLE))
@@ -173,7 +173,7 @@ def results(device: Exerciser) -> tuple[int, int, int, int]:
 def test_cleared_translation_leaves_no_result(
     bench: DmaChecker, buffer: MakeBuffer, attest: Attest
 ) -> None:
-    """Arm's ClearATC takes the translation and what shows it."""
+    """Arm's ClearATC drops the translation and the registers that show it."""
     device, memory = bench.device, buffer(kIODirectionInOut, 4096, 4096)
     address = memory.getPhysicalAddress()
     with ats_enabled(device):
@@ -221,7 +221,7 @@ def test_translation_ends_with_ats(bench: DmaChecker, buffer: MakeBuffer, attest
 
 @pytest.mark.promise("address type")
 def test_address_types(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
-    """3 is reserved, and translated does not go with the ATC. A whole write takes it back."""
+    """3 is reserved, and a translated address excludes the ATC. Another write repairs it."""
     device, memory = bench.device, buffer(kIODirectionInOut, 64)
     address = memory.getPhysicalAddress()
     kinds = [*AddressType, AddressType.UNTRANSLATED]
@@ -300,7 +300,7 @@ def test_no_snoop_needs_its_enable(bench: DmaChecker, buffer: MakeBuffer, attest
 def test_requester_id_and_pasid_are_modelled(
     bench: DmaChecker, buffer: MakeBuffer, attest: Attest
 ) -> None:
-    """The device has no PASID capability unless asked for: what is asked leaves without one."""
+    """Without its optional PASID capability the device sends requests without a PASID."""
     device, memory = bench.device, buffer(kIODirectionInOut, 64)
     address = memory.getPhysicalAddress()
     device.write_register(Reg.PASID_VAL, 0x12345)

@@ -60,7 +60,7 @@ def test_write_is_refused(bench: DmaChecker, data: Patterns, attest: Attest) -> 
 @pytest.mark.unlimited("addresses", "alignment")
 @pytest.mark.promise("DMA by message")
 def test_ring(bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest) -> None:
-    """The ring waits for QEMU, too; what comes behind is run when its turn is there."""
+    """The ring waits for QEMU, too; later descriptors run in their turn."""
     bench.load(data.take(2 * LENGTH))
     memory = buffer(kIODirectionInOut, 16 * RingDescriptor.STRUCT.size)
     with (

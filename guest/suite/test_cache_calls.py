@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of the front end that stand for cache maintenance, each on a board that needs it."""
+"""The front end's calls that do cache maintenance, each on a board that needs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OUT, IN = int(kIODirectionOut), int(kIODirectionIn)
 
 
 class Way(NamedTuple):
-    """What the device uses, and what stands for the syncs before it reads and after it wrote."""
+    """Memory for the device, and the calls that replace the syncs before and after its DMA."""
 
     memory: IOMemoryDescriptor
     before: Callable[[], object]
@@ -79,7 +79,7 @@ def synchronized(memory: IOBufferMemoryDescriptor) -> Iterator[Way]:
 
 @contextmanager
 def bounced(memory: IOBufferMemoryDescriptor) -> Iterator[Way]:
-    """Use it with a bounce buffer, whose lines they are."""
+    """Use it with a bounce buffer, whose lines are then synced."""
     with IODMACommand(Specification(mapping=MappingOptions.kNonCoherent)) as command:
         command.setMemoryDescriptor(memory)
         command.synchronize(kForceDoubleBuffer)

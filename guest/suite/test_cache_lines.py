@@ -108,7 +108,7 @@ def test_two_buffers_in_one_line(bench: DmaChecker, data: Patterns, attest: Atte
 def test_foreign_bytes_in_a_line(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, clean: bool, kind: CacheReportKind
 ) -> None:
-    """A part that is not aligned to lines: maintenance destroys what it destroys on a board."""
+    """A part that is not aligned to lines: maintenance destroys the same bytes as on a board."""
     memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, 4 * LINE)
     old, content, foreign = data.take(4 * LINE), data.take(LINE), data.take(4)
     memory.writeBytes(0, old)
@@ -173,7 +173,7 @@ def test_write_through_stores_bytes_not_lines(
 def test_memory_that_was_there_before(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, skip: int
 ) -> None:
-    """Wired, it is tracked as a buffer is; what shares its lines with others cannot be synced."""
+    """Wired, it is tracked like a buffer; parts that share lines cannot be synced."""
     length, content = 2 * LINE, data.take(2 * LINE)
     with (
         mmap.mmap(-1, PAGE) as memory,
@@ -253,7 +253,7 @@ def test_part_of_a_buffer(
 def test_two_mappings_of_the_same_lines(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
-    """A store through one is dirty in both; each can be tracked, and each sync does for all."""
+    """A store through one is dirty in both; each can be tracked, and a sync of one covers all."""
     memory = noncoherent.buffer(kIODirectionInOut | kIOMapCopybackCache, 4 * LINE)
     old, new = data.take(4 * LINE), data.take(4 * LINE)
     memory.writeBytes(0, old)
@@ -284,7 +284,7 @@ def test_two_mappings_of_the_same_lines(
 def test_a_second_mapping_with_another_attribute(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, mode: CacheMode
 ) -> None:
-    """The front end refuses each; where one came about, the model would refuse to track it."""
+    """The front end refuses each; the model would refuse to track one that exists."""
     memory = noncoherent.buffer(int(kIODirectionInOut) | mode << 8, LINE)
     memory.writeBytes(0, data.take(LINE))
     memory.sync_for_device()
@@ -311,7 +311,7 @@ def test_a_second_mapping_with_another_attribute(
 @pytest.mark.promise("cache aliases")
 @modes
 def test_aliases_by_force(noncoherent: NonCoherent, attest: Attest, mode: CacheMode) -> None:
-    """A driver that lets them come about: the witness finds each, and the model tracks none."""
+    """With a driver that permits them: the witness finds each, and the model tracks none."""
     memory = noncoherent.buffer(int(kIODirectionInOut) | mode << 8, LINE)
     physical, unit, driver = memory.getPhysicalAddress(), noncoherent.unit, noncoherent.bench.driver
     found, refused = {}, []

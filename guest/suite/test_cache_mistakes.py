@@ -139,7 +139,7 @@ def test_a_late_sync_loses_what_was_received(
 
 
 def test_wrong_sync_direction(noncoherent: NonCoherent, data: Patterns, attest: Attest) -> None:
-    """And what it leads to: Out does not invalidate, so the device's bytes are not seen."""
+    """The consequence: Out does not invalidate, so the CPU does not see the device's bytes."""
     old, new = data.take(LENGTH), data.take(LENGTH)
     memory = make(noncoherent, kIODirectionIn, old)
     noncoherent.writes(memory, 0, new)
@@ -183,7 +183,7 @@ def test_stored_to_while_the_device_owns_it(
 def test_unmapped_before_completion(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
-    """The front end refuses; a driver that does it all the same has the rest go nowhere."""
+    """The front end refuses it; a driver that does it all the same loses the rest."""
     device, old, new = noncoherent.bench.device, data.take(LENGTH), data.take(LENGTH)
     memory = make(noncoherent, kIODirectionIn, old)
     noncoherent.bench.load(new)
@@ -326,7 +326,7 @@ def test_stale_descriptor_reused(noncoherent: NonCoherent, data: Patterns, attes
 def test_mistake_of_another_process(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
-    """Its report names the buffer all the same, whoever takes it."""
+    """Its report still names the buffer, whichever process takes the report."""
     old, pool = data.take(LENGTH), reached_pool(noncoherent.bench.limits)
 
     def body(ask: Callable[[], Any]) -> Iterator[object]:

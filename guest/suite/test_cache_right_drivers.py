@@ -150,7 +150,7 @@ def test_secret_that_is_wiped(
 def test_receive_loop_that_only_looks(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, direction: IOOptions
 ) -> None:
-    """Linux's DMA-API-HOWTO: what the CPU has not stored to goes back without a sync."""
+    """Linux's DMA-API-HOWTO: memory without new stores of the CPU goes back without a sync."""
     memory = make(noncoherent, direction)
     wrong = received(noncoherent, memory, data.take(LENGTH))
     with noncoherent.expects():
@@ -198,7 +198,7 @@ def test_store_and_receive_in_lines_of_their_own(
 def test_memory_behind_a_bounce_buffer(
     noncoherent: NonCoherent, data: Patterns, attest: Attest, direction: IOOptions
 ) -> None:
-    """What complete() copies back is the CPU's own: no device has the memory."""
+    """complete() copies bytes back by the CPU: no device has the memory then."""
     content = data.take(LENGTH)
     options = direction | kIOMapCopybackCache
     with noncoherent.expects():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What devices that do not snoop see, and what the CPU sees of them, in each cache mode."""
+"""Devices that do not snoop: what they see, and what the CPU sees of them, in each cache mode."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_snooped_write_then_no_snoop_read(
 @pytest.mark.promise(PROMISE)
 @pytest.mark.usefixtures("noncoherent")
 def test_untracked_memory_moves_nothing(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
-    """In strict mode, and not even the part that is tracked."""
+    """In strict mode, not even the tracked part."""
     old = data.take(LINE)
     address = bench.staging.getPhysicalAddress()
     bench.staging.writeBytes(0, old)

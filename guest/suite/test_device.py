@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the device itself must do: bus mastering, bounds, reset."""
+"""The duties of the device itself: bus mastering, bounds, reset."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ EXTENDED = {"Address Translation Service": 0x000F, "Page Request Interface": 0x0
 def test_every_capability_is_in_its_list(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """As the guest walks the lists, which firmware and QEMU have had their hands in."""
+    """The lists as the guest walks them, after firmware and QEMU have changed them."""
     function = bench.device.pci
     places = {name: function.capability(each) for name, each in CAPABILITIES.items()}
     places |= {name: function.extended_capability(each) for name, each in EXTENDED.items()}

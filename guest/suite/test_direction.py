@@ -84,7 +84,7 @@ def test_in_at_odd_split_points(
 def test_out_reaches_registers(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """What the device read is in its data buffer, as the CPU reads BAR1 without any DMA."""
+    """The CPU finds the bytes that the device read in its data buffer, BAR1, without any DMA."""
     memory = buffer(kIODirectionOut, 64)
     expected = data.take(64)
     seen = bench.device_reads(memory, expected)

@@ -130,7 +130,7 @@ def test_device_writes(
 def test_forced_double_buffer(
     bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest, direction: IOOptions
 ) -> None:
-    """As xnu's own test does it: a pageable buffer of 8 pages, in one segment."""
+    """As in xnu's own test: a pageable buffer of 8 pages, in one segment."""
     memory, content, word = (
         buffer(direction | kIOMemoryPageable, 8 * PAGE),
         data.take(8),
@@ -201,7 +201,7 @@ def test_several_as_one(
 def test_one_mapping_of_several(
     bench: DmaChecker, buffer: MakeMemory, data: Patterns, attest: Attest, options: IOOptions
 ) -> None:
-    """From within a page on, perhaps two kinds: what the device writes is there, in order."""
+    """Starting within a page, in one or two kinds of memory: the device's bytes are in order."""
     content = data.take(2 * PAGE - 100)
     first = IOSubMemoryDescriptor.withSubRange(
         buffer(kIODirectionIn, PAGE, PAGE), 100, PAGE - 100, kIODirectionIn
@@ -230,7 +230,7 @@ def test_one_mapping_of_several(
 @pytest.mark.kernel
 @pytest.mark.promise("withAddressRange")
 def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
-    """Pages that a program has anyhow, in another order than they are in: pinned, then written."""
+    """A program's own pages, not in the order of their addresses: pinned, then written."""
     content = data.take(2 * PAGE)
     with mmap.mmap(-1, 3 * PAGE) as area:
         area[:] = inverted(bytes(3 * PAGE))
@@ -257,7 +257,7 @@ def test_existing_memory(bench: DmaChecker, data: Patterns, attest: Attest) -> N
 
 
 class Granting:
-    """What prepare() and complete() tell the protection unit, for as long as this is entered."""
+    """Records what prepare() and complete() tell the protection unit, within its ``with``."""
 
     def __init__(self, guarded: Guarded) -> None:
         self._guarded = guarded
@@ -274,7 +274,7 @@ class Granting:
             self._guarded.unit.withdraw(each.id)
 
     def reclaim(self) -> None:
-        """Nobody dies here."""
+        """Do nothing: no process dies here."""
 
     def __enter__(self) -> Self:
         self._before, dma_platform.access_control = dma_platform.access_control, self

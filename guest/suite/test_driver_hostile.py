@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process does to the function's file that would have others wait."""
+"""A hostile process uses the function's file so that others would have to wait."""
 
 from __future__ import annotations
 

@@ -83,14 +83,14 @@ def page_out(*regions: Region) -> None:
 
 
 def moved(before: list[int | None], after: list[int | None]) -> int:
-    """Return how many pages that were somewhere are elsewhere, or nowhere."""
+    """Return how many pages have moved, or have no frame any more."""
     if before == after:
         return 0
     return sum(a is not None and a != b for a, b in zip(before, after, strict=True))
 
 
 def pages_moved(move: Callable[..., None], control: Region, pinned: Region) -> tuple[int, int]:
-    """Have the kernel move what it can of both; return how many pages of each were moved."""
+    """Have the kernel move pages of both; return how many of each it moved."""
     before = control.frames(), pinned.frames()
     move(control, pinned)
     after = control.frames(), pinned.frames()
@@ -118,7 +118,7 @@ def test_pinned_pages_stay(
             segments = pin.segments()
             others, ours = pages_moved(move, control, pinned)
             assert others > 0, (
-                "nothing was moved at all, so that the pinned pages stayed is no news"
+                "nothing was moved at all, so this does not show that pinned pages stay"
             )
             if ours:
                 attest.broken(
@@ -159,7 +159,7 @@ def test_compaction_leaves_pinned_pages(bench: DmaChecker, data: Patterns, attes
             count = moved(before[offset], region.frames(offset, part))
             ours, others = (ours + count, others) if offset in pins else (ours, others + count)
         asked = f"{len(pins) * part // PAGE} pages stay, by compaction"
-        assert others > 0, "nothing was moved at all, so that the pinned pages stayed is no news"
+        assert others > 0, "nothing was moved at all, so this does not show that pinned pages stay"
         if ours:
             attest.broken(
                 PINNED,

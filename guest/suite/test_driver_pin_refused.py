@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the module does not pin, and what it does not let be done with a pin."""
+"""Memory that the module refuses to pin, and uses of a pin that it refuses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_pinned(bench: DmaChecker, data: Patterns, attest: Attest
 def test_file_with_a_backing_store_cannot_be_pinned(
     bench: DmaChecker, data: Patterns, attest: Attest, tmp_path: Path
 ) -> None:
-    """Of its kind the guest has ramfs: its pages are a page cache's, and are never swapped."""
+    """ramfs is such memory in the guest: page-cache pages that are never swapped."""
     libc = ctypes.CDLL(None, use_errno=True)
     where = os.fsencode(tmp_path)
     assert libc.mount(b"ramfs", where, b"ramfs", 0, None) == 0
@@ -136,7 +136,7 @@ def test_a_descriptor_of_another_kind_is_refused(
 def test_pins_count_against_the_limit_of_locked_memory(
     bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
-    """In a process that may not lock as it likes: of another user, with 8 pages."""
+    """In a process with a limit on locked memory: of another user, with 8 pages."""
     with mapped("anonymous", 16 * PAGE) as memory:
         address = address_of(memory)
         child = os.fork()

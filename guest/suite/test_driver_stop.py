@@ -121,7 +121,7 @@ def test_a_killed_process_leaves_no_dma_in_flight(
 def test_a_child_that_lives_on_keeps_no_dma_in_flight(
     bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
-    """A fork has none of the function's file: its last close is that of the process killed."""
+    """A fork does not get the function's file: the killed process's close is the last one."""
     old, new = data.take(PAGE), data.take(PAGE)
     with mapped("memfd", PAGE) as memory:
         memory[:] = old
@@ -204,7 +204,7 @@ def pins_a_huge_page(content: bytes, *, closes: bool) -> Callable[..., Any]:
 def test_pinned_pages_of_the_dead_wait_for_the_device(
     bench: DmaChecker, data: Patterns, attest: Attest, closes: bool
 ) -> None:
-    """They may be where a DMA of a function still goes that was open by then: until it stops."""
+    """A function that was open by then may still do DMA there: they stay until it stops."""
     bench.device.driver.close()  # what processes of earlier tests left comes back
     assert bench.device.driver.info().bus_master
     with mapped("hugetlb", HUGE):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DMA in flight: seen at every step, and ended at every step by what must end it."""
+"""A DMA in flight: observed at every step, and ended there by each event that must end it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_step_is_seen(
 def test_what_ends_it(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, end: str, steps: int
 ) -> None:
-    """Nothing moves afterwards, whatever is written to STEP; the device says why it ended."""
+    """Nothing moves afterwards, whatever is written to STEP; the device records the reason."""
     device = bench.device
     size = bench.one_dma(LENGTH)
     step = size // STEPS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that means harm: to the device, to the other function, to what stands beside a buffer."""
+"""A hostile guest attacks the device, the other function, and the memory beside a buffer."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_lengths_and_addresses_at_the_edges(
     reason: DmaReason,
     write_memory: bool,
 ) -> None:
-    """None stands for the middle of a buffer. What is refused moves nothing.
+    """None means the middle of a buffer. A refused DMA moves nothing.
 
     A device's limits come after the bounds of its buffer, and before what is on the bus.
     """
@@ -161,7 +161,7 @@ def test_lengths_and_addresses_at_the_edges(
 
 @pytest.mark.promise("MSI-X")
 def test_messages_of_vectors_that_do_not_exist(device: Exerciser, attest: Attest) -> None:
-    """And of vectors that nobody listens to yet, and with bus mastering off: none comes late."""
+    """Also for vectors without a listener, and with bus mastering off: none comes late."""
     device.bus_master = False
     for vector in range(device.vectors):
         device.interrupt(vector)

@@ -36,7 +36,7 @@ STORM = 100  # interrupts; thousands are one, and others may share the line
 
 @pytest.fixture
 def granted(pytestconfig: pytest.Config) -> int:
-    """How many vectors are due."""
+    """Return how many vectors are due."""
     return HAS if pytestconfig.stash[SETTINGS].behind_iommu else TRIED
 
 

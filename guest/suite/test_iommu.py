@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A device behind an IOMMU: it reaches what was mapped, at the address and the way it was mapped.
 
-What it must not reach, the IOMMU refuses: nothing moves, the device records the refusal, and the
+The IOMMU refuses all other accesses: nothing moves, the device records the refusal, and the
 kernel logs a fault. The host looks for that fault in what the kernel prints.
 """
 
@@ -230,7 +230,7 @@ def test_by_the_ring(bench: DmaChecker, mapper: Mapper, denied: Denial) -> None:
 def test_physical_address(
     bench: DmaChecker, mapper: Mapper, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
-    """What a driver that forgets the IOMMU would use: the device could reach it without one."""
+    """A physical address, as a driver that forgets the IOMMU would use; good only without one."""
     source = buffer(kIODirectionInOut, PAGE, PAGE, pool=reached_pool(bench.limits))
     memory = mapper(source)
     expected = data.take(PAGE)

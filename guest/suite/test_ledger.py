@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the allocator knows of transfers: who made what, what DMA left out, what is still elsewhere.
+"""Transfers as the allocator knows them: who made a buffer, and which bytes no DMA moved.
 
 Each check has a right neighbour here, which stays green.
 """

@@ -257,7 +257,7 @@ def test_after_complete(
 def test_after_release(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
-    """The memory goes to another buffer; the device does not come along."""
+    """The memory goes to another buffer, which the device does not reach."""
     pool_registry.wake()
     memory = buffer(kIODirectionInOut, SIZE, PAGE)
     physical = bench.witness(memory)[0].physical

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on buffers, behind the IOMMU: commands, parts, other processes, cache maintenance."""
+"""Users of buffers behind the IOMMU: commands, parts, other processes, cache maintenance."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ def test_a_stale_mapping_is_refused(
 def test_a_forked_child_has_none_of_it(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, pool: str
 ) -> None:
-    """Whatever the memory is of: there its addresses fault, and its parent has it still."""
+    """For any kind of memory: in the child its addresses fault, and the parent still has it."""
     pageable = int(kIOMemoryPageable) if pool == "pageable" else 0
     memory = buffer(kIODirectionInOut | pageable, PAGE, PAGE, pool=pool)
     memory.prepare()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory has one owner: what devices may do is what that one says, whoever else has it mapped."""
+"""Memory has one owner, who alone decides what devices may do with it, whoever else maps it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_who_maps_grants_nothing(
         mapped.unmap()
     attest(
         SHARED,
-        asked="setDirection(Out) while another process has it mapped",
+        asked="setDirection(Out) while another process maps it",
         attested=f"before: {before}; then a write: {refused.reason.name}, and {after}",
         kept=not there and refused.reason is WRONG_WAY,
         reason=there,
@@ -108,7 +108,7 @@ def test_who_maps_grants_nothing(
 def test_unmap_waits_until_it_is_unmapped(
     bench: DmaChecker, data: Patterns, attest: Attest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task that is stopped has it mapped still: unmap() says so, and release() refuses."""
+    """A stopped task still maps it: unmap() says so, and release() refuses."""
     memory = bench.make(kIODirectionInOut | kIOMemoryKernelUserShared, SIZE)
     seen = bench.device_writes(memory, data.take(SIZE))
     with OtherProcess(mapper) as other:
@@ -145,7 +145,7 @@ def test_unmap_waits_until_it_is_unmapped(
 def test_the_maker_has_the_say_until_its_release(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """Then the task has it. Each time a device may do what one of them says, and nothing else."""
+    """Then the task owns it. Each time a device may do only what the owner says."""
     with OtherProcess(taker) as other:
         memory = buffer(kIODirectionInOut, SIZE, task=task_of(other.hear()))
         other.tell()
@@ -177,7 +177,7 @@ def test_the_maker_has_the_say_until_its_release(
 @pytest.mark.unlimited("addresses")
 @pytest.mark.promise("inTask")
 def test_a_killed_maker_has_no_say(bench: DmaChecker, attest: Attest) -> None:
-    """What it had prepared ends with it; the task has what its buffer was made for."""
+    """Its preparations end with it; the task keeps the rights that its buffer was made with."""
     with TaskPort() as port:
         handle = port.handle
 
@@ -220,7 +220,7 @@ def test_a_killed_maker_has_no_say(bench: DmaChecker, attest: Attest) -> None:
 
 @pytest.mark.promise("release")
 def test_a_failed_withdrawal_is_an_error(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
-    """No descriptor is left for the platform's lock: the device reaches the memory still."""
+    """No file descriptor is left for the platform's lock: the device still reaches the memory."""
     memory = bench.make(kIODirectionInOut, SIZE)
     content = data.take(SIZE)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -249,7 +249,7 @@ def test_a_failed_withdrawal_is_an_error(bench: DmaChecker, data: Patterns, atte
 def test_a_child_counts_its_own_grants(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """What its parent has granted by now is the parent's, and the dead one's is taken back."""
+    """The parent's grants stay the parent's; those of the dead process are taken back."""
 
     def reclaimer(ask: Ask) -> Iterator[object]:
         ask()
@@ -285,7 +285,7 @@ def test_a_child_counts_its_own_grants(
 def test_the_owner_alone_tracks_it(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
-    """The maker, though only the task has it mapped; then the task, whose buffer it is."""
+    """First its maker, though only the task maps it; then the task, which owns the buffer."""
     with OtherProcess(taker) as other:
         memory = noncoherent.buffer(kIODirectionOut, PART, task=task_of(other.hear()))
         other.tell()

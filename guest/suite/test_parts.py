@@ -92,7 +92,7 @@ def test_address_bits_are_for_the_last_byte(
 ) -> None:
     """A DMA that begins within the device's reach and ends beyond; up to the end it is within.
 
-    There is no grant, so what the limit lets through is denied, and nothing is touched.
+    Without a grant, DMA within the limit is denied, too, and touches nothing.
     """
     # Buffers lie up to the device's limit, and up to 28 bits, where a carve-out ends.
     bits = min(27, bench.limits.address_bits - 1)

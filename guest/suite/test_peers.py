@@ -19,7 +19,7 @@ LENGTH = 1024
 
 @pytest.fixture(scope="module")
 def peer() -> Iterator[Exerciser]:
-    """The second exerciser. What the first does to its BARs needs no bus mastering of its own."""
+    """The second exerciser. Without bus mastering of its own, its BARs can still be accessed."""
     with Exerciser(find(1)) as opened:
         yield opened
 

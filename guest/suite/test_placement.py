@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile placement, put on for a test: what is asked for holds, and a mistake does not pass."""
+"""Hostile placement within a test: right requests hold, and mistakes are found."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_carry_that_is_lost_is_denied(
 def test_bus_addresses_are_apart(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """What was mapped one after the other cannot be taken for one segment."""
+    """Buffers mapped one after the other cannot pass for one segment."""
     buffers = [buffer(kIODirectionInOut, PAGE, PAGE) for _ in range(8)]
     seen = [bench.device_writes(each, data.take(PAGE)).address for each in buffers]
     gaps = [high - low - PAGE for low, high in pairwise(sorted(seen))]

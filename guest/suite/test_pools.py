@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pools: what each can do, what it refuses and why, and memory that is fragmented."""
+"""The pools: their abilities, their refusals with reasons, and fragmented memory."""
 
 from __future__ import annotations
 

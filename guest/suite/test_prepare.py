@@ -349,7 +349,7 @@ def test_zero_length_is_safe(
 def test_memory_given_away_is_noticed(
     buffer: MakeBuffer, bench: DmaChecker, attest: Attest
 ) -> None:
-    """complete() and a new prepare() may find other pages; the old ones are nobody's promise."""
+    """complete() and a new prepare() may find other pages; nobody promises the old ones."""
     memory = buffer(kIODirectionIn | kIOMemoryPageable, PAGE)
     if memory.backing.mapping is None:
         raise CheckFailed("pageable memory of this task is not mapped")

@@ -77,7 +77,7 @@ def test_coherence_is_the_announced_one(
 def test_sync_forgotten_shows_where_the_device_is_not_coherent(
     noncoherent: NonCoherent, data: Patterns, attest: Attest
 ) -> None:
-    """Ordinary DMA, which asks for nothing: without its sync it meets what stands in memory."""
+    """Ordinary DMA, which asks for nothing: without its sync it meets the bytes in memory."""
     coherent = device_parameters().coherent
     size = noncoherent.bench.one_dma(noncoherent.bench.fits(256))
     old, new, later = (data.take(size) for _ in range(3))

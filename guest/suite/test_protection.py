@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protection unit: what grants let through, and what moves nothing because none does."""
+"""The protection unit: DMA with a grant moves bytes, and DMA without one moves nothing."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_adjacent_grants(
 def test_revoked_in_flight(
     guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Attest, write: bool, steps: int
 ) -> None:
-    """Each step is judged when it moves: what moved stays, the next step ends the DMA."""
+    """Each step is checked when it moves: moved bytes stay, and the next step ends the DMA."""
     bench, memory = guarded.bench, buffer(kIODirectionInOut, LENGTH)
     address, moved = memory.getPhysicalAddress(), steps * STEP
     grant = guarded.grant(address, LENGTH, IN if write else OUT)

@@ -37,7 +37,7 @@ OPTIONS = kIODirectionInOut | kIOMemoryPageable | kIOMemoryPurgeable
 
 
 def purge(memory: IOBufferMemoryDescriptor, pages: range) -> None:
-    """Have the kernel reclaim pages now: what is free to go, goes."""
+    """Have the kernel reclaim all reclaimable pages now."""
     for page in pages:
         virtual_memory.advise(memory.address + page * PAGE, PAGE, page_frames.MADV_PAGEOUT)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was released rests: a DMA that comes late is denied, and lands in nobody's buffer."""
+"""Released memory rests: a late DMA is denied, and does not land in another buffer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds a buffer, and where the allocator must not be called."""
+"""Reasons that hold a buffer at its release, and places where the allocator must not be called."""
 
 from __future__ import annotations
 

@@ -287,10 +287,10 @@ def rewriter(
 def test_ring_that_another_cpu_rewrites(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest
 ) -> None:
-    """Lengths that change between check and use: what is checked is what is used.
+    """Lengths that change between check and use: the device uses the ones it checked.
 
-    One length fits, the other is past the device's buffer. So a transfer is done with the one, or
-    refused with the other, and the bytes around the target stay.
+    One length fits, the other is past the device's buffer. So a transfer is done with the one,
+    or refused with the other, and the bytes around the target stay.
     """
     memory = buffer(kIODirectionInOut, 4096)
     base = memory.getPhysicalAddress()

@@ -28,7 +28,7 @@ def agree(
 ) -> tuple[str, str]:
     """Let bytes go from our device over memory to edu, and back over other memory.
 
-    Return what was seen for people, and what is wrong. What edu must write over, our device has
+    Return what was seen, for people, and what is wrong. edu must replace bytes that our device has
     written itself: it cannot know the bytes but from memory.
     """
     size = len(data)

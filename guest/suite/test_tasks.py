@@ -46,7 +46,7 @@ MODE_NAMES = [mode.name for mode in EFFECTIVE]
 def test_kernel_task(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: int
 ) -> None:
-    """No process has it mapped; the kernel has, with its mode, and the device reaches it."""
+    """Mapped by the kernel alone, in its mode, and not by any process; the device reaches it."""
     memory = buffer(IOOptions.of(kIODirectionInOut | mode), SIZE, task=kernel_task)
     seen = bench.device_reads(memory, data.take(SIZE))
     written = data.take(SIZE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How memory is mapped, by three who share no code: the platform's witness, the driver, the host.
+"""Mappings of memory as three see them who share no code: witness, driver and host.
 
 The witness takes its page-table root from the driver, the host takes it out of the CPU.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three who looked at the same mapping: the platform's witness, the driver, and the host.
+"""Three views of the same mapping: the platform's witness, the driver, and the host.
 
-Each has a walk and a decoder of its own. The witness walks by DMA from the root that the driver
-told; the driver reads entries in the kernel; the host finds the root in the CPU, and walks in RAM.
+Each has its own walk and decoder. The witness walks by DMA from the root that the driver
+names. The driver reads entries in the kernel. The host finds the root in the CPU and walks RAM.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def isolated() -> bool:
-    """Whether this kernel has another page table while a process runs (pti=on)."""
+    """Whether this kernel has a separate page table for user mode (pti=on)."""
     # sysfs's list of vulnerabilities would not say, for a CPU that could do without.
     flags = next(line for line in _CPUINFO.read_text().splitlines() if line.startswith("flags"))
     return "pti" in flags.split()
@@ -35,7 +35,7 @@ def isolated() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What the three found of one range. ``entries`` are the driver's, some pages of it."""
+    """The three views of one range. ``entries`` are the driver's, for some of its pages."""
 
     witness: Sequence[WitnessRun]
     entries: Sequence[PageTableEntry]
@@ -45,9 +45,9 @@ class Agreement:
 
     @classmethod
     def of(cls, bench: DmaChecker, host: HostWitness, address: int, length: int) -> Agreement:
-        """Have all of them look at a range of this process, which must stay mapped as it is.
+        """Have all three look at a range of this process, which must stay mapped as it is.
 
-        The driver is asked for the first and the last page of each run that the host saw.
+        The driver looks at the first and the last page of each run that the host saw.
         """
         seen = host(address, length)
         entries = [bench.driver.query(va) for va, _ in seen.translations]
@@ -61,12 +61,12 @@ class Agreement:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the table of cache modes shows, beside the mode."""
+        """The columns of the table of cache modes, beside the mode."""
         return {"effective": "+".join(self.types), "agreed": "driver, host"}
 
     @property
     def objections(self) -> list[str]:
-        """What anybody found otherwise than the others; nothing when all agree."""
+        """The differences between the views; empty when all agree."""
         return [*self._of_host(), *self._of_driver(), *self._of_qemu()]
 
     def __str__(self) -> str:

@@ -33,7 +33,7 @@ EVIDENCE: Final = ("bytes", "refusal", "interrupt", "walk", "cache", "register")
 
 
 def is_verdict(error: pytest.ExceptionInfo[BaseException]) -> bool:
-    """Whether an error is a verdict on the device: the rig's own frames do not explain it.
+    """Return whether an error is a verdict on the device, not explained by the kit's own frames.
 
     As a module's ``__tracebackhide__`` it keeps them out of the report.
     """
@@ -44,9 +44,9 @@ __tracebackhide__ = is_verdict
 
 
 class CheckFailed(AssertionError):
-    """What the device did is not what was promised; the message says where.
+    """A check failed: the device broke a promise; the message says where.
 
-    Out of a test it breaks the promises that the test is marked with.
+    When a test raises it, the promises that the test is marked with are broken.
     """
 
 
@@ -54,9 +54,9 @@ class CheckFailed(AssertionError):
 class Attest:
     """Verdicts on promises, for one test.
 
-    `direction`, `contiguous`, `alignment`, `cache` and `released` claim that a buffer has what was
-    promised: the host judges it by the trace of what devices did in this test. For what only the
-    test can know, call it with what was asked and what was seen.
+    `direction`, `contiguous`, `alignment`, `cache` and `released` claim that a buffer kept a
+    promise; the host judges the claim by the trace of the devices' DMA in this test. For what
+    only the test can know, call it with what was asked and what was seen.
     """
 
     properties: list[tuple[str, Any]] = field(default_factory=list)
@@ -75,10 +75,10 @@ class Attest:
     ) -> None:
         """Record a promise by the test's own verdict: kept, or broken, which fails the test.
 
-        ``reason`` says why it is broken. ``evidence`` is what the verdict rests on, without which
-        the host does not take a kept promise for one: "bytes" that a device moved, an announced
-        "refusal", an "interrupt", a "walk" of the page tables, the "cache" model's commands, or
-        accesses of a "register".
+        ``reason`` says why it is broken. ``evidence`` is the basis of the verdict, without
+        which the host does not accept it: "bytes" that a device moved, an announced
+        "refusal", an "interrupt", a "walk" of the page tables, the "cache" model's
+        commands, or accesses of a "register".
         """
         if evidence not in EVIDENCE:
             raise ValueError(f"evidence {evidence!r}: one of {', '.join(EVIDENCE)}")
@@ -95,8 +95,8 @@ class Attest:
     def direction(self, memory: Memory, *, asked: str = "") -> None:
         """Claim that devices moved bytes of the memory each way that its direction permits.
 
-        All DMA counts from when the memory was made until now, also what went to bounce memory in
-        its place. Broken when some went the other way.
+        All DMA counts from when the memory was made until now, through bounce memory as
+        well. The claim is broken when bytes went the other way.
         """
         direction = memory.getDirection()
         if direction not in (
@@ -104,7 +104,7 @@ class Attest:
             IODirection.kIODirectionOut,
             IODirection.kIODirectionInOut,
         ):
-            raise ValueError(f"{memory!r} has no direction that could be attested")
+            raise ValueError(f"{memory!r} has no direction to attest")
         ranges = [list(segment) for segment in reached_of(memory)]
         where = {"direction": direction.name, "ranges": ranges}
         self._claim(memory, "direction", direction.name, asked, **where)
@@ -112,7 +112,8 @@ class Attest:
     def contiguous(self, memory: Memory, *, promise: str = "", asked: str = "") -> None:
         """Claim that it is one segment for the device, and physically one run under its mapping.
 
-        Devices must have moved bytes of every page. Behind an IOMMU only the segment counts.
+        Devices must have moved bytes of every page. Behind an IOMMU only the segment
+        counts.
         """
         name, at = promise or contiguity_of(memory), address_of(memory)
         ranges, length = segments_of(memory), size_of(memory)
@@ -131,7 +132,7 @@ class Attest:
         self._claim(memory, "contiguous", name, asked, **where)
 
     def alignment(self, memory: Memory, alignment: int, *, asked: str = "") -> None:
-        """Claim that devices used it from an address on that is a multiple of ``alignment``."""
+        """Claim that devices used it from an address that is a multiple of ``alignment``."""
         ((start, _), *_) = segments_of(memory)
         said = asked or str(alignment)
         if start % alignment:
@@ -141,12 +142,10 @@ class Attest:
     def cache(
         self, memory: Memory, mode: CacheMode | IOOptions | None = None, *, asked: str = ""
     ) -> None:
-        """Claim that each page of its mapping has the memory type of ``mode``: the mode asked for.
+        """Claim that each page of its mapping has the memory type of ``mode`` (default: as asked).
 
-        ``mode`` may also be the options that have it, such as kIOMapInhibitCache.
-
-        The witness walks the mapping. In this process alone: memory that is not mapped here has
-        nothing to be walked.
+        ``mode`` may also be the options that have it, such as kIOMapInhibitCache. The
+        witness walks the mapping in this process, so the memory must be mapped here.
         """
         wanted = mode_of(memory) if mode is None else mode
         if isinstance(wanted, IOOptions):
@@ -165,18 +164,18 @@ class Attest:
         self._claim(memory, "cache", name, said, mode=due, **where)
 
     def released(self, memory: IOMemoryDescriptor, *, asked: str = "") -> None:
-        """Claim that no device reaches what the memory was, now that it is released.
+        """Claim that no device reaches the memory any more, now that it is released.
 
-        Nothing may have been granted of it by now, nor be moved of it until the test's end, or
-        until the allocator hands it out again.
+        No grant may cover it now, and no byte of it may move until the test's end, or until
+        the allocator hands it out again.
         """
         if not memory.released:
-            raise ValueError(f"{memory!r} lives: release() it, then attest that it was")
+            raise ValueError(f"{memory!r} is not released: release() it, then attest")
         self._claim(memory, "released", "release", asked, mark=self._evidence().mark())
 
     def _claim(self, memory: Memory, kind: str, promise: str, asked: str, **more: object) -> None:
         if not segments_of(memory):
-            raise ValueError(f"{memory!r} was never prepared, so no device could use it")
+            raise ValueError(f"{memory!r} was never prepared, so no device can have used it")
         said = asked or f"{size_of(memory)} bytes"
         made = claim(memory, kind, promise, said, self._evidence(), **more)
         self.properties.append((CLAIM, made))
@@ -184,8 +183,8 @@ class Attest:
     def _evidence(self) -> Evidence:
         if self.evidence is None:
             raise PciError(
-                "there is no platform here whose trace could tell: attest(..., kept=...) states "
-                "what the test itself has seen"
+                "without a platform there is no trace to judge by; use attest(..., kept=...) to "
+                "state what the test itself has seen"
             )
         return self.evidence
 
@@ -205,8 +204,8 @@ class Attest:
     def expect_fault(self, source: str, address: int, *, write: bool) -> None:
         """Expect the IOMMU's fault of one DMA in the kernel's log, where the host looks for it.
 
-        ``source`` is the device as bus:device.function, ``address`` the first byte at fault. The
-        test's promises are broken when it is not there.
+        ``source`` is the device as bus:device.function, ``address`` the first byte at
+        fault. The test's promises are broken without that fault.
         """
         fault = {"source": source, "address": address, "write": write}
         self.properties.append(("iommu fault", fault))
@@ -220,10 +219,10 @@ class Attest:
         reason: str,
         facts: Mapping[str, str] | None = None,
     ) -> None:
-        """Add a row; ``verdict`` is kept, broken, unattested or unsupported. Fails nothing.
+        """Add a row; ``verdict`` is kept, broken, unattested or unsupported. It fails nothing.
 
-        For the table of cache modes, ``facts`` name the "mode" and what is known of it: its
-        "effective" type, who "agreed" on that ("driver, host"), its "no-snoop" behaviour.
+        For the table of cache modes, ``facts`` name the "mode", its "effective" type, who
+        "agreed" on that ("driver, host"), and its "no-snoop" behaviour.
         """
         row = {
             "promise": promise,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The board under a test, whichever device is on it: the platform, the driver, the witness."""
+"""The board under test with any device on it: the platform, the driver, the witness."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __tracebackhide__ = is_verdict
 
 
 NO_EXERCISER: Final = (
-    "{} the built-in exerciser, and this run has a device of your own in its place: drive that one "
-    "by its own driver; of bench, platform, driver, limits, make, witness and witness_range work "
+    "{} the built-in exerciser, and this run has a device of your own in its place. Use your own "
+    "driver for it; of bench, platform, driver, limits, make, witness and witness_range work "
     "with any device"
 )
 
@@ -48,7 +48,7 @@ def described(runs: Sequence[WitnessRun]) -> str:
 
 @dataclass(slots=True)
 class Board:
-    """What any device's test has. ``limits`` are those of its DMA, as far as they are known."""
+    """The parts that a test has with any device. ``limits`` are the known limits of its DMA."""
 
     platform: PlatformDevice
     driver: Driver
@@ -57,11 +57,11 @@ class Board:
     def make(
         self, options: IOOptions | int, capacity: int, alignment: int = 1
     ) -> IOBufferMemoryDescriptor:
-        """Make a buffer that the device reaches; whoever calls releases it."""
+        """Make a buffer that the device reaches; the caller releases it."""
         return make_buffer(self.limits, options, capacity, alignment)
 
     def witness(self, memory: HasAddress) -> list[WitnessRun]:
-        """Return the runs that the witness finds under the memory's mapping, all pages of it."""
+        """Return the runs that the witness finds under the whole mapping of the memory."""
         return self.witness_range(memory.address, memory.getLength())
 
     def witness_range(self, address: int, length: int) -> list[WitnessRun]:
@@ -82,7 +82,7 @@ class Board:
 
 
 class OwnDeviceBoard(Board):
-    """The board of a device of one's own: what drives the exerciser says that it is not there."""
+    """The board of a user's own device: methods of the exerciser raise `CheckFailed`."""
 
     __slots__ = ()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A state machine of buffers: each step is held against a simple model, with the real device.
+"""A state machine of buffers that compares each step with a simple model, on the real device.
 
-Hypothesis chooses the steps and their arguments, and shrinks what fails. Seed and settings are the
-caller's (`suite.random_operations`).
+Hypothesis chooses the steps and their arguments, and shrinks a failure. `random_operations` sets
+the seed and the settings.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _T = TypeVar("_T", bound=Callable[..., object])
 
 @dataclass(slots=True, eq=False)
 class Modelled:
-    """One live buffer, and what must be true of it."""
+    """One live buffer, and the state that it must have."""
 
     memory: IOBufferMemoryDescriptor
     content: bytearray
@@ -119,7 +119,7 @@ class Modelled:
 
 @dataclass(slots=True)
 class Tally:
-    """What the machines of a run have done in all."""
+    """Counts of the steps of all machines of a run."""
 
     done: Counter[str] = field(default_factory=Counter)  # steps, by rule
     dmas: int = 0
@@ -133,9 +133,10 @@ Wanted = Callable[["BufferMachine", Modelled], bool]
 
 
 def _step(wanted: Wanted, **arguments: st.SearchStrategy[Any]) -> Callable[[_T], _T]:
-    """Make a rule of a step with a ``buffer`` of a kind, where there is a live one.
+    """Make a rule of a step that needs a live ``buffer`` of a kind.
 
-    Its number is drawn, which is much cheaper than a strategy of its own for each step.
+    It draws the buffer's number, which is much cheaper than a strategy of its own for each
+    step.
     """
 
     drawn: Any = rule(**cast(Any, {"buffer": _NUMBERS, **arguments}))
@@ -153,7 +154,7 @@ def _step(wanted: Wanted, **arguments: st.SearchStrategy[Any]) -> Callable[[_T],
 
 
 def _device_may_try(way: IODirection) -> Wanted:
-    # Nothing denies what was not granted where there is no protection unit: it is not tried.
+    # Without a protection unit nothing denies such DMA, so the machine does not try it.
     return lambda machine, each: each.wired and (machine.protected or each.device_may(way))
 
 
@@ -197,10 +198,10 @@ _CREATE: Final[dict[str, Any]] = {
 
 
 class BufferMachine(RuleBasedStateMachine):
-    """Up to ten live buffers, and all that may be done to them in any order.
+    """Up to ten live buffers, and all operations on them in any order.
 
-    ``protected``: a protection unit denies what was not granted. At the end all is released, and
-    the pools' ``free_sizes`` are those of the beginning, or `CheckFailed`.
+    ``protected``: a protection unit denies DMA without a grant. At the end all buffers are
+    released, and the pools' ``free_sizes`` must be those of the beginning. `CheckFailed`.
     """
 
     buffers: Bundle[Modelled] = Bundle("buffers")
@@ -355,7 +356,7 @@ class BufferMachine(RuleBasedStateMachine):
         paged_out=st.booleans(),
     )
     def purge(self, buffer: Modelled, new: PurgeableState, paged_out: bool) -> None:
-        """Change the state; ``paged_out``: the kernel then takes what is volatile."""
+        """Change the state; ``paged_out``: the kernel then takes volatile memory."""
         self._tally.done["purge"] += 1
         if buffer.wired:
             self._expect(IOReturn.kIOReturnBusy, buffer.memory.setPurgeable, new)
@@ -411,7 +412,7 @@ class BufferMachine(RuleBasedStateMachine):
             raise CheckFailed(f"{call} ended with {got.name}, {wanted.name} in the model")
 
     def _look(self, chosen: Modelled) -> None:
-        """Hold the bytes against the model, through each way to them."""
+        """Compare the bytes with the model, through each mapping."""
         if chosen.state is VOLATILE:
             return
         self._same(chosen, chosen.memory.readBytes(0, len(chosen.content)), "readBytes")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a test's buffers come from: memory that the device reaches, aligned for it."""
+"""Buffers for tests: in memory that the device reaches, and aligned for it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def free_sizes() -> dict[str, int]:
 
 
 def reached_pool(limits: Limits) -> str | None:
-    """Return the name of a pool that the device reaches whole; None when it reaches them all.
+    """Return the name of a pool that the device reaches whole; None when it reaches all pools.
 
-    A pool that is given only to those who name it comes last. `CheckFailed` when there is none.
+    A pool that callers must name comes last. `CheckFailed` when the device reaches none.
     """
     ends = {
         name: pool.extents.zone.start + pool.extents.zone.size
@@ -67,10 +67,11 @@ def make_buffer(
     pool: str | None = None,
     task: Task | None = None,
 ) -> IOBufferMemoryDescriptor:
-    """Make a buffer as `inTaskWithOptions` does, where the device reaches it, and aligned for it.
+    """Make a buffer like `inTaskWithOptions`, where the device reaches it, and aligned for it.
 
-    Another alignment than one that can be is handed on, to be refused. ``mask``: the addresses that
-    are good for it, as for `inTaskWithPhysicalMask`; 0: those that the device drives.
+    An invalid alignment is passed on, so that the allocator refuses it. ``mask``: the address
+    bits that the buffer may have, as for `inTaskWithPhysicalMask`; 0: those that the device
+    drives.
     """
     if 0 < (1 if alignment is None else alignment) < limits.alignment:
         alignment = limits.alignment

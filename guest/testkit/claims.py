@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims: promises of a buffer that the host judges, by what the device's trace shows of this test.
+"""Claims: promises of a buffer that the host judges by the device's trace of this test.
 
-A claim says what was asked for and which memory it is. The test does not say whether it was kept.
+A claim names the promise and the memory. The test does not say whether it was kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Claim = dict[str, Any]
 
 
 class Claimed(Protocol):
-    """Memory of a claim: a descriptor, or what a test mapped for the device itself."""
+    """Memory of a claim: a descriptor, or memory that a test mapped for the device itself."""
 
     @property
     def address(self) -> int:
@@ -52,7 +52,7 @@ class Claimed(Protocol):
 
 
 class Evidence(Protocol):
-    """Where claims find what they need: the platform's log and its witness."""
+    """The source of a claim's evidence: the platform's log and its witness."""
 
     @property
     def translated(self) -> bool:
@@ -72,14 +72,14 @@ Memory = Claimed | IOMemoryDescriptor
 
 
 def segments_of(memory: Memory) -> list[tuple[int, int]]:
-    """Return where the device finds it: by its newest preparation, also after its release."""
+    """Return the segments of the newest preparation, also after the release."""
     if isinstance(memory, IOMemoryDescriptor):
         return memory.last_segments
     return memory.segments()
 
 
 def reached_of(memory: Memory) -> list[tuple[int, int]]:
-    """Return the same, with bounce memory in place of what went through that."""
+    """Return the same, with bounce memory in place of the parts that went through it."""
     if isinstance(memory, IOMemoryDescriptor):
         return memory.reached_segments
     return memory.segments()
@@ -135,7 +135,7 @@ def type_of(mode: CacheMode) -> MemoryType:
 
 
 def mode_name(mode: CacheMode) -> str:
-    """Return IOKit's name of a cache mode, as promises have it."""
+    """Return IOKit's name of a cache mode, which is the promise's name."""
     if mode is CacheMode.DEFAULT:
         return "kIOMapDefaultCache"
     return str(IOOptions(int(mode) << CACHE_SHIFT)).partition(" | ")[2]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration space as hostile software handles it, and back again."""
+"""Configuration space as hostile software writes it, and how to restore it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sleep_and_wake(function: PciFunction) -> None:
 
 @contextmanager
 def restored(function: PciFunction) -> Iterator[None]:
-    """Write back what firmware and kernel had put into configuration space."""
+    """Restore the registers that firmware and kernel have written, at the end of the ``with``."""
     words = [
         *(_INTERRUPT_LINE, function.capability(PCI_EXPRESS) + DEVICE_CONTROL),
         *(function.capability(POWER) + POWER_CONTROL, function.capability(MSIX) + _MSIX_CONTROL),
@@ -62,7 +62,7 @@ def restored(function: PciFunction) -> Iterator[None]:
 
 
 def flr(function: PciFunction) -> None:
-    """Initiate a function level reset as no kernel would: in the middle of anything."""
+    """Initiate a function level reset as no kernel would: at any moment."""
     place = function.capability(PCI_EXPRESS) + DEVICE_CONTROL
     with restored(function):
         function.config_write(place, struct.pack("<H", word(function, place) | _INITIATE_FLR))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DMA that the IOMMU refuses: what the device, memory and the kernel's log say of it."""
+"""DMA that the IOMMU refuses, as seen in the device, in memory and in the kernel's log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRIES: Final = 2  # other messages of the kernel can use up what it tells of fa
 
 
 class Denial:
-    """DMA that the IOMMU must refuse: nothing moves, device and kernel say so."""
+    """DMA that the IOMMU must refuse: nothing moves, and device and kernel report it."""
 
     def __init__(self, bench: DmaChecker, log: KernelLog, data: Patterns, attest: Attest) -> None:
         self._bench, self._log, self._data, self._attest = bench, log, data, attest
@@ -37,10 +37,10 @@ class Denial:
         length: int = 64,
         ring: DescriptorRing | None = None,
     ) -> None:
-        """Let the device try, and look at its buffer, its record and the kernel's log.
+        """Have the device try, and look at its buffer, its record and the kernel's log.
 
-        With one DMA, of the next length that it can move, or the most; by the ring, if one is
-        given, which it halts.
+        It is one DMA of the next length that the device can move, at most one DMA's. With
+        ``ring`` the ring does it, and halts.
         """
         bench = self._bench
         length = bench.one_dma(bench.fits(length))
@@ -79,17 +79,17 @@ class Denial:
         return record
 
     def memory_intact(self, view: memoryview, expected: bytes) -> None:
-        """Expect what the CPU had put into memory."""
+        """Expect the bytes that the CPU stored in memory."""
         if found := difference(expected, bytes(view)):
             self.wrong.append(f"memory changed: {found}")
 
     def intact(self, memory: IOBufferMemoryDescriptor, expected: bytes) -> None:
-        """Expect what the CPU had put into a buffer."""
+        """Expect the bytes that the CPU stored in a buffer."""
         with memory.view() as view:
             self.memory_intact(view, expected)
 
     def done(self, asked: str, promise: str = "IOMMU denial") -> None:
-        """Attest."""
+        """Attest the denials so far."""
         self._attest(
             promise,
             asked=asked,

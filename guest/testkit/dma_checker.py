@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exerciser's workbench: moves data with it, and checks that look at both sides."""
+"""DmaChecker: moves data with the exerciser, and compares it on both sides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN = DmaCtl(0)
 
 
 class DmaMemory(Protocol):
-    """Memory that the device reaches: a descriptor, or what is like one in these respects."""
+    """Memory that the device reaches: a descriptor, or a type with these members."""
 
     @property
     def address(self) -> int:
@@ -55,7 +55,7 @@ def _span(address: int, length: int, direction: DmaDirection) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """What the device's records say of a transfer in several DMAs, or the witness of a range."""
+    """A transfer in several DMAs as the device recorded it, or a range as the witness saw it."""
 
     address: int
     length: int
@@ -77,7 +77,7 @@ class DmaChecker(Board):
     def fits(self, length: int) -> int:
         """Return the length, or the next one that the device can move.
 
-        A device whose DMAs are short gets less of a long one: what is tested is their number.
+        For a device with short DMAs it cuts a long length to a limited number of DMAs.
         """
         most = DMAS_MAX * self.limits.largest
         return self.limits.rounded(length if length <= most else most + length % 2)
@@ -102,7 +102,7 @@ class DmaChecker(Board):
     ) -> Iterator[tuple[int, int]]:
         """Yield offset and length of the DMAs that move a range, one segment and buffer each.
 
-        They end at least at the ``cuts``, which are lengths, as far as the device's alignment lets.
+        They end at least at the ``cuts``, which are lengths, if the device's alignment allows that.
         """
         position = wanted = 0
         for cut in cuts if cuts is not None else (length,):
@@ -121,8 +121,8 @@ class DmaChecker(Board):
     ) -> Iterator[tuple[int, int]]:
         """Yield (bus address, length) of DMAs over the buffer's segments, in order.
 
-        Each of ``parts`` is one DMA, but where it passes the end of a segment, or the device's
-        limits cut it.
+        Each of ``parts`` is one DMA, unless the end of a segment or the device's limits cut
+        it.
         """
         ends = [*accumulate(parts)] if parts is not None else [length]
         done = 0
@@ -142,7 +142,7 @@ class DmaChecker(Board):
         offset: int = 0,
         no_snoop: bool = False,
     ) -> DmaRecord:
-        """Run one DMA that must succeed, and hold the device's record against what was asked."""
+        """Run one DMA that must succeed, and compare the device's record with what was asked."""
         record = self.device.dma(
             address, length, write_memory=write_memory, offset=offset, no_snoop=no_snoop
         )
@@ -160,9 +160,9 @@ class DmaChecker(Board):
         no_snoop: bool = False,
         control: DmaCtl = _PLAIN,
     ) -> DmaRecord:
-        """Run one DMA that is due to be refused for this reason, announced; return its record.
+        """Run one DMA that must be refused for this reason, and announce that; return its record.
 
-        `CheckFailed` when it is not refused, or for another reason. NONE: it is to be done.
+        `CheckFailed` when it is not refused, or for another reason. NONE: it must be done.
         """
         with nullcontext() if reason is DmaReason.NONE else self.device.expects(reason):
             return self.device.dma(
@@ -177,7 +177,7 @@ class DmaChecker(Board):
     def _as_asked(
         self, record: DmaRecord, address: int, length: int, *, write_memory: bool, offset: int
     ) -> None:
-        """Hold a record against what was asked, and for success."""
+        """Compare a record with what was asked; it must be a success."""
         asked = DmaDirection.WRITE_MEMORY if write_memory else DmaDirection.READ_MEMORY
         used = record.address, record.length, record.direction, record.offset
         same = used == (address, length, asked, offset) and record.used in (None, address)
@@ -205,7 +205,7 @@ class DmaChecker(Board):
         data: bytes,
         parts: Iterable[int] | None = None,
     ) -> Transferred:
-        """Store ``data`` in the buffer; the device reads it and must see just these bytes."""
+        """Store ``data`` in the buffer; the device reads it and must see exactly these bytes."""
         buffer.writeBytes(0, data)
         return self.device_sees(buffer, data, parts)
 
@@ -215,10 +215,10 @@ class DmaChecker(Board):
         data: bytes,
         parts: Iterable[int] | None = None,
     ) -> Transferred:
-        """Let the device read the buffer; its checksum must be that of ``data``.
+        """Have the device read the buffer; its checksum must be that of ``data``.
 
-        The device's own buffer holds other bytes at every place before each DMA, so that its
-        checksum cannot be right by what was left there.
+        Before each DMA the device's own buffer holds other bytes at every place, so that
+        old bytes cannot give the right checksum.
         """
         base = buffer.getPhysicalAddress()
         position, dmas, total = 0, 0, 0
@@ -248,7 +248,8 @@ class DmaChecker(Board):
     def load(self, data: bytes) -> None:
         """Bring ``data`` into the start of the device's buffer: the device reads it.
 
-        Up to the next length that the device can move it reads what was staged before.
+        Up to the next length that the device can move it also reads the bytes that were
+        staged before.
         """
         self.staging.writeBytes(0, data)
         length = self.fits(len(data))
@@ -273,10 +274,11 @@ class DmaChecker(Board):
         write_memory: bool,
         offset: int = 0,
     ) -> DmaRecord | None:
-        """Run one DMA; None when the device counts it, and its CRC is the one that is ``due``.
+        """Run one DMA; None when the device counts it, and its CRC is ``due``.
 
-        ``due`` may also be what returns the bytes, afterwards. The record, which takes some ten
-        register reads more, is asked for otherwise, held against what was asked, and returned.
+        ``due`` may also be a function that returns the bytes afterwards. Otherwise the
+        record, which takes some ten more register reads, is compared with what was asked,
+        and returned.
         """
         device = self.device
         before = device.dma_count
@@ -292,7 +294,7 @@ class DmaChecker(Board):
         """Return the first bytes of the device's buffer: the device writes them to memory."""
         staging = self.staging
         address = staging.getPhysicalAddress()
-        # What was loaded from here may still be here; without a DMA it must not pass for one.
+        # The bytes loaded from here may still be here; they must not pass for the DMA's.
         staging.writeBytes(0, inverted(staging.readBytes(0, length)))
         for start, part in self.parts(address, self.fits(length)):
             here = partial(staging.readBytes, start, part)
@@ -305,9 +307,9 @@ class DmaChecker(Board):
         data: bytes,
         parts: Iterable[int] | None = None,
     ) -> Transferred:
-        """Let the device write ``data`` to the buffer; the CPU must then find just these bytes.
+        """Have the device write ``data`` to the buffer; the CPU must then find exactly these bytes.
 
-        Other bytes are there at every place before.
+        Before that, the buffer holds other bytes at every place.
         """
         base = buffer.getPhysicalAddress()
         buffer.writeBytes(0, inverted(data))
@@ -336,7 +338,7 @@ class DmaChecker(Board):
         return self.device_writes(buffer, data, [PAGE] * (len(data) // PAGE + 1))
 
     def _in_device(self, data: bytes) -> str:
-        """Say where the start of the device's buffer differs from ``data``."""
+        """Describe where the start of the device's buffer differs from ``data``."""
         try:
             found = difference(data, self.stored(len(data)))
         except CheckFailed as error:
@@ -345,7 +347,7 @@ class DmaChecker(Board):
 
 
 def dma_checker_of(board: Board, what: str) -> DmaChecker:
-    """Return the exerciser's bench; `CheckFailed` says that ``what`` needs it where it is not."""
+    """Return the board as a `DmaChecker`; `CheckFailed` says that ``what`` needs the exerciser."""
     if not isinstance(board, DmaChecker):
         raise CheckFailed(NO_EXERCISER.format(f"{what} need"))
     return board

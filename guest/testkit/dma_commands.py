@@ -14,7 +14,7 @@ from dma_rehearsal.guest.testkit.patterns import joined_crc32
 
 @contextmanager
 def prepared(memory: IOMemoryDescriptor) -> Iterator[IOMemoryDescriptor]:
-    """Prepare memory for a while."""
+    """Prepare memory within the ``with``."""
     memory.prepare()
     try:
         yield memory
@@ -23,7 +23,7 @@ def prepared(memory: IOMemoryDescriptor) -> Iterator[IOMemoryDescriptor]:
 
 
 def move_segments(bench: DmaChecker, segments: list[Segment], *, write_memory: bool) -> int:
-    """Let the device do the segments, one DMA each; return its CRC-32 over all of them."""
+    """Have the device move the segments, one DMA each; return its CRC-32 over all of them."""
     position = total = 0
     for address, length in segments:
         record = bench.dma(address, length, write_memory=write_memory, offset=position)
@@ -33,5 +33,5 @@ def move_segments(bench: DmaChecker, segments: list[Segment], *, write_memory: b
 
 
 def describe(command: IODMACommand, segments: list[Segment]) -> str:
-    """Return for a table what a command made of its memory."""
+    """Return a command's segments and bounced bytes, for a table."""
     return f"{len(segments)} segments, {command.bounced} bytes bounced"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals that a test announces: they fail nothing, and one that never comes fails the test."""
+"""Refusals that a test announces: they are not failures, but their absence fails the test."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Announced:
 
 
 class Expectations:
-    """What the running test has announced; `begin` starts a test.
+    """The refusals that the running test has announced; `begin` starts a test.
 
-    ``log`` is asked for the platform's log of requests; it raises where there is none. ``say``
+    ``log`` returns the platform's log of requests, or raises without a platform. ``say``
     records a property of the running test.
     """
 
@@ -51,7 +51,7 @@ class Expectations:
     def unannounced(self) -> bool:
         """Whether a request was refused since `begin` that the test did not announce.
 
-        Of more than the log keeps, the newest are looked at.
+        When more were refused than the log keeps, it looks at the newest.
         """
         log = self._log()
         if log.refused_count == self._count:
@@ -69,7 +69,7 @@ class Expectations:
     def expects(
         self, *reasons: DmaReason, count: int | None = None
     ) -> Iterator[list[RefusedRequest]]:
-        """See `refusals.expects`. `CheckFailed` says what was refused instead."""
+        """See `refusals.expects`. `CheckFailed` lists what was refused instead."""
         if not reasons:
             raise ValueError("name the reasons: expects(DmaReason.PROTECTION_DIRECTION, ...)")
         log = self._log()
@@ -110,7 +110,7 @@ def _named(reasons: frozenset[DmaReason]) -> str:
 
 def _said(refused: list[RefusedRequest]) -> str:
     if not refused:
-        return "nothing was refused: did the device do that DMA, and has it ended?"
+        return "nothing was refused. Did the device do that DMA, and has it ended?"
     count = Counter(each.reason.name for each in refused)
     shown = "; ".join(
         f"{each.direction.name} of {each.length} bytes at {each.address:#x}: {each.reason.name}"

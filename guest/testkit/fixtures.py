@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for guest tests.
+"""The fixtures of guest tests; docs/fixtures.md lists them.
 
-``attest``, ``expects``, ``data``, ``device``, ``platform``, ``bench``, ``buffer``, ``guarded``,
-``edu``, ``wide_edu``, ``mapper``, ``denied``, ``host_witness``, ``noncoherent``. The agent loads
-them as a plugin, so tests of another project have them as well.
+The agent loads them as a plugin, so tests of other projects have them as well.
 """
 
 from __future__ import annotations
@@ -47,13 +45,13 @@ from dma_rehearsal.guest.testkit.noncoherent import NonCoherent, noncoherent_boa
 from dma_rehearsal.guest.testkit.patterns import Patterns
 from dma_rehearsal.guest.testkit.session_platform import SessionPlatform
 
-# What makes descriptors for a test: their line is that of the test or the fixture of a user's that
-# asked for them. Between them is pytest.
+# These modules make descriptors for a test. A descriptor gets the line of the test, or of the
+# user's fixture, that asked for it; pytest's frames are in between.
 _MAKERS = ("board", "buffers", "dma_checker", "noncoherent")
 provenance.transparent(
     __name__, "_pytest", "pluggy", *(f"dma_rehearsal.guest.testkit.{each}" for each in _MAKERS)
 )
-_RUNNER = "_pytest.runner"  # below it is no more of the test
+_RUNNER = "_pytest.runner"  # frames below it do not belong to the test
 
 # The test that runs. Fixtures of each test take it from here: pytest makes each ``request`` anew,
 # and looks at the signature of what makes it.
@@ -64,7 +62,7 @@ _FAILED = pytest.StashKey[bool]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note which test runs, and have it begin as every other one does."""
+    """Note which test runs, and begin it in the state that every test begins in."""
     if isinstance(item, pytest.Function):
         item.config.stash[_ITEM] = item
     provenance.ends_at(_RUNNER, (str(item.path), (item.location[1] or 0) + 1))
@@ -87,7 +85,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _protection(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Deny DMA but what is granted during this test, unless it is marked ``unprotected``."""
+    """Deny DMA that is not granted during this test, unless it is marked ``unprotected``."""
     kit = pytestconfig.stash[_KIT]
     before = kit.left()
     if pytestconfig.stash[_ITEM].get_closest_marker(UNPROTECTED) is not None:
@@ -107,9 +105,9 @@ def attest(pytestconfig: pytest.Config) -> Attest:
 
 @pytest.fixture
 def expects(pytestconfig: pytest.Config) -> Announce:
-    """Announce refused DMA: ``with expects(DmaReason.PROTECTION_DIRECTION) as refused: ...``.
+    """Announces refused DMA: ``with expects(DmaReason.PROTECTION_DIRECTION) as refused: ...``.
 
-    For any endpoint. A refusal that nobody announced fails the test.
+    It works with any endpoint. A refusal that nobody announced fails the test.
     """
     return pytestconfig.stash[_KIT].expectations.expects
 
@@ -122,13 +120,13 @@ def seed(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture
 def data(pytestconfig: pytest.Config) -> Patterns:
-    """Bytes of this test, from the run's seed."""
+    """Random bytes for this test, from the run's seed."""
     return Patterns(pytestconfig.stash[SETTINGS].seed, pytestconfig.stash[_ITEM].nodeid)
 
 
 @pytest.fixture(scope="session")
 def _container(request: pytest.FixtureRequest) -> Iterator[Container | None]:
-    """What maps memory for the exerciser; None when it reaches all of it."""
+    """The container that maps memory for the exerciser; None without an IOMMU."""
     if not request.config.stash[SETTINGS].behind_iommu:
         yield None
         return
@@ -149,7 +147,7 @@ def _watched(exerciser: Exerciser) -> Iterator[None]:
 def _opened(
     pytestconfig: pytest.Config, _container: Container | None
 ) -> Iterator[Exerciser | None]:
-    """The exerciser; None where a device of one's own is in its place."""
+    """The exerciser; None where a user's own device is in its place."""
     parameters = device_parameters()
     try:
         found = PciFunction.find(parameters.vendor, parameters.device)
@@ -197,7 +195,7 @@ def edu() -> Iterator[Edu]:
 
 @pytest.fixture(scope="session")
 def wide_edu() -> Iterator[Edu]:
-    """A second edu, with the property ``dma_mask`` of 40 bits."""
+    """A second edu, whose property ``dma_mask`` is 40 bits."""
     function = PciFunction.find(EDU_VENDOR_ID, EDU_DEVICE_ID, 1)
     with Edu(function, address_bits=40) as opened:
         yield opened
@@ -222,7 +220,7 @@ def _bench(
 def bench(_bench: Board) -> DmaChecker | Board:
     """The device, the platform, the driver, and a staging buffer as large as the device's own.
 
-    With a device of one's own in the exerciser's place it is that one's `Board`.
+    With your own device in the exerciser's place it is a `Board`.
     """
     if isinstance(_bench, DmaChecker):
         _bench.device.bus_master = True
@@ -231,12 +229,12 @@ def bench(_bench: Board) -> DmaChecker | Board:
 
 @pytest.fixture
 def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
-    """Make buffers that go when the test ends: (options, capacity, alignment=None, ...).
+    """Make buffers that are released when the test ends.
 
-    With PLACE=kind they are where the test's device reaches them, and aligned for it. With
-    PLACE=hostile they are anywhere unless the test states what its device needs: ``mask=`` the
-    addresses that it reaches, as for inTaskWithPhysicalMask, and the alignment. ``pool=`` names a
-    place in either.
+    With PLACE=kind the test's device reaches them, and they are aligned for it. With PLACE=hostile
+    they are anywhere, unless the test states what its device needs: ``mask=`` for the addresses
+    that it reaches, as for inTaskWithPhysicalMask, and the alignment. ``pool=`` names a pool in
+    either case.
     """
     # The session's fixtures are there before those of the test.
     opened = pytestconfig.stash[_ITEM].funcargs.get("_opened")
@@ -263,9 +261,9 @@ def buffer(pytestconfig: pytest.Config) -> Iterator[MakeBuffer]:
 
 @pytest.fixture
 def guarded(bench: Board) -> Iterator[Guarded]:
-    """The bench where only the test itself grants; its grants go when it ends.
+    """The bench with grants that only the test makes; its end withdraws them.
 
-    Buffers that are made meanwhile are not granted by their preparation.
+    Preparing a buffer does not grant it meanwhile.
     """
     unit = bench.platform.protection
     control, dma_platform.access_control = dma_platform.access_control, None
@@ -282,7 +280,7 @@ def mapper(
     device: Exerciser,  # noqa: ARG001
     buffer: MakeBuffer,  # noqa: ARG001
 ) -> Iterator[Mapper]:
-    """Maps memory, such as buffers, for the device behind the IOMMU until the test ends."""
+    """Maps memory, for example buffers, for the device behind the IOMMU until the test ends."""
     if _container is None:
         pytest.fail("the fixture mapper is for tests that are marked iommu")
     with Mapper(_container) as mapper:
@@ -291,26 +289,26 @@ def mapper(
 
 @pytest.fixture(scope="session")
 def kernel_log() -> Iterator[KernelLog]:
-    """The kernel's log, for all denials: it tells only so many in a while."""
+    """The kernel's log of IOMMU faults. The kernel limits their rate, so all tests share it."""
     with KernelLog() as log:
         yield log
 
 
 @pytest.fixture
 def denied(bench: DmaChecker, kernel_log: KernelLog, data: Patterns, attest: Attest) -> Denial:
-    """Lets the device try what the IOMMU must refuse."""
+    """Has the device try DMA that the IOMMU must refuse."""
     return Denial(bench, kernel_log, data, attest)
 
 
 @pytest.fixture
 def host_witness(request: pytest.FixtureRequest) -> HostWitness:
-    """Have the host find out how (address, length) of this process is mapped; see `Host.witness`.
+    """Have the host walk the page tables of (address, length) of this process; see `Host.witness`.
 
-    PAT and MTRRs are read here: nobody outside can.
+    PAT and MTRRs are read in the guest, because the host cannot read them.
     """
     host = request.config.stash.get(HOST, None)
     if host is None:
-        pytest.fail("there is no host that could look at this machine's memory from outside")
+        pytest.fail("the fixture host_witness needs a host that looks at this machine's memory")
 
     def look(address: int, length: int) -> HostReport:
         pat, mtrrs = memory_types.read_pat(), memory_types.read_mtrrs()
@@ -328,7 +326,7 @@ def noncoherent(bench: Board) -> Iterator[NonCoherent]:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
-    """Have a report of the cache model, and a dropped buffer, fail the test itself."""
+    """Fail the test itself for a report of the cache model, and for a dropped buffer."""
     result = yield
     board = pyfuncitem.funcargs.get("noncoherent")
     if isinstance(board, NonCoherent):
@@ -339,7 +337,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> object:
-    """Have a buffer that a fixture made, and nobody released, fail the test that used it."""
+    """Fail a test that used a fixture whose buffer nobody released."""
     result = yield
     if isinstance(item, pytest.Function):
         item.funcargs.clear()  # pytest forgets them only after the last report

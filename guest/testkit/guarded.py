@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protection unit in a test: grants of its own, and denials whose every word is checked."""
+"""The protection unit in a test: the test's own grants, and denials checked in every detail."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ IN, OUT, IN_OUT = (
 
 @dataclass(slots=True)
 class Guarded:
-    """The unit, while only the test itself grants. The bench's own staging buffer is granted.
+    """The protection unit while only the test itself grants.
 
-    With a device of one's own, the test has that one do the DMA, and announces what is denied.
+    The bench's own staging buffer is granted. With your own device, have that device do the
+    DMA, and announce the denials.
     """
 
     board: Board
@@ -53,7 +54,7 @@ class Guarded:
         return dma_checker_of(self.board, "guarded.bench and denied")
 
     def grant(self, address: int, length: int, direction: IODirection) -> Grant:
-        """Make a grant that goes when the test ends."""
+        """Make a grant that the end of the test withdraws."""
         identity = self.unit.grant(address, length, direction, OWNER)
         return Grant(identity, address, length, GrantDirection(int(direction)), OWNER)
 
@@ -67,7 +68,7 @@ class Guarded:
         byte: int,
         nearest: Grant,
     ) -> ProtectionFault:
-        """Have the device try; it must be told so, and one fault must say just this."""
+        """Have the device try; it must be refused, and one fault must say exactly this."""
         tries = [(address, length, byte)]
         return self.denied_each(tries, write=write, reason=reason, nearest=nearest)
 
@@ -81,9 +82,9 @@ class Guarded:
     ) -> ProtectionFault:
         """Have each DMA (address, length, byte at fault) denied; return the last one's fault.
 
-        The faults are read when all have been tried, which are at most as many as the unit keeps.
-        So is the device's record of the last; that of another only when status, count and CRC are
-        not as due.
+        The unit keeps a limited number of faults, and so many can be tried. Faults are read
+        at the end. Of the device's records the last is read, others only when status, count
+        and CRC are wrong.
         """
         device, direction = self.bench.device, DmaDirection(write)
         before = self.unit.fault_count
@@ -103,7 +104,7 @@ class Guarded:
     def _try(
         self, address: int, length: int, *, write: bool, reason: DmaReason, last: bool
     ) -> None:
-        """Have the device try one DMA, and look at its record, when it is the ``last``."""
+        """Have the device try one DMA; look at its record when it is the ``last``."""
         device, direction = self.bench.device, DmaDirection(write)
         count = device.dma_count
         device.start_dma(address, length, write_memory=write)
@@ -124,7 +125,7 @@ class Guarded:
             )
 
     def recorded(self, what: str, before: int, due: list[ProtectionFault]) -> None:
-        """Compare all faults since a count of ``before`` with those that are due."""
+        """Compare all faults since a count of ``before`` with the expected ones."""
         found = self.unit.faults(before)
         if found == due:
             return

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test can ask the host: how a range of this process is mapped, seen from outside.
+"""Have the host look at how a range of this process is mapped, from outside the guest.
 
 The host announces that it is ready and gives a number. This process then stops the whole machine
-with that number in RCX, by a write to the port of QEMU's pvpanic device, and so with its page
-tables loaded; the host reads the CPU's registers, walks the tables in RAM and lets it go on.
+with that number in RCX, by a write to the port of QEMU's pvpanic device, while its page tables are
+loaded. The host reads the CPU's registers, walks the tables in RAM and resumes the machine.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _OUT: Final = bytes.fromhex("89f2 89f8 ee c3")
 
 
 class HostError(CheckFailed):
-    """The host could not see the range, or said something that is no report."""
+    """The host could not see the range, or its report is malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What the host saw. ``root`` is the table that was loaded, ``levels`` 4 or 5.
+    """The host's report. ``root`` is the page table that was loaded, ``levels`` 4 or 5.
 
     ``runs`` come from the host's own walk, with this guest's PAT and MTRRs; ``translations`` are
     pairs of virtual and physical address (None: not mapped) by QEMU, for each run's first and last
@@ -106,11 +106,11 @@ class Host:
                 tuple((va, physical) for va, physical in reply["translations"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise HostError(f"the host's report is none: {error!r}") from error
+            raise HostError(f"the host's report is malformed: {error!r}") from error
 
 
 def run_from(*, pat: str, mtrr: str, effective: str, **rest: Any) -> WitnessRun:
-    """Return a run whose types came by name. KeyError or TypeError for what is no run."""
+    """Return a run whose types came by name. KeyError or TypeError for a malformed one."""
     return WitnessRun(
         pat=MemoryType[pat], mtrr=MemoryType[mtrr], effective=MemoryType[effective], **rest
     )

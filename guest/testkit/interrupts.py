@@ -32,9 +32,9 @@ def every_vector(device: Exerciser) -> Iterator[list[Interrupt]]:
 def settle_msix(device: Exerciser, fence: Interrupt) -> int:
     """Return when all MSI-X that the device sent is at its eventfds; return the fence's count.
 
-    Messages keep their order, but QEMU hands on what it finds at one time in any order. What was
-    sent before the first message of the fence is found with it at the latest, so it has been handed
-    on when the second is.
+    Messages keep their order, but QEMU delivers the ones that it finds at one time in any
+    order. It finds earlier messages at the latest with the first one of the fence, so it has
+    delivered them when it delivers the second.
     """
     count = 0
     for number in (1, 2):
@@ -50,9 +50,9 @@ def settle_msix(device: Exerciser, fence: Interrupt) -> int:
 def counts_after_settling(
     device: Exerciser, vectors: list[Interrupt], seen: dict[int, int]
 ) -> tuple[dict[int, int], dict[int, int]]:
-    """Fence; return each vector's interrupts, the ``seen`` ones too, and those that were due.
+    """Send the fence; return each vector's count, with those ``seen``, and the expected counts.
 
-    One is due for each vector of ``seen``, and two for the fence.
+    One is expected for each vector of ``seen``, and two for the fence.
     """
     fence = vectors[1] if 0 in seen else vectors[0]
     fences = settle_msix(device, fence)
@@ -63,7 +63,7 @@ def counts_after_settling(
 
 
 def differences(counts: dict[int, int], due: dict[int, int]) -> str:
-    """Name the vectors that were signalled more or less often than was due."""
+    """Name the vectors that were signalled more or less often than expected."""
     return ", ".join(
         f"vector {vector}: {counts[vector]} and not {due[vector]}"
         for vector in due

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of a device behind an IOMMU work with: memory, mapped; the kernel's log."""
+"""For tests of a device behind an IOMMU: memory mapped for it, and the kernel's log of faults."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Anonymous:
 
 
 def scattered(length: int) -> Anonymous:
-    """Return memory whose pages the kernel gave in another order than they lie in."""
+    """Return memory whose pages are physically not in the order of its addresses."""
     memory, other = Anonymous(length), Anonymous(length)
     with memory.view() as view, other.view() as between:
         for page in (*range(length - PAGE, -1, -2 * PAGE), *range(0, length, 2 * PAGE)):
@@ -63,7 +63,7 @@ def scattered(length: int) -> Anonymous:
 
 @contextmanager
 def huge_pages(count: int) -> Iterator[None]:
-    """Have the kernel keep ``count`` huge pages."""
+    """Have the kernel reserve ``count`` huge pages within the ``with``."""
     before = HUGE_PAGES.read_text()
     HUGE_PAGES.write_text(str(count))
     try:
@@ -73,7 +73,7 @@ def huge_pages(count: int) -> Iterator[None]:
 
 
 class Mapped:
-    """Memory as the device behind the IOMMU has it: its segments are bus addresses."""
+    """Memory mapped for the device behind the IOMMU: its segments are bus addresses."""
 
     def __init__(self, view: memoryview, iova: Iova) -> None:
         self._view, self.iova = view, iova
@@ -88,7 +88,7 @@ class Mapped:
         return self._view[:]
 
     def close(self) -> None:
-        """Take it from the device; only then let go of the view, which keeps the memory."""
+        """Take it from the device, then release the view, which keeps the memory alive."""
         self.iova.close()
         self._view.release()
 
@@ -139,9 +139,9 @@ class Mapper:
         write: bool = True,
         address: int | None = None,
     ) -> Mapped:
-        """Let the device reach ``memory``: all of it, whole pages, at ``address`` if one is given.
+        """Map ``memory`` for the device: all of it, whole pages, at ``address`` if one is given.
 
-        Raises what `Container.map` does.
+        Raises the errors of `Container.map`.
         """
         view = memory.view()
         iova = self.container.map(
@@ -161,8 +161,8 @@ class Mapper:
 class KernelLog:
     """The IOMMU's faults in the kernel's log, from now on. A context manager.
 
-    Linux tells three of them in five seconds and drops the others: each takes three from a rate
-    limit of ten (drivers/iommu/intel/dmar.c). So `pace` is called before each DMA that is to fault.
+    Linux logs three of them in five seconds and drops the others: each takes three from a rate
+    limit of ten (drivers/iommu/intel/dmar.c). So call `pace` before each DMA that must fault.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -172,7 +172,7 @@ class KernelLog:
         os.lseek(self._fd, 0, os.SEEK_END)
 
     def pace(self) -> None:
-        """Wait until the kernel will tell one more fault."""
+        """Wait until the kernel will log one more fault."""
         left = self._begin + RATE_INTERVAL - self._clock()
         if self._told == RATE_FAULTS and left > 0:
             time.sleep(left)
@@ -182,7 +182,7 @@ class KernelLog:
         self._told += 1
 
     def rest(self) -> None:
-        """Have the next `pace` wait until the kernel has forgotten what it told."""
+        """Have the next `pace` wait until the kernel's rate limit is at its start again."""
         self._begin, self._told = self._clock(), RATE_FAULTS
 
     def await_fault(self, address: int, *, write: bool, timeout: float = 2.0) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The marks of guest tests: which machine a test is for, and which promises it is about."""
+"""The marks of guest tests: the machine that a test is for, and its promises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS: Final = ", ".join(LIMITS)
 MARKS: Final = (
     "promise(name): the promise that the test is about; it is broken when the test fails before it "
     "could attest, and unattested when the test passes in silence",
-    "kernel: looks at what the guest's own kernel does; left out where there is none",
+    "kernel: looks at what the guest's own kernel does; left out without one",
     f"unlimited(kind, ...): needs a device without limits of these kinds ({_KINDS}; without one: "
     "of any); left out where a profile has them",
     "any_device: the same with any device; the matrix runs it on the plain exerciser alone",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test on a board whose devices do not snoop: the platform's cache model, on for that test.
+"""A board whose devices do not snoop: the platform's cache model, on for one test.
 
 Each report of the model fails the test, unless the test expects it by its kind.
 """
@@ -48,9 +48,9 @@ provenance.transparent(__name__)
 
 @dataclass(slots=True)
 class NonCoherent:
-    """The board while the model is on. Buffers of the test are made by `buffer`.
+    """The board while the model is on. `buffer` makes the test's buffers.
 
-    `reads` and `writes` are the exerciser's; a device of one's own is driven by its own driver.
+    `reads` and `writes` use the exerciser; drive your own device with its own driver.
     """
 
     board: Board
@@ -88,7 +88,7 @@ class NonCoherent:
     def reads(
         self, memory: IOMemoryDescriptor, offset: int, length: int, *, no_snoop: bool = True
     ) -> bytes:
-        """Return what the device reads of a buffer."""
+        """Return the bytes that the device reads of a buffer."""
         self._dma(memory, offset, length, write_memory=False, no_snoop=no_snoop)
         return self.bench.stored(length)
 
@@ -118,7 +118,7 @@ class NonCoherent:
 
     @contextmanager
     def expects(self, *kinds: CacheReportKind) -> Iterator[list[CacheReport]]:
-        """Have just these reports come in the ``with``, in this order; the value then has them."""
+        """Expect exactly these reports within the ``with``, in order; the list then has them."""
         self._refuse(self.unit.take_reports())
         found: list[CacheReport] = []
         yield found
@@ -128,7 +128,7 @@ class NonCoherent:
             raise CheckFailed(f"reports due: {due}; {self._said_all(found)}")
 
     def said(self, report: CacheReport) -> str:
-        """Return a report as a user gets it."""
+        """Return a report in the words that a user reads."""
         return report_words(report, self.caches.name_of)
 
     def settle(self) -> None:
@@ -140,7 +140,7 @@ class NonCoherent:
         self._refuse(self.unit.take_reports())
 
     def abandon(self) -> None:
-        """Release the buffers of a test that has failed already; print what reports there are."""
+        """Release the buffers of a test that has failed already; print the remaining reports."""
         self._settled = True
         self._buffers.close()
         with suppress(PlatformDeviceError):  # more than there was room for
@@ -152,14 +152,14 @@ class NonCoherent:
             raise CheckFailed(f"reports that the test does not expect: {self._said_all(found)}")
 
     def _said_all(self, found: list[CacheReport]) -> str:
-        return "; and ".join(self.said(each) for each in found) or "there are none"
+        return "; and ".join(self.said(each) for each in found) or "none came"
 
 
 @contextmanager
 def noncoherent_board(
     board: Board, mode: CacheModelMode = CacheModelMode.STRICT, line: int = LINE, seed: int = 1
 ) -> Iterator[NonCoherent]:
-    """Turn the model on within the ``with``; at its end no report may be left."""
+    """Turn the model on within the ``with``; at its end no report may remain."""
     unit = board.platform.cache
     unit.configure(mode, line, seed)
     made = NonCoherent(board, unit, PlatformCoherence(unit, board.driver))

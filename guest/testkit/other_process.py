@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another process for tests: forked, tells the test what it finds, and dies when it is told to."""
+"""Another process for tests: forked, talks to the test, and ends when the test says so."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class OtherProcessError(Exception):
 class OtherProcess:
     """A forked process that runs ``body(ask)``; ``ask()`` there waits for `tell`, and returns it.
 
-    What ``body`` yields comes out of `hear`. It runs on the CPU that ``cpu`` counts from the
-    caller's, modulo all: on another one. A context manager: the end kills the process.
+    `hear` returns what ``body`` yields. It runs on the CPU ``cpu`` places after the caller's:
+    by default on another one. A context manager: the end kills the process.
     """
 
     def __init__(self, body: Callable[[Ask], Any], cpu: int = 1) -> None:
@@ -59,7 +59,7 @@ class OtherProcess:
 
     @staticmethod
     def _asked(there: socket.socket) -> Any:
-        """Wait for the test's word: that one's time is not ours."""
+        """Wait for the test, whose time does not count as this process's."""
         word = _receive(there)
         signal.alarm(_LIFETIME)
         return word
@@ -87,7 +87,7 @@ class OtherProcess:
             raise self._lost() from error
 
     def _lost(self) -> OtherProcessError:
-        """Return the error that it has ended, and how; its files are closed, so it has."""
+        """Return the error that says how it ended; its files are closed, so it has ended."""
         if not self.pid:
             return OtherProcessError("the other process was killed by the test")
         _, status = os.waitpid(self.pid, 0)
@@ -106,7 +106,7 @@ class OtherProcess:
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it, and wait until it is gone. Again is nothing."""
+        """Kill it, and wait until it is gone. Killing it again does nothing."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)

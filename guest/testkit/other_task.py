@@ -11,7 +11,7 @@ from dma_rehearsal.guest.testkit.other_process import Ask
 
 
 def owner_of_buffers(ask: Ask) -> Iterator[object]:
-    """In the other process: take buffers that are made here, and say what is in them."""
+    """In the other process: take buffers that the test made, and report their content."""
     with TaskPort() as port:
         yield port.handle
         while (word := ask()) is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data for DMA tests: different in every run, for every test and use, and from what was there.
+"""Data for DMA tests, different in every run, for every test and use, and from old bytes.
 
-Bytes below 0x80 and bytes from 0x80 on take turns, and neither 0x00 nor 0xff occurs. So at every
-place a pattern differs from its neighbours, from zeroed memory, from what a dead bus gives, from
+Bytes below 0x80 and bytes from 0x80 on alternate, and neither 0x00 nor 0xff occurs. So at every
+place a pattern differs from its neighbours, from zeroed memory, from the bytes of a dead bus, from
 itself moved by one, and from `inverted` itself.
 """
 
@@ -31,7 +31,7 @@ def _shifted(by: int) -> bytes:
 
 
 class Patterns:
-    """Bytes that follow from the run's seed and a test's node id, so that one test replays."""
+    """Bytes from the run's seed and a test's node id, so that one test can be replayed."""
 
     def __init__(self, seed: int, nodeid: str) -> None:
         self._random = random.Random(f"{seed}:{nodeid}")
@@ -77,7 +77,8 @@ def inverted(data: bytes) -> bytes:
 def joined_crc32(first: int, second: int, second_length: int) -> int:
     """Return the CRC-32 of two pieces, one after the other, from the CRC-32 of each.
 
-    The checksum is affine: what the first contributes is what it does to as many zeros.
+    The checksum is affine: the first piece contributes what its CRC does to as many zeros as
+    the second has bytes.
     """
     if not first:  # as that of no bytes
         return second
@@ -86,7 +87,7 @@ def joined_crc32(first: int, second: int, second_length: int) -> int:
 
 
 def difference(expected: bytes, seen: bytes) -> str:
-    """Say where two byte strings first differ, and how much of them does; "" when nowhere."""
+    """Describe where two byte strings first differ, and how many bytes differ; "" when equal."""
     if expected == seen:
         return ""
     if len(expected) != len(seen):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory to pin, what the device finds in it by its segments, and how the driver refuses."""
+"""Memory to pin, checks of its segments by the device, and refusals of the driver."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def device_stores(bench: DmaChecker, segments: Segments, data: bytes) -> None:
 
 @contextmanager
 def mapped(kind: str, length: int) -> Iterator[mmap.mmap]:
-    """Have memory of a kind; small pages are scattered."""
+    """Map memory of a kind within the ``with``; small pages are scattered."""
     hugepages = Path("/proc/sys/vm/nr_hugepages")
     if kind == "hugetlb":
         hugepages.write_text("4\n")
@@ -88,7 +88,7 @@ def mapped(kind: str, length: int) -> Iterator[mmap.mmap]:
 def attest_soundness(
     bench: DmaChecker, data: Patterns, attest: Attest, promise: str, asked: str
 ) -> None:
-    """After refusals, the device finds memory that is pinned as it must be."""
+    """Attest after refusals that pinning still works, as the device sees it."""
     content = data.take(PAGE)
     with mapped("anonymous", PAGE) as memory:
         memory[:] = content
@@ -99,7 +99,7 @@ def attest_soundness(
 
 
 def used_hugepages() -> int:
-    """Return how many huge pages hold something: where none is free, the kernel makes some."""
+    """Return the number of huge pages in use: where none is free, the kernel makes some."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["HugePages_Total"]) - int(lines["HugePages_Free"])
 
@@ -109,7 +109,7 @@ def address_of(memory: mmap.mmap) -> int:
 
 
 def refusal(action: Callable[..., object], *arguments: object) -> IOReturn:
-    """Return the code that a call is refused with."""
+    """Return the code with which a call is refused."""
     with pytest.raises((IODeviceError, IOCannotWireError, IOBusyError)) as caught:
         action(*arguments)
     return caught.value.code

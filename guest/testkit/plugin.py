@@ -16,7 +16,7 @@ from dma_rehearsal.guest.testkit import fixtures, host_witness, marks, transfer_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the session's settings, the defaults without an agent; register the parts."""
+    """Take the session's settings (the defaults without an agent), and register the parts."""
     settings = config.stash.setdefault(SETTINGS, SessionSettings())
     if settings.place is not None:
         dma_platform.placement = placement.named(settings.place, settings.seed)

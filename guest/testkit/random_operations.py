@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the state machine of buffers for a number of steps, replayed by a seed.
 
-Apart from the tests, since it imports Hypothesis: only who runs it waits for that.
+It is apart from the tests, because it imports Hypothesis, which takes seconds.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ ROUNDS: Final = 10
 
 
 def run(bench: DmaChecker, start: int, steps: int) -> Tally:
-    """Run machines until so many steps are done, and one DMA in 20 of them.
+    """Run machines until that many steps are done, and one DMA in 20 of them.
 
-    ``start`` is the seed of the first round; it decides all of them. What a step raises is raised,
-    with the fewest steps found in half a minute as its notes. After ten rounds the tally is what
-    it is.
+    ``start`` is the seed of the first round, which decides all rounds. An error of a step is
+    raised, with the fewest steps found in half a minute as its notes. It stops after ten rounds
+    in any case.
     """
     tally = Tally()
     # The steps come as notes; what else it would print is a warning of five minutes: wrong here.
     with with_reporter(lambda _: None), pytest.MonkeyPatch.context() as patch:
         # It would parse every module loaded so far and draw numbers from them: seconds under
-        # emulation, and with other tests loaded a seed would stand for other steps.
+        # emulation, and with other tests loaded the same seed would draw other steps.
         none = providers._local_constants
         patch.setattr(providers, providers._get_local_constants.__name__, lambda: none)
         # Five minutes are more than a test has.

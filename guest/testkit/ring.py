@@ -22,7 +22,7 @@ DESCRIPTOR: Final = RingDescriptor.STRUCT.size  # bytes
 def open_ring(
     bench: DmaChecker, memory: IOBufferMemoryDescriptor, size: int, *, vector: int = 0
 ) -> Iterator[DescriptorRing]:
-    """Have a ring of ``size`` descriptors in a buffer."""
+    """Open a ring of ``size`` descriptors in a buffer, within the ``with``."""
     address = memory.getPhysicalAddress()
     with (
         memory.view() as view,
@@ -32,7 +32,7 @@ def open_ring(
 
 
 def run_ring(ring: DescriptorRing, tail: int, completion: int | None = None) -> None:
-    """Ring the doorbell; all must be run."""
+    """Ring the doorbell; the device must run all descriptors before ``tail``."""
     status, done = ring.doorbell(tail), ring.completion
     if status is not RingStatus.OK or done != (tail if completion is None else completion):
         raise CheckFailed(f"doorbell {tail}: {status.name}, completion index {done}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the test kit keeps for a session: the platform, in the same state before each test.
+"""The platform of a session, brought into the same state before each test.
 
 The allocator's grants go to the protection unit from before the first buffer on. The unit is on at
-each test's setup, also while fixtures of modules are set up and taken down, so that no result
-depends on the test before. The mark ``unprotected`` turns it off for one test.
+each test's setup, also while module fixtures are set up and torn down, so that no result depends on
+the test before. The mark ``unprotected`` turns it off for one test.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _SHOWN: Final = 3  # buffers in a message
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """What a test may leave behind: ``grants`` made by hand, and the ``cache`` model's mode."""
+    """State that a test may leave behind: ``grants`` made by hand, the ``cache`` model's mode."""
 
     grants: int
     cache: CacheModelMode
 
 
 class SessionPlatform:
-    """The platform and the driver's file of one session. On a board without a platform: neither."""
+    """The platform and the driver's file of one session. A board may have no platform."""
 
     def __init__(self, *, iommu: bool = False) -> None:
         """``iommu``: the device is behind one, so bus addresses are not physical."""
@@ -56,7 +56,7 @@ class SessionPlatform:
 
     @property
     def platform(self) -> PlatformDevice:
-        """The platform, told this guest's PAT and MTRRs; `PciError` where there is none."""
+        """The platform, told this guest's PAT and MTRRs; `PciError` without one."""
         if self._platform is None:
             raise self._missing or PciError("the platform is closed: no test runs")
         return self._platform
@@ -70,7 +70,7 @@ class SessionPlatform:
 
     @property
     def requests(self) -> RequestLog:
-        """The platform's log of requests; `PciError` where there is none."""
+        """The platform's log of requests; `PciError` without one."""
         return self.platform.requests
 
     @property
@@ -92,7 +92,7 @@ class SessionPlatform:
         return Board(self.platform, self.driver).witness_range(address, length)
 
     def start(self, item: pytest.Item) -> None:
-        """Begin a test: what is refused, announced and dropped from now on is its own."""
+        """Begin a test: refusals, announcements and dropped buffers from now on are its own."""
         self._item, self._began = item, provenance.operations()
         provenance.dropped(take=True)  # of tests before, whose tracebacks held them
         self.begin()
@@ -101,7 +101,7 @@ class SessionPlatform:
             self.expectations.begin()
 
     def sequence(self) -> int:
-        """Return how many requests there were, 0 without a platform."""
+        """Return the number of requests so far, 0 without a platform."""
         return self._platform.requests.count if self._platform is not None else 0
 
     def say(self, name: str, value: object) -> None:
@@ -110,9 +110,10 @@ class SessionPlatform:
             self._item.user_properties.append((name, value))
 
     def check_dropped(self, *, cycles: bool = True) -> None:
-        """Fail the test for buffers of its own that went without release(). `CheckFailed`.
+        """Fail the test for its own buffers that were dropped without release(). `CheckFailed`.
 
-        A warning of it would stay unseen in a test that passes. ``cycles``: and those in cycles.
+        Nobody would see a warning of it in a test that passes. ``cycles``: also look at
+        reference cycles.
         """
         if cycles:
             gc.collect(1)  # what the test left in them; older generations hold nothing of it
@@ -125,15 +126,15 @@ class SessionPlatform:
             )
 
     def left(self) -> LeftBehind:
-        """Return what is in force beside the allocator's grants."""
+        """Return the state in force beside the allocator's grants."""
         if self._platform is None or self._access is None:
             return LeftBehind(0, CacheModelMode.OFF)
         return LeftBehind(self._access.others, self._platform.cache.mode)
 
     def check_left(self, before: LeftBehind) -> None:
-        """Fail a test that leaves to the next ones what was not there ``before``. `CheckFailed`.
+        """Fail a test that leaves state behind that was not there ``before``. `CheckFailed`.
 
-        What it granted by hand would let their wrong DMA pass.
+        Its own grants would let wrong DMA of later tests pass.
         """
         platform, access, found = self._platform, self._access, self.left()
         if platform is None or access is None:
@@ -153,9 +154,9 @@ class SessionPlatform:
                 )
 
     def conclude(self, *, failed: bool) -> None:
-        """At a test's end, record what lay where, if it failed or a refusal was not announced.
+        """At a test's end, record the memory layout if it failed or a refusal was not announced.
 
-        That there was one, and the number of the newest request, is said as well: the device's
+        It also records such a refusal, and the number of the newest request: the device's
         trace must have them.
         """
         if self._platform is None:
@@ -170,7 +171,7 @@ class SessionPlatform:
             self.say("memory", rows)
 
     def begin(self, *, protected: bool = True) -> None:
-        """Bring the platform into the state that each test begins in; find it, the first time."""
+        """Bring the platform into the state that each test begins in; open it the first time."""
         if self._platform is None and self._missing is None:
             self._open()
         if self._platform is None:
@@ -183,7 +184,7 @@ class SessionPlatform:
     def close(self) -> None:
         """Close everything; `begin` opens it again.
 
-        The unit stays on: a DMA that comes after the last test is refused as one before it.
+        The unit stays on: a DMA after the last test is refused like one before it.
         """
         if self._platform is not None:
             dma_platform.access_control = None

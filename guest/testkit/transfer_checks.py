@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the allocator knows of a test's transfers: mistakes fail it, coverage explains a failure.
+"""Checks of a test's transfers: driver mistakes fail it, DMA coverage explains a failure.
 
-The mark ``strict_coverage`` has a test fail when no DMA touched bytes that were prepared.
+The mark ``strict_coverage`` fails a test when no DMA touched bytes that were prepared.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:  # noqa: ARG001
-    """Begin the test's accounts: what fixtures prepared is not its own, whoever made them."""
+    """Begin the test's accounts, without the preparations of its fixtures."""
     coverage.begin()
     mistakes.taken()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
-    """Hold the test to its coverage, and fail it for mistakes that it did not take itself."""
+    """Check the test's coverage, and fail it for mistakes that it did not take itself."""
     if pyfuncitem.get_closest_marker(_STRICT) is None:
         result = yield
     else:
@@ -62,7 +62,7 @@ def pytest_runtest_teardown() -> object:
 def pytest_runtest_makereport(
     item: pytest.Item,  # noqa: ARG001
 ) -> object:
-    """Add to a failed test's report what no DMA touched."""
+    """Add the bytes that no DMA touched to a failed test's report."""
     report = yield
     if isinstance(report, pytest.TestReport) and report.failed and (said := coverage.lines()):
         report.sections.append((COVERAGE, "\n".join(said)))

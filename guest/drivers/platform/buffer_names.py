@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tags of tracked buffers stand for, told by each process and read by all.
+"""The names of tracked buffers by their tags, in a file that all processes of the guest share.
 
-A report of the cache model names a buffer by its tag, and whoever takes it need not be the process
-that made the buffer, which may be dead by then.
+A report of the cache model has the tag of a buffer. The process that takes the report may be
+another one than the process that made the buffer, which may be dead by then.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MODE: Final = 0o600
 
 
 class BufferNames:
-    """A file of lines, one for each tag: it is appended to, and its end counts."""
+    """A file of lines, one for each tag. New lines go to the end; the last line of a tag counts."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or command.LOCKS / "cache-buffers"
 
     def tell(self, tag: int, name: str) -> None:
-        """Say what a tag stands for from now on. A file that cannot be written is no error."""
+        """Name a tag from now on. A file that cannot be written is not an error."""
         line = f"{tag:#x} {' '.join(name.split())[:_NAME_MAX]} of process {os.getpid()}\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,14 +35,14 @@ class BufferNames:
             try:
                 if os.fstat(descriptor).st_size > _SIZE_MAX:
                     os.ftruncate(descriptor, 0)
-                os.write(descriptor, line.encode())  # in one piece: others write as well
+                os.write(descriptor, line.encode())  # in one piece: other processes write, too
             finally:
                 os.close(descriptor)
         except OSError:
-            return  # a report then has the tag alone
+            return  # a report then has only the tag
 
     def find(self, tag: int) -> str | None:
-        """Return what was last told of a tag, or None."""
+        """Return the newest name of a tag, or None."""
         try:
             lines = self._path.read_text(errors="replace").splitlines()
         except OSError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The platform's cache model from user space: what a board without coherent I/O would do.
+"""The platform's cache model from user space: a model of a board without coherent I/O.
 
 While it is on, a no-snoop DMA meets the DRAM image of tracked lines, and the commands here move
-lines between that and what the CPU sees. What it finds wrong with a driver's calls are reports.
+lines between that image and the CPU's view. It reports wrong calls of a driver.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class CacheUnit:
     address: str
 
     def configure(self, mode: CacheModelMode, line: int = 64, seed: int = 0) -> None:
-        """Begin anew with a line size in bytes (32 to 256), or turn the model off.
+        """Start again with a line size in bytes (32 to 256), or turn the model off.
 
-        Every track is dropped, of all processes, and memory is left as the CPU sees it.
+        This drops every track, of all processes, and leaves memory as the CPU sees it.
         """
         self._check(mode=(mode, _U32), line=(line, _U32), seed=(seed, _U64))
         with self.lock.held():
@@ -79,12 +79,12 @@ class CacheUnit:
 
     @property
     def mode(self) -> CacheModelMode:
-        """The mode that was asked for last; after a reset, off."""
+        """The mode that was configured last; off after a reset."""
         return CacheModelMode(self.control[Plat.CACHE_MODE])
 
     @property
     def line(self) -> int:
-        """The line size that was asked for last, in bytes."""
+        """The line size that was configured last, in bytes."""
         return self.control[Plat.CACHE_LINE]
 
     def track(
@@ -107,7 +107,7 @@ class CacheUnit:
             self._do(CacheCommand.TRACK, f"tracking {length} bytes at {va:#x}")
 
     def untrack(self, tag: int) -> None:
-        """Let a buffer go; what a missing sync left is reported."""
+        """Stop tracking a buffer; damage by a missing sync is reported."""
         self._check(tag=(tag, _U32))
         with self.lock.held():
             self.control[Plat.CACHE_TAG] = tag
@@ -118,11 +118,11 @@ class CacheUnit:
         self._range(CacheCommand.CLEAN, tag, offset, length)
 
     def invalidate(self, tag: int, offset: int, length: int) -> None:
-        """Let the CPU see what is in DRAM; its own stores that nobody cleaned are lost."""
+        """Show the CPU the bytes in DRAM; its own stores that nobody cleaned are lost."""
         self._range(CacheCommand.INVALIDATE, tag, offset, length)
 
     def clean_and_invalidate(self, tag: int, offset: int, length: int) -> None:
-        """Do the one, then the other."""
+        """Clean, then invalidate."""
         self._range(CacheCommand.CLEAN_INVALIDATE, tag, offset, length)
 
     def sync_for_device(self, tag: int, offset: int, length: int, direction: int = 0) -> None:
@@ -134,13 +134,14 @@ class CacheUnit:
         self._range(CacheCommand.SYNC_FOR_CPU, tag, offset, length, direction)
 
     def complete(self, tag: int, offset: int, length: int) -> None:
-        """Say that the DMA is over: the CPU owns the bytes, and no line changes."""
+        """State that the DMA is over: the CPU owns the bytes, and no line changes."""
         self._range(CacheCommand.COMPLETE, tag, offset, length)
 
     def announce_begin(self, tag: int, offset: int, length: int) -> None:
         """Expect a writer that the model does not see, such as another device model.
 
-        Do not store to these bytes until `announce_end`: the stores could not be told apart.
+        Do not store to these bytes until `announce_end`: the model could not tell the
+        stores apart.
         """
         self._range(CacheCommand.ANNOUNCE_BEGIN, tag, offset, length)
 
@@ -151,7 +152,7 @@ class CacheUnit:
     def take_reports(self) -> list[CacheReport]:
         """Return the reports, oldest first, and have the model forget them.
 
-        `PlatformDeviceError` when some found no room before, or one is no report.
+        `PlatformDeviceError` when reports were lost for lack of room, or one is malformed.
         """
         found: list[CacheReport] = []
         with self.lock.held():
@@ -170,7 +171,7 @@ class CacheUnit:
         return count
 
     def _report(self, start: int) -> CacheReport:
-        """Read one, no more of its bytes than count: each access is a message."""
+        """Read one report, and no more of its bytes than count: each access is a message."""
         size, full = CacheReport.STRUCT.size, CacheReport.BYTES
         with self.results.data.cast("Q") as words:
 
@@ -204,7 +205,7 @@ class CacheUnit:
             self._do(command, f"{command.name} of {length} bytes from {offset} on, {tag:#x}")
 
     def _check(self, **values: tuple[int, int]) -> None:
-        """Refuse what does not fit its register: it would be another number there."""
+        """Refuse a value that does not fit its register, which would become another number."""
         for name, (value, end) in values.items():
             if not 0 <= value < end:
                 raise CacheError(CacheStatus.BAD_RANGE, f"{self.address}: {name} {value}")

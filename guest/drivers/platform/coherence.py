@@ -44,7 +44,7 @@ class PlatformCoherence:
     A buffer that is not mapped in this process, of `kernel_task` or of another task, is tracked
     through a mapping of the kernel's; its owner tracks it, and nobody who maps it besides. One
     above 2 MiB is refused. Its direction is that of the moment.
-    Memory that a process has anyhow is tracked while it is prepared. What cannot be untracked is an
+    Memory that a process has anyhow is tracked while it is prepared. A failure to untrack is an
     error, and stays tracked: `platform_errors.as_return`'s. A forked child has nothing tracked.
     """
 
@@ -64,9 +64,9 @@ class PlatformCoherence:
         return self._line
 
     def name_of(self, tag: int) -> str:
-        """Return what a report's tag stands for, whichever process made it, also after its release.
+        """Return the name of the buffer with this tag, of any process, even after its release.
 
-        The tag itself for a buffer that was tracked otherwise.
+        For a buffer that was tracked in another way it returns the tag itself.
         """
         return self._buffers.get(tag) or self._names.find(tag) or f"buffer {tag:#x}"
 
@@ -87,7 +87,7 @@ class PlatformCoherence:
             ) from None
 
     def track(self, buffer: DmaBuffer) -> Callable[[], None]:
-        """Track a buffer; return its end."""
+        """Track a buffer; return the function that ends that."""
         if buffer.address:
             entry = self._driver.query(buffer.address)
             root, va, levels = entry.root, buffer.address, entry.levels
@@ -97,10 +97,10 @@ class PlatformCoherence:
         return self._tracked(buffer, root, va, buffer.getCapacity(), levels)
 
     def track_existing(self, memory: DmaMemory, address: int, length: int) -> Callable[[], None]:
-        """Track memory of this process that was there before; return its end.
+        """Track memory that this process already has; return the function that ends that.
 
-        Where it begins or ends within a cache line it is not tracked, and a sync of it is refused:
-        it would write back and discard what the process has beside it.
+        Partial cache lines at its edges are not tracked, and a sync of such a part is
+        refused: it would write back and discard the process's other bytes in that line.
         """
         self._begin_process()
         if address % self._line or length % self._line:
@@ -165,7 +165,7 @@ class PlatformCoherence:
             raise as_return(error) from error
 
     def _begin_process(self) -> None:
-        """Start anew in a process that was forked: what is tracked is its parent's."""
+        """Start with nothing in a forked process: its parent's tracks stay the parent's."""
         if self._pid != os.getpid():
             self._pid, self._next = os.getpid(), 0
             self._tags, self._shared = {}, {}
@@ -173,13 +173,13 @@ class PlatformCoherence:
     def sync_for_device(
         self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
-        """Clean, and remember what the device got."""
+        """Clean, and remember the bytes that the device got."""
         self._do(self._unit.sync_for_device, memory, offset, length, int(direction))
 
     def sync_for_cpu(
         self, memory: DmaMemory, offset: int, length: int, direction: IODirection
     ) -> None:
-        """Compare with what the device got; invalidate, unless the device has only read."""
+        """Compare with the bytes that the device got; invalidate, unless it has only read."""
         self._do(self._unit.sync_for_cpu, memory, offset, length, int(direction))
 
     def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
@@ -187,11 +187,11 @@ class PlatformCoherence:
         self._do(self._unit.clean, memory, offset, length)
 
     def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
-        """Write back, then forget."""
+        """Write back, then drop the lines."""
         self._do(self._unit.clean_and_invalidate, memory, offset, length)
 
     def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
-        """The CPU owns the bytes again; what is not tracked always was its own."""
+        """The CPU owns the bytes again; it always owns untracked memory."""
         if id(memory) in self._tags:
             self._do(self._unit.complete, memory, offset, length)
 

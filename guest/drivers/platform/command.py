@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command of the platform device needs: its errors, and one command at a time."""
+"""The basis of every platform command: its errors, and the lock that admits one at a time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _lock_files: set[int] = set()  # descriptors of the commands that are under way 
 
 
 class PlatformDeviceError(PciError):
-    """The platform device is of another kind or version, or answered what it must not."""
+    """The platform device has another kind or version, or gave an invalid answer."""
 
 
 class CommandInProgress(PlatformDeviceError):
-    """This thread is in the middle of another command: the caller interrupts it, and comes again.
+    """This thread is in the middle of another command: try again when that one has ended.
 
-    So it is with a finalizer or a signal handler, and with nobody else.
+    Only a finalizer or a signal handler meets this.
     """
 
 
@@ -82,7 +82,7 @@ class CommandLock:
 
 
 def _after_fork_in_child() -> None:
-    """The commands under way are the parent's: should it die, the lock must not stay with us."""
+    """The parent owns the commands under way: if it dies, this process must not keep the lock."""
     _within.command = False
     for fd in _lock_files:
         os.close(fd)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The platform device from user space: its witness, and what its other models are reached by.
+"""The platform device from user space: its witness, and the way to its other models.
 
-Several processes may have it open; each command is theirs alone while it lasts.
+Several processes may have it open; a command belongs to one process while it lasts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MTRR_RANGE_SIZE: Final = 16  # PHYSBASE lo, hi, PHYSMASK lo, hi
 
 @dataclass(frozen=True, slots=True)
 class WitnessReport:
-    """What the witness saw of one virtual range.
+    """The witness's report on one virtual range.
 
     ``runs`` cover the range from its start up to ``fault_va``, or to its end when ``status`` is OK
     (fault_va is None then). ``pages`` is the number of leaf entries looked at.
@@ -53,8 +53,8 @@ class WitnessReport:
 class PlatformDevice:
     """1234:da7a, found by its id, enabled, with bus mastering on. A context manager.
 
-    It must be told the memory types (`set_memory_types`, or `read_memory_types`) before it can
-    tell what is effective.
+    Set its memory types (`set_memory_types` or `read_memory_types`) before you ask for
+    effective types.
     """
 
     def __init__(self, function: PciFunction | None = None) -> None:
@@ -101,7 +101,7 @@ class PlatformDevice:
         return refusals.expects(*reasons, count=count)
 
     def set_memory_types(self, pat: int, mtrrs: Mtrrs) -> None:
-        """Tell the witness what the processor makes of page-table entries."""
+        """Give the witness the processor's PAT and MTRRs."""
         with self._lock.held():
             self._set_memory_types(pat, mtrrs)
 
@@ -119,14 +119,15 @@ class PlatformDevice:
             control.set64(Plat.MTRR_FIXED + 8 * index, value)
 
     def read_memory_types(self) -> None:
-        """Read PAT and MTRRs in this guest, and tell the witness."""
+        """Read PAT and MTRRs in this guest, and give them to the witness."""
         self.set_memory_types(memory_types.read_pat(), memory_types.read_mtrrs())
 
     def witness(self, root: int, va: int, length: int, levels: int = 4) -> WitnessReport:
-        """Walk the tables at physical ``root`` for [va, va + length) and report what is mapped.
+        """Walk the tables at physical ``root`` for [va, va + length); return the mapping's report.
 
-        ``levels`` is 4 or 5. A walk that fails is a report whose status says how. Root and levels
-        come from the driver (`iobuffer.driver.Driver.query`), or from outside the guest.
+        ``levels`` is 4 or 5. A walk that fails is a report with another status than OK.
+        Root and levels come from the driver (`iobuffer.os.driver.Driver.query`), or from
+        outside the guest.
         """
         with self._lock.held():
             return self._walk(root, va, length, levels)
@@ -152,7 +153,7 @@ class PlatformDevice:
                 for i in range(0, count * size // 8, size // 8)
             )
         except ValueError as error:
-            raise PlatformDeviceError(f"{self.pci.address}: a run is no run: {error}") from error
+            raise PlatformDeviceError(f"{self.pci.address}: a malformed run: {error}") from error
         finally:
             quads.release()
         faulted = status != WitnessStatus.OK

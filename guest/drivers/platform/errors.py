@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The platform's refusals in IOKit's terms, for those who use it through the allocator."""
+"""The platform's errors as IOKit's, for callers that use the platform through the allocator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def as_return(
     length: int | None = None,
     direction: int | None = None,
 ) -> IOReturnError:
-    """Return what a failed command of the platform is; the platform has not done it.
+    """Return IOKit's error for a failed command of the platform, which did not carry it out.
 
     `IONotPermittedError`: it came in the middle of another command of this thread, from a finalizer
     or a signal handler, and can be done when that one has ended. Else `IODeviceError`, with

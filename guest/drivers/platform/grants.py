@@ -19,7 +19,7 @@ from dma_rehearsal.guest.iobuffer.base import interfaces
 
 
 class PlatformEvidence:
-    """`DmaEvidence` of the protection unit: what it saw while it was on."""
+    """`DmaEvidence` of the protection unit: the bytes that it saw touched while it was on."""
 
     def __init__(self, unit: ProtectionUnit) -> None:
         self._unit = unit
@@ -86,7 +86,7 @@ class PlatformAccess:
         It stands when this raises: `platform_errors.as_return`'s errors.
         """
         if not isinstance(grant, _Granted):
-            raise TypeError(f"{grant!r} is no grant of this access control")
+            raise TypeError(f"{grant!r} is not a grant of this access control")
         self._begin_process()
         if grant.pid != self._pid:
             return  # its maker's, who goes on using it
@@ -108,15 +108,15 @@ class PlatformAccess:
 
     @property
     def others(self) -> int:
-        """How many grants in force are not by this access control, such as made by hand.
+        """The number of grants in force that others made, for example a test by hand.
 
-        Less than 0 when a reset of the platform dropped some of its own.
+        It is negative when a reset of the platform dropped some of its own.
         """
         self._begin_process()
         return self._unit.grant_count - len(self._mine)
 
     def _begin_process(self) -> None:
-        """Start anew in a process that was forked: grants belong to processes."""
+        """Start with no grants in a forked process: grants belong to processes."""
         if self._pid != os.getpid():
             self._pid, self._owner = os.getpid(), process_owner()
             self._mine = set()

@@ -41,11 +41,11 @@ class ProtectionError(PlatformDeviceError):
 
 
 class GrantsExhausted(ProtectionError):
-    """As many grants are in force as the unit has room for: withdraw some."""
+    """The unit has no room for another grant: withdraw some."""
 
 
 class NoSuchGrant(ProtectionError):
-    """No grant has this id; it was withdrawn, or a reset dropped all."""
+    """No grant has this id: it was withdrawn, or a reset dropped all grants."""
 
 
 _ERRORS: Final[dict[ProtectionStatus, type[ProtectionError]]] = {
@@ -73,9 +73,9 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class ProtectionFault:
-    """A DMA request that was denied, and moved nothing. Bus addresses; length in bytes.
+    """A denied DMA request, which moved nothing. Bus addresses; length in bytes.
 
-    ``byte`` is the first byte at fault; ``nearest`` the grant nearest to it as it was then.
+    ``byte`` is the first byte at fault; ``nearest`` is the grant that was nearest to it then.
     """
 
     sequence: int
@@ -113,7 +113,7 @@ def process_owner(pid: int | None = None) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _this_process(pid: int) -> int:
-    """Return this process's tag, which stands for as long as it runs; ``pid`` tells a fork."""
+    """Return this process's tag, the same for as long as it runs; ``pid`` tells a fork apart."""
     return process_owner(pid)
 
 
@@ -135,7 +135,7 @@ def _grant(address: int, length: int, direction: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What DMA did to a range: ``count`` bytes were touched, the first that was not is ``first``.
+    """The ``count`` bytes of a range that DMA touched; ``first`` is the first untouched one.
 
     ``first`` is an offset in the range, its length when all was touched.
     """
@@ -171,7 +171,7 @@ class ProtectionUnit:
     def grant(self, address: int, length: int, direction: int, owner: int | None = None) -> int:
         """Let devices access [address, address + length) on the bus; return the grant's id.
 
-        ``direction`` as IOKit has it: 1 device writes (In), 2 device reads (Out), 3 both.
+        ``direction`` as in IOKit: 1 device writes (In), 2 device reads (Out), 3 both.
         ``owner`` is any tag of 63 bits, or one of `process_owner` (default: this process's).
         `GrantsExhausted`, or `ProtectionError` for a range or a direction that there is not.
         """
@@ -180,9 +180,10 @@ class ProtectionUnit:
     def grant_each(
         self, ranges: Sequence[tuple[int, int]], direction: int, owner: int | None = None
     ) -> list[int]:
-        """Grant each (address, length) as `grant` does, as one command that no other comes into.
+        """Grant each (address, length) as `grant` does, in one uninterrupted command.
 
-        Those before one that is refused stay granted: `withdraw_owner` takes them back as well.
+        When one is refused, the ones before it stay granted; `withdraw_owner` takes them
+        back as well.
         """
         tag = _this_process(os.getpid()) if owner is None else owner
         for address, length in ranges:
@@ -201,7 +202,7 @@ class ProtectionUnit:
         return made
 
     def withdraw(self, identity: int) -> None:
-        """Take a grant back: no byte moves by it any more. `NoSuchGrant` when there is none."""
+        """Take a grant back: no more bytes move by it. `NoSuchGrant` for an unknown id."""
         what = f"withdrawal of grant {identity}"
         if not 0 <= identity < 1 << 32:
             raise NoSuchGrant(ProtectionStatus.NO_SUCH_GRANT, what)
@@ -210,7 +211,7 @@ class ProtectionUnit:
             self._do(ProtectionCommand.WITHDRAW, what)
 
     def withdraw_owner(self, owner: int) -> int:
-        """Take back all grants of an owner; return how many those were."""
+        """Take back all grants of an owner; return their number."""
         what = f"withdrawal of owner {owner:#x}"
         if not 0 <= owner < _U64:
             raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, what)
@@ -220,7 +221,7 @@ class ProtectionUnit:
             return self._control[Plat.GRANT_WITHDRAWN]
 
     def withdraw_dead(self) -> int:
-        """Take back the grants of processes that have ended; return how many those were."""
+        """Take back the grants of processes that have ended; return their number."""
         return sum(self.withdraw_owner(owner) for owner in self.owners() if _is_dead(owner))
 
     def owners(self) -> list[int]:
@@ -243,7 +244,7 @@ class ProtectionUnit:
 
     @contextmanager
     def granted(self, address: int, length: int, direction: int) -> Iterator[int]:
-        """Grant within the ``with``; its value is the id."""
+        """Grant within the ``with``; its value is the grant's id."""
         identity = self.grant(address, length, direction)
         try:
             yield identity
@@ -263,7 +264,7 @@ class ProtectionUnit:
     def touched(self, address: int, length: int, direction: int, since: int = 0) -> Touched | None:
         """Return which bytes of [address, address + length) requests have touched after ``since``.
 
-        ``since``: a `RequestLog.count`. ``direction`` as `grant` has it: by device writes, reads,
+        ``since``: a `RequestLog.count`. ``direction`` as in `grant`: by device writes, reads,
         or either. None: the unit does not know, for it was off, or forgot requests of that time.
         """
         if not (0 <= address < _U64 and 0 <= length < _U64):
@@ -291,9 +292,9 @@ class ProtectionUnit:
         return self._control[Plat.FAULT_LOST]
 
     def faults(self, since: int = 0) -> list[ProtectionFault]:
-        """Return the faults that are kept, oldest first, with a sequence number above ``since``.
+        """Return the kept faults with a sequence number above ``since``, oldest first.
 
-        Reading takes none away. One that is overwritten while it is read is left out.
+        Reading removes none. A fault that is overwritten while it is read is left out.
         """
         with self._lock.held():
             last, lost = self.fault_count, self.faults_lost

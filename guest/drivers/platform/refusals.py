@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refused DMA that its driver expects: who announces it, so that nobody takes it for a mistake.
+"""Refused DMA that its driver expects, announced so that nobody takes it for a mistake.
 
-A rig that watches every refusal gives `use` what announces them there.
+A test kit that watches every refusal registers itself with `use`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _announce: Announce | None = None
 
 
 def use(announce: Announce | None) -> Announce | None:
-    """Have ``announce`` announce from now on, or nobody; return the one before."""
+    """Announce by ``announce`` from now on, None: not at all; return the previous one."""
     global _announce
     before, _announce = _announce, announce
     return before
@@ -38,10 +38,10 @@ def expects(
 ) -> AbstractContextManager[list[RefusedRequest]]:
     """Expect that DMA is refused within the ``with``, for one of these reasons.
 
-    At least one request has to be; with ``count`` just so many. What the device does must be over
-    by the end of the ``with``: read a register of it, for writes are posted. The list has the
-    requests then; an error says what was refused instead.
+    At least one request must be refused; with ``count`` exactly that many. The device must have
+    finished by the end of the ``with``: read one of its registers, because writes are posted. The
+    list then has the requests; an error lists what was refused instead.
     """
     if _announce is None:
-        raise PciError("nobody watches refused DMA here: expects() is for a test of the rig")
+        raise PciError("nobody watches refused DMA here; expects() works in guest tests only")
     return _announce(*reasons, count=count)

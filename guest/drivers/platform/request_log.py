@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every request to memory that devices make, as the platform counts them; which were refused."""
+"""The platform's log of all requests to memory that devices make, and of the refused ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MARK_END: Final = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class RefusedRequest:
-    """A request that was refused, whoever refused it. Bus addresses; length in bytes.
+    """A refused request, whoever refused it. Bus addresses; length in bytes.
 
-    ``number`` counts refusals, ``sequence`` all requests. Of a request in several ranges: the first
-    address, and the bytes of all. ``byte`` is the first byte at fault.
+    ``number`` counts refusals, ``sequence`` all requests. A request in several ranges has the
+    first address, and the bytes of all. ``byte`` is the first byte at fault.
     """
 
     number: int
@@ -34,7 +34,7 @@ class RefusedRequest:
 
 
 class RequestLog:
-    """The requests of all functions of the device's process, beside the platform's own walks."""
+    """The requests of all functions of the device process, except the platform's own walks."""
 
     def __init__(self, control: Bar, lock: CommandLock, address: str) -> None:
         """``control`` is the platform's BAR0, ``address`` its place for messages."""
@@ -42,18 +42,18 @@ class RequestLog:
 
     @property
     def count(self) -> int:
-        """The sequence number of the newest request; 0 before the first. No reset sets it back."""
+        """The sequence number of the newest request; 0 before the first. A reset keeps it."""
         return self._control[Plat.REQUEST_COUNT]
 
     @property
     def refused_count(self) -> int:
-        """How many requests were refused since the platform's last reset."""
+        """The number of requests refused since the platform's last reset."""
         return self._control[Plat.REFUSED_COUNT]
 
     def refused(self, since: int = 0) -> list[RefusedRequest]:
         """Return the refused requests whose sequence number is above ``since``, the oldest first.
 
-        The newest 64 are kept; `refused_count` tells of how many there were.
+        The newest 64 are kept; `refused_count` counts all of them.
         """
         with self._lock.held():
             last = self.refused_count
@@ -66,9 +66,9 @@ class RequestLog:
         return found[::-1]
 
     def mark(self) -> int:
-        """Put a number into the device's trace, between what came before and what comes; return it.
+        """Put a mark between earlier and later requests of the device's trace; return its number.
 
-        It is one above the last one, whichever process made that.
+        The number is one above the last mark's, whichever process made that.
         """
         with self._lock.held():
             number = (self._control[Plat.MARK] + 1) % _MARK_END

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VFIO container: what the devices of its groups may reach, and at which bus addresses."""
+"""A VFIO container: memory mapped for the devices of its groups, and its bus addresses."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Iova:
 
     @property
     def direction(self) -> IODirection:
-        """What the device was to be allowed, as a direction."""
+        """The device's rights to this mapping, as a direction."""
         rights = IODirection.kIODirectionOut * self.read | IODirection.kIODirectionIn * self.write
         return IODirection(rights)
 
@@ -82,7 +82,7 @@ class Iova:
         return self._container is None or self._container.closed
 
     def permit(self) -> None:
-        """Grant the device what the mapping is for; `IOReturnError` when there is no room."""
+        """Grant the device the mapping's rights; `IOReturnError` when the unit is full."""
         self._grants = preparation.Grants(self.segments, self.direction)
 
     def close(self) -> None:
@@ -138,9 +138,9 @@ class Container:
         return self._fd < 0
 
     def attach(self, group: int) -> None:
-        """Put a group, an open file of it, into the container; `IODeviceError` when it cannot be.
+        """Put a group, an open file of it, into the container; `IODeviceError` on failure.
 
-        The first one decides what can be mapped.
+        The first group decides which bus addresses can be mapped.
         """
         try:
             fcntl.ioctl(group, Request.GROUP_SET_CONTAINER, self._fd.to_bytes(4, "little"))
@@ -156,11 +156,10 @@ class Container:
             ) from (error)
 
     def set_mask(self, bits: int) -> None:
-        """Place no further mapping beyond 2**``bits``, for a device that drives no more of them.
+        """Place no further mapping beyond 2**``bits``, for a device that drives no more bits.
 
-        What dma_set_mask is to a driver in the kernel; of several devices the narrowest counts. It
-        is for after `attach`, which tells what can be mapped. `IOBadArgumentError` for less than
-        a page.
+        It corresponds to dma_set_mask in the kernel; of several devices the narrowest
+        counts. Call it after `attach`. `IOBadArgumentError` for less than a page.
         """
         if not self.page or not self.page.bit_length() <= bits <= 64:
             raise IOBadArgumentError(
@@ -170,7 +169,7 @@ class Container:
         self.iova.narrow(bits)
 
     def available(self) -> int | None:
-        """How many more mappings the kernel takes, None when it does not say."""
+        """The number of further mappings that the kernel takes; None when it does not say."""
         return self._info()[2]
 
     def map(
@@ -235,7 +234,7 @@ class Container:
         return iova
 
     def unmap(self, iova: Iova) -> None:
-        """End a mapping, see `Iova.close`; `IODeviceError` when the kernel ended less than all."""
+        """End a mapping, see `Iova.close`; `IODeviceError` when the kernel ended a part of it."""
         try:
             *_, size = uapi.call(
                 self._fd, Request.IOMMU_UNMAP_DMA, uapi.UNMAP_DMA, 0, iova.address, iova.length
@@ -311,7 +310,7 @@ def _populate(va: int, length: int) -> None:
     """Give this process pages of its own in the range.
 
     Where it has stored nothing yet, a mapping for reads alone would pin the kernel's page of zeros
-    for the device, and the first store would give the process another page. Memory that is no
+    for the device, and the first store would give the process another page. Memory that is not
     page's own, such as a carve-out's, needs none of it and refuses it; what is wrong with the rest
     VFIO says.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PCI function that VFIO gives to this process, with the interface of sysfs and our module."""
+"""A PCI function that VFIO gives to this process, with the interface of `PciFunction`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _INDEX: Final = {Interrupts.MSIX: Irq.MSIX, Interrupts.INTX: Irq.INTX}
 
 
 def bind(function: PciFunction) -> None:
-    """Have vfio-pci take a function, from another driver if one has it; `PciError` if it does not.
+    """Bind a function to vfio-pci, and unbind it from another driver first. `PciError`.
 
     It stays so until something else takes it.
     """
@@ -63,7 +63,7 @@ class VfioFunction(PciFunction):
     def open(cls, container: Container, function: PciFunction) -> Self:
         """Bind ``function`` to vfio-pci, put its group into ``container``, open it.
 
-        Its BARs are no bus addresses for memory from then on. `PciError`, `IODeviceError`.
+        From then on no memory is mapped at its BARs' addresses. `PciError`, `IODeviceError`.
         """
         bind(function)
         group = _open_group(function)
@@ -98,7 +98,7 @@ class VfioFunction(PciFunction):
     def _map_bar(self, number: int) -> mmap.mmap:
         flags, place, size = self._region(number)
         if not flags & RegionFlag.MMAP or size % mmap.PAGESIZE:
-            raise OSError(errno.ENODEV, f"{size} bytes that VFIO does not let one map")
+            raise OSError(errno.ENODEV, f"{size} bytes that VFIO does not map")
         return mmap.mmap(self._device, size, offset=place)
 
     def config_read(self, offset: int, length: int) -> bytes:
@@ -126,7 +126,7 @@ class VfioFunction(PciFunction):
             raise PciError(f"{self.address}: reset: {error.strerror}") from error
 
     def close(self) -> None:
-        """Unmap the BARs and give the function back; again is nothing."""
+        """Unmap the BARs and give the function back; closing again does nothing."""
         super().close()
         self._device = self._group = -1
         self._finalizer()
@@ -143,10 +143,10 @@ class VfioFunction(PciFunction):
 
 
 class VfioDriver:
-    """Bus mastering and interrupts of a `VfioFunction`, as `iobuffer.driver.DriverFunction` gives.
+    """Bus mastering and interrupts of a `VfioFunction`, like `DriverFunction`.
 
-    MSI-X is used until `set_interrupts` says otherwise. The function has one owner, so there is
-    no other open file that could hold a vector.
+    It uses MSI-X until `set_interrupts` says otherwise. The function has one owner, so no other
+    open file can hold a vector.
     """
 
     def __init__(self, function: VfioFunction) -> None:
@@ -173,7 +173,7 @@ class VfioDriver:
     def set_eventfd(self, vector: int, fd: int) -> None:
         """Have the vector's interrupts signal ``fd``, an eventfd; -1 stops that.
 
-        `IODeviceError` (kIOReturnBadArgument) when there is no such vector.
+        `IODeviceError` (kIOReturnBadArgument) for a vector that does not exist.
         """
         vectors = self.info().vectors
         if not 0 <= vector < vectors:
@@ -223,7 +223,7 @@ class VfioDriver:
         self._enabled = False
 
     def _set(self, action: IrqSetFlag, start: int, fds: list[int]) -> None:
-        """Give vectors eventfds; none at all ends the interrupts of this kind."""
+        """Give vectors eventfds; an empty list ends the interrupts of this kind."""
         data = struct.pack(f"<{len(fds)}i", *fds)
         flags = action | (IrqSetFlag.DATA_EVENTFD if fds else IrqSetFlag.DATA_NONE)
         header = uapi.IRQ_SET.pack(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bus addresses behind an IOMMU: which of them are free.
 
-What is given back rests (`iobuffer.quarantine`), so that a late DMA finds nothing mapped there.
+A freed address rests (`iobuffer.memory.quarantine`), so that a late DMA finds nothing mapped there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dma_rehearsal.guest.iobuffer.base.ranges import align_down, align_up
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.quarantine import RestingRanges
 
-# Left alone, so that address 0, and what a driver with a bug makes of it, is never mapped.
+# Never mapped, so that address 0 and small offsets from it always fault.
 LOWEST: Final = 1 << 20
 
 
 class IovaAllocator:
-    """Hands out bus addresses of ``ranges`` (first, last), in pages of ``page`` bytes.
+    """Allocates bus addresses of ``ranges`` (first, last), in pages of ``page`` bytes.
 
-    All sizes are in bytes. Threads may share it, and a finalizer may give back at any moment.
+    All sizes are in bytes. Threads may share it, and a finalizer may free at any moment.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int]], page: int) -> None:
@@ -41,9 +41,9 @@ class IovaAllocator:
     def allocate(self, length: int, alignment: int = 1, *, bits: int = 64) -> int:
         """Return an address for ``length`` bytes at a multiple of ``alignment``.
 
-        `Platform.placement` chooses which one: the lowest, by default. ``bits``: what the
-        device drives of an address. `IOBadArgumentError` for a length or an alignment that is none;
-        `IONoMemoryError` when nothing is free there.
+        `Platform.placement` chooses it: by default the lowest. ``bits``: the address bits
+        that the device drives. `IOBadArgumentError` for an invalid length or alignment;
+        `IONoMemoryError` when no such address is free.
         """
         size = self._pages(length)
         if alignment <= 0 or alignment & (alignment - 1):
@@ -64,13 +64,13 @@ class IovaAllocator:
         )
 
     def take(self, address: int, length: int) -> None:
-        """Take just these addresses, also if they rest.
+        """Take exactly these addresses, even if they rest.
 
-        `IOBadArgumentError` when they are not free, or no pages.
+        `IOBadArgumentError` when they are not free, or not whole pages.
         """
         if address % self.page:
             raise IOBadArgumentError(
-                f"bus address {address:#x} is no multiple of {self.page}", address=address
+                f"bus address {address:#x} is not a multiple of {self.page}", address=address
             )
         with self._locked():
             taken = self._free.allocate_at(address, self._pages(length))
@@ -83,14 +83,14 @@ class IovaAllocator:
             )
 
     def reserve(self, address: int, length: int) -> None:
-        """Take what is free of a range out for good: it means something else on the bus."""
+        """Remove the free part of a range for good: on the bus it means something else."""
         start = align_down(address, self.page)
         end = align_up(address + length, self.page)
         with self._locked():
             self._free.discard(start, end - start)
 
     def narrow(self, bits: int) -> None:
-        """Take all that is free at 2**``bits`` and beyond out for good: no device drives more."""
+        """Remove all free addresses from 2**``bits`` on for good: no device drives them."""
         with self._locked():
             for first, size in list(self._free.runs()):
                 low = max(first, 1 << bits)
@@ -111,9 +111,9 @@ class IovaAllocator:
         return ends[-1] - self.page
 
     def free(self, address: int, *, used: bool = True) -> None:
-        """Give back what starts at ``address``; `IOBadArgumentError` when nothing does.
+        """Give back the range at ``address``; `IOBadArgumentError` when none starts there.
 
-        It rests if it was ``used``: if a device could know it.
+        It rests if it was ``used``, so that a device could know it.
         """
         self._late.append((address, used))
         # A finalizer may come in the midst of another call, which then does it the next time.

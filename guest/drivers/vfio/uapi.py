@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of include/uapi/linux/vfio.h that is used here, and one way to call it."""
+"""The part of include/uapi/linux/vfio.h that VFIO drivers here use, and a way to call it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class IommuCapability(IntEnum):
 
 
 class MapFlag(IntFlag):
-    """IOMMU_MAP_DMA: what the device may do."""
+    """Flags of IOMMU_MAP_DMA: the device's rights."""
 
     READ = 1 << 0
     WRITE = 1 << 1

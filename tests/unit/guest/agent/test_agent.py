@@ -487,7 +487,7 @@ def test_crash_is_an_end_of_stream_and_on_the_console(start: Start) -> None:
 
 
 def test_report_fits_a_frame(start: Start) -> None:
-    """Long output is clipped to its end; a property that is no JSON goes as its repr()."""
+    """Long output is clipped to its end; a property that is not JSON goes as its repr()."""
     guest = start(test_it=HARD)
     names = guest.collect()
     _, call, _ = guest.run(names["test_prints"])

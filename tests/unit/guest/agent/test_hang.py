@@ -71,7 +71,7 @@ def test_test_that_hangs(tmp_path: Path) -> None:
     """It may yet end: what it has printed stays for its report."""
     said, status = run(tmp_path, HANGS, 0.4)
     first, *lines = said.splitlines()
-    assert first == "test_it.py::test_waits has run for 0.3 s and is still at it."
+    assert first == "test_it.py::test_waits has run for 0.3 s and still runs."
     assert lines[:2] == ["It has printed to stdout:", "words before"]
     assert "in test_waits" in said.partition("It is here")[2]
     assert len(lines) < 20, "the host shows so many"

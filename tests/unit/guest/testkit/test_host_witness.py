@@ -102,7 +102,7 @@ def test_machine_is_not_stopped_before_the_host_is_ready(talk: Talk) -> None:
     ],
 )
 def test_report_that_is_none(talk: Talk, changed: dict[str, Any]) -> None:
-    with pytest.raises(HostError, match="report is none"):
+    with pytest.raises(HostError, match="report is malformed"):
         talk.ask(ARMED, {**WITNESSED, **changed})
 
 

@@ -361,5 +361,5 @@ def test_evidence_that_cannot_be_asked_is_an_error(unit: ProtectionUnit, lock: C
 
 
 def test_what_this_access_control_did_not_grant(access: PlatformAccess) -> None:
-    with pytest.raises(TypeError, match="is no grant"):
+    with pytest.raises(TypeError, match="is not a grant"):
         access.withdraw(7)
