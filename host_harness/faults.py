@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 
 from dma_rehearsal.device.layout.faults import BY_NAME, FAULTS, Fault
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import UsageError
 
 __all__ = ["FAULTS", "Fault", "find", "listing", "markdown"]
@@ -20,7 +21,7 @@ def find(name: str) -> Fault:
     )
     raise UsageError(
         f"there is no fault {name!r}",
-        f"choose one of these (make faults says what each does):{choice}",
+        f"choose one of these ({advice.command('faults')} says what each does):{choice}",
     )
 
 

@@ -7,6 +7,7 @@ uses the standard library alone. Every probe is bounded in time.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -29,10 +30,11 @@ from dma_rehearsal.host_harness.environment import (
 )
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.machine import guest_memory
-from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process import advice, children
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
 
 _PROBE_TIMEOUT_S = 20
+_PACKAGES = ("pytest", "pexpect", "qemu.qmp")
 
 
 class Mark(StrEnum):
@@ -72,14 +74,32 @@ def architecture() -> Iterator[Row]:
 
 
 def python() -> Iterator[Row]:
-    """Look at Python and at the virtual environment that ``make setup`` makes."""
+    """Look at Python and at the packages: those of ``make setup``, or those installed with pip."""
     yield _fine("Python", f"{platform.python_version()} ({sys.executable})")
+    yield from _virtual_environment() if advice.in_checkout() else _installed_packages()
+
+
+def _installed_packages() -> Iterator[Row]:
+    found = {name: _version(name) for name in _PACKAGES}
+    if lacking := [name for name, version in found.items() if version is None]:
+        yield Row("packages", Mark.MISSING, f"lacking: {', '.join(lacking)}", advice.packages())
+    else:
+        yield _fine("packages", ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _virtual_environment() -> Iterator[Row]:
     venv = SOURCE / "build" / "venv"
     try:
         stamp = (venv / ".made-from").read_text()
     except OSError:
         stamp = ""
-    packages = ("pytest", "pexpect", "qemu.qmp")
     script = (
         "import importlib.metadata as m, sys\n"
         "print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
@@ -98,7 +118,7 @@ def python() -> Iterator[Row]:
         return
     try:
         done = children.run(
-            [str(venv / "bin/python"), "-I", "-c", script, *packages], timeout_s=_PROBE_TIMEOUT_S
+            [str(venv / "bin/python"), "-I", "-c", script, *_PACKAGES], timeout_s=_PROBE_TIMEOUT_S
         )
         said = done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
@@ -231,7 +251,7 @@ def cached() -> Iterator[Row]:
             "cache",
             Mark.NOTE,
             f"{len(broken)} entries are broken, the first is {broken[0]}",
-            "a run makes again what it needs; make clean-cache frees the rest",
+            f"a run makes again what it needs; {advice.command('clean-cache')} frees the rest",
         )
 
 

@@ -16,6 +16,7 @@ from dma_rehearsal.host_harness.cli import own_pytest
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.run_options import Options
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.children import child
 from dma_rehearsal.host_harness.process.errors import (
     EnvironmentFailure,
@@ -64,7 +65,7 @@ def run(
     for order, status in zip((COLLECTED, SHUFFLED), statuses, strict=True):
         if status is not Status.PASSED:
             print(f"the run in {order} order itself did not pass: see {folder / order / 'output'}")
-    print(f"again: make test-order SEED={given.seed} N={sample}", flush=True)
+    print(f"again: {advice.order(given.seed, sample)}", flush=True)
     good = not unlike and set(statuses) == {Status.PASSED}
     return Status.PASSED if good else Status.FAILED
 
@@ -99,7 +100,7 @@ def _whole(
         words = "\n".join(f"  | {line}" for line in tail(output))
         message = f"the run in {order} order ended with {status}:\n{words}"
         if status == Status.ENVIRONMENT:
-            raise EnvironmentFailure(message, "make doctor says what is missing")
+            raise EnvironmentFailure(message, f"{advice.command('doctor')} says what is missing")
         raise NoVerdict("order", message, f"look into {folder}")
     return Status(status), verdict_record.read(folder / "latest")
 

@@ -31,6 +31,7 @@ from dma_rehearsal.host_harness.environment.payload import (
 )
 from dma_rehearsal.host_harness.machine.launch import LIVE
 from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
 from dma_rehearsal.host_harness.session.run import Run
 
@@ -52,8 +53,7 @@ def run(run: Run) -> Status:
         run.progress.note(
             f"a login shell in the guest; exit or Ctrl-] ends the VM. Edits of "
             f"{' and '.join(map(str, sources))} follow.\n"
-            f"  another shell beside it:  dma-rehearsal shell --attach {folder}\n"
-            f"                            (in a checkout: make shell ATTACH={folder})",
+            f"  another shell beside it:  {advice.attach(folder)}",
             always=True,
         )
         with _taken(_facts(folder)) as console:
@@ -94,7 +94,8 @@ def _facts(folder: Path) -> list[Path]:
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"no VM that has shells runs for {folder}",
-            "start one with: make shell (or KEEP=1 make test-vm), then name its folder",
+            f"start one with: {advice.command('shell')} (or a run with KEEP=1), then name its "
+            "folder",
         ) from error
 
 

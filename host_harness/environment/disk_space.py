@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 _SAID = re.compile(r"No space left on device|Disk quota exceeded|enough free space")
@@ -53,7 +54,7 @@ def failure(what: str, folder: Path, needed: int, detail: str = "") -> Environme
     return EnvironmentFailure(
         f"no space: making the {what} needs {amount(needed)} in {folder}, "
         f"{amount(free(folder))} are free{said}",
-        "free some (make clean-cache removes what the cache holds), or set "
+        f"free some ({advice.command('clean-cache')} removes what the cache holds), or set "
         "DMA_REHEARSAL_CACHE=/a/roomier/folder to move the cache",
     )
 

@@ -28,6 +28,7 @@ from dma_rehearsal.host_harness.environment import (
     payload,
 )
 from dma_rehearsal.host_harness.environment.payload import SOURCE, compile_bytecode, pack_cpio
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
 
@@ -284,7 +285,7 @@ def _make_driver(
         raise EnvironmentFailure(
             f"kernel and module do not match: the kernel is {release}, the module was built for "
             f"{built_for}",
-            "make clean-cache, then run again",
+            f"{advice.command('clean-cache')}, then run again",
         )
     return {"built_with": how, "way": way}
 

@@ -11,6 +11,7 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 # pytest, Hypothesis for the state machines of the guest's tests, and what they import.
@@ -47,8 +48,7 @@ def copy(site: Path) -> None:
                 raise EnvironmentFailure(
                     f"{name} {importlib.metadata.version(name)} has an extension for the host's "
                     f"Python ({file.name}), which the guest's cannot load",
-                    "make setup, or install this project again with pip: its metadata name "
-                    "versions that are pure Python",
+                    f"{advice.packages()}: the versions that it asks for are pure Python",
                 )
             target = site / file
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from dma_rehearsal.host_harness.environment import disk_space
-from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process import advice, children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 # Program: its package. bootstrap.sh installs the same packages (tests compare the two).
@@ -70,6 +70,6 @@ def run(
         last = "\n".join(said.strip().splitlines()[-5:]) or "nothing"
         raise EnvironmentFailure(
             f"{command[0]} failed with status {done.returncode}; it said: {last}",
-            "run again; if it fails again: make doctor",
+            f"run again; if it fails again: {advice.command('doctor')}",
         )
     return done.stdout

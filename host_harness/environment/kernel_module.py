@@ -8,6 +8,7 @@ import re
 import struct
 from pathlib import Path
 
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 # ELF64, little endian (elf(5)): the header's e_shoff, e_shentsize, e_shnum, e_shstrndx.
@@ -46,7 +47,9 @@ def release_of(kernel: Path) -> str:
                 found = _BANNER.match(data[start : start + 200]) if start >= 0 else None
                 if found:
                     return found.group(1).decode(errors="replace")
-    raise EnvironmentFailure(f"{kernel} is not a Linux kernel", "make clean-cache, then run again")
+    raise EnvironmentFailure(
+        f"{kernel} is not a Linux kernel", f"{advice.command('clean-cache')}, then run again"
+    )
 
 
 def check(kernel: Path, module: Path) -> str:
@@ -56,7 +59,8 @@ def check(kernel: Path, module: Path) -> str:
         raise EnvironmentFailure(
             f"kernel and module do not match: the image's kernel is {release}, "
             f"{module.name} was built for {built_for}",
-            "make clean-cache, then run again, to make both from one set of packages",
+            f"{advice.command('clean-cache')}, then run again, to make both from one set of "
+            "packages",
         )
     return release
 
@@ -78,5 +82,6 @@ def _section(data: bytes, wanted: bytes) -> bytes:
 
 def _no_module(module: Path, reason: str) -> EnvironmentFailure:
     return EnvironmentFailure(
-        f"{module} is not a kernel module: {reason}", "make clean-cache, then run again"
+        f"{module} is not a kernel module: {reason}",
+        f"{advice.command('clean-cache')}, then run again",
     )

@@ -21,7 +21,7 @@ from dma_rehearsal.host_harness.environment import (
     host_tools,
     rewrite_asserts,
 )
-from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process import advice, children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
 from dma_rehearsal.host_harness.process.janitor import remove_tree
 
@@ -111,7 +111,8 @@ def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
             f"the guest's Python compiled nothing (status {done.returncode}); it said:\n"
             f"{(done.stdout + done.stderr).strip()[-2000:]}",
             "it runs from the unpacked packages by their own loader: remove the cache "
-            "(make clean-cache) and run again; if it fails again, this host cannot run it",
+            f"({advice.command('clean-cache')}) and run again; if it fails again, this host "
+            "cannot run it",
         )
 
 

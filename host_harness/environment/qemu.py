@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import build_cache, debian
-from dma_rehearsal.host_harness.process import children
+from dma_rehearsal.host_harness.process import advice, children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
 
@@ -143,7 +143,8 @@ def _checked(folder: Path) -> Qemu:
     except NotUsable as error:
         raise EnvironmentFailure(
             f"the private QEMU in {folder} cannot be used: {error}",
-            "make clean-cache, then run again; or set QEMU to a QEMU >= 10.1 with vfio-user-pci",
+            f"{advice.command('clean-cache')}, then run again; or set QEMU to a QEMU >= 10.1 with "
+            "vfio-user-pci",
         ) from None
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import dma_rehearsal
 from dma_rehearsal.host_harness.options.run_options import Options
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.children import child, how_it_ended
 from dma_rehearsal.host_harness.process.deadlines import wait_limit
 from dma_rehearsal.host_harness.process.errors import NoVerdict, Status, UsageError
@@ -113,7 +114,7 @@ def set_fault(path: Path, name: str | None) -> None:
     """
     said = _ask(path, {"fault": name}, "fault")
     if said != {"fault": name}:
-        raise UsageError(f"the device: {_error(said)}", "make faults lists them")
+        raise UsageError(f"the device: {_error(said)}", f"{advice.command('faults')} lists them")
 
 
 def set_test(path: Path, nodeid: str | None) -> None:

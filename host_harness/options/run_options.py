@@ -12,7 +12,7 @@ from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.profile import Profile, ProfileError
 from dma_rehearsal.host_harness import faults
 from dma_rehearsal.host_harness.faults import Fault
-from dma_rehearsal.host_harness.process import deadlines
+from dma_rehearsal.host_harness.process import advice, deadlines
 from dma_rehearsal.host_harness.process.errors import UsageError
 
 VMS_MAX = 16
@@ -37,7 +37,12 @@ class Option:
 
 OPTIONS = (
     Option("accel", "ACCEL", "kvm|tcg", "insist on an accelerator (default: probe KVM, else tcg)"),
-    Option("fault", "FAULT", "NAME", "break one promise on purpose (make faults lists them)"),
+    Option(
+        "fault",
+        "FAULT",
+        "NAME",
+        f"break one promise on purpose ({advice.command('faults')} lists them)",
+    ),
     Option(
         "order",
         "ORDER",

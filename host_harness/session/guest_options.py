@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from dma_rehearsal.host_harness.process import advice
+
 # Options that act where a test runs, which is in the guest: their values go there.
 _FORWARDED = {
     "tbstyle": "--tb={}",
@@ -38,7 +40,7 @@ def refuse(config: pytest.Config) -> None:
     for name, option in _REFUSED.items():
         if getattr(config.option, name, None):
             raise pytest.UsageError(
-                f"{option} cannot act on tests that run in a guest (try make shell)"
+                f"{option} cannot act on tests that run in a guest (try {advice.command('shell')})"
             )
 
 

@@ -43,7 +43,7 @@ from dma_rehearsal.host_harness.machine.launch import LIVE, Launch, started_vm
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND, Options
-from dma_rehearsal.host_harness.process import deadlines
+from dma_rehearsal.host_harness.process import advice, deadlines
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import run_folder
@@ -280,8 +280,7 @@ def wait_while_kept(run: Run) -> None:
     limit = vm.deadlines["kept"]
     run.progress.note(
         f"the VM is kept, for {limit / 3600:g} hours at most (deadline of the phase 'kept').\n"
-        f"  a shell in it:  dma-rehearsal shell --attach {folder}\n"
-        f"                  (in a checkout: make shell ATTACH={folder})\n"
+        f"  a shell in it:  {advice.attach(folder)}\n"
         f"  facts for gdb and other tools:  {folder / LIVE}\n"
         f"  Ctrl-C ends it",
         always=True,

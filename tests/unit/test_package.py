@@ -165,3 +165,10 @@ def test_names_of_the_folders_are_not_importable_alone(python: Path, tmp_path: P
     for name in FOLDERS:
         done = call([python, "-c", f"import {name}"], tmp_path)
         assert "ModuleNotFoundError" in done.stderr
+
+
+def test_doctor_advises_no_make_where_it_is_installed(python: Path, project: Path) -> None:
+    done = call([python.parent / "dma-rehearsal", "doctor"], project)
+    assert done.returncode in (0, 3), "whatever this machine has"
+    assert "packages      ok       pytest " in done.stdout
+    assert "make " not in done.stdout

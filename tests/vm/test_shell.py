@@ -135,7 +135,7 @@ def test_kept_vm_can_be_entered_and_debugged(terminal: Terminal, tmp_path: Path)
     kept.expect_exact("test_direction.py \x1b[32m.")
     kept.expect_exact("1 passed, 0 failed")
     kept.expect_exact("the VM is kept")
-    kept.expect_exact(f"shell --attach {runs}")
+    kept.expect_exact(f"shell ATTACH={runs}")
     kept.expect_exact("Ctrl-C ends it")
 
     # The remote protocol of gdb: a packet with its checksum; "?" asks why the target stopped.

@@ -25,6 +25,7 @@ from dma_rehearsal.host_harness.environment import (
     qemu,
 )
 from dma_rehearsal.host_harness.machine import guest_memory
+from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import Status
 from tests.unit.host_harness.conftest import run_within
 from tests.unit.host_harness.environment.test_environment import fake_qemu
@@ -249,3 +250,16 @@ def test_reader_that_has_seen_enough_is_no_traceback() -> None:
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_an_installed_package_looks_at_its_own_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "_MAKEFILE", Path("/nonexistent"))
+    status, said = table()
+    assert status is Status.PASSED
+    assert f"packages      ok       pytest {pytest.__version__}, " in said
+    assert "make " not in said.replace("make anything", "")
+    monkeypatch.setattr(doctor, "_PACKAGES", ("pytest", "not-there"))
+    status, said = table()
+    assert status is Status.ENVIRONMENT
+    assert "packages      MISSING  lacking: not-there\n" in said
+    assert "-m pip install --force-reinstall dma-rehearsal" in said
