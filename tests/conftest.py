@@ -29,6 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "alone: measures time, so nothing may run beside it")
     config.addinivalue_line("markers", "full: left out of make test; make test-all runs it")
+    config.addinivalue_line(
+        "markers",
+        "fires(subject, ..., neighbour=test): makes a fault or a promise fail; see tests/proofs.py",
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,9 +7,15 @@ Each is a function that breaks one promise for the rest of this process.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from dma_rehearsal.guest.iobuffer import (
+    IOGeneralMemoryDescriptor,
+    IOMemoryDescriptor,
+    IOOptions,
+    Task,
+)
 from dma_rehearsal.guest.iobuffer.base import dma_activity, holders, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IONotAttachedError
 from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
@@ -47,6 +53,18 @@ def segments_shuffled() -> None:
         backing._places.reverse()
 
     setattr(PinnableBacking, _hold.__name__, hold)
+
+
+def ranges_reversed() -> None:
+    """The ranges of a descriptor come in the wrong order."""
+    in_order = IOGeneralMemoryDescriptor.withRanges
+
+    def with_ranges(
+        ranges: Sequence[tuple[int, int]], direction: int | IOOptions, task: Task
+    ) -> IOMemoryDescriptor:
+        return in_order(ranges[::-1], direction, task)
+
+    setattr(IOGeneralMemoryDescriptor, in_order.__name__, staticmethod(with_ranges))
 
 
 def purge_undetected() -> None:
@@ -226,6 +244,7 @@ def holders_unnamed() -> None:
 
 IMPLEMENTATIONS: dict[str, Callable[[], None]] = {
     "allocator-segments-shuffled": segments_shuffled,
+    "allocator-ranges-reversed": ranges_reversed,
     "allocator-purge-undetected": purge_undetected,
     "allocator-double-release": double_release,
     "allocator-stale-mapping": stale_mapping,

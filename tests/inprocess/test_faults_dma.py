@@ -156,6 +156,7 @@ def test_fault(bus: Bus, name: str) -> None:
         assert [length for _, length in segments(bus)] == [PAGE]
 
 
+@pytest.mark.fires("name", neighbour="tests/inprocess/test_whole_suite.py::test_sound_devices")
 @pytest.mark.parametrize("name", dma.IMPLEMENTATIONS)
 def test_the_guests_tests_see_it(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str

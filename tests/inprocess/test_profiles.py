@@ -73,6 +73,7 @@ def test_what_no_limit_forbids_runs_under_all_of_them(rig: Rig) -> None:
     assert ledger.passed > 100
 
 
+@pytest.mark.fires("fault", neighbour="test_suite_keeps_to_the_limits")
 @pytest.mark.parametrize("name", ["isa-24", "soc-30", "nvme"])
 @pytest.mark.parametrize("fault", ["mask-not-honoured", "address-wrapped", "boundary-crossed"])
 def test_fault_breaks_constraints_of_a_profile_too(rig: Rig, name: str, fault: str) -> None:
@@ -80,12 +81,14 @@ def test_fault_breaks_constraints_of_a_profile_too(rig: Rig, name: str, fault: s
     assert "constraints" in rig.run(machine, "-k", "test_constraints").broken
 
 
+@pytest.mark.fires("fault", neighbour="test_suite_keeps_to_the_limits")
 @pytest.mark.parametrize("fault", ["coherence-forgotten", "non-coherent-snooped"])
 def test_coherence_that_is_forgotten_is_found(rig: Rig, fault: str) -> None:
     machine = with_profile(profile.find("noncoherent-128"), IMPLEMENTATIONS[fault])
     assert rig.run(machine, "-k", "test_profile.py").broken == {"coherence"}
 
 
+@pytest.mark.fires("promises", neighbour="test_suite_keeps_to_the_limits")
 @pytest.mark.parametrize(
     ("values", "promises"),
     [
@@ -112,6 +115,7 @@ class OtherDevice(Machine):
     announced = replace(PLAIN, max_segment=512)
 
 
+@pytest.mark.fires("profile", neighbour="test_suite_keeps_to_the_limits")
 def test_another_device_than_announced_is_found(rig: Rig) -> None:
     assert "profile" in rig.run(OtherDevice, "-k", "test_profile_is").broken
 
@@ -124,6 +128,7 @@ class Hasty(Exerciser):
         super().run(transfer, held=held)
 
 
+@pytest.mark.fires("modelled time", neighbour="test_suite_keeps_to_the_limits")
 def test_wrong_modelled_time_is_found(rig: Rig) -> None:
     machine = with_device(Hasty)
     machine.profile = replace(PLAIN, latency_ns=700, bandwidth_mb_s=10)

@@ -369,6 +369,7 @@ def _here(name: str) -> bool:
     )
 
 
+@pytest.mark.fires("name", neighbour="test_sound_devices")
 @pytest.mark.parametrize("name", sorted(filter(_here, IMPLEMENTATIONS)))
 def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hasten(monkeypatch)
@@ -400,6 +401,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
     assert {row.promise for row in rows if row.verdict == fault.verdict} >= set(fault.promises)
 
 
+@pytest.mark.fires("promises", neighbour="test_sound_devices")
 @pytest.mark.parametrize(
     ("machine", "selected", "promises"),
     [
@@ -470,6 +472,7 @@ def test_lost_interrupt(rig: Rig, monkeypatch: pytest.MonkeyPatch, machine: type
     assert rig.run(machine, "-k", "msix_reaches and 7").broken == {"MSI-X"}
 
 
+@pytest.mark.fires("promise", neighbour="test_sound_devices")
 @pytest.mark.parametrize(
     ("name", "selected", "promise"),
     [
@@ -490,6 +493,7 @@ def test_fault_of_the_allocator(
 def _leaks(pool: CarveoutPool, extent: Any) -> None: ...
 
 
+@pytest.mark.fires("promise", neighbour="test_sound_devices")
 @pytest.mark.parametrize(
     ("target", "name", "value", "selected", "promise"),
     [

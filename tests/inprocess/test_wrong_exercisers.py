@@ -270,6 +270,7 @@ def with_ring(kind: type[Ring]) -> type[Machine]:
     return with_device(type(kind.__name__, (WrongRing,), {"ring_type": kind}))
 
 
+@pytest.mark.fires("promise", neighbour="tests/inprocess/test_whole_suite.py::test_sound_devices")
 @pytest.mark.parametrize(
     ("machine", "selected", "promise"),
     [

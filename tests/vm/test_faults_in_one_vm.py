@@ -86,6 +86,7 @@ def without_addresses(ledger: Ledger) -> list[tuple[str, str, str]]:
 class TestSwitchable:
     """Faults of devices and driver, set and cleared in the midst of one session."""
 
+    @pytest.mark.fires("fault")
     @pytest.mark.parametrize("fault", marked(SWITCHABLE))
     def test_fault_is_noticed_and_gone(
         self, plain_vm: OneVm, session: OneSession, fault: Fault
@@ -133,12 +134,14 @@ def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
         check_gone(sound, noticed)
 
 
+@pytest.mark.fires("fault")
 @_PLAIN
 @pytest.mark.parametrize("fault", marked(OF_A_SESSION))
 def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault) -> None:
     _noticed_and_gone(plain_vm, fault)
 
 
+@pytest.mark.fires("fault")
 @_IOMMU
 @pytest.mark.parametrize("fault", IOMMU, ids=lambda fault: fault.name)
 def test_fault_behind_an_iommu_is_noticed_and_gone(iommu_vm: OneVm, fault: Fault) -> None:

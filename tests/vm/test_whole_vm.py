@@ -154,6 +154,7 @@ def _of_its_own(fault: Fault) -> bool:
     )
 
 
+@pytest.mark.fires("fault", neighbour="test_clean_run_counts_and_shows_the_table")
 @pytest.mark.parametrize(
     "fault",
     [

@@ -28,6 +28,13 @@ ALLOCATOR = (
         tests=("test_prepare.py",),
     ),
     Fault(
+        "allocator-ranges-reversed",
+        Component.ALLOCATOR,
+        "a descriptor has its ranges in the wrong order",
+        ("withAddressRange",),
+        tests=("test_dma_command.py",),
+    ),
+    Fault(
         "allocator-purge-undetected",
         Component.ALLOCATOR,
         "purged memory is returned as if nothing had been purged",

@@ -17,7 +17,7 @@ _EXERCISER = (
         "device-write-flip",
         Component.EXERCISER,
         "the device flips one byte of what it writes to memory",
-        ("kIODirectionIn",),
+        ("kIODirectionIn", "kIODirectionInOut"),
         tests=("test_direction.py",),
     ),
     Fault(
