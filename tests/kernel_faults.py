@@ -9,6 +9,7 @@ WITNESS = frozenset({"witness-misplaces-pat", "witness-ignores-mtrrs", "witness-
 ALLOCATOR = frozenset(
     {
         *("allocator-segments-shuffled", "allocator-purge-undetected"),
+        "allocator-ranges-reversed",
         *("allocator-grants-outlive", "allocator-grants-of-the-dead"),
         *("allocator-kernel-mapping-cut-short", "allocator-strict-ignored"),
         *("allocator-capacity-not-aligned-to", "allocator-mapping-grants"),

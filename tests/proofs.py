@@ -11,7 +11,8 @@ A host test says with a mark what it proves:
     @pytest.mark.fires("fault", neighbour="test_sound_devices")
 
 The arguments name parameters of the test, whose values are faults or promises; or they are faults
-or promises themselves. A test that proves a fault proves the promises that the fault breaks.
+or promises themselves. A test that proves a fault proves the promises that the fault breaks, except
+those of ``without``.
 ``neighbour`` is the test that stays green without the fault: a node id or a function of the same
 file. A test without ``neighbour`` clears the fault and runs again itself.
 """
@@ -34,8 +35,7 @@ import pytest
 
 from dma_rehearsal.device.layout import CacheReportKind, DmaReason
 from dma_rehearsal.device.layout.faults import BY_NAME, Fault
-from dma_rehearsal.guest.testkit import fixtures
-from dma_rehearsal.guest.testkit.attestation import SettingsPlugin, marked_promises
+from dma_rehearsal.guest.session import marked_promises
 
 ROOT = Path(__file__).resolve().parent.parent
 GUEST = ROOT / "guest"
@@ -134,7 +134,7 @@ def collect(arguments: Iterable[str], *plugins: object) -> list[pytest.Item]:
 def guest_tests() -> list[pytest.Item]:
     """Return all tests of the guest's suite, for whichever machine."""
     fixed = ["-c", os.devnull, "--rootdir", str(GUEST), "--import-mode=importlib", "-m", ""]
-    return collect([*fixed, str(SUITE)], fixtures, SettingsPlugin(0))
+    return collect([*fixed, "-p", "dma_rehearsal.guest.testkit.plugin", str(SUITE)])
 
 
 def host_tests(expression: str) -> list[pytest.Item]:
@@ -181,7 +181,8 @@ def proofs_of(item: pytest.Item) -> Iterator[tuple[Subject, Proof]]:
             neighbour = f"{item.nodeid.partition('::')[0]}::{neighbour}"
         for argument in mark.args:
             for subject in named(item, argument):
-                yield subject, Proof(item.nodeid, neighbour)
+                if subject.name not in mark.kwargs.get("without", ()):
+                    yield subject, Proof(item.nodeid, neighbour)
 
 
 def reports_in(source: str, enum: type[Enum]) -> dict[str, set[str]]:

@@ -8,7 +8,7 @@ time that it takes to make a record of some hundreds, so a record is made when s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -73,20 +73,28 @@ class RefusedRequest:
     byte: int
 
 
+def keep_all(_refused: RefusedRequest) -> bool:
+    """Keep every refused request."""
+    return True
+
+
 class RefusedRequests:
     """The newest REFUSED_CAPACITY refused requests of all functions, and the count of all.
 
-    Under the interconnect's lock.
+    Under the interconnect's lock. ``keeps`` says which are kept and counted; a named fault of the
+    platform gives another one.
     """
 
     def __init__(self) -> None:
+        self.keeps: Callable[[RefusedRequest], bool] = keep_all
         self._kept: deque[RefusedRequest] = deque(maxlen=REFUSED_CAPACITY)
         self.count = 0
 
     def add(self, refused: RefusedRequest) -> None:
         """Keep one, which takes the place of the oldest when there is no room."""
-        self.count += 1
-        self._kept.append(refused)
+        if self.keeps(refused):
+            self.count += 1
+            self._kept.append(refused)
 
     def clear(self) -> None:
         """Forget them all, and count anew."""

@@ -11,12 +11,12 @@ from dma_rehearsal.device.cache_model.buffers import Buffer
 from dma_rehearsal.device.cache_model.lines import DIRTY, FRESH, Extent, Window, lines_with
 from dma_rehearsal.device.cache_model.masks import of_bytes
 from dma_rehearsal.device.cache_model.model import CacheModel, MakeModel
-from dma_rehearsal.device.cache_model.names import GuestMemory, Mode, Operation, Span
+from dma_rehearsal.device.cache_model.names import Operation, Span
 from dma_rehearsal.device.cache_model.reporting import Reporter
 from dma_rehearsal.device.cache_model.reports import MISSING, ReportKind
 from dma_rehearsal.device.cache_model.rules import Rules
 from dma_rehearsal.device.faults.fault import DeviceFault
-from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.platform import PlatformModels
 
 _STORED = lines_with(DIRTY, without=FRESH)
 
@@ -174,14 +174,7 @@ MODELS: Mapping[str, MakeModel] = {
 }
 
 
-def _with_model(model: MakeModel) -> type[Platform]:
-    """Return a platform whose cache model breaks one rule."""
-
-    class Broken(Platform):
-        def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
-            return model(memory, mode, line, seed)
-
-    return Broken
-
-
-IMPLEMENTATIONS = {name: DeviceFault(platform=_with_model(model)) for name, model in MODELS.items()}
+IMPLEMENTATIONS = {
+    name: DeviceFault(platform=partial(PlatformModels, cache=model))
+    for name, model in MODELS.items()
+}

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.platform import PlatformModels
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceFault:
-    """The classes that take the place of the sound ones while a fault is set.
+    """What devices are given while a fault is set.
 
-    Neither has an ``__init__`` of its own.
+    ``platform`` makes the platform's models anew each time, with the state of the fault.
+    ``exerciser`` takes the place of the sound class, and has no ``__init__`` of its own.
     """
 
     exerciser: type[Exerciser] = Exerciser
-    platform: type[Platform] = Platform
+    platform: Callable[[], PlatformModels] = PlatformModels

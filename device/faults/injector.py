@@ -60,8 +60,7 @@ class FaultInjector:
                     )
         for endpoint, kind in zip(self._endpoints, self._kinds, strict=True):
             _become(endpoint, kind if fault.exerciser is Exerciser else fault.exerciser)
-        _become(self._platform, fault.platform)
-        self._platform.refit()
+        self._platform.use(fault.platform())
 
 
 def _become(endpoint: Endpoint, kind: type[Endpoint]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the platform's protection unit opens, and keeps of what it denies."""
+"""Faults of the protection unit: the memory that grants open, and the records of denied DMA."""
 
 from __future__ import annotations
 
@@ -8,42 +8,35 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
-from dma_rehearsal.device.platform.platform import Platform
-from dma_rehearsal.device.platform.protection import Grant, Protection, ProtectionFault
+from dma_rehearsal.device.platform.platform import PlatformModels
+from dma_rehearsal.device.platform.protection import Grant, ProtectionFault, ProtectionRules
 
 
-class _EndOffByOne(Platform):
-    def make_protection(self) -> Protection:
-        class TooLong(Protection):
-            def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
-                return grant.address, grant.end + 1, grant.direction
-
-        return TooLong()
+class _EndOffByOne(ProtectionRules):
+    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+        return grant.address, grant.end + 1, grant.direction
 
 
-class _DirectionSwapped(Platform):
-    def make_protection(self) -> Protection:
-        class Swapped(Protection):
-            def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
-                swapped = grant.direction >> 1 | grant.direction << 1 & GrantDirection.OUT
-                return grant.address, grant.end, GrantDirection(swapped)
-
-        return Swapped()
+class _DirectionSwapped(ProtectionRules):
+    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+        swapped = grant.direction >> 1 | grant.direction << 1 & GrantDirection.OUT
+        return grant.address, grant.end, GrantDirection(swapped)
 
 
-class _RecordLost(Platform):
+class _RecordLost(ProtectionRules):
     """Every eighth: a test of one denial may not notice."""
 
-    def make_protection(self) -> Protection:
-        class Forgetful(Protection):
-            denied = 0
+    def __init__(self) -> None:
+        self._denied = 0
 
-            def keep(self, fault: ProtectionFault) -> None:
-                self.denied += 1
-                if self.denied % 8:
-                    super().keep(fault)
+    def keeps(self, fault: ProtectionFault) -> bool:
+        del fault
+        self._denied += 1
+        return bool(self._denied % 8)
 
-        return Forgetful()
+
+def _rules(kind: type[ProtectionRules]) -> DeviceFault:
+    return DeviceFault(platform=lambda: PlatformModels(protection=kind()))
 
 
 class _MovesPrefix(Exerciser):
@@ -65,8 +58,8 @@ class _MovesPrefix(Exerciser):
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {
-    "protection-end-off-by-one": DeviceFault(platform=_EndOffByOne),
-    "protection-direction-swapped": DeviceFault(platform=_DirectionSwapped),
+    "protection-end-off-by-one": _rules(_EndOffByOne),
+    "protection-direction-swapped": _rules(_DirectionSwapped),
     "protection-moves-prefix": DeviceFault(exerciser=_MovesPrefix),
-    "protection-record-lost": DeviceFault(platform=_RecordLost),
+    "protection-record-lost": _rules(_RecordLost),
 }

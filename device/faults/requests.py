@@ -7,12 +7,11 @@ import contextlib
 import threading
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.endpoints.request_history import RefusedRequest, RefusedRequests
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.platform import PlatformModels
 
 
 class _RefusalsNotTraced(Exerciser):
@@ -25,15 +24,9 @@ class _TransfersNotTraced(Exerciser):
         return reason is not DmaReason.NONE
 
 
-class _RefusalsUncounted(Platform):
-    """Whatever is refused, REFUSED_COUNT stands still, and nothing can be selected."""
-
-    def make_refusals(self) -> RefusedRequests:
-        class Silent(RefusedRequests):
-            def add(self, refused: RefusedRequest) -> None:
-                pass
-
-        return Silent()
+def _refusals_uncounted() -> PlatformModels:
+    """REFUSED_COUNT stands still whatever is refused, and nothing can be selected."""
+    return PlatformModels(keeps_refusal=lambda _refused: False)
 
 
 class _ReadsAhead(Exerciser):
@@ -59,7 +52,7 @@ class _Hangs(Exerciser):
 IMPLEMENTATIONS: dict[str, DeviceFault] = {
     "trace-refusals-lost": DeviceFault(exerciser=_RefusalsNotTraced),
     "trace-transfers-lost": DeviceFault(exerciser=_TransfersNotTraced),
-    "platform-refusals-uncounted": DeviceFault(platform=_RefusalsUncounted),
+    "platform-refusals-uncounted": DeviceFault(platform=_refusals_uncounted),
     "device-reads-ahead": DeviceFault(exerciser=_ReadsAhead),
     "device-reads-ahead-untraced": DeviceFault(exerciser=_ReadsAheadUnseen),
     "device-hangs": DeviceFault(exerciser=_Hangs),

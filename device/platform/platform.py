@@ -7,24 +7,26 @@ DMA meet what a board without coherent I/O would have in DRAM; the request log h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
 from dma_rehearsal.device import layout
-from dma_rehearsal.device.cache_model.model import CacheModel
+from dma_rehearsal.device.cache_model.model import CacheModel, MakeModel
 from dma_rehearsal.device.cache_model.names import GuestMemory, Mode
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Register
-from dma_rehearsal.device.endpoints.request_history import RefusedRequests
+from dma_rehearsal.device.endpoints.request_history import RefusedRequest, keep_all
 from dma_rehearsal.device.layout import Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.platform.cache_registers import CacheRegisters
 from dma_rehearsal.device.platform.memory_types import Mtrrs
-from dma_rehearsal.device.platform.protection import Protection
+from dma_rehearsal.device.platform.protection import Protection, ProtectionRules
 from dma_rehearsal.device.platform.protection_registers import ProtectionRegisters
 from dma_rehearsal.device.platform.request_registers import RequestRegisters
 from dma_rehearsal.device.platform.witness import ReadPhysical, TableUnreachable, Witness
@@ -38,6 +40,19 @@ IDENTITY = Identity(
     device_id=layout.PLATFORM_DEVICE_ID,
     class_code=layout.PLATFORM_CLASS_CODE,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformModels:
+    """The models that a platform joins, and their rules. A named fault gives a platform others.
+
+    ``witness`` makes the witness of a walk, ``cache`` the cache model of a configuration.
+    """
+
+    witness: Callable[[ReadPhysical, int, Mtrrs], Witness] = Witness
+    cache: MakeModel = CacheModel
+    protection: ProtectionRules = field(default_factory=ProtectionRules)
+    keeps_refusal: Callable[[RefusedRequest], bool] = keep_all
 
 
 class Platform(Endpoint):
@@ -61,57 +76,54 @@ class Platform(Endpoint):
         PlatformBar.RESULTS: MemoryBar(layout.PLATFORM_RESULTS_SIZE, read_only=True),
     }
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, *, protection: Protection | None = None) -> None:
         super().__init__(trace)
         self.bus.trace = Trace()  # walks are not requests of a device
         self.interconnect = Interconnect()
+        self._models = PlatformModels()
         control = self.registers(PlatformBar.CONTROL)
         event = partial(trace.event, self.name)
         self._witness = WitnessRegisters(
             control,
             self.memory(PlatformBar.RESULTS),
-            make=lambda pat, mtrrs: self.make_witness(self._read_physical, pat, mtrrs),
+            make=self._make_witness,
             may_read=lambda: self.config.bus_master,
             event=event,
         )
-        self._unit = self.make_protection()
+        self._unit = Protection() if protection is None else protection
         self._protection = ProtectionRegisters(control, self._unit, self.interconnect, event)
         self._requests = RequestRegisters(control, self.interconnect, event)
         self._cache = CacheRegisters(
             control,
             self.memory(PlatformBar.RESULTS),
             self.interconnect,
-            make=lambda *given: self.make_cache(*given),
+            make=self._make_cache,
             walk=self._witness.walk,
-            file_ranges=lambda *asked: self._places(*asked),
+            file_ranges=self._places,
             event=event,
         )
 
-    def make_witness(self, read: ReadPhysical, pat: int, mtrrs: Mtrrs) -> Witness:
-        """Return the witness of a walk; a fault overrides it."""
-        return Witness(read, pat, mtrrs)
+    @property
+    def models(self) -> PlatformModels:
+        """Return the models in use."""
+        return self._models
 
-    def make_protection(self) -> Protection:
-        """Return the protection unit; a fault overrides it."""
-        return Protection()
+    def use(self, models: PlatformModels) -> None:
+        """Use other models from now on.
 
-    def make_refusals(self) -> RefusedRequests:
-        """Return what keeps refused requests; a fault overrides it."""
-        return RefusedRequests()
-
-    def make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
-        """Return the cache model of a configuration; a fault overrides it."""
-        return CacheModel(memory, mode, line, seed)
-
-    def refit(self) -> None:
-        """Take up what the ``make_`` methods make by now: this object has changed its class.
-
-        The protection unit keeps its grants and faults, and what was refused stays counted; the
-        cache model stays as it is until it is configured.
+        The protection unit keeps its grants and faults, and refused requests stay counted. The
+        cache model stays as it is until its next configuration.
         """
         with self.interconnect.lock:
-            self._unit.__class__ = type(self.make_protection())
-            self.interconnect.refusals.__class__ = type(self.make_refusals())
+            self._models = models
+            self._unit.rules = models.protection
+            self.interconnect.refusals.keeps = models.keeps_refusal
+
+    def _make_witness(self, pat: int, mtrrs: Mtrrs) -> Witness:
+        return self._models.witness(self._read_physical, pat, mtrrs)
+
+    def _make_cache(self, memory: GuestMemory, mode: Mode, line: int, seed: int) -> CacheModel:
+        return self._models.cache(memory, mode, line, seed)
 
     def on_reset(self) -> None:
         """Turn the protection unit off, without grants, and the cache model, without tracks.

@@ -122,10 +122,27 @@ class Coverage:
             del self._edges[index], self._counts[index]
 
 
+class ProtectionRules:
+    """What grants open, and which faults are kept. A named fault gives a unit other rules."""
+
+    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+        """Return what a grant opens: start, end, directions."""
+        return grant.address, grant.end, grant.direction
+
+    def keeps(self, fault: ProtectionFault) -> bool:
+        """Return whether the unit keeps the record of a denied request."""
+        del fault
+        return True
+
+
 class Protection:
-    """The grants, and the newest faults. Off, and without a grant, at first. Not locked."""
+    """The grants, and the newest faults. Off, and without a grant, at first. Not locked.
+
+    Other ``rules`` can be given at any time. A grant that is there keeps open what it opened.
+    """
 
     def __init__(self, capacity: int = GRANT_CAPACITY, fault_capacity: int = FAULT_CAPACITY):
+        self.rules = ProtectionRules()
         self._capacity = capacity
         self._faults: deque[ProtectionFault] = deque(maxlen=fault_capacity)
         self.reset()
@@ -134,6 +151,7 @@ class Protection:
         """Turn it off; drop all grants and faults."""
         self.enabled = False
         self._grants: dict[int, Grant] = {}
+        self._opened: dict[int, tuple[int, int, GrantDirection]] = {}  # by the rules of its time
         self._last_id = 0
         self._starts: list[tuple[int, int]] = []  # (first address, id), ascending
         self._reach: list[int] = []  # the end of each of those
@@ -162,7 +180,8 @@ class Protection:
         self._reach.insert(index, made.end)
         self._tops.clear()
         insort(self._ends, (made.end, made.id))
-        self._cover(made, 1)
+        self._opened[made.id] = self.rules.opens(made)
+        self._cover(made.id, 1)
         return made
 
     def withdraw(self, identity: int) -> Grant:
@@ -174,7 +193,8 @@ class Protection:
         del self._starts[index], self._reach[index]
         self._tops.clear()
         del self._ends[bisect_left(self._ends, (found.end, found.id))]
-        self._cover(found, -1)
+        self._cover(found.id, -1)
+        del self._opened[found.id]
         return found
 
     def withdraw_owner(self, owner: int) -> int:
@@ -188,7 +208,8 @@ class Protection:
             self._reach = [kept[identity].end for _, identity in self._starts]
             self._tops.clear()
             self._ends = sorted((each.end, each.id) for each in kept.values())
-            opened = [self.opens(each) for each in kept.values()]
+            self._opened = {identity: self._opened[identity] for identity in kept}
+            opened = self._opened.values()
             for direction in GrantDirection:
                 ranges = ((start, end) for start, end, which in opened if direction & which)
                 self._open[direction] = Coverage(ranges)
@@ -201,12 +222,8 @@ class Protection:
             raise ProtectionError(ProtectionStatus.NO_SUCH_OWNER)
         return min(found)
 
-    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
-        """Return what a grant opens: start, end, directions. A fault overrides it."""
-        return grant.address, grant.end, grant.direction
-
-    def _cover(self, grant: Grant, count: int) -> None:
-        start, end, directions = self.opens(grant)
+    def _cover(self, identity: int, count: int) -> None:
+        start, end, directions = self._opened[identity]
         for direction in GrantDirection:
             if direction & directions:
                 self._open[direction].add(start, end, count)
@@ -242,10 +259,11 @@ class Protection:
         sequence = self.fault_count + 1
         nearest = covering or self._nearest(byte)
         fault = ProtectionFault(sequence, address, length, direction, reason, byte, nearest)
-        self.keep(fault)
+        if self.rules.keeps(fault):
+            self._keep(fault)
         return fault
 
-    def keep(self, fault: ProtectionFault) -> None:
+    def _keep(self, fault: ProtectionFault) -> None:
         """Keep a fault, which takes the place of the oldest when there is no room."""
         self.fault_count += 1
         self._faults.append(fault)

@@ -20,6 +20,11 @@ SUITE = SOURCE / "dma_rehearsal" / "guest" / "suite"
 ALLOCATOR = [fault for fault in FAULTS if fault.component is Component.ALLOCATOR]
 
 
+@pytest.mark.fires(
+    "fault",
+    neighbour="tests/inprocess/test_whole_suite.py::test_sound_devices",
+    without=kernel_faults.PROMISES,
+)
 @pytest.mark.parametrize(
     "fault",
     [each for each in ALLOCATOR if each.name not in kernel_faults.ALLOCATOR],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ from dma_rehearsal.device.layout import (
     RingStatus,
 )
 from dma_rehearsal.device.platform.memory_types import Mtrrs
-from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.platform import Platform, PlatformModels
+from dma_rehearsal.device.platform.protection import ProtectionRules
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor, Unmapped
 from dma_rehearsal.device.vfio_user.messages import Irq
@@ -295,7 +297,7 @@ def test_witness_ignores_pat() -> None:
     seen = {}
     for name in (None, "witness-ignores-pat"):
         platform = devices(name)[1]
-        report = platform.make_witness(tables.read, pat, mtrrs).walk(tables.root, 0x1000, 1, 4)
+        report = platform.models.witness(tables.read, pat, mtrrs).walk(tables.root, 0x1000, 1, 4)
         seen[name] = report.runs[0].pat_index
     assert seen == {None: 4, "witness-ignores-pat": 0}
     assert pat & 0xFF == MemoryType.WB
@@ -312,7 +314,7 @@ def test_witness_misplaces_pat() -> None:
         tables = Tables()
         tables.map(0, 0x20_0000, flags, level=level)
         platform = devices("witness-misplaces-pat")[1]
-        witness = platform.make_witness(tables.read, 0x0407_0506_0007_0106, Mtrrs(0x806, 40))
+        witness = platform.models.witness(tables.read, 0x0407_0506_0007_0106, Mtrrs(0x806, 40))
         assert witness.walk(tables.root, 0, 1, 4).runs[0].pat_index == index
 
 
@@ -323,7 +325,7 @@ def test_witness_ignores_rights() -> None:
         (None, (False, False, True)),
         ("witness-ignores-rights", (True, True, False)),
     ):
-        witness = devices(name)[1].make_witness(
+        witness = devices(name)[1].models.witness(
             tables.read, 0x0407_0506_0007_0106, Mtrrs(0x806, 40)
         )
         (run,) = witness.walk(tables.root, 0x1000, 1, 4).runs
@@ -346,7 +348,7 @@ def test_witness_ignores_mtrrs() -> None:
     seen = {}
     for name in (None, "witness-ignores-mtrrs"):
         platform = devices(name)[1]
-        witness = platform.make_witness(tables.read, 0x0407_0506_0007_0106, mtrrs)
+        witness = platform.models.witness(tables.read, 0x0407_0506_0007_0106, mtrrs)
         seen[name] = witness.walk(tables.root, 0x1000, 1, 4).runs[0].effective.name
     assert seen == {None: "UC", "witness-ignores-mtrrs": "WB"}
 
@@ -471,14 +473,17 @@ def test_hangs() -> None:
 def test_every_fault_is_set_and_cleared_while_the_devices_run() -> None:
     exerciser, platform = Exerciser(Trace()), Platform(Trace())
     state = set(vars(exerciser)), set(vars(platform))
-    switch = FaultInjector([exerciser], platform)
+    switch, rules = FaultInjector([exerciser], platform), ProtectionRules()
     for name, fault in IMPLEMENTATIONS.items():
         switch.set(name)
-        assert (type(exerciser), type(platform)) == (fault.exerciser, fault.platform)
+        assert type(exerciser) is fault.exerciser
         assert "__init__" not in vars(type(exerciser)) or type(exerciser) is Exerciser
         switch.set(None)
-        assert (type(exerciser), type(platform)) == (Exerciser, Platform)
+        assert type(exerciser) is Exerciser
         assert (set(vars(exerciser)), set(vars(platform))) == state
+        models = platform.models
+        assert replace(models, protection=rules) == replace(PlatformModels(), protection=rules)
+        assert type(models.protection) is ProtectionRules
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection, ProtectionStatus
-from dma_rehearsal.device.platform.protection import Coverage, Grant, Protection, ProtectionError
+from dma_rehearsal.device.platform.protection import (
+    Coverage,
+    Grant,
+    Protection,
+    ProtectionError,
+    ProtectionRules,
+)
 from tests.generated import examples
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
@@ -218,3 +224,24 @@ def test_nearest_of_hundreds(seed: int) -> None:
             fault = unit.check(byte, 1, write=write)
             assert (reason is DmaReason.NONE) == (fault is None)
             assert fault is None or fault.nearest == naive_nearest(grants, reason, at)
+
+
+def test_grant_keeps_what_it_opened_when_the_rules_change() -> None:
+    class OneByteMore(ProtectionRules):
+        def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+            return grant.address, grant.end + 1, grant.direction
+
+    unit = Protection()
+    unit.enabled = True
+    plain = unit.grant(0x1000, 16, OUT, 1)
+    unit.rules = OneByteMore()
+    longer = unit.grant(0x2000, 16, OUT, 1)
+    assert unit.check(0x1000, 17, write=False)
+    assert not unit.check(0x2000, 17, write=False)
+    unit.withdraw(plain.id)
+    assert unit.check(0x1000, 1, write=False)
+    unit.rules = ProtectionRules()
+    assert unit.withdraw_owner(2) == 0
+    assert not unit.check(0x2000, 17, write=False)
+    unit.withdraw(longer.id)
+    assert all(unit.check(0x2000 + each, 1, write=False) for each in range(18))

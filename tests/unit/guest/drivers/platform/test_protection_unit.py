@@ -45,19 +45,12 @@ from tests.unit.device.fakes import answer
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 
 
-class SmallPlatform(Platform):
-    """Has room for few grants and faults."""
-
-    def make_protection(self) -> Protection:
-        self.unit = Protection(capacity=4, fault_capacity=3)
-        return self.unit
-
-
 class ModelBar:
     """BAR0 of a platform; ``read`` can be made to answer otherwise."""
 
     def __init__(self) -> None:
-        self.platform = SmallPlatform(Trace())
+        self.unit = Protection(capacity=4, fault_capacity=3)
+        self.platform = Platform(Trace(), protection=self.unit)
         answer(self.platform)
         self.answers: dict[int, int] = {}
 
@@ -103,9 +96,9 @@ def test_grants(unit: ProtectionUnit, bar: ModelBar) -> None:
     with unit.granted(0x1000, 64, IN) as second:
         assert unit.grant_count == 2
         assert unit.owners() == [7, process_owner()]
-        made = bar.platform.unit._grants[second]
+        made = bar.unit._grants[second]
         assert (made.address, made.length, int(made.direction)) == (0x1000, 64, int(IN))
-    assert bar.platform.unit._grants[first].length == 1 << 40
+    assert bar.unit._grants[first].length == 1 << 40
     with pytest.raises(NoSuchGrant, match=f"grant {second}: NO_SUCH_GRANT"):
         unit.withdraw(second)
     assert unit.withdraw_owner(7) == 1
@@ -140,10 +133,10 @@ def test_refusals(unit: ProtectionUnit) -> None:
 
 def test_faults(unit: ProtectionUnit, bar: ModelBar) -> None:
     unit.enabled = True
-    bar.platform.unit.check(0x1000, 4, write=False)
+    bar.unit.check(0x1000, 4, write=False)
     identity = unit.grant(0x2000, 16, OUT, 9)
     for index in range(3):
-        bar.platform.unit.check(0x2000, 32 + index, write=False)
+        bar.unit.check(0x2000, 32 + index, write=False)
     found = unit.faults()
     assert (unit.fault_count, unit.faults_lost) == (4, 1)
     nearest = Grant(identity, 0x2000, 16, OUT, 9)
@@ -162,7 +155,7 @@ def test_faults(unit: ProtectionUnit, bar: ModelBar) -> None:
 
 def test_fault_without_any_grant(unit: ProtectionUnit, bar: ModelBar) -> None:
     unit.enabled = True
-    bar.platform.unit.check((1 << 64) - 4, 4, write=True)
+    bar.unit.check((1 << 64) - 4, 4, write=True)
     (fault,) = unit.faults()
     assert fault.nearest is None
     assert str(fault).endswith("nearest grant: none is in force")
@@ -171,7 +164,7 @@ def test_fault_without_any_grant(unit: ProtectionUnit, bar: ModelBar) -> None:
 
 def test_fault_that_goes_while_it_is_read(unit: ProtectionUnit, bar: ModelBar) -> None:
     unit.enabled = True
-    bar.platform.unit.check(0, 4, write=True)
+    bar.unit.check(0, 4, write=True)
     bar.answers[Plat.FAULT_VALID] = 0
     assert unit.faults() == []
 
@@ -187,7 +180,7 @@ def test_fault_that_is_nonsense(
     unit: ProtectionUnit, bar: ModelBar, register: Plat, value: int, words: str
 ) -> None:
     unit.enabled = True
-    bar.platform.unit.check(0, 4, write=True)
+    bar.unit.check(0, 4, write=True)
     bar.answers[register] = value
     with pytest.raises(PlatformDeviceError, match=words):
         unit.faults()
