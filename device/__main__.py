@@ -50,7 +50,7 @@ QEMU >= 10.1 connects to each socket with
   -object memory-backend-memfd,id=ram,size=1G,share=on -machine q35,memory-backend=ram
   -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'
 
-An endpoint of your own is a subclass of dma_rehearsal.device.endpoints.endpoint.Endpoint;
+An endpoint of your own is a subclass of dma_rehearsal.device.endpoints.Endpoint;
 docs/tutorial.md shows how to write one. Its module is looked for in the
 current folder and on PYTHONPATH.
 
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--profile",
         metavar="NAME|PATH",
-        help="give the exerciser the identity and the limits of a device: one that comes along "
+        help="give the exerciser the identity and the limits of a device: one that is included "
         f"({', '.join(profile.shipped())}), or a TOML file; docs/profiles.md",
     )
     add(
@@ -193,7 +193,7 @@ def main(argv: list[str]) -> int:
             return _USAGE_ERROR
         _watch(watched, options.patience)
         status = _serve(servers, ready, die_with_stdin=options.die_with_stdin)
-    # What a model with a bug did is no ground for a verdict.
+    # No verdict can rest on a model with a bug.
     return _FAILED if failures.count else status
 
 

@@ -95,7 +95,7 @@ class ControlServer:
 
 
 def _asked(line: bytes) -> tuple[str, str | None]:
-    """Return what a request sets, and to what. ValueError for what is no request."""
+    """Return the setting that a request names, and its value. ValueError for anything else."""
     if len(line) > REQUEST_MAX:
         raise ValueError(f"a request of more than {REQUEST_MAX} bytes: the name is too long")
     try:

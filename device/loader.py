@@ -17,7 +17,7 @@ DEFAULT = "dma_rehearsal.device.exerciser.exerciser:Exerciser"
 
 
 class EndpointNotFound(Exception):
-    """What was named cannot be served; the message says why, and ``hint`` what to do next."""
+    """The class that was named cannot be served; the message says why, and ``hint`` what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -62,8 +62,8 @@ def find(name: str) -> type[Endpoint]:
         )
     if not _is_endpoint(found):
         raise EndpointNotFound(
-            f"--endpoint {name}: {class_name} is no Endpoint; subclass "
-            "dma_rehearsal.device.endpoints.endpoint.Endpoint",
+            f"--endpoint {name}: {class_name} is not an Endpoint; subclass "
+            "dma_rehearsal.device.endpoints.Endpoint",
             "docs/tutorial.md makes one",
         )
     chosen: type[Endpoint] = found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the device did, as JSON lines: one event a line, written at once."""
+"""The trace: the events of a device as JSON lines, each written at once."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 """Notices a model that does not answer, says where it hangs, and ends the process.
 
 A guest whose register read is not answered in time gets all ones from QEMU, which then goes on as
-if the device had said so. What such a guest finds is no verdict on anything. QEMU waits for 5 s;
-the process ends before, so that nobody takes what was never said for an answer.
+if the device had said so. Nothing that such a guest finds is a verdict. QEMU waits for 5 s; the
+process ends before, so that nobody takes all ones for an answer.
 
 Only what somebody waits for is a hang so soon: a write is posted, and a model may be at it for as
 long as nobody asks anything else. Time counts by the watchdog's own ticks: of the time in which

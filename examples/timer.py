@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole device on one page: a timer that interrupts, does DMA, and can be migrated.
 
-``python -m examples.timer SOCKET`` serves it; libvfio-user's sample
-client completes against it (``make interop CLIENT=<path>``). At the time in BAR0
-(seconds since 1970) INTx rises and 4 KiB go to the client's memory and back; BAR1 is memory to map.
+``python -m examples.timer SOCKET`` serves it; libvfio-user's sample client completes against it
+(``make interop CLIENT=<path>``). At the time in BAR0 (seconds since 1970) INTx rises and 4 KiB go
+to the client's memory and back; BAR1 is memory to map.
 """
 
 import sys
@@ -11,11 +11,17 @@ import time
 from enum import IntEnum
 from typing import ClassVar
 
-from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar, SharedBar
-from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.registers import Access, Register
-from dma_rehearsal.device.endpoints.saved_state import StatePart
-from dma_rehearsal.device.pci.config import Command, Identity
+from dma_rehearsal.device.endpoints import (
+    Access,
+    Bars,
+    Command,
+    Endpoint,
+    Identity,
+    Register,
+    RegisterBar,
+    SharedBar,
+    StatePart,
+)
 from dma_rehearsal.device.vfio_user.server import serve
 
 PATTERN = b"".join(letter * 1024 for letter in (b"A", b"B", b"C", b"D"))

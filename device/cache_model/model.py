@@ -407,7 +407,7 @@ class CacheModel:
     def check_direction(
         self, buffer: Buffer, place: tuple[Window, int, int], direction: Direction | None
     ) -> None:
-        """Report a sync's direction that is none of the buffer's."""
+        """Report a sync's direction that the buffer does not have."""
         if direction and direction & ~buffer.direction:
             window, start, _ = place
             index = start // self.line

@@ -54,7 +54,7 @@ class GuestMemory(Protocol):
 
 
 class CacheError(Exception):
-    """Base of this package's errors. What raised one changed nothing."""
+    """Base of this package's errors. A call that raised one changed nothing."""
 
 
 class BadConfiguration(CacheError):

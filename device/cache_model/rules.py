@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each operation does to lines: one method for each rule, so that a fault can break one alone.
+"""The rules of the cache model: one method for each, so that a fault can break one alone.
 
 A rule works on a ``Window``: some lines, and the operation's one copy of their memory (G). D, B and
 W are the extent's ``image``, ``known`` and ``written``. Positions are bytes from the extent's
@@ -207,7 +207,7 @@ class Rules:
         self.enter(window.extent, start, data)
 
     def enter(self, extent: Extent, start: int, data: bytes, mask: bytes | None = None) -> None:
-        """What a snooped write or a foreign writer put into G goes to D and B, and leaves W.
+        """Enter what a snooped write or a foreign writer put into G: into D and B, out of W.
 
         ``mask``: where it is set; None: all of ``data``.
         """
@@ -243,7 +243,7 @@ class Rules:
     def change(self, window: Window, start: int, data: bytes, mask: bytes | None = None) -> None:
         """Write to G, where ``mask`` is set. Snapshots and announcements learn of it.
 
-        It is no store of the CPU.
+        It is not a store of the CPU.
         """
         extent = window.extent
         place = extent.start + start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What chance decides, as functions of the seed: evictions and fills, and the poison.
+"""Chance as functions of the seed: evictions and fills, and the poison.
 
 Nothing here depends on time or on a physical address, so the same seed is the same run.
 """

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names that a device model is written with: `Endpoint`, `Register` and the rest."""
+
+from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, OnlyByMessage
+from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.registers import (
+    Access,
+    Field,
+    Fields,
+    Flag,
+    Register,
+    RegisterFile,
+)
+from dma_rehearsal.device.endpoints.routing import Fabric
+from dma_rehearsal.device.endpoints.saved_state import StatePart
+from dma_rehearsal.device.pci.config import Capability, Command, ExtendedCapability, Identity
+from dma_rehearsal.device.trace import Trace
+
+__all__ = [
+    "Access",
+    "Attributes",
+    "Bars",
+    "Capability",
+    "Command",
+    "DmaRefused",
+    "Endpoint",
+    "ExtendedCapability",
+    "Fabric",
+    "Field",
+    "Fields",
+    "Flag",
+    "Identity",
+    "MemoryBar",
+    "MsixBars",
+    "OnlyByMessage",
+    "Register",
+    "RegisterBar",
+    "RegisterFile",
+    "SharedBar",
+    "StatePart",
+    "Trace",
+]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a BAR holds: plain memory, memory that the client may map, or registers."""
+"""The contents of a BAR: plain memory, memory that the client may map, or registers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SharedMemory:
     """
 
     def __init__(self, size: int, areas: Iterable[tuple[int, int]]) -> None:
-        """Raise ValueError for an area that is empty, no whole pages, or outside."""
+        """Raise ValueError for an area that is empty, outside, or not of whole pages."""
         checked = tuple(areas)
         for offset, length in checked:
             if offset < 0 or length <= 0 or (offset | length) % PAGE_SIZE or offset + length > size:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a BAR of an endpoint is: registers, memory, or memory that the client may map."""
+"""Declarations of BARs: registers, memory, or memory that the client may map."""
 
 from __future__ import annotations
 

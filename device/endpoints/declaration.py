@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no function can be: an author's declarations are looked at when the function is made.
+"""Checks of an author's declarations, made when the function is made.
 
 Each mistake is a ValueError that names the class, the place and what to do. A guest would meet it
 as a register that nobody answers for, or as a vector that writes over another register.
@@ -129,7 +129,7 @@ def check_side_effects(owner: object, files: Mapping[int, RegisterFile]) -> None
         if not callable(getattr(type(owner), method)):
             if having:
                 raise ValueError(
-                    f"{name}.{method} has the name of a side effect and is no method; name it "
+                    f"{name}.{method} has the name of a side effect and is not a method; name it "
                     "otherwise"
                 )
             continue

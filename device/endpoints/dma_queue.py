@@ -5,8 +5,8 @@ Theory of operation. DMAs are done in the order they were started, and end in th
 before whoever started it has returned: the queue runs when a register access or a timer of the
 model's is done, and so before the access is answered; then when the client has answered; and what
 one turn leaves, when the next one comes. The DMA in front is begun; where it needs the client, the
-queue waits for the answer, while every other message is served. What is too much for the queue
-never enters it: its refusal is told in the next turn, before others that wait.
+queue waits for the answer, while every other message is served. A DMA for which the queue has no
+room never enters it: its refusal comes in the next turn, before others that wait.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 # Under way at a time.
 MAX_QUEUED = 256
 MAX_QUEUED_BYTES = 1 << 26
-# Within one turn, so that no access is answered late. What a doorbell of the ring does is less; the
-# DMA that reaches a bound is done whole.
+# Within one turn, so that no access is answered late. A doorbell of the ring does less; the DMA
+# that reaches a bound is done whole.
 TURN_DMAS = 8192
 TURN_BYTES = 1 << 27
 # The same behind a cache, where each segment counts as so many bytes at least: its cost is that of

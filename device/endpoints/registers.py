@@ -26,7 +26,7 @@ T = TypeVar("T", bound=int)
 
 
 class Access(Enum):
-    """What software may do to a register's bits."""
+    """The accesses of software to a register's bits."""
 
     RO = "read only"
     RW = "read and write"

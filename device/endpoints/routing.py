@@ -23,8 +23,8 @@ _Found = TypeVar("_Found")
 class Fabric:
     """Joins the functions of one process: they reach each other's BARs that are memory.
 
-    Registers are not reached this way. Whatever a write to a register sets off happens in the
-    thread of that function's own client, so no DMA can re-enter a device.
+    Registers are not reached this way. Side effects of a register happen in the thread of that
+    function's own client, so no DMA can re-enter a device.
     """
 
     def __init__(self) -> None:

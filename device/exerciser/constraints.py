@@ -49,15 +49,15 @@ _KEEPS: dict[Ext, Callable[[int, int], bool]] = {
 
 
 class Constraints:
-    """0 in a register is no limit. Any other number is one, powers of two or not.
+    """Registers of limits. 0 means no limit; any other number is one, a power of two or not.
 
     ADDRESS_BITS: the last byte's address has at most so many bits. ALIGNMENT: an address is a
     multiple of it; LENGTH_ALIGNMENT: the length is. MAX_SEGMENT: bytes of a segment. BOUNDARY: no
     segment crosses a multiple of it. MAX_SEGMENTS, MAX_TRANSFER (bytes): of one transfer.
 
     At reset the registers hold the profile's limits. Software may tighten them; a write that would
-    loosen one (0 does) puts it back to the profile's. What software has tightened is strict, also
-    in a sloppy device.
+    loosen one (0 does) puts it back to the profile's. A limit that software has tightened is
+    strict, also in a sloppy device.
     """
 
     def __init__(self, extension: RegisterFile, profile: Profile) -> None:
@@ -92,7 +92,7 @@ class Constraints:
         return 0 if self._extension[Ext.BOUNDARY] else self._own[Ext.BOUNDARY] >> 32
 
     def _strict(self, register: Ext) -> int:
-        """Return the limit that an address is refused by; 0 is none."""
+        """Return the limit that an address is refused by; 0 without one."""
         value, own = self._extension[register], self._own[register]
         if register is Ext.BOUNDARY:
             value |= self._boundary_hi() << 32

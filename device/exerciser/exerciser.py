@@ -2,8 +2,9 @@
 """The built-in device: Arm's PCIe Exerciser, and what its layout lacks in BAR3.
 
 A DMA in mapped memory is done when the register write that triggers it is, before that write is
-acknowledged and before any later message of this client is answered. What only the client reaches
-is asked for afterwards, and DMACTL's trigger reads 1 until it is done; so it does with HOLD.
+acknowledged and before any later message of this client is answered. The client is asked afterwards
+for memory that only it reaches, and DMACTL's trigger reads 1 until that is done; so it does with
+HOLD.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Exerciser(Endpoint):
     def _pasid_enabled(self) -> bool:
         return self._optional.pasid_enabled
 
-    # What happens to a DMA in flight, and to what is no register.
+    # Events that end a DMA in flight, and clear state that is not in registers.
 
     def _end_dma(self, reason: DmaReason) -> None:
         self.hold.abort(reason)

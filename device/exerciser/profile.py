@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Profiles: a user's device as a TOML file, so that the exerciser has that device's limits.
 
-A file names what differs from the plain exerciser; ``docs/profiles.md`` is the reference. What is
-wrong with a file is said at once and all of it, each with the file, the key and what is allowed.
+A file names what differs from the plain exerciser; ``docs/profiles.md`` is the
+reference. All mistakes of a file are reported at once, each with the file, the key and the allowed
+values.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A device's identity and the limits of its DMA. Sizes in bytes; 0 is no limit.
+    """A device's identity and the limits of its DMA. Sizes in bytes; 0 where there is no limit.
 
     The defaults are the plain exerciser: no limits, coherent, no modelled time.
     """
@@ -177,14 +178,14 @@ _KEYS = {
 
 
 def shipped() -> list[str]:
-    """Return the names of the profiles that come along."""
+    """Return the names of the profiles that are included."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def find(named: str) -> Profile:
     """Return the profile of a shipped name, or of a path (with a slash, or ending in .toml).
 
-    ProfileError when there is none, or says what is wrong with it.
+    ProfileError when there is none, or when it has mistakes.
     """
     if "/" in named or named.endswith(".toml"):
         return load(Path(named))
@@ -216,7 +217,7 @@ def load(path: Path) -> Profile:
 
 
 def parse(table: Mapping[str, object], name: str, source: str = "profile") -> Profile:
-    """Check a table of keys; ``source`` stands in messages. ProfileError lists what is wrong."""
+    """Check a table of keys; ``source`` names it in messages. ProfileError lists all mistakes."""
     wrong: list[str] = []
     values: dict[str, object] = {}
     for key, given in table.items():

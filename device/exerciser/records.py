@@ -24,8 +24,8 @@ class DmaRecord(NamedTuple):
     """One DMA as the device did it, or refused it. Lengths and offsets in bytes.
 
     ``address`` is the first segment's as it was asked for, ``used`` as it left the device, 0 when
-    nothing did. What vfio-user does not carry is in ``sent`` (*modelled*), and ``modelled_ns`` is
-    the time that the profile's device would take.
+    nothing did. ``sent`` has the attributes that vfio-user does not carry (*modelled*), and
+    ``modelled_ns`` the time that the profile's device would take.
     """
 
     sequence: int

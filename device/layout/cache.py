@@ -72,7 +72,7 @@ class CacheDirection(IntEnum):
 
 
 class CacheOperation(IntEnum):
-    """What the cache model was asked to do; 0 is never used, so that it can mean none."""
+    """The operations of the cache model; 0 is never used, so that it can mean none."""
 
     TRACK = 1
     UNTRACK = 2
@@ -92,7 +92,7 @@ class CacheOperation(IntEnum):
 
 
 class CacheReportKind(IntEnum):
-    """What went wrong. A report of any kind but WRONG_DIRECTION is about lines."""
+    """The kinds of reports. A report of any kind but WRONG_DIRECTION is about lines."""
 
     STORED_WHILE_DEVICE_OWNS = 1
     WRITE_TO_DIRTY_LINE = 2
@@ -104,7 +104,7 @@ class CacheReportKind(IntEnum):
 
 
 class CacheMissingCall(IntEnum):
-    """What the driver should have called, or why no call is missing."""
+    """The call that the driver should have made, or why no call is missing."""
 
     SYNC_FOR_DEVICE_AFTER_STORE = 1
     SYNC_FOR_DEVICE_BEFORE_RECEIVE = 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the record of a DMA says: direction, attributes, and why it was refused."""
+"""The fields of a DMA's record: direction, attributes, and the reason of a refusal."""
 
 from __future__ import annotations
 

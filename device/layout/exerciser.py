@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exerciser's identity and BAR0, as Arm lays it out, and what stands in its capabilities.
+"""The exerciser's identity and BAR0, as Arm lays it out, and the fields of its capabilities.
 
 Source: the PCIe Exerciser of Arm's Base System Architecture compliance documents.
 """
@@ -16,7 +16,7 @@ EXERCISER_CLASS_CODE = 0xED0000
 
 
 class ExerciserBar(IntEnum):
-    """What each of the exerciser's BARs holds."""
+    """The exerciser's BARs."""
 
     CONTROL = 0
     BUFFER = 1

@@ -12,7 +12,7 @@ PLATFORM_CLASS_CODE = 0xFF0000
 
 
 class PlatformBar(IntEnum):
-    """What each of the platform device's BARs holds."""
+    """The platform device's BARs."""
 
     CONTROL = 0
     RESULTS = 1

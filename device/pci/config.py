@@ -67,7 +67,7 @@ class Status(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the function says it is. ``class_code`` has 24 bits: class, subclass, interface."""
+    """The identity of a function. ``class_code`` has 24 bits: class, subclass, interface."""
 
     vendor_id: int
     device_id: int
@@ -162,7 +162,7 @@ class ConfigSpace:
             if not 0 <= index < _BARS:
                 raise ValueError(f"BAR{index}: a function has BARs 0 to {_BARS - 1}")
             if not 16 <= size < 1 << 32 or size & (size - 1):
-                raise ValueError(f"BAR{index}: {size} is no power of two from 16 below 2**32")
+                raise ValueError(f"BAR{index}: {size} is not a power of two from 16 below 2**32")
             # 32-bit, not prefetchable: the type bits are 0. Software sizes it by writing ones.
             self._allow(Header.BAR0 + 4 * index, "<I", -size & 0xFFFF_FFFF)
 

@@ -46,7 +46,7 @@ class Dvsec(ExtendedCapability):
         return struct.pack("<II", 0, self._writable & 0xFFFF_0000)
 
     def written(self, config: ConfigSpace, start: int) -> None:
-        """Hand the control register on; its commands are no state."""
+        """Hand the control register on; its commands are not state."""
         value = config.dword(start + _CONTROL)
         config.set_dword(start + _CONTROL, value & ~self._commands)
         self._on_write(value)

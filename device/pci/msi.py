@@ -21,7 +21,7 @@ class Msi(Capability):
     id = 0x05
 
     def __init__(self, messages: int) -> None:
-        """Raise ValueError for a number that is no power of two from 1 to 32."""
+        """Raise ValueError for a number that is not a power of two from 1 to 32."""
         if not 1 <= messages <= MAX_MESSAGES or messages & (messages - 1):
             raise ValueError(f"{messages} MSI messages: a power of two, 1 to {MAX_MESSAGES}")
         self._capable = messages.bit_length() - 1

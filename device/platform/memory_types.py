@@ -102,7 +102,7 @@ def _mtrr_type(value: int) -> MemoryType:
     except ValueError as error:
         raise BadMemoryType(f"memory type {value} is reserved") from error
     if found is _UC_MINUS:
-        raise BadMemoryType("UC- is no type of an MTRR")
+        raise BadMemoryType("an MTRR cannot have the type UC-")
     return found
 
 

@@ -2,10 +2,10 @@
 """The protection unit: which bytes of memory devices may read and write. A model, without I/O.
 
 Modelled on RISC-V's IOPMP and on the permissions of an IOMMU, in bytes and not in pages. A grant
-opens [address, address + length) to device reads, device writes or both. What is permitted is the
-union of all grants, byte by byte: a request passes when each of its bytes is covered by some grant
-for its direction, whether by one, by overlapping ones or by adjacent ones. Otherwise all of it is
-denied, and a fault record is kept.
+opens [address, address + length) to device reads, device writes or both. The union of all grants is
+permitted, byte by byte: a request passes when each of its bytes is covered by some grant for its
+direction, whether by one, by overlapping ones or by adjacent ones. Otherwise all of it is denied,
+and a fault record is kept.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ProtectionFault:
 
 
 class Coverage:
-    """How many of its ranges cover each address: ``_counts[i]`` from ``_edges[i]`` to the next.
+    """Counts the ranges that cover each address: ``_counts[i]`` from ``_edges[i]`` to the next.
 
     A change costs the pieces that it covers, a look-up a bisection and a search at C's speed.
     """

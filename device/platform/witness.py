@@ -44,7 +44,7 @@ class TableUnreachable(Exception):
 
 @dataclass(slots=True)
 class WalkResult:
-    """What a walk found. ``pages`` counts 4 KiB pages looked at."""
+    """The result of a walk. ``pages`` counts 4 KiB pages looked at."""
 
     status: WitnessStatus = WitnessStatus.OK
     runs: list[WitnessRun] = field(default_factory=list)
@@ -53,7 +53,7 @@ class WalkResult:
 
 
 class Rights(NamedTuple):
-    """What the entries down to a page leave of it (Intel SDM vol. 3A, 4.6)."""
+    """The rights that the entries down to a page leave (Intel SDM vol. 3A, 4.6)."""
 
     writable: bool = True
     user: bool = True
@@ -98,7 +98,7 @@ class Witness:
     def walk(self, root: int, address: int, length: int, levels: int) -> WalkResult:
         """Look at every page of [address, address + length) under the table at ``root``.
 
-        ``root`` is CR3 or a physical address; bits that are no address are dropped. The status says
+        ``root`` is CR3 or a physical address; bits outside the address are dropped. The status says
         why a walk ended early; runs before that place are valid.
         """
         report = WalkResult()

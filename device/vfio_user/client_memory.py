@@ -3,8 +3,8 @@
 
 Theory of operation. Where a mapping of a file cannot have its page, the access raises SIGBUS, which
 ends a Python process: the client has cut its file or punched a hole into it, the file system or the
-pool of huge pages is full, a disk fails. Whoever asks before an access asks about a moment that is
-over. A memfd that is sealed against shrinking, as QEMU seals its memory, can have each of its
+pool of huge pages is full, a disk fails. A question before the access is answered for a moment that
+is over. A memfd that is sealed against shrinking, as QEMU seals its memory, can have each of its
 pages, for it lies on no file system that can be full. It alone is mapped. The bytes of any other
 file move by pread(2) and pwrite(2), which tell by an error what a mapping tells by the signal.
 
@@ -239,7 +239,7 @@ class _HugeFile(_CopiedFile):
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a descriptor of a client's leads to. ``access``: O_RDONLY, O_WRONLY or O_RDWR."""
+    """The file that a client's descriptor leads to. ``access``: O_RDONLY, O_WRONLY or O_RDWR."""
 
     descriptor: int
     name: Name
@@ -282,9 +282,9 @@ class Descriptor:
 
 
 def inspect(descriptor: int) -> Descriptor:
-    """Say what a client's descriptor leads to, and never wait for the client.
+    """Return the file that a client's descriptor leads to, and never wait for the client.
 
-    RemoteProtocolError (EINVAL) for what is no file, or may be a file that the client serves;
+    RemoteProtocolError (EINVAL) unless it is a file, and not one that the client may serve;
     OSError for what cannot be asked.
     """
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)

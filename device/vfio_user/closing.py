@@ -2,7 +2,7 @@
 """Closes what a peer sent, and never waits for the peer.
 
 The last close of a socket may wait for as long as the peer has set (SO_LINGER), and that of a file
-for whoever serves it (FUSE). What is not known to be closed at once is closed by another thread.
+for whoever serves it (FUSE). A descriptor that may not close at once is closed by another thread.
 """
 
 from __future__ import annotations

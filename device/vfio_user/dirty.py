@@ -87,7 +87,7 @@ class DmaLog:
         return PAGE_SIZE
 
     def stop(self) -> None:
-        """Be off, and forget everything; off already is no error, as in Linux's drivers."""
+        """Be off, and forget everything. Off already: not an error, as in Linux's drivers."""
         self.active = False
         self._starts.clear()
         self._ends.clear()
@@ -127,9 +127,9 @@ class DmaLog:
         """Return the bitmap of a range, whole 64-bit words, and forget what it says.
 
         A client that had more of its memory written than there are chunks for is told that all of
-        the rest was.
-        RemoteProtocolError (EINVAL) when logging is off, for a page size that is no power of two,
-        a range that is empty, not aligned or wraps, or one with more pages than a reply has bits.
+        the rest was. RemoteProtocolError (EINVAL) when logging is off, for a page size that is not
+        a power of two, a range that is empty, not aligned or wraps, or one with more pages than a
+        reply has bits.
         """
         if not self.active:
             raise RemoteProtocolError("DMA logging is off")

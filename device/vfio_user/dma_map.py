@@ -81,7 +81,7 @@ class DmaMap:
 
         RemoteProtocolError: EINVAL for a range that is empty, not page-aligned, wraps, lies past
         the file's end, or has unknown flags or none, and for a descriptor that does not allow what
-        they do, or is none of a file that can be reached (``client_memory``); EEXIST for an
+        they do, or does not lead to a file that can be reached (``client_memory``); EEXIST for an
         overlap; ENOSPC for too many mappings or files, or a file above 4 TiB.
         """
         if flags & ~int(DmaMapFlag.READ | DmaMapFlag.WRITE) or not flags:
@@ -132,8 +132,8 @@ class DmaMap:
     def remove(self, address: int, size: int) -> None:
         """Remove every mapping that lies in the range.
 
-        QEMU's unmaps do not match its maps one to one, so finding none is no error. A mapping that
-        the range cuts in two is: EINVAL.
+        QEMU's unmaps do not match its maps one to one, so finding none is not an error. A mapping
+        that the range cuts in two is: EINVAL.
         """
         if size == 0 or (address | size) % PAGE_SIZE or address + size > _ADDRESS_END:
             raise RemoteProtocolError(f"DMA_UNMAP of {size:#x} bytes at {address:#x}")

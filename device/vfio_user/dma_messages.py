@@ -40,7 +40,7 @@ Answered = Callable[[bytes | MemoryFault], None]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a reply must say. ``deadline`` is by the clock."""
+    """The reply that is due. ``deadline`` is by the clock."""
 
     identity: int
     command: Command
@@ -49,7 +49,7 @@ class _Asked:
 
 
 class DmaMessages:
-    """What one client was asked, and has not answered."""
+    """The questions that one client was asked, and has not answered."""
 
     def __init__(self, send: Callable[[bytes], None], clock: Callable[[], float]) -> None:
         """``send`` takes whole messages."""
@@ -97,7 +97,7 @@ class DmaMessages:
         answered(ClientFault(asked.access.address, "the client did not answer"))
 
     def reply(self, message: Message) -> None:
-        """Take a reply. RemoteProtocolError (fatal) when it is none to what was asked."""
+        """Take a reply. RemoteProtocolError (fatal) when it does not answer the question."""
         identity = message.header.message_id
         asked = self._late.get(identity)
         awaited = self._awaited

@@ -14,7 +14,7 @@ _HEADER = Header.STRUCT
 
 @dataclass(slots=True)
 class Message:
-    """One whole message. Whoever keeps a descriptor takes it out of ``descriptors``."""
+    """One whole message. To keep a descriptor, take it out of ``descriptors``."""
 
     header: Header
     payload: bytes

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client asks about the device: DEVICE_GET_INFO, _REGION_INFO, _REGION_IO_FDS, _IRQ_INFO.
+"""Answers a client's questions about the device: DEVICE_GET_INFO, _REGION_INFO, _REGION_IO_FDS,
+_IRQ_INFO.
 
 The specification's argsz ("Message sizes"): in a request the room for the reply, in the reply what
 a whole one needs.

@@ -55,9 +55,9 @@ def _nothing() -> None:
 class Migration:
     """A device's state of ``size`` bytes (at most 256 MiB), and where its migration stands.
 
-    ``save`` returns the state; ``load`` takes one, and raises ValueError for one that is no state
-    of this device; ``stopped`` and ``running`` are called when the device must stand still (no
-    DMA, no interrupt, no change of its state) and when it may go on, in the state that they are
+    ``save`` returns the state; ``load`` takes one, and raises ValueError for one that is not a
+    state of this device; ``stopped`` and ``running`` are called when the device must stand still
+    (no DMA, no interrupt, no change of its state) and when it may go on, in the state that they are
     called for. If one of them raises, the state is ERROR.
     """
 
@@ -141,7 +141,7 @@ class Migration:
         try:
             self._load(bytes(self._stream))
         except ValueError as error:
-            self._fail()  # what was loaded in part is no valid state
+            self._fail()  # a state that was loaded in part is not valid
             raise RemoteProtocolError(f"the device's state is refused: {error}") from error
         except Exception:
             self._fail()

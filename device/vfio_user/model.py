@@ -57,7 +57,7 @@ class MappedRange(NamedTuple):
 
 
 class Client(Protocol):
-    """What an endpoint may ask of its client."""
+    """The client, as a device model uses it."""
 
     def memory(self, address: int, length: int, *, write: bool) -> Sequence[View]:
         """Return views, in order, that cover ``length`` bytes at bus address ``address``.
@@ -73,8 +73,7 @@ class Client(Protocol):
     def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
         """Return the mapping around ``address``, for many small accesses to it.
 
-        None when there is none that may be used so; ``memory`` then says what is amiss, if
-        anything.
+        None when no mapping may be used so; ``memory`` then raises the error, if there is one.
         """
 
     def ranges(self) -> Iterator[tuple[int, int]]:
@@ -95,9 +94,9 @@ class Client(Protocol):
     def trigger(self, index: int, subindex: int) -> bool:
         """Signal the eventfd of interrupt ``subindex`` of VFIO's IRQ ``index``, if one is set.
 
-        Return whether it was signalled. False is no error: without an eventfd, or masked, nothing
-        is kept here. INTx, a level, is offered again by ``end_of_interrupt``, a message that the
-        model keeps by ``message_unmasked``.
+        Return whether it was signalled. False is not an error: without an eventfd, or masked,
+        nothing is kept here. INTx, a level, is offered again by ``end_of_interrupt``, a message
+        that the model keeps by ``message_unmasked``.
         """
 
     def armed(self, index: int, subindex: int) -> bool:
@@ -118,7 +117,7 @@ class Mappable:
 
 
 class DeviceModel(Protocol):
-    """What the server serves: one PCI function. Everything is called from the server's thread."""
+    """The device that a server serves: one PCI function. All calls come from its thread."""
 
     @property
     def timers(self) -> Timers:

@@ -31,7 +31,7 @@ CAPABILITIES: dict[str, int | bool] = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the client takes in one message; the specification's values where it says nothing."""
+    """The client's limits for one message; the specification's values where it names none."""
 
     max_fds: int = 1
     max_data: int = wire.MAX_DATA_XFER
@@ -71,7 +71,7 @@ def _proposed(text: bytes) -> dict[str, int]:
     try:
         loaded = json.loads(text[:-1] or b"{}")
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"VERSION: the capabilities are no JSON: {error}") from error
+        raise RemoteProtocolError(f"VERSION: the capabilities are not JSON: {error}") from error
     capabilities = loaded.get("capabilities", {}) if isinstance(loaded, dict) else None
     return _checked(capabilities, _KNOWN, "the capabilities")
 
@@ -80,7 +80,7 @@ def _checked(
     value: object, known: dict[str, Callable[[str, object], int]], name: str
 ) -> dict[str, int]:
     if not isinstance(value, dict):
-        raise RemoteProtocolError(f"VERSION: {name} are no object")
+        raise RemoteProtocolError(f"VERSION: {name} are not an object")
     return {each: check(each, value[each]) for each, check in known.items() if each in value}
 
 
@@ -117,7 +117,7 @@ def _page_sizes(name: str, value: object) -> int:
 def _page_size(name: str, value: object) -> int:
     size = _page_sizes(name, value)
     if size & (size - 1):
-        raise RemoteProtocolError(f"VERSION: {name} is {_shown(size)}, which is no power of two")
+        raise RemoteProtocolError(f"VERSION: {name} is {_shown(size)}, which is not a power of two")
     return size
 
 

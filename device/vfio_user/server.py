@@ -153,7 +153,8 @@ class VfioUserServer:
             if self._serving:
                 os.eventfd_write(self._stop, 1)
                 if self._client is not None:
-                    # As if the client had gone. What that had sent can still be read, and answered.
+                    # As if the client had gone. Messages that it had sent can still be read, and
+                    # answered.
                     with contextlib.suppress(OSError):
                         self._client.shutdown(socket.SHUT_RD)
             else:
@@ -232,7 +233,7 @@ class _Waiter:
 
 
 class _Session:
-    """One client's socket. What it sends is handled message by message, each reply sent first."""
+    """One client's socket. Messages are handled one by one, each reply sent before the next."""
 
     def __init__(
         self, stream: socket.socket, waiter: _Waiter, model: DeviceModel, name: str, turn: Turn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes through a client's socket: bytes and descriptors, to the end."""
+"""Receives bytes and descriptors from a client's socket, to the end."""
 
 from __future__ import annotations
 

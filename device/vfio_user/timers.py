@@ -121,7 +121,7 @@ class Timers:
             return self._heap[0][0] if self._heap else None
 
     def run_due(self) -> None:
-        """Run what is due. What those set themselves waits for the next call."""
+        """Run the timers that are due. Timers that they set wait for the next call."""
         if not self._heap or self._held is not None:
             return
         now, last = self._clock(), next(self._order)

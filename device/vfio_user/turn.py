@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server's turn: what its thread is at, for somebody who watches it from another thread.
 
-The thread only stores here, for every message passes. Whoever watches reads what may be old by an
-instant, so a turn that lasts is what there is to see.
+The thread only stores here, for every message passes. The watcher's view may be
+old by an instant, so it only sees a turn that lasts.
 """
 
 from __future__ import annotations

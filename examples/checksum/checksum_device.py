@@ -9,11 +9,18 @@ import zlib
 from enum import IntEnum
 from typing import ClassVar
 
-from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
-from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.registers import Access, Field, Fields, Flag, Register
-from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.endpoints import (
+    Access,
+    Bars,
+    DmaRefused,
+    Endpoint,
+    Field,
+    Fields,
+    Flag,
+    Identity,
+    Register,
+    RegisterBar,
+)
 
 LENGTH_MAX = 16 << 20  # bytes; bounds the work of one doorbell
 

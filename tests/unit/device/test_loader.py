@@ -77,9 +77,9 @@ def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
         ("own_device:Owm", "has no Owm; it has Own, Greedy"),
         (
             "own_device:Stranger",
-            "Stranger is no Endpoint; subclass dma_rehearsal.device.endpoints.endpoint.Endpoint",
+            "Stranger is not an Endpoint; subclass dma_rehearsal.device.endpoints.Endpoint",
         ),
-        ("own_device:Endpoint", "Endpoint is no Endpoint"),
+        ("own_device:Endpoint", "Endpoint is not an Endpoint"),
         ("own_device:Greedy", "cannot be made with (trace): missing a required argument: 'colour'"),
         ("own_device:Failing", "cannot be made: RuntimeError('out of luck')"),
         ("own_device:Large", "power of two"),

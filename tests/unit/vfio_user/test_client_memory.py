@@ -330,7 +330,7 @@ def test_descriptors_are_given_back(unsealed: int) -> None:
 
 
 def others(folder: Path) -> Iterator[tuple[str, int]]:
-    """Descriptors of what is no file, or may be served by whoever sent it."""
+    """Descriptors that lead to no file, or to one that the client may serve."""
     read_end, write_end = os.pipe()
     os.close(write_end)
     file = folder / "file"

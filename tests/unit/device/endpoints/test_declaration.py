@@ -170,9 +170,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"bars": of(FIRST), "read_all": nothing},
         r"Mine.read_all: no register of that name; declare it, or name the method otherwise",
     ),
-    "side effect that is no method": (
+    "side effect that is not a method": (
         {"bars": of(FIRST), "read_first": 3},
-        r"Mine.read_first has the name of a side effect and is no method; name it otherwise",
+        r"Mine.read_first has the name of a side effect and is not a method; name it otherwise",
     ),
     "side effect of two registers": (
         {

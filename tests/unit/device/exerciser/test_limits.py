@@ -290,7 +290,7 @@ def test_identity_is_the_profiles(client: FakeClient) -> None:
 def test_fault_lets_just_its_limit_be_broken(
     client: FakeClient, fault: str, key: str, value: int, address: int, place: int | None
 ) -> None:
-    """Beyond the limit it is no DMA that the limit refuses; the other limits hold."""
+    """The fault breaks one limit, and the others hold."""
     values = {"max_segment": 64, key: value}
     faulty = IMPLEMENTATIONS[fault].exerciser
     made = attached(faulty(Trace(), profile=profile.parse(values, "mine")), client)

@@ -102,7 +102,7 @@ def test_thousands_of_descriptors_round_and_round(exerciser: Exerciser, client: 
     assert client.ram[:size] == bytes(i % 251 for i in range(size))
     assert read32(exerciser, 3, Ext.RING_TRANSFERS) == 2 * size - 2
     assert ring(exerciser, size - 2) == (RingStatus.OK, size - 2)
-    assert read32(exerciser, 3, Ext.RING_TRANSFERS) == 2 * size - 2, "an empty ring is no work"
+    assert read32(exerciser, 3, Ext.RING_TRANSFERS) == 2 * size - 2, "an empty ring does no work"
 
 
 @pytest.mark.parametrize(

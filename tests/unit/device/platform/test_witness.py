@@ -84,7 +84,7 @@ def test_pat_index(index: int, level: int, pat_bit: int) -> None:
     tables.map(VA & -HUGE, 7 * HUGE, TABLE | bits, level=level)
     run = only_run(walk(tables, VA & -HUGE))
     assert (run.pat_index, run.pat) == (index, TYPES[index])
-    assert run.physical == 7 * HUGE, "the PAT bit of a large page is no part of its address"
+    assert run.physical == 7 * HUGE, "the PAT bit of a large page is not a part of its address"
 
 
 def test_upper_levels_do_not_choose_the_type() -> None:
@@ -130,7 +130,7 @@ def test_root_with_pcid_and_flags() -> None:
 
 @pytest.mark.parametrize("levels", [4, 5])
 def test_root_of_the_user_half(levels: int) -> None:
-    """With page-table isolation bit 12 tells two tables apart, and is no flag."""
+    """With page-table isolation bit 12 tells two tables apart, and is not a flag."""
     tables = Tables(levels)
     tables.map(VA, 0x5000)
     assert tables.root == 0x1000

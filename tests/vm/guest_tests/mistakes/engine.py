@@ -6,11 +6,15 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
-from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
-from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.registers import Access, Register
-from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.endpoints import (
+    Access,
+    Bars,
+    DmaRefused,
+    Endpoint,
+    Identity,
+    Register,
+    RegisterBar,
+)
 
 LENGTH_MAX = 1 << 16
 
