@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-PAGE: Final = mmap.PAGESIZE
 HUGE: Final = 2 << 20
 MAP_HUGETLB: Final = 0x40000
 # Linux, include/uapi/asm-generic/mman-common.h; mmap has the older ones.
@@ -32,11 +31,11 @@ _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 def frames(address: int, length: int) -> list[int | None]:
     """Return the physical address of each page of a range; None for a page without a frame."""
-    first, end = address // PAGE, (address + length + PAGE - 1) // PAGE
+    first, end = address // mmap.PAGESIZE, (address + length + mmap.PAGESIZE - 1) // mmap.PAGESIZE
     with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
         data = os.pread(pagemap.fileno(), 8 * (end - first), 8 * first)
     return [
-        (entry & _FRAME) * PAGE if entry & _PRESENT else None
+        (entry & _FRAME) * mmap.PAGESIZE if entry & _PRESENT else None
         for (entry,) in struct.iter_unpack("<Q", data)
     ]
 

@@ -12,10 +12,11 @@ from contextlib import ExitStack
 
 import pytest
 
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.iobuffer.os.pin import Pin
 from dma_rehearsal.guest.linux import page_frames
-from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE, Region
+from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, Region
 from dma_rehearsal.guest.linux.swap import zram_swap
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.guest.iobuffer import IOCannotWireError, IOReturn
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap, Pin
 from dma_rehearsal.guest.iobuffer.os.uapi import PIN_MAX
-from dma_rehearsal.guest.linux.page_frames import PAGE
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns

@@ -15,8 +15,9 @@ from dma_rehearsal.device.layout import HOLD_ON, DmaCtl, DmaReason, Ext, Reg
 from dma_rehearsal.guest.drivers.exerciser import Exerciser, find
 from dma_rehearsal.guest.drivers.exerciser_features import HeldDma, held_dma
 from dma_rehearsal.guest.faults.driver import driver_fault
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
-from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE
+from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.other_process import OtherProcess

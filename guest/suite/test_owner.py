@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
     IOReturn,
-    IOReturnError,
     TaskPort,
     current_task,
     kIODirectionInOut,
@@ -25,6 +24,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.os import port_messages
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit.iokit_errors import code_of
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
 from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
 from dma_rehearsal.guest.testkit.patterns import Patterns, difference
@@ -34,15 +34,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 SIZE, PART = 10000, 64
 SHARED = "kIOMemoryKernelUserShared"
 WRONG_WAY, OUTSIDE = DmaReason.PROTECTION_DIRECTION, DmaReason.PROTECTION_OUTSIDE
-
-
-def code_of(call: Callable[..., object], *arguments: object) -> IOReturn:
-    """Return what a call returns in IOKit."""
-    try:
-        call(*arguments)
-    except IOReturnError as error:
-        return error.code
-    return IOReturn.kIOReturnSuccess
 
 
 def mapper(ask: Ask) -> Iterator[object]:

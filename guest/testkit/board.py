@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from dma_rehearsal.device.layout import WitnessRun, WitnessStatus
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.device_limits import UNLIMITED, Limits
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, IOOptions
@@ -73,10 +74,10 @@ class Board:
                 f"the witness's walk of {length} bytes at {address:#x} ended with "
                 f"{report.status.name} at {report.fault_va or 0:#x}"
             )
-        first = address & ~0xFFF
-        pages = (address + length - first + 0xFFF) // 0x1000
+        first = address & -PAGE
+        pages = (address + length - first + PAGE - 1) // PAGE
         covered = sum(run.length for run in report.runs)
-        if report.pages != pages or covered != pages * 0x1000:
+        if report.pages != pages or covered != pages * PAGE:
             raise CheckFailed(f"the witness saw {report.pages} pages of {pages}")
         return list(report.runs)
 

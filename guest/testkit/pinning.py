@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.guest.iobuffer import IOBusyError, IOCannotWireError, IODeviceError, IOReturn
-from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.patterns import Patterns, inverted
