@@ -36,6 +36,11 @@ FORBIDDEN: dict[str, tuple[str, str]] = {
     "apart-guest": ("guest.drivers.edu", "device.endpoints.registers"),
     "apart-host": ("host_harness.machine.vm", "guest.linux.swap"),
     "guest-layers": ("guest.drivers.edu", "guest.testkit.patterns"),
+    "allocator-layers": ("guest.iobuffer.base.coherence", "guest.iobuffer.memory.platform"),
+    "allocator-circles": (
+        "guest.iobuffer.descriptors.memory_map",
+        "guest.iobuffer.descriptors.memory_descriptor",
+    ),
     "agent-alone": ("guest.agent.pytest_session", "guest.testkit.plugin"),
     "suite-apart": ("guest.suite.test_parts", "guest.suite.test_ring"),
     "device-layers": ("device.endpoints.bars", "device.exerciser.exerciser"),

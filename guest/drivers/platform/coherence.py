@@ -26,7 +26,7 @@ from dma_rehearsal.guest.iobuffer import (
     IODirection,
     IOReturn,
 )
-from dma_rehearsal.guest.iobuffer.base.interfaces import DmaBuffer, DmaMemory
+from dma_rehearsal.guest.iobuffer.base.interfaces import BufferDescriptor, Descriptor
 from dma_rehearsal.guest.iobuffer.os.driver import PageTableEntry
 
 _TAGS: Final = 1 << 16  # of each process, as far as process ids differ in 16 bits
@@ -70,7 +70,7 @@ class PlatformCoherence:
         """
         return self._buffers.get(tag) or self._names.find(tag) or f"buffer {tag:#x}"
 
-    def tag_of(self, buffer: DmaMemory) -> int:
+    def tag_of(self, buffer: Descriptor) -> int:
         """Return a tracked buffer's tag; `IODeviceError` for memory that is not tracked."""
         try:
             return self._tags[id(buffer)]
@@ -86,7 +86,7 @@ class PlatformCoherence:
                 code=IOReturn.kIOReturnNotReady,
             ) from None
 
-    def track(self, buffer: DmaBuffer) -> Callable[[], None]:
+    def track(self, buffer: BufferDescriptor) -> Callable[[], None]:
         """Track a buffer; return the function that ends that."""
         if buffer.address:
             entry = self._driver.query(buffer.address)
@@ -96,7 +96,7 @@ class PlatformCoherence:
             root, va, levels = window.root, window.address, window.levels
         return self._tracked(buffer, root, va, buffer.getCapacity(), levels)
 
-    def track_existing(self, memory: DmaMemory, address: int, length: int) -> Callable[[], None]:
+    def track_existing(self, memory: Descriptor, address: int, length: int) -> Callable[[], None]:
         """Track memory that this process already has; return the function that ends that.
 
         Partial cache lines at its edges are not tracked, and a sync of such a part is
@@ -118,7 +118,7 @@ class PlatformCoherence:
         self._shared.pop(key, None)
 
     def _tracked(
-        self, memory: DmaMemory, root: int, va: int, length: int, levels: int
+        self, memory: Descriptor, root: int, va: int, length: int, levels: int
     ) -> Callable[[], None]:
         self._begin_process()
         direction = CacheDirection(int(memory.getDirection()) or CacheDirection.IN_OUT)
@@ -171,26 +171,26 @@ class PlatformCoherence:
             self._tags, self._shared = {}, {}
 
     def sync_for_device(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Clean, and remember the bytes that the device got."""
         self._do(self._unit.sync_for_device, memory, offset, length, int(direction))
 
     def sync_for_cpu(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Compare with the bytes that the device got; invalidate, unless it has only read."""
         self._do(self._unit.sync_for_cpu, memory, offset, length, int(direction))
 
-    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean(self, memory: Descriptor, offset: int, length: int) -> None:
         """Write back."""
         self._do(self._unit.clean, memory, offset, length)
 
-    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: Descriptor, offset: int, length: int) -> None:
         """Write back, then drop the lines."""
         self._do(self._unit.clean_and_invalidate, memory, offset, length)
 
-    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def completed(self, memory: Descriptor, offset: int, length: int) -> None:
         """The CPU owns the bytes again; it always owns untracked memory."""
         if id(memory) in self._tags:
             self._do(self._unit.complete, memory, offset, length)
@@ -198,7 +198,7 @@ class PlatformCoherence:
     def _do(
         self,
         command: Callable[..., None],
-        memory: DmaMemory,
+        memory: Descriptor,
         offset: int,
         length: int,
         *direction: int,

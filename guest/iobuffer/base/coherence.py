@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from dma_rehearsal.guest.iobuffer.base.interfaces import DmaBuffer, DmaMemory
+from dma_rehearsal.guest.iobuffer.base.interfaces import BufferDescriptor, Descriptor
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 
 
@@ -29,7 +29,7 @@ class Coherence(Protocol):
     def line(self) -> int:
         """Bytes of a cache line, 1 when no maintenance is needed: a buffer's least alignment."""
 
-    def track(self, buffer: DmaBuffer) -> Callable[[], None]:
+    def track(self, buffer: BufferDescriptor) -> Callable[[], None]:
         """Take note of a buffer that is mapped and wired; return what to call when that ends.
 
         A finalizer may call it, so also in the middle of another call: it raises
@@ -37,26 +37,26 @@ class Coherence(Protocol):
         again it goes on; in a forked child it does nothing.
         """
 
-    def track_existing(self, memory: DmaMemory, address: int, length: int) -> Callable[[], None]:
+    def track_existing(self, memory: Descriptor, address: int, length: int) -> Callable[[], None]:
         """Take note of wired memory that was not allocated here; return as `track`."""
 
     def sync_for_device(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Give the bytes to the device: what the CPU has stored is in memory afterwards."""
 
     def sync_for_cpu(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Take the bytes back: the CPU loads what the device has written afterwards."""
 
-    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean(self, memory: Descriptor, offset: int, length: int) -> None:
         """Write back: kIOMemoryIncoherentIOStore."""
 
-    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: Descriptor, offset: int, length: int) -> None:
         """Write back, then forget: kIOMemoryIncoherentIOFlush."""
 
-    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def completed(self, memory: Descriptor, offset: int, length: int) -> None:
         """Take note that no DMA uses the bytes any more; not called where ``line`` is 1."""
 
 
@@ -65,13 +65,13 @@ class CoherentBus:
 
     line = 1
 
-    def track(self, buffer: DmaBuffer) -> Callable[[], None]:  # noqa: ARG002
+    def track(self, buffer: BufferDescriptor) -> Callable[[], None]:  # noqa: ARG002
         """Do nothing, now and at the end."""
         return nothing
 
     def track_existing(
         self,
-        memory: DmaMemory,  # noqa: ARG002
+        memory: Descriptor,  # noqa: ARG002
         address: int,  # noqa: ARG002
         length: int,  # noqa: ARG002
     ) -> Callable[[], None]:
@@ -79,22 +79,22 @@ class CoherentBus:
         return nothing
 
     def sync_for_device(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Do nothing."""
 
     def sync_for_cpu(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Do nothing."""
 
-    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean(self, memory: Descriptor, offset: int, length: int) -> None:
         """Do nothing."""
 
-    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: Descriptor, offset: int, length: int) -> None:
         """Do nothing."""
 
-    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def completed(self, memory: Descriptor, offset: int, length: int) -> None:
         """Do nothing."""
 
 

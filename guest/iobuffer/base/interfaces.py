@@ -109,7 +109,7 @@ class DmaEvidence(Protocol):
 # What a board sees of a descriptor.
 
 
-class DmaMemory(Protocol):
+class Descriptor(Protocol):
     """A descriptor, for users that must not know its class."""
 
     def getDirection(self) -> IODirection:
@@ -148,7 +148,7 @@ class KernelMappable(Protocol):
         """Have the kernel map all of it, once; return the mapping."""
 
 
-class DmaBuffer(DmaMemory, Protocol):
+class BufferDescriptor(Descriptor, Protocol):
     """A buffer whose pages belong to its descriptor alone."""
 
     @property

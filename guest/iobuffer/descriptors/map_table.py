@@ -15,7 +15,7 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     of_the_system,
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
-from dma_rehearsal.guest.iobuffer.base.interfaces import DmaMemory
+from dma_rehearsal.guest.iobuffer.base.interfaces import Descriptor
 from dma_rehearsal.guest.iobuffer.base.options import (
     CACHE_SHIFT,
     DIRECTION_FIELD,
@@ -50,7 +50,7 @@ class IOMapWarning(UserWarning):
     """A mapping allows what the descriptor's direction does not ask for."""
 
 
-class MappableBuffer(DmaMemory, Protocol):
+class MappableBuffer(Descriptor, Protocol):
     """A buffer, as the maker of its mappings sees it."""
 
     @property

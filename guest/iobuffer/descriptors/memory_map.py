@@ -14,7 +14,7 @@ from dma_rehearsal.guest.iobuffer.base import deferred, provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IOBusyError, IONotAttachedError
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
 from dma_rehearsal.guest.iobuffer.base.fork_safe_lock import make_lock
-from dma_rehearsal.guest.iobuffer.base.interfaces import DmaMemory
+from dma_rehearsal.guest.iobuffer.base.interfaces import Descriptor
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.base.task import Task
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window
@@ -30,7 +30,7 @@ class IOMemoryMap:
 
     def __init__(
         self,
-        descriptor: DmaMemory,
+        descriptor: Descriptor,
         task: Task,
         address: int,
         length: int,
@@ -46,7 +46,7 @@ class IOMemoryMap:
 
         ``drop`` does that from a finalizer, where ``unmap`` may wait for somebody.
         """
-        self._descriptor: DmaMemory | None = descriptor
+        self._descriptor: Descriptor | None = descriptor
         self._task = task
         self._address = address
         self._length = length
@@ -77,7 +77,7 @@ class IOMemoryMap:
 
     getSize = getLength
 
-    def getMemoryDescriptor(self) -> DmaMemory:
+    def getMemoryDescriptor(self) -> Descriptor:
         """Return the descriptor that this is a mapping of."""
         return self._attached()
 
@@ -201,7 +201,7 @@ class IOMemoryMap:
             f"made at {self.made_at}>"
         )
 
-    def _attached(self) -> DmaMemory:
+    def _attached(self) -> Descriptor:
         if self._descriptor is None:
             raise IONotAttachedError(f"{self!r} is used after its unmap")
         return self._descriptor

@@ -19,7 +19,7 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     IOReturn,
     IOUnsupportedError,
 )
-from dma_rehearsal.guest.iobuffer.base.interfaces import DmaBuffer, DmaMemory
+from dma_rehearsal.guest.iobuffer.base.interfaces import BufferDescriptor, Descriptor
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
@@ -187,13 +187,13 @@ class UDmaBufCoherence:
         """Bytes of a cache line."""
         return self._line
 
-    def track(self, buffer: DmaBuffer) -> Callable[[], None]:  # noqa: ARG002
+    def track(self, buffer: BufferDescriptor) -> Callable[[], None]:  # noqa: ARG002
         """Do nothing: the driver looks at addresses alone."""
         return nothing
 
     def track_existing(
         self,
-        memory: DmaMemory,  # noqa: ARG002
+        memory: Descriptor,  # noqa: ARG002
         address: int,  # noqa: ARG002
         length: int,  # noqa: ARG002
     ) -> Callable[[], None]:
@@ -201,32 +201,32 @@ class UDmaBufCoherence:
         return nothing
 
     def sync_for_device(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Write back for the device."""
         self._sync(memory, offset, length, direction, for_cpu=False)
 
     def sync_for_cpu(
-        self, memory: DmaMemory, offset: int, length: int, direction: IODirection
+        self, memory: Descriptor, offset: int, length: int, direction: IODirection
     ) -> None:
         """Invalidate for the CPU."""
         self._sync(memory, offset, length, direction, for_cpu=True)
 
-    def clean(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean(self, memory: Descriptor, offset: int, length: int) -> None:
         """Write back."""
         self._sync(memory, offset, length, IODirection.kIODirectionOut, for_cpu=False)
 
-    def clean_and_invalidate(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def clean_and_invalidate(self, memory: Descriptor, offset: int, length: int) -> None:
         """Write back, then invalidate."""
         self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=False)
         self._sync(memory, offset, length, IODirection.kIODirectionInOut, for_cpu=True)
 
-    def completed(self, memory: DmaMemory, offset: int, length: int) -> None:
+    def completed(self, memory: Descriptor, offset: int, length: int) -> None:
         """Do nothing: the driver knows no owners."""
 
     def _sync(
         self,
-        memory: DmaMemory,
+        memory: Descriptor,
         offset: int,
         length: int,
         direction: IODirection,

@@ -21,13 +21,13 @@ class Recorder(coherence.CoherentBus):
     def __init__(self, name: str, told: list[str]) -> None:
         self.name, self.told = name, told
 
-    def track(self, buffer: interfaces.DmaBuffer) -> Callable[[], None]:
+    def track(self, buffer: interfaces.BufferDescriptor) -> Callable[[], None]:
         self.told.append(f"{self.name} tracks {buffer.getCapacity()}")
         return lambda: self.told.append(f"{self.name} ends")
 
     def sync_for_device(
         self,
-        memory: interfaces.DmaMemory,  # noqa: ARG002
+        memory: interfaces.Descriptor,  # noqa: ARG002
         offset: int,
         length: int,
         direction: IODirection,  # noqa: ARG002

@@ -694,7 +694,7 @@ def test_existing_memory_is_told_to_what_maintains_the_caches(pins: Pins) -> Non
         line = 64
 
         def track_existing(
-            self, memory: interfaces.DmaMemory, address: int, length: int
+            self, memory: interfaces.Descriptor, address: int, length: int
         ) -> Callable[[], None]:
             told.append((memory, address, length))
             if length == PAGE:
@@ -703,7 +703,7 @@ def test_existing_memory_is_told_to_what_maintains_the_caches(pins: Pins) -> Non
 
         def completed(
             self,
-            memory: interfaces.DmaMemory,  # noqa: ARG002
+            memory: interfaces.Descriptor,  # noqa: ARG002
             offset: int,
             length: int,
         ) -> None:

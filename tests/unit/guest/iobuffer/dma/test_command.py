@@ -670,11 +670,11 @@ def test_a_device_outside_of_the_caches(bus: Bus) -> None:
     done: list[tuple[str, list[Segment]]] = []
 
     class Recorder(coherence.CoherentBus):
-        def clean(self, memory: interfaces.DmaMemory, offset: int, length: int) -> None:
+        def clean(self, memory: interfaces.Descriptor, offset: int, length: int) -> None:
             done.append(("clean", memory.segments(offset, length)))
 
         def clean_and_invalidate(
-            self, memory: interfaces.DmaMemory, offset: int, length: int
+            self, memory: interfaces.Descriptor, offset: int, length: int
         ) -> None:
             done.append(("flush", memory.segments(offset, length)))
 
