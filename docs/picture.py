@@ -2,7 +2,7 @@
 """Makes the picture of a run: `python docs/picture.py` records `make test-vm` and draws its end.
 
 Nothing in the picture is made up: it is what the run printed to a terminal. Lines that are left out
-are marked by "⋮". The whole table goes to `pictures/run.txt`. A recording can be drawn again:
+are marked by "[...]". The whole table goes to `pictures/run.txt`. A recording can be drawn again:
 `python docs/picture.py --recording FILE`.
 """
 
@@ -25,7 +25,8 @@ FOLDER = Path(__file__).parent / "pictures"
 COMMAND = ["make", "test-vm"]
 COLUMNS = 110
 TIMEOUT_S = 1800
-GAP = "⋮"
+GAP = "[...]"
+FONTS = "DejaVu Sans Mono, Menlo, Consolas"  # what a reader's machine has of them
 # The rows of the table that the picture shows, by their promise.
 PROMISES = (
     "kIODirectionOut",
@@ -79,7 +80,7 @@ def lines(recording: str) -> list[str]:
 
 def plain(line: str) -> str:
     """Return a line without colours."""
-    return _COLOUR.sub("", line)
+    return _COLOUR.sub("", line).rstrip()
 
 
 def table(shown: list[str]) -> list[str]:
@@ -112,10 +113,9 @@ def draw(shown: Iterable[str], title: str) -> str:
             record=True, width=COLUMNS, file=nowhere, force_terminal=True, color_system="truecolor"
         )
         for line in shown:
-            console.print(Text.from_ansi(line), no_wrap=True, overflow="crop")
-        return console.export_svg(
-            title=title, theme=MONOKAI, code_format=_FONTS.sub("", CONSOLE_SVG_FORMAT)
-        )
+            console.print(Text.from_ansi(line), overflow="fold")
+        template = _FONTS.sub("", CONSOLE_SVG_FORMAT).replace("Fira Code", FONTS)
+        return console.export_svg(title=title, theme=MONOKAI, code_format=template)
 
 
 def main(argv: list[str]) -> None:

@@ -240,6 +240,14 @@ def test_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= README_LINES_MAX
 
 
+def test_rows_of_the_readme_were_printed() -> None:
+    """They are rows of the run whose picture is at its top."""
+    block = next(match[3] for match in _FENCE.finditer(README.read_text()) if "promise" in match[3])
+    printed = (ROOT / "docs" / "pictures" / "run.txt").read_text().splitlines()
+    assert len(block.splitlines()) == 2 + 6
+    assert [line for line in block.splitlines() if line not in printed] == []
+
+
 # Patterns of a non-native's English, each with what is better.
 STILTED = {
     r"\b(?:is|are|was|were) no (?!longer\b|more\b|fewer\b|less\b|later\b|such\b)": "is not a",
