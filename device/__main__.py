@@ -247,7 +247,7 @@ def _profile(named: str | None, coherent: str | None) -> profile.Profile:
 class _Failures(logging.Handler):
     """Counts what was logged as an error: a bug of an endpoint or of a server.
 
-    The trace has it as well, so that whoever follows it knows at once.
+    The trace has it as well, so that a reader of the trace knows at once.
     """
 
     def __init__(self) -> None:
@@ -319,7 +319,7 @@ def _serve(servers: tuple[_Server, ...], ready: TextIO, *, die_with_stdin: bool)
         thread.start()
     if die_with_stdin:
         threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
-    with contextlib.suppress(OSError), ready:  # whoever started us may have gone
+    with contextlib.suppress(OSError), ready:  # the parent process may have gone
         ready.write("ready\n")
     stop.wait()
     for server in servers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: whoever may connect sets and clears faults, and names the test that runs.
+"""The control socket: a client sets and clears faults, and names the test that runs.
 
 One request a connection, one JSON object a line: ``{"fault": "device-read-flip"}``, or null for no
 fault; ``{"test": "tests/test_a.py::test_b"}``, or null for none, which all events of the trace then
@@ -19,7 +19,7 @@ from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.trace import Trace
 
 REQUEST_MAX = 1 << 16  # bytes; the name of a test may be long
-_PATIENCE_S = 2.0  # for a whole request, and for whoever reads no answer
+_PATIENCE_S = 2.0  # for a whole request, and for a client that does not read its answer
 _SOON_S = 0.001  # settimeout(0) would not wait at all
 _BACKLOG = 4
 

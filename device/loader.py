@@ -50,7 +50,7 @@ def find(name: str) -> type[Endpoint]:
         ) from error
     except Exception as error:
         raise EndpointNotFound(
-            f"--endpoint {name}: {module_name} cannot be imported: {error!r}", f"mend {module_name}"
+            f"--endpoint {name}: {module_name} cannot be imported: {error!r}", f"fix {module_name}"
         ) from error
     found = getattr(module, class_name, None)
     if found is None:
@@ -86,7 +86,7 @@ def make(chosen: Callable[..., Endpoint], name: str, trace: Trace, **options: An
         given = "".join(f", {each}=..." for each in options)
         raise EndpointNotFound(
             f"--endpoint {name}: it cannot be made with (trace{given}): {error}",
-            f"mend the constructor of {name.partition(':')[2]}, or leave out the options",
+            f"fix the constructor of {name.partition(':')[2]}, or leave out the options",
         ) from error
     try:
         return chosen(trace, **options)
@@ -94,5 +94,5 @@ def make(chosen: Callable[..., Endpoint], name: str, trace: Trace, **options: An
         raise
     except Exception as error:
         raise EndpointNotFound(
-            f"--endpoint {name}: it cannot be made: {error!r}", f"mend {name.partition(':')[2]}"
+            f"--endpoint {name}: it cannot be made: {error!r}", f"fix {name.partition(':')[2]}"
         ) from error

@@ -3,11 +3,12 @@
 
 A guest whose register read is not answered in time gets all ones from QEMU, which then goes on as
 if the device had said so. Nothing that such a guest finds is a verdict. QEMU waits for 5 s; the
-process ends before, so that nobody takes all ones for an answer.
+process ends before, so that all ones are never taken for an answer.
 
-Only what somebody waits for is a hang so soon: a write is posted, and a model may be at it for as
-long as nobody asks anything else. Time counts by the watchdog's own ticks: of the time in which
-this process was stopped it sees one, and of a machine that is too busy to run it, few.
+Only an access that the client waits for counts as a hang so soon: a write is posted, and a model
+may work at it until the client asks for something else. Time counts by the watchdog's own ticks: of
+the time in which this process was stopped it sees one, and of a machine that is too busy to run it,
+few.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dma_rehearsal.device.vfio_user.turn import Action, RegionAccess, Turn
 STATUS = 3  # of a device process whose model hangs
 WORDS = "does not answer: "  # in the line that says so, behind the device's name
 PATIENCE_S = 4.0  # QEMU's is 5 s
-# A model that nobody waits for may work, but not for ever.
+# A model may work longer while the client does not wait for it, but not for ever.
 UNWATCHED_S = 60.0
 _TICK_S = 0.25
 _NUMBER_SIZE = 8  # a longer write is not one number
@@ -45,7 +46,7 @@ class Watched:
 
 @dataclass(slots=True)
 class _Seen:
-    """A turn that is under way, in seconds: since when, how long, how long somebody waits."""
+    """A turn that is under way, in seconds: since when, how long, and how long the client waits."""
 
     of: Watched
     work: Message | Action | None = None

@@ -90,7 +90,7 @@ class CacheModel:
 
     @property
     def reports(self) -> Reports:
-        """Return the reports that nobody took yet."""
+        """Return the reports that were not taken yet."""
         return self._reporter.reports
 
     @property
@@ -336,7 +336,7 @@ class CacheModel:
         self._maintain(Operation.CLEAN, tag, offset, length, self._rules.clean)
 
     def invalidate_range(self, tag: int, offset: int, length: int) -> None:
-        """Let the CPU see DRAM; what it stored and nobody cleaned is lost."""
+        """Show the CPU what is in DRAM; stores that were not cleaned are lost."""
         self._maintain(Operation.INVALIDATE, tag, offset, length, self._rules.invalidate)
 
     def clean_invalidate_range(self, tag: int, offset: int, length: int) -> None:
@@ -457,7 +457,7 @@ class CacheModel:
             window.note(self._reporter.operation, self._reporter.number)
         copies.clear()
 
-    # What operations begin with.
+    # The beginning of operations.
 
     def _begin(self, operation: Operation) -> None:
         self._reporter.begin(operation)

@@ -69,7 +69,7 @@ class Report:
 
 
 class Reports:
-    """The reports that nobody took yet, oldest first. ``lost`` counts what found no room."""
+    """The reports that were not taken yet, oldest first. ``lost`` counts those without room."""
 
     def __init__(self, capacity: int = REPORTS_MAX) -> None:
         self._capacity = capacity
@@ -81,7 +81,7 @@ class Reports:
 
     @property
     def full(self) -> bool:
-        """Return whether one more would be lost; whoever makes many can spare the work."""
+        """Return whether one more would be lost, so that the work of making it can be spared."""
         return len(self._kept) >= self._capacity
 
     @property

@@ -40,8 +40,8 @@ from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
 from dma_rehearsal.device.vfio_user.model import Ask, Client
 
-# Refusals that nobody waits for, of which the client's IOMMU is still to be told; it is not told of
-# those beyond them.
+# Refusals without a waiting caller that are still to be forwarded to the client's IOMMU; those
+# beyond are not forwarded.
 UNTOLD_MAX = 64
 
 
@@ -65,7 +65,7 @@ class Bus:
         )
         self._untold = 0
 
-    # What the function is linked to.
+    # The link.
 
     @property
     def client(self) -> Client | None:
@@ -94,7 +94,7 @@ class Bus:
     def behind_iommu(self, behind: bool) -> None:
         self._link.behind_iommu = behind
 
-    # What the function has asked.
+    # Its requests.
 
     @property
     def transactions(self) -> History:
@@ -112,7 +112,7 @@ class Bus:
 
     @property
     def forwarding(self) -> bool:
-        """Return whether the client is told of a refusal, and has not answered yet."""
+        """Return whether a refusal was forwarded to the client, which has not answered yet."""
         return self._forwarding.waiting
 
     def refuse(
@@ -277,7 +277,7 @@ class Bus:
     def _forward_later(
         self, refusal: DmaRefused, segments: ScatterList, attributes: Attributes, *, write: bool
     ) -> None:
-        """Have the client's IOMMU told of a refusal for which nobody waits."""
+        """Forward a refusal to the client's IOMMU later: its caller does not wait."""
         page = page_at_fault(segments, refusal.address, write=write)
         if page is None or self._untold >= UNTOLD_MAX:
             return

@@ -2,7 +2,7 @@
 """Checks of an author's declarations, made when the function is made.
 
 Each mistake is a ValueError that names the class, the place and what to do. A guest would meet it
-as a register that nobody answers for, or as a vector that writes over another register.
+as a register that does not answer, or as a vector that writes over another register.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _check_identity(name: str, identity: Identity | None) -> None:
             raise ValueError(f"{name}.identity: {field} {value:#x} does not fit into {bits} bits")
     if identity.interrupt_pin not in _PINS:
         raise ValueError(
-            f"{name}.identity: interrupt_pin {identity.interrupt_pin}; 0 is none, 1 to 4 are INTA "
-            "to INTD"
+            f"{name}.identity: interrupt_pin {identity.interrupt_pin}; 0 means none, 1 to 4 are "
+            "INTA to INTD"
         )
 
 

@@ -2,7 +2,7 @@
 """Admits requests and moves their bytes: every DMA goes through here, at once or later.
 
 Theory of operation. Requests that need no message are admitted and moved in one step under the
-interconnect's lock (`move`), whoever makes them. Bytes that only the client reaches go by messages,
+interconnect's lock (`move`), from any caller. Bytes that only the client reaches go by messages,
 one piece each (`_by_messages`). The rest of a range is admitted before each piece is asked for, and
 a piece that was read is admitted again when its data are taken. So a right that is withdrawn in
 between ends the DMA; only a piece to write that was already sent cannot be called back.

@@ -2,11 +2,11 @@
 """The DMAs of a function that were started and are not done.
 
 Theory of operation. DMAs are done in the order they were started, and end in that order. None ends
-before whoever started it has returned: the queue runs when a register access or a timer of the
-model's is done, and so before the access is answered; then when the client has answered; and what
-one turn leaves, when the next one comes. The DMA in front is begun; where it needs the client, the
-queue waits for the answer, while every other message is served. A DMA for which the queue has no
-room never enters it: its refusal comes in the next turn, before others that wait.
+before the call that started it has returned: the queue runs when a register access or a timer of
+the model's is done, and so before the access is answered; then when the client has answered; and
+what one turn leaves, when the next one comes. The DMA in front is begun; where it needs the client,
+the queue waits for the answer, while every other message is served. A DMA for which the queue has
+no room never enters it: its refusal comes in the next turn, before others that wait.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class DmaQueue:
         self._dmas: deque[Started] = deque()
         self._bytes = 0
         self._refused: deque[tuple[Started, DmaRefused]] = deque()
-        self._owed: Ask | None = None  # that the client has not answered, for whomever it was
+        self._owed: Ask | None = None  # that the client has not answered, for any DMA
         self._answer: bytes | MemoryFault | None = None  # to the one in front
         self._running = False
         self.idle = True  # nothing is started: it is asked at every register access
@@ -146,7 +146,7 @@ class DmaQueue:
         try:
             self._end_refused()
             for dma in [*self._dmas]:
-                if self._dmas and self._dmas[0] is dma:  # nobody has cancelled it meanwhile
+                if self._dmas and self._dmas[0] is dma:  # not cancelled meanwhile
                     if dma.asked is not None:
                         self._answer = ClientGone(dma.asked.address)
                     self._advance(dma)
@@ -155,7 +155,7 @@ class DmaQueue:
             self.idle = not (self._dmas or self._refused)
 
     def cancel(self) -> None:
-        """Forget every DMA: none moves anything, or ends. An answer that is owed is nobody's."""
+        """Forget every DMA: none moves anything, or ends. An answer that is owed is dropped."""
         dmas = [*self._dmas]
         self._dmas.clear()
         self._refused.clear()
@@ -169,7 +169,7 @@ class DmaQueue:
     def _end_refused(self) -> None:
         """Tell the refusals that there are by now; those of DMAs that they start wait."""
         for dma, refusal in [*self._refused]:
-            if self._refused:  # nobody has cancelled them meanwhile
+            if self._refused:  # not cancelled meanwhile
                 self._refused.popleft()
                 self._end(dma, refusal)
 
@@ -189,7 +189,7 @@ class DmaQueue:
             outcome = DmaRefused(DmaReason.CLIENT_ERROR, dma.address)
         if outcome is None:
             return False
-        if self._dmas and self._dmas[0] is dma:  # nobody has cancelled it within
+        if self._dmas and self._dmas[0] is dma:  # not cancelled within
             self._dmas.popleft()
             self._bytes -= dma.length
             self._end(dma, outcome)

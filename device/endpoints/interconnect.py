@@ -80,7 +80,7 @@ class Interconnect:
     checked = False
 
     def __init__(self) -> None:
-        # One thread may take it again: who is told of a refusal can look at memory.
+        # One thread may take it again: a hook that hears of a refusal can look at memory.
         self.lock = threading.RLock()
         self._checks: dict[Check, MoveObserver] = {}
         self.sequence = 0
@@ -89,7 +89,7 @@ class Interconnect:
     def add_check(self, check: Check, moved: MoveObserver = lambda *_: None) -> None:
         """Have ``check`` asked of every request, under the lock; None lets it pass.
 
-        ``moved`` is told of what moves: of a list, when all of it has passed.
+        ``moved`` is called for bytes that move: for a list, when all of it has passed.
         """
         with self.lock:
             if check not in self._checks:

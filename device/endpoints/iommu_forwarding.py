@@ -28,7 +28,7 @@ class IommuForwarding:
 
     def __init__(self, link: Link, log: RequestLog, check: AccessCheck) -> None:
         self._link, self._log, self._check = link, log, check
-        self.waiting = False  # the client is told of a refusal, and has not answered yet
+        self.waiting = False  # for the client's answer to a refusal that was forwarded
 
     def ended(
         self, refusal: DmaRefused, segments: ScatterList, attributes: Attributes, *, write: bool

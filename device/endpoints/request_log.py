@@ -17,7 +17,7 @@ from dma_rehearsal.device.layout import DmaDirection, DmaReason
 
 HISTORY = 256  # transactions kept
 RANGES_MAX = 16384  # of one event; a list of more says how many it left out
-# A request that these end was not refused: nobody asks for it any more.
+# A request that these end was not refused: its requester is gone.
 _ENDS = (DmaReason.RESET, DmaReason.CLIENT_GONE)
 
 

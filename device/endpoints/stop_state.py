@@ -55,7 +55,7 @@ class StopState:
         self._cancel, self._offer_interrupts = cancel, offer_interrupts
 
     def stop(self) -> None:
-        """Stop the function: what is under way is forgotten, before its author is told."""
+        """Stop the function: DMAs and timers are forgotten, then ``on_stopped`` is called."""
         function = self._function
         function.config.stopped = True
         function.timers.hold()

@@ -30,8 +30,8 @@ _REGISTERS = (
 class Hold:
     """At most one DMA in flight.
 
-    ``move`` moves a part, ``ended`` gets the result, ``cut`` is told of a DMA that does not end by
-    the bus, ``changed`` is called when a DMA that software can see in flight begins or ends.
+    ``move`` moves a part, ``ended`` gets the result, ``cut`` is called for a DMA that does not end
+    by the bus, ``changed`` is called when a DMA that software can see in flight begins or ends.
     """
 
     def __init__(

@@ -192,7 +192,7 @@ def find(named: str) -> Profile:
     known = shipped()
     if named not in known:
         near = difflib.get_close_matches(named, known, 1)
-        meant = f"; do you mean {near[0]}?" if near else ""
+        meant = f"; do you mean {near[0]}?" if near else "."
         raise ProfileError(
             f"there is no profile {named!r}{meant} There are {', '.join(known)}; "
             "a file of your own is a path that ends in .toml"
@@ -208,7 +208,7 @@ def load(path: Path) -> Profile:
     except OSError as error:
         raise ProfileError(f"{path}: {error.strerror}") from error
     if len(content) > _FILE_MAX:
-        raise ProfileError(f"{path}: longer than {_FILE_MAX} bytes, which no profile is")
+        raise ProfileError(f"{path}: longer than {_FILE_MAX} bytes; a profile has at most so many")
     try:
         table = tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -36,7 +36,7 @@ class Task:
         self._resume(None)
 
     def cancel(self) -> None:
-        """Do no further step; what was started goes on, and nobody asks for its outcome."""
+        """Do no further step; a step under way goes on, and its outcome is dropped."""
         self.done = True
         self._steps.close()
 

@@ -52,7 +52,7 @@ class DmaReason(IntEnum):
     TRANSFER_SIZE = 19  # more bytes in one transfer than a doorbell may move: see RING_BYTES_MAX
     LENGTH_ALIGNMENT = 20  # a constraint of BAR3, and the one below
     MAX_TRANSFER = 21
-    PRP = 22  # DmaRule.PRP: a segment in the midst of a page, or a gap
+    PRP = 22  # DmaRule.PRP: a segment in the middle of a page, or a gap
     INJECTED = 23  # software wants it to fail: ErrorInjection.CORRUPT_DMA
     # The platform's protection unit, by the first byte at fault:
     PROTECTION_OUTSIDE = 32  # the first of the request, and no grant covers it

@@ -34,9 +34,9 @@ class RingStatus(IntEnum):
     REFUSED halts the ring, as an error halts the queue of an IOAT or an AXI DMA engine:
     RING_COMPLETION stays at the transfer that was refused, of which nothing moved and behind which
     nothing was run, and RING_REFUSED says which and why. Its interrupt is sent when any descriptor
-    of the doorbell asks for one, so that whoever waits for a later one wakes. Each doorbell then
-    reads REFUSED and moves nothing until software turns the ring off and on again, which begins at
-    index 0.
+    of the doorbell asks for one, so that a driver that waits for a later one wakes. Each doorbell
+    then reads REFUSED and moves nothing until software turns the ring off and on again, which
+    begins at index 0.
     """
 
     OK = 0

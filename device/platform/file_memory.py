@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest RAM for the cache model: bytes by the file that holds them, whoever mapped it.
+"""Guest RAM for the cache model: bytes by the file that holds them, by any mapping.
 
 A file stays mapped while a buffer in it is tracked, so that a command or another function's DMA
 reaches a buffer's lines whatever its own client has mapped. Nothing else is kept, so what a client

@@ -167,7 +167,7 @@ class ProtectionRegisters:
                 self._interconnect.remove_check(self.check)
             self._event("protection", enabled=unit.enabled)
 
-    # What requests touched.
+    # Bytes that requests touched.
 
     def _range(self) -> tuple[int, int]:
         control = self._control

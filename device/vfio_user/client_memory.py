@@ -112,7 +112,7 @@ class ClientFile(Protocol):
         """Return a view, which may outlive the DMA mappings. ``address``: its first byte's."""
 
     def close(self) -> None:
-        """Give the file back, once nobody has a view of it."""
+        """Give the file back, once no view of it is left."""
 
 
 class MappedFile:
@@ -289,7 +289,7 @@ def inspect(descriptor: int) -> Descriptor:
     """
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     if flags & os.O_PATH:
-        raise RemoteProtocolError("DMA_MAP: a descriptor that is a path alone (O_PATH)")
+        raise RemoteProtocolError("DMA_MAP: a descriptor that was opened with O_PATH")
     seals = _seals(descriptor)
     if seals is None and (kind := _mounted(descriptor)) not in _LOCAL:
         raise RemoteProtocolError(
@@ -298,7 +298,7 @@ def inspect(descriptor: int) -> Descriptor:
         )
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise RemoteProtocolError("DMA_MAP: a descriptor of something else than a file")
+        raise RemoteProtocolError("DMA_MAP: a descriptor that is not a file's")
     name = status.st_dev, status.st_ino
     return Descriptor(descriptor, name, flags & os.O_ACCMODE, status.st_size, seals)
 

@@ -25,7 +25,7 @@ _lock = threading.Lock()  # over the two
 
 
 def close_all(descriptors: list[int]) -> None:
-    """Close descriptors and empty the list, so that nobody uses them again."""
+    """Close descriptors and empty the list, so that they are not used again."""
     slow = [each for each in descriptors if not _closed_at_once(each)]
     descriptors.clear()
     if slow:

@@ -4,7 +4,7 @@
 Theory of operation. VERSION comes first and once; every other command before it is refused. Each
 command is answered before the next is looked at, so a register access never overtakes another. A
 malformed command is answered with an errno and changes nothing; only a stream that cannot be
-followed any more closes the connection. What the server itself asks (``dma_messages``) goes out
+followed any more closes the connection. Questions of the server (``dma_messages``) go out
 behind the reply of the command that caused it, for QEMU holds its lock until that reply is there.
 
 Whoever does the I/O hands in one message at a time, sends ``outbox`` before the next, calls
@@ -105,7 +105,7 @@ class Connection:
             Command.MIG_DATA_WRITE: lambda message: self._features.write(message.payload),
         }
 
-    # What an endpoint may ask of its client.
+    # The client, as a device model uses it.
 
     def memory(self, address: int, length: int, *, write: bool) -> list[View]:
         """See ``model.Client.memory``."""
@@ -153,8 +153,8 @@ class Connection:
     def handle(self, message: Message) -> None:
         """Take a message; what is owed to it is in ``outbox`` then.
 
-        Every descriptor that the message brought and nobody kept is closed. RemoteProtocolError
-        with ``fatal`` set when the connection must be closed.
+        Every descriptor that the message brought and that was not kept is closed.
+        RemoteProtocolError with ``fatal`` set when the connection must be closed.
         """
         header = message.header
         try:
@@ -209,7 +209,7 @@ class Connection:
         if self._refused <= _MAX_LOGGED:
             _log.log(logging.ERROR if failure else logging.WARNING, text, *values, exc_info=failure)
         if self._refused == _MAX_LOGGED:
-            _log.warning("what else this client is refused is not logged")
+            _log.warning("further refusals of this client are not logged")
 
     def _send_asked(self) -> None:
         self.outbox.extend(map(Outgoing, self._asked))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which pages the device wrote: VFIO_DEVICE_FEATURE_DMA_LOGGING_*.
 
-One bit for each 4 KiB page, in chunks of 128 MiB that exist while they have a page to tell of.
+One bit for each 4 KiB page, in chunks of 128 MiB that exist while they have a dirty page.
 """
 
 from __future__ import annotations

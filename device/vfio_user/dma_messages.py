@@ -62,7 +62,7 @@ class DmaMessages:
     def ask(self, ask: Ask, answered: Answered) -> None:
         """See ``model.Client.ask``."""
         if self._awaited is not None:
-            raise LocalProtocolError("a DMA message before the answer to the one before")
+            raise LocalProtocolError("a DMA message while another is unanswered")
         if not 0 < ask.length <= self.max_transfer:
             raise LocalProtocolError(f"a DMA message of {ask.length} bytes")
         access = DmaAccess(ask.address, ask.length)

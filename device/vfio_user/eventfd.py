@@ -2,7 +2,7 @@
 """A client's eventfd: adds 1 to it, and never waits for the client.
 
 Theory of operation. The client shares the file that it sent, its flags too, and can fill the
-counter at any time; write(2) then waits until somebody reads, and poll(2) before it asks about a
+counter at any time; write(2) then waits until it is read, and poll(2) before it asks about a
 moment that is over. The kernel's own eventfd_signal, by which VFIO and KVM signal, never waits: a
 counter at its end stays there. Linux's native asynchronous I/O ends with just that
 (IOCB_FLAG_RESFD): the request is a read of no bytes of the eventfd itself, which fails, and takes

@@ -58,7 +58,7 @@ class Features:
             raise RemoteProtocolError("DEVICE_FEATURE: both GET and SET")
         feature = Feature(number) if number in set(Feature) else None
         if feature is None or (feature in _MIGRATION and self._migration is None):
-            raise RemoteProtocolError(f"device feature {number} is not had", errno.ENOTTY)
+            raise RemoteProtocolError(f"device feature {number} is not offered", errno.ENOTTY)
         if wanted & ~int(_METHODS[feature]):
             raise RemoteProtocolError(f"{feature.name} has no such method: {request.flags:#x}")
         # A reply to these is as long as its request; checked before anything happens.

@@ -3,9 +3,10 @@
 
 Theory of operation. ``MASKABLE`` are the indexes that take MASK and UNMASK, as DEVICE_GET_IRQ_INFO
 says. Nothing waits here. A message that finds its vector masked, or without an eventfd, is the
-model's to keep: it is told when the message may go. INTx is a level: its unmask asks for the line
-anew; and it is AUTOMASKED, for the model signals it once until that unmask. An eventfd for MASK or
-UNMASK is not offered: vfio-user takes it for the server's event, VFIO for one of the client's.
+model's to keep: the server calls it when the message may go. INTx is a level: its unmask asks for
+the line anew; and it is AUTOMASKED, for the model signals it once until that unmask. An eventfd for
+MASK or UNMASK is not offered: vfio-user takes it for the server's event, VFIO for one of the
+client's.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class FileRange:
     """Adjacent bytes of a client's memory, by the file that holds them.
 
     ``file`` is one name for the same memory, by whichever mapping and client it is reached.
-    ``memory`` is the whole file and lasts as long as somebody has it, also after an unmap; but a
+    ``memory`` is the whole file and lasts as long as it is referenced, also after an unmap; but a
     client may cut the file: ``holds`` says whether it still reaches up to an offset, and an access
     through a `FileView` may raise Unmapped all the same.
     """

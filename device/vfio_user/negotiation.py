@@ -47,7 +47,7 @@ def negotiate(payload: bytes) -> tuple[Limits, bytes]:
         raise RemoteProtocolError("VERSION is cut short")
     major, minor = VERSION.unpack_from(payload)
     if major != MAJOR:
-        raise RemoteProtocolError(f"version {major}.{minor} is not spoken here", errno.ENOTSUP)
+        raise RemoteProtocolError(f"version {major}.{minor} is not supported", errno.ENOTSUP)
     proposed = _proposed(payload[VERSION.size :])
     limits = Limits(
         proposed.get("max_msg_fds", Limits().max_fds),

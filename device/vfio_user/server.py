@@ -43,7 +43,7 @@ SPIN_S = 50e-6
 _SPINS = len(os.sched_getaffinity(0)) > 1
 # After an accept that failed, such as for want of descriptors.
 _ACCEPT_PAUSE_S = 0.1
-# poll() counts milliseconds in an int; whoever waits for longer just waits again.
+# poll() counts milliseconds in an int; a longer wait is repeated.
 _MAX_WAIT_S = 3600.0
 
 

@@ -20,7 +20,7 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
 def discard(stream: socket.socket) -> None:
-    """Read what a client still sent, for nobody, so that it sees an end and no ECONNRESET.
+    """Read and drop the rest of a client's bytes, so that it sees an end and not ECONNRESET.
 
     That is what it would see of a stream that is closed with unread data, and QEMU 11.1 aborts.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's turn: what its thread is at, for somebody who watches it from another thread.
+"""A server's turn: the work of its thread, for a watcher in another thread.
 
 The thread only stores here, for every message passes. The watcher's view may be
 old by an instant, so it only sees a turn that lasts.
@@ -16,7 +16,7 @@ from dma_rehearsal.device.vfio_user.framing import Message
 
 
 class Action:
-    """Work that no message asked for. Each has an object of its own, by which it is told apart."""
+    """Work that no message asked for. Each has an object of its own, by which it is recognised."""
 
     __slots__ = ("name",)
 

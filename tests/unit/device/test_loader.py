@@ -111,9 +111,9 @@ def test_options_of_the_exerciser_alone(folder: Path, argv: list[str], words: st
     [
         (["no_such_module:Own"], "with the module's folder current or on PYTHONPATH"),
         (["needy_device:Own"], "install no_such_library"),
-        (["broken_device:Own"], "mend broken_device"),
+        (["broken_device:Own"], "fix broken_device"),
         (["own_device:Owm"], "name a class of "),
-        (["own_device:Failing"], "mend Failing"),
+        (["own_device:Failing"], "fix Failing"),
         (["own_device:Own", "--fault", "msix-dropped"], "leave Own out"),
     ],
 )

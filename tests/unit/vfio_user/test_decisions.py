@@ -470,7 +470,7 @@ def _report_by_large_pages(bench: Bench) -> None:
     bench.client.feature(FeatureFlag.GET | Feature.DMA_LOGGING_REPORT, data)
 
 
-@case("DEVICE_FEATURE: one that is not had")
+@case("DEVICE_FEATURE: one that is not offered")
 def _unknown_feature(bench: Bench) -> None:
     bench.client.feature(FeatureFlag.GET | 3)
 

@@ -100,7 +100,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"Mine.identity: vendor_id 0x10000 does not fit into 16 bits",
     ),
     "class of 25 bits": ({"identity": Identity(1, 1, 1 << 24)}, r"Mine.identity: class_code"),
-    "pin": ({"identity": Identity(1, 1, 0, interrupt_pin=5)}, r"interrupt_pin 5; 0 is none"),
+    "pin": ({"identity": Identity(1, 1, 0, interrupt_pin=5)}, r"interrupt_pin 5; 0 means none"),
     "BAR6": ({"bars": {6: MEMORY}}, r"Mine: BAR6; a function has BARs 0 to 5"),
     "size": ({"bars": {0: MemoryBar(0x1800)}}, r"Mine: BAR0 of 0x1800 bytes; make it a power"),
     "size of 8": ({"bars": {0: MemoryBar(8)}}, r"Mine: BAR0 of 0x8 bytes"),
