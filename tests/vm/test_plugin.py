@@ -143,6 +143,17 @@ def test_wrong_use_is_named_before_anything_boots(
     assert not (project / "build").exists()
 
 
+def _name_modules_as_our_folders(project: Path) -> None:
+    """Give a project modules with the names of this one's folders, on the host and in the guest."""
+    for name in ("device.py", "host_harness.py", "layout.py", "guest/__init__.py"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("OWNER = 'the project'\n")
+    (project / "guest_tests" / "device.py").write_text("OWNER = 'the project'\n")
+    (project / "guest_tests" / "test_own_names.py").write_text(
+        "import device\n\n\ndef test_own_device():\n    assert device.OWNER == 'the project'\n"
+    )
+
+
 def test_installed_it_works_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,10 +196,11 @@ def test_installed_it_works_from_any_folder(
     project = tmp_path / "tutorial"
     tutorial.write(project)
     (project / "guest_tests" / "test_mistakes.py").write_text(tutorial.mistakes())
+    _name_modules_as_our_folders(project)
     argv = [sys.executable, "-m", "pytest", "--vm", "guest_tests"]
     done = call(argv, project, **installed)
     assert done.returncode == 1
-    assert "8 passed, 3 failed" in done.stdout
+    assert "9 passed, 3 failed" in done.stdout
     for reason in "PROTECTION_DIRECTION", "PROTECTION_PAST_END", "PROTECTION_OUTSIDE":
         assert f"was refused: {reason}, and the test did not announce it" in done.stdout
     assert NUMBER.sub("N", tutorial.refusal()) in NUMBER.sub("N", done.stdout)
