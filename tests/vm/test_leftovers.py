@@ -44,12 +44,13 @@ def test_killed_harness_leaves_nothing(
         assert (run.runs / "latest" / "status").read_text() == "4\n"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("settings", "status"),
     [
-        pytest.param({}, 0, marks=pytest.mark.full),
-        pytest.param({"FAULT": "device-write-flip"}, 1, marks=pytest.mark.full),
-        pytest.param({"FAULT": "report-lost"}, 4, marks=pytest.mark.full),
+        ({}, 0),
+        ({"FAULT": "device-write-flip"}, 1),
+        ({"FAULT": "report-lost"}, 4),
         ({"APPEND": "dma_rehearsal.carveouts=nonsense"}, 4),
     ],
     ids=["passed", "failed", "no verdict", "panic"],

@@ -51,7 +51,7 @@ LOSSES: list[tuple[str, Callable[[Vm], object], str]] = [
 
 
 # In each run of `make test`; the others have a test on processes in place of a VM's, too.
-_GATE = ("panic", "agent", "environment", "device up", "QEMU up", "kernel", "test")
+_GATE = ("panic", "agent", "environment", "device up", "QEMU up", "kernel")
 
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:

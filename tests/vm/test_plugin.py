@@ -36,6 +36,7 @@ def test_guest_tests_of_another_project(project: Path) -> None:
     assert "--vm-deadline=test=60" in (latest / "replay").read_text()
 
 
+@pytest.mark.full
 def test_host_and_guest_tests_on_one_vm(project: Path) -> None:
     done = pytest_in(project, "--vm", "guest_tests/test_ring.py", "tests", "-v")
     assert done.returncode == 0

@@ -116,6 +116,7 @@ def test_changes(number):
 """
 
 
+@pytest.mark.full
 def test_guests_that_collect_different_tests_are_no_verdict(project: Path) -> None:
     (project / "guest_tests" / "test_changes.py").write_text(CHANGES)
     done = pytest_in(project, "--vm", "guest_tests/test_changes.py", "--vm-vms=2")
