@@ -17,7 +17,7 @@ from dma_rehearsal.guest.iobuffer.dma.prepared_transfer import Prepared
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.host_harness.faults import find
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
+from tests.inprocess.rig.suite_run import SuiteRunner
 from tests.unit.guest.scattered import IN, OUT, Bus, Scattered
 
 pytest_plugins = ["pytester"]
@@ -164,5 +164,5 @@ def test_the_guests_tests_see_it(
     dma.IMPLEMENTATIONS[name]()
     fault = find(name)
     selected = fault.tests[0].removesuffix(".py")
-    broken = Rig(pytester, monkeypatch).run(Machine, "-k", selected).broken
+    broken = SuiteRunner(pytester, monkeypatch).run(Machine, "-k", selected).broken
     assert broken == set(fault.promises)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from dma_rehearsal.device.layout.faults import FAULTS, Component, Fault
 from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from tests import kernel_faults
-from tests.inprocess.restored import restored
+from tests.inprocess.patched import patched
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
-from tests.inprocess.test_whole_suite import hasten
+from tests.inprocess.rig.suite_run import SuiteRunner
+from tests.inprocess.rig.wrong import hasten
 
 pytest_plugins = ["pytester"]
 
@@ -37,9 +39,8 @@ def test_fault_breaks_its_promise(
     broken: set[str] = set()
     complaints: list[str] = []
     for name in fault.tests:
-        with restored("dma_rehearsal.guest"):
-            registry.patch(fault.name)
-            ledger = Rig(pytester, monkeypatch).run(Machine, tests=SUITE / name).ledger
+        with patched("dma_rehearsal.guest", partial(registry.patch, fault.name)):
+            ledger = SuiteRunner(pytester, monkeypatch).run(Machine, tests=SUITE / name).ledger
         broken.update(row.promise for row in ledger.promises if row.verdict == fault.verdict)
         complaints += ledger.complaints()
     assert broken >= set(fault.promises) - kernel_faults.PROMISES

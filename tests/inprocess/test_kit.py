@@ -11,7 +11,7 @@ import pytest
 
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
+from tests.inprocess.rig.suite_run import SuiteRunner
 
 pytest_plugins = ["pytester"]
 
@@ -61,7 +61,7 @@ Run = Callable[..., Reports]
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Run guest tests on a machine in this process."""
-    rig = Rig(pytester, monkeypatch)
+    rig = SuiteRunner(pytester, monkeypatch)
 
     def run(source: str, kind: type[Machine] = Machine, *args: str) -> Reports:
         path = pytester.path / "test_written.py"

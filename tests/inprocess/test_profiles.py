@@ -13,8 +13,8 @@ from dma_rehearsal.device.exerciser.profile import PLAIN, Profile
 from dma_rehearsal.device.exerciser.transfer import Transfer
 from dma_rehearsal.device.faults import IMPLEMENTATIONS, SOUND, DeviceFault
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
-from tests.inprocess.test_whole_suite import hasten, with_device
+from tests.inprocess.rig.suite_run import SuiteRunner
+from tests.inprocess.rig.wrong import hasten, with_device
 
 pytest_plugins = ["pytester"]
 
@@ -43,8 +43,8 @@ ROUGH = profile.parse(
 
 
 @pytest.fixture
-def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return Rig(pytester, monkeypatch)
+def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> SuiteRunner:
+    return SuiteRunner(pytester, monkeypatch)
 
 
 def with_profile(found: Profile, fault: DeviceFault = SOUND) -> type[Machine]:
@@ -54,7 +54,7 @@ def with_profile(found: Profile, fault: DeviceFault = SOUND) -> type[Machine]:
 @pytest.mark.parametrize(
     "found", [*map(profile.find, profile.shipped()), ROUGH], ids=lambda found: found.name
 )
-def test_suite_keeps_to_the_limits(rig: Rig, found: Profile) -> None:
+def test_suite_keeps_to_the_limits(rig: SuiteRunner, found: Profile) -> None:
     outcome = rig.run(with_profile(found), "-k", SELECTED)
     ledger = outcome.ledger
     assert outcome.late == []
@@ -63,7 +63,7 @@ def test_suite_keeps_to_the_limits(rig: Rig, found: Profile) -> None:
     assert ledger.passed > 100
 
 
-def test_what_no_limit_forbids_runs_under_all_of_them(rig: Rig) -> None:
+def test_what_no_limit_forbids_runs_under_all_of_them(rig: SuiteRunner) -> None:
     """The matrix has these tests once, without limits; their marks must be right all the same."""
     outcome = rig.run(with_profile(ROUGH), "-m", "any_device and not kernel")
     ledger = outcome.ledger
@@ -76,14 +76,14 @@ def test_what_no_limit_forbids_runs_under_all_of_them(rig: Rig) -> None:
 @pytest.mark.fires("fault", neighbour="test_suite_keeps_to_the_limits")
 @pytest.mark.parametrize("name", ["isa-24", "soc-30", "nvme"])
 @pytest.mark.parametrize("fault", ["mask-not-honoured", "address-wrapped", "boundary-crossed"])
-def test_fault_breaks_constraints_of_a_profile_too(rig: Rig, name: str, fault: str) -> None:
+def test_fault_breaks_constraints_of_a_profile_too(rig: SuiteRunner, name: str, fault: str) -> None:
     machine = with_profile(profile.find(name), IMPLEMENTATIONS[fault])
     assert "constraints" in rig.run(machine, "-k", "test_constraints").broken
 
 
 @pytest.mark.fires("fault", neighbour="test_suite_keeps_to_the_limits")
 @pytest.mark.parametrize("fault", ["coherence-forgotten", "non-coherent-snooped"])
-def test_coherence_that_is_forgotten_is_found(rig: Rig, fault: str) -> None:
+def test_coherence_that_is_forgotten_is_found(rig: SuiteRunner, fault: str) -> None:
     machine = with_profile(profile.find("noncoherent-128"), IMPLEMENTATIONS[fault])
     assert rig.run(machine, "-k", "test_profile.py").broken == {"coherence"}
 
@@ -98,7 +98,7 @@ def test_coherence_that_is_forgotten_is_found(rig: Rig, fault: str) -> None:
     ],
 )
 def test_sloppy_device_is_seen(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, values: dict[str, int], promises: set[str]
+    rig: SuiteRunner, monkeypatch: pytest.MonkeyPatch, values: dict[str, int], promises: set[str]
 ) -> None:
     """It refuses nothing, and its records say where the bytes went instead."""
     hasten(monkeypatch)
@@ -116,7 +116,7 @@ class OtherDevice(Machine):
 
 
 @pytest.mark.fires("profile", neighbour="test_suite_keeps_to_the_limits")
-def test_another_device_than_announced_is_found(rig: Rig) -> None:
+def test_another_device_than_announced_is_found(rig: SuiteRunner) -> None:
     assert "profile" in rig.run(OtherDevice, "-k", "test_profile_is").broken
 
 
@@ -129,7 +129,7 @@ class Hasty(Exerciser):
 
 
 @pytest.mark.fires("modelled time", neighbour="test_suite_keeps_to_the_limits")
-def test_wrong_modelled_time_is_found(rig: Rig) -> None:
+def test_wrong_modelled_time_is_found(rig: SuiteRunner) -> None:
     machine = with_device(Hasty)
     machine.profile = replace(PLAIN, latency_ns=700, bandwidth_mb_s=10)
     assert "modelled time" in rig.run(machine, "-k", "modelled_time").broken

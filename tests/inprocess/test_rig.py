@@ -12,9 +12,9 @@ import pytest
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
+from tests.inprocess.rig.suite_run import SuiteRunner
 from tests.inprocess.rig.verdict import Outcome
-from tests.inprocess.test_whole_suite import WritesOneMore, with_device
+from tests.inprocess.rig.wrong import WritesOneMore, with_device
 
 pytest_plugins = ["pytester"]
 
@@ -32,7 +32,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(source: str, kind: type[Machine] = Machine) -> Outcome:
         path = pytester.path / "test_written.py"
         path.write_text(HEAD + textwrap.dedent(source))
-        return Rig(pytester, monkeypatch).run(kind, tests=path)
+        return SuiteRunner(pytester, monkeypatch).run(kind, tests=path)
 
     return run
 
@@ -103,7 +103,7 @@ def test_each_event_of_a_test_has_its_name(
 
     path = pytester.path / "test_written.py"
     path.write_text(HEAD + CLAIMS)
-    Rig(pytester, monkeypatch).run(Kept, tests=path)
+    SuiteRunner(pytester, monkeypatch).run(Kept, tests=path)
     ((name,),) = (machine.trace.tests for machine in made)
     assert str(name).endswith("::test_claim")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from dma_rehearsal.device.faults import IMPLEMENTATIONS
 from dma_rehearsal.device.layout import DmaDirection
 from dma_rehearsal.device.layout.faults import RunStatus
 from dma_rehearsal.device.pci.config import Command
-from dma_rehearsal.guest.drivers import interrupts
 from dma_rehearsal.guest.drivers.edu import EduReg
 from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.guest.iobuffer import CacheMode
@@ -35,18 +33,19 @@ from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.host import RigHost
 from tests.inprocess.rig.kernel import KernelFunction
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
+from tests.inprocess.rig.suite_run import SuiteRunner
+from tests.inprocess.rig.wrong import WritesOneMore, hasten, with_device
 from tests.unit.device.platform.tables import PAGE, PWT
 
 pytest_plugins = ["pytester"]
 
 
 @pytest.fixture
-def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return Rig(pytester, monkeypatch)
+def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> SuiteRunner:
+    return SuiteRunner(pytester, monkeypatch)
 
 
-def test_sound_devices(rig: Rig) -> None:
+def test_sound_devices(rig: SuiteRunner) -> None:
     outcome = rig.run()
     ledger = outcome.ledger
     assert outcome.late == []
@@ -55,23 +54,13 @@ def test_sound_devices(rig: Rig) -> None:
     assert ledger.objections() == []
 
 
-def test_seed_decides_the_data(rig: Rig) -> None:
+def test_seed_decides_the_data(rig: SuiteRunner) -> None:
     def checksum(seed: int) -> str:
         outcome = rig.run(Machine, "-k", "test_out_reaches_registers", seed=seed)
         (row,) = outcome.ledger.promises
         return row.attested
 
     assert checksum(1) == checksum(1) != checksum(2)
-
-
-class WritesOneMore(Exerciser):
-    """Writes a byte behind the range, which the protection unit refuses."""
-
-    def transfer(self, transfer: Transfer, done: Moved) -> None:
-        if transfer.writes_memory:
-            with suppress(DmaRefused):
-                self.bus.write(transfer.address + transfer.length, b"\0")
-        super().transfer(transfer, done)
 
 
 class WritesOneBefore(Exerciser):
@@ -135,10 +124,6 @@ class ForgetsNothing(Exerciser):
     """Is not reset by a reset."""
 
     def device_reset(self) -> None: ...
-
-
-def with_device(kind: type[Exerciser]) -> type[Machine]:
-    return type(kind.__name__, (Machine,), {"device": kind})
 
 
 class WrongCache(Machine):
@@ -355,12 +340,6 @@ def with_kernel(kind: type[KernelFunction], device: type[Exerciser] = Exerciser)
     return type(kind.__name__, (with_device(device),), {"kernel": kind})
 
 
-def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits for interrupts: here they are there at once, or never."""
-    wait = interrupts.Interrupt.wait
-    monkeypatch.setattr(interrupts.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))
-
-
 def _here(name: str) -> bool:
     """Whether a fault acts in this process; one that takes the verdict needs a host of its own."""
     fault = find(name)
@@ -371,7 +350,9 @@ def _here(name: str) -> bool:
 
 @pytest.mark.fires("name", neighbour="test_sound_devices")
 @pytest.mark.parametrize("name", sorted(filter(_here, IMPLEMENTATIONS)))
-def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_named_fault_of_the_device(
+    rig: SuiteRunner, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     hasten(monkeypatch)
     chosen = {
         "witness": "WriteThru",
@@ -454,7 +435,7 @@ def test_named_fault_of_the_device(rig: Rig, monkeypatch: pytest.MonkeyPatch, na
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
 def test_wrong_machine(
-    rig: Rig,
+    rig: SuiteRunner,
     monkeypatch: pytest.MonkeyPatch,
     machine: type[Machine],
     selected: str,
@@ -467,7 +448,9 @@ def test_wrong_machine(
 
 
 @pytest.mark.parametrize("machine", [Drops, Misdirects])
-def test_lost_interrupt(rig: Rig, monkeypatch: pytest.MonkeyPatch, machine: type[Machine]) -> None:
+def test_lost_interrupt(
+    rig: SuiteRunner, monkeypatch: pytest.MonkeyPatch, machine: type[Machine]
+) -> None:
     hasten(monkeypatch)
     assert rig.run(machine, "-k", "msix_reaches and 7").broken == {"MSI-X"}
 
@@ -481,7 +464,7 @@ def test_lost_interrupt(rig: Rig, monkeypatch: pytest.MonkeyPatch, machine: type
     ],
 )
 def test_fault_of_the_allocator(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str, selected: str, promise: str
+    rig: SuiteRunner, monkeypatch: pytest.MonkeyPatch, name: str, selected: str, promise: str
 ) -> None:
     for method in ("allocate", "release", "release_late"):
         monkeypatch.setattr(Heap, method, getattr(Heap, method))
@@ -505,7 +488,7 @@ def _leaks(pool: CarveoutPool, extent: Any) -> None: ...
     ids=["not zeroed", "leaks", "ignored in silence", "nothing checked"],
 )
 def test_wrong_front_end(
-    rig: Rig,
+    rig: SuiteRunner,
     monkeypatch: pytest.MonkeyPatch,
     target: Any,
     name: str,

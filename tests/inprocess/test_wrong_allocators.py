@@ -18,7 +18,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.descriptors import creation
 from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
+from tests.inprocess.rig.suite_run import SuiteRunner
 
 pytest_plugins = ["pytester"]
 
@@ -90,4 +90,4 @@ def test_wrong_allocator(
     promise: str,
 ) -> None:
     monkeypatch.setattr(target, name, value)
-    assert Rig(pytester, monkeypatch).run(Machine, "-k", selected).broken == {promise}
+    assert SuiteRunner(pytester, monkeypatch).run(Machine, "-k", selected).broken == {promise}

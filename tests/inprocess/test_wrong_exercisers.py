@@ -29,15 +29,15 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.device.pci.pcie import DeviceStatus
 from tests.inprocess.rig.machine import Machine
-from tests.inprocess.rig.suite_run import Rig
-from tests.inprocess.test_whole_suite import hasten, with_device
+from tests.inprocess.rig.suite_run import SuiteRunner
+from tests.inprocess.rig.wrong import hasten, with_device
 
 pytest_plugins = ["pytester"]
 
 
 @pytest.fixture
-def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return Rig(pytester, monkeypatch)
+def rig(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> SuiteRunner:
+    return SuiteRunner(pytester, monkeypatch)
 
 
 class IgnoresEnableNoSnoop(Exerciser):
@@ -306,7 +306,7 @@ def with_ring(kind: type[Ring]) -> type[Machine]:
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
 def test_wrong_exerciser(
-    rig: Rig,
+    rig: SuiteRunner,
     monkeypatch: pytest.MonkeyPatch,
     machine: type[Machine],
     selected: str,

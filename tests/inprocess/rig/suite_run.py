@@ -48,7 +48,7 @@ class _Collected:
             _keywords.setdefault(item.path, []).append(KeywordMatcher.from_item(item))
 
 
-class Rig:
+class SuiteRunner:
     """Runs the guest's suite on machines."""
 
     def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.layout import Reg
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
-from tests.unit.device.test_process import running
+from tests.unit.device.processes import running
 from tests.unit.vfio_user.client import RawClient
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.device.test_process import ROOT, running
+from tests.unit.device.processes import ROOT, running
 from tests.unit.vfio_user.client import RawClient
 
 OWN = """

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,7 @@ import pytest
 from dma_rehearsal.host_harness.environment import build_cache
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process import janitor
-
-NOBODY = 65534
+from tests.unit.host_harness.wrapped import NOBODY, OrdinaryUser, run_within
 
 
 @pytest.fixture
@@ -26,22 +23,6 @@ def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.setenv("DMA_REHEARSAL_CACHE", str(tmp_path / "cache"))
     yield tmp_path / "cache"
     build_cache.release()
-
-
-def run_within(
-    wrapper: Sequence[str], command: Sequence[str], **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` by a program such as unshare, in the checkout."""
-    return subprocess.run(
-        [*wrapper, *command],
-        cwd=SOURCE,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def _namespaces(*kinds: str) -> list[str]:
@@ -68,18 +49,6 @@ def no_network() -> list[str]:
 def own_mounts() -> list[str]:
     """A command's start that runs it where it may mount, for itself alone."""
     return _namespaces("--mount", "--propagation", "private")
-
-
-@dataclass(frozen=True)
-class OrdinaryUser:
-    """A user who is not root: a command's start that runs it so, and a folder of their own.
-
-    ``python`` is one that they can run; the tests' own may lie where only root may look.
-    """
-
-    wrapper: list[str]
-    folder: Path
-    python: str
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,9 @@ import pytest
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user import dma_messages
-from dma_rehearsal.device.vfio_user.model import DeviceModel
-from dma_rehearsal.device.vfio_user.server import VfioUserServer
 from tests.unit.vfio_user.client import RawClient
 from tests.unit.vfio_user.endpoint import Prober
+from tests.unit.vfio_user.serving import serving
 
 MEMORY_SIZE = 1 << 20
 
@@ -32,22 +29,6 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def exerciser() -> Exerciser:
     return Exerciser(Trace())
-
-
-@contextmanager
-def serving(path: Path, model: DeviceModel) -> Iterator[Path]:
-    """Serve a model in a thread."""
-    served = VfioUserServer(path, model)
-    served.listen()
-    thread = threading.Thread(target=served.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield path
-    finally:
-        served.close()
-        thread.join(10)
-        assert not thread.is_alive(), "the server did not stop"
-        assert not path.exists(), "the socket's name is left"
 
 
 @pytest.fixture

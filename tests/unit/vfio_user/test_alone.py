@@ -10,7 +10,7 @@ from pathlib import Path
 
 from examples.vfio_user_server import BAR0, BAR0_SIZE, CONFIG, Scratchpad
 from tests.unit.vfio_user.client import RawClient
-from tests.unit.vfio_user.conftest import serving
+from tests.unit.vfio_user.serving import serving
 
 ROOT = Path(__file__).parents[3]
 OTHERS = """

@@ -25,9 +25,9 @@ from dma_rehearsal.device.vfio_user import client_memory
 from dma_rehearsal.device.vfio_user.client_memory import FileView, MappedFile, View, inspect
 from dma_rehearsal.device.vfio_user.dma_map import DmaMap
 from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError, Unmapped
-from tests.unit.device.test_process import running
+from tests.unit.device.processes import running
 from tests.unit.vfio_user.client import RawClient, Refused
-from tests.unit.vfio_user.test_lists import FIRST, Rig
+from tests.unit.vfio_user.connected_endpoint import FIRST, ConnectedEndpoint
 
 PAGE = 4096
 SIZE = 1 << 20
@@ -149,7 +149,7 @@ def test_full_file_system_of_a_device_process(sparse: int, tmp_path: Path) -> No
 
 
 def test_endpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(sealed=False)
+    rig = ConnectedEndpoint(sealed=False)
     bus = rig.endpoint.bus
     monkeypatch.setattr(client_memory._CopiedFile, "holds", lambda *_: True)
 

@@ -29,8 +29,8 @@ from dma_rehearsal.device.vfio_user.messages import (
     SetIrqsFlag,
 )
 from tests.unit.vfio_user.client import RawClient, Refused
-from tests.unit.vfio_user.conftest import serving
 from tests.unit.vfio_user.endpoint import BUFFER, STATE, Prober, Reg
+from tests.unit.vfio_user.serving import serving
 
 PAGE = wire.PAGE_SIZE
 TABLE = Path(__file__).parents[3] / "docs" / "vfio-user.md"

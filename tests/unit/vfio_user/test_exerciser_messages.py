@@ -26,7 +26,7 @@ from dma_rehearsal.device.layout import (
     RingStatus,
 )
 from dma_rehearsal.device.vfio_user.messages import Command, DmaAccess, Header
-from tests.unit.device.pci.test_capabilities import ATS
+from tests.unit.device.pci.capability_list import ATS
 from tests.unit.vfio_user.client import RawClient, Refused
 
 BASE, SIZE = 0x10_0000, 0x4_0000

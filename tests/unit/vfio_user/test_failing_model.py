@@ -16,8 +16,8 @@ from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.messages import Command
 from dma_rehearsal.device.vfio_user.model import Client
 from tests.unit.vfio_user.client import RawClient, Refused
-from tests.unit.vfio_user.conftest import serving
-from tests.unit.vfio_user.test_lifetime import settled
+from tests.unit.vfio_user.serving import serving
+from tests.unit.vfio_user.settling import settled
 
 BUG = "a bug in an endpoint"
 

@@ -7,7 +7,6 @@ import errno
 import os
 import struct
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.messages import Command, Irq
 from dma_rehearsal.device.vfio_user.server import VfioUserServer
 from tests.unit.vfio_user.client import RawClient, Refused
+from tests.unit.vfio_user.settling import settled
 
 RECONNECTS = 1000
 
@@ -28,14 +28,6 @@ def descriptors() -> int:
 
 def mappings() -> int:
     return len(Path("/proc/self/maps").read_text().splitlines())
-
-
-def settled(exerciser: Exerciser) -> None:
-    """Wait until the server has noticed that the client is gone."""
-    deadline = time.monotonic() + 10
-    while exerciser.bus.client is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_reset(client: RawClient) -> None:

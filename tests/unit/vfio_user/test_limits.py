@@ -22,8 +22,8 @@ from dma_rehearsal.device.vfio_user.errors import RemoteProtocolError, Unmapped
 from dma_rehearsal.device.vfio_user.messages import Command, Flags
 from dma_rehearsal.device.vfio_user.timers import Timers
 from tests.unit.vfio_user.client import RawClient, Refused
-from tests.unit.vfio_user.conftest import serving
 from tests.unit.vfio_user.endpoint import BUFFER, SHARED, SHARED_SIZE, Prober, Reg
+from tests.unit.vfio_user.serving import serving
 
 PAGE = 4096
 MAY_GROW = 16 << 20

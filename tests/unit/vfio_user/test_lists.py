@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -12,83 +11,35 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dma_rehearsal.device.endpoints.bars import MemoryBar
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused, Transaction
-from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.interconnect import Refusal, Request
 from dma_rehearsal.device.endpoints.request_log import HISTORY
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.device.pci.config import Command, Identity
 from dma_rehearsal.device.vfio_user import messages as wire
-from dma_rehearsal.device.vfio_user.connection import Connection
-from dma_rehearsal.device.vfio_user.framing import Message
-from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Feature, FeatureFlag, Flags, Header
+from dma_rehearsal.device.vfio_user.messages import Feature, FeatureFlag
 from tests.generated import examples
-
-PAGE = 4096
-FIRST, SECOND, READ_ONLY, BARE = 0x10000, 0x12000, 0x14000, 0x15000  # two pages, two, one, one
-BAR = 0x11000
-
-
-class Plain(Endpoint):
-    """Memory in BAR0, and bus mastering from the beginning."""
-
-    identity = Identity(vendor_id=0x1234, device_id=1, class_code=0xFF0000)
-    bars = {0: MemoryBar(PAGE)}  # noqa: RUF012
-    command_at_reset = Command.BUS_MASTER | Command.MEMORY_SPACE
-
-
-class Rig:
-    """An endpoint and its connection: two mappings side by side, one read-only, one bare."""
-
-    def __init__(self, *, sealed: bool = True) -> None:
-        self.endpoint = Plain()
-        self.connection = Connection(self.endpoint)
-        self.memory = os.memfd_create("lists", os.MFD_ALLOW_SEALING)
-        os.truncate(self.memory, 5 * PAGE)
-        if sealed:  # or it is not mapped
-            fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        self.command(wire.Command.VERSION, bytes(4))
-        for address, pages, flags, offset in (
-            (FIRST, 2, 3, 2 * PAGE),
-            (SECOND, 2, 3, 0),
-            (READ_ONLY, 1, 1, 4 * PAGE),
-        ):
-            grant = wire.DmaMap(32, flags, offset, address, pages * PAGE).pack()
-            self.command(wire.Command.DMA_MAP, grant, os.dup(self.memory))
-        self.command(wire.Command.DMA_MAP, wire.DmaMap(32, 3, 0, BARE, PAGE).pack())
-
-    def command(self, command: int, payload: bytes, *descriptors: int) -> bytes:
-        header = Header(1, command, HEADER_SIZE + len(payload), Flags.COMMAND, 0)
-        self.connection.handle(Message(header, payload, list(descriptors)))
-        reply = self.connection.outbox.popleft().data
-        assert Header.unpack(reply).error == 0
-        return reply[HEADER_SIZE:]
-
-    def fill(self, content: bytes) -> None:
-        os.pwrite(self.memory, content, 0)
-        self.endpoint.bus.transactions.clear()
-
-    @property
-    def content(self) -> bytes:
-        return os.pread(self.memory, 5 * PAGE, 0)
-
-    def close(self) -> None:
-        self.connection.close()
-        os.close(self.memory)
+from tests.unit.vfio_user.connected_endpoint import (
+    BAR,
+    BARE,
+    FIRST,
+    PAGE,
+    READ_ONLY,
+    SECOND,
+    ConnectedEndpoint,
+)
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Rig]:
-    rig = Rig()
+def shared() -> Iterator[ConnectedEndpoint]:
+    rig = ConnectedEndpoint()
     yield rig
     rig.close()
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
+def rig() -> Iterator[ConnectedEndpoint]:
+    made = ConnectedEndpoint()
     yield made
     made.close()
 
@@ -102,7 +53,7 @@ PATTERN = bytes(range(256)) * (5 * PAGE // 256)
 
 
 def one_by_one(
-    rig: Rig, ranges: list[tuple[int, int]], *, write: bool
+    rig: ConnectedEndpoint, ranges: list[tuple[int, int]], *, write: bool
 ) -> tuple[DmaReason, list[Transaction]]:
     """Return how a list must end, and its record: the first refusal of one ends it."""
     found: list[Transaction] = []
@@ -128,7 +79,9 @@ def outcome(work: Callable[[], list[bytes] | None]) -> tuple[DmaReason, list[byt
 
 @settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(RANGES)
-def test_reading_a_list_is_reading_one_by_one(shared: Rig, ranges: list[tuple[int, int]]) -> None:
+def test_reading_a_list_is_reading_one_by_one(
+    shared: ConnectedEndpoint, ranges: list[tuple[int, int]]
+) -> None:
     shared.fill(PATTERN)
     reason, transactions = one_by_one(shared, ranges, write=False)
     bus = shared.endpoint.bus
@@ -141,7 +94,7 @@ def test_reading_a_list_is_reading_one_by_one(shared: Rig, ranges: list[tuple[in
 @settings(deadline=None, max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(RANGES)
 def test_writing_a_list_is_writing_one_by_one_or_nothing(
-    shared: Rig, ranges: list[tuple[int, int]]
+    shared: ConnectedEndpoint, ranges: list[tuple[int, int]]
 ) -> None:
     bus = shared.endpoint.bus
     data = [(address, os.urandom(length)) for address, length in ranges]
@@ -165,7 +118,7 @@ def do_list(bus: Bus, ranges: list[tuple[int, int]], *, write: bool) -> None:
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_own_bar_among_the_mapped(rig: Rig, write: bool) -> None:
+def test_own_bar_among_the_mapped(rig: ConnectedEndpoint, write: bool) -> None:
     """A client may map what it also decodes as our BAR: nothing of a list reaches that."""
     rig.endpoint.region_write(7, 0x10, struct.pack("<I", BAR))
     rig.endpoint.region_write(7, 4, b"\6\0")
@@ -176,7 +129,7 @@ def test_own_bar_among_the_mapped(rig: Rig, write: bool) -> None:
     assert rig.content == bytes(5 * PAGE)
 
 
-def test_what_a_list_writes_is_logged_as_dirty(rig: Rig) -> None:
+def test_what_a_list_writes_is_logged_as_dirty(rig: ConnectedEndpoint) -> None:
     start = wire.DeviceFeature(24, FeatureFlag.SET | Feature.DMA_LOGGING_START).pack()
     rig.command(wire.Command.DEVICE_FEATURE, start + wire.LoggingControl(PAGE, 0, 0).pack())
     rig.endpoint.bus.write_list([(FIRST, b"x"), (FIRST + PAGE, b"y")])
@@ -186,7 +139,7 @@ def test_what_a_list_writes_is_logged_as_dirty(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_the_interconnect_is_asked_of_each(rig: Rig, write: bool) -> None:
+def test_the_interconnect_is_asked_of_each(rig: ConnectedEndpoint, write: bool) -> None:
     asked: list[tuple[int, int]] = []
 
     def check(request: Request) -> Refusal | None:
@@ -206,7 +159,7 @@ def test_the_interconnect_is_asked_of_each(rig: Rig, write: bool) -> None:
 
 
 def test_a_file_that_was_cut_is_not_followed() -> None:
-    rig = Rig(sealed=False)
+    rig = ConnectedEndpoint(sealed=False)
     os.truncate(rig.memory, 3 * PAGE)
     with pytest.raises(DmaRefused) as refusal:
         rig.endpoint.bus.read_list([(FIRST, 4), (FIRST + PAGE, 4)])
@@ -214,7 +167,7 @@ def test_a_file_that_was_cut_is_not_followed() -> None:
     rig.close()
 
 
-def test_the_history_of_a_long_list_is_bounded(rig: Rig) -> None:
+def test_the_history_of_a_long_list_is_bounded(rig: ConnectedEndpoint) -> None:
     ranges = [(FIRST + at, 1) for at in range(HISTORY + 10)]
     rig.endpoint.bus.read_list(ranges)
     kept = [(each.address, each.length) for each in rig.endpoint.bus.transactions]

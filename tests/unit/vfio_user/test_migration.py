@@ -21,8 +21,8 @@ from dma_rehearsal.device.vfio_user.messages import (
 from dma_rehearsal.device.vfio_user.migration import Migration, path
 from examples.timer import TimerDevice
 from tests.unit.vfio_user.client import RawClient, Refused
-from tests.unit.vfio_user.conftest import serving
 from tests.unit.vfio_user.endpoint import BUFFER, SHARED, STATE, Prober, Reg
+from tests.unit.vfio_user.serving import serving
 
 S = DeviceState
 # By hand, from the specification's arcs and its two rules: shortest, no saving state within.

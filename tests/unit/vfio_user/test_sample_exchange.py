@@ -24,7 +24,7 @@ from dma_rehearsal.device.vfio_user.messages import Command, DeviceState, Featur
 from examples import timer
 from examples.timer import PATTERN, TimerDevice
 from tests.unit.vfio_user.client import RawClient, Refused
-from tests.unit.vfio_user.conftest import serving
+from tests.unit.vfio_user.serving import serving
 
 PAGE = 4096
 MAPS = 32  # twice the descriptors that the server takes in one message

@@ -13,8 +13,8 @@ import pytest
 from dma_rehearsal.device.vfio_user.server import VfioUserServer
 from dma_rehearsal.device.vfio_user.timers import Timer, Timers
 from tests.unit.vfio_user.client import RawClient
-from tests.unit.vfio_user.conftest import serving
 from tests.unit.vfio_user.endpoint import Prober
+from tests.unit.vfio_user.serving import serving
 
 PATIENCE_S = 10
 ASLEEP_S = 0.05  # by then a server that has nothing to do sleeps; if not, the test shows less

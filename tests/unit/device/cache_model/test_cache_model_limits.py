@@ -22,7 +22,8 @@ from dma_rehearsal.device.cache_model.names import (
 )
 from dma_rehearsal.device.cache_model.rules import Rules
 from dma_rehearsal.device.layout import MemoryType
-from tests.unit.device.cache_model.cache_rig import (
+from tests.unit.device.cache_model.cache_sequences import Memory
+from tests.unit.device.cache_model.small_cache import (
     LINE,
     NEW,
     OLD,
@@ -30,10 +31,9 @@ from tests.unit.device.cache_model.cache_rig import (
     WB,
     WC,
     WT,
-    Rig,
+    SmallCache,
     stores_while_read,
 )
-from tests.unit.device.cache_model.cache_sequences import Memory
 
 # A CPU that runs while the model works.
 
@@ -42,7 +42,7 @@ from tests.unit.device.cache_model.cache_sequences import Memory
 @pytest.mark.parametrize("kind", [WB, WT])
 def test_no_store_of_a_running_cpu_is_undone(kind: MemoryType, call: str) -> None:
     """G is written only where bytes differ, in the copy that the operation took."""
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(kind)
     rig.write(0, NEW)
     stores_while_read(rig.memory, lambda: rig.ram.__setitem__(9, 9))
@@ -63,7 +63,7 @@ class CopiesWholeLines(Rules):
 
 
 def test_a_model_that_copies_whole_lines_undoes_it() -> None:
-    rig = Rig(model=partial(CacheModel, rules=CopiesWholeLines))
+    rig = SmallCache(model=partial(CacheModel, rules=CopiesWholeLines))
     rig.clean_buffer()
     rig.write(0, NEW)
     stores_while_read(rig.memory, lambda: rig.ram.__setitem__(9, 9))
@@ -73,7 +73,7 @@ def test_a_model_that_copies_whole_lines_undoes_it() -> None:
 
 @pytest.mark.parametrize("kind", [WC, UC])
 def test_uncached_memory_is_written_byte_exact(kind: MemoryType) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track(kind)
     stores_while_read(rig.memory, lambda: rig.ram.__setitem__(9, 9))
     rig.write(8, NEW)
@@ -82,7 +82,7 @@ def test_uncached_memory_is_written_byte_exact(kind: MemoryType) -> None:
 
 
 def test_each_operation_reads_memory_once() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(length=4 * LINE)
     reads: list[None] = []
     stores_while_read(rig.memory, lambda: reads.append(None))
@@ -98,7 +98,7 @@ def test_each_operation_reads_memory_once() -> None:
 
 
 def test_adjacent_lines_are_one_report_and_a_flood_is_counted() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(length=16 * LINE)
     rig.ram[:] = NEW * 16 * LINE
     rig.write(0, NEW * 16 * LINE)
@@ -141,7 +141,7 @@ def test_memory_is_proportional_to_what_is_tracked() -> None:
     ],
 )
 def test_a_range_that_the_buffer_does_not_have(call: str, offset: int, length: int) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track()
     with pytest.raises(BadRange):
         getattr(rig.model, call)(7, offset, length)
@@ -150,7 +150,7 @@ def test_a_range_that_the_buffer_does_not_have(call: str, offset: int, length: i
 
 
 def test_what_track_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig()
+    rig = SmallCache()
     with pytest.raises(BadType):
         rig.track(MemoryType.WP)
     with pytest.raises(BadRange):
@@ -190,7 +190,7 @@ def test_a_seed_that_there_is_not(seed: int) -> None:
 
 
 def test_a_write_of_another_length_than_its_spans() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track()
     with pytest.raises(BadRange):
         rig.model.write([Span("ram", 0, 4)], b"123", no_snoop=True)

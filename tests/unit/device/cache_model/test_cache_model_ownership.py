@@ -18,14 +18,14 @@ from dma_rehearsal.device.cache_model.names import (
 from dma_rehearsal.device.cache_model.reports import MissingCall, ReportKind
 from dma_rehearsal.device.cache_model.seeded import draws
 from dma_rehearsal.device.layout import MemoryType
-from tests.unit.device.cache_model.cache_rig import LINE, NEW, OLD, UC, WB, WC, WT, Rig
+from tests.unit.device.cache_model.small_cache import LINE, NEW, OLD, UC, WB, WC, WT, SmallCache
 
 # Ownership.
 
 
 @pytest.mark.parametrize("kind", [WB, WT, WC, UC])
 def test_a_store_while_the_device_owns_the_buffer(kind: MemoryType) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(kind, 2 * LINE)
     rig.model.sync_for_device(7, 0, 2 * LINE)
     rig.ram[LINE + 3 : LINE + 5] = b"ab"
@@ -40,7 +40,7 @@ def test_a_store_while_the_device_owns_the_buffer(kind: MemoryType) -> None:
 @pytest.mark.parametrize("kind", [WB, WT, WC, UC])
 @pytest.mark.parametrize("no_snoop", [False, True])
 def test_what_the_device_writes_is_no_store(kind: MemoryType, no_snoop: bool) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(kind)
     rig.model.sync_for_device(7, 0, LINE)
     rig.write(3, NEW * 4, no_snoop=no_snoop)
@@ -50,7 +50,7 @@ def test_what_the_device_writes_is_no_store(kind: MemoryType, no_snoop: bool) ->
 
 
 def test_ownership_is_byte_exact_and_ends_with_its_sync() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.model.sync_for_device(7, 8, 8)
     rig.ram[7] = rig.ram[16] = 9  # beside the range: the CPU's
@@ -66,7 +66,7 @@ def test_ownership_is_byte_exact_and_ends_with_its_sync() -> None:
 @pytest.mark.parametrize("direction", list(Direction))
 def test_who_does_what(direction: Direction) -> None:
     """sync_for_device cleans; sync_for_cpu invalidates, but for Out."""
-    rig = Rig()
+    rig = SmallCache()
     rig.track(direction=direction)
     rig.ram[0] = 9
     rig.model.sync_for_device(7, 0, LINE)
@@ -79,7 +79,7 @@ def test_who_does_what(direction: Direction) -> None:
 def test_a_sync_in_a_direction_that_the_buffer_does_not_have() -> None:
     for mine in Direction:
         for asked in Direction:
-            rig = Rig()
+            rig = SmallCache()
             rig.track(direction=mine)
             rig.model.sync_for_device(7, 3, 5, asked)
             rig.model.sync_for_cpu(7, 3, 5, asked)
@@ -92,7 +92,7 @@ def test_a_sync_in_a_direction_that_the_buffer_does_not_have() -> None:
 
 @pytest.mark.parametrize("kind", [WB, WT, WC, UC])
 def test_a_foreign_writer_that_is_announced_is_like_a_snooped_write(kind: MemoryType) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(kind)
     rig.model.sync_for_device(7, 0, LINE)
     rig.model.announce_begin(7, 0, LINE)
@@ -105,7 +105,7 @@ def test_a_foreign_writer_that_is_announced_is_like_a_snooped_write(kind: Memory
 
 
 def test_what_the_cpu_stored_before_an_announcement_stays_its_own() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.ram[0] = 9
     rig.model.announce_begin(7, 0, LINE)
@@ -115,7 +115,7 @@ def test_what_the_cpu_stored_before_an_announcement_stays_its_own() -> None:
 
 
 def test_announcements_are_paired_and_few() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track()
     with pytest.raises(BadAnnouncement):
         rig.model.announce_end(7, 0, 4)
@@ -135,7 +135,7 @@ def test_announcements_are_paired_and_few() -> None:
 
 
 def test_strict_moves_nothing_where_any_line_is_untracked() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     with pytest.raises(NotTracked) as refused:
         rig.write(LINE - 1, NEW * 2)
@@ -154,7 +154,7 @@ def test_strict_moves_nothing_where_any_line_is_untracked() -> None:
 
 @pytest.mark.parametrize("mode", [Mode.SEEDED, Mode.OFF])
 def test_otherwise_an_access_to_an_untracked_line_is_snooped(mode: Mode) -> None:
-    rig = Rig(mode)
+    rig = SmallCache(mode)
     rig.write(0, NEW)
     assert rig.ram[:1] == NEW
     assert rig.read(0, 2) == NEW + OLD
@@ -162,17 +162,17 @@ def test_otherwise_an_access_to_an_untracked_line_is_snooped(mode: Mode) -> None
 
 def test_nothing_is_tracked_while_the_model_is_off() -> None:
     with pytest.raises(BadConfiguration):
-        Rig(Mode.OFF).track()
+        SmallCache(Mode.OFF).track()
 
 
-def _operation_that(rig: Rig, line: int) -> None:
+def _operation_that(rig: SmallCache, line: int) -> None:
     """Let operations elsewhere pass until the next one draws this line."""
     while not any(draws(rig.model.seed, 0, rig.model.number + 1, line, 1)):
         rig.read(8 * rig.line, 1)
 
 
 def test_an_eviction_writes_a_dirty_line_back() -> None:
-    rig = Rig(Mode.SEEDED)
+    rig = SmallCache(Mode.SEEDED)
     rig.clean_buffer()
     rig.ram[9] = 9
     _operation_that(rig, 0)
@@ -192,7 +192,7 @@ def test_an_eviction_writes_a_dirty_line_back() -> None:
 
 
 def test_an_eviction_can_lose_what_the_device_wrote() -> None:
-    rig = Rig(Mode.SEEDED)
+    rig = SmallCache(Mode.SEEDED)
     rig.clean_buffer()
     rig.ram[9] = 9
     while any(draws(rig.model.seed, 0, rig.model.number + 1, 0, 1)):
@@ -209,7 +209,7 @@ def test_an_eviction_can_lose_what_the_device_wrote() -> None:
 
 def test_the_same_seed_is_the_same_run() -> None:
     def run(seed: int) -> list[bytes]:
-        rig = Rig(Mode.SEEDED, seed=seed)
+        rig = SmallCache(Mode.SEEDED, seed=seed)
         rig.clean_buffer(length=8 * LINE)
         seen = []
         for step in range(20):
@@ -233,13 +233,13 @@ def test_one_line_in_eight_is_drawn_whatever_range_is_asked() -> None:
 # The release.
 
 
-def released(rig: Rig, tag: int = 7) -> list[ReportKind]:
+def released(rig: SmallCache, tag: int = 7) -> list[ReportKind]:
     rig.model.untrack(tag)
     return rig.kinds()
 
 
 def test_a_store_that_the_device_may_still_read_is_reported_at_the_release() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track(length=2 * LINE)
     rig.model.sync_for_device(7, 0, LINE)
     rig.ram[5] = 9
@@ -256,7 +256,7 @@ def test_a_store_of_which_the_device_read_older_bytes_is_reported_at_the_release
 ) -> None:
     """Though nothing was given to it; only where the device has read the very bytes."""
     for offset in (0, 7):
-        rig = Rig()
+        rig = SmallCache()
         rig.clean_buffer()
         rig.ram[7] = 9
         rig.read(offset, min(length, LINE - offset))
@@ -269,7 +269,7 @@ def test_a_store_of_which_the_device_read_older_bytes_is_reported_at_the_release
 
 def test_what_is_the_cpu_s_own_is_nobody_s_business_at_the_release() -> None:
     for direction in Direction:
-        rig = Rig()
+        rig = SmallCache()
         rig.track(direction=direction)
         rig.ram[3] = 9  # never used for DMA
         assert not released(rig)
@@ -285,7 +285,7 @@ def test_what_is_the_cpu_s_own_is_nobody_s_business_at_the_release() -> None:
 @pytest.mark.parametrize("call", ["invalidate_range", "clean_invalidate_range"])
 def test_maintenance_that_invalidates_takes_the_bytes_back(call: str) -> None:
     """As complete() does with kIODirectionPrepareNonCoherent."""
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.model.sync_for_device(7, 0, LINE)
     rig.write(0, NEW)
@@ -303,7 +303,7 @@ def test_maintenance_that_invalidates_takes_the_bytes_back(call: str) -> None:
 @pytest.mark.parametrize("late", [False, True])
 def test_complete_takes_the_bytes_back_and_changes_no_line(late: bool) -> None:
     """What the CPU stored before it, it stored while the device owned the bytes."""
-    rig = Rig()
+    rig = SmallCache()
     rig.track(direction=Direction.OUT)
     rig.model.sync_for_device(7, 0, LINE)
     rig.write(9, NEW)
@@ -318,7 +318,7 @@ def test_complete_takes_the_bytes_back_and_changes_no_line(late: bool) -> None:
 
 
 def test_a_neighbour_s_bytes_in_a_line_are_not_reported_at_the_release() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track(offset=0, length=32, tag=1)
     rig.track(offset=32, length=32, tag=2)
     for tag in (1, 2):
@@ -344,7 +344,7 @@ def test_a_neighbour_s_bytes_in_a_line_are_not_reported_at_the_release() -> None
 def test_a_sync_that_invalidated_nothing_is_not_called_missing(
     direction: Direction, missing: MissingCall
 ) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track(direction=direction)
     rig.model.sync_for_device(7, 0, LINE)
     rig.write(0, NEW)
@@ -356,7 +356,7 @@ def test_a_sync_that_invalidated_nothing_is_not_called_missing(
 
 
 def test_two_parts_of_one_buffer_in_a_line() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.model.sync_for_device(7, 32, 32)
     rig.ram[31] = 9
@@ -371,7 +371,7 @@ def test_two_parts_of_one_buffer_in_a_line() -> None:
 
 
 def test_the_bytes_are_of_the_first_line_that_differs() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(length=4 * LINE)
     rig.model.sync_for_device(7, 0, 4 * LINE)
     rig.write(0, OLD * 2 * LINE + NEW * 2 * LINE)

@@ -16,7 +16,8 @@ from dma_rehearsal.device.cache_model.names import (
 )
 from dma_rehearsal.device.cache_model.reports import MissingCall, ReportKind
 from dma_rehearsal.device.layout import MemoryType
-from tests.unit.device.cache_model.cache_rig import (
+from tests.unit.device.cache_model.cache_sequences import Memory
+from tests.unit.device.cache_model.small_cache import (
     EVERY_LINE,
     LINE,
     NEW,
@@ -25,10 +26,9 @@ from tests.unit.device.cache_model.cache_rig import (
     WB,
     WC,
     WT,
-    Rig,
+    SmallCache,
     stores_while_read,
 )
-from tests.unit.device.cache_model.cache_sequences import Memory
 
 # The truth table.
 
@@ -41,14 +41,14 @@ from tests.unit.device.cache_model.cache_sequences import Memory
 )
 def test_the_truth_table(kind: MemoryType, stored: bytes, received: bytes, line: int) -> None:
     """Without the sync, what the table says; with it, new bytes in every mode."""
-    rig = Rig(line=line)
+    rig = SmallCache(line=line)
     rig.clean_buffer(kind)
     rig.ram[:line] = NEW * line
     assert rig.read(0, line) == stored * line
     rig.model.sync_for_device(7, 0, line)
     assert rig.read(0, line) == NEW * line
 
-    rig = Rig(line=line)
+    rig = SmallCache(line=line)
     rig.clean_buffer(kind)
     rig.write(0, NEW * line)
     assert rig.ram[:line] == received * line
@@ -58,7 +58,7 @@ def test_the_truth_table(kind: MemoryType, stored: bytes, received: bytes, line:
 
 @pytest.mark.parametrize("kind", [WB, WT, WC, UC])
 def test_a_snooped_access_sees_what_the_cpu_sees(kind: MemoryType) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(kind)
     rig.ram[3] = 9
     assert rig.read(0, 5, no_snoop=False) == OLD * 3 + b"\x09" + OLD
@@ -73,7 +73,11 @@ def test_a_snooped_access_sees_what_the_cpu_sees(kind: MemoryType) -> None:
 
 @pytest.mark.parametrize("line", EVERY_LINE)
 def test_a_buffer_never_cleaned_reads_as_the_seeds_garbage(line: int) -> None:
-    first, again, other = Rig(line=line), Rig(line=line), Rig(line=line, seed=2)
+    first, again, other = (
+        SmallCache(line=line),
+        SmallCache(line=line),
+        SmallCache(line=line, seed=2),
+    )
     for rig in (first, again, other):
         rig.track()
     garbage = first.read(0, line)
@@ -83,7 +87,7 @@ def test_a_buffer_never_cleaned_reads_as_the_seeds_garbage(line: int) -> None:
 
 
 def test_poison_differs_between_buffers_and_has_no_seam_at_a_page() -> None:
-    rig = Rig(line=256)
+    rig = SmallCache(line=256)
     rig.track(offset=0, length=256, tag=1)
     rig.track(offset=256, length=256, tag=2)
     assert rig.read(0, 256) != rig.read(256, 256)
@@ -98,7 +102,7 @@ def test_poison_differs_between_buffers_and_has_no_seam_at_a_page() -> None:
 
 
 def test_a_range_is_rounded_outwards_to_lines() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track(offset=LINE + 60, length=8)
     seen = [rig.model.look(Span("ram", i * LINE, 1)) is not None for i in range(4)]
     assert seen == [False, True, True, False]
@@ -106,7 +110,7 @@ def test_a_range_is_rounded_outwards_to_lines() -> None:
 
 
 def test_a_line_tracked_again_keeps_its_state_and_is_counted() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.write(0, NEW)
     before = rig.model.look(Span("ram", 0, 1))
@@ -126,7 +130,7 @@ def test_a_line_tracked_again_keeps_its_state_and_is_counted() -> None:
 
 @pytest.mark.parametrize("kind", [WT, WC, UC])
 def test_another_type_is_busy_and_changes_nothing(kind: MemoryType) -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track(offset=LINE)
     with pytest.raises(Busy) as refused:
         rig.track(kind, offset=0, length=2 * LINE, tag=8)
@@ -137,7 +141,7 @@ def test_another_type_is_busy_and_changes_nothing(kind: MemoryType) -> None:
 
 
 def test_one_page_twice_in_a_buffer_is_one_page() -> None:
-    rig = Rig()
+    rig = SmallCache()
     twice = [(Span("ram", 0, LINE), WB), (Span("ram", 0, LINE), WB)]
     rig.model.track(7, Direction.IN, twice)
     assert rig.model.tracked_size == LINE
@@ -153,7 +157,7 @@ def test_one_page_twice_in_a_buffer_is_one_page() -> None:
 
 def test_untrack_settles_what_the_cpu_sees() -> None:
     """A dirty line keeps G; any other takes D."""
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(length=2 * LINE)
     rig.write(0, NEW)
     rig.write(LINE, NEW)
@@ -165,7 +169,7 @@ def test_untrack_settles_what_the_cpu_sees() -> None:
 
 
 def test_untrack_of_what_is_dirty_only_because_of_track_says_nothing() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track()
     rig.model.untrack(7)
     assert not rig.kinds()
@@ -174,7 +178,7 @@ def test_untrack_of_what_is_dirty_only_because_of_track_says_nothing() -> None:
 
 def test_lines_are_joined_again_when_a_neighbour_is_gone() -> None:
     """Neighbours that come and go must not cut a buffer into ever more pieces."""
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(length=16 * LINE)
     for line in range(1, 15, 2):
         rig.track(offset=line * LINE, length=LINE, tag=100 + line)
@@ -188,7 +192,7 @@ def test_lines_are_joined_again_when_a_neighbour_is_gone() -> None:
 
 def test_lines_that_chance_treats_apart_are_not_joined() -> None:
     """What was tracked first as a line of another buffer keeps that buffer's draws."""
-    rig = Rig()
+    rig = SmallCache()
     rig.track(offset=0, tag=1)
     runs = [(Span("ram", 5 * LINE, LINE), WB), (Span("ram", LINE, LINE), WB)]
     rig.model.track(2, Direction.IN_OUT, runs)
@@ -202,7 +206,7 @@ def test_lines_that_chance_treats_apart_are_not_joined() -> None:
 
 
 def test_adjacent_runs_of_two_types_stay_apart() -> None:
-    rig = Rig()
+    rig = SmallCache()
     runs = [(Span("ram", 0, LINE), WB), (Span("ram", LINE, LINE), UC)]
     rig.model.track(7, Direction.IN_OUT, runs)
     types = [rig.model.look(Span("ram", at, 1)) for at in (0, LINE)]
@@ -213,7 +217,7 @@ def test_adjacent_runs_of_two_types_stay_apart() -> None:
 
 
 def test_write_through_takes_the_changed_bytes_and_only_those() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer(WT)
     rig.write(0, NEW * 4)  # DRAM only
     rig.ram[2] = 9
@@ -221,7 +225,7 @@ def test_write_through_takes_the_changed_bytes_and_only_those() -> None:
 
 
 def test_a_store_that_is_undone_still_made_the_line_dirty() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.ram[0] = 9
     rig.read(0, 1)
@@ -235,7 +239,7 @@ def test_a_store_that_is_undone_still_made_the_line_dirty() -> None:
 
 @pytest.mark.parametrize("line", EVERY_LINE)
 def test_a_write_at_every_offset_of_a_line(line: int) -> None:
-    rig = Rig(line=line)
+    rig = SmallCache(line=line)
     rig.clean_buffer(length=2 * line)
     rig.model.sync_for_device(7, 0, 2 * line)
     for offset in range(2 * line - 2):
@@ -248,7 +252,7 @@ def test_a_write_at_every_offset_of_a_line(line: int) -> None:
 
 
 def test_a_write_to_a_dirty_line_is_reported_at_once() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.ram[5] = 9
     rig.write(0, NEW * 8)
@@ -267,7 +271,7 @@ def test_a_write_to_a_dirty_line_is_reported_at_once() -> None:
 
 def test_a_receive_loop_needs_no_sync_for_the_device_while_the_cpu_only_looks() -> None:
     """As Linux's DMA-API-HOWTO has it; a store of the value that is there already is not seen."""
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.model.sync_for_device(7, 0, LINE)
     for value in (b"\x31", b"\x32", b"\x33"):
@@ -283,7 +287,7 @@ def test_a_receive_loop_needs_no_sync_for_the_device_while_the_cpu_only_looks() 
 
 def test_a_clean_of_a_line_that_the_cpu_left_alone_loses_nothing() -> None:
     """A buffer that is given back with its sync, and what it holds unread, is not at risk."""
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.model.sync_for_cpu(7, 0, LINE)
     rig.write(0, NEW)
@@ -293,7 +297,7 @@ def test_a_clean_of_a_line_that_the_cpu_left_alone_loses_nothing() -> None:
 
 
 def test_a_snooped_write_takes_its_bytes_out_of_w() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.write(0, NEW * 4)
     rig.write(0, NEW * 4, no_snoop=False)
@@ -312,7 +316,7 @@ def test_a_snooped_write_takes_its_bytes_out_of_w() -> None:
 
 
 def test_clean_writes_back_the_line_whole() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.write(0, NEW)
     rig.ram[9] = 9
@@ -322,7 +326,7 @@ def test_clean_writes_back_the_line_whole() -> None:
 
 
 def test_invalidate_destroys_what_was_not_cleaned() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.ram[9] = 9
     rig.model.invalidate_range(7, 9, 1)
@@ -336,7 +340,7 @@ def test_invalidate_destroys_what_was_not_cleaned() -> None:
 
 
 def test_invalidate_of_a_line_dirty_only_because_of_track_says_nothing() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.track()
     rig.model.invalidate_range(7, 0, LINE)
     assert not rig.kinds()
@@ -344,7 +348,7 @@ def test_invalidate_of_a_line_dirty_only_because_of_track_says_nothing() -> None
 
 
 def test_clean_and_invalidate_loses_no_store() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.ram[9] = 9
     rig.model.clean_invalidate_range(7, 0, LINE)
@@ -354,7 +358,7 @@ def test_clean_and_invalidate_loses_no_store() -> None:
 
 
 def test_strict_shows_the_next_missing_sync_too() -> None:
-    rig = Rig()
+    rig = SmallCache()
     rig.clean_buffer()
     rig.model.invalidate_range(7, 0, LINE)
     rig.write(0, NEW)
@@ -367,7 +371,7 @@ def test_exactly_the_lines_of_the_range(call: str, line: int) -> None:
     """At every alignment of start and length around a line's edge."""
     for start in (0, 1, line - 1, line, line + 1):
         for length in (1, 2, line - 1, line, line + 1, 2 * line):
-            rig = Rig(line=line)
+            rig = SmallCache(line=line)
             rig.clean_buffer(length=4 * line)
             rig.ram[: 4 * line] = NEW * 4 * line
             getattr(rig.model, call)(7, start, length)
@@ -381,7 +385,7 @@ def test_exactly_the_lines_of_the_range(call: str, line: int) -> None:
 
 def test_neighbours_in_one_line() -> None:
     """Clean and invalidate of one buffer destroy what they destroy on a board."""
-    rig = Rig()
+    rig = SmallCache()
     rig.track(offset=0, length=32, tag=1)
     rig.track(offset=32, length=32, tag=2)
     rig.model.clean_range(1, 0, 32)

@@ -24,8 +24,8 @@ from dma_rehearsal.device.cache_model.names import (
 from dma_rehearsal.device.cache_model.reports import Reports
 from dma_rehearsal.device.cache_model.snapshots import Held, Snapshots
 from dma_rehearsal.device.layout import MemoryType
-from tests.unit.device.cache_model.cache_rig import NEW, WB, WT
 from tests.unit.device.cache_model.cache_work import QuickMemory, TooMuchWork, steps
+from tests.unit.device.cache_model.small_cache import NEW, WB, WT
 
 LINE = 32
 SIZE = 2 << 20

@@ -39,7 +39,7 @@ from tests.unit.device.fakes import (
     read32,
     write32,
 )
-from tests.unit.device.platform.test_protection_bus import Board
+from tests.unit.device.platform.protection_board import Board
 
 
 class Own(Endpoint):

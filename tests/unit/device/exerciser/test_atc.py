@@ -12,7 +12,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import AddressType, AtsCtl, AtsPerm, DmaCtl, DmaReason, Reg
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import BASE, READ_ONLY_BASE, FakeClient, dma, read32, write32
-from tests.unit.device.pci.test_capabilities import ATS, PASID, extended
+from tests.unit.device.pci.capability_list import ATS, PASID, extended
 
 DONE = AtsCtl.SUCCESS | AtsCtl.CACHEABLE
 RESULT = DONE | AtsCtl.INVALIDATED | AtsCtl.IN_FLIGHT

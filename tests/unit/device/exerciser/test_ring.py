@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +25,7 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.device.trace import Trace
 from tests.generated import examples
+from tests.unit.device.exerciser.rings import RING, enable, lay, ring
 from tests.unit.device.fakes import (
     BASE,
     READ_ONLY_BASE,
@@ -37,30 +37,7 @@ from tests.unit.device.fakes import (
     write32,
 )
 
-RING = BASE + 0x2_0000  # the upper half of memory
 WRITE, CHAIN, INTERRUPT = RingFlag.WRITE_MEMORY, RingFlag.CHAIN, RingFlag.INTERRUPT
-
-
-def enable(exerciser: Exerciser, size: int, base: int = RING, vector: int = 3) -> None:
-    write32(exerciser, 3, Ext.RING_CONTROL, 0)
-    write32(exerciser, 3, Ext.RING_BASE_LO, base)
-    write32(exerciser, 3, Ext.RING_BASE_HI, base >> 32)
-    write32(exerciser, 3, Ext.RING_SIZE, size)
-    write32(exerciser, 3, Ext.RING_VECTOR, vector)
-    write32(exerciser, 3, Ext.RING_CONTROL, 1)
-
-
-def lay(client: FakeClient, descriptors: Iterable[RingDescriptor], index: int = 0) -> None:
-    """Store descriptors from ``index`` on, without a wrap."""
-    data = b"".join(each.pack() for each in descriptors)
-    start = RING - BASE + index * 32
-    client.ram[start : start + len(data)] = data
-
-
-def ring(exerciser: Exerciser, tail: int) -> tuple[int, int]:
-    """Ring the doorbell; return status and completion index."""
-    write32(exerciser, 3, Ext.RING_DOORBELL, tail)
-    return read32(exerciser, 3, Ext.RING_STATUS), read32(exerciser, 3, Ext.RING_COMPLETION)
 
 
 def last(exerciser: Exerciser) -> dict[str, int]:

@@ -26,21 +26,10 @@ from dma_rehearsal.device.pci.msix import MsiX
 from dma_rehearsal.device.pci.vendor import VendorSpecific
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import BASE, FakeClient, dma, read32, write32
+from tests.unit.device.pci.capability_list import AER, ATS, DVSEC, PASID, PRI, extended
 
 ALL = tuple(OptionalCapability)
-AER, ATS, PRI, PASID, DVSEC = 0x0001, 0x000F, 0x0013, 0x001B, 0x0023
 FLR = struct.pack("<H", 1 << 15)
-
-
-def extended(config: ConfigSpace) -> dict[int, int]:
-    """Return each extended capability's place by its id."""
-    found: dict[int, int] = {}
-    place = 0x100
-    while place and (header := config.dword(place)):
-        assert header & 0xFFFF not in found
-        found[header & 0xFFFF] = place
-        place = header >> 20
-    return found
 
 
 def make(client: FakeClient, *capabilities: OptionalCapability) -> Exerciser:

@@ -15,6 +15,7 @@ from dma_rehearsal.device.pci.msix import MsiX
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import FakeClient, answer, write32
+from tests.unit.device.pci.config_words import MSIX, PCIE, POWER, word
 
 HEADER = """
 b5 13 01 ed 00 00 10 00 00 00 00 ed 00 00 00 00
@@ -22,7 +23,6 @@ b5 13 01 ed 00 00 10 00 00 00 00 ed 00 00 00 00
 00 00 00 00 00 00 00 00 00 00 00 00 b5 13 00 00
 00 00 00 00 40 00 00 00 00 00 00 00 00 01 00 00
 """
-PCIE, POWER, MSIX = 0x40, 0x7C, 0x84
 COMMAND, STATUS, BAR0 = 4, 6, 0x10
 
 
@@ -33,11 +33,6 @@ def exerciser(client: FakeClient) -> Exerciser:
     made.attach(client)
     made.region_write(7, COMMAND, b"\x06\x00")
     return made
-
-
-def word(config: ConfigSpace, offset: int) -> int:
-    value: int = struct.unpack("<H", config.read(offset, 2))[0]
-    return value
 
 
 def test_header_of_the_exerciser() -> None:

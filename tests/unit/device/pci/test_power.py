@@ -9,7 +9,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaReason, Ext, Reg
 from dma_rehearsal.device.pci.msix import MsiX
 from tests.unit.device.fakes import BASE, FakeClient, answer, dma, read32, write32
-from tests.unit.device.pci.test_config import POWER, word
+from tests.unit.device.pci.config_words import POWER, word
 
 CONTROL = POWER + 4
 D0, D1, D2, D3HOT = range(4)

@@ -45,7 +45,7 @@ from tests.unit.device.cache_model.cache_board import (
     TAG,
     CacheBoard,
 )
-from tests.unit.device.exerciser.test_ring import enable, lay, ring
+from tests.unit.device.exerciser.rings import enable, lay, ring
 from tests.unit.device.fakes import BASE, READ_ONLY_BASE, read32, write32
 from tests.unit.device.platform.tables import PAGE
 

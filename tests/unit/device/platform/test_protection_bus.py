@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,71 +25,14 @@ from dma_rehearsal.device.layout import (
     RingFlag,
     RingStatus,
 )
-from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor
 from tests.unit.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, start, write32
+from tests.unit.device.platform.protection_board import Board
 
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 IN_OUT = IN | OUT
 TOP = (1 << 64) - 1
-
-
-class Board:
-    """An exerciser whose requests cross a platform's interconnect, and commands to the platform."""
-
-    def __init__(self, client: FakeClient, trace: Trace | None = None) -> None:
-        self.platform = Platform(trace or Trace())
-        self.platform.attach(client)
-        answer(self.platform)
-        self.exerciser = Exerciser(trace or Trace())
-        self.exerciser.bus.interconnect = self.platform.interconnect
-        self.exerciser.attach(client)
-        self.exerciser.region_write(7, 4, b"\x06\x00")
-
-    def set64(self, register: Plat, value: int) -> None:
-        write32(self.platform, 0, register, value)
-        write32(self.platform, 0, register + 4, value >> 32)
-
-    def get64(self, register: Plat) -> int:
-        return read32(self.platform, 0, register) | read32(self.platform, 0, register + 4) << 32
-
-    def command(self, command: int, **arguments: int) -> ProtectionStatus:
-        for name in ("address", "length", "owner"):
-            if name in arguments:
-                self.set64(Plat[f"GRANT_{name.upper()}_LO"], arguments[name])
-        for name in ("direction", "id"):
-            if name in arguments:
-                write32(self.platform, 0, Plat[f"GRANT_{name.upper()}"], arguments[name])
-        write32(self.platform, 0, Plat.PROTECTION_CTL, command)
-        return ProtectionStatus(read32(self.platform, 0, Plat.PROTECTION_STATUS))
-
-    def enable(self) -> None:
-        assert self.command(ProtectionCommand.ENABLE) is ProtectionStatus.OK
-
-    def grant(self, address: int, length: int, direction: int, owner: int = 0) -> int:
-        status = self.command(
-            ProtectionCommand.GRANT,
-            address=address,
-            length=length,
-            direction=direction,
-            owner=owner,
-        )
-        assert status is ProtectionStatus.OK
-        return read32(self.platform, 0, Plat.GRANT_ID)
-
-    @property
-    def faults(self) -> int:
-        return read32(self.platform, 0, Plat.FAULT_COUNT)
-
-    def fault(self, sequence: int) -> dict[str, Any]:
-        write32(self.platform, 0, Plat.FAULT_SELECT, sequence)
-        names = ("ADDRESS", "LENGTH", "BYTE", "GRANT_ADDRESS", "GRANT_LENGTH", "GRANT_OWNER")
-        found = {name.lower(): self.get64(Plat[f"FAULT_{name}_LO"]) for name in names}
-        singles = ("VALID", "SEQUENCE", "REASON", "DIRECTION", "GRANT_ID", "GRANT_DIRECTION")
-        return found | {
-            name.lower(): read32(self.platform, 0, Plat[f"FAULT_{name}"]) for name in singles
-        }
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.base import interfaces
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
-from tests.unit.guest.iobuffer.descriptors.test_multi_descriptor import Area, Pins
+from tests.unit.guest.iobuffer.descriptors.pinned import Area, Pins
 from tests.unit.guest.memory_pool import MemoryPool
 
 IN_OUT = IODirection.kIODirectionInOut

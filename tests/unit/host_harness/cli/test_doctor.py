@@ -27,8 +27,8 @@ from dma_rehearsal.host_harness.environment import (
 from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import Status
-from tests.unit.host_harness.conftest import run_within
-from tests.unit.host_harness.environment.test_environment import fake_qemu
+from tests.unit.host_harness.environment.programs import fake_qemu
+from tests.unit.host_harness.wrapped import run_within
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ import pytest
 
 from dma_rehearsal.host_harness.environment import host_tools
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from tests.unit.host_harness.conftest import run_within
-from tests.unit.host_harness.environment.test_environment import program
+from tests.unit.host_harness.environment.programs import program
+from tests.unit.host_harness.wrapped import run_within
 
 SCRIPT = SOURCE / "host_harness" / "environment" / "bootstrap.sh"
 _NEEDED = (

@@ -21,7 +21,7 @@ import pytest
 from dma_rehearsal.host_harness.environment import build_cache, disk_space, file_locks, manifest
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
-from tests.unit.host_harness.conftest import OrdinaryUser, run_within
+from tests.unit.host_harness.wrapped import OrdinaryUser, run_within
 
 KIND = build_cache.Kind("driver", needed=1000, hashed=True, keep=2)
 BIG = build_cache.Kind("tree", needed=1000, hashed=False, keep=2)

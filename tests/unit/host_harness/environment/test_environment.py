@@ -27,15 +27,8 @@ from dma_rehearsal.host_harness.environment import (
 )
 from dma_rehearsal.host_harness.environment.driver_build import Way
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status, UsageError
-from tests.unit.host_harness.conftest import NOBODY, OrdinaryUser, run_within
-
-
-def program(path: Path, script: str) -> Path:
-    """Write a shell script that stands for a program."""
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return path
-
+from tests.unit.host_harness.environment.programs import fake_qemu, program
+from tests.unit.host_harness.wrapped import NOBODY, OrdinaryUser, run_within
 
 # --- what mmdebstrap says
 
@@ -281,12 +274,6 @@ def test_kernel_and_headers_of_two_versions(tmp_path: Path) -> None:
 
 
 # --- QEMU
-
-_HELP = "case $* in *--version*) echo 'QEMU emulator version {version}';; *) {help};; esac"
-
-
-def fake_qemu(path: Path, help: str, version: str = "7.2.0") -> Path:
-    return program(path, _HELP.format(help=help, version=version))
 
 
 @pytest.mark.parametrize(

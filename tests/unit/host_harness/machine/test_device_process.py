@@ -11,7 +11,7 @@ import pytest
 
 from dma_rehearsal.host_harness.machine.device_process import set_fault, set_test
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
-from tests.unit.device.test_process import running
+from tests.unit.device.processes import running
 
 
 def test_fault_and_test_of_a_device_that_runs(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from dma_rehearsal.guest.drivers.platform import command
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest, RequestLog
 from tests.unit.device.fakes import BASE, SIZE, FakeClient, dma
-from tests.unit.guest.drivers.platform.test_protection_unit import ModelBar
+from tests.unit.guest.drivers.platform.model_bar import ModelBar
 
 
-class Rig:
+class Logged:
     """A log, and an exerciser whose requests come into it."""
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logged:
     monkeypatch.setattr(command, "LOCKS", tmp_path / "locks")
-    return Rig()
+    return Logged()
 
 
-def test_what_was_refused_since(rig: Rig) -> None:
+def test_what_was_refused_since(rig: Logged) -> None:
     assert (rig.log.count, rig.log.refused_count, rig.log.refused()) == (0, 0, [])
     dma(rig.exerciser, BASE, 8, write=True)
     dma(rig.exerciser, BASE + SIZE, 8, write=True)
@@ -58,32 +58,32 @@ def test_what_was_refused_since(rig: Rig) -> None:
     assert rig.log.refused(rig.log.count) == []
 
 
-def test_only_the_newest_are_there(rig: Rig) -> None:
+def test_only_the_newest_are_there(rig: Logged) -> None:
     for _ in range(70):
         dma(rig.exerciser, BASE + SIZE, 8, write=True)
     assert [each.number for each in rig.log.refused()] == [*range(7, 71)]
 
 
-def test_marks_go_up(rig: Rig) -> None:
+def test_marks_go_up(rig: Logged) -> None:
     assert [rig.log.mark(), rig.log.mark()] == [1, 2]
     rig.bar[Plat.MARK] = 0xFFFF_FFFF
     assert rig.log.mark() == 0
 
 
 @pytest.mark.parametrize("register", [Plat.REFUSED_REASON, Plat.REFUSED_DIRECTION])
-def test_a_device_that_lies_is_told(rig: Rig, register: Plat) -> None:
+def test_a_device_that_lies_is_told(rig: Logged, register: Plat) -> None:
     dma(rig.exerciser, BASE + SIZE, 8, write=True)
     rig.bar.answers[register] = 0xFFFF_FFFF
     with pytest.raises(PlatformDeviceError, match=r"0000:00:03\.0: refusal 1: 4294967295"):
         rig.log.refused()
 
 
-def test_a_count_without_refusals_ends(rig: Rig) -> None:
+def test_a_count_without_refusals_ends(rig: Logged) -> None:
     rig.bar.answers[Plat.REFUSED_COUNT] = 0xFFFF_FFFF
     assert rig.log.refused() == []
 
 
-def test_a_mark_that_is_not_kept_is_told(rig: Rig) -> None:
+def test_a_mark_that_is_not_kept_is_told(rig: Logged) -> None:
     rig.bar.answers[Plat.MARK] = 5
     with pytest.raises(PlatformDeviceError, match="MARK reads 0x5, not 0x6"):
         rig.log.mark()

@@ -40,6 +40,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryD
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os import user_memory, virtual_memory
 from tests.generated import examples
+from tests.unit.guest.iobuffer.descriptors.pinned import Area, Pins
 from tests.unit.guest.scattered import IN, IN_OUT, OUT, Bus, PurgeableMemory, Scattered
 
 A, B = 0x2000_0000, 0x3000_0000
@@ -601,35 +602,6 @@ def test_guarded_maps(bus: Bus, option: MapOptions, pages: int) -> None:
 # Ranges that exist.
 
 
-class Pins:
-    """A pinner: physical page = virtual page + 1 TiB, every second one apart."""
-
-    def __init__(self) -> None:
-        self.open: list[tuple[int, int, bool]] = []
-        self.refuse = False
-
-    def pin(self, address: int, length: int, *, write: bool = True) -> interfaces.Pinned:
-        if self.refuse:
-            raise IOCannotWireError("full", address=address, length=length)
-        entry = address, length, write
-        self.open.append(entry)
-        pins = self
-
-        class Pin:
-            def segments(self) -> list[Segment]:
-                found, at = [], address
-                while at < address + length:
-                    size = min(address + length - at, PAGE - at % PAGE)
-                    found.append((at * 2 - at % PAGE, size))
-                    at += size
-                return found
-
-            def close(self) -> None:
-                pins.open.remove(entry)
-
-        return Pin()
-
-
 @pytest.fixture
 def pins() -> Iterator[Pins]:
     made = Pins()
@@ -637,17 +609,6 @@ def pins() -> Iterator[Pins]:
     yield made
     dma_platform.pinner = before
     assert not made.open
-
-
-class Area:
-    """Pages of this process: shared or private."""
-
-    def __init__(self, pages: int, flags: int = mmap.MAP_SHARED) -> None:
-        self.map = mmap.mmap(-1, pages * PAGE, flags | mmap.MAP_ANONYMOUS)
-        self.map[:] = random.Random(pages).randbytes(pages * PAGE)
-        hold = (ctypes.c_ubyte * 1).from_buffer(self.map)
-        self.address = ctypes.addressof(hold)
-        del hold
 
 
 def range_of(address: int, length: int, direction: int = IN_OUT) -> IOGeneralMemoryDescriptor:

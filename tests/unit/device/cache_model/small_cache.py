@@ -20,7 +20,7 @@ OLD, NEW = b"\x11", b"\x22"
 EVERY_LINE = [pytest.param(each, id=f"{each}B") for each in names.LINE_SIZES]
 
 
-class Rig:
+class SmallCache:
     """A model over 16 lines of one backing, "ram", filled with OLD."""
 
     def __init__(
