@@ -122,7 +122,7 @@ def test_foreign_bytes_in_a_line(
             else:
                 part.sync_for_cpu()
     memory.sync_for_cpu()
-    # What the clean lost are the device's bytes up to the end of the first line.
+    # The clean lost the device's bytes up to the end of the first line.
     if clean:
         due = foreign + old[4:LINE] + content[LINE - 10 :] + old[10 + LINE :]
     else:

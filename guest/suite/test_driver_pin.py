@@ -200,7 +200,7 @@ def test_unpinned_pages_move_again(bench: DmaChecker, data: Patterns, attest: At
 def test_a_pin_outlives_its_process_and_leaks_nothing(
     bench: DmaChecker, data: Patterns, attest: Attest
 ) -> None:
-    """The killed process's huge page stays as long as somebody has the descriptor."""
+    """The killed process's huge page stays as long as a process has the descriptor."""
     with mapped("hugetlb", HUGE):
         expected = data.take(PAGE)
         used = used_hugepages()

@@ -69,7 +69,7 @@ def test_file_with_a_backing_store_cannot_be_pinned(
                 with pytest.raises(IOCannotWireError, match="backing store"):
                     bench.driver.pin(address_of(memory), 2 * PAGE, write=write)
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as memory:
-            # What is copied on write is the process's own.
+            # A page copied on write is the process's own.
             bench.driver.pin(address_of(memory), 2 * PAGE).close()
     finally:
         libc.umount(where)

@@ -221,8 +221,8 @@ def test_intx_is_silent_while_msix_is_in_use(device: Exerciser, attest: Attest) 
 def test_intx_that_is_over_at_once_is_no_storm(device: Exerciser, attest: Attest) -> None:
     """The handler finds the line down, and an interrupt that nobody owns comes again and again.
 
-    It ends when somebody accesses the device. So nobody does, while the interrupt is waited for; a
-    board may well lose a pulse that short.
+    An access to the device ends it. So nothing accesses the device while the test waits for the
+    interrupt; a board may well lose a pulse that short.
     """
     with device.intx() as line:
         before = device.pci.line_interrupts()

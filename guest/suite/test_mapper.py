@@ -181,7 +181,7 @@ def test_physical_mask(
     )
 
 
-# What devices may do.
+# The rights of devices.
 
 
 @pytest.mark.promise(DENIAL)
@@ -386,7 +386,7 @@ def test_mapper_none(
 def test_mapper_none_that_cannot_be(
     bench: DmaChecker, buffer: MakeBuffer, mapper: Mapper, data: Patterns, attest: Attest
 ) -> None:
-    """The bus address is somebody else's: refused, and nothing is taken."""
+    """The bus address belongs to another mapping: refused, and nothing is taken."""
     options = kIODirectionInOut | kIOMemoryMapperNone
     pool_registry.wake()
     with create(current_task(), options, SIZE, PAGE) as first:

@@ -60,7 +60,7 @@ def test_each_part_that_bounces(
     memory.writeBytes(0, inverted(content) if write_memory else content)
     parts = [each.readBytes(0, PAGE) for each in entries]
     wrong = difference(memory.readBytes(0, len(content)), b"".join(parts))
-    # What goes into the device's own buffer, and comes out of it, does so by memory anywhere.
+    # The device's own buffer is filled and read through memory anywhere.
     bench.load(content if write_memory else inverted(content))
     with memory:
         with constrained(bench.device, {Ext.ADDRESS_BITS: BITS}):

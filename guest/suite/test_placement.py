@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.any_device, pytest.mark.unlimited]
 
 CARRY = 1 << 32
 PROMISE = "placement"
-# What a shared line does to a device's write, and the write-back to what was written.
+# A shared line damages a device's write, and the write-back damages the written bytes.
 MISTAKE = CacheReportKind.WRITE_TO_DIRTY_LINE, CacheReportKind.DEVICE_BYTES_LOST
 create = IOBufferMemoryDescriptor.inTaskWithOptions
 

@@ -192,7 +192,7 @@ def test_memory_of_the_dead_comes_back(
         current_task(), kIODirectionInOut, taken, pool=pool
     ) as memory:
         seen = bench.device_writes(memory, data.take(100000))
-        # Who has memory that was a dead process's is not open to DMA that was granted to that one.
+        # A grant to a dead process does not open the memory to DMA once another process has it.
         left = bench.platform.protection.withdraw_dead()
     attest(
         "processes",

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.any_device
 
 LARGE = 2 << 20
 MEMTYPES = Path("/sys/kernel/debug/x86/pat_memtype_list")
-# What Linux calls the types: arch/x86/mm/pat/memtype.c, cattr_name()
+# Linux's names of the types: arch/x86/mm/pat/memtype.c, cattr_name()
 _LISTED = re.compile(r"PAT: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] (\S+)")
 _NAMES = {
     "uncached": MemoryType.UC,

@@ -50,7 +50,7 @@ class Guarded:
 
     @property
     def bench(self) -> DmaChecker:
-        """The exerciser's bench; `CheckFailed` with a device of one's own."""
+        """The exerciser's bench; `CheckFailed` with your own device."""
         return dma_checker_of(self.board, "guarded.bench and denied")
 
     def grant(self, address: int, length: int, direction: IODirection) -> Grant:

@@ -61,7 +61,7 @@ class NonCoherent:
 
     @property
     def bench(self) -> DmaChecker:
-        """The exerciser's bench; `CheckFailed` with a device of one's own."""
+        """The exerciser's bench; `CheckFailed` with your own device."""
         return dma_checker_of(self.board, "noncoherent.bench, reads and writes")
 
     def buffer(
