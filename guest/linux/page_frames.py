@@ -45,7 +45,7 @@ def compact_memory() -> None:
     Path("/proc/sys/vm/compact_memory").write_text("1\n")
 
 
-class Region:
+class PageRegion:
     """``length`` bytes of private anonymous memory from a multiple of 2 MiB on, in small pages.
 
     A context manager. Every page is populated. With ``holes``, three quarters of each 2 MiB are

@@ -27,10 +27,8 @@ from dma_rehearsal.device.layout import (
 from dma_rehearsal.guest.drivers.exerciser import Exerciser
 from dma_rehearsal.guest.drivers.exerciser_features import Transaction, monitored, translate
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns
 from dma_rehearsal.guest.testkit.config_space import DEVICE_CONTROL, PCI_EXPRESS, word
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns
 
 ATS = 0x000F
 ATS_CONTROL, ATS_ENABLE = 0x06, 1 << 15

@@ -14,9 +14,7 @@ import pytest
 from dma_rehearsal.device.layout import DmaReason, RingDescriptor, RingStatus
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.any_device]  # ROM is not prepared
 

@@ -27,9 +27,8 @@ from dma_rehearsal.guest.iobuffer.dma.command import (
     Specification,
     kForceDoubleBuffer,
 )
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import Attest, CheckFailed, NonCoherent, Patterns, difference
+from dma_rehearsal.guest.testkit.noncoherent import LINE
 
 LENGTH = 4 * LINE
 PROMISE = "cache maintenance"

@@ -33,11 +33,17 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryIncoherentIOStore,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.general_descriptor import IOGeneralMemoryDescriptor
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    NonCoherent,
+    Patterns,
+    difference,
+    inverted,
+)
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent, noncoherent_board
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.noncoherent import LINE, noncoherent_board
 
 pytestmark = pytest.mark.any_device
 

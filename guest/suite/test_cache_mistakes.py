@@ -28,11 +28,17 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapInhibitCache,
 )
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    NonCoherent,
+    OtherProcess,
+    Patterns,
+    difference,
+    inverted,
+)
 from dma_rehearsal.guest.testkit.buffers import reached_pool
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.noncoherent import LINE
 
 PROMISE = "driver mistakes"
 LENGTH = 4 * LINE

@@ -12,11 +12,9 @@ from dma_rehearsal.guest.iobuffer import (
     IOOptions,
     kIODirectionInOut,
 )
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.cache_modes import MODES, modes
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

@@ -24,9 +24,8 @@ from dma_rehearsal.guest.iobuffer.dma.command import (
     Specification,
     kForceDoubleBuffer,
 )
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import Attest, NonCoherent, Patterns, difference
+from dma_rehearsal.guest.testkit.noncoherent import LINE
 
 PROMISE = "right drivers"
 LENGTH = 4 * LINE

@@ -22,18 +22,22 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionInOut,
     kIODirectionOut,
 )
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    NonCoherent,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
 from dma_rehearsal.guest.testkit.config_space import DEVICE_CONTROL, PCI_EXPRESS, word
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.noncoherent import (
     LINE,
-    NonCoherent,
     make_owned_by_device,
     name_bytes,
     noncoherent_board,
 )
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

@@ -16,9 +16,15 @@ from dma_rehearsal.device.layout import DmaReason, Ext
 from dma_rehearsal.guest.drivers.device_limits import Limits
 from dma_rehearsal.guest.drivers.exerciser_features import constrained
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+    inverted,
+)
 
 LIMITS = [
     *((Ext.ALIGNMENT, 256), (Ext.ALIGNMENT, 4096), (Ext.LENGTH_ALIGNMENT, 64)),

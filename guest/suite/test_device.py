@@ -7,10 +7,15 @@ import pytest
 
 from dma_rehearsal.device.layout import DmaReason, DmaStatus, Reg
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+    inverted,
+)
 from dma_rehearsal.guest.testkit.config_space import MSIX, PCI_EXPRESS, POWER
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 
 @pytest.mark.promise("bus mastering")

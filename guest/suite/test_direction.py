@@ -8,10 +8,8 @@ import pytest
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.guest.iobuffer import kIODirectionIn, kIODirectionInOut, kIODirectionOut
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.guarded import IN, OUT, Guarded, check_untouched, edges, prepare
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Guarded, MakeBuffer, Patterns
+from dma_rehearsal.guest.testkit.guarded import IN, OUT, check_untouched, edges, prepare
 
 SIZES = (1, 2, 3, 63, 64, 65, 1024, 1025, 4095, 4096, 4097, 65536, 1024000, 1024001)
 SEVERAL_DMAS = (1024000, 1024001)

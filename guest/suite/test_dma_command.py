@@ -31,11 +31,8 @@ from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMem
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, Specification, kForceDoubleBuffer
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Guarded, Patterns, difference, inverted
 from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
-from dma_rehearsal.guest.testkit.guarded import Guarded
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 MakeMemory = Callable[..., IOMemoryDescriptor]
 

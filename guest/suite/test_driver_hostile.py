@@ -19,10 +19,7 @@ from dma_rehearsal.guest.iobuffer import kIODirectionInOut
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 from dma_rehearsal.guest.iobuffer.os.uapi import BUS_MASTER, EVENTFD, PCI_INFO, SET_INTERRUPTS
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, OtherProcess, Patterns
 from dma_rehearsal.guest.testkit.pinning import address_of
 
 pytestmark = pytest.mark.kernel

@@ -15,10 +15,8 @@ from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, find_zones
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.linux.page_frames import HUGE
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import Attest, CheckFailed, DmaChecker, Patterns, difference
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import (
     attest_soundness,
     device_sees,

@@ -16,11 +16,9 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.iobuffer.os.pin import Pin
 from dma_rehearsal.guest.linux import page_frames
-from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, Region
+from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB, PageRegion
 from dma_rehearsal.guest.linux.swap import zram_swap
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import (
     PINNED,
     address_of,
@@ -73,12 +71,12 @@ def test_process_kernel_and_device_see_the_same_bytes(
     )
 
 
-def collapse(*regions: Region) -> None:
+def collapse(*regions: PageRegion) -> None:
     for region in regions:
         region.collapse()
 
 
-def page_out(*regions: Region) -> None:
+def page_out(*regions: PageRegion) -> None:
     for region in regions:
         region.page_out()
 
@@ -90,7 +88,9 @@ def moved(before: list[int | None], after: list[int | None]) -> int:
     return sum(a is not None and a != b for a, b in zip(before, after, strict=True))
 
 
-def pages_moved(move: Callable[..., None], control: Region, pinned: Region) -> tuple[int, int]:
+def pages_moved(
+    move: Callable[..., None], control: PageRegion, pinned: PageRegion
+) -> tuple[int, int]:
     """Have the kernel move pages of both; return how many of each it moved."""
     before = control.frames(), pinned.frames()
     move(control, pinned)
@@ -112,7 +112,7 @@ def test_pinned_pages_stay(
     beside: int,
     length: int,
 ) -> None:
-    with zram_swap(16), Region(beside) as control, Region(length) as pinned:
+    with zram_swap(16), PageRegion(beside) as control, PageRegion(length) as pinned:
         expected = data.take(length)
         pinned.write(0, expected)
         with bench.driver.pin(pinned.address, length) as pin:
@@ -145,7 +145,7 @@ def test_compaction_leaves_pinned_pages(bench: DmaChecker, data: Patterns, attes
     Compaction moves what is low in memory, if there is room higher up: so take most of memory.
     """
     part = HUGE // 4
-    with Region(128 * HUGE, holes=True) as region, ExitStack() as stack:
+    with PageRegion(128 * HUGE, holes=True) as region, ExitStack() as stack:
         runs = range(HUGE - part, region.length, HUGE)
         pins = {
             offset: stack.enter_context(bench.driver.pin(region.address + offset, part))
@@ -175,7 +175,7 @@ def test_compaction_leaves_pinned_pages(bench: DmaChecker, data: Patterns, attes
 @pytest.mark.promise(UNPINNED)
 def test_unpinned_pages_move_again(bench: DmaChecker, data: Patterns, attest: Attest) -> None:
     length = 64 * PAGE
-    with zram_swap(16), Region(length) as region:
+    with zram_swap(16), PageRegion(length) as region:
         expected = data.take(length)
         region.write(0, expected)
         with bench.driver.pin(region.address, length) as pin:

@@ -15,9 +15,7 @@ from dma_rehearsal.guest.iobuffer import IOCannotWireError, IOReturn
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap, Pin
 from dma_rehearsal.guest.iobuffer.os.uapi import PIN_MAX
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Patterns
 from dma_rehearsal.guest.testkit.pinning import (
     PINNED,
     address_of,

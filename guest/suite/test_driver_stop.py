@@ -18,10 +18,7 @@ from dma_rehearsal.guest.faults.driver import driver_fault
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.linux.page_frames import HUGE, MAP_HUGETLB
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, OtherProcess, Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import address_of, device_sees, mapped, used_hugepages
 
 pytestmark = [

@@ -18,10 +18,8 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.carveout import LOCKS, UIO, UIO_PREFIX, Zone, find_zones
 from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import Attest, CheckFailed, DmaChecker, Patterns, difference
 from dma_rehearsal.guest.testkit.board import EFFECTIVE
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.pinning import device_sees, device_stores
 
 pytestmark = [

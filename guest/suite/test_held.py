@@ -11,10 +11,15 @@ from dma_rehearsal.device.layout import DmaReason, Ext
 from dma_rehearsal.guest.drivers.exerciser import Exerciser
 from dma_rehearsal.guest.drivers.exerciser_features import HeldDma, held_dma
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.config_space import flr, sleep_and_wake, transactions_pending
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 LENGTH, STEPS = 4096, 4  # bytes, or as many as one DMA moves
 

@@ -21,7 +21,7 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.guest.drivers.exerciser import Exerciser
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns, difference
 from dma_rehearsal.guest.testkit.config_space import (
     COMMAND,
     DEVICE_CONTROL,
@@ -31,14 +31,12 @@ from dma_rehearsal.guest.testkit.config_space import (
     restored,
     word,
 )
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.interrupts import (
     counts_after_settling,
     differences,
     every_vector,
     settle_msix,
 )
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 HOLE = 0x8000_0000  # above the RAM below 4 GiB
 TOP = 1 << 64

@@ -16,7 +16,7 @@ from dma_rehearsal.guest.iobuffer.os.driver import Interrupts
 from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 from dma_rehearsal.guest.session import SETTINGS
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import Attest, CheckFailed
 from dma_rehearsal.guest.testkit.config_space import MSIX, word
 from dma_rehearsal.guest.testkit.interrupts import (
     WAIT_S,

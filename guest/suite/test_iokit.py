@@ -19,9 +19,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, CheckFailed, DmaChecker, Patterns
 
 pytestmark = [
     pytest.mark.kernel,

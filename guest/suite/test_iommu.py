@@ -20,22 +20,26 @@ from dma_rehearsal.guest.drivers.vfio.container import ENTRY_LIMIT
 from dma_rehearsal.guest.drivers.vfio.iova import IovaAllocator
 from dma_rehearsal.guest.iobuffer import IOReturn, kIODirectionInOut
 from dma_rehearsal.guest.linux.capabilities import CAP_IPC_LOCK, without_capability
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    Denial,
+    DmaChecker,
+    MakeBuffer,
+    Mapper,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.board import described
 from dma_rehearsal.guest.testkit.buffers import reached_pool
 from dma_rehearsal.guest.testkit.cache_modes import MODES
-from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iokit_errors import refusal
 from dma_rehearsal.guest.testkit.iommu import (
     HUGE_PAGE,
     Anonymous,
-    Mapped,
-    Mapper,
+    MappedMemory,
     huge_pages,
     scattered,
 )
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.iommu
 
@@ -44,7 +48,7 @@ MASK = "IOMMU mask"
 LINUX_GRANTS_READS = "Linux's VFIO lets a device read what was mapped for its writes alone"
 
 
-def both_ways(bench: DmaChecker, memory: Mapped, data: Patterns) -> str:
+def both_ways(bench: DmaChecker, memory: MappedMemory, data: Patterns) -> str:
     """Let the device read and write all of ``memory``; return what was seen."""
     length = memory.getLength()
     bench.device_reads(memory, data.take(length))

@@ -31,9 +31,7 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
 from dma_rehearsal.guest.iobuffer.dma.command import Specification, kForceDoubleBuffer
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Patterns
 
 MakeMemory = Callable[..., IOBufferMemoryDescriptor]
 PROMISE = "transfer accounts"

@@ -29,10 +29,8 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Patterns, Transferred
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, Transferred
-from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

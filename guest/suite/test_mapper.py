@@ -37,13 +37,18 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.linux.capabilities import CAP_IPC_LOCK, without_capability
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    Denial,
+    DmaChecker,
+    MakeBuffer,
+    Mapper,
+    Patterns,
+)
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
-from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
 from dma_rehearsal.guest.testkit.iokit_errors import refusal
-from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, Anonymous, Mapper, scattered
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, Anonymous, scattered
 
 pytestmark = [pytest.mark.iommu, pytest.mark.any_device]
 

@@ -23,14 +23,19 @@ from dma_rehearsal.guest.iobuffer import (
     task_of,
 )
 from dma_rehearsal.guest.iobuffer.dma.command import Specification
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    Denial,
+    DmaChecker,
+    MakeBuffer,
+    NonCoherent,
+    OtherProcess,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
-from dma_rehearsal.guest.testkit.noncoherent import NonCoherent, make_owned_by_device, name_bytes
-from dma_rehearsal.guest.testkit.other_process import OtherProcess
+from dma_rehearsal.guest.testkit.noncoherent import make_owned_by_device, name_bytes
 from dma_rehearsal.guest.testkit.other_task import owner_of_buffers
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 SIZE = 16 * PAGE
 MAPPER = "mapper"

@@ -30,10 +30,8 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryPageable,
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns, difference
 from dma_rehearsal.guest.testkit.iokit_errors import code_of
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

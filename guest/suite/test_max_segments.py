@@ -10,9 +10,14 @@ import pytest
 from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingFlag, RingStatus
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, constrained
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+    inverted,
+)
 
 pytestmark = pytest.mark.any_device
 

@@ -22,12 +22,18 @@ from dma_rehearsal.guest.iobuffer import (
     task_of,
 )
 from dma_rehearsal.guest.iobuffer.os import port_messages
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    NonCoherent,
+    OtherProcess,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.iokit_errors import code_of
-from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
-from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.other_process import Ask
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -33,11 +33,18 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.descriptors.guard_pages import IOGuardPageMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.multi_descriptor import IOMultiMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import MappingOptions, Specification
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    NonCoherent,
+    Patterns,
+    difference,
+    inverted,
+)
 from dma_rehearsal.guest.testkit.interrupts import WAIT_S, settle_msix
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit.noncoherent import LINE
 from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
 
 BITS = 32

@@ -9,9 +9,7 @@ import pytest
 
 from dma_rehearsal.device.layout import DmaReason, ExerciserBar
 from dma_rehearsal.guest.drivers.exerciser import Exerciser, find
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Patterns, difference
 
 pytestmark = [pytest.mark.unprotected, pytest.mark.promise("peer memory")]
 LENGTH = 1024

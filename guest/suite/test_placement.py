@@ -20,11 +20,17 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, DmaMemory, MakeBuffer
-from dma_rehearsal.guest.testkit.noncoherent import LINE, NonCoherent
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    Denial,
+    DmaChecker,
+    MakeBuffer,
+    NonCoherent,
+    Patterns,
+    difference,
+)
+from dma_rehearsal.guest.testkit.dma_checker import CheckedMemory
+from dma_rehearsal.guest.testkit.noncoherent import LINE
 
 pytestmark = [pytest.mark.any_device, pytest.mark.unlimited]
 
@@ -162,7 +168,7 @@ def test_a_carry_that_is_lost_is_denied(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, denied: Denial
 ) -> None:
     """The buffer lies across 4 GiB: its second half is where 64 bits say, and not where 32 do."""
-    others: list[DmaMemory] = [bench.staging]  # which may be across, too
+    others: list[CheckedMemory] = [bench.staging]  # which may be across, too
     for pages in range(16, 128, 8):
         size = pages * PAGE
         memory = buffer(kIODirectionInOut, size)

@@ -28,11 +28,17 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.linux.swap import zram_swap
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+    inverted,
+)
 from dma_rehearsal.guest.testkit.guarded import edges
 from dma_rehearsal.guest.testkit.iokit_errors import code_of
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 
@@ -89,7 +95,7 @@ def test_moves_and_is_paged_out_until_it_is_prepared(
         before = page_frames.frames(memory.address, SIZE)
         virtual_memory.advise(memory.address, SIZE, page_frames.MADV_PAGEOUT)
         page_frames.compact_memory()
-        with page_frames.Region(4 << 20):  # takes the frames that have come free
+        with page_frames.PageRegion(4 << 20):  # takes the frames that have come free
             if memory.readBytes(0, SIZE) != content:
                 raise CheckFailed("the bytes are not what they were before they were paged out")
             after = page_frames.frames(memory.address, SIZE)

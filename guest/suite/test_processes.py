@@ -23,11 +23,16 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMapUnique,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    OtherProcess,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit.other_process import Ask
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -11,10 +11,14 @@ from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
 from dma_rehearsal.guest.drivers.device_limits import NONE
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut, kIOMapCopybackCache
 from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    DmaChecker,
+    MakeBuffer,
+    NonCoherent,
+    Patterns,
+    difference,
+)
 
 
 @pytest.mark.coherence

@@ -17,9 +17,15 @@ from dma_rehearsal.guest.iobuffer import (
     kIODirectionOut,
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted, joined_crc32
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    Patterns,
+    difference,
+    inverted,
+)
+from dma_rehearsal.guest.testkit.patterns import joined_crc32
 
 PROMISE = "IODMACommand"
 

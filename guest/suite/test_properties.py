@@ -20,10 +20,16 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+    inverted,
+)
 from dma_rehearsal.guest.testkit.board import described
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
 
 ALIGNMENTS = tuple(1 << bit for bit in range(21))
 CAPACITIES = (1, 3, 63, 64, 65, 255, 1000, 1025, 4095, 4096, 4097, 12289, 65536)

@@ -16,20 +16,17 @@ from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing, held_dma
 from dma_rehearsal.guest.drivers.platform.protection_unit import ProtectionFault
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import Attest, Guarded, MakeBuffer, Patterns, difference
 from dma_rehearsal.guest.testkit.config_space import flr
-from dma_rehearsal.guest.testkit.dma_checker import MakeBuffer
 from dma_rehearsal.guest.testkit.guarded import (
     IN,
     IN_OUT,
     LINE,
     OUT,
-    Guarded,
     check_untouched,
     edges,
     prepare,
 )
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

@@ -18,10 +18,8 @@ from dma_rehearsal.guest.drivers.platform.protection_unit import (
     process_owner,
 )
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import MakeBuffer
-from dma_rehearsal.guest.testkit.guarded import IN, OUT, OWNER, Guarded
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, CheckFailed, Guarded, MakeBuffer, Patterns
+from dma_rehearsal.guest.testkit.guarded import IN, OUT, OWNER
 
 pytestmark = pytest.mark.any_device
 

@@ -16,10 +16,8 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer, Transferred
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns, Transferred
 from dma_rehearsal.guest.testkit.iokit_errors import code_of
-from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = [
     pytest.mark.kernel,

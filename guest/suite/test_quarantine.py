@@ -17,9 +17,7 @@ from dma_rehearsal.guest.iobuffer import (
     kIOMemoryKernelUserShared,
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit import Attest, DmaChecker, Patterns, difference, inverted
 
 pytestmark = pytest.mark.any_device
 

@@ -19,9 +19,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.linux.kernel_cmdline import repeat_count
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns
+from dma_rehearsal.guest.testkit import Attest, CheckFailed, DmaChecker, MakeBuffer, Patterns
 
 pytestmark = pytest.mark.any_device
 

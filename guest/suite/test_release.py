@@ -26,10 +26,15 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Pool
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.iokit_errors import code_of
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = pytest.mark.any_device
 

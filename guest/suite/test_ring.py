@@ -15,10 +15,15 @@ from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, kIODirectionInOut
 from dma_rehearsal.guest.linux import processors
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.interrupts import WAIT_S
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
 
 AGAIN = 10  # descriptors

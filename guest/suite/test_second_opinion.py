@@ -13,9 +13,14 @@ import pytest
 from dma_rehearsal.guest.drivers.edu import BUFFER_SIZE, Edu
 from dma_rehearsal.guest.drivers.interrupts import Interrupt
 from dma_rehearsal.guest.iobuffer import kIODirectionInOut
-from dma_rehearsal.guest.testkit.attestation import Attest
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference, inverted
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    DmaChecker,
+    MakeBuffer,
+    Patterns,
+    difference,
+    inverted,
+)
 
 pytestmark = pytest.mark.any_device
 

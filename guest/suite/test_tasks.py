@@ -25,13 +25,19 @@ from dma_rehearsal.guest.iobuffer import (
     task_of,
 )
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
-from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
+from dma_rehearsal.guest.testkit import (
+    Attest,
+    CheckFailed,
+    DmaChecker,
+    MakeBuffer,
+    OtherProcess,
+    Patterns,
+    difference,
+)
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.other_process import Ask, OtherProcess
+from dma_rehearsal.guest.testkit.other_process import Ask
 from dma_rehearsal.guest.testkit.other_task import owner_of_buffers
-from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

@@ -15,11 +15,15 @@ import pytest
 from dma_rehearsal.device.layout import ExerciserBar, MemoryType
 from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.iobuffer import IOOptions, kIODirectionInOut
-from dma_rehearsal.guest.testkit.agreement import Agreement, HostWitness
-from dma_rehearsal.guest.testkit.attestation import Attest
+from dma_rehearsal.guest.testkit import (
+    Agreement,
+    Attest,
+    DmaChecker,
+    HostWitness,
+    MakeBuffer,
+    Patterns,
+)
 from dma_rehearsal.guest.testkit.cache_modes import MODES, modes
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
-from dma_rehearsal.guest.testkit.patterns import Patterns
 
 pytestmark = pytest.mark.any_device
 

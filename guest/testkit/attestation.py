@@ -16,7 +16,7 @@ from dma_rehearsal.guest.drivers.pci_sysfs import PciError
 from dma_rehearsal.guest.iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
 from dma_rehearsal.guest.testkit.claims import PROPERTY as CLAIM
 from dma_rehearsal.guest.testkit.claims import (
-    Evidence,
+    EvidenceSource,
     Memory,
     address_of,
     claim,
@@ -60,7 +60,7 @@ class Attest:
     """
 
     properties: list[tuple[str, Any]] = field(default_factory=list)
-    evidence: Evidence | None = None
+    evidence: EvidenceSource | None = None
 
     def __call__(
         self,
@@ -180,7 +180,7 @@ class Attest:
         made = claim(memory, kind, promise, said, self._evidence(), **more)
         self.properties.append((CLAIM, made))
 
-    def _evidence(self) -> Evidence:
+    def _evidence(self) -> EvidenceSource:
         if self.evidence is None:
             raise PciError(
                 "without a platform there is no trace to judge by; use attest(..., kept=...) to "

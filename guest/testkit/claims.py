@@ -51,7 +51,7 @@ class Claimed(Protocol):
         """Return (bus address, bytes) of a part, in order."""
 
 
-class Evidence(Protocol):
+class EvidenceSource(Protocol):
     """The source of a claim's evidence: the platform's log and its witness."""
 
     @property
@@ -96,7 +96,7 @@ def address_of(memory: Memory) -> int:
 
 
 def claim(
-    memory: Memory, kind: str, promise: str, asked: str, evidence: Evidence, **more: object
+    memory: Memory, kind: str, promise: str, asked: str, evidence: EvidenceSource, **more: object
 ) -> Claim:
     """Return a claim of this kind about all requests from when the memory was made until now."""
     made_at, first = "", 0

@@ -17,7 +17,6 @@ from dma_rehearsal.guest.drivers.exerciser import DmaRecord, Exerciser
 from dma_rehearsal.guest.iobuffer import IOMemoryDescriptor
 from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
 from dma_rehearsal.guest.testkit.board import NO_EXERCISER, Board
-from dma_rehearsal.guest.testkit.buffers import MakeBuffer as MakeBuffer
 from dma_rehearsal.guest.testkit.patterns import difference, inverted, joined_crc32
 
 __tracebackhide__ = is_verdict
@@ -26,7 +25,7 @@ DMAS_MAX = 64  # for one buffer
 _PLAIN = DmaCtl(0)
 
 
-class DmaMemory(Protocol):
+class CheckedMemory(Protocol):
     """Memory that the device reaches: a descriptor, or a type with these members."""
 
     @property
@@ -72,7 +71,7 @@ class DmaChecker(Board):
     """A board with the built-in exerciser: moves data with it and compares on both sides."""
 
     device: Exerciser
-    staging: DmaMemory
+    staging: CheckedMemory
 
     def fits(self, length: int) -> int:
         """Return the length, or the next one that the device can move.
@@ -115,7 +114,7 @@ class DmaChecker(Board):
 
     def pieces(
         self,
-        buffer: DmaMemory | IOMemoryDescriptor,
+        buffer: CheckedMemory | IOMemoryDescriptor,
         length: int,
         parts: Iterable[int] | None = None,
     ) -> Iterator[tuple[int, int]]:
@@ -201,7 +200,7 @@ class DmaChecker(Board):
 
     def device_reads(
         self,
-        buffer: DmaMemory | IOMemoryDescriptor,
+        buffer: CheckedMemory | IOMemoryDescriptor,
         data: bytes,
         parts: Iterable[int] | None = None,
     ) -> Transferred:
@@ -211,7 +210,7 @@ class DmaChecker(Board):
 
     def device_sees(
         self,
-        buffer: DmaMemory | IOMemoryDescriptor,
+        buffer: CheckedMemory | IOMemoryDescriptor,
         data: bytes,
         parts: Iterable[int] | None = None,
     ) -> Transferred:
@@ -303,7 +302,7 @@ class DmaChecker(Board):
 
     def device_writes(
         self,
-        buffer: DmaMemory | IOMemoryDescriptor,
+        buffer: CheckedMemory | IOMemoryDescriptor,
         data: bytes,
         parts: Iterable[int] | None = None,
     ) -> Transferred:
@@ -332,7 +331,7 @@ class DmaChecker(Board):
         return Transferred(base, position, dmas, total)
 
     def device_writes_by_page(
-        self, buffer: DmaMemory | IOMemoryDescriptor, data: bytes
+        self, buffer: CheckedMemory | IOMemoryDescriptor, data: bytes
     ) -> Transferred:
         """As `device_writes`, with a DMA for each page by its bus address, in order."""
         return self.device_writes(buffer, data, [PAGE] * (len(data) // PAGE + 1))

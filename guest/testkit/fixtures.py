@@ -34,9 +34,9 @@ from dma_rehearsal.guest.session import SETTINGS, SessionSettings
 from dma_rehearsal.guest.testkit.agreement import HostWitness
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import NO_EXERCISER, Board, OwnDeviceBoard
-from dma_rehearsal.guest.testkit.buffers import make_buffer
+from dma_rehearsal.guest.testkit.buffers import MakeBuffer, make_buffer
 from dma_rehearsal.guest.testkit.denial import Denial
-from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, MakeBuffer
+from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.guarded import OWNER, Guarded
 from dma_rehearsal.guest.testkit.host_witness import HOST, HostReport
 from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper

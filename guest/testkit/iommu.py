@@ -72,7 +72,7 @@ def huge_pages(count: int) -> Iterator[None]:
         HUGE_PAGES.write_text(before)
 
 
-class Mapped:
+class MappedMemory:
     """Memory mapped for the device behind the IOMMU: its segments are bus addresses."""
 
     def __init__(self, view: memoryview, iova: Iova) -> None:
@@ -138,7 +138,7 @@ class Mapper:
         read: bool = True,
         write: bool = True,
         address: int | None = None,
-    ) -> Mapped:
+    ) -> MappedMemory:
         """Map ``memory`` for the device: all of it, whole pages, at ``address`` if one is given.
 
         Raises the errors of `Container.map`.
@@ -147,7 +147,7 @@ class Mapper:
         iova = self.container.map(
             memory.address, len(view), read=read, write=write, address=address
         )
-        mapped = Mapped(view, iova)
+        mapped = MappedMemory(view, iova)
         self._stack.callback(mapped.close)
         return mapped
 
