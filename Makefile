@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The two commands of the README are test-vm and test; each does all the set-up that it needs.
+# test-vm and test are the two commands of the README. Each sets up what it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
 # APPEND=<words> DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
 # PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
@@ -8,7 +8,7 @@
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 PACKAGES := device examples guest host_harness tests pip_build
-# What must run before anything is set up: the virtual environment's Python, else the system's.
+# For targets that need no set-up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	echo "error: $(ANY_PYTHON) is not there, or older than 3.11" >&2; \
@@ -20,7 +20,7 @@ TESTS ?=
 
 export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT PLACE BOOT APPEND DEADLINE VMS KEEP GDB QEMU
 
-# A variable that nothing reads is a mistake: FAULTS=x ran without a fault.
+# An unknown variable is an error. Otherwise FAULTS=x would run without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
 	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP LOAD N ORDER PLACE PROFILE PYTHON QEMU \
 	SECONDS SEED TARGET TESTS VENV VM VMS \
@@ -46,13 +46,13 @@ setup:
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m dma_rehearsal.host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
-test-order: setup ## N=10: are the verdicts the same in a shuffled order, and of N tests alone?
+test-order: setup ## N=10: compare the verdicts of two orders, and of N tests that run alone
 	@$(PYTHON) -m dma_rehearsal.host_harness order --sample $(or $(N),10) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
-shell: setup ## a login shell in the guest; ATTACH=<run folder> opens one more in a VM that runs
+shell: setup ## open a login shell in the guest; ATTACH=<run folder> opens one more in a running VM
 	@$(PYTHON) -m dma_rehearsal.host_harness shell $(if $(ATTACH),--attach $(ATTACH))
 
-doctor: ## say what this machine has and lacks for a run; makes nothing
+doctor: ## report what this machine has and lacks for a run; changes nothing
 	@$(NEED_PYTHON)
 	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.cli.doctor
 
@@ -65,8 +65,8 @@ test-all: setup ## make test and all that it leaves out: each VM and example, th
 	@$(PYTHON) -m tests.stages test-all $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 lint: setup
-	@$(VENV)/bin/ruff format --check $(PACKAGES) examples docs/*.py
-	@$(VENV)/bin/ruff check $(PACKAGES) examples docs/*.py
+	@$(VENV)/bin/ruff format --check $(PACKAGES) docs/*.py
+	@$(VENV)/bin/ruff check $(PACKAGES) docs/*.py
 	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer
 	@$(VENV)/bin/lint-imports --no-cache --no-logo >build/lint-imports.log || { \
 		cat build/lint-imports.log >&2; exit 1; }
@@ -81,19 +81,19 @@ test-matrix: setup ## every profile, coherent and not, IOMMU and not, several VM
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
 	@$(PYTHON) -m tests.fuzz.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)
 
-flood: setup ## SECONDS=600: a flood of messages, and what the device process holds meanwhile
+flood: setup ## SECONDS=600: flood the device process with messages, and watch its memory
 	@$(PYTHON) -m tests.fuzz.flood $(or $(SECONDS),600)
 
-bench: setup ## speed, as ratios measured side by side; ARGS="--guest" with a VM, ARGS=--list
+bench: setup ## measure speed, as ratios side by side; ARGS="--guest" with a VM, ARGS=--list
 	@$(PYTHON) -m tests.bench $(ARGS)
 
 interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
 	@$(PYTHON) -m tests.interop $(CLIENT)
 
-soak: setup ## N=50 runs in a row beside LOAD=2 busy processes
+soak: setup ## run the checks N=50 times in a row beside LOAD=2 busy processes
 	@$(PYTHON) -m dma_rehearsal.host_harness soak --count $(or $(N),50) --load $(or $(LOAD),2) $(ARGS)
 
-mutants: setup ## N=300 SEED=1 SECONDS=3600 VM=1: change one place of the code at a time; do tests notice?
+mutants: setup ## N=300 SEED=1 SECONDS=3600 VM=1: change one place of the code at a time; see if tests notice
 	@$(PYTHON) -m tests.mutants --count $(or $(N),300) --seed $(or $(SEED),1) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(VM),--vm) $(ARGS)
 
@@ -117,6 +117,6 @@ lock: ## resolve requirements.lock again from pyproject.toml
 clean: ## remove build/
 	rm -rf build
 
-clean-cache: ## remove what the cache holds (QEMU, guest image), but nothing that a run uses
+clean-cache: ## remove QEMU and guest images from the cache, except those that a run uses
 	@$(NEED_PYTHON)
 	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.cli.doctor clean-cache
