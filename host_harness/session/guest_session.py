@@ -22,13 +22,13 @@ from dma_rehearsal.host_harness.session import (
     exit_codes,
     guest_options,
     schedule,
+    session_reports,
     side_by_side,
 )
-from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
+from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem
 from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
-from dma_rehearsal.host_harness.verdict.ledger import Ledger, status_of
-from dma_rehearsal.host_harness.verdict.promise import Promise
+from dma_rehearsal.host_harness.verdict.ledger import Ledger
 
 _NAMED = 5  # tests, where some are missing
 
@@ -75,7 +75,7 @@ class GuestSession:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Refuse the options that cannot act in the guest."""
         guest_options.refuse(config)
-        self.ledger.status = partial(_category, config)
+        self.ledger.status = partial(session_reports.category, config)
         if self.run.options.several_vms and getattr(config.option, "stepwise", False):
             # It assumes that every test before a failure has passed.
             raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")
@@ -144,7 +144,7 @@ class GuestSession:
                 self.run.progress.note(f"left out: {count} tests {why} (see IOMMU, PROFILE)")
         self._collected = [item.nodeid for item in collected.items]
         for warned in collected.warnings:
-            _warn(session.config, warned, "")
+            session_reports.warn(session.config, warned, "")
         return [
             GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
             for item in collected.items
@@ -204,7 +204,7 @@ class GuestSession:
         self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
         self._reported.add(item.nodeid)
         for warned in seen.warnings:
-            _warn(item.config, warned, item.nodeid)
+            session_reports.warn(item.config, warned, item.nodeid)
         for report in seen.reports:
             item.ihook.pytest_runtest_logreport(report=report)
 
@@ -214,7 +214,9 @@ class GuestSession:
         self._say_what_is_under_way(error.subject)
         session.shouldstop = f"no verdict: {error.phase}"
         self.ledger.failed += 1  # as the report that pytest sees
-        _show(session, [_failure(error.subject or "guest", f"no verdict: {error}")])
+        session_reports.show(
+            session, [session_reports.failure(error.subject or "guest", f"no verdict: {error}")]
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -254,8 +256,12 @@ class GuestSession:
             except NoVerdict as error:
                 self.run.error = error
                 self.ledger.failed += 1
-                _show(session, [_failure("guest", f"no verdict: {error}")])
-        _show(session, [_objection(row) for row in self.ledger.of_the_run()])
+                session_reports.show(
+                    session, [session_reports.failure("guest", f"no verdict: {error}")]
+                )
+        session_reports.show(
+            session, [session_reports.objection(row) for row in self.ledger.of_the_run()]
+        )
         status = self.run.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
         session.exitstatus = exit_codes.to_pytest(status, exitstatus, interrupted=self._interrupted)
 
@@ -370,45 +376,3 @@ def _leave(error: HarnessError, config: pytest.Config) -> BaseException:
     code = pytest.ExitCode.USAGE_ERROR if usage else pytest.ExitCode.INTERNAL_ERROR
     words = str(error) if config.option.no_summary else "no test runs; the reason is below"
     return pytest.exit.Exception(words, returncode=code)
-
-
-def _warn(config: pytest.Config, warned: Warned, nodeid: str) -> None:
-    """Add a warning of the guest to pytest's summary of warnings."""
-    config.hook.pytest_warning_recorded.call_historic(
-        kwargs={
-            "warning_message": warned.as_message(),
-            "when": "runtest" if nodeid else "collect",
-            "nodeid": nodeid,
-            "location": None,
-        }
-    )
-
-
-def _category(config: pytest.Config, report: pytest.TestReport) -> str:
-    """Return the name under which pytest's summary counts a report."""
-    if not config.pluginmanager.has_plugin("terminalreporter"):
-        return status_of(report)
-    return str(config.hook.pytest_report_teststatus(report=report, config=config)[0])
-
-
-def _show(session: pytest.Session, reports: list[pytest.TestReport]) -> None:
-    """Hand these reports to everything that reads reports (the terminal, junit.xml)."""
-    collected = {item.nodeid for item in session.items}
-    for report in reports:
-        session.testscollected += report.nodeid not in collected  # for the terminal's percents
-        session.config.hook.pytest_runtest_logreport(report=report)
-
-
-def _objection(row: Promise) -> pytest.TestReport:
-    return _failure(f"{row.test} ({row.promise})", f"{row.verdict}: {row.promise}: {row.reason}")
-
-
-def _failure(nodeid: str, text: str) -> pytest.TestReport:
-    return pytest.TestReport(
-        nodeid=nodeid,
-        location=(nodeid.partition("::")[0], None, nodeid.rpartition("::")[2]),
-        keywords={},
-        outcome="failed",
-        longrepr=text,
-        when="call",
-    )
