@@ -38,5 +38,5 @@ def test_endpoint_of_the_tutorial(runs: Path) -> None:
         ENDPOINT="examples.checksum.checksum_device:Checksum",
     )
     check(done, 0)
-    assert "8 passed, 0 failed" in done.output
+    assert "9 passed, 0 failed" in done.output
     assert (done.folder / "junit.xml").exists()

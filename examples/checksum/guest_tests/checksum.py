@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Self
 
 from dma_rehearsal.guest.drivers import DriverFunction, Interrupt, PciError, PciFunction
+from dma_rehearsal.guest.iobuffer.base import dma_activity
+from dma_rehearsal.guest.iobuffer.base.dma_activity import InFlight
 
 VENDOR, DEVICE = 0x1234, 0xC5C5
 START, SILENT = 1, 2  # DOORBELL
@@ -42,6 +45,8 @@ class PolledEngine:
         self.pci.enable()
         self.pci.bus_master = True
         self.registers = self.pci.bar(0)
+        self._jobs: list[InFlight] = []
+        dma_activity.register(self)
 
     def sum(self, address: int, length: int) -> tuple[Result, int, int]:
         """Sum up memory; return the result, the reason of a refusal, and the CRC-32."""
@@ -54,17 +59,24 @@ class PolledEngine:
 
     def start(self, address: int, length: int, doorbell: int) -> None:
         """Write the job, and then the doorbell."""
+        self._jobs = [InFlight(address, length, f"the checksum engine reads {address:#x}")]
         self.registers.set64(Reg.ADDRESS_LO, address)
         self.registers[Reg.LENGTH] = length
         self.registers[Reg.DOORBELL] = doorbell
 
     def outcome(self) -> tuple[Result, int, int]:
-        """Return what STATUS and CRC32 say of the last job."""
+        """Return what STATUS and CRC32 say of the last job, which has ended."""
         status = self.registers[Reg.STATUS]
+        self._jobs = []
         return Result(status & 3), status >> 8, self.registers[Reg.CRC32]
+
+    def in_flight(self) -> Iterable[InFlight]:
+        """Tell the allocator what the engine may still read; it refuses to release that."""
+        return self._jobs
 
     def close(self) -> None:
         """Stop the engine's DMA, and unmap its registers."""
+        dma_activity.unregister(self)
         self.pci.bus_master = False
         self.pci.close()
 
@@ -97,6 +109,7 @@ class InterruptEngine(PolledEngine):
 
     def close(self) -> None:
         """Give the interrupt and the function back."""
+        dma_activity.unregister(self)
         self._done.close()
         self.driver.close()
         self.pci.close()

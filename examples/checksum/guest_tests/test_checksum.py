@@ -4,10 +4,15 @@
 import zlib
 
 import pytest
-from checksum import InterruptEngine, PolledEngine, Result
+from checksum import SILENT, START, InterruptEngine, PolledEngine, Result
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest.iobuffer import kIODirectionIn, kIODirectionOut, kIOMemoryPageable
+from dma_rehearsal.guest.iobuffer import (
+    IOBusyError,
+    kIODirectionIn,
+    kIODirectionOut,
+    kIOMemoryPageable,
+)
 
 
 @pytest.fixture
@@ -58,6 +63,14 @@ def test_pageable_memory(polled, buffer, data, expects, attest):
     with expects(DmaReason.PROTECTION_OUTSIDE):
         result, _, _ = polled.sum(address, length)
     assert result == Result.REFUSED
+
+
+def test_memory_of_a_job_is_not_released(polled, buffer):
+    memory = buffer(kIODirectionOut, 64)
+    polled.start(memory.getPhysicalAddress(), 64, START | SILENT)
+    with pytest.raises(IOBusyError, match="the checksum engine reads"):
+        memory.release()
+    assert polled.outcome()[0] == Result.DONE
 
 
 @pytest.mark.promise("kIODirectionIn denial")
