@@ -8,11 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.text import Text
+from functools import partial
+from typing import TextIO
 
 _REFRESHES_PER_S = 5
 
@@ -35,7 +32,7 @@ class Progress:
         self._quiet = quiet
         self._uncaptured = uncaptured
         self._start = time.monotonic()
-        self._live: Live | None = None
+        self._print_above: Callable[[str], None] | None = None  # the live line, where there is one
         self._lock = threading.RLock()
         self.seconds: dict[str, float] = {}
 
@@ -49,8 +46,8 @@ class Progress:
             return
         line = f"[{self._now():6.1f}s] {text}"
         with self._lock, self._uncaptured():
-            if self._live:
-                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if self._print_above:
+                self._print_above(line)
             else:
                 print(line, file=self._stream, flush=True)
 
@@ -105,12 +102,14 @@ class Progress:
             redirect_stderr=False,
         )
         with live:
-            self._live = live
+            self._print_above = partial(
+                live.console.print, markup=False, highlight=False, soft_wrap=True
+            )
             try:
                 yield
             finally:
                 with self._lock:
-                    self._live = None
+                    self._print_above = None
 
     def _now(self) -> float:
         return time.monotonic() - self._start

@@ -118,7 +118,7 @@ def parallel() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a cell came to. ``status`` is the run's, ``due`` what it must be.
+    """The result of a cell. ``status`` is the run's, ``due`` what it must be.
 
     ``cpu_s`` are the CPU's seconds, the VM's and the device's among them. ``verdicts`` counts the
     promises by verdict; ``complaint`` is the first line of what is wrong.

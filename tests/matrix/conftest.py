@@ -48,6 +48,6 @@ class Report:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Report once: not in a worker, which has nobody to tell."""
+    """Report once: not in a worker, whose output nobody sees."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Report())

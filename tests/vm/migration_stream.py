@@ -21,7 +21,7 @@ _LENGTH = struct.Struct(">I")
 def fields(stream: bytes, device: str) -> dict[str, bytes]:
     """Return the fields of the first section of a device by name; arrays' elements are joined.
 
-    ValueError for what is no stream, or has no such section.
+    ValueError for data that is not a stream, or lacks the section.
     """
     if not stream.startswith(_MAGIC):
         raise ValueError("no migration stream")

@@ -63,7 +63,7 @@ class OneSession:
 
 @dataclass(frozen=True)
 class Noticed:
-    """What a fault did: to which promises, the tests that say so, and the lines of a run's end."""
+    """A fault's effect: the promises, the tests that report it, and the last lines of the run."""
 
     promises: set[str] = field(default_factory=set)
     items: list[CollectedItem] = field(default_factory=list)

@@ -84,7 +84,7 @@ def without_addresses(ledger: Ledger) -> list[tuple[str, str, str]]:
 
 @_PLAIN
 class TestSwitchable:
-    """Faults of devices and driver, set and cleared in the midst of one session."""
+    """Faults of devices and driver, set and cleared in the middle of one session."""
 
     @pytest.mark.fires("fault")
     @pytest.mark.parametrize("fault", marked(SWITCHABLE))

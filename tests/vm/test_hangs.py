@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hangs under a real guest: no verdict, and where it hangs."""
+"""A hang under a real guest ends without a verdict, and the message says where it hangs."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_installed_it_works_from_any_folder(
     assert done.stdout.splitlines()[-1] == "status 0"
     assert os.listdir(folder) == ["build"]  # noqa: PTH208
 
-    # By its entry point: nobody names the plugin. The project is the one that the tutorial writes,
+    # By its entry point: the plugin is not named. The project is the one that the tutorial writes,
     # with the mistakes that it shows.
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     project = tmp_path / "tutorial"

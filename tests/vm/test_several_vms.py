@@ -20,7 +20,7 @@ from tests.vm.project import pytest_in
 
 
 def where(done: Run) -> Counter[str]:
-    """How many tests each VM had, by junit.xml."""
+    """Return the number of tests of each VM, by junit.xml."""
     cases = ElementTree.parse(done.folder / "junit.xml").getroot().iter("testcase")
     return Counter(
         each.get("value", "")
@@ -56,7 +56,7 @@ def test_two_vms_share_the_tests(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_stop_at_the_first_failure_keeps_a_whole_record(tmp_path: Path) -> None:
-    """What ran on the other VM at that moment is told as well, so no count is wrong."""
+    """The test on the other VM at that moment is reported as well, so the counts agree."""
     done = run(tmp_path, "-x", "-k", "test_in", VMS="2", FAULT="device-write-flip")
     assert done.status == 1
     facts = done.attestations

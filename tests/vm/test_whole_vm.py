@@ -116,7 +116,7 @@ def test_clean_run_in_a_log_has_plain_lines_phase_by_phase_and_test_by_test(clea
 
 
 def test_run_behind_an_iommu(tmp_path: Path) -> None:
-    """Each denial has the fault that the guest's kernel told of it: reason, source, address."""
+    """Each denial has the fault that the guest's kernel printed for it: reason, source, address."""
     done = run(tmp_path, IOMMU="intel", VMS="1")  # other VMs run beside it
     assert done.status == 0
     promises = done.attestations["promises"]

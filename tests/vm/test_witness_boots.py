@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host and the witness find in guests that are set up in other ways, in whole VMs."""
+"""The host and the witness agree in guests that are set up in other ways, in whole VMs."""
 
 from __future__ import annotations
 

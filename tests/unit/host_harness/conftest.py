@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the environment share: a cache of their own, and machines that lack things."""
+"""Fixtures of the environment's tests: a cache of their own, and machines that lack things."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def own_mounts() -> list[str]:
 
 @pytest.fixture
 def ordinary_user(tmp_path: Path) -> Iterator[OrdinaryUser]:
-    """Whoever runs the tests, else (for root) nobody."""
+    """The user who runs the tests, or the user nobody for root."""
     if os.geteuid() != 0:
         yield OrdinaryUser([], tmp_path, sys.executable)
         return

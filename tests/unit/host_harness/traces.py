@@ -38,7 +38,7 @@ def request(
 
 
 def facts(address: int, length: int, *, owner: int = 7, identity: int = 1) -> dict[str, Any]:
-    """What is told of a grant."""
+    """The facts of a grant in an event."""
     return {
         "id": identity,
         "address": hex(address),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest whose device does not answer: what it would find is no verdict on anything."""
+"""A guest whose device does not answer: its results are not a verdict on anything."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_unmapped_and_announced(engine: Engine, expects: Announce, attest: Attes
 
 
 def test_unmapped(engine: Engine) -> None:
-    """The bug: nobody has mapped it, and nobody announced that."""
+    """The bug: it is not mapped, and the refusal is not announced."""
     with KernelLog() as log:
         engine.sum(UNMAPPED)
         assert log.await_fault(UNMAPPED, write=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files of another project reach the guest."""
+"""The files of another project that reach the guest."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options: one table, checked once, whoever gives them."""
+"""Options: one table, checked once, wherever they come from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dma_rehearsal.host_harness.process.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def _environment_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replay names the settings that are in the environment; here there are none."""
+    """A replay names the settings that are in the environment; here it has none."""
     for name in [each for each in os.environ if each.startswith("DMA_REHEARSAL_")]:
         monkeypatch.delenv(name)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hostile guest says of its tests is refused, never believed and never a crash."""
+"""A hostile guest's messages about its tests are refused: never believed, and never a crash."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was collected is what was reported, or the run has no verdict."""
+"""A run that does not report every collected test has no verdict."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Item:
 
 @dataclass
 class Seen:
-    """What a stand-in says of a test."""
+    """A stand-in's report of a test."""
 
     passed: bool
 
@@ -121,7 +121,7 @@ class Bringer(StandIn):
 
 @dataclass
 class Session:
-    """What a run called back with."""
+    """The calls that a run made back."""
 
     ended: list[tuple[int, str, bool]] = field(default_factory=list)
     stop_at_failure: bool = False
@@ -189,13 +189,13 @@ def test_failure_is_told_before_the_next_one_begins() -> None:
 
 
 def test_what_another_ones_look_has_brought_is_not_left_lying() -> None:
-    """So no VM stands idle with its word unread, as long as nobody says anything else."""
+    """No VM is idle with an unread message while the others are silent."""
     _, session = run_on([StandIn(lambda _: ""), Bringer(lambda _: "?")], ITEMS[:2])
     assert [where for where, _, _ in session.ended] == [0, 1]
 
 
 def test_idle_vm_that_speaks_is_lost() -> None:
-    """What nobody takes would fill the host's memory."""
+    """Messages that are never taken would fill the host's memory."""
     quiet = StandIn(lambda _: "")
     idle = StandIn(lambda _: "passed")
     idle.say("flood")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written of each test's verdict, and that no difference between runs passes."""
+"""The file of verdicts, and the differences between runs."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def passed() -> Outcome:
 def test_each_has_the_trace_of_its_own_device(tmp_path: Path) -> None:
     busy, silent = (made(tmp_path / name) for name in ("1", "2"))
     does(busy, **traces.request(moved=64))
-    does(silent, event="reset")  # what whoever runs makes a device do
+    does(silent, event="reset")  # a device does this in any run
     assert kinds(busy.see(passed())) == {"request"}
     assert kinds(silent.see(passed())) == set()
     assert kinds(busy.see(passed())) == set(), "that was the last test's"

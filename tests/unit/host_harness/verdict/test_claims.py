@@ -151,7 +151,7 @@ def test_several_ranges_are_not_contiguous() -> None:
     ("walk", "verdict"),
     [
         (WALK, "kept"),
-        # A change of page size or type is no gap.
+        # A change of page size or type is not a gap.
         (
             traces.witness((0x7F0000, START, 4096, "WB"), (0x7F1000, START + 4096, 4096, "UC")),
             "kept",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trace says of a test, the refusals that it announced, and what is said of the others."""
+"""Evidence from the trace, announced refusals, and the message about the others."""
 
 from __future__ import annotations
 

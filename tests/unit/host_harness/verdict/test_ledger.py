@@ -63,7 +63,7 @@ def test_broken_promise_fails_the_run() -> None:
 
 
 def test_what_is_repeated_is_of_a_test_whatever_its_name() -> None:
-    """What came after the last test has none to run again."""
+    """A failure after the last test has no test to run again."""
     ledger = Ledger()
     for name in "a", "z", "_":
         promise = Promise("alignment", "", "", "broken", "", f"{name}.py::test_x")
@@ -421,7 +421,7 @@ def test_refused_dma_and_a_failed_walk_are_no_evidence() -> None:
 
 
 def test_teardowns_report_has_the_properties_of_all_phases() -> None:
-    """What a fixture says in its teardown counts, too."""
+    """A claim in a fixture's teardown counts, too."""
     phases = [report(when=when) for when in ("setup", "call")]
     ledger = Ledger()
     last = report(when="teardown", properties=[row(verdict="broken", reason="late")])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the host answers a guest that asks how its memory is mapped, on stand-ins for QEMU."""
+"""The host's answer to a guest that asks how its memory is mapped, on stand-ins for QEMU."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def engine() -> Iterator[EngineDriver]:
 
 
 def test_direction_buggy(engine: EngineDriver, buffer: MakeBuffer) -> None:
-    """Received into a buffer that is for sending, and nobody looks at the status."""
+    """Received into a buffer that is for sending, and the status is not checked."""
     engine.fill(buffer(kIODirectionOut, 4096).getPhysicalAddress(), 64)
 
 
@@ -157,7 +157,7 @@ def test_dropped_mended(engine: EngineDriver) -> None:
 def test_grants_of_ones_own_mended(
     guarded: Guarded, engine: EngineDriver, expects: Announce
 ) -> None:
-    """What `guarded` and `bench` have for any device."""
+    """The fixtures `guarded` and `bench` for another device."""
     board = guarded.board
     with board.make(kIODirectionIn, 4096, 4096) as memory:
         address = memory.getPhysicalAddress()
