@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
 
-# What a board provides.
+# For a board to provide.
 
 
 class AccessControl(Protocol):
@@ -106,7 +106,7 @@ class DmaEvidence(Protocol):
         """
 
 
-# What a board sees of a descriptor.
+# A descriptor, as a board sees it.
 
 
 class Descriptor(Protocol):

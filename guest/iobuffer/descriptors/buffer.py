@@ -518,7 +518,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
                 )
             self._length = length
 
-    # What it is.
+    # Its properties.
 
     def setDirection(self, direction: IODirection | IOOptions | int) -> None:
         """Change what devices may do with the memory.

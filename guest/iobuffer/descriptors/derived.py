@@ -53,7 +53,7 @@ def hold(part: IOMemoryDescriptor, direction: IODirection, by: IOMemoryDescripto
     with part._lock:
         part._check_attached()
         first = not part._preparations.held_by(by)
-        # What devices may reach of it is the other's account.
+        # The other descriptor has the account of what devices reach.
         part._record.prepared = part._record.closed = True
         held = part._acquire(direction, _NO_FLAGS, grant=False, by=by)
         if first:

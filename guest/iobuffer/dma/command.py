@@ -378,7 +378,7 @@ class IODMACommand(Specified):
                 done += target.writeBytes(at, data[done : done + size])
             return done
 
-    # What it was made with.
+    # Its properties.
 
     @property
     def prepared(self) -> int:

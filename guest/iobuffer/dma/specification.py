@@ -182,7 +182,7 @@ class Specification:
             room = min(room, self.boundary - address % self.boundary)
         if room == length:
             return length
-        # What is cut must end where another one may begin, and with a length that may be.
+        # A cut piece must end where another one may begin, and have an allowed length.
         if self.length_alignment >= self.internal_alignment:
             return align_down(room, self.length_alignment)
         return max(0, align_down(address + room, self.internal_alignment) - address)

@@ -24,7 +24,7 @@ from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Ma
 
 Segment = tuple[int, int]
 
-# What a fork would keep: a lock, a pin, or a kernel mapping, lasts until the last copy of its
+# A fork would keep these: a lock, a pin, or a kernel mapping lasts until the last copy of its
 # descriptor is closed.
 _with_descriptors: Final[weakref.WeakSet[Backing]] = weakref.WeakSet()
 _lent: Final[weakref.WeakSet[KernelMap]] = weakref.WeakSet()

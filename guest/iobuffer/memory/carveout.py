@@ -417,7 +417,7 @@ class CarveoutPool:
             del self._used[index]
             self._held.discard(index)
 
-    # What rests.
+    # Resting ranges.
 
     def _attempts(self, length: int, sizes: Callable[[], Iterable[int]]) -> Iterator[bool]:
         """Yield before each try of an allocation whether it leaves what rests elsewhere alone.

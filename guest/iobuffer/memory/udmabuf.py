@@ -30,7 +30,7 @@ from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Ma
 SYSFS: Final = Path("/sys/class/u-dma-buf")
 DEVICES: Final = Path("/dev")
 
-# What a mapping of a file with O_SYNC is to be, of the modes that we can name.
+# The modes that a mapping of a file with O_SYNC can have here.
 _SYNC_MODES: Final = {
     CacheMode.INHIBIT: UNCACHED,
     CacheMode.WRITE_COMBINE: WRITE_COMBINING,

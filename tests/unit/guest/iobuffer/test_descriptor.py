@@ -147,7 +147,7 @@ def test_a_page_has_one_mode_and_a_small_buffer_one_page(main: MemoryPool) -> No
         address, length = buffer.getPhysicalSegment(0)
         assert address // PAGE == (address + length - 1) // PAGE
         assert pages.setdefault(address // PAGE, buffer.cache_mode) == buffer.cache_mode
-    assert buffers[0].cache_mode is CacheMode.COPYBACK, "what default stands for"
+    assert buffers[0].cache_mode is CacheMode.COPYBACK, "the meaning of default"
     assert {mode for _, mode in main.mapped} == {CacheMode(m) for m in (1, 2, 3, 4)}
     for buffer in buffers:
         buffer.release()

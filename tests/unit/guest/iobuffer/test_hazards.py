@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a buffer must survive: odd arguments, views that are forgotten, signals, failures."""
+"""Hazards that a buffer must survive: odd arguments, forgotten views, signals, failures."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_unmap_refuses_while_a_view_lives(options: int) -> None:
         mapped.unmap()
 
 
-# What devices may reach.
+# The reach of devices.
 
 
 @pytest.mark.parametrize("end", ["release", "drop"])
@@ -253,7 +253,7 @@ class Pins:
 
 
 class Pinned:
-    """What `Pins` gave."""
+    """A pin of `Pins`."""
 
     def __init__(self, places: list[tuple[int, int]], pins: Pins) -> None:
         self._places, self._pins = places, pins

@@ -181,7 +181,7 @@ def test_mapper_none_is_one_of_the_cache_bits() -> None:
     ("capacity", "alignment"), [(1, 1), (100, 128), (PAGE, PAGE), (20000, 32768)]
 )
 def test_contiguous_memory_is_aligned_to_its_capacity(capacity: int, alignment: int) -> None:
-    # What is in front keeps a lower alignment from being met by chance.
+    # The buffer in front keeps a lower alignment from being met by chance.
     with make(64), Buffer.withCapacity(capacity, kIODirectionIn, True) as memory:
         assert memory.alignment == alignment
         assert memory.getPhysicalAddress() % alignment == 0

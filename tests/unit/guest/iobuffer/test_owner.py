@@ -88,7 +88,7 @@ class Grants:
 
     @property
     def rights(self) -> list[IODirection]:
-        """What devices may do, by each grant in force."""
+        """The rights of devices, by each grant in force."""
         return [direction for _, direction in self._open().values()]
 
     @property
@@ -372,7 +372,7 @@ def test_the_port_may_be_closed_when_the_maker_lets_go(
             held = [
                 IOBufferMemoryDescriptor.inTaskWithOptions(task_of(handle), kIODirectionInOut, SIZE)
             ]
-            held[0].prepare()  # what the dead had prepared is no right of the living
+            held[0].prepare()  # the living do not inherit the preparations of the dead
             yield os.getpid()
             ask_test()
             held[0].complete()
@@ -681,7 +681,7 @@ def test_an_asker_that_says_nothing_keeps_nobody_waiting() -> None:
 
 @pytest.mark.usefixtures("remake")
 def test_no_descriptor_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks waits until there is one."""
+    """The asker waits until there is one."""
     failed: list[int] = []
     accept = socket.socket.accept
 
@@ -736,7 +736,7 @@ def test_nonsense_from_a_maker_is_answered_and_changes_nothing(
 
 
 def test_late_answers_are_no_answers_to_later_calls() -> None:
-    """What comes with another number was meant for a call that nobody waits for any more."""
+    """An answer with another number belongs to a call that nobody waits for any more."""
     handle = f"dma-rehearsal-task-nobody:{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"\0{handle}")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[4]
 GUEST = ROOT / "guest"
 DEFINITION = "PAGE: Final = mmap.PAGESIZE"
 OF_A_PAGE = re.compile(r"\b4096\b|\b0x1000\b|\b0x[fF]{3}\b|(<<|>>) 12\b|PAGESIZE|PAGE_SHIFT")
-# What has such a number and is not the kernel's page.
+# Lines with such a number that is not the kernel's page.
 OTHERS = {
     "edu.py": {"BUFFER_SIZE: Final = 4096"},
     "memory_types.py": {"_PAT_LARGE: Final = 1 << 12"},

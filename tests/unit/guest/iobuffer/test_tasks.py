@@ -226,7 +226,7 @@ def test_a_hostile_asker_gets_an_error_and_the_port_goes_on(remake: Remake, mess
             asker.shutdown(socket.SHUT_WR)
         answer = asker.recv(4096)
         assert not answer or "code" in json.loads(answer)
-        # Still there for others; nothing is made of a descriptor that is no memory.
+        # Still there for others; nothing is made of a descriptor of anything else.
         with pytest.raises(IOReturnError, match=r"not a memfd|kind"):
             request(
                 task_of(port.handle),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who maintains the caches, and from when on."""
+"""The maintainer of the caches, and its replacement."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Option values, the cache field that is no set of flags, and the error tree."""
+"""Option values, the cache field (which is not a set of flags), and the error tree."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which line made a descriptor, and what is and was where."""
+"""The line that made a descriptor, and the owners of bus addresses, now and before."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_the_clock_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
         assert memory.made_sequence == 41
 
 
-# What is and was where.
+# Owners of bus addresses.
 
 
 def test_what_was_released_is_told_with_its_lines() -> None:

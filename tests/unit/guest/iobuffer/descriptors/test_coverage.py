@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no DMA touched, lists that were cut, and data that stays in a bounce buffer."""
+"""Bytes that no DMA touched, lists that were cut, and data that stays in a bounce buffer."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def test_part_of_a_mapping_that_fails_is_undone(books: Books) -> None:
 
 
 def test_an_unmap_that_fails_is_told_and_can_be_done_again(books: Books) -> None:
-    """What is mapped still is on record, and nothing is mapped twice."""
+    """Mappings that are left stay on record, and nothing is mapped twice."""
     window = BusWindow(Reached(0x1000), 3 * PAGE, BusPlacement(physical=True))
     runs = [(0x5000, PAGE), (0x9000, 2 * PAGE)]
     window.allow(IODirection.kIODirectionOut, runs)

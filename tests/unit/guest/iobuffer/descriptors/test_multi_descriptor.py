@@ -60,7 +60,7 @@ def bus() -> Iterator[Bus]:
     before = set(virtual_memory._live)
     yield made
     made.close()
-    # What other tests have left to the collector may go meanwhile.
+    # Garbage of other tests may be collected meanwhile.
     assert not set(virtual_memory._live) - before, "a mapping is left"
 
 

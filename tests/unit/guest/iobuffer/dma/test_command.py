@@ -471,7 +471,7 @@ def test_bytes_through_the_command(bus: Bus) -> None:
     memory.complete()
 
 
-# Which call is refused when, and how.
+# Refused calls.
 
 
 def test_memory_is_set_and_cleared(bus: Bus) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What buffers stand on, against a driver that pins page by page: places, parts, and ends."""
+"""The memory behind buffers, with a driver that pins page by page: places, parts, and ends."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def carve_out(tmp_path: Path) -> Iterator[MemoryPool]:
 def test_a_claims_pages_are_zeroed_to_the_last_byte(
     carve_out: MemoryPool, mapped: bool, clean: bool
 ) -> None:
-    """What was left there goes, all of it; of memory that is handed on, nothing does."""
+    """All old content is cleared; memory that is handed on keeps all of it."""
     dirty = b"\xa5" * carve_out.zone.size
     os.pwrite(carve_out.fd, dirty, 0)
     claim = carve_out.claim(2 * PAGE, PAGE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which requests the pools of the kernel's memory refuse, up to the byte."""
+"""The requests that the pools of the kernel's memory refuse, up to the byte."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pool a request gets its memory from, and what is said when none can give it."""
+"""The pool that a request gets its memory from, and the error when none can give it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is released rests: for how long, in which order, and who gets it back."""
+"""Released memory rests: for how long, in which order, and for whom it ends."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_an_arena_without_a_buffer_is_anybodys_and_what_rests_in_it_rests(tmp_pa
 
 
 def test_an_arena_that_somebody_had_meanwhile_is_looked_at_anew(tmp_path: Path) -> None:
-    """What rests there of others is left alone, and a claim within it is another's memory."""
+    """Resting ranges of others are left alone, and a claim within them is another's memory."""
     zone = Zone("z", 0x1000_0000, 32 * PAGE)  # each page is an arena
     ours, theirs = (CarveoutPool(zone, locks=tmp_path) for _ in range(2))
     first = ours.allocate(PAGE, PAGE)

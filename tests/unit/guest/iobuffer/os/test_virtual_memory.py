@@ -40,7 +40,7 @@ def pageable() -> Iterator[None]:
 
 
 def protection_at(address: int) -> str:
-    """What /proc/self/maps says of an address: rwxp or rwxs, "" where nothing is mapped."""
+    """Return the rights in /proc/self/maps (rwxp or rwxs), "" where nothing is mapped."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         place, protection, *_ = line.split()
         first, end = (int(each, 16) for each in place.split("-"))
@@ -83,7 +83,7 @@ def test_a_child_has_no_pageable_buffer(purgeable: bool) -> None:
 
 
 def test_a_child_has_other_memory_still() -> None:
-    """What is no buffer's is not ours to keep from it: existing ranges, reservations."""
+    """A fork keeps memory that belongs to no buffer: existing ranges, reservations."""
     own = ctypes.create_string_buffer(b"here", PAGE)
     assert told_by_a_child(lambda: own.value.decode()) == "here"
 
@@ -140,7 +140,7 @@ def test_nothing_is_mapped_elsewhere_than_where_it_must_be() -> None:
 def test_a_kernel_that_takes_the_address_for_a_hint_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before Linux 4.17 there is no MAP_FIXED_NOREPLACE, and the flag is ignored."""
+    """Linux before 4.17 does not know MAP_FIXED_NOREPLACE, and ignores the flag."""
     mapped: list[int] = []
     unmapped: list[tuple[int, int]] = []
     real, unmap = virtual_memory._mmap, virtual_memory._munmap
