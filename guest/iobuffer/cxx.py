@@ -2,7 +2,7 @@
 """IOKit's manners for people who port C++ code: None, or a return code, in place of an exception.
 
 Factories return None when they fail, and calls that return IOReturn in IOKit return an `IOReturn`;
-`last_error` has the exception that was behind it, with its reason. ::
+`last_error` returns the exception behind it, with its reason. ::
 
     from dma_rehearsal.guest.iobuffer.cxx import (
         IOBufferMemoryDescriptor, kIOReturnSuccess, last_error
@@ -60,7 +60,7 @@ def _code(call: Callable[[], object]) -> IOReturn:
 
 
 class IOBufferMemoryDescriptor(_buffer.IOBufferMemoryDescriptor):
-    """`iobuffer.IOBufferMemoryDescriptor` with IOKit's manners: the same calls, the same words."""
+    """`iobuffer.IOBufferMemoryDescriptor` with IOKit's manners, and the same arguments."""
 
     strict = True
 

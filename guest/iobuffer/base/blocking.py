@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where calls that may block must not be made: signal handlers, and a running asyncio loop.
+"""The places where a call must not block: signal handlers, and a running asyncio loop.
 
 IOKit's rule for its allocator is "not at interrupt level, not with a simple lock held"; these are
-the places of a Python process that come nearest.
+the nearest places in a Python process.
 """
 
 from __future__ import annotations

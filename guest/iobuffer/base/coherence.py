@@ -17,12 +17,11 @@ from dma_rehearsal.guest.iobuffer.base.options import IODirection
 class Coherence(Protocol):
     """Maintenance of the CPU's caches over ``length`` bytes of ``memory`` from ``offset`` on.
 
-    ``memory`` is a buffer, or what is made of no other descriptor. Each method returns when the
-    maintenance is done.
+    ``memory`` is a buffer, or existing memory; never a part or a row of other descriptors. Each
+    method returns when the maintenance is done.
 
-    The platform's one is asked for every memory that lives, so also for buffers that it was not
-    told of: set it before they are made. Tracking ends where it began: what one has tracked it
-    untracks itself, also when another one is set by then.
+    All live memory is maintained by the one that is set, including buffers that it did not track:
+    set it before they are made. Each one ends its own tracking, also after another one was set.
     """
 
     @property

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls that a finalizer, or a signal handler, has to leave for later.
 
-It may run in the middle of another call, and while a view, itself garbage, still looks at the
-memory. Nobody is there to whom a finalizer's errors could be raised: so a call that failed is
-reported as a mistake, and tried again.
+It may run in the middle of another call, and while a view, itself garbage, still refers to the
+memory. Nobody can catch an error of a finalizer: so a call that failed is reported as a mistake,
+and tried again.
 """
 
 from __future__ import annotations

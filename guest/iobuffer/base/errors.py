@@ -50,7 +50,7 @@ class IOReturn(IntEnum):
 
 
 class IOReturnError(Exception):
-    """An operation failed: ``code`` says how in IOKit's terms, the message says why.
+    """An operation failed: ``code`` is IOKit's return code, the message gives the reason.
 
     ``address`` and ``length`` are in bytes, ``direction`` is one of kIODirection's values; each is
     None where it does not apply. ``reason`` is the message without the code.
@@ -81,7 +81,7 @@ class IOReturnError(Exception):
 
 
 class IOBadArgumentError(IOReturnError):
-    """An argument is outside what the call takes."""
+    """An argument has a value that the call does not accept."""
 
     default_code = IOReturn.kIOReturnBadArgument
 
@@ -95,7 +95,7 @@ class IOUnsupportedError(IOReturnError):
 class IONoMemoryError(IOReturnError, MemoryError):
     """No pool has a free run that is long enough.
 
-    ``asked`` and ``largest`` are in bytes: what was wanted, and the longest free run that exists.
+    ``asked`` and ``largest`` are in bytes: the request, and the longest free run that exists.
     """
 
     default_code = IOReturn.kIOReturnNoMemory
@@ -107,7 +107,7 @@ class IONoMemoryError(IOReturnError, MemoryError):
 
 
 class IOBusyError(IOReturnError):
-    """Something still uses what the call would take away."""
+    """Something still uses the memory that the call would take away."""
 
     default_code = IOReturn.kIOReturnBusy
 
@@ -125,7 +125,7 @@ class IONotReadyError(IOReturnError):
 
 
 class IOCannotWireError(IOReturnError):
-    """Memory cannot be kept in place. ``limit`` in bytes is what it ran into, else None."""
+    """Memory cannot be kept in place. ``limit``, in bytes, is the limit reached, or None."""
 
     default_code = IOReturn.kIOReturnCannotWire
 
@@ -137,7 +137,7 @@ class IOCannotWireError(IOReturnError):
 
 
 class IONotPermittedError(IOReturnError):
-    """The call may block, and was made where nothing may."""
+    """The call may block, and was made where that is not allowed."""
 
     default_code = IOReturn.kIOReturnNotPermitted
 

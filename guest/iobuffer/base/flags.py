@@ -17,7 +17,7 @@ class PrepareFlags(IntFlag):
 
 
 class CompleteFlags(IntFlag):
-    """Flags of ``complete``, beside its direction; NonCoherent is ``prepare``'s."""
+    """Flags of ``complete``, beside its direction; NonCoherent has the value that it has there."""
 
     kIODirectionPrepareNonCoherent = 0x20
     kIODirectionCompleteWithError = 0x40

@@ -126,7 +126,7 @@ class Descriptor(Protocol):
 
 
 class KernelWindow(Protocol):
-    """The kernel's mapping of a memory: where, and the page tables that have it."""
+    """The kernel's mapping of a memory: its address, and the page tables that contain it."""
 
     @property
     def address(self) -> int:

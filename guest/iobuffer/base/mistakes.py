@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes of a driver that no return code can report, since the call itself is right.
 
-A test kit takes them, and fails the test; a program is warned.
+A test kit takes them, and fails the test; a program gets a warning.
 """
 
 from __future__ import annotations

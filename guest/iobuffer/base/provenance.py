@@ -3,9 +3,9 @@
 
 `table` and `describe` find the owner of an address, `dropped` the buffers that nobody released.
 Nothing here takes a lock, so a finalizer, a signal handler and any thread may come at any time;
-what is of the parent is forgotten in a forked child.
+a forked child forgets the records of its parent.
 
-"Operations" count what descriptors do: made, prepared, completed to the last, released.
+"Operations" count the events of descriptors: made, prepared, completed to the last, released.
 """
 
 from __future__ import annotations

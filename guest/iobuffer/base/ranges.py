@@ -25,7 +25,7 @@ def align_down(value: int, alignment: int) -> int:
 
 
 class RangeAllocator:
-    """Hands out ranges of what was added to it: best fit, coalescing, aligned.
+    """Hands out parts of the ranges that were added to it: best fit, coalescing, aligned.
 
     Two sorted views of the free runs are kept, by address and by size, so that a search is a
     bisection. Free runs never touch each other. Addresses and sizes are in bytes, or in any unit.

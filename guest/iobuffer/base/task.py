@@ -11,8 +11,8 @@ from dataclasses import dataclass
 class Task:
     """A process by its id; ``pid`` 0 is the kernel.
 
-    ``handle`` is what another process's `TaskPort` handed over: with it, buffers and mappings can
-    be made in that process. Without one, only the calling process and the kernel can be asked.
+    ``handle`` comes from the `TaskPort` of another process: with it, buffers and mappings can be
+    made in that process. Without one, only the calling process and the kernel can be asked.
     """
 
     pid: int

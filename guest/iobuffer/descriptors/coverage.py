@@ -29,7 +29,7 @@ LINES_MAX: Final = 16
 
 
 class CoverageError(IOReturnError):
-    """Bytes were prepared, and no DMA touched them. What raised it is done all the same."""
+    """No DMA touched some prepared bytes. The call that raised this is done all the same."""
 
     default_code = IOReturn.kIOReturnUnderrun
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base of descriptors of other memory: a part of one, several in a row, existing ranges.
 
-They own no bytes: released, they free nothing, and what they are made of stays as it is.
+They own no bytes: their release frees nothing, and the memory behind them stays as it is.
 """
 
 from __future__ import annotations

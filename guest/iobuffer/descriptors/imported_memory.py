@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of other processes, imported from the file descriptors that they pass.
 
-Memory has one owner, who decides what devices may do with it: the process whose descriptor made it.
-A descriptor of it here grants nothing, until the owner has let go of a buffer that it made here.
+Memory has one owner, which decides what devices may do with it: the process whose descriptor made
+it. A descriptor of it here grants nothing, until the owner has let go of a buffer that it made
+here.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Mapped(IOBufferMemoryDescriptor):
 
 
 class ImportedMap:
-    """A mapping that another process made in this one, for as long as that one wants it."""
+    """A mapping that another process made in this one, and keeps as long as it wants."""
 
     def __init__(self, buffer: Mapped, mapped: IOMemoryMap) -> None:
         self._buffer, self._map = buffer, mapped

@@ -38,7 +38,7 @@ Reach = Callable[[], AbstractContextManager[int]]
 
 @dataclass(frozen=True, slots=True)
 class BusPlacement:
-    """Where the bus addresses of a memory may be.
+    """The allowed bus addresses of a memory.
 
     At a multiple of ``alignment`` bytes, up to ``highest`` (None: any); ``physical``: where the
     memory is, as if without an IOMMU.
@@ -50,10 +50,10 @@ class BusPlacement:
 
 
 class BusWindow:
-    """The bus addresses of one memory, as the mapper that is in use now gives them.
+    """The bus addresses of one memory behind the IOMMU that the platform has now.
 
-    Without a mapper it never opens. Not locked. ``reach``: has the memory, ``length`` bytes, mapped
-    in this process meanwhile, and says where.
+    Without an IOMMU it never opens. Not locked. ``reach`` gives a context in which the ``length``
+    bytes are mapped in this process, and their address.
     """
 
     def __init__(self, reach: Reach, length: int, place: BusPlacement | None = None) -> None:

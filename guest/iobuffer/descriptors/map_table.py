@@ -73,7 +73,7 @@ class MappableBuffer(Descriptor, Protocol):
 
 
 class MapTable:
-    """Makes the mappings of one descriptor, and knows those that live. Not locked."""
+    """Makes the mappings of one descriptor, and keeps track of the live ones. Not locked."""
 
     def __init__(self) -> None:
         self._live: weakref.WeakSet[IOMemoryMap] = weakref.WeakSet()

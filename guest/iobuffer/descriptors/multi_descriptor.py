@@ -44,7 +44,7 @@ _OURS = _ANYWHERE | MapOptions.kIOMapReference | _GUARDED
 
 
 @runtime_checkable
-class Purgeable(Protocol):
+class PurgeableDescriptor(Protocol):
     """A descriptor whose memory can be made purgeable."""
 
     def setPurgeable(self, newState: int) -> PurgeableState:
@@ -165,9 +165,9 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
             ) from None
         with self._lock:
             self._check_attached()
-            entries: list[Purgeable] = []
+            entries: list[PurgeableDescriptor] = []
             for entry in self._entries:
-                if isinstance(entry, Purgeable):
+                if isinstance(entry, PurgeableDescriptor):
                     entries.append(entry)
                 elif not _is_guard(entry):
                     raise IOBadArgumentError(f"not purgeable: {entry!r}")

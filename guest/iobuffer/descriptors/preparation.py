@@ -71,10 +71,10 @@ class Holder(Protocol):
 
 @dataclass(slots=True)
 class Preparation:
-    """One prepare(): its direction, and what it granted (None: nothing was to be).
+    """One prepare(): its direction, and its grants (None: it was to grant nothing).
 
     ``by``: the descriptor that made it, and the only one to undo it; None: a caller of prepare().
-    It is not kept alive, ``of_by`` is what it has open. ``place``: the line of that call.
+    It is not kept alive; ``of_by`` has its open preparations. ``place``: the line of that call.
     """
 
     direction: IODirection

@@ -3,8 +3,8 @@
 
 The other process opens a `TaskPort` (`task_port`) and hands the port's ``handle``, a text, to
 others of the same user; `task_of` makes a `Task` of it. Memory is passed as descriptors over a Unix
-socket, one connection for each call, which stays open as long as what was made. The asker keeps the
-grants: the other process maps the memory, and answers when it has ended that.
+socket, one connection for each call, which stays open as long as the buffer or mapping. The asker
+keeps the grants: the other process maps the memory, and answers when it has unmapped it.
 """
 
 from __future__ import annotations

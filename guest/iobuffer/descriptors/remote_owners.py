@@ -43,7 +43,7 @@ class OwnedBuffer(Protocol):
 
 
 class _Asker:
-    """A connection after its call: one message is one thing to do, and has one answer."""
+    """A connection after its call: each message asks for one thing, and has one answer."""
 
     def __init__(self, task: Task, connection: socket.socket) -> None:
         self.task = task
@@ -106,7 +106,7 @@ class _Asker:
 
 
 class MapOwner(_Asker):
-    """The owner of memory that is mapped here: it is unmapped when that one says so, or dies."""
+    """The owner of memory that is mapped here. Its word, or its end, unmaps the memory."""
 
     def __init__(self, placed: OwnedMap, task: Task, connection: socket.socket) -> None:
         super().__init__(task, connection)

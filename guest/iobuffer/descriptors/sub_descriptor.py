@@ -30,7 +30,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparation
 class IOSubMemoryDescriptor(DerivedMemoryDescriptor):
     """``length`` bytes of a parent. Made by `withSubRange`; parts of parts are fine.
 
-    To prepare it wires the parent, and lets devices reach just this part. Meanwhile the parent can
+    `prepare` wires the parent, and lets devices reach just this part. Meanwhile the parent can
     be neither released nor completed to the last.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The port through which other processes have buffers and mappings made in this one.
+"""The port through which other processes make buffers and mappings in this one.
 
 A thread answers; `imported_memory` does what a connection asks for. The thread outlives whatever a
 call raises: the asker gets it as an error, and the next one is served.
@@ -29,7 +29,7 @@ from dma_rehearsal.guest.iobuffer.os.port_messages import NONSENSE, Ended, Lost
 _PAUSE: Final = 0.01  # seconds, when no connection can be accepted
 
 
-class Placed(Protocol):
+class Imported(Protocol):
     """A buffer or a mapping that was made here for another process."""
 
     @property
@@ -40,7 +40,7 @@ class Placed(Protocol):
         """Unmap it; what this raises leaves it mapped, and it can be called again."""
 
 
-class Line(Protocol):
+class OwnerConnection(Protocol):
     """The connection to the process that asked for a buffer or mapping, while it is open."""
 
     def go_on(self) -> bool:
@@ -53,7 +53,7 @@ class Line(Protocol):
 class TaskPort:
     """Lets other processes of this user make buffers and mappings in this one.
 
-    ``handle`` is the text to hand over. `receive` returns what was made here. A thread answers;
+    ``handle`` is the text to hand over. `receive` returns the buffers made here. A thread answers;
     `close`, or the end of the ``with``, ends that, and unmaps what was not received. The maker of a
     received buffer is heard until it has let go of it.
     """
@@ -61,14 +61,14 @@ class TaskPort:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self.handle = f"dma-rehearsal-task-{secrets.token_hex(8)}:{self._pid}"
-        self._made: queue.SimpleQueue[Placed] = queue.SimpleQueue()
+        self._made: queue.SimpleQueue[Imported] = queue.SimpleQueue()
         self._listener = messages.open_socket(socket.SOCK_NONBLOCK)
         self._listener.bind(messages.address_of(self.handle))
         self._listener.listen(16)
         self._stop, self._stopped = map(messages.own, socket.socketpair())
         self._closed = threading.Event()
         # Each connection, with what was made for it; None before its call.
-        self._lines: dict[socket.socket, Line | None] = {}
+        self._lines: dict[socket.socket, OwnerConnection | None] = {}
         self._thread = threading.Thread(target=self._serve, name="task port", daemon=True)
         self._thread.start()
 
@@ -185,7 +185,7 @@ class TaskPort:
 
     def _do(
         self, message: dict[str, Any], fds: list[int], asker: Task, connection: socket.socket
-    ) -> tuple[Placed, Line]:
+    ) -> tuple[Imported, OwnerConnection]:
         try:
             call = str(message["call"])
             memory = message["memory"]

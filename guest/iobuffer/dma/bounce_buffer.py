@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounce buffers: memory that a device can do, in place of memory that it cannot.
+"""Bounce buffers: memory that a device can reach, in place of memory that it cannot.
 
-All of a transfer when the memory's addresses or lengths are misaligned, or when that is asked for;
-else just the pages that are above the device's address limit, and only without a mapper.
+All of a transfer bounces when the memory's addresses or lengths are misaligned, or on request; else
+only the pages above the device's address limit do, and only without an IOMMU.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Copy:
 
 
 class Bounce:
-    """A bounce buffer, prepared for the device, and what of the transfer is in it."""
+    """A bounce buffer, prepared for the device, and the parts of the transfer that are in it."""
 
     def __init__(self, memory: IOMemoryDescriptor, address: int, copies: list[Copy]) -> None:
         self.memory = memory

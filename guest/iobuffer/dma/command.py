@@ -7,10 +7,10 @@
         command.setMemoryDescriptor(buffer)         # and prepares it
         segments, end = command.genIOVMSegments(0, 16)
         ...                                         # the DMA
-        command.complete()                          # what a device wrote is in the buffer now
+        command.complete()                          # the buffer has the device's bytes now
 
-The memory itself is prepared before, by its `prepare`. Offsets of the methods are within what the
-command has prepared.
+The memory itself is prepared before, by its `prepare`. Offsets of the methods are within the part
+that the command has prepared.
 """
 
 from __future__ import annotations

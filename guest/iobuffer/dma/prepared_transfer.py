@@ -239,7 +239,7 @@ class Prepared:
 
 
 class UnfinishedList(IOReturnError):
-    """A transfer list was begun, and not generated to its end: the device got a part of it.
+    """A transfer list was not generated to its end: the device got only a part of it.
 
     The call that raised it is done all the same.
     """

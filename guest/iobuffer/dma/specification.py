@@ -58,7 +58,7 @@ class Specification:
     """Limits of one DMA engine. Lengths in bytes; 0 means without limit, or without alignment.
 
     ``address_bits``: bits of a bus address, 12 to 64. ``max_segment``, ``max_transfer``: bytes of a
-    segment, and of what one prepare() covers. ``max_segments``: how many of them that may be.
+    segment, and of one prepare(). ``max_segments``: the most segments of one prepare().
     ``boundary``: no segment crosses a multiple of it. ``alignment``: of the first segment's
     address; ``internal_alignment``: of every other's (0: ``alignment``). ``length_alignment``: of
     the length, of every segment as of the whole. Alignments and the boundary are powers of two.

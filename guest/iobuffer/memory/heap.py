@@ -2,10 +2,10 @@
 """Buffers of any size out of pools that give whole pages.
 
 A buffer of a page or more, or with a cache mode that was asked for, gets mapped pages of its own.
-Smaller ones share pages, by size: a page is cut into equal blocks whose size is a power of two, at
-least a cache line, so each has its own lines, its alignment, and does not cross the page. All
-blocks of a page have one cache mode, as the page has one entry. By a policy that packs
-(`placement`) they lie side by side instead, each at its alignment, which is all that it asked for.
+Smaller ones share pages, sorted by size: a page is cut into equal blocks whose size is a power of
+two, at least a cache line, so each has its own lines, its alignment, and does not cross the page.
+All blocks of a page have one cache mode, as the page has one entry. By a policy that packs
+(`placement`) they lie side by side instead, each at the alignment that it asked for.
 
 A block that is given back rests (`quarantine`), as pages do in their pool. A page of blocks that is
 empty is kept, one of a kind, where that keeps nothing from other processes: else each small buffer

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pools of memory that the kernel manages: pageable, pinned page by page, or in huge pages.
 
-Their memory is write-back: no user-space route gives it another cache mode. So other modes mean a
+Their memory is write-back: user space cannot give it another cache mode. Other modes need a
 carve-out.
 """
 

@@ -34,7 +34,7 @@ class PinnableBacking(Backing):
     """Memory that the kernel manages: of a memfd, or private and anonymous (``fd`` -1).
 
     It can be paged out and moved until `wire` pins it. Only private memory can be purgeable, and
-    only a memfd's can be had by others.
+    only memory of a memfd can be shared.
     """
 
     mode = CacheMode.COPYBACK

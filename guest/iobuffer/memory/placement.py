@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Placement: which of the places that a request allows its memory gets. One policy for all of it.
+"""Placement: the choice among the places that a request allows its memory. One policy for all.
 
-Without one in use memory is where it troubles nobody (`Policy`). `Hostile` takes the places that a
-driver with a mistake cannot do with: high, across 4 GiB, off the page, beside others. What was
-promised holds with either.
+The default, `Policy`, chooses harmless places. `Hostile` chooses places at which a driver with a
+mistake fails: high, across 4 GiB, off the page, beside others. The promises hold with either.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Range = tuple[int, int]  # start, size
 
 
 class Policy:
-    """The kind one: low addresses, starts of pages, lines of one's own. All sizes in bytes."""
+    """The kind one: low addresses, starts of pages, cache lines not shared. All sizes in bytes."""
 
     name = KIND
     highest = False
@@ -57,7 +56,7 @@ class Policy:
 
 
 class Hostile(Policy):
-    """The hostile one, decided by ``seed`` and the request alone, whatever came before."""
+    """The hostile one. It depends on ``seed`` and the request alone, not on earlier ones."""
 
     name = HOSTILE
     highest = True

@@ -3,7 +3,7 @@
 
 There is one `Platform` in a process, `dma_platform`. The program (the test agent, a test kit, a
 program on a board) sets its attributes before it makes buffers; the rest of the package only reads
-them. Nothing else in this package is both process-wide and replaceable. ::
+them. ::
 
     dma_platform.coherence = UDmaBufCoherence(pool)
     dma_platform.use_pools(HeapPool(pool))

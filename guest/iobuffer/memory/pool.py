@@ -80,7 +80,7 @@ class Request:
     """The requirements of a buffer on its memory. Sizes in bytes.
 
     ``alignment`` is the effective one; ``pages``: on pages of its own. ``shared``: other tasks, or
-    the kernel, are to have it as well. ``mapped``: into this process at once. ``highest`` is the
+    the kernel, will use it as well. ``mapped``: into this process at once. ``highest`` is the
     last bus address that may be used, None for any.
     """
 
@@ -97,7 +97,7 @@ class Request:
 
 
 class Pool(Protocol):
-    """Where buffers come from."""
+    """A source of buffers."""
 
     @property
     def name(self) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pools of this process, by name, and the choice of one for a request.
 
-The carve-outs come first; memory that the kernel manages (huge pages, pinned pages) is what is left
-when they cannot satisfy a request, or when it is named.
+The carve-outs come first; memory that the kernel manages (huge pages, pinned pages) serves requests
+that they cannot satisfy, or that name it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quarantine: what was released rests, so that a late DMA finds it denied, and not another buffer.
+"""Quarantine: released memory rests, so that a late DMA is denied, and does not hit another buffer.
 
 Ranges rest in the order of their release, up to a number of bytes and of ranges; the oldest go out
-first. What rests is given back before its time only to an allocation that would fail otherwise. So
-it counts as free.
+first. A resting range is given back before its time only to an allocation that would fail
+otherwise. So it counts as free.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def more_and_more(quarantine: Quarantine) -> Iterator[int]:
 
 
 class RestingRanges:
-    """Ranges of one owner: those that are given back rest. Units as `RangeAllocator`'s."""
+    """Ranges of one owner: those that are given back rest. Units as in `RangeAllocator`."""
 
     def __init__(self) -> None:
         self._free = RangeAllocator()

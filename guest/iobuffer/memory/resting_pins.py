@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pinned pages of released buffers: they rest, and go back to the kernel when that is over.
 
-While a page is pinned the kernel gives it to nobody, so a late DMA meets nobody's memory.
+The kernel does not give a pinned page to anybody, so a late DMA hits unused memory.
 """
 
 from __future__ import annotations

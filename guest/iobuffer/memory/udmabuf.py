@@ -42,7 +42,8 @@ class UDmaBufPool:
 
     ``mode`` is the cache mode of all of it: COPYBACK, INHIBIT or WRITE_COMBINE. Raises
     `IOUnsupportedError` when a mapping here would have another one (on x86 all are COPYBACK), and
-    `IODeviceError` when the device is not there or says what cannot be. ``machine``: uname(2)'s.
+    `IODeviceError` when the device is missing or gives impossible values. ``machine``: as in
+    uname(2).
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel module's device files; what it answers to is in `uapi`."""
+"""The kernel module's device files; `uapi` has its ioctls and structures."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ DEVICE: Final = Path("/dev/dma-rehearsal")
 class PageTableEntry:
     """The page-table entry of one virtual address of this process, as the processor finds it.
 
-    ``root`` is the physical address of the top table; ``levels`` 4 or 5; ``entry`` the leaf as it
-    is in memory, 0 without one; ``level`` 1, 2 or 3 for 4 KiB, 2 MiB or 1 GiB.
+    ``root`` is the physical address of the top table; ``levels`` is 4 or 5; ``entry`` the leaf as
+    it is in memory, 0 without one; ``level`` 1, 2 or 3 for 4 KiB, 2 MiB or 1 GiB.
     """
 
     address: int

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pinned user memory, and the kernel's own mappings: files that the module's ioctls return.
 
-Each lasts until its last descriptor is closed: by `close`, by the process's end, and in every
-process that has it over a socket; a forked child keeps none. So nothing is lost with a process, and
-nothing that another one still uses.
+Each lasts until its last descriptor is closed: by `close`, by the end of the process, and in every
+process that received it over a socket; a forked child keeps none. So a process leaves nothing
+behind, and takes nothing away that another one still uses.
 """
 
 from __future__ import annotations

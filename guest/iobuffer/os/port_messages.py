@@ -2,7 +2,7 @@
 """Messages between a task's port and its askers: one datagram of a Unix socket each.
 
 A message is a JSON object, with the descriptors of the memory beside it. The first one on a
-connection is a call (`remote.request`); what follows has a ``number``, which its answer repeats.
+connection is a call (`remote.request`); each later one has a ``number``, which its answer repeats.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _sockets: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
 
 
 class Lost(IODeviceError):
-    """The other task does not answer, or not in our words."""
+    """The other task does not answer, or its answer is malformed."""
 
     default_code = IOReturn.kIOReturnNotAttached
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that the kernel may take back: MADV_FREE, and how a purge is noticed.
+"""Memory that the kernel may take back: MADV_FREE, and the detection of a purge.
 
 While memory is volatile the kernel may replace any page by zeros. No byte is spent on a canary:
 two non-zero bytes of the user's own are remembered for each page. On return one is stored again

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A u-dma-buf's folder in sysfs: what a mapping of its device file is, and syncs of a range.
+"""A u-dma-buf's folder in sysfs: the cache mode of its mappings, and syncs of a range.
 
 Facts of that driver, from its README and source (ikwzm/udmabuf, 1.4 to 5.5):
 

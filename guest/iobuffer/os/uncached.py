@@ -2,8 +2,8 @@
 """Uncached memory is read and written in words at their alignment, never by memcpy or memset.
 
 On arm64 kIOMapInhibitCache is Device memory. An access off its alignment faults there, and so does
-DC ZVA (Arm ARM, Device memory; DC ZVA), and the C library uses both: a bus error. This is the one
-place that knows. It is the same on every processor. Addresses and sizes in bytes.
+DC ZVA (Arm ARM, Device memory; DC ZVA), and the C library uses both: a bus error. Only
+this module knows that. It does the same on every processor. Addresses and sizes in bytes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Memory of this process at any address: copies that cannot crash, and second mappings.
 
 Anything can be at an address, and it can change: the kernel does the copies, and answers EFAULT
- where a load or a store would end in a signal.
+where a load or a store would end in a signal.
 """
 
 from __future__ import annotations

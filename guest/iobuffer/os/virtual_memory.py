@@ -2,7 +2,7 @@
 """Mapped memory by address: mmap(2), munmap(2) and madvise(2) through ctypes.
 
 Python's own mmap objects each keep a descriptor of their own (until 3.13's trackfd), and a process
-has room for some thousand of those; buffers are more.
+may have some thousand of those; there can be more buffers.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ class Window:
 class Mapping(Window):
     """``length`` bytes of a file from ``offset`` on, shared, at ``address``.
 
-    ``fd`` -1 is private anonymous memory. ``uncached``: see there. A forked child does not have it:
-    there, its addresses fault.
+    ``fd`` -1 is private anonymous memory. ``uncached``: see the module `uncached`. A forked child
+    does not have it: there, its addresses fault.
 
     Raises OSError as mmap(2) does. It is unmapped by `close` alone.
     """
