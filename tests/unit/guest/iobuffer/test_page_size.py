@@ -19,7 +19,11 @@ OTHERS = {
     "edu.py": {"BUFFER_SIZE: Final = 4096"},
     "memory_types.py": {"_PAT_LARGE: Final = 1 << 12"},
     "pci_sysfs.py": {"_EXTENDED_MAX: Final = (0x1000 - _EXTENDED) // 4"},
-    "page_frames.py": {DEFINITION},
+    "page_frames.py": {
+        "first, end = address // mmap.PAGESIZE, "
+        "(address + length + mmap.PAGESIZE - 1) // mmap.PAGESIZE",
+        "(entry & _FRAME) * mmap.PAGESIZE if entry & _PRESENT else None",
+    },
     "swap.py": {
         "from mmap import PAGESIZE",
         "start = _HEADER.pack(1, size // PAGESIZE - 1, 0)",
