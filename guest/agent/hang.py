@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-_MARGIN_S = 5.0  # for the words to reach the host
+_MARGIN_S = 5.0  # for the text to reach the host
 _FRAMES = 6  # the innermost; the host shows the last lines of the console
 _OUTPUT_MAX = 2048  # bytes of each stream
 
@@ -50,7 +50,7 @@ class HangPlugin:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def _ring(self, _number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a child's own alarm, which is to end it
+        if os.getpid() != self._process:  # a child's own alarm, which must end the child
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGALRM)
         if self._item is None:
@@ -76,7 +76,7 @@ def _printed(config: pytest.Config) -> list[tuple[str, str]]:
             size = os.fstat(file.fileno()).st_size
             start = max(0, size - _OUTPUT_MAX)
             text = os.pread(file.fileno(), size - start, start).decode(errors="replace").rstrip()
-        except (AttributeError, OSError, ValueError):  # it is captured another way, or not at all
+        except (AttributeError, OSError, ValueError):  # captured in another way
             continue
         if text:
             found.append((name, text))

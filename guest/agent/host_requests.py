@@ -77,7 +77,7 @@ def _store(message: Message) -> Message:
             path.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside and renamed: whoever imports it meanwhile sees the old or the new.
+            # Written beside and renamed, so that an import sees the old or the new file.
             partial = path.with_name(f".{path.name}.part")
             partial.write_bytes(base64.b64decode(message["data"], validate=True))
             partial.chmod(int(message.get("mode", 0o644)))

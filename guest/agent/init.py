@@ -152,7 +152,7 @@ def main() -> None:
     mount_all()
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
     os.environ["PYTHONPATH"] = str(ROOT)
-    sys.path.insert(0, str(ROOT))  # python -I has neither this file's folder nor PYTHONPATH there
+    sys.path.insert(0, str(ROOT))  # python -I leaves out PYTHONPATH
     child, tell = start_agent()
     from dma_rehearsal.guest.linux.kernel_modules import MODULES, load, parameters
 
@@ -166,7 +166,7 @@ def main() -> None:
         word.split("=", 1) for word in parameters("rehearsal", command_line).split() if "=" in word
     )
     start_shells(int(asked.get("shells", 0)))
-    with contextlib.suppress(BrokenPipeError):  # it ended already, with a status that says so
+    with contextlib.suppress(BrokenPipeError):  # the agent has ended; its status says so
         os.write(tell, b"\0")
     os.close(tell)
     status = reap_until(child)

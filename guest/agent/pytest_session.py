@@ -60,7 +60,7 @@ def run_session(channel: Channel, configuration: Message) -> None:
         own_suite=bool(configuration.get("own", True)),
         host=channel,
     )
-    gc.disable()  # until the tests are collected, for they stay
+    gc.disable()  # until the tests are collected, because they stay
     session = SessionPlugin(channel)
     root = str(configuration.get("root") or _GUEST)
     arguments = [str(word) for word in configuration.get("args", [])]
@@ -155,7 +155,7 @@ class SessionPlugin:
                 "warnings": self._take_warnings(),
             }
         )
-        gc.freeze()  # the tests stay: no collection needs to look at them again
+        gc.freeze()  # the tests stay, so no later collection needs to look at them
         gc.enable()
         while (message := next_request(self._channel))["type"] != "end":
             if message["type"] != "run" or message.get("nodeid") not in items:

@@ -53,7 +53,7 @@ def _run_here(
     status = 1
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == parent:  # else it ended before that was in force
+        if os.getppid() == parent:  # else the parent ended before prctl() took effect
             session()
             position[:] = _POSITION.pack(*channel.position)
             status = 0

@@ -22,7 +22,7 @@ class SiblingModules:
 
     def __init__(self) -> None:
         self._folders: list[str] = []
-        self._found: dict[str, str] = {}  # the file of each module that was imported so
+        self._found: dict[str, str] = {}  # the file of each module that was imported this way
 
     def pytest_configure(self) -> None:
         """Find modules that neither Python nor the guest has."""

@@ -11,7 +11,7 @@ from dma_rehearsal.device.layout import PRP_PAGE, DmaReason, DmaRule, Ext, ExtFe
 from dma_rehearsal.guest.drivers.pci_sysfs import Bar
 from dma_rehearsal.guest.iobuffer.dma.specification import Specification
 
-NONE: Final = 1 << 80  # more than the end of any range: no limit
+NONE: Final = 1 << 80  # above the end of any range: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Limits:
         features = ExtFeature(extension[Ext.FEATURES])
         if ExtFeature.CONSTRAINTS not in features:
             return cls()
-        if ExtFeature.PROFILE not in features:  # the limits of before there were profiles
+        if ExtFeature.PROFILE not in features:  # limits of devices without a profile
             return cls(
                 address_bits=limit(Ext.ADDRESS_BITS, 64),
                 alignment=limit(Ext.ALIGNMENT, 1),

@@ -29,7 +29,7 @@ EDU_DEVICE_ID: Final = 0x11E8
 IDENTIFICATION: Final = 0xED  # the low 16 bits; the version is above
 IDENTIFICATION_MASK: Final = 0xFFFF
 ADDRESS_BITS: Final = 28
-BUFFER: Final = 0x40000  # where its own buffer lies, as the DMA registers count
+BUFFER: Final = 0x40000  # its own buffer, as the DMA registers count
 BUFFER_SIZE: Final = 4096
 TIMEOUT: Final = 5.0  # seconds
 _POLL: Final = 0.005
@@ -157,7 +157,7 @@ class Edu:
     def _run(
         self, source: int, destination: int, length: int, command: EduCommand, *, interrupt: bool
     ) -> None:
-        self._wait()  # while one is under way it takes no other
+        self._wait()  # it ignores another command meanwhile
         for register, value in (
             (EduReg.DMA_SOURCE, source),
             (EduReg.DMA_DESTINATION, destination),

@@ -39,7 +39,7 @@ from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 
 DMA_TIMEOUT: Final = 5.0  # seconds; a DMA in mapped memory is done when its trigger is
 _PLAIN: Final = DmaCtl(0)
-# Plain ints for what each DMA needs: an operation on an IntFlag costs as much as ten of them.
+# Plain ints for each DMA: one operation on an IntFlag costs as much as ten on ints.
 _TRIGGER, _TRIGGER_MASK = int(DmaCtl.TRIGGER), int(DmaCtl.TRIGGER_MASK)
 _WRITE_MEMORY, _NO_SNOOP = int(DmaCtl.WRITE_MEMORY), int(DmaCtl.NO_SNOOP)
 # RECORD_SEQUENCE to RECORD_USED_HI, in the order of their offsets.
@@ -94,7 +94,7 @@ class IntxInterrupt(Interrupt):
         self._before = driver.info().interrupts
         driver.set_interrupts(Interrupts.INTX)
         try:
-            self.deassert()  # whoever had the line before may have left it up
+            self.deassert()  # a previous user may have left the line up
             super().__init__(driver, 0)
         except BaseException:
             driver.set_interrupts(self._before)
@@ -319,7 +319,7 @@ class Exerciser:
         """Expect refusals within the ``with``, of any function; see `refusals.expects`."""
         with refusals.expects(*reasons, count=count) as refused:
             yield refused
-            # Writes are posted, and the platform is reached another way: they must have arrived.
+            # Writes are posted, and the platform has another socket: wait for their arrival.
             self.read_register(Reg.DMASTATUS)
 
     def interrupt(self, vector: int) -> None:

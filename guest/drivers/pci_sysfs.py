@@ -181,7 +181,7 @@ class PciFunction:
             raise PciError(f"{self.address}: BAR{number}: 0 to {_BARS - 1}")
         registers = struct.unpack(f"<{_BARS}I", self.config_read(_BAR0, 4 * _BARS))
         index = 0
-        while index < number:  # which registers are upper halves is seen from the first one on
+        while index < number:  # only the first registers tell which later ones are upper halves
             index += 2 if _has_64_bits(registers[index]) else 1
         if index > number:
             raise PciError(f"{self.address}: BAR{number} is the upper half of BAR{number - 1}")
@@ -200,7 +200,7 @@ class PciFunction:
         Raises `PciError` when the list has no end.
         """
         place = self.config_read(_CAPABILITIES, 1)[0] & ~3
-        for _ in range(48):  # as many as there is room for: a list may be a ring
+        for _ in range(48):  # a bound, because a broken list may be a ring
             if not place:
                 return 0
             found, following = self.config_read(place, 2)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DMA checks that run in the guest, and the agent that runs them for the host."""
+"""The DMA checks that run in the guest: test files alone."""

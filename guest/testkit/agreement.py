@@ -28,7 +28,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def isolated() -> bool:
     """Whether this kernel has a separate page table for user mode (pti=on)."""
-    # sysfs's list of vulnerabilities would not say, for a CPU that could do without.
+    # sysfs's list of vulnerabilities does not say it for a CPU that does not need it.
     flags = next(line for line in _CPUINFO.read_text().splitlines() if line.startswith("flags"))
     return "pti" in flags.split()
 
@@ -86,7 +86,7 @@ class Agreement:
     def _of_driver(self) -> list[str]:
         wrong = []
         for entry in self.entries:
-            # With isolation the CPU has the user's table, and the driver tells the kernel's.
+            # With isolation the CPU has the user table, and the driver reports the kernel's.
             differ = entry.root ^ self.host.root
             if differ & ~(_USER_HALF if self.isolated else 0) or entry.levels != self.host.levels:
                 wrong.append(

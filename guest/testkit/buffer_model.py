@@ -187,7 +187,7 @@ _WRITABLE = _device_may_try(IODirection.kIODirectionIn)
 _DIRECTIONS = st.sampled_from(IODirection)
 _NUMBERS = st.integers(0, LIVE_MAX - 1)  # of a live buffer
 _OFFSETS = st.integers(0, max(CAPACITIES) - 1)
-_SEEDS = st.integers(0, (1 << 32) - 1)  # of bytes, which would be too many choices themselves
+_SEEDS = st.integers(0, (1 << 32) - 1)  # of bytes: drawing them all is too much
 _CREATE: Final[dict[str, Any]] = {
     "kind": st.sampled_from(list(KINDS)),
     "cache": st.sampled_from(list(CACHES)),

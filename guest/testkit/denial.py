@@ -16,7 +16,7 @@ from dma_rehearsal.guest.testkit.patterns import Patterns, difference
 
 __tracebackhide__ = is_verdict
 
-_TRIES: Final = 2  # other messages of the kernel can use up what it tells of faults in a while
+_TRIES: Final = 2  # other messages of the kernel can use up the rate limit of faults
 
 
 class Denial:

@@ -84,7 +84,7 @@ class Expectations:
             raise
         finally:
             last = log.count
-            if not skipped or log.refused_count != before:  # else there was no time for any
+            if not skipped or log.refused_count != before:  # else it was skipped at once
                 self._announced.append(_Announced(wanted, first, last))
                 names = sorted(reason.name for reason in wanted)
                 self._say("expects", {"reasons": names, "first": first, "last": last})

@@ -143,7 +143,7 @@ class NonCoherent:
         """Release the buffers of a test that has failed already; print the remaining reports."""
         self._settled = True
         self._buffers.close()
-        with suppress(PlatformDeviceError):  # more than there was room for
+        with suppress(PlatformDeviceError):  # reports were lost
             for each in self.unit.take_reports():
                 print(f"the cache model's report: {self.said(each)}")
 

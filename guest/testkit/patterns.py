@@ -13,8 +13,8 @@ import zlib
 from functools import cache
 from typing import Final
 
-# Bytes drawn at random, of which a longer pattern is made: even, and no multiple of a page or of
-# what a device moves at once. Under emulation drawing costs ten times what translating does.
+# Random bytes that make up longer patterns: an even number, and not a multiple of a page or of a
+# device's DMA length. Under emulation, drawing costs ten times as much as translating.
 BLOCK: Final = 16382
 _VALUES: Final = 127  # in each half
 _INVERT = bytes(value ^ 0xFF for value in range(256))
@@ -80,7 +80,7 @@ def joined_crc32(first: int, second: int, second_length: int) -> int:
     The checksum is affine: the first piece contributes what its CRC does to as many zeros as
     the second has bytes.
     """
-    if not first:  # as that of no bytes
+    if not first:  # the CRC of an empty piece
         return second
     zeros = bytes(second_length)
     return second ^ zlib.crc32(zeros, first) ^ zlib.crc32(zeros)

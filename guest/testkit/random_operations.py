@@ -30,19 +30,19 @@ def run(bench: DmaChecker, start: int, steps: int) -> Tally:
     in any case.
     """
     tally = Tally()
-    # The steps come as notes; what else it would print is a warning of five minutes: wrong here.
+    # The steps come as notes. Its only other output warns of five minutes, wrongly here.
     with with_reporter(lambda _: None), pytest.MonkeyPatch.context() as patch:
-        # It would parse every module loaded so far and draw numbers from them: seconds under
+        # It would parse every loaded module and draw numbers from them: that takes seconds under
         # emulation, and with other tests loaded the same seed would draw other steps.
         none = providers._local_constants
         patch.setattr(providers, providers._get_local_constants.__name__, lambda: none)
-        # Five minutes are more than a test has.
+        # A test does not have five minutes.
         patch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINK_S)
         for number in range(ROUNDS):
             if tally.steps >= steps and tally.dmas > steps // 20:
                 break
             left = max(steps - tally.steps, PROGRAM)
-            # The first program of a round is the simplest one, which hardly does anything.
+            # The first program of a round is the simplest one, which does almost nothing.
             _round(bench, tally, start + number, 1 + -(-left // PROGRAM))
     return tally
 

@@ -28,7 +28,7 @@ from dma_rehearsal.guest.testkit.attestation import CheckFailed
 from dma_rehearsal.guest.testkit.board import Board
 from dma_rehearsal.guest.testkit.expected_refusals import Expectations
 
-MEMORY_MAX: Final = 256  # rows that tell the host what lay where
+MEMORY_MAX: Final = 256  # rows of the memory layout for the host
 _SHOWN: Final = 3  # buffers in a message
 
 
@@ -94,7 +94,7 @@ class SessionPlatform:
     def start(self, item: pytest.Item) -> None:
         """Begin a test: refusals, announcements and dropped buffers from now on are its own."""
         self._item, self._began = item, provenance.operations()
-        provenance.dropped(take=True)  # of tests before, whose tracebacks held them
+        provenance.dropped(take=True)  # of earlier tests, whose tracebacks kept them
         self.begin()
         if self._platform is not None:
             refusals.use(self.expectations.expects)
@@ -116,7 +116,7 @@ class SessionPlatform:
         reference cycles.
         """
         if cycles:
-            gc.collect(1)  # what the test left in them; older generations hold nothing of it
+            gc.collect(1)  # objects of this test; older generations do not hold any
         if found := provenance.dropped(take=True, since=self._began):
             dropped = "; ".join(f"{name}, made at {place}" for name, place in found[:_SHOWN])
             more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""

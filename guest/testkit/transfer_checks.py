@@ -41,7 +41,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     else:
         with coverage.strict():
             result = yield
-        if said := coverage.lines():  # what is still prepared counts, too
+        if said := coverage.lines():  # open preparations count, too
             raise CheckFailed("; and ".join(said))
     if found := mistakes.taken():
         raise CheckFailed("; and ".join(found))
@@ -51,7 +51,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> object:
     """Fail the test for mistakes in its fixtures' teardown, where their buffers are released."""
-    mistakes.taken()  # of a call that failed: it has its own words
+    mistakes.taken()  # of a failed call, which has its own message
     result = yield
     if found := mistakes.taken():
         raise CheckFailed("; and ".join(found))

@@ -13,7 +13,7 @@ from typing import Final
 
 from dma_rehearsal.guest.drivers.platform import command
 
-_SIZE_MAX: Final = 1 << 20  # bytes; above that the oldest names go
+_SIZE_MAX: Final = 1 << 20  # bytes; above that the oldest names are dropped
 _NAME_MAX: Final = 400  # characters
 _MODE: Final = 0o600
 

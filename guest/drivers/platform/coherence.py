@@ -29,7 +29,7 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.base.interfaces import BufferDescriptor, Descriptor
 from dma_rehearsal.guest.iobuffer.os.driver import PageTableEntry
 
-_TAGS: Final = 1 << 16  # of each process, as far as process ids differ in 16 bits
+_TAGS: Final = 1 << 16  # of each process, while process ids differ in 16 bits
 _TRIES: Final = 64
 
 
@@ -54,7 +54,7 @@ class PlatformCoherence:
         self._tags: dict[int, int] = {}  # by the buffer's id(): it lives as long as its entry
         self._buffers: dict[int, str] = {}
         self._names = BufferNames()
-        self._shared: dict[int, str] = {}  # by id(): memory whose lines others use as well
+        self._shared: dict[int, str] = {}  # by id(): memory that shares lines with other data
         self._next = 0
         self._pid = os.getpid()
 
@@ -132,7 +132,7 @@ class PlatformCoherence:
         def end() -> None:
             if os.getpid() != pid:
                 return  # a forked child: its parent's
-            if self._tags.get(key) == tag:  # by now others may have the id()
+            if self._tags.get(key) == tag:  # other objects may have that id() by now
                 del self._tags[key]
             self._untrack(tag)
 
@@ -148,7 +148,7 @@ class PlatformCoherence:
                 self._unit.track(tag, direction, root, va, length, levels)
             except CacheError as error:
                 if error.status is CacheStatus.BAD_BUFFER:
-                    continue  # a process before us had that tag
+                    continue  # an earlier process had that tag
                 raise _failed(error, va, length) from error
             except PlatformDeviceError as error:
                 raise as_return(error, address=va, length=length) from error

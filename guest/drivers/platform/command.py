@@ -61,7 +61,7 @@ class CommandLock:
                 yield
             finally:
                 _within.command = False
-                # A child that is being forked has the descriptor as well: closing is not all.
+                # A forked child may have the descriptor as well, so closing is not enough.
                 if os.getpid() == pid:
                     fcntl.flock(fd, fcntl.LOCK_UN)
         finally:

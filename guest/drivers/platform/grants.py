@@ -89,7 +89,7 @@ class PlatformAccess:
             raise TypeError(f"{grant!r} is not a grant of this access control")
         self._begin_process()
         if grant.pid != self._pid:
-            return  # its maker's, who goes on using it
+            return  # the process that made it still uses it
         try:
             self._unit.withdraw(grant.id)
         except NoSuchGrant:

@@ -117,7 +117,7 @@ def _this_process(pid: int) -> int:
     return process_owner(pid)
 
 
-os.register_at_fork(after_in_child=_this_process.cache_clear)  # process ids come again
+os.register_at_fork(after_in_child=_this_process.cache_clear)  # process ids are reused
 
 
 def _is_dead(owner: int) -> bool:

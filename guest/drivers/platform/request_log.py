@@ -82,7 +82,7 @@ class RequestLog:
         self._control[Plat.REFUSED_SELECT] = number
         block = self._control.block(Plat.REFUSED_VALID, _REFUSED.size)
         valid, sequence, reason, direction, address, length, byte = _REFUSED.unpack(block)
-        # A request may be refused while this reads: the oldest ones go.
+        # A request refused meanwhile overwrites the oldest one.
         if valid != 1 or self._control[Plat.REFUSED_VALID] != 1:
             return None
         try:

@@ -116,7 +116,7 @@ class IovaAllocator:
         It rests if it was ``used``, so that a device could know it.
         """
         self._late.append((address, used))
-        # A finalizer may come in the midst of another call, which then does it the next time.
+        # A finalizer may interrupt another call; the next call then does it.
         if self._lock.acquire(blocking=False):
             try:
                 self._take_late()
