@@ -224,8 +224,8 @@ def _servers(
     for each in endpoints:
         each.bus.interconnect = platform.interconnect
         each.bus.behind_iommu = options.iommu
-    switch = FaultInjector(endpoints, platform)
-    switch.set(options.fault)
+    injector = FaultInjector(endpoints, platform)
+    injector.set(options.fault)
     control = options.control_socket
     models: list[Endpoint] = [*endpoints, platform]
     paths = [*sockets, options.platform_socket]
@@ -234,7 +234,7 @@ def _servers(
         watchdog.Watched(server.turn, each.name, each.location)
         for server, each in zip(servers, models, strict=True)
     ]
-    controls = [] if control is None else [ControlServer(control, switch, trace)]
+    controls = [] if control is None else [ControlServer(control, injector, trace)]
     return (*servers, *controls), watched
 
 

@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves ``switch`` and ``trace`` on the Unix socket ``path``, one connection at a time."""
+    """Serves ``injector`` and ``trace`` on the Unix socket ``path``, one connection at a time."""
 
-    def __init__(self, path: Path, switch: FaultInjector, trace: Trace) -> None:
+    def __init__(self, path: Path, injector: FaultInjector, trace: Trace) -> None:
         self.path = path
-        self._switch, self._trace = switch, trace
+        self._injector, self._trace = injector, trace
         self._listener: socket.socket | None = None
         self._closing = threading.Event()
 
@@ -83,7 +83,7 @@ class ControlServer:
         try:
             what, name = _asked(line)
             if what == "fault":
-                self._switch.set(name)
+                self._injector.set(name)
             else:
                 self._trace.test = name
         except (ValueError, FaultError) as error:

@@ -48,7 +48,7 @@ SOUND_DEVICES = "tests/inprocess/test_whole_suite.py::test_sound_devices"
 
 
 class Subject(NamedTuple):
-    """What must fire: a fault, a promise or a report."""
+    """A fault, a promise or a report, which must fire."""
 
     kind: str
     name: str
@@ -82,7 +82,7 @@ class Proofs:
                 yield f"{subject.kind} {subject.name!r}: no test makes it fire"
             elif not any(function_of(each.neighbour) in self.tests for each in proofs):
                 neighbours = ", ".join(sorted({each.neighbour for each in proofs}))
-                yield f"{subject.kind} {subject.name!r}: there is no neighbour {neighbours}"
+                yield f"{subject.kind} {subject.name!r}: the neighbour is missing: {neighbours}"
 
     def lines(self) -> Iterator[str]:
         """Yield the table: a line for each subject, then its tests and their neighbours."""

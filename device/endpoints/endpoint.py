@@ -94,28 +94,26 @@ class Endpoint(Hooks):
         declaration.check(self, bars, self.vectors, msix_bars, self.messages)
         self._bar_sizes = {index: each.size for index, each in bars.items()}
         self.config = ConfigSpace(self.identity, self._bar_sizes, self.command_at_reset)
-        self._pcie = self.add_capability(PciExpress(lambda: self._function_level_reset()))
-        self.add_capability(PowerManagement(lambda: self._power_changed()))
-        self.config.on_command = lambda: self._command_changed()
+        self._pcie = self.add_capability(PciExpress(self._function_level_reset))
+        self.add_capability(PowerManagement(self._power_changed))
+        self.config.on_command = self._command_changed
         self.fabric = fabric or Fabric()
-        self.bus = Bus(self, self.fabric, uncaught=lambda refusal: self._log_uncaught(refusal))
+        self.bus = Bus(self, self.fabric, uncaught=self._log_uncaught)
         self.interrupts = self._add_interrupts(msix_bars)
         self._msix_region = self.interrupts.msix_region
-        self.timers = Timers(run=lambda action: self._timer(action))
+        self.timers = Timers(run=self._timer)
         self._uncaught = 0
         self._acting = False
         self.contents: dict[int, BarContent] = contents_of(bars, self)
         self._check_registers()
         self.fabric.join(self)
-        self._stop_state = StopState(
-            self, lambda: self._cancel_all(), lambda: self.interrupts.update()
-        )
+        self._stop_state = StopState(self, self._cancel_all, self.interrupts.update)
         self.migration: Migration | None = None
         if self.state:
             self.migration = migration(
                 self.state,
                 self.contents,
-                loaded=lambda: self.on_load(),
+                loaded=self.on_load,
                 stopped=self._stop_state.stop,
                 running=self._stop_state.run,
             )
@@ -130,11 +128,20 @@ class Endpoint(Hooks):
         return Interrupts(
             self.config,
             Capabilities(start_msix, self.vectors, start_msi, self.messages, bars),
-            client=lambda: self.bus.client,
-            event=lambda event, **facts: self._event(event, **facts),
-            signal_intx=lambda: self.send_intx(),
-            intx_status=lambda: self.intx_status(),
+            client=self._client,
+            event=self._event,
+            signal_intx=self._signal_intx,
+            intx_status=self._intx_status,
         )
+
+    def _client(self) -> Client | None:
+        return self.bus.client
+
+    def _signal_intx(self) -> bool:
+        return self.send_intx()
+
+    def _intx_status(self) -> bool:
+        return self.intx_status()
 
     def _check_registers(self) -> None:
         """Raise ValueError for side effects, and for registers where MSI-X's table is."""

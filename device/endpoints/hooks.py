@@ -62,6 +62,6 @@ class Hooks:
         """
 
     def traces_request(self, reason: DmaReason) -> bool:
-        """Return whether a request that ended so is in the trace: each is. A fault overrides it."""
+        """Return whether a request that ended so is in the trace: each is."""
         del reason
         return True

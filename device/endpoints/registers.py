@@ -235,11 +235,6 @@ class RegisterFile:
         names = {int(each.offset): each.offset.name for each, _ in self._added}
         return names.get(offset & ~3, "")
 
-    def rebind(self) -> None:
-        """Look for the side effects again: an owner has become an object of another class."""
-        for register, owner in self._added:
-            self._entries[int(register.offset)] = _entry(register, owner)
-
     def add_array(self, start: IntEnum, count: int) -> None:
         """Add ``count`` plain registers, read and write, from ``start`` on. ValueError as `add`."""
         for offset in range(start, start + 4 * count, 4):

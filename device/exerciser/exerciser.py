@@ -20,6 +20,7 @@ from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION, Endpoint
 from dma_rehearsal.device.endpoints.registers import Register
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.exerciser.atc import Atc
+from dma_rehearsal.device.exerciser.behaviour import Behaviour
 from dma_rehearsal.device.exerciser.capabilities import (
     DEFAULT_CAPABILITIES,
     OptionalCapabilities,
@@ -65,7 +66,8 @@ class Exerciser(Endpoint):
     """13b5:ed01, or the device of a ``profile``.
 
     ``buffer_size`` (BAR1, a power of two, 4 KiB to 16 MiB) and ``vectors`` (1 to 2048) take the
-    place of the profile's.
+    place of the profile's. A fault gives it another ``behaviour`` at any time; its own methods are
+    the sound one.
     """
 
     name = "exerciser"
@@ -93,6 +95,7 @@ class Exerciser(Endpoint):
             Register(Ext.FEATURES, reset=sum(_FEATURES)),
             Register(Ext.BUFFER_SIZE, reset=buffer_size),
         )
+        self.behaviour: Behaviour = self
         self.profile = profile
         self.identity = profile.identity
         super().__init__(
@@ -111,53 +114,117 @@ class Exerciser(Endpoint):
         self.buffer = self.memory(ExerciserBar.BUFFER)
         self.control = self.registers(ExerciserBar.CONTROL)
         self.extension = self.registers(ExerciserBar.EXTENSION)
-        self._optional = OptionalCapabilities(
-            self, capabilities, ats_control=lambda enabled: self.atc.control(enabled)
-        )
+        self._optional = OptionalCapabilities(self, capabilities, ats_control=self._control_ats)
         self.injector = self._optional.injector
         self.records = Records(self.extension)
         self.constraints = Constraints(self.extension, profile)
-        # The parts look up whatever they call: this may become an object of another class
-        # (`device.switch`).
         self.hold = Hold(
             self.extension,
-            move=lambda part, done: self.transfer(part, done),
-            ended=lambda *how: self._ended(*how),
-            cut=lambda *how: self._tell_refused(*how),
-            changed=lambda: self._update_pending(),
+            move=self._start_transfer,
+            ended=self._record_end,
+            cut=self._tell_refused,
+            changed=self._update_pending,
         )
         self.ring = Ring(
             self.extension,
-            read=lambda ranges, done: self._fetch(ranges, done),
-            run=lambda transfer, done: self.run_ring(transfer, done),
-            refuse=lambda *how: self._refuse(*how),
-            unreachable=lambda transfer, reason: self._ended(transfer, reason, 0, 0),
-            interrupt=lambda vector: self.msix(vector),
-            make=lambda *asked: self._ring_transfer(*asked),
-            changed=lambda: self._update_pending(),
-            cached=lambda: self.bus.interconnect.caches is not None,
+            read=self._fetch,
+            run=self._run_ring,
+            refuse=self._refuse,
+            unreachable=self._record_unreachable,
+            interrupt=self._send_msix,
+            make=self._ring_transfer,
+            changed=self._update_pending,
+            cached=self._has_caches,
         )
         self.atc = Atc(
             self.control,
             self.bus,
-            enabled=lambda: self._optional.ats_enabled,
-            pasid_enabled=lambda: self._pasid_enabled(),
+            enabled=self._ats_enabled,
+            pasid_enabled=self._pasid_enabled,
         )
-        self.transactions = TransactionTrace(
-            self.control, lambda bar: self.config.bar_address(bar) or 0
-        )
+        self.transactions = TransactionTrace(self.control, self._bar_address)
+
+    # The behaviour in use, as the parts and the bus ask for it.
 
     @property
     def coherent(self) -> bool:
-        """Whether caches follow its DMA, as its profile says."""
+        """Whether caches follow its DMA."""
+        return self.behaviour.is_coherent()
+
+    @property
+    def no_snoop_enabled(self) -> bool:
+        """Whether its requests may have No Snoop set (PCI Express Base 5.0, 7.5.3.4)."""
+        return self.behaviour.allows_no_snoop()
+
+    def traces_request(self, reason: DmaReason) -> bool:
+        """Return whether a request that ended for ``reason`` is in the trace."""
+        return self.behaviour.traces(reason)
+
+    def _start_transfer(self, transfer: Transfer, done: Moved) -> None:
+        self.behaviour.transfer(transfer, done)
+
+    def _run_ring(self, transfer: Transfer, done: Callable[[DmaReason], None]) -> None:
+        self.behaviour.run_ring(transfer, done)
+
+    def _record_end(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+        self.behaviour.ended(transfer, reason, moved, crc32)
+
+    def _record_unreachable(self, transfer: Transfer, reason: DmaReason) -> None:
+        self.behaviour.ended(transfer, reason, 0, 0)
+
+    def _send_msix(self, vector: int) -> bool:
+        return self.behaviour.msix(vector)
+
+    def _signal_intx(self) -> bool:
+        return self.behaviour.send_intx()
+
+    def _intx_status(self) -> bool:
+        return self.behaviour.intx_status()
+
+    # The sound behaviour; the rest of it is below, each method with its subject.
+
+    def is_coherent(self) -> bool:
+        """Return whether caches follow its DMA, as its profile says."""
         return self.profile.coherent
+
+    def allows_no_snoop(self) -> bool:
+        """Return Device Control's Enable No Snoop."""
+        return super().no_snoop_enabled
+
+    def traces(self, reason: DmaReason) -> bool:
+        """Return True: each request is in the trace."""
+        del reason
+        return True
+
+    def before_write(self, region: int, offset: int, data: bytes) -> None:
+        """Do nothing before a write takes effect."""
+
+    def shown_config(self, offset: int, data: bytes) -> bytes:
+        """Return ``data`` as it is in configuration space."""
+        del offset
+        return data
+
+    # Facts that the parts ask for.
+
+    def _control_ats(self, enabled: bool) -> None:
+        self.atc.control(enabled)
+
+    def _ats_enabled(self) -> bool:
+        return self._optional.ats_enabled
 
     def _pasid_enabled(self) -> bool:
         return self._optional.pasid_enabled
 
+    def _has_caches(self) -> bool:
+        return self.bus.interconnect.caches is not None
+
+    def _bar_address(self, bar: int) -> int:
+        return self.config.bar_address(bar) or 0
+
     # Events that end a DMA in flight, and clear state that is not in registers.
 
-    def _end_dma(self, reason: DmaReason) -> None:
+    def end_dma(self, reason: DmaReason) -> None:
+        """End the DMA in flight, and all that was started."""
         self.hold.abort(reason)
         self.ring.abort(reason)
         self.bus.cancel()
@@ -168,7 +235,7 @@ class Exerciser(Endpoint):
 
     def on_reset(self) -> None:
         """End the DMA in flight; forget the DMAs, the ring, the translation and the trace."""
-        self._end_dma(DmaReason.RESET)
+        self.behaviour.end_dma(DmaReason.RESET)
         self.records.reset()
         self.ring.reset()
         self.atc.reset()
@@ -177,7 +244,7 @@ class Exerciser(Endpoint):
     def on_command(self) -> None:
         """End the DMA in flight when bus mastering does."""
         if not self.config.bus_master:
-            self._end_dma(DmaReason.BUS_MASTER_OFF)
+            self.behaviour.end_dma(DmaReason.BUS_MASTER_OFF)
 
     def on_unmap(self, address: int, length: int) -> None:
         """Take it as the invalidation of a translation that it stands for."""
@@ -186,10 +253,14 @@ class Exerciser(Endpoint):
     def on_detach(self) -> None:
         """End the DMA in flight; no translation holds any more."""
         self.atc.invalidate(0, 1 << 64)
-        self._end_dma(DmaReason.CLIENT_GONE)
+        self.behaviour.end_dma(DmaReason.CLIENT_GONE)
 
     def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
-        """Trace the access; what is in flight now that it is done, software can see."""
+        """Trace the access."""
+        self.behaviour.accessed(region, offset, data, write=write)
+
+    def accessed(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        """Trace the access; software can see a DMA that is still in flight when it is done."""
         self.hold.settle()
         if self.transactions.record(region, offset, data, write=write):
             facts = {"region": region, "offset": offset, "length": len(data), "write": write}
@@ -198,8 +269,15 @@ class Exerciser(Endpoint):
     def region_read(self, index: int, offset: int, length: int) -> bytes:
         """See ``DeviceModel.region_read``; poisoned, BARs read as all ones."""
         data = super().region_read(index, offset, length)
+        if index == CONFIG_REGION:
+            return self.behaviour.shown_config(offset, data)
         poisoned = self.injector is not None and self.injector.control.poison
-        return b"\xff" * length if poisoned and index != CONFIG_REGION else data
+        return b"\xff" * length if poisoned else data
+
+    def region_write(self, index: int, offset: int, data: bytes) -> None:
+        """See ``DeviceModel.region_write``."""
+        self.behaviour.before_write(index, offset, data)
+        super().region_write(index, offset, data)
 
     # Interrupts.
 
@@ -207,7 +285,7 @@ class Exerciser(Endpoint):
         """Send the MSI-X message of a vector when the trigger bit is written."""
         control = MsiControl(value)
         if control.trigger:
-            self.msix(control.vector)
+            self.behaviour.msix(control.vector)
 
     def write_intxctl(self, value: int) -> None:
         """Assert or deassert the legacy interrupt."""
@@ -274,18 +352,18 @@ class Exerciser(Endpoint):
 
         def moved(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if isinstance(outcome, DmaRefused):
-                self._ended(sent, outcome.reason, 0, 0)
+                self.behaviour.ended(sent, outcome.reason, 0, 0)
                 done(outcome.reason)
                 return
             what = replace(sent, direction=direction)
-            self._ended(what, DmaReason.NONE, sent.length, zlib.crc32(outcome))
+            self.behaviour.ended(what, DmaReason.NONE, sent.length, zlib.crc32(outcome))
             done(DmaReason.NONE)
 
-        self.transfer(sent, moved)
+        self.behaviour.transfer(sent, moved)
 
     def _sent(self, transfer: Transfer) -> Transfer:
         """Return what goes to the bus, which still says what was asked for; see `check`."""
-        sent = self.check(transfer)
+        sent = self.behaviour.check(transfer)
         if sent.bus_segments == transfer.segments:
             return sent
         return replace(sent, segments=transfer.segments, used=sent.bus_segments)
@@ -366,7 +444,7 @@ class Exerciser(Endpoint):
     def _refuse(self, transfer: Transfer, reason: DmaReason, byte: int | None = None) -> None:
         """Refuse, or cut short, a DMA of which nothing has moved."""
         self._tell_refused(transfer, reason, 0, byte)
-        self._ended(transfer, reason, 0, 0)
+        self.behaviour.ended(transfer, reason, 0, 0)
 
     def _tell_refused(
         self, transfer: Transfer, reason: DmaReason, moved: int, byte: int | None = None
@@ -380,7 +458,7 @@ class Exerciser(Endpoint):
         places = [(each.address, each.length) for each in transfer.segments]
         self.bus.refuse(reason, places, write=transfer.writes_memory, moved=moved, byte=byte)
 
-    def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+    def ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
         """Record a DMA that has ended, and set DMASTATUS, which is not the ring's."""
         status = DmaStatus.INTERNAL if reason else DmaStatus.OK
         if reason is DmaReason.BUFFER_RANGE:
@@ -407,10 +485,10 @@ class Exerciser(Endpoint):
             used=transfer.bus_segments[0].address if left else 0,
             modelled_ns=self.profile.modelled_ns(moved) if left else 0,
         )
-        self.keep(record)
+        self.behaviour.keep(record)
         if self.trace.on:
             self.trace.event(self.name, "dma", **record.event())
 
     def keep(self, record: DmaRecord) -> None:
-        """Keep the record of a DMA that has ended, for software to read; a fault overrides it."""
+        """Keep the record of a DMA that has ended, for software to read."""
         self.records.add(record)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bus carries, and where: by message, by a translation, to a BAR, to a peer."""
+"""Faults of the bus: messages, translations, the device's own BARs and a peer's."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused, OnlyByMessage
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
-from dma_rehearsal.device.layout import DmaAttribute, DmaDirection
+from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
 
 
-class _MessageNotSent(Exerciser):
-    """Makes up the data for which it should ask its client."""
+class _MessageNotSent(FaultyBehaviour):
+    """Invents the data that it should ask its client for."""
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         try:
             if not transfer.writes_memory:
-                self.bus.read_list([(each.address, each.length) for each in transfer.segments])
+                self.device.bus.read_list(
+                    [(each.address, each.length) for each in transfer.segments]
+                )
         except OnlyByMessage:
             done(transfer.direction, bytes(transfer.length))
             return
@@ -31,40 +33,42 @@ class _MessageNotSent(Exerciser):
         super().transfer(transfer, done)
 
 
-class _AtcUncovered(Exerciser):
-    """Takes the translation for what lies behind its range, too."""
+class _AtcUncovered(FaultyBehaviour):
+    """Uses a translation beyond its range, too."""
 
     def check(self, transfer: Transfer) -> Transfer:
-        if self.atc.entry is not None and DmaAttribute.USE_ATC in transfer.asked:
+        if self.device.atc.entry is not None and DmaAttribute.USE_ATC in transfer.asked:
             transfer = replace(transfer, asked=transfer.asked & ~DmaAttribute.USE_ATC)
         return super().check(transfer)
 
 
-class _TraceOfWords(Exerciser):
+class _TraceOfWords(FaultyBehaviour):
     """Traces an access of 8 bytes as two, as a bus that splits it would deliver it."""
 
-    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+    def accessed(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
         for start in range(0, len(data), 4):
-            super().on_access(region, offset + start, data[start : start + 4], write=write)
+            super().accessed(region, offset + start, data[start : start + 4], write=write)
 
 
-class _OwnBarReached(Exerciser):
-    """Lets a DMA come back as a register access in the middle of itself."""
+class _OwnBarReached(FaultyBehaviour):
+    """Lets a DMA write the device's own registers, in the middle of itself."""
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
-        place = self.config.bar_at(transfer.address, transfer.length)
+        place = self.device.config.bar_at(transfer.address, transfer.length)
         if place is None or not transfer.writes_memory or place[1] < 0:
             super().transfer(transfer, done)
             return
-        data = bytes(self.buffer[transfer.offset : transfer.offset + transfer.length])
-        self.region_write(*place, data)
+        data = bytes(self.device.buffer[transfer.offset : transfer.offset + transfer.length])
+        self.device.region_write(*place, data)
         done(transfer.direction, data)
 
 
-class _PeerWriteLost(Exerciser):
+class _PeerWriteLost(FaultyBehaviour):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         try:
-            view = self.fabric.memory(self, transfer.address, transfer.length, write=True)
+            view = self.device.fabric.memory(
+                self.device, transfer.address, transfer.length, write=True
+            )
         except MemoryFault:
             super().transfer(transfer, done)
             return
@@ -77,7 +81,7 @@ class _PeerWriteLost(Exerciser):
         super().transfer(transfer, lost)
 
 
-class _StaleTranslation(Exerciser):
+class _StaleTranslation(FaultyBehaviour):
     """Keeps where an address led, and goes there when the client has unmapped it."""
 
     _seen: Mapping[tuple[int, int], Sequence[View]] = MappingProxyType({})
@@ -89,9 +93,9 @@ class _StaleTranslation(Exerciser):
             if isinstance(outcome, DmaRefused):
                 if (views := self._seen.get(place)) is not None:
                     outcome = self._follow(views, transfer)
-            elif self.bus.client is not None:
+            elif self.device.bus.client is not None:
                 write = transfer.writes_memory
-                views = self.bus.client.memory(*place, write=write)
+                views = self.device.bus.client.memory(*place, write=write)
                 self._seen = {**self._seen, place: views}
             done(direction, outcome)
 
@@ -102,15 +106,16 @@ class _StaleTranslation(Exerciser):
         for view in views:
             window = slice(start, start + len(view))
             if transfer.writes_memory:
-                view[:] = self.buffer[window]
+                view[:] = self.device.buffer[window]
             else:
-                self.buffer[window] = bytes(view)
+                self.device.buffer[window] = bytes(view)
             start += len(view)
-        return bytes(self.buffer[transfer.offset : start])
+        return bytes(self.device.buffer[transfer.offset : start])
 
-    def on_detach(self) -> None:
-        super().on_detach()
-        self._seen = {}
+    def end_dma(self, reason: DmaReason) -> None:
+        super().end_dma(reason)
+        if reason is DmaReason.CLIENT_GONE:
+            self._seen = {}
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

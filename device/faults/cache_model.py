@@ -58,7 +58,7 @@ class _SnoopAsNoSnoop(CacheModel):
 
 
 class _NoSnoopAsSnoop(CacheModel):
-    """What ignoring the attribute, or EnableNoSnoop read as clear, comes to."""
+    """Ignores the attribute No Snoop."""
 
     def read(self, spans: Sequence[Span], *, no_snoop: bool) -> bytes:
         return super().read(spans, no_snoop=False)

@@ -6,17 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dma_rehearsal.device.exerciser.behaviour import Behaviour
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.platform.platform import PlatformModels
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceFault:
-    """What devices are given while a fault is set.
+    """The strategies that devices are given while a fault is set.
 
-    ``platform`` makes the platform's models anew each time, with the state of the fault.
-    ``exerciser`` takes the place of the sound class, and has no ``__init__`` of its own.
+    ``exerciser`` makes the behaviour of an exerciser; None: the sound one. ``platform`` makes the
+    platform's models anew each time, with the state of the fault.
     """
 
-    exerciser: type[Exerciser] = Exerciser
+    exerciser: Callable[[Exerciser], Behaviour] | None = None
     platform: Callable[[], PlatformModels] = PlatformModels

@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ends a DMA that is in flight."""
+"""Faults of a DMA in flight: it does not end when it should."""
 
 from __future__ import annotations
 
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.layout import DmaReason
 
 
-class _OutlivesBusMaster(Exerciser):
-    """A DMA in flight that is not ended, and goes on when bus mastering is back."""
+class _OutlivesBusMaster(FaultyBehaviour):
+    """A DMA in flight that does not end, and goes on when bus mastering is on again."""
 
-    def on_command(self) -> None:
-        pass
+    def end_dma(self, reason: DmaReason) -> None:
+        if reason is not DmaReason.BUS_MASTER_OFF:
+            super().end_dma(reason)
 
 
-class _OutlivesReset(Exerciser):
+class _OutlivesReset(FaultyBehaviour):
     """The worst of a reset in the middle of a DMA: the old request goes on after it."""
 
-    def on_reset(self) -> None:
-        transfer = self.hold._transfer
-        super().on_reset()
-        self.hold._transfer = transfer
+    def end_dma(self, reason: DmaReason) -> None:
+        transfer = self.device.hold._transfer
+        super().end_dma(reason)
+        if reason is DmaReason.RESET:
+            self.device.hold._transfer = transfer
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets and clears faults of devices that run: their objects become of another class and back."""
+"""Sets and clears faults of running devices: each is given other strategies, or its sound ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dma_rehearsal.device import faults
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.registers import RegisterFile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.faults import IMPLEMENTATIONS, SOUND, DeviceFault
 from dma_rehearsal.device.platform.platform import Platform
@@ -33,10 +31,9 @@ class FaultInjector:
 
     def __init__(self, endpoints: Sequence[Endpoint], platform: Platform) -> None:
         self._endpoints, self._platform = endpoints, platform
-        self._kinds = [type(each) for each in endpoints]
 
     def set(self, name: str | None) -> None:
-        """Set the fault of that name in place of the one that is set; None: none of them.
+        """Set the fault of that name instead of the one that is set; None clears it.
 
         FaultError when there is none of that name, or these endpoints cannot have it.
         """
@@ -50,29 +47,16 @@ class FaultInjector:
             raise FaultError(f"the fault {name} {error}", error.hint) from None
 
     def apply(self, fault: DeviceFault) -> None:
-        """Have ``fault`` act in place of what was put on before. FaultError as in `set`."""
-        if fault.exerciser is not Exerciser:
-            for kind in self._kinds:
-                if kind is not Exerciser:
+        """Have ``fault`` act instead of the one before. FaultError as in `set`."""
+        if fault.exerciser is not None:
+            for each in self._endpoints:
+                if type(each) is not Exerciser:
+                    kind = type(each).__name__
                     raise FaultError(
-                        f"is one of the exerciser's, and {kind.__name__} is another",
-                        f"choose a fault of the bus or the platform, or leave {kind.__name__} out",
+                        f"is one of the exerciser's, and {kind} is another",
+                        f"choose a fault of the bus or the platform, or leave {kind} out",
                     )
-        for endpoint, kind in zip(self._endpoints, self._kinds, strict=True):
-            _become(endpoint, kind if fault.exerciser is Exerciser else fault.exerciser)
+        for each in self._endpoints:
+            if isinstance(each, Exerciser):
+                each.behaviour = each if fault.exerciser is None else fault.exerciser(each)
         self._platform.use(fault.platform())
-
-
-def _become(endpoint: Endpoint, kind: type[Endpoint]) -> None:
-    before = type(endpoint)
-    if kind is before:
-        return
-    # A fault keeps what it keeps in an object under names that its class has as well.
-    for faulty in before.__mro__:
-        if faulty.__module__.startswith(f"{faults.__name__}."):
-            for name in vars(faulty):
-                vars(endpoint).pop(name, None)
-    endpoint.__class__ = kind
-    for content in endpoint.contents.values():
-        if isinstance(content, RegisterFile):
-            content.rebind()

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which interrupts come, and how often."""
+"""Faults of interrupts: lost, sent twice, or sent to the wrong place."""
 
 from __future__ import annotations
 
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
-from dma_rehearsal.device.layout import INTXCTL_ASSERT
+from dma_rehearsal.device.layout import INTXCTL_ASSERT, ExerciserBar, Reg
 from dma_rehearsal.device.vfio_user.messages import Irq
 
 
-class _MsixOfOneVector(Exerciser):
+class _MsixOfOneVector(FaultyBehaviour):
     """One vector is wrong, and no other: only a test of every vector is sure to find it."""
 
     def msix(self, vector: int) -> bool:
-        if vector == self.vectors * 2 // 3:
+        if vector == self.device.vectors * 2 // 3:
             return self.wrong_msix(vector)
         return super().msix(vector)
 
@@ -29,7 +29,7 @@ class _MsixDropped(_MsixOfOneVector):
 
 class _MsixMisdirected(_MsixOfOneVector):
     def wrong_msix(self, vector: int) -> bool:
-        return Exerciser.msix(self, self.vectors - 1)
+        return self.device.msix(self.device.vectors - 1)
 
 
 class _MsixDoubled(_MsixOfOneVector):
@@ -39,57 +39,75 @@ class _MsixDoubled(_MsixOfOneVector):
 
     def wrong_msix(self, vector: int) -> bool:
         self._again = vector
-        return Exerciser.msix(self, vector)
+        return self.device.msix(vector)
 
-    def region_write(self, index: int, offset: int, data: bytes) -> None:
+    def before_write(self, region: int, offset: int, data: bytes) -> None:
         again, self._again = self._again, None
         if again is not None:
-            Exerciser.msix(self, again)
-        super().region_write(index, offset, data)
+            self.device.msix(again)
+        super().before_write(region, offset, data)
 
 
-class _IntxDropped(Exerciser):
+class _IntxDropped(FaultyBehaviour):
     def send_intx(self) -> bool:
         return False
 
 
-class _IntxDoubled(Exerciser):
+class _AtIntxctl(FaultyBehaviour):
+    """Acts when software has written INTXCTL."""
+
+    def accessed(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        super().accessed(region, offset, data, write=write)
+        if write and (region, offset) == (ExerciserBar.CONTROL, Reg.INTXCTL):
+            self.wrote_intxctl(asserted=bool(int.from_bytes(data, "little") & INTXCTL_ASSERT))
+
+    def wrote_intxctl(self, *, asserted: bool) -> None:
+        """Act as the fault does."""
+        raise NotImplementedError
+
+
+class _IntxDoubled(_AtIntxctl):
     _again = False
 
-    def write_intxctl(self, value: int) -> None:
-        super().write_intxctl(value)
-        if value & INTXCTL_ASSERT:
+    def wrote_intxctl(self, *, asserted: bool) -> None:
+        if asserted:
             self._again = True
         elif self._again:
             self._again = False
-            self.intx(True)
+            self.device.intx(True)
 
 
-class _IntxMisdirected(_IntxDropped):
+class _IntxMisdirected(_AtIntxctl):
     """Sends the message though MSI-X is not enabled, as it is not where INTx is used."""
 
-    def write_intxctl(self, value: int) -> None:
-        super().write_intxctl(value)
-        client = self.bus.client
-        if value & INTXCTL_ASSERT and client is not None:
-            self.trace.event(self.name, "msi-x", vector=self.vectors - 1)
-            client.trigger(Irq.MSIX, self.vectors - 1)
+    def send_intx(self) -> bool:
+        return False
+
+    def wrote_intxctl(self, *, asserted: bool) -> None:
+        client = self.device.bus.client
+        if asserted and client is not None:
+            self.device.trace.event(self.device.name, "msi-x", vector=self.device.vectors - 1)
+            client.trigger(Irq.MSIX, self.device.vectors - 1)
 
 
-class _MsixMaskIgnored(Exerciser):
+class _MsixMaskIgnored(FaultyBehaviour):
     """Sends at once, whatever Function Mask and MSI-X Enable say: nothing is ever pending."""
 
     def msix(self, vector: int) -> bool:
-        client = self.bus.client
-        if client is None or not self.config.bus_master or not 0 <= vector < self.vectors:
+        client = self.device.bus.client
+        if (
+            client is None
+            or not self.device.config.bus_master
+            or not 0 <= vector < self.device.vectors
+        ):
             return False
-        self.trace.event(self.name, "msi-x", vector=vector)
+        self.device.trace.event(self.device.name, "msi-x", vector=vector)
         return client.trigger(Irq.MSIX, vector)
 
 
-class _IntxStorm(Exerciser):
+class _IntxStorm(FaultyBehaviour):
     def intx_status(self) -> bool:
-        return self.interrupts.level
+        return self.device.interrupts.level
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

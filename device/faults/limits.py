@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limits of a device, and its coherence, as its profile and its constraints say."""
+"""Faults of a device's limits and of its coherence: it ignores its profile."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from dma_rehearsal.device.exerciser.constraints import CONSTRAINTS
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Transfer
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
 
 
-class _ConstraintsIgnored(Exerciser):
+class _ConstraintsIgnored(FaultyBehaviour):
     ignored: tuple[Ext, ...] = CONSTRAINTS
 
     def check(self, transfer: Transfer) -> Transfer:
-        limits = {int(each): self.extension[each] for each in self.ignored}
-        self.extension.values.update(dict.fromkeys(limits, 0))
+        limits = {int(each): self.device.extension[each] for each in self.ignored}
+        self.device.extension.values.update(dict.fromkeys(limits, 0))
         try:
             return super().check(transfer)
         finally:
-            self.extension.values.update(limits)
+            self.device.extension.values.update(limits)
 
 
 class _MaskNotHonoured(_ConstraintsIgnored):
@@ -37,36 +37,33 @@ class _AddressWrapped(_MaskNotHonoured):
 
     def check(self, transfer: Transfer) -> Transfer:
         sent = super().check(transfer)
-        mask = (1 << (self.extension[Ext.ADDRESS_BITS] or 64)) - 1
+        mask = (1 << (self.device.extension[Ext.ADDRESS_BITS] or 64)) - 1
         return replace(
             sent,
             segments=tuple(each._replace(address=each.address & mask) for each in sent.segments),
         )
 
 
-class _CoherenceForgotten(Exerciser):
+class _CoherenceForgotten(FaultyBehaviour):
     """Goes by the caches as a coherent device does, whatever its profile says."""
 
-    @property
-    def coherent(self) -> bool:
+    def is_coherent(self) -> bool:
         return True
 
 
-class _SnoopedAllTheSame(Exerciser):
+class _SnoopedAllTheSame(FaultyBehaviour):
     """Says of its DMA what its profile says; on the bus the caches follow it."""
 
-    @property
-    def coherent(self) -> bool:
+    def is_coherent(self) -> bool:
         return True
 
-    def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
-        told = DmaAttribute(0) if self.profile.coherent else DmaAttribute.NON_COHERENT
-        super()._ended(replace(transfer, asked=transfer.asked | told), reason, moved, crc32)
+    def ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+        told = DmaAttribute(0) if self.device.profile.coherent else DmaAttribute.NON_COHERENT
+        super().ended(replace(transfer, asked=transfer.asked | told), reason, moved, crc32)
 
 
-class _EnableNoSnoopIgnored(Exerciser):
-    @property
-    def no_snoop_enabled(self) -> bool:
+class _EnableNoSnoopIgnored(FaultyBehaviour):
+    def allows_no_snoop(self) -> bool:
         return True
 
 

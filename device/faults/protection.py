@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
 from dma_rehearsal.device.platform.platform import PlatformModels
@@ -39,7 +39,7 @@ def _rules(kind: type[ProtectionRules]) -> DeviceFault:
     return DeviceFault(platform=lambda: PlatformModels(protection=kind()))
 
 
-class _MovesPrefix(Exerciser):
+class _MovesPrefix(FaultyBehaviour):
     """Moves what was granted of a DMA that is denied, as a check byte by byte would."""
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
@@ -50,7 +50,7 @@ class _MovesPrefix(Exerciser):
                 and len(transfer.segments) == 1
             ):
                 granted = transfer.part(0, outcome.address - transfer.address)
-                Exerciser.transfer(self, granted, lambda *_: done(direction, outcome))
+                self.device.transfer(granted, lambda *_: done(direction, outcome))
             else:
                 done(direction, outcome)
 

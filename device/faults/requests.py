@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device asks of memory on its own, and who is told of requests."""
+"""Faults of requests to memory: unasked, untraced, uncounted, or never ended."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import contextlib
 import threading
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
-from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.layout import DmaReason, ExerciserBar, Reg
 from dma_rehearsal.device.platform.platform import PlatformModels
 
 
-class _RefusalsNotTraced(Exerciser):
-    def traces_request(self, reason: DmaReason) -> bool:
+class _RefusalsNotTraced(FaultyBehaviour):
+    def traces(self, reason: DmaReason) -> bool:
         return reason is DmaReason.NONE
 
 
-class _TransfersNotTraced(Exerciser):
-    def traces_request(self, reason: DmaReason) -> bool:
+class _TransfersNotTraced(FaultyBehaviour):
+    def traces(self, reason: DmaReason) -> bool:
         return reason is not DmaReason.NONE
 
 
@@ -29,13 +29,13 @@ def _refusals_uncounted() -> PlatformModels:
     return PlatformModels(keeps_refusal=lambda _refused: False)
 
 
-class _ReadsAhead(Exerciser):
+class _ReadsAhead(FaultyBehaviour):
     """Reads one byte behind each transfer, in vain where that is granted to nobody."""
 
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         last = transfer.segments[-1]
         with contextlib.suppress(DmaRefused):
-            self.bus.read(last.address + last.length, 1)
+            self.device.bus.read(last.address + last.length, 1)
         super().transfer(transfer, done)
 
 
@@ -43,10 +43,11 @@ class _ReadsAheadUnseen(_ReadsAhead, _RefusalsNotTraced):
     pass
 
 
-class _Hangs(Exerciser):
-    def write_dmactl(self, value: int) -> None:
-        del value
-        threading.Event().wait()
+class _Hangs(FaultyBehaviour):
+    def before_write(self, region: int, offset: int, data: bytes) -> None:
+        super().before_write(region, offset, data)
+        if (region, offset) == (ExerciserBar.CONTROL, Reg.DMACTL):
+            threading.Event().wait()
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

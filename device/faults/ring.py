@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transfers of the descriptor ring."""
+"""Faults of the descriptor ring."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.ring import parse
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, Ext
 
@@ -21,14 +21,14 @@ _SLOW_BUS_S = 0.001  # between two reads; another CPU may come in
 _READS, _SMALL = 20, 16
 
 
-class _RingSkipsLast(Exerciser):
+class _RingSkipsLast(FaultyBehaviour):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         if len(transfer.segments) > 1:
             transfer = replace(transfer, segments=transfer.segments[:-1])
         super().transfer(transfer, done)
 
 
-class _RingDoubleFetch(Exerciser):
+class _RingDoubleFetch(FaultyBehaviour):
     """Checks a descriptor, then reads its length again from the guest's memory, and uses that.
 
     It moves no more than was checked, so that the guest lives to tell.
@@ -37,12 +37,12 @@ class _RingDoubleFetch(Exerciser):
     def run_ring(self, transfer: Transfer, done: Callable[[DmaReason], None]) -> None:
         def moved(_direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if isinstance(outcome, DmaRefused):
-                self._ended(transfer, outcome.reason, 0, 0)
+                self.ended(transfer, outcome.reason, 0, 0)
                 done(outcome.reason)
             else:
                 segment = transfer.segments[0]._replace(length=self._fetched_again(transfer))
                 used = replace(transfer, segments=(segment,))
-                self._ended(used, DmaReason.NONE, used.length, zlib.crc32(outcome))
+                self.ended(used, DmaReason.NONE, used.length, zlib.crc32(outcome))
                 done(DmaReason.NONE)
 
         try:
@@ -58,20 +58,20 @@ class _RingDoubleFetch(Exerciser):
 
     def _fetched_again(self, transfer: Transfer) -> int:
         """Return the length that the descriptor at the completion index has by now."""
-        (place,) = self.ring.ranges(self.extension[Ext.RING_COMPLETION], 1)
-        small = self.extension[Ext.RING_SIZE] <= _SMALL
+        (place,) = self.device.ring.ranges(self.device.extension[Ext.RING_COMPLETION], 1)
+        small = self.device.extension[Ext.RING_SIZE] <= _SMALL
         length = transfer.length
         for _ in range(_READS if small else 1):
             if small:
                 time.sleep(_SLOW_BUS_S)
-            (again,) = parse(self.bus.read(*place))
+            (again,) = parse(self.device.bus.read(*place))
             length = again.length
             if length != transfer.length:
                 break
         return length
 
 
-class _RingRefusalLost(Exerciser):
+class _RingRefusalLost(FaultyBehaviour):
     def run_ring(self, transfer: Transfer, done: Callable[[DmaReason], None]) -> None:
         super().run_ring(transfer, lambda _reason: done(DmaReason.NONE))
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a DMA moves, and what is recorded of it."""
+"""Faults of the bytes that a DMA moves, and of its record."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.records import DmaRecord
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.faults.fault import DeviceFault
 from dma_rehearsal.device.layout import DmaDirection
 
@@ -21,44 +21,47 @@ def _flip_middle(data: bytes) -> bytes:
     return bytes(changed)
 
 
-class _ReadFlip(Exerciser):
+class _ReadFlip(FaultyBehaviour):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         def flipped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if direction is DmaDirection.READ_MEMORY and not isinstance(outcome, DmaRefused):
                 outcome = rest = _flip_middle(outcome)
                 for each in transfer.segments:
-                    self.buffer[each.offset : each.offset + each.length] = rest[: each.length]
+                    self.device.buffer[each.offset : each.offset + each.length] = rest[
+                        : each.length
+                    ]
                     rest = rest[each.length :]
             done(direction, outcome)
 
         super().transfer(transfer, flipped)
 
 
-class _WriteFlip(Exerciser):
+class _WriteFlip(FaultyBehaviour):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         def flipped(direction: DmaDirection, outcome: bytes | DmaRefused) -> None:
             if direction is DmaDirection.WRITE_MEMORY and not isinstance(outcome, DmaRefused):
                 first = transfer.segments[0]
-                self.bus.write(first.address, _flip_middle(outcome[: first.length]))
+                self.device.bus.write(first.address, _flip_middle(outcome[: first.length]))
             done(direction, outcome)
 
         super().transfer(transfer, flipped)
 
 
-class _IgnoresDirection(Exerciser):
+class _IgnoresDirection(FaultyBehaviour):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         super().transfer(replace(transfer, direction=DmaDirection.READ_MEMORY), done)
 
 
-class _FalseSuccess(Exerciser):
+class _FalseSuccess(FaultyBehaviour):
     def transfer(self, transfer: Transfer, done: Moved) -> None:
         pieces = (
-            self.buffer[each.offset : each.offset + each.length] for each in transfer.segments
+            self.device.buffer[each.offset : each.offset + each.length]
+            for each in transfer.segments
         )
         done(transfer.direction, b"".join(pieces))
 
 
-class _ReadsStale(Exerciser):
+class _ReadsStale(FaultyBehaviour):
     """Reads what it wrote there itself last, whoever wrote there since."""
 
     _last: tuple[int, bytes] = (0, b"")
@@ -72,13 +75,13 @@ class _ReadsStale(Exerciser):
                 self._last = transfer.address, outcome
             elif (transfer.address, transfer.length) == (address, len(written)):
                 outcome = written
-                self.buffer[transfer.offset : transfer.offset + len(written)] = written
+                self.device.buffer[transfer.offset : transfer.offset + len(written)] = written
             done(direction, outcome)
 
         super().transfer(transfer, moved)
 
 
-class _DmaRecordLost(Exerciser):
+class _DmaRecordLost(FaultyBehaviour):
     """Of every other DMA that reads memory: a test of one may not notice."""
 
     _lost = True

@@ -88,7 +88,7 @@ class CacheRegisters:
                 Register(Plat.CACHE_STATUS, reset=CacheStatus.NEVER_RUN),
                 *(Register(each, Access.RW) for each in _INPUTS),
                 *(Register(each) for each in (Plat.CACHE_FAULT_LO, Plat.CACHE_FAULT_HI)),
-                Register(Plat.CACHE_OPERATION_LO, read=lambda: self._number()),
+                Register(Plat.CACHE_OPERATION_LO, read=self._number),
                 Register(Plat.CACHE_OPERATION_HI, read=lambda: self._number() >> 32),
                 Register(Plat.CACHE_REPORTS),
                 Register(Plat.CACHE_REPORTS_LOST, read=self._lost),

@@ -89,7 +89,7 @@ def double_release() -> None:
 
 
 def stale_mapping() -> None:
-    """What is unmapped stays mapped."""
+    """Memory stays mapped after it is unmapped."""
 
     def close(_mapping: Mapping) -> None:
         pass
@@ -137,7 +137,7 @@ def lost_reclaim() -> None:
 
 
 def release_in_flight() -> None:
-    """Nobody asks the devices whether their DMA is over."""
+    """Nothing asks the devices whether their DMA is over."""
 
     def in_flight(_segments: object) -> list[str]:
         return []
@@ -155,7 +155,7 @@ def grants_both_ways() -> None:
 
 
 def grants_outlive() -> None:
-    """What prepare() granted is never withdrawn."""
+    """Grants made by prepare() are never withdrawn."""
 
     def withdraw(_grants: Grants) -> None:
         pass
@@ -164,7 +164,7 @@ def grants_outlive() -> None:
 
 
 def grants_of_the_dead() -> None:
-    """A killed process's grants stay when its memory goes to somebody else."""
+    """A killed process's grants stay when its memory goes to another process."""
 
     def reclaim(_platform: Platform) -> None:
         pass
@@ -182,7 +182,7 @@ def writable_after_out() -> None:
 
 
 def blocks_anywhere() -> None:
-    """Nobody looks where an allocation is called from."""
+    """Nothing checks where an allocation is called from."""
 
     def check_may_block(_what: str) -> None:
         pass
@@ -191,7 +191,7 @@ def blocks_anywhere() -> None:
 
 
 def no_quarantine() -> None:
-    """What is released does not rest: whoever comes next gets it."""
+    """Released memory does not rest: the next allocation gets it."""
 
     def add(_quarantine: Quarantine, start: int, size: int) -> list[tuple[int, int]]:
         return [(start, size)]
@@ -207,7 +207,7 @@ def no_quarantine() -> None:
 
 
 def lines_forgotten() -> None:
-    """Nobody looks which line makes a descriptor."""
+    """The source line that makes a descriptor is not recorded."""
 
     def here(_start: object) -> str:
         return "a line that nobody knows"
@@ -216,7 +216,7 @@ def lines_forgotten() -> None:
 
 
 def drop_unnoticed() -> None:
-    """A buffer that was dropped without release() is not told of."""
+    """A buffer dropped without release() is not reported."""
 
     def drop(_record: Record) -> None:
         pass
@@ -234,7 +234,7 @@ def untouched_unseen() -> None:
 
 
 def holders_unnamed() -> None:
-    """Nobody says who has the memory that an allocation did not get."""
+    """A failed allocation does not name the holders of the memory."""
 
     def of_pools(_names: object) -> str:
         return "held by others"

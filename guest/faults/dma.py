@@ -25,7 +25,7 @@ _generate = Prepared.generate
 
 
 def bounce_not_copied_back() -> None:
-    """What a device wrote into a bounce buffer stays there."""
+    """Bytes that a device wrote into a bounce buffer are not copied back."""
 
     def copy_back(bounce: Bounce, target: IOMemoryDescriptor, offset: int) -> None:
         pass
@@ -34,7 +34,7 @@ def bounce_not_copied_back() -> None:
 
 
 def bounce_wrong_direction() -> None:
-    """Before a device reads, the empty bounce buffer goes over the memory."""
+    """Before a device reads, the empty bounce buffer overwrites the memory."""
 
     def copy_out(bounce: Bounce, source: IOMemoryDescriptor, offset: int) -> None:
         _copy_back(bounce, source, offset)
@@ -67,7 +67,7 @@ def boundary_crossed() -> None:
 
 
 def part_grants_all() -> None:
-    """To prepare a part lets devices reach all that it is a part of."""
+    """Preparing a part lets devices reach the whole."""
 
     def hold(
         part: IOMemoryDescriptor, direction: IODirection, by: IOMemoryDescriptor
@@ -80,7 +80,7 @@ def part_grants_all() -> None:
 
 
 def non_coherent_ignored() -> None:
-    """A command takes every device for a coherent one."""
+    """A command treats every device as coherent."""
 
     def is_non_coherent(*_: object) -> bool:
         return False
@@ -89,7 +89,7 @@ def non_coherent_ignored() -> None:
 
 
 def list_cut_unnoticed() -> None:
-    """A list that was not generated to its end is completed all the same."""
+    """complete() accepts a list that was not generated to its end."""
 
     def check_generated(_prepared: Prepared) -> None:
         pass
@@ -98,7 +98,7 @@ def list_cut_unnoticed() -> None:
 
 
 def bounce_data_forgotten() -> None:
-    """Nobody looks whether a device wrote to a bounce buffer."""
+    """Nothing checks whether a device wrote to a bounce buffer."""
 
     def newer(*_: object) -> str:
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of where the allocator follows IOKit, applied from outside."""
+"""Named faults of the rules that the allocator takes from IOKit, applied from outside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
 
 
 def kernel_mapping_cut_short() -> None:
-    """The last complete() ends the kernel's mapping of pageable memory, whoever has it."""
+    """The last complete() ends the kernel's mapping of pageable memory while others use it."""
 
     def lend(backing: PinnableBacking) -> tuple[KernelMap, Callable[[], None]]:
         return backing.make_kernel_map(), lambda: None
@@ -21,7 +21,7 @@ def kernel_mapping_cut_short() -> None:
 
 
 def strict_ignored() -> None:
-    """What IOKit refuses is done for ported code, too."""
+    """Calls that IOKit refuses succeed for ported code."""
     cxx.IOBufferMemoryDescriptor.strict = False
 
 

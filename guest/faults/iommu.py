@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of what maps memory for a device, applied from outside."""
+"""Named faults of the mapper, which maps memory for a device, applied from outside."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def grants_both_ways() -> None:
 
 
 def rights_kept() -> None:
-    """What devices may do is what the first preparation said."""
+    """Devices keep the rights of the first preparation."""
 
     def changes(_window: BusWindow, _rights: IODirection) -> bool:
         return False
@@ -57,7 +57,7 @@ def rights_kept() -> None:
 
 
 def stale_after_unmap() -> None:
-    """What is completed or released stays mapped. Rights change all the same."""
+    """A buffer stays mapped after complete() and release(). Its rights still change."""
 
     def close(window: BusWindow) -> None:
         window._mapped, window._segments = [], []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named faults of who owns memory, applied from outside.
+"""Named faults of the ownership of memory, applied from outside.
 
 Each is a function that breaks one promise for the rest of this process, and in what it forks.
 """
@@ -21,7 +21,7 @@ _withdraw = PlatformAccess.withdraw
 
 
 def mapping_grants() -> None:
-    """Who maps memory of another process has a grant of its own."""
+    """A process that maps another process's memory has a grant of its own."""
     for name in ("_prepare_itself", "_wire"):
         setattr(Mapped, name, getattr(IOBufferMemoryDescriptor, name))
 
@@ -38,7 +38,7 @@ def two_owners() -> None:
 
 
 def withdrawal_failure_hidden() -> None:
-    """A withdrawal that fails passes for one that is done."""
+    """A withdrawal that failed counts as done."""
 
     def withdraw(access: PlatformAccess, grant: object) -> None:
         with contextlib.suppress(IOReturnError):
@@ -48,7 +48,7 @@ def withdrawal_failure_hidden() -> None:
 
 
 def child_counts_as_parent() -> None:
-    """A forked child takes for its own what its parent had granted."""
+    """A forked child treats its parent's grants as its own."""
 
     def begin_process(access: PlatformAccess) -> None:
         if access._pid != os.getpid():

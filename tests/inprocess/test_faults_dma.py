@@ -64,7 +64,7 @@ def narrow(bus: Bus, memory: Scattered) -> IODMACommand:
 
 
 def written(bus: Bus) -> bytes:
-    """What is in memory above the limit after a device has written there."""
+    """Return the bytes of memory above the limit after a device has written there."""
     memory = Scattered(bus, [HIGH], len(CONTENT), IN)
     with narrow(bus, memory) as command:
         bus.write(command.genIOVMSegments(0, 99)[0], CONTENT)
@@ -73,7 +73,7 @@ def written(bus: Bus) -> bytes:
 
 
 def read(bus: Bus) -> tuple[bytes, bytes]:
-    """What a device reads of such memory, and what is in there after it."""
+    """Return the bytes that a device reads of such memory, and its bytes afterwards."""
     memory = Scattered(bus, [HIGH], len(CONTENT), OUT)
     memory.writeBytes(0, CONTENT)
     with narrow(bus, memory) as command:
@@ -91,7 +91,7 @@ def segments(bus: Bus) -> list[tuple[int, int]]:
 
 
 def granted_for_a_part(bus: Bus) -> list[tuple[int, int]]:
-    """What is granted while 8 bytes of a page are prepared."""
+    """Return the grants while 8 bytes of a page are prepared."""
     memory = Scattered(bus, [HIGH], PAGE, OUT)
     granted: list[tuple[int, int]] = []
 

@@ -11,6 +11,7 @@ import pytest
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION
+from dma_rehearsal.device.exerciser import exerciser
 from dma_rehearsal.device.exerciser.control_registers import DmaControl
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.ring import Descriptor, Ring, parse
@@ -101,8 +102,8 @@ class ForgetsIndex(Exerciser):
 class MovesAPart(Exerciser):
     """Says of what it refused that a byte was moved."""
 
-    def _ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
-        super()._ended(transfer, reason, moved or int(bool(reason)), crc32)
+    def ended(self, transfer: Transfer, reason: DmaReason, moved: int, crc32: int) -> None:
+        super().ended(transfer, reason, moved or int(bool(reason)), crc32)
 
 
 class LosesItself(Exerciser):
@@ -208,8 +209,9 @@ class WrongRing(Exerciser):
     ring_type: type[Ring] = Ring
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.ring.__class__ = self.ring_type
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exerciser, "Ring", self.ring_type)
+            super().__init__(*args, **kwargs)
 
 
 class NoWrap(Ring):

@@ -30,7 +30,7 @@ def test_subject_without_a_proof_is_missing() -> None:
 
 def test_proof_without_its_neighbour_is_missing() -> None:
     (said,) = gathered(Proof("tests/test_a.py::test_fault", "tests/test_a.py::gone")).missing()
-    assert said == "fault 'device-read-flip': there is no neighbour tests/test_a.py::gone"
+    assert said == "fault 'device-read-flip': the neighbour is missing: tests/test_a.py::gone"
 
 
 def test_proof_with_its_neighbour_is_enough() -> None:

@@ -272,7 +272,7 @@ _INTERRUPTS = (
     Fault(
         "intx-misdirected",
         Component.EXERCISER,
-        "the device sends an MSI-X message in place of the INTx line",
+        "the device sends an MSI-X message instead of raising the INTx line",
         ("INTx",),
         tests=("test_interrupts.py",),
     ),

@@ -11,8 +11,9 @@ import pytest
 
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults import IMPLEMENTATIONS
+from dma_rehearsal.device.faults.injector import FaultInjector
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext, ProfileFlag, Reg
+from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import BASE, FakeClient, answer, dma, read32, record, write32
 
@@ -292,8 +293,8 @@ def test_fault_lets_just_its_limit_be_broken(
 ) -> None:
     """The fault breaks one limit, and the others hold."""
     values = {"max_segment": 64, key: value}
-    faulty = IMPLEMENTATIONS[fault].exerciser
-    made = attached(faulty(Trace(), profile=profile.parse(values, "mine")), client)
+    made = attached(Exerciser(Trace(), profile=profile.parse(values, "mine")), client)
+    FaultInjector([made], Platform(Trace())).set(fault)
     made.region_write(1, 0, b"corrupt!")
     found = dma(made, address, 8, write=True)
     assert found["reason"] == (DmaReason.UNMAPPED if place is None else DmaReason.NONE)

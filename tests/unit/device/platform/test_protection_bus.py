@@ -13,6 +13,7 @@ import pytest
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
 from dma_rehearsal.device.layout import (
     DmaReason,
     DmaStatus,
@@ -204,11 +205,12 @@ ENDS: list[tuple[Callable[[Board, int], object], DmaReason]] = [
 ]
 
 
-class Patient(Exerciser):
-    """Leaves a DMA under way when bus mastering ends, as an endpoint of an author's does."""
+class Patient(FaultyBehaviour):
+    """Leaves a DMA under way when bus mastering ends, as an author's endpoint does."""
 
-    def on_command(self) -> None:
-        """Do nothing."""
+    def end_dma(self, reason: DmaReason) -> None:
+        if reason is not DmaReason.BUS_MASTER_OFF:
+            super().end_dma(reason)
 
 
 @pytest.mark.parametrize("by_message", [False, True])
@@ -223,7 +225,7 @@ def test_what_is_read_by_messages_is_not_given_out_without_the_right(
 ) -> None:
     """The client has answered, the last piece even; the data are not taken."""
     board, client, identity = bare
-    board.exerciser.__class__ = Patient
+    board.exerciser.behaviour = Patient(board.exerciser)
     outcomes = started(board, write=False, by_message=by_message)
     for _ in range(piece):
         client.answer(bytes(32))
@@ -247,7 +249,7 @@ def test_what_is_written_by_messages_ends_with_the_right(
     """The piece that the client was asked to take cannot be called back: it is told as moved."""
     board, client, identity = bare
     trace = board.exerciser.bus.trace = Trace(tmp_path / "trace")
-    board.exerciser.__class__ = Patient
+    board.exerciser.behaviour = Patient(board.exerciser)
     outcomes = started(board, write=True, by_message=by_message)
     end(board, identity)
     client.answer()
@@ -265,7 +267,7 @@ def test_last_piece_that_was_written_is_the_end(
     bare: tuple[Board, Bare, int], end: tuple[Callable[[Board, int], object], DmaReason]
 ) -> None:
     board, client, identity = bare
-    board.exerciser.__class__ = Patient
+    board.exerciser.behaviour = Patient(board.exerciser)
     outcomes = started(board, write=True)
     client.answer()
     end[0](board, identity)
