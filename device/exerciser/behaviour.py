@@ -3,7 +3,7 @@
 
 An exerciser asks its ``behaviour`` at each of them. Its own methods are the sound behaviour. A
 fault gives it another object, which passes on to the exerciser whatever it does not change
-(`dma_rehearsal.device.faults.behaviour`).
+(`dma_rehearsal.device.faults.fault`).
 """
 
 from __future__ import annotations

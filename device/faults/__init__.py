@@ -6,8 +6,6 @@ from __future__ import annotations
 from dma_rehearsal.device.faults import (
     bus,
     cache_model,
-    configuration,
-    in_flight,
     interrupts,
     limits,
     protection,
@@ -21,7 +19,7 @@ from dma_rehearsal.device.faults.fault import DeviceFault
 __all__ = ["IMPLEMENTATIONS", "SOUND", "DeviceFault"]
 
 _SUBJECTS = (
-    *(transfers, requests, configuration, interrupts, limits, in_flight),
+    *(transfers, requests, interrupts, limits),
     *(ring, bus, witness, protection, cache_model),
 )
 

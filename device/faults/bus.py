@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused, OnlyByMessage
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
-from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
 from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import MemoryFault

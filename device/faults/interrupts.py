@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
-from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
 from dma_rehearsal.device.layout import INTXCTL_ASSERT, ExerciserBar, Reg
 from dma_rehearsal.device.vfio_user.messages import Irq
 

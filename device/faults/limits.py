@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of a device's limits and of its coherence: it ignores its profile."""
+"""Faults of what a device is: its limits, its coherence and its list of capabilities."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from dma_rehearsal.device.exerciser.constraints import CONSTRAINTS
 from dma_rehearsal.device.exerciser.transfer import Transfer
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
-from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
 from dma_rehearsal.device.layout import DmaAttribute, DmaReason, Ext
+from dma_rehearsal.device.pci.config import Header
+from dma_rehearsal.device.pci.power import PowerManagement
 
 
 class _ConstraintsIgnored(FaultyBehaviour):
@@ -67,6 +68,22 @@ class _EnableNoSnoopIgnored(FaultyBehaviour):
         return True
 
 
+class _CapabilityHidden(FaultyBehaviour):
+    """Leaves Power Management out of the list of capabilities; its registers are still there."""
+
+    def shown_config(self, offset: int, data: bytes) -> bytes:
+        data = super().shown_config(offset, data)
+        shown = bytearray(data)
+        pointer = int(Header.CAPABILITIES)
+        while place := self.device.config.read(pointer, 1)[0]:
+            if self.device.config.read(place, 1)[0] == PowerManagement.id:
+                if offset <= pointer < offset + len(data):
+                    shown[pointer - offset] = self.device.config.read(place + 1, 1)[0]
+                break
+            pointer = place + 1
+        return bytes(shown)
+
+
 IMPLEMENTATIONS: dict[str, DeviceFault] = {
     "constraints-ignored": DeviceFault(exerciser=_ConstraintsIgnored),
     "coherence-forgotten": DeviceFault(exerciser=_CoherenceForgotten),
@@ -75,4 +92,5 @@ IMPLEMENTATIONS: dict[str, DeviceFault] = {
     "address-wrapped": DeviceFault(exerciser=_AddressWrapped),
     "boundary-crossed": DeviceFault(exerciser=_BoundaryCrossed),
     "cache-enable-ignored": DeviceFault(exerciser=_EnableNoSnoopIgnored),
+    "device-capability-hidden": DeviceFault(exerciser=_CapabilityHidden),
 }

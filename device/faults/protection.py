@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
-from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
 from dma_rehearsal.device.platform.platform import PlatformModels
 from dma_rehearsal.device.platform.protection import Grant, ProtectionFault, ProtectionRules

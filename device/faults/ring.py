@@ -11,8 +11,7 @@ from dataclasses import replace
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.ring import parse
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
-from dma_rehearsal.device.faults.fault import DeviceFault
+from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, Ext
 
 _SLOW_BUS_S = 0.001  # between two reads; another CPU may come in

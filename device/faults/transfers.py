@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the bytes that a DMA moves, and of its record."""
+"""Faults of a DMA: the bytes that it moves, its record, and its end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import replace
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.records import DmaRecord
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
-from dma_rehearsal.device.faults.fault import DeviceFault
-from dma_rehearsal.device.layout import DmaDirection
+from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
+from dma_rehearsal.device.layout import DmaDirection, DmaReason
 
 
 def _flip_middle(data: bytes) -> bytes:
@@ -94,6 +93,24 @@ class _DmaRecordLost(FaultyBehaviour):
         super().keep(record)
 
 
+class _OutlivesBusMaster(FaultyBehaviour):
+    """A DMA in flight that does not end, and goes on when bus mastering is on again."""
+
+    def end_dma(self, reason: DmaReason) -> None:
+        if reason is not DmaReason.BUS_MASTER_OFF:
+            super().end_dma(reason)
+
+
+class _OutlivesReset(FaultyBehaviour):
+    """The worst of a reset in the middle of a DMA: the old request goes on after it."""
+
+    def end_dma(self, reason: DmaReason) -> None:
+        transfer = self.device.hold._transfer
+        super().end_dma(reason)
+        if reason is DmaReason.RESET:
+            self.device.hold._transfer = transfer
+
+
 IMPLEMENTATIONS: dict[str, DeviceFault] = {
     "device-read-flip": DeviceFault(exerciser=_ReadFlip),
     "device-write-flip": DeviceFault(exerciser=_WriteFlip),
@@ -101,4 +118,6 @@ IMPLEMENTATIONS: dict[str, DeviceFault] = {
     "device-false-success": DeviceFault(exerciser=_FalseSuccess),
     "device-reads-stale": DeviceFault(exerciser=_ReadsStale),
     "device-record-lost": DeviceFault(exerciser=_DmaRecordLost),
+    "held-outlives-bus-master": DeviceFault(exerciser=_OutlivesBusMaster),
+    "held-outlives-reset": DeviceFault(exerciser=_OutlivesReset),
 }

@@ -13,7 +13,7 @@ from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.exerciser.behaviour import Behaviour
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.faults import SOUND, DeviceFault
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
+from dma_rehearsal.device.faults.fault import FaultyBehaviour
 from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.layout import (
     INTXCTL_ASSERT,

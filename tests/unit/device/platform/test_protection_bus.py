@@ -12,8 +12,7 @@ import pytest
 
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.faults.behaviour import FaultyBehaviour
+from dma_rehearsal.device.faults.fault import FaultyBehaviour
 from dma_rehearsal.device.layout import (
     DmaReason,
     DmaStatus,
