@@ -41,6 +41,10 @@ SHELL = "/bin/bash"
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
 SHELL_PROFILE = """\
 PS1='guest:\\w# '
+# The image has no package with these.
+clear() { printf '\\033[H\\033[2J'; }
+which() { type -P "$@"; }
+free() { head -n 3 /proc/meminfo; }
 cd /opt/dma-rehearsal/project 2>/dev/null || cd /opt/dma-rehearsal/dma_rehearsal/guest
 """
 

@@ -110,6 +110,10 @@ def test_shell_has_the_driver_of_a_project(terminal: Terminal, tmp_path: Path) -
         ENDPOINT="checksum_device:Checksum",
     )
     child.expect(PROMPT, timeout=LIMIT_S)
+    child.sendline("which python3; free; clear")
+    child.expect_exact("/usr/bin/python3")
+    child.expect("MemAvailable: +[0-9]+ kB")
+    child.expect_exact("\x1b[H\x1b[2J")
     for command in tutorial.shell_commands():
         child.sendline(command)
     child.expect_exact("1234:c5c5")
