@@ -27,7 +27,7 @@ class _Left:
     told: bool = False
 
     def done(self) -> bool:
-        """Try it; whether it is done."""
+        """Try it; return whether it is done."""
         try:
             self.call()
         except (BufferError, IOBusyError, IONotPermittedError):
@@ -49,7 +49,7 @@ _left: Final[deque[_Left]] = deque()
 def close_or_defer(call: Callable[[], object], what: str = "memory") -> None:
     """Call ``call`` now, or when `run_pending` finds that nothing is in its way any more.
 
-    Raises what it raises, unless that is only that something is in its way.
+    Raises its errors, unless it only finds something in its way.
     """
     try:
         call()
@@ -58,7 +58,7 @@ def close_or_defer(call: Callable[[], object], what: str = "memory") -> None:
 
 
 def finalize(call: Callable[[], object], what: str) -> None:
-    """Call ``call`` for a finalizer: when it fails it is told, and `run_pending` tries it again.
+    """Call ``call`` for a finalizer: an error is reported, and `run_pending` tries it again.
 
     A second call goes on where the first has failed. ``what``: the thing that ends, for messages.
     """
@@ -66,7 +66,7 @@ def finalize(call: Callable[[], object], what: str) -> None:
 
 
 def run_pending() -> None:
-    """Do what was left, as far as that is possible by now."""
+    """Make the deferred calls, as far as that is possible by now."""
     for _ in range(len(_left)):
         try:
             left = _left.popleft()

@@ -75,7 +75,7 @@ class IOReturnError(Exception):
         super().__init__(f"{self.code.name} ({self.code:#010x}): {reason}")
 
     def add(self, words: str) -> None:
-        """Add what is known where the error passes by."""
+        """Add words that are known only further up the call."""
         self.reason += f"; {words}"
         self.args = (f"{self.code.name} ({self.code:#010x}): {self.reason}",)
 
@@ -156,7 +156,7 @@ _OF_THE_SYSTEM: Final = {
 def of_the_system(
     what: str, error: OSError, *, length: int, address: int | None = None
 ) -> IOReturnError:
-    """Return what the kernel's refusal of ``length`` bytes is in IOKit's terms."""
+    """Return the kernel's refusal of ``length`` bytes in IOKit's terms."""
     said = f"{what} of {length} bytes"
     if address:
         said += f" at {address:#x}"
@@ -168,7 +168,7 @@ def of_the_system(
 
 
 def undo(cause: BaseException, call: Callable[[], object]) -> None:
-    """Call ``call`` on the way of ``cause``, which stays what is raised; what fails is added."""
+    """Call ``call`` while ``cause`` is raised, which stays the error; a failure is added to it."""
     try:
         call()
     except Exception as error:  # whatever it is, it must not take the cause's place

@@ -36,7 +36,7 @@ CallSite = str | tuple[str, int]  # as shown, or (file, line)
 
 
 def no_clock() -> int:
-    """Return 0: nobody counts the requests."""
+    """Return 0: requests are not counted."""
     return 0
 
 
@@ -80,9 +80,9 @@ def transparent(*modules: str) -> None:
 
 
 def ends_at(module: str, place: CallSite) -> None:
-    """Give what is made below ``module`` this place, if all frames up to there are passed over.
+    """Give descriptors made below ``module`` this place, if all frames up to there are passed over.
 
-    Such as what runs tests, with the line of the test that runs.
+    For example, the module that runs tests, with the line of the test that runs.
     """
     if module not in _ends:
         transparent()
@@ -91,7 +91,7 @@ def ends_at(module: str, place: CallSite) -> None:
 
 @contextmanager
 def made_by(place: str) -> Iterator[None]:
-    """Give what is made in the ``with`` this place: its line is in another thread or process."""
+    """Give descriptors made in the ``with`` this place: their line is elsewhere, as in a thread."""
     token = _stated.set(place)
     try:
         yield
@@ -248,7 +248,7 @@ class Record:
             self.elsewhere.append((offset, length))
 
     def reached(self) -> list[Segment]:
-        """Return where devices find its bytes: in bounce memory what goes through that."""
+        """Return where devices find its bytes: in the bounce memory, for bytes that bounce."""
         found: list[Segment] = []
         offset = 0
         for address, length in self.segments:
@@ -273,7 +273,7 @@ class Record:
         self.newest = _tick()
 
     def release(self) -> None:
-        """Note that its memory is anybody's now."""
+        """Note that its memory was given back."""
         self._end(_here(sys._getframe(1)))
 
     def drop(self) -> None:
@@ -296,7 +296,7 @@ class Record:
         return f"{self.name}, {self.direction.name}, made at {self.made_at}"
 
     def history(self) -> str:
-        """Return `str`'s words, and what became of it."""
+        """Return its name, and its end."""
         if self._released:
             return f"{self}, released at {self.released_at}, {_operations(self.ago)} ago"
         if self._completed:
@@ -307,7 +307,7 @@ class Record:
 
 
 def without(parts: Iterable[Segment], offset: int, length: int) -> Iterator[Segment]:
-    """Yield (bytes from ``offset`` on, length) of what of a range is in none of ``parts``."""
+    """Yield (bytes from ``offset`` on, length) of the gaps of a range between ``parts``."""
     at, end = offset, offset + length
     for start, size in sorted(parts):
         if at < end and start < end and at < start + size:
@@ -382,7 +382,7 @@ def dropped_count() -> int:
 
 
 def table(limit: int = 256, near: Iterable[int] = ()) -> list[Row]:
-    """Return what is, and recently was, where on the bus: one row for each segment.
+    """Return the present and recent owners of bus addresses: one row for each segment.
 
     The newest first; with ``near``, what is nearest to one of these bus addresses first.
     """

@@ -50,7 +50,7 @@ class RangeAllocator:
 
     @property
     def taken(self) -> dict[int, int]:
-        """A copy of what is handed out: start -> size."""
+        """A copy of the ranges handed out: start -> size."""
         return dict(self._taken)
 
     def runs(self) -> Iterator[tuple[int, int]]:
@@ -61,7 +61,7 @@ class RangeAllocator:
     def add(self, start: int, size: int) -> None:
         """Make [start, start + size) free. IOBadArgumentError when a part of it is free already.
 
-        It must not overlap what is handed out; that is the caller's to know.
+        It must not overlap a range that is handed out; the caller has to know that.
         """
         if size <= 0 or start < 0:
             raise IOBadArgumentError(f"range of {size} at {start:#x}", address=start, length=size)
@@ -155,7 +155,7 @@ class RangeAllocator:
         return size
 
     def exclude(self, start: int, size: int) -> list[tuple[int, int]]:
-        """Take what is free of [start, start + size) away; return that, as (start, size) each."""
+        """Take the free parts of [start, start + size) away; return them as (start, size)."""
         end = start + size
         index = max(0, bisect_right(self._starts, start) - 1)
         parts: list[tuple[int, int]] = []

@@ -80,9 +80,9 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
     """
 
     strict: ClassVar[bool] = False
-    """Whether what IOKit refuses is refused, although it can be done here; set in a subclass.
+    """Whether calls that IOKit refuses are refused, although they work here; set in a subclass.
 
-    docs/iobuffer.md lists what that is. `iobuffer.cxx` has it on.
+    docs/iobuffer.md lists these calls. `iobuffer.cxx` has it on.
     """
 
     _backing: Backing | None
@@ -170,7 +170,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
     def withOptions(
         cls, options: IOOptions | int, capacity: int, alignment: int | None = None
     ) -> Self:
-        """Allocate in the calling process, which is what the kernel is in IOKit.
+        """Allocate in the calling process, which has the part of IOKit's kernel.
 
         If ``strict``, in `kernel_task`; so for `withCapacity` and `withBytes`.
         """
@@ -338,8 +338,8 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         task belongs to that task from then on, which decides what devices may do with it.
 
         `IOBusyError`, and nothing done, while a view or a mapping lives, a preparation is open, or
-        a DMA may be active; it says which. `IONotAttachedError` the second time. What fails to
-        withdraw raises: devices may have rights still, and the call can be made again.
+        a DMA may be active; the error says which. `IONotAttachedError` the second time. An error of
+        a withdrawal is raised: devices may have rights still, and the call can be made again.
         """
         self._release()
 
@@ -361,7 +361,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
                 coverage.ended(self._record, device_may(self._direction))
 
     def _give_back(self, backing: Backing) -> None:
-        """Free the memory, which somebody else may have at once: so devices lose it before."""
+        """Free the memory. Another owner may get it at once, so devices lose it before."""
         self._resources.withdraw()
         if self._resources.remote is not None:
             self._resources.remote.close()
@@ -374,7 +374,7 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         self._record.release()
 
     def _what_holds(self) -> str:
-        """Say what holds the memory, "" for nothing. An error must not hold it itself."""
+        """Name the holders of the memory, "" for none. An error must not hold it itself."""
         views = self._views.alive()
         if views:
             return views
@@ -525,8 +525,8 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
 
         When it returns devices may do that, and nothing else; IOKit only notes it for the next
         prepare(). `IOBusyError` while a preparation is open (but the buffer's own), or a DMA
-        may be active. What fails to withdraw, or to tell the task that the buffer was made in,
-        raises, and leaves the direction as it was.
+        may be active. An error of a withdrawal, or of the task that the buffer was made in, is
+        raised, and leaves the direction as it was.
         """
         with self._lock:
             self._check_attached()

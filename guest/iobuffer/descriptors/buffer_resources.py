@@ -32,13 +32,13 @@ class BufferResources:
     remote: Remote | None = None
 
     def end_track(self) -> None:
-        """Tell what maintains the caches that the mapping ends, if it was told of it."""
+        """End the tracking of the buffer for cache maintenance, if it was tracked."""
         if self.untrack is not None:
             self.untrack()
             self.untrack = None
 
     def withdraw(self) -> None:
-        """Take the memory from devices and from what maintains the caches.
+        """Take the memory from devices, and end its cache maintenance.
 
         Errors are those of the access control, the caches or the IOMMU; a call after an error goes
         on where it failed.
@@ -48,7 +48,7 @@ class BufferResources:
         self.window.close()
 
     def give_back(self) -> None:
-        """Free the memory, which somebody else may have at once: so devices lose it before."""
+        """Free the memory. Another owner may get it at once, so devices lose it before."""
         self.withdraw()
         if self.remote is not None:
             self.remote.drop()

@@ -53,7 +53,7 @@ class Account:
     elsewhere: tuple[tuple[int, int], ...]
 
     def words(self) -> str:
-        """Say what no DMA touched, "" when there is nothing, or when it is not known."""
+        """Describe the bytes that no DMA touched; "" for none, and when that is unknown."""
         missing = self.missing()
         if missing is None or not missing.count:
             return ""
@@ -67,7 +67,7 @@ class Account:
         )
 
     def missing(self) -> Untouched | None:
-        """Return what no DMA touched; None when it is not known."""
+        """Return the bytes that no DMA touched; None when that is unknown."""
         evidence = dma_platform.dma_evidence
         if evidence is None:
             return None
@@ -141,7 +141,7 @@ def begin() -> None:
 def lines() -> list[str]:
     """Return a line for each account since `begin` with bytes that no DMA touched.
 
-    Open accounts count with what was touched up to now. At most `LINES_MAX`, and how many more.
+    Open accounts count with the bytes touched up to now. At most `LINES_MAX`, and how many more.
     """
     if dma_platform.dma_evidence is None:
         return []

@@ -38,7 +38,7 @@ _UNSUPPORTED: Final = (
 )
 
 CACHE_MODES: Final = {
-    CacheMode.DEFAULT: CacheMode.COPYBACK,  # what the platform does when nothing is said
+    CacheMode.DEFAULT: CacheMode.COPYBACK,  # the platform's default
     CacheMode.INHIBIT: CacheMode.INHIBIT,
     CacheMode.WRITE_THRU: CacheMode.WRITE_THRU,
     CacheMode.COPYBACK: CacheMode.COPYBACK,
@@ -154,12 +154,12 @@ def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
 def make_request(
     task: Task, options: IOOptions, capacity: int, alignment: int, highest: int | None
 ) -> Request:
-    """Return what the memory must be; any sharing or cache bit makes the alignment a page.
+    """Return the request for the memory; any sharing or cache bit makes the alignment a page.
 
     kIOMemoryMapperNone is one of IOKit's cache bits (0x800 of kIOMapCacheMask), and does it, too.
 
-    Behind a mapper, contiguous is what devices see, and how high it lies there is the mapper's to
-    say; not so with HostPhysicallyContiguous, and with MapperNone.
+    Behind an IOMMU, devices see contiguous memory, and the IOMMU decides how high its addresses
+    are; not so with HostPhysicallyContiguous, and with MapperNone.
     """
     if int(options) & (kIOMemorySharingTypeMask | kIOMapCacheMask):
         alignment = max(alignment, PAGE)

@@ -49,7 +49,7 @@ def clipped_pages(ranges: Iterator[Segment], offset: int, length: int) -> Iterat
 
 
 def hold(part: IOMemoryDescriptor, direction: IODirection, by: IOMemoryDescriptor) -> Preparation:
-    """Wire what ``by`` is made of; it can be neither completed nor released by others then."""
+    """Wire a part of ``by``; meanwhile others can neither complete nor release it."""
     with part._lock:
         part._check_attached()
         first = not part._preparations.held_by(by)
@@ -79,7 +79,7 @@ class DerivedMemoryDescriptor(IOMemoryDescriptor):
         self._maps: weakref.WeakSet[IOMemoryMap] = weakref.WeakSet()
 
     def release(self) -> None:
-        """Undo what is still prepared, and let go of the memory.
+        """Undo the open preparations, and let go of the memory.
 
         `IOBusyError`, and nothing done, while a DMA may be active, or a mapping or a descriptor
         that is made of this one uses it. `IONotAttachedError` the second time.

@@ -51,7 +51,7 @@ from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window, reserve
 
 _ADDRESS_LIMIT: Final = 1 << 47
 _ANYWHERE: Final = MapOptions.kIOMapAnywhere
-# With one of these, the memory where it is already is not what was asked for.
+# With one of these options, the existing mapping does not answer the request.
 _ELSEWHERE: Final = (
     MapOptions.kIOMapReadOnly
     | MapOptions.kIOMapUnique
@@ -97,7 +97,7 @@ class _Wired:
 
 
 def _dropped(wired: _Wired) -> None:
-    """End what was dropped while it was prepared."""
+    """End the preparation of a descriptor that was dropped."""
     if os.getpid() != wired.pid or wired.pinned is None:
         return
     deferred.finalize(wired.end, str(wired.record))

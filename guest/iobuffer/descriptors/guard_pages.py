@@ -84,7 +84,7 @@ class IOGuardPageMemoryDescriptor(DerivedMemoryDescriptor):
             raise IOUnsupportedError(f"guard pages are mapped in this process, not {request.task}")
         address = request.address
         reservation = None
-        if request.within is None:  # what a reservation has faults already
+        if request.within is None:  # pages of a reservation fault already
             anywhere = MapOptions.kIOMapAnywhere in request.options
             reservation = reserve(
                 align_up(request.offset % PAGE + request.length, PAGE),

@@ -91,7 +91,7 @@ class ImportedBuffer(IOBufferMemoryDescriptor):
                 self.release()
 
     def made_by(self, maker: Task, connection: socket.socket) -> Maker:
-        """Hear on ``connection`` what its maker does with it; return what listens."""
+        """Follow its maker on ``connection``; return the listener."""
         self._maker = Maker(self, maker, connection)
         return self._maker
 
@@ -126,7 +126,7 @@ class ImportedBuffer(IOBufferMemoryDescriptor):
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """Prepare what is wired, once it is ours. What refuses that leaves it to the next call."""
+        """Prepare wired memory, once it is ours. After a refusal the next call tries again."""
         if self._unprepared:
             self._unprepared = False  # not again from within
             try:
@@ -213,10 +213,10 @@ def _check_file(fd: int, size: int) -> None:
 def import_memory(
     call: str, share: Share, details: dict[str, Any], asker: Task, connection: socket.socket
 ) -> tuple[ImportedBuffer, Maker] | tuple[ImportedMap, MapOwner]:
-    """Do what another process asks for; raises what a call of this process would raise.
+    """Make a buffer or a mapping for another process; errors as for a call of this process.
 
-    ``make``: a buffer of this task. ``map``: a mapping of the asker's buffer. Return what was made,
-    and what answers the asker on ``connection`` from then on.
+    ``make``: a buffer of this task. ``map``: a mapping of the asker's buffer. Return the result,
+    and the object that answers the asker on ``connection`` from then on.
     """
     if call not in ("make", "map"):
         close_all(share.fds)

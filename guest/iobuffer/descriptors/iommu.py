@@ -77,7 +77,7 @@ class BusWindow:
         """Let devices read the memory (Out), write it (In) or both, and nothing else.
 
         ``physical``: where it is. Rights that change leave it at its bus addresses, but no device
-        reaches it for a moment. What the mapper raises leaves it closed.
+        reaches it for a moment. An error of the IOMMU leaves it closed.
 
         `IOUnsupportedError` where bus addresses cannot be physical and have to be;
         `IOBadArgumentError` when none are low enough.

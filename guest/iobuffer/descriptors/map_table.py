@@ -47,7 +47,7 @@ _KIND: Final = MapOptions.kIOMapReadOnly | _ANY_GUARD
 
 
 class IOMapWarning(UserWarning):
-    """A mapping allows what the descriptor's direction does not ask for."""
+    """A mapping allows accesses that the descriptor's direction does not need."""
 
 
 class MappableBuffer(Descriptor, Protocol):

@@ -103,7 +103,7 @@ class IOMemoryDescriptor(ABC):
 
     # Preparations that complete() leaves alone: those the descriptor made for itself.
     _own_preparations = 0
-    # Where a mapper has it; None: bus addresses are physical, or those of what it is made of.
+    # Its bus addresses; None: they are physical, or those of the descriptors that it is made of.
     _window: BusWindow | None = None
 
     def __init__(self, direction: IODirection, tag: int = 0) -> None:
@@ -208,7 +208,7 @@ class IOMemoryDescriptor(ABC):
 
     @property
     def reached_segments(self) -> list[Segment]:
-        """The same, but with bounce memory in place of what went through that."""
+        """The same, but with the bounce memory in place of bytes that went through it."""
         return self._record.reached()
 
     @property
@@ -373,7 +373,7 @@ class IOMemoryDescriptor(ABC):
 
         Options are `MapOptions` and one cache mode. Raises `IOBadArgumentError` for a range that is
         not within the memory (its capacity counts), `IOBusyError` for a cache mode that conflicts,
-        `IOUnsupportedError` for what this memory cannot do.
+        `IOUnsupportedError` for a mapping that this memory cannot have.
         """
         with self._lock:
             self._check_attached()
@@ -384,7 +384,7 @@ class IOMemoryDescriptor(ABC):
             if wanted & ~MapOptions(sum(MapOptions)):
                 raise IOBadArgumentError(f"map options {int(options):#x}: unknown bits")
             if wanted & MapOptions.kIOMapOverwrite:
-                raise IOBadArgumentError("kIOMapOverwrite would replace what is mapped there")
+                raise IOBadArgumentError("kIOMapOverwrite would replace existing mappings")
             if length == 0:
                 length = self.getLength()
             if offset < 0 or length < 0 or not offset < offset + length <= self._mappable():
@@ -461,7 +461,7 @@ class IOMemoryDescriptor(ABC):
         return "" if look is None else str(look(self, offset, length))
 
     def _open_window(self, direction: IODirection, physical: Iterator[Segment]) -> None:
-        """Have the mapper let devices do what the preparations say, and one for ``direction``."""
+        """Have the IOMMU give devices the rights of the preparations, and of ``direction``."""
         window = self._window
         if window is None or not window.translated:
             return
@@ -471,7 +471,7 @@ class IOMemoryDescriptor(ABC):
         window.allow(rights, list(merged(physical)))
 
     def _narrow_window(self, physical: Iterator[Segment]) -> None:
-        """Have the mapper let devices do what the preparations that are left say."""
+        """Have the IOMMU give devices only the rights of the preparations that are left."""
         window = self._window
         if window is None or not window.translated:
             return
@@ -518,7 +518,7 @@ class IOMemoryDescriptor(ABC):
             return list(self._owners(offset, length)) if length else []
 
     def _busy(self, why: str) -> IOBusyError:
-        """Return the error that something is still used; ``why`` says what uses it."""
+        """Return the error that the memory is still used; ``why`` names its user."""
         try:
             address = self.getPhysicalAddress()
         except IONotReadyError:
@@ -533,7 +533,7 @@ class IOMemoryDescriptor(ABC):
     def _split(
         self, given: int | IOOptions | None, flags: int, known: int
     ) -> tuple[IODirection, int]:
-        """Return the direction and the other flags of what IOKit has in one number."""
+        """Return the direction and the other flags, which IOKit has in one number."""
         both = int(flags) | (0 if given is None else int(given))
         if both & ~(known | 0x3):
             raise IOBadArgumentError(f"direction and flags {both:#x}: unknown bits")

@@ -42,9 +42,9 @@ class IOMemoryMap:
         unmap: Callable[[], None],
         drop: Callable[[], None] | None = None,
     ) -> None:
-        """``mapping`` is what views are made of (None: it is another task's); ``unmap`` ends it.
+        """``mapping`` is the source of views (None: it is another task's); ``unmap`` ends it.
 
-        ``drop`` does that from a finalizer, where ``unmap`` may wait for somebody.
+        ``drop`` does that from a finalizer, where ``unmap`` may have to wait.
         """
         self._descriptor: Descriptor | None = descriptor
         self._task = task
@@ -58,7 +58,7 @@ class IOMemoryMap:
         self.made_at = provenance.caller()
         """The "file:line" that made it."""
         self._lock = make_lock()  # its own: a finalizer must wait for no descriptor's
-        self._views: list[weakref.ref[Any]] = []  # what they look through
+        self._views: list[weakref.ref[Any]] = []  # the exporters of views
         self._finalizer = weakref.finalize(self, _forgotten, drop or unmap, repr(self), os.getpid())
         self._finalizer.atexit = False
         self._unmap = unmap

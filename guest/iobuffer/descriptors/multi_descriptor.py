@@ -202,7 +202,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         self._held.pop()
 
     def _let_go(self, held: list[Preparation]) -> None:
-        """Let go of what is held of the first entries; what fails is held still."""
+        """Let go of the first entries; after an error the others are still held."""
         while held:
             let_go(self._entries[len(held) - 1], held[-1], self)
             held.pop()
@@ -259,7 +259,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         return self._composed(request, parts, skip)
 
     def _compatible(self, request: MapRequest) -> IOMemoryMap | None:
-        """Return a mapping that exists and is what is asked for, counted once more."""
+        """Return an existing mapping that answers the request, counted once more."""
         if not request.options & MapOptions.kIOMapUnique:
             asked = request.options & ~MapOptions.kIOMapReference
             for each in self._maps:
@@ -317,7 +317,7 @@ class IOMultiMemoryDescriptor(DerivedMemoryDescriptor):
         return ""
 
     def _parts(self, offset: int, length: int) -> Iterator[_Part]:
-        """Yield what the bytes are made of, to our end at most; entries without length not."""
+        """Yield the entries' parts behind a range, to our end at most; without empty ones."""
         index = max(0, bisect_right(self._starts, offset) - 1)
         while length > 0 and index < len(self._entries):
             skip = offset - self._starts[index]

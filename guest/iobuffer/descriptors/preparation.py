@@ -36,8 +36,8 @@ class Grants:
     __slots__ = ("_control", "_granted", "_pid")
 
     def __init__(self, segments: Sequence[tuple[int, int]], direction: IODirection) -> None:
-        """Grant every segment, or none: an error takes back what was granted before it."""
-        deferred.run_pending()  # what a finalizer could not withdraw
+        """Grant every segment, or none: an error takes the grants before it back."""
+        deferred.run_pending()  # grants that a finalizer could not withdraw
         self._control = dma_platform.access_control
         self._pid = os.getpid()
         self._granted: list[object] = []
@@ -55,7 +55,7 @@ class Grants:
             raise
 
     def withdraw(self) -> None:
-        """Take all back. Again is nothing; what an error has left is taken back then."""
+        """Take all back. A second call does nothing, or takes back what an error has left."""
         if os.getpid() != self._pid:
             return
         while self._granted and self._control is not None:
@@ -180,7 +180,7 @@ class Preparations:
         return place
 
     def withdraw(self) -> None:
-        """Take all grants back, and before them those of what is made of this memory.
+        """Take all grants back, after those of descriptors that are made of this memory.
 
         For memory that goes away, and the descriptors of it with it. A call after an error goes on
         where it failed.
@@ -191,5 +191,5 @@ class Preparations:
             self.remove(last)
 
     def restore(self, preparation: Preparation, place: int) -> None:
-        """Open it again, without grants, where it was: what follows `remove` has failed."""
+        """Open it again, without grants, where it was, after an error that followed `remove`."""
         self._open.insert(place, preparation)

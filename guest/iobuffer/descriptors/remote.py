@@ -64,8 +64,9 @@ class Remote:
     def close(self) -> None:
         """Have the task end it (unmap it, or take it over), and return when that is done.
 
-        Raises what the task raised, with its code, or `Lost` when it does not answer within 5 s; it
-        is not ended then, and the call can be made again. A task that has ended has done so.
+        Raises the error that the task raised, with its code, or `Lost` when it does not answer
+        within 5 s; it is not ended then, and the call can be made again. A task that has ended has
+        done so.
         """
         if not self._closed:
             self._call("end")
@@ -108,7 +109,7 @@ class Remote:
         _raise(self._task, reply)
 
     def _replies(self) -> Iterator[dict[str, Any]]:
-        """Yield what comes within our patience, also late answers to earlier calls."""
+        """Yield the answers that come in time, including late ones to earlier calls."""
         end = time.monotonic() + messages.PATIENCE
         while (left := end - time.monotonic()) > 0:
             self._connection.settimeout(left)
@@ -121,7 +122,7 @@ class Remote:
 def request(task: Task, call: str, share: Share, details: dict[str, Any]) -> Remote:
     """Have ``task`` take the memory, and do ``call`` with it.
 
-    Raises what the task raised, with its code; `Lost` when it does not answer within 5 s.
+    Raises the error that the task raised, with its code; `Lost` when it does not answer within 5 s.
     """
     if not task.handle:
         raise no_handle(task)
@@ -157,7 +158,7 @@ def request(task: Task, call: str, share: Share, details: dict[str, Any]) -> Rem
 
 
 def _raise(task: Task, reply: dict[str, Any]) -> None:
-    """Raise what the task raised."""
+    """Raise the error that the task raised."""
     if "code" not in reply:
         return
     try:

@@ -51,7 +51,7 @@ class _Asker:
         self._let_go = False
 
     def go_on(self) -> bool:
-        """Do what the asker has said, without waiting; whether more can come."""
+        """Do what the asker has asked for, without waiting; return whether more can come."""
         for _ in range(_AT_ONCE):
             if self._let_go:
                 return False
@@ -90,7 +90,7 @@ class _Asker:
             messages.send(self._connection, words)
 
     def _do(self, message: dict[str, Any]) -> None:
-        """Do what a message says; what it raises is the answer."""
+        """Do what a message asks for; an error is the answer."""
         call = message.get("call")
         if call != "end":
             raise IOBadArgumentError(f"call {call!r}: unknown here")
@@ -133,7 +133,7 @@ class Maker(_Asker):
     def __init__(self, buffer: OwnedBuffer, task: Task, connection: socket.socket) -> None:
         super().__init__(task, connection)
         self._lock = buffer._lock
-        self._buffer = weakref.ref(buffer)  # one that nobody has any more is given back
+        self._buffer = weakref.ref(buffer)  # a dropped buffer is given back
 
     def go_on(self) -> bool:
         """See `_Asker`."""
@@ -181,7 +181,7 @@ def has_ended(pid: int, patience: int = 0) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False  # nobody knows
+        return False  # unknown
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)

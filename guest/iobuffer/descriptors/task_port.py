@@ -37,24 +37,24 @@ class Imported(Protocol):
         """Where it is mapped in this process."""
 
     def withdraw(self) -> None:
-        """Unmap it; what this raises leaves it mapped, and it can be called again."""
+        """Unmap it; after an error it is still mapped, and the call can be made again."""
 
 
 class OwnerConnection(Protocol):
     """The connection to the process that asked for a buffer or mapping, while it is open."""
 
     def go_on(self) -> bool:
-        """Answer what has come, without waiting; whether more can come."""
+        """Answer the messages that have come, without waiting; return whether more can come."""
 
     def port_closed(self) -> bool:
-        """End what does not outlive the port; whether the line is still needed."""
+        """End a mapping that does not outlive the port; return whether this is still needed."""
 
 
 class TaskPort:
     """Lets other processes of this user make buffers and mappings in this one.
 
     ``handle`` is the text to hand over. `receive` returns the buffers made here. A thread answers;
-    `close`, or the end of the ``with``, ends that, and unmaps what was not received. The maker of a
+    `close`, or the end of the ``with``, ends that, and unmaps the mappings. The maker of a
     received buffer is heard until it has let go of it.
     """
 
@@ -67,7 +67,7 @@ class TaskPort:
         self._listener.listen(16)
         self._stop, self._stopped = map(messages.own, socket.socketpair())
         self._closed = threading.Event()
-        # Each connection, with what was made for it; None before its call.
+        # Each connection, with the owner of the result; None before its call.
         self._lines: dict[socket.socket, OwnerConnection | None] = {}
         self._thread = threading.Thread(target=self._serve, name="task port", daemon=True)
         self._thread.start()
@@ -75,7 +75,7 @@ class TaskPort:
     def receive(self, timeout: float | None = None) -> Any:
         """Return the next buffer that another process made here; it is this process's to release.
 
-        Until its maker has let go of it, by release() or by its end, the maker says what devices
+        Until its maker has let go of it, by release() or by its end, the maker decides what devices
         may do with it. `Lost` after ``timeout`` seconds, and in a forked child.
         """
         if os.getpid() != self._pid:
@@ -136,7 +136,7 @@ class TaskPort:
         connection.close()
 
     def _shut(self, selector: selectors.BaseSelector) -> None:
-        """Accept no more, and end what does not outlive the port."""
+        """Accept no more, and end the mappings that do not outlive the port."""
         for each in self._stopped, self._listener:
             selector.unregister(each)
             each.close()

@@ -109,7 +109,7 @@ def lay_out(
     *,
     whole: bool = False,
 ) -> Layout:
-    """Return segments that the device can do for ``memory``, bouncing what it cannot.
+    """Return segments that the device can reach for ``memory``; the other parts bounce.
 
     ``whole``: bounce all of it in any case. Raises what the allocator does.
     """
@@ -198,7 +198,7 @@ def _bounce(
 
 
 def _give_back(memory: IOMemoryDescriptor) -> None:
-    """Complete what `_bounce` prepared, if it came to that, and release."""
+    """Complete the preparation of `_bounce`, if there is one, and release."""
     if memory.prepared > memory._own_preparations:
         with suppress(CoverageError):  # it is completed, and no DMA was to come
             memory.complete()
@@ -206,7 +206,7 @@ def _give_back(memory: IOMemoryDescriptor) -> None:
 
 
 def _check(moved: int, length: int) -> None:
-    """Memory that has become shorter than what was prepared moves nothing."""
+    """Refuse a short move: memory that has become shorter since prepare() moves nothing."""
     if moved != length:
         raise IOReturnError(
             f"{length} bytes between the memory and its bounce buffer, and {moved} were moved: has "

@@ -259,7 +259,7 @@ class IODMACommand(Specified):
             self.prepare(offset, length, flushCache, synchronize)
 
     def complete(self, invalidateCache: bool = True, synchronize: bool = True) -> None:
-        """Undo one prepare. The last one brings what a device wrote out of the bounce buffer.
+        """Undo one prepare. The last one copies the device's bytes out of the bounce buffer.
 
         So with ``synchronize``, and all of it: bytes that the device left alone as well. With
         ``invalidateCache`` and kNonCoherent, the caches are cleaned and invalidated before.

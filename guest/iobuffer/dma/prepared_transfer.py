@@ -168,7 +168,7 @@ class Prepared:
     def pieces(self, offset: int, length: int) -> Iterator[Part]:
         """Yield (descriptor, offset in it, length) of where the device sees a part.
 
-        Nothing when it is not within what is prepared.
+        Nothing when it is not within the prepared part.
         """
         if offset < 0 or length < 0 or offset + length > self.length:
             return
@@ -214,13 +214,13 @@ class Prepared:
         return ""
 
     def copy_out(self) -> None:
-        """Bring what a device may read into the bounce buffer, when there is one."""
+        """Copy the bytes that a device may read into the bounce buffer, if there is one."""
         if self._layout.bounce is not None and self._may(IODirection.kIODirectionOut):
             self._layout.bounce.copy_out(self._memory, self.offset)
         self._note_seen()
 
     def copy_back(self) -> None:
-        """Bring what a device may have written out of the bounce buffer, when there is one."""
+        """Copy the bytes that a device may have written back to the memory, if they bounced."""
         if self._layout.bounce is not None and self._may(IODirection.kIODirectionIn):
             self._layout.bounce.copy_back(self._memory, self.offset)
         self._note_seen()

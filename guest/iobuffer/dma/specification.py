@@ -123,7 +123,7 @@ class Specification:
         mapping: MappingOptions = MappingOptions.kMapped,
         mapper: object | None = None,
     ) -> Self:
-        """Return what a device's constraints are to us: they hold for each of its segments.
+        """Return the specification of a device's constraints, which hold for each segment.
 
         0 means without limit. Errors as for the class.
         """

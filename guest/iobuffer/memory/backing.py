@@ -121,7 +121,7 @@ class Backing(ABC):
         return self.kernel_map
 
     def lend_kernel_map(self) -> tuple[KernelMap, Callable[[], None]]:
-        """Have the kernel map all of it for somebody else; return the mapping, and what ends it.
+        """Have the kernel map all of it for another user; return the mapping, and its end.
 
         It is the caller's, whatever becomes of the buffer's own and of the place: it keeps pinned
         pages pinned. Errors as for `make_kernel_map`.
@@ -141,7 +141,7 @@ class Backing(ABC):
         """Map the pages of a part once more; return the mapping, and the part's offset in it."""
 
     def share(self) -> Share:
-        """Return what another process needs; the descriptors stay ours."""
+        """Return the memory's description for another process; the descriptors stay ours."""
         raise IOUnsupportedError(
             f"pool {self.pool}: this memory is this process's alone; make the buffer with "
             "kIOMemoryKernelUserShared, or in the other task"

@@ -117,8 +117,8 @@ class CarveoutPool:
         self._used: Counter[int] = Counter()  # bytes handed out of each arena
         self._resting = Quarantine(zone.size // 2)
         self._marks = PageLocks(locks / f"{zone.name}.rest.lock", self._pages)
-        self._marked: set[int] = set()  # the starts of what rests that are locked there
-        self._unmarked: dict[int, int] = {}  # what rests and is not, as start -> size
+        self._marked: set[int] = set()  # the starts of resting ranges that are locked there
+        self._unmarked: dict[int, int] = {}  # resting ranges that are not, as start -> size
         self._late: deque[Extent] = deque()  # claims that a finalizer may have given back
         self._pid = os.getpid()
         self._closed = False
@@ -306,7 +306,7 @@ class CarveoutPool:
         yield from merged.runs()
 
     def _lockable(self) -> RangeAllocator:
-        """Return what is free here and does not rest, and the arenas that could be locked."""
+        """Return the ranges that are free and do not rest, and the arenas that can be locked."""
         merged = RangeAllocator()
         for start, size in self._ranges.runs():
             merged.add(start, size)
@@ -329,9 +329,10 @@ class CarveoutPool:
             at = index + 1
 
     def _place(self, length: int, alignment: int, *, heed: bool) -> int | None:
-        """Find the address that needs the fewest further arenas, or the highest, but what rests.
+        """Find the address that needs the fewest further arenas, or the highest; not one that
+        rests.
 
-        ``heed``: what rests in other processes, too.
+        ``heed``: nor one that rests in another process.
         """
         best: tuple[int, int, int] | None = None
         highest: int | None = None
@@ -373,7 +374,7 @@ class CarveoutPool:
         return True
 
     def _heed_others(self, start: int, size: int) -> None:
-        """Let rest here, too, what rests in other processes of an arena held."""
+        """Have the ranges of a held arena that rest in other processes rest here, too."""
         for each in self._others_resting(start, size):
             for part in self._ranges.exclude(*each):
                 self._rest(*part)
@@ -420,10 +421,10 @@ class CarveoutPool:
     # Resting ranges.
 
     def _attempts(self, length: int, sizes: Callable[[], Iterable[int]]) -> Iterator[bool]:
-        """Yield before each try of an allocation whether it leaves what rests elsewhere alone.
+        """Yield before each try of an allocation whether it spares ranges that rest elsewhere.
 
-        More of what rests here is woken each time, the oldest first; nothing when it would be in
-        vain, by the ``sizes`` of what could be had.
+        More of the ranges that rest here are woken each time, the oldest first; none when that
+        would be in vain, by the ``sizes`` that could be had.
         """
         self._take_late()
         yield True
@@ -439,7 +440,7 @@ class CarveoutPool:
         self._wake(self._resting.add(start, size))
 
     def _wake(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Make free again what does not rest any more."""
+        """Free the ranges whose rest is over."""
         for start, size in ranges:
             self._unmarked.pop(start, None)
             if start in self._marked:
@@ -449,7 +450,7 @@ class CarveoutPool:
                 self._ranges.add(*part)
 
     def _mark(self, start: int, size: int) -> None:
-        """Tell other processes that a range rests; where one of them does, it has told already."""
+        """Tell other processes that a range rests, unless one of them has told that already."""
         if start not in self._marked and self._marks.acquire(*self._pages_of(start, size)):
             self._marked.add(start)
             self._unmarked.pop(start, None)
@@ -481,7 +482,7 @@ class CarveoutPool:
             free.exclude(*each)
 
     def _others_resting(self, start: int, size: int) -> list[tuple[int, int]]:
-        """Return what rests in other processes of a part of the zone."""
+        """Return the ranges of a part of the zone that rest in other processes."""
         at = start
         resting: list[tuple[int, int]] = []
         for first, count in self._marks.available(*self._pages_of(start, size)):
@@ -508,7 +509,7 @@ class CarveoutPool:
             yield index, min(address + length, start + size) - max(address, start)
 
     def _pages_of(self, address: int, length: int) -> tuple[int, int]:
-        """Return the first page, and how many, of a range: what locks are on."""
+        """Return the first page of a range and the number of its pages: locks are on pages."""
         return (address - self.zone.start) // PAGE, length // PAGE
 
 

@@ -91,7 +91,7 @@ class _Slab(ABC):
 
     @abstractmethod
     def give(self, offset: int) -> None:
-        """Take back what is at ``offset``."""
+        """Take back the block at ``offset``."""
 
 
 class _Cut(_Slab):
@@ -202,7 +202,7 @@ class Heap:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock, for what is done with the pool.
+        """Hold the lock, for work with the pool.
 
         `IONotPermittedError` when this thread has it.
 

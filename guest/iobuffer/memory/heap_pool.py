@@ -86,7 +86,7 @@ class HeapPool:
         return self.extents.size
 
     def refuses(self, request: Request) -> str:
-        """Refuse what is not wired, what must be shared and cannot, and what lies too high."""
+        """Refuse pageable memory, memory to share that cannot be shared, and addresses too high."""
         if request.pageable:
             return "its memory is always wired"
         if (request.shared or not request.mapped) and not isinstance(self.extents, CarveoutPool):

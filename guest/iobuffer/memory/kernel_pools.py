@@ -51,7 +51,7 @@ class _Managed:
 
     @property
     def size(self) -> int:
-        """Half of what is available now: the guest must go on living."""
+        """Half of the memory that is available now: the guest needs the rest."""
         return _available() // 2
 
     def free_size(self) -> int:
@@ -118,7 +118,7 @@ class PageablePool(_Managed):
     _wired = False
 
     def refuses(self, request: Request) -> str:
-        """Refuse what must be wired, and purgeable memory that others are to have."""
+        """Refuse wired memory, and purgeable memory to share."""
         if request.purgeable and (request.shared or not request.mapped):
             return "purgeable memory is private to the task that makes it"
         return self._refuses(request)
@@ -134,7 +134,7 @@ class PinnedPool(_Managed):
     name = "pinned"
 
     def refuses(self, request: Request) -> str:
-        """Refuse what needs more than single pages."""
+        """Refuse requests that need more than single pages."""
         if request.contiguous and request.capacity > PAGE:
             return f"its memory is contiguous for {PAGE} bytes"
         if request.alignment > PAGE:
@@ -156,7 +156,7 @@ class HugePool(_Managed):
     name = "hugetlb"
 
     def refuses(self, request: Request) -> str:
-        """Refuse what does not fit into one page."""
+        """Refuse requests that do not fit into one huge page."""
         if not HUGE_PAGES.is_dir():
             return "this kernel has no huge pages of 2 MiB"
         if request.contiguous and request.capacity > HUGE_PAGE:

@@ -42,7 +42,7 @@ class PageLocks:
 
     @classmethod
     def adopt(cls, fd: int, path: Path, count: int) -> PageLocks:
-        """Take over the descriptor of an open file that somebody else made, and its locks."""
+        """Take over the descriptor of an open file of another process, and its locks."""
         self = cls.__new__(cls)
         self._path, self._count, self._fd = path, count, fd
         self._finalizer = weakref.finalize(self, os.close, fd)

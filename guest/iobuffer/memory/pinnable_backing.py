@@ -160,7 +160,7 @@ class PinnableBacking(Backing):
         return Share(FILE, self.pool, 0, self.size, self.mode, fds)
 
     def close(self) -> None:
-        """Unmap, close, and let what is pinned rest."""
+        """Unmap, close, and let the pinned pages rest."""
         if self.mapping is not None:
             self.mapping.close()
             self.mapping = None

@@ -54,7 +54,7 @@ def known() -> dict[str, Pool]:
 
 
 def wake() -> None:
-    """End the rest of what was released, in all pools: a late DMA may find it in use again.
+    """End the rest of all released memory: a late DMA may find it in use again.
 
     Allocations do that by themselves when nothing else is left; this is for a look at the free
     memory.
@@ -116,7 +116,7 @@ def take(request: Request, name: str | None) -> Backing:
 
 
 def _in_order(pools: list[Pool]) -> list[Pool]:
-    """Return what is tried, first to last."""
+    """Return the pools in the order in which they are tried."""
     if dma_platform.placement.highest:
         pools = sorted(pools, key=_highest, reverse=True)
     return sorted(pools, key=lambda each: each.name in RESERVED)

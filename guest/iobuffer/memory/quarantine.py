@@ -108,7 +108,7 @@ class RestingRanges:
             self._rest(*each)
 
     def runs(self) -> Iterator[Range]:
-        """Yield what could be had as (start, size), by ascending start."""
+        """Yield the ranges that an allocation could get as (start, size), by ascending start."""
         if not self._resting:
             yield from self._free.runs()
             return
@@ -118,7 +118,7 @@ class RestingRanges:
         yield from merged.runs()
 
     def rested(self) -> Iterator[Range]:
-        """Yield what is free and does not rest, by ascending start."""
+        """Yield the ranges that are free and do not rest, by ascending start."""
         return self._free.runs()
 
     def wake_some(self) -> Iterator[None]:
@@ -133,7 +133,7 @@ class RestingRanges:
         self._put_back(self._resting.wake(len(self._resting)))
 
     def allocate(self, size: int, alignment: int = 1) -> int | None:
-        """Hand out a range, see `RangeAllocator.allocate`; what rests is the last resort."""
+        """Hand out a range, see `RangeAllocator.allocate`; resting ranges are the last resort."""
         for _ in self.wake_some():
             start = self._free.allocate(size, alignment)
             if start is not None:
@@ -148,12 +148,12 @@ class RestingRanges:
         return self._free.allocate_at(start, size)
 
     def discard(self, start: int, size: int) -> None:
-        """Take what is free of a range away for good."""
+        """Take the free parts of a range away for good."""
         self._put_back(self._resting.wake_within(start, size))
         self._free.exclude(start, size)
 
     def free(self, start: int, *, rest: bool = True) -> int:
-        """Take back what was handed out at ``start``, to rest; return its size.
+        """Take back the range handed out at ``start``, to rest; return its size.
 
         `IOBadArgumentError` when nothing is handed out there.
         """

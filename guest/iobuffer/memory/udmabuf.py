@@ -163,7 +163,7 @@ class UDmaBufPool:
         self._files.sync(address - self.start, length, direction, for_cpu=for_cpu)
 
     def _set_sync_mode(self) -> None:
-        """Say what O_SYNC is to mean, unless nothing is asked of it; it counts at each mmap(2)."""
+        """Set the meaning of O_SYNC, where it is used; the kernel reads it at each mmap(2)."""
         if self._mode is not CacheMode.COPYBACK:
             self._files.set_sync_mode(_SYNC_MODES[self._mode])
 

@@ -29,7 +29,7 @@ def open_device(path: Path) -> int:
 
 
 def code_of(error: OSError) -> IOReturn:
-    """Return what a refused ioctl is in IOKit's terms."""
+    """Return IOKit's code for a refused ioctl."""
     if error.errno in (errno.EINVAL, errno.EBADF, errno.ENOTTY):
         return IOReturn.kIOReturnBadArgument
     if error.errno == errno.ENODEV:  # the function was unbound, or is gone
@@ -72,7 +72,7 @@ class DeviceFile:
         return self._fd < 0
 
     def close(self) -> None:
-        """Close the file; again is nothing."""
+        """Close the file. A second call does nothing."""
         self._fd = -1
         self._finalizer()
 
@@ -91,7 +91,7 @@ class DeviceFile:
 def _after_fork_in_child() -> None:
     """An object of the module lasts until its file's last close, so a child must not keep one.
 
-    Its parent may be dead by now, with a DMA in flight to what it had pinned: the last close of the
+    Its parent may be dead by now, with a DMA in flight to its pinned pages: the last close of the
     function stops that, and comes before pages go back.
     """
     for each in sorted(_ours, key=lambda file: file.closed_by_fork or 0):

@@ -220,7 +220,7 @@ class DriverFunction(DeviceFile):
     opens the function anew to use it.
     """
 
-    closed_by_fork: ClassVar[int | None] = 0  # before the pins of what it may do DMA to
+    closed_by_fork: ClassVar[int | None] = 0  # before the pins of pages that it may do DMA to
 
     def __init__(self, path: Path) -> None:
         super().__init__(open_device(path), str(path))

@@ -42,7 +42,7 @@ _PAGES_AT_ONCE: Final = 1 << 16
 
 
 def cannot_wire(error: OSError, address: int, length: int, *, write: bool) -> IOReturnError:
-    """Return what a refused ioctl PIN means."""
+    """Return the meaning of a refused ioctl PIN."""
     limit = None
     if error.errno == errno.EFAULT:
         why = f"a page is not mapped{' writable' * write}, or a carve-out's, which never moves"

@@ -94,7 +94,7 @@ class Purgeable:
         return purged
 
     def _absent_pages(self) -> list[bool]:
-        """For each page, whether nothing is there: neither in memory nor on its way to swap."""
+        """Return for each page whether it is absent: neither in memory nor on its way to swap."""
         count = self._mapping.length // PAGE
         try:
             with PAGEMAP.open("rb", buffering=0) as pagemap:

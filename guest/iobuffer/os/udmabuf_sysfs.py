@@ -66,9 +66,9 @@ class Attributes:
             raise self._failed(name, error) from error
 
     def mapped_as(self, machine: str, *, synchronous: bool) -> CacheMode | None:
-        """Return what a mapping made now is, of a file with O_SYNC or without.
+        """Return the cache mode of a mapping made now, of a file with O_SYNC or without.
 
-        ``machine`` is uname(2)'s. None where we do not know it.
+        ``machine`` as in uname(2). None where it is unknown.
         """
         if machine == "x86_64" or (machine.startswith("i") and machine.endswith("86")):
             return CacheMode.COPYBACK
@@ -88,7 +88,7 @@ class Attributes:
         }.get(asked & _MODE, CacheMode.COPYBACK)
 
     def set_sync_mode(self, mode: int) -> None:
-        """Say what O_SYNC means from now on."""
+        """Set the meaning of O_SYNC from now on."""
         self._write("sync_mode", mode | self.number("sync_mode", 0) & _ALWAYS)
 
     def sync(self, offset: int, length: int, direction: IODirection, *, for_cpu: bool) -> None:
