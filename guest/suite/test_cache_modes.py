@@ -14,14 +14,14 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
-from dma_rehearsal.guest.testkit.cache_modes import MODES, modes
+from dma_rehearsal.guest.testkit.claims import MODES, each_cache_mode
 
 pytestmark = pytest.mark.any_device
 
 SIZES = (1, 4096, 1024001)
 
 
-@modes
+@each_cache_mode()
 @pytest.mark.parametrize("size", SIZES)
 def test_witnessed_on_every_page(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str, size: int
@@ -46,7 +46,7 @@ def test_witnessed_on_every_page(
     )
 
 
-@modes
+@each_cache_mode()
 def test_conflicting_second_mapping_is_refused(
     bench: DmaChecker, buffer: MakeBuffer, attest: Attest, mode: str
 ) -> None:

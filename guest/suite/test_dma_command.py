@@ -32,7 +32,7 @@ from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryD
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, Specification, kForceDoubleBuffer
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.testkit import Attest, DmaChecker, Guarded, Patterns, difference, inverted
-from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
+from dma_rehearsal.guest.testkit.transfers import describe, move_segments, prepared
 
 MakeMemory = Callable[..., IOMemoryDescriptor]
 

@@ -30,9 +30,8 @@ from dma_rehearsal.guest.testkit import (
     difference,
 )
 from dma_rehearsal.guest.testkit.board import described
-from dma_rehearsal.guest.testkit.buffers import reached_pool
-from dma_rehearsal.guest.testkit.cache_modes import MODES
-from dma_rehearsal.guest.testkit.iokit_errors import refusal
+from dma_rehearsal.guest.testkit.buffers import reached_pool, refusal
+from dma_rehearsal.guest.testkit.claims import MODES
 from dma_rehearsal.guest.testkit.iommu import (
     HUGE_PAGE,
     Anonymous,

@@ -47,7 +47,7 @@ from dma_rehearsal.guest.testkit import (
     Patterns,
 )
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
-from dma_rehearsal.guest.testkit.iokit_errors import refusal
+from dma_rehearsal.guest.testkit.buffers import refusal
 from dma_rehearsal.guest.testkit.iommu import HUGE_PAGE, Anonymous, scattered
 
 pytestmark = [pytest.mark.iommu, pytest.mark.any_device]

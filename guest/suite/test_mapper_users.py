@@ -33,9 +33,9 @@ from dma_rehearsal.guest.testkit import (
     Patterns,
     difference,
 )
-from dma_rehearsal.guest.testkit.dma_commands import describe, move_segments, prepared
 from dma_rehearsal.guest.testkit.noncoherent import make_owned_by_device, name_bytes
-from dma_rehearsal.guest.testkit.other_task import owner_of_buffers
+from dma_rehearsal.guest.testkit.other_process import owner_of_buffers
+from dma_rehearsal.guest.testkit.transfers import describe, move_segments, prepared
 
 SIZE = 16 * PAGE
 MAPPER = "mapper"

@@ -31,7 +31,7 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns, difference
-from dma_rehearsal.guest.testkit.iokit_errors import code_of
+from dma_rehearsal.guest.testkit.buffers import code_of
 
 pytestmark = pytest.mark.any_device
 

@@ -32,7 +32,7 @@ from dma_rehearsal.guest.testkit import (
     Patterns,
     difference,
 )
-from dma_rehearsal.guest.testkit.iokit_errors import code_of
+from dma_rehearsal.guest.testkit.buffers import code_of
 from dma_rehearsal.guest.testkit.other_process import Ask
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]

@@ -45,7 +45,7 @@ from dma_rehearsal.guest.testkit import (
 )
 from dma_rehearsal.guest.testkit.interrupts import WAIT_S, settle_msix
 from dma_rehearsal.guest.testkit.noncoherent import LINE
-from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
+from dma_rehearsal.guest.testkit.transfers import DESCRIPTOR, open_ring, run_ring
 
 BITS = 32
 NARROW = Specification.of_device(address_bits=BITS)

@@ -28,8 +28,7 @@ from dma_rehearsal.guest.iobuffer.memory import pool_registry
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import HUGE_PAGES
 from dma_rehearsal.guest.linux import processors
 from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns
-from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.iokit_errors import code_of
+from dma_rehearsal.guest.testkit.buffers import code_of, free_sizes
 
 pytestmark = pytest.mark.any_device
 

@@ -37,8 +37,8 @@ from dma_rehearsal.guest.testkit import (
     difference,
     inverted,
 )
+from dma_rehearsal.guest.testkit.buffers import code_of
 from dma_rehearsal.guest.testkit.guarded import edges
-from dma_rehearsal.guest.testkit.iokit_errors import code_of
 
 pytestmark = pytest.mark.any_device
 

@@ -17,7 +17,7 @@ from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.linux import page_frames
 from dma_rehearsal.guest.testkit import Attest, DmaChecker, MakeBuffer, Patterns, Transferred
-from dma_rehearsal.guest.testkit.iokit_errors import code_of
+from dma_rehearsal.guest.testkit.buffers import code_of
 
 pytestmark = [
     pytest.mark.kernel,

@@ -34,7 +34,7 @@ from dma_rehearsal.guest.testkit import (
     Patterns,
     difference,
 )
-from dma_rehearsal.guest.testkit.iokit_errors import code_of
+from dma_rehearsal.guest.testkit.buffers import code_of
 
 pytestmark = pytest.mark.any_device
 

@@ -24,7 +24,7 @@ from dma_rehearsal.guest.testkit import (
     difference,
 )
 from dma_rehearsal.guest.testkit.interrupts import WAIT_S
-from dma_rehearsal.guest.testkit.ring import DESCRIPTOR, open_ring, run_ring
+from dma_rehearsal.guest.testkit.transfers import DESCRIPTOR, open_ring, run_ring
 
 AGAIN = 10  # descriptors
 REWRITTEN_MIN, REWRITTEN_MAX = 100, 4000  # descriptors

@@ -36,8 +36,7 @@ from dma_rehearsal.guest.testkit import (
 )
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described
 from dma_rehearsal.guest.testkit.buffers import free_sizes
-from dma_rehearsal.guest.testkit.other_process import Ask
-from dma_rehearsal.guest.testkit.other_task import owner_of_buffers
+from dma_rehearsal.guest.testkit.other_process import Ask, owner_of_buffers
 
 pytestmark = [pytest.mark.kernel, pytest.mark.any_device]
 

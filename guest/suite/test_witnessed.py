@@ -23,7 +23,7 @@ from dma_rehearsal.guest.testkit import (
     MakeBuffer,
     Patterns,
 )
-from dma_rehearsal.guest.testkit.cache_modes import MODES, modes
+from dma_rehearsal.guest.testkit.claims import MODES, each_cache_mode
 
 pytestmark = pytest.mark.any_device
 
@@ -46,7 +46,7 @@ def address_of(mapped: memoryview) -> int:
 
 
 @pytest.mark.unlimited("alignment")
-@modes
+@each_cache_mode()
 def test_driver_and_host_agree(
     bench: DmaChecker,
     buffer: MakeBuffer,
@@ -72,7 +72,7 @@ def test_driver_and_host_agree(
 
 
 @pytest.mark.kernel
-@modes
+@each_cache_mode()
 def test_kernel_lists_the_same_type(
     bench: DmaChecker, buffer: MakeBuffer, data: Patterns, attest: Attest, mode: str
 ) -> None:

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffers for tests: in memory that the device reaches, and aligned for it."""
+"""Buffers for tests, where the device reaches them and aligned for it; codes of IOKit calls."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from dma_rehearsal.guest.drivers.device_limits import Limits
-from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, IOOptions, Task, current_task
+from dma_rehearsal.guest.iobuffer import (
+    IOBufferMemoryDescriptor,
+    IOOptions,
+    IOReturn,
+    IOReturnError,
+    Task,
+    current_task,
+)
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
@@ -92,3 +100,21 @@ def make_buffer(
         alignment,
         pool=pool or reached_pool(limits),
     )
+
+
+def refusal(call: Callable[[], object]) -> IOReturnError | None:
+    """Return the error that a call raises."""
+    try:
+        call()
+    except IOReturnError as error:
+        return error
+    return None
+
+
+def code_of(call: Callable[..., object], *arguments: object) -> IOReturn:
+    """Return the code that a call ends with, kIOReturnSuccess when it returns."""
+    try:
+        call(*arguments)
+    except IOReturnError as error:
+        return error.code
+    return IOReturn.kIOReturnSuccess

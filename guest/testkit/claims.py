@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import pytest
+
 from dma_rehearsal.device.layout import MemoryType, WitnessRun
 from dma_rehearsal.guest.iobuffer import (
     CacheMode,
@@ -16,6 +18,11 @@ from dma_rehearsal.guest.iobuffer import (
     IODirection,
     IOMemoryDescriptor,
     IOOptions,
+    kIOMapCopybackCache,
+    kIOMapDefaultCache,
+    kIOMapInhibitCache,
+    kIOMapWriteCombineCache,
+    kIOMapWriteThruCache,
     kIOMemoryHostPhysicallyContiguous,
     kIOMemoryPhysicallyContiguous,
 )
@@ -29,6 +36,13 @@ EFFECTIVE: Final = {
     CacheMode.WRITE_THRU: MemoryType.WT,
     CacheMode.COPYBACK: MemoryType.WB,
     CacheMode.WRITE_COMBINE: MemoryType.WC,
+}
+MODES: Final = {
+    "kIOMapDefaultCache": (kIOMapDefaultCache, MemoryType.WB),
+    "kIOMapInhibitCache": (kIOMapInhibitCache, MemoryType.UC),
+    "kIOMapWriteThruCache": (kIOMapWriteThruCache, MemoryType.WT),
+    "kIOMapCopybackCache": (kIOMapCopybackCache, MemoryType.WB),
+    "kIOMapWriteCombineCache": (kIOMapWriteCombineCache, MemoryType.WC),
 }
 
 Claim = dict[str, Any]
@@ -132,6 +146,13 @@ def mode_of(memory: Memory) -> CacheMode:
 def type_of(mode: CacheMode) -> MemoryType:
     """Return the memory type that a cache mode asks for."""
     return EFFECTIVE[CacheMode.COPYBACK if mode is CacheMode.DEFAULT else mode]
+
+
+def each_cache_mode() -> pytest.MarkDecorator:
+    """Return the mark that runs a test once for each mode, with the mode's promise."""
+    return pytest.mark.parametrize(
+        "mode", [pytest.param(name, marks=pytest.mark.promise(name)) for name in MODES]
+    )
 
 
 def mode_name(mode: CacheMode) -> str:

@@ -10,11 +10,13 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
+from dma_rehearsal.guest.iobuffer import TaskPort
 from dma_rehearsal.guest.linux import processors
+from dma_rehearsal.guest.testkit.buffers import free_sizes
 
 _LENGTH: Final = struct.Struct("<I")
 _PATIENCE: Final = 60.0  # seconds
@@ -144,3 +146,23 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
             raise EOFError
         data += part
     return data
+
+
+def owner_of_buffers(ask: Ask) -> Iterator[object]:
+    """In the other process: take buffers that the test made, and report their content."""
+    with TaskPort() as port:
+        yield port.handle
+        while (word := ask()) is not None:
+            if word == "receive":
+                memory = port.receive(timeout=30)
+                yield memory.address
+            elif word == "read":
+                with memory.view() as view:
+                    yield bytes(view)
+            elif word == "release":
+                memory.release()
+                yield free_sizes()
+            elif word == "write":
+                with memory.view() as view:
+                    view[:] = ask()
+                yield None
