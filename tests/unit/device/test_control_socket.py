@@ -20,6 +20,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
 from dma_rehearsal.device.layout import Reg
 from dma_rehearsal.device.platform.platform import Platform
+from dma_rehearsal.device.platform.witness import Witness
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.processes import running
 from tests.unit.vfio_user.client import RawClient
@@ -107,8 +108,9 @@ def test_an_endpoint_of_somebody_else_has_no_fault_of_the_exerciser() -> None:
         pass
 
     mine, platform = Mine(Trace()), Platform(Trace())
-    switch = FaultInjector([mine], platform)
+    injector = FaultInjector([mine], platform)
     with pytest.raises(FaultError, match="msix-dropped is one of the exerciser's, and Mine"):
-        switch.set("msix-dropped")
-    switch.set("witness-ignores-pat")
-    assert (type(mine), type(platform) is Platform) == (Mine, False)
+        injector.set("msix-dropped")
+    injector.set("witness-ignores-pat")
+    assert mine.behaviour is mine
+    assert platform.models.witness is not Witness
