@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from tests.unit.docs.tutorial import EXAMPLE, TITLES, files
+from dma_rehearsal.device.trace import Trace
+from examples.checksum import checksum_device
+from examples.checksum.checksum_device import Checksum, Reg, Result
+from tests.unit.device.fakes import BASE, FakeClient, read32, start, write32
+from tests.unit.docs.tutorial import EXAMPLE, TITLES, files, wrong_device
 
 
 def code(text: str) -> list[str]:
@@ -30,3 +36,22 @@ def test_blocks_are_the_file(title: str) -> None:
 @pytest.mark.parametrize("title", [title for title in TITLES if title.endswith(".py")])
 def test_blocks_compile(title: str) -> None:
     compile(files()[title], title, "exec")
+
+
+@pytest.mark.parametrize(("wrong", "interrupts"), [(False, [(2, 0)]), (True, [])])
+def test_wrong_device_drops_its_interrupt_alone(
+    monkeypatch: pytest.MonkeyPatch, wrong: bool, interrupts: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "checksum_device", checksum_device)
+    names: dict[str, type[Checksum]] = {}
+    exec(wrong_device(), names)
+    device = (names["DropsInterrupts"] if wrong else Checksum)(Trace())
+    client = FakeClient()
+    device.attach(client)
+    start(device)
+    write32(device, 0, Reg.ADDRESS_LO, BASE)
+    write32(device, 0, Reg.ADDRESS_HI, BASE >> 32)
+    write32(device, 0, Reg.LENGTH, 4)
+    write32(device, 0, Reg.DOORBELL, 1)
+    assert read32(device, 0, Reg.STATUS) == Result.DONE
+    assert client.interrupts == interrupts

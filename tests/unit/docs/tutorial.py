@@ -57,6 +57,13 @@ def refusal() -> str:
     return section.partition("```\nchecksum: ")[2].partition("```")[0]
 
 
+def wrong_device() -> str:
+    """Return the variant of the device that breaks it."""
+    found = re.search(r"^```python\n(from checksum_device .*?)^```$", _text(), re.M | re.S)
+    assert found, "the tutorial has no wrong device"
+    return found[1]
+
+
 def write(project: Path) -> None:
     """Write the project of the tutorial into a folder."""
     for title, text in files().items():
@@ -67,6 +74,6 @@ def write(project: Path) -> None:
 
 def shell_commands() -> list[str]:
     """Return what the tutorial types into the guest's shell."""
-    section = _text().partition("## 9. ")[2].partition("## 10. ")[0]
+    section = _text().partition("Look around in the guest\n")[2].partition("\n## ")[0]
     _, commands = re.findall(r"(?:^    \S.*\n)+", section, re.MULTILINE)
     return [line.strip() for line in commands.splitlines()]
