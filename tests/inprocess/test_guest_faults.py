@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
-from dma_rehearsal.device.layout.faults import FAULTS, Component, Fault
-from dma_rehearsal.guest.faults import registry
+from dma_rehearsal.device.layout.faults import BY_NAME, FAULTS, Component, Fault
+from dma_rehearsal.guest.agent.channel import Channel
+from dma_rehearsal.guest.faults import channel, registry
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from tests import kernel_faults
 from tests.inprocess.patched import patched
@@ -19,12 +20,13 @@ from tests.inprocess.rig.wrong import hasten
 pytest_plugins = ["pytester"]
 
 SUITE = SOURCE / "dma_rehearsal" / "guest" / "suite"
+_SOUND = "tests/inprocess/test_whole_suite.py::test_sound_devices"
 ALLOCATOR = [fault for fault in FAULTS if fault.component is Component.ALLOCATOR]
 
 
 @pytest.mark.fires(
     "fault",
-    neighbour="tests/inprocess/test_whole_suite.py::test_sound_devices",
+    neighbour=_SOUND,
     without=kernel_faults.PROMISES,
 )
 @pytest.mark.parametrize(
@@ -46,6 +48,17 @@ def test_fault_breaks_its_promise(
     assert broken >= set(fault.promises) - kernel_faults.PROMISES
     assert broken
     assert fault.message in "\n".join(complaints)
+
+
+@pytest.mark.fires("teardown-fails", neighbour=_SOUND)
+def test_a_teardown_that_fails_breaks_the_promise_of_its_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = BY_NAME["teardown-fails"]
+    plugins = channel.apply(fault.name, Channel(0))
+    (name,) = fault.tests
+    rig = SuiteRunner(pytester, monkeypatch)
+    assert rig.run(Machine, tests=SUITE / name, plugins=plugins).broken == set(fault.promises)
 
 
 def test_the_list_of_those_that_need_a_kernel_names_faults() -> None:

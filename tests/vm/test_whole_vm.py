@@ -18,7 +18,7 @@ from tests.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 _CLEAN = pytest.mark.xdist_group("clean run")
 # In each run of `make test`: a fault that ends the device, one on the channel, one of the kernel's
 # log. The others are noticed in process, or in the VM of test_faults_in_one_vm.py.
-_GATE = ("device-hangs", "report-corrupted", "iommu-record-lost")
+_GATE = ("device-hangs", "report-corrupted", "iommu-record-lost", "iommu-mask-ignored")
 
 OF_A_RUN = {
     *(
