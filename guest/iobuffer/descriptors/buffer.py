@@ -475,8 +475,8 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         self._check_attached()
         if self.strict and not self._preparations:
             raise IONotReadyError(
-                f"{what}() of {self!r}: IOKit reaches memory by its place, and panics while it has "
-                "none; prepare() it, or use a view or a mapping"
+                f"{what}() of {self!r}: the memory is not prepared, and IOKit panics then; "
+                "prepare() it, or use a view or a mapping"
             )
 
     def appendBytes(

@@ -143,8 +143,8 @@ def mask_alignment(mask: int, alignment: int) -> tuple[int, int | None]:
     low = mask & -mask
     if mask + low & mask:
         raise IOBadArgumentError(
-            f"physical mask {mask:#x}: its ones must be one run, from the alignment to the highest "
-            "address; memory between holes cannot be asked for"
+            f"physical mask {mask:#x}: its set bits must be contiguous, from the alignment to the "
+            "highest address"
         )
     if alignment <= 1:
         alignment = max(low, PAGE)

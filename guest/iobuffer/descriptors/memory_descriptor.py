@@ -393,7 +393,7 @@ class IOMemoryDescriptor(ABC):
                     length=length,
                 )
             if wanted & MapOptions.kIOMapPrefault and not self._may_prefault():
-                raise IONotReadyError("kIOMapPrefault: prepare() must come before")
+                raise IONotReadyError("kIOMapPrefault needs prepared memory: call prepare() first")
             return self._map(MapRequest(intoTask, atAddress, wanted, cache, offset, length))
 
     def map(self, options: int = MapOptions.kIOMapAnywhere) -> IOMemoryMap:

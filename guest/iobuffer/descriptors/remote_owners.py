@@ -93,7 +93,7 @@ class _Asker:
         """Do what a message asks for; an error is the answer."""
         call = message.get("call")
         if call != "end":
-            raise IOBadArgumentError(f"call {call!r}: unknown here")
+            raise IOBadArgumentError(f"call {call!r}: unknown")
         self._end()
         self._let_go = True
 

@@ -186,7 +186,7 @@ class IODMACommand(Specified):
         """
         with self._lock:
             if self._active is not None and not autoComplete:
-                raise IONotReadyError(f"{self!r} is prepared: complete() comes before")
+                raise IONotReadyError(f"{self!r} is prepared: call complete() first")
             try:
                 self._complete_all()
             finally:
@@ -254,7 +254,7 @@ class IODMACommand(Specified):
         """Take another specification, and prepare; `IONotPermittedError` while it is prepared."""
         with self._lock:
             if self._active is not None:
-                raise IONotPermittedError(f"{self!r} is prepared: complete() comes before")
+                raise IONotPermittedError(f"{self!r} is prepared: call complete() first")
             self._specification = _possible(specification)
             self.prepare(offset, length, flushCache, synchronize)
 
@@ -354,7 +354,7 @@ class IODMACommand(Specified):
         end = offset + checked_part(specification, memory, offset, length)
         while offset < end:
             if self.prepared:
-                raise IONotReadyError(f"{self!r} is prepared: complete() comes before transfers()")
+                raise IONotReadyError(f"{self!r} is prepared: call complete() before transfers()")
             part = self._prepare_most(specification, offset, end - offset)
             try:
                 yield Transfer(offset, part, self.genIOVMSegments(0, part)[0])
@@ -436,7 +436,7 @@ class IODMACommand(Specified):
 
     def _prepared(self) -> tuple[Prepared, IOMemoryDescriptor]:
         if self._active is None or self._memory is None:
-            raise IONotReadyError(f"{self!r}: prepare() comes before")
+            raise IONotReadyError(f"{self!r} is not prepared: call prepare() first")
         return self._active, self._memory
 
     def _opened(

@@ -82,14 +82,14 @@ class Prepared:
     ) -> None:
         """``whole``: through a bounce buffer in any case."""
         if not memory.prepared:
-            raise IONotReadyError(f"{memory!r}: its own prepare() comes before the command's")
+            raise IONotReadyError(f"{memory!r}: prepare the memory before the command")
         unmapped = specification.mapping is MappingOptions.kUnmapped
         parts = (memory.physical_segments if unmapped else memory.segments)(offset, length)
         found = sum(size for _, size in parts)
         if found != length:
             raise IOBadArgumentError(
                 f"{length} bytes from {offset} on of {memory!r}: {length - found} of them are "
-                "guard pages, where nothing is for a device",
+                "guard pages, which have no memory for a device",
                 length=length,
             )
         self._memory = memory

@@ -114,7 +114,7 @@ class PinnableBacking(Backing):
         """Yield the pinned pages' runs."""
         if self._pin is None:
             raise IONotReadyError(
-                "the memory is pageable and not prepared: it has no place on the bus; prepare() it"
+                "the memory is pageable and not prepared: it has no bus address; prepare() it"
             )
         end = offset + length
         start = 0
@@ -149,7 +149,7 @@ class PinnableBacking(Backing):
 
     def _mapped_by_kernel(self) -> KernelMap:
         if self._pin is None:
-            raise IONotReadyError("the kernel maps memory that is in its place: prepare() it")
+            raise IONotReadyError("the kernel maps only memory that is prepared: prepare() it")
         return self._pin.kernel_map()
 
     def share(self) -> Share:

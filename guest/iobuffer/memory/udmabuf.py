@@ -241,7 +241,7 @@ class UDmaBufCoherence:
                     break
             else:
                 raise IODeviceError(
-                    f"{memory!r}: {size} bytes at {address:#x} are in no u-dma-buf",
+                    f"{memory!r}: {size} bytes at {address:#x} are not in a u-dma-buf",
                     address=address,
                     length=size,
                 )

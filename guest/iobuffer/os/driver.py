@@ -152,7 +152,7 @@ class Driver(DeviceFile):
         """
         if not (length > 0 <= address and address + length <= 1 << 64):
             raise IODeviceError(
-                f"pinning {length} bytes at {address:#x}: no range of an address space",
+                f"pinning {length} bytes at {address:#x}: not a range of the address space",
                 code=IOReturn.kIOReturnBadArgument,
                 address=address,
                 length=length,

@@ -523,7 +523,7 @@ def test_not_ready(bus: Bus) -> None:
     ):
         with pytest.raises(IONotReadyError):
             call()
-    with pytest.raises(IONotReadyError, match=r"its own prepare\(\)"):
+    with pytest.raises(IONotReadyError, match="prepare the memory before the command"):
         command.setMemoryDescriptor(memory)
     memory.prepare()
     bare.setMemoryDescriptor(memory, autoPrepare=False)
