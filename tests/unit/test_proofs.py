@@ -101,11 +101,11 @@ def helper(): return Why.INJECTED
 
 
 def test_everything_is_proved() -> None:
-    """Each fault, promise and report has a test that makes it fire, and a green neighbour."""
+    """Each fault, promise and report fires in `make test`, and has a green neighbour there."""
     environment = {**os.environ}
     environment.pop("PYTEST_DISABLE_PLUGIN_AUTOLOAD", None)  # marks of xdist are used
     done = subprocess.run(
-        [sys.executable, "-m", "tests.proofs", "-q"],
+        [sys.executable, "-m", "tests.proofs", "-q", "-m", "not full"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

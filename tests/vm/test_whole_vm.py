@@ -16,8 +16,8 @@ from tests.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 
 # The clean run is shared, so one worker has all of its tests.
 _CLEAN = pytest.mark.xdist_group("clean run")
-# In each run of `make test`: a fault that ends the device, one on the channel, one of the kernel's
-# log. The others are noticed in process, or in the VM of test_faults_in_one_vm.py.
+# In each `make test`: a fault that ends the device, one of the channel, those behind an IOMMU
+# that need a VM of their own. The others are noticed in process, or in test_faults_in_one_vm.py.
 _GATE = ("device-hangs", "report-corrupted", "iommu-record-lost", "iommu-mask-ignored")
 
 OF_A_RUN = {
