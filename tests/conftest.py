@@ -72,6 +72,6 @@ def _no_descriptor_is_left() -> Iterator[None]:
     yield
     left = {fd: what for fd, what in _open_descriptors().items() if fd not in before}
     if left:
-        gc.collect()  # what only waits for the collector is no leak
+        gc.collect()  # an object that only waits for the collector is not a leak
         left = {fd: what for fd, what in _open_descriptors().items() if fd not in before}
     assert not left, f"descriptors are left open: {left}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many generated examples a test runs: all in `make test-all`, a fifth in `make test`.
+"""The number of generated examples of a test: all in ``make test-all``, a fifth in ``make test``.
 
 Hypothesis has two profiles: ``fast``, which runs unless another is named, and ``full``.
 ``--hypothesis-profile=full`` names it to pytest, and HYPOTHESIS_PROFILE=full to whatever runs it.

@@ -17,7 +17,7 @@ from dma_rehearsal.host_harness.options.run_options import OPTIONS
 from dma_rehearsal.host_harness.process import children
 
 LIMIT_S = 900  # the first run of a machine makes the environment
-# What each VM of a run leaves, the first in the run's folder.
+# The files that each VM of a run leaves, the first in the run's folder.
 OF_A_VM = {
     *("console.log", "qemu.log", "qmp.log", "argv", "device-trace.jsonl", "device.log"),
 }

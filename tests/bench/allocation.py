@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long an allocation takes with few buffers alive, with many, and with none."""
+"""The time of an allocation with few buffers alive, with many, and with none."""
 
 from __future__ import annotations
 

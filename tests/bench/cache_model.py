@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the cache model costs: no-snoop accesses of unchanged lines, and snooped ones."""
+"""The cost of the cache model: no-snoop accesses of unchanged lines, and snooped ones."""
 
 from __future__ import annotations
 

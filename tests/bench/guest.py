@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest sees, in a VM: a run of the harness whose attestations are the figures.
+"""The guest's view, in a VM: a run of the harness whose attestations are the figures.
 
 The device is the exerciser, which by a register becomes an echo loop on the same socket: register
 accesses are measured by turns with and without it (goal 1.2).

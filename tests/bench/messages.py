@@ -103,7 +103,7 @@ def _posted(stream: socket.socket, write: bytes) -> None:
 
 @benchmark("round trips of a bare client process, against an echo loop that looks at nothing")
 def socket_trips() -> Iterator[Row]:
-    """What the server costs where there is nothing else: no guest, no QEMU between.
+    """The cost of the server alone: without a guest, and without QEMU between.
 
     For information, without a goal: a guest's accesses cross QEMU, and `in_guest` measures those.
     """

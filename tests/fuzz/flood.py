@@ -28,7 +28,7 @@ from tests.unit.vfio_user.client import RawClient, Refused
 
 SAMPLES = 10
 MEMORY = 1 << 20
-# What the allocator of Python or libc may keep more of from one sample to another.
+# The memory that the allocator of Python or libc may keep from one sample to another.
 SLACK_KIB = 2048
 PAGE = 4096
 BASE, BARE = 0x10_0000, 0x1000_0000  # with a descriptor, and without
@@ -37,7 +37,7 @@ WRITES, MAPS, JUNK, LEFT = 2000, 500, 50, 8
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the process holds: resident memory in KiB, open descriptors, mappings."""
+    """The holdings of a process: resident memory in KiB, open descriptors, mappings."""
 
     resident: int
     descriptors: int

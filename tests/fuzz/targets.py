@@ -39,7 +39,7 @@ from tests.unit.vfio_user.endpoint import BUFFER, GO, Prober
 T = TypeVar("T")
 PAGE = 4096
 BASE = 0x10000
-HANG_S = 1.0  # of CPU time, untraced: a busy machine is no hang
+HANG_S = 1.0  # of CPU time, untraced: a busy machine is not a hang
 BLOCKED_S = 30.0
 GUARD = b"\xa5" * PAGE
 DOCUMENTED = (0, errno.EINVAL, errno.ENOTSUP, errno.EEXIST, errno.ENOSPC, errno.ENOTTY)

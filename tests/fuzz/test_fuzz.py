@@ -35,7 +35,7 @@ LIMITS = settings(
 
 @pytest.fixture(autouse=True)
 def _no_log() -> Iterator[None]:
-    """What is refused is logged; here everything is."""
+    """Refusals are logged, and here everything is refused."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)

@@ -14,7 +14,7 @@ _ABSENT = object()
 def patched(package: str, patch: Callable[[], object]) -> Iterator[None]:
     """Call ``patch``; at the end undo what it changed in the package's modules and classes.
 
-    What the ``with`` itself changes stays.
+    Changes by the ``with`` itself stay.
     """
     before = [(holder, dict(vars(holder))) for holder in _holders(package)]
     patch()

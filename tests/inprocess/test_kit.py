@@ -291,7 +291,7 @@ def test_a_dropped_buffer_fails_its_test_by_name(run: Run) -> None:
 
 
 def test_a_buffer_of_another_test_is_not_this_ones_to_release(run: Run) -> None:
-    """What an earlier one made, and kept in a module, may go at any time; what is made now not."""
+    """A buffer of an earlier test, kept in a module, may go at any time; this test's may not."""
     reports = run(
         """
         kept = []

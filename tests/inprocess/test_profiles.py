@@ -18,7 +18,7 @@ from tests.inprocess.rig.wrong import hasten, with_device
 
 pytest_plugins = ["pytester"]
 
-# What depends on limits, without the long transfers; the matrix runs all of it.
+# The tests that depend on limits, without the long transfers; the matrix runs all of them.
 SELECTED = (
     "test_profile or test_constraints or test_pool or test_ring or test_held or test_hostile or "
     "test_arm or test_device or (test_direction and (65 or odd)) or test_properties and (1 or 65)"

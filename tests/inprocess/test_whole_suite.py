@@ -213,7 +213,7 @@ class Misdirects(Machine):
 
 
 class Spills(Machine):
-    """A vector's interrupt reaches another one, too, which is no neighbour."""
+    """A vector's interrupt reaches another one, too, which is not a neighbour."""
 
     def signal(self, vector: int) -> None:
         super().signal(vector)

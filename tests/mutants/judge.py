@@ -27,7 +27,7 @@ _NO_TESTS = 5  # pytest's status when it found none of those it was to run
 
 
 class Outcome(StrEnum):
-    """What became of a mutant."""
+    """The fate of a mutant."""
 
     KILLED = "killed"
     HANG = "hang"  # killed, too: its tests did not end in time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sample came to: the table, the survivors with their reasons, and the same as JSON."""
+"""The outcome of a sample: the table, the survivors with their reasons, and the same as JSON."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class NotMeasured(Exception):
 
 
 class Told(TypedDict):
-    """What the plugin writes of one folder of tests; lines hold numbers of ``tests``."""
+    """The plugin's record of one folder of tests; lines hold numbers of ``tests``."""
 
     tests: list[tuple[str, float]]
     failed: list[str]

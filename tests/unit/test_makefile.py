@@ -48,7 +48,7 @@ def test_variable_that_nothing_reads_is_refused(word: str, hint: str) -> None:
 def test_variables_that_are_read_pass() -> None:
     assert make("help", *(f"{option.variable}=x" for option in OPTIONS)).returncode == 0
     assert make("-j2", "-s", "help", "N=3", "ARGS=-k x").returncode == 0
-    # What else stands in the environment is not make's matter.
+    # make ignores other variables of the environment.
     assert make("help", COLOUR="red").returncode == 0
 
 

@@ -13,7 +13,7 @@ from tests.runs import Run, run_in
 
 TESTS = Path(__file__).parent / "guest_tests" / "mistakes"
 
-# What the report of each test with a mistake says.
+# The words in the report of each test with a mistake.
 OF_THE_EXERCISER = {
     "denied": ("PROTECTION_DIRECTION", "64 bytes", "test_mistakes.py:"),
     "attested_though_denied": ("kIODirectionIn",),

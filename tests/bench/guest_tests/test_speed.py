@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the guest waits for the device. The figures go to the host with the attestations."""
+"""The guest's waits for the device. The figures go to the host with the attestations."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_doorbell_to_interrupt(bench: DmaChecker, attest: Attest) -> None:
 
 @pytest.mark.promise("DMA of 4 KiB, with its record")
 def test_dma(bench: DmaChecker, buffer: MakeBuffer, attest: Attest) -> None:
-    """What a driver does for one DMA: six writes, the wait, the status, the record."""
+    """One DMA of a driver: six writes, the wait, the status, the record."""
     memory = buffer(kIODirectionInOut, 4096)
     address = memory.getPhysicalAddress()
     figure = median_us(lambda: bench.device.dma(address, 4096, write_memory=True), ROUNDS)

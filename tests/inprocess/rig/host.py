@@ -15,7 +15,7 @@ from tests.unit.device.platform.tables import PAGE, Tables
 
 
 class Mapped(Protocol):
-    """What is needed of a machine. ``witnessed``: a test had the host look at its tables."""
+    """The part of a machine that is used. ``witnessed``: a test had the host look at its tables."""
 
     tables: Tables
     witnessed: bool

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel module's PCI driver does, for the rig: interrupts, and who may have them."""
+"""The kernel module's PCI driver, for the rig: interrupts, and who may have them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Line:
 
 
 class KernelFunction:
-    """What the module's PCI driver keeps for the exerciser. Subclasses err."""
+    """The state that the module's PCI driver keeps for the exerciser. Subclasses err."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

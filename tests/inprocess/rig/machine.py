@@ -176,7 +176,7 @@ class Machine(WholeMemory):
     def go_on(self) -> None:
         """Let QEMU see what it was told, and the guest's kernel handle it.
 
-        That comes about when something waits, not after a posted write.
+        It happens when something waits, not after a posted write.
         """
         self.answer_in_time()
         if self.line.told:
@@ -210,7 +210,7 @@ class Machine(WholeMemory):
         )
 
     def given_mode(self, mode: CacheMode) -> CacheMode:
-        """What the page-table entries say in the end."""
+        """Return the final page-table entries."""
         return mode
 
     def query(self, address: int) -> PageTableEntry:

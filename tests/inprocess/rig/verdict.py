@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host makes of the rig's tests: its own worker and ledger, with the devices' trace."""
+"""The host's verdict on the rig's tests: its own worker and ledger, with the devices' trace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.inprocess.rig.machine import Machine
 
 @dataclass
 class RigVm:
-    """What a worker needs of a VM. Nothing is sent: the tests run in this process."""
+    """The part of a VM that a worker needs. Nothing is sent: the tests run in this process."""
 
     machine: Machine
     folder: Path = Path()
@@ -36,7 +36,7 @@ class RigVm:
 
 
 class Outcome:
-    """What a run of the suite came to: a plugin that hands the reports to the host's code.
+    """The outcome of a run of the suite: a plugin that hands the reports to the host's code.
 
     ``late`` is what the host has against the run beside its tests.
     """

@@ -199,7 +199,7 @@ def test_second_process_on_the_same_sockets_leaves_them_alone(tmp_path: Path) ->
 
 
 def test_bug_of_a_model_is_the_status(tmp_path: Path) -> None:
-    """What a device with a bug did must not pass for a sound device's work."""
+    """The work of a device with a bug must not pass for a sound device's."""
     (tmp_path / "buggy.py").write_text(
         "from dma_rehearsal.device.exerciser.exerciser import Exerciser\n"
         "class Buggy(Exerciser):\n"

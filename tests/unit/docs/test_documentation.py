@@ -33,7 +33,7 @@ PAGES = [
 WORKFLOWS = sorted((ROOT / ".github").rglob("*.yml"))
 # A file's path, from the root or from the place that the page speaks of.
 _PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|c|h|toml|md|sh|ini|txt|yml))`")
-# What only a run or a user makes.
+# Files that only a run or a user makes.
 _MADE = re.compile(r"^(build|guest_tests|golden)/|test_mine\.py$|^docs/(interop|specs|devel)/")
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^    (?!\S*[|│])(\S[^\n]*)$", re.MULTILINE)

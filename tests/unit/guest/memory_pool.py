@@ -20,7 +20,7 @@ from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, Ma
 
 
 class Window:
-    """What the kernel keeps mapped, as the driver's `KernelMap` shows it."""
+    """A mapping that the kernel keeps, as the driver's `KernelMap` shows it."""
 
     def __init__(self, fd: int, offset: int, length: int) -> None:
         self._fd, self._offset, self.length = fd, offset, length

@@ -153,7 +153,7 @@ class Bus:
     make: Callable[..., Scattered] = Scattered
 
     def read(self, segments: Sequence[Segment]) -> bytes:
-        """What a device reads there."""
+        """Return the bytes that a device reads there."""
         return b"".join(os.pread(*at) for segment in segments for at in self._parts(segment))
 
     def write(self, segments: Sequence[Segment], data: bytes) -> None:

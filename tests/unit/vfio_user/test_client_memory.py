@@ -92,7 +92,7 @@ def sparse(small_disk: Path) -> Iterator[int]:
 
 
 def test_cut_behind_the_question(unsealed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a client that is fast enough brings about."""
+    """The same as a client that is fast enough can do."""
     found = mapped(unsealed)
     monkeypatch.setattr(client_memory._CopiedFile, "holds", lambda *_: True)
 
@@ -326,7 +326,7 @@ def test_descriptors_are_given_back(unsealed: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-# What is no memory.
+# Descriptors of other things than memory.
 
 
 def others(folder: Path) -> Iterator[tuple[str, int]]:

@@ -281,7 +281,7 @@ def _long_header(bench: Bench) -> None:
 
 @case("header: 1 MiB announced and 33 bytes sent")
 def _cut_message(bench: Bench) -> str:
-    """What comes first is the answer to the whole message: nothing came before its end."""
+    """The first answer is that to the whole message: nothing came before its end."""
     size = 1 << 20
     header = Header(7, Command.DEVICE_GET_REGION_INFO, size, Flags.COMMAND, 0).pack()
     payload = wire.REGION_INFO.pack(32, 0, BUFFER, 0, 0, 0).ljust(size - HEADER_SIZE, b"\0")

@@ -185,7 +185,7 @@ def test_descriptor_that_cannot_be_mapped(client: RawClient) -> None:
 def test_descriptor_and_flags(
     client: RawClient, memory: int, seen: Client, access: int, allowed: set[int]
 ) -> None:
-    """What a descriptor does not give would fail later, in the middle of a DMA."""
+    """A right that the descriptor lacks would be missed later, in the middle of a DMA."""
     os.pwrite(memory, b"before", 0)
     descriptor = os.open(f"/proc/self/fd/{memory}", access)
     try:

@@ -120,7 +120,7 @@ def test_descriptors_of_one_message_are_counted_over_its_pieces(
 
 
 def test_each_message_may_have_as_many(files: list[int]) -> None:
-    """What one is waiting for does not count for the next."""
+    """The bytes that one message waits for do not count for the next."""
     framer = Framer()
     framer.feed(message(0)[:20], [os.dup(files[0]) for _ in range(MAX_FDS)])
     found = framer.feed(message(0)[20:] + message(1), [os.dup(files[1]) for _ in range(MAX_FDS)])

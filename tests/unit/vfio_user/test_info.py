@@ -14,7 +14,7 @@ from tests.unit.vfio_user.client import RawClient, Refused
 
 SIZES = {0: 0x1000, 1: 0x10000, 2: 0x1000, 3: 0x1000, 4: 0x1000, 5: 0, 6: 0, 7: 4096, 8: 0}
 EVENTFD, MASKABLE, AUTOMASKED, NORESIZE = 1, 2, 4, 8
-# What takes MASK and UNMASK says so, and INTx, a level, masks itself.
+# Interrupts that take MASK and UNMASK say so, and INTx, a level, masks itself.
 FLAGS = {
     0: EVENTFD | MASKABLE | AUTOMASKED,
     1: EVENTFD | MASKABLE | NORESIZE,

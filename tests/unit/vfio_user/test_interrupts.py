@@ -341,7 +341,7 @@ def test_intx_status_lasts_until_the_end_of_interrupt(
         (BOOL | TRIGGER, 2, 0, 1, b"\1", 1),
         (EVENTFD | MASK, 2, 0, 1, b"", 1),
         (EVENTFD | UNMASK, 0, 0, 1, b"", 1),
-        # What takes no MASK and UNMASK.
+        # Interrupts that take no MASK and UNMASK.
         (NONE | MASK, 3, 0, 1, b"", 0),
         (BOOL | MASK, 4, 0, 1, b"\1", 0),
         (NONE | UNMASK, 3, 0, 1, b"", 0),

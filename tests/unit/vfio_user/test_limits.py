@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a peer may take: maps, files, descriptors, memory, time. A flood is refused."""
+"""Limits of a peer: maps, files, descriptors, memory, time. A flood is refused."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ FILE_PAGES = 16
 
 
 class DmaMapAgainstPages(RuleBasedStateMachine):
-    """Whatever is mapped and unmapped, each byte is reached, or refused, as its page says."""
+    """Each byte is reached or refused as its page says, after any maps and unmaps."""
 
     ranges = Bundle("ranges")
 

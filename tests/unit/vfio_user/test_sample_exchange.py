@@ -145,7 +145,7 @@ def test_interrupt_dma_dirty_pages_and_migration(tmp_path: Path, ram: int, event
             report = wire.LoggingReport(number * PAGE, PAGE, PAGE).pack()
             flags = FeatureFlag.GET | Feature.DMA_LOGGING_REPORT
             dirty.append(client.feature(flags, report, 40)[24:])
-        # What went by messages the client wrote, and noted, itself.
+        # The client itself wrote, and noted, the bytes that went by messages.
         assert dirty == [bytes(8), b"\1" + bytes(7), *[bytes(8)] * (MAPS - 2)]
         assert client.feature(FeatureFlag.SET | Feature.DMA_LOGGING_STOP, start, 24) == start
         for number in range(MAPS // 2):

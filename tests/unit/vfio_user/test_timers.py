@@ -43,7 +43,7 @@ def test_server_that_sleeps_is_woken(tmp_path: Path, prober: Prober, connected: 
 
 
 def test_server_that_was_woken_sleeps_again(tmp_path: Path, prober: Prober) -> None:
-    """What woke it is taken away, or it would never wait again."""
+    """The bytes that woke it are taken away, or it would never wait again."""
     served = VfioUserServer(tmp_path / "socket", prober)
     served.listen()
     thread = threading.Thread(target=served.serve_forever, daemon=True)

@@ -72,7 +72,7 @@ def test_cut_within_its_frame(
 
 @pytest.mark.parametrize("command", WHOLE)
 def test_whole(probed: RawClient, command: Command) -> None:
-    """What the cuts are cut from is right."""
+    """The messages that the other tests cut are right."""
     prepare(probed, command)
     probed.call(command, WHOLE[command])
 

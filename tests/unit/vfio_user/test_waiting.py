@@ -23,7 +23,7 @@ READ = RegionAccess(0, 1, 1 << 14).pack()
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the server waits for, each time that it does."""
+    """The events that the server waits for, each time that it does."""
     found: list[int] = []
     once = server_module._Waiter.once
 
@@ -47,7 +47,7 @@ def settled(turns: list[int]) -> list[int]:
 
 @pytest.fixture
 def looks(turns: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often the server had slept before each time that it looks for bytes."""
+    """The number of sleeps of the server before each look for bytes."""
     found: list[int] = []
     receive = stream_module.receive
 

@@ -129,7 +129,7 @@ def test_memory_is_proportional_to_what_is_tracked() -> None:
     assert left < size // 100
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 0), (-1, 2), (0, LINE + 1), (LINE, 1), (3, -1)])

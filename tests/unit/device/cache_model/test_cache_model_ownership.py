@@ -302,7 +302,7 @@ def test_maintenance_that_invalidates_takes_the_bytes_back(call: str) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_complete_takes_the_bytes_back_and_changes_no_line(late: bool) -> None:
-    """What the CPU stored before it, it stored while the device owned the bytes."""
+    """The CPU stored before it, and so while the device owned the bytes."""
     rig = SmallCache()
     rig.track(direction=Direction.OUT)
     rig.model.sync_for_device(7, 0, LINE)
@@ -331,7 +331,7 @@ def test_a_neighbour_s_bytes_in_a_line_are_not_reported_at_the_release() -> None
     assert released(rig, 2) == [ReportKind.RELEASED_DIRTY, ReportKind.RELEASED_UNREAD]
 
 
-# What a report says.
+# The words of a report.
 
 
 @pytest.mark.parametrize(

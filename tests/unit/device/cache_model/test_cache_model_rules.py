@@ -191,7 +191,7 @@ def test_lines_are_joined_again_when_a_neighbour_is_gone() -> None:
 
 
 def test_lines_that_chance_treats_apart_are_not_joined() -> None:
-    """What was tracked first as a line of another buffer keeps that buffer's draws."""
+    """A line that was tracked first for another buffer keeps that buffer's draws."""
     rig = SmallCache()
     rig.track(offset=0, tag=1)
     runs = [(Span("ram", 5 * LINE, LINE), WB), (Span("ram", LINE, LINE), WB)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hostile guest can make the cache model do in one command, and hold: both are bounded."""
+"""The work of the cache model in one command, and the memory it holds, have bounds."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Hostile:
         self.model.write([Span("ram", 0, SIZE)], b"\x55" * SIZE, no_snoop=no_snoop)
 
 
-# What a guest can have done before.
+# Actions of a guest beforehand.
 
 
 def nothing(_: Hostile) -> None:
@@ -212,7 +212,7 @@ def test_pieces_and_sharers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     other.track(4, 16 * LINE, LINE)
 
 
-# What is held.
+# Memory that is held.
 
 
 def _snapshots(rig: Hostile) -> None:

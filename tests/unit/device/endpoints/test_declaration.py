@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no function can be is said when it is made: the class, the place and what to do."""
+"""A declaration that no function can have is refused at once, with class, place and advice."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_data_of_what_has_ended_is_not_held(chain: Chain, client: Partly) -> Non
     assert held < 1 << 18
 
 
-# What ends it early.
+# Events that end it early.
 
 
 def test_what_is_cancelled_neither_moves_nor_ends(chain: Chain, client: Partly) -> None:

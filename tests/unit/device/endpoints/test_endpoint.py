@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an endpoint's author gets: fields, BARs, MSI, memory by lists, peers, errors said early."""
+"""The author's side of an endpoint: fields, BARs, MSI, memory by lists, peers, early errors."""
 
 from __future__ import annotations
 

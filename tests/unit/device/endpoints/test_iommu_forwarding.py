@@ -334,7 +334,7 @@ def test_refusals_that_a_reset_forgets_make_room(plain: Plain, client: Asked) ->
 
 
 def test_each_is_told_before_the_next_dma(plain: Plain, client: Asked) -> None:
-    """What was started behind a refusal is done when the client's IOMMU has it."""
+    """A DMA that was started behind a refusal is done when the client's IOMMU maps it."""
     ends: Ends = []
     plain.bus.read_async(END, 4, ends.append)
     plain.bus.write_async(BASE, b"data", ends.append)

@@ -41,7 +41,7 @@ class Reg(IntEnum):
 
 
 class Worker(Endpoint):
-    """Whatever it is told to do, it does."""
+    """It does all that it is told to do."""
 
     identity = Identity(0x1234, 1, 0xFF0000, interrupt_pin=1)
     bars: ClassVar[Bars] = {
@@ -259,7 +259,7 @@ def test_timers_that_are_held_keep_their_time_and_their_order() -> None:
 
 
 def test_a_reset_ends_it_and_the_author_is_told(worker: Worker) -> None:
-    """What was set in ``on_stopped`` would else stay set for ever."""
+    """Otherwise a value that ``on_stopped`` set would stay for ever."""
     write32(worker, 0, Reg.PLAIN, 77)
     moved(worker).set(S.STOP_COPY)
     worker.running = lambda: worker.bus.write(BASE, b"runs")

@@ -298,7 +298,7 @@ descriptors = st.builds(
     st.integers(0, 10),
 )
 def test_any_ring(content: list[RingDescriptor], doorbells: list[int], size: int) -> None:
-    """Whatever lies in memory: a status, an index in range, and nothing raised."""
+    """Any memory gives a status and an index in range, and raises nothing."""
     exerciser, client = Exerciser(Trace(), buffer_size=4096), FakeClient()
     exerciser.attach(client)
     exerciser.region_write(7, 4, b"\x06\x00")

@@ -223,7 +223,7 @@ def test_capability_list_that_is_too_long() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4095), st.binary(min_size=1, max_size=8))))
 def test_any_writes_keep_identity_and_capabilities(writes: list[tuple[int, bytes]]) -> None:
-    """Whatever is written where, software finds the same function with the same capabilities."""
+    """After any writes software finds the same function with the same capabilities."""
     exerciser = Exerciser(Trace())
     fixed = [(0, 4), (8, 4), (0x0D, 3), (0x2C, 8), (0x3D, 1)]
     fixed += [(PCIE, 8), (POWER, 2), (MSIX, 2), (MSIX + 4, 8)]

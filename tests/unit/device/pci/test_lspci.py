@@ -26,7 +26,7 @@ from tests.runs import LIMIT_S, clean_environment
 from tests.unit.device.pci.variants import EveryCapability, MessagesOnly
 
 GOLDEN = Path(__file__).parent / "golden" / "exerciser.lspci"
-# Each golden text with the endpoint that it is of; that one stands in for the exerciser.
+# Each golden text with the endpoint that it is of; that one takes the place of the exerciser.
 VARIANTS = {
     "exerciser": "",
     "every-capability": "tests.unit.device.pci.variants:EveryCapability",

@@ -22,7 +22,7 @@ class Tables:
         self._next = 0x2000
 
     def read(self, address: int, length: int) -> bytes:
-        """What a witness reads memory with. KeyError becomes the test's failure."""
+        """Read memory, for a witness. KeyError becomes the test's failure."""
         self.reads.append(address)
         if address not in self._pages:
             from dma_rehearsal.device.platform.witness import TableUnreachable

@@ -84,7 +84,7 @@ def test_discovery() -> None:
     ids=["WB", "WT", "WC", "UC"],
 )
 def test_truth_table(clean: CacheBoard, page: int, stored: bytes, written: bytes) -> None:
-    """What a no-snoop read sees of a store, and a load of a no-snoop write; then with the sync."""
+    """A no-snoop read misses a store, and a load a no-snoop write, until the sync."""
     place = DATA + page * PAGE
     clean.store(place, NEW)
     assert clean.reads(place, LINE) == stored

@@ -379,7 +379,7 @@ def test_interrupts_need_no_grant(board: Board, client: FakeClient) -> None:
 def test_withdrawal_waits_for_a_dma_that_moves(
     board: Board, client: FakeClient, monkeypatch: pytest.MonkeyPatch, move: Callable[[Bus], None]
 ) -> None:
-    """Whoever has seen a withdrawal done sees no byte move by the grant afterwards."""
+    """No byte moves by a grant after its withdrawal was seen to be done."""
     board.enable()
     identity = board.grant(BASE, 64, IN_OUT)
     statuses: list[ProtectionStatus] = []
@@ -457,7 +457,7 @@ def test_no_fault_shows_zeros(board: Board) -> None:
         assert not any(board.fault(sequence).values())
 
 
-# What requests touched.
+# Bytes that requests touched.
 
 
 def touched(board: Board, address: int, length: int, since: int, direction: int) -> list[int]:

@@ -120,7 +120,7 @@ def test_port_that_is_gone_is_an_error() -> None:
 @settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise(data: bytes) -> None:
-    """Whatever arrives, the channel gives a message or raises ChannelError."""
+    """For any bytes the channel gives a message or raises ChannelError."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

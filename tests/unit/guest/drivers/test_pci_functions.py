@@ -250,7 +250,7 @@ def test_intx(device: FakeFunction) -> None:
         board._driver = cast(DriverFunction, driver)
         board.write_register(Reg.INTXCTL, 1)
         with board.intx() as line:
-            assert device.word(0, Reg.INTXCTL) == 0, "what was left is no interrupt"
+            assert device.word(0, Reg.INTXCTL) == 0, "the earlier signal is not an interrupt"
             line.assert_line()
             assert device.word(0, Reg.INTXCTL) == 1
             line.unmask()

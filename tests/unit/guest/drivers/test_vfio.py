@@ -49,7 +49,7 @@ RANGES = [(0, HOLE[0] - 1), (HOLE[1] + 1, (1 << 39) - 1)]
 
 
 class Kernel:
-    """What VFIO keeps: mappings by bus address, eventfds by vector. ``error`` refuses the next."""
+    """VFIO's state: mappings by bus address, eventfds by vector. ``error`` refuses the next."""
 
     def __init__(self, root: Path) -> None:
         self.mappings: dict[int, tuple[int, int, int]] = {}
@@ -254,7 +254,7 @@ def test_bus_addresses_can_be_chosen_and_reserved() -> None:
 
 
 def test_bus_addresses_end_at_the_mask() -> None:
-    """Whoever asks without ``bits`` gets none beyond it either."""
+    """A request without ``bits`` gets none beyond it either."""
     addresses = IovaAllocator([(0, 0x7F_FFFF), (0x90_0000, 0xFFFF_FFFF)], PAGE)
     assert addresses.last_page() == 0xFFFF_F000
     assert addresses.largest(20) == 0, "the first MiB is left alone"
@@ -568,7 +568,7 @@ def test_function_has_the_interface_of_sysfs(
             device.bar(4)
     assert kernel.device.read_bytes()[PAGE + 8 : PAGE + 12] == b"\x34\x12\0\0"
     with pytest.raises(IOBadArgumentError):
-        opened.iova.take(bars[0], PAGE)  # its own BAR is no place for memory
+        opened.iova.take(bars[0], PAGE)  # its own BAR is not a place for memory
     opened.iova.take(bars[5], PAGE)  # that one has no bytes
 
 

@@ -20,7 +20,7 @@ ALLOWED = sorted(os.sched_getaffinity(0))
 
 @pytest.fixture(autouse=True)
 def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What Linux says of its CPUs: those on which this process may run."""
+    """Linux's list of CPUs: those on which this process may run."""
     file = tmp_path / "online"
     file.write_text(",".join(map(str, ALLOWED)) + "\n")
     monkeypatch.setattr(processors, "ONLINE", file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest test says to the host, and what it makes of the answer; nothing stops here."""
+"""A guest test asks the host, and uses the answer; nothing stops here."""
 
 from __future__ import annotations
 

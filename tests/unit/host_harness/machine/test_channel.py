@@ -106,7 +106,7 @@ def test_all_that_has_arrived_is_taken_at_once(ends: tuple[Channel, socket.socke
 @settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_raise(data: bytes) -> None:
-    """Whatever arrives, the channel waits for more, gives a message or raises FrameError."""
+    """For any bytes the channel waits for more, gives a message or raises FrameError."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         channel = Channel(ours)

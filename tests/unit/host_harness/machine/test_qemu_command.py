@@ -86,7 +86,7 @@ def test_with_an_iommu_the_exerciser_is_behind_it_and_the_platform_is_not() -> N
     outside = [word for word in words if "bypass_iommu=on" in word]
     assert outside == ["pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"]
     assert "pcie-root-port,id=soc,bus=outside,chassis=1" in words
-    # What is plugged in before the IOMMU would not be behind it.
+    # A device that is plugged in before the IOMMU would not be behind it.
     positions = [words.index("intel-iommu,intremap=on,caching-mode=on"), words.index(outside[0])]
     assert max(positions) < min(words.index(word) for word in words if _is_json(word))
     assert not any("intel" in word for word in argv())

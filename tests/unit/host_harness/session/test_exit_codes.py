@@ -11,7 +11,7 @@ from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process.errors import Status
 from dma_rehearsal.host_harness.session import exit_codes
 
-# What pytest says by itself, and what the harness makes of it, for each row of the table.
+# For each row of the table: the code of pytest, and the status that the harness makes of it.
 CASES = {
     "all passed": [(Status.PASSED, 0, False)],
     "a test failed": [(Status.FAILED, 1, False), (Status.FAILED, 0, False)],

@@ -48,7 +48,7 @@ def test_one_that_is_fast_takes_what_others_have_left() -> None:
     fast = 0
     while schedule.take(0):
         fast += 1
-    # What runs on the others, and what each was promised, stays theirs.
+    # The others keep the tests that they run, and the next ones that they were promised.
     assert fast == 90 - 2 * 2
 
 

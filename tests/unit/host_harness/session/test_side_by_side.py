@@ -89,7 +89,7 @@ class StandIn:
             raise NoVerdict("test", "QEMU ended", subject=self.began[-1][0])
 
     def take(self, _phase: str, *kinds: str) -> None:
-        """Whatever an idle VM says is a loss."""
+        """Any message of an idle VM is a loss."""
         assert not kinds
         if self._said:
             raise NoVerdict("test", f"the guest sent {self._said!r}")

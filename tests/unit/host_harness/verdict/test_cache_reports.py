@@ -69,7 +69,7 @@ def _found(trace: Path) -> list[str]:
 
 
 def test_a_call_that_the_model_could_not_take_is_no_yes(tmp_path: Path) -> None:
-    """Whatever the guest makes of the status: what was not checked, the host knows."""
+    """The host knows what was not checked, even if the guest ignores the status."""
     trace = Trace(tmp_path / "trace")
     board = CacheBoard(trace=trace)
     board.configure()

@@ -188,7 +188,7 @@ def test_witness_and_harness_agree(
     before: int,
     length: int,
 ) -> None:
-    """Whatever the tables and the registers hold: the same runs, or neither finishes."""
+    """For any tables and registers both find the same runs, or neither finishes."""
     tables = Tables(levels)
     va = 0
     edges = [0]

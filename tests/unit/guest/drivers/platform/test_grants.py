@@ -230,7 +230,7 @@ def test_a_finalizer_that_can_tells_nothing(unit: ProtectionUnit) -> None:
     assert (unit.grant_count, mistakes.taken()) == (0, [])
 
 
-# What a fork inherits.
+# The state that a fork inherits.
 
 
 def test_a_child_leaves_its_parents_grants_alone(

@@ -199,7 +199,7 @@ def test_a_forked_child_grants_as_itself(unit: ProtectionUnit) -> None:
 
 
 def test_grants_of_the_dead(unit: ProtectionUnit) -> None:
-    """A tag that is no process's lives for ever, and so does one of a process that lives."""
+    """A tag without a process lives for ever, and so does one of a process that lives."""
     gone = process_owner() ^ 1 << 40  # another start time
     for tag in (3, process_owner(), gone, gone):
         unit.grant(0, 1, IN, tag)
