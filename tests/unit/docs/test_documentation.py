@@ -220,6 +220,7 @@ def test_python_blocks_parse_and_import_what_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_doctests(page: Path) -> None:
+    """Also those of fenced blocks, which an empty line ends."""
     result = doctest.testfile(str(page), module_relative=False)
     assert result.failed == 0
 
@@ -234,6 +235,12 @@ def test_files_that_are_named_exist(page: Path) -> None:
         if not _MADE.search(name) and not any((place / name).exists() for place in places)
     ]
     assert not lacking
+
+
+def test_some_pages_have_doctests() -> None:
+    parser = doctest.DocTestParser()
+    with_examples = {page.name for page in PAGES if parser.get_examples(page.read_text())}
+    assert with_examples >= {"endpoints.md", "iobuffer.md", "profiles.md"}
 
 
 def test_readme_is_short() -> None:
