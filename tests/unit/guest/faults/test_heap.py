@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator's faults break their promise, and nothing but that."""
+"""Faults of the heap break their promise, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def free_size() -> int:
     return sum(heap.free_size() for heap in pool_registry.known().values())
 
 
-@pytest.mark.usefixtures("memory")
+@pytest.mark.usefixtures("main")
 @pytest.mark.parametrize("alignment", [2, 64, 256, 4096, 65536])
 def test_misaligned_by_half(alignment: int) -> None:
     registry.patch("allocator-misaligned")
@@ -49,7 +49,7 @@ def test_misaligned_by_half(alignment: int) -> None:
     assert free_size() == before
 
 
-@pytest.mark.usefixtures("memory")
+@pytest.mark.usefixtures("main")
 def test_overlapping_and_back() -> None:
     registry.patch("allocator-overlap")
     before = free_size()
@@ -68,7 +68,7 @@ def test_overlapping_and_back() -> None:
     assert free_size() == before
 
 
-@pytest.mark.usefixtures("memory")
+@pytest.mark.usefixtures("main")
 def test_overlap_leaves_large_buffers_apart() -> None:
     registry.patch("allocator-overlap")
     with make(65536) as first, make(65536) as second:
