@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 from dma_rehearsal.guest.iobuffer.descriptors import derived, sub_descriptor
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import Grants, Preparation, device_may
 from dma_rehearsal.guest.iobuffer.dma.bounce_buffer import Bounce
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand

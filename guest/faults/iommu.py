@@ -14,10 +14,11 @@ from dma_rehearsal.guest.iobuffer.base.options import (
     IOOptions,
     kIOMemoryHostPhysicallyContiguous,
 )
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 from dma_rehearsal.guest.iobuffer.descriptors import buffer
 from dma_rehearsal.guest.iobuffer.descriptors.creation import make_place, make_request
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement, BusWindow
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 
 _map = Container.map
 _allow = BusWindow.allow

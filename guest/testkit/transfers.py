@@ -10,7 +10,8 @@ from typing import Final
 from dma_rehearsal.device.layout import RingDescriptor, RingStatus
 from dma_rehearsal.guest.drivers.exerciser_features import DescriptorRing
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand
 from dma_rehearsal.guest.testkit.attestation import CheckFailed, is_verdict
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker

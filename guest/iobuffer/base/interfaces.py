@@ -125,7 +125,7 @@ class Descriptor(Protocol):
         """Return the bus segments (address, length) of a part, to the end by default."""
 
 
-class KernelWindow(Protocol):
+class KernelMapping(Protocol):
     """The kernel's mapping of a memory: its address, and the page tables that contain it."""
 
     @property
@@ -144,7 +144,7 @@ class KernelWindow(Protocol):
 class KernelMappable(Protocol):
     """Memory that the kernel can map."""
 
-    def make_kernel_map(self) -> KernelWindow:
+    def make_kernel_map(self) -> KernelMapping:
         """Have the kernel map all of it, once; return the mapping."""
 
 

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Final, TypedDict
 
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 
 RECENT_MAX: Final = 1024  # released descriptors that are remembered
 DROPPED_MAX: Final = 256
@@ -31,7 +32,6 @@ _DEPTH_MAX: Final = 256  # frames that are looked at
 _FIRST_SWEEP: Final = 1024
 _PACKAGE: Final = "dma_rehearsal.guest.iobuffer"
 
-Segment = tuple[int, int]  # bus address, length; both in bytes
 CallSite = str | tuple[str, int]  # as shown, or (file, line)
 
 

@@ -13,6 +13,11 @@ from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError
 PAGE: Final = mmap.PAGESIZE
 """Bytes in a page of this kernel: 4, 16 or 64 KiB. The guest's one definition of it."""
 
+Segment = tuple[int, int]
+"""(bus or physical address, length) of memory, both in bytes."""
+Range = tuple[int, int]
+"""(start, size) of addresses, or of any unit."""
+
 
 def align_up(value: int, alignment: int) -> int:
     """Return the least multiple of ``alignment`` (a power of two) that is >= ``value``."""

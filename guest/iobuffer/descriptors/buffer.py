@@ -27,7 +27,7 @@ from dma_rehearsal.guest.iobuffer.base.options import (
     kIOMemoryKernelUserShared,
     kIOMemoryPageable,
 )
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment
 from dma_rehearsal.guest.iobuffer.base.task import Task, current_task, kernel_task
 from dma_rehearsal.guest.iobuffer.descriptors import coverage, remote
 from dma_rehearsal.guest.iobuffer.descriptors.buffer_resources import BufferResources, reclaim
@@ -50,7 +50,6 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     Data,
     IOMemoryDescriptor,
     MapRequest,
-    Segment,
     as_direction,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap

@@ -20,7 +20,8 @@ from dma_rehearsal.guest.iobuffer.base import provenance
 from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError, IOUnsupportedError
 from dma_rehearsal.guest.iobuffer.base.interfaces import Untouched
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.base.provenance import Record, Segment, without
+from dma_rehearsal.guest.iobuffer.base.provenance import Record, without
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 ACCOUNTS_MAX: Final = 256  # that are kept until `begin`

@@ -14,11 +14,10 @@ from typing import Final
 from dma_rehearsal.guest.iobuffer.base.errors import IOBusyError, IONotAttachedError
 from dma_rehearsal.guest.iobuffer.base.flags import PrepareFlags
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
     MapRequest,
-    Segment,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import Preparation

@@ -29,14 +29,13 @@ from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
 from dma_rehearsal.guest.iobuffer.base.interfaces import Pinned, Pinner
 from dma_rehearsal.guest.iobuffer.base.options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
 from dma_rehearsal.guest.iobuffer.base.provenance import Record
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment
 from dma_rehearsal.guest.iobuffer.base.task import Task
 from dma_rehearsal.guest.iobuffer.descriptors.derived import DerivedMemoryDescriptor, clipped
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow
 from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
     MapRequest,
-    Segment,
     as_direction,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap

@@ -14,9 +14,9 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode, IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_up
 from dma_rehearsal.guest.iobuffer.descriptors.derived import DerivedMemoryDescriptor
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import Data, MapRequest, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import Data, MapRequest
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Window, reserve
 

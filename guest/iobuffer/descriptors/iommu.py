@@ -26,13 +26,12 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.interfaces import BusMapping
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_down, align_up
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 
 _NONE: Final = IODirection.kIODirectionNone
 _ADDRESS_BITS: Final = 64
 
-Segment = tuple[int, int]  # bus or physical address, length; both in bytes
 Reach = Callable[[], AbstractContextManager[int]]
 
 

@@ -31,7 +31,7 @@ from dma_rehearsal.guest.iobuffer.base.flags import (
 )
 from dma_rehearsal.guest.iobuffer.base.fork_safe_lock import make_lock
 from dma_rehearsal.guest.iobuffer.base.options import CACHE_FIELD, IODirection, IOOptions
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_up
 from dma_rehearsal.guest.iobuffer.base.task import Task, current_task
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusWindow
@@ -51,7 +51,6 @@ _SHOWN_MAX: Final = 4  # users in a message
 _NON_COHERENT: Final = PrepareFlags.kIODirectionPrepareNonCoherent
 
 Data = bytes | bytearray | memoryview
-Segment = tuple[int, int]  # bus address, length; both in bytes
 Part = tuple["IOMemoryDescriptor", int, int]  # descriptor, offset in it, length; in bytes
 
 

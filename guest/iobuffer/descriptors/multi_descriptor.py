@@ -18,7 +18,7 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import MapOptions, PurgeableState
 from dma_rehearsal.guest.iobuffer.base.options import CACHE_SHIFT, CacheMode, IODirection, IOOptions
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_up
 from dma_rehearsal.guest.iobuffer.descriptors.derived import (
     DerivedMemoryDescriptor,
     clipped_pages,
@@ -31,7 +31,6 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
     MapRequest,
     Part,
-    Segment,
     as_direction,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap

@@ -9,6 +9,7 @@ from typing import Self
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IOUnsupportedError
 from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 from dma_rehearsal.guest.iobuffer.descriptors.derived import (
     DerivedMemoryDescriptor,
     clipped_pages,
@@ -19,7 +20,6 @@ from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
     IOMemoryDescriptor,
     MapRequest,
     Part,
-    Segment,
     as_direction,
 )
 from dma_rehearsal.guest.iobuffer.descriptors.memory_map import IOMemoryMap

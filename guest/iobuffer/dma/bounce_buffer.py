@@ -19,15 +19,11 @@ from dma_rehearsal.guest.iobuffer.base.options import (
     kIOMemoryMapperNone,
     kIOMemoryPhysicallyContiguous,
 )
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_up
 from dma_rehearsal.guest.iobuffer.base.task import current_task
 from dma_rehearsal.guest.iobuffer.descriptors.buffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.coverage import CoverageError
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
-    IOMemoryDescriptor,
-    Segment,
-    merged,
-)
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, merged
 from dma_rehearsal.guest.iobuffer.dma.specification import MappingOptions, Specification
 
 # (length, alignment, highest address that may be used) -> memory in one segment

@@ -31,9 +31,9 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.fork_safe_lock import make_lock
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
-from dma_rehearsal.guest.iobuffer.base.ranges import align_down
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment, align_down
 from dma_rehearsal.guest.iobuffer.descriptors.coverage import CoverageError
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma import bounce_buffer
 from dma_rehearsal.guest.iobuffer.dma.bounce_buffer import BounceAllocator
 from dma_rehearsal.guest.iobuffer.dma.prepared_transfer import (

@@ -17,12 +17,9 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     undo,
 )
 from dma_rehearsal.guest.iobuffer.base.options import IODirection
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import (
-    IOMemoryDescriptor,
-    Part,
-    Segment,
-)
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Part
 from dma_rehearsal.guest.iobuffer.descriptors.preparation import device_may
 from dma_rehearsal.guest.iobuffer.dma.bounce_buffer import BounceAllocator, Layout, lay_out
 from dma_rehearsal.guest.iobuffer.dma.specification import MappingOptions, Specification

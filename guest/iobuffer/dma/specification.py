@@ -10,8 +10,7 @@ from enum import Enum, IntEnum
 from typing import Final, Self
 
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IONotReadyError
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import Segment
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_down
 
 _PAGE_BITS: Final = PAGE.bit_length() - 1
 

@@ -18,11 +18,10 @@ from typing import Any, Final
 from dma_rehearsal.guest.iobuffer.base import deferred
 from dma_rehearsal.guest.iobuffer.base.errors import IONotReadyError, IOUnsupportedError
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
+from dma_rehearsal.guest.iobuffer.base.ranges import Segment
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
 from dma_rehearsal.guest.iobuffer.os.purgeable import Purgeable
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
-
-Segment = tuple[int, int]
 
 # A fork would keep these: a lock, a pin, or a kernel mapping lasts until the last copy of its
 # descriptor is closed.

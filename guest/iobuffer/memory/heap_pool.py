@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_up
-from dma_rehearsal.guest.iobuffer.memory.backing import Backing, Segment
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_up
+from dma_rehearsal.guest.iobuffer.memory.backing import Backing
 from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.claim_backing import ClaimBacking
 from dma_rehearsal.guest.iobuffer.memory.heap import Block, Heap

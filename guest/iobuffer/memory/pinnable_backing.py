@@ -15,15 +15,9 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
     of_the_system,
 )
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment, align_down, align_up
 from dma_rehearsal.guest.iobuffer.memory import resting_pins
-from dma_rehearsal.guest.iobuffer.memory.backing import (
-    FILE,
-    Backing,
-    Segment,
-    Share,
-    forsaken_after_fork,
-)
+from dma_rehearsal.guest.iobuffer.memory.backing import FILE, Backing, Share, forsaken_after_fork
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap, Pin
 from dma_rehearsal.guest.iobuffer.os.purgeable import Purgeable

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, align_down, align_up
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Range, align_down, align_up
 
 KIND: Final = "kind"
 HOSTILE: Final = "hostile"
@@ -21,8 +21,6 @@ _CARRY: Final = 1 << 32  # where an address that is computed in 32 bits wraps
 _CARRIES_MAX: Final = 256  # multiples of it that are tried
 _FIRST_MAX: Final = 64
 _TOUCHED_MAX: Final = 4096  # pages
-
-Range = tuple[int, int]  # start, size
 
 
 class Policy:

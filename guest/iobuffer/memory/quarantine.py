@@ -12,12 +12,10 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.base.ranges import RangeAllocator
+from dma_rehearsal.guest.iobuffer.base.ranges import Range, RangeAllocator
 
 # With the blocks and pins that rest, as many as `provenance` remembers.
 RANGES_MAX: Final = 128
-
-Range = tuple[int, int]  # start, size
 
 
 class Quarantine:

@@ -11,8 +11,7 @@ from dma_rehearsal.guest.iobuffer.base import interfaces
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOCannotWireError,
 )
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import Segment
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment
 
 
 class Pins:

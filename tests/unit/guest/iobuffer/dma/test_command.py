@@ -25,9 +25,9 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.flags import PrepareFlags
 from dma_rehearsal.guest.iobuffer.base.options import IODirection, IOOptions
-from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
+from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, Segment
 from dma_rehearsal.guest.iobuffer.descriptors import coverage
-from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor, Segment
+from dma_rehearsal.guest.iobuffer.descriptors.memory_descriptor import IOMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.descriptors.sub_descriptor import IOSubMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.dma import bounce_buffer
 from dma_rehearsal.guest.iobuffer.dma.command import (
