@@ -80,6 +80,7 @@ def test_killed_hanging_and_survived_are_told_apart(
     assert (project / "small/thing.py").read_text() == MODULE
 
 
+@pytest.mark.full
 def test_again_tries_what_was_left_with_the_tests_of_now(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,8 @@ class Harness:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [
+                    # It dies with the worker of pytest-xdist that has started it.
+                    *("setpriv", "--pdeathsig", "KILL"),
                     sys.executable,
                     "-m",
                     "host_harness",
