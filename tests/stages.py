@@ -35,7 +35,8 @@ class Stage:
     command.
 
     ``workers`` runs the tests in several processes; ``vms`` allows no more of them than the
-    memory has room for VMs.
+    memory has room for VMs. ``by_file`` gives the tests of a file, which may share a VM, to one of
+    them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     marks: str = ""
     workers: bool = False
     vms: bool = False
+    by_file: bool = False
     full: bool = False
 
     def argv(self, jobs: Callable[[bool], int], options: Sequence[str]) -> list[str]:
@@ -52,8 +54,8 @@ class Stage:
             return list(self.command)
         argv = [sys.executable, "-m", "pytest", "-q", "-m", self.marks]
         if self.workers:
-            # Tests of one group share a VM, so one worker must have them all.
-            argv += ["-n", str(jobs(self.vms)), "--dist", "loadgroup" if self.vms else "worksteal"]
+            how = "loadfile" if self.by_file else "worksteal"
+            argv += ["-n", str(jobs(self.vms)), "--dist", how]
         if self.full:
             argv += ["--hypothesis-profile", "full"]
         return [*argv, *options]
@@ -75,6 +77,7 @@ GATE = (
         marks="vm and not alone and not full",
         workers=True,
         vms=True,
+        by_file=True,
     ),
 )
 ALL = (
@@ -87,7 +90,14 @@ ALL = (
         full=True,
     ),
     Stage("alone", "tests that measure time, one at a time", marks="alone"),
-    Stage("vms", "whole VMs", marks="vm and not matrix and not alone", workers=True, vms=True),
+    Stage(
+        "vms",
+        "whole VMs",
+        marks="vm and not matrix and not alone",
+        workers=True,
+        vms=True,
+        by_file=True,
+    ),
     Stage(
         "matrix",
         "every profile, coherent and not, behind an IOMMU and not",

@@ -107,7 +107,7 @@ def test_a_stage_of_pytest_gets_its_marks_workers_and_options() -> None:
     assert argv[argv.index("-m", 2) + 1] == units.marks
     assert "full" in argv
     assert argv[-1] == "-x"
-    assert "loadgroup" in vms.argv(jobs, []), "a group of tests shares one VM"
+    assert "loadfile" in vms.argv(jobs, []), "tests of a file share a VM"
     assert ONE.argv(jobs, ["-x"]) == ["one"]
 
 

@@ -25,9 +25,6 @@ IOMMU = [
 ]
 
 
-_PLAIN, _IOMMU = (pytest.mark.xdist_group(name) for name in ("one VM", "one VM, IOMMU"))
-
-
 def _gate() -> set[str]:
     """Return the names of the faults in `make test`.
 
@@ -82,7 +79,6 @@ def without_addresses(ledger: Ledger) -> list[tuple[str, str, str]]:
     ]
 
 
-@_PLAIN
 class TestSwitchable:
     """Faults of devices and driver, set and cleared in the middle of one session."""
 
@@ -135,14 +131,12 @@ def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
 
 
 @pytest.mark.fires("fault")
-@_PLAIN
 @pytest.mark.parametrize("fault", marked(OF_A_SESSION))
 def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault) -> None:
     _noticed_and_gone(plain_vm, fault)
 
 
 @pytest.mark.fires("fault")
-@_IOMMU
 @pytest.mark.parametrize("fault", IOMMU, ids=lambda fault: fault.name)
 def test_fault_behind_an_iommu_is_noticed_and_gone(iommu_vm: OneVm, fault: Fault) -> None:
     _noticed_and_gone(iommu_vm, fault)

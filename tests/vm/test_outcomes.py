@@ -13,9 +13,6 @@ import pytest
 
 from tests.runs import Run, run_in
 
-# One run for most tests of this file.
-_ONE_RUN = pytest.mark.xdist_group("every outcome")
-
 GUEST_TESTS = """
 import warnings
 
@@ -118,14 +115,12 @@ def line_of(done: Run, name: str) -> str:
     return "\n".join(re.findall(rf"^.*test_all\.py::{name} .*$", done.output, re.MULTILINE))
 
 
-@_ONE_RUN
 def test_run_ends_with_a_verdict(done: Run) -> None:
     assert done.status == 1
     assert "INTERNALERROR" not in done.output + done.errors
     assert done.output.splitlines()[-1] == "status 1"
 
 
-@_ONE_RUN
 @pytest.mark.parametrize(
     ("name", "word"),
     [
@@ -152,7 +147,6 @@ def test_each_outcome_has_pytests_own_word(done: Run, name: str, word: str) -> N
     assert word[:20] in line_of(done, name)
 
 
-@_ONE_RUN
 def test_all_who_count_agree(done: Run) -> None:
     """pytest's last line, the line under the table, attestations.json; and junit.xml its way."""
     (last,) = re.findall(r"^=+ (.* in [\d.]+s.*?) =+$", done.output, re.MULTILINE)
@@ -170,7 +164,6 @@ def test_all_who_count_agree(done: Run) -> None:
     assert not re.search(r"\[1[1-9]\d%\]", done.output)
 
 
-@_ONE_RUN
 def test_failures_tell_what_happened(done: Run) -> None:
     assert "At index 1 diff: 2 != 3" in done.output, "pytest's own explanation"
     assert "RuntimeError: not set up" in done.output
@@ -180,7 +173,6 @@ def test_failures_tell_what_happened(done: Run) -> None:
     assert "contains 1 failed subtest" in done.output
 
 
-@_ONE_RUN
 def test_warning_is_in_the_summary(done: Run) -> None:
     assert "warnings summary" in done.output
     assert re.search(r"test_all\.py:\d+: UserWarning: this is old", done.output)

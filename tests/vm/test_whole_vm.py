@@ -14,8 +14,6 @@ import pytest
 from dma_rehearsal.device.layout.faults import FAULTS, Fault, RunStatus
 from tests.runs import LIMIT_S, OF_A_VM, Run, clean_environment, run
 
-# The clean run is shared, so one worker has all of its tests.
-_CLEAN = pytest.mark.xdist_group("clean run")
 # In each `make test`: a fault that ends the device, one of the channel, those behind an IOMMU
 # that need a VM of their own. The others are noticed in process, or in test_faults_in_one_vm.py.
 _GATE = ("device-hangs", "report-corrupted", "iommu-record-lost", "iommu-mask-ignored")
@@ -39,7 +37,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory.mktemp("runs"), SEED="0x5eed")
 
 
-@_CLEAN
 def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
     assert clean.status == 0
     assert clean.output.splitlines()[-1] == "status 0"
@@ -56,7 +53,6 @@ def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
     }
 
 
-@_CLEAN
 def test_clean_run_has_the_host_look_at_a_buffer_of_each_mode(clean: Run) -> None:
     agreed = {
         row["facts"]["mode"]
@@ -70,7 +66,6 @@ def test_clean_run_has_the_host_look_at_a_buffer_of_each_mode(clean: Run) -> Non
     assert "agreed by" in clean.output
 
 
-@_CLEAN
 def test_clean_run_leaves_every_artefact(clean: Run) -> None:
     facts = clean.attestations
     others = {f"vm{number}" for number in range(2, facts["vms"] + 1)}
@@ -96,7 +91,6 @@ def test_clean_run_leaves_every_artefact(clean: Run) -> None:
     assert sum(map(len, traces)) > facts["passed"]
 
 
-@_CLEAN
 def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
     facts = clean.attestations
     assert f"{facts['passed']} passed, 0 failed" in clean.output
@@ -104,7 +98,6 @@ def test_clean_run_counts_and_shows_the_table(clean: Run) -> None:
     assert "unattested" not in clean.output
 
 
-@_CLEAN
 def test_clean_run_in_a_log_has_plain_lines_phase_by_phase_and_test_by_test(clean: Run) -> None:
     assert "\x1b" not in clean.output + clean.errors
     assert "\r" not in clean.output + clean.errors
