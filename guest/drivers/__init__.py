@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drivers in user space, in Python: the built-in exerciser, QEMU's edu, the platform, VFIO.
 
 A driver of your own device needs `PciFunction` (its BARs and configuration space), `DriverFunction`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test kit of guest tests: fixtures, and the types that fixtures return.
 
 Tests take fixtures by name (docs/fixtures.md lists them) and import types from here.
