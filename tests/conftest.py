@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput"):
+        # Readline, in the process that has started this worker, leaves them in its environment.
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
     config.addinivalue_line("markers", "vm: boots whole VMs (minutes under emulation)")
     config.addinivalue_line(
         "markers", "matrix: a cell of the matrix of profiles (make test-matrix)"

@@ -201,7 +201,7 @@ def test_installed_it_works_from_any_folder(
     argv = [sys.executable, "-m", "pytest", "--vm", "guest_tests"]
     done = call(argv, project, **installed)
     assert done.returncode == 1
-    assert "9 passed, 3 failed" in done.stdout
+    assert "10 passed, 3 failed" in done.stdout
     for reason in "PROTECTION_DIRECTION", "PROTECTION_PAST_END", "PROTECTION_OUTSIDE":
         assert f"was refused: {reason}, and the test did not announce it" in done.stdout
     assert NUMBER.sub("N", tutorial.refusal()) in NUMBER.sub("N", done.stdout)
