@@ -67,7 +67,7 @@ CACHE_MODEL = (
         Component.CACHE_MODEL,
         "the cache model forgets which bytes were written without a snoop",
         ("driver mistakes",),
-        message="reports due: RELEASED_UNREAD; there are none",
+        message="reports due: RELEASED_UNREAD; none came",
         tests=("test_cache_mistakes.py",),
     ),
     Fault(
@@ -75,7 +75,7 @@ CACHE_MODEL = (
         Component.CACHE_MODEL,
         "the cache model does not see the stores of the CPU to write-back memory",
         ("driver mistakes",),
-        message="reports due: RELEASED_DIRTY; there are none",
+        message="reports due: RELEASED_DIRTY; none came",
         tests=("test_cache_mistakes.py",),
     ),
     Fault(
@@ -83,7 +83,7 @@ CACHE_MODEL = (
         Component.CACHE_MODEL,
         "the cache model forgets that a device has read older bytes than were stored",
         ("driver mistakes",),
-        message="reports due: RELEASED_DIRTY; there are none",
+        message="reports due: RELEASED_DIRTY; none came",
         tests=("test_cache_mistakes.py",),
     ),
     Fault(
@@ -123,7 +123,7 @@ CACHE_MODEL = (
         Component.CACHE_MODEL,
         "the cache model never compares the device's bytes with memory",
         ("driver mistakes",),
-        message="reports due: STORED_WHILE_DEVICE_OWNS; there are none",
+        message="reports due: STORED_WHILE_DEVICE_OWNS; none came",
         tests=("test_cache_mistakes.py",),
     ),
     Fault(
@@ -131,7 +131,7 @@ CACHE_MODEL = (
         Component.CACHE_MODEL,
         "the cache model loses its reports",
         ("driver mistakes",),
-        message="reports due: RELEASED_DIRTY; there are none",
+        message="reports due: RELEASED_DIRTY; none came",
         tests=("test_cache_mistakes.py",),
     ),
     Fault(
