@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import time
 from enum import IntEnum, IntFlag
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from dma_rehearsal.guest.drivers.interrupts import Interrupt
 from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 
 EDU_VENDOR_ID: Final = 0x1234
@@ -59,7 +59,7 @@ class EduError(PciError):
     """The device is another one, the request is beyond it, or its DMA does not end."""
 
 
-class Edu:
+class Edu(Closing):
     """1234:11e8, enabled, with bus mastering on. A context manager; not for several threads.
 
     ``address_bits`` is the number of address bits that it drives. ``EduError`` for another
@@ -126,17 +126,6 @@ class Edu:
             self._driver.close()
             self._driver = None
         self.pci.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _lower(self) -> None:
         registers = self._registers

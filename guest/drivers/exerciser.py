@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from dma_rehearsal.device.layout import (
     DMASTATUS_CLEAR,
@@ -34,6 +33,7 @@ from dma_rehearsal.guest.drivers.interrupts import FunctionDriver, Interrupt
 from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
 from dma_rehearsal.guest.drivers.platform import refusals
 from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction, Interrupts
 from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 
@@ -135,7 +135,7 @@ def find(index: int = 0) -> PciFunction:
     return function
 
 
-class Exerciser:
+class Exerciser(Closing):
     """13b5:ed01, or a user's device, found by its id. Its ``limits`` are those of its DMA.
 
     A context manager; not for several threads at once. ``driver`` gives interrupts and bus
@@ -338,17 +338,6 @@ class Exerciser:
             self._driver.close()
             self._driver = None
         self.pci.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _status(self) -> DmaStatus:
         value = self._control[Reg.DMASTATUS]

@@ -29,6 +29,7 @@ from dma_rehearsal.device.layout import (
     TxnAttribute,
 )
 from dma_rehearsal.guest.drivers.exerciser import DMA_TIMEOUT, DmaRecord, Exerciser, ExerciserError
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.base.dma_activity import InFlight
 
 _NO_FLAGS: Final = AtsCtl(0)
@@ -180,7 +181,7 @@ def _traced(device: Exerciser) -> Iterator[Transaction]:
     raise ExerciserError(f"{device.pci.address}: the transaction trace has no end")
 
 
-class DescriptorRing:
+class DescriptorRing(Closing):
     """The device's ring in a buffer: ``memory`` is the CPU's view, ``address`` the bus's.
 
     The buffer holds ``size`` descriptors of 32 bytes. A context manager that turns the ring off. A
@@ -256,9 +257,3 @@ class DescriptorRing:
     def close(self) -> None:
         """Turn the ring off."""
         self._device.extension[Ext.RING_CONTROL] = 0
-
-    def __enter__(self) -> DescriptorRing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import select
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PciInfo
 
 
@@ -40,7 +40,7 @@ class FunctionDriver(Protocol):
         """Close it; closing again does nothing."""
 
 
-class Interrupt:
+class Interrupt(Closing):
     """An eventfd that one vector signals; a context manager."""
 
     def __init__(self, driver: FunctionDriver, vector: int) -> None:
@@ -72,14 +72,3 @@ class Interrupt:
                     self._driver.set_eventfd(self.vector, -1)
             finally:
                 os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -10,8 +10,9 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Literal, Self
+
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 
 DEVICES: Final = Path("/sys/bus/pci/devices")
 DRIVERS_PROBE: Final = Path("/sys/bus/pci/drivers_probe")
@@ -98,7 +99,7 @@ class Bar:
         self._memory.close()
 
 
-class PciFunction:
+class PciFunction(Closing):
     """One function, by its folder in `DEVICES`; a context manager that unmaps the BARs."""
 
     def __init__(self, folder: Path) -> None:
@@ -290,17 +291,6 @@ class PciFunction:
         for number in list(self._bars):
             self._bars[number].close()
             del self._bars[number]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _command(self) -> int:
         return int.from_bytes(self.config_read(_COMMAND, 2), "little")

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.guest.drivers.vfio import Container, Iova
 from dma_rehearsal.guest.iobuffer import IODirection
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 
 HUGE_PAGE: Final = 2 << 20
 KERNEL_LOG: Final = Path("/dev/kmsg")
@@ -158,7 +159,7 @@ class Mapper:
         self._stack.close()
 
 
-class KernelLog:
+class KernelLog(Closing):
     """The IOMMU's faults in the kernel's log, from now on. A context manager.
 
     Linux logs three of them in five seconds and drops the others: each takes three from a rate
@@ -204,9 +205,3 @@ class KernelLog:
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
-
-    def __enter__(self) -> KernelLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

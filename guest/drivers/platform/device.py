@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from dma_rehearsal.device.layout import (
     PLATFORM_DEVICE_ID,
@@ -30,6 +29,7 @@ from dma_rehearsal.guest.drivers.platform.cache_unit import CacheUnit
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.protection_unit import ProtectionUnit
 from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest, RequestLog
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.linux import memory_types
 from dma_rehearsal.guest.linux.memory_types import Mtrrs
 
@@ -50,7 +50,7 @@ class WitnessReport:
     fault_va: int | None
 
 
-class PlatformDevice:
+class PlatformDevice(Closing):
     """1234:da7a, found by its id, enabled, with bus mastering on. A context manager.
 
     Set its memory types (`set_memory_types` or `read_memory_types`) before you ask for
@@ -163,17 +163,6 @@ class PlatformDevice:
     def close(self) -> None:
         """Unmap the BARs."""
         self.pci.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _status(self) -> WitnessStatus:
         value = self._control[Plat.WITNESS_STATUS]

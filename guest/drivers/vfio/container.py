@@ -10,13 +10,13 @@ import os
 import resource
 import weakref
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from dma_rehearsal.guest.drivers.vfio import uapi
 from dma_rehearsal.guest.drivers.vfio.iova import IovaAllocator
 from dma_rehearsal.guest.drivers.vfio.uapi import IommuCapability, IommuInfoFlag, MapFlag, Request
 from dma_rehearsal.guest.iobuffer.base import deferred
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
     IOBusyError,
@@ -37,7 +37,7 @@ _MADV_POPULATE_WRITE: Final = 23  # asm-generic/mman-common.h, from Linux 5.14 o
 _libc: Final = ctypes.CDLL(None)
 
 
-class Iova:
+class Iova(Closing):
     """Memory that is mapped for the devices of a container; made by `Container.map`.
 
     ``length`` bytes of this process's memory at ``va`` are at bus address ``address``, pinned.
@@ -99,14 +99,8 @@ class Iova:
             self._container.unmap(self)
         self._container = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Container:
+class Container(Closing):
     """/dev/vfio/vfio with the type 1 IOMMU. A context manager; closing it ends every mapping.
 
     It can map when `attach` has put a group into it. ``iova`` has the bus addresses then, ``page``
@@ -261,17 +255,6 @@ class Container:
         """Close the file, and with it every mapping once its groups are closed, too."""
         self._fd = -1
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _take_info(self) -> None:
         self.page, ranges, _ = self._info()

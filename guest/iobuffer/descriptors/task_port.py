@@ -15,9 +15,10 @@ import selectors
 import socket
 import threading
 import time
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 from dma_rehearsal.guest.iobuffer.base import deferred, mistakes
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.base.errors import IOReturn, IOReturnError
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.base.task import Task
@@ -50,7 +51,7 @@ class OwnerConnection(Protocol):
         """End a mapping that does not outlive the port; return whether this is still needed."""
 
 
-class TaskPort:
+class TaskPort(Closing):
     """Lets other processes of this user make buffers and mappings in this one.
 
     ``handle`` is the text to hand over. `receive` returns the buffers made here. A thread answers;
@@ -96,12 +97,6 @@ class TaskPort:
                 deferred.finalize(self._made.get_nowait().withdraw, "what was not received")
             except queue.Empty:
                 return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _serve(self) -> None:
         try:

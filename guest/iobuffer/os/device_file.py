@@ -9,9 +9,9 @@ import os
 import struct
 import weakref
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
+from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IOReturn
 
 _ours: Final[weakref.WeakSet[DeviceFile]] = weakref.WeakSet()
@@ -37,7 +37,7 @@ def code_of(error: OSError) -> IOReturn:
     return IOReturn.kIOReturnError
 
 
-class DeviceFile:
+class DeviceFile(Closing):
     """A file of the module: open until `close`, or to the end of the ``with``.
 
     ``closed_by_fork``: whether a forked child closes its copy, the lowest number first; None: not.
@@ -75,17 +75,6 @@ class DeviceFile:
         """Close the file. A second call does nothing."""
         self._fd = -1
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _after_fork_in_child() -> None:
