@@ -38,7 +38,7 @@ from dma_rehearsal.guest.iobuffer.os.purgeable import Purgeable
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 
 _hold = PinnableBacking._hold
-_release = IOBufferMemoryDescriptor._release
+_release = IOBufferMemoryDescriptor.release
 _grants = Grants.__init__
 _view = IOMemoryMap.view
 _release_block = Heap._release

@@ -6,14 +6,12 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
 from dma_rehearsal.guest.iobuffer.base import deferred, provenance
 from dma_rehearsal.guest.iobuffer.base.blocking import check_may_block
 from dma_rehearsal.guest.iobuffer.base.errors import (
     IOBadArgumentError,
-    IOBusyError,
     IONotAttachedError,
     IONotReadyError,
     undo,
@@ -340,9 +338,6 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
         a DMA may be active; the error says which. `IONotAttachedError` the second time. An error of
         a withdrawal is raised: devices may have rights still, and the call can be made again.
         """
-        self._release()
-
-    def _release(self) -> None:
         deferred.run_pending()  # so that no mapping outlives the memory
         with self._lock:
             backing = self._attached()
@@ -391,28 +386,6 @@ class IOBufferMemoryDescriptor(IOMemoryDescriptor):
                 f"{', '.join(lines[:_SHOWN_MAX])}{more}"
             )
         return ""
-
-    def __enter__(self) -> Self:
-        self._check_attached()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release, unless that is done. With an error on its way, its traceback holds the views.
-
-        The memory then comes back when they are gone.
-        """
-        if self.released:
-            return
-        try:
-            self._release()
-        except IOBusyError:
-            if error is None:
-                raise
 
     # Its bytes.
 
