@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def call(folder: Path, *argv: str, python: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the device process in ``folder``; ``python``: options of the interpreter."""
     sockets = ("--endpoint-socket", str(folder / "e"), "--platform-socket", str(folder / "p"))
     return subprocess.run(
-        [sys.executable, "-m", "dma_rehearsal.device", *sockets, *argv],
+        [sys.executable, *python, "-m", "dma_rehearsal.device", *sockets, *argv],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=30,
@@ -128,21 +131,8 @@ def test_module_named_as_a_folder_of_ours_is_the_users(tmp_path: Path, theirs: s
     (tmp_path / theirs).parent.mkdir(exist_ok=True)
     (tmp_path / theirs).write_text(OWN)
     for class_name, status in ("Own", "ready\n"), ("Missing", ""):
-        done = subprocess.run(
-            [
-                *(sys.executable, "-P", "-m", "dma_rehearsal.device"),
-                *("--endpoint-socket", str(tmp_path / "e"), "--platform-socket"),
-                *(str(tmp_path / "p"), "--endpoint", f"device:{class_name}"),
-                *("--die-with-stdin",),
-            ],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        argv = ("--endpoint", f"device:{class_name}", "--die-with-stdin")
+        done = call(tmp_path, *argv, python=["-P"])
         assert done.stdout == status, done.stderr
 
 
