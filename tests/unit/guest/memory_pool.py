@@ -40,22 +40,38 @@ class Window:
     def __exit__(self, *_: object) -> None: ...
 
 
-class MemoryPool(CarveoutPool):
+class FilePool(CarveoutPool):
+    """A carve-out whose memory is the open file ``fd``, which begins at the address ``origin``."""
+
+    def __init__(self, zone: Zone, folder: Path, fd: int, origin: int) -> None:
+        super().__init__(zone, locks=folder)
+        self.fd, self._origin = fd, origin
+
+    def map(
+        self,
+        extent: Extent,
+        mode: CacheMode,  # noqa: ARG002
+        placement: MapPlacement = ANYWHERE,
+    ) -> Mapping:
+        return Mapping(self.fd, extent.length, extent.address - self._origin, placement)
+
+    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
+        window: object = Window(self.fd, extent.address - self._origin, extent.length)
+        return window  # type: ignore[return-value]
+
+
+class MemoryPool(FilePool):
     """A carve-out whose memory is a file of this process; it counts what is mapped."""
 
     def __init__(self, zone: Zone, folder: Path) -> None:
-        super().__init__(zone, locks=folder)
-        self.fd = os.memfd_create(zone.name)
-        os.ftruncate(self.fd, zone.size)
+        fd = os.memfd_create(zone.name)
+        os.ftruncate(fd, zone.size)
+        super().__init__(zone, folder, fd, origin=zone.start)
         self.mapped: list[tuple[Extent, CacheMode]] = []
 
     def map(self, extent: Extent, mode: CacheMode, placement: MapPlacement = ANYWHERE) -> Mapping:
         self.mapped.append((extent, mode))
-        return Mapping(self.fd, extent.length, extent.address - self.zone.start, placement)
-
-    def kernel_map(self, extent: Extent, mode: CacheMode) -> KernelMap:  # noqa: ARG002
-        window: object = Window(self.fd, extent.address - self.zone.start, extent.length)
-        return window  # type: ignore[return-value]
+        return super().map(extent, mode, placement)
 
     def bytes_at(self, address: int, length: int) -> bytes:
         return os.pread(self.fd, length, address - self.zone.start)

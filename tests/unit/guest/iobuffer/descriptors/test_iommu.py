@@ -43,11 +43,10 @@ from dma_rehearsal.guest.iobuffer.descriptors.creation import make_request
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement, BusWindow
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, MappingOptions, Specification
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
-from dma_rehearsal.guest.iobuffer.memory.pool import Extent
-from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
+from tests.unit.guest.memory_pool import MemoryPool
 
 MIB = 1 << 20
 START = 0x0C00_0000
@@ -109,19 +108,9 @@ class Entry:
         del self._books.open[self.address]
 
 
-class MemoryPool(CarveoutPool):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(Zone("main", START, 4 * MIB), locks=folder)
-        self.fd = os.memfd_create("main")
-        os.ftruncate(self.fd, 4 * MIB)
-
-    def map(self, extent: Extent, _mode: object, placement: MapPlacement = ANYWHERE) -> Mapping:
-        return Mapping(self.fd, extent.length, extent.address - START, placement)
-
-
 @pytest.fixture
 def books(tmp_path: Path) -> Iterator[Books]:
-    pool, made = MemoryPool(tmp_path), Books()
+    pool, made = MemoryPool(Zone("main", START, 4 * MIB), tmp_path), Books()
     dma_platform.use_pools(HeapPool(pool))
     dma_platform.iommu = made
     yield made
