@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # test-vm and test are the two commands of the README. Each sets up what it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
-# APPEND=<words> DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
+# APPEND=<words> STATE=auto|no DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
 # PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
 # TESTS=<folder of guest tests>
 
@@ -18,12 +18,12 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT PLACE BOOT APPEND DEADLINE VMS KEEP GDB QEMU
+export FAULT ACCEL SEED ORDER ENDPOINT IOMMU PROFILE COHERENT PLACE BOOT APPEND STATE DEADLINE VMS KEEP GDB QEMU
 
 # An unknown variable is an error. Otherwise FAULTS=x would run without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
 	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP LOAD N ORDER PLACE PROFILE PYTHON QEMU \
-	SECONDS SEED TARGET TESTS VENV VM VMS \
+	SECONDS SEED STATE TARGET TESTS VENV VM VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
 	$(origin $(name)))),$(filter-out $(VARIABLES) MAKE% -%,$(name)))))

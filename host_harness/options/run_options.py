@@ -17,6 +17,7 @@ from dma_rehearsal.host_harness.process.errors import UsageError
 
 VMS_MAX = 16
 KIND, HOSTILE = "kind", "hostile"
+AUTO, NO = "auto", "no"  # of saved machine states
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
@@ -85,6 +86,13 @@ OPTIONS = (
     ),
     Option("append", "APPEND", "WORDS", "more words for the guest kernel's command line"),
     Option(
+        "state",
+        "STATE",
+        "auto|no",
+        "where the guest starts (default: auto, from a saved machine state that fits, else it "
+        "boots; no: it always boots, and saves none)",
+    ),
+    Option(
         "deadline",
         "DEADLINE",
         "PHASE=S,...",
@@ -115,6 +123,7 @@ class Options:
     boot: str = "pvh"
     profile: Profile = profile.PLAIN
     append: tuple[str, ...] = ()
+    state: str = AUTO
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     place: str | None = None
     vms: int | None = None
@@ -183,6 +192,7 @@ def parse(given: Mapping[str, str]) -> Options:
         boot=boot,
         profile=_profile(given),
         append=tuple(given.get("append", "").split()),
+        state=_state(given.get("state")),
         deadlines=limits,
         place=_place(given.get("place")),
         vms=vms,
@@ -219,6 +229,14 @@ def _place(text: str | None) -> str | None:
             f"PLACE={text} is not a way to place buffers", "use PLACE=hostile or PLACE=kind"
         )
     return text
+
+
+def _state(text: str | None) -> str:
+    if text not in (None, AUTO, NO):
+        raise UsageError(
+            f"STATE={text} is not a way to start a guest", "use STATE=no, or leave it out"
+        )
+    return text or AUTO
 
 
 def _vms(text: str | None) -> int | None:

@@ -33,6 +33,8 @@ def test_nothing_given_is_a_sound_run_with_a_random_seed() -> None:
     assert first.vms is None
     assert first.seed != second.seed
     assert run_options.parse({"vms": "16"}).vms == 16
+    assert first.state == run_options.parse({"state": "auto"}).state == run_options.AUTO
+    assert run_options.parse({"state": "no"}).state == run_options.NO
 
 
 def test_everything_given() -> None:
@@ -71,6 +73,7 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
     [
         ({"accel": "warp"}, "ACCEL=warp"),
         ({"boot": "uefi"}, "BOOT=uefi"),
+        ({"state": "yes"}, "STATE=yes"),
         ({"fault": "nonsense"}, "no fault 'nonsense'"),
         ({"seed": "many"}, "SEED=many"),
         ({"seed": "-1"}, "SEED=-1"),
