@@ -22,12 +22,50 @@ from dma_rehearsal.host_harness.witness import host_witness
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """The request to collect tests: equal requests to equal guests find the same tests.
+
+    ``arguments`` go to the guest's pytest, besides those that select ``tests``. ``fault`` names a
+    fault of the guest's side, ``limit_s`` is a test's deadline in seconds (0: none), ``place`` the
+    policy that places buffers. The seed is not part of it: what is collected does not depend on it.
+    """
+
+    tests: GuestTests
+    arguments: tuple[str, ...] = ()
+    fault: str | None = None
+    iommu: bool = False
+    limit_s: float = 0.0
+    place: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the request as the guest's agent reads it, without the seed."""
+        return {
+            "args": [*self.arguments, *self.tests.selected],
+            "named": bool(self.tests.selected),
+            "root": self.tests.root_in_guest,
+            "own": self.tests.is_own,
+            "fault": self.fault,
+            "iommu": self.iommu,
+            "limit": self.limit_s,
+            "place": self.place,
+        }
+
+    def message(self, seed: int) -> Message:
+        """Return the message that begins a session with ``seed``."""
+        return {"type": "configure", **self.settings(), "seed": seed}
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
-    """The guest's tests; others are for another machine: ``left_out`` counts them by reason."""
+    """The guest's tests; others are for another machine: ``left_out`` counts them by reason.
+
+    ``message`` is the guest's answer, from which `checked` makes the same again.
+    """
 
     items: list[CollectedItem]
     left_out: dict[str, int]
     warnings: list[Warned] = field(default_factory=list, compare=False)
+    message: Message = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +77,18 @@ class Outcome:
     warnings: Sequence[Warned] = ()
 
 
-def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -> Collected:
-    """Begin a session of each guest's pytest on ``tests``, which `Vm.end_session` ends.
+def collect(vms: Sequence[Vm], request: Request, seed: int) -> Collected:
+    """Begin a session of each guest's pytest, which `Vm.end_session` ends.
 
-    ``args`` go to that pytest, ``settings`` to the guest's agent. UsageError for arguments that it
-    refuses; NoVerdict when it cannot collect, or two guests do not have the same tests.
+    UsageError for arguments that this pytest refuses; NoVerdict when it cannot collect, or two
+    guests do not have the same tests.
     """
-    request = {
-        "args": [*args, *tests.selected],
-        "named": bool(tests.selected),
-        "root": tests.root_in_guest,
-        "own": tests.is_own,
-    }
     for vm in vms:
-        vm.send("collection", {"type": "configure", **request, **settings})
-    first, *others = (_collected(vm, tests) for vm in vms)
+        vm.send("collection", request.message(seed))
+    messages = [vm.receive("collection", "collected", "unusable") for vm in vms]
+    first, *others = (
+        checked(vm, request, message) for vm, message in zip(vms, messages, strict=True)
+    )
     if any(other != first for other in others):
         raise NoVerdict(
             "collection",
@@ -63,26 +98,26 @@ def collect(vms: Sequence[Vm], tests: GuestTests, *args: str, **settings: Any) -
     return first
 
 
-def _collected(vm: Vm, tests: GuestTests) -> Collected:
-    collected = vm.receive("collection", "collected", "unusable")
-    if collected["type"] == "unusable":
+def checked(vm: Vm, request: Request, message: Message) -> Collected:
+    """Return the tests of the guest's answer, "collected" or "unusable"; errors as `collect`'s."""
+    if message["type"] == "unusable":
         raise UsageError(
-            f"the guest's pytest: {collected.get('text')}",
-            f"name files, folders or node ids below {tests.root}",
+            f"the guest's pytest: {message.get('text')}",
+            f"name files, folders or node ids below {request.tests.root}",
         )
     try:
-        if errors := guest_protocol.collection_errors(collected):
+        if errors := guest_protocol.collection_errors(message):
             raise NoVerdict("collection", f"the guest cannot collect its tests:\n{errors}")
-        if lost := guest_protocol.dropped(collected):
+        if lost := guest_protocol.dropped(message):
             raise NoVerdict(
                 "collection",
                 f"a hook in the guest dropped tests silently: {', '.join(lost)}",
                 "call config.hook.pytest_deselected for the tests that a hook leaves out",
             )
-        items = guest_protocol.collected_items(collected)
-        guest_protocol.check_count(collected, items)
+        items = guest_protocol.collected_items(message)
+        guest_protocol.check_count(message, items)
         return Collected(
-            items, guest_protocol.left_out(collected), guest_protocol.warned(collected)
+            items, guest_protocol.left_out(message), guest_protocol.warned(message), message
         )
     except GuestProtocolError as error:
         raise vm.lost("collection", str(error)) from error

@@ -127,17 +127,8 @@ class GuestSession:
         items += found
 
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
-        options = self.run.options
-        collected = agent_client.collect(
-            self.run.vms,
-            self.run.tests,
-            *guest_options.forwarded(session.config),
-            seed=options.seed,
-            fault=options.fault.name if options.fault else None,
-            iommu=options.iommu,
-            limit=0 if math.isinf(limit := options.deadlines["test"]) else limit,
-            place=self.run.place,
-        )
+        request = self._request(session.config)
+        collected = agent_client.collect(self.run.vms, request, self.run.options.seed)
         if collected.left_out:
             self.run.progress.line(transient=True)  # pytest is in the middle of a line
             for why, count in sorted(collected.left_out.items()):
@@ -149,6 +140,17 @@ class GuestSession:
             GuestItem.from_parent(session, name=item.name, nodeid=item.nodeid, guest=item)
             for item in collected.items
         ]
+
+    def _request(self, config: pytest.Config) -> agent_client.Request:
+        options = self.run.options
+        return agent_client.Request(
+            self.run.tests,
+            tuple(guest_options.forwarded(config)),
+            fault=options.fault.name if options.fault else None,
+            iommu=options.iommu,
+            limit_s=0 if math.isinf(limit := options.deadlines["test"]) else limit,
+            place=self.run.place,
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:

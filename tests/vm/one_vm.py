@@ -116,7 +116,8 @@ class OneVm:
         """A session with the tests of ``files`` of the suite, and with a fault of the guest's."""
         tests = GuestTests(selected=tuple(f"suite/{each}" for each in files))
         name = fault.name if fault else None
-        collected = agent_client.collect([self.vm], tests, seed=SEED, fault=name, iommu=self.iommu)
+        request = agent_client.Request(tests, fault=name, iommu=self.iommu)
+        collected = agent_client.collect([self.vm], request, SEED)
         session = OneSession(Worker(self.vm, iommu=self.iommu), collected.items, self.config)
         yield session
         self.vm.end_session(session.worker.ran)

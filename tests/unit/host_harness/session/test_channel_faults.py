@@ -17,7 +17,7 @@ from dma_rehearsal.host_harness.environment.payload import SOURCE, GuestTests
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session import agent_client
-from dma_rehearsal.host_harness.session.agent_client import Running
+from dma_rehearsal.host_harness.session.agent_client import Request, Running
 from tests.unit.host_harness.machine.staged_vm import Stage, staged
 
 AGENT = """
@@ -74,7 +74,7 @@ def run_session(stage: Stage, config: pytest.Config, fault: str | None) -> int:
     vm = stage.vm
     vm.receive("guest ready", "hello")
     tests = OwnFolder(vm.folder / "tests", ("test_it.py",))
-    items = agent_client.collect([vm], tests, seed=7, fault=fault, iommu=False).items
+    items = agent_client.collect([vm], Request(tests, fault=fault), seed=7).items
     if fault == "test-never-ends":
         vm.deadlines = {**vm.deadlines, "test": _HANGS_S}
     passed = 0
