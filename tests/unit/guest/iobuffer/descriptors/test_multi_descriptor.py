@@ -9,6 +9,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -432,19 +433,24 @@ def test_a_map_at_an_address(bus: Bus) -> None:
         map_of(memory, 0, 0, 0, address)
 
 
-class vm_hole:  # noqa: N801
-    """Addresses where nothing is mapped; nobody else maps meanwhile."""
+@contextmanager
+def vm_hole(pages: int) -> Iterator[int]:
+    """Addresses where nothing is mapped, and where no other thread's mmap will be.
 
-    def __init__(self, pages: int) -> None:
-        reservation = virtual_memory.Reservation(pages * PAGE)
-        self.address = reservation.address
-        reservation.close()
+    The kernel fills the gap with the highest addresses first. Pages at the low end of 1 GiB of
+    free addresses are therefore the last that it gives.
+    """
+    reservation = virtual_memory.Reservation((1 << 30) + pages * PAGE)
+    reservation.close()
+    yield reservation.address
 
-    def __enter__(self) -> int:
-        return self.address
 
-    def __exit__(self, *_: object) -> None:
-        pass
+def test_a_hole_stays_free() -> None:
+    with vm_hole(4) as hole:
+        others = [virtual_memory.Reservation(PAGE) for _ in range(64)]
+        virtual_memory.Reservation(4 * PAGE, at=hole).close()
+    for each in others:
+        each.close()
 
 
 def test_maps_that_cannot_be_in_one_piece(bus: Bus) -> None:
@@ -766,9 +772,9 @@ def test_a_second_mapping() -> None:
     for option in (MapOptions.kIOMemoryMapCopyOnWrite, MapOptions.kIOMapReference):
         with pytest.raises((IOUnsupportedError, IONotAttachedError)):
             map_of(memory, options=unique | option)
-    private = range_of(Area(1, mmap.MAP_PRIVATE).address, 64)
+    private = Area(1, mmap.MAP_PRIVATE)
     with pytest.raises(IOUnsupportedError, match="private memory"):
-        map_of(private, options=unique)
+        map_of(range_of(private.address, 64), options=unique)
 
 
 def test_a_mapping_over_areas_of_several_kinds() -> None:
