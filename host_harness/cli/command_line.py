@@ -8,7 +8,6 @@ because make turns every failure into 2.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import signal
@@ -27,6 +26,7 @@ from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
+from dma_rehearsal.host_harness.process import closed_pipe
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import run_folder
@@ -161,9 +161,6 @@ def main(argv: list[str]) -> Status:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Status.NO_VERDICT
-    except BrokenPipeError:  # the reader has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Status.NO_VERDICT
     except Exception:
         traceback.print_exc()
         print("error: this is a bug of the harness, not a verdict", file=sys.stderr)
@@ -244,8 +241,8 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
 
 def console_main() -> None:
     """Run ``dma-rehearsal``: print the status as the last line, and exit with it."""
+    closed_pipe.discard_when_closed()
     final = main(sys.argv[1:])
-    with contextlib.suppress(BrokenPipeError):
-        sys.stderr.flush()
-        print(f"status {final.value}", flush=True)
+    sys.stderr.flush()
+    print(f"status {final.value}", flush=True)
     sys.exit(final.value)

@@ -30,7 +30,7 @@ from dma_rehearsal.host_harness.environment import (
 )
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.machine import guest_memory
-from dma_rehearsal.host_harness.process import advice, children
+from dma_rehearsal.host_harness.process import advice, children, closed_pipe
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
 
 _PROBE_TIMEOUT_S = 20
@@ -335,10 +335,8 @@ def main(arguments: list[str]) -> Status:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:  # the reader has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Status.NO_VERDICT
 
 
 if __name__ == "__main__":
+    closed_pipe.discard_when_closed()
     sys.exit(main(sys.argv[1:]))

@@ -155,7 +155,10 @@ def relay(
                 if not data:
                     return
                 shown, held, ended = _until_end(held + data)
-                _write_all(screen, shown)
+                try:
+                    _write_all(screen, shown)
+                except BrokenPipeError:  # nobody reads any more
+                    return
                 if ended:
                     return
             if keyboard in ready:
@@ -164,7 +167,8 @@ def relay(
                     poll.unregister(keyboard)
                     typed = b"\x04"
                 head, escape, _ = typed.partition(ESCAPE)
-                console.sendall(head)
+                with contextlib.suppress(BrokenPipeError):  # QEMU has ended: console has its end
+                    console.sendall(head)
                 if escape:
                     return
             if vm and vm.fileno() in ready:
