@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # test-vm and test are the two commands of the README. Each sets up what it needs.
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
-# APPEND=<words> STATE=auto|no DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
+# APPEND=<words> STATE=auto|booted|no DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
 # PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
 # TESTS=<folder of guest tests>
 

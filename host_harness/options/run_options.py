@@ -17,7 +17,7 @@ from dma_rehearsal.host_harness.process.errors import UsageError
 
 VMS_MAX = 16
 KIND, HOSTILE = "kind", "hostile"
-AUTO, NO = "auto", "no"  # of saved machine states
+AUTO, BOOTED, NO = "auto", "booted", "no"  # the saved machine states that a guest starts from
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
@@ -88,9 +88,9 @@ OPTIONS = (
     Option(
         "state",
         "STATE",
-        "auto|no",
-        "where the guest starts (default: auto, from a saved machine state that fits, else it "
-        "boots; no: it always boots, and saves none)",
+        "auto|booted|no",
+        "saved machine states that the guest may start from, else it boots (default: auto, any "
+        "that fits; booted: only one without collected tests; no: none, and none is saved)",
     ),
     Option(
         "deadline",
@@ -232,9 +232,10 @@ def _place(text: str | None) -> str | None:
 
 
 def _state(text: str | None) -> str:
-    if text not in (None, AUTO, NO):
+    if text not in (None, AUTO, BOOTED, NO):
         raise UsageError(
-            f"STATE={text} is not a way to start a guest", "use STATE=no, or leave it out"
+            f"STATE={text} is not a kind of saved state",
+            "use STATE=booted or STATE=no, or leave it out",
         )
     return text or AUTO
 

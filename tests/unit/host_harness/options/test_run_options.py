@@ -34,7 +34,8 @@ def test_nothing_given_is_a_sound_run_with_a_random_seed() -> None:
     assert first.seed != second.seed
     assert run_options.parse({"vms": "16"}).vms == 16
     assert first.state == run_options.parse({"state": "auto"}).state == run_options.AUTO
-    assert run_options.parse({"state": "no"}).state == run_options.NO
+    for state in run_options.BOOTED, run_options.NO:
+        assert run_options.parse({"state": state}).state == state
 
 
 def test_everything_given() -> None:
