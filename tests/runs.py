@@ -21,6 +21,7 @@ LIMIT_S = 900  # the first run of a machine makes the environment
 OF_A_VM = {
     *("console.log", "qemu.log", "qmp.log", "argv", "device-trace.jsonl", "device.log"),
 }
+_COMPLAINTS = ("broken: ", "unattested: ", "unsupported: ", "no verdict: ", "error: ")
 _VARIABLES = {option.variable for option in OPTIONS}
 
 
@@ -38,6 +39,12 @@ class Run:
         """Return what attestations.json says."""
         loaded: dict[str, Any] = json.loads((self.folder / "attestations.json").read_text())
         return loaded
+
+    @property
+    def complaints(self) -> list[str]:
+        """Return the lines of the verdict that say what is wrong."""
+        said = [*self.output.splitlines(), *self.errors.splitlines()]
+        return [line for line in said if line.startswith(_COMPLAINTS)]
 
 
 def run(runs: Path, *arguments: str, **settings: str) -> Run:

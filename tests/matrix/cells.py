@@ -22,7 +22,6 @@ FOLDER = SOURCE / "build" / "matrix"
 PLAIN = "exerciser"  # no profile
 # The allocator's tests say the same under every profile, and most tests under either coherence.
 _OF_THE_PROFILE, _OF_COHERENCE = ("-m", "not any_device"), ("-m", "coherence")
-_COMPLAINTS = ("broken: ", "unattested: ", "unsupported: ", "no verdict: ", "error: ")
 # A VM, and beside it a process of pytest with a harness.
 CELL_SIZE = guest_memory.VM_SIZE + 200 * guest_memory.MIB
 
@@ -166,8 +165,7 @@ def run_cell(cell: Cell, due: int = 0) -> Result:
     attested = folder / "latest" / "attestations.json"
     facts = done.attestations if attested.exists() else {}
     seed = facts.get("seed")
-    said = [*done.output.splitlines(), *done.errors.splitlines()]
-    complaints = [line for line in said if line.startswith(_COMPLAINTS)]
+    complaints = done.complaints
     return Result(
         cell.profile,
         cell.column,

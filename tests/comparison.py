@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs compared row by row: a guest that is restored must say what one that boots cold says.
+
+Both runs have the same options, seed and tests. Compared are the tests and their order, their
+outcomes, the rows of the table, the counts, the tests that are left out, the complaints, and what
+the devices' traces have of each test.
+
+These may differ, and are masked or left out: addresses, numbers within what was attested (memory
+that is scattered in another way takes another number of DMAs), sequence numbers and times. Events
+that follow how memory is scattered are compared by their kinds; all others are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from dma_rehearsal.host_harness.process.errors import NoVerdict
+from dma_rehearsal.host_harness.session import verdict_record
+from tests.runs import Run
+
+_COUNTS = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed")
+_LEFT_OUT = re.compile(r"left out: (\d+) tests (.+)$", re.M)
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+_NUMBER = re.compile(r"0x[0-9a-f]+|\bCRC [0-9a-f]{8}\b|\b\d+(?:\.\d+)?(?: DMAs?\b)?")
+# A buffer is in as many segments as the kernel's memory has at that moment, and some tests ask
+# again until something has happened. So these events are compared by kind, and not by number.
+_AS_OFTEN_AS_IT_TAKES = ("dma", "request", "grant", "withdraw")
+# The fields of an event that make its kind. Others are addresses, numbers, times and contents.
+_KIND = (
+    *("device", "event", "kind", "command", "status", "reason", "direction", "write", "state"),
+    *("interrupt", "vector", "enabled", "level", "missing", "by", "last"),
+)
+_SHOWN = 40  # differences in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A test of a run: its outcome, its rows of the table, and the kinds of its devices' events.
+
+    ``kinds`` has the number of events of each kind, and 1 for those that are not counted.
+    """
+
+    outcome: str
+    rows: Sequence[str] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The part of a run that does not depend on how its guest has started; in the tests' order."""
+
+    name: str
+    status: int
+    tests: Mapping[str, Tested]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    complaints: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, name: str, run: Run) -> Record:
+        """Return the record of a run, from its folder and from what it printed."""
+        facts = run.attestations
+        try:
+            verdicts = verdict_record.read(run.folder)
+        except NoVerdict:
+            verdicts = {}
+        rows: dict[str, list[str]] = {nodeid: [] for nodeid in verdicts}
+        for row in facts["promises"]:
+            rows.setdefault(row["test"], []).append(_told(row))
+        kinds = _kinds(run.folder)
+        tests = {
+            nodeid: Tested(
+                verdicts[nodeid].outcome if nodeid in verdicts else verdict_record.DID_NOT_RUN,
+                told,
+                kinds.get(nodeid, {}),
+            )
+            for nodeid, told in rows.items()
+        }
+        said = f"{run.output}\n{run.errors}"
+        return cls(
+            name,
+            run.status,
+            tests,
+            {each: facts[each] for each in _COUNTS},
+            {why: int(count) for count, why in _LEFT_OUT.findall(said)},
+            [masked(line) for line in run.complaints],
+        )
+
+
+def masked(text: str) -> str:
+    """Return a text without addresses and numbers."""
+    return _NUMBER.sub("#", text)
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """Return a row of the table as text; what was asked keeps its numbers, but not addresses."""
+    asked = _ADDRESS.sub("#", row["asked"])
+    others = {
+        "attested": row["attested"],
+        "reason": row["reason"],
+        **{f"fact {name}": text for name, text in sorted(row["facts"].items())},
+        "expected to fail": row["xfail"],
+    }
+    parts = [f"{name}: {masked(text)}" for name, text in others.items() if text]
+    return "; ".join([f"{row['promise']}: {row['verdict']} by the {row['by']}, {asked!r}", *parts])
+
+
+def _kinds(folder: Path) -> dict[str, Counter[str]]:
+    """Return the kinds of events of each test; those before and after all tests are no test's."""
+    found: dict[str, Counter[str]] = {}
+    for path in sorted([folder / "device-trace.jsonl", *folder.glob("vm*/device-trace.jsonl")]):
+        for line in path.read_text().splitlines() if path.exists() else ():
+            event = json.loads(line)
+            if event.get("test") is None:
+                continue
+            kinds = found.setdefault(event["test"], Counter())
+            kind = " ".join(f"{name}={event[name]}" for name in _KIND if name in event)
+            kinds[kind] = 1 if event["event"] in _AS_OFTEN_AS_IT_TAKES else kinds[kind] + 1
+    return found
+
+
+def differences(one: Record, other: Record) -> list[str]:
+    """Return each difference as a line of text that names the test and both runs."""
+    return [
+        *_of_values("status", one, other, one.status, other.status),
+        *_of_mappings("count of tests", one, other, one.counts, other.counts),
+        *_of_mappings("count of tests left out", one, other, one.left_out, other.left_out),
+        *_of_lists("complaint", one, other, one.complaints, other.complaints),
+        *_of_order(one, other),
+        *_of_tests(one, other),
+    ]
+
+
+def _of_order(one: Record, other: Record) -> Iterator[str]:
+    """Yield the first place at which the tests that both have are in another order."""
+    here, there = (
+        [test for test in first.tests if test in second.tests]
+        for first, second in ((one, other), (other, one))
+    )
+    for place, (test, instead) in enumerate(zip(here, there, strict=True), 1):
+        if test != instead:
+            yield from _of_values(f"order, place {place}", one, other, test, instead)
+            return
+
+
+def _of_tests(one: Record, other: Record) -> Iterator[str]:
+    for test in dict.fromkeys([*one.tests, *other.tests]):
+        here, there = one.tests.get(test), other.tests.get(test)
+        if here is None or there is None:
+            yield f"{test}: only in the run {(one if there is None else other).name}"
+            continue
+        yield from _of_values(f"{test}: outcome", one, other, here.outcome, there.outcome)
+        yield from _of_lists(f"{test}: row", one, other, here.rows, there.rows)
+        yield from _of_mappings(f"{test}: events", one, other, here.kinds, there.kinds)
+
+
+def _of_values(what: str, one: Record, other: Record, here: object, there: object) -> Iterator[str]:
+    if here != there:
+        yield f"{what}: {one.name}: {here}; {other.name}: {there}"
+
+
+def _of_lists(
+    what: str, one: Record, other: Record, here: Sequence[str], there: Sequence[str]
+) -> Iterator[str]:
+    for number, (each, instead) in enumerate(zip_longest(here, there, fillvalue="missing"), 1):
+        yield from _of_values(f"{what} {number}", one, other, each, instead)
+
+
+def _of_mappings(
+    what: str, one: Record, other: Record, here: Mapping[str, int], there: Mapping[str, int]
+) -> Iterator[str]:
+    for name in dict.fromkeys([*here, *there]):
+        yield from _of_values(f"{what}, {name}", one, other, here.get(name, 0), there.get(name, 0))
+
+
+def check_alike(*records: Record) -> None:
+    """Compare each run with the first one; AssertionError names the differences."""
+    first, *others = records
+    assert first.tests, f"the run {first.name} has no tests to compare"
+    found = [line for each in others for line in differences(first, each)]
+    more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    assert not found, "\n".join(["the runs differ:", *found[:_SHOWN], *more])

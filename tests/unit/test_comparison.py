@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of two runs: it says each difference in words, and leaves out what may differ."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.comparison import Record, check_alike, differences
+from tests.runs import Run
+
+OUT, CACHE = "suite/test_a.py::test_out[64]", "suite/test_b.py::test_cache"
+Facts = dict[str, Any]
+
+
+def _row(test: str, promise: str, asked: str, attested: str, **others: object) -> Facts:
+    given = {"verdict": "kept", "reason": "", "facts": {}, "by": "host", "xfail": ""}
+    return {"test": test, "promise": promise, "asked": asked, "attested": attested} | given | others
+
+
+def sound() -> Facts:
+    """Return what a run left: its table, its verdicts, its trace and its output."""
+    return {
+        "attestations": {
+            "passed": 2,
+            "failed": 0,
+            "errors": 0,
+            "skipped": 0,
+            "xfailed": 0,
+            "xpassed": 0,
+            "promises": [
+                _row(OUT, "kIODirectionOut", "64 bytes at 0xc000", "64 bytes at 0xc000 in 1 DMA"),
+                _row(CACHE, "kIOMapInhibitCache", "UC", "UC", facts={"agreed": "driver, host"}),
+            ],
+        },
+        "verdicts": {
+            OUT: {"outcome": "passed", "promises": {}},
+            CACHE: {"outcome": "passed", "promises": {}},
+        },
+        "trace": [
+            {"event": "reset", "device": "exerciser", "test": None, "time": 0.1},
+            {"event": "grant", "device": "platform", "test": OUT, "address": "0xc000", "time": 1.0},
+            {"event": "dma", "device": "exerciser", "test": OUT, "sequence": 7, "reason": "NONE"},
+            {"event": "cache", "device": "platform", "test": CACHE, "command": "CLEAN", "tag": 9},
+        ],
+        "said": "[  1.0s] left out: 5 tests for a device behind an IOMMU (see IOMMU, PROFILE)\n",
+    }
+
+
+def record(folder: Path, name: str, facts: Facts, status: int = 0) -> Record:
+    """Return the record of a run that left ``facts``."""
+    run = folder / name
+    run.mkdir()
+    for file in ("attestations", "verdicts"):
+        (run / f"{file}.json").write_text(json.dumps(facts[file]))
+    lines = [json.dumps(event) for event in facts["trace"]]
+    (run / "device-trace.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return Record.of(name, Run(status, facts["said"], "", run))
+
+
+Doctor = Callable[[Facts], object]
+
+
+def _rows(facts: Facts) -> list[Facts]:
+    rows: list[Facts] = facts["attestations"]["promises"]
+    return rows
+
+
+def _verdicts_turned(facts: Facts) -> None:
+    facts["verdicts"] = dict(reversed(facts["verdicts"].items()))
+
+
+def _without_a_test(facts: Facts) -> None:
+    del facts["verdicts"][OUT], _rows(facts)[0]
+
+
+DOCTORED: list[tuple[str, Doctor, str]] = [
+    ("row", lambda run: _rows(run).pop(), f"{CACHE}: row 1: cold: kIOMap.*; restored: missing"),
+    (
+        "another row",
+        lambda run: _rows(run).append(_row(OUT, "release", "rest", "denied")),
+        re.escape(f"{OUT}: row 2: cold: missing; restored: release: kept"),
+    ),
+    (
+        "verdict",
+        lambda run: _rows(run)[0].update(verdict="unattested", reason="no DMA read it"),
+        "row 1: cold: .*kept by .*; restored: .*unattested by .*reason: no DMA read it",
+    ),
+    ("asked", lambda run: _rows(run)[0].update(asked="65 bytes at 0xc000"), "'65 bytes at #'"),
+    ("attested", lambda run: _rows(run)[1].update(attested="WB"), "attested: UC.*attested: WB"),
+    ("witness", lambda run: _rows(run)[1].update(facts={"agreed": "driver"}), "agreed: driver$"),
+    ("judge", lambda run: _rows(run)[0].update(by="test"), "kept by the host.*kept by the test"),
+    ("xfail", lambda run: _rows(run)[0].update(xfail="known"), "expected to fail: known"),
+    ("order", _verdicts_turned, re.escape(f"order, place 1: cold: {OUT}; restored: {CACHE}")),
+    ("test", _without_a_test, re.escape(f"{OUT}: only in the run cold")),
+    (
+        "outcome",
+        lambda run: run["verdicts"][OUT].update(outcome="xfailed"),
+        "outcome: cold: passed; restored: xfailed",
+    ),
+    (
+        "count",
+        lambda run: run["attestations"].update(passed=3),
+        "count of tests, passed: cold: 2; restored: 3",
+    ),
+    (
+        "left out",
+        lambda run: run.update(said=run["said"].replace("5 tests", "4 tests")),
+        "left out, for a device behind .*: cold: 5; restored: 4",
+    ),
+    (
+        "complaint",
+        lambda run: run.update(said=run["said"] + "broken: release: 64 bytes at 0xc000\n"),
+        "complaint 1: cold: missing; restored: broken: release: # bytes at #",
+    ),
+    (
+        "event",
+        lambda run: run["trace"].pop(1),
+        "events, device=platform event=grant: cold: 1; .* 0",
+    ),
+    (
+        "refusal",
+        lambda run: run["trace"][2].update(reason="BUS_MASTER_OFF"),
+        "reason=BUS_MASTER_OFF: cold: 0; restored: 1",
+    ),
+    (
+        "count of events",
+        lambda run: run["trace"].append(run["trace"][3]),
+        "event=cache command=CLEAN: cold: 1; restored: 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("doctor", "words"), [pytest.param(*each, id=name) for name, *each in DOCTORED]
+)
+def test_difference_is_named(tmp_path: Path, doctor: Doctor, words: str) -> None:
+    facts = sound()
+    doctor(facts)
+    cold, restored = record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)
+    found = differences(cold, restored)
+    assert any(re.search(words, line) for line in found), found
+    with pytest.raises(AssertionError, match="the runs differ:"):
+        check_alike(cold, restored)
+
+
+def test_another_status_is_a_difference(tmp_path: Path) -> None:
+    cold = record(tmp_path, "cold", sound())
+    other = record(tmp_path, "restored", sound(), status=4)
+    assert differences(cold, other) == ["status: cold: 0; restored: 4"]
+
+
+def test_addresses_times_and_numbers_of_segments_may_differ(tmp_path: Path) -> None:
+    facts = copy.deepcopy(sound())
+    _rows(facts)[0].update(asked="64 bytes at 0xd000", attested="64 bytes at 0xd000 in 3 DMAs")
+    facts["trace"][1].update(address="0xd000", time=9.0)
+    facts["trace"][2].update(sequence=8)
+    facts["trace"][3].update(tag=10)
+    facts["trace"] += [facts["trace"][2]] * 2  # in more segments
+    facts["trace"].append({"event": "detach", "device": "peer", "test": None})
+    cold, restored = record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)
+    assert differences(cold, restored) == []
+    check_alike(cold, restored)
+
+
+def test_runs_without_tests_compare_nothing(tmp_path: Path) -> None:
+    empty = sound()
+    empty["verdicts"], empty["attestations"]["promises"] = {}, []
+    runs = [record(tmp_path, name, empty) for name in ("cold", "restored")]
+    with pytest.raises(AssertionError, match="the run cold has no tests to compare"):
+        check_alike(*runs)
