@@ -11,6 +11,10 @@ from dma_rehearsal.host_harness.options.run_options import Options
 # the CPUs of two VMs are threads on two CPUs of the host, a CPU that balances load spins on a lock
 # whose holder does not run: up to a quarter of the CPU time under emulation.
 ISOLATED = "isolcpus=domain,1"
+# The addresses between RAM and PCI's configuration space (QEMU's q35 has that at 0xb0000000, and
+# the firmware places BARs behind it). They are free, but the firmware's MTRRs make them write-back:
+# without these words Linux places the BARs of functions here that it finds by a rescan.
+_GAP = "memmap=0x90000000$0x20000000"
 # A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
 IOMMU = ("intel_iommu=on", "vfio_iommu_type1.dma_entry_limit=512")
 
@@ -30,6 +34,7 @@ def command_line(extra: list[str]) -> str:
         # zeroes page by page: nothing of ours uses them, but a driver under test may.
         "swiotlb=2048",
         *carve_out_parameters(),
+        _GAP,
         *extra,
     ]
     return " ".join(parameters)

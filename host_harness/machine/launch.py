@@ -38,7 +38,6 @@ from dma_rehearsal.host_harness.process.errors import (
 )
 from dma_rehearsal.host_harness.process.progress import Progress
 
-SHELLS = 4
 # The facts for an attached shell or gdb; the file exists as long as the VM runs.
 LIVE = "vm.json"
 _SOCKETS_PREFIX = "dma-rehearsal-"
@@ -73,7 +72,9 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
     with ExitStack() as stack:
         sockets = _sockets_folder(stack)
         exerciser, platform = sockets / "exerciser", sockets / "platform"
-        shells = [sockets / f"shell{n}" for n in range(SHELLS)] if launch.shells else []
+        shells = (
+            [sockets / f"shell{n}" for n in range(qemu_command.SHELLS)] if launch.shells else []
+        )
         gdb = sockets / "gdb" if options.gdb else None
 
         # A second exerciser, which the first reaches by DMA; behind an IOMMU it could not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from dma_rehearsal.device.layout.result_frames import PORT_NAME
@@ -17,15 +18,26 @@ _CPUS = 2
 # TCG does "rep stosb" and "rep movsb" byte by byte. Without these two flags the guest's kernel and
 # its C library take 8 bytes at a time, or vectors, to fill and to copy memory.
 _CPU = {"tcg": "max,erms=off,fsrm=off"}
+# The number of consoles that a shell can be opened on, /dev/hvc0 and up in the guest. They are
+# always plugged in: the same saved state then serves runs with and without shells.
+SHELLS = 4
+# The slots of the root bus. A saved state has each function at its slot, so a slot must not depend
+# on which other functions are plugged in. Slot 2 is the bridge's behind an IOMMU.
+_SERIAL, _OUTSIDE = 1, 2
+_EDUS, _EXERCISER, _PLATFORM, _PEER = (2, 3), 4, 5, 6
+_EXERCISER_BEHIND_IOMMU = 3
 # A second opinion: one with its default of 28 address bits, one with 40. Nothing maps memory for
 # them behind an IOMMU.
-_EDU = ("-device", "edu,bus=pcie.0", "-device", f"edu,bus=pcie.0,dma_mask={(1 << 40) - 1}")
+_EDU = (
+    *("-device", f"edu,bus=pcie.0,addr={_EDUS[0]:#x}"),
+    *("-device", f"edu,bus=pcie.0,addr={_EDUS[1]:#x},dma_mask={(1 << 40) - 1}"),
+)
 # caching-mode: each mapping that the guest makes reaches the device process, too. Devices on the
 # bus "soc" are outside the IOMMU: the platform must reach page tables, which are not mapped for it.
 _IOMMU = (
     *("-device", "intel-iommu,intremap=on,caching-mode=on"),
-    *("-device", "pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"),
-    *("-device", "pcie-root-port,id=soc,bus=outside,chassis=1"),
+    *("-device", f"pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on,addr={_OUTSIDE:#x}"),
+    *("-device", "pcie-root-port,id=soc,bus=outside,chassis=1,addr=0x0"),
 )
 
 
@@ -85,17 +97,11 @@ def command(
         *("-chardev", f"socket,id=console,fd={wiring.console_fd}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=results,fd={wiring.results_fd}"),
-        *("-device", "virtio-serial-pci"),
+        *("-device", f"virtio-serial-pci,bus=pcie.0,addr={_SERIAL:#x}"),
         *("-device", f"virtserialport,chardev=results,name={PORT_NAME}"),
         *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
         *(_IOMMU if iommu else ()),
-        *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0")),
-        *("-device", _vfio_user("platform", wiring.platform_socket, "soc" if iommu else "pcie.0")),
-        *(
-            ("-device", _vfio_user("peer", wiring.peer_socket, "pcie.0"))
-            if wiring.peer_socket
-            else ()
-        ),
+        *_functions(wiring, iommu=iommu),
         *(() if iommu else _EDU),
         # A process of the guest that writes to its port stops the machine, with its page tables in
         # the CPU. The guest's kernel has no driver for it.
@@ -111,14 +117,34 @@ def _memory(fd: int) -> str:
 
 
 def _shell_consoles(wiring: Wiring) -> list[str]:
-    """Return one virtio console for each shell, /dev/hvc0 and up in the guest."""
+    """Return the consoles of shells; one without a socket takes what is written, and says nothing.
+
+    ValueError for more sockets than consoles.
+    """
     words = []
-    for number, path in enumerate(wiring.shell_sockets):
-        words += ["-chardev", f"socket,id=shell{number},path={path},server=on,wait=off"]
+    for number, path in zip_longest(range(SHELLS), wiring.shell_sockets):
+        if number is None:
+            raise ValueError(f"{len(wiring.shell_sockets)} sockets for {SHELLS} shells")
+        backend = f"socket,path={path},server=on,wait=off" if path else "null"
+        words += ["-chardev", f"{backend},id=shell{number}"]
         words += ["-device", f"virtconsole,chardev=shell{number}"]
     return words
 
 
-def _vfio_user(name: str, path: Path, bus: str) -> str:
+def _functions(wiring: Wiring, *, iommu: bool) -> list[str]:
+    """Return the words that plug in the device process's functions."""
+    exerciser = _EXERCISER_BEHIND_IOMMU if iommu else _EXERCISER
+    platform = ("soc", 0) if iommu else ("pcie.0", _PLATFORM)
+    words = [
+        *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0", exerciser)),
+        *("-device", _vfio_user("platform", wiring.platform_socket, *platform)),
+    ]
+    if wiring.peer_socket:
+        words += ["-device", _vfio_user("peer", wiring.peer_socket, "pcie.0", _PEER)]
+    return words
+
+
+def _vfio_user(name: str, path: Path, bus: str, slot: int) -> str:
     socket = {"type": "unix", "path": str(path)}
-    return json.dumps({"driver": "vfio-user-pci", "id": name, "bus": bus, "socket": socket})
+    function = {"driver": "vfio-user-pci", "id": name, "bus": bus, "addr": f"{slot:#x}"}
+    return json.dumps(function | {"socket": socket})

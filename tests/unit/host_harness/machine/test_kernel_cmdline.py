@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.host_harness.machine import kernel_cmdline
+from dma_rehearsal.host_harness.machine import guest_memory, kernel_cmdline
 from dma_rehearsal.host_harness.options import run_options
 
 
@@ -11,6 +11,13 @@ def test_kernel_words_come_last_so_that_they_win() -> None:
     line = kernel_cmdline.command_line(["a.word=1"]).split()
     assert line[-1] == "a.word=1"
     assert "memmap=0x4000000$0xc000000" in line
+
+
+def test_no_bar_is_placed_between_ram_and_the_configuration_space() -> None:
+    words = kernel_cmdline.command_line([]).split()
+    sizes = [word.removeprefix("memmap=").split("$") for word in words if word.startswith("memmap")]
+    ranges = {int(base, 16): int(base, 16) + int(size, 16) for size, base in sizes}
+    assert ranges[guest_memory.RAM_BELOW_4G] == 0xB000_0000
 
 
 def test_only_behind_an_iommu_the_kernel_uses_one() -> None:

@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dma_rehearsal.host_harness.environment import qemu
 from dma_rehearsal.host_harness.machine import guest_memory, qemu_command
@@ -21,13 +24,13 @@ WIRING = qemu_command.Wiring(
 )
 
 
-def argv(accelerator: str = "tcg", *, iommu: bool = False) -> list[str]:
+def argv(accelerator: str = "tcg", *, iommu: bool = False, **wiring: Any) -> list[str]:
     return qemu_command.command(
         qemu.Qemu(("qemu",), "11.1", "test"),
         accelerator,
         Path("/vmlinux"),
         Path("/runs/1,5"),
-        WIRING,
+        replace(WIRING, **wiring),
         "a.word=1",
         iommu=iommu,
     )
@@ -58,22 +61,15 @@ def test_both_functions_are_plugged_in() -> None:
 
 def test_a_peer_comes_behind_the_exerciser() -> None:
     """The guest finds the exerciser as the first function of its id, in the order of addresses."""
-    words = qemu_command.command(
-        qemu.Qemu(("qemu",), "11.1", "test"),
-        "tcg",
-        Path("/vmlinux"),
-        Path("/runs/1,5"),
-        replace(WIRING, peer_socket=Path("/run/x/peer")),
-        "",
-    )
+    words = argv(peer_socket=Path("/run/x/peer"))
     devices = [json.loads(word)["id"] for word in words if word.startswith("{")]
     assert devices == ["exerciser", "platform", "peer"]
 
 
 def test_a_second_opinion_is_plugged_in_as_it_comes_and_with_a_wide_mask() -> None:
     assert [word for word in argv() if word.startswith("edu")] == [
-        "edu,bus=pcie.0",
-        "edu,bus=pcie.0,dma_mask=1099511627775",
+        "edu,bus=pcie.0,addr=0x2",
+        "edu,bus=pcie.0,addr=0x3,dma_mask=1099511627775",
     ]
 
 
@@ -84,12 +80,48 @@ def test_with_an_iommu_the_exerciser_is_behind_it_and_the_platform_is_not() -> N
     buses = {each["id"]: each["bus"] for each in map(json.loads, filter(_is_json, words))}
     assert buses == {"exerciser": "pcie.0", "platform": "soc"}
     outside = [word for word in words if "bypass_iommu=on" in word]
-    assert outside == ["pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on"]
-    assert "pcie-root-port,id=soc,bus=outside,chassis=1" in words
+    assert outside == ["pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on,addr=0x2"]
+    assert "pcie-root-port,id=soc,bus=outside,chassis=1,addr=0x0" in words
     # A device that is plugged in before the IOMMU would not be behind it.
     positions = [words.index("intel-iommu,intremap=on,caching-mode=on"), words.index(outside[0])]
     assert max(positions) < min(words.index(word) for word in words if _is_json(word))
     assert not any("intel" in word for word in argv())
+
+
+def slots(words: list[str]) -> dict[str, int]:
+    """Return the slot of each function on the root bus, by its id or driver."""
+    found: dict[str, int] = {}
+    for word in (words[at + 1] for at, each in enumerate(words) if each == "-device"):
+        if word.startswith("{"):
+            device = json.loads(word)
+        else:
+            device = dict(pair.split("=") for pair in f"driver={word}".split(","))
+        if device.get("bus") == "pcie.0" or device["driver"] == "pxb-pcie":
+            slot = int(device["addr"], 16)
+            assert slot not in found.values()
+            found[device.get("id", f"{device['driver']} {slot}")] = slot
+    return found
+
+
+def test_each_function_has_its_slot_whatever_else_is_plugged_in() -> None:
+    """A saved state has them there; so a run's options must not move any."""
+    always = {"virtio-serial-pci 1": 1, "edu 2": 2, "edu 3": 3, "exerciser": 4, "platform": 5}
+    assert slots(argv()) == always
+    assert slots(argv(peer_socket=Path("/run/x/peer"))) == always | {"peer": 6}
+    behind = {"virtio-serial-pci 1": 1, "outside": 2, "exerciser": 3}
+    assert slots(argv(iommu=True)) == behind
+
+
+def test_consoles_of_shells_are_there_without_shells_too() -> None:
+    sockets = tuple(Path(f"/run/x/shell{number}") for number in range(qemu_command.SHELLS))
+    without, with_shells = argv(), argv(shell_sockets=sockets)
+    consoles = [f"virtconsole,chardev=shell{number}" for number in range(qemu_command.SHELLS)]
+    for words in without, with_shells:
+        assert [word for word in words if word.startswith("virtconsole")] == consoles
+    assert "null,id=shell3" in without
+    assert "socket,path=/run/x/shell3,server=on,wait=off,id=shell3" in with_shells
+    with pytest.raises(ValueError, match="5 sockets for 4 shells"):
+        argv(shell_sockets=(*sockets, Path("/run/x/one-more")))
 
 
 def _is_json(word: str) -> bool:
