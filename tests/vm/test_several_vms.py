@@ -119,7 +119,8 @@ def test_changes(number):
 @pytest.mark.full
 def test_guests_that_collect_different_tests_are_no_verdict(project: Path) -> None:
     (project / "guest_tests" / "test_changes.py").write_text(CHANGES)
-    done = pytest_in(project, "--vm", "guest_tests/test_changes.py", "--vm-vms=2")
+    arguments = ("--vm", "guest_tests/test_changes.py", "--vm-vms=2")
+    done = pytest_in(project, *arguments, "--vm-state=no")  # restored, both have one guest's tests
     assert done.returncode == pytest.ExitCode.INTERNAL_ERROR
     assert "no verdict: collection: the guests do not collect the same tests" in done.stdout
 

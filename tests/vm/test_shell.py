@@ -54,7 +54,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def finish(child: pexpect.spawn[str], status: int = 0) -> None:
-    child.expect_exact(f"status {status}\r\n")
+    child.expect(rf"status {status}( \(.+\))?\r\n")
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == status
