@@ -224,7 +224,7 @@ def cached() -> Iterator[Row]:
     free = disk_space.free(root)
     size = f"{disk_space.amount(build_cache.usage(root))}, " if root.is_dir() else ""
     words = f"{root}: {size}{count} entries, {disk_space.amount(free)} free"
-    needed = sum(kind.needed for kind, paths in found.items() if not paths)
+    needed = sum(kind.needed for kind in build_cache.NEEDED if not found[kind])
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not nearest.is_dir():
         yield Row("cache", Mark.MISSING, f"{nearest} is not a folder", _moves())

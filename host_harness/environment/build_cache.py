@@ -7,6 +7,10 @@ entry that looks complete, and two runs that want the same entry build it once. 
 entry against its manifest and holds a shared lock on it until the process ends, so an entry that a
 running VM uses is never removed.
 
+`entry` is for what a run needs: it waits for another process's build, and an entry that cannot be
+made ends the run. `offer` and `use` are for what makes a run faster, such as a saved machine state:
+they never wait, and a cache that is busy, full or read-only is left as it is.
+
 The kernel releases the locks of a process that ends. On a file system without locks builds are
 still complete (the rename decides), but nothing is removed.
 """
@@ -36,7 +40,10 @@ from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 _STAGING_PREFIX = ".staging-"
 _ENTRY_NAME = re.compile(r"[0-9a-f]{16}")
-_YOUNG_S = 3600.0
+# The bytes that stay free beside an entry that is only offered: room for the largest thing that a
+# run must build (an unpacked Debian, 0.7 GB), for its artefacts, and for other programs.
+_OFFER_SPARE = 1_000_000_000
+_TAKE_WAIT_S = 10.0
 
 Note = Callable[[str], None]
 Build = Callable[[Path], dict[str, Any]]
@@ -48,7 +55,7 @@ class Kind:
 
     ``needed`` is the peak space of a build in bytes; ``hashed`` is for the entries that are booted,
     whose contents are checked at each use; ``keep`` is the number of entries that stay when a new
-    one is made.
+    one is made, besides those of the last ``young_s`` seconds and those in use.
     """
 
     name: str
@@ -56,6 +63,7 @@ class Kind:
     hashed: bool
     keep: int
     words: str = ""
+    young_s: float = 3600.0
 
     def __str__(self) -> str:
         return self.words or self.name
@@ -66,7 +74,14 @@ TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
 DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
-KINDS = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)
+# Saved machine states (machine.saved_state), which check their own contents. Every edit of a test
+# can make one of 200 to 240 MB, so their age protects none.
+BOOTED = Kind("booted", 300_000_000, hashed=False, keep=4, words="booted guest", young_s=0)
+COLLECTED = Kind(
+    "collected", 300_000_000, hashed=False, keep=4, words="guest with collected tests", young_s=0
+)
+NEEDED = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)  # by each run; the others save time
+KINDS = (*NEEDED, BOOTED, COLLECTED)
 NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
 
 _held: dict[Path, int] = {}
@@ -144,6 +159,48 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
     return final
 
 
+def offer(kind: Kind, inputs: dict[str, Any], build: Build) -> Path | None:
+    """Return the folder of the entry that ``inputs`` describe; build it where that costs nobody.
+
+    ``build`` is as for `entry`. None, and nothing is left of it, when another process builds an
+    entry of this kind, when the file system has no locks, when less than 1 GB would stay free, and
+    when the cache cannot be written, or its disk becomes full within the build. An error of
+    ``build`` that is not an OSError is passed on. The entry stays in use as that of `entry` does.
+    """
+    final = folder_of(kind, inputs)
+    folder = final.parent
+    try:
+        if _take(final, inputs, wait_s=0) is None:
+            return final
+        folder.mkdir(parents=True, exist_ok=True)
+        with file_locks.exclusive_at_once(folder) as alone:
+            if not alone:
+                return None
+            if _take(final, inputs, wait_s=0) is None:
+                return final
+            _remove_leftovers(folder)
+            if final.exists() and not _remove_unused(final):
+                return None
+            _prune(folder, kind, final)
+            if disk_space.free(folder) < kind.needed + _OFFER_SPARE:
+                return None
+            _build(kind, inputs, build, final)
+            return final if _take(final, inputs, wait_s=0) is None else None
+    except OSError:
+        return None
+
+
+def use(kind: Kind, inputs: dict[str, Any]) -> Path | None:
+    """Return the folder of the entry that ``inputs`` describe, None where no sound one is there.
+
+    Nothing is built, and nothing is waited for. The entry stays in use as that of `entry` does.
+    """
+    final = folder_of(kind, inputs)
+    with contextlib.suppress(OSError):
+        return final if _take(final, inputs, wait_s=0) is None else None
+    return None
+
+
 def recorded(kind: Kind, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest of the entry that ``inputs`` describe, None for a missing entry.
 
@@ -218,17 +275,19 @@ def entries(kind: Kind) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _take(final: Path, inputs: dict[str, Any], *, look: bool = True) -> str | None:
+def _take(
+    final: Path, inputs: dict[str, Any], *, look: bool = True, wait_s: float = _TAKE_WAIT_S
+) -> str | None:
     """Hold a sound entry and return None; else return what is wrong, "" for a missing entry.
 
-    ``look`` compares all of it with its manifest.
+    ``look`` compares all of it with its manifest. ``wait_s`` is for a process that removes it.
     """
     try:
         descriptor = os.open(final / "manifest.json", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return "no manifest.json" if final.is_dir() else ""
     try:
-        if not file_locks.lock(descriptor, fcntl.LOCK_SH, 10):
+        if not file_locks.lock(descriptor, fcntl.LOCK_SH, wait_s):
             return "locked by a process that removes it"
         if not file_locks.is_still(descriptor, final / "manifest.json"):
             return ""
@@ -316,7 +375,7 @@ def _prune(folder: Path, kind: Kind, newest: Path) -> None:
     """Remove old entries, but not the newest few, nor recent or used ones."""
     old = [path for path in entries(kind) if path.parent == folder and path != newest]
     for path in old[kind.keep - 1 :]:
-        if time.time() - _last_use(path) > _YOUNG_S:
+        if time.time() - _last_use(path) > kind.young_s:
             with contextlib.suppress(OSError):
                 _remove_unused(path)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
@@ -56,13 +57,39 @@ def exclusive(folder: Path, purpose: str, note: Note) -> Iterator[bool]:
                 return
             else:
                 if is_still(lock.fileno(), path):  # clean-cache removes lock files, too
-                    lock.truncate(0)
-                    lock.write(f"{os.getpid()}\n")
-                    lock.flush()
+                    _sign(lock)
                     yield True
                     return
                 continue
         time.sleep(0.1)
+
+
+@contextmanager
+def exclusive_at_once(folder: Path) -> Iterator[bool]:
+    """Hold the lock of ``folder`` as `exclusive` does, or yield False at once.
+
+    False is for a lock that another process holds, and for a file system without locks. OSError
+    where the lock's file cannot be written.
+    """
+    path = folder / ".lock"
+    with path.open("a+") as file:
+        alone = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = is_still(file.fileno(), path)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED | {errno.EWOULDBLOCK}:
+                raise
+        if alone:
+            _sign(file)
+        yield alone
+
+
+def _sign(file: IO[str]) -> None:
+    """Write into a lock's file who holds it."""
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
 
 
 def lock(descriptor: int, operation: int, wait_s: float) -> bool:
