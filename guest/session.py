@@ -51,11 +51,24 @@ LEFT_OUT: Final = pytest.StashKey[str]()
 """Why a test is not for this machine, in the stash of a deselected item."""
 
 
+class SessionHooks:
+    """Hooks that the agent adds to pytest's."""
+
+    @staticmethod
+    @pytest.hookspec
+    def pytest_session_reseeded(config: pytest.Config) -> None:
+        """Take the new seed in `SETTINGS`: the guest was saved with its tests collected."""
+
+
 class SettingsPlugin:
     """Puts the settings of a session where the test kit finds them."""
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
+
+    def pytest_addhooks(self, pluginmanager: pytest.PytestPluginManager) -> None:
+        """Declare the agent's hooks before a plugin implements one."""
+        pluginmanager.add_hookspecs(SessionHooks)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 HEADER = struct.Struct("<4sIII")
 MAGIC = b"DMR1"
 MAX_PAYLOAD = 16 << 20  # bytes
-PROTOCOL = 3  # the version of the messages; the guest's hello states it
+PROTOCOL = 4  # the version of the messages; the guest's parked and hello state it
 PORT_NAME = "org.dma-rehearsal.results"
 
 Message = dict[str, Any]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's other requests to the agent: to run programs, and to store files."""
+"""The host's other requests to the agent: to run programs, to store files, to be saved."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from dma_rehearsal.device.layout.result_frames import Message
+from dma_rehearsal.guest.agent import saved_state
 from dma_rehearsal.guest.agent.channel import ChannelError
 
 _OUTPUT_MAX = 4 << 20  # bytes of each stream; a frame holds 16 MiB
@@ -27,9 +28,9 @@ def handle(message: Message) -> Message | None:
             return _execute(message)
         if message["type"] == "file":
             return _store(message)
+        return saved_state.handle(message)
     except (KeyError, TypeError, ValueError) as error:
         raise ChannelError(f"the host asked for {message}: {error!r}") from error
-    return None
 
 
 def _execute(message: Message) -> Message:

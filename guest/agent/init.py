@@ -1,23 +1,23 @@
 #!/usr/bin/python3 -I
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's first process: mounts, modules, shells if wanted, the agent, power off.
+"""The guest's first process: mounts, modules, the agent, power off.
 
 It is in Python because the guest has Python anyway, and each further program costs start-up time.
 The kernel command line has module parameters as ``module.name=value``, as modprobe reads them.
-``rehearsal.shells=N`` gives a login shell on each of /dev/hvc0 to /dev/hvcN-1.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import sys
-import termios
-import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dma_rehearsal.guest.agent.channel import Channel
 
 ROOT = Path("/opt/dma-rehearsal")
 GUEST_FOLDER = ROOT / "dma_rehearsal" / "guest"
@@ -34,19 +34,6 @@ MOUNTS = (
 )
 SYS_REBOOT = 169  # x86-64
 REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF = 0xFEE1DEAD, 0x28121969, 0x4321FEDC
-
-SHELLS_MAX = 8
-SHELL = "/bin/bash"
-# Tells the host's terminal that the shell has ended; the host has the same bytes.
-SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
-SHELL_PROFILE = """\
-PS1='guest:\\w# '
-# The image has no package with these.
-clear() { printf '\\033[H\\033[2J'; }
-which() { type -P "$@"; }
-free() { head -n 3 /proc/meminfo; }
-cd /opt/dma-rehearsal/project 2>/dev/null || cd /opt/dma-rehearsal/dma_rehearsal/guest
-"""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,41 +52,6 @@ def mount_all() -> None:
         _check(result, f"mount {where}")
 
 
-def start_shells(count: int) -> None:
-    """Keep a login shell on each of the first ``count`` virtio consoles, for as long as we run."""
-    Path(os.environ["HOME"], ".bash_profile").write_text(SHELL_PROFILE)
-    for number in range(min(count, SHELLS_MAX)):
-        if os.fork() == 0:
-            while True:
-                try:
-                    keep_shell(f"/dev/hvc{number}")
-                except FileNotFoundError:
-                    pass  # the console's port is announced a moment after its driver is loaded
-                except OSError as error:
-                    print(f"init: shell {number}: {error}", flush=True)
-                time.sleep(0.2)
-
-
-def keep_shell(terminal: str) -> None:
-    """Run one login shell, whose controlling terminal is ``terminal``, to its end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            descriptor = os.open(terminal, os.O_RDWR)
-            fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
-            for target in 0, 1, 2:
-                os.dup2(descriptor, target)
-            os.environ["TERM"] = "xterm"
-            os.execv(SHELL, ["-bash"])
-        finally:
-            os._exit(127)
-    os.waitpid(child, 0)
-    descriptor = os.open(terminal, os.O_WRONLY | os.O_NOCTTY)
-    os.write(descriptor, SHELL_ENDED)
-    os.close(descriptor)
-
-
 def reap_until(child: int) -> int:
     """Collect every orphan, as the first process must, until ``child`` ends; return its status."""
     while True:
@@ -115,20 +67,28 @@ def power_off() -> None:
 
 
 def run_agent(loaded: int) -> int:
-    """Serve the harness in this process once ``loaded`` has a byte; return the exit status.
+    """Park the agent once ``loaded`` has a byte, then serve the harness; return the exit status.
 
-    The agent's own modules take seconds to import under emulation, and need none of the kernel's.
+    Its imports take seconds under emulation, and need none of the kernel's modules.
     """
     os.setsid()
     os.chdir(GUEST_FOLDER)
-    from dma_rehearsal.guest.agent import main as agent
-    from dma_rehearsal.guest.agent import pytest_session
+    from dma_rehearsal.guest.agent import parked
+    from dma_rehearsal.guest.agent.channel import Channel, find_port
 
-    pytest_session.preload()
+    parked.import_neutral()
     if not os.read(loaded, 1):
         raise RuntimeError("the first process ended before the kernel's modules were loaded")
     os.close(loaded)
-    return agent.main([])
+    channel = Channel(os.open(find_port(), os.O_RDWR | os.O_CLOEXEC))
+    return parked.run(channel, _serve)
+
+
+def _serve(channel: Channel) -> int:
+    """Serve with the sources of this run, which may have come while the agent was parked."""
+    from dma_rehearsal.guest.agent import main as agent
+
+    return agent.serve(channel)
 
 
 def start_agent() -> tuple[int, int]:
@@ -166,10 +126,6 @@ def main() -> None:
         names += (MODULES / "order-iommu").read_text().split()
     for module in [*names, DRIVER]:
         load(module, parameters(module, command_line))
-    asked = dict(
-        word.split("=", 1) for word in parameters("rehearsal", command_line).split() if "=" in word
-    )
-    start_shells(int(asked.get("shells", 0)))
     with contextlib.suppress(BrokenPipeError):  # the agent has ended; its status says so
         os.write(tell, b"\0")
     os.close(tell)

@@ -1,14 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's agent: collects the tests, runs those that the host names, sends the reports.
 
+    guest: parked        once the kernel's modules are loaded: nothing under test is imported yet
+    host: files          guest: filed (or its "error"); only while it is parked
+    host: detach         guest: detached (or "refused": a process holds a device)
+    host: resume         guest: resumed
+    host: go             guest: hello
     host: configure      guest: collected (or unusable: the arguments are wrong)
     host: run (one)      guest: start, report (setup, call, teardown; subtests), finish (warnings)
                          and in between what a test asks the host
     host: end            guest: ended
-    host: shutdown       guest: bye
+    host: shutdown       guest: bye; a parked guest, too
 
-Before a session, within and after it the host may ask for what `host_requests` does. Each session
-has a process of its own (`session_process`), so a named fault ends with its session.
+The host saves a guest that is parked, between sessions or whose tests are collected: it sends
+detach, saves the machine's state, and sends resume, to this guest and to each that is restored.
+
+    files    "remove": paths; "files": [path, mode, data in base64] each. Paths are relative to
+             /opt/dma-rehearsal. Bytecode of a source that changes goes, unless it came as well.
+    detach   removes the PCI functions that are neither bridges nor virtio; where a process has a
+             file of one, or of the driver, open or mapped, it removes nothing
+    resume   "parameters": the rehearsal.* words of the run, for guest/linux/kernel_cmdline.py;
+             "shells": the number of consoles with a login shell; "attach": scan the PCI buses, wait
+             until what was removed is back. Optional: "clock", seconds since 1970; "entropy", in
+             hexadecimal digits; "seed", of Python's random numbers and of the session.
+    resumed  "functions": each PCI function's address, ids, resources, interrupts and driver
+
+A boot that was not restored gets resume and go, too. Before a session, within and after it the host
+may ask for what `host_requests` does, and for detach and resume. An error of any request is a
+message "error" with a traceback, and the agent ends. Each session has a process of its own
+(`session_process`), so a named fault ends with its session.
 """
 
 from __future__ import annotations

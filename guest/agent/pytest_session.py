@@ -9,8 +9,12 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import random
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +27,7 @@ from dma_rehearsal.guest.agent.hang import HangPlugin
 from dma_rehearsal.guest.agent.sibling_modules import SiblingModules
 from dma_rehearsal.guest.session import (
     LEFT_OUT,
+    SETTINGS,
     TESTKIT_PLUGIN,
     SessionSettings,
     SettingsPlugin,
@@ -157,7 +162,9 @@ class SessionPlugin:
         )
         gc.freeze()  # the tests stay, so no later collection needs to look at them
         gc.enable()
-        while (message := next_request(self._channel))["type"] != "end":
+        random.seed(session.config.stash[SETTINGS].seed)  # whatever the collection drew
+        reseed = partial(_reseed, session.config)
+        while (message := next_request(self._channel, reseed))["type"] != "end":
             if message["type"] != "run" or message.get("nodeid") not in items:
                 raise ChannelError(f"the host asked for {message}")
             self._run(items[message["nodeid"]], items.get(str(message.get("next"))))
@@ -208,11 +215,22 @@ class SessionPlugin:
         self._channel.send(*said, finish)
 
 
-def next_request(channel: Channel) -> Message:
-    """Return the next message that is not for `host_requests`, and answer those."""
+def next_request(channel: Channel, reseed: Callable[[int], None] | None = None) -> Message:
+    """Return the next message that is not for `host_requests`, and answer those.
+
+    A guest that resumes with another seed passes it to ``reseed``.
+    """
     while (reply := host_requests.handle(message := channel.receive())) is not None:
+        if reseed and message["type"] == "resume" and message.get("seed") is not None:
+            reseed(message["seed"])
         channel.send(reply)
     return message
+
+
+def _reseed(config: pytest.Config, seed: int) -> None:
+    """Have a session whose tests are collected go on as one that was configured with ``seed``."""
+    config.stash[SETTINGS] = replace(config.stash[SETTINGS], seed=seed)
+    config.hook.pytest_session_reseeded(config=config)
 
 
 def _clipped(text: str) -> str:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words on the kernel command line that describe the device under test, and the run.
+"""Words that describe the device under test, and the run.
 
 ``rehearsal.device=vvvv:dddd`` is the device's PCI id, ``rehearsal.vectors=N`` the number of its
 MSI-X vectors, and ``rehearsal.profile=0x...`` the checksum of its profile.
 ``rehearsal.coherent=1``: the device's accesses are snooped.
 ``rehearsal.limits=addresses,alignment,segments``: the kinds of its limits.
 ``rehearsal.soak=1``: tests that repeat do so many times. On a board, put these words into the boot
-loader's configuration.
+loader's configuration. In a guest of the harness the agent has written them to `PARAMETERS`, and
+those win.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dma_rehearsal.device.layout import (
 )
 
 CMDLINE: Final = Path("/proc/cmdline")
+PARAMETERS: Final = Path("/run/dma-rehearsal/parameters")
+"""What the host told the agent of this run (``guest/agent/saved_state.py``)."""
 LIMITS: Final = ("addresses", "alignment", "segments")
 """The kinds of limits of a device's DMA."""
 _PREFIX: Final = "rehearsal."
@@ -48,14 +51,11 @@ class DeviceParameters:
 
 
 def device_parameters() -> DeviceParameters:
-    """Return the device that the command line describes; without such words, the exerciser.
+    """Return the device that the words describe; without such words, the exerciser.
 
     ValueError names a word whose value is wrong.
     """
-    words = CMDLINE.read_text().split() if CMDLINE.exists() else []
-    values = dict(
-        word.removeprefix(_PREFIX).partition("=")[::2] for word in words if word.startswith(_PREFIX)
-    )
+    values = _values()
     try:
         default = DeviceParameters()
         pci_id = values.get("device", f"{default.vendor:x}:{default.device:x}")
@@ -70,15 +70,27 @@ def device_parameters() -> DeviceParameters:
         )
     except ValueError as error:
         raise ValueError(
-            f"{CMDLINE}: {_PREFIX}device, vectors, profile, coherent or limits: {error}; "
-            f"write {_PREFIX}device=13b5:ed01 {_PREFIX}vectors=16 {_PREFIX}profile=0x1234 "
+            f"{PARAMETERS} or {CMDLINE}: {_PREFIX}device, vectors, profile, coherent or limits: "
+            f"{error}; write {_PREFIX}device=13b5:ed01 {_PREFIX}vectors=16 {_PREFIX}profile=0x1234 "
             f"{_PREFIX}coherent=1 {_PREFIX}limits={','.join(LIMITS)}"
         ) from error
 
 
 def repeat_count(usual: int, soak: int) -> int:
     """Return how many times a test repeats: ``soak`` in a soak run (make soak), else ``usual``."""
-    return soak if f"{_PREFIX}soak=1" in CMDLINE.read_text().split() else usual
+    return soak if _values().get("soak") == "1" else usual
+
+
+def _values() -> dict[str, str]:
+    """Return the values by the words without their prefix; the last one of a name wins."""
+    words = [
+        word for path in (CMDLINE, PARAMETERS) if path.exists() for word in path.read_text().split()
+    ]
+    return {
+        name.removeprefix(_PREFIX): value
+        for name, _, value in (word.partition("=") for word in words)
+        if name.startswith(_PREFIX)
+    }
 
 
 def _kinds(text: str) -> frozenset[str]:

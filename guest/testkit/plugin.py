@@ -17,8 +17,17 @@ from dma_rehearsal.guest.testkit import fixtures, host_witness, marks, transfer_
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the session's settings (the defaults without an agent), and register the parts."""
-    settings = config.stash.setdefault(SETTINGS, SessionSettings())
-    if settings.place is not None:
-        dma_platform.placement = placement.named(settings.place, settings.seed)
+    _place(config.stash.setdefault(SETTINGS, SessionSettings()))
     for part in fixtures, transfer_checks, marks, host_witness:
         config.pluginmanager.register(part, part.__name__)
+
+
+@pytest.hookimpl(optionalhook=True)  # declared by the agent, which a board does without
+def pytest_session_reseeded(config: pytest.Config) -> None:
+    """Place buffers as a session that was configured with this seed does."""
+    _place(config.stash[SETTINGS])
+
+
+def _place(settings: SessionSettings) -> None:
+    if settings.place is not None:
+        dma_platform.placement = placement.named(settings.place, settings.seed)

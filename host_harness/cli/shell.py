@@ -36,7 +36,7 @@ from dma_rehearsal.host_harness.process.errors import HarnessError, Status, Usag
 from dma_rehearsal.host_harness.session.run import Run
 
 ESCAPE = b"\x1d"  # Ctrl-]
-# The guest's init writes this when a shell has ended; guest/agent/init.py has the same bytes.
+# The guest writes this when a shell has ended; guest/agent/shells.py has the same bytes.
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
 _LOOK_S = 0.5  # between looks at the files of guest/
 

@@ -30,6 +30,17 @@ SOURCE = Path(__file__).resolve().parents[2]
 PACKAGE_FOLDER = "opt/dma-rehearsal/dma_rehearsal"
 GUEST_FOLDER = f"{PACKAGE_FOLDER}/guest"
 PROJECT_FOLDER = "opt/dma-rehearsal/project"
+BOOT_FILES = (
+    *("guest/__init__.py", "guest/agent/__init__.py", "guest/linux/__init__.py"),
+    *("guest/agent/init.py", "guest/agent/channel.py", "guest/agent/parked.py"),
+    *("guest/agent/payload_files.py", "guest/agent/pci_functions.py"),
+    *("guest/agent/saved_state.py", "guest/agent/shells.py", "guest/linux/kernel_modules.py"),
+    *("device/layout/__init__.py", "device/layout/cache.py", "device/layout/dma.py"),
+    *("device/layout/exerciser.py", "device/layout/extension.py", "device/layout/platform.py"),
+    *("device/layout/protection.py", "device/layout/result_frames.py"),
+    *("device/layout/ring.py", "device/layout/witness.py"),
+)
+"""The files, below `SOURCE`, that a parked guest has in its memory: no message replaces them."""
 _TIMEOUT_S = 120
 _IGNORED = ("__pycache__", ".*", "*.pyc")
 

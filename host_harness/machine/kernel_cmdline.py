@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest kernel's command line: parameters of the kernel, the driver and the guest's agent."""
+"""The guest kernel's command line, and the parameters of a run that its agent gets by message."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ISOLATED = "isolcpus=domain,1"
 # without these words Linux places the BARs of functions here that it finds by a rescan.
 _GAP = "memmap=0x90000000$0x20000000"
 # A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
+_AGENTS = "rehearsal."
 IOMMU = ("intel_iommu=on", "vfio_iommu_type1.dma_entry_limit=512")
 
 
@@ -48,7 +49,7 @@ def carve_out_parameters() -> list[str]:
 
 
 def device_parameters(profile: Profile) -> list[str]:
-    """Return the parameters that announce the device to the guest; its agent reads them."""
+    """Return the parameters that announce the device to the guest's tests."""
     return [
         f"rehearsal.device={profile.vendor:04x}:{profile.device:04x}",
         f"rehearsal.vectors={profile.vectors}",
@@ -58,17 +59,26 @@ def device_parameters(profile: Profile) -> list[str]:
     ]
 
 
-def run_parameters(options: Options, *, isolated: bool, shells: int) -> list[str]:
-    """Return the parameters of one run: IOMMU, shells, isolation, fault, device, the user's own.
+def boot_parameters(options: Options, *, isolated: bool) -> list[str]:
+    """Return the parameters of one boot: IOMMU, isolation, the driver's fault, the user's own.
 
-    ``isolated``: programs in the guest choose their CPUs; ``shells``: the number of shell consoles.
+    ``isolated``: programs in the guest choose their CPUs.
     """
     fault = options.fault
     return [
         *(IOMMU if options.iommu else ()),
-        *((f"rehearsal.shells={shells}",) if shells else ()),
         *((ISOLATED,) if isolated else ()),
         *((fault.parameter,) if fault and fault.parameter else ()),
+        *(word for word in options.append if not word.startswith(_AGENTS)),
+    ]
+
+
+def agent_parameters(options: Options) -> list[str]:
+    """Return the parameters that the agent gets when the guest goes on: the device, the user's own.
+
+    A guest from a saved state gets those of its own run; the kernel's are the state's.
+    """
+    return [
         *(() if options.endpoint else device_parameters(options.profile)),
-        *options.append,
+        *(word for word in options.append if word.startswith(_AGENTS)),
     ]

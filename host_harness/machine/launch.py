@@ -107,7 +107,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             folder,
             wiring,
             kernel_cmdline.command_line(
-                kernel_cmdline.run_parameters(options, isolated=launch.isolated, shells=len(shells))
+                kernel_cmdline.boot_parameters(options, isolated=launch.isolated)
             ),
             iommu=options.iommu,
         )
@@ -145,6 +145,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             Channel(ends["results"][0]),
             sockets,
             memory,
+            kernel_cmdline.agent_parameters(options),
+            len(shells),
         )
         vm.watch()
         stack.callback(vm.unwatch)

@@ -39,7 +39,8 @@ class Vm:
 
     ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long as the
     VM; ``subject`` is the running test, for the message of a loss. ``unread`` says that `take` may
-    have a message without another `poll`.
+    have a message without another `poll`. ``parameters`` and ``shells`` go to the agent: the words
+    of the run, and the number of consoles with a login shell.
     """
 
     folder: Path
@@ -53,6 +54,8 @@ class Vm:
     channel: Channel
     sockets: Path
     memory: GuestMemory
+    parameters: Sequence[str] = ()
+    shells: int = 0
     hello: Message = field(default_factory=dict)
     subject: str = ""
     unread: bool = False
@@ -165,16 +168,40 @@ class Vm:
             self.poll(phase, min(remaining, 0.01) if reported else remaining)
 
     def await_ready(self) -> None:
-        """Wait for the hello of the guest's agent, and keep it.
+        """Wait for the guest's agent, have it go on, and keep its hello.
 
         NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
         """
+        self.await_parked()
+        self.resume(attach=False)
+        self.go()
+
+    def await_parked(self) -> None:
+        """Wait until the agent of a guest that boots is parked; NoVerdict as `await_ready`."""
         self.await_kernel()
+        self._check_protocol(self.receive("guest ready", "parked"))
+
+    def resume(self, *, attach: bool, **settings: object) -> Message:
+        """Tell a guest that is parked or detached what it is for; return its "resumed".
+
+        ``attach``: its PCI functions are to be found again. ``settings``: more of the message, see
+        ``guest/agent/main.py``. NoVerdict when the VM is lost.
+        """
+        words = {"parameters": list(self.parameters), "shells": self.shells, "attach": attach}
+        self.send("guest ready", {"type": "resume", **words, **settings})
+        return self.receive("guest ready", "resumed")
+
+    def go(self) -> None:
+        """Have a parked guest begin to serve, and keep its hello; NoVerdict as `await_ready`."""
+        self.send("guest ready", {"type": "go"})
         self.hello = self.receive("guest ready", "hello")
-        if self.hello.get("protocol") != PROTOCOL:
+        self._check_protocol(self.hello)
+
+    def _check_protocol(self, message: Message) -> None:
+        if message.get("protocol") != PROTOCOL:
             raise NoVerdict(
                 "guest ready",
-                f"the guest speaks protocol {self.hello.get('protocol')}, the host {PROTOCOL}",
+                f"the guest speaks protocol {message.get('protocol')}, the host {PROTOCOL}",
                 "run again from one checkout: guest/ and host_harness/ belong together",
             )
 

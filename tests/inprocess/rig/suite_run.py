@@ -124,7 +124,7 @@ class SuiteRunner:
         self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
         words = self._pytester.path / "cmdline"
         words.write_text(" ".join(device_parameters(machine.announced or machine.profile)))
-        self._patch.setattr(kernel_cmdline, "CMDLINE", words)
+        self._patch.setattr(kernel_cmdline, "PARAMETERS", words)
         online = self._pytester.path / "online"
         online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
         self._patch.setattr(processors, "ONLINE", online)

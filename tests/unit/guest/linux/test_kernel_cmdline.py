@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words on the kernel command line: the device, how it is found, and the soak run."""
+"""The words that describe the device, how it is found, and the soak run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from dma_rehearsal.host_harness.machine import kernel_cmdline as host_cmdline
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(kernel_cmdline, "CMDLINE", tmp_path / "cmdline")
+    monkeypatch.setattr(kernel_cmdline, "PARAMETERS", tmp_path / "parameters")
     return tmp_path / "cmdline"
 
 
 def test_nothing_said_is_the_plain_exerciser(line: Path) -> None:
     assert device_parameters() == DeviceParameters(0x13B5, 0xED01, 16, None)
-    line.write_text("quiet panic=-1 rehearsal.shells=4\n")
+    line.write_text("quiet panic=-1 rehearsal.other=4 rehearsal.alone\n")
     assert device_parameters().is_plain
 
 
@@ -84,3 +85,15 @@ def test_tests_repeat_more_in_a_soak_run(line: Path) -> None:
     assert repeat_count(3, 500) == 3
     line.write_text("quiet rehearsal.soak=1")
     assert repeat_count(3, 500) == 500
+
+
+def test_parameters_of_the_run_win_over_the_command_line(line: Path) -> None:
+    line.write_text("rehearsal.vectors=4 rehearsal.soak=1 vectors=5\n")
+    assert device_parameters().vectors == 4
+    line.with_name("parameters").write_text("rehearsal.vectors=8 other.vectors=9\n")
+    assert device_parameters().vectors == 8
+    assert repeat_count(3, 500) == 500
+    line.with_name("parameters").write_text("rehearsal.vectors=8 rehearsal.soak=0\n")
+    assert repeat_count(3, 500) == 3
+    line.unlink()
+    assert device_parameters().vectors == 8

@@ -22,19 +22,21 @@ def test_no_bar_is_placed_between_ram_and_the_configuration_space() -> None:
 
 def test_only_behind_an_iommu_the_kernel_uses_one() -> None:
     for given in {"iommu": "intel"}, {}:
-        words = kernel_cmdline.run_parameters(run_options.parse(given), isolated=False, shells=0)
+        words = kernel_cmdline.boot_parameters(run_options.parse(given), isolated=False)
         assert ("intel_iommu=on" in words) is bool(given)
-
-
-def test_guest_with_shells_is_told_how_many() -> None:
-    for shells in 0, 4:
-        words = kernel_cmdline.run_parameters(run_options.parse({}), isolated=False, shells=shells)
-        assert ("rehearsal.shells=4" in words) is bool(shells)
 
 
 def test_only_a_guest_that_places_its_own_processes_has_an_isolated_cpu() -> None:
     given = run_options.parse({"append": "a.word=1"})
     for isolated in False, True:
-        words = kernel_cmdline.run_parameters(given, isolated=isolated, shells=0)
+        words = kernel_cmdline.boot_parameters(given, isolated=isolated)
         assert ("isolcpus=domain,1" in words) is isolated
         assert words[-1] == "a.word=1"
+
+
+def test_words_of_the_run_go_to_the_agent_alone() -> None:
+    given = run_options.parse({"append": "rehearsal.soak=1 a.word=1 rehearsal.device=1022:2000"})
+    assert kernel_cmdline.boot_parameters(given, isolated=False) == ["a.word=1"]
+    words = kernel_cmdline.agent_parameters(given)
+    assert words[0] == "rehearsal.device=13b5:ed01"
+    assert words[-2:] == ["rehearsal.soak=1", "rehearsal.device=1022:2000"]

@@ -124,7 +124,7 @@ def test_loss_of_another_vm_is_named_at_once(stage: Stage, other: Stage) -> None
 
 
 def test_word_of_another_vm_is_kept_for_it(stage: Stage, other: Stage) -> None:
-    other.guest.send({"type": "hello", "protocol": 0})
+    other.guest.send({"type": "parked", "protocol": 0})
     stage.guest.send({"type": "collected"})
     assert stage.vm.receive("collection", "collected")["type"] == "collected"
     stage.vm.poll("test", 0.1)
