@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.session import verdict_record
+from tests import checkout
 from tests.runs import call, last_line
 from tests.unit.docs import tutorial
 from tests.vm.project import pytest_in
@@ -158,18 +158,7 @@ def _name_modules_as_our_folders(project: Path) -> None:
 def test_installed_it_works_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target = tmp_path / "source", tmp_path / "installed"
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=SOURCE,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
-    for name in filter(None, files):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        if (SOURCE / name).is_symlink() or (SOURCE / name).is_file():
-            shutil.copy(SOURCE / name, source / name, follow_symlinks=False)
+    source, target = checkout.copy_to(tmp_path / "source"), tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
     before = sorted(source.rglob("*"))
     assert call([*pip, str(source)], tmp_path).returncode == 0
