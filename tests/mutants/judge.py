@@ -103,7 +103,11 @@ class Judge:
         if SUITE in self._reach.seconds:
             yield Stage("suite", [*pytest, SUITE], self._limit([SUITE]))
         if self._vm:
-            harness = [sys.executable, "-m", "dma_rehearsal.host_harness", "test"]
+            # It boots, and saves no state that a mutant has made into the user's cache.
+            harness = [
+                *("env", "STATE=no", sys.executable),
+                *("-m", "dma_rehearsal.host_harness", "test"),
+            ]
             yield Stage("VM", harness, self._limit([]))  # which waits for the VM
 
     def _limit(self, tests: list[str]) -> int:

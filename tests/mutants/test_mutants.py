@@ -14,6 +14,7 @@ import pytest
 
 from tests.mutants import __main__ as mutants
 from tests.mutants import candidates, outcome, reach_plugin, tree
+from tests.mutants.judge import Judge
 from tests.mutants.reach import Reach
 from tests.mutants.unseen import Unseen
 
@@ -114,6 +115,13 @@ def test_tests_that_do_not_run_are_an_error(
     words = Namespace(count=9, seed=1, seconds=600, jobs=1, vm=False, again=False)
     assert mutants.run(project, ["small"], words) == 2
     assert "nothing_of_this_name" in capsys.readouterr().err
+
+
+def test_vm_of_a_mutant_saves_no_state(project: Path) -> None:
+    (mutant, *_) = candidates.sample(project, ["small"], 1, 1)
+    *_, last = Judge(project, Reach(), vm=True)._stages(mutant)
+    assert last.name == "VM"
+    assert last.command[:2] == ["env", "STATE=no"]
 
 
 def test_a_reason_is_found_by_the_diff_and_not_by_the_line(project: Path) -> None:
