@@ -47,6 +47,20 @@ class Channel:
         self._stream.settimeout(_SEND_LIMIT_S)
         self._stream.sendall(frame)
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """The numbers of frames that were sent and received so far, as a saved state keeps them."""
+        return self._sent, self._received
+
+    def go_on_from(self, sent: int, received: int) -> None:
+        """Number the frames from here on as behind a saved state with this `position`."""
+        self._sent, self._received = sent, received
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has arrived that was not taken."""
+        return not self._buffer
+
     def pull(self) -> None:
         """Take what has arrived into the buffer; sets ``closed`` where the stream has ended and
         nothing had arrived.

@@ -15,8 +15,8 @@ ISOLATED = "isolcpus=domain,1"
 # the firmware places BARs behind it). They are free, but the firmware's MTRRs make them write-back:
 # without these words Linux places the BARs of functions here that it finds by a rescan.
 _GAP = "memmap=0x90000000$0x20000000"
-# A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
 _AGENTS = "rehearsal."
+# A container of Linux takes 65,535 mappings; with fewer, a test can reach the limit.
 IOMMU = ("intel_iommu=on", "vfio_iommu_type1.dma_entry_limit=512")
 
 

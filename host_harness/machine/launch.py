@@ -24,17 +24,20 @@ from dma_rehearsal.host_harness.machine import (
     exit_reasons,
     kernel_cmdline,
     qemu_command,
+    saved_state,
 )
 from dma_rehearsal.host_harness.machine.channel import Channel
 from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
+from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process import janitor
 from dma_rehearsal.host_harness.process.children import child
 from dma_rehearsal.host_harness.process.errors import (
     EnvironmentFailure,
+    NoVerdict,
 )
 from dma_rehearsal.host_harness.process.progress import Progress
 
@@ -49,7 +52,8 @@ _SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
 class Launch:
     """The inputs of one VM. ``folder`` takes its artefacts, ``initramfs`` is an open file's
     descriptor. ``shells``: with consoles that a shell can be opened on. ``isolated``: programs in
-    the guest choose their CPUs themselves, else its scheduler does.
+    the guest choose their CPUs themselves, else its scheduler does. ``state`` is the folder of a
+    saved state (`saved_state`), from which the guest is restored; it then needs no initramfs.
     """
 
     qemu: Qemu
@@ -57,16 +61,22 @@ class Launch:
     image: Image
     folder: Path
     options: Options
-    initramfs: int
+    initramfs: int | None
     shells: bool = False
     isolated: bool = False
+    state: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.initramfs is None) == (self.state is None):
+            raise ValueError("a guest starts from an initramfs, or from a saved state")
 
 
 @contextmanager
 def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
-    """Start the device process and QEMU with it; yield the guest while it boots.
+    """Start the device process and QEMU with it; yield the guest while it boots, or restored.
 
-    NoVerdict when a process dies or a deadline passes.
+    NoVerdict when a process dies or a deadline passes; StateUnusable when the guest cannot be
+    restored from ``launch.state``.
     """
     folder, options = launch.folder, launch.options
     with ExitStack() as stack:
@@ -84,6 +94,9 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             device = device_process.start(stack, options, folder, exerciser, platform, peer)
         memory = GuestMemory.create()
         stack.callback(memory.close)
+        restoring = None
+        if launch.state:
+            restoring = stack.enter_context(saved_state.restoring(launch.state, memory))
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
         for ours, theirs in ends.values():
             stack.callback(ours.close)
@@ -117,7 +130,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             child(
                 argv,
                 pass_fds=[
-                    *(launch.initramfs, memory.fileno()),
+                    *((launch.initramfs,) if launch.initramfs is not None else ()),
+                    memory.fileno(),
                     *(theirs.fileno() for _, theirs in ends.values()),
                 ],
                 stdout=qemu_log,
@@ -152,7 +166,15 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         stack.callback(vm.unwatch)
 
         with progress.phase("qemu"):
-            _connect_monitor(vm)
+            try:
+                _connect_monitor(vm)
+            except NoVerdict as error:
+                if restoring:
+                    raise StateUnusable(str(error)) from error
+                raise
+        if restoring:
+            with progress.phase("restore"):
+                restoring.finish(vm)
         # QEMU is connected; nothing else may connect.
         exerciser.unlink(missing_ok=True)
         platform.unlink(missing_ok=True)

@@ -43,12 +43,15 @@ _IOMMU = (
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Descriptors and paths by which QEMU reaches the harness and the device process."""
+    """Descriptors and paths by which QEMU reaches the harness and the device process.
+
+    Without ``initramfs_fd`` the guest does not boot: it comes from a saved state.
+    """
 
     console_fd: int
     results_fd: int
     qmp_fd: int
-    initramfs_fd: int
+    initramfs_fd: int | None
     memory_fd: int
     exerciser_socket: Path
     platform_socket: Path
@@ -92,7 +95,8 @@ def command(
         # The harness's own file, which it reads; QEMU shares it by descriptor with the device
         # process.
         *("-object", _memory(wiring.memory_fd)),
-        *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"),
+        *("-kernel", str(kernel)),
+        *_start(wiring),
         *("-append", cmdline),
         *("-chardev", f"socket,id=console,fd={wiring.console_fd}"),
         *("-serial", "chardev:console"),
@@ -109,6 +113,14 @@ def command(
         *_shell_consoles(wiring),
         *(("-gdb", f"unix:{wiring.gdb_socket},server=on,wait=off") if wiring.gdb_socket else ()),
     ]
+
+
+def _start(wiring: Wiring) -> tuple[str, ...]:
+    """Return how the guest starts: from its initramfs, or from a state that QMP names later."""
+    if wiring.initramfs_fd is None:
+        # The firmware hands over an initramfs; a machine state has nothing of it.
+        return "-incoming", "defer", "-S"
+    return "-initrd", f"/proc/self/fd/{wiring.initramfs_fd}"
 
 
 def _memory(fd: int) -> str:

@@ -191,6 +191,14 @@ class Vm:
         self.send("guest ready", {"type": "resume", **words, **settings})
         return self.receive("guest ready", "resumed")
 
+    def detach(self) -> str:
+        """Have the guest give up the device process's functions; return why it refuses, else "".
+
+        NoVerdict when the VM is lost.
+        """
+        self.send("guest ready", {"type": "detach"})
+        return str(self.receive("guest ready", "detached").get("refused", ""))
+
     def go(self) -> None:
         """Have a parked guest begin to serve, and keep its hello; NoVerdict as `await_ready`."""
         self.send("guest ready", {"type": "go"})
