@@ -107,24 +107,24 @@ class GuestSession:
         whole = self.run.tests.is_own and not selected
         return side_by_side.usual_count() if whole and not (options.keep or options.gdb) else 1
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, session: pytest.Session, items: list[pytest.Item]
-    ) -> None:
-        """Let the guest collect; add an item for each test that it names."""
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Let the guest collect, after the host: its tests are items of the session itself."""
+        report = yield
+        if not isinstance(collector, pytest.Session) or not report.passed:
+            return report
         try:
             with self.run.progress.phase("collection", silent=True):
-                found = self._collect(session)
+                found = self._collect(collector)
         except HarnessError as error:
             self.run.error = error
-            raise _leave(error, session.config) from None
+            raise _leave(error, collector.config) from None
         if self.run.options.order == "shuffled":
             found = schedule.shuffled(found, self.run.options.seed)
-        # As a collector would report it: the terminal counts its items by these reports.
-        session.config.hook.pytest_collectreport(
-            report=pytest.CollectReport("", "passed", None, list(found))
-        )
-        items += found
+        report.result += found
+        return report
 
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
         request = self._request(session.config)
