@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dma_rehearsal.host_harness.environment import build_cache
-from dma_rehearsal.host_harness.environment.payload import SOURCE
-from dma_rehearsal.host_harness.process import janitor
-from tests.unit.host_harness.wrapped import NOBODY, OrdinaryUser, run_within
+from tests.unit.host_harness import wrapped
+from tests.unit.host_harness.wrapped import OrdinaryUser, run_within
 
 
 @pytest.fixture
@@ -54,22 +51,5 @@ def own_mounts() -> list[str]:
 @pytest.fixture
 def ordinary_user(tmp_path: Path) -> Iterator[OrdinaryUser]:
     """The user who runs the tests, or the user nobody for root."""
-    if os.geteuid() != 0:
-        yield OrdinaryUser([], tmp_path, sys.executable)
-        return
-    # Root's rights last until the first exec, which is that of env.
-    wrapper = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env"]
-    pythons = (sys.executable, "/usr/bin/python3")
-    script = "import dma_rehearsal.host_harness.environment.guest_image"
-    usable = [each for each in pythons if run_within(wrapper, [each, "-c", script]).returncode == 0]
-    if not usable:
-        pytest.skip(
-            f"an ordinary user cannot run {' or '.join(pythons)} in {SOURCE}: put the checkout "
-            "and Python where all may read"
-        )
-    folder = Path(tempfile.mkdtemp(prefix="dma-rehearsal-test-"))  # tmp_path is root's alone
-    os.chown(folder, NOBODY, NOBODY)
-    try:
-        yield OrdinaryUser(wrapper, folder, usable[0])
-    finally:
-        janitor.remove_tree(folder)
+    with wrapped.ordinary_user(tmp_path) as user:
+        yield user

@@ -7,9 +7,7 @@ import errno
 import os
 import shutil
 import struct
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from dma_rehearsal.host_harness.environment import (
 from dma_rehearsal.host_harness.environment.driver_build import Way
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status, UsageError
 from tests.unit.host_harness.environment.programs import fake_qemu, program
-from tests.unit.host_harness.wrapped import NOBODY, OrdinaryUser, run_within
+from tests.unit.host_harness.wrapped import REASON_OF_WAY, OrdinaryUser, run_within
 
 # --- what mmdebstrap says
 
@@ -412,14 +410,8 @@ def test_no_way_at_all_names_every_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert "gcc" in failure.value.hint
 
 
-_REASON = (
-    "from dma_rehearsal.host_harness.environment import driver_build as b; "
-    "print(b.unavailable_reason(b.Way({way!r})))"
-)
-
-
 def test_ordinary_user_may_not_chroot(ordinary_user: OrdinaryUser) -> None:
-    command = [ordinary_user.python, "-c", _REASON.format(way="chroot")]
+    command = [ordinary_user.python, "-c", REASON_OF_WAY.format(way="chroot")]
     done = run_within(ordinary_user.wrapper, command)
     assert done.stdout == "only root may enter a chroot\n"
 
@@ -428,7 +420,7 @@ def test_user_namespaces_that_are_refused_are_noticed(own_mounts: list[str]) -> 
     """The kernel's own limit, set to 0 for a user namespace and all that is made in it."""
     script = (
         "echo 0 >/proc/sys/user/max_user_namespaces || exit 77; "
-        f'exec "{sys.executable}" -c "{_REASON.format(way="userns")}"'
+        f'exec "{sys.executable}" -c "{REASON_OF_WAY.format(way="userns")}"'
     )
     wrapper = ["unshare", "--user", "--map-root-user", "--mount"]
     if run_within(wrapper, ["true"]).returncode != 0:
@@ -453,61 +445,3 @@ def test_namespaces_that_allow_no_mount_are_no_way(
 def test_host_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "not installed: gcc, make" in (driver_build.unavailable_reason(Way.HOST) or "")
-
-
-_MAKE_DRIVER = """
-import sys
-from pathlib import Path
-from dma_rehearsal.host_harness.environment import guest_image, kernel_module
-staging, tree = Path(sys.argv[1]), Path(sys.argv[2])
-release = guest_image._release_of_tree(tree)
-print(guest_image._make_driver(tree, release, staging, lambda text: None)["way"])
-assert kernel_module.vermagic(staging / "dma_rehearsal.ko") == release
-"""
-
-
-FIRST_WAY, *OTHER_WAYS = Way
-
-
-@pytest.mark.vm  # minutes on a machine that has no image yet
-@pytest.mark.parametrize(
-    ("way", "who"),
-    [
-        (FIRST_WAY, "root"),
-        *(pytest.param(way, "root", marks=pytest.mark.full) for way in OTHER_WAYS),
-        pytest.param(Way.USERNS, "an ordinary user", marks=pytest.mark.full),
-        pytest.param(Way.HOST, "an ordinary user", marks=pytest.mark.full),
-    ],
-)
-def test_driver_is_built_in_each_way(
-    way: Way, who: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    tree = guest_image.make(lambda _text: None).tree
-    build_cache.release()
-    wrapper: list[str] = []
-    python = sys.executable
-    staging = tmp_path / "staging"
-    if who == "root":
-        if os.geteuid() != 0:
-            pytest.skip("needs root: run the tests as root, too")
-    else:
-        user: OrdinaryUser = request.getfixturevalue("ordinary_user")
-        wrapper, python, staging = user.wrapper, user.python, user.folder / "staging"
-        if os.geteuid() == 0:
-            # A tree of their own, where they can reach it.
-            subprocess.run(["cp", "-a", str(tree), str(user.folder / "tree")], check=True)
-            tree = user.folder / "tree"
-            subprocess.run(["chown", "-hR", f"{NOBODY}:{NOBODY}", str(tree)], check=True)
-    staging.mkdir()
-    if wrapper:
-        os.chown(staging, NOBODY, NOBODY)
-    probe = run_within(wrapper, [python, "-c", _REASON.format(way=way.value)])
-    if probe.stdout != "None\n":
-        pytest.skip(f"{way} does not work for {who}: {probe.stdout}; {driver_build.hint(way)}")
-    command = [python, "-c", _MAKE_DRIVER, str(staging), str(tree)]
-    begun = time.time()
-    done = run_within(wrapper, command, DMA_REHEARSAL_BUILD=way)
-    assert (done.returncode, done.stdout) == (0, f"{way}\n"), done.stderr
-    assert [path.name for path in staging.iterdir()] == ["dma_rehearsal.ko"]
-    touched = [path for path in tree.rglob("*") if path.lstat().st_mtime > begun]
-    assert not [path for path in touched if path.is_file()], "the tree stays as it was sealed"
