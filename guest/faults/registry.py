@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dma_rehearsal.device.layout.faults import BY_NAME
 from dma_rehearsal.guest.agent.channel import Channel
 from dma_rehearsal.guest.faults import buffers, channel, dma, heap, iokit, iommu, owner
+from dma_rehearsal.guest.iobuffer.base import provenance
 
 PATCHES: dict[str, Callable[[], None]] = {
     **heap.IMPLEMENTATIONS,
@@ -33,6 +34,8 @@ def patch(name: str) -> None:
     if name not in BY_NAME:
         raise UnknownFault(f"there is no fault {name!r}; there are {', '.join(BY_NAME)}")
     if name in PATCHES:
+        # What a fault replaces is the allocator's own: its lines are not those of a caller.
+        provenance.transparent(__package__)
         PATCHES[name]()
 
 

@@ -50,6 +50,19 @@ def test_fault_breaks_its_promise(
     assert fault.message in "\n".join(complaints)
 
 
+@pytest.mark.parametrize("name", ["allocator-double-release", "allocator-stale-mapping"])
+def test_fault_breaks_no_promise_of_another_file(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The line of a release is the caller's, also where a fault has replaced the release."""
+    hasten(monkeypatch)
+    with patched("dma_rehearsal.guest", partial(registry.patch, name)):
+        rig = SuiteRunner(pytester, monkeypatch)
+        ran = rig.run(Machine, "-k", "made_and_released", tests=SUITE / "test_transfer_checks.py")
+    assert {row.promise for row in ran.ledger.promises} == {"provenance"}
+    assert not ran.broken
+
+
 @pytest.mark.fires("teardown-fails", neighbour=_SOUND)
 def test_a_teardown_that_fails_breaks_the_promise_of_its_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
