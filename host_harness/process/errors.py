@@ -9,17 +9,9 @@ HarnessError
 
 from __future__ import annotations
 
-from enum import IntEnum
+from dma_rehearsal.device.layout.run_status import Status
 
-
-class Status(IntEnum):
-    """Exit statuses of ``python -m dma_rehearsal.host_harness``."""
-
-    PASSED = 0
-    FAILED = 1
-    USAGE = 2
-    ENVIRONMENT = 3
-    NO_VERDICT = 4
+__all__ = ["EnvironmentFailure", "HarnessError", "NoVerdict", "Status", "UsageError"]
 
 
 class HarnessError(Exception):

@@ -15,7 +15,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults import IMPLEMENTATIONS
 from dma_rehearsal.device.layout import DmaDirection
-from dma_rehearsal.device.layout.faults import RunStatus
+from dma_rehearsal.device.layout.run_status import Status
 from dma_rehearsal.device.pci.config import Command
 from dma_rehearsal.guest.drivers.edu import EduReg
 from dma_rehearsal.guest.faults import registry
@@ -343,9 +343,7 @@ def with_kernel(kind: type[KernelFunction], device: type[Exerciser] = Exerciser)
 def _here(name: str) -> bool:
     """Whether a fault acts in this process; one that takes the verdict needs a host of its own."""
     fault = find(name)
-    return (
-        name not in kernel_faults.WITNESS and not fault.options and fault.status is RunStatus.FAILED
-    )
+    return name not in kernel_faults.WITNESS and not fault.options and fault.status is Status.FAILED
 
 
 @pytest.mark.fires("name", neighbour="test_sound_devices")

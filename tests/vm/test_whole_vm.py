@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.device.layout.faults import FAULTS, Fault, RunStatus
+from dma_rehearsal.device.layout.faults import FAULTS, Fault
+from dma_rehearsal.device.layout.run_status import Status
 from tests.runs import LIMIT_S, OF_A_VM, Run, check, clean_environment, run
 
 # In each `make test`: a fault that ends the device, one of the channel, those behind an IOMMU
@@ -170,7 +171,7 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
     for promise in fault.promises:
         assert f"{fault.verdict}: {promise}" in done.output
     assert fault.message in done.output
-    assert ("no verdict: " in done.output) == (fault.status is RunStatus.NO_VERDICT)
+    assert ("no verdict: " in done.output) == (fault.status is Status.NO_VERDICT)
 
 
 def test_failed_run_can_be_replayed_from_its_folder(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from dma_rehearsal.device.layout.faults.cache_model import CACHE_MODEL
 from dma_rehearsal.device.layout.faults.channel import CHANNEL
 from dma_rehearsal.device.layout.faults.device import DEVICE
 from dma_rehearsal.device.layout.faults.driver import DRIVER
-from dma_rehearsal.device.layout.faults.fault import Component, Fault, RunStatus
+from dma_rehearsal.device.layout.faults.fault import Component, Fault
 from dma_rehearsal.device.layout.faults.iommu import IOMMU, MAPPER
 
-__all__ = ["BY_NAME", "FAULTS", "Component", "Fault", "RunStatus"]
+__all__ = ["BY_NAME", "FAULTS", "Component", "Fault"]
 
 FAULTS = (*DEVICE, *CACHE_MODEL, *DRIVER, *ALLOCATOR, *IOMMU, *MAPPER, *CHANNEL)
 BY_NAME: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in FAULTS})

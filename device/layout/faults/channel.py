@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.layout.faults.fault import Component, Fault, RunStatus
+from dma_rehearsal.device.layout.faults.fault import Component, Fault
+from dma_rehearsal.device.layout.run_status import Status
 
 CHANNEL = (
     Fault(
         "report-lost",
         Component.CHANNEL,
         "one test's report is lost on its way to the host",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="is missing",
         tests=("test_device.py",),
     ),
@@ -18,7 +19,7 @@ CHANNEL = (
         "report-corrupted",
         Component.CHANNEL,
         "one bit of a test's report changes on its way to the host",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="the checksum",
         tests=("test_device.py",),
     ),
@@ -26,7 +27,7 @@ CHANNEL = (
         "report-left-out",
         Component.CHANNEL,
         "the guest leaves out one report of a test",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="reports are missing",
         tests=("test_device.py",),
     ),
@@ -34,7 +35,7 @@ CHANNEL = (
         "report-misattributed",
         Component.CHANNEL,
         "the guest sends a report under another test's name",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="the guest reports",
         tests=("test_device.py",),
     ),
@@ -42,7 +43,7 @@ CHANNEL = (
         "test-never-ends",
         Component.TEST_SESSION,
         "a guest test never ends",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="no answer within its deadline of 20 s",
         tests=("test_device.py",),
         deadlines={"test": 20.0},
@@ -51,7 +52,7 @@ CHANNEL = (
         "tests-overcounted",
         Component.CHANNEL,
         "the guest claims more tests than it ran",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="the guest says that it ran",
         tests=("test_device.py",),
     ),
@@ -59,7 +60,7 @@ CHANNEL = (
         "test-dropped",
         Component.TEST_SESSION,
         "a hook in the guest drops a test that was collected",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="a hook in the guest dropped tests silently",
         tests=("test_device.py",),
         at_collection=True,
@@ -68,7 +69,7 @@ CHANNEL = (
         "test-not-named",
         Component.CHANNEL,
         "the guest does not name one of its tests to the host",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="were named",
         tests=("test_device.py",),
         at_collection=True,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dma_rehearsal.device.layout.faults.fault import Component, Fault, RunStatus
+from dma_rehearsal.device.layout.faults.fault import Component, Fault
+from dma_rehearsal.device.layout.run_status import Status
 
 _EXERCISER = (
     Fault(
@@ -220,7 +221,7 @@ _REQUESTS = (
         "device-hangs",
         Component.EXERCISER,
         "the device never ends a write to DMACTL",
-        status=RunStatus.NO_VERDICT,
+        status=Status.NO_VERDICT,
         message="exerciser does not answer: a write of 0x1 to BAR0 0x8 (DMACTL)",
         tests=("test_direction.py",),
     ),

@@ -5,17 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import Enum
+
+from dma_rehearsal.device.layout.run_status import Status
 
 BEHIND_IOMMU = {"iommu": "intel"}
 """The options of a run whose exerciser is behind an IOMMU."""
-
-
-class RunStatus(IntEnum):
-    """The exit status that a run with a fault must have (docs/statuses.md)."""
-
-    FAILED = 1
-    NO_VERDICT = 4
 
 
 class Component(Enum):
@@ -68,7 +63,7 @@ class Fault:
     component: Component
     description: str
     promises: tuple[str, ...] = ()
-    status: RunStatus = RunStatus.FAILED
+    status: Status = Status.FAILED
     verdict: str = "broken"
     message: str = ""
     tests: tuple[str, ...] = ()
@@ -86,7 +81,7 @@ class Fault:
         """
         return (
             (self.component.in_device or self.component is Component.DRIVER)
-            and self.status is RunStatus.FAILED
+            and self.status is Status.FAILED
             and not self.at_boot
         )
 
@@ -96,5 +91,5 @@ class Fault:
 
         A fault that ends the verdict after the collection ends the VM as well.
         """
-        survives = self.status is RunStatus.FAILED or self.at_collection
+        survives = self.status is Status.FAILED or self.at_collection
         return self.component.in_guest and survives

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.device import faults as device_faults
-from dma_rehearsal.device.layout.faults import BY_NAME, FAULTS, Component, RunStatus
+from dma_rehearsal.device.layout.faults import BY_NAME, FAULTS, Component
 from dma_rehearsal.guest.faults import registry
 from dma_rehearsal.host_harness import faults
 from dma_rehearsal.host_harness.process.errors import Status, UsageError
@@ -22,11 +22,10 @@ def test_every_name_is_there_once() -> None:
 
 
 def test_every_fault_has_a_red_status_and_something_to_look_for() -> None:
-    assert {int(each) for each in RunStatus} <= {int(each) for each in Status}
     for fault in FAULTS:
-        assert Status(fault.status).name == fault.status.name
+        assert fault.status in (Status.FAILED, Status.NO_VERDICT)
         assert fault.tests
-        assert fault.promises if fault.status is RunStatus.FAILED else fault.message
+        assert fault.promises if fault.status is Status.FAILED else fault.message
 
 
 def test_tests_of_a_fault_are_files_of_the_guests_suite() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.device.layout.faults import FAULTS, Component, Fault, RunStatus
+from dma_rehearsal.device.layout.faults import FAULTS, Component, Fault
+from dma_rehearsal.device.layout.run_status import Status
 from dma_rehearsal.host_harness.environment.payload import SOURCE, GuestTests
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import NoVerdict
@@ -32,7 +33,7 @@ _ENDS_THE_VERDICT = [
     fault
     for fault in FAULTS
     if fault.component in (Component.CHANNEL, Component.TEST_SESSION)
-    and fault.status is RunStatus.NO_VERDICT
+    and fault.status is Status.NO_VERDICT
     and not fault.at_collection
 ]
 
