@@ -74,13 +74,14 @@ TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
 DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
+PYTEST = Kind("pytest", 20_000_000, hashed=False, keep=2, words="pytest for the guest's Python")
 # Saved machine states (machine.saved_state), which check their own contents. Every edit of a test
 # can make one of 200 to 240 MB, so their age protects none.
 BOOTED = Kind("booted", 300_000_000, hashed=False, keep=4, words="booted guest", young_s=0)
 COLLECTED = Kind(
     "collected", 300_000_000, hashed=False, keep=4, words="guest with collected tests", young_s=0
 )
-NEEDED = (QEMU, TREE, DRIVER, IMAGE, PAYLOAD)  # by each run; the others save time
+NEEDED = (QEMU, TREE, DRIVER, IMAGE, PYTEST, PAYLOAD)  # by each run; the others save time
 KINDS = (*NEEDED, BOOTED, COLLECTED)
 NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
 

@@ -21,13 +21,14 @@ from dma_rehearsal.host_harness.environment import (
     debian,
     disk_space,
     driver_build,
+    guest_bytecode,
     guest_packages,
     host_tools,
     kernel_module,
     manifest,
     payload,
 )
-from dma_rehearsal.host_harness.environment.payload import SOURCE, compile_bytecode, pack_cpio
+from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
@@ -302,9 +303,9 @@ def _make_image(
     _copy_programs(tree, root)
     _copy_modules(tree, release, driver, root)
     guest_packages.copy(root / "usr/lib/python3/dist-packages")
-    compile_bytecode(tree, root / "usr/lib", "/usr/lib")
+    guest_bytecode.compile_folder(tree, root / "usr/lib", "/usr/lib")
     raw = staging / "initramfs.cpio"
-    pack_cpio(root, raw)
+    _pack_cpio(root, raw)
     host_tools.run(
         ["lz4", "-q", "-l", "-9", str(raw), str(staging / "initramfs.cpio.lz4")], timeout_s=120
     )
@@ -312,6 +313,19 @@ def _make_image(
     raw.unlink()
     remove_tree(root)
     return {"unpacked_bytes": size}
+
+
+def _pack_cpio(root: Path, target: Path) -> None:
+    """Write the folder ``root`` as a newc archive, all owned by root, in a stable order."""
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    with target.open("wb") as out:
+        host_tools.run(
+            ["cpio", "--quiet", "-o", "-0", "-H", "newc", "-R", "0:0"],
+            input="\0".join(names).encode() + b"\0",
+            stdout=out,
+            cwd=root,
+            timeout_s=120,
+        )
 
 
 def _extract_vmlinux(bzimage: Path, target: Path) -> None:

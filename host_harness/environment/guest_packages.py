@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -15,10 +16,8 @@ from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 # pytest, Hypothesis for the state machines of the guest's tests, and what they import.
-_PACKAGES = (
-    *("pytest", "pluggy", "iniconfig", "packaging", "pygments"),
-    *("hypothesis", "sortedcontainers"),
-)
+PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+_PACKAGES = (*PYTEST, "hypothesis", "sortedcontainers")
 # pytest imports these lexers when it starts; those of 500 other languages are most of Pygments.
 _LEXERS = ("__init__.py", "_mapping.py", "diff.py", "python.py")
 # Hypothesis for other packages, lists of names and seconds, and its plugin for pytest, with the
@@ -34,13 +33,13 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def copy(site: Path) -> None:
-    """Copy the packages into the folder ``site``.
+def copy(site: Path, names: Sequence[str] | None = None) -> None:
+    """Copy the packages, or those of ``names``, into the folder ``site``.
 
     EnvironmentFailure for a version that has an extension in machine code.
     """
     site.mkdir(parents=True, exist_ok=True)
-    for name in _PACKAGES:
+    for name in names or _PACKAGES:
         for file in importlib.metadata.files(name) or []:
             if not _is_wanted(file):
                 continue

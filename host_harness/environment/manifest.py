@@ -40,6 +40,18 @@ def read(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def content(path: Path, sealed: dict[str, Any], name: str) -> bytes:
+    """Return a file of an entry, whose manifest ``sealed`` has digests.
+
+    OSError when it cannot be read; ValueError when it is not as sealed.
+    """
+    data = (path / name).read_bytes()
+    wanted = sealed["contents"].get(name)
+    if wanted != [len(data), hashlib.sha256(data).hexdigest()]:
+        raise ValueError(f"{name}: its contents changed")
+    return data
+
+
 def fault_of(path: Path) -> str | None:
     """Return, in a few words, what has changed in an entry; None when it is sound."""
     try:

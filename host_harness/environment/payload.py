@@ -7,8 +7,12 @@ image is second: a legacy lz4 archive has no end mark, so nothing may follow it.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
-import shutil
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,20 +20,20 @@ from typing import IO, Any
 
 from dma_rehearsal.host_harness.environment import (
     build_cache,
-    debian,
-    guest_packages,
-    host_tools,
-    rewrite_asserts,
+    cpio_archive,
+    guest_bytecode,
+    manifest,
 )
-from dma_rehearsal.host_harness.process import advice, children
+from dma_rehearsal.host_harness.environment.cpio_archive import Member
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
 from dma_rehearsal.host_harness.process.janitor import remove_tree
 
 SOURCE = Path(__file__).resolve().parents[2]
+_ROOT = "opt/dma-rehearsal"
 # The guest has one import name, too: guest/, and of device/ the layout that both sides share.
-PACKAGE_FOLDER = "opt/dma-rehearsal/dma_rehearsal"
+PACKAGE_FOLDER = f"{_ROOT}/dma_rehearsal"
 GUEST_FOLDER = f"{PACKAGE_FOLDER}/guest"
-PROJECT_FOLDER = "opt/dma-rehearsal/project"
+PROJECT_FOLDER = f"{_ROOT}/project"
 BOOT_FILES = (
     *("guest/__init__.py", "guest/agent/__init__.py", "guest/linux/__init__.py"),
     *("guest/agent/init.py", "guest/agent/channel.py", "guest/agent/parked.py"),
@@ -41,8 +45,9 @@ BOOT_FILES = (
     *("device/layout/ring.py", "device/layout/witness.py"),
 )
 """The files, below `SOURCE`, that a parked guest has in its memory: no message replaces them."""
-_TIMEOUT_S = 120
 _IGNORED = ("__pycache__", ".*", "*.pyc")
+_ARCHIVE, _LISTING, _BYTECODE = "payload.cpio", "files.json", "bytecode.json"
+_EARLIER = 4  # payloads that are looked at for bytecode
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,133 +105,240 @@ class GuestTests:
         return folder
 
 
-def compile_bytecode(tree: Path, folder: Path, name_in_guest: str) -> None:
-    """Compile ``folder`` with the guest's own Python, run by its own loader.
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload in the cache. ``digest`` identifies it; ``folder`` is its entry."""
 
-    Unchecked hashes: the guest never compares times or sources. A file that does not compile stays
-    a source, and its import in the guest raises the error, with file and line.
-    EnvironmentFailure when nothing was compiled: then that Python does not run on this host.
+    folder: Path
+    digest: str
+
+    def listing(self) -> dict[str, str]:
+        """Return a word for each path below /opt/dma-rehearsal, of its mode and contents.
+
+        Paths of folders end in "/". Two payloads with the same words have the same files.
+        """
+        listed: dict[str, str] = json.loads((self.folder / _LISTING).read_text())
+        return listed
+
+    def initramfs(self, base: Path) -> IO[bytes]:
+        """Return the initramfs of a boot: this payload, then the image's archive ``base``.
+
+        The file has no name, so nothing is left of it; QEMU opens it through /proc/self/fd.
+        """
+        out = os.fdopen(os.memfd_create("initramfs"), "wb")
+        for part in (self.folder / _ARCHIVE, base):
+            with part.open("rb") as archive:
+                left = os.fstat(archive.fileno()).st_size
+                while left and (sent := os.sendfile(out.fileno(), archive.fileno(), None, left)):
+                    left -= sent
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The way from one payload to another, in paths below /opt/dma-rehearsal.
+
+    First everything in ``remove`` goes; a folder with all that it contains. Then ``files`` are
+    written, each with its permissions and contents. A path that ends in "/" is a folder to make.
     """
-    done = children.run(
-        [
-            *debian.loader_command(tree, "usr/bin/python3.11"),
-            *("-I", "-m", "compileall", "-q", "-j", "0"),
-            *("--invalidation-mode", "unchecked-hash"),
-            *("-s", str(folder), "-p", name_in_guest, str(folder)),
-        ],
-        timeout_s=_TIMEOUT_S,
-        environment={"PYTHONHOME": str(tree / "usr")},
-    )
-    if not any(folder.rglob("*.pyc")):
-        raise EnvironmentFailure(
-            f"the guest's Python compiled nothing (status {done.returncode}); it said:\n"
-            f"{(done.stdout + done.stderr).strip()[-2000:]}",
-            "it runs from the unpacked packages by their own loader: remove the cache "
-            f"({advice.command('clean-cache')}) and run again; if it fails again, this host "
-            "cannot run it",
-        )
+
+    remove: list[str]
+    files: list[tuple[str, int, bytes]]
 
 
-def keep_rewritten_asserts(tree: Path, packages: Path, folder: Path, name_in_guest: str) -> None:
-    """Write pytest's rewritten bytecode for the test files in ``folder``; ``packages`` has pytest.
+def delta(old: Mapping[str, str], new: Payload) -> Delta:
+    """Return what turns the files listed in ``old`` (`Payload.listing`) into those of ``new``."""
+    listing = new.listing()
+    remove: list[str] = []
+    for path in sorted(old.keys() - listing.keys()):
+        if not (remove and remove[-1].endswith("/") and path.startswith(remove[-1])):
+            remove.append(path)
+    changed = sorted(path for path, word in listing.items() if old.get(path) != word)
+    members = cpio_archive.unpack((new.folder / _ARCHIVE).read_bytes()) if changed else {}
+    files = []
+    for path in changed:
+        member = members[f"{_ROOT}/{path}".rstrip("/")]
+        files.append((path, stat.S_IMODE(member.mode), member.data))
+    return Delta(remove, files)
 
-    It saves each run a third of its collection. Where this fails, because a pytest keeps bytecode
-    differently, pytest rewrites the files in the guest.
-    """
-    children.run(
-        [
-            *debian.loader_command(tree, "usr/bin/python3.11"),
-            *("-I", rewrite_asserts.__file__, str(packages), str(folder), name_in_guest),
-        ],
-        timeout_s=_TIMEOUT_S,
-        environment={"PYTHONHOME": str(tree / "usr")},
+
+def boot_files_digest() -> str:
+    """Return a digest of the `BOOT_FILES`, which a guest has loaded before it gets a payload."""
+    return build_cache.digest_of(
+        {name: hashlib.sha256((SOURCE / name).read_bytes()).hexdigest() for name in BOOT_FILES}
     )
 
 
-def pack_cpio(root: Path, target: Path) -> None:
-    """Write the folder ``root`` as a newc archive, all owned by root, in a stable order."""
-    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
-    with target.open("wb") as out:
-        host_tools.run(
-            ["cpio", "--quiet", "-o", "-0", "-H", "newc", "-R", "0:0"],
-            input="\0".join(names).encode() + b"\0",
-            stdout=out,
-            cwd=root,
-            timeout_s=_TIMEOUT_S,
-        )
-
-
-def _inputs(tree: Path, tests: GuestTests) -> dict[str, Any]:
-    return {
-        "files": build_cache.digest_of_files(SOURCE / "guest"),
-        "layout": build_cache.digest_of_files(SOURCE / "device" / "layout"),
-        "tests": {str(path): _digest(tests.root / path) for path in tests.files()},
-        "python": str(tree),
-        "python packages": guest_packages.versions(),
-        "format": 6,
-    }
+def digest(tree: Path, tests: GuestTests) -> str:
+    """Return the digest of the payload that `make` would return; makes nothing."""
+    return build_cache.digest_of(_inputs(tree, _sources(tests)))
 
 
 def is_made(tree: Path) -> bool:
-    """Return whether the cache has the archive of this checkout's ``guest/``."""
-    return build_cache.recorded(build_cache.PAYLOAD, _inputs(tree, GuestTests())) is not None
+    """Return whether the cache has the payload of this checkout's ``guest/``."""
+    inputs = _inputs(tree, _sources(GuestTests()))
+    return build_cache.recorded(build_cache.PAYLOAD, inputs) is not None
 
 
-def make(tree: Path, base: Path, tests: GuestTests) -> IO[bytes]:
-    """Return the initramfs of a run: this project's ``guest/``, the tests, the image's archive.
+def make(tree: Path, tests: GuestTests) -> Payload:
+    """Return the payload of a run: this project's ``guest/`` and the tests, with bytecode.
 
-    The archive of ``guest/`` and the tests is cached by the digest of its files. The file has no
-    name, so nothing is left of it; QEMU opens it through /proc/self/fd.
+    It is cached by the digest of its files. The bytecode of a file that has not changed comes from
+    an earlier payload. EnvironmentFailure when a file cannot be read, or nothing compiles.
     """
-    source = SOURCE / "guest"
-    copied = tests.files()
+    sources = _sources(tests)
+    inputs = _inputs(tree, sources)
 
     def build(staging: Path) -> dict[str, object]:
-        root = staging / "root"
-        target = root / GUEST_FOLDER
-        _copy(source, target, "driver")
-        _copy(SOURCE / "device" / "layout", root / PACKAGE_FOLDER / "device" / "layout")
-        for package in PACKAGE_FOLDER, f"{PACKAGE_FOLDER}/device":
-            (root / package / "__init__.py").touch()
-        for path in copied:
-            _copy(tests.root / path, root / PROJECT_FOLDER / path)
-        compile_bytecode(tree, root / "opt", "/opt")
-        guest_packages.copy(staging / "packages")
-        keep_rewritten_asserts(tree, staging / "packages", root / "opt", "/opt")
-        remove_tree(staging / "packages")
-        shutil.copyfile(source / "agent" / "init.py", root / "init")
-        (root / "init").chmod(0o755)
-        pack_cpio(root, staging / "payload.cpio")
-        remove_tree(root)
+        bytecode = _bytecode(tree, sources, inputs["compiler"], staging / "scratch")
+        files = dict(sources)
+        for each in bytecode.values():
+            files |= each
+        files = _with_folders(files)
+        (staging / _LISTING).write_text(json.dumps(_listing(files)) + "\n")
+        (staging / _BYTECODE).write_text(
+            json.dumps({source: sorted(made) for source, made in bytecode.items()}) + "\n"
+        )
+        archive = _with_folders({f"{_ROOT}/{path}": file for path, file in files.items()})
+        init = (SOURCE / "guest" / "agent" / "init.py").read_bytes()
+        archive["init"] = cpio_archive.file(init, 0o755)
+        (staging / _ARCHIVE).write_bytes(cpio_archive.pack(archive))
         return {}
 
-    entry = build_cache.entry(build_cache.PAYLOAD, _inputs(tree, tests), build)
-    out = os.fdopen(os.memfd_create("initramfs"), "wb")
-    for part in (entry / "payload.cpio", base):
-        with part.open("rb") as archive:
-            shutil.copyfileobj(archive, out, 1 << 20)
-    out.flush()
-    return out
+    folder = build_cache.entry(build_cache.PAYLOAD, inputs, build)
+    return Payload(folder, folder.name)
+
+
+def _inputs(tree: Path, sources: Mapping[str, Member]) -> dict[str, Any]:
+    return {
+        "files": build_cache.digest_of(_listing(sources)),
+        "compiler": guest_bytecode.compiler(tree),
+        "recipe": build_cache.digest_of(
+            [Path(module).read_text() for module in (__file__, cpio_archive.__file__)]
+        ),
+    }
+
+
+def _with_folders(files: Mapping[str, Member]) -> dict[str, Member]:
+    """Return the files and the folders that they are in."""
+    found = dict(files)
+    for path in files:
+        while path := path.rpartition("/")[0]:
+            found.setdefault(path, cpio_archive.folder())
+    return found
+
+
+def _listing(members: Mapping[str, Member]) -> dict[str, str]:
+    return {
+        f"{path}/" if member.is_folder else path: _word(member) for path, member in members.items()
+    }
+
+
+def _word(member: Member) -> str:
+    return f"{member.mode:o} {hashlib.sha256(member.data).hexdigest()}"
+
+
+def _bytecode(
+    tree: Path, sources: Mapping[str, Member], compiler: dict[str, Any], scratch: Path
+) -> dict[str, dict[str, Member]]:
+    """Return the files of bytecode of each Python file, by their paths."""
+    wanted = {path for path, member in sources.items() if _is_python(path, member)}
+    found: dict[str, dict[str, Member]] = {}
+    for entry in build_cache.entries(build_cache.PAYLOAD)[:_EARLIER]:
+        if not (missing := wanted - found.keys()):
+            break
+        # Another run may remove the entry now, and one that is broken is of no use.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            found |= _bytecode_in(entry, {path: sources[path] for path in missing}, compiler)
+    missing = wanted - found.keys()
+    if missing:
+        made = guest_bytecode.compiled(
+            tree, {path: sources[path].data for path in missing}, scratch, f"/{_ROOT}"
+        )
+        remove_tree(scratch)
+        for source, files in made.items():
+            found[source] = {name: cpio_archive.file(data) for name, data in files.items()}
+    return found
+
+
+def _bytecode_in(
+    entry: Path, wanted: Mapping[str, Member], compiler: dict[str, Any]
+) -> dict[str, dict[str, Member]]:
+    """Return the bytecode that a payload in the cache has of the ``wanted`` sources.
+
+    OSError or ValueError when the entry is gone, or not as it was sealed.
+    """
+    sealed = manifest.read(entry)
+    if sealed["inputs"]["compiler"] != compiler:
+        return {}
+    listing = json.loads(manifest.content(entry, sealed, _LISTING))
+    same = [path for path, member in wanted.items() if listing.get(path) == _word(member)]
+    if not same:
+        return {}
+    made = json.loads(manifest.content(entry, sealed, _BYTECODE))
+    members = cpio_archive.unpack(manifest.content(entry, sealed, _ARCHIVE))
+    return {path: {name: members[f"{_ROOT}/{name}"] for name in made[path]} for path in same}
+
+
+def _is_python(path: str, member: Member) -> bool:
+    return path.endswith(".py") and not member.is_folder
 
 
 def is_copied(name: Path) -> bool:
     """Return whether a file of ``guest/``, by its name below it, reaches the guest."""
     left_out = name.parts[0] == "driver"
-    return not left_out and not any(
-        fnmatch(part, pattern) for part in name.parts for pattern in _IGNORED
-    )
+    return not left_out and not any(_is_ignored(part) for part in name.parts)
 
 
-def _copy(source: Path, target: Path, *left_out: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        ignored = shutil.ignore_patterns(*_IGNORED, *left_out)
-        shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
-    else:
-        shutil.copyfile(source, target)
+def _sources(tests: GuestTests) -> dict[str, Member]:
+    """Return all files and folders to copy, by their paths below /opt/dma-rehearsal.
+
+    Links are followed. EnvironmentFailure when one cannot be read.
+    """
+    found: dict[str, Member] = {}
+    package, project = (Path(each).relative_to(_ROOT) for each in (PACKAGE_FOLDER, PROJECT_FOLDER))
+    _read(SOURCE / "guest", str(package / "guest"), found, "driver")
+    _read(SOURCE / "device" / "layout", str(package / "device" / "layout"), found)
+    for folder in package, package / "device":
+        found[str(folder / "__init__.py")] = cpio_archive.file(b"")
+    for path in tests.files():
+        _read(tests.root / path, str(project / path), found)
+    return found
 
 
-def _digest(path: Path) -> str:
-    if path.is_dir():
-        return build_cache.digest_of_files(path)
-    return build_cache.digest_of_files(path.parent, path.name)
+def _read(
+    source: Path,
+    target: str,
+    found: dict[str, Member],
+    *left_out: str,
+    above: frozenset[tuple[int, int]] = frozenset(),
+) -> None:
+    """Add ``source`` as ``target``; ``above`` are the folders that it is in."""
+    try:
+        status = source.stat()
+        here = status.st_dev, status.st_ino
+        if stat.S_ISREG(status.st_mode):
+            found[target] = cpio_archive.file(source.read_bytes(), status.st_mode & 0o777)
+            return
+        if not stat.S_ISDIR(status.st_mode) or here in above:
+            raise EnvironmentFailure(
+                f"{source} cannot be copied for the guest: it is a folder that contains itself, "
+                "or neither a file nor a folder",
+                "remove it",
+            )
+        names = sorted(os.listdir(source))  # noqa: PTH208 - names, not paths
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not source.is_symlink():
+            return  # removed since its folder was listed
+        raise EnvironmentFailure(
+            f"{source} cannot be read for the guest: {error.strerror}",
+            "make it readable, or remove it",
+        ) from error
+    found[target] = cpio_archive.folder()
+    for name in names:
+        if name not in left_out and not _is_ignored(name):
+            _read(source / name, f"{target}/{name}", found, above=above | {here})
+
+
+def _is_ignored(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _IGNORED)

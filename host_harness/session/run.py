@@ -155,7 +155,7 @@ class Run:
         (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
         if fault := self.options.fault:
             self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
-        archive = payload.make(guest.tree, guest.initramfs, self.tests)
+        archive = payload.make(guest.tree, self.tests).initramfs(guest.initramfs)
         initramfs = self._stack.enter_context(archive).fileno()
         for number in range(1, count + 1):
             launch = Launch(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.environment import debian, payload
+from dma_rehearsal.host_harness.environment import debian, guest_bytecode
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 
@@ -82,7 +82,7 @@ def test_a_python_that_does_not_run_is_an_environment_failure(
     with pytest.raises(
         EnvironmentFailure, match=r"status 134\); it said:\nstack smashing"
     ) as caught:
-        payload.compile_bytecode(tmp_path, tmp_path, "/opt")
+        guest_bytecode.compile_folder(tmp_path, tmp_path, "/opt")
     assert "make clean-cache" in caught.value.hint
 
 
@@ -93,5 +93,5 @@ def test_a_file_that_does_not_compile_stays_a_source(
     (tmp_path / "bad.py").write_text("def\n")
     monkeypatch.setattr(debian, "loader_command", lambda _tree, _name: [sys.executable])
     (tmp_path / "usr").symlink_to(sys.base_prefix)  # what PYTHONHOME names
-    payload.compile_bytecode(tmp_path, tmp_path, "/opt")
+    guest_bytecode.compile_folder(tmp_path, tmp_path, "/opt")
     assert [each.name.partition(".")[0] for each in tmp_path.glob("__pycache__/*.pyc")] == ["good"]
