@@ -15,7 +15,8 @@
 The host saves a guest that is parked, between sessions or whose tests are collected: it sends
 detach, saves the machine's state, and sends resume, to this guest and to each that is restored.
 
-    files    "remove": paths; "files": [path, mode, data in base64] each. Paths are relative to
+    files    "remove": paths, of folders with all in them; "files": [path, mode, data in base64]
+             each, and no data where the path ends in "/", a folder's. Paths are relative to
              /opt/dma-rehearsal. Bytecode of a source that changes goes, unless it came as well.
     detach   removes the PCI functions that are neither bridges nor virtio; where a process has a
              file of one, or of the driver, open or mapped, it removes nothing

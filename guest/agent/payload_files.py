@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import os
 import shutil
 from pathlib import Path, PurePosixPath
@@ -23,8 +22,6 @@ class PayloadFiles:
 
     A source that goes or changes takes its old bytecode with it: that of the guest's files is never
     compared with them. Bytecode which came in the same park stays, in whatever order they come.
-    What is removed may be a folder, with all in it. A path that ends in "/" is a folder to make.
-    Files have the time 0, as in the initramfs: by it a pytest before 9.2 recognises its bytecode.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -42,23 +39,31 @@ class PayloadFiles:
         path = self._root
         try:
             for path in removed:
-                _remove(path)
-                self._drop_bytecode(path)
+                self._remove(path)
             for path, mode, data in written:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if data is None:
-                    path.mkdir(exist_ok=True)
-                    path.chmod(mode)
-                    continue
-                path.write_bytes(data)
-                path.chmod(mode)
-                os.utime(path, (0, 0))
-                self._written.add(path)
-                self._drop_bytecode(path)
+                self._write(path, mode, data)
         except OSError as error:
             reply["error"] = f"{path}: {error.strerror}"
-        importlib.invalidate_caches()
         return reply
+
+    def _remove(self, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+            self._drop_bytecode(path)
+
+    def _write(self, path: Path, mode: int, data: bytes | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if data is None:
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_bytes(data)
+            # As in the archive of a boot; an older pytest compares its bytecode with the time.
+            os.utime(path, (0, 0))
+            self._written.add(path)
+            self._drop_bytecode(path)
+        path.chmod(mode)
 
     def _drop_bytecode(self, source: Path) -> None:
         if source.suffix == ".py":
@@ -67,6 +72,7 @@ class PayloadFiles:
                     path.unlink()
 
     def _file(self, value: object) -> tuple[Path, int, bytes | None]:
+        """Return the path, the mode and the contents, None for a folder."""
         if not isinstance(value, list) or len(value) != 3:
             raise ValueError(f"files: {value!r:.100} is not a path, a mode and data")
         name, mode, data = value
@@ -76,20 +82,17 @@ class PayloadFiles:
             raise ValueError(f"files: the data of {name!r:.100} is not a text")
         contents = base64.b64decode(data, validate=True)
         path = self._path(name)
-        return path, mode, None if str(name).endswith("/") else contents
+        if not name.endswith("/"):
+            return path, mode, contents
+        if contents:
+            raise ValueError(f"files: the folder {name!r:.100} has data")
+        return path, mode, None
 
     def _path(self, name: object) -> Path:
         path = PurePosixPath(name) if isinstance(name, str) and "\0" not in name else None
         if path is None or path.is_absolute() or not path.parts or ".." in path.parts:
             raise ValueError(f"files: {name!r:.100} is not a path below {self._root}")
         return self._root / path
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _list(message: Message, key: str) -> list[object]:
