@@ -33,7 +33,7 @@ $(error nothing reads $(UNKNOWN)=; next: $(if $(ALIKE),write $(ALIKE)=,make help
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
+.PHONY: help setup test-vm watch test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
 	faults docs dist lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
@@ -45,6 +45,9 @@ setup:
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m dma_rehearsal.host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+
+watch: setup ## rerun the selected checks when a file of guest/, TESTS, PROFILE or ENDPOINT changes; ARGS="-k alignment"
+	@$(PYTHON) -m dma_rehearsal.host_harness watch $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 test-order: setup ## N=10: compare the verdicts of two orders, and of N tests that run alone
 	@$(PYTHON) -m dma_rehearsal.host_harness order --sample $(or $(N),10) $(if $(TESTS),--tests $(TESTS)) $(ARGS)

@@ -182,13 +182,21 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
+def path_of(named: str) -> Path:
+    """Return the file of a shipped name, or the path itself (with a slash, or ending in .toml)."""
+    if "/" in named or named.endswith(".toml"):
+        return Path(named)
+    return SHIPPED / f"{named}.toml"
+
+
 def find(named: str) -> Profile:
     """Return the profile of a shipped name, or of a path (with a slash, or ending in .toml).
 
     ProfileError when there is none, or when it has mistakes.
     """
-    if "/" in named or named.endswith(".toml"):
-        return load(Path(named))
+    path = path_of(named)
+    if path == Path(named):
+        return load(path)
     known = shipped()
     if named not in known:
         near = difflib.get_close_matches(named, known, 1)
@@ -197,7 +205,7 @@ def find(named: str) -> Profile:
             f"there is no profile {named!r}{meant} There are {', '.join(known)}; "
             "a file of your own is a path that ends in .toml"
         )
-    return load(SHIPPED / f"{named}.toml")
+    return load(path)
 
 
 def load(path: Path) -> Profile:

@@ -21,10 +21,9 @@ import pytest
 
 from dma_rehearsal.device import __main__ as device
 from dma_rehearsal.host_harness import faults, pytest_plugin
-from dma_rehearsal.host_harness.cli import doctor, order, own_pytest, shell, soak
+from dma_rehearsal.host_harness.cli import doctor, order, own_pytest, shell, soak, watch
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.options import run_options
-from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
 from dma_rehearsal.host_harness.process import closed_pipe
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
@@ -103,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     test_parser = add("test", "run the checks; further arguments go to pytest")
     add_runs(test_parser)
     add_tests(test_parser)
+    watch_parser = add(
+        "watch", "rerun the checks when a file changes; further arguments go to pytest"
+    )
+    add_runs(watch_parser)
+    add_tests(watch_parser)
     order_parser = add("order", "compare the verdicts of two orders, and of tests alone")
     add_runs(order_parser)
     add_tests(order_parser)
@@ -152,7 +156,7 @@ def main(argv: list[str]) -> Status:
     try:
         parser = _parser()
         known, rest = parser.parse_known_args(argv)
-        if rest and known.command not in ("test", "soak", "order"):
+        if rest and known.command not in ("test", "watch", "soak", "order"):
             parser.error(f"{known.command} takes no {rest[0]!r}")
         return _run(known, rest)
     except HarnessError as error:
@@ -204,6 +208,8 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     if any(word in _NO_RUN for word in pytest_args):
         code = pytest.main(pytest_args, [pytest_plugin])
         return Status.PASSED if code == pytest.ExitCode.OK else Status.USAGE
+    if known.command == "watch":
+        return watch.run(_given(), _tests(known), known.runs, pytest_args)
     return _test(known, pytest_args)
 
 
@@ -221,17 +227,9 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         # Scripts read the file `status`: it must not be that of the run before.
         run_folder.set_status(run_folder.create(known.runs.absolute()), error.status)
         raise
-    argv = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--runs", str(known.runs)]
-    if not tests.is_own:
-        argv += ["--tests", *tests.selected]
     quiet = any(re.fullmatch(r"-[a-z]*q[a-z]*|--quiet", word) for word in pytest_args)
     with Run(given, Progress(quiet=quiet), known.runs, tests=tests) as run:
-        run.open_folder()
-        run.replay = Replay(argv, pytest_args, Path.cwd())
-        code = own_pytest.run(run, pytest_args, Recorder(run))
-        if run.status is None:  # pytest had no session
-            usage = code == pytest.ExitCode.USAGE_ERROR
-            run.conclude(Status.USAGE if usage else Status.NO_VERDICT)
+        own_pytest.run_to_status(run, known.runs, pytest_args, Recorder(run))
         print()
         print("\n".join(run.verdict()), flush=True)
         if given.keep and run.vm and not run.error:

@@ -4,23 +4,45 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dma_rehearsal.host_harness import pytest_plugin
 from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import OPTIONS
+from dma_rehearsal.host_harness.process.errors import Status
 from dma_rehearsal.host_harness.session.guest_session import GuestSession
 from dma_rehearsal.host_harness.session.run import Run
-from dma_rehearsal.host_harness.session.verdict_record import Recorder
 
 
-def run(run: Run, words: Sequence[str], recorder: Recorder) -> int | pytest.ExitCode:
+def run(run: Run, words: Sequence[str], *plugins: object) -> int | pytest.ExitCode:
     """Run the guest tests of ``run`` with the user's ``words``; return pytest's exit code."""
-    plugins = [pytest_plugin, Cli(run), GuestSession(run), recorder]
-    return pytest.main(_arguments(run, words), plugins)
+    return _main(run, words, plugins)
+
+
+def run_to_status(
+    run: Run, runs: Path, words: Sequence[str], *plugins: object
+) -> int | pytest.ExitCode:
+    """Do what `run` does, in a folder below ``runs``, and see to it that the run has a status."""
+    run.open_folder()
+    argv = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--runs", str(runs)]
+    if not run.tests.is_own:
+        argv += ["--tests", *run.tests.selected]
+    run.replay = Replay(argv, words, Path.cwd())
+    code = _main(run, words, plugins)
+    if run.status is None:  # pytest had no session
+        usage = code == pytest.ExitCode.USAGE_ERROR
+        run.conclude(Status.USAGE if usage else Status.NO_VERDICT)
+    return code
+
+
+def _main(run: Run, words: Sequence[str], plugins: Iterable[object]) -> int | pytest.ExitCode:
+    of_a_run = [pytest_plugin, Cli(run), GuestSession(run)]
+    return pytest.main(_arguments(run, words), [*of_a_run, *plugins])
 
 
 class Cli:
@@ -43,7 +65,7 @@ class Cli:
                 self.run.replay = replace(self.run.replay, positional=tuple(config.args))
             prefix = f"{tests.root.name}/" if tests.is_own else ""
             selected = tuple(word.removeprefix(prefix) for word in config.args)
-            self.run.tests = GuestTests(tests.root, selected)
+            self.run.tests = replace(tests, selected=selected)
         config.args = []
         config.stash[pytest_plugin.RUN] = self.run
 

@@ -56,11 +56,18 @@ class GuestTests:
 
     Node ids start at ``root``, on both sides. ``root`` is this project's ``guest/``, or the root of
     another project. Only the selected folders of that are copied; for a file, its folder and the
-    folders above it that have a conftest.py or are packages.
+    folders above it that have a conftest.py or are packages. ``only`` narrows what is collected,
+    and not what is copied.
     """
 
     root: Path = SOURCE / "guest"
     selected: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The paths and node ids that the guest's pytest collects; none: all tests."""
+        return self.only or self.selected
 
     @property
     def is_own(self) -> bool:

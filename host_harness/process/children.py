@@ -24,12 +24,17 @@ _libc = ctypes.CDLL(None)
 _GRACE_S = 2
 
 
+def die_with(parent: int) -> None:
+    """Have this process, which ``parent`` has just forked, killed at the end of ``parent``."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call above
+        os._exit(127)
+
+
 def _prepare(parent: int, register: Callable[[], None]) -> Callable[[], None]:
     def prepare() -> None:
         register()
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call above
-            os._exit(127)
+        die_with(parent)
 
     return prepare
 

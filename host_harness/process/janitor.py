@@ -213,6 +213,7 @@ guard_path = _shared.guard_path
 registrar = _shared.registrar
 keep_group = _shared.keep_group
 drop_group = _shared.drop_group
+close = _shared.close
 
 
 def _stat_fields(pid: int) -> list[str]:

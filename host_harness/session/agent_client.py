@@ -40,8 +40,8 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """Return the request as the guest's agent reads it, without the seed."""
         return {
-            "args": [*self.arguments, *self.tests.selected],
-            "named": bool(self.tests.selected),
+            "args": [*self.arguments, *self.tests.arguments],
+            "named": bool(self.tests.arguments),
             "root": self.tests.root_in_guest,
             "own": self.tests.is_own,
             "fault": self.fault,

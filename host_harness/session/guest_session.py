@@ -103,7 +103,7 @@ class GuestSession:
         options = self.run.options
         if options.vms:
             return options.vms
-        selected = bool(self.run.tests.selected) or guest_options.selects(config)
+        selected = bool(self.run.tests.arguments) or guest_options.selects(config)
         whole = self.run.tests.is_own and not selected
         return side_by_side.usual_count() if whole and not (options.keep or options.gdb) else 1
 

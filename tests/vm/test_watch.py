@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A watch of a user's project: red after an edit, green when it is mended, and nothing is left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from tests.processes import processes_that_name, wait_until
+from tests.runs import LIMIT_S, clean_environment
+
+_GOOD = """
+import helper
+
+def test_number() -> None:
+    assert helper.NUMBER == 7
+
+def test_in_the_guest(buffer) -> None:
+    assert buffer
+"""
+
+
+class WatchedProject:
+    """A project with guest tests, and a watch of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tests = folder / "checks"
+        self.runs = folder / "runs"
+        self.scratch = [folder / name for name in ("t", "r")]
+        for each in (self.tests, *self.scratch):
+            each.mkdir()
+        self.edit("helper.py", "NUMBER = 7\n")
+        self.edit("test_mine.py", _GOOD)
+        self.output = folder / "output"
+        argv = [
+            *("setpriv", "--pdeathsig", "KILL"),  # it dies with a worker of pytest-xdist
+            *(sys.executable, "-m", "dma_rehearsal.host_harness", "watch"),
+            *("--runs", str(self.runs), "--tests", "checks"),
+        ]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                argv,
+                cwd=folder,
+                env=clean_environment(
+                    PYTHONPATH=str(SOURCE),
+                    TMPDIR=str(self.scratch[0]),
+                    XDG_RUNTIME_DIR=str(self.scratch[1]),
+                ),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def edit(self, name: str, text: str) -> None:
+        """Write a file as an editor does: a new one, renamed."""
+        new = self.tests / f".{name}.new"
+        new.write_text(text)
+        new.rename(self.tests / name)
+
+    @property
+    def runs_so_far(self) -> list[str]:
+        """What the watch printed, by run; each that has ended says what is watched."""
+        return self.output.read_text().split("\n--- ")[1:]
+
+    def result(self, number: int) -> str:
+        """Return what the watch printed of a run, from 0 on, when the run has ended."""
+
+        def ended() -> bool:
+            assert self.process.poll() is None, "the watch goes on"
+            return len(self.runs_so_far) > number and "\nwatching " in self.runs_so_far[number]
+
+        wait_until(f"run {number} ends", ended, LIMIT_S)
+        return self.runs_so_far[number]
+
+    def check_nothing_is_left(self) -> None:
+        wait_until("every process ends", lambda: not processes_that_name(str(self.runs)))
+        wait_until(
+            "every scratch file goes", lambda: not [p for d in self.scratch for p in d.iterdir()]
+        )
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[WatchedProject]:
+    """A watch that has just begun."""
+    project = WatchedProject(tmp_path)
+    yield project
+    project.process.kill()
+    project.process.wait()
+
+
+@pytest.mark.full
+def test_red_after_an_edit_and_green_when_it_is_mended(watched: WatchedProject) -> None:
+    first = watched.result(0)
+    assert "2 passed" in first
+    assert "status 0" in first
+    watched.edit("helper.py", "NUMBER = 8\n")
+    red = watched.result(1)
+    assert red.startswith("checks/helper.py changed")
+    assert "assert 8 == 7" in red
+    assert "status 1" in red
+    watched.edit("test_mine.py", _GOOD.replace("7", "(7"))
+    mistaken = watched.result(2)
+    assert "SyntaxError" in mistaken
+    assert "status 4" in mistaken
+    watched.edit("test_mine.py", _GOOD.replace("7", "8"))
+    green = watched.result(3)
+    assert "2 passed" in green
+    assert "status 0" in green
+    watched.process.send_signal(signal.SIGINT)
+    assert watched.process.wait(30) == 0
+    assert watched.output.read_text().splitlines()[-1].startswith("status 0")
+    watched.check_nothing_is_left()
+    kept = [path.name for path in watched.runs.iterdir() if path.name[0].isdigit()]
+    assert len(kept) == 3, "the folders of the two that did not pass, and the last one"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_watch_that_ends_within_a_run_leaves_nothing(
+    watched: WatchedProject, number: signal.Signals
+) -> None:
+    def booted() -> bool:
+        return any(log.stat().st_size for log in watched.runs.glob("*/console.log"))
+
+    wait_until("the guest boots", booted, LIMIT_S)
+    watched.process.send_signal(number)
+    watched.process.wait(30)
+    watched.check_nothing_is_left()
