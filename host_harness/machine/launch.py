@@ -90,13 +90,13 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         # A second exerciser, which the first reaches by DMA; behind an IOMMU it could not.
         peer = None if options.iommu or options.endpoint else sockets / "peer"
 
-        with progress.phase("device"):
-            device = device_process.start(stack, options, folder, exerciser, platform, peer)
         memory = GuestMemory.create()
         stack.callback(memory.close)
         restoring = None
         if launch.state:
             restoring = stack.enter_context(saved_state.restoring(launch.state, memory))
+        with progress.phase("device"):
+            device = device_process.start(stack, options, folder, exerciser, platform, peer)
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
         for ours, theirs in ends.values():
             stack.callback(ours.close)
