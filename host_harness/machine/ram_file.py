@@ -8,8 +8,10 @@ Copying and CRC-32 (zlib) release the GIL, so a few threads share the work.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,11 +57,13 @@ class Extent:
         return found
 
 
-def write(ram: int, path: Path) -> list[Extent]:
+def write(ram: int, path: Path, limit_s: float = math.inf) -> list[Extent]:
     """Write the RAM behind the descriptor ``ram`` to the new file ``path``; return its extents.
 
-    The RAM must not change meanwhile. OSError when the file cannot be written, in whole or in part.
+    The RAM must not change meanwhile. OSError when the file cannot be written, in whole or in part;
+    TimeoutError, which is one, when that is not done within ``limit_s`` seconds.
     """
+    deadline = time.monotonic() + limit_s
     found: list[Extent] = []
     end = 0
     turn = threading.Lock()
@@ -68,6 +72,8 @@ def write(ram: int, path: Path) -> list[Extent]:
 
         def keep(offset: int, length: int) -> None:
             nonlocal end
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{path} is not written within {limit_s:g} s")
             data = os.pread(ram, length, offset)
             for start, stop in _runs(data):
                 with turn:
@@ -100,9 +106,14 @@ class Filling:
         """Begin to fill."""
         self._thread.start()
 
-    def finish(self) -> None:
-        """Wait until the RAM is as it was. RamFileError when the file is not as it was made."""
-        self._thread.join()
+    def finish(self, limit_s: float) -> None:
+        """Wait until the RAM is as it was, for ``limit_s`` seconds at most.
+
+        RamFileError when that takes longer, or the file is not as it was made.
+        """
+        self._thread.join(limit_s)
+        if self._thread.is_alive():
+            raise RamFileError(f"{self._path.name}: it is not read within {limit_s:g} s")
         if self._error is not None:
             raise RamFileError(f"{self._path.name}: {self._error}") from self._error
 

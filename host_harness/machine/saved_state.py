@@ -41,6 +41,10 @@ BOOT_CONSOLE = "boot-console.log"
 _FORMAT = 1
 _CONSOLE_MAX = 256 << 10  # bytes
 _FACTS_MAX = 64 << 20
+# A save takes some tenths of a second. A disk on which it takes this long is not worth it.
+_WRITE_LIMIT_S = 10.0
+_STOP_LIMIT_S = 30.0
+_FILL_LIMIT_S = 30.0
 _LOAD_LIMIT_S = 20.0
 _LAST_WORDS_S = 0.2
 _POLL_MIN_S, _POLL_MAX_S = 0.001, 0.05
@@ -61,18 +65,22 @@ def save(vm: Vm, folder: Path, kept: Mapping[str, Any]) -> dict[str, Any]:
     (JSON) is kept with the state, see `facts`.
 
     StateUnusable when QEMU refuses, or the guest has said something that the host has not taken;
-    OSError when the folder cannot be written. NoVerdict when the VM is lost.
+    OSError when the folder cannot be written, or is too slow. NoVerdict when the VM is lost.
     """
     try:
-        vm.monitor.command("stop")
-        try:
-            return _save_stopped(vm, folder, kept)
-        finally:
-            vm.monitor.command("cont")
-    except machine_state.SaveError as error:
-        raise StateUnusable(str(error)) from error
+        vm.monitor.command("stop", timeout_s=_STOP_LIMIT_S)
+        return _save_stopped(vm, folder, kept)
     except MonitorError as error:
-        raise vm.lost("saved state", f"QEMU's monitor failed: {error}") from error
+        raise StateUnusable(str(error)) from error
+    finally:
+        _go_on(vm)
+
+
+def _go_on(vm: Vm) -> None:
+    try:
+        vm.monitor.command("cont", timeout_s=_STOP_LIMIT_S)
+    except MonitorError as error:
+        raise vm.lost("saved state", f"the machine does not go on: {error}") from error
 
 
 def _save_stopped(vm: Vm, folder: Path, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def _save_stopped(vm: Vm, folder: Path, kept: Mapping[str, Any]) -> dict[str, An
     machine, ram = folder / MACHINE, folder / RAM
     machine.touch()  # QEMU's own would be for its owner alone, and a cache is for all who read it
     machine_state.save(vm.monitor, machine)
-    extents = ram_file.write(vm.memory.fileno(), ram)
+    extents = ram_file.write(vm.memory.fileno(), ram, _WRITE_LIMIT_S)
     vm.console.catch_up()
     (folder / BOOT_CONSOLE).write_bytes(_console(vm.folder))
     saved = machine.read_bytes()
@@ -160,7 +168,7 @@ class Restoring:
         """
         try:
             self._check_machine()
-            self.filling.finish()
+            self.filling.finish(_FILL_LIMIT_S)
             self._load(vm)
             vm.channel.go_on_from(self.sent, self.received)
             vm.console.up = True

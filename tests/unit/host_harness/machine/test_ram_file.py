@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def fill(path: Path, extents: list[Extent], ram: int) -> None:
     filling = Filling(path, extents, ram)
     filling.start()
     try:
-        filling.finish()
+        filling.finish(20)
     finally:
         filling.close()
 
@@ -161,10 +162,32 @@ def test_full_disk_is_an_os_error(
         ram_file.write(ram, tmp_path / "ram")
 
 
+def test_disk_that_takes_too_long_is_an_os_error(tmp_path: Path, ram: int) -> None:
+    os.pwrite(ram, b"x" * SIZE, 0)
+    with pytest.raises(TimeoutError, match=r"is not written within 0 s"):
+        ram_file.write(ram, tmp_path / "ram", 0)
+    assert issubclass(TimeoutError, OSError), "the cache then goes on without the entry"
+
+
 def test_file_that_is_there_is_not_overwritten(tmp_path: Path, ram: int) -> None:
     (tmp_path / "ram").write_text("of another")
     with pytest.raises(FileExistsError):
         ram_file.write(ram, tmp_path / "ram")
+
+
+def test_disk_that_is_too_slow_for_a_restore(
+    tmp_path: Path, ram: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.pwrite(ram, b"x", 0)
+    extents = ram_file.write(ram, tmp_path / "ram")
+    read = threading.Event()
+    monkeypatch.setattr(os, "pread", lambda *_: read.wait(20) and b"")
+    filling = Filling(tmp_path / "ram", extents, other)
+    filling.start()
+    with pytest.raises(RamFileError, match=r"ram: it is not read within 0\.01 s"):
+        filling.finish(0.01)
+    read.set()
+    filling.close()
 
 
 def test_filling_that_is_given_up_leaves_the_descriptor_alone(
