@@ -50,4 +50,4 @@ def test_marks_end_is_found_wherever_it_is_cut() -> None:
 
 def test_both_sides_know_the_same_mark() -> None:
     source = (SOURCE / "guest" / "agent" / "shells.py").read_text()
-    assert f"SHELL_ENDED = {shell.SHELL_ENDED!r}".replace("'", '"') in source
+    assert f"SHELL_ENDED: Final = {shell.SHELL_ENDED!r}".replace("'", '"') in source
