@@ -79,7 +79,7 @@ units: setup ## the tests that boot no VM
 
 test-matrix: setup ## every profile, coherent and not, IOMMU and not, several VMs at a time; ARGS="-k isa-24"
 	@$(PYTHON) -m dma_rehearsal.host_harness environment
-	@$(PYTHON) -m pytest -q -m matrix -n $(or $(JOBS),auto) --dist worksteal tests/matrix $(ARGS)
+	@$(PYTHON) -m tests.stages test-matrix $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverage; corpus in build/fuzz
 	@$(PYTHON) -m tests.fuzz.fuzzer $(or $(TARGET),all) $(or $(SECONDS),60)

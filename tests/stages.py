@@ -3,6 +3,7 @@
 
     python -m tests.stages test [--jobs N] [PYTEST OPTION ...]        the gate: `make test`
     python -m tests.stages test-all [--jobs N] [PYTEST OPTION ...]    everything: `make test-all`
+    python -m tests.stages test-matrix [--jobs N] [PYTEST OPTION ...] alone: `make test-matrix`
 
 The gate stops at the first stage that fails. ``test-all`` goes on, so that one run tells all.
 pytest's options go to each stage that is one run of pytest; a stage in which they select no test
@@ -62,6 +63,13 @@ class Stage:
 
 
 _LINT = Stage("lint", "format, lint, types, layers", ("make", "--no-print-directory", "lint"))
+_MATRIX = Stage(
+    "matrix",
+    "every profile, coherent and not, behind an IOMMU and not",
+    marks="matrix",
+    workers=True,
+    vms=True,
+)
 GATE = (
     _LINT,
     Stage(
@@ -98,13 +106,7 @@ ALL = (
         vms=True,
         by_file=True,
     ),
-    Stage(
-        "matrix",
-        "every profile, coherent and not, behind an IOMMU and not",
-        marks="matrix",
-        workers=True,
-        vms=True,
-    ),
+    _MATRIX,
     Stage(
         "order", "the guest's suite in a shuffled order, and tests alone", ("make", "test-order")
     ),
@@ -112,7 +114,7 @@ ALL = (
     Stage("flood", "a minute of messages without a pause", ("make", "flood", "SECONDS=60")),
     Stage("docs", "the documentation's pages, links and examples", ("make", "docs")),
 )
-RUNS = {"test": GATE, "test-all": ALL}
+RUNS = {"test": GATE, "test-all": ALL, "test-matrix": (_MATRIX,)}
 
 
 def workers(vms: bool) -> int:
@@ -169,7 +171,10 @@ def run_stages(
     runner: Runner = run,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Run the stages in a row, and print a summary. Return 0 when all passed, otherwise 1."""
+    """Run the stages in a row, and print a summary.
+
+    Return 0 when all passed, 5 (as pytest) when none ran anything, otherwise 1.
+    """
     ended: list[Ended] = []
     for number, stage in enumerate(stages, 1):
         print(f"\n[{number}/{len(stages)}] {stage.name}: {stage.title}", flush=True)
@@ -179,7 +184,13 @@ def run_stages(
         if not ended[-1].passed and not go_on:
             break
     print("\n".join(summary(name, stages, ended)), flush=True)
+    if _selected_nothing(ended):
+        return _NO_TEST_SELECTED
     return 0 if all(each.passed for each in ended) else 1
+
+
+def _selected_nothing(ended: Sequence[Ended]) -> bool:
+    return all(each.stage.marks and each.status == _NO_TEST_SELECTED for each in ended)
 
 
 def summary(name: str, stages: Sequence[Stage], ended: Sequence[Ended]) -> list[str]:
@@ -189,8 +200,11 @@ def summary(name: str, stages: Sequence[Stage], ended: Sequence[Ended]) -> list[
     lines += [f"  {each.name:{width}}  {'':12}  not run" for each in stages[len(ended) :]]
     total = words(sum(each.seconds for each in ended))
     failed = [each.stage.name for each in ended if not each.passed]
+    if _selected_nothing(ended):
+        return [*lines, f"make {name}: no test selected"]
     if not failed:
-        return [*lines, f"make {name}: all {len(stages)} stages passed in {total}"]
+        those = f"all {len(stages)} stages" if len(stages) > 1 else f"the stage {stages[0].name}"
+        return [*lines, f"make {name}: {those} passed in {total}"]
     those = f"the stage {failed[0]}" if len(failed) == 1 else f"the stages {', '.join(failed)}"
     return [*lines, f"make {name}: {those} failed, after {total}"]
 

@@ -53,7 +53,7 @@ class FaultInjector:
                 if type(each) is not Exerciser:
                     kind = type(each).__name__
                     raise FaultError(
-                        f"is one of the exerciser's, and {kind} is another",
+                        f"is one of the exerciser's, and the endpoint is {kind}",
                         f"choose a fault of the bus or the platform, or leave {kind} out",
                     )
         for each in self._endpoints:

@@ -96,7 +96,9 @@ def test_the_last_line_says_how_the_run_ended(
 
 def test_options_that_select_no_test_of_a_stage_do_not_fail_it() -> None:
     of_pytest = Stage("units", "", marks="not vm")
-    assert stages.run_stages("it", (of_pytest,), jobs=jobs, runner=lambda _command: 5) == 0
+    answers = iter([0, 5])
+    run = (ONE, of_pytest)
+    assert stages.run_stages("it", run, jobs=jobs, runner=lambda _command: next(answers)) == 0
     assert stages.run_stages("it", (ONE,), jobs=jobs, runner=lambda _command: 5) == 1
 
 
@@ -113,3 +115,20 @@ def test_a_stage_of_pytest_gets_its_marks_workers_and_options() -> None:
 
 def test_durations_are_words() -> None:
     assert [stages.words(each) for each in (0.4, 59.6, 185)] == ["0 s", "1 min 00 s", "3 min 05 s"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "last"),
+    [
+        (0, 0, "make it: the stage one passed in 0 s"),
+        (5, 5, "make it: no test selected"),
+        (1, 1, "make it: the stage one failed, after 0 s"),
+    ],
+)
+def test_a_run_of_one_stage(
+    capsys: pytest.CaptureFixture[str], answer: int, status: int, last: str
+) -> None:
+    one = Stage("one", "title", marks="vm")
+    ran = stages.run_stages("it", [one], jobs=jobs, runner=lambda _: answer, clock=lambda: 0.0)
+    assert ran == status
+    assert capsys.readouterr().out.splitlines()[-1] == last

@@ -109,7 +109,9 @@ def test_an_endpoint_of_somebody_else_has_no_fault_of_the_exerciser() -> None:
 
     mine, platform = Mine(Trace()), Platform(Trace())
     injector = FaultInjector([mine], platform)
-    with pytest.raises(FaultError, match="msix-dropped is one of the exerciser's, and Mine"):
+    with pytest.raises(
+        FaultError, match="msix-dropped is one of the exerciser's, and the endpoint is Mine"
+    ):
         injector.set("msix-dropped")
     injector.set("witness-ignores-pat")
     assert mine.behaviour is mine
