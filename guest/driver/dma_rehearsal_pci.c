@@ -10,6 +10,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/delay.h>
 #include <linux/eventfd.h>
 #include <linux/fs.h>
 #include <linux/idr.h>
@@ -27,6 +28,7 @@
 #include "dma_rehearsal.h"
 
 #define DR_MAX_VECTORS	32	/* a CPU has about 200 for all of its devices */
+#define DR_RESET_TRIES	50	/* 100 ms or more */
 
 struct dr_vector {
 	spinlock_t lock;		/* guards eventfd (and INTx's mask) against the handler */
@@ -46,6 +48,7 @@ struct dr_pci {
 	struct file *chooser;		/* the file that changed them */
 	unsigned int users;		/* open files */
 	struct dr_run run;		/* runs while there are any */
+	bool reset_due;			/* the reset of the last close was not possible */
 	bool masked;			/* INTx is masked; under vector[0].lock */
 	unsigned int vectors;		/* in use, at most the array's length */
 	unsigned int msix_max;		/* 0 = no MSI-X */
@@ -380,34 +383,65 @@ static void dr_pci_end_dma(struct dr_pci *pci)
 }
 
 /*
+ * Under pci->lock. The reset is only tried, for a while: others hold the device's lock for
+ * moments, but remove holds it and waits for ours. What stays due is done at the next open.
+ */
+static void dr_pci_reset(struct dr_pci *pci)
+{
+	unsigned int tries;
+	int ret = -EAGAIN;
+
+	for (tries = 0; ret == -EAGAIN && tries < DR_RESET_TRIES; tries++) {
+		if (tries)
+			usleep_range(2000, 4000);
+		if (tries || !dr_fault(DR_FAULT_RESET_BUSY))
+			ret = pci_try_reset_function(pci->pdev);
+	}
+	pci->reset_due = ret == -EAGAIN;
+}
+
+/*
  * Under pci->lock, when the last file is closed. A function that has a reset also drops
- * its pending work. The reset is only tried: remove holds the device's lock, and waits
- * for ours.
+ * its pending work.
  */
 static void dr_pci_stop(struct dr_pci *pci)
 {
 	if (dr_fault(DR_FAULT_CLOSE_STOPS_NOTHING))
 		goto stopped;
 	dr_pci_end_dma(pci);
-	pci_try_reset_function(pci->pdev);
+	dr_pci_reset(pci);
 stopped:
 	dr_run_stop(&pci->run);
+}
+
+/* Under pci->lock. */
+static int dr_pci_start(struct dr_pci *pci)
+{
+	if (pci->reset_due)
+		dr_pci_reset(pci);
+	if (pci->reset_due)
+		return -EAGAIN;
+	dr_run_start(&pci->run);
+	dr_set_master(pci, true);
+	return 0;
 }
 
 /* misc_open() blocks misc_deregister(), so the structure still exists. */
 static int dr_pci_open(struct inode *inode, struct file *file)
 {
 	struct dr_pci *pci = container_of(file->private_data, struct dr_pci, misc);
+	int ret = 0;
 
-	kref_get(&pci->kref);
-	file->private_data = pci;
 	mutex_lock(&pci->lock);
-	if (!pci->users++ && pci->pdev) {
-		dr_run_start(&pci->run);
-		dr_set_master(pci, true);
+	if (!pci->users && pci->pdev)
+		ret = dr_pci_start(pci);
+	if (!ret) {
+		kref_get(&pci->kref);
+		file->private_data = pci;
+		pci->users++;
 	}
 	mutex_unlock(&pci->lock);
-	return 0;
+	return ret;
 }
 
 static int dr_pci_release(struct inode *inode, struct file *file)
@@ -477,7 +511,6 @@ static int dr_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		pci_warn(pdev, "neither MSI-X nor INTx (%d)\n", ret);
 	pci->came_up = pci->interrupts;
 	pci_set_drvdata(pdev, pci);
-	pci_set_master(pdev);
 
 	pci->misc.minor = MISC_DYNAMIC_MINOR;
 	pci->misc.name = pci->name;
@@ -493,7 +526,6 @@ static int dr_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 err_interrupts:
 	dr_interrupts_stop(pci);
-	pci_clear_master(pdev);
 	ida_free(&dr_pci_ids, pci->id);
 err_free:
 	kref_put(&pci->kref, dr_pci_free);

@@ -115,7 +115,8 @@ struct dma_rehearsal_kmap_info {
  * /dev/dma-rehearsal-pciN
  *
  * The first open turns bus mastering on. The last close turns it off, and resets a
- * function that has a reset: DMA that a process has started ends with its files.
+ * function that has a reset: DMA that a process has started ends with its files. Where
+ * that reset was not possible, the next open does it, or returns EAGAIN.
  * Pins of a process that dies or calls execve() stay until every function that was open
  * at that time has been stopped this way.
  *

@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,53 @@ def test_a_killed_process_leaves_no_dma_in_flight(
         asked=f"killed after {moved} of {PAGE} bytes: bus mastering off, and nothing is left of it",
         attested=f"bus mastering {bus_master}, {left} bytes to go, busy {busy}; then {again}",
         kept=(moved, bus_master, again, left, busy) == (STEP, False, True, 0, False) and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise(STOPPED)
+def test_a_reset_that_finds_the_device_busy_is_tried_again(
+    bench: DmaChecker, data: Patterns, attest: Attest
+) -> None:
+    """Without bus mastering nothing moves, but the next one who opens it finds a device at rest."""
+    old, new = data.take(PAGE), data.take(PAGE)
+    with mapped("memfd", PAGE) as memory, driver_fault("reset_busy"):
+        memory[:] = old
+        with OtherProcess(holds_a_dma(memory, new)) as other:
+            moved = other.hear()
+            with bench.device.expects(DmaReason.BUS_MASTER_OFF, count=1):
+                other.kill()
+        with second() as device:
+            holds = device.extension[Ext.HOLD]
+        wrong = difference(new[:STEP] + old[STEP:], memory[:])
+    attest(
+        STOPPED,
+        asked=f"killed after {moved} of {PAGE} bytes, and the first reset is refused",
+        attested=f"HOLD is {holds:#x}",
+        kept=(moved, holds) == (STEP, 0) and not wrong,
+        reason=wrong,
+    )
+
+
+@pytest.mark.promise(STOPPED)
+def test_a_function_that_nobody_has_opened_does_no_dma(data: Patterns, attest: Attest) -> None:
+    """The driver takes the function, and turns bus mastering on when a process opens it."""
+    function, content = find(1), data.take(PAGE)
+    driver = Path("/sys/bus/pci/drivers/dma_rehearsal")
+    (driver / "unbind").write_text(function.address)
+    unbound = function.bus_master
+    (driver / "bind").write_text(function.address)
+    bound = function.bus_master
+    with mapped("memfd", PAGE) as memory, Driver() as other:
+        with other.pin(address_of(memory), PAGE) as pin, second() as device:
+            device.buffer[:PAGE] = content
+            record = device.dma(pin.segments()[0][0], PAGE, write_memory=True)
+        wrong = difference(content, memory[:])
+    attest(
+        STOPPED,
+        asked="bus mastering without a driver, with one, and when a process has opened the file",
+        attested=f"{unbound}, {bound}, {record.reason.name}",
+        kept=(unbound, bound, record.ok) == (False, False, True) and not wrong,
         reason=wrong,
     )
 
