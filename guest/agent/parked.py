@@ -8,10 +8,11 @@ serves every edit. Only the boot files are in its memory; the host names them in
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from dma_rehearsal.device.layout.result_frames import PROTOCOL, Message
@@ -19,14 +20,28 @@ from dma_rehearsal.guest.agent import saved_state
 from dma_rehearsal.guest.agent.channel import Channel, ChannelError
 from dma_rehearsal.guest.agent.payload_files import PayloadFiles
 
-NEUTRAL: Final = ("pytest",)
-"""Modules that every session needs and that an edit of this project does not change."""
+NEUTRAL: Final = (
+    *("pytest", "asyncio", "ctypes", "mmap", "pdb", "pickle", "queue", "resource", "secrets"),
+)
+"""Modules that every session imports and that no edit of this project changes."""
+NEUTRAL_OF_SOME: Final = ("hypothesis.stateful",)
+"""More of them, which some tests import: they are in a saved state, and no boot waits for them."""
 
 
 def import_neutral() -> None:
-    """Import `NEUTRAL`: seconds under emulation, which a restored guest saves."""
-    for name in NEUTRAL:
+    """Import `NEUTRAL` and pytest's own plugins: seconds under emulation, once for all sessions."""
+    _import(NEUTRAL)
+    plugins = getattr(sys.modules["_pytest.config"], "default_plugins", ())
+    _import(f"_pytest.{name}" for name in plugins)
+
+
+def _import(names: Iterable[str]) -> None:
+    """Import modules without looking for garbage, because they stay."""
+    gc.disable()
+    for name in names:
         importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
 
 
 def run(channel: Channel, serve: Callable[[Channel], int]) -> int:
@@ -61,6 +76,8 @@ def park(channel: Channel) -> bool:
 def _answer(files: PayloadFiles, message: Message) -> Message:
     if message["type"] == "files":
         return files.take(message)
+    if message["type"] == "detach":  # the guest is about to be saved
+        _import(NEUTRAL_OF_SOME)
     if (reply := saved_state.handle(message)) is None:
         raise ChannelError(f"the host sent {message['type']} to a parked agent")
     return reply

@@ -60,6 +60,12 @@ parked.import_neutral()
 sys.path.insert(0, str(folder / "opt"))
 sys.exit(parked.run(Channel(int(sys.argv[1])), init._serve))
 """
+IMPORTED = """
+import sys
+
+def test_modules(record_property):
+    record_property("modules", sorted(sys.modules))
+"""
 SEEDED = """
 import random
 import pytest
@@ -200,6 +206,21 @@ def test_files_that_came_while_parked_are_what_is_tested(guest: Guest, fault: st
 def configuration(guest: Guest, seed: int) -> Message:
     folder = str(guest.folder / "tests")
     return {"args": [folder], "named": True, "seed": seed, "place": "hostile", "own": False}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_what_some_sessions_import_is_in_a_saved_guest_alone(guest: Guest, saved: bool) -> None:
+    (guest.folder / "tests").mkdir()
+    (guest.folder / "tests" / "test_modules.py").write_text(IMPORTED)
+    guest.receive()
+    if saved:
+        answer(guest, "detach")
+        answer(guest, "resume", attach=True)
+    answer(guest, "go")
+    (item,) = answer(guest, "configure", **configuration(guest, 5))["items"]
+    modules = seen(guest, item["nodeid"])["modules"]
+    assert ("hypothesis.stateful" in modules) is saved
+    assert {"pytest", "_pytest.junitxml", "asyncio"} <= set(modules)
 
 
 def seen(guest: Guest, nodeid: str) -> dict[str, Any]:
