@@ -3,6 +3,9 @@
 
 The status is also the last line of the output and the contents of ``build/runs/latest/status``,
 because make turns every failure into 2.
+
+What one command alone needs is imported for that command: a run of one test takes few seconds, and
+the imports are part of them.
 """
 
 from __future__ import annotations
@@ -19,9 +22,8 @@ from typing import NoReturn
 
 import pytest
 
-from dma_rehearsal.device import __main__ as device
-from dma_rehearsal.host_harness import faults, pytest_plugin
-from dma_rehearsal.host_harness.cli import doctor, order, own_pytest, shell, soak, watch
+from dma_rehearsal.host_harness import pytest_plugin
+from dma_rehearsal.host_harness.cli import own_pytest
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
@@ -146,6 +148,8 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 def main(argv: list[str]) -> Status:
     """Run the harness and return its status."""
     if argv[:1] == ["device"]:
+        from dma_rehearsal.device import __main__ as device
+
         return Status(device.main(argv[1:]))
     # Without a command the arguments are those of test.
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
@@ -182,20 +186,34 @@ def _given() -> Options:
 
 def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
     if known.command == "faults":
+        from dma_rehearsal.host_harness import faults
+
         print(faults.markdown() if known.markdown else faults.listing())
         return Status.PASSED
     if known.command == "doctor":
+        from dma_rehearsal.host_harness.cli import doctor
+
         return doctor.run(sys.stdout)
     if known.command == "clean-cache":
+        from dma_rehearsal.host_harness.cli import doctor
+
         return doctor.clean_cache(sys.stdout)
     if known.command == "soak":
+        from dma_rehearsal.host_harness.cli import soak
+
         return soak.run(known.count, known.load, known.runs, pytest_args)
     if known.command == "order":
+        from dma_rehearsal.host_harness.cli import order
+
         tests = _tests(known)
         return order.run(_given(), tests, known.sample, known.runs, pytest_args)
     if known.command == "shell" and known.attach:
+        from dma_rehearsal.host_harness.cli import shell
+
         return shell.attach(known.attach)
     if known.command == "shell":
+        from dma_rehearsal.host_harness.cli import shell
+
         given = _given()
         if given.several_vms:
             raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
@@ -209,6 +227,8 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         code = pytest.main(pytest_args, [pytest_plugin])
         return Status.PASSED if code == pytest.ExitCode.OK else Status.USAGE
     if known.command == "watch":
+        from dma_rehearsal.host_harness.cli import watch
+
         return watch.run(_given(), _tests(known), known.runs, pytest_args)
     return _test(known, pytest_args)
 

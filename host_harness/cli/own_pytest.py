@@ -72,6 +72,7 @@ class Cli:
 
 def _arguments(run: Run, words: Sequence[str]) -> list[str]:
     suite = GuestTests().root
+    workers = any(word.startswith(("-n", "--numprocesses")) for word in words)
     verbosity = any(word.startswith(("-v", "-q", "--verbose", "--quiet")) for word in words)
     # In a log every test has its line; on a terminal the dots move.
     plain = [] if verbosity or sys.stdout.isatty() else ["-v"]
@@ -80,8 +81,10 @@ def _arguments(run: Run, words: Sequence[str]) -> list[str]:
         *("--strict-markers", "-o", f"cache_dir={run.cache_folder}"),
         # Installed, pytest also finds the plugin by its entry point, after it was imported here.
         *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
-        # It would import all of Hypothesis for a line of the header, while the guest waits.
+        # One would import all of Hypothesis for a line of the header, while the guest waits. The
+        # other is of no use here; with its option it is loaded, so that the option is refused.
         *("-p", "no:hypothesispytest"),
+        *([] if workers else ["-p", "no:xdist", "-p", "no:xdist.looponfail"]),
         *plain,
         *words,
     ]

@@ -12,12 +12,29 @@ packages="python3 python3-venv mmdebstrap debian-archive-keyring lz4 zstd xz-uti
 compiler="gcc libelf1"
 lock_wait_s=1800
 
+stamp="$venv/.made-from"
+wanted=$(cksum <"$here/requirements.lock")
+
+# The stamp is written last, so what a killed run left half made has none. Only the virtual
+# environment's own Python is started: python3 may be a slow one that chooses among several.
+is_made() {
+    case $(cat "$stamp" 2>/dev/null) in
+    "$wanted" | "$wanted "*) ;;
+    *) return 1 ;;
+    esac
+    "$venv/bin/python" -I -c 'import importlib.util as u, sys
+sys.exit(not all(map(u.find_spec, ("hypothesis", "pexpect", "pytest", "qemu"))))' >/dev/null 2>&1
+}
+
+made=
+if is_made; then made=yes; fi
+
 missing() {
     for tool in python3 mmdebstrap apt-get lz4 zstd xz cpio unshare flock git make; do
         command -v "$tool" >/dev/null 2>&1 || echo "$tool"
     done
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
-    if command -v python3 >/dev/null 2>&1; then
+    if command -v python3 >/dev/null 2>&1 && [ -z "$made" ]; then
         python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
     fi
 }
@@ -67,20 +84,9 @@ if [ -n "$lacking" ]; then
     [ -z "$lacking" ] || fail "still missing after the installation: $lacking" "look at: $command"
 fi
 
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "$(python3 --version) is too old" "install Python 3.11 or newer as python3"
-
-stamp="$venv/.made-from"
-wanted="$(cksum <"$here/requirements.lock") $(python3 --version)"
-
-# The stamp is written last, so what a killed run left half made has none.
-is_made() {
-    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] &&
-        "$venv/bin/python" -I -c 'import importlib.util as u, sys
-sys.exit(not all(map(u.find_spec, ("hypothesis", "pexpect", "pytest", "qemu"))))' >/dev/null 2>&1
-}
-
-if ! is_made; then
+if [ -z "$made" ]; then
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$(python3 --version) is too old" "install Python 3.11 or newer as python3"
     mkdir -p "$(dirname "$venv")" 2>/dev/null && [ -w "$(dirname "$venv")" ] ||
         fail "$(dirname "$venv") cannot be written" "use a checkout of your own"
     # Two runs on one checkout: the second waits, and finds it made.

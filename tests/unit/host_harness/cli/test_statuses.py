@@ -26,6 +26,7 @@ def runs(tmp_path: Path) -> Path:
         ([], {"SEED": "x"}, "SEED=x"),
         (["--tests", "nowhere"], {}, "does not exist"),
         (["--pdb"], {}, "--pdb cannot act"),
+        (["-n2"], {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": ""}, "--numprocesses cannot act"),
         (["--setup-plan"], {}, "--setup-plan cannot act"),
         (["--stepwise"], {"VMS": "2"}, "--stepwise needs one test after the other"),
         (["--no-such-option"], {}, "--no-such-option"),
