@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: boot the guest with the device, run the DMA checks, print the verdict.
 
-The status is also the last line of the output and the contents of ``build/runs/latest/status``,
-because make turns every failure into 2.
+The status is also the last line of the output, with how the guest started, and the contents of
+``build/runs/latest/status``, because make turns every failure into 2.
 
 What one command alone needs is imported for that command: a run of one test takes few seconds, and
 the imports are part of them.
@@ -18,7 +18,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -31,6 +31,7 @@ from dma_rehearsal.host_harness.process import closed_pipe
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import run_folder
+from dma_rehearsal.host_harness.session.guest_states import Start
 from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
 from dma_rehearsal.host_harness.session.verdict_record import Recorder
 
@@ -61,6 +62,18 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) > 100_000:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 100000")
     return int(text)
+
+
+class Ending(NamedTuple):
+    """The status of a command and, of a run that started a guest, how it started."""
+
+    status: Status
+    start: Start | None = None
+
+    def __str__(self) -> str:
+        """Return the last line of the output."""
+        words = f" ({self.start.kind.words})" if self.start else ""
+        return f"status {self.status.value}{words}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,12 +158,12 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str]) -> Status:
-    """Run the harness and return its status."""
+def main(argv: list[str]) -> Ending:
+    """Run the harness and return how it ended."""
     if argv[:1] == ["device"]:
         from dma_rehearsal.device import __main__ as device
 
-        return Status(device.main(argv[1:]))
+        return Ending(Status(device.main(argv[1:])))
     # Without a command the arguments are those of test.
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["test", *argv]
@@ -165,14 +178,14 @@ def main(argv: list[str]) -> Status:
         return _run(known, rest)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.status
+        return Ending(error.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return Status.NO_VERDICT
+        return Ending(Status.NO_VERDICT)
     except Exception:
         traceback.print_exc()
         print("error: this is a bug of the harness, not a verdict", file=sys.stderr)
-        return Status.NO_VERDICT
+        return Ending(Status.NO_VERDICT)
 
 
 def _given() -> Options:
@@ -184,33 +197,33 @@ def _given() -> Options:
     return run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
 
 
-def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
+def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     if known.command == "faults":
         from dma_rehearsal.host_harness import faults
 
         print(faults.markdown() if known.markdown else faults.listing())
-        return Status.PASSED
+        return Ending(Status.PASSED)
     if known.command == "doctor":
         from dma_rehearsal.host_harness.cli import doctor
 
-        return doctor.run(sys.stdout)
+        return Ending(doctor.run(sys.stdout))
     if known.command == "clean-cache":
         from dma_rehearsal.host_harness.cli import doctor
 
-        return doctor.clean_cache(sys.stdout)
+        return Ending(doctor.clean_cache(sys.stdout))
     if known.command == "soak":
         from dma_rehearsal.host_harness.cli import soak
 
-        return soak.run(known.count, known.load, known.runs, pytest_args)
+        return Ending(soak.run(known.count, known.load, known.runs, pytest_args))
     if known.command == "order":
         from dma_rehearsal.host_harness.cli import order
 
         tests = _tests(known)
-        return order.run(_given(), tests, known.sample, known.runs, pytest_args)
+        return Ending(order.run(_given(), tests, known.sample, known.runs, pytest_args))
     if known.command == "shell" and known.attach:
         from dma_rehearsal.host_harness.cli import shell
 
-        return shell.attach(known.attach)
+        return Ending(shell.attach(known.attach))
     if known.command == "shell":
         from dma_rehearsal.host_harness.cli import shell
 
@@ -218,18 +231,19 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         if given.several_vms:
             raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
         with Run(given, Progress(), known.runs, tests=_tests(known), shells=True) as run:
-            return shell.run(run)
+            status = shell.run(run)
+        return Ending(status, run.start)
     if known.command == "environment":
         with Run(_given(), Progress(), Path()) as run:
             run.prepare()
-        return Status.PASSED
+        return Ending(Status.PASSED)
     if any(word in _NO_RUN for word in pytest_args):
         code = pytest.main(pytest_args, [pytest_plugin])
-        return Status.PASSED if code == pytest.ExitCode.OK else Status.USAGE
+        return Ending(Status.PASSED if code == pytest.ExitCode.OK else Status.USAGE)
     if known.command == "watch":
         from dma_rehearsal.host_harness.cli import watch
 
-        return watch.run(_given(), _tests(known), known.runs, pytest_args)
+        return Ending(watch.run(_given(), _tests(known), known.runs, pytest_args))
     return _test(known, pytest_args)
 
 
@@ -239,7 +253,7 @@ def _tests(known: argparse.Namespace) -> GuestTests:
     return tests
 
 
-def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
+def _test(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     try:
         given = _given()
         tests = _tests(known)
@@ -254,7 +268,7 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Status:
         print("\n".join(run.verdict()), flush=True)
         if given.keep and run.vm and not run.error:
             wait_while_kept(run)
-    return Status.NO_VERDICT if run.status is None else run.status
+    return Ending(Status.NO_VERDICT if run.status is None else run.status, run.start)
 
 
 def console_main() -> None:
@@ -262,5 +276,5 @@ def console_main() -> None:
     closed_pipe.discard_when_closed()
     final = main(sys.argv[1:])
     sys.stderr.flush()
-    print(f"status {final.value}", flush=True)
-    sys.exit(final.value)
+    print(final, flush=True)
+    sys.exit(final.status.value)

@@ -27,6 +27,7 @@ from dma_rehearsal.host_harness.process.errors import (
 from dma_rehearsal.host_harness.process.plain_text import tail
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import schedule, verdict_record
+from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.run import Run
 from dma_rehearsal.host_harness.session.verdict_record import Recorder, Verdict, Verdicts
 
@@ -113,9 +114,17 @@ class _Session(Run):
         super().__init__(options, Progress(quiet=True), runs, tests=tests)
         self._lender = booted
 
-    def boot(self, count: int = 1, *, isolated: bool = False) -> Vm:  # noqa: ARG002
+    def boot(
+        self,
+        count: int = 1,  # noqa: ARG002
+        *,
+        isolated: bool = False,  # noqa: ARG002
+        request: Request | None = None,  # noqa: ARG002
+    ) -> Vm:
         """Return the VM, which runs; its session before this one has ended."""
         self.accelerator = self._lender.accelerator
+        self.start = self._lender.start
+        self.guests = self._lender.guests
         self.vms = list(self._lender.vms)
         return self.vms[0]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.children import child
 from dma_rehearsal.host_harness.process.errors import Status
 from dma_rehearsal.host_harness.process.progress import Progress
@@ -51,6 +52,8 @@ def run(count: int, load: int, runs: Path, arguments: Sequence[str]) -> Status:
     """Run the checks ``count`` times beside ``load`` busy processes; print a line each, and how
     long they took. Only folders of runs that did not pass are kept.
 
+    Each run boots: runs from one saved state would all have one layout of the kernel's memory.
+
     Before them the tests that repeat run once at length: 5,000 random operations on buffers,
     200,000 buffers, 20,000 mappings.
     """
@@ -85,7 +88,7 @@ def _once(
 
     ``settings`` are added to the environment; an APPEND that is there is kept.
     """
-    environment = {**os.environ, **settings}
+    environment = {**os.environ, **settings, "STATE": run_options.NO}
     if "APPEND" in settings and "APPEND" in os.environ:
         environment["APPEND"] = f"{os.environ['APPEND']} {settings['APPEND']}"
     shutil.rmtree(folder, ignore_errors=True)

@@ -87,8 +87,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         )
         gdb = sockets / "gdb" if options.gdb else None
 
-        # A second exerciser, which the first reaches by DMA; behind an IOMMU it could not.
-        peer = None if options.iommu or options.endpoint else sockets / "peer"
+        peer = sockets / "peer" if options.has_peer else None
 
         memory = GuestMemory.create()
         stack.callback(memory.close)

@@ -35,7 +35,7 @@ _LATE_S = 3.0
 
 @dataclass(slots=True)
 class Vm:
-    """A guest, from the start of QEMU on; `await_ready` waits until its agent answers.
+    """A guest, from the start of QEMU on; ``session.guest_start`` has its agent serve.
 
     ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long as the
     VM; ``subject`` is the running test, for the message of a loss. ``unread`` says that `take` may
@@ -167,17 +167,11 @@ class Vm:
                 raise self.lost(phase, f"the guest did not stop within {limit_s:g} s")
             self.poll(phase, min(remaining, 0.01) if reported else remaining)
 
-    def await_ready(self) -> None:
-        """Wait for the guest's agent, have it go on, and keep its hello.
+    def await_parked(self) -> None:
+        """Wait until the agent of a guest that boots is parked.
 
         NoVerdict when a process dies, a deadline passes or the guest speaks another protocol.
         """
-        self.await_parked()
-        self.resume(attach=False)
-        self.go()
-
-    def await_parked(self) -> None:
-        """Wait until the agent of a guest that boots is parked; NoVerdict as `await_ready`."""
         self.await_kernel()
         self._check_protocol(self.receive("guest ready", "parked"))
 
@@ -191,6 +185,19 @@ class Vm:
         self.send("guest ready", {"type": "resume", **words, **settings})
         return self.receive("guest ready", "resumed")
 
+    def go(self) -> None:
+        """Have a parked guest begin to serve, and keep its hello; NoVerdict as `await_parked`."""
+        self.send("guest ready", {"type": "go"})
+        self.await_hello()
+
+    def await_hello(self) -> None:
+        """Wait for the hello of an agent that was told to go, and keep it.
+
+        NoVerdict as `await_parked`.
+        """
+        self.hello = self.receive("guest ready", "hello")
+        self._check_protocol(self.hello)
+
     def detach(self) -> str:
         """Have the guest give up the device process's functions; return why it refuses, else "".
 
@@ -198,12 +205,6 @@ class Vm:
         """
         self.send("guest ready", {"type": "detach"})
         return str(self.receive("guest ready", "detached").get("refused", ""))
-
-    def go(self) -> None:
-        """Have a parked guest begin to serve, and keep its hello; NoVerdict as `await_ready`."""
-        self.send("guest ready", {"type": "go"})
-        self.hello = self.receive("guest ready", "hello")
-        self._check_protocol(self.hello)
 
     def _check_protocol(self, message: Message) -> None:
         if message.get("protocol") != PROTOCOL:

@@ -132,6 +132,14 @@ class Options:
     given: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def has_peer(self) -> bool:
+        """Whether a second exerciser is plugged in, which the first reaches by DMA.
+
+        Behind an IOMMU it could not.
+        """
+        return not (self.iommu or self.endpoint)
+
+    @property
     def several_vms(self) -> bool:
         """Whether more than one VM was asked for; by itself only a run of the suite has more."""
         return self.vms is not None and self.vms > 1

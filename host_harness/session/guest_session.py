@@ -18,13 +18,13 @@ from _pytest.junitxml import LogXML
 
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status, UsageError
 from dma_rehearsal.host_harness.session import (
-    agent_client,
     exit_codes,
     guest_options,
     schedule,
     session_reports,
     side_by_side,
 )
+from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem
 from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
@@ -88,7 +88,11 @@ class GuestSession:
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
         try:
             with visible:
-                vm = self.run.boot(self._count(session.config), isolated=self.run.tests.is_own)
+                vm = self.run.boot(
+                    self._count(session.config),
+                    isolated=self.run.tests.is_own,
+                    request=self._request(session.config),
+                )
         except HarnessError as error:
             self.run.error = error
             raise _leave(error, session.config) from None
@@ -127,8 +131,7 @@ class GuestSession:
         return report
 
     def _collect(self, session: pytest.Session) -> list[pytest.Item]:
-        request = self._request(session.config)
-        collected = agent_client.collect(self.run.vms, request, self.run.options.seed)
+        collected = self.run.collect(self._request(session.config))
         if collected.left_out:
             self.run.progress.line(transient=True)  # pytest is in the middle of a line
             for why, count in sorted(collected.left_out.items()):
@@ -141,12 +144,13 @@ class GuestSession:
             for item in collected.items
         ]
 
-    def _request(self, config: pytest.Config) -> agent_client.Request:
+    def _request(self, config: pytest.Config) -> Request:
         options = self.run.options
-        return agent_client.Request(
+        fault = options.fault
+        return Request(
             self.run.tests,
             tuple(guest_options.forwarded(config)),
-            fault=options.fault.name if options.fault else None,
+            fault=fault.name if fault and fault.component.in_guest else None,
             iommu=options.iommu,
             limit_s=0 if math.isinf(limit := options.deadlines["test"]) else limit,
             place=self.run.place,
@@ -239,10 +243,12 @@ class GuestSession:
         """Say in pytest's header what runs."""
         hello = self._workers[0].vm.hello
         several = f"{len(self._workers)} VMs, " if len(self._workers) > 1 else ""
+        start = self.run.start
+        why = f" ({start.reason})" if start and start.reason else ""
         return (
             f"guest: kernel {hello.get('kernel')}, Python {hello.get('python')}, {several}"
             f"accelerator {self.run.accelerator}, seed {self.run.options.seed}, "
-            f"{self.run.options.order} order"
+            f"{self.run.options.order} order\nguest: {start.kind.words if start else ''}{why}"
         )
 
     @pytest.hookimpl(tryfirst=True)

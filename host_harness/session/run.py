@@ -5,11 +5,15 @@ The life of a VM, and the module of each step:
 
 1. `Run.prepare` makes what is not cached: QEMU (environment.qemu), the kernel and the base
    initramfs (environment.guest_image). It chooses the accelerator (environment.accelerator).
-2. `Run.boot` packs guest/ and the tests (environment.payload). `machine.launch` then starts the
-   device process (machine.device_process) and QEMU (machine.qemu_command, machine.kernel_cmdline),
-   and connects the console, QMP and the result channel.
-3. `Vm.await_ready` (machine.vm) waits for the kernel's init, then for the guest's agent.
-4. `session.guest_session`, a pytest plugin, asks the agent for its tests (session.agent_client). A
+2. `Run.boot` looks for a saved state that fits (session.guest_states); without one, it packs guest/
+   and the tests (environment.payload). `machine.launch` then starts the device process
+   (machine.device_process) and QEMU (machine.qemu_command, machine.kernel_cmdline), and connects
+   the console, QMP and the result channel. It loads the state (machine.saved_state), if there is
+   one.
+3. `session.guest_start` waits for the guest's agent, saves guests that boot, and has those that are
+   restored go on. A state that is of no use costs seconds: the run boots instead.
+4. `session.guest_session`, a pytest plugin, asks the agent for its tests (session.agent_client),
+   unless they are those of the state. A
    `session.worker` has the agent run a test, reads the test's part of the device's trace, and asks
    `verdict.host_view` for the host's view. `verdict.ledger` keeps the rows of the table.
 5. `Vm.end_session` compares the counts of tests. `Vm.power_off` ends the guest, QEMU and the device
@@ -35,18 +39,21 @@ from dma_rehearsal.host_harness.environment import (
     accelerator,
     build_cache,
     guest_image,
-    payload,
     qemu,
 )
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.machine.launch import LIVE, Launch, started_vm
+from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND, Options
 from dma_rehearsal.host_harness.process import advice, deadlines
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status
 from dma_rehearsal.host_harness.process.progress import Progress
-from dma_rehearsal.host_harness.session import run_folder
+from dma_rehearsal.host_harness.session import guest_states, run_folder
+from dma_rehearsal.host_harness.session.agent_client import Collected, Request
+from dma_rehearsal.host_harness.session.guest_start import Guests
+from dma_rehearsal.host_harness.session.guest_states import Plan, Start
 from dma_rehearsal.host_harness.verdict import promise_table
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
@@ -82,7 +89,9 @@ class Run:
         self.folder: Path | None = None
         self.accelerator = ""
         self.status: Status | None = None
+        self.start: Start | None = None
         self._booted = 0
+        self.guests: Guests | None = None
         self._tested = True
         self.replay = replay
         self._runs = runs.absolute()
@@ -132,11 +141,13 @@ class Run:
             self.progress.note(f"accelerator: {why}")
         self._environment = found, guest
 
-    def boot(self, count: int = 1, *, isolated: bool = False) -> Vm:
+    def boot(self, count: int = 1, *, isolated: bool = False, request: Request | None = None) -> Vm:
         """Start ``count`` VMs, after making what they need; return the first.
 
-        The artefacts of the others are in folders of their own. ``isolated``: programs in the
-        guests choose their CPUs (`Launch`). HarnessError when a VM does not come up.
+        They start from a saved state that fits, or boot (`guest_states.plan`). The artefacts of the
+        others are in folders of their own. ``isolated``: programs in the guests choose their CPUs
+        (`Launch`). ``request``: what `collect` will be asked for. HarnessError when a VM does not
+        come up.
         """
         self.open_folder()
         if self._environment is None:
@@ -144,38 +155,81 @@ class Run:
         if self._environment is None or self.folder is None:
             raise RuntimeError("prepare() made no environment")
         found, guest = self._environment
+        if fault := self.options.fault:
+            self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
+        plan = guest_states.plan(
+            *(self.options, found, guest, self.accelerator, self.tests, request),
+            isolated=isolated,
+            shells=self._shells,
+        )
+        self._booted = count
+        self._say_start(plan.start)
+        try:
+            self._start_guests(plan, count, isolated=isolated)
+        except StateUnusable as error:
+            run_folder.set_aside(self.folder)
+            plan = guest_states.give_up(plan, self.options, guest, self.tests, str(error))
+            self._say_start(plan.start)
+            self._start_guests(plan, count, isolated=isolated)
+        return self.vms[0]
+
+    def _start_guests(self, plan: Plan, count: int, *, isolated: bool) -> None:
+        """Start the VMs as planned; StateUnusable when the saved state is of no use."""
+        if self._environment is None or self.folder is None:
+            raise RuntimeError("there is no environment yet")
+        found, guest = self._environment
+        with ExitStack() as stack:
+            initramfs = None
+            if plan.payload and not plan.state:
+                initramfs = stack.enter_context(plan.payload.initramfs(guest.initramfs)).fileno()
+            vms = []
+            for number in range(1, count + 1):
+                launch = Launch(
+                    found,
+                    self.accelerator,
+                    guest,
+                    run_folder.of_vm(self.folder, number),
+                    self.options,
+                    initramfs,
+                    shells=self._shells,
+                    isolated=isolated,
+                    state=plan.state,
+                )
+                vms.append(stack.enter_context(started_vm(launch, self.progress)))
+            for vm in vms if count > 1 else ():
+                vm.watch_too(each for each in vms if each is not vm)
+            self.guests = Guests(vms, plan)
+            with self.progress.phase("restore" if plan.state else "boot"):
+                self.guests.begin()
+            self._stack.enter_context(stack.pop_all())
+        self.vms = vms
+
+    def collect(self, request: Request) -> Collected:
+        """Return the tests of the guests; errors as `agent_client.collect`'s."""
+        if self.guests is None:
+            raise RuntimeError("collect() before boot()")
+        try:
+            return self.guests.collect(request)
+        finally:
+            if self.guests.start != self.start:
+                self._say_start(self.guests.start)
+
+    def _say_start(self, start: Start) -> None:
+        """Keep how the guests start, in environment.json too."""
+        self.start = start
+        if self._environment is None or self.folder is None:
+            return
+        found, guest = self._environment
         facts = {
             "accelerator": self.accelerator,
-            "vms": count,
+            "vms": self._booted,
+            "start": {"kind": start.kind.value, "reason": start.reason},
             "options": dict(self.options.given),
             "qemu": {"version": found.version, "origin": found.origin},
             "guest": guest.versions,
             "host": {"python": platform.python_version(), "kernel": platform.release()},
         }
         (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
-        if fault := self.options.fault:
-            self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
-        archive = payload.make(guest.tree, self.tests).initramfs(guest.initramfs)
-        initramfs = self._stack.enter_context(archive).fileno()
-        for number in range(1, count + 1):
-            launch = Launch(
-                found,
-                self.accelerator,
-                guest,
-                run_folder.of_vm(self.folder, number),
-                self.options,
-                initramfs,
-                shells=self._shells,
-                isolated=isolated,
-            )
-            self.vms.append(self._stack.enter_context(started_vm(launch, self.progress)))
-        self._booted = count
-        for vm in self.vms if count > 1 else ():
-            vm.watch_too(each for each in self.vms if each is not vm)
-        with self.progress.phase("boot"):
-            for vm in self.vms:
-                vm.await_ready()
-        return self.vms[0]
 
     def open_folder(self) -> None:
         """Make the run's folder and let ``latest`` name it, as a run without a verdict so far."""
@@ -210,6 +264,8 @@ class Run:
                 "vms": self._booted,
                 "seed": self.options.seed,
                 "place": self.place,
+                "start": self.start.kind.value if self.start else None,
+                "start_reason": self.start.reason if self.start else "",
                 "phases": self.progress.seconds,
                 "status": status.value,
             }
@@ -237,9 +293,10 @@ class Run:
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
         accelerator = self.accelerator or "not chosen"
         several = f"{self._booted} VMs; " if self._booted > 1 else ""
+        start = f"{self.start.kind.words}; " if self.start else ""
         lines.append(
-            f"accelerator {accelerator}; {several}seed {self.options.seed}; place {self.place}; "
-            f"{phases}"
+            f"accelerator {accelerator}; {several}{start}seed {self.options.seed}; "
+            f"place {self.place}; {phases}"
         )
         if self.folder:
             lines.append(f"artefacts: {os.path.relpath(self.folder)}")

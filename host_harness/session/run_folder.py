@@ -13,6 +13,9 @@ from dma_rehearsal.host_harness.machine.launch import LIVE
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status
 
 KEPT = 200  # folders of runs
+ASIDE = "not-restored"
+"""The folder of a run with the artefacts of VMs that did not come up from a saved state."""
+_OF_THE_RUN = ("environment.json", "seed", "status")
 _NAME = re.compile(r"\d{8}-\d{6}-\d+")
 
 
@@ -52,6 +55,18 @@ def of_vm(folder: Path, number: int) -> Path:
     own = folder / f"vm{number}"
     own.mkdir()
     return own
+
+
+def set_aside(folder: Path) -> None:
+    """Move the artefacts of VMs that did not come up into the folder `ASIDE`, for those of others.
+
+    The facts of the run itself stay.
+    """
+    aside = folder / ASIDE
+    aside.mkdir()
+    for path in list(folder.iterdir()):
+        if path != aside and path.name not in _OF_THE_RUN:
+            path.rename(aside / path.name)
 
 
 def set_status(folder: Path, status: Status) -> None:

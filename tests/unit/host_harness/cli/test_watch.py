@@ -362,6 +362,6 @@ def test_options_for_one_run_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    assert command_line.main(["watch", "--runs", str(tmp_path)]) is Status.USAGE
+    assert command_line.main(["watch", "--runs", str(tmp_path)]).status is Status.USAGE
     assert "KEEP and GDB are for one run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

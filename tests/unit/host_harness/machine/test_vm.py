@@ -131,7 +131,7 @@ def test_word_of_another_vm_is_kept_for_it(stage: Stage, other: Stage) -> None:
     assert other.vm.unread
     other.console.sendall(b"init: up\r\n")
     with pytest.raises(NoVerdict, match="protocol 0"):
-        other.vm.await_ready()
+        other.vm.await_parked()
 
 
 def test_another_vm_may_end_once_it_was_told_to(stage: Stage, other: Stage) -> None:

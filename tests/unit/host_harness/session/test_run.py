@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run from a saved state that is of no use boots instead, once, and says so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dma_rehearsal.host_harness.cli.command_line import Ending
+from dma_rehearsal.host_harness.environment import build_cache, payload
+from dma_rehearsal.host_harness.machine.launch import Launch
+from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
+from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.process.errors import NoVerdict, Status
+from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.session import guest_states, run_folder
+from dma_rehearsal.host_harness.session import run as run_module
+from dma_rehearsal.host_harness.session.guest_states import Plan, Start, StartKind
+from dma_rehearsal.host_harness.session.run import Run
+
+STATE = Path("/cache/collected/0123456789abcdef")
+
+
+class Stage:
+    """VMs that come up or not, as ``trouble`` says of each attempt."""
+
+    def __init__(self) -> None:
+        self.trouble: list[Exception | None] = []
+        self.started: list[Launch] = []
+        self.ended = 0
+        self.discarded: list[Path] = []
+
+    @contextlib.contextmanager
+    def started_vm(self, launch: Launch, _progress: Progress) -> Iterator[Any]:
+        self.started.append(launch)
+        (launch.folder / "console.log").write_text(f"start {len(self.started)}")
+        try:
+            yield SimpleNamespace(watch_too=lambda _others: None, folder=launch.folder)
+        finally:
+            self.ended += 1
+
+    def guests(self, _vms: object, plan: Plan) -> Any:
+        def begin() -> None:
+            if error := self.trouble.pop(0):
+                raise error
+
+        return SimpleNamespace(begin=begin, start=plan.start)
+
+
+@contextlib.contextmanager
+def _no_initramfs(_base: Path) -> Iterator[Any]:
+    with Path("/dev/null").open("rb") as file:
+        yield file
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    found = Stage()
+    archive: Any = SimpleNamespace(initramfs=_no_initramfs)
+    plan = Plan(Start(StartKind.COLLECTED), 7, payload=archive, state=STATE)
+    monkeypatch.setattr(guest_states, "plan", lambda *_words, **_flags: plan)
+    monkeypatch.setattr(payload, "make", lambda _tree, _tests: archive)
+    monkeypatch.setattr(run_module, "started_vm", found.started_vm)
+    monkeypatch.setattr(run_module, "Guests", found.guests)
+
+    def discard(path: Path) -> bool:
+        found.discarded.append(path)
+        return True
+
+    monkeypatch.setattr(build_cache, "discard", discard)
+    return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Run(run_options.parse({"seed": "7"}), Progress(quiet=True), tmp_path) as made:
+        guest: Any = SimpleNamespace(tree=Path("/tree"), initramfs=Path("/base"), versions={})
+        made._environment = SimpleNamespace(version="11", origin="test"), guest  # type: ignore[assignment]
+        yield made
+
+
+def facts(run: Run) -> Any:
+    assert run.folder
+    return json.loads((run.folder / "environment.json").read_text())
+
+
+def test_state_that_fits_is_restored_in_every_vm(stage: Stage, run: Run) -> None:
+    stage.trouble = [None]
+    run.boot(2)
+    assert [launch.state for launch in stage.started] == [STATE, STATE]
+    assert facts(run)["start"] == {"kind": "collected", "reason": ""}
+    assert not (Path(str(run.folder)) / run_folder.ASIDE).exists()
+    run.conclude(Status.PASSED, tests=False)
+    (line,) = (each for each in run.verdict() if each.startswith("accelerator"))
+    assert "2 VMs; restored: tests collected; seed 7" in line
+    attested = json.loads((Path(str(run.folder)) / "attestations.json").read_text())
+    assert (attested["start"], attested["start_reason"]) == ("collected", "")
+
+
+def test_state_of_no_use_costs_one_boot_of_all_vms(stage: Stage, run: Run) -> None:
+    stage.trouble = [StateUnusable("the machine state does not load"), None]
+    run.boot(2)
+    assert [launch.state for launch in stage.started] == [STATE, STATE, None, None]
+    assert stage.ended == 2
+    assert stage.discarded == [STATE]
+    assert len(run.vms) == 2
+    found = facts(run)["start"]
+    assert found["kind"] == "cold"
+    assert "does not load" in found["reason"]
+    folder = Path(str(run.folder))
+    # The artefacts of both attempts, of each VM.
+    assert (folder / "console.log").read_text() == "start 3"
+    assert (folder / "vm2" / "console.log").read_text() == "start 4"
+    assert (folder / run_folder.ASIDE / "console.log").read_text() == "start 1"
+    assert (folder / run_folder.ASIDE / "vm2" / "console.log").read_text() == "start 2"
+    assert (folder / "seed").exists()
+
+
+def test_boot_that_fails_after_a_state_is_a_loss(stage: Stage, run: Run) -> None:
+    stage.trouble = [StateUnusable("it does not load"), NoVerdict("kernel", "it panics")]
+    with pytest.raises(NoVerdict, match="it panics"):
+        run.boot()
+    assert stage.ended == 2
+    assert run.vms == []
+
+
+def test_loss_of_a_restored_guest_is_a_loss(stage: Stage, run: Run) -> None:
+    stage.trouble = [NoVerdict("guest ready", "the device process ended")]
+    with pytest.raises(NoVerdict, match="the device process ended"):
+        run.boot()
+    assert len(stage.started) == 1
+    assert stage.discarded == []
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        (None, "status 2"),
+        (Start(StartKind.COLD, "STATE=no"), "status 2 (booted cold)"),
+        (Start(StartKind.BOOTED), "status 2 (restored: booted)"),
+        (Start(StartKind.COLLECTED), "status 2 (restored: tests collected)"),
+    ],
+)
+def test_last_line_says_how_the_guest_started(start: Start | None, line: str) -> None:
+    assert str(Ending(Status.USAGE, start)) == line
