@@ -16,13 +16,56 @@ SHELLS_MAX: Final = 8
 SHELL: Final = "/bin/bash"
 # Tells the host's terminal that the shell has ended; the host has the same bytes.
 SHELL_ENDED: Final = b"\x1b]777;dma-rehearsal;ended\x07"
-SHELL_PROFILE: Final = """\
-PS1='guest:\\w# '
+SIZE_KEY: Final = "\x1b[777;"
+"""Begins a key sequence, ended by ``~``, with which the host tells rows and columns: 24;80."""
+SHELL_PROFILE: Final = r"""
+PS1='guest:\w# '
 # The image has no package with these.
-clear() { printf '\\033[H\\033[2J'; }
+clear() { printf '\033[H\033[2J'; }
 which() { type -P "$@"; }
 free() { head -n 3 /proc/meminfo; }
-cd /opt/dma-rehearsal/project 2>/dev/null || cd /opt/dma-rehearsal/dma_rehearsal/guest
+more() {
+    cat -- "$@" | {
+        rows=$(stty size </dev/tty) shown=0
+        while IFS= read -r line || [[ $line ]]; do
+            printf '%s\n' "$line"
+            [[ -t 1 ]] && (( ++shown >= ${rows% *} - 1 )) || continue
+            IFS= read -rsn 1 -p '--more-- (Enter: a line, q: leave)' key </dev/tty
+            printf '\r\033[K'
+            [[ $key == q ]] && break
+            [[ $key ]] && shown=0
+        done
+    }
+}
+less() { more "$@"; }
+run-test() { python3 -m pytest -p dma_rehearsal.guest.testkit.plugin "$@"; }
+cd /opt/dma-rehearsal/dma_rehearsal/guest
+_here='guest/ of the host: suite/ (tests), iobuffer/ (allocator), drivers/'
+if cd /opt/dma-rehearsal/project 2>/dev/null; then
+    _here='the folder of your tests'
+fi
+_greet() {
+    cat <<END
+A guest with the rehearsal's devices. You are root.
+  here       $_here
+  edit       on the host: the files here follow
+  a test     run-test suite/test_direction.py -k test_in (no host, so no verdict)
+  devices    lspci -nnk
+  to read    more FILE, dmesg | more (less is the same; there is no top)
+  leave      exit or Ctrl-]; the first shell ends the VM
+END
+    _greet() { :; }
+}
+# The host tells its terminal's size by a key sequence, which is not echoed. The first one comes
+# with the first user: before, nobody could read a greeting.
+_size() {
+    local rows columns
+    IFS=';' read -rs -d '~' rows columns
+    stty rows "$rows" cols "$columns"
+    _greet
+}
+bind -x '"\e[777;": _size'
+stty echo
 """
 STARTED: Final = Path("/run/dma-rehearsal/shells")
 """The number of consoles that have a shell, 0 without the file."""
@@ -77,6 +120,7 @@ def keep(terminal: str) -> None:
             fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
             for target in 0, 1, 2:
                 os.dup2(descriptor, target)
+            _do_not_echo(descriptor)
             os.environ["TERM"] = "xterm"
             os.execv(SHELL, ["-bash"])
         finally:
@@ -85,3 +129,10 @@ def keep(terminal: str) -> None:
     descriptor = os.open(terminal, os.O_WRONLY | os.O_NOCTTY)
     os.write(descriptor, SHELL_ENDED)
     os.close(descriptor)
+
+
+def _do_not_echo(terminal: int) -> None:
+    """Keep a terminal silent until the shell reads: the host may have sent its size by then."""
+    settings = termios.tcgetattr(terminal)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, settings)

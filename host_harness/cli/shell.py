@@ -38,6 +38,8 @@ from dma_rehearsal.host_harness.session.run import Run
 ESCAPE = b"\x1d"  # Ctrl-]
 # The guest writes this when a shell has ended; guest/agent/shells.py has the same bytes.
 SHELL_ENDED = b"\x1b]777;dma-rehearsal;ended\x07"
+# Begins the key sequence that tells the terminal's size; guest/agent/shells.py has the same bytes.
+SIZE_KEY = "\x1b[777;"
 _LOOK_S = 0.5  # between looks at the files of guest/
 
 
@@ -141,8 +143,8 @@ def relay(
     """
     keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
     size = shutil.get_terminal_size()
-    # Nobody saw the shell's first prompt; an empty line prints another one.
-    console.sendall(f" stty rows {size.lines} cols {size.columns}\r".encode())
+    # The shell prints its prompt again: nobody saw the first one.
+    console.sendall(f"{SIZE_KEY}{size.lines};{size.columns}~".encode())
     poll = select.poll()
     for descriptor in (console, keyboard, *([vm] if vm else [])):
         poll.register(descriptor, select.POLLIN)

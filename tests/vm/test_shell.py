@@ -65,7 +65,8 @@ def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) ->
     for name in ("device", "dma_rehearsal", "guest", "host_harness"):
         shutil.copytree(SOURCE / name, checkout / name, symlinks=True)
     first = terminal.start("shell", "--runs", str(tmp_path / "runs"), folder=checkout)
-    first.expect(PROMPT, timeout=LIMIT_S)
+    first.expect_exact("You are root", timeout=LIMIT_S)
+    first.expect(PROMPT)
     task = "from dma_rehearsal.guest.iobuffer import current_task; print(current_task())"
     first.sendline(f"python3 -c '{task}'; tty; stty size")
     first.expect(r"task \d+")
@@ -73,6 +74,7 @@ def test_two_shells_and_edits_that_follow(terminal: Terminal, tmp_path: Path) ->
     first.expect_exact("33 111")
 
     second = terminal.start("shell", "--attach", str(tmp_path / "runs" / "latest"))
+    second.expect_exact("You are root")
     second.expect(PROMPT)
     second.sendline("tty; sleep 1000")
     second.expect_exact("/dev/hvc1")
@@ -110,6 +112,7 @@ def test_shell_has_the_driver_of_a_project(terminal: Terminal, tmp_path: Path) -
         ENDPOINT="checksum_device:Checksum",
     )
     child.expect(PROMPT, timeout=LIMIT_S)
+    assert "the folder of your tests" in (child.before or "")
     child.sendline("which python3; free; clear")
     child.expect_exact("/usr/bin/python3")
     child.expect("MemAvailable: +[0-9]+ kB")

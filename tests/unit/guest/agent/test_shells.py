@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import pty
+import termios
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from dma_rehearsal.guest.agent import shells
@@ -57,3 +59,51 @@ def test_host_is_told_that_a_shell_has_ended(
         os.close(ours)
         os.close(theirs)
     assert b"got a line" in said
+
+
+def test_terminal_is_silent_until_the_shell_reads() -> None:
+    """A size that the host sends early would otherwise be seen as text."""
+    ours, theirs = pty.openpty()
+    try:
+        assert termios.tcgetattr(theirs)[3] & termios.ECHO
+        shells._do_not_echo(theirs)
+        assert not termios.tcgetattr(theirs)[3] & termios.ECHO
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_the_first_user_is_greeted_and_the_size_is_not_echoed(tmp_path: Path) -> None:
+    profile = tmp_path / "profile"
+    profile.write_text(shells.SHELL_PROFILE)
+    bash = pexpect.spawn(
+        "bash",
+        ["--rcfile", str(profile), "-i"],
+        cwd=str(tmp_path),
+        timeout=20,
+        encoding="utf-8",
+    )
+    try:
+        bash.expect_exact("# ")
+        bash.send(f"{host.SIZE_KEY}12;90~")
+        bash.expect_exact("A guest with the rehearsal's devices")
+        bash.expect_exact("exit or Ctrl-]")
+        assert "777" not in str(bash.before)
+        bash.expect_exact("# ")
+        bash.send(f"{host.SIZE_KEY}7;80~")
+        bash.sendline("stty size")
+        bash.expect_exact("7 80")
+        assert "A guest" not in str(bash.before), "once is enough"
+        bash.sendline("seq 100 120 | more; echo e''nd")
+        bash.expect_exact("105\r\n--more--")
+        bash.send(" ")
+        bash.expect_exact("111\r\n--more--")
+        bash.send("\r")
+        bash.expect_exact("112\r\n--more--")
+        bash.send("q")
+        bash.expect_exact("end")
+        assert "113" not in str(bash.before)
+        bash.sendline("seq 100 120 | more | cat; echo e''nd")
+        bash.expect_exact("120\r\nend")
+    finally:
+        bash.close(force=True)

@@ -48,6 +48,7 @@ def test_marks_end_is_found_wherever_it_is_cut() -> None:
     assert shell._until_end(b"\x1b[0m text") == (b"\x1b[0m text", b"", False)
 
 
-def test_both_sides_know_the_same_mark() -> None:
+def test_both_sides_know_the_same_mark_and_key() -> None:
     source = (SOURCE / "guest" / "agent" / "shells.py").read_text()
     assert f"SHELL_ENDED: Final = {shell.SHELL_ENDED!r}".replace("'", '"') in source
+    assert f"SIZE_KEY: Final = {shell.SIZE_KEY!r}".replace("'", '"') in source
