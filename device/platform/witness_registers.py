@@ -78,6 +78,7 @@ class WitnessRegisters:
                     "physical": run.physical,
                     "length": run.length,
                     "page_size": run.page_size,
+                    "pat_index": run.pat_index,
                     "effective": run.effective.name,
                 }
                 for run in report.runs

@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 from dma_rehearsal.device.layout.faults import BY_NAME
 from dma_rehearsal.guest.agent.channel import Channel
-from dma_rehearsal.guest.faults import buffers, channel, dma, heap, iokit, iommu, owner
+from dma_rehearsal.guest.faults import (
+    buffers,
+    channel,
+    dma,
+    heap,
+    iokit,
+    iommu,
+    memory_types,
+    owner,
+)
 from dma_rehearsal.guest.iobuffer.base import provenance
 
 PATCHES: dict[str, Callable[[], None]] = {
@@ -17,6 +26,7 @@ PATCHES: dict[str, Callable[[], None]] = {
     **iokit.IMPLEMENTATIONS,
     **owner.IMPLEMENTATIONS,
     **iommu.IMPLEMENTATIONS,
+    **memory_types.IMPLEMENTATIONS,
 }
 IMPLEMENTATIONS = (*PATCHES, *channel.IMPLEMENTATIONS)
 
@@ -26,7 +36,7 @@ class UnknownFault(Exception):
 
 
 def patch(name: str) -> None:
-    """Break the allocator or the mapper for the rest of this process.
+    """Break the allocator, the mapper or the reader of MSRs for the rest of this process.
 
     A fault of another component (the device, the driver, the channel) does nothing here.
     UnknownFault for a name that is not in the table.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor's memory types, read through msr(4): IA32_PAT and the MTRRs.
 
-They are inputs to the witness. The guest reads them, and every message says so.
+They are inputs to the platform's witness. The host compares them with what QEMU saves.
 Registers: Intel SDM vol. 3A, 12.11 (MTRRs) and 12.12 (PAT).
 """
 

@@ -40,7 +40,6 @@ class Agreement:
     witness: Sequence[WitnessRun]
     entries: Sequence[PageTableEntry]
     host: HostReport
-    pat: int
     isolated: bool
 
     @classmethod
@@ -52,7 +51,7 @@ class Agreement:
         seen = host(address, length)
         entries = [bench.driver.query(va) for va, _ in seen.translations]
         runs = bench.witness_range(address, length)
-        return cls(runs, entries, seen, memory_types.read_pat(), isolated())
+        return cls(runs, entries, seen, isolated())
 
     @property
     def types(self) -> list[str]:
@@ -74,8 +73,8 @@ class Agreement:
         half = ", user half" if self.host.root & _USER_HALF and self.isolated else ""
         return (
             f"{'+'.join(self.types)}, {'+'.join(map(str, sizes))}-byte pages: witness, driver and "
-            f"host (root {self.host.root:#x} of {self.host.levels} levels{half}; by the guest: PAT "
-            f"{self.pat:#018x})"
+            f"host (root {self.host.root:#x} of {self.host.levels} levels{half}; PAT "
+            f"{self.host.pat:#018x} by {self.host.by})"
         )
 
     def _of_host(self) -> list[str]:
@@ -100,7 +99,7 @@ class Agreement:
         run = next(run for run in self.host.runs if run.va <= entry.address < run.va + run.length)
         size = 1 << 12 + 9 * (entry.level - 1)
         physical = (entry.entry & _ADDRESS & -size) + entry.address % size
-        found = physical, size, memory_types.entry_type(entry.entry, self.pat, entry.level)
+        found = physical, size, memory_types.entry_type(entry.entry, self.host.pat, entry.level)
         seen = run.physical + entry.address - run.va, run.page_size, run.pat
         if found == seen:
             return []

@@ -304,7 +304,7 @@ def denied(bench: DmaChecker, kernel_log: KernelLog, data: Patterns, attest: Att
 def host_witness(request: pytest.FixtureRequest) -> HostWitness:
     """Have the host walk the page tables of (address, length) of this process; see `Host.witness`.
 
-    PAT and MTRRs are read in the guest, because the host cannot read them.
+    What this guest reads of PAT and MTRRs is told to the host, which compares it.
     """
     host = request.config.stash.get(HOST, None)
     if host is None:

@@ -37,15 +37,17 @@ class HostError(CheckFailed):
 class HostReport:
     """The host's report. ``root`` is the page table that was loaded, ``levels`` 4 or 5.
 
-    ``runs`` come from the host's own walk, with this guest's PAT and MTRRs; ``translations`` are
-    pairs of virtual and physical address (None: not mapped) by QEMU, for each run's first and last
-    page.
+    ``runs`` come from the host's own walk. ``pat`` is the IA32_PAT that it used, and ``by`` says by
+    whose word that and the MTRRs are what they are. ``translations`` are pairs of virtual and
+    physical address (None: not mapped) by QEMU, for each run's first and last page.
     """
 
     root: int
     levels: int
     runs: tuple[WitnessRun, ...]
     translations: tuple[tuple[int, int | None], ...]
+    pat: int
+    by: str
 
 
 def stop_machine(number: int) -> None:
@@ -78,6 +80,8 @@ class Host:
     def witness(self, nodeid: str, address: int, length: int, pat: int, mtrrs: Mtrrs) -> HostReport:
         """Have the host look at [address, address + length) of this process, for a running test.
 
+        ``pat`` and ``mtrrs``, as this guest reads them, are compared with those that QEMU saves.
+
         `HostError` when the range is not mapped there. An error of the link when the host is out of
         step.
         """
@@ -104,6 +108,8 @@ class Host:
                 reply["levels"],
                 tuple(run_from(**run) for run in reply["runs"]),
                 tuple((va, physical) for va, physical in reply["translations"]),
+                reply["pat"],
+                reply["by"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise HostError(f"the host's report is malformed: {error!r}") from error

@@ -19,6 +19,9 @@ from dma_rehearsal.host_harness.session import guest_protocol
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
 from dma_rehearsal.host_harness.verdict import dmar, host_view
 from dma_rehearsal.host_harness.witness import host_witness
+from dma_rehearsal.host_harness.witness.saved_registers import SavedRegisters
+
+_OBJECTIONS_MAX = 20  # of the host's walks in one test
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,15 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All reports of one test, its warnings, and whether the host was asked to walk its tables."""
+    """All reports of one test, its warnings, and whether the host was asked to walk its tables.
+
+    ``objections`` are those of the host's walks.
+    """
 
     reports: list[pytest.TestReport]
     witnessed: bool
     warnings: Sequence[Warned] = ()
+    objections: Sequence[str] = ()
 
 
 def collect(vms: Sequence[Vm], request: Request, seed: int) -> Collected:
@@ -131,10 +138,17 @@ class Running:
     """
 
     def __init__(
-        self, vm: Vm, config: pytest.Config, nodeid: str, following: str | None = None
+        self,
+        vm: Vm,
+        config: pytest.Config,
+        nodeid: str,
+        following: str | None,
+        registers: SavedRegisters,
     ) -> None:
         self.nodeid = nodeid
         self._vm = vm
+        self._registers = registers
+        self._objections: list[str] = []
         self._config = config
         self._end = time.monotonic() + vm.deadlines["test"]
         self._reports: list[pytest.TestReport] = []
@@ -180,9 +194,10 @@ class Running:
             warnings = guest_protocol.warned(message)
             # The last one has the properties of all phases.
             host_view.check(self._reports[-1].user_properties)
-            return Outcome(self._reports, self._witnessed, warnings)
+            return Outcome(self._reports, self._witnessed, warnings, self._objections)
         if message["type"] == "witness":
-            host_witness.answer(self._vm, message, self.remaining_s)
+            wrong = host_witness.answer(self._vm, message, self.remaining_s, self._registers)
+            self._objections = [*self._objections, *wrong][:_OBJECTIONS_MAX]
             self._witnessed = True
         if message["type"] == "report":
             found = guest_protocol.report(self._config, message.get("data"), self.nodeid)

@@ -300,6 +300,9 @@ class GuestSession:
 
     def _end(self) -> None:
         for worker in self._workers:
+            for name, words in worker.confirm():
+                self.ledger.add_failure(name, words)
+            self.ledger.notes += worker.notes()
             worker.vm.end_session(worker.ran)
             self._object_to_late(worker)
         if self.ledger.to_repeat():

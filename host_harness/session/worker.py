@@ -10,7 +10,9 @@ from typing import Protocol
 
 import pytest
 
+from dma_rehearsal.host_harness.machine.qmp import MonitorError
 from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.session import walk_types
 from dma_rehearsal.host_harness.session.agent_client import Outcome, Running
 from dma_rehearsal.host_harness.session.guest_protocol import Warned
 from dma_rehearsal.host_harness.verdict import (
@@ -29,7 +31,10 @@ from dma_rehearsal.host_harness.verdict.evidence import (
     Request,
 )
 from dma_rehearsal.host_harness.verdict.host_view import HostView
+from dma_rehearsal.host_harness.witness.saved_registers import SavedRegisters
 
+REGISTERS = "PAT and MTRRs"  # the name of an objection to the run
+GUESTS_WORD = "PAT and MTRRs by the guest's word"
 # The kernel may report a refusal when later tests already run.
 _REMEMBERED = 256
 
@@ -75,6 +80,7 @@ class Worker:
         self._between: list[Request] = []
         self._mistakes: list[str] = []
         self._announced: deque[Request] = deque(maxlen=_REMEMBERED)
+        self._registers = SavedRegisters(vm.monitor, vm.sockets)
         self._dmar: dmar.DmarLog | None = None
         if iommu:
             self._dmar = dmar.DmarLog(vm.folder / "console.log", vm.console.catch_up)
@@ -84,7 +90,8 @@ class Worker:
         """Have the guest run a test; `see` must follow before the next one."""
         self._look_between()
         self.vm.set_test(item.nodeid)
-        return Running(self.vm, item.config, item.nodeid, following.nodeid if following else None)
+        next_one = following.nodeid if following else None
+        return Running(self.vm, item.config, item.nodeid, next_one, self._registers)
 
     def see(self, outcome: Outcome) -> Seen:
         """Return the result of the test that has just ended."""
@@ -96,7 +103,7 @@ class Worker:
         self._newest = evidence.newest
         said = expected_refusals.announced(last.user_properties)
         faults = self._faults(last, expected_refusals.match(evidence.refusals, said).announced)
-        others = [faults.complaint]
+        others = [faults.complaint, *outcome.objections, *self._judge_walks(evidence)]
         if all(report.passed for report in outcome.reports):
             # One that failed has its own message.
             others.append(cache_reports.complaint(cache_reports.unowned(events)))
@@ -107,8 +114,24 @@ class Worker:
             others=others,
             told=[str(each) for each in faults.told],
             witnessed=outcome.witnessed,
+            guests_word=GUESTS_WORD if self._registers.unsaved else "",
         )
         return Seen(outcome.reports, host, outcome.warnings)
+
+    def confirm(self) -> list[tuple[str, str]]:
+        """Return objections to the run if the CPUs' registers have changed; ask before its end."""
+        if not self._registers.by_cpu:
+            return []
+        return [(REGISTERS, each) for each in self._look_at_registers()]
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the verdict must know."""
+        if not self._registers.unsaved:
+            return []
+        return [
+            f"PAT and MTRRs are the guest's word in this run, since QEMU does not tell them: "
+            f"{self._registers.unsaved}"
+        ]
 
     def late(self) -> list[tuple[str, str]]:
         """Return the host's objections to the run outside its tests, by name; ask at its end."""
@@ -126,6 +149,22 @@ class Worker:
             found.append(("refused DMA", f"while no test ran: {words}"))
         self._between, self._mistakes, self._missing = [], [], None
         return found
+
+    def _judge_walks(self, evidence: Evidence) -> list[str]:
+        """Give the test's walks the types of the CPUs' registers; return objections."""
+        wrong = []
+        if evidence.walks and not self._registers.known:
+            wrong += self._look_at_registers()
+        if (registers := self._registers.common) is not None:
+            evidence.walks, found = walk_types.by_registers(evidence.walks, registers)
+            wrong += found
+        return wrong
+
+    def _look_at_registers(self) -> list[str]:
+        try:
+            return self._registers.look()
+        except MonitorError as error:
+            raise self.vm.lost("test", f"QEMU's monitor, about the CPUs: {error}") from error
 
     def _look_between(self) -> None:
         """Read the events between tests: from the guest's fixtures, or from a device by itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 Range = tuple[int, int]  # bus address of the first byte, bytes
 Event = Mapping[str, Any]
@@ -111,18 +111,34 @@ class Request:
         ]
 
 
+class WalkRun(NamedTuple):
+    """Consecutive pages of a walk: where they are, in bytes, and their effective type.
+
+    ``pat_index`` is the entry of IA32_PAT that their page-table entries select.
+    """
+
+    va: int
+    physical: int
+    length: int
+    effective: str
+    pat_index: int
+
+
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A walk of page tables: ``runs`` are (va, physical, length, effective type)."""
+    """A walk of page tables by the platform's witness."""
 
     position: int
     ok: bool
-    runs: tuple[tuple[int, int, int, str], ...]
+    runs: tuple[WalkRun, ...]
 
     def over(self, va: int, length: int) -> list[tuple[int, int, int, str]]:
-        """Return the runs of [va, va + length), cut to it; none when it did not see all of it."""
+        """Return the runs of [va, va + length), cut to it; none when it did not see all of it.
+
+        Each is (va, physical, length, effective type).
+        """
         found, position = [], va
-        for start, physical, size, kind in sorted(self.runs):
+        for start, physical, size, kind, _ in sorted(self.runs):
             if start <= position < start + size and position < va + length:
                 part = min(start + size, va + length) - position
                 found.append((position, physical + position - start, part, kind))
@@ -280,11 +296,12 @@ def _walk(position: int, event: Event) -> Walk:
         position,
         event.get("status") == "OK",
         tuple(
-            (
+            WalkRun(
                 number(run["va"]),
                 number(run["physical"]),
                 number(run["length"]),
                 str(run["effective"]),
+                int(run["pat_index"]),
             )
             for run in event.get("runs", ())
         ),

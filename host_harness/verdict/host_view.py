@@ -49,7 +49,8 @@ class HostView:
     """The host's view of a test: findings on its claims, in their order, and objections.
 
     Each objection is a text whose first line says what is wrong. ``told`` are statements of other
-    witnesses, added to what was attested. ``evidence``: None where no device was looked at.
+    witnesses, added to what was attested; ``guests_word`` is added to what rests on walks of page
+    tables alone. ``evidence``: None where no device was looked at.
     """
 
     evidence: Evidence | None = None
@@ -58,6 +59,7 @@ class HostView:
     objections: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
     witnessed: bool = True
+    guests_word: str = ""
 
     def missing(self, row: object) -> str:
         """Return why a test's own verdict on a promise does not count; empty if it does."""
@@ -112,10 +114,12 @@ def look(
     others: Sequence[str] = (),
     told: Sequence[str] = (),
     witnessed: bool = True,
+    guests_word: str = "",
 ) -> HostView:
     """Return the host's view of a test by its evidence and its last report's properties.
 
-    ``others`` are objections of other witnesses. GuestProtocolError as `check`.
+    ``others`` are objections of other witnesses, ``guests_word`` says what a walk takes from the
+    guest. GuestProtocolError as `check`.
     """
     said = expected_refusals.announced(properties)
     matched = expected_refusals.match(evidence.refusals, said)
@@ -141,4 +145,5 @@ def look(
         tuple(filter(None, objections)),
         tuple(told),
         witnessed,
+        guests_word,
     )

@@ -57,6 +57,7 @@ class Ledger:
     """Collects promises from the tests' reports, and counts as pytest does.
 
     ``errors`` are setups and teardowns that failed; ``status`` says how a report is counted.
+    ``notes`` are what a reader of the table must know; each is shown once.
     """
 
     promises: list[Promise] = field(default_factory=list)
@@ -67,6 +68,7 @@ class Ledger:
     xfailed: int = 0
     xpassed: int = 0
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     known_gaps: KnownGaps = field(default_factory=lambda: KnownGaps.load(OWN))
     status: Callable[[pytest.TestReport], str] = status_of
 
@@ -119,14 +121,18 @@ class Ledger:
                 row = _unattested(row, host.missing(value) if row.verdict == "kept" else "")
                 if not host.witnessed and _names_host(row):
                     row = _unattested(row, UNASKED)
-                rows.append(replace(row, attested="; ".join([row.attested, *host.told])))
+                walked = isinstance(value, dict) and value.get("evidence") == "walk"
+                word = [host.guests_word] if walked and host.guests_word else []
+                rows.append(replace(row, attested="; ".join([row.attested, *host.told, *word])))
             elif name == CLAIM and (found := next(findings, None)) is not None:
                 claim, finding = found
+                said = [finding.attested, *host.told]
+                said += [host.guests_word] if claim.kind == "cache" else []
                 rows.append(
                     Promise(
                         claim.promise,
                         claim.asked,
-                        "; ".join(filter(None, [finding.attested, *host.told])),
+                        "; ".join(filter(None, said)),
                         finding.verdict,
                         finding.reason,
                         report.nodeid,
@@ -208,6 +214,7 @@ class Ledger:
         whole = {
             **facts,
             **self.counts,
+            "notes": list(dict.fromkeys(self.notes)),
             "promises": [asdict(row) for row in self.promises],
         }
         path.write_text(json.dumps(whole, indent=1) + "\n")
@@ -225,6 +232,8 @@ class Ledger:
         if accepted:
             lines += ["", "unattested, as a known gap:"]
             lines += [f"  {promise}: {reason}" for promise, reason in accepted]
+        for note in dict.fromkeys(self.notes):
+            lines += ["", f"note: {note}"]
         if modes := cache_mode_table.lines(self.promises):
             lines += ["", *modes]
         return "\n".join(lines)

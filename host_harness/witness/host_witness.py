@@ -6,7 +6,8 @@
                                                                        host: witnessed
 
 The page-table root is that of the CPU which holds the number: no driver reports it, and only the
-process that asked knew the number. A stop that was not announced is a panic.
+process that asked knew the number. PAT and MTRRs are those of the same CPU, as QEMU saves them;
+what the guest read is only compared with them. A stop that was not announced is a panic.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory, NoMemor
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.witness import cpu_registers, page_walk
+from dma_rehearsal.host_harness.witness.cpu_registers import Processor
 from dma_rehearsal.host_harness.witness.page_walk import PageRange, TypeRegisters, WalkFailed
+from dma_rehearsal.host_harness.witness.saved_registers import SavedRegisters, differences
 
 LOG = "host-witness.jsonl"  # in the VM's folder: what was asked, and what was seen
+QEMU, GUEST = "QEMU", "the guest"  # by whose word PAT and MTRRs are what they are
 LENGTH_MAX = 4 << 20  # bytes, each of whose pages costs four reads
 _RANGES_MAX = 64  # pairs of registers
 _FIXED_COUNT = 11
@@ -63,32 +67,54 @@ class Machine(Protocol):
         """Return the error of a lost run."""
 
 
-def answer(vm: Machine, message: Message, limit_s: float) -> None:
-    """Serve one "witness" message within ``limit_s`` seconds.
+def answer(vm: Machine, message: Message, limit_s: float, registers: SavedRegisters) -> list[str]:
+    """Serve one "witness" message within ``limit_s`` seconds; return objections to the test.
 
-    NoVerdict when the machine is lost meanwhile, GuestProtocolError for a malformed request. A
-    failed walk is reported to the guest as "error".
+    It is an objection that the guest told another PAT or MTRR than the CPU has; more are those of
+    `SavedRegisters.read`. NoVerdict when the machine is lost meanwhile, GuestProtocolError for a
+    malformed request. A failed walk is reported to the guest as "error".
     """
     address, length = _range(message)
-    registers = _registers(message)
+    told = _registers(message)
     number = secrets.randbits(_NUMBER_BITS)
     end = time.monotonic() + limit_s
     with vm.panic_announced():
         vm.send("test", {"type": "armed", "number": number})
         try:
             vm.await_panic("test", end - time.monotonic())
-            reply = _look(vm, number, address, length, registers)
+            cpu = cpu_registers.holder(cpu_registers.read_all(vm.monitor), "RCX", number)
+            objections = registers.read()
+            seen = registers.by_cpu.get(cpu.index)
+            if seen is not None:
+                objections += compare(told, seen, cpu.index)
+            reply = _look(vm, cpu, address, length, seen or told)
             vm.monitor.command("cont")
         except MonitorError as error:
             raise vm.lost("test", f"QEMU's monitor, about the stopped guest: {error}") from error
+    reply["by"] = GUEST if seen is None else QEMU
     with (vm.folder / LOG).open("a") as log:
-        log.write(json.dumps({"asked": message, "seen": reply}) + "\n")
+        line = {"asked": message, "seen": reply, "objections": objections}
+        log.write(json.dumps(line | ({"registers": asdict(seen)} if seen else {})) + "\n")
     vm.send("test", {"type": "witnessed", **reply})
+    return objections
 
 
-def _look(vm: Machine, number: int, address: int, length: int, registers: TypeRegisters) -> Message:
-    cpu = cpu_registers.holder(cpu_registers.read_all(vm.monitor), "RCX", number)
-    reply: Message = {"root": cpu.root & page_walk.ROOT, "levels": cpu.levels}
+def compare(told: TypeRegisters, seen: TypeRegisters, cpu: int) -> list[str]:
+    """Return an objection for each register that the guest told wrongly of a CPU."""
+    return [
+        f"the guest told {name} as {said:#x}, and CPU {cpu} has {value:#x} by QEMU's saved state"
+        for name, said, value in differences(told, seen)
+    ]
+
+
+def _look(
+    vm: Machine, cpu: Processor, address: int, length: int, registers: TypeRegisters
+) -> Message:
+    reply: Message = {
+        "root": cpu.root & page_walk.ROOT,
+        "levels": cpu.levels,
+        "pat": registers.pat,
+    }
     try:
         runs = page_walk.walk(vm.memory.read, cpu.root, cpu.levels, address, length, registers)
     except (WalkFailed, NoMemory) as error:

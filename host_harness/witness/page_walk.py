@@ -37,7 +37,7 @@ class WalkFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TypeRegisters:
-    """IA32_PAT and the MTRRs, as the guest reports them: only the guest can read them.
+    """IA32_PAT and the MTRRs of a CPU, and the width of its physical addresses in bits.
 
     ``ranges`` are (PHYSBASE, PHYSMASK), ``fixed`` the eleven fixed-range registers by address.
     """
@@ -128,6 +128,30 @@ def _page(read: ReadMemory, root: int, levels: int, va: int, registers: TypeRegi
         *(index, pat, mtrr, combined(pat, mtrr)),
         *(writable, user, no_execute),
     )
+
+
+def types_of(
+    registers: TypeRegisters, pat_index: int, physical: int, length: int
+) -> list[tuple[int, str]]:
+    """Return the effective types of [physical, physical + length), in order, with their bytes.
+
+    ``pat_index`` is the entry of IA32_PAT that the pages select. WalkFailed for a reserved type.
+    """
+    pat = _type(registers.pat >> 8 * pat_index & 0xFF, f"entry {pat_index} of IA32_PAT")
+    bits = (1 << registers.physical_bits) - STEP
+    masks = [mask & bits for _, mask in registers.ranges if mask >> 11 & 1 and mask & bits]
+    grain = min((mask & -mask for mask in masks), default=1 << 20)
+    found: list[tuple[int, str]] = []
+    while length > 0:
+        step = STEP if physical < 1 << 20 else grain
+        part = min(step - physical % step, length)
+        kind = combined(pat, mtrr_type(registers, physical))
+        if found and found[-1][1] == kind:
+            found[-1] = found[-1][0] + part, kind
+        else:
+            found.append((part, kind))
+        physical, length = physical + part, length - part
+    return found
 
 
 def combined(pat: str, mtrr: str) -> str:

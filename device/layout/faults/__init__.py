@@ -18,8 +18,9 @@ from dma_rehearsal.device.layout.faults.device import DEVICE
 from dma_rehearsal.device.layout.faults.driver import DRIVER
 from dma_rehearsal.device.layout.faults.fault import Component, Fault
 from dma_rehearsal.device.layout.faults.iommu import IOMMU, MAPPER
+from dma_rehearsal.device.layout.faults.memory_types import MEMORY_TYPES
 
 __all__ = ["BY_NAME", "FAULTS", "Component", "Fault"]
 
-FAULTS = (*DEVICE, *CACHE_MODEL, *DRIVER, *ALLOCATOR, *IOMMU, *MAPPER, *CHANNEL)
+FAULTS = (*DEVICE, *CACHE_MODEL, *DRIVER, *ALLOCATOR, *IOMMU, *MAPPER, *MEMORY_TYPES, *CHANNEL)
 BY_NAME: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in FAULTS})

@@ -25,6 +25,7 @@ class Component(Enum):
     KERNEL = "guest kernel"
     ALLOCATOR = "allocator"
     MAPPER = "mapper"
+    MSR_READER = "MSR reader"
     CHANNEL = "report channel"
     TEST_SESSION = "test session"
 

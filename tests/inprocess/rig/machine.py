@@ -40,8 +40,7 @@ from tests.unit.device.platform.tables import PAGE, PAT_4K, PCD, PWT, TABLE, Tab
 
 NEAR = 4 * PAGE  # from a mapping, others that one walk may look at as well
 RAM = ((0, 0x2000_0000), (0x1_0000_0000, 0x1_2000_0000))
-# IA32_PAT as Linux sets it, and the bits of an entry that select a type from it.
-PAT = 0x0407_0506_0007_0106
+# The bits of an entry that select a type from IA32_PAT as Linux sets it.
 MODE_BITS = {
     CacheMode.INHIBIT: PWT | PCD,
     CacheMode.WRITE_THRU: PWT | PCD | PAT_4K,
@@ -89,6 +88,7 @@ class Machine(WholeMemory):
         self.patience = 0
         self.tables = Tables()
         self.witnessed = False
+        self.objections: list[str] = []
         self.mapped: dict[int, tuple[int, int, CacheMode]] = {}
         self.eventfds: dict[int, int] = {}
         self.line = Line()

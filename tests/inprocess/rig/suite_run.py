@@ -29,10 +29,11 @@ from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.machine.kernel_cmdline import device_parameters
 from tests.inprocess.rig.edu import EduModel
 from tests.inprocess.rig.function import Function
-from tests.inprocess.rig.machine import PAT, Driver, Machine
+from tests.inprocess.rig.machine import Driver, Machine
+from tests.inprocess.rig.registers import Msrs
 from tests.inprocess.rig.verdict import Outcome
+from tests.unit.host_harness.machine.saved_states import PHYSICAL_BITS
 
-MTRRS = memory_types.Mtrrs(def_type=0x806, ranges=(), fixed=(0,) * 11, physical_bits=40)
 _SUITE = SOURCE / "dma_rehearsal" / "guest" / "suite"
 # The keywords of each file's tests, as `-k` sees them; collected once in a process.
 _keywords: dict[Path, list[KeywordMatcher]] = {}
@@ -120,15 +121,15 @@ class SuiteRunner:
         self._patch.setattr(edu, "DriverFunction", lambda _: machine.edus[0])
         self._patch.setattr(session_platform, "Driver", lambda: Driver(machine))
         self._patch.setattr(command, "LOCKS", self._pytester.path)
-        self._patch.setattr(memory_types, "read_pat", lambda: PAT)
-        self._patch.setattr(memory_types, "read_mtrrs", lambda: MTRRS)
+        self._patch.setattr(memory_types, "_open", lambda _cpu: Msrs())
+        self._patch.setattr(memory_types, "read_physical_bits", lambda: PHYSICAL_BITS)
         words = self._pytester.path / "cmdline"
         words.write_text(" ".join(device_parameters(machine.announced or machine.profile)))
         self._patch.setattr(kernel_cmdline, "PARAMETERS", words)
         online = self._pytester.path / "online"
         online.write_text(",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))))
         self._patch.setattr(processors, "ONLINE", online)
-        outcome = Outcome(machine)
+        outcome = Outcome(machine, self._pytester.path)
         guest = SOURCE / "dma_rehearsal" / "guest"
         self._pytester.inline_run(
             *("-c", os.devnull, "--rootdir", str(guest), "--import-mode=importlib"),

@@ -17,6 +17,7 @@ from dma_rehearsal.host_harness.verdict import host_view
 from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from tests.inprocess.rig.machine import Machine
+from tests.unit.host_harness.machine.saved_states import REGISTERS, SavingQemu
 
 
 @dataclass
@@ -24,9 +25,11 @@ class RigVm:
     """The part of a VM that a worker needs. Nothing is sent: the tests run in this process."""
 
     machine: Machine
+    sockets: Path
     folder: Path = Path()
     subject: str = ""
     deadlines: Counter[str] = field(default_factory=Counter)
+    monitor: SavingQemu = field(default_factory=lambda: SavingQemu({0: REGISTERS}))
 
     def set_test(self, nodeid: str | None) -> None:
         """Name the test in each event from now on, as the control socket does."""
@@ -41,10 +44,10 @@ class Outcome:
     ``late`` is what the host has against the run beside its tests.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, folder: Path) -> None:
         self.ledger = Ledger()
         self.late: list[tuple[str, str]] = []
-        self._vm = RigVm(machine)
+        self._vm = RigVm(machine, folder)
         self._worker = Worker(cast("Vm", self._vm), iommu=False)
         self._worker._trace = cast("DeviceTrace", machine.trace)
         self._items: dict[str, pytest.Item] = {}
@@ -67,15 +70,15 @@ class Outcome:
         reports, self._reports = self._reports, []
         host_view.check(reports[-1].user_properties)
         machine = self._vm.machine
-        seen = self._worker.see(Reported(reports, machine.witnessed))
-        machine.witnessed = False
+        seen = self._worker.see(Reported(reports, machine.witnessed, (), machine.objections))
+        machine.witnessed, machine.objections = False, []
         marks = self._items[nodeid].iter_markers("promise")
         self.ledger.add_test(seen.reports, [str(mark.args[0]) for mark in marks], seen.host)
 
     def end(self) -> None:
         """Take what came after the last test."""
         self._vm.set_test(None)
-        self.late = self._worker.late()
+        self.late = [*self._worker.confirm(), *self._worker.late()]
 
     @property
     def broken(self) -> set[str]:

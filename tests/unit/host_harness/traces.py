@@ -69,12 +69,18 @@ def mark(number: int) -> dict[str, Any]:
 
 
 def witness(*runs: tuple[int, int, int, str], status: str = "OK") -> dict[str, Any]:
-    """A walk: runs of va, physical address, bytes and effective type."""
+    """A walk: runs of va, physical address, bytes and effective type, by Linux's IA32_PAT."""
     return of_platform(
         "witness",
         status=status,
         runs=[
-            {"va": hex(va), "physical": hex(physical), "length": length, "effective": kind}
+            {
+                "va": hex(va),
+                "physical": hex(physical),
+                "length": length,
+                "effective": kind,
+                "pat_index": {"WB": 0, "WC": 1, "UC_MINUS": 2, "UC": 3, "WT": 7}[kind],
+            }
             for va, physical, length, kind in runs
         ],
     )

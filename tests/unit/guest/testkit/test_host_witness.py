@@ -40,6 +40,8 @@ WITNESSED = {
     "levels": 4,
     "runs": [RUN],
     "translations": [[0x7000, 0x5000], [0x8000, None]],
+    "pat": PAT,
+    "by": host_witness.QEMU,
 }
 
 
@@ -77,7 +79,8 @@ def test_request_is_one_that_the_host_takes(talk: Talk) -> None:
     assert talk.stops == [77]
     uc, wb = MemoryType.UC, MemoryType.WB
     run = WitnessRun(0x7000, 0x5000, 4096, 4096, uc, uc, wb, 3, True, True, False)
-    assert report == HostReport(0x1000, 4, (run,), ((0x7000, 0x5000), (0x8000, None)))
+    places = (0x7000, 0x5000), (0x8000, None)
+    assert report == HostReport(0x1000, 4, (run,), places, PAT, "QEMU")
 
 
 def test_what_the_host_could_not_see_breaks_the_promise(talk: Talk) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dma_rehearsal.host_harness.machine.machine_state import MemoryTypeRegisters
+from dma_rehearsal.host_harness.machine.qmp import MonitorError
 
 PAT = 0x0407_0506_0007_0106
 REGISTERS = MemoryTypeRegisters(
@@ -18,6 +20,8 @@ REGISTERS = MemoryTypeRegisters(
     ((0xC000_0000, 0xFF_C000_0800), *(((0, 0),) * 7)),
 )
 """Those of the CPUs of a guest as the harness starts it."""
+
+PHYSICAL_BITS = 40
 
 Field = tuple[dict[str, Any], bytes]  # its description, its bytes
 
@@ -112,3 +116,33 @@ def stream(
     devices = b"".join(each.bytes(number) for number, each in enumerate(sections, 3))
     end = b"\0\6" + len(text).to_bytes(4, "big") + text
     return b"QEVM\0\0\0\3\7\0\0\0\1q" + ram + devices + end
+
+
+class SavingQemu:
+    """A monitor of a QEMU that saves its state, with these registers by CPU index.
+
+    ``refuses`` is a command that fails, ``physical_bits`` what each CPU's phys-bits is.
+    """
+
+    def __init__(self, cpus: Mapping[int, MemoryTypeRegisters]) -> None:
+        self.cpus = dict(cpus)
+        self.commands: list[str] = []
+        self.refuses = ""
+        self.physical_bits: object = PHYSICAL_BITS
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Answer a command of QMP."""
+        self.commands.append(name)
+        if name == self.refuses:
+            raise MonitorError(f"{name}: refused")
+        if name == "migrate":
+            (channel,) = arguments["channels"]
+            sections = [cpu(index, registers) for index, registers in self.cpus.items()]
+            Path(channel["addr"]["filename"]).write_bytes(stream(sections))
+        return {
+            "query-migrate": {"status": "completed"},
+            "query-cpus-fast": [
+                {"cpu-index": index, "qom-path": f"/machine/cpu{index}"} for index in (0, 1)
+            ][: max(1, len(self.cpus))],
+            "qom-get": self.physical_bits,
+        }.get(name, {})

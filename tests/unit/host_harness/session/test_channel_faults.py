@@ -19,6 +19,7 @@ from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session import agent_client
 from dma_rehearsal.host_harness.session.agent_client import Request, Running
+from dma_rehearsal.host_harness.witness.saved_registers import SavedRegisters
 from tests.unit.host_harness.machine.staged_vm import Stage, staged
 
 AGENT = """
@@ -78,11 +79,12 @@ def run_session(stage: Stage, config: pytest.Config, fault: str | None) -> int:
     items = agent_client.collect([vm], Request(tests, fault=fault), seed=7).items
     if fault == "test-never-ends":
         vm.deadlines = {**vm.deadlines, "test": _HANGS_S}
+    registers = SavedRegisters(vm.monitor, vm.sockets)
     passed = 0
     for item, following in pairwise([*items, None]):
         assert item is not None
         next_one = following.nodeid if following else None
-        outcome = Running(vm, config, item.nodeid, next_one).wait()
+        outcome = Running(vm, config, item.nodeid, next_one, registers).wait()
         passed += all(report.passed for report in outcome.reports)
     vm.end_session(passed)
     return passed

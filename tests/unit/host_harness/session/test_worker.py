@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from dma_rehearsal.host_harness.session.agent_client import Outcome
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
 from dma_rehearsal.host_harness.verdict import host_view
 from tests.unit.host_harness import traces
+from tests.unit.host_harness.machine.saved_states import REGISTERS, SavingQemu
 
 FAULT = "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x5000 [fault reason 0x05]"
 
@@ -30,7 +32,11 @@ def made(folder: Path, *, iommu: bool = False) -> Worker:
     (folder / "device-trace.jsonl").touch()
     (folder / "console.log").touch()
     vm: Any = SimpleNamespace(
-        folder=folder, set_test=str, console=SimpleNamespace(catch_up=lambda: None)
+        folder=folder,
+        sockets=folder,
+        set_test=str,
+        console=SimpleNamespace(catch_up=lambda: None),
+        monitor=SavingQemu({0: REGISTERS}),
     )
     return Worker(vm, iommu=iommu)
 
@@ -224,3 +230,92 @@ def test_model_that_failed_takes_the_verdict_of_its_test(
     does(worker, device="device process", test=None, event="model failed", text="a bug")
     with pytest.raises(NoVerdict, match="a device's model failed: a bug"):
         worker.late()
+
+
+CLAIM = {
+    "promise": "kIOMapWriteThruCache",
+    "kind": "cache",
+    "asked": "WT",
+    "buffer": "",
+    "made": "",
+    "ranges": [],
+    "first": 0,
+    "va": 0x7000,
+    "length": 0x1000,
+    "mode": "WT",
+}
+
+
+def claims_a_mode() -> Outcome:
+    outcome = passed()
+    outcome.reports[-1].user_properties.append(("claim", dict(CLAIM)))
+    return outcome
+
+
+def qemu_of(worker: Worker) -> SavingQemu:
+    qemu: Any = worker.vm.monitor
+    assert isinstance(qemu, SavingQemu)
+    return qemu
+
+
+def test_claim_of_a_cache_mode_is_judged_by_the_cpus_registers(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    does(worker, **traces.witness((0x7000, 0x0C00_0000, 0x1000, "WT")))
+    seen = worker.see(claims_a_mode()).host
+    assert [finding.verdict for _, finding in seen.findings] == ["kept"]
+    assert (seen.objections, seen.guests_word) == ((), "")
+
+
+def test_witness_that_was_told_other_registers(tmp_path: Path) -> None:
+    """It found what was asked for, and the CPU has another type there."""
+    worker = made(tmp_path / "1")
+    qemu_of(worker).cpus = {0: replace(REGISTERS, pat=0x0007_0406_0007_0406)}
+    does(worker, **traces.witness((0x7000, 0x0C00_0000, 0x1000, "WT")))
+    seen = worker.see(claims_a_mode()).host
+    assert [finding.verdict for _, finding in seen.findings] == ["broken"]
+    assert "the witness found WT at 0x7000 (entry 7 of IA32_PAT" in seen.objections[0]
+
+
+def test_registers_are_read_for_the_first_walk_and_at_the_end(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    worker.see(passed())
+    assert worker.confirm() == []
+    assert qemu_of(worker).commands == [], "no test walked"
+    for _ in range(3):
+        does(worker, **traces.witness((0x7000, 0x0C00_0000, 0x1000, "WB")))
+        assert not worker.see(passed()).host.objections
+    assert qemu_of(worker).commands.count("migrate") == 1
+    assert worker.confirm() == []
+    qemu_of(worker).cpus = {0: replace(REGISTERS, def_type=0)}
+    ((name, words),) = worker.confirm()
+    assert name == "PAT and MTRRs"
+    assert "IA32_MTRR_DEF_TYPE of CPU 0 was 0xc06, and is 0x0 now" in words
+
+
+def test_guests_word_is_labelled_where_qemu_does_not_save(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    qemu_of(worker).refuses = "migrate"
+    does(worker, **traces.witness((0x7000, 0x0C00_0000, 0x1000, "WT")))
+    seen = worker.see(claims_a_mode()).host
+    assert [finding.verdict for _, finding in seen.findings] == ["kept"]
+    assert (seen.objections, seen.guests_word) == ((), "PAT and MTRRs by the guest's word")
+    (note,) = worker.notes()
+    assert "the guest's word in this run" in note
+    assert "migrate: refused" in note
+    assert worker.confirm() == []
+
+
+def test_objection_of_the_hosts_walk(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    outcome = replace(passed(), objections=["the guest told IA32_PAT as 0x1"])
+    assert worker.see(outcome).host.objections == ("the guest told IA32_PAT as 0x1",)
+
+
+def test_monitor_that_does_not_answer_loses_the_run(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    qemu_of(worker).refuses = "stop"
+    lost: Any = worker.vm
+    lost.lost = NoVerdict
+    does(worker, **traces.witness((0x7000, 0x0C00_0000, 0x1000, "WT")))
+    with pytest.raises(NoVerdict, match="about the CPUs: stop: refused"):
+        worker.see(passed())

@@ -523,3 +523,26 @@ def test_verdicts_have_colours_for_a_terminal_alone() -> None:
     ledger.add_test([report(properties=[row()])], ["alignment"])
     assert "\x1b" not in ledger.table()
     assert "\x1b[32mkept, by the test" in ledger.table(colours=True)
+
+
+def test_rows_that_rest_on_a_walk_say_by_whose_word() -> None:
+    ledger = Ledger(known_gaps=KnownGaps())
+    walked, other = {**row(), "evidence": "walk"}, {**row(promise="MSI-X"), "evidence": "interrupt"}
+    ledger.add_test([report(properties=[walked, other])], [], HostView(guests_word="by its word"))
+    assert [each.attested for each in ledger.promises] == [
+        "low 12 bits 0; by its word",
+        "low 12 bits 0",
+    ]
+    ledger.promises.clear()
+    ledger.add_test([report(properties=[walked])], [], HostView())
+    assert ledger.promises[0].attested == "low 12 bits 0"
+
+
+def test_notes_are_shown_once(tmp_path: Path) -> None:
+    ledger = Ledger(known_gaps=KnownGaps())
+    ledger.add_test([report(properties=[row()])], [])
+    assert "note:" not in ledger.table()
+    ledger.notes += ["by the guest's word"] * 2
+    assert ledger.table().count("note: by the guest's word") == 1
+    ledger.write(tmp_path / "rows.json", {})
+    assert json.loads((tmp_path / "rows.json").read_text())["notes"] == ["by the guest's word"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,36 @@ from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.machine.guest_memory import NoMemory
 from dma_rehearsal.host_harness.machine.qmp import MonitorError
 from dma_rehearsal.host_harness.process.errors import NoVerdict
-from dma_rehearsal.host_harness.witness import cpu_registers, host_witness
+from dma_rehearsal.host_harness.witness import cpu_registers, host_witness, saved_registers
+from dma_rehearsal.host_harness.witness.saved_registers import SavedRegisters
 from tests.unit.device.platform.tables import PAGE, TABLE, Tables
+from tests.unit.host_harness.machine.saved_states import PHYSICAL_BITS, REGISTERS, SavingQemu
 
 VA = 0x7F12_3456_7000
 ASKED: dict[str, Any] = {
     "type": "witness",
     "address": VA,
     "length": 2 * PAGE,
-    "pat": 0x0407_0506_0007_0106,
-    "def_type": 0x806,
-    "physical_bits": 40,
-    "ranges": [[0xE000_0000, 0xFF_E000_0800]],
-    "fixed": [0] * 11,
+    "pat": REGISTERS.pat,
+    "def_type": REGISTERS.def_type,
+    "physical_bits": PHYSICAL_BITS,
+    "ranges": [list(pair) for pair in REGISTERS.ranges],
+    "fixed": list(REGISTERS.fixed),
 }
+# Makes the pages that are mapped here uncached.
+UNCACHED = replace(REGISTERS, fixed=(0, *REGISTERS.fixed[1:]))
+TOLD = {"pat", "def_type", "physical_bits", "ranges", "fixed"}
+
+
+def with_bit(
+    ranges: Sequence[tuple[int, int]], number: int, part: int, bit: int
+) -> list[tuple[int, ...]]:
+    """Return variable ranges with one bit of PHYSBASE (0) or PHYSMASK (1) changed."""
+    found = [list(pair) for pair in ranges]
+    found[number][part] ^= bit
+    return [tuple(pair) for pair in found]
+
+
 # The parts of what QEMU 10.1 prints that are looked at, and some that look like them.
 PRINTED = """
 CPU#{index}
@@ -46,6 +64,7 @@ class Stopped:
     """A VM whose guest stops when it is armed. Subclasses lie."""
 
     place: Path
+    saves = True
 
     def __init__(self, levels: int = 4) -> None:
         self.tables = Tables(levels)
@@ -53,7 +72,8 @@ class Stopped:
             self.tables.map(VA + offset, 0x5000 + offset)
         self.sent: list[dict[str, Any]] = []
         self.commands: list[str] = []
-        self.folder = Stopped.place
+        self.qemu = SavingQemu({0: REGISTERS, 1: REGISTERS})
+        self.folder = self.sockets = Stopped.place
         self.monitor: Any = self
         self.memory: Any = self
 
@@ -80,8 +100,6 @@ class Stopped:
     def command(self, name: str, **arguments: Any) -> Any:
         line = arguments.get("command-line", name)
         self.commands.append(line)
-        if name == "query-cpus-fast":
-            return [{"cpu-index": 0}, {"cpu-index": 1}]
         if line == "info registers":
             index = arguments["cpu-index"]
             root = self.tables.root | 0x801 if index == 1 else 0x77000
@@ -90,8 +108,7 @@ class Stopped:
         if line.startswith("gva2gpa"):
             assert arguments["cpu-index"] == 1
             return f"gpa: {int(line.split()[1], 16) - VA + 0x5000:#x}\r\n"
-        assert name == "cont"
-        return {}
+        return self.qemu.command(name, **arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +116,18 @@ def _folder(tmp_path: Path) -> None:
     Stopped.place = tmp_path
 
 
+def answer(vm: Any, **changed: Any) -> list[str]:
+    """Return the objections."""
+    registers = SavedRegisters(vm.monitor, vm.sockets)
+    found = host_witness.answer(vm, {**ASKED, **changed}, 5, registers)
+    assert list(vm.sockets.glob(saved_registers.FILE)) == []
+    return found
+
+
 def ask(vm: Any, **changed: Any) -> dict[str, Any]:
-    host_witness.answer(vm, {**ASKED, **changed}, 5)
+    """Return the reply to the guest, which told the truth, unless the test says otherwise."""
+    objections = answer(vm, **changed)
+    assert bool(objections) == bool(set(changed) & TOLD and vm.saves)
     assert vm.commands[-1] == "cont"
     reply: dict[str, Any] = vm.sent[-1]
     assert reply["type"] == "witnessed"
@@ -131,6 +158,7 @@ def test_root_of_the_cpu_that_holds_the_number(levels: int) -> None:
     (line,) = (vm.folder / host_witness.LOG).read_text().splitlines()
     kept = json.loads(line)
     assert (kept["asked"], {"type": "witnessed", **kept["seen"]}) == (ASKED, reply)
+    assert (kept["objections"], kept["registers"]["pat"]) == ([], REGISTERS.pat)
 
 
 def test_numbers_are_never_the_same() -> None:
@@ -144,9 +172,101 @@ def _asked(_: int) -> Stopped:
     return vm
 
 
-def test_mtrrs_are_the_guests_word() -> None:
-    (run,) = ask(Stopped(), ranges=[[0, 0xFF_FFFF_0800]])["runs"]
+def test_registers_are_those_of_the_cpu_that_asked() -> None:
+    vm = Stopped()
+    vm.qemu.cpus = {0: REGISTERS, 1: UNCACHED}
+    assert "CPU 1 has IA32_MTRR_FIX64K_00000 0x0, and CPU 0 has 0x60606" in answer(vm)[0]
+    (run,) = vm.sent[-1]["runs"]
     assert (run["mtrr"], run["effective"]) == ("UC", "UC")
+    assert vm.sent[-1]["by"] == host_witness.QEMU
+
+
+LIES: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"entry {entry} of PAT": (
+            {"pat": REGISTERS.pat ^ 1 << 8 * entry},
+            f"IA32_PAT as {REGISTERS.pat ^ 1 << 8 * entry:#x}, and CPU 1 has {REGISTERS.pat:#x}",
+        )
+        for entry in range(8)
+    },
+    **{
+        f"bit {bit} of the default type": ({"def_type": REGISTERS.def_type ^ 1 << bit}, "DEF_TYPE")
+        for bit in (0, 1, 2, 10, 11)
+    },
+    **{
+        f"{name} {number}": (
+            {"ranges": [list(pair) for pair in changed]},
+            f"IA32_MTRR_{name}{number} as",
+        )
+        for number in range(8)
+        for name, changed in (
+            ("PHYSBASE", with_bit(REGISTERS.ranges, number, 0, 1 << 30)),
+            ("PHYSMASK", with_bit(REGISTERS.ranges, number, 1, 1 << 11)),
+            ("PHYSMASK", with_bit(REGISTERS.ranges, number, 1, 1 << 39)),
+        )
+    },
+    **{
+        name: (
+            {"fixed": [value ^ (place == number) for place, value in enumerate(REGISTERS.fixed)]},
+            f"IA32_MTRR_{name} as",
+        )
+        for number, name in enumerate(
+            [
+                *("FIX64K_00000", "FIX16K_80000", "FIX16K_A0000"),
+                *(f"FIX4K_{address:X}" for address in range(0xC0000, 0x100000, 0x8000)),
+            ]
+        )
+    },
+    "fixed ranges in another order": (
+        {"fixed": [*REGISTERS.fixed[:1], *REGISTERS.fixed[2:], REGISTERS.fixed[1]]},
+        "FIX16K_80000 as",
+    ),
+    "ranges in another order": (
+        {"ranges": [list(pair) for pair in reversed(REGISTERS.ranges)]},
+        "PHYSBASE7 as",
+    ),
+    "one range less": (
+        {"ranges": [list(pair) for pair in REGISTERS.ranges[1:]]},
+        "PHYSBASE0 as 0x0",
+    ),
+    "one range more": (
+        {"ranges": [*map(list, REGISTERS.ranges), [0x1000, 0x800]]},
+        "PHYSBASE8 as 0x1000",
+    ),
+    "the width of addresses": (
+        {"physical_bits": 39},
+        "physical address bits as 0x27, and CPU 1 has 0x28",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_register_that_the_guest_tells_wrongly_is_an_objection(lie: str) -> None:
+    """The host goes by QEMU's value, whatever was told."""
+    told, words = LIES[lie]
+    vm = Stopped()
+    objections = answer(vm, **told)
+    assert any(words in each and "the guest told" in each for each in objections)
+    assert [run["effective"] for run in vm.sent[-1]["runs"]] == ["WB"]
+    assert json.loads((vm.folder / host_witness.LOG).read_text())["objections"] == objections
+
+
+def test_bits_of_a_mask_above_the_width_of_addresses_do_not_matter() -> None:
+    """QEMU with KVM saves them as ones."""
+    vm = Stopped()
+    filled = tuple((base, mask | 0xFFF << PHYSICAL_BITS) for base, mask in REGISTERS.ranges)
+    vm.qemu.cpus = dict.fromkeys((0, 1), replace(REGISTERS, ranges=filled))
+    assert answer(vm) == []
+
+
+@pytest.mark.parametrize("command", ["migrate-set-capabilities", "migrate", "qom-get"])
+def test_guests_word_where_qemu_refuses_to_save(command: str) -> None:
+    vm = Stopped()
+    vm.qemu.refuses, vm.saves = command, False
+    reply = ask(vm, fixed=[0] * 11)
+    (run,) = reply["runs"]
+    assert (run["mtrr"], run["effective"]) == ("UC", "UC")
+    assert reply["by"] == host_witness.GUEST
 
 
 def test_hole_is_told_and_the_guest_goes_on() -> None:
@@ -171,7 +291,7 @@ def test_number_that_no_single_cpu_holds_takes_the_verdict(holders: tuple[int, .
             return super().rcx(1) if cpu in holders else 0
 
     with pytest.raises(NoVerdict, match=f"{len(holders)} CPUs have"):
-        host_witness.answer(Lies(), ASKED, 5)
+        answer(Lies())
 
 
 def test_monitor_that_fails_takes_the_verdict() -> None:
@@ -180,7 +300,7 @@ def test_monitor_that_fails_takes_the_verdict() -> None:
             raise MonitorError(f"{name}: no answer")
 
     with pytest.raises(NoVerdict, match="no answer"):
-        host_witness.answer(Silent(), ASKED, 5)
+        answer(Silent())
 
 
 @pytest.mark.parametrize(
@@ -199,7 +319,7 @@ def test_monitor_that_fails_takes_the_verdict() -> None:
 def test_request_that_cannot_be(name: str, value: object) -> None:
     vm: Any = Stopped()
     with pytest.raises(GuestProtocolError):
-        host_witness.answer(vm, {**ASKED, name: value}, 5)
+        answer(vm, **{name: value})
     assert vm.sent == [], "refused before the guest is told to stop"
 
 

@@ -246,3 +246,34 @@ def test_fixed_ranges_are_of_three_sizes(address: int, number: int) -> None:
         int.from_bytes(bytes(range(first, first + 8)), "little") for first in range(0, 88, 8)
     )
     assert page_walk._fixed(registers, address) == number
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 15), st.integers(1, 15), st.sampled_from([0, 4, 6])), max_size=3
+    ),
+    st.integers(0, 7),
+    st.integers(0, 0x12FF).map(lambda page: page * PAGE),
+    st.integers(1, 40),
+)
+def test_types_of_a_range_are_those_of_its_pages(
+    ranges: list[tuple[int, int, int]], index: int, physical: int, pages: int
+) -> None:
+    """Masks are of 256 KiB to 4 MiB, and not always of adjacent bits."""
+    bits = (1 << 40) - (1 << 22)
+    pairs = tuple((base << 18 | kind, bits | mask << 18 | 1 << 11) for base, mask, kind in ranges)
+    registers = TypeRegisters(PAT, 0xC06, 40, pairs, (0x0004_0605_0600_0405,) * 11)
+
+    def one(place: int) -> str:
+        pat = page_walk._type(PAT >> 8 * index & 0xFF, "")
+        return page_walk.combined(pat, page_walk.mtrr_type(registers, place))
+
+    try:
+        expected = [one(physical + PAGE * page) for page in range(pages)]
+    except WalkFailed:
+        with pytest.raises(WalkFailed):
+            page_walk.types_of(registers, index, physical, pages * PAGE)
+        return
+    found = page_walk.types_of(registers, index, physical, pages * PAGE)
+    assert [kind for length, kind in found for _ in range(length // PAGE)] == expected
+    assert all(first != second for (_, first), (_, second) in itertools.pairwise(found))
