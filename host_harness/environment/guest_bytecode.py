@@ -14,14 +14,17 @@ from dma_rehearsal.host_harness.environment import (
     compile_for_guest,
     debian,
     guest_packages,
+    manifest,
 )
 from dma_rehearsal.host_harness.process import advice, children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 _TIMEOUT_S = 120
 _PYTHON = "usr/bin/python3.11"
-# Below the unpacked packages: all that this Python reads.
-PARTS = ("usr/bin/", "usr/lib/python3.11/", *(f"{each}/" for each in debian.LIBRARY_FOLDERS[:2]))
+# Of the unpacked packages, all that this Python reads.
+_PARTS = tuple(
+    f"root/{each}/" for each in ("usr/bin", "usr/lib/python3.11", *debian.LIBRARY_FOLDERS[:2])
+)
 
 
 def compile_folder(tree: Path, folder: Path, name_in_guest: str) -> None:
@@ -58,8 +61,9 @@ def compiled(
 
     ``sources`` are Python files by their paths below ``name_in_guest``; ``scratch`` is a folder to
     be made. A test file has pytest's rewritten bytecode, too: it saves each session a third of its
-    collection. EnvironmentFailure when the guest's Python does not run on this host.
+    collection. EnvironmentFailure when the guest's Python does not run on this host, or is damaged.
     """
+    _check(tree)
     for name, data in sources.items():
         path = scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +79,18 @@ def compiled(
         source: {name: (scratch / name).read_bytes() for name in names}
         for source, names in made.items()
     }
+
+
+def _check(tree: Path) -> None:
+    """Remove unpacked packages whose Python is not as it was unpacked: EnvironmentFailure then."""
+    if wrong := manifest.fault_of(tree.parent, _PARTS):
+        removed = build_cache.discard(tree.parent)
+        raise EnvironmentFailure(
+            f"the guest's Python in {tree} is damaged ({wrong})",
+            "run again: it has been removed, and will be unpacked again"
+            if removed
+            else f"when no other run uses it: {advice.command('clean-cache')}, then run again",
+        )
 
 
 def _packages(tree: Path) -> Path:

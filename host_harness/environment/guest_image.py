@@ -26,7 +26,6 @@ from dma_rehearsal.host_harness.environment import (
     host_tools,
     kernel_module,
     manifest,
-    payload,
 )
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process import advice
@@ -129,7 +128,10 @@ class Made:
 
 def made() -> Made:
     """Return what the cache holds for this checkout, by the manifests alone; makes nothing."""
-    resolved = build_cache.recorded(build_cache.TREE, _tree_inputs())
+    return _made(build_cache.recorded(build_cache.TREE, _tree_inputs()))
+
+
+def _made(resolved: dict[str, Any] | None) -> Made:
     if resolved is None:
         return Made(to_make=("tree", "driver", "image"))
     try:
@@ -173,10 +175,11 @@ def make(progress: Callable[[str], None]) -> Image:
             progress,
         )
 
-    # The tree's 17,000 files are looked at only when something is built from them.
+    # The tree's 17,000 files are looked at only when something is built from them; for a payload,
+    # those of its Python (guest_bytecode).
     resolved = build_cache.recorded(build_cache.TREE, _tree_inputs())
     tree = build_cache.folder_of(build_cache.TREE, _tree_inputs()) / "root"
-    if resolved is None or made().to_make or not payload.is_made(tree):
+    if resolved is None or _made(resolved).to_make:
         resolved = manifest.read(make_tree())
     release: str = resolved["kernel_release"]
 

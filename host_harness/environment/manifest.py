@@ -52,14 +52,19 @@ def content(path: Path, sealed: dict[str, Any], name: str) -> bytes:
     return data
 
 
-def fault_of(path: Path) -> str | None:
-    """Return, in a few words, what has changed in an entry; None when it is sound."""
+def fault_of(path: Path, below: tuple[str, ...] = ("",)) -> str | None:
+    """Return, in a few words, what has changed in an entry; None when it is sound.
+
+    ``below`` are the starts of the paths to look at.
+    """
     try:
         loaded = read(path)
     except (OSError, ValueError) as error:
         return f"manifest.json: {brief(error)}"
     contents: dict[str, Content] = loaded["contents"]
     for name, wanted in contents.items():
+        if not name.startswith(below):
+            continue
         try:
             wrong = _difference(f"{path}/{name}", wanted)
         except OSError as error:

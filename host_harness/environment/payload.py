@@ -181,12 +181,6 @@ def digest(tree: Path, tests: GuestTests) -> str:
     return build_cache.digest_of(_inputs(tree, _sources(tests)))
 
 
-def is_made(tree: Path) -> bool:
-    """Return whether the cache has the payload of this checkout's ``guest/``."""
-    inputs = _inputs(tree, _sources(GuestTests()))
-    return build_cache.recorded(build_cache.PAYLOAD, inputs) is not None
-
-
 def make(tree: Path, tests: GuestTests) -> Payload:
     """Return the payload of a run: this project's ``guest/`` and the tests, with bytecode.
 

@@ -18,6 +18,7 @@ from dma_rehearsal.host_harness.environment import (
     debian,
     guest_bytecode,
     guest_packages,
+    manifest,
     payload,
 )
 from dma_rehearsal.host_harness.environment.cpio_archive import Member
@@ -82,7 +83,7 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "project"
-        self.tree = folder / "tree"
+        self.tree = folder / "tree" / "root"
         self.tests = GuestTests(self.root, (".",))
         for name, text in {
             "checkout/guest/agent/init.py": "#!/usr/bin/python3\n",
@@ -96,8 +97,8 @@ class Checkout:
             "project/data.bin": "\0",
         }.items():
             self.write(f"../{name}", text)
-        self.tree.mkdir()
-        (self.tree / "usr").symlink_to(sys.base_prefix)
+        self.tree.mkdir(parents=True)
+        manifest.write(self.tree.parent, {}, hashed=False)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the project."""
