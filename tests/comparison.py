@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -23,21 +23,27 @@ from typing import Any
 
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session import verdict_record
-from tests.runs import Run
+from tests.runs import Run, run
 
 _COUNTS = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed")
 _LEFT_OUT = re.compile(r"left out: (\d+) tests (.+)$", re.M)
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\bCRC [0-9a-f]{8}\b|\b\d+(?:\.\d+)?(?: DMAs?\b)?")
 # A buffer is in as many segments as the kernel's memory has at that moment, and some tests ask
-# again until something has happened. So these events are compared by kind, and not by number.
-_AS_OFTEN_AS_IT_TAKES = ("dma", "request", "grant", "withdraw")
+# again until something has happened. At a boot the firmware lets functions decode their BARs; in a
+# restored guest the driver does, which is one more command at its first open. So these events are
+# compared by kind, and not by number.
+_AS_OFTEN_AS_IT_TAKES = ("dma", "request", "grant", "withdraw", "command")
 # The fields of an event that make its kind. Others are addresses, numbers, times and contents.
 _KIND = (
     *("device", "event", "kind", "command", "status", "reason", "direction", "write", "state"),
     *("interrupt", "vector", "enabled", "level", "missing", "by", "last"),
 )
 _SHOWN = 40  # differences in a message
+
+COLD, BOOTED, COLLECTED = "cold", "booted", "collected"
+EACH = (COLD, BOOTED, COLLECTED)
+_TRIES = 4  # one may have to boot to make the states
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +186,54 @@ def _of_mappings(
         yield from _of_values(f"{what}, {name}", one, other, here.get(name, 0), there.get(name, 0))
 
 
-def check_alike(*records: Record) -> None:
-    """Compare each run with the first one; AssertionError names the differences."""
-    first, *others = records
-    assert first.tests, f"the run {first.name} has no tests to compare"
+def run_each_start(
+    start: Callable[[str], Run],
+    due: Sequence[str] = EACH,
+    save: Callable[[], object] = lambda: None,
+) -> list[Run]:
+    """Call ``start`` with a value of STATE until there is a run of each start; the first is cold.
+
+    A run that does not find its state saves one for the next; it is among the runs, too. One with a
+    fault saves none, so ``save`` has another run do it.
+    """
+    runs = [start("no")]
+    for _ in range(_TRIES):
+        missing = {*due} - {each.start for each in runs}
+        if not missing:
+            break
+        runs.append(start("auto" if COLLECTED in missing else "booted"))
+        if runs[-1].start == COLD:
+            save()
+    starts = [each.start for each in runs]
+    assert starts[0] == COLD, runs[0].complaints
+    assert {*starts} >= {*due}, f"of {', '.join(due)} there are the starts {', '.join(starts)}"
+    return runs
+
+
+def save_booted(folder: Path, iommu: str = "") -> Run:
+    """Have a run without a fault save a booted state; it runs no test."""
+    return run(folder, "--collect-only", "suite/test_device.py", STATE="booted", IOMMU=iommu)
+
+
+def records(runs: Sequence[Run]) -> list[Record]:
+    """Return the records of runs, named by their starts; two of one start by numbers, too."""
+    seen: Counter[str] = Counter()
+    found = []
+    for each in runs:
+        seen[each.start] += 1
+        number = f" {seen[each.start]}" if seen[each.start] > 1 else ""
+        found.append(Record.of(f"{each.start}{number}", each))
+    return found
+
+
+def unlike(runs: Sequence[Record]) -> str:
+    """Return what differs between the first of these runs and each other; "" when all are alike.
+
+    ValueError when there is nothing to compare.
+    """
+    first, *others = runs
+    if not (first.tests or first.complaints):
+        raise ValueError(f"the run {first.name} has nothing to compare")
     found = [line for each in others for line in differences(first, each)]
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    assert not found, "\n".join(["the runs differ:", *found[:_SHOWN], *more])
+    return "\n".join([*found[:_SHOWN], *more])

@@ -44,6 +44,12 @@ class Run:
         return loaded
 
     @property
+    def start(self) -> str:
+        """Return how the guest started: "cold", "booted", "collected"; "" when none started."""
+        written = (self.folder / "attestations.json").exists()
+        return str(self.attestations["start"]) if written else ""
+
+    @property
     def complaints(self) -> list[str]:
         """Return the lines of the verdict that say what is wrong."""
         said = [*self.output.splitlines(), *self.errors.splitlines()]

@@ -9,16 +9,20 @@ import shlex
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from typing import Any, Self
 
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND
-from tests.runs import run
+from tests.comparison import BOOTED, COLD, EACH, records, run_each_start, save_booted, unlike
+from tests.runs import Run, run
 
 FOLDER = SOURCE / "build" / "matrix"
+SEED = "0x5eed"  # of runs that are compared
 PLAIN = "exerciser"  # no profile
 # The allocator's tests say the same under every profile, and most tests under either coherence.
 _OF_THE_PROFILE, _OF_COHERENCE = ("-m", "not any_device"), ("-m", "coherence")
@@ -62,6 +66,17 @@ class Cell:
             "VMS": "" if self.selecting else "1",  # other cells run beside
         }
         return {name: value for name, value in said.items() if value}
+
+    @property
+    def starts(self) -> Sequence[str]:
+        """Return the starts whose runs are compared; without any it runs once, as it comes.
+
+        An IOMMU changes the tests and not the way to start, so one whole cell with it is enough. A
+        session with a fault of the guest's is never saved.
+        """
+        if self.fault:
+            return (COLD, BOOTED)
+        return EACH if not self.iommu or (self.coherent and not self.selecting) else ()
 
     def command(self, seed: int | None = None) -> str:
         """Return the one command that does the cell again."""
@@ -120,7 +135,8 @@ class Result:
     """The result of a cell. ``status`` is the run's, ``due`` what it must be.
 
     ``cpu_s`` are the CPU's seconds, the VM's and the device's among them. ``verdicts`` counts the
-    promises by verdict; ``complaint`` is the first line of what is wrong.
+    promises by verdict; ``complaint`` is the first line of what is wrong. ``unlike`` says where a
+    restored run differs from the one that boots cold.
     """
 
     profile: str
@@ -135,6 +151,7 @@ class Result:
     verdicts: dict[str, int]
     complaint: str
     command: str
+    unlike: str = ""
 
     @property
     def cell(self) -> str:
@@ -143,8 +160,8 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the cell came out as it must: green, or red with a fault."""
-        return self.status == self.due
+        """Whether the cell came out as it must, however it started: green, or red with a fault."""
+        return self.status == self.due and not self.unlike
 
     @classmethod
     def of(cls, words: dict[str, Any]) -> Self:
@@ -157,15 +174,30 @@ class Result:
 
 
 def run_cell(cell: Cell, due: int = 0) -> Result:
-    """Run a cell in its own folder; what an earlier run left there goes."""
+    """Run a cell in its own folder; what an earlier run left there goes.
+
+    A cell with `Cell.starts` runs from each of them, and the runs are compared.
+    """
     folder = FOLDER / cell.name
     shutil.rmtree(folder, ignore_errors=True)
     start, cpu_before = time.monotonic(), _cpu_of_children()
-    done = run(folder, "-q", *cell.selecting, **cell.settings)
-    attested = folder / "latest" / "attestations.json"
+    if cell.starts:
+        settings, number = cell.settings | {"SEED": SEED}, count(1)
+
+        def from_state(state: str) -> Run:
+            place = folder / f"{next(number)}-{state}"
+            return run(place, *cell.selecting, **settings, STATE=state)
+
+        def save() -> Run:
+            return save_booted(folder / f"{next(number)}-save", settings.get("IOMMU", ""))
+
+        runs = run_each_start(from_state, cell.starts, save)
+        different = unlike(records(runs))
+    else:
+        runs, different = [run(folder, *cell.selecting, **cell.settings)], ""
+    done = next((each for each in runs if each.status != due), runs[-1])
+    attested = done.folder / "attestations.json"
     facts = done.attestations if attested.exists() else {}
-    seed = facts.get("seed")
-    complaints = done.complaints
     return Result(
         cell.profile,
         cell.column,
@@ -177,8 +209,9 @@ def run_cell(cell: Cell, due: int = 0) -> Result:
         facts.get("passed", 0),
         facts.get("failed", 0),
         dict(Counter(row["verdict"] for row in facts.get("promises", ()))),
-        complaints[0] if done.status and complaints else "",
-        cell.command(seed),
+        next(iter(done.complaints), "") if done.status else "",
+        cell.command(facts.get("seed")),
+        different,
     )
 
 

@@ -30,7 +30,7 @@ def grid(results: Sequence[Result], wall_s: float | None = None) -> list[str]:
         lines += [*([""] if lines else []), *_table(["fault", "profile", "column", "found"], rows)]
     wrong = [each for each in results if not each.ok]
     for each in wrong:
-        lines += ["", f"{each.cell}: {each.complaint or 'see its run folder'}"]
+        lines += ["", f"{each.cell}: {each.complaint or each.unlike or 'see its run folder'}"]
         lines += [f"  again: {each.command}"]
     seconds = sum(each.seconds for each in results)
     wall = "" if wall_s is None else f" in {wall_s:.0f} s"
@@ -41,12 +41,16 @@ def grid(results: Sequence[Result], wall_s: float | None = None) -> list[str]:
 
 def _shown(result: Result) -> str:
     outcome = f"{result.passed} passed" if result.ok else f"RED {result.status}"
+    if result.unlike:
+        outcome += ", STARTS DIFFER"
     if result.failed:
         outcome += f", {result.failed} failed"
     return f"{outcome}, {result.seconds:.0f} s"
 
 
 def _found(result: Result) -> str:
+    if result.unlike:
+        return f"STARTS DIFFER, status {result.status}"
     return f"{result.complaint:.60}" if result.ok else f"NOT FOUND, status {result.status}"
 
 

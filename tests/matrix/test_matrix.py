@@ -11,6 +11,7 @@ import pytest
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.host_harness.faults import find
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND
+from tests.comparison import BOOTED, COLD, EACH
 from tests.matrix.cells import PLAIN, Cell, Result, every_cell, run_cell
 
 # In `make test`, too: a narrow device behind an IOMMU. The limits of all profiles are tried in
@@ -46,7 +47,8 @@ def marked(cell: Cell) -> list[pytest.MarkDecorator]:
 
 
 def checked(result: Result) -> None:
-    assert result.ok, f"status {result.status}: {result.complaint}\n  again: {result.command}"
+    again = f"again: {result.command}"
+    assert result.ok, f"status {result.status}: {result.complaint}\n{result.unlike}\n  {again}"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,15 @@ def test_placement_takes_turns() -> None:
         assert {cell.place for cell in cells if cell.profile == name} == {KIND, HOSTILE}
     hostile = [cell for cell in cells if cell.place == HOSTILE]
     assert all("PLACE=hostile" in cell.command() for cell in hostile)
+
+
+def test_restored_runs_of_each_profile_are_compared_with_cold_ones() -> None:
+    compared = {cell.name for cell in every_cell() if cell.starts == EACH}
+    own = {cell.profile for cell in every_cell()}
+    assert compared >= {f"{name}-{how}" for name in own for how in ("coherent", "noncoherent")}
+    assert f"{PLAIN}-coherent-iommu" in compared
+    assert all(cell.starts == (COLD, BOOTED) for cell in FAULTY)
+    assert not compared & {*SUBSET}, "make test runs them once"
 
 
 def test_only_the_plain_exerciser_runs_all_tests() -> None:

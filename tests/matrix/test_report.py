@@ -68,6 +68,15 @@ def test_fault_that_nothing_found_is_wrong() -> None:
     assert lines[-1].startswith("0 of 1 cells as due")
 
 
+def test_restored_cell_that_differs_from_a_cold_one_is_wrong() -> None:
+    words = "count of tests, passed: cold: 271; booted: 270"
+    lines = grid([replace(GREEN, unlike=words), replace(FOUND, unlike=words)])
+    assert cells_of(lines[2])[1] == "RED 0, STARTS DIFFER, 12 s"
+    assert cells_of(lines[6])[-1] == "STARTS DIFFER, status 1"
+    assert f"nvme-coherent: {words}" in lines
+    assert lines[-1].startswith("0 of 2 cells as due")
+
+
 def test_result_travels_as_words() -> None:
     """Between processes: nothing in them but what JSON has."""
     assert Result.of(json.loads(json.dumps(RED.words()))) == RED

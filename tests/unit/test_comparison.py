@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.comparison import Record, check_alike, differences
+from tests.comparison import Record, differences, records, run_each_start, unlike
 from tests.runs import Run
 
 OUT, CACHE = "suite/test_a.py::test_out[64]", "suite/test_b.py::test_cache"
@@ -146,8 +146,8 @@ def test_difference_is_named(tmp_path: Path, doctor: Doctor, words: str) -> None
     cold, restored = record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)
     found = differences(cold, restored)
     assert any(re.search(words, line) for line in found), found
-    with pytest.raises(AssertionError, match="the runs differ:"):
-        check_alike(cold, restored)
+    assert unlike([cold, cold]) == ""
+    assert unlike([cold, cold, restored]).splitlines() == found
 
 
 def test_another_status_is_a_difference(tmp_path: Path) -> None:
@@ -165,13 +165,72 @@ def test_addresses_times_and_numbers_of_segments_may_differ(tmp_path: Path) -> N
     facts["trace"] += [facts["trace"][2]] * 2  # in more segments
     facts["trace"].append({"event": "detach", "device": "peer", "test": None})
     cold, restored = record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)
-    assert differences(cold, restored) == []
-    check_alike(cold, restored)
+    assert unlike([cold, restored]) == ""
 
 
-def test_runs_without_tests_compare_nothing(tmp_path: Path) -> None:
+def test_runs_in_which_nothing_ran_compare_nothing(tmp_path: Path) -> None:
     empty = sound()
     empty["verdicts"], empty["attestations"]["promises"] = {}, []
     runs = [record(tmp_path, name, empty) for name in ("cold", "restored")]
-    with pytest.raises(AssertionError, match="the run cold has no tests to compare"):
-        check_alike(*runs)
+    with pytest.raises(ValueError, match="the run cold has nothing to compare"):
+        unlike(runs)
+
+
+def test_many_differences_are_not_all_shown(tmp_path: Path) -> None:
+    facts = sound()
+    _rows(facts).extend([_row(OUT, "release", "rest", "denied")] * 60)
+    found = unlike([record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)])
+    assert found.splitlines()[-1] == "... and 20 more"
+
+
+def started(folder: Path, *starts: str) -> Callable[[str], Run]:
+    """Return a function that runs with a value of STATE, and starts the next time as ``starts``."""
+    left = list(starts)
+
+    def run(state: str) -> Run:
+        facts = sound()
+        start = "cold" if state == "no" else left.pop(0)
+        facts["attestations"]["start"] = start
+        name = f"{len(list(folder.iterdir()))}-{state}"
+        record(folder, name, facts)
+        return Run(0, facts["said"], "", folder / name)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("starts", "states"),
+    [
+        (["booted", "collected"], ["no", "auto", "auto"]),
+        (["collected", "booted"], ["no", "auto", "booted"]),
+        (["cold", "collected", "booted"], ["no", "auto", "auto", "booted"]),
+    ],
+    ids="-".join,
+)
+def test_runs_go_on_until_there_is_one_of_each_start(
+    tmp_path: Path, starts: list[str], states: list[str]
+) -> None:
+    runs = run_each_start(started(tmp_path, *starts))
+    assert [each.folder.name.partition("-")[2] for each in runs] == states
+    names = [each.name for each in records(runs)]
+    assert names == ["cold", *starts] if starts[0] != "cold" else ["cold", "cold 2", *starts[1:]]
+    assert unlike(records(runs)) == ""
+
+
+def test_start_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    words = "of cold, booted, collected there are the starts cold, booted, booted"
+    with pytest.raises(AssertionError, match=words):
+        run_each_start(started(tmp_path, *["booted"] * 4))
+
+
+def test_run_that_saves_no_state_has_another_save_it(tmp_path: Path) -> None:
+    saved: list[str] = []
+    start = started(tmp_path, "cold", "booted")
+    runs = run_each_start(start, ("cold", "booted"), lambda: saved.append("booted"))
+    assert [each.start for each in runs] == ["cold", "cold", "booted"]
+    assert saved == ["booted"]
+
+
+def test_only_the_starts_that_are_due_are_had(tmp_path: Path) -> None:
+    runs = run_each_start(started(tmp_path, "booted"), ("cold", "booted"))
+    assert [each.start for each in runs] == ["cold", "booted"]

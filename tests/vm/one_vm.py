@@ -17,6 +17,7 @@ from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import agent_client
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem
+from dma_rehearsal.host_harness.session.guest_states import StartKind
 from dma_rehearsal.host_harness.session.run import Run
 from dma_rehearsal.host_harness.session.worker import Worker
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
@@ -110,6 +111,7 @@ class OneVm:
     vm: Vm
     config: pytest.Config
     iommu: bool
+    start: StartKind = StartKind.COLD
 
     @contextmanager
     def session(self, *files: str, fault: Fault | None = None) -> Iterator[OneSession]:
@@ -144,10 +146,19 @@ class OneVm:
 
 @contextmanager
 def one_vm(config: pytest.Config, runs: Path, **settings: str) -> Iterator[OneVm]:
-    """Boot a VM with these options of a run, for as long as the ``with`` lasts."""
+    """Start a VM with these options of a run, for as long as the ``with`` lasts.
+
+    With ``state="booted"`` it is restored, where a state can be had.
+    """
     # One boot for all of them: it may take its time where many run at once.
     given = run_options.parse({"seed": str(SEED), "deadline": "kernel=300", **settings})
-    with Run(given, Progress(quiet=True), runs) as run:
-        yield OneVm(run.boot(isolated=True), config, given.iommu)
-        if run.vm:
-            run.vm.power_off()
+    for saved_before in (False, True):
+        with Run(given, Progress(quiet=True), runs) as run:
+            vm = run.boot(isolated=True)
+            kind = run.start.kind if run.start else StartKind.COLD
+            if kind is StartKind.COLD and given.state == run_options.BOOTED and not saved_before:
+                continue  # this one has saved the state for the next
+            yield OneVm(vm, config, given.iommu, kind)
+            if run.vm:
+                run.vm.power_off()
+            return

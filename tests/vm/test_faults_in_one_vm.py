@@ -12,9 +12,11 @@ from _pytest.mark import ParameterSet
 from dma_rehearsal.device.layout.faults import Component
 from dma_rehearsal.host_harness.faults import FAULTS, Fault, find
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
+from dma_rehearsal.host_harness.session.guest_states import StartKind
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from tests import kernel_faults
-from tests.vm.one_vm import OneSession, OneVm, check_gone, notice, one_vm
+from tests.comparison import masked
+from tests.vm.one_vm import Noticed, OneSession, OneVm, check_gone, notice, one_vm
 
 SWITCHABLE = [fault for fault in FAULTS if fault.switchable and not fault.options]
 OF_A_SESSION = [fault for fault in FAULTS if fault.of_a_session and not fault.options]
@@ -49,20 +51,48 @@ def marked(faults: Sequence[Fault]) -> list[ParameterSet]:
     ]
 
 
-@pytest.fixture(scope="module")
+# Values of STATE. A guest that boots cold comes second, and must notice each fault alike.
+STARTS = [
+    pytest.param("booted", id="restored"),
+    pytest.param("no", id="cold", marks=pytest.mark.full),
+]
+
+
+@pytest.fixture(scope="module", params=STARTS)
 def plain_vm(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OneVm]:
-    with one_vm(request.config, tmp_path_factory.mktemp("runs")) as made:
+    with one_vm(request.config, tmp_path_factory.mktemp("runs"), state=request.param) as made:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=STARTS)
 def iommu_vm(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OneVm]:
-    with one_vm(request.config, tmp_path_factory.mktemp("runs"), iommu="intel") as made:
+    runs = tmp_path_factory.mktemp("runs")
+    with one_vm(request.config, runs, state=request.param, iommu="intel") as made:
         yield made
+
+
+class Told:
+    """The words about each fault of the VM that met it first."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, tuple[StartKind, list[str]]] = {}
+
+    def check_alike(self, vm: OneVm, fault: Fault, noticed: Noticed) -> None:
+        """Check that another VM notices the fault by the same tests, in the same words."""
+        words = [*(item.nodeid for item in noticed.items), *map(masked, noticed.said)]
+        start, before = self._words.setdefault(fault.name, (vm.start, words))
+        assert before == words, f"{start.words}, and {vm.start.words}"
+        if vm.start is StartKind.COLD:
+            assert start is not vm.start or before is words, "two that booted cold prove nothing"
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    return Told()
 
 
 @pytest.fixture(scope="class")
@@ -85,12 +115,13 @@ class TestSwitchable:
     @pytest.mark.fires("fault")
     @pytest.mark.parametrize("fault", marked(SWITCHABLE))
     def test_fault_is_noticed_and_gone(
-        self, plain_vm: OneVm, session: OneSession, fault: Fault
+        self, plain_vm: OneVm, session: OneSession, fault: Fault, told: Told
     ) -> None:
         """The message names the promise, and what the rule is that was broken."""
         with plain_vm.fault(fault):
             noticed = notice(session, fault)
         check_gone(session, noticed)
+        told.check_alike(plain_vm, fault, noticed)
 
     def test_the_same_seed_reproduces_the_same_failure(
         self, plain_vm: OneVm, session: OneSession
@@ -111,7 +142,7 @@ class TestSwitchable:
             plain_vm.vm.set_fault(guest.name)
 
 
-def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
+def _noticed_and_gone(vm: OneVm, fault: Fault, told: Told) -> None:
     """One session with the fault, one without."""
     if fault.at_collection:
         with pytest.raises(NoVerdict, match=fault.message), vm.session(*fault.tests, fault=fault):
@@ -128,15 +159,18 @@ def _noticed_and_gone(vm: OneVm, fault: Fault) -> None:
             noticed = notice(faulty, fault)
     with vm.session(*fault.tests) as sound:
         check_gone(sound, noticed)
+    told.check_alike(vm, fault, noticed)
 
 
 @pytest.mark.fires("fault")
 @pytest.mark.parametrize("fault", marked(OF_A_SESSION))
-def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault) -> None:
-    _noticed_and_gone(plain_vm, fault)
+def test_fault_of_the_guest_is_noticed_and_gone(plain_vm: OneVm, fault: Fault, told: Told) -> None:
+    _noticed_and_gone(plain_vm, fault, told)
 
 
 @pytest.mark.fires("fault")
 @pytest.mark.parametrize("fault", IOMMU, ids=lambda fault: fault.name)
-def test_fault_behind_an_iommu_is_noticed_and_gone(iommu_vm: OneVm, fault: Fault) -> None:
-    _noticed_and_gone(iommu_vm, fault)
+def test_fault_behind_an_iommu_is_noticed_and_gone(
+    iommu_vm: OneVm, fault: Fault, told: Told
+) -> None:
+    _noticed_and_gone(iommu_vm, fault, told)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from dma_rehearsal.device.layout.faults import FAULTS, Fault
 from dma_rehearsal.device.layout.run_status import Status
-from tests.runs import LIMIT_S, OF_A_VM, Run, check, clean_environment, run
+from tests.comparison import BOOTED, COLD, records, run_each_start, save_booted, unlike
+from tests.runs import LIMIT_S, OF_A_VM, Run, check, clean_environment, last_line, run
 
 # In each `make test`: a fault that ends the device, one of the channel, those behind an IOMMU
 # that need a VM of their own. The others are noticed in process, or in test_faults_in_one_vm.py.
@@ -45,6 +47,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_clean_run_passes_with_every_promise_kept(clean: Run) -> None:
     check(clean, 0)
+    assert last_line(clean.output) == (0, "booted cold")
     promises = clean.attestations["promises"]
     verdicts = {row["verdict"] for row in promises}
     assert "kept" in verdicts
@@ -172,6 +175,31 @@ def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
         assert f"{fault.verdict}: {promise}" in done.output
     assert fault.message in done.output
     assert ("no verdict: " in done.output) == (fault.status is Status.NO_VERDICT)
+    if fault.parameter:
+        assert done.start == COLD, "a restored kernel has its command line from before"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(each, id=each.name)
+        for each in FAULTS
+        if _of_its_own(each) and not each.parameter
+    ],
+)
+def test_fault_is_told_alike_by_a_restored_run_and_a_cold_one(fault: Fault, tmp_path: Path) -> None:
+    number = itertools.count(1)
+
+    def start(state: str) -> Run:
+        tests = [f"suite/{each}" for each in fault.tests]
+        settings = {"FAULT": fault.name, "SEED": "0x5eed", "STATE": state}
+        return run(tmp_path / f"{next(number)}", *tests, **settings)
+
+    def save() -> Run:
+        return save_booted(tmp_path / "save", fault.options.get("iommu", ""))
+
+    assert unlike(records(run_each_start(start, (COLD, BOOTED), save))) == ""
 
 
 def test_failed_run_can_be_replayed_from_its_folder(tmp_path: Path) -> None:
@@ -230,5 +258,6 @@ def test_lost_vm_is_no_verdict(tmp_path: Path) -> None:
     """A module parameter that the driver refuses ends init: a panic, named with the console."""
     done = run(tmp_path, APPEND="dma_rehearsal.carveouts=nonsense")
     assert done.status == 4
+    assert last_line(done.output) == (4, "booted cold")
     assert "gave up" in done.output
     assert (done.folder / "status").read_text() == "4\n"

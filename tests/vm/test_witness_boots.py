@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dma_rehearsal.host_harness.witness import host_witness
+from tests.comparison import COLD
 from tests.runs import Run, run
 
 MODES = {
@@ -33,13 +34,15 @@ def seen(done: Run) -> list[dict[str, Any]]:
 
 def test_five_levels(tmp_path: Path) -> None:
     """A kernel that is entered as by a boot loader uses five levels where the CPU has them."""
-    looks = seen(run(tmp_path, *SELECTED, BOOT="bzimage"))
-    assert {look["seen"]["levels"] for look in looks} == {5}
+    done = run(tmp_path, *SELECTED, BOOT="bzimage")
+    assert {look["seen"]["levels"] for look in seen(done)} == {5}
+    assert done.start == COLD
 
 
 def test_page_table_isolation(tmp_path: Path) -> None:
     """The CPU has another table than the kernel tells: the page behind it, that of the user."""
     done = run(tmp_path, *SELECTED, APPEND="pti=on")
+    assert done.start == COLD, "a word for the kernel"
     roots = {look["seen"]["root"] for look in seen(done)}
     assert all(root & 1 << 12 for root in roots)
     trace = (done.folder / "device-trace.jsonl").read_text().splitlines()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of a user's own say the same from a saved state as in a guest that boots cold."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from tests.comparison import records, run_each_start, unlike
+from tests.runs import Run, run_in
+
+EXAMPLES = {
+    "checksum": ("examples/checksum/guest_tests", "examples.checksum.checksum_device:Checksum"),
+    "driver_project": ("examples/driver_project/guest_tests", ""),
+}
+
+
+def test_every_example_is_here() -> None:
+    folders = {each.parent.name for each in (SOURCE / "examples").glob("*/guest_tests")}
+    assert folders == {*EXAMPLES}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_says_the_same_from_each_start(example: str, tmp_path: Path) -> None:
+    tests, endpoint = EXAMPLES[example]
+    number = itertools.count(1)
+
+    def start(state: str) -> Run:
+        runs = tmp_path / str(next(number))
+        settings = {"ENDPOINT": endpoint, "SEED": "0x5eed", "STATE": state}
+        return run_in(SOURCE, runs, "--tests", tests, **settings)
+
+    runs = run_each_start(start)
+    assert [each.status for each in runs] == [0] * len(runs)
+    assert re.search(r"\b[1-9]\d* passed, 0 failed", runs[0].output)
+    assert unlike(records(runs)) == ""
