@@ -220,6 +220,7 @@ class CacheRegisters:
             )
             raise _Failed(CacheStatus.BUSY, at) from busy
         self._memory.keep(tag, file_ranges)
+        self._event("tracked", tag=tag, runs=report.facts())
 
     def _physical(self, report: WalkResult) -> Iterator[tuple[int, int, MemoryType]]:
         """Yield (physical address, bytes, type) of the buffer, from its first to its last byte."""

@@ -51,6 +51,20 @@ class WalkResult:
     pages: int = 0
     fault_address: int = 0
 
+    def facts(self) -> list[dict[str, int | str]]:
+        """Return the runs as the trace has them: what the host judges them by, too."""
+        return [
+            {
+                "va": run.va,
+                "physical": run.physical,
+                "length": run.length,
+                "page_size": run.page_size,
+                "pat_index": run.pat_index,
+                "effective": run.effective.name,
+            }
+            for run in self.runs
+        ]
+
 
 class Rights(NamedTuple):
     """The rights that the entries down to a page leave (Intel SDM vol. 3A, 4.6)."""

@@ -72,17 +72,7 @@ class WitnessRegisters:
             address=control.pair(Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI),
             length=control.pair(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI),
             pages=report.pages,
-            runs=[
-                {
-                    "va": run.va,
-                    "physical": run.physical,
-                    "length": run.length,
-                    "page_size": run.page_size,
-                    "pat_index": run.pat_index,
-                    "effective": run.effective.name,
-                }
-                for run in report.runs
-            ],
+            runs=report.facts(),
         )
 
     def walk(self) -> WalkResult:

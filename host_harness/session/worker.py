@@ -37,6 +37,7 @@ REGISTERS = "PAT and MTRRs"  # the name of an objection to the run
 GUESTS_WORD = "PAT and MTRRs by the guest's word"
 # The kernel may report a refusal when later tests already run.
 _REMEMBERED = 256
+_OBJECTIONS_MAX = 20  # to the walks of one test
 
 
 class Named(Protocol):
@@ -153,11 +154,12 @@ class Worker:
     def _judge_walks(self, evidence: Evidence) -> list[str]:
         """Give the test's walks the types of the CPUs' registers; return objections."""
         wrong = []
-        if evidence.walks and not self._registers.known:
+        if (evidence.walks or evidence.tracked) and not self._registers.known:
             wrong += self._look_at_registers()
         if (registers := self._registers.common) is not None:
             evidence.walks, found = walk_types.by_registers(evidence.walks, registers)
-            wrong += found
+            _, tracked = walk_types.by_registers(evidence.tracked, registers)
+            wrong += [*found, *tracked][:_OBJECTIONS_MAX]
         return wrong
 
     def _look_at_registers(self) -> list[str]:

@@ -17,7 +17,7 @@ PLATFORM = "platform"  # its name in the trace
 # Events that QEMU or the kernel causes in any test, and those of the allocator's bookkeeping:
 # none of them moves or reads a byte of memory.
 _HOUSEKEEPING = {
-    *("attach", "detach", "command", "power", "reset", "mark"),
+    *("attach", "detach", "command", "power", "reset", "mark", "tracked"),
     *("grant", "withdraw", "withdraw owner", "protection"),
 }
 MODEL_FAILED = "model failed"  # a bug in a device's model: its behaviour from then on is unknown
@@ -190,12 +190,16 @@ class Grants:
 class Evidence:
     """The devices' actions during one test. ``kinds`` are the kinds of events but housekeeping.
 
+    ``walks`` are those that the guest asked the witness for, ``tracked`` those by which the cache
+    model took the types of a buffer's memory.
+
     ``full``: the trace had no room for all of it. ``newest``: the number of the newest request, and
     ``missing`` the first and the last of those that the trace leaves out, where it does first.
     """
 
     requests: list[Request] = field(default_factory=list)
     walks: list[Walk] = field(default_factory=list)
+    tracked: list[Walk] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
     granted: list[tuple[int, Grant]] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
@@ -227,7 +231,9 @@ class Evidence:
             self.newest = request.sequence
             self.requests.append(request)
         elif kind == "witness":
-            self.walks.append(_walk(position, event))
+            self.walks.append(_walk(position, event, ok=event.get("status") == "OK"))
+        elif kind == "tracked":
+            self.tracked.append(_walk(position, event, ok=True))
         elif kind == "mark" and len(self.marks) < MARKS_MAX:
             self.marks[number(event["number"])] = Mark(position, unit.enabled, unit.now())
         elif kind == "trace is full":
@@ -291,10 +297,10 @@ def _request(position: int, event: Event) -> Request:
     )
 
 
-def _walk(position: int, event: Event) -> Walk:
+def _walk(position: int, event: Event, *, ok: bool) -> Walk:
     return Walk(
         position,
-        event.get("status") == "OK",
+        ok,
         tuple(
             WalkRun(
                 number(run["va"]),

@@ -276,6 +276,30 @@ def test_witness_that_was_told_other_registers(tmp_path: Path) -> None:
     assert "the witness found WT at 0x7000 (entry 7 of IA32_PAT" in seen.objections[0]
 
 
+def test_types_that_the_cache_model_took_are_judged_too(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    right = {**traces.witness((0x7000, 0x0C00_0000, 0x1000, "UC")), "event": "tracked"}
+    del right["status"]
+    does(worker, **right)
+    seen = worker.see(passed()).host
+    assert seen.objections == ()
+    assert seen.evidence
+    assert (seen.evidence.kinds, seen.evidence.walks) == (set(), []), "no evidence of a test's own"
+    right["runs"][0]["effective"] = "WB"
+    does(worker, **right)
+    (said,) = worker.see(passed()).host.objections
+    assert "the witness found WB at 0x7000 (entry 3 of IA32_PAT" in said
+
+
+def test_objections_to_walks_are_bounded(tmp_path: Path) -> None:
+    worker = made(tmp_path / "1")
+    wrong = traces.witness((0x7000, 0x0C00_0000, 0x1000, "UC"))
+    wrong["runs"][0]["effective"] = "WB"
+    for _ in range(50):
+        does(worker, **wrong)
+    assert len(worker.see(passed()).host.objections) == 20
+
+
 def test_registers_are_read_for_the_first_walk_and_at_the_end(tmp_path: Path) -> None:
     worker = made(tmp_path / "1")
     worker.see(passed())
