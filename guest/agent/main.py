@@ -25,7 +25,8 @@ detach, saves the machine's state, and sends resume, to this guest and to each t
              "shells": the number of consoles with a login shell; "attach": scan the PCI buses, wait
              until what was removed is back. Optional: "clock", seconds since 1970; "entropy", in
              hexadecimal digits; "seed", of Python's random numbers and of the session.
-    resumed  "functions": each PCI function's address, ids, resources, interrupts and driver
+    resumed  "functions": of a scan, each PCI function's address, ids, resources, interrupts and
+             driver
 
 A boot that was not restored gets resume and go, too. Before a session, within and after it the host
 may ask for what `host_requests` does, and for detach and resume. An error of any request is a

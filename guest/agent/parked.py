@@ -45,14 +45,18 @@ def _import(names: Iterable[str]) -> None:
 
 
 def run(channel: Channel, serve: Callable[[Channel], int]) -> int:
-    """Park, then ``serve``; return an exit status. What goes wrong here is told to the host."""
+    """Park, then ``serve``; return an exit status. What goes wrong is told to the host."""
     try:
-        if not park(channel):
-            return 0
-    except Exception:
-        channel.send({"type": "error", "text": traceback.format_exc()})
+        try:
+            if not park(channel):
+                return 0
+        except Exception:
+            channel.send({"type": "error", "text": traceback.format_exc()})
+            return 1
+        return serve(channel)
+    except ChannelError as error:
+        print(f"agent: {error}", file=sys.stderr)
         return 1
-    return serve(channel)
 
 
 def park(channel: Channel) -> bool:

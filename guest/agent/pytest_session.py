@@ -36,6 +36,9 @@ from dma_rehearsal.guest.session import (
 
 # Loaded by name, and for a session with a fault only.
 _FAULTS: Final = "dma_rehearsal.guest.faults.registry"
+_Lines = dict[  # where the functions of tests are, by their collector and name
+    tuple[pytest.Collector | None, str], tuple[str, int | None]
+]
 _GUEST: Final = Path(__file__).resolve().parents[1]
 _OUTPUT_MAX: Final = 1 << 18  # characters of one section; a frame holds 16 MiB
 _WARNINGS_MAX: Final = 100  # of one test
@@ -92,7 +95,10 @@ def run_session(channel: Channel, configuration: Message) -> None:
 
 def preload() -> None:
     """Import the test kit, which each session's forked process then has."""
+    gc.disable()
     importlib.import_module(TESTKIT_PLUGIN)
+    gc.freeze()  # the modules stay
+    gc.enable()
 
 
 class SessionPlugin:
@@ -149,10 +155,11 @@ class SessionPlugin:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Name the tests to the host, then run those that it asks for until it ends the session."""
         items = {item.nodeid: item for item in session.items}
+        lines: _Lines = {}
         self._channel.send(
             {
                 "type": "collected",
-                "items": [_describe(item) for item in session.items],
+                "items": [_describe(item, lines) for item in session.items],
                 "count": session.testscollected,
                 "dropped": sorted(self._found.difference(items))[:_DROPPED_MAX],
                 "errors": self._errors,
@@ -240,8 +247,12 @@ def _clipped(text: str) -> str:
     return f"({len(text) - _OUTPUT_MAX} characters left out)\n{text[-_OUTPUT_MAX:]}"
 
 
-def _describe(item: pytest.Item) -> dict[str, Any]:
-    path, line, _ = item.location  # pytest keeps it for the reports
+def _describe(item: pytest.Item, lines: _Lines) -> dict[str, Any]:
+    # The cases of a function have its line in common, and pytest looks it up for each anew.
+    function = (item.parent, getattr(item, "originalname", item.name))
+    if function not in lines:
+        lines[function] = item.location[:2]
+    path, line = lines[function]
     return {
         "nodeid": item.nodeid,
         "path": path,

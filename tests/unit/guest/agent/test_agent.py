@@ -85,6 +85,34 @@ def test_hello_and_collection(start: Start) -> None:
     assert guest.end() == ({"type": "ended", "ran": 0}, 0)
 
 
+CASES = """
+import pytest
+
+class TestOne:
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_it(self, size): ...
+
+class TestTwo:
+    def test_it(self): ...
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_it(size): ...
+"""
+
+
+def test_each_test_has_its_line(start: Start) -> None:
+    guest = start(test_it=CASES)
+    guest.configure()
+    found = {each["nodeid"].partition("::")[2]: each["lineno"] for each in guest.receive()["items"]}
+    assert found == {
+        "TestOne::test_it[1]": 4,
+        "TestOne::test_it[2]": 4,
+        "TestTwo::test_it": 8,
+        "test_it[1]": 10,
+        "test_it[2]": 10,
+    }
+
+
 def test_suite_of_this_checkout_collects(start: Start) -> None:
     guest = start()
     guest.configure(str(GUEST / "suite"))

@@ -145,6 +145,13 @@ def test_parked_guest_can_be_shut_down(guest: Guest) -> None:
     assert guest.process.wait(LIMIT_S) == 0
 
 
+def test_host_that_goes_away_ends_a_parked_agent(guest: Guest) -> None:
+    guest.receive()
+    guest.socket.close()
+    assert guest.process.wait(LIMIT_S) == 1
+    assert guest.said() == "agent: writing to the host failed: [Errno 32] Broken pipe\n"
+
+
 def test_held_device_is_a_refusal_and_the_guest_goes_on(guest: Guest, bus: FakePci) -> None:
     assert guest.receive()["type"] == "parked"
     bus.process(5, opens="/dev/dma-rehearsal-pci0")

@@ -93,8 +93,7 @@ def test_parameters_reach_the_tests(calls: Calls, monkeypatch: pytest.MonkeyPatc
 def test_cold_guest_needs_nothing_but_its_parameters(bus: FakePci, calls: Calls) -> None:
     before = random.getstate()
     said = saved_state.handle({"type": "resume", "parameters": [], "shells": 0, "attach": False})
-    assert said is not None
-    assert said["functions"] == pci_functions.fingerprint()
+    assert said == {"type": "resumed", "functions": []}
     assert calls == [("shells", 0)]
     assert (bus.bus / "rescan").read_text() == ""
     assert random.getstate() == before
