@@ -148,6 +148,29 @@ def test_restored_guest_can_be_saved_again(saved: Saved, tmp_path: Path) -> None
     assert "init: up" in (tmp_path / "2" / saved_state.BOOT_CONSOLE).read_text()
 
 
+ASKED = "import os, time; print(time.time(), os.urandom(16).hex())"
+"""A program for the guest, which prints its clock and 128 random bits."""
+
+
+@pytest.mark.full
+def test_guests_of_one_state_have_their_own_time_random_numbers_and_parameters(
+    saved: Saved, tmp_path: Path
+) -> None:
+    drawn = set()
+    for profile, clock in ("nic-32", 2.0e9), ("isa-24", 2.1e9):
+        with saved.restored(saved.booted, tmp_path / profile, profile=profile) as vm:
+            vm.resume(attach=True, clock=clock, entropy=secrets.token_hex(32))
+            vm.go()
+            said = vm.execute(["python3", "-c", ASKED], timeout_s=60)
+            seconds, random = str(said["stdout"]).split()
+            assert clock <= float(seconds) < clock + 1e6
+            drawn.add(random)
+            said = vm.execute(["cat", "/run/dma-rehearsal/parameters"], timeout_s=60)
+            assert str(said["stdout"]).split() == list(vm.parameters)
+            vm.power_off()
+    assert len(drawn) == 2
+
+
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
