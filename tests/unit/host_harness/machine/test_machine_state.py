@@ -128,6 +128,7 @@ def test_description_that_cannot_be(data: st.DataObject, absurd: object) -> None
         (("devices", 0, "fields", 5, "struct", "fields", 0, "name"), "mask"),
         (("devices", 0, "fields", 5, "struct"), None),
         (("devices", 0, "version"), 11),
+        (("devices", 0, "instance_id"), False),
         (("devices", 0, "name"), "pci"),
         (("devices", 1, "instance_id"), 1),
         (("devices", 2, "subsections", 0, "vmsd_name"), "cpu"),
@@ -153,6 +154,32 @@ def test_description_that_is_not_one(text: bytes) -> None:
     whole = b"QEVM\0\0\0\3" + b"\0\6" + len(text).to_bytes(4, "big") + text
     with pytest.raises(StreamError, match="description"):
         machine_state.cpus_of(whole)
+
+
+@pytest.mark.parametrize("place", ["kind", "number", "name", "instance", "footer", "end"])
+def test_frame_of_a_section_that_is_wrong(place: str) -> None:
+    """A byte that is no field's value; the last section is followed by the stream's end."""
+    whole = stream([cpu(0)])
+    start = whole.index(b"\x04\0\0\0\3\3cpu")
+    footer = whole.rindex(b"\x7e\0\0\0\3")
+    offset = {"kind": start, "number": start + 4, "name": start + 7, "instance": start + 12}
+    at = offset | {"footer": footer, "end": footer + 5}
+    assert machine_state.cpus_of(whole)
+    with pytest.raises(StreamError):
+        machine_state.cpus_of(whole[: at[place]] + b"\x55" + whole[at[place] + 1 :])
+
+
+def test_devices_do_not_reach_into_the_header() -> None:
+    whole = stream([cpu(0)], ram=b"")
+    header = len(b"QEVM\0\0\0\3\7\0\0\0\1q")
+    assert machine_state.cpus_of(whole)
+    with pytest.raises(StreamError, match="shorter"):
+        machine_state.cpus_of(b"QEVM\0\0\0\3" + whole[header + 1 :])
+
+
+def test_section_of_another_device_of_the_cpus() -> None:
+    common = Section("cpu_common", 0, saved_states.cpu_fields(replace(REGISTERS, pat=0)))
+    assert machine_state.cpus_of(stream([common, cpu(0)])) == {0: REGISTERS}
 
 
 def test_cpu_twice_and_none() -> None:

@@ -194,13 +194,14 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
         for bit in (0, 1, 2, 10, 11)
     },
     **{
-        f"{name} {number}": (
+        f"{name} {number} as {changed[number][name == 'PHYSMASK']:#x}": (
             {"ranges": [list(pair) for pair in changed]},
             f"IA32_MTRR_{name}{number} as",
         )
         for number in range(8)
         for name, changed in (
             ("PHYSBASE", with_bit(REGISTERS.ranges, number, 0, 1 << 30)),
+            ("PHYSBASE", with_bit(REGISTERS.ranges, number, 0, 1)),
             ("PHYSMASK", with_bit(REGISTERS.ranges, number, 1, 1 << 11)),
             ("PHYSMASK", with_bit(REGISTERS.ranges, number, 1, 1 << 39)),
         )

@@ -80,6 +80,8 @@ def test_cpus_that_differ(tmp_path: Path, wrong: int) -> None:
     registers, _ = made(tmp_path, *cpus)
     (said,) = registers.read()
     assert f"CPU 1 has IA32_PAT {cpus[1].pat:#x}, and CPU 0 has {cpus[0].pat:#x}" in said
+    assert registers.common
+    assert registers.common.pat == cpus[0].pat
 
 
 def test_change_between_two_looks(tmp_path: Path) -> None:
