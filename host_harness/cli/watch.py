@@ -69,7 +69,6 @@ def run(options: Options, tests: GuestTests, runs: Path, words: Sequence[str]) -
     command = Command(tests, runs, words, options.seed)
     places = Places(options, tests, runs)
     files = WatchedFiles(places.look)
-    watched_run.preload()
 
     def begin(asked: Asked) -> Forked:
         return forked.start(partial(watched_run.work, command, asked))
@@ -242,8 +241,9 @@ class Watch:
 
     def _report(self, outcome: Outcome, seconds: float) -> None:
         """Print the run's verdict; keep its status, and its folder if it did not pass."""
-        if outcome.status == Status.PASSED or outcome.folder:
-            shutil.rmtree(self._passed_folder or "/nonexistent", ignore_errors=True)
+        if outcome.folder:
+            if self._passed_folder:
+                shutil.rmtree(self._passed_folder, ignore_errors=True)
             self._passed_folder = outcome.folder if outcome.status == Status.PASSED else ""
         if outcome.selected == ():
             print("no test is selected", flush=True)

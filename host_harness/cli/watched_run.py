@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from _pytest.config import default_plugins
 
 from dma_rehearsal.host_harness.cli import own_pytest
 from dma_rehearsal.host_harness.cli.watch_selection import Outcome
@@ -25,9 +23,6 @@ from dma_rehearsal.host_harness.process.errors import HarnessError, Status
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session.run import Run
 from dma_rehearsal.host_harness.session.verdict_record import Recorder
-
-# Modules that a run imports late. The process that watches has them, so that no run waits for them.
-_LATE = ("asyncio", "qemu.qmp", "unittest", "xml.etree.ElementTree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +48,6 @@ class Asked:
     why: str
     only: tuple[str, ...] = ()
     edited: bool = False
-
-
-def preload() -> None:
-    """Import what every run needs."""
-    for name in _LATE:
-        importlib.import_module(name)
-    # pytest imports its own plugins when it starts.
-    for name in default_plugins:
-        importlib.import_module(f"_pytest.{name}")
 
 
 def work(command: Command, asked: Asked, pipe: IO[bytes]) -> int:
@@ -111,6 +97,7 @@ def _outcome(command: Command, asked: Asked) -> Outcome:
         ran=tuple(recorder.verdicts(selected or ())),
         failed=tuple(run.ledger.to_repeat()),
         counted=run.ledger.counted,
+        how=run.start.kind.words if run.start else "",
         folder=str(run.folder or ""),
     )
 

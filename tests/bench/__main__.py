@@ -17,10 +17,11 @@ from tests.bench import (  # noqa: F401  # each registers its benchmarks
     guest,
     messages,
     start,
+    watch,
 )
 from tests.bench.registry import BENCHMARKS, table
 
-_BOOT_VMS = (guest.NAME, start.NAME)
+_BOOT_VMS = (guest.NAME, start.NAME, watch.NAME)
 
 
 def main(argv: list[str]) -> int:
