@@ -27,7 +27,6 @@ enum dr_fault {
 	DR_FAULT_CLOSE_STOPS_NOTHING,
 	DR_FAULT_DEAD_PINS_END,
 	DR_FAULT_ALIASES,
-	DR_FAULT_RESET_BUSY,
 };
 
 bool dr_fault(enum dr_fault fault);

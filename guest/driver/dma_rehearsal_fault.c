@@ -29,8 +29,6 @@ static const struct {
 				     "pins of a dead process end while its device may do DMA" },
 	[DR_FAULT_ALIASES] = { "aliases",
 			       "a second mapping gets the cache mode that it asks for" },
-	[DR_FAULT_RESET_BUSY] = { "reset_busy",
-				  "the first try of each reset finds the device's lock taken" },
 };
 
 static enum dr_fault dr_active_fault;
