@@ -139,7 +139,7 @@ def test_a_reset_that_finds_the_device_busy_is_tried_again(
     attest(
         STOPPED,
         asked=f"killed after {moved} of {PAGE} bytes, and {tries} tries of the reset are refused",
-        attested=f"{tries - left} were refused at the close; the next to open finds HOLD {holds:#x}",
+        attested=f"{tries - left} were refused at the close; the next one finds HOLD {holds:#x}",
         kept=(moved, left, holds) == (STEP, max(0, tries - RESET_TRIES), 0) and not wrong,
         reason=wrong,
     )

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from dma_rehearsal.host_harness.environment import (
     accelerator,
@@ -30,8 +30,18 @@ from dma_rehearsal.host_harness.environment import (
 )
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.machine import guest_memory
+from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
 from dma_rehearsal.host_harness.process import advice, children, closed_pipe
-from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
+from dma_rehearsal.host_harness.process.errors import (
+    EnvironmentFailure,
+    HarnessError,
+    Status,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from dma_rehearsal.host_harness.session.guest_states import Start
 
 _PROBE_TIMEOUT_S = 20
 _PACKAGES = ("pytest", "pexpect", "qemu.qmp")
@@ -178,7 +188,7 @@ def _accelerator(found: qemu.Qemu | None) -> Row:
         chosen, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
     if chosen == "kvm":
         return _fine("accelerator", why)
-    hint = "a run takes about 40 to 70 s under emulation"
+    hint = "the whole suite takes about 40 to 70 s under emulation"
     if unopened is not None and not wanted:
         hint += "; faster with KVM: load kvm_intel or kvm_amd, and join the group kvm"
     return Row("accelerator", Mark.NOTE, why, hint)
@@ -255,6 +265,72 @@ def cached() -> Iterator[Row]:
         )
 
 
+def saved_states() -> Iterator[Row]:
+    """Look at the saved machine states: what the next run starts from, and whether one is saved."""
+    options = run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    try:
+        yield from _outlook(options)
+    except ImportError:  # run without the virtual environment
+        yield Row("next run", Mark.NOTE, "not known without the Python packages")
+    except EnvironmentFailure:
+        return  # of QEMU or the accelerator, which have rows of their own
+    except OSError as error:
+        yield Row("saved states", Mark.NOTE, f"cannot be checked: {error}", "STATE=no uses none")
+
+
+def _outlook(options: Options) -> Iterator[Row]:
+    # Imported here: it needs the virtual environment.
+    from dma_rehearsal.host_harness.session import outlook
+
+    image = guest_image.in_cache()
+    found = qemu.given(lambda _: None) or qemu.cached()
+    unable = ""
+    if found is None or image is None:
+        yield Row("next run", Mark.NOTE, "boots cold, when everything is made")
+    else:
+        unable = qemu.why_no_states(found)
+        chosen, _ = accelerator.choose(found, image.kernel, options.accel)
+        yield _next_run(outlook.next_start(options, found, image, chosen))
+        if chosen == "kvm":
+            yield Row(
+                "next run",
+                Mark.NOTE,
+                "saved states under KVM are untried: they are written for it, and tested with TCG",
+                "STATE=no, when a run under KVM does not come up",
+            )
+    states = outlook.saved_states()
+    words = f"{states.booted} booted, {states.collected} with collected tests"
+    if states.booted + states.collected:
+        words += f"; {disk_space.amount(states.size)}, the last was used {_ago(states.unused_s)}"
+    if unable:
+        words, hint = f"{words}; this QEMU saves none: {unable}", "every run boots cold with it"
+        yield Row("saved states", Mark.NOTE, words, hint)
+    elif reason := build_cache.why_not_offered(build_cache.BOOTED):
+        hint = f"runs work, and boot cold where no state fits; {_moves()}"
+        yield Row("saved states", Mark.NOTE, f"{words}; no new one is saved: {reason}", hint)
+    else:
+        yield _fine("saved states", words)
+
+
+def _next_run(start: Start) -> Row:
+    found = f"{_STARTS[start.kind.value]}{f': {start.reason}' if start.reason else ''}"
+    return _fine("next run", found)
+
+
+_STARTS = {
+    "cold": "boots cold",
+    "booted": "starts from a booted guest",
+    "collected": "starts with its tests collected",
+}
+
+
+def _ago(seconds: float) -> str:
+    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name} ago"
+    return "just now" if seconds < 60 else "a minute ago"
+
+
 def _moves() -> str:
     return "DMA_REHEARSAL_CACHE=/another/folder moves the cache"
 
@@ -284,6 +360,7 @@ LOOKS: tuple[tuple[str, Callable[[], Iterator[Row]]], ...] = (
     ("guest image", cached_image),
     ("cache", cached),
     ("memory", memory_available),
+    ("saved states", saved_states),
 )
 
 

@@ -191,6 +191,18 @@ def offer(kind: Kind, inputs: dict[str, Any], build: Build) -> Path | None:
         return None
 
 
+def why_not_offered(kind: Kind) -> str:
+    """Return why `offer` would make no new entry here; empty where it would. Makes nothing."""
+    root = cache_root()
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{nearest} cannot be written"
+    needed, free = kind.needed + _OFFER_SPARE, disk_space.free(root)
+    if free < needed:
+        return f"{disk_space.amount(free)} are free, and {disk_space.amount(needed)} must be"
+    return ""
+
+
 def use(kind: Kind, inputs: dict[str, Any]) -> Path | None:
     """Return the folder of the entry that ``inputs`` describe, None where no sound one is there.
 

@@ -128,7 +128,7 @@ class Made:
 
 def made() -> Made:
     """Return what the cache holds for this checkout, by the manifests alone; makes nothing."""
-    return _made(build_cache.recorded(build_cache.TREE, _tree_inputs()))
+    return _made(_recorded_tree())
 
 
 def _made(resolved: dict[str, Any] | None) -> Made:
@@ -154,6 +154,24 @@ def _made(resolved: dict[str, Any] | None) -> Made:
     )
 
 
+def in_cache() -> Image | None:
+    """Return the image that `make` would return, None where something is to be made first."""
+    resolved = _recorded_tree()
+    if resolved is None or _made(resolved).to_make:
+        return None
+    try:
+        versions = guest_packages.versions()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    entry = build_cache.folder_of(build_cache.IMAGE, _image_inputs(resolved, versions))
+    tree = build_cache.folder_of(build_cache.TREE, _tree_inputs()) / "root"
+    return _image(entry, tree, resolved, versions)
+
+
+def _recorded_tree() -> dict[str, Any] | None:
+    return build_cache.recorded(build_cache.TREE, _tree_inputs())
+
+
 def kernel_in_cache() -> Path | None:
     """Return a kernel that a probe VM can boot, None when the cache has none."""
     found = (path / "vmlinux" for path in build_cache.entries(build_cache.IMAGE))
@@ -177,7 +195,7 @@ def make(progress: Callable[[str], None]) -> Image:
 
     # The tree's 17,000 files are looked at only when something is built from them; for a payload,
     # those of its Python (guest_bytecode).
-    resolved = build_cache.recorded(build_cache.TREE, _tree_inputs())
+    resolved = _recorded_tree()
     tree = build_cache.folder_of(build_cache.TREE, _tree_inputs()) / "root"
     if resolved is None or _made(resolved).to_make:
         resolved = manifest.read(make_tree())
@@ -212,15 +230,22 @@ def make(progress: Callable[[str], None]) -> Image:
         progress,
     )
     kernel_module.check(image_entry / "vmlinux", driver_entry / f"{_MODULE}.ko")
+    return _image(image_entry, tree, resolved, package_versions)
+
+
+def _image(
+    entry: Path, tree: Path, resolved: dict[str, Any], package_versions: dict[str, str]
+) -> Image:
+    release: str = resolved["kernel_release"]
     versions: dict[str, str] = {
         "kernel": release,
         "python": resolved["versions"]["python3.11-minimal"],
         "pytest": package_versions["pytest"],
     }
     return Image(
-        image_entry / "vmlinux",
-        image_entry / "bzImage",
-        image_entry / "initramfs.cpio.lz4",
+        entry / "vmlinux",
+        entry / "bzImage",
+        entry / "initramfs.cpio.lz4",
         tree,
         versions,
         release,

@@ -137,6 +137,24 @@ def cached() -> Qemu | None:
     return _checked(build_cache.folder_of(build_cache.QEMU, _inputs()))
 
 
+def why_no_states(found: Qemu) -> str:
+    """Return why this QEMU cannot save a machine's state beside its memory; empty when it can."""
+    asked = b'{"execute": "qmp_capabilities"}{"execute": "query-migrate-capabilities"}'
+    command = [*found.command, "-machine", "none", "-nodefaults", "-display", "none", "-S"]
+    try:
+        done = children.run(
+            [*command, "-qmp", "stdio"],
+            timeout_s=_PROBE_TIMEOUT_S,
+            input=asked + b'{"execute": "quit"}',
+            environment=found.full_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        return f"it gives no answer within {_PROBE_TIMEOUT_S:g} s"
+    except OSError as error:
+        return f"it does not start: {error.strerror or error}"
+    return "" if '"x-ignore-shared"' in done.stdout else "it has no x-ignore-shared"
+
+
 def _checked(folder: Path) -> Qemu:
     try:
         return _private(folder)

@@ -21,13 +21,17 @@ from dma_rehearsal.host_harness.environment import (
     build_cache,
     disk_space,
     driver_build,
+    guest_image,
     host_tools,
     qemu,
 )
+from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import Status
-from tests.unit.host_harness.environment.programs import fake_qemu
+from dma_rehearsal.host_harness.session import outlook
+from dma_rehearsal.host_harness.session.guest_states import Start, StartKind
+from tests.unit.host_harness.environment.programs import fake_qemu, program
 from tests.unit.host_harness.wrapped import run_within
 
 
@@ -61,11 +65,13 @@ def test_fresh_machine_can_run_and_nothing_is_made(cache_root: Path) -> None:
     assert said.endswith("\na run works here\n")
     for subject in ("architecture", "Python", "venv", "tools", "QEMU", "accelerator"):
         assert f"\n{subject} " in f"\n{said}"
-    for subject in ("namespaces", "driver", "guest image", "cache", "memory"):
+    for subject in ("namespaces", "driver", "guest image", "cache", "memory", "saved states"):
         assert f"\n{subject} " in f"\n{said}"
     assert "private one will be made" in said
     assert "to be made: tree, driver, image" in said
     assert f"{cache_root}: 0 entries" in said
+    assert "next run      note     boots cold, when everything is made" in said
+    assert "saved states  ok       0 booted, 0 with collected tests\n" in said
     assert not cache_root.exists()
 
 
@@ -75,6 +81,10 @@ def _low_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_space, "free", lambda _folder: 5_000_000)
+
+
+def _little_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_space, "free", lambda _folder: 1_299_000_000)
 
 
 def _cache_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +172,89 @@ def test_each_shortcoming_fires_with_its_hint(
     wanted = said[said.index(row) :].partition("next: ")[2]
     assert hint in wanted.partition("\n")[0]
     assert "a run does not work here: 1 missing" in said
+
+
+def ready(monkeypatch: pytest.MonkeyPatch, start: Start, chosen: str = "tcg") -> None:
+    """Have a QEMU and an image, an accelerator, and a start of the next run."""
+    folder = Path("/cache/image")
+    image = Image(folder, folder, folder, folder, {}, "6.1")
+    found = qemu.Qemu(("true",), "11.1.2", "PATH")
+    monkeypatch.setattr(qemu, "given", lambda _note: found)
+    monkeypatch.setattr(qemu, "why_no_states", lambda _found: "")
+    monkeypatch.setattr(guest_image, "in_cache", lambda: image)
+    monkeypatch.setattr(guest_image, "kernel_in_cache", lambda: folder)
+    monkeypatch.setattr(accelerator, "choose", lambda *_: (chosen, chosen))
+    monkeypatch.setattr(outlook, "next_start", lambda *_: start)
+
+
+@pytest.mark.parametrize(
+    ("start", "row"),
+    [
+        (Start(StartKind.COLLECTED), "starts with its tests collected\n"),
+        (Start(StartKind.BOOTED, "an edit"), "starts from a booted guest: an edit\n"),
+        (Start(StartKind.COLD, "STATE=no"), "boots cold: STATE=no\n"),
+    ],
+)
+def test_start_of_the_next_run(monkeypatch: pytest.MonkeyPatch, start: Start, row: str) -> None:
+    ready(monkeypatch, start)
+    assert f"next run      ok       {row}" in table()[1]
+    assert "untried" not in table()[1]
+
+
+def test_kvm_is_said_to_be_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready(monkeypatch, Start(StartKind.COLLECTED), "kvm")
+    status, said = table()
+    assert status is Status.PASSED
+    assert "saved states under KVM are untried" in said
+    assert "next: STATE=no" in said
+
+
+def test_option_that_is_wrong_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE", "maybe")
+    status, said = table()
+    assert status is Status.ENVIRONMENT
+    assert "saved states  MISSING  STATE=maybe" in said
+
+
+def test_states_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = outlook.SavedStates(2, 3, 1_100_000_000, 7_300.0)
+    monkeypatch.setattr(outlook, "saved_states", lambda: there)
+    words = "saved states  ok       2 booted, 3 with collected tests; 1.1 GB, the last was used "
+    assert f"{words}2 hours ago\n" in table()[1]
+
+
+@pytest.mark.parametrize(
+    ("take_away", "why"),
+    [
+        (_cache_cannot_be_written, "cannot be written"),
+        (_little_space, "1.3 GB are free, and 1.3 GB must be"),
+    ],
+)
+def test_states_that_cannot_be_saved_are_a_note(
+    monkeypatch: pytest.MonkeyPatch, take_away: Callable[[pytest.MonkeyPatch], None], why: str
+) -> None:
+    take_away(monkeypatch)
+    said = table()[1]
+    row = said[said.index("saved states  note ") :]
+    assert "no new one is saved: " in row
+    assert why in row
+    assert "boot cold where no state fits; DMA_REHEARSAL_CACHE=" in row
+
+
+def test_qemu_that_saves_nothing_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    can = qemu.why_no_states
+    ready(monkeypatch, Start(StartKind.COLD))
+    for script, why in (
+        ('echo \'{"capability": "x-ignore-shared"}\'', ""),
+        ("cat >/dev/null", "it has no x-ignore-shared"),
+        ("exec sleep 1000", "it gives no answer within 0.5 s"),
+    ):
+        monkeypatch.setattr(qemu, "_PROBE_TIMEOUT_S", 0.5)
+        fake = program(tmp_path / "qemu", script)
+        assert can(qemu.Qemu((str(fake),), "11.1.2", "PATH")) == why
+    assert "does not start" in can(qemu.Qemu(("/nonexistent/qemu",), "11.1.2", "PATH"))
+    monkeypatch.setattr(qemu, "why_no_states", lambda _found: "it has no x-ignore-shared")
+    assert "this QEMU saves none: it has no x-ignore-shared" in table()[1]
 
 
 def test_broken_entries_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
