@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from dma_rehearsal.host_harness.environment import build_cache
 from tests.unit.host_harness import wrapped
-from tests.unit.host_harness.wrapped import OrdinaryUser, run_within
+from tests.unit.host_harness.wrapped import OrdinaryUser
 
 
 @pytest.fixture
@@ -22,30 +21,16 @@ def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     build_cache.release()
 
 
-def _namespaces(*kinds: str) -> list[str]:
-    """Return the unshare command for namespaces, by root's right or a user namespace."""
-    wrapper = ["unshare", *kinds]
-    if os.geteuid() != 0:
-        wrapper += ["--map-root-user"]
-    done = run_within(wrapper, ["true"])
-    if done.returncode != 0:
-        pytest.skip(
-            f"needs namespaces ({' '.join(kinds)}): {done.stderr.strip()}; run as root, or where "
-            "user namespaces are allowed (sysctl user.max_user_namespaces)"
-        )
-    return wrapper
-
-
 @pytest.fixture
 def no_network() -> list[str]:
     """A command's start that runs it where there is no network at all."""
-    return _namespaces("--net")
+    return wrapped.namespaces("--net")
 
 
 @pytest.fixture
 def own_mounts() -> list[str]:
     """A command's start that runs it where it may mount, for itself alone."""
-    return _namespaces("--mount", "--propagation", "private")
+    return wrapped.namespaces("--mount", "--propagation", "private")
 
 
 @pytest.fixture

@@ -36,6 +36,20 @@ def run_within(
     )
 
 
+def namespaces(*kinds: str) -> list[str]:
+    """Return the unshare command for namespaces, by root's right or a user namespace."""
+    wrapper = ["unshare", *kinds]
+    if os.geteuid() != 0:
+        wrapper += ["--map-root-user"]
+    done = run_within(wrapper, ["true"])
+    if done.returncode != 0:
+        pytest.skip(
+            f"needs namespaces ({' '.join(kinds)}): {done.stderr.strip()}; run as root, or where "
+            "user namespaces are allowed (sysctl user.max_user_namespaces)"
+        )
+    return wrapper
+
+
 @dataclass(frozen=True)
 class OrdinaryUser:
     """A user who is not root: a command's start that runs it so, and a folder of their own.
