@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dma_rehearsal
+from dma_rehearsal.host_harness.machine import sockets_folder
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.children import child, how_it_ended
@@ -23,29 +25,77 @@ from dma_rehearsal.host_harness.process.errors import NoVerdict, Status, UsageEr
 from dma_rehearsal.host_harness.process.plain_text import tail
 
 SOCKET = "control"  # its name in the folder of a VM's sockets
+_LOG = "device.log"
 _PATIENCE_S = 10.0
 _ANSWER_MAX = 1 << 20  # bytes; a name comes back with each of its characters escaped
 
 
-def start(
-    stack: ExitStack,
-    options: Options,
-    folder: Path,
-    exerciser: Path,
-    platform: Path,
-    peer: Path | None,
-) -> subprocess.Popen[bytes]:
-    """Start the device process; return it when it listens on these sockets.
-
-    ``folder`` takes its trace and its log; the end of ``stack`` ends it. UsageError for an endpoint
-    that cannot be served, NoVerdict when the process dies or its deadline passes.
+@dataclass(frozen=True, slots=True)
+class DeviceProcess:
+    """A device process that was started. ``sockets`` is the folder of its sockets, and of others
+    of its VM; ``peer`` is None where it serves no second exerciser.
     """
+
+    process: subprocess.Popen[bytes]
+    sockets: Path
+    peer: Path | None
+    _folder: Path
+    _options: Options
+
+    @property
+    def exerciser(self) -> Path:
+        """The socket of the endpoint."""
+        return self.sockets / "exerciser"
+
+    @property
+    def platform(self) -> Path:
+        """The socket of the platform."""
+        return self.sockets / "platform"
+
+    def await_ready(self) -> subprocess.Popen[bytes]:
+        """Return the process once it listens on its sockets.
+
+        UsageError for an endpoint that cannot be served, NoVerdict when the process dies or its
+        deadline passes.
+        """
+        device, log, endpoint = self.process, self._folder / _LOG, self._options.endpoint
+        if device.stdout is None:
+            raise NoVerdict("device up", "the device process has no standard output")
+        limit = self._options.deadlines["device up"]
+        with selectors.DefaultSelector() as selector:
+            selector.register(device.stdout, selectors.EVENT_READ)
+            answered = bool(selector.select(wait_limit(limit)))
+        line = device.stdout.readline() if answered else b""
+        if line.strip() != b"ready":
+            if answered:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    device.wait(5)
+                if device.returncode == Status.USAGE and endpoint:
+                    raise _endpoint_refused(endpoint, log)
+                reason = f"is not ready ({how_it_ended(device)})"
+            else:
+                reason = f"is not ready within its deadline of {limit:g} s"
+            said = "\n".join(f"  | {text}" for text in tail(log))
+            raise NoVerdict("device up", f"the device process {reason}\n{said}".rstrip())
+        return device
+
+
+def start(stack: ExitStack, options: Options, folder: Path) -> DeviceProcess:
+    """Start the device process of a VM; it becomes ready beside what the caller does.
+
+    ``folder`` takes its trace and its log; the end of ``stack`` ends it. EnvironmentFailure when no
+    folder can hold its sockets.
+    """
+    sockets = sockets_folder.make(stack)
+    exerciser, platform = sockets / "exerciser", sockets / "platform"
+    # A second exerciser, which the first reaches by DMA; behind an IOMMU it could not.
+    peer = sockets / "peer" if options.has_peer else None
     fault = options.fault
     argv = [
         # -P: modules of the current folder must not hide those of the standard library.
         *(sys.executable, "-P", "-m", "dma_rehearsal.device", "--die-with-stdin"),
         *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
-        *("--control-socket", str(platform.with_name(SOCKET))),
+        *("--control-socket", str(sockets / SOCKET)),
         *(("--peer-socket", str(peer)) if peer else ()),
         *("--trace", str(folder / "device-trace.jsonl")),
     ]
@@ -65,7 +115,7 @@ def start(
     # dma_rehearsal comes last: a checkout's folder also has a `device`, which is not the user's.
     own = str(Path(dma_rehearsal.__file__).parents[1])
     python_path = [str(Path.cwd()), *filter(None, given), own]
-    log = stack.enter_context((folder / "device.log").open("wb"))
+    log = stack.enter_context((folder / _LOG).open("wb"))
     device = stack.enter_context(
         child(
             argv,
@@ -75,25 +125,7 @@ def start(
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
         )
     )
-    if device.stdout is None:
-        raise NoVerdict("device up", "the device process has no standard output")
-    limit = options.deadlines["device up"]
-    with selectors.DefaultSelector() as selector:
-        selector.register(device.stdout, selectors.EVENT_READ)
-        answered = bool(selector.select(wait_limit(limit)))
-    line = device.stdout.readline() if answered else b""
-    if line.strip() != b"ready":
-        if answered:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                device.wait(5)
-            if device.returncode == Status.USAGE and options.endpoint:
-                raise _endpoint_refused(options.endpoint, folder / "device.log")
-            reason = f"is not ready ({how_it_ended(device)})"
-        else:
-            reason = f"is not ready within its deadline of {limit:g} s"
-        said = "\n".join(f"  | {text}" for text in tail(folder / "device.log"))
-        raise NoVerdict("device up", f"the device process {reason}\n{said}".rstrip())
-    return device
+    return DeviceProcess(device, sockets, peer, folder, options)
 
 
 def _endpoint_refused(endpoint: str, log: Path) -> UsageError:

@@ -6,12 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shlex
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from dma_rehearsal.host_harness.machine import (
 )
 from dma_rehearsal.host_harness.machine.channel import Channel
 from dma_rehearsal.host_harness.machine.console import Console
+from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
@@ -36,16 +34,12 @@ from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process import janitor
 from dma_rehearsal.host_harness.process.children import child
 from dma_rehearsal.host_harness.process.errors import (
-    EnvironmentFailure,
     NoVerdict,
 )
 from dma_rehearsal.host_harness.process.progress import Progress
 
 # The facts for an attached shell or gdb; the file exists as long as the VM runs.
 LIVE = "vm.json"
-_SOCKETS_PREFIX = "dma-rehearsal-"
-_SOCKET_PATH_SIZE = 107
-_SOCKET_NAME_SIZE = len(f"/{_SOCKETS_PREFIX}12345678/exerciser")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +48,7 @@ class Launch:
     descriptor. ``shells``: with consoles that a shell can be opened on. ``isolated``: programs in
     the guest choose their CPUs themselves, else its scheduler does. ``state`` is the folder of a
     saved state (`saved_state`), from which the guest is restored; it then needs no initramfs.
+    ``device`` is its device process, where one has been started; it must outlive the VM.
     """
 
     qemu: Qemu
@@ -65,6 +60,7 @@ class Launch:
     shells: bool = False
     isolated: bool = False
     state: Path | None = None
+    device: DeviceProcess | None = None
 
     def __post_init__(self) -> None:
         if (self.initramfs is None) == (self.state is None):
@@ -80,22 +76,19 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
     """
     folder, options = launch.folder, launch.options
     with ExitStack() as stack:
-        sockets = _sockets_folder(stack)
-        exerciser, platform = sockets / "exerciser", sockets / "platform"
+        started = launch.device or device_process.start(stack, options, folder)
+        sockets = started.sockets
         shells = (
             [sockets / f"shell{n}" for n in range(qemu_command.SHELLS)] if launch.shells else []
         )
         gdb = sockets / "gdb" if options.gdb else None
-
-        peer = sockets / "peer" if options.has_peer else None
-
         memory = GuestMemory.create()
         stack.callback(memory.close)
         restoring = None
         if launch.state:
             restoring = stack.enter_context(saved_state.restoring(launch.state, memory))
         with progress.phase("device"):
-            device = device_process.start(stack, options, folder, exerciser, platform, peer)
+            device = started.await_ready()
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
         for ours, theirs in ends.values():
             stack.callback(ours.close)
@@ -106,9 +99,9 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             qmp_fd=ends["qmp"][1].fileno(),
             initramfs_fd=launch.initramfs,
             memory_fd=memory.fileno(),
-            exerciser_socket=exerciser,
-            platform_socket=platform,
-            peer_socket=peer,
+            exerciser_socket=started.exerciser,
+            platform_socket=started.platform,
+            peer_socket=started.peer,
             shell_sockets=tuple(shells),
             gdb_socket=gdb,
         )
@@ -175,30 +168,12 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             with progress.phase("restore"):
                 restoring.finish(vm)
         # QEMU is connected; nothing else may connect.
-        exerciser.unlink(missing_ok=True)
-        platform.unlink(missing_ok=True)
+        started.exerciser.unlink(missing_ok=True)
+        started.platform.unlink(missing_ok=True)
         _announce(stack, launch, shells, gdb)
         if gdb:
             progress.note(f"gdb {shlex.quote(str(launch.image.kernel))} -ex 'target remote {gdb}'")
         yield vm
-
-
-def _sockets_folder(stack: ExitStack) -> Path:
-    """Make a private folder whose path leaves room for a socket's name (unix(7): 107 bytes)."""
-    places = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
-    for base in filter(None, places):
-        usable = os.access(base, os.W_OK | os.X_OK)
-        if usable and len(os.fsencode(base)) + _SOCKET_NAME_SIZE <= _SOCKET_PATH_SIZE:
-            folder = Path(base, _SOCKETS_PREFIX + secrets.token_hex(4))
-            stack.enter_context(janitor.guard_path(folder))
-            folder.mkdir(0o700)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            return folder
-    raise EnvironmentFailure(
-        f"no folder can hold the sockets: {', '.join(filter(None, places))} cannot be written, "
-        "or their names are too long",
-        "set TMPDIR to a folder with a short name",
-    )
 
 
 def _announce(stack: ExitStack, launch: Launch, shells: list[Path], gdb: Path | None) -> None:

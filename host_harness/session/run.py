@@ -29,6 +29,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,8 @@ from dma_rehearsal.host_harness.environment import (
     qemu,
 )
 from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.machine import device_process
+from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
 from dma_rehearsal.host_harness.machine.launch import LIVE, Launch, started_vm
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.machine.vm import Vm
@@ -150,58 +153,79 @@ class Run:
         come up.
         """
         self.open_folder()
-        if self._environment is None:
-            self.prepare()
-        if self._environment is None or self.folder is None:
-            raise RuntimeError("prepare() made no environment")
-        found, guest = self._environment
-        if fault := self.options.fault:
-            self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
-        plan = guest_states.plan(
-            *(self.options, found, guest, self.accelerator, self.tests, request),
-            isolated=isolated,
-            shells=self._shells,
-        )
-        self._booted = count
-        self._say_start(plan.start)
-        try:
-            self._start_guests(plan, count, isolated=isolated)
-        except StateUnusable as error:
-            run_folder.set_aside(self.folder)
-            plan = guest_states.give_up(plan, self.options, guest, self.tests, str(error))
+        with ExitStack() as stack:
+            devices = self._start_devices(stack, count)
+            if self._environment is None:
+                self.prepare()
+            if self._environment is None or self.folder is None:
+                raise RuntimeError("prepare() made no environment")
+            found, guest = self._environment
+            if fault := self.options.fault:
+                self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
+            plan = guest_states.plan(
+                *(self.options, found, guest, self.accelerator, self.tests, request),
+                isolated=isolated,
+                shells=self._shells,
+            )
+            self._booted = count
             self._say_start(plan.start)
-            self._start_guests(plan, count, isolated=isolated)
+            try:
+                self._start_guests(stack, plan, devices, isolated=isolated)
+            except StateUnusable as error:
+                stack.close()
+                run_folder.set_aside(self.folder)
+                devices = self._start_devices(stack, count)
+                plan = guest_states.give_up(plan, self.options, guest, self.tests, str(error))
+                self._say_start(plan.start)
+                self._start_guests(stack, plan, devices, isolated=isolated)
+            self._stack.enter_context(stack.pop_all())
         return self.vms[0]
 
-    def _start_guests(self, plan: Plan, count: int, *, isolated: bool) -> None:
+    def _start_devices(self, stack: ExitStack, count: int) -> list[tuple[Path, DeviceProcess]]:
+        """Start the device processes of ``count`` VMs; return their folders of artefacts, too.
+
+        They start first, because they take as long as the environment and the plan.
+        """
+        if self.folder is None:
+            raise RuntimeError("there is no folder yet")
+        folders = [run_folder.of_vm(self.folder, number) for number in range(1, count + 1)]
+        return [(each, device_process.start(stack, self.options, each)) for each in folders]
+
+    def _start_guests(
+        self,
+        stack: ExitStack,
+        plan: Plan,
+        devices: Sequence[tuple[Path, DeviceProcess]],
+        *,
+        isolated: bool,
+    ) -> None:
         """Start the VMs as planned; StateUnusable when the saved state is of no use."""
-        if self._environment is None or self.folder is None:
+        if self._environment is None:
             raise RuntimeError("there is no environment yet")
         found, guest = self._environment
-        with ExitStack() as stack:
-            initramfs = None
-            if plan.payload and not plan.state:
-                initramfs = stack.enter_context(plan.payload.initramfs(guest.initramfs)).fileno()
-            vms = []
-            for number in range(1, count + 1):
-                launch = Launch(
-                    found,
-                    self.accelerator,
-                    guest,
-                    run_folder.of_vm(self.folder, number),
-                    self.options,
-                    initramfs,
-                    shells=self._shells,
-                    isolated=isolated,
-                    state=plan.state,
-                )
-                vms.append(stack.enter_context(started_vm(launch, self.progress)))
-            for vm in vms if count > 1 else ():
-                vm.watch_too(each for each in vms if each is not vm)
-            self.guests = Guests(vms, plan)
-            with self.progress.phase("restore" if plan.state else "boot"):
-                self.guests.begin()
-            self._stack.enter_context(stack.pop_all())
+        initramfs = None
+        if plan.payload and not plan.state:
+            initramfs = stack.enter_context(plan.payload.initramfs(guest.initramfs)).fileno()
+        vms = []
+        for folder, device in devices:
+            launch = Launch(
+                found,
+                self.accelerator,
+                guest,
+                folder,
+                self.options,
+                initramfs,
+                shells=self._shells,
+                isolated=isolated,
+                state=plan.state,
+                device=device,
+            )
+            vms.append(stack.enter_context(started_vm(launch, self.progress)))
+        for vm in vms if len(vms) > 1 else ():
+            vm.watch_too(each for each in vms if each is not vm)
+        self.guests = Guests(vms, plan)
+        with self.progress.phase("restore" if plan.state else "boot"):
+            self.guests.begin()
         self.vms = vms
 
     def collect(self, request: Request) -> Collected:

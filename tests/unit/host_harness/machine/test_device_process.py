@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of the control socket, with a device process and with none."""
+"""The start of a device process; the host's side of its control socket."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.host_harness.machine import device_process
 from dma_rehearsal.host_harness.machine.device_process import set_fault, set_test
+from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from tests.unit.device.processes import running
 
@@ -50,3 +53,33 @@ def test_a_device_that_answers_nonsense(tmp_path: Path, answer: bytes) -> None:
         with pytest.raises(NoVerdict):
             set_test(path, "mine")
         thread.join()
+
+
+@pytest.mark.parametrize(("iommu", "peer"), [("", True), ("intel", False)])
+def test_a_started_process_listens_when_it_is_ready(tmp_path: Path, iommu: str, peer: bool) -> None:
+    with ExitStack() as stack:
+        started = device_process.start(stack, run_options.parse({"iommu": iommu}), tmp_path)
+        process = started.await_ready()
+        assert started.exerciser.is_socket()
+        assert started.platform.is_socket()
+        assert bool(started.peer) == peer
+        assert not started.peer or started.peer.is_socket()
+        set_test(started.sockets / device_process.SOCKET, None)
+        assert process.poll() is None
+    assert process.returncode is not None
+    assert not started.sockets.exists()
+
+
+def test_an_endpoint_that_cannot_be_served_is_told_when_it_is_awaited(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        started = device_process.start(stack, run_options.parse({"endpoint": "no:One"}), tmp_path)
+        with pytest.raises(UsageError, match=r"ENDPOINT=no:One"):
+            started.await_ready()
+
+
+def test_a_process_that_dies_before_it_is_ready(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        started = device_process.start(stack, run_options.parse({}), tmp_path)
+        started.process.kill()
+        with pytest.raises(NoVerdict, match=r"is not ready \(killed by SIGKILL\)"):
+            started.await_ready()

@@ -14,6 +14,7 @@ import pytest
 
 from dma_rehearsal.host_harness.cli.command_line import Ending
 from dma_rehearsal.host_harness.environment import build_cache, payload
+from dma_rehearsal.host_harness.machine import device_process
 from dma_rehearsal.host_harness.machine.launch import Launch
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
@@ -35,6 +36,11 @@ class Stage:
         self.started: list[Launch] = []
         self.ended = 0
         self.discarded: list[Path] = []
+        self.devices: list[Path] = []
+
+    def start_device(self, _stack: object, _options: object, folder: Path) -> Any:
+        self.devices.append(folder)
+        return SimpleNamespace(folder=folder)
 
     @contextlib.contextmanager
     def started_vm(self, launch: Launch, _progress: Progress) -> Iterator[Any]:
@@ -68,6 +74,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(payload, "make", lambda _tree, _tests: archive)
     monkeypatch.setattr(run_module, "started_vm", found.started_vm)
     monkeypatch.setattr(run_module, "Guests", found.guests)
+    monkeypatch.setattr(device_process, "start", found.start_device)
 
     def discard(path: Path) -> bool:
         found.discarded.append(path)
@@ -101,6 +108,28 @@ def test_state_that_fits_is_restored_in_every_vm(stage: Stage, run: Run) -> None
     assert "2 VMs; restored: tests collected; seed 7" in line
     attested = json.loads((Path(str(run.folder)) / "attestations.json").read_text())
     assert (attested["start"], attested["start_reason"]) == ("collected", "")
+
+
+def test_devices_start_beside_the_environment(
+    stage: Stage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each VM gets the one that was started for its folder, and another after a failed attempt."""
+    environment, seen = run._environment, []
+
+    def prepare(_run: Run) -> None:
+        seen.extend(stage.devices)
+        run._environment = environment
+
+    monkeypatch.setattr(Run, "prepare", prepare)
+    run._environment = None
+    stage.trouble = [StateUnusable("it does not load"), None]
+    run.boot(2)
+    folder = Path(str(run.folder))
+    assert seen == [folder, folder / "vm2"]
+    assert stage.devices == seen * 2
+    devices: list[Any] = [launch.device for launch in stage.started]
+    assert [each.folder for each in devices] == stage.devices
+    assert len({id(each) for each in devices}) == 4
 
 
 def test_state_of_no_use_costs_one_boot_of_all_vms(stage: Stage, run: Run) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The start of a VM."""
+"""The folder of a VM's sockets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.machine import launch
+from dma_rehearsal.host_harness.machine import sockets_folder
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 
@@ -20,7 +20,7 @@ def test_sockets_go_where_their_names_have_room(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
     monkeypatch.setattr("tempfile.tempdir", str(long))
     with ExitStack() as stack:
-        folder = launch._sockets_folder(stack)
+        folder = sockets_folder.make(stack)
         assert folder.parent == Path("/tmp")
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
@@ -29,4 +29,4 @@ def test_sockets_go_where_their_names_have_room(
         ExitStack() as stack,
         pytest.raises(EnvironmentFailure, match="no folder can hold the sockets"),
     ):
-        launch._sockets_folder(stack)
+        sockets_folder.make(stack)
