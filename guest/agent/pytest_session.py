@@ -167,7 +167,8 @@ class SessionPlugin:
                 "warnings": self._take_warnings(),
             }
         )
-        gc.freeze()  # the tests stay, so no later collection needs to look at them
+        # The tests stay, so no later collection needs to look at them: pytest ends with several.
+        gc.freeze()
         gc.enable()
         random.seed(session.config.stash[SETTINGS].seed)  # whatever the collection drew
         reseed = partial(_reseed, session.config)
@@ -175,7 +176,6 @@ class SessionPlugin:
             if message["type"] != "run" or message.get("nodeid") not in items:
                 raise ChannelError(f"the host asked for {message}")
             self._run(items[message["nodeid"]], items.get(str(message.get("next"))))
-        gc.unfreeze()
         # A host that stopped early never named a last test; its fixtures are still up.
         end = pytest.CallInfo.from_call(
             lambda: session._setupstate.teardown_exact(None), when="teardown"
