@@ -161,9 +161,9 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             try:
                 _connect_monitor(vm)
             except NoVerdict as error:
-                if restoring:
-                    raise StateUnusable(str(error)) from error
-                raise
+                if restoring is None or device.poll() is not None:
+                    raise  # the device process is not restored: its loss would come again
+                raise StateUnusable(str(error)) from error
         if restoring:
             with progress.phase("restore"):
                 restoring.finish(vm)

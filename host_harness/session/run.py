@@ -224,7 +224,7 @@ class Run:
         for vm in vms if len(vms) > 1 else ():
             vm.watch_too(each for each in vms if each is not vm)
         self.guests = Guests(vms, plan)
-        with self.progress.phase("restore" if plan.state else "boot"):
+        with self.progress.phase("resume" if plan.state else "boot"):
             self.guests.begin()
         self.vms = vms
 
