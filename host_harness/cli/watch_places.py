@@ -9,8 +9,9 @@ from enum import Enum, auto
 from pathlib import Path
 
 from dma_rehearsal.device.exerciser import profile
-from dma_rehearsal.host_harness.cli import endpoint_files, watched_files
+from dma_rehearsal.host_harness.cli import watched_files
 from dma_rehearsal.host_harness.cli.watched_files import Snapshot
+from dma_rehearsal.host_harness.environment import endpoint_files
 from dma_rehearsal.host_harness.environment.payload import SOURCE, GuestTests
 from dma_rehearsal.host_harness.options.run_options import Options
 

@@ -13,7 +13,8 @@ in the key of a booted state        the image, the files that the boot reads, th
                                     accelerator, the host's CPU
 in the key of a collected state     all of these, the payload (guest/ and the user's tests), the
                                     request to collect (arguments, placement, a test's deadline),
-                                    the parameters (profile, coherence)
+                                    the parameters (profile, coherence); of a user's tests, which
+                                    may read registers then, the device's code and the endpoint's
 told again at each start            seed, clock, entropy, parameters, shells
 the host's alone                    order, selection, deadlines of other phases, number of VMs,
                                     faults of the device, the endpoint
@@ -23,7 +24,10 @@ the host's alone                    order, selection, deadlines of other phases,
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,10 +35,10 @@ from pathlib import Path
 from typing import Any
 
 from dma_rehearsal.device.layout.result_frames import Message
-from dma_rehearsal.host_harness.environment import build_cache, payload
+from dma_rehearsal.host_harness.environment import build_cache, endpoint_files, payload
 from dma_rehearsal.host_harness.environment.build_cache import Kind
 from dma_rehearsal.host_harness.environment.guest_image import Image
-from dma_rehearsal.host_harness.environment.payload import Delta, GuestTests, Payload
+from dma_rehearsal.host_harness.environment.payload import SOURCE, Delta, GuestTests, Payload
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.machine import kernel_cmdline, qemu_command, saved_state
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
@@ -47,6 +51,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 # Linux, arch/x86/kernel/cpu/proc.c. The guest's TSC is the host's under TCG, too.
 _MODEL = ("vendor_id", "cpu family", "model", "model name", "stepping")
 _KVM = ("flags", "microcode")
+_DATA = (".bin", ".cfg", ".csv", ".dat", ".hex", ".ini", ".json", ".toml", ".yaml", ".yml")
 _FILES_SIZE = 4 << 20  # bytes of files in one message
 _FILE_MAX = 11 << 20  # bytes of one file, which is in base64 in a frame of 16 MiB
 
@@ -131,7 +136,7 @@ def plan(
         return cold(options, image, tests, request, reason)
     booted = booted_key(found, image, accelerator, options, isolated=isolated)
     collected = None
-    if request and not request.fault and options.state != run_options.BOOTED:
+    if request and options.state != run_options.BOOTED and not _fault_may_be_seen(options, request):
         digest = payload.digest(image.tree, tests)
         collected = collected_key(booted, digest, request, options)
         if usable := _usable(build_cache.COLLECTED, collected):
@@ -158,6 +163,14 @@ def plan(
         booted=None if options.fault else booted,
         collected=saved,
     )
+
+
+def _fault_may_be_seen(options: Options, request: Request) -> bool:
+    """Whether a collection differs with the fault: one in the guest, or seen by a user's tests.
+
+    Those may read a device's registers while they are collected.
+    """
+    return bool(request.fault or (options.fault and not request.tests.is_own))
 
 
 def cold(
@@ -261,9 +274,30 @@ def collected_key(
         "payload": payload_digest,
         "request": request.settings(),
         "parameters": kernel_cmdline.agent_parameters(options),
-        # Its functions are compared, too; so another class does not take this one's state away.
         "endpoint": options.endpoint,
+        "device": None if request.tests.is_own else device_digest(options.endpoint),
     }
+
+
+def device_digest(endpoint: str | None) -> str:
+    """Return a digest of the code of the devices that a run has, and of the data beside it.
+
+    ``endpoint`` is a user's MODULE:CLASS: what it imports belongs to it, and the files of data in
+    the same folders.
+    """
+    found = {"device": build_cache.digest_of_files(SOURCE / "device")}
+    if endpoint:
+        code = endpoint_files.files(endpoint, endpoint_files.search_path())
+        data = {
+            path
+            for folder in {path.parent for path in code}
+            for path in folder.iterdir()
+            if path.suffix in _DATA
+        }
+        for path in sorted(code | data):
+            with contextlib.suppress(OSError):  # it went meanwhile, or is not ours to read
+                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return build_cache.digest_of(found)
 
 
 def _wiring(options: Options) -> qemu_command.Wiring:
@@ -281,14 +315,23 @@ def _wiring(options: Options) -> qemu_command.Wiring:
 
 
 def qemu_identity(found: Qemu) -> dict[str, Any]:
-    """Return what tells one QEMU from another: its version, and the files of its command."""
-    files = {}
-    for word in found.command:
-        path = Path(word)
-        if path.is_file():
-            status = path.stat()
-            files[path.name] = [status.st_size, status.st_mtime_ns]
-    return {"version": found.version, "files": files}
+    """Return what tells one QEMU from another: its version, its files, firmware and modules."""
+    words = [Path(word) for word in found.command]
+    folders = [words[at + 1] for at, word in enumerate(found.command) if word == "-L"]
+    for program in words[:1] if not folders else ():
+        share = Path(shutil.which(program) or program).resolve().parent.parent / "share"
+        folders += [share / "qemu", share / "seabios"]  # where distributions have its firmware
+    folders += [Path(each) for each in found.environment.values()]
+    files = [_identity(word) for word in words if word.is_file()]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            files += [_identity(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    return {"version": found.version, "files": build_cache.digest_of(files)}
+
+
+def _identity(path: Path) -> list[Any]:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
 
 
 def host_identity(accelerator: str, cpuinfo: Path = _CPUINFO) -> dict[str, str]:

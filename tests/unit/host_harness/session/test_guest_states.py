@@ -107,6 +107,28 @@ def test_boot_depends_on_qemus_version_and_file_not_on_its_place(tmp_path: Path)
     assert first != booted_key(qemu=Qemu((str(program),), "11.1", "PATH"))
 
 
+def test_boot_depends_on_qemus_firmware_and_modules(tmp_path: Path) -> None:
+    for name in "qemu", "firmware", "modules", "usr/bin", "usr/share/seabios":
+        (tmp_path / name).mkdir(parents=True)
+    private = Qemu(
+        (str(tmp_path / "loader"), str(tmp_path / "qemu-system"), "-L", str(tmp_path / "firmware")),
+        *("11.1", "private"),
+        {"QEMU_MODULE_DIR": str(tmp_path / "modules")},
+    )
+    program = tmp_path / "usr/bin/qemu-system-x86_64"
+    program.write_text("")
+    installed = Qemu((str(program),), "11.1", "PATH")
+    seen = [(booted_key(qemu=private), booted_key(qemu=installed))]
+    for name in "loader", "qemu-system", "firmware/bios.bin", "modules/accel.so":
+        (tmp_path / name).write_text(name)
+        seen.append((booted_key(qemu=private), booted_key(qemu=installed)))
+        assert seen[-1][0] not in [key for key, _ in seen[:-1]]
+        assert seen[-1][1] == seen[0][1]
+    (tmp_path / "usr/share/seabios/bios.bin").write_text("another")
+    assert booted_key(qemu=installed) != seen[0][1]
+    assert booted_key(qemu=private) == seen[-1][0]
+
+
 CPUINFO = """\
 processor	: 0
 vendor_id	: GenuineIntel
@@ -176,6 +198,64 @@ def test_endpoints_have_states_of_their_own() -> None:
     first, second = ({"endpoint": f"timer:{name}"} for name in ("Timer", "Other"))
     assert booted_key(first) == booted_key(second)
     assert collected_key(first) != collected_key(second)
+
+
+USERS = GuestTests(Path("/a/project"), ("tests",))
+ENDPOINT = {"endpoint": "mine.device:Device"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in the current folder, with an endpoint."""
+    for name, text in {"device": "import mine.sizes\n", "sizes": "SIZE = 1\n", "other": ""}.items():
+        path = tmp_path / "mine" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("name", ["device.py", "sizes.py", "registers.toml"])
+def test_users_tests_may_read_the_endpoint_while_they_are_collected(
+    project: Path, name: str
+) -> None:
+    before = collected_key(ENDPOINT, tests=USERS)
+    assert collected_key(ENDPOINT, tests=USERS) == before
+    with (project / name).open("a") as file:
+        file.write("# an edit\n")
+    assert collected_key(ENDPOINT, tests=USERS) != before
+
+
+@pytest.mark.parametrize("name", ["other.py", "notes.md", "device.pyc"])
+def test_file_that_is_not_the_endpoints_is_in_no_key(project: Path, name: str) -> None:
+    before = collected_key(ENDPOINT, tests=USERS)
+    with (project / name).open("a") as file:
+        file.write("# an edit\n")
+    assert collected_key(ENDPOINT, tests=USERS) == before
+
+
+def test_users_tests_may_read_this_projects_devices_and_its_own_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    users, own = collected_key(tests=USERS), collected_key()
+    digest = build_cache.digest_of_files
+    monkeypatch.setattr(
+        build_cache,
+        "digest_of_files",
+        lambda root: "edited" if root.name == "device" else digest(root),
+    )
+    assert collected_key(tests=USERS) != users
+    assert collected_key() == own
+
+
+def test_fault_of_a_device_may_be_seen_by_users_tests_alone(cache: Cache) -> None:
+    fault = {"fault": "boundary-crossed"}
+    cache.add(build_cache.BOOTED, booted_key(), {"files": {}})
+    cache.add(build_cache.COLLECTED, collected_key(tests=USERS), {"collected": {}})
+    request = Request(USERS)
+    assert planned({}, request).start.kind is StartKind.COLLECTED
+    found = planned(fault, request)
+    assert (found.start.kind, *saved(found)) == (StartKind.BOOTED, False, False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.cli import endpoint_files
+from dma_rehearsal.host_harness.environment import endpoint_files
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 
 PROJECT = {
