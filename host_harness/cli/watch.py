@@ -126,6 +126,7 @@ class Watch:
         self._selection = Selection()
         self._changed: set[Path] = set()
         self._untested: set[Path] = set()  # changes of which no run has told anything
+        self._since: float | None = None  # the moment of the change that asked for a run
         self._status = Status.NO_VERDICT
         self._passed_folder = ""
         self._quit = False
@@ -133,7 +134,7 @@ class Watch:
 
     def run(self) -> Status:
         """Watch until the user ends it, or the harness must start again; return the status."""
-        asked: Asked | None = Asked("the first run")
+        asked: Asked | None = Asked("the first run", first=True)
         try:
             while asked and not self._quit:
                 self._run(asked)
@@ -145,7 +146,8 @@ class Watch:
     def _run(self, asked: Asked) -> None:
         """Run, until the end of the run or of its worth."""
         self._title(asked.why)
-        start = self._files.changed_at if asked.edited else self._clock()
+        start = self._clock() if self._since is None else self._since
+        self._since = None
         process = self._begin(asked)
         status = None
         try:
@@ -172,7 +174,8 @@ class Watch:
             while not self._quit and (limit is None or self._clock() < limit):
                 ready = [key.fileobj for key, _ in selector.select(self._files.pause_s)]
                 if self._keyboard in ready:
-                    self._quit = _QUIT in self._keyboard.read()
+                    keys = self._keyboard.read()
+                    self._quit = _QUIT in keys or not keys
                 if process in ready and (status := process.look()) is not None:
                     return status
                 self._changed |= self._files.changes()
@@ -208,6 +211,7 @@ class Watch:
         """Return the run that the changed files ask for. None: none, and the user is told why."""
         changed = self._untested = self._untested | self._changed
         self._changed = set()
+        self._since = self._files.changed_at
         kinds = {path: self._places.kind(path) for path in changed}
         harness = {path for path, kind in kinds.items() if kind is Kind.HARNESS}
         if harness:
@@ -219,7 +223,7 @@ class Watch:
             if not path.exists():
                 self._selection.forget(names[path])
         why = f"{listed(changed)} changed"
-        edited = set(kinds.values()) != {Kind.DEVICE}
+        edited = set(kinds.values()) != {Kind.ENDPOINT}
         if tests != changed or not self._selection.is_known:
             return Asked(why, self._selection.all_words(), edited)
         only = self._selection.after_test_files(names[path] for path in tests if path.exists())

@@ -22,9 +22,9 @@ class Kind(Enum):
     """The parts that a file can belong to."""
 
     HARNESS = auto()  # the host's code, which this process has imported
-    DEVICE = auto()  # a profile or an endpoint: the guest has nothing of it
+    ENDPOINT = auto()  # the guest has nothing of it
     TEST = auto()  # a file with tests
-    GUEST = auto()  # anything else that is copied into the guest
+    GUEST = auto()  # anything else that the guest has: guest/, and the profile
 
 
 class Places:
@@ -65,8 +65,10 @@ class Places:
 
     def kind(self, path: Path) -> Kind:
         """Return the part that a file belongs to."""
-        if path == self._profile or path in self._endpoint_files:
-            return Kind.DEVICE
+        if path in self._endpoint_files:
+            return Kind.ENDPOINT
+        if path == self._profile:
+            return Kind.GUEST
         if any(path.is_relative_to(folder) for folder in self._harness):
             return Kind.HARNESS
         if any(path == place or path.is_relative_to(place) for place in self._test_folders):

@@ -42,12 +42,14 @@ class Command:
 class Asked:
     """A run that the watch wants: what it collects (nothing: everything in scope), and why.
 
-    ``edited``: the guest's files have changed, and are likely to change again.
+    ``edited``: what the guest has was changed, and is likely to change again. ``first``: it may
+    have to make the environment, so it shows its progress.
     """
 
     why: str
     only: tuple[str, ...] = ()
     edited: bool = False
+    first: bool = False
 
 
 def work(command: Command, asked: Asked, pipe: IO[bytes]) -> int:
@@ -82,7 +84,7 @@ def _outcome(command: Command, asked: Asked) -> Outcome:
     if not any(word.startswith(("-v", "-q", "--verbose", "--quiet")) for word in words):
         words.append("-q")
     noted = _Noted()
-    with Run(given, Progress(quiet=True), command.runs, tests=tests) as run:
+    with Run(given, Progress(quiet=not asked.first), command.runs, tests=tests) as run:
         recorder = Recorder(run)
         code = own_pytest.run_to_status(run, command.runs, words, recorder, noted)
         _say(run)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.host_harness.environment.payload import SOURCE
+from tests import checkout
 from tests.processes import processes_that_name, wait_until
 from tests.runs import LIMIT_S, clean_environment
 
@@ -29,7 +30,7 @@ def test_in_the_guest(buffer) -> None:
 class WatchedProject:
     """A project with guest tests, and a watch of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: Path = SOURCE, *arguments: str) -> None:
         self.tests = folder / "checks"
         self.runs = folder / "runs"
         self.scratch = [folder / name for name in ("t", "r")]
@@ -41,14 +42,14 @@ class WatchedProject:
         argv = [
             *("setpriv", "--pdeathsig", "KILL"),  # it dies with a worker of pytest-xdist
             *(sys.executable, "-m", "dma_rehearsal.host_harness", "watch"),
-            *("--runs", str(self.runs), "--tests", "checks"),
+            *("--runs", str(self.runs), "--tests", "checks", *arguments),
         ]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 argv,
                 cwd=folder,
                 env=clean_environment(
-                    PYTHONPATH=str(SOURCE),
+                    PYTHONPATH=str(source),
                     TMPDIR=str(self.scratch[0]),
                     XDG_RUNTIME_DIR=str(self.scratch[1]),
                 ),
@@ -62,6 +63,10 @@ class WatchedProject:
         new = self.tests / f".{name}.new"
         new.write_text(text)
         new.rename(self.tests / name)
+
+    def await_words(self, words: str) -> None:
+        """Wait until the watch has printed this."""
+        wait_until(words, lambda: words in self.output.read_text(), LIMIT_S)
 
     @property
     def runs_so_far(self) -> list[str]:
@@ -132,3 +137,25 @@ def test_watch_that_ends_within_a_run_leaves_nothing(
     watched.process.send_signal(number)
     watched.process.wait(30)
     watched.check_nothing_is_left()
+
+
+@pytest.mark.full
+def test_edit_of_the_harness_starts_the_watch_again(tmp_path: Path) -> None:
+    source = checkout.copy_to(tmp_path / "checkout")
+    module = source / "host_harness" / "cli" / "watch.py"
+    good = module.read_text()
+    watched = WatchedProject(tmp_path, source, "-k", "test_number")
+    try:
+        watched.result(0)
+        module.write_text(f"{good}(")
+        watched.await_words("was never closed")
+        assert watched.process.poll() is None
+        module.write_text(f"{good}# mended\n")
+        watched.await_words("the watch starts again")
+        assert watched.result(1).startswith("the first run")
+        watched.process.send_signal(signal.SIGINT)
+        assert watched.process.wait(30) == 0
+        watched.check_nothing_is_left()
+    finally:
+        watched.process.kill()
+        watched.process.wait()

@@ -24,7 +24,8 @@ A1, B1 = f"{A}::one", f"{B}::one"
 KINDS = {
     **dict.fromkeys((A, B, "suite/conftest.py", "suite/test_new.py"), Kind.TEST),
     "iobuffer/cxx.py": Kind.GUEST,
-    "my.toml": Kind.DEVICE,
+    "my.toml": Kind.GUEST,
+    "my_device.py": Kind.ENDPOINT,
     "host_harness/faults.py": Kind.HARNESS,
 }
 PASSED = Outcome(0, selected=(A1, B1), left_out=5, ran=(A1, B1), counted="2 passed, 0 failed")
@@ -173,7 +174,7 @@ def changed(*names: str) -> Callable[[], set[str]]:
 def test_first_run_begins_at_once_and_its_status_is_the_watchs(scene: Scene) -> None:
     scene.outcomes = [FAILED]
     assert scene.watch() is Status.FAILED
-    assert scene.asked == [Asked("the first run")]
+    assert scene.asked == [Asked("the first run", first=True)]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,8 @@ def test_first_run_begins_at_once_and_its_status_is_the_watchs(scene: Scene) -> 
         ("suite/test_new.py", ("suite/test_new.py",), True),
         ("suite/conftest.py", (A, B), True),
         ("iobuffer/cxx.py", (A, B), True),
-        ("my.toml", (A, B), False),
+        ("my.toml", (A, B), True),
+        ("my_device.py", (A, B), False),
     ],
 )
 def test_change_reruns_what_it_may_have_changed(
@@ -223,7 +225,7 @@ def test_keys_run_again_or_all(scene: Scene, key: str, only: tuple[str, ...] | N
 def test_closed_terminal_ends_the_watch(scene: Scene) -> None:
     scene.keyboard.finish()
     scene.keyboard.read = lambda: ""  # type: ignore[method-assign]
-    scene.watch(lambda: set())
+    scene.watch(set)
     assert len(scene.asked) == 1
 
 
@@ -247,6 +249,23 @@ def test_change_ends_a_long_run(scene: Scene, capsys: pytest.CaptureFixture[str]
     assert scene.processes[1].ended
     assert "the run was ended" in capsys.readouterr().out
     assert scene.collected == [(A, B), (A, B)], "the change before has no verdict, so far"
+
+
+def test_closed_terminal_ends_the_run(scene: Scene) -> None:
+    scene.outcomes = [None]
+    scene.keyboard.finish()
+    scene.keyboard.read = lambda: ""  # type: ignore[method-assign]
+    scene.watch(set)
+    assert scene.processes[0].ended
+
+
+def test_verdicts_seconds_count_from_the_change(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene.changed_at = -2.5  # a run's own moments are at 0
+    scene.watch(changed("my.toml"), lambda: scene.key("a"))
+    said = [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert [each for each in said if each.endswith(" s")] == ["0.0 s", "2.5 s", "0.0 s"]
 
 
 def test_quit_ends_the_run_and_keeps_the_status_before(scene: Scene) -> None:

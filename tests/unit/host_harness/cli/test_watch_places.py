@@ -46,8 +46,8 @@ def test_files_of_a_project(project: Path) -> None:
     assert kinds(found, project) == {
         "checks/test_a.py": Kind.TEST,
         "checks/driver.py": Kind.TEST,
-        "mine/device.py": Kind.DEVICE,
-        "mine/part.py": Kind.DEVICE,
+        "mine/device.py": Kind.ENDPOINT,
+        "mine/part.py": Kind.ENDPOINT,
     }
     assert found.name(project / "checks" / "test_a.py") == "checks/test_a.py"
 
@@ -58,7 +58,7 @@ def test_module_that_the_endpoint_begins_to_import(project: Path) -> None:
     (project / "mine" / "extra.py").touch()
     (project / "mine" / "device.py").write_text("from . import extra\n")
     found.look()
-    assert found.kind(project / "mine" / "extra.py") is Kind.DEVICE
+    assert found.kind(project / "mine" / "extra.py") is Kind.ENDPOINT
     assert project / "mine" / "extra.py" in found.look()
 
 
@@ -66,8 +66,8 @@ def test_profile_is_a_file_of_the_users_or_of_this_project(project: Path) -> Non
     path = (profile.SHIPPED / "nvme.toml").resolve()
     (project / "my.toml").write_bytes(path.read_bytes())
     found = places(GuestTests(project, ("checks",)), profile="my.toml")
-    assert kinds(found, project)["my.toml"] is Kind.DEVICE
-    assert places(GuestTests(), profile="nvme").kind(path) is Kind.DEVICE
+    assert kinds(found, project)["my.toml"] is Kind.GUEST
+    assert places(GuestTests(), profile="nvme").kind(path) is Kind.GUEST
     assert places(GuestTests()).kind(path) is Kind.HARNESS
 
 
