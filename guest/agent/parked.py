@@ -73,7 +73,6 @@ def park(channel: Channel) -> bool:
         return False
     # What was looked for before the files came may be there now.
     importlib.invalidate_caches()
-    sys.path_importer_cache.clear()
     return True
 
 

@@ -44,6 +44,7 @@ sys.exit(init.run_agent(ready))
 """
 # Parks on a socket, with a PCI bus, a root and files of its own.
 PARK = """
+import importlib.util
 import sys
 from pathlib import Path
 from dma_rehearsal.guest.agent import init, parked, payload_files, pci_functions
@@ -57,7 +58,8 @@ payload_files.ROOT = folder / "opt"
 saved_state.PARAMETERS = folder / "parameters"
 shells.STARTED = folder / "shells"
 parked.import_neutral()
-sys.path.insert(0, str(folder / "opt"))
+sys.path.insert(0, str(folder / "opt" / "late"))
+assert not importlib.util.find_spec("helper_of_it")
 sys.exit(parked.run(Channel(int(sys.argv[1])), init._serve))
 """
 IMPORTED = """
@@ -193,11 +195,11 @@ def test_function_that_does_not_come_back_ends_the_guest(guest: Guest, bus: Fake
 
 @pytest.mark.parametrize("fault", [None, "allocator-writable-after-out"])
 def test_files_that_came_while_parked_are_what_is_tested(guest: Guest, fault: str | None) -> None:
-    """Their folders did not exist when the agent first looked for modules."""
+    """Their folder did not exist when the agent looked for a module there."""
     assert guest.receive()["type"] == "parked"
     files = {
         "it/test_it.py": "from helper_of_it import N\n\ndef test_it():\n    assert N == 7\n",
-        "helper_of_it.py": "N = 7\n",
+        "late/helper_of_it.py": "N = 7\n",
     }
     coded = [
         [name, 0o644, base64.b64encode(text.encode()).decode()] for name, text in files.items()
