@@ -30,10 +30,8 @@ _LEFT_OUT = re.compile(r"left out: (\d+) tests (.+)$", re.M)
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\bCRC [0-9a-f]{8}\b|\b\d+(?:\.\d+)?(?: DMAs?\b)?")
 # A buffer is in as many segments as the kernel's memory has at that moment, and some tests ask
-# again until something has happened. At a boot the firmware lets functions decode their BARs; in a
-# restored guest the driver does, which is one more command at its first open. So these events are
-# compared by kind, and not by number.
-_AS_OFTEN_AS_IT_TAKES = ("dma", "request", "grant", "withdraw", "command")
+# again until something has happened. So these events are compared by kind, and not by number.
+_AS_OFTEN_AS_IT_TAKES = ("dma", "request", "grant", "withdraw")
 # The fields of an event that make its kind. Others are addresses, numbers, times and contents.
 _KIND = (
     *("device", "event", "kind", "command", "status", "reason", "direction", "write", "state"),

@@ -31,7 +31,13 @@ _OWN_FILES: Final = ("/dev/dma-rehearsal", "/dev/vfio/", "anon_inode:[vfio-devic
 _ATTACH_LIMIT_S: Final = 10.0
 _LOOK_S: Final = 0.01
 
-# PCI Local Bus Specification 3.0, 6.1 and 6.7: the header, and the list of capabilities
+# PCI Local Bus Specification 3.0, 6.2.2: the command register. At a boot the firmware sets these
+# bits in each function (SeaBIOS, src/fw/pciinit.c): it responds to I/O and memory accesses, and
+# reports errors. Linux sets them when a driver enables the function, and not for a user of sysfs.
+_COMMAND: Final = 0x04
+_SET_BY_FIRMWARE: Final = 0x0001 | 0x0002 | 0x0100
+_UNSET: Final = 0x2000_0000  # Linux, IORESOURCE_UNSET: the BAR has no address
+# 6.1 and 6.7: the header, and the list of capabilities
 _STATUS: Final = 0x06
 _STATUS_CAPABILITIES: Final = 1 << 4
 _CAPABILITIES: Final = 0x34
@@ -122,8 +128,9 @@ def detach() -> str | None:
 def attach(limit_s: float = _ATTACH_LIMIT_S) -> list[dict[str, Any]]:
     """Scan the buses, wait until what was removed is back, and return the `fingerprint`.
 
-    A function may come back as another device, and then needs no driver; one with the same ids has
-    a driver again if it had one. AttachFailed when that takes more than ``limit_s`` seconds.
+    The functions respond to accesses, as the firmware leaves them at a boot. A function may come
+    back as another device, and then needs no driver; one with the same ids has a driver again if it
+    had one. AttachFailed when that takes more than ``limit_s`` seconds.
     """
     removed = json.loads(DETACHED.read_text()) if DETACHED.exists() else []
     (PCI / "rescan").write_text("1")
@@ -135,8 +142,19 @@ def attach(limit_s: float = _ATTACH_LIMIT_S) -> list[dict[str, Any]]:
                 f"{', '.join(each['address'] for each in found) or 'none'}"
             )
         time.sleep(_LOOK_S)
+    for each in found:
+        if not any(flags & _UNSET for _, _, flags in each["resources"]):
+            _enable(PCI / "devices" / each["address"] / "config")
     DETACHED.unlink(missing_ok=True)
     return found
+
+
+def _enable(config: Path) -> None:
+    """Set the bits of the command register that the firmware sets at a boot."""
+    with config.open("r+b", buffering=0) as file:
+        command = int.from_bytes(os.pread(file.fileno(), 2, _COMMAND), "little")
+        if command != (enabled := command | _SET_BY_FIRMWARE):
+            os.pwrite(file.fileno(), enabled.to_bytes(2, "little"), _COMMAND)
 
 
 def _missing(removed: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:

@@ -128,6 +128,34 @@ def test_functions_are_back_after_a_scan(bus: FakePci) -> None:
     assert not pci_functions.DETACHED.exists()
 
 
+def _command(bus: FakePci, address: str) -> int:
+    space = (bus.bus / "devices" / address / "config").read_bytes()
+    return int.from_bytes(space[4:6], "little")
+
+
+def test_functions_respond_to_accesses_as_after_a_boot(bus: FakePci) -> None:
+    """A user of sysfs reads zeros from a function that does not decode its BARs."""
+    pci_functions.detach()
+    pci_functions.attach(0.0)
+    assert [_command(bus, each) for each in (EXERCISER, EDU, PLATFORM)] == [0x103] * 3
+    assert _command(bus, fake_pci.VIRTIO) == 0, "QEMU has its state"
+
+
+def test_other_bits_of_the_command_register_stay(bus: FakePci) -> None:
+    space = bytearray(configuration([]))
+    space[4:6] = (0x0400).to_bytes(2, "little")  # without INTx
+    (bus.devices / EDU / "config").write_bytes(space)
+    pci_functions.attach(0.0)
+    assert _command(bus, EDU) == 0x503
+
+
+def test_function_with_a_bar_that_has_no_address_does_not_respond(bus: FakePci) -> None:
+    (bus.devices / EDU / "resource").write_text("0x0 0xfff 0x20040200\n")
+    pci_functions.attach(0.0)
+    assert _command(bus, EDU) == 0
+    assert _command(bus, EXERCISER) == 0x103
+
+
 def test_scan_without_a_removal_finds_what_is_there(bus: FakePci) -> None:
     assert [each["address"] for each in pci_functions.attach(0.0)] == [EXERCISER, EDU, PLATFORM]
     assert (bus.bus / "rescan").read_text() == "1"
