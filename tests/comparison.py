@@ -28,7 +28,12 @@ from tests.runs import Run, run
 _COUNTS = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed")
 _LEFT_OUT = re.compile(r"left out: (\d+) tests (.+)$", re.M)
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-_NUMBER = re.compile(r"0x[0-9a-f]+|\bCRC [0-9a-f]{8}\b|\b\d+(?:\.\d+)?(?: DMAs?\b)?")
+# Addresses, dumps of bytes, checksums, numbers; with "DMAs", whose number a plural shows.
+_NUMBER = re.compile(
+    r"0x[0-9a-f]+|\b[0-9a-f]{2}(?: [0-9a-f]{2}){3,}\b|\b[0-9a-f]{8}\b"
+    r"|\b\d+(?:\.\d+)?(?: DMAs?\b)?"
+)
+_SEVERAL = re.compile(r"'#'(?:, '#')+")  # a list that is as long as memory is scattered
 # A buffer is in as many segments as the kernel's memory has at that moment, and some tests ask
 # again until something has happened. So these events are compared by kind, and not by number.
 _AS_OFTEN_AS_IT_TAKES = ("dma", "request", "grant", "withdraw")
@@ -99,8 +104,8 @@ class Record:
 
 
 def masked(text: str) -> str:
-    """Return a text without addresses and numbers."""
-    return _NUMBER.sub("#", text)
+    """Return a text without addresses, numbers and the contents of memory."""
+    return _SEVERAL.sub("'#'", _NUMBER.sub("#", text))
 
 
 def _told(row: Mapping[str, Any]) -> str:

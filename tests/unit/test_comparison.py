@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.comparison import Record, differences, records, run_each_start, unlike
+from tests.comparison import Record, differences, masked, records, run_each_start, unlike
 from tests.runs import Run
 
 OUT, CACHE = "suite/test_a.py::test_out[64]", "suite/test_b.py::test_cache"
@@ -166,6 +166,20 @@ def test_addresses_times_and_numbers_of_segments_may_differ(tmp_path: Path) -> N
     facts["trace"].append({"event": "detach", "device": "peer", "test": None})
     cold, restored = record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)
     assert unlike([cold, restored]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("64 bytes at 0xc000 in 1 DMA, CRC 35e47eea", "# bytes at # in #, CRC #"),
+        ("the device's CRC is bbcb40e2", "the device's CRC is #"),
+        ("expected 5e 8e fe ad 1f, seen 00 c1 aa ff", "expected #, seen #"),
+        ("runs ['0x1000', '0x3000'] of 2.5 s", "runs ['#'] of # s"),
+        ("kept x19, be added to fa ce", "kept x19, be added to fa ce"),
+    ],
+)
+def test_words_stay_and_what_memory_decides_is_masked(text: str, due: str) -> None:
+    assert masked(text) == due
 
 
 def test_runs_in_which_nothing_ran_compare_nothing(tmp_path: Path) -> None:
