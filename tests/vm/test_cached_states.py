@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,18 @@ STATES = (build_cache.BOOTED, build_cache.COLLECTED)
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A cache of this test's own, as far as saved states go: the rest is that of all tests."""
+def cache(tmp_path: Path) -> Iterator[Path]:
+    """A cache of this test's own, as far as saved states go: the rest is that of all tests.
+
+    The states go at the end, as pytest would keep hundreds of megabytes for each test.
+    """
     folder = tmp_path / "cache"
     folder.mkdir()
     for kind in build_cache.NEEDED:
         (folder / kind.name).symlink_to(build_cache.cache_root() / kind.name)
-    return folder
+    yield folder
+    for kind in STATES:
+        shutil.rmtree(folder / kind.name, ignore_errors=True)
 
 
 def found(cache: Path) -> list[str]:
