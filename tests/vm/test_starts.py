@@ -55,7 +55,7 @@ def test_that_fails(data):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache that has what every run needs, and no saved states."""
     folder = tmp_path_factory.mktemp("cache")
     for kind in build_cache.NEEDED:
@@ -65,7 +65,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notes = build_cache.cache_root() / build_cache.NOTES_FOLDER
     notes.mkdir(exist_ok=True)
     (folder / notes.name).symlink_to(notes)
-    return folder
+    yield folder
+    for kind in (build_cache.BOOTED, build_cache.COLLECTED):  # hundreds of megabytes each
+        shutil.rmtree(folder / kind.name, ignore_errors=True)
 
 
 @dataclass(frozen=True)
