@@ -22,6 +22,7 @@ from dma_rehearsal.host_harness.process.errors import NoVerdict, Status
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session import run as run_module
+from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start, StartKind
 from dma_rehearsal.host_harness.session.run import Run
 
@@ -37,6 +38,8 @@ class Stage:
         self.ended = 0
         self.discarded: list[Path] = []
         self.devices: list[Path] = []
+        self.start_then: Start | None = None
+        self.lost = False
 
     def start_device(self, _stack: object, _options: object, folder: Path) -> Any:
         self.devices.append(folder)
@@ -56,7 +59,16 @@ class Stage:
             if error := self.trouble.pop(0):
                 raise error
 
-        return SimpleNamespace(begin=begin, start=plan.start)
+        found = SimpleNamespace(begin=begin, start=plan.start)
+
+        def collect(_request: object) -> str:
+            found.start = self.start_then or plan.start
+            if self.lost:
+                raise NoVerdict("collection", "the guests do not collect the same")
+            return "the tests"
+
+        found.collect = collect
+        return found
 
 
 @contextlib.contextmanager
@@ -165,6 +177,20 @@ def test_loss_of_a_restored_guest_is_a_loss(stage: Stage, run: Run) -> None:
         run.boot()
     assert len(stage.started) == 1
     assert stage.discarded == []
+
+
+def test_start_is_the_one_that_the_collection_came_to(stage: Stage, run: Run) -> None:
+    stage.trouble = [None]
+    run.boot()
+    stage.start_then = Start(StartKind.BOOTED, "another request")
+    request = Request(run.tests)
+    assert run.collect(request) == "the tests"  # type: ignore[comparison-overlap]
+    assert facts(run)["start"] == {"kind": "booted", "reason": "another request"}
+    assert run.start == stage.start_then
+    stage.start_then, stage.lost = Start(StartKind.BOOTED, "another device"), True
+    with pytest.raises(NoVerdict):
+        run.collect(request)
+    assert facts(run)["start"]["reason"] == "another device"
 
 
 @pytest.mark.parametrize(
