@@ -128,6 +128,16 @@ def _is_json(word: str) -> bool:
     return word.startswith("{")
 
 
+def test_guest_boots_from_its_initramfs_or_waits_for_a_state() -> None:
+    boots, restored = argv(), argv(initramfs_fd=None)
+    assert boots[boots.index("-initrd") + 1] == "/proc/self/fd/13"
+    assert "-incoming" not in boots
+    assert restored[restored.index("-incoming") + 1] == "defer"
+    assert "-initrd" not in restored
+    start = boots.index("-initrd")
+    assert restored == [*boots[:start], "-incoming", "defer", "-S", *boots[start + 2 :]]
+
+
 def test_the_kernels_command_line_is_handed_over() -> None:
     words = argv()
     assert words[words.index("-append") + 1] == "a.word=1"

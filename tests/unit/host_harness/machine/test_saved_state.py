@@ -18,37 +18,12 @@ import pytest
 from dma_rehearsal.host_harness.machine import ram_file, saved_state
 from dma_rehearsal.host_harness.machine.channel import Channel
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
-from dma_rehearsal.host_harness.machine.qmp import MonitorError
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.process.errors import NoVerdict
+from tests.unit.host_harness.machine.fake_qemu import MACHINE_BYTES, FakeQemu
 from tests.unit.host_harness.machine.staged_vm import Stage, staged
 
 RAM_BYTES = b"the guest's RAM"
-MACHINE_BYTES = b"QEVM and so on"
-
-
-class FakeQemu:
-    """A monitor whose QEMU saves and loads; ``fails`` names commands that it refuses."""
-
-    def __init__(self, panicked: int) -> None:
-        self.panicked = panicked
-        self.said: list[str] = []
-        self.fails: dict[str, str] = {}
-        self.migration = {"status": "completed"}
-        self.on_migrate: Callable[[], object] = lambda: None
-
-    def command(self, name: str, **arguments: Any) -> Any:
-        self.said.append(name)
-        if name in self.fails:
-            raise MonitorError(f"{name}: {self.fails[name]}")
-        if name in ("migrate", "migrate-incoming"):
-            path = Path(arguments["channels"][0]["addr"]["filename"])
-            if name == "migrate":
-                path.write_bytes(MACHINE_BYTES)
-            else:
-                assert path.read_bytes() == MACHINE_BYTES
-            self.on_migrate()
-        return self.migration if name == "query-migrate" else {}
 
 
 @pytest.fixture
