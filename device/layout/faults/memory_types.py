@@ -10,7 +10,7 @@ MEMORY_TYPES = (
         "guest-tells-wrong-pat",
         Component.MSR_READER,
         "the guest tells entries 3 and 7 of IA32_PAT swapped",
-        ("kIOMapInhibitCache", "kIOMapWriteThruCache"),
+        ("kIOMapDefaultCache", "kIOMapInhibitCache"),
         message="the guest told IA32_PAT",
         tests=("test_witnessed.py", "test_cache_modes.py"),
     ),
