@@ -238,6 +238,28 @@ def test_killed_builder_leaves_nothing(
     wait_until("the staging folder goes", lambda: not left(cache_root))
 
 
+def test_staging_folder_whose_janitor_died_too_goes_with_the_next_offer(cache_root: Path) -> None:
+    dead = cache_root / "booted" / ".staging-0123456789abcdef"
+    dead.mkdir(parents=True)
+    made = build_cache.offer(KIND, {}, build)
+    assert made is not None
+    assert left(cache_root) == [made.name]
+
+
+def test_lock_that_was_removed_meanwhile_is_none(
+    cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """clean-cache removes lock files, and another run may hold the new one."""
+    flock = fcntl.flock
+
+    def lock(descriptor: Any, operation: int) -> None:
+        flock(descriptor, operation)
+        (cache_root / "booted" / ".lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    assert build_cache.offer(KIND, {}, never) is None
+
+
 def test_entry_that_is_being_removed_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

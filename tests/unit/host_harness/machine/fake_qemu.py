@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 from dma_rehearsal.host_harness.machine.qmp import MonitorError
 
 MACHINE_BYTES = b"QEVM and so on"
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class FakeQemu:
@@ -29,7 +34,8 @@ class FakeQemu:
         if name in ("migrate", "migrate-incoming"):
             path = Path(arguments["channels"][0]["addr"]["filename"])
             if name == "migrate":
-                path.write_bytes(MACHINE_BYTES)
+                with open(path, "wb", opener=_for_its_owner) as file:
+                    file.write(MACHINE_BYTES)
             else:
                 assert path.read_bytes() == MACHINE_BYTES
             self.on_migrate()

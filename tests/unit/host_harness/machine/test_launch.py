@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.machine import saved_state
+from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
 from dma_rehearsal.host_harness.machine.launch import Launch, started_vm
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
@@ -71,6 +74,18 @@ def test_qemu_that_ends_makes_the_state_unusable_and_ends_a_boot(launch: Launch)
         with (
             pytest.raises(NoVerdict, match=r"the monitor does not answer.*status 1"),
             started_vm(cold, Progress(quiet=True)),
+        ):
+            pytest.fail("a VM came of it")
+
+
+def test_lost_device_process_is_not_the_states_fault(launch: Launch, tmp_path: Path) -> None:
+    """It would be lost in a boot, too."""
+    with subprocess.Popen(["echo", "ready"], stdout=subprocess.PIPE) as process:
+        device = DeviceProcess(process, tmp_path, None, launch.folder, launch.options)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with (
+            pytest.raises(NoVerdict, match="the device process ended with status 0"),
+            started_vm(replace(launch, device=device), Progress(quiet=True)),
         ):
             pytest.fail("a VM came of it")
 

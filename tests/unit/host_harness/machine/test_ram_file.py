@@ -14,6 +14,7 @@ import pytest
 
 from dma_rehearsal.host_harness.machine import ram_file
 from dma_rehearsal.host_harness.machine.ram_file import PAGE, Extent, Filling, RamFileError
+from tests.processes import wait_until
 
 SIZE = 16 << 20
 
@@ -202,3 +203,29 @@ def test_filling_that_is_given_up_leaves_the_descriptor_alone(
     os.pwrite(ram, bytes(PAGE), 0)
     assert os.fstat(other).st_blocks == before
     Filling(tmp_path / "ram", extents, other).close()  # one that was not begun
+
+
+def test_filling_that_is_given_up_reads_no_more(
+    tmp_path: Path, ram: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.pwrite(ram, b"x" * SIZE, 0)
+    extents = ram_file.write(ram, tmp_path / "ram")
+    filling = Filling(tmp_path / "ram", extents, other)
+    read: list[int] = []
+    begun, told = threading.Event(), threading.Event()
+
+    def pread(_descriptor: int, length: int, place: int) -> bytes:
+        read.append(place)
+        begun.set()
+        told.wait(20)
+        return bytes(length)
+
+    monkeypatch.setattr(os, "pread", pread)
+    filling.start()
+    begun.wait(20)
+    closing = threading.Thread(target=filling.close)
+    closing.start()
+    wait_until("it is told", lambda: filling._stopped)
+    told.set()
+    closing.join(20)
+    assert len(read) < len(extents)

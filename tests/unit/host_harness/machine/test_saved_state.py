@@ -17,6 +17,7 @@ import pytest
 
 from dma_rehearsal.host_harness.machine import ram_file, saved_state
 from dma_rehearsal.host_harness.machine.channel import Channel
+from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.process.errors import NoVerdict
@@ -131,6 +132,17 @@ def test_console_is_kept_from_save_to_save(stage: Stage, saved: Path, tmp_path: 
     again.mkdir()
     saved_state.save(stage.vm, again, {})
     assert (again / saved_state.BOOT_CONSOLE).read_text() == f"{first}after the restore\n"
+
+
+def test_console_is_kept_once_all_of_it_is_read(
+    stage: Stage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def catch_up(_console: Console) -> None:
+        (stage.vm.folder / "console.log").write_text("all of it")
+
+    monkeypatch.setattr(Console, "catch_up", catch_up)
+    saved_state.save(stage.vm, folder, {})
+    assert (folder / saved_state.BOOT_CONSOLE).read_text() == "all of it"
 
 
 def test_console_that_is_kept_has_a_bound(stage: Stage, folder: Path) -> None:
