@@ -120,6 +120,6 @@ lock: ## resolve requirements.lock again from pyproject.toml
 clean: ## remove build/
 	rm -rf build
 
-clean-cache: ## remove QEMU and guest images from the cache, except those that a run uses
+clean-cache: ## remove QEMU, guest images and saved states from the cache, except those that a run uses
 	@$(NEED_PYTHON)
 	@$(ANY_PYTHON) -m dma_rehearsal.host_harness.cli.doctor clean-cache
