@@ -19,7 +19,7 @@ from dma_rehearsal.host_harness.environment import build_cache
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.session import run_folder
 from tests.runs import Run, run_in
-from tests.vm.test_shell import PROMPT, Terminal
+from tests.vm.terminal import PROMPT, Terminal
 
 COLD, BOOTED, COLLECTED = "booted cold", "restored: booted", "restored: tests collected"
 SEED = 0x5EED
