@@ -12,8 +12,9 @@ from dma_rehearsal.device.layout import WitnessStatus
 from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError, IODeviceError, IOReturn
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, find_zones
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
+from dma_rehearsal.guest.iobuffer.memory.zones import find_zones
 from dma_rehearsal.guest.linux.page_frames import HUGE
 from dma_rehearsal.guest.testkit import Attest, CheckFailed, DmaChecker, Patterns, difference
 from dma_rehearsal.guest.testkit.board import EFFECTIVE, described

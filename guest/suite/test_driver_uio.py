@@ -15,8 +15,9 @@ import pytest
 from dma_rehearsal.device.layout import WitnessStatus
 from dma_rehearsal.guest.iobuffer import CacheMode
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
-from dma_rehearsal.guest.iobuffer.memory.carveout import LOCKS, UIO, UIO_PREFIX, Zone, find_zones
+from dma_rehearsal.guest.iobuffer.memory.carveout import LOCKS
 from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
+from dma_rehearsal.guest.iobuffer.memory.zones import UIO, UIO_PREFIX, Zone, find_zones
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from dma_rehearsal.guest.testkit import Attest, CheckFailed, DmaChecker, Patterns, difference
 from dma_rehearsal.guest.testkit.board import EFFECTIVE

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor, current_task, kIODirectionInOut
-from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from tests.bench.registry import Row, Work, at_most, benchmark, compare
 from tests.unit.guest.shared_pool import SharedPool
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,46 +30,12 @@ from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.memory.quarantine import Quarantine, more_and_more
+from dma_rehearsal.guest.iobuffer.memory.zones import ARENAS_PER_ZONE, Zone
 from dma_rehearsal.guest.iobuffer.os.driver import Driver
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 
-UIO: Final = Path("/sys/class/uio")
 LOCKS: Final = Path("/run/dma-rehearsal")
-UIO_PREFIX: Final = "dma-rehearsal-"
-ARENAS_PER_ZONE: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Zone:
-    """One carve-out: its name, and its bus addresses in bytes."""
-
-    name: str
-    start: int
-    size: int
-
-    @property
-    def arena_size(self) -> int:
-        """Bytes an arena: whole pages, a power of two; the zone's last one may be shorter."""
-        share = max(PAGE, self.size // ARENAS_PER_ZONE)
-        return int(1 << share.bit_length() - 1)
-
-
-def find_zones(uio: Path = UIO) -> list[Zone]:
-    """List the carve-outs that the module shows through UIO, by ascending address."""
-    zones = []
-    for device in uio.glob("uio*") if uio.is_dir() else ():
-        name = (device / "name").read_text().strip()
-        if name.startswith(UIO_PREFIX):
-            first = device / "maps" / "map0"
-            zones.append(
-                Zone(
-                    name.removeprefix(UIO_PREFIX),
-                    int((first / "addr").read_text(), 0),
-                    int((first / "size").read_text(), 0),
-                )
-            )
-    return sorted(zones, key=lambda zone: zone.start)
 
 
 class Claim:

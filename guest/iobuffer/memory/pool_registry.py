@@ -19,11 +19,12 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.memory import backing, resting_pins
 from dma_rehearsal.guest.iobuffer.memory.backing import Backing
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, find_zones
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import HugePool, PageablePool, PinnedPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Pool, Request
+from dma_rehearsal.guest.iobuffer.memory.zones import find_zones
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 
 # Memory for devices with few address bits is scarce: it goes only to those that need it.

@@ -24,9 +24,10 @@ from dma_rehearsal.device.vfio_user.errors import MemoryFault, NoDescriptor, Rea
 from dma_rehearsal.device.vfio_user.messages import Irq
 from dma_rehearsal.device.vfio_user.model import Ask, FileRange
 from dma_rehearsal.guest.iobuffer import CacheMode, IOBusyError
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.driver import Interrupts, PageTableEntry
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement

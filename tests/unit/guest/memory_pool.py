@@ -13,8 +13,9 @@ from dma_rehearsal.guest.iobuffer import (
     current_task,
     kIODirectionInOut,
 )
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from dma_rehearsal.guest.iobuffer.os.pin import KernelMap
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import ANYWHERE, Mapping, MapPlacement
 

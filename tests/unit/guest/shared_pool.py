@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from tests.unit.guest.memory_pool import FilePool
 
 MIB: Final = 1 << 20

@@ -47,10 +47,10 @@ from dma_rehearsal.guest.iobuffer import (
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import heap, pool_registry
-from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from dma_rehearsal.guest.iobuffer.os import virtual_memory
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from tests.generated import examples

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from tests.unit.guest.memory_pool import FilePool
 
 ZONE = Zone("main", 0x0C00_0000, 4 << 20)

@@ -72,7 +72,8 @@ def test_memory_of_another_pool_is_not_named() -> None:
 def test_no_memory_names_other_processes(main: MemoryPool) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone\n"
+        "from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool\n"
+        "from dma_rehearsal.guest.iobuffer.memory.zones import Zone\n"
         f"pool = CarveoutPool(Zone('main', {main.zone.start}, {main.zone.size}), "
         "locks=Path(sys.argv[1]))\n"
         "held = pool.allocate(4096, 4096)\nprint('held', flush=True)\nsys.stdin.read()\n"

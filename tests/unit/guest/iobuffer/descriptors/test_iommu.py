@@ -43,9 +43,9 @@ from dma_rehearsal.guest.iobuffer.descriptors.creation import make_request
 from dma_rehearsal.guest.iobuffer.descriptors.iommu import BusPlacement, BusWindow
 from dma_rehearsal.guest.iobuffer.dma.command import IODMACommand, MappingOptions, Specification
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from tests.unit.guest.memory_pool import MemoryPool
 
 MIB = 1 << 20

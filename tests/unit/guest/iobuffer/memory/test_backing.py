@@ -21,12 +21,13 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 from dma_rehearsal.guest.iobuffer.base.options import CacheMode
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import resting_pins
-from dma_rehearsal.guest.iobuffer.memory.carveout import Claim, Zone
+from dma_rehearsal.guest.iobuffer.memory.carveout import Claim
 from dma_rehearsal.guest.iobuffer.memory.claim_backing import ClaimBacking
 from dma_rehearsal.guest.iobuffer.memory.kernel_pools import FIXED_SIZE, PageablePool, PinnedPool
 from dma_rehearsal.guest.iobuffer.memory.pinnable_backing import PinnableBacking
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Request
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from tests.unit.guest.memory_pool import MemoryPool
 

@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dma_rehearsal.guest.iobuffer.base.errors import IODeviceError, IONoMemoryError, IOReturn
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Claim, Zone, find_zones
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Claim
 from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone, find_zones
 
 ROOT = Path(__file__).parents[5]
 MIB = 1 << 20
@@ -29,7 +30,8 @@ CHILD = """
     import sys
     sys.path.insert(0, {root!r})
     from pathlib import Path
-    from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
+    from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
+    from dma_rehearsal.guest.iobuffer.memory.zones import Zone
     pool = CarveoutPool(Zone("main", 0x0C000000, 64 << 20), locks=Path({locks!r}))
     extent = pool.allocate({length}, 4096)
     print(extent.address, extent.length, flush=True)

@@ -19,11 +19,11 @@ from dma_rehearsal.guest.iobuffer.base.errors import (
 )
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE
 from dma_rehearsal.guest.iobuffer.memory import pool_registry
-from dma_rehearsal.guest.iobuffer.memory.carveout import Zone
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.placement import Hostile
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Request
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from tests.unit.guest.memory_pool import MemoryPool
 
 SIZE = 1 << 20

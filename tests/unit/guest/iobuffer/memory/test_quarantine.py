@@ -18,13 +18,14 @@ from dma_rehearsal.guest.iobuffer import IOBufferMemoryDescriptor
 from dma_rehearsal.guest.iobuffer.base.errors import IOBadArgumentError, IONoMemoryError
 from dma_rehearsal.guest.iobuffer.base.ranges import PAGE, RangeAllocator
 from dma_rehearsal.guest.iobuffer.memory import pool_registry, resting_pins
-from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool, Zone
+from dma_rehearsal.guest.iobuffer.memory.carveout import CarveoutPool
 from dma_rehearsal.guest.iobuffer.memory.heap import Heap
 from dma_rehearsal.guest.iobuffer.memory.heap_pool import HeapPool
 from dma_rehearsal.guest.iobuffer.memory.page_locks import PageLocks
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.iobuffer.memory.pool import Extent
 from dma_rehearsal.guest.iobuffer.memory.quarantine import RANGES_MAX, Quarantine, RestingRanges
+from dma_rehearsal.guest.iobuffer.memory.zones import Zone
 from dma_rehearsal.guest.iobuffer.os.virtual_memory import Mapping
 from tests.unit.guest.memory_pool import MemoryPool, make
 
