@@ -243,6 +243,36 @@ def test_host_that_stops_early_gets_the_teardown(start: Start) -> None:
     assert (guest.folder / "log").read_text() == "session-up up-a 1 down-a session-down "
 
 
+LEFT_BEHIND = """
+import pathlib, weakref
+FOLDER = pathlib.Path(__file__).parent
+
+class Node: ...
+
+def test_circle():
+    node = Node()
+    node.itself = node
+    weakref.finalize(node, (FOLDER / "collected").touch).atexit = False
+"""
+AT_THE_END = """
+import gc, pathlib
+
+def pytest_sessionfinish():
+    (pathlib.Path(__file__).parent / "frozen").write_text(str(gc.get_freeze_count()))
+"""
+
+
+def test_end_collects_what_tests_left_and_looks_at_nothing_else(start: Start) -> None:
+    """Under emulation a look at all modules and tests takes longer than a short run's tests."""
+    guest = start(test_it=LEFT_BEHIND, conftest=AT_THE_END)
+    guest.configure()
+    (item,) = guest.receive()["items"]
+    guest.run(item["nodeid"])
+    assert guest.end() == ({"type": "ended", "ran": 1}, 0)
+    assert (guest.folder / "collected").exists()
+    assert int((guest.folder / "frozen").read_text()) > 1000
+
+
 def test_teardown_that_fails_after_an_early_stop_is_reported(start: Start) -> None:
     guest = start(test_a=SCOPES.replace('note("session-down")', 'pytest.fail("does not let go")'))
     names = guest.collect()
