@@ -22,6 +22,7 @@ from dma_rehearsal.host_harness.machine.channel import Channel, cleaned
 from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
+from dma_rehearsal.host_harness.process import children
 from dma_rehearsal.host_harness.process.deadlines import wait_limit
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.process.plain_text import tail
@@ -289,7 +290,7 @@ class Vm:
         self.receive("shutdown", "bye")
         limit = self.deadlines["shutdown"]
         try:
-            self.qemu.wait(wait_limit(limit))
+            children.wait(self.qemu, wait_limit(limit))
         except subprocess.TimeoutExpired as error:
             raise self.lost(
                 "shutdown", f"no power-off within its deadline of {limit:g} s"
@@ -300,7 +301,7 @@ class Vm:
         if self.device.stdin is not None:
             self.device.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.device.wait(wait_limit(limit))
+            children.wait(self.device, wait_limit(limit))
         if self.device.returncode != 0:
             raise self.lost("shutdown", exit_reasons.of_device(self.device, self.folder))
 

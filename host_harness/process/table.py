@@ -7,12 +7,19 @@ first table: that takes 40 ms, and most commands print none.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
 # rich's box without edges: of its eight lines only the header's, the rule and the rows' are drawn.
 _BOX = "    \n  | \n ---\n  | \n  | \n ---\n  | \n    \n"
 _CONSOLE_WIDTH = 10_000  # the columns decide how wide a table is
+
+
+def preload() -> None:
+    """Import what `lines` needs, for a caller that waits for something else now."""
+    for name in "rich.box", "rich.console", "rich.table", "rich.text":
+        importlib.import_module(name)
 
 
 def lines(

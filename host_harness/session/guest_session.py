@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML
 
+from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status, UsageError
 from dma_rehearsal.host_harness.session import (
     exit_codes,
@@ -310,6 +311,8 @@ class GuestSession:
         if not self.run.options.keep:
             for worker in self._workers:
                 worker.vm.begin_power_off()
+            if self.ledger.promises:
+                table.preload()  # while the guests power off
             for worker in self._workers:
                 worker.vm.power_off()
                 self._object_to_late(worker)  # a device may act until its guest has ended

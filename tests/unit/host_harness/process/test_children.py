@@ -48,3 +48,21 @@ def test_child_dies_with_its_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.communicate()
     wait_until("the child ends", lambda: not processes_that_name(marker))
+
+
+def test_wait_notices_the_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_seconds: float) -> None:
+        raise AssertionError("it polls")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    with children.child(["sleep", "0.2"]) as process:
+        children.wait(process, None)
+        assert process.returncode == 0
+        children.wait(process, 0)  # it has ended, and stays so
+
+
+def test_wait_has_a_limit() -> None:
+    with children.child(["sleep", "1000"]) as process:
+        with pytest.raises(subprocess.TimeoutExpired, match=r"sleep.* timed out after 0\.01 s"):
+            children.wait(process, 0.01)
+        assert process.poll() is None

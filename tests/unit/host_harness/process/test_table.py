@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process import table
 
 STYLES = {"kept": "green", "broken": "red"}
@@ -36,3 +40,19 @@ def test_styles_colour_the_last_column_alone() -> None:
     assert kept.startswith("kept ")
     assert "\x1b[32mkept x2" in kept
     assert "\x1b" not in other
+
+
+def test_a_table_after_the_preload_imports_nothing_more() -> None:
+    script = (
+        "import sys\n"
+        "from dma_rehearsal.host_harness.process import table\n"
+        "assert not any(name.startswith('rich') for name in sys.modules)\n"
+        "table.preload()\n"
+        "before = set(sys.modules)\n"
+        "table.lines(('name', 'value'), [('a', '1')], styles={'1': 'red'})\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=SOURCE, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("\n", "")
