@@ -16,8 +16,10 @@ in the key of a collected state     all of these, the payload (guest/ and the us
                                     the parameters (profile, coherence); of a user's tests, which
                                     may read registers then, the device's code and the endpoint's
 told again at each start            seed, clock, entropy, parameters, shells
-the host's alone                    order, selection, deadlines of other phases, number of VMs,
-                                    faults of the device, the endpoint
+the host's alone                    order, selection, deadlines of other phases, number of VMs; for
+                                    this project's tests the device's code and faults
+in no saved state                   a run with a fault, and with a fault that the collection may see
+                                    it starts from a booted state at most
 ==================================  ==============================================================
 """
 
