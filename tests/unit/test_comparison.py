@@ -48,6 +48,7 @@ def sound() -> Facts:
             {"event": "grant", "device": "platform", "test": OUT, "address": "0xc000", "time": 1.0},
             {"event": "dma", "device": "exerciser", "test": OUT, "sequence": 7, "reason": "NONE"},
             {"event": "cache", "device": "platform", "test": CACHE, "command": "CLEAN", "tag": 9},
+            {"event": "command", "device": "exerciser", "test": CACHE, "value": 0x102},
         ],
         "said": "[  1.0s] left out: 5 tests for a device behind an IOMMU (see IOMMU, PROFILE)\n",
     }
@@ -130,6 +131,11 @@ DOCTORED: list[tuple[str, Doctor, str]] = [
         "reason=BUS_MASTER_OFF: cold: 0; restored: 1",
     ),
     (
+        "value of the command register",  # memory space, and with I/O space and SERR#
+        lambda run: run["trace"][4].update(value=0x002),
+        "event=command value=258: cold: 1; restored: 0",
+    ),
+    (
         "count of events",
         lambda run: run["trace"].append(run["trace"][3]),
         "event=cache command=CLEAN: cold: 1; restored: 2",
@@ -163,6 +169,7 @@ def test_addresses_times_and_numbers_of_segments_may_differ(tmp_path: Path) -> N
     facts["trace"][2].update(sequence=8)
     facts["trace"][3].update(tag=10)
     facts["trace"] += [facts["trace"][2]] * 2  # in more segments
+    facts["trace"] += [facts["trace"][4]] * 2  # of interrupts
     facts["trace"].append({"event": "detach", "device": "peer", "test": None})
     cold, restored = record(tmp_path, "cold", sound()), record(tmp_path, "restored", facts)
     assert unlike([cold, restored]) == ""
