@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dma_rehearsal.device.layout.result_frames import Message
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.machine.vm import Vm
+from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from dma_rehearsal.host_harness.session import guest_protocol
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem, Warned
@@ -39,6 +41,21 @@ class Request:
     iommu: bool = False
     limit_s: float = 0.0
     place: str | None = None
+
+    @classmethod
+    def of(
+        cls, options: Options, tests: GuestTests, place: str, arguments: Sequence[str] = ()
+    ) -> Request:
+        """Return the request of a run with these options."""
+        fault = options.fault
+        return cls(
+            tests,
+            tuple(arguments),
+            fault=fault.name if fault and fault.component.in_guest else None,
+            iommu=options.iommu,
+            limit_s=0 if math.isinf(limit := options.deadlines["test"]) else limit,
+            place=place,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return the request as the guest's agent reads it, without the seed."""

@@ -8,7 +8,6 @@ guest's report is pytest's own serialized report, so everything that reads repor
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
@@ -146,16 +145,8 @@ class GuestSession:
         ]
 
     def _request(self, config: pytest.Config) -> Request:
-        options = self.run.options
-        fault = options.fault
-        return Request(
-            self.run.tests,
-            tuple(guest_options.forwarded(config)),
-            fault=fault.name if fault and fault.component.in_guest else None,
-            iommu=options.iommu,
-            limit_s=0 if math.isinf(limit := options.deadlines["test"]) else limit,
-            place=self.run.place,
-        )
+        arguments = guest_options.forwarded(config)
+        return Request.of(self.run.options, self.run.tests, self.run.place, arguments)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:

@@ -18,6 +18,7 @@ from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.session import guest_states
+from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Start, StartKind
 
 
@@ -50,21 +51,30 @@ def saved_states() -> SavedStates:
 def next_start(options: Options, found: Qemu, image: Image, accelerator: str) -> Start:
     """Return how the next run of this project's suite would start.
 
-    A state with its tests is found by the files of ``guest/`` and by the machine. Options of pytest
-    for the guest, such as ``--runxfail``, are not looked at.
+    Options of pytest for the guest, such as ``--runxfail``, are not looked at.
     """
     if reason := guest_states.why_cold(options):
         return Start(StartKind.COLD, reason)
     booted = guest_states.booted_key(found, image, accelerator, options, isolated=True)
-    digest = payload.digest(image.tree, GuestTests())
-    if options.state != run_options.BOOTED and any(
-        _same(key.get("booted"), booted) and key.get("payload") == digest
-        for key in _keys(build_cache.COLLECTED)
-    ):
-        return Start(StartKind.COLLECTED)
-    if any(_same(key, booted) for key in _keys(build_cache.BOOTED)):
+    request = Request.of(options, GuestTests(), options.place or run_options.KIND)
+    digest = payload.digest(image.tree, request.tests)
+    collected = guest_states.collected_key(booted, digest, request, options)
+    if options.state != run_options.BOOTED and not request.fault:
+        wanted = _without_arguments(collected)
+        if any(_without_arguments(key) == wanted for key in _keys(build_cache.COLLECTED)):
+            return Start(StartKind.COLLECTED)
+    wanted = build_cache.digest_of(booted)
+    if any(build_cache.digest_of(key) == wanted for key in _keys(build_cache.BOOTED)):
         return Start(StartKind.BOOTED, "no state has the tests of guest/ as it is now")
     return Start(StartKind.COLD, "no saved state fits this checkout and this machine")
+
+
+def _without_arguments(key: Mapping[str, Any]) -> str:
+    """Return a digest of a collected state's key, whatever options pytest had."""
+    request = key.get("request")
+    if not isinstance(request, dict):
+        return ""
+    return build_cache.digest_of({**key, "request": {**request, "args": None}})
 
 
 def _keys(kind: Kind) -> list[Mapping[str, Any]]:
@@ -78,7 +88,3 @@ def _key(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError):  # a damaged one, which no run uses
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _same(one: object, other: object) -> bool:
-    return build_cache.digest_of(one) == build_cache.digest_of(other)

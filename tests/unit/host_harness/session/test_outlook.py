@@ -53,7 +53,7 @@ def save_both() -> Path:
     options = run_options.parse({})
     booted = guest_states.booted_key(QEMU, IMAGE, "tcg", options, isolated=True)
     save(BOOTED, booted)
-    request = Request(GuestTests(), ("-o", "markers=x"))
+    request = Request.of(options, GuestTests(), run_options.KIND, ("-o", "markers=x"))
     return save(COLLECTED, guest_states.collected_key(booted, "as they were", request, options))
 
 
@@ -74,6 +74,17 @@ def test_collected_then_booted_then_cold(files: list[str]) -> None:
     build_cache.release()
     (collected / "manifest.json").write_text("{")
     assert start().kind is StartKind.BOOTED, "a damaged state is not used"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"profile": "nvme"}, {"place": "hostile"}, {"deadline": "test=5"}, {"coherent": "no"}],
+    ids=str,
+)
+def test_options_that_collect_again(given: dict[str, str]) -> None:
+    save_both()
+    assert start(**given).kind is StartKind.BOOTED
+    assert start(seed="5", order="shuffled", vms="2").kind is StartKind.COLLECTED
 
 
 @pytest.mark.parametrize(
