@@ -219,14 +219,15 @@ class Watch:
             return None
         names = {path: self._places.name(path) for path, kind in kinds.items() if kind is Kind.TEST}
         tests = {path for path, name in names.items() if self._selection.is_test_file(name)}
+        there = [names[path] for path in tests if path.exists()]
         for path in tests:
-            if not path.exists():
+            if names[path] not in there:
                 self._selection.forget(names[path])
         why = f"{listed(changed)} changed"
         edited = set(kinds.values()) != {Kind.ENDPOINT}
         if tests != changed or not self._selection.is_known:
-            return Asked(why, self._selection.all_words(), edited)
-        only = self._selection.after_test_files(names[path] for path in tests if path.exists())
+            return Asked(why, self._selection.all_words(there), edited)
+        only = self._selection.after_test_files(there)
         if not only:
             self._untested = set()
             self._tell(f"{why}: none of the selected tests is there")

@@ -88,14 +88,19 @@ class Selection:
 
         Nothing: none of the selected tests can have changed.
         """
-        files = {name for name in changed if self._is_in_scope(name)}
+        files = set(filter(self._is_in_scope, changed))
         if not files:
             return ()
         return self._words({*files, *map(file_of, self._failed)})
 
-    def all_words(self) -> tuple[str, ...]:
-        """Return what to collect for every selected test; nothing: everything in scope."""
-        return () if self._is_all else self._words(self._tests)
+    def all_words(self, changed: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return what to collect for every selected test; nothing: everything in scope.
+
+        Test files that ``changed`` may have new ones.
+        """
+        if self._is_all:
+            return ()
+        return self._words({*self._tests, *filter(self._is_in_scope, changed)})
 
     def is_test_file(self, name: str) -> bool:
         """Return whether a file, relative to the root of the tests, has tests of its own."""

@@ -197,6 +197,11 @@ def test_change_reruns_what_it_may_have_changed(
     assert name in scene.asked[1].why
 
 
+def test_new_test_file_beside_another_change_is_collected(scene: Scene) -> None:
+    scene.watch(changed("iobuffer/cxx.py", "suite/test_new.py"))
+    assert scene.collected == [(A, B, "suite/test_new.py")]
+
+
 def test_red_then_mended_is_green(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     scene.outcomes = [PASSED, FAILED, PASSED]
     assert scene.watch(changed("iobuffer/cxx.py"), changed(A)) is Status.PASSED
@@ -295,6 +300,13 @@ def test_lost_run_is_no_end(scene: Scene, outcome: Outcome | bytes) -> None:
     scene.outcomes = [outcome, PASSED, outcome]
     assert scene.watch(changed(A), changed(A)) is Status.NO_VERDICT
     assert scene.collected == [(), (A,)], "nothing was known before the second run"
+
+
+@pytest.mark.parametrize("lost", [LOST, dataclasses.replace(LOST, selected=(A1, B1), ran=(A1,))])
+def test_change_without_a_verdict_is_part_of_the_next(scene: Scene, lost: Outcome) -> None:
+    scene.outcomes = [PASSED, lost]
+    scene.watch(changed("iobuffer/cxx.py"), changed(A), changed(A))
+    assert scene.collected == [(A, B), (A, B), (A,)]
 
 
 def test_empty_selection_is_said_and_does_not_count(

@@ -116,6 +116,13 @@ def test_only_the_scope_of_the_user_is_collected(
     assert found.after_test_files([changed]) == words
 
 
+def test_changed_test_file_may_have_new_selected_tests() -> None:
+    found = Selection()
+    found.learn(outcome(A1, scope=("suite",)), only=())
+    assert found.all_words([B]) == (A, B)
+    assert found.all_words([C]) == (A,), "the user did not name it"
+
+
 def test_files_of_tests_are_known_by_name_or_by_their_tests(selection: Selection) -> None:
     assert selection.is_test_file("suite/test_new.py")
     assert selection.is_test_file("suite/ring_test.py")
