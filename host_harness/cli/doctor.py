@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 from dma_rehearsal.host_harness.environment import (
     accelerator,
     build_cache,
+    cache_cleaning,
     disk_space,
     driver_build,
     guest_image,
@@ -396,7 +397,7 @@ def run(stream: TextIO) -> Status:
 
 def clean_cache(stream: TextIO) -> Status:
     """Remove unused entries of the cache and print how much that freed."""
-    freed = build_cache.clean(lambda text: print(text, file=stream, flush=True))
+    freed = cache_cleaning.clean(lambda text: print(text, file=stream, flush=True))
     print(f"freed {disk_space.amount(freed)} in {build_cache.cache_root()}", file=stream)
     return Status.PASSED
 

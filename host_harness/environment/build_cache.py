@@ -112,7 +112,8 @@ def digest_of_files(root: Path, pattern: str = "**/*") -> str:
     return total.hexdigest()[:16]
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell the user by a line on the standard error output."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
@@ -121,7 +122,7 @@ def folder_of(kind: Kind, inputs: dict[str, Any]) -> Path:
     return cache_root() / kind.name / digest_of(inputs)
 
 
-def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -> Path:
+def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = say) -> Path:
     """Return the folder of the entry that ``inputs`` describe; build it if it is not there.
 
     ``build`` fills the folder it is given and returns what else belongs in the manifest, such as
@@ -140,7 +141,7 @@ def entry(kind: Kind, inputs: dict[str, Any], build: Build, note: Note = _say) -
             if wrong is None:
                 return final
             if alone:
-                _remove_leftovers(folder)
+                remove_leftovers(folder)
             if wrong:
                 note(f"the cached {kind} is broken ({wrong}); making it again")
             if final.exists():
@@ -179,8 +180,8 @@ def offer(kind: Kind, inputs: dict[str, Any], build: Build) -> Path | None:
                 return None
             if _take(final, inputs, wait_s=0) is None:
                 return final
-            _remove_leftovers(folder)
-            if final.exists() and not _remove_unused(final):
+            remove_leftovers(folder)
+            if final.exists() and not remove_unused(final):
                 return None
             _prune(folder, kind, final)
             if disk_space.free(folder) < kind.needed + _OFFER_SPARE:
@@ -231,7 +232,7 @@ def discard(path: Path) -> bool:
     if path in _held:
         os.close(_held.pop(path))
     with contextlib.suppress(OSError):
-        return _remove_unused(path)
+        return remove_unused(path)
     return False
 
 
@@ -239,33 +240,6 @@ def release() -> None:
     """Release every entry that this process uses."""
     while _held:
         os.close(_held.popitem()[1])
-
-
-def clean(note: Note = _say) -> int:
-    """Remove every unused entry and return how many bytes that freed.
-
-    Entries that a running build or VM uses stay, and so do files that are not the cache's; ``note``
-    reports each. EnvironmentFailure when something cannot be removed.
-    """
-    root = cache_root()
-    freed = 0
-    try:
-        for kind in KINDS:
-            freed += _clean_kind(root / kind.name, note)
-        for path in (root / NOTES_FOLDER).glob("*"):
-            path.unlink()
-        for folder in (root / NOTES_FOLDER, root):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"the cache {root} cannot be removed: {error}",
-            f"remove it as its owner ({_owner(root)})",
-        ) from error
-    for path in root.glob("*"):
-        if path.name not in {kind.name for kind in KINDS}:
-            note(f"{path} does not belong to the cache; left alone")
-    return freed
 
 
 def usage(path: Path) -> int:
@@ -278,12 +252,17 @@ def usage(path: Path) -> int:
     return total
 
 
+def is_entry(path: Path) -> bool:
+    """Return whether a path is named as an entry is."""
+    return bool(_ENTRY_NAME.fullmatch(path.name))
+
+
 def entries(kind: Kind) -> list[Path]:
     """Return the folders of a kind's entries, the one that was used last first."""
     found = []
     with contextlib.suppress(OSError):
         for path in (cache_root() / kind.name).iterdir():
-            if _ENTRY_NAME.fullmatch(path.name):
+            if is_entry(path):
                 found.append((_last_use(path), path))
     return [path for _, path in sorted(found, reverse=True)]
 
@@ -352,7 +331,8 @@ def _last_use(path: Path) -> float:
         return 0.0
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Remove what dead builds have left in a kind's ``folder``; hold its lock."""
     for leftover in folder.glob(f"{_STAGING_PREFIX}*"):
         with contextlib.suppress(OSError):  # still being written: the next build tries
             janitor.remove_tree(leftover)
@@ -366,7 +346,7 @@ def _remove_entry(path: Path) -> None:
         janitor.remove_tree(aside)
 
 
-def _remove_unused(path: Path) -> bool:
+def remove_unused(path: Path) -> bool:
     """Remove an entry that is not in use; return whether it was removed."""
     if path in _held:
         return False
@@ -390,40 +370,11 @@ def _prune(folder: Path, kind: Kind, newest: Path) -> None:
     for path in old[kind.keep - 1 :]:
         if time.time() - _last_use(path) > kind.young_s:
             with contextlib.suppress(OSError):
-                _remove_unused(path)
+                remove_unused(path)
 
 
-def _clean_kind(folder: Path, note: Note) -> int:
-    if not folder.is_dir():
-        return 0
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"{folder} is kept: a build is running there")
-            return 0
-        except OSError as error:
-            if error.errno not in file_locks.UNSUPPORTED:
-                raise
-            note(f"{folder} is kept: no locks there tell whether it is in use; remove it by hand")
-            return 0
-        before = usage(folder)
-        _remove_leftovers(folder)
-        for path in list(folder.iterdir()):
-            if _ENTRY_NAME.fullmatch(path.name) and not _remove_unused(path):
-                note(f"{path} is kept: a run uses it")
-        if [path.name for path in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()
-            with contextlib.suppress(OSError):  # another process has used it since
-                folder.rmdir()
-            return before
-        return before - usage(folder)
-    finally:
-        os.close(lock)
-
-
-def _owner(path: Path) -> str:
+def owner(path: Path) -> str:
+    """Return the name of the user who owns a path, or the folder that it would be in."""
     while not path.exists() and path.parent != path:
         path = path.parent
     number = path.stat().st_uid
@@ -441,7 +392,7 @@ def _explained(
     moves = "DMA_REHEARSAL_CACHE=/another/folder moves the cache"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFailure(
-            f"the {kind} has to be made, and the cache {cache_root()} (of {_owner(folder)}) "
+            f"the {kind} has to be made, and the cache {cache_root()} (of {owner(folder)}) "
             f"cannot be written: {error}",
             moves,
         )

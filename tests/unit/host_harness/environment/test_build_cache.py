@@ -18,7 +18,13 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.environment import build_cache, disk_space, file_locks, manifest
+from dma_rehearsal.host_harness.environment import (
+    build_cache,
+    cache_cleaning,
+    disk_space,
+    file_locks,
+    manifest,
+)
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from tests.unit.host_harness.wrapped import OrdinaryUser, run_within
@@ -244,7 +250,7 @@ def test_file_system_without_locks(cache_root: Path, monkeypatch: pytest.MonkeyP
     assert (cache_root / "driver" / ".staging-of-another").is_dir(), "it may be alive"
     assert build_cache.entry(KIND, {}, never) == entry
     notes.clear()
-    assert build_cache.clean(notes.append) == 0
+    assert cache_cleaning.clean(notes.append) == 0
     assert entry.is_dir()
     assert "remove it by hand" in notes[0]
 
@@ -419,7 +425,7 @@ def test_clean_removes_all_but_what_is_used(cache_root: Path) -> None:
     user = _start_user()
     notes: list[str] = []
     try:
-        freed = build_cache.clean(notes.append)
+        freed = cache_cleaning.clean(notes.append)
     finally:
         user.communicate("")
     assert freed > 4096
@@ -430,7 +436,7 @@ def test_clean_removes_all_but_what_is_used(cache_root: Path) -> None:
     assert (cache_root / "somebody's").read_text() == "letter"
     assert any("a run uses it" in note for note in notes)
     assert any("does not belong to the cache; left alone" in note for note in notes)
-    assert build_cache.clean(notes.append) > 0
+    assert cache_cleaning.clean(notes.append) > 0
     assert [path.name for path in cache_root.iterdir()] == ["somebody's"]
 
 
@@ -438,7 +444,7 @@ def test_clean_keeps_what_a_build_is_making(cache_root: Path) -> None:
     builder = _start_builder()
     notes: list[str] = []
     try:
-        assert build_cache.clean(notes.append) == 0
+        assert cache_cleaning.clean(notes.append) == 0
         assert list((cache_root / "driver").glob(".staging-*"))
         assert "a build is running there" in notes[0]
     finally:
@@ -447,13 +453,13 @@ def test_clean_keeps_what_a_build_is_making(cache_root: Path) -> None:
 
 
 def test_clean_of_nothing(cache_root: Path) -> None:
-    assert build_cache.clean() == 0
+    assert cache_cleaning.clean() == 0
     assert not cache_root.exists()
 
 
 def test_entry_removed_while_it_was_about_to_be_used_is_built_again() -> None:
     entry = build_cache.entry(KIND, {}, build)
-    assert not build_cache._remove_unused(entry), "it is in use"
+    assert not build_cache.remove_unused(entry), "it is in use"
     assert build_cache.discard(entry)
     assert build_cache.entry(KIND, {}, build) == entry
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.host_harness.environment import build_cache, disk_space, manifest
+from dma_rehearsal.host_harness.environment import build_cache, cache_cleaning, disk_space, manifest
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from tests.processes import wait_until
 from tests.unit.host_harness.wrapped import OrdinaryUser, run_within
@@ -280,5 +280,5 @@ def test_clean_removes_saved_states_too(cache_root: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "ram").write_bytes(bytes(10_000))
     assert build_cache.usage(cache_root) > 20_000
-    assert build_cache.clean() > 20_000
+    assert cache_cleaning.clean() > 20_000
     assert not cache_root.exists()
