@@ -84,6 +84,7 @@ COLLECTED = Kind(
 NEEDED = (QEMU, TREE, DRIVER, IMAGE, PYTEST, PAYLOAD)  # by each run; the others save time
 KINDS = (*NEEDED, BOOTED, COLLECTED)
 NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
+PROBED_FOLDER = "qemu-works"  # probes that did not fail, which qemu.py remembers
 
 _held: dict[Path, int] = {}
 

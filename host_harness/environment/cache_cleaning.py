@@ -24,9 +24,10 @@ def clean(note: Note = build_cache.say) -> int:
     try:
         for kind in build_cache.KINDS:
             freed += _clean_kind(root / kind.name, note)
-        for path in (root / build_cache.NOTES_FOLDER).glob("*"):
+        notes = root / build_cache.NOTES_FOLDER, root / build_cache.PROBED_FOLDER
+        for path in (path for folder in notes for path in folder.glob("*")):
             path.unlink()
-        for folder in (root / build_cache.NOTES_FOLDER, root):
+        for folder in (*notes, root):
             with contextlib.suppress(OSError):
                 folder.rmdir()
     except OSError as error:

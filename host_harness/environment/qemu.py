@@ -7,13 +7,14 @@ and version numbers do not tell how a distribution built it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import build_cache, debian
@@ -91,13 +92,56 @@ def _probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -
 
 
 def _private(folder: Path) -> Qemu:
+    """Return the private QEMU of an entry, once it has been probed; NotUsable as `_probe`."""
+    bare = _unprobed(folder)
+    return _probe(bare.command, bare.origin, bare.environment)
+
+
+def _remembered(folder: Path) -> Qemu:
+    """Return the private QEMU of an entry; probe it once for each boot of this machine.
+
+    It brings all its libraries, so as long as its files are as they were, it works as it did. A
+    host's own QEMU can change with any library of the host.
+    """
+    bare = _unprobed(folder)
+    note = _note(bare)
+    with contextlib.suppress(OSError):
+        if version := note.read_text():
+            return replace(bare, version=version)
+    found = _probe(bare.command, bare.origin, bare.environment)
+    with contextlib.suppress(OSError):  # a cache that may only be read: probe each time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_suffix(f".{os.getpid()}")
+        partial.write_text(found.version)
+        partial.rename(note)
+    return found
+
+
+def _note(qemu: Qemu) -> Path:
+    files = []
+    for path in map(Path, qemu.command):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            files.append((str(path), status.st_ino, status.st_size, status.st_mtime_ns))
+    inputs = {
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "command": qemu.command,
+        "files": files,
+        "devices": _DEVICES,
+        "uid": os.geteuid(),
+    }
+    return build_cache.cache_root() / build_cache.PROBED_FOLDER / build_cache.digest_of(inputs)
+
+
+def _unprobed(folder: Path) -> Qemu:
     root = folder / "root"
     command = [
         *debian.loader_command(root, "usr/bin/qemu-system-x86_64"),
         *("-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios")),
     ]
     modules = str(root / "usr/lib/x86_64-linux-gnu/qemu")
-    return _probe(tuple(command), f"private, {folder.name}", {"QEMU_MODULE_DIR": modules})
+    origin = f"private, {folder.name}"
+    return Qemu(tuple(command), "", origin, {"QEMU_MODULE_DIR": modules})
 
 
 def _inputs() -> dict[str, object]:
@@ -200,7 +244,7 @@ def find(progress: Callable[[str], None]) -> Qemu:
 
     folder = build_cache.entry(build_cache.QEMU, _inputs(), build, progress)
     try:
-        return _private(folder)
+        return _remembered(folder)
     except NotUsable as error:
         if error.hangs or not build_cache.discard(folder):
             return _checked(folder)

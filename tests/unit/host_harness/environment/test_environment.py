@@ -15,6 +15,7 @@ import pytest
 
 from dma_rehearsal.host_harness.environment import (
     build_cache,
+    cache_cleaning,
     debian,
     driver_build,
     guest_image,
@@ -348,6 +349,42 @@ def test_cached_qemu_that_does_not_work_any_more_is_made_again(
     assert manifest.fault_of(binary.parent.parent) is None
     assert find().version == "11.1.2"
     assert any("the cached QEMU is broken (QEMU 11.1.2 has no" in note for note in notes)
+
+
+def test_cached_qemu_that_works_is_probed_once_in_a_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_root: Path
+) -> None:
+    _notes, find = _private_qemu(tmp_path, monkeypatch, [_GOOD])
+    made = find()
+    probes: list[tuple[str, ...]] = []
+    real = qemu._probe
+
+    def probe(command: tuple[str, ...], origin: str, environment: dict[str, str]) -> qemu.Qemu:
+        probes.append(command)
+        return real(command, origin, environment)
+
+    monkeypatch.setattr(qemu, "_probe", probe)
+    assert find() == find() == made
+    assert made.version == "11.1.2"
+    assert probes == []
+    assert qemu.cached() == made, "doctor looks for itself"
+    assert probes == [made.command]
+    os.utime(made.command[0])
+    assert find() == made
+    assert probes == [made.command] * 2
+    build_cache.release()
+    cache_cleaning.clean()
+    assert not cache_root.exists()
+
+
+@pytest.mark.usefixtures("cache_root")
+def test_cache_that_takes_no_note_has_its_qemu_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _notes, find = _private_qemu(tmp_path, monkeypatch, [_GOOD])
+    (build_cache.cache_root()).mkdir()
+    (build_cache.cache_root() / build_cache.PROBED_FOLDER).touch()  # a file where a folder belongs
+    assert find() == find()
 
 
 @pytest.mark.usefixtures("cache_root")
