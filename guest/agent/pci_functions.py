@@ -118,8 +118,9 @@ def detach() -> str | None:
     found = functions()
     if holder := _holder([folder.resolve() for folder in found]):
         return holder
-    DETACHED.parent.mkdir(parents=True, exist_ok=True)
-    DETACHED.write_text(json.dumps(fingerprint()))
+    if found:  # else they may be detached already, and `attach` is to find those
+        DETACHED.parent.mkdir(parents=True, exist_ok=True)
+        DETACHED.write_text(json.dumps(fingerprint()))
     for folder in reversed(found):
         (folder / "remove").write_text("1")
     return None

@@ -161,6 +161,14 @@ def test_scan_without_a_removal_finds_what_is_there(bus: FakePci) -> None:
     assert (bus.bus / "rescan").read_text() == "1"
 
 
+def test_second_removal_does_not_forget_what_the_first_removed(bus: FakePci) -> None:
+    pci_functions.detach()
+    _go(bus, EXERCISER, EDU, PLATFORM)
+    assert pci_functions.detach() is None
+    with pytest.raises(AttachFailed, match=f"{EXERCISER} is missing"):
+        pci_functions.attach(0.0)
+
+
 @pytest.mark.parametrize("lost", [EXERCISER, PLATFORM])
 def test_function_that_does_not_come_back_is_named(bus: FakePci, lost: str) -> None:
     pci_functions.detach()
