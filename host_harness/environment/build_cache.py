@@ -73,7 +73,8 @@ QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2, words="private QEMU")
 TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
 DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
-PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/")
+# An edit makes one of 5 MB, and a hundred of them may come in an hour.
+PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/", young_s=0)
 PYTEST = Kind("pytest", 20_000_000, hashed=False, keep=2, words="pytest for the guest's Python")
 # Saved machine states (machine.saved_state), which check their own contents. Every edit of a test
 # can make one of 200 to 240 MB, so their age protects none.

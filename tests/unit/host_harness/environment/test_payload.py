@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,17 @@ def test_an_edit_compiles_the_edited_file_alone(
         {"project/test_a.py"},
         {"project/package/helper.py", "project/test_c.py"},
     ]
+
+
+def test_many_edits_leave_few_payloads(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_cache, "PAYLOAD", replace(build_cache.PAYLOAD, keep=2))
+    for edit in "abcd":
+        checkout.write("data.bin", edit)
+        newest = checkout.make()
+        build_cache.release()
+    left = build_cache.entries(build_cache.PAYLOAD)
+    assert len(left) == 2
+    assert newest.folder in left
 
 
 @pytest.mark.parametrize("name", ["payload.cpio", "files.json", "bytecode.json", "manifest.json"])
