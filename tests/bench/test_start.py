@@ -42,6 +42,12 @@ def test_cold_and_restored_take_turns_after_one_that_does_not_count() -> None:
     assert [each.seconds for each in turns.restored] == [3, 5]
 
 
+def test_run_whose_state_is_gone_does_not_count() -> None:
+    starts = iter(["collected", "cold", "booted", "collected"])
+    turns = by_turns("one test", lambda _state: Timed(1, next(starts), {}), 1, "collected")
+    assert [each.start for each in turns.restored] == ["collected"]
+
+
 def test_start_that_is_not_due_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="one test: a guest's start was cold, and not collected"):
         by_turns("one test", lambda _state: Timed(1, "cold", {}), 1, "collected")
