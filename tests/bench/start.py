@@ -29,6 +29,7 @@ NAME = "start"
 COLD, RESTORED = "no", "auto"  # values of STATE
 ROUNDS, FEW_ROUNDS, TRIES = 5, 2, 3
 LIMIT_S = 900
+_SHOWN_S = 0.05  # of a phase, with one decimal
 ONE_TEST = ("-k", "test_in_out and 4096")
 EDITED = "guest/suite/test_direction.py"
 PROMPT = r"guest:\S+# "
@@ -163,12 +164,15 @@ def median(timed: Sequence[Timed]) -> float:
 
 
 def spread(timed: Sequence[Timed]) -> str:
-    """Return the shortest and longest time, and the median of each phase; "rest" is no phase's."""
+    """Return the shortest and longest time, and the median of each phase that takes any.
+
+    "rest" is the time outside of all phases.
+    """
     seconds = [each.seconds for each in timed]
     names = dict.fromkeys(name for each in timed for name in each.phases)
     parts = {name: statistics.median(each.phases.get(name, 0) for each in timed) for name in names}
     parts["rest"] = statistics.median(each.seconds - sum(each.phases.values()) for each in timed)
-    phases = ", ".join(f"{name} {part:.1f}" for name, part in parts.items())
+    phases = ", ".join(f"{name} {part:.1f}" for name, part in parts.items() if part >= _SHOWN_S)
     return f"{min(seconds):.1f} to {max(seconds):.1f} s: {phases}"
 
 

@@ -14,7 +14,10 @@ from tests.bench.start import COLD, RESTORED, Scratch, Timed, Turns, by_turns, r
 
 TURNS = Turns(
     [Timed(12, "cold", {"boot": 7, "tests": 1}), Timed(10, "cold", {"boot": 6, "tests": 1})],
-    [Timed(3, "collected", {"restore": 1.0}), Timed(2, "collected", {"restore": 0.5})],
+    [
+        Timed(3, "collected", {"restore": 1.0, "device": 0.04}),
+        Timed(2, "collected", {"restore": 0.5}),
+    ],
 )
 
 
@@ -22,7 +25,7 @@ def test_figures_are_medians_with_their_spread_and_phases() -> None:
     restored, cold, ratio = rows("one test", TURNS, at_most(3), at_most(0.1))
     assert (restored.figure, cold.figure) == (2.5, 11)
     assert ratio.figure == pytest.approx(0.225)
-    assert restored.measured == "2.0 to 3.0 s: restore 0.8, rest 1.8"
+    assert restored.measured == "2.0 to 3.0 s: restore 0.8, rest 1.7"
     assert cold.measured == "10.0 to 12.0 s: boot 6.5, tests 1.0, rest 3.5"
     shown = table([restored, cold, ratio]).splitlines()
     assert [line.split()[-1] for line in shown[1:]] == ["met", "s", "MISSED"]
