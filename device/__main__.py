@@ -234,7 +234,11 @@ def _servers(
         watchdog.Watched(server.turn, each.name, each.location)
         for server, each in zip(servers, models, strict=True)
     ]
-    controls = [] if control is None else [ControlServer(control, injector, trace)]
+
+    def accesses() -> int:
+        return sum(each.client_accesses for each in models)
+
+    controls = [] if control is None else [ControlServer(control, injector, trace, accesses)]
     return (*servers, *controls), watched
 
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: a client sets and clears faults, and names the test that runs.
+"""The control socket: a client sets and clears faults, names the test that runs, counts accesses.
 
 One request a connection, one JSON object a line: ``{"fault": "device-read-flip"}``, or null for no
 fault; ``{"test": "tests/test_a.py::test_b"}``, or null for none, which all events of the trace then
 have. The answer, the same object or ``{"error": "..."}``, comes when it acts.
+
+``{"accesses": null}`` asks for the number of the client's accesses to all functions so far. The
+answer has it in place of the null.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
@@ -27,11 +31,17 @@ _log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves ``injector`` and ``trace`` on the Unix socket ``path``, one connection at a time."""
+    """Serves ``injector`` and ``trace`` on the Unix socket ``path``, one connection at a time.
 
-    def __init__(self, path: Path, injector: FaultInjector, trace: Trace) -> None:
+    ``accesses`` returns the number of accesses to the functions so far.
+    """
+
+    def __init__(
+        self, path: Path, injector: FaultInjector, trace: Trace, accesses: Callable[[], int]
+    ) -> None:
         self.path = path
         self._injector, self._trace = injector, trace
+        self._accesses = accesses
         self._listener: socket.socket | None = None
         self._closing = threading.Event()
 
@@ -82,29 +92,37 @@ class ControlServer:
             line = (line + part)[: REQUEST_MAX + 1]  # what is too long is read, to be refused
         try:
             what, name = _asked(line)
+            reply: dict[str, str | int | None] = {what: name}
             if what == "fault":
                 self._injector.set(name)
-            else:
+            elif what == "test":
                 self._trace.test = name
+            else:
+                reply = {what: self._accesses()}
         except (ValueError, FaultError) as error:
-            reply: dict[str, str | None] = {"error": str(error)}
+            reply = {"error": str(error)}
         else:
-            _log.info("%s: %s", what, name)
-            reply = {what: name}
+            _log.info("%s: %s", what, reply[what])
         client.sendall(json.dumps(reply).encode() + b"\n")
 
 
 def _asked(line: bytes) -> tuple[str, str | None]:
-    """Return the setting that a request names, and its value. ValueError for anything else."""
+    """Return the name of a request, and its value. ValueError for anything else."""
     if len(line) > REQUEST_MAX:
         raise ValueError(f"a request of more than {REQUEST_MAX} bytes: the name is too long")
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         request = None
-    if not isinstance(request, dict) or request.keys() not in ({"fault"}, {"test"}):
-        raise ValueError('write one line, {"fault": NAME} or {"test": NAME}; null for none')
+    kinds = {"fault"}, {"test"}, {"accesses"}
+    if not isinstance(request, dict) or request.keys() not in kinds:
+        raise ValueError(
+            'write one line, {"fault": NAME} or {"test": NAME} (null for none), or '
+            '{"accesses": null}'
+        )
     ((what, name),) = request.items()
+    if what == "accesses" and name is not None:
+        raise ValueError("the number of accesses cannot be set")
     if name is not None and not isinstance(name, str):
         raise ValueError(f"the name of a {what} is a string")
     return what, name

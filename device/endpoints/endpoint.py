@@ -102,6 +102,7 @@ class Endpoint(Hooks):
         self.interrupts = self._add_interrupts(msix_bars)
         self._msix_region = self.interrupts.msix_region
         self.timers = Timers(run=self._timer)
+        self.client_accesses = 0  # to configuration space and BARs, but for BARs that are mapped
         self._uncaught = 0
         self._acting = False
         self.contents: dict[int, BarContent] = contents_of(bars, self)
@@ -279,6 +280,7 @@ class Endpoint(Hooks):
         That is so in D3hot, and while Memory Space is clear (Base 5.0, 7.5.1.1.3). QEMU hands on no
         such access; another client may. For a function that a migration holds, see `StopState`.
         """
+        self.client_accesses += 1
         if index == CONFIG_REGION:
             data = self.config.read(offset, length)
         elif not self.config.claims_memory:
@@ -303,6 +305,7 @@ class Endpoint(Hooks):
 
         Configuration space and MSI-X's table take writes while the function is stopped.
         """
+        self.client_accesses += 1
         if index == CONFIG_REGION:
             self.config.write(offset, data)
             self.interrupts.update()

@@ -127,6 +127,13 @@ class Payload:
         listed: dict[str, str] = json.loads((self.folder / _LISTING).read_text())
         return listed
 
+    def boot_files_digest(self) -> str:
+        """Return the digest of this payload's `BOOT_FILES`, as `boot_files_digest` does."""
+        listing = self.listing()
+        package = Path(PACKAGE_FOLDER).relative_to(_ROOT)
+        words = {name: listing.get(f"{package}/{name}", "") for name in BOOT_FILES}
+        return build_cache.digest_of({name: word.split()[-1:] for name, word in words.items()})
+
     def initramfs(self, base: Path) -> IO[bytes]:
         """Return the initramfs of a boot: this payload, then the image's archive ``base``.
 
@@ -172,7 +179,7 @@ def delta(old: Mapping[str, str], new: Payload) -> Delta:
 def boot_files_digest() -> str:
     """Return a digest of the `BOOT_FILES`, which a guest has loaded before it gets a payload."""
     return build_cache.digest_of(
-        {name: hashlib.sha256((SOURCE / name).read_bytes()).hexdigest() for name in BOOT_FILES}
+        {name: [hashlib.sha256((SOURCE / name).read_bytes()).hexdigest()] for name in BOOT_FILES}
     )
 
 
@@ -201,8 +208,8 @@ def make(tree: Path, tests: GuestTests) -> Payload:
             json.dumps({source: sorted(made) for source, made in bytecode.items()}) + "\n"
         )
         archive = _with_folders({f"{_ROOT}/{path}": file for path, file in files.items()})
-        init = (SOURCE / "guest" / "agent" / "init.py").read_bytes()
-        archive["init"] = cpio_archive.file(init, 0o755)
+        init = sources[f"{Path(GUEST_FOLDER).relative_to(_ROOT)}/agent/init.py"]
+        archive["init"] = cpio_archive.file(init.data, 0o755)
         (staging / _ARCHIVE).write_bytes(cpio_archive.pack(archive))
         return {}
 

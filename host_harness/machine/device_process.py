@@ -160,6 +160,18 @@ def set_test(path: Path, nodeid: str | None) -> None:
         raise NoVerdict("test", f"the device does not take the test's name: {_error(said)}")
 
 
+def accesses(path: Path) -> int:
+    """Return the number of accesses to all functions so far, to configuration space and BARs.
+
+    Those to a BAR that QEMU maps are not among them. NoVerdict when the device does not answer.
+    """
+    said = _ask(path, {"accesses": None}, "collection")
+    count = said.get("accesses") if isinstance(said, dict) else None
+    if not isinstance(count, int):
+        raise NoVerdict("collection", f"the device does not count accesses: {_error(said)}")
+    return count
+
+
 def _ask(path: Path, request: dict[str, str | None], what: str) -> Any:
     """Return the answer to a request, on a connection of its own. NoVerdict without an answer."""
     try:

@@ -256,6 +256,16 @@ class Vm:
         except NoVerdict as error:
             raise self.lost("test", str(error.args[0])) from error
 
+    def accesses(self) -> int:
+        """Return the number of accesses to the device process's functions so far.
+
+        NoVerdict when it is lost.
+        """
+        try:
+            return device_process.accesses(self.sockets / device_process.SOCKET)
+        except NoVerdict as error:
+            raise self.lost("collection", str(error.args[0])) from error
+
     def end_session(self, ran: int) -> None:
         """End the guest's pytest session; NoVerdict when its count of tests is not ``ran``."""
         self.set_test(None)

@@ -73,9 +73,13 @@ class Guests:
             return self._found
         if self._found:
             self._end_session("the tests were collected for another request")
+        looked = not self._plan.collects_detached
+        saves = planned and self._plan.collected is not None
+        before = self._vms[0].accesses() if saves and looked else 0
         found = agent_client.collect(self._vms, request, self._plan.seed)
-        if planned and self._plan.collected:
-            looked = not self._plan.collects_detached
+        if saves and looked and self._vms[0].accesses() != before:
+            self._say_not_saved("the device was used while the tests were collected")
+        elif saves and self._plan.collected is not None:
             facts = {
                 "hello": self._vms[0].hello,
                 "collected": found.message,
@@ -149,7 +153,10 @@ class Guests:
             try:
                 build_cache.offer(kind, dict(key), build)
             except StateUnusable as error:
-                (vm.folder / NOT_SAVED).write_text(f"{error}\n")
+                self._say_not_saved(str(error))
+
+    def _say_not_saved(self, reason: str) -> None:
+        (self._vms[0].folder / NOT_SAVED).write_text(f"{reason}\n")
 
     def _resume(self, *, attach: bool, limit_s: float | None = None) -> None:
         """Have each guest go on: the first time with the parameters and shells of the run.

@@ -146,6 +146,10 @@ def plan(
             start = Start(StartKind.COLLECTED)
             return Plan(start, options.seed, request, state=state, facts=facts, collected=collected)
     made = payload.make(image.tree, tests)
+    if made.boot_files_digest() != booted["boot files"]:
+        return cold(options, image, tests, request, "files were edited while the run began")
+    if collected is not None:
+        collected["payload"] = made.digest  # sources may have been edited since they were digested
     # A device with a fault leaves its marks in a kernel that boots, and a shell runs in its state.
     saved = None if options.fault or shells else collected
     if usable := _usable(build_cache.BOOTED, booted):

@@ -77,6 +77,7 @@ def test_faults_come_and_go_while_a_client_is_served(control: Path) -> None:
         (b'{"fault": "' + b"a" * 5000, "write one line"),
         (b'{"test": 3}\n', "the name of a test is a string"),
         (b'{"test": null, "fault": null}\n', "write one line"),
+        (b'{"accesses": "3"}\n', "cannot be set"),
         (b'{"test": "' + b"a" * REQUEST_MAX + b'"}\n', "more than 65536 bytes: the name is too"),
         (b'{"test": "' + b"a" * (1 << 20) + b'"}\n', "more than 65536 bytes: the name is too"),
     ],
@@ -95,6 +96,21 @@ def test_the_test_that_runs_is_in_every_event(control: Path, name: str) -> None:
     events = [json.loads(line) for line in control.with_name("trace").read_text().splitlines()]
     tests = {each["test"] for each in events if each["event"] == "attach"}
     assert tests == {name, None}
+
+
+def test_accesses_to_configuration_space_and_bars_are_counted(control: Path) -> None:
+    def accesses() -> int:
+        count: int = ask(control, b'{"accesses": null}\n')["accesses"]
+        return count
+
+    for socket_name in "exerciser", "platform":
+        with RawClient(control.with_name(socket_name)) as client:
+            before = accesses()
+            assert accesses() == before
+            client.region_read(7, 0, 4)
+            client.region_read(0, 0, 4)
+            client.region_write(7, 0x3C, b"\x05")
+            assert accesses() == before + 3
 
 
 def test_whoever_says_nothing_keeps_nobody_waiting(control: Path) -> None:

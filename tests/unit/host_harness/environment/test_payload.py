@@ -312,6 +312,18 @@ def test_a_file_that_cannot_be_read_is_told(checkout: Checkout, kind: str) -> No
         checkout.make()
 
 
+def test_payload_knows_the_boot_files_that_are_in_it(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "BOOT_FILES", ("guest/agent/init.py", "device/layout/frames.py"))
+    old, before = checkout.make(), payload.boot_files_digest()
+    checkout.write("test_a.py", "# not one of them\n")
+    assert checkout.make().boot_files_digest() == payload.boot_files_digest() == before
+    checkout.write("../checkout/guest/agent/init.py", "# another\n")
+    assert old.boot_files_digest() == before
+    assert checkout.make().boot_files_digest() == payload.boot_files_digest() != before
+
+
 def test_boot_files_are_there_and_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = payload.boot_files_digest()
     for name in payload.BOOT_FILES:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dma_rehearsal.host_harness.machine import device_process
-from dma_rehearsal.host_harness.machine.device_process import set_fault, set_test
+from dma_rehearsal.host_harness.machine.device_process import accesses, set_fault, set_test
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from tests.unit.device.processes import running
@@ -22,6 +24,7 @@ def test_fault_and_test_of_a_device_that_runs(tmp_path: Path) -> None:
     with running(tmp_path, "--control-socket", str(path)):
         set_test(path, "tests/ö.py::test_a[\n\x00]")
         set_test(path, None)
+        assert accesses(path) == 0
         set_fault(path, "msix-dropped")
         with pytest.raises(UsageError, match="there is no fault 'no-such'"):
             set_fault(path, "no-such")
@@ -33,10 +36,15 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     for ask in (set_fault, set_test):
         with pytest.raises(NoVerdict, match="control socket does not answer"):
             ask(tmp_path / "control", None)
+    with pytest.raises(NoVerdict, match="control socket does not answer"):
+        accesses(tmp_path / "control")
 
 
+@pytest.mark.parametrize("ask", [partial(set_test, nodeid="mine"), accesses], ids=["test", "count"])
 @pytest.mark.parametrize("answer", [b"", b"nonsense\n", b"[]\n", b'{"test": "other"}\n', b"\xff"])
-def test_a_device_that_answers_nonsense(tmp_path: Path, answer: bytes) -> None:
+def test_a_device_that_answers_nonsense(
+    tmp_path: Path, answer: bytes, ask: Callable[[Path], object]
+) -> None:
     path = tmp_path / "control"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -51,7 +59,7 @@ def test_a_device_that_answers_nonsense(tmp_path: Path, answer: bytes) -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(NoVerdict):
-            set_test(path, "mine")
+            ask(path)
         thread.join()
 
 

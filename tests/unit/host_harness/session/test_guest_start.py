@@ -67,6 +67,7 @@ class FakeVm:
         self.refused = ""
         self.sent: list[Message] = []
         self.limits: list[float | None] = []
+        self.accessed = 0  # times in a collection
 
     def say(self, text: str) -> None:
         self.happened.append(f"{self.name}: {text}")
@@ -80,6 +81,9 @@ class FakeVm:
 
     def end_session(self, ran: int) -> None:
         self.say(f"session of {ran} ends")
+
+    def accesses(self) -> int:
+        return 100 + self.accessed * len(self.of("configure"))
 
     def detach(self) -> str:
         self.say("detach")
@@ -214,6 +218,16 @@ def test_users_tests_are_collected_with_devices_where_a_scan_puts_them(stage: St
         *("a: configure", "a: detach", "a: saved collected", "a: resume, attach"),
     ]
     assert stage.saved["collected"]["functions"] == FUNCTIONS
+
+
+def test_tests_that_use_the_device_while_they_are_collected_are_not_saved(stage: Stage) -> None:
+    stage.vms[0].accessed = 1
+    guests = stage.guests(cold(USERS, booted=KEY, collected=KEY))
+    guests.begin()
+    guests.collect(USERS)
+    assert list(stage.saved) == ["booted"]
+    assert stage.take()[-3:] == ["a: go", "a: hello", "a: configure"]
+    assert "used while" in (stage.vms[0].folder / NOT_SAVED).read_text()
 
 
 def test_of_two_guests_the_first_is_saved(stage: Stage) -> None:

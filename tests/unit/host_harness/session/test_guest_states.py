@@ -342,6 +342,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
     monkeypatch.setattr(saved_state, "facts", found.read)
     monkeypatch.setattr(payload, "digest", lambda _tree, _tests: "abc")
     monkeypatch.setattr(payload, "make", lambda _tree, _tests: Payload(tmp_path, "abc"))
+    boot_files = payload.boot_files_digest()
+    monkeypatch.setattr(Payload, "boot_files_digest", lambda _self: boot_files)
     monkeypatch.setattr(payload, "delta", lambda _old, _new: Delta([], [("a.py", 0o644, b"x")]))
     return found
 
@@ -371,6 +373,25 @@ def test_without_a_state_a_run_boots_and_saves_both() -> None:
     assert found.collects_detached
     assert planned(request=None).booted
     assert not planned(request=None).collected
+
+
+@pytest.mark.usefixtures("cache")
+def test_source_that_is_edited_while_a_run_begins_is_saved_as_what_is_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(payload, "digest", lambda _tree, _tests: "before the edit")
+    assert planned().collected == collected_key(digest="abc")
+
+
+@pytest.mark.usefixtures("cache")
+def test_boot_file_that_is_edited_while_a_run_begins_makes_it_boot_unsaved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Payload, "boot_files_digest", lambda _self: "another")
+    found = planned()
+    assert found.start.kind is StartKind.COLD
+    assert "edited" in found.start.reason
+    assert saved(found) == (False, False)
 
 
 def test_booted_state_is_brought_up_to_date_and_saved_with_its_tests(cache: Cache) -> None:
