@@ -163,7 +163,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             except NoVerdict as error:
                 if restoring is None or device.poll() is not None:
                     raise  # the device process is not restored: its loss would come again
-                raise StateUnusable(str(error)) from error
+                raise StateUnusable(str(error)) from error.__cause__  # no guest was lost
         if restoring:
             with progress.phase("restore"):
                 restoring.finish(vm)

@@ -175,6 +175,8 @@ class Run:
                 stack.close()
                 run_folder.set_aside(self.folder)
                 devices = self._start_devices(stack, count)
+                if isinstance(error.__cause__, NoVerdict):
+                    self._say_lost(error)
                 plan = guest_states.give_up(plan, self.options, guest, self.tests, str(error))
                 self._say_start(plan.start)
                 self._start_guests(stack, plan, devices, isolated=isolated)
@@ -227,6 +229,16 @@ class Run:
         with self.progress.phase("resume" if plan.state else "boot"):
             self.guests.begin()
         self.vms = vms
+
+    def _say_lost(self, error: StateUnusable) -> None:
+        """Tell of a guest that was lost once its state was loaded: the driver may be to blame."""
+        first = str(error).splitlines()[0]
+        where = os.path.relpath(self.folder / run_folder.ASIDE) if self.folder else ""
+        self.progress.note(
+            f"a guest from a saved state was lost, and now boots: {first}\n"
+            f"  If this comes again, look for a fault that a scan of the PCI buses shows: {where}",
+            always=True,
+        )
 
     def collect(self, request: Request) -> Collected:
         """Return the tests of the guests; errors as `agent_client.collect`'s."""

@@ -239,6 +239,38 @@ def test_tests_are_collected_again_for_an_endpoint_that_was_edited(
     assert start("again") == f"status 0 ({COLLECTED})"
 
 
+UNBINDS = """
+from pathlib import Path
+
+DRIVER = Path("/sys/bus/pci/drivers/dma_rehearsal")
+BOUND = sorted(each.name for each in DRIVER.glob("0000:*"))
+(DRIVER / "unbind").write_text(BOUND[0])
+"""
+IS_UNBOUND = """
+from conftest import BOUND, DRIVER
+
+
+def test_driver_stays_unbound():
+    assert sorted(each.name for each in DRIVER.glob("0000:*")) == BOUND[1:]
+"""
+
+
+@pytest.mark.full
+def test_device_that_is_used_in_a_collection_is_as_that_left_it(
+    cache: Path, tmp_path: Path
+) -> None:
+    """No state has it so, and so no run starts from collected tests."""
+    (tmp_path / "p" / "tests").mkdir(parents=True)
+    (tmp_path / "p" / "tests" / "conftest.py").write_text(UNBINDS)
+    (tmp_path / "p" / "tests" / "test_unbound.py").write_text(IS_UNBOUND)
+    project = Project(tmp_path / "p", cache)
+    for name in "first", "second":
+        done = project.run(name)
+        assert "1 passed, 0 failed" in done.output
+        assert done.output.splitlines()[-1] in (f"status 0 ({COLD})", f"status 0 ({BOOTED})")
+        assert "used while" in (done.folder / "not-saved").read_text()
+
+
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     with ExitStack() as stack:

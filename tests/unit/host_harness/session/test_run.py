@@ -163,6 +163,20 @@ def test_state_of_no_use_costs_one_boot_of_all_vms(stage: Stage, run: Run) -> No
     assert (folder / "seed").exists()
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_guest_that_is_lost_after_its_state_was_loaded_is_told(
+    stage: Stage, run: Run, capsys: pytest.CaptureFixture[str], lost: bool
+) -> None:
+    """A driver that fails in a scan alone would else pass by each second run's boot."""
+    error = StateUnusable("no verdict: the guest's kernel panicked\nmore")
+    error.__cause__ = NoVerdict("guest ready", "the guest's kernel panicked") if lost else None
+    stage.trouble = [error, None]
+    run.boot()
+    said = capsys.readouterr().err
+    assert ("was lost, and now boots: no verdict: the guest's kernel panicked\n" in said) == lost
+    assert (f"{run_folder.ASIDE}\n" in said) == lost
+
+
 def test_boot_that_fails_after_a_state_is_a_loss(stage: Stage, run: Run) -> None:
     stage.trouble = [StateUnusable("it does not load"), NoVerdict("kernel", "it panics")]
     with pytest.raises(NoVerdict, match="it panics"):
