@@ -22,7 +22,7 @@ PCI: Final = Path("/sys/bus/pci")
 CHARACTER_DEVICES: Final = Path("/sys/dev/char")
 PROCESSES: Final = Path("/proc")
 DETACHED: Final = Path("/run/dma-rehearsal/detached")
-"""The functions that were removed, from `detach` to `attach`: a JSON list of `fingerprint`."""
+"""The removed functions, from `detach` to `attach`: JSON of their `fingerprint` and INTx line."""
 
 _BRIDGE: Final = 0x06  # the base class; PCI Code and ID Assignment Specification, 1.7
 _VIRTIO: Final = 0x1AF4  # the vendor of virtio; Virtual I/O Device specification, 4.1.2
@@ -41,7 +41,7 @@ _UNSET: Final = 0x2000_0000  # Linux, IORESOURCE_UNSET: the BAR has no address
 _STATUS: Final = 0x06
 _STATUS_CAPABILITIES: Final = 1 << 4
 _CAPABILITIES: Final = 0x34
-_INTERRUPT_PIN: Final = 0x3D
+_INTERRUPT_LINE, _INTERRUPT_PIN = 0x3C, 0x3D  # the firmware writes the line; no hardware reads it
 _CAPABILITIES_MAX: Final = 48  # a broken list may be a ring
 # 6.8: the capabilities of MSI and MSI-X, and the numbers of vectors in their Message Control
 _MSI, _MSI_VECTORS = 0x05, 0x000E
@@ -120,7 +120,9 @@ def detach() -> str | None:
         return holder
     if found:  # else they may be detached already, and `attach` is to find those
         DETACHED.parent.mkdir(parents=True, exist_ok=True)
-        DETACHED.write_text(json.dumps(fingerprint()))
+        lines = [_line(folder / "config") for folder in found]
+        removed = [{**each, "line": line} for each, line in zip(fingerprint(), lines, strict=True)]
+        DETACHED.write_text(json.dumps(removed))
     for folder in reversed(found):
         (folder / "remove").write_text("1")
     return None
@@ -129,7 +131,8 @@ def detach() -> str | None:
 def attach(limit_s: float = _ATTACH_LIMIT_S) -> list[dict[str, Any]]:
     """Scan the buses, wait until what was removed is back, and return the `fingerprint`.
 
-    The functions respond to accesses, as the firmware leaves them at a boot. A function may come
+    The functions respond to accesses, and have their INTx lines, as the firmware leaves them at a
+    boot. A function may come
     back as another device, and then needs no driver; one with the same ids has a driver again if it
     had one. AttachFailed when that takes more than ``limit_s`` seconds.
     """
@@ -143,9 +146,13 @@ def attach(limit_s: float = _ATTACH_LIMIT_S) -> list[dict[str, Any]]:
                 f"{', '.join(each['address'] for each in found) or 'none'}"
             )
         time.sleep(_LOOK_S)
+    lines = {(each["address"], each["interrupts"]["pin"]): each["line"] for each in removed}
     for each in found:
+        config = PCI / "devices" / each["address"] / "config"
         if not any(flags & _UNSET for _, _, flags in each["resources"]):
-            _enable(PCI / "devices" / each["address"] / "config")
+            _enable(config)
+        if line := lines.get((each["address"], each["interrupts"]["pin"])):
+            _set_line(config, line)
     DETACHED.unlink(missing_ok=True)
     return found
 
@@ -156,6 +163,17 @@ def _enable(config: Path) -> None:
         command = int.from_bytes(os.pread(file.fileno(), 2, _COMMAND), "little")
         if command != (enabled := command | _SET_BY_FIRMWARE):
             os.pwrite(file.fileno(), enabled.to_bytes(2, "little"), _COMMAND)
+
+
+def _line(config: Path) -> int:
+    with config.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), 1, _INTERRUPT_LINE)[0]
+
+
+def _set_line(config: Path, line: int) -> None:
+    if _line(config) != line:
+        with config.open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), bytes([line]), _INTERRUPT_LINE)
 
 
 def _missing(removed: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:

@@ -64,7 +64,8 @@ def test_all_functions_under_test_are_removed(bus: FakePci) -> None:
     bus.process(7, opens="/dev/hvc0", maps="/usr/bin/python3")
     assert pci_functions.detach() is None
     assert bus.removed() == [EXERCISER, EDU, PLATFORM]
-    assert json.loads(pci_functions.DETACHED.read_text()) == before
+    removed = json.loads(pci_functions.DETACHED.read_text())
+    assert removed == [{**each, "line": 0} for each in before]
 
 
 def _resource(bus: FakePci) -> str:
@@ -139,6 +140,27 @@ def test_functions_respond_to_accesses_as_after_a_boot(bus: FakePci) -> None:
     pci_functions.attach(0.0)
     assert [_command(bus, each) for each in (EXERCISER, EDU, PLATFORM)] == [0x103] * 3
     assert _command(bus, fake_pci.VIRTIO) == 0, "QEMU has its state"
+
+
+def _set_line(bus: FakePci, address: str, line: int) -> None:
+    config = bus.devices / address / "config"
+    space = bytearray(config.read_bytes())
+    space[0x3C] = line
+    config.write_bytes(space)
+
+
+def test_interrupt_line_is_as_the_firmware_has_set_it(bus: FakePci) -> None:
+    for address in (EXERCISER, EDU):
+        _set_line(bus, address, 11)
+    assert pci_functions.detach() is None
+    for address in (EXERCISER, EDU):
+        _set_line(bus, address, 0)
+    space = bytearray((bus.devices / EDU / "config").read_bytes())
+    space[0x3D] += 1  # another function, with another pin
+    (bus.devices / EDU / "config").write_bytes(space)
+    pci_functions.attach(0.0)
+    lines = [(bus.devices / each / "config").read_bytes()[0x3C] for each in (EXERCISER, EDU)]
+    assert lines == [11, 0]
 
 
 def test_other_bits_of_the_command_register_stay(bus: FakePci) -> None:
