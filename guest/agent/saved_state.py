@@ -22,7 +22,7 @@ PARAMETERS: Final = Path("/run/dma-rehearsal/parameters")
 """The parameters of the run, on one line; ``guest/linux/kernel_cmdline.py`` reads them."""
 
 _PARAMETERS_MAX: Final = 1000
-_PARAMETER_MAX: Final = 4096  # characters
+_PARAMETER_MAX: Final = 2048  # characters; Linux for x86, COMMAND_LINE_SIZE
 _ENTROPY_MAX: Final = 512  # bytes
 _CLOCK_MAX: Final = 1 << 33  # seconds since 1970
 _RANDOM: Final = Path("/dev/random")

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PAGE = 4096
+from dma_rehearsal.device.layout.page import PAGE
+
 # An extent has at most these bytes: what a thread copies and checks at a time, within its cache.
 _EXTENT_MAX = 1 << 20
 # Up to these bytes of zeros between two others are kept: extents then are fewer, and hardly longer.

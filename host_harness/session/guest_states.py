@@ -10,7 +10,7 @@ clock, entropy, the parameters of the device.
 ==================================  ==============================================================
 in the key of a booted state        the image, the files that the boot reads, the kernel's command
                                     line (the IOMMU, isolation), QEMU and its command line, the
-                                    accelerator, the host's CPU
+                                    accelerator, the host and its CPU
 in the key of a collected state     all of these, the payload (guest/ and the user's tests), the
                                     request to collect (arguments, placement, a test's deadline),
                                     the parameters (profile, coherence); of a user's tests, which
@@ -50,6 +50,7 @@ from dma_rehearsal.host_harness.session.agent_client import Request
 
 _FORMAT = 1  # of what is in a state beside QEMU's own
 _CPUINFO = Path("/proc/cpuinfo")
+_MACHINE_ID = Path("/etc/machine-id")
 # Linux, arch/x86/kernel/cpu/proc.c. The guest's TSC is the host's under TCG, too.
 _MODEL = ("vendor_id", "cpu family", "model", "model name", "stepping")
 _KVM = ("flags", "microcode")
@@ -340,12 +341,17 @@ def _identity(path: Path) -> list[Any]:
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
-def host_identity(accelerator: str, cpuinfo: Path = _CPUINFO) -> dict[str, str]:
-    """Return what a guest's CPUs take from this host: the CPU's model.
+def host_identity(
+    accelerator: str, cpuinfo: Path = _CPUINFO, machine_id: Path = _MACHINE_ID
+) -> dict[str, str]:
+    """Return what a guest's CPUs take from this host: its CPU's model, and which host it is.
 
-    With KVM also its flags and microcode, and the release of the host's kernel.
+    CPUs of one model may count their TSC at different rates, and the guest has measured this one's.
+    With KVM also the CPU's flags and microcode, and the release of the host's kernel.
     """
     found: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # machine-id(5): not to be shown as it is
+        found["machine"] = build_cache.digest_of(["dma-rehearsal", machine_id.read_text().strip()])
     for line in cpuinfo.read_text().splitlines():
         name, _, value = map(str.strip, line.partition(":"))
         if name in _MODEL or (accelerator == "kvm" and name in _KVM):

@@ -208,7 +208,7 @@ class Run:
         initramfs = None
         if plan.payload and not plan.state:
             initramfs = stack.enter_context(plan.payload.initramfs(guest.initramfs)).fileno()
-        vms = []
+        vms: list[Vm] = []
         for folder, device in devices:
             launch = Launch(
                 found,
@@ -222,7 +222,12 @@ class Run:
                 state=plan.state,
                 device=device,
             )
-            vms.append(stack.enter_context(started_vm(launch, self.progress)))
+            try:
+                vms.append(stack.enter_context(started_vm(launch, self.progress)))
+            except HarnessError:
+                if not vms:
+                    self.start = None  # such as an endpoint that its device process refuses
+                raise
         for vm in vms if len(vms) > 1 else ():
             vm.watch_too(each for each in vms if each is not vm)
         self.guests = Guests(vms, plan)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.host_harness.machine import ram_file
-from dma_rehearsal.host_harness.machine.ram_file import PAGE, Extent, Filling, RamFileError
+from dma_rehearsal.host_harness.machine.ram_file import Extent, Filling, RamFileError
 from tests.processes import wait_until
 
 SIZE = 16 << 20

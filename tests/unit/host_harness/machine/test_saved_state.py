@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.host_harness.machine import ram_file, saved_state
 from dma_rehearsal.host_harness.machine.channel import Channel
 from dma_rehearsal.host_harness.machine.console import Console
@@ -34,7 +35,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     with staged(folder) as made:
         qemu: Any = FakeQemu(made.vm.monitor.panicked)
         made.vm.monitor = qemu
-        os.pwrite(made.vm.memory.fileno(), RAM_BYTES, 123 * ram_file.PAGE)
+        os.pwrite(made.vm.memory.fileno(), RAM_BYTES, 123 * PAGE)
         yield made
 
 
@@ -81,7 +82,7 @@ def test_state_comes_back(stage: Stage, folder: Path, qemu: FakeQemu) -> None:
         vm.receive("test", "x")
     vm.send("test", {"type": "y"})
     told = saved_state.save(vm, folder, {"key": "value"})
-    assert told == {"saved": {"machine": len(MACHINE_BYTES), "ram": ram_file.PAGE}}
+    assert told == {"saved": {"machine": len(MACHINE_BYTES), "ram": PAGE}}
     assert (qemu.said[0], qemu.said[-1]) == ("stop", "cont")
     assert saved_state.facts(folder) == {"key": "value"}
     assert {path.name for path in folder.iterdir()} == {
@@ -91,7 +92,7 @@ def test_state_comes_back(stage: Stage, folder: Path, qemu: FakeQemu) -> None:
     qemu.said.clear()
     vm.channel.go_on_from(0, 0)
     restore(folder, stage)
-    assert vm.memory.read(123 * ram_file.PAGE, len(RAM_BYTES)) == RAM_BYTES
+    assert vm.memory.read(123 * PAGE, len(RAM_BYTES)) == RAM_BYTES
     assert vm.console.up
     vm.await_kernel()
     assert vm.channel.position == (1, 3)

@@ -169,6 +169,21 @@ def test_host_is_its_cpu_and_with_kvm_its_flags_and_microcode(
     assert ("kernel" in found[0]) is (accelerator == "kvm")
 
 
+@pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
+def test_host_is_this_machine_whose_id_is_not_shown(tmp_path: Path, accelerator: str) -> None:
+    cpuinfo, one, same, other = (tmp_path / name for name in ("cpuinfo", "one", "same", "other"))
+    cpuinfo.write_text(CPUINFO)
+    for path, text in (one, "ab12\n"), (same, "ab12\n"), (other, "cd34\n"):
+        path.write_text(text)
+    first, second, third, without = (
+        guest_states.host_identity(accelerator, cpuinfo, path)
+        for path in (one, same, other, tmp_path / "missing")
+    )
+    assert first == second != third
+    assert "machine" not in without
+    assert "ab12" not in str(first)
+
+
 @pytest.mark.parametrize(
     "given",
     [

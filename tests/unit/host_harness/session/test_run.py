@@ -18,7 +18,7 @@ from dma_rehearsal.host_harness.machine import device_process
 from dma_rehearsal.host_harness.machine.launch import Launch
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
-from dma_rehearsal.host_harness.process.errors import NoVerdict, Status
+from dma_rehearsal.host_harness.process.errors import NoVerdict, Status, UsageError
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session import run as run_module
@@ -40,6 +40,7 @@ class Stage:
         self.devices: list[Path] = []
         self.start_then: Start | None = None
         self.lost = False
+        self.refused = 0  # the VM that does not start, counted from 1
 
     def start_device(self, _stack: object, _options: object, folder: Path) -> Any:
         self.devices.append(folder)
@@ -48,6 +49,8 @@ class Stage:
     @contextlib.contextmanager
     def started_vm(self, launch: Launch, _progress: Progress) -> Iterator[Any]:
         self.started.append(launch)
+        if len(self.started) == self.refused:
+            raise UsageError("this endpoint is refused", "name another one")
         (launch.folder / "console.log").write_text(f"start {len(self.started)}")
         try:
             yield SimpleNamespace(watch_too=lambda _others: None, folder=launch.folder)
@@ -183,6 +186,16 @@ def test_boot_that_fails_after_a_state_is_a_loss(stage: Stage, run: Run) -> None
         run.boot()
     assert stage.ended == 2
     assert run.vms == []
+
+
+@pytest.mark.parametrize(("refused", "told"), [(1, None), (2, Start(StartKind.COLLECTED))])
+def test_start_is_told_once_a_guest_has_started(
+    stage: Stage, run: Run, refused: int, told: Start | None
+) -> None:
+    stage.refused = refused
+    with pytest.raises(UsageError, match="this endpoint is refused"):
+        run.boot(2)
+    assert run.start == told
 
 
 def test_loss_of_a_restored_guest_is_a_loss(stage: Stage, run: Run) -> None:
