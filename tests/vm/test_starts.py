@@ -89,9 +89,9 @@ class Project:
         ]
 
 
-def made(folder: Path, cache: Path) -> Project:
+def made(folder: Path, cache: Path, text: str = TEST) -> Project:
     (folder / "tests").mkdir(parents=True)
-    (folder / "tests" / "test_project.py").write_text(TEST)
+    (folder / "tests" / "test_project.py").write_text(text)
     return Project(folder, cache)
 
 
@@ -172,14 +172,13 @@ def test_guests_of_one_state_have_the_time_and_randomness_of_their_own(
 
 @pytest.mark.full
 def test_two_guests_start_from_one_state(cache: Path, tmp_path: Path) -> None:
-    project = made(tmp_path / "p", cache)
-    for name, words in ("first", COLD), ("second", COLLECTED):
+    project = made(tmp_path / "p", cache, TEST.replace("8192", "12288"))
+    # The first may find the booted state of another test, but none with these tests collected.
+    for name, starts in ("first", (COLD, BOOTED)), ("second", (COLLECTED,)):
         done = project.run(name, VMS="2")
-        # The first may find the booted state of another test.
-        assert done.output.splitlines()[-1] in (f"status 1 ({words})", f"status 1 ({BOOTED})")
+        assert done.output.splitlines()[-1] in [f"status 1 ({words})" for words in starts]
         assert "2 passed, 1 failed" in done.output
         assert (done.folder / "vm2" / "device-trace.jsonl").stat().st_size > 0
-    assert done.output.splitlines()[-1] == f"status 1 ({COLLECTED})"
 
 
 def damage(path: Path) -> None:
