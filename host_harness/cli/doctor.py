@@ -189,7 +189,7 @@ def _accelerator(found: qemu.Qemu | None) -> Row:
         chosen, why = "tcg", "tcg, as asked" if wanted else f"tcg (no KVM: {unopened})"
     if chosen == "kvm":
         return _fine("accelerator", why)
-    hint = "the whole suite takes about 40 to 70 s under emulation"
+    hint = "the whole suite takes about 30 to 60 s under emulation"
     if unopened is not None and not wanted:
         hint += "; faster with KVM: load kvm_intel or kvm_amd, and join the group kvm"
     return Row("accelerator", Mark.NOTE, why, hint)
