@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's saved machine state: has a stopped machine written to a file, and reads its CPUs there.
+"""QEMU's saved machine state: has QEMU write and load its file, and reads the CPUs there.
 
 The file is a migration stream (QEMU, docs/devel/migration/main.rst), without the RAM, which QEMU
 shares with the harness:
@@ -85,23 +85,48 @@ def save(monitor: Monitor, path: Path, limit_s: float = SAVE_LIMIT_S) -> None:
         raise SaveError(f"QEMU did not save its machine state: {error}") from error
 
 
+def load(monitor: Monitor, path: Path, limit_s: float) -> None:
+    """Have a QEMU that waits for a state (``-incoming defer``) load the one in the file ``path``.
+
+    Its shared RAM is there already. "cont" then resumes the machine. MonitorError when QEMU
+    refuses, fails, or takes more than ``limit_s`` seconds.
+    """
+    _set_capability(monitor, on=True)
+    # By default a QEMU that cannot load ends, and its monitor does not tell why.
+    how: dict[str, Any] = {"exit-on-error": False}
+    monitor.command("migrate-incoming", channels=_channels(path), **how)
+    if not _await_completed(monitor, "QEMU does not load the state", time.monotonic() + limit_s):
+        raise MonitorError(f"the state is not loaded within {limit_s:g} s")
+
+
 def _set_capability(monitor: Monitor, *, on: bool) -> None:
     wanted = {"capability": _WITHOUT_RAM, "state": on}
     monitor.command("migrate-set-capabilities", capabilities=[wanted])
 
 
 def _migrate(monitor: Monitor, path: Path, deadline: float) -> None:
+    monitor.command("migrate", channels=_channels(path))
+    if not _await_completed(monitor, "migrate", deadline):
+        monitor.command("migrate_cancel")
+        raise MonitorError("migrate: not completed within its deadline")
+
+
+def _channels(path: Path) -> list[dict[str, object]]:
     place = {"transport": "file", "filename": os.fspath(path.absolute()), "offset": 0}
-    monitor.command("migrate", channels=[{"channel-type": "main", "addr": place}])
+    return [{"channel-type": "main", "addr": place}]
+
+
+def _await_completed(monitor: Monitor, failure: str, deadline: float) -> bool:
+    """Return whether a migration completes in time. MonitorError, ``failure``, when it fails."""
     pause = _POLL_MIN_S
     while (said := monitor.command("query-migrate")).get("status") != "completed":
         if said.get("status") in ("failed", "cancelled"):
-            raise MonitorError(f"migrate: {said.get('error-desc') or said['status']}")
+            raise MonitorError(f"{failure}: {said.get('error-desc') or said['status']}")
         if time.monotonic() > deadline:
-            monitor.command("migrate_cancel")
-            raise MonitorError("migrate: not completed within its deadline")
+            return False
         time.sleep(pause)
         pause = min(2 * pause, _POLL_MAX_S)
+    return True
 
 
 def read_cpus(path: Path) -> dict[int, MemoryTypeRegisters]:

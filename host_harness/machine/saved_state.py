@@ -8,7 +8,7 @@
 
 The guest does not run between the two copies, so they fit each other. Functions of the device
 process have no state in QEMU: the guest has given them up before (`Vm.detach`), and finds them
-again by a rescan (`Vm.begin_resume`). Nothing here depends on the accelerator.
+again by a rescan (`Vm.resume`). Nothing here depends on the accelerator.
 
 Nothing is flushed to the disk. A host that crashes may leave files that are not whole, and those
 have other checksums: such a state is not used.
@@ -20,7 +20,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +46,6 @@ _STOP_LIMIT_S = 30.0
 _FILL_LIMIT_S = 30.0
 _LOAD_LIMIT_S = 20.0
 _LAST_WORDS_S = 0.2
-_POLL_MIN_S, _POLL_MAX_S = 0.001, 0.05
 
 
 class StateUnusable(Exception):
@@ -169,7 +167,7 @@ class Restoring:
         try:
             self._check_machine()
             self.filling.finish(_FILL_LIMIT_S)
-            self._load(vm)
+            machine_state.load(vm.monitor, self.folder / MACHINE, _LOAD_LIMIT_S)
             vm.channel.go_on_from(self.sent, self.received)
             vm.console.up = True
             with contextlib.suppress(OSError):  # for people alone
@@ -192,27 +190,6 @@ class Restoring:
             raise StateUnusable(f"{MACHINE}: {error.strerror}") from error
         if len(saved) != self.machine_size or zlib.crc32(saved) != self.machine_crc:
             raise StateUnusable(f"{MACHINE}: its contents changed")
-
-    def _load(self, vm: Vm) -> None:
-        """Have QEMU load the machine state. MonitorError when it refuses, fails or takes long."""
-        monitor = vm.monitor
-        capability = {"capability": "x-ignore-shared", "state": True}
-        monitor.command("migrate-set-capabilities", capabilities=[capability])
-        machine = (self.folder / MACHINE).absolute()
-        place = {"transport": "file", "filename": str(machine), "offset": 0}
-        # By default a QEMU that cannot load ends, and its monitor does not tell why.
-        how: dict[str, Any] = {"exit-on-error": False}
-        channels = [{"channel-type": "main", "addr": place}]
-        monitor.command("migrate-incoming", channels=channels, **how)
-        deadline = time.monotonic() + _LOAD_LIMIT_S
-        pause = _POLL_MIN_S
-        while (said := monitor.command("query-migrate")).get("status") != "completed":
-            if said.get("status") == "failed":
-                raise MonitorError(f"QEMU does not load the state: {said.get('error-desc')}")
-            if time.monotonic() > deadline:
-                raise MonitorError(f"the state is not loaded within {_LOAD_LIMIT_S:g} s")
-            time.sleep(pause)
-            pause = min(2 * pause, _POLL_MAX_S)
 
 
 def _read(folder: Path) -> dict[str, Any]:

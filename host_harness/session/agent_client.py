@@ -23,7 +23,8 @@ from dma_rehearsal.host_harness.verdict import dmar, host_view
 from dma_rehearsal.host_harness.witness import host_witness
 from dma_rehearsal.host_harness.witness.saved_registers import SavedRegisters
 
-_OBJECTIONS_MAX = 20  # of the host's walks in one test
+OBJECTIONS_MAX = 20
+"""The objections that are kept of one witness's walks in one test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,7 @@ class Running:
             return Outcome(self._reports, self._witnessed, warnings, self._objections)
         if message["type"] == "witness":
             wrong = host_witness.answer(self._vm, message, self.remaining_s, self._registers)
-            self._objections = [*self._objections, *wrong][:_OBJECTIONS_MAX]
+            self._objections = [*self._objections, *wrong][:OBJECTIONS_MAX]
             self._witnessed = True
         if message["type"] == "report":
             found = guest_protocol.report(self._config, message.get("data"), self.nodeid)

@@ -13,7 +13,7 @@ import pytest
 from dma_rehearsal.host_harness.machine.qmp import MonitorError
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.session import walk_types
-from dma_rehearsal.host_harness.session.agent_client import Outcome, Running
+from dma_rehearsal.host_harness.session.agent_client import OBJECTIONS_MAX, Outcome, Running
 from dma_rehearsal.host_harness.session.guest_protocol import Warned
 from dma_rehearsal.host_harness.verdict import (
     cache_reports,
@@ -37,7 +37,6 @@ REGISTERS = "PAT and MTRRs"  # the name of an objection to the run
 GUESTS_WORD = "PAT and MTRRs by the guest's word"
 # The kernel may report a refusal when later tests already run.
 _REMEMBERED = 256
-_OBJECTIONS_MAX = 20  # to the walks of one test
 
 
 class Named(Protocol):
@@ -159,7 +158,7 @@ class Worker:
         if (registers := self._registers.common) is not None:
             evidence.walks, found = walk_types.by_registers(evidence.walks, registers)
             _, tracked = walk_types.by_registers(evidence.tracked, registers)
-            wrong += [*found, *tracked][:_OBJECTIONS_MAX]
+            wrong += [*found, *tracked][:OBJECTIONS_MAX]
         return wrong
 
     def _look_at_registers(self) -> list[str]:
