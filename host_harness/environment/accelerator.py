@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import build_cache
+from dma_rehearsal.host_harness.environment.probe_notes import ProbeNote
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.process import children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
@@ -42,24 +42,14 @@ def choose(qemu: Qemu, kernel: Path, wanted: str | None) -> tuple[str, str]:
 
 def _remembered_why_no_kvm(qemu: Qemu, kernel: Path) -> str | None:
     """Probe KVM, but a probe that failed only once for each boot of this machine."""
-    note = _kvm_note(qemu)
-    try:
-        return note.read_text()
-    except OSError:
-        reason = _why_no_kvm(qemu, kernel)
+    inputs = {"qemu": qemu.command, "version": qemu.version}
+    note = ProbeNote(build_cache.NOTES_FOLDER, inputs)
+    if known := note.read():
+        return known
+    reason = _why_no_kvm(qemu, kernel)
     if reason is not None:
-        with contextlib.suppress(OSError):  # a cache that may only be read: probe each time
-            note.parent.mkdir(parents=True, exist_ok=True)
-            partial = note.with_suffix(f".{os.getpid()}")
-            partial.write_text(reason)
-            partial.rename(note)
+        note.write(reason)
     return reason
-
-
-def _kvm_note(qemu: Qemu) -> Path:
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    inputs = {"boot": boot_id, "qemu": qemu.command, "version": qemu.version, "uid": os.geteuid()}
-    return build_cache.cache_root() / build_cache.NOTES_FOLDER / build_cache.digest_of(inputs)
 
 
 def why_kvm_cannot_be_opened() -> str | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import build_cache, debian
+from dma_rehearsal.host_harness.environment.probe_notes import ProbeNote
 from dma_rehearsal.host_harness.process import advice, children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
@@ -105,32 +106,21 @@ def _remembered(folder: Path) -> Qemu:
     """
     bare = _unprobed(folder)
     note = _note(bare)
-    with contextlib.suppress(OSError):
-        if version := note.read_text():
-            return replace(bare, version=version)
+    if version := note.read():
+        return replace(bare, version=version)
     found = _probe(bare.command, bare.origin, bare.environment)
-    with contextlib.suppress(OSError):  # a cache that may only be read: probe each time
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(found.version)
-        partial.rename(note)
+    note.write(found.version)
     return found
 
 
-def _note(qemu: Qemu) -> Path:
+def _note(qemu: Qemu) -> ProbeNote:
     files = []
     for path in map(Path, qemu.command):
         with contextlib.suppress(OSError):
             status = path.stat()
             files.append((str(path), status.st_ino, status.st_size, status.st_mtime_ns))
-    inputs = {
-        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        "command": qemu.command,
-        "files": files,
-        "devices": _DEVICES,
-        "uid": os.geteuid(),
-    }
-    return build_cache.cache_root() / build_cache.PROBED_FOLDER / build_cache.digest_of(inputs)
+    inputs = {"command": qemu.command, "files": files, "devices": _DEVICES}
+    return ProbeNote(build_cache.PROBED_FOLDER, inputs)
 
 
 def _unprobed(folder: Path) -> Qemu:
