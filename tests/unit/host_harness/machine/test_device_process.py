@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -76,6 +77,19 @@ def test_a_started_process_listens_when_it_is_ready(tmp_path: Path, iommu: str, 
         assert process.poll() is None
     assert process.returncode is not None
     assert not started.sockets.exists()
+
+
+@pytest.mark.parametrize("ready_first", [False, True])
+def test_deadline_counts_from_the_start(tmp_path: Path, ready_first: bool) -> None:
+    """A process that became ready beside other work, but after its deadline, is late."""
+    options = run_options.parse({"deadline": "device up=0.001"})
+    with ExitStack() as stack:
+        started = device_process.start(stack, options, tmp_path)
+        if ready_first:
+            assert started.process.stdout is not None
+            select.select([started.process.stdout], [], [], 20)
+        with pytest.raises(NoVerdict, match=r"not ready within its deadline of 0\.001 s"):
+            started.await_ready()
 
 
 def test_an_endpoint_that_cannot_be_served_is_told_when_it_is_awaited(tmp_path: Path) -> None:
