@@ -39,6 +39,12 @@ class Plat(IntEnum):
     the sequence number of the newest. REFUSED_SELECT takes a number of its own (1 is the first
     refusal after reset); the REFUSED_* registers then show that request while REFUSED_VALID reads
     1. The newest REFUSED_CAPACITY are kept. A number written to MARK comes into the trace.
+
+    A read of MAIL_GO carries out the batch of MAIL_COUNT records at MAIL_ADDRESS, a bus address,
+    and returns 0 or a MailStatus (see `mailbox`).
+
+    BOARD_SNOOP and HOLD_* say how the board's other functions behave: whether any of their requests
+    is snooped, and when the DMA of an action begins.
     """
 
     MAGIC = 0x000
@@ -145,10 +151,20 @@ class Plat(IntEnum):
     REFUSED_BYTE_LO = 0x630  # the first byte at fault
     REFUSED_BYTE_HI = 0x634
     MARK = 0x638
+    MAIL_ADDRESS_LO = 0x700
+    MAIL_ADDRESS_HI = 0x704
+    MAIL_COUNT = 0x708  # records of the batch
+    MAIL_GO = 0x70C  # a read carries out the batch
+    MAIL_CAPACITY = 0x710  # records that a batch may have
+    BOARD_SNOOP = 0x780  # 1 (reset): as a function asks; 0: no request of any function is snooped
+    HOLD_CTL = 0x784  # 1: an action that a BAR write began waits before its first DMA
+    HELD = 0x788  # actions that wait now
+    HOLD_RELEASE = 0x78C  # a write lets those go that wait now
+    HOLD_EXPIRED = 0x790  # actions that went by themselves, after too long a wait
 
 
 PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
-PLATFORM_VERSION = 0x0001_0004
+PLATFORM_VERSION = 0x0001_0005
 REFUSED_CAPACITY = 64
 
 
@@ -159,3 +175,6 @@ class PlatformFeature(IntFlag):
     PROTECTION = 1 << 1
     CACHE = 1 << 2
     REQUESTS = 1 << 3
+    MAILBOX = 1 << 4
+    BOARD_SNOOP = 1 << 5
+    HOLD = 1 << 6

@@ -40,6 +40,7 @@ IDENTITY = Identity(
     device_id=layout.PLATFORM_DEVICE_ID,
     class_code=layout.PLATFORM_CLASS_CODE,
 )
+FEATURES = Feature.WITNESS | Feature.PROTECTION | Feature.CACHE | Feature.REQUESTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Platform(Endpoint):
             (
                 Register(Plat.MAGIC, reset=layout.PLATFORM_MAGIC),
                 Register(Plat.VERSION, reset=layout.PLATFORM_VERSION),
-                Register(Plat.FEATURES, reset=sum(Feature)),
+                Register(Plat.FEATURES, reset=FEATURES),
             ),
             layout.PLATFORM_CONTROL_SIZE,
         ),
