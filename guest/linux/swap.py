@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Temporary swap space in compressed RAM (zram), so that the kernel can page memory out.
 
-The image has the kernel modules. The first use loads them.
+The image has the kernel's modules for it, in a list. The first use loads them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.guest.linux.kernel_modules import load
+from dma_rehearsal.guest.linux.kernel_modules import MODULES, load
 
-MODULES: Final = ("zsmalloc", "lzo-rle", "zram")
+ORDER: Final = "order-swap"
 CONTROL: Final = Path("/sys/class/zram-control")
 # Linux, include/linux/swap.h, union swap_header: version, last_page, nr_badpages after 1024 bytes;
 # the magic ends the page.
@@ -52,7 +52,7 @@ def zram_swap(mebibytes: int) -> Iterator[Path]:
 
 
 def _load_modules() -> None:
-    for module in MODULES:
+    for module in (MODULES / ORDER).read_text().split():
         try:
             load(module, "num_devices=0" * (module == "zram"))
         except OSError as error:

@@ -210,20 +210,22 @@ def way_to_build() -> Iterator[Row]:
 
 def cached_image() -> Iterator[Row]:
     """Look at the guest image in the cache."""
-    made = guest_image.made()
+    options = _options()
+    made = guest_image.made(options.kernel)
     if not made.to_make:
         yield _fine(
             "guest image",
-            f"kernel {made.kernel}, Python {made.python}, pytest {made.pytest}",
+            f"kernel {made.kernel} ({options.kernel}), Python {made.python}, pytest {made.pytest}",
         )
         return
-    versions = f"; kernel {made.kernel}, Python {made.python}" if made.kernel else ""
+    versions = f"; kernel {made.kernel or 'of'} ({options.kernel})"
+    versions += f", Python {made.python}" if made.python else ""
     yield Row(
         "guest image",
         Mark.NOTE,
         f"to be made: {', '.join(made.to_make)}{versions}",
         "the first run makes it"
-        + (" (150 MB to fetch)" if "tree" in made.to_make else ", without the network"),
+        + (" (150 MB to fetch)" if "kernel" in made.to_make else ", without the network"),
     )
 
 
@@ -268,9 +270,8 @@ def cached() -> Iterator[Row]:
 
 def saved_states() -> Iterator[Row]:
     """Look at the saved machine states: what the next run starts from, and whether one is saved."""
-    options = run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
     try:
-        yield from _outlook(options)
+        yield from _outlook(_options())
     except ImportError:  # run without the virtual environment
         yield Row("next run", Mark.NOTE, "not known without the Python packages")
     except EnvironmentFailure:
@@ -279,11 +280,15 @@ def saved_states() -> Iterator[Row]:
         yield Row("saved states", Mark.NOTE, f"cannot be checked: {error}", "STATE=no uses none")
 
 
+def _options() -> Options:
+    return run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+
+
 def _outlook(options: Options) -> Iterator[Row]:
     # Imported here: it needs the virtual environment.
     from dma_rehearsal.host_harness.session import outlook
 
-    image = guest_image.in_cache()
+    image = guest_image.in_cache(options.kernel)
     found = qemu.given(lambda _: None) or qemu.cached()
     unable = ""
     if found is None or image is None:

@@ -70,8 +70,9 @@ class Kind:
 
 
 QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2, words="private QEMU")
-TREE = Kind("tree", 700_000_000, hashed=False, keep=2, words="unpacked Debian")
-DRIVER = Kind("driver", 60_000_000, hashed=True, keep=8, words="guest's driver")
+TREE = Kind("tree", 250_000_000, hashed=False, keep=2, words="unpacked Debian")
+KERNEL = Kind("kernel", 450_000_000, hashed=False, keep=4, words="kernel and its compiler")
+DRIVER = Kind("driver", 60_000_000, hashed=True, keep=16, words="guest's driver")
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 # An edit makes one of 5 MB, and a hundred of them may come in an hour.
 PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/", young_s=0)
@@ -82,7 +83,7 @@ BOOTED = Kind("booted", 300_000_000, hashed=False, keep=4, words="booted guest",
 COLLECTED = Kind(
     "collected", 300_000_000, hashed=False, keep=4, words="guest with collected tests", young_s=0
 )
-NEEDED = (QEMU, TREE, DRIVER, IMAGE, PYTEST, PAYLOAD)  # by each run; the others save time
+NEEDED = (QEMU, TREE, KERNEL, DRIVER, IMAGE, PYTEST, PAYLOAD)  # by each run; the others save time
 KINDS = (*NEEDED, BOOTED, COLLECTED)
 NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
 PROBED_FOLDER = "qemu-works"  # probes that did not fail, which qemu.py remembers

@@ -92,11 +92,29 @@ def explain(suite: str, said: str) -> EnvironmentFailure:
     )
 
 
-def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
+def _backports_hook(suite: str, pattern: str) -> str:
+    """Return the shell lines that add a suite's backports, and prefer packages from them by name.
+
+    The sites are those that mmdebstrap has written for the suite itself.
+    """
+    return (
+        'cd "$1"/etc/apt && mkdir -p sources.list.d preferences.d && '
+        "cat sources.list sources.list.d/*.list 2>/dev/null | "
+        f"sed -n 's|^\\(deb .*\\) {suite} |\\1 {suite}-backports |p' >backports && "
+        "test -s backports && mv backports sources.list.d/backports.list && "
+        f"printf 'Package: %s\\nPin: release n={suite}-backports\\nPin-Priority: 990\\n' "
+        f"'{pattern}' >preferences.d/backports"
+    )
+
+
+def unpack(
+    suite: str, packages: Sequence[str], target: Path, *, from_backports: str = ""
+) -> dict[str, str]:
     """Unpack ``packages`` and all that they depend on into ``target``.
 
-    Returns the resolved versions by package name. EnvironmentFailure with the cause when no
-    mirror had them; OSError ENOSPC when the disk is full.
+    Packages whose names match ``from_backports`` (as apt_preferences(5) has it) are those of the
+    suite's backports. Returns the resolved versions by package name. EnvironmentFailure with the
+    cause when no mirror had them; OSError ENOSPC when the disk is full.
     """
     tool = host_tools.path_of("mmdebstrap")
     if not host_tools.KEYRING.exists():
@@ -116,6 +134,7 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
             '--aptopt=Acquire::Check-Valid-Until "false"',  # mirrors lag behind the clock
             '--aptopt=Acquire::http::Timeout "30"',
             '--aptopt=Acquire::Retries "1"',
+            *([f"--setup-hook={_backports_hook(suite, from_backports)}"] * bool(from_backports)),
             # Only here can the resolved versions be seen: extract writes no dpkg status.
             """--extract-hook=cd "$1"/var/cache/apt/archives && printf 'deb:%s\\n' *.deb""",
             suite,
@@ -143,7 +162,7 @@ def unpack(suite: str, packages: Sequence[str], target: Path) -> dict[str, str]:
         said += output
         for leftover in target.iterdir():
             janitor.remove_tree(leftover)
-    raise explain(suite, said)
+    raise explain(f"{suite}-backports" if from_backports else suite, said)
 
 
 def within(tree: Path, name: str | Path) -> Path:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three ways of building the guest's driver, and the choice between them.
+"""The three ways of building a kernel module, and the choice between them.
 
-- ``chroot``: root enters the unpacked Debian tree and uses the compiler in it.
+- ``chroot``: root enters the kernel's unpacked tree and uses the compiler in it.
 - ``userns``: an ordinary user does the same in user and mount namespaces of its own.
 - ``host``: nothing is entered; the host's compiler reads the tree's kernel headers.
 
@@ -14,6 +14,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,7 +33,7 @@ _ENTER = (
 
 
 class Way(StrEnum):
-    """A way of building the driver."""
+    """A way of building a module."""
 
     CHROOT = "chroot"
     USERNS = "userns"
@@ -48,7 +49,7 @@ def asked() -> Way | None:
         return Way(text)
     except ValueError:
         raise UsageError(
-            f"{SETTING}={text} is not a way of building the driver",
+            f"{SETTING}={text} is not a way of building a module",
             f"use one of: {', '.join(Way)}",
         ) from None
 
@@ -125,7 +126,7 @@ def choose() -> Way:
             return way
         reasons.append(f"{way}: {reason}")
     raise EnvironmentFailure(
-        "the guest's driver cannot be built here in any way:\n  " + "\n  ".join(reasons),
+        "a kernel module cannot be built here in any way:\n  " + "\n  ".join(reasons),
         hint(Way.HOST),
     )
 
@@ -142,22 +143,21 @@ def run_inside(
 
 
 def run_on_host(
-    tree: Path, release: str, work: Path, timeout_s: float
+    tree: Path, headers: Path, work: Path, flags: Sequence[str], timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """Build the module in ``work`` with the host's compiler and the headers of ``tree``.
+    """Build the module in ``work`` with the host's compiler and the ``headers`` of ``tree``.
 
     The headers' makefiles name /usr/src and link upwards, so a copy beside ``work`` names the tree.
     """
-    headers = work.parent / "headers"
-    original = tree / f"usr/src/linux-headers-{release}"
-    shutil.copytree(original, headers, symlinks=True)
-    for link in [path for path in headers.iterdir() if path.is_symlink()]:
+    copy = work.parent / "headers"
+    shutil.copytree(headers, copy, symlinks=True)
+    for link in [path for path in copy.iterdir() if path.is_symlink()]:
         link.unlink()
-        link.symlink_to(debian.within(tree, (original / link.name).relative_to(tree)))
-    makefile = headers / "Makefile"
+        link.symlink_to(debian.within(tree, (headers / link.name).relative_to(tree)))
+    makefile = copy / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{tree}/usr/src/"))
     return children.run(
-        ["make", "-C", str(headers), f"M={work}", "CC=gcc", "modules"],
+        ["make", "-C", str(copy), f"M={work}", "CC=gcc", *flags, "modules"],
         timeout_s=timeout_s,
         environment={**os.environ, "LC_ALL": "C", "MAKEFLAGS": ""},
     )

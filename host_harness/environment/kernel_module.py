@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel release of a module and of a kernel image, read from the files."""
+"""What a module and a kernel image say of themselves: release, and modules that are needed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,31 @@ def vermagic(module: Path) -> str:
 
     EnvironmentFailure when it is not an ELF module or has no vermagic.
     """
-    data = module.read_bytes()
+    words = (_modinfo(module, module.read_bytes(), b"vermagic") or "").split()
+    if not words:
+        raise _no_module(module, "it has no vermagic")
+    return words[0]
+
+
+def depends(module: Path, data: bytes) -> list[str]:
+    """Return the names of the modules that a module needs; ``data`` is the file, unpacked.
+
+    EnvironmentFailure when it is not an ELF module.
+    """
+    return [name for name in (_modinfo(module, data, b"depends") or "").split(",") if name]
+
+
+def _modinfo(module: Path, data: bytes, wanted: bytes) -> str | None:
+    """Return the value of the first ``wanted=`` in a module's .modinfo; None without one."""
     try:
         section = _section(data, b".modinfo")
     except (ValueError, struct.error, IndexError) as error:
         raise _no_module(module, str(error)) from error
     for item in section.split(b"\0"):
         key, _, value = item.partition(b"=")
-        if key == b"vermagic" and value.split():
-            return value.split()[0].decode(errors="replace")
-    raise _no_module(module, "it has no vermagic")
+        if key == wanted:
+            return value.decode(errors="replace")
+    return None
 
 
 def release_of(kernel: Path) -> str:

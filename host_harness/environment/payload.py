@@ -45,6 +45,8 @@ BOOT_FILES = (
     *("device/layout/ring.py", "device/layout/witness.py"),
 )
 """The files, below `SOURCE`, that a parked guest has in its memory: no message replaces them."""
+KERNEL_CODE = ("driver", "dma_ops")
+"""The folders of ``guest/`` that have sources of kernel modules."""
 _IGNORED = ("__pycache__", ".*", "*.pyc")
 _ARCHIVE, _LISTING, _BYTECODE = "payload.cpio", "files.json", "bytecode.json"
 _EARLIER = 4  # payloads that are looked at for bytecode
@@ -294,7 +296,7 @@ def _is_python(path: str, member: Member) -> bool:
 
 def is_copied(name: Path) -> bool:
     """Return whether a file of ``guest/``, by its name below it, reaches the guest."""
-    left_out = name.parts[0] == "driver"
+    left_out = name.parts[0] in KERNEL_CODE
     return not left_out and not any(_is_ignored(part) for part in name.parts)
 
 
@@ -305,7 +307,7 @@ def _sources(tests: GuestTests) -> dict[str, Member]:
     """
     found: dict[str, Member] = {}
     package, project = (Path(each).relative_to(_ROOT) for each in (PACKAGE_FOLDER, PROJECT_FOLDER))
-    _read(SOURCE / "guest", str(package / "guest"), found, "driver")
+    _read(SOURCE / "guest", str(package / "guest"), found, *KERNEL_CODE)
     _read(SOURCE / "device" / "layout", str(package / "device" / "layout"), found)
     for folder in package, package / "device":
         found[str(folder / "__init__.py")] = cpio_archive.file(b"")

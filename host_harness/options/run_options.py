@@ -64,6 +64,12 @@ OPTIONS = (
         "put the exerciser behind QEMU's Intel IOMMU, and run the tests that are marked iommu",
     ),
     Option(
+        "kernel",
+        "KERNEL",
+        "SUITE",
+        "the Debian suite whose kernel the guest boots (default: bookworm; docs/kernels.md)",
+    ),
+    Option(
         "boot",
         "BOOT",
         "pvh|bzimage",
@@ -120,6 +126,7 @@ class Options:
     order: str = "collected"
     endpoint: str | None = None
     iommu: bool = False
+    kernel: str = "bookworm"
     boot: str = "pvh"
     profile: Profile = profile.PLAIN
     append: tuple[str, ...] = ()
@@ -197,6 +204,7 @@ def parse(given: Mapping[str, str]) -> Options:
         order=order,
         endpoint=given.get("endpoint"),
         iommu=_iommu(given.get("iommu")),
+        kernel=given.get("kernel", "bookworm"),
         boot=boot,
         profile=_profile(given),
         append=tuple(given.get("append", "").split()),

@@ -136,10 +136,11 @@ class Run:
         limit = self.options.deadlines["environment"]
         with self.progress.phase("environment"), deadlines.alarm("environment", limit):
             found = qemu.find(self.progress.note)
-            guest = guest_image.make(self.progress.note)
+            guest = guest_image.make(self.options.kernel, self.progress.note)
             self.accelerator, why = accelerator.choose(found, guest.kernel, self.options.accel)
             self.progress.note(
-                f"QEMU {found.version} ({found.origin}); guest kernel {guest.kernel_release}"
+                f"QEMU {found.version} ({found.origin}); guest kernel {guest.kernel_release} "
+                f"({self.options.kernel})"
             )
             self.progress.note(f"accelerator: {why}")
         self._environment = found, guest

@@ -16,7 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.environment import accelerator, build_cache, guest_image, qemu
+from dma_rehearsal.host_harness.environment import (
+    accelerator,
+    build_cache,
+    guest_image,
+    kernel_tree,
+    qemu,
+)
 from dma_rehearsal.host_harness.environment import payload as payloads
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.machine import saved_state
@@ -60,7 +66,7 @@ def saved(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
     for name in ("vm", "booted", "collected"):
         (base / name).mkdir()
     options = run_options.parse({"seed": str(SEED), "deadline": "kernel=300"})
-    found, image = qemu.find(print), guest_image.make(print)
+    found, image = qemu.find(print), guest_image.make(kernel_tree.DEFAULT, print)
     chosen, _ = accelerator.choose(found, image.kernel, options.accel)
     request = agent_client.Request(GuestTests(selected=(f"suite/{FILE}",)))
     with ExitStack() as stack:

@@ -25,12 +25,12 @@ from dma_rehearsal.host_harness.environment import (
     host_tools,
     qemu,
 )
-from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import Status
 from dma_rehearsal.host_harness.session import outlook
 from dma_rehearsal.host_harness.session.guest_states import Start, StartKind
+from tests.unit.host_harness import images
 from tests.unit.host_harness.environment.programs import fake_qemu, program
 from tests.unit.host_harness.wrapped import run_within
 
@@ -68,7 +68,7 @@ def test_fresh_machine_can_run_and_nothing_is_made(cache_root: Path) -> None:
     for subject in ("namespaces", "driver", "guest image", "cache", "memory", "saved states"):
         assert f"\n{subject} " in f"\n{said}"
     assert "private one will be made" in said
-    assert "to be made: tree, driver, image" in said
+    assert "to be made: userland, kernel, driver, image; kernel of (bookworm)" in said
     assert f"{cache_root}: 0 entries" in said
     assert "next run      note     boots cold, when everything is made" in said
     assert "saved states  ok       0 booted, 0 with collected tests\n" in said
@@ -151,7 +151,7 @@ def _no_venv_module(monkeypatch: pytest.MonkeyPatch) -> None:
         (_other_machine, "architecture  MISSING  aarch64, Linux", "run on x86-64"),
         (_no_tool, "tools         MISSING  lacking: xz (xz-utils)", "apt-get install -y xz-utils"),
         (_no_keys, "(debian-archive-keyring)", "apt-get install -y debian-archive-keyring"),
-        (_no_way, "driver        MISSING  the guest's driver cannot be built", "install -y gcc"),
+        (_no_way, "driver        MISSING  a kernel module cannot be built", "install -y gcc"),
         (_unknown_way, "driver        MISSING  DMA_REHEARSAL_BUILD=magic", "chroot, userns, host"),
         (_foreign_qemu, "QEMU 7.2.0 has no vfio-user-pci device", "name a QEMU >= 10.1"),
         (_hanging_qemu, "it hangs: no answer within 0.5 s", "name a QEMU >= 10.1"),
@@ -177,11 +177,10 @@ def test_each_shortcoming_fires_with_its_hint(
 def ready(monkeypatch: pytest.MonkeyPatch, start: Start, chosen: str = "tcg") -> None:
     """Have a QEMU and an image, an accelerator, and a start of the next run."""
     folder = Path("/cache/image")
-    image = Image(folder, folder, folder, folder, {}, "6.1")
     found = qemu.Qemu(("true",), "11.1.2", "PATH")
     monkeypatch.setattr(qemu, "given", lambda _note: found)
     monkeypatch.setattr(qemu, "why_no_states", lambda _found: "")
-    monkeypatch.setattr(guest_image, "in_cache", lambda: image)
+    monkeypatch.setattr(guest_image, "in_cache", lambda _kernel: images.image(folder))
     monkeypatch.setattr(guest_image, "kernel_in_cache", lambda: folder)
     monkeypatch.setattr(accelerator, "choose", lambda *_: (chosen, chosen))
     monkeypatch.setattr(outlook, "next_start", lambda *_: start)

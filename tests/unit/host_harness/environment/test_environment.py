@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +17,15 @@ from dma_rehearsal.host_harness.environment import (
     cache_cleaning,
     debian,
     driver_build,
-    guest_image,
     host_tools,
     kernel_module,
+    kernel_tree,
     manifest,
     qemu,
 )
 from dma_rehearsal.host_harness.environment.driver_build import Way
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, Status, UsageError
+from tests.unit.host_harness.environment.elf_module import module
 from tests.unit.host_harness.environment.programs import fake_qemu, program
 from tests.unit.host_harness.wrapped import REASON_OF_WAY, OrdinaryUser, run_within
 
@@ -201,22 +201,6 @@ def test_tool_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 # --- kernel and module
 
 
-def module(modinfo: bytes, section: bytes = b".modinfo") -> bytes:
-    """Return a 64-bit ELF file with the sections "", ``section`` and .shstrtab."""
-    names = b"\0" + section + b"\0.shstrtab\0"
-    body = 64
-    table = body + len(modinfo) + len(names)
-    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    header += struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, table, 0, 64, 0, 0, 64, 3, 2)
-    entry = struct.Struct("<IIQQQQIIQQ")
-    sections = [
-        entry.pack(*[0] * 10),
-        entry.pack(1, 1, 0, 0, body, len(modinfo), 0, 0, 1, 0),
-        entry.pack(2 + len(section), 3, 0, 0, body + len(modinfo), len(names), 0, 0, 1, 0),
-    ]
-    return header + modinfo + names + b"".join(sections)
-
-
 _MODINFO = b"license=GPL\0vermagic=6.1.0-56-cloud-amd64 SMP preempt mod_unload modversions \0"
 
 
@@ -267,9 +251,9 @@ def test_kernel_and_headers_of_two_versions(tmp_path: Path) -> None:
     headers.mkdir(parents=True)
     (headers / ".config").write_text("")
     with pytest.raises(EnvironmentFailure, match=r"kernel 6\.1\.0-57, headers 6\.1\.0-56"):
-        guest_image._release_of_tree(tmp_path)
+        kernel_tree.release_of(tmp_path, "bookworm")
     headers.rename(headers.with_name("linux-headers-6.1.0-57"))
-    assert guest_image._release_of_tree(tmp_path) == "6.1.0-57"
+    assert kernel_tree.release_of(tmp_path, "bookworm") == "6.1.0-57"
 
 
 # --- QEMU

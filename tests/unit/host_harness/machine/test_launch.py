@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.machine import saved_state
 from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
@@ -23,6 +22,7 @@ from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.process.progress import Progress
 from tests.processes import processes_that_name
+from tests.unit.host_harness.images import image
 from tests.unit.host_harness.machine.fake_qemu import FakeQemu
 from tests.unit.host_harness.machine.staged_vm import staged
 
@@ -46,11 +46,8 @@ def launch(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "sockets"))
     (tmp_path / "sockets").mkdir()
     (tmp_path / "vm").mkdir()
-    image = Image(
-        tmp_path / "vmlinux", tmp_path / "bzImage", tmp_path / "base", tmp_path, {}, "6.1"
-    )
     options = run_options.parse({})
-    yield Launch(ENDS_AT_ONCE, "tcg", image, tmp_path / "vm", options, None, state=state)
+    yield Launch(ENDS_AT_ONCE, "tcg", image(tmp_path), tmp_path / "vm", options, None, state=state)
     assert not list((tmp_path / "sockets").iterdir())
     assert not processes_that_name(str(tmp_path))
     assert not [each.name for each in threading.enumerate() if "ram" in each.name.lower()]

@@ -22,14 +22,14 @@ from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.session import guest_states
 from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Plan, StartKind, TooLarge
+from tests.unit.host_harness import images
 
 QEMU = Qemu(("qemu",), "11.1", "test")
 TESTS = GuestTests()
 
 
 def image(name: str = "0123456789abcdef") -> Image:
-    folder = Path("/cache/image", name)
-    return Image(folder / "vmlinux", folder / "bzImage", folder / "base", folder, {}, "6.1")
+    return images.image(Path("/cache/image", name))
 
 
 def booted_key(

@@ -12,17 +12,17 @@ import pytest
 
 from dma_rehearsal.host_harness.environment import build_cache, payload
 from dma_rehearsal.host_harness.environment.build_cache import BOOTED, COLLECTED, Kind
-from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.session import guest_states, outlook
 from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Start, StartKind
+from tests.unit.host_harness import images
 
 QEMU = Qemu(("qemu",), "11.1", "test")
 ENTRY = Path("/cache/image/0123456789abcdef")
-IMAGE = Image(ENTRY / "vmlinux", ENTRY / "bzImage", ENTRY / "base", ENTRY, {}, "6.1")
+IMAGE = images.image(ENTRY)
 
 pytestmark = pytest.mark.usefixtures("cache_root")
 

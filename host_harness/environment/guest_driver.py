@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This project's own kernel modules, built for the kernel that the guest boots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dma_rehearsal.host_harness.environment import build_cache, driver_build, module_build
+from dma_rehearsal.host_harness.environment.kernel_tree import KernelTree
+from dma_rehearsal.host_harness.environment.payload import KERNEL_CODE, SOURCE
+
+
+def folders() -> list[Path]:
+    """Return the folders of sources, one for each module."""
+    found = (SOURCE / "guest" / name for name in KERNEL_CODE)
+    return [path for path in found if (path / "Kbuild").is_file()]
+
+
+def inputs(kernel: KernelTree, source: Path) -> dict[str, Any]:
+    """Return all that the module of a folder depends on."""
+    found: dict[str, Any] = {
+        "kernel": kernel.identity,
+        "sources": build_cache.digest_of_files(source),
+        "format": 3,
+    }
+    if (way := driver_build.asked()) is not None:  # the way that was asked for is really used
+        found["way"] = way
+    return found
+
+
+def is_made(kernel: KernelTree) -> bool:
+    """Return whether the cache holds the modules; makes nothing."""
+    return all(
+        build_cache.recorded(build_cache.DRIVER, inputs(kernel, source)) is not None
+        for source in folders()
+    )
+
+
+def make(
+    kernel: KernelTree, progress: Callable[[str], None], check: Callable[[], None]
+) -> list[Path]:
+    """Return the modules, from the cache where their inputs are unchanged.
+
+    ``check`` is called before one is built. EnvironmentFailure when one does not build.
+    """
+    made: list[Path] = []
+    for source in folders():
+
+        def build(staging: Path, source: Path = source) -> dict[str, Any]:
+            check()
+            built = module_build.build(
+                *(kernel, source, staging, progress),
+                words="the guest's driver",
+                fix=f"fix guest/{source.name}",
+            )
+            if built.warnings:
+                progress(f"the compiler warned:\n{built.warnings}")
+            return {"built_with": built.compiler, "way": built.way}
+
+        entry = build_cache.entry(build_cache.DRIVER, inputs(kernel, source), build, progress)
+        made += sorted(entry.glob("*.ko"))
+    return made
