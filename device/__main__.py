@@ -150,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         help="end the process, with a stack of the model, when an access is not answered for so "
         "long; 0 for never, such as under a debugger (default: %(default)s)",
     )
+    add(
+        "--no-spin",
+        action="store_true",
+        help="sleep between two messages at once: for a machine whose CPUs are all busy",
+    )
     add("--die-with-stdin", action="store_true", help="end when standard input ends")
     add("-v", "--verbose", action="store_true", help="log what connects and what is refused")
     return parser
@@ -229,7 +234,10 @@ def _servers(
     control = options.control_socket
     models: list[Endpoint] = [*endpoints, platform]
     paths = [*sockets, options.platform_socket]
-    servers = [VfioUserServer(path, each) for path, each in zip(paths, models, strict=True)]
+    servers = [
+        VfioUserServer(path, each, spin=not options.no_spin)
+        for path, each in zip(paths, models, strict=True)
+    ]
     watched = [
         watchdog.Watched(server.turn, each.name, each.location)
         for server, each in zip(servers, models, strict=True)

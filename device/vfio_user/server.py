@@ -38,7 +38,8 @@ SEND_TIMEOUT_S = 5.0
 # So long what a client had sent is answered when serving ends.
 FINISH_S = 1.0
 # A vCPU that reads one register often reads the next: so long the server looks for a message before
-# it sleeps. To be woken costs more than to serve the read. With one CPU it would be in the way.
+# it sleeps. To be woken takes longer than to serve the read. Without a free CPU it would be in the
+# way: half of what a device process did beside two busy guests on two CPUs was to look.
 SPIN_S = 50e-6
 _SPINS = len(os.sched_getaffinity(0)) > 1
 # After an accept that failed, such as for want of descriptors.
@@ -50,11 +51,13 @@ _MAX_WAIT_S = 3600.0
 class VfioUserServer:
     """Serves ``model`` on the socket ``path``: one client, and when it is gone the next.
 
-    ``turn`` is what its thread is at.
+    ``turn`` is what its thread is at. With ``spin`` it looks for the next message for SPIN_S before
+    it sleeps, if this process may use two CPUs; without, it sleeps at once.
     """
 
-    def __init__(self, path: Path, model: DeviceModel) -> None:
+    def __init__(self, path: Path, model: DeviceModel, *, spin: bool = True) -> None:
         self.path = path
+        self._spin = spin and _SPINS
         self.turn = Turn()
         self._model = model
         self._lock = threading.Lock()  # over the six below
@@ -120,7 +123,9 @@ class VfioUserServer:
                         discard(client)
                         break
                     waiting = _Waiter(client, self._stop, self._woken, self._model, self.turn)
-                    _Session(client, waiting, self._model, self.path.name, self.turn).run()
+                    session = _Session(client, waiting, self._model, self.path.name, self.turn)
+                    session.spin = self._spin
+                    session.run()
                     self._serves(None)
         finally:
             with self._lock:
@@ -245,6 +250,7 @@ class _Session:
         self._inbox: deque[Message] = deque()
         self._unsent = b""
         self._send_deadline: float | None = None
+        self.spin = False  # see `_next`
 
     def run(self) -> None:
         """Serve until the client is gone, is thrown out, or serving ends."""
@@ -304,8 +310,11 @@ class _Session:
         turn.work = None
 
     def _next(self) -> bool:
-        """Wait for the client's next bytes, at first without sleep. Return whether to go on."""
-        if _SPINS:
+        """Wait for the client's next bytes; to spin is to begin without sleep.
+
+        Return whether to go on.
+        """
+        if self.spin:
             until = time.perf_counter() + SPIN_S
             while time.perf_counter() < until:
                 if not self._receive():

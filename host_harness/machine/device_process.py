@@ -28,6 +28,8 @@ from dma_rehearsal.host_harness.process.plain_text import tail
 SOCKET = "control"  # its name in the folder of a VM's sockets
 _LOG = "device.log"
 _PATIENCE_S = 10.0
+# What a VM keeps busy: the guest's first CPU, and the device process that answers it.
+_CPUS = 2
 _ANSWER_MAX = 1 << 20  # bytes; a name comes back with each of its characters escaped
 
 
@@ -84,11 +86,11 @@ class DeviceProcess:
         return device
 
 
-def start(stack: ExitStack, options: Options, folder: Path) -> DeviceProcess:
+def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> DeviceProcess:
     """Start the device process of a VM; it becomes ready beside what the caller does.
 
-    ``folder`` takes its trace and its log; the end of ``stack`` ends it. EnvironmentFailure when no
-    folder can hold its sockets.
+    ``folder`` takes its trace and its log; the end of ``stack`` ends it. ``vms``: the number of VMs
+    that run at a time. EnvironmentFailure when no folder can hold its sockets.
     """
     sockets = sockets_folder.make(stack)
     exerciser, platform = sockets / "exerciser", sockets / "platform"
@@ -103,6 +105,8 @@ def start(stack: ExitStack, options: Options, folder: Path) -> DeviceProcess:
         *(("--peer-socket", str(peer)) if peer else ()),
         *("--trace", str(folder / "device-trace.jsonl")),
     ]
+    if len(os.sched_getaffinity(0)) < _CPUS * vms:
+        argv += ["--no-spin"]
     if options.gdb:
         argv += ["--patience", "0"]  # a user who debugs the guest may debug the device, too
     if fault and fault.component.in_device:

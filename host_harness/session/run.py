@@ -192,7 +192,9 @@ class Run:
         if self.folder is None:
             raise RuntimeError("there is no folder yet")
         folders = [run_folder.of_vm(self.folder, number) for number in range(1, count + 1)]
-        return [(each, device_process.start(stack, self.options, each)) for each in folders]
+        return [
+            (each, device_process.start(stack, self.options, each, vms=count)) for each in folders
+        ]
 
     def _start_guests(
         self,

@@ -13,9 +13,9 @@ from dma_rehearsal.device.vfio_user.server import VfioUserServer
 
 
 @contextmanager
-def serving(path: Path, model: DeviceModel) -> Iterator[Path]:
+def serving(path: Path, model: DeviceModel, *, spin: bool = True) -> Iterator[Path]:
     """Serve a model in a thread."""
-    served = VfioUserServer(path, model)
+    served = VfioUserServer(path, model, spin=spin)
     served.listen()
     thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()

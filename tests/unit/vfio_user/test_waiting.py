@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaCtl, Reg
 from dma_rehearsal.device.vfio_user import server as server_module
 from dma_rehearsal.device.vfio_user import stream as stream_module
 from dma_rehearsal.device.vfio_user.messages import Command, RegionAccess
 from tests.unit.vfio_user.client import RawClient
+from tests.unit.vfio_user.serving import serving
 
 LONG = 0.3  # seconds
 FEW = 20  # turns; one that spins makes thousands in that time
@@ -60,17 +62,25 @@ def looks(turns: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("spins", [True, False])
+@pytest.mark.parametrize(
+    ("two_cpus", "asked", "spins"), [(True, True, True), (True, False, False), (False, True, False)]
+)
 def test_the_next_message_is_looked_for_before_the_server_sleeps(
     looks: list[int],
     turns: list[int],
-    server: Path,
+    tmp_path: Path,
+    exerciser: Exerciser,
     monkeypatch: pytest.MonkeyPatch,
+    two_cpus: bool,
+    asked: bool,
     spins: bool,
 ) -> None:
-    monkeypatch.setattr(server_module, "_SPINS", spins)
+    monkeypatch.setattr(server_module, "_SPINS", two_cpus)
     monkeypatch.setattr(server_module, "SPIN_S", LONG / 10)  # it shall not matter who runs beside
-    with RawClient(server) as client:
+    with (
+        serving(tmp_path / "socket", exerciser, spin=asked) as server,
+        RawClient(server) as client,
+    ):
         looks.clear()
         client.read32(0, 0)
         time.sleep(LONG)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -77,6 +78,21 @@ def test_a_started_process_listens_when_it_is_ready(tmp_path: Path, iommu: str, 
         assert process.poll() is None
     assert process.returncode is not None
     assert not started.sockets.exists()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "vms", "spins"), [(2, 1, True), (2, 2, False), (4, 2, True), (1, 1, False)]
+)
+def test_a_device_process_spins_where_each_vm_has_two_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, vms: int, spins: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cpus)))
+    with ExitStack() as stack:
+        started = device_process.start(stack, run_options.parse({}), tmp_path, vms=vms)
+        words = started.process.args
+        assert isinstance(words, list)
+        assert ("--no-spin" in words) != spins
+        started.await_ready()
 
 
 @pytest.mark.parametrize("ready_first", [False, True])
