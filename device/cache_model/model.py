@@ -108,6 +108,10 @@ class CacheModel:
         """Return the bytes of all tracked lines."""
         return self._tracked.size
 
+    def tracks(self, tag: int) -> bool:
+        """Return whether a buffer is tracked by this tag."""
+        return tag in self._buffers
+
     def look(self, span: Span) -> Line | None:
         """Return the state of the line that holds the first byte; None where it is untracked."""
         for extent, start, _ in self._tracked.pieces(span.backing, span.offset, span.offset + 1):

@@ -72,7 +72,6 @@ class MailStatus(IntEnum):
     TOO_LONG = 23  # a track of more than MAIL_TRACK_MAX bytes
     NO_SUCH_TAG = 24  # nothing is granted (WITHDRAW) or tracked by this tag
     TAG_IN_USE = 25  # the tag is tracked already
-    TOO_MANY_TAGS = 26
     PROTECTION_FULL = 0x100 | ProtectionStatus.FULL  # GRANT_CAPACITY grants are in force
     # The cache model's, as CacheStatus has them:
     CACHE_OFF = 0x200 | CacheStatus.BAD_CONFIGURATION  # the model is off: nothing is tracked

@@ -2,7 +2,8 @@
 """The platform device: what stands between devices and memory on a board. It joins the models.
 
 The witness walks page tables; the protection unit denies DMA without a grant; the cache model has
-DMA meet what a board without coherent I/O would have in DRAM; the request log has what was refused.
+DMA meet what a board without coherent I/O would have in DRAM; the request log has what was refused;
+the mailbox takes commands to the two in batches.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Register
 from dma_rehearsal.device.endpoints.request_history import RefusedRequest, keep_all
-from dma_rehearsal.device.layout import Plat, PlatformBar
+from dma_rehearsal.device.layout import MailRecord, Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.platform.cache_registers import CacheRegisters
+from dma_rehearsal.device.platform.mailbox import Mailbox, carry_out_all
 from dma_rehearsal.device.platform.memory_types import Mtrrs
 from dma_rehearsal.device.platform.protection import Protection, ProtectionRules
 from dma_rehearsal.device.platform.protection_registers import ProtectionRegisters
 from dma_rehearsal.device.platform.request_registers import RequestRegisters
+from dma_rehearsal.device.platform.tracks import Tracks
 from dma_rehearsal.device.platform.witness import ReadPhysical, TableUnreachable, Witness
 from dma_rehearsal.device.platform.witness_registers import WitnessRegisters
 from dma_rehearsal.device.trace import Trace
@@ -40,20 +43,22 @@ IDENTITY = Identity(
     device_id=layout.PLATFORM_DEVICE_ID,
     class_code=layout.PLATFORM_CLASS_CODE,
 )
-FEATURES = Feature.WITNESS | Feature.PROTECTION | Feature.CACHE | Feature.REQUESTS
+FEATURES = Feature.WITNESS | Feature.PROTECTION | Feature.CACHE | Feature.REQUESTS | Feature.MAILBOX
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformModels:
     """The models that a platform joins, and their rules. A named fault gives a platform others.
 
-    ``witness`` makes the witness of a walk, ``cache`` the cache model of a configuration.
+    ``witness`` makes the witness of a walk, ``cache`` the cache model of a configuration;
+    ``carries_out`` says which commands of the mailbox are done.
     """
 
     witness: Callable[[ReadPhysical, int, Mtrrs], Witness] = Witness
     cache: MakeModel = CacheModel
     protection: ProtectionRules = field(default_factory=ProtectionRules)
     keeps_refusal: Callable[[RefusedRequest], bool] = keep_all
+    carries_out: Callable[[MailRecord], bool] = carry_out_all
 
 
 class Platform(Endpoint):
@@ -94,13 +99,25 @@ class Platform(Endpoint):
         self._unit = Protection() if protection is None else protection
         self._protection = ProtectionRegisters(control, self._unit, self.interconnect, event)
         self._requests = RequestRegisters(control, self.interconnect, event)
+        tracks = Tracks(
+            self.interconnect, make=self._make_cache, file_ranges=self._places, event=event
+        )
         self._cache = CacheRegisters(
             control,
             self.memory(PlatformBar.RESULTS),
             self.interconnect,
-            make=self._make_cache,
+            tracks,
             walk=self._witness.walk,
-            file_ranges=self._places,
+            event=event,
+        )
+        Mailbox(
+            control,
+            self._unit,
+            tracks,
+            self.interconnect,
+            read=self.bus.read,
+            walk=self._witness.walk_from,
+            carries_out=lambda record: self._models.carries_out(record),
             event=event,
         )
 

@@ -215,6 +215,10 @@ class Protection:
                 self._open[direction] = Coverage(ranges)
         return withdrawn
 
+    def grants_to(self, owner: int) -> bool:
+        """Return whether any grant of an owner is in force."""
+        return any(each.owner == owner for each in self._grants.values())
+
     def next_owner(self, owner: int) -> int:
         """Return the least owner of a grant from ``owner`` on. ProtectionError: NO_SUCH_OWNER."""
         found = [each.owner for each in self._grants.values() if each.owner >= owner]

@@ -106,7 +106,7 @@ class ProtectionRegisters:
         fault = self._unit.check(request.address, request.length, write=request.write)
         if fault is None:
             return None
-        nearest = None if fault.nearest is None else _facts(fault.nearest)
+        nearest = None if fault.nearest is None else grant_facts(fault.nearest)
         return Refusal(fault.reason, fault.byte, nearest)
 
     def moved(self, write: bool, ranges: Ranges, sequence: int) -> None:
@@ -143,11 +143,11 @@ class ProtectionRegisters:
                 owner,
             )
             control[Plat.GRANT_ID] = made.id
-            self._event("grant", **_facts(made))
+            self._event("grant", **grant_facts(made))
         elif command is ProtectionCommand.WITHDRAW:
             found = unit.withdraw(control[Plat.GRANT_ID])
             control[Plat.GRANT_WITHDRAWN] = 1
-            self._event("withdraw", **_facts(found))
+            self._event("withdraw", **grant_facts(found))
         elif command is ProtectionCommand.WITHDRAW_OWNER:
             count = unit.withdraw_owner(owner)
             control[Plat.GRANT_WITHDRAWN] = count
@@ -212,7 +212,8 @@ class ProtectionRegisters:
         return read
 
 
-def _facts(grant: Grant) -> dict[str, object]:
+def grant_facts(grant: Grant) -> dict[str, object]:
+    """Return a grant as the trace has it."""
     return {
         "id": grant.id,
         "address": hex(grant.address),

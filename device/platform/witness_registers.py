@@ -78,6 +78,16 @@ class WitnessRegisters:
     def walk(self) -> WalkResult:
         """Walk as the registers say, and leave the results alone."""
         control = self._control
+        return self.walk_from(
+            control.pair(Plat.WITNESS_ROOT_LO, Plat.WITNESS_ROOT_HI),
+            control.pair(Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI),
+            control.pair(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI),
+            control[Plat.WITNESS_LEVELS],
+        )
+
+    def walk_from(self, root: int, address: int, length: int, levels: int) -> WalkResult:
+        """Walk with the registers' PAT and MTRRs, and leave the results alone."""
+        control = self._control
         if not self._may_read():
             return WalkResult(WitnessStatus.BUS_MASTER_OFF)
         bits, count = control[Plat.PHYSICAL_BITS], control[Plat.MTRR_COUNT]
@@ -92,12 +102,8 @@ class WitnessRegisters:
             ),
             tuple(self._wide(Plat.MTRR_FIXED + 8 * i) for i in range(len(MTRR_FIXED_NAMES))),
         )
-        return self._make(control.pair(Plat.PAT_LO, Plat.PAT_HI), mtrrs).walk(
-            control.pair(Plat.WITNESS_ROOT_LO, Plat.WITNESS_ROOT_HI),
-            control.pair(Plat.WITNESS_VA_LO, Plat.WITNESS_VA_HI),
-            control.pair(Plat.WITNESS_LENGTH_LO, Plat.WITNESS_LENGTH_HI),
-            control[Plat.WITNESS_LEVELS],
-        )
+        witness = self._make(control.pair(Plat.PAT_LO, Plat.PAT_HI), mtrrs)
+        return witness.walk(root, address, length, levels)
 
     def _wide(self, offset: int) -> int:
         return self._control.pair(offset, offset + 4)

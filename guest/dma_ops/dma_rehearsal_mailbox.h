@@ -70,7 +70,6 @@
 #define DR_STATUS_TOO_LONG                     0x17
 #define DR_STATUS_NO_SUCH_TAG                  0x18
 #define DR_STATUS_TAG_IN_USE                   0x19
-#define DR_STATUS_TOO_MANY_TAGS                0x1a
 #define DR_STATUS_PROTECTION_FULL              0x102
 #define DR_STATUS_CACHE_OFF                    0x202
 #define DR_STATUS_CACHE_BAD_BUFFER             0x203
