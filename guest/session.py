@@ -35,13 +35,15 @@ class SessionSettings:
     ``seed``: of test data and random operations. ``place``: the name of the policy that places
     buffers (`iobuffer.memory.placement`); None for the default one. ``behind_iommu``: whether the
     exerciser is behind an IOMMU. ``own_suite``: whether the tests are this project's own, for which
-    the test kit states the device's limits under any policy.
+    the test kit states the device's limits under any policy. ``rehearse``: whether tests of a
+    kernel driver run under every condition (`testkit.conditions`).
     """
 
     seed: int = 0
     place: str | None = None
     behind_iommu: bool = False
     own_suite: bool = True
+    rehearse: bool = False
     host: HostLink | None = None
 
 

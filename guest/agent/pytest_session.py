@@ -66,6 +66,7 @@ def run_session(channel: Channel, configuration: Message) -> None:
         place=str(configuration["place"]) if configuration.get("place") else None,
         behind_iommu=bool(configuration.get("iommu")),
         own_suite=bool(configuration.get("own", True)),
+        rehearse=bool(configuration.get("rehearse")),
         host=channel,
     )
     gc.disable()  # until the tests are collected, because they stay

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel modules of the guest image: their parameters on the kernel command line, and loading.
+"""Kernel modules: their parameters on the kernel command line, loading and unloading.
 
 It imports little, because the guest's first process does the loading before all else.
 """
@@ -13,6 +13,7 @@ from typing import Final
 
 MODULES: Final = Path("/lib/modules/rehearsal")
 SYS_FINIT_MODULE: Final = 313  # x86-64
+SYS_DELETE_MODULE: Final = 176  # x86-64
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -30,11 +31,23 @@ def parameters(module: str, command_line: str) -> str:
 
 def load(module: str, arguments: str) -> None:
     """Load one module of `MODULES`; OSError with the kernel's reason."""
-    descriptor = os.open(MODULES / f"{module}.ko", os.O_RDONLY | os.O_CLOEXEC)
+    load_file(MODULES / f"{module}.ko", arguments)
+
+
+def load_file(path: Path, arguments: str) -> None:
+    """Load a module from its file; OSError with the kernel's reason."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.syscall(SYS_FINIT_MODULE, descriptor, arguments.encode(), 0) != 0:
             number = ctypes.get_errno()
-            what = f"loading {module} {arguments}".rstrip()
+            what = f"loading {path.stem} {arguments}".rstrip()
             raise OSError(number, f"{what}: {os.strerror(number)}")
     finally:
         os.close(descriptor)
+
+
+def unload(module: str) -> None:
+    """Unload a module by its name in /sys/module; OSError (EWOULDBLOCK) while it is in use."""
+    if _libc.syscall(SYS_DELETE_MODULE, module.encode(), os.O_NONBLOCK) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"unloading {module}: {os.strerror(number)}")

@@ -12,6 +12,12 @@ from dma_rehearsal.guest.testkit.board import Board
 from dma_rehearsal.guest.testkit.buffers import MakeBuffer
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker, Transferred
+from dma_rehearsal.guest.testkit.driver_rehearsal import (
+    Bound,
+    DriverRehearsal,
+    ProbeFailed,
+    RehearsalFailed,
+)
 from dma_rehearsal.guest.testkit.guarded import Guarded
 from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
@@ -23,9 +29,11 @@ __all__ = [
     "Announce",
     "Attest",
     "Board",
+    "Bound",
     "CheckFailed",
     "Denial",
     "DmaChecker",
+    "DriverRehearsal",
     "Guarded",
     "HostWitness",
     "KernelLog",
@@ -35,6 +43,8 @@ __all__ = [
     "OtherProcess",
     "OtherProcessError",
     "Patterns",
+    "ProbeFailed",
+    "RehearsalFailed",
     "Transferred",
     "difference",
     "inverted",

@@ -48,6 +48,10 @@ class Expectations:
         self._announced.clear()
         self._count, self._sequence = log.refused_count, log.count
 
+    def announce(self, reasons: frozenset[DmaReason], first: int, last: int) -> None:
+        """Take refusals with ``first`` < sequence <= ``last`` for announced; none need come."""
+        self._announced.append(_Announced(reasons, first, last))
+
     def unannounced(self) -> bool:
         """Whether a request was refused since `begin` that the test did not announce.
 

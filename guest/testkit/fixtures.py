@@ -31,12 +31,14 @@ from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.linux import memory_types
 from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 from dma_rehearsal.guest.session import SETTINGS, SessionSettings
+from dma_rehearsal.guest.testkit import conditions
 from dma_rehearsal.guest.testkit.agreement import HostWitness
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import NO_EXERCISER, Board, OwnDeviceBoard
 from dma_rehearsal.guest.testkit.buffers import MakeBuffer, make_buffer
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
+from dma_rehearsal.guest.testkit.driver_rehearsal import DriverRehearsal
 from dma_rehearsal.guest.testkit.guarded import OWNER, Guarded
 from dma_rehearsal.guest.testkit.host_witness import HOST, HostReport
 from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper
@@ -322,6 +324,19 @@ def noncoherent(bench: Board) -> Iterator[NonCoherent]:
     """A board whose devices do not snoop, in the model's strict mode, with lines of 64 bytes."""
     with noncoherent_board(bench) as board:
         yield board
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> DriverRehearsal:
+    """Loads a kernel driver, binds it to the endpoint, and has its use of the DMA API judged.
+
+    A report, a refused DMA, a leak or a kernel's warning that the test does not expect fails the
+    test. The mark ``rehearse`` chooses the conditions.
+    """
+    kit = pytestconfig.stash[_KIT]
+    kit.platform  # noqa: B018 - PciError without one
+    condition = getattr(request, "param", None) or conditions.of_test(pytestconfig.stash[_ITEM])
+    return DriverRehearsal(kit, condition, pytestconfig.stash[SETTINGS].place)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

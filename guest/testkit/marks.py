@@ -29,6 +29,9 @@ MARKS: Final = (
     "snooped: needs a device whose accesses are snooped; left out where the profile says coherent "
     "= false",
     f"{UNPROTECTED}: the protection unit is off; for DMA to addresses that nothing grants",
+    "rehearse(timing=, coherent=, merge=, bounce=, place=, every_failure=, device_bits=, plain=): "
+    "the conditions of a test that takes the fixture driver, each a value or a tuple; the test "
+    "runs once for each combination",
     "iommu: the test is for a device behind an IOMMU",
     "iommu_too: the test is for a device behind one or not",
 )

@@ -12,13 +12,20 @@ import pytest
 from dma_rehearsal.guest.iobuffer.memory import placement
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.session import SETTINGS, SessionSettings
-from dma_rehearsal.guest.testkit import fixtures, host_witness, marks, transfer_checks
+from dma_rehearsal.guest.testkit import (
+    conditions,
+    every_failure,
+    fixtures,
+    host_witness,
+    marks,
+    transfer_checks,
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the session's settings (the defaults without an agent), and register the parts."""
     _place(config.stash.setdefault(SETTINGS, SessionSettings()))
-    for part in fixtures, transfer_checks, marks, host_witness:
+    for part in fixtures, transfer_checks, marks, host_witness, conditions, every_failure:
         config.pluginmanager.register(part, part.__name__)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from dma_rehearsal.device.layout import WitnessRun
+from dma_rehearsal.device.layout import DmaReason, WitnessRun
 from dma_rehearsal.guest.drivers.pci_sysfs import PciError
 from dma_rehearsal.guest.drivers.platform import refusals
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
@@ -53,6 +53,7 @@ class SessionPlatform:
         self._item: pytest.Item | None = None
         self._began = 0
         self.expectations = Expectations(lambda: self.requests, self.say)
+        self.stuck = ""  # which call of a driver hangs in the kernel, for the rest of the session
 
     @property
     def platform(self) -> PlatformDevice:
@@ -108,6 +109,10 @@ class SessionPlatform:
         """Record a property of the test that runs."""
         if self._item is not None:
             self._item.user_properties.append((name, value))
+
+    def announce(self, reasons: frozenset[DmaReason], first: int, last: int) -> None:
+        """See `Expectations.announce`."""
+        self.expectations.announce(reasons, first, last)
 
     def check_dropped(self, *, cycles: bool = True) -> None:
         """Fail the test for its own buffers that were dropped without release(). `CheckFailed`.

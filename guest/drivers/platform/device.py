@@ -25,6 +25,7 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform import refusals
+from dma_rehearsal.guest.drivers.platform.board_unit import BoardUnit
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheUnit
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.protection_unit import ProtectionUnit
@@ -86,6 +87,11 @@ class PlatformDevice(Closing):
         if PlatformFeature.CACHE not in self.features:
             raise PlatformDeviceError(f"{self.pci.address}: there is no cache model")
         return CacheUnit(self._control, self._results, self._lock, self.pci.address)
+
+    @property
+    def board(self) -> BoardUnit:
+        """The board's switches: snooping, held DMA."""
+        return BoardUnit(self._control)
 
     @property
     def requests(self) -> RequestLog:
