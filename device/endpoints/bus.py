@@ -49,7 +49,8 @@ class Bus:
     """Reads and writes memory at bus addresses for one function. Not for several threads.
 
     ``queue`` has the DMAs that were started and are not done; ``uncaught`` gets a refusal that the
-    end of one raised.
+    end of one raised. ``gate`` is called before a DMA at once, and returns when it may begin;
+    ``on_cancel`` when those that were started are forgotten.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Bus:
             self._begin_started, self._ask, uncaught, lambda: self.interconnect.caches is not None
         )
         self._untold = 0
+        self.gate: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], None] = lambda: None
 
     # The link.
 
@@ -156,6 +159,8 @@ class Bus:
         self._now(segments, attributes, write=True)
 
     def _now(self, segments: ScatterList, attributes: Attributes, *, write: bool) -> list[bytes]:
+        if self.gate is not None:
+            self.gate()
         try:
             with self._link.interconnect.lock:
                 return self._engine.move(segments, attributes, write=write)
@@ -295,11 +300,16 @@ class Bus:
         """Forget every DMA that was started and is not done."""
         self._untold = 0
         self.queue.cancel()
+        self.on_cancel()
 
-    def leave(self) -> None:
-        """End every DMA that was started: its client is going. CLIENT_GONE, where it is needed."""
+    def leave(self, first: Callable[[], None] = lambda: None) -> None:
+        """End every DMA that was started: its client is going. CLIENT_GONE, where it is needed.
+
+        ``first`` is called while the client is already out of reach.
+        """
         self._link.leaving = True
         try:
+            first()
             self.queue.finish()
         finally:
             self._link.leaving = False

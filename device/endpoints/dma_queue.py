@@ -49,7 +49,8 @@ SEGMENT_BYTES_CACHED = RING_BYTES_CACHED_LEAST
 class Started:
     """One DMA of ``length`` bytes. ``on_done`` gets its outcome.
 
-    ``asking``, once it has begun and needs the client, is what it asks.
+    ``asking``, once it has begun and needs the client, is what it asks. One that ``waits`` does not
+    begin before ``DmaQueue.release``, nor do those behind it.
     """
 
     segments: ScatterList
@@ -60,6 +61,7 @@ class Started:
     on_done: Callable[[Outcome], None]
     asking: Asking | None = None
     asked: Ask | None = None
+    waits: bool = False
 
     @property
     def address(self) -> int:
@@ -94,12 +96,14 @@ class DmaQueue:
         self._owed: Ask | None = None  # that the client has not answered, for any DMA
         self._answer: bytes | MemoryFault | None = None  # to the one in front
         self._running = False
+        self.holding = False  # DMAs that are started now wait
         self.idle = True  # nothing is started: it is asked at every register access
 
     def start(self, dma: Started) -> bool:
         """Take a DMA; False when there is no room for it."""
         if len(self._dmas) >= MAX_QUEUED or self._bytes + dma.length > MAX_QUEUED_BYTES:
             return False
+        dma.waits = self.holding
         self._dmas.append(dma)
         self._bytes += dma.length
         self.idle = False
@@ -115,10 +119,20 @@ class DmaQueue:
         """Return whether ``go_on`` has something to do."""
         if self._refused:
             return True
-        if not self._dmas:
+        if not self._dmas or self._dmas[0].waits:
             return False
         # Behind an answer that is owed, only a DMA that may need none can begin.
         return self._owed is None or self._dmas[0].asking is None
+
+    @property
+    def waits(self) -> bool:
+        """Return whether a DMA waits for ``release``."""
+        return any(dma.waits for dma in self._dmas)
+
+    def release(self) -> None:
+        """Let the DMAs begin that wait."""
+        for dma in self._dmas:
+            dma.waits = False
 
     def go_on(self) -> None:
         """Do what one turn may. Nothing when it is called from within: an end runs no other."""
@@ -131,7 +145,7 @@ class DmaQueue:
             dmas, length = TURN_DMAS, TURN_BYTES_CACHED if cached else TURN_BYTES
             while self._dmas and dmas > 0 and length > 0:
                 dma = self._dmas[0]
-                if not self._advance(dma):
+                if dma.waits or not self._advance(dma):
                     break
                 dmas -= 1
                 length -= dma.cached_length() if cached else dma.length

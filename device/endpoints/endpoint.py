@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from dma_rehearsal.device.endpoints import declaration
+from dma_rehearsal.device.endpoints.action_hold import ActionHold
 from dma_rehearsal.device.endpoints.bar_memory import (
     BarContent,
     Memory,
@@ -102,13 +103,22 @@ class Endpoint(Hooks):
         self.interrupts = self._add_interrupts(msix_bars)
         self._msix_region = self.interrupts.msix_region
         self.timers = Timers(run=self._timer)
+        self._hold = ActionHold(
+            self.bus,
+            self.timers,
+            run=self._run_side_effect,
+            settle=self._settle,
+            event=self._event,
+        )
         self.client_accesses = 0  # to configuration space and BARs, but for BARs that are mapped
         self._uncaught = 0
         self._acting = False
         self.contents: dict[int, BarContent] = contents_of(bars, self)
         self._check_registers()
         self.fabric.join(self)
-        self._stop_state = StopState(self, self._cancel_all, self.interrupts.update)
+        self._stop_state = StopState(
+            self, lambda: self._cancel_all("stopped"), self.interrupts.update
+        )
         self.migration: Migration | None = None
         if self.state:
             self.migration = migration(
@@ -264,7 +274,7 @@ class Endpoint(Hooks):
     def detach(self) -> None:
         """See ``DeviceModel.detach``. DMAs under way end first."""
         try:
-            self.bus.leave()
+            self.bus.leave(lambda: self._hold.finish("client gone"))
             self.on_detach()
         finally:
             self.bus.client = None
@@ -272,6 +282,8 @@ class Endpoint(Hooks):
 
     def unmapped(self, address: int, length: int) -> None:
         """See ``DeviceModel.unmapped``."""
+        if self._hold.in_side_effect and type(self).on_unmap is not Hooks.on_unmap:
+            self._hold.finish("order")
         self.on_unmap(address, length)
 
     def region_read(self, index: int, offset: int, length: int) -> bytes:
@@ -288,6 +300,8 @@ class Endpoint(Hooks):
         elif self.config.stopped:
             return self._with_msix(index, offset, self._stop_state.read(index, offset, length))
         else:
+            if self._hold.wait is not None:
+                self._hold.count_read()
             content = self.contents.get(index)
             data = content.read(offset, length) if content is not None else bytes(length)
             data = self._with_msix(index, offset, data)
@@ -316,20 +330,41 @@ class Endpoint(Hooks):
                 self._msix_region.write(index, offset, data)
             if self.config.stopped:
                 return
-            if (content := self.contents.get(index)) is not None:
+            content = self.contents.get(index)
+            if (
+                (self._hold.on or self._hold.wait is not None)
+                and isinstance(content, RegisterFile)
+                and content.acts(offset, len(data))
+            ):
+                self._act(content, index, offset, data)
+                return
+            if content is not None:
                 self._run_side_effect(lambda: content.write(offset, data))
         if not self.bus.queue.idle:
             self._settle()
         self.on_access(index, offset, data, write=True)
 
+    def _act(self, content: RegisterFile, index: int, offset: int, data: bytes) -> None:
+        """Do a write with a side effect as an action that may wait."""
+
+        def action() -> None:
+            self._run_side_effect(lambda: content.write(offset, data))
+            self.on_access(index, offset, data, write=True)
+
+        self._hold.act(action, self.location(index, offset))
+        self._settle()
+
     @property
     def dma_ready(self) -> bool:
-        """See ``DeviceModel.dma_ready``."""
-        queue = self.bus.queue
+        """See ``DeviceModel.dma_ready``. An action that waited and was let go is one as well."""
+        queue, wait = self.bus.queue, self._hold.wait
+        if wait is not None and wait.why is not None:
+            return True
         return not queue.idle and queue.ready
 
     def go_on(self) -> None:
         """See ``DeviceModel.go_on``."""
+        self._hold.go_on()
         self.bus.queue.go_on()
 
     def end_of_interrupt(self) -> None:
@@ -352,7 +387,7 @@ class Endpoint(Hooks):
 
     def _reset(self, kind: str, *, flr: bool = False) -> None:
         self._event("reset", kind=kind)
-        self._cancel_all()
+        self._cancel_all("reset")
         self.on_reset()
         self.intx(False)
         self.config.reset(flr=flr)
@@ -361,16 +396,19 @@ class Endpoint(Hooks):
             content.reset()
         self.interrupts.update()
 
-    def _cancel_all(self) -> None:
+    def _cancel_all(self, why: str) -> None:
+        self._hold.cancel(why)
         self.timers.clear()
         self.bus.cancel()
 
     def _command_changed(self) -> None:
         self._event("command", value=int(self.config.command))
+        self._hold.finish("command")
         self.on_command()
 
     def _power_changed(self) -> None:
         self._event("power", state="D3hot" if self.config.asleep else "D0")
+        self._hold.finish("command")
         self.on_command()
 
     def _settle(self) -> None:

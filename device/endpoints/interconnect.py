@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from dma_rehearsal.device.endpoints.dma import Attributes, Ranges
+from dma_rehearsal.device.endpoints.hold_board import HoldBoard
 from dma_rehearsal.device.endpoints.request_history import RefusedRequests
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.model import Client, FileRange
@@ -73,7 +74,7 @@ class Interconnect:
 
     ``caches``: None while every access sees what the CPU sees. ``checked``: whether anything may
     refuse a request. ``sequence``: the number of the newest request of all functions; the first is
-    1. ``refusals``: the newest of those that were refused.
+    1. ``refusals``: the newest of those that were refused. ``holds`` has the actions that wait.
     """
 
     caches: Caches | None = None
@@ -85,6 +86,7 @@ class Interconnect:
         self._checks: dict[Check, MoveObserver] = {}
         self.sequence = 0
         self.refusals = RefusedRequests()
+        self.holds = HoldBoard()
 
     def add_check(self, check: Check, moved: MoveObserver = lambda *_: None) -> None:
         """Have ``check`` asked of every request, under the lock; None lets it pass.

@@ -145,6 +145,11 @@ class _Entry:
     reader: Callable[[], int] | None = None
     writer: Callable[[int], None] | None = None
 
+    @property
+    def writable(self) -> bool:
+        """Return whether a write of software does anything."""
+        return bool(self.stored | self.cleared | self.command)
+
 
 def _entry(register: Register, owner: object) -> _Entry:
     name, masks = register.offset.name.lower(), register.masks()
@@ -227,7 +232,15 @@ class RegisterFile:
                 entry = self._entries[int(register.offset)]
                 if kind == "read":
                     return not entry.hidden
-                return bool(entry.stored | entry.cleared | entry.command)
+                return entry.writable
+        return False
+
+    def acts(self, offset: int, length: int) -> bool:
+        """Return whether a write of ``length`` bytes at ``offset`` has a side effect."""
+        for word in range(offset & ~3, offset + length, 4):
+            entry = self._entries.get(word)
+            if entry is not None and entry.writer is not None and entry.writable:
+                return True
         return False
 
     def name(self, offset: int) -> str:

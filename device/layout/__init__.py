@@ -82,6 +82,7 @@ from dma_rehearsal.device.layout.mailbox import DmaCall as DmaCall
 from dma_rehearsal.device.layout.mailbox import MailCommand as MailCommand
 from dma_rehearsal.device.layout.mailbox import MailRecord as MailRecord
 from dma_rehearsal.device.layout.mailbox import MailStatus as MailStatus
+from dma_rehearsal.device.layout.platform import HOLD_POLLS as HOLD_POLLS
 from dma_rehearsal.device.layout.platform import PLATFORM_CLASS_CODE as PLATFORM_CLASS_CODE
 from dma_rehearsal.device.layout.platform import PLATFORM_CONTROL_SIZE as PLATFORM_CONTROL_SIZE
 from dma_rehearsal.device.layout.platform import PLATFORM_DEVICE_ID as PLATFORM_DEVICE_ID

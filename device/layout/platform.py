@@ -158,7 +158,7 @@ class Plat(IntEnum):
     MAIL_CAPACITY = 0x710  # records that a batch may have
     BOARD_SNOOP = 0x780  # 1 (reset): as a function asks; 0: no request of any function is snooped
     HOLD_CTL = 0x784  # 1: an action that a BAR write began waits before its first DMA
-    HELD = 0x788  # actions that wait now
+    HELD = 0x788  # actions that wait, or were let go and are not done
     HOLD_RELEASE = 0x78C  # a write lets those go that wait now
     HOLD_EXPIRED = 0x790  # actions that went by themselves, after too long a wait
 
@@ -166,6 +166,7 @@ class Plat(IntEnum):
 PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
 PLATFORM_VERSION = 0x0001_0005
 REFUSED_CAPACITY = 64
+HOLD_POLLS = 64  # reads of a function that let its action go
 
 
 class PlatformFeature(IntFlag):

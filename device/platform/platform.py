@@ -19,6 +19,7 @@ from dma_rehearsal.device.cache_model.names import GuestMemory, Mode
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, RegisterBar
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.hold_board import HoldRules
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Register
 from dma_rehearsal.device.endpoints.request_history import RefusedRequest, keep_all
@@ -26,6 +27,7 @@ from dma_rehearsal.device.layout import MailRecord, Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.platform.cache_registers import CacheRegisters
+from dma_rehearsal.device.platform.hold_registers import HoldRegisters
 from dma_rehearsal.device.platform.mailbox import Mailbox, carry_out_all
 from dma_rehearsal.device.platform.memory_types import Mtrrs
 from dma_rehearsal.device.platform.protection import Protection, ProtectionRules
@@ -43,7 +45,10 @@ IDENTITY = Identity(
     device_id=layout.PLATFORM_DEVICE_ID,
     class_code=layout.PLATFORM_CLASS_CODE,
 )
-FEATURES = Feature.WITNESS | Feature.PROTECTION | Feature.CACHE | Feature.REQUESTS | Feature.MAILBOX
+FEATURES = (
+    *(Feature.WITNESS, Feature.PROTECTION, Feature.CACHE, Feature.REQUESTS),
+    *(Feature.MAILBOX, Feature.HOLD),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class PlatformModels:
     witness: Callable[[ReadPhysical, int, Mtrrs], Witness] = Witness
     cache: MakeModel = CacheModel
     protection: ProtectionRules = field(default_factory=ProtectionRules)
+    hold: HoldRules = field(default_factory=HoldRules)
     keeps_refusal: Callable[[RefusedRequest], bool] = keep_all
     carries_out: Callable[[MailRecord], bool] = carry_out_all
 
@@ -75,7 +81,7 @@ class Platform(Endpoint):
             (
                 Register(Plat.MAGIC, reset=layout.PLATFORM_MAGIC),
                 Register(Plat.VERSION, reset=layout.PLATFORM_VERSION),
-                Register(Plat.FEATURES, reset=FEATURES),
+                Register(Plat.FEATURES, reset=sum(FEATURES)),
             ),
             layout.PLATFORM_CONTROL_SIZE,
         ),
@@ -99,6 +105,7 @@ class Platform(Endpoint):
         self._unit = Protection() if protection is None else protection
         self._protection = ProtectionRegisters(control, self._unit, self.interconnect, event)
         self._requests = RequestRegisters(control, self.interconnect, event)
+        self._holds = HoldRegisters(control, self.interconnect.holds, self.timers)
         tracks = Tracks(
             self.interconnect, make=self._make_cache, file_ranges=self._places, event=event
         )
@@ -136,6 +143,7 @@ class Platform(Endpoint):
             self._models = models
             self._unit.rules = models.protection
             self.interconnect.refusals.keeps = models.keeps_refusal
+            self.interconnect.holds.rules = models.hold
 
     def _make_witness(self, pat: int, mtrrs: Mtrrs) -> Witness:
         return self._models.witness(self._read_physical, pat, mtrrs)
@@ -146,14 +154,16 @@ class Platform(Endpoint):
     def on_reset(self) -> None:
         """Turn the protection unit off, without grants, and the cache model, without tracks.
 
-        The requests that were refused are forgotten; the count of all goes on.
+        The requests that were refused are forgotten; the count of all goes on. No action is held.
         """
+        self._holds.reset()
         self._protection.reset()
         self._requests.reset()
         self._cache.reset()
 
     def on_detach(self) -> None:
-        """Turn the cache model off: its buffers are the client's."""
+        """Turn the cache model off: its buffers are the client's. No action is held."""
+        self._holds.reset()
         self._cache.reset()
 
     def _places(self, address: int, length: int) -> list[FileRange]:

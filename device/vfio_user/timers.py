@@ -63,6 +63,7 @@ class Timers:
         self._heap: list[tuple[float, int, Timer]] = []
         self._dead = 0  # at most: those in the heap that were cancelled
         self._held: float | None = None  # since when
+        self.deferred = False  # what is due waits, and time goes on; the server's thread sets it
         self._lock = threading.RLock()  # over the three
         self.wake: Callable[[], None] = lambda: None
 
@@ -113,7 +114,7 @@ class Timers:
 
     def next_deadline(self) -> float | None:
         """Return when the next is due, by the clock; None when none is set, or they are held."""
-        if not self._heap or self._held is not None:
+        if not self._heap or self._held is not None or self.deferred:
             return None
         with self._lock:
             while self._heap and not self._heap[0][2].active:
@@ -122,7 +123,7 @@ class Timers:
 
     def run_due(self) -> None:
         """Run the timers that are due. Timers that they set wait for the next call."""
-        if not self._heap or self._held is not None:
+        if not self._heap or self._held is not None or self.deferred:
             return
         now, last = self._clock(), next(self._order)
         while (timer := self._next_due(now, last)) is not None:
@@ -133,6 +134,8 @@ class Timers:
 
     def _next_due(self, now: float, last: int) -> Timer | None:
         with self._lock:
+            if self.deferred:  # by the one that ran before
+                return None
             if self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
                 return heapq.heappop(self._heap)[2]
         return None
