@@ -37,6 +37,10 @@ class DriverReportKind(IntEnum):
     MAP_OF_NOTHING = 21
     RECORDS_EXHAUSTED = 22
     PLATFORM_REFUSED = 23
+    REPORTS_LOST = 24
+    CALL_AFTER_UNBIND = 25
+    NEVER_TAKEN_BACK = 26
+    P2P_REFUSED = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +164,23 @@ DRIVER_REPORT_WORDS: dict[DriverReportKind, DriverReportWords] = {
         "the platform refused a command, so a mapping is not watched",
         "see the status in the report, and MailStatus in device/layout/mailbox.py",
         ("status", "command"),
+    ),
+    DriverReportKind.REPORTS_LOST: DriverReportWords(
+        "there were more reports than the module sends of one bind",
+        "mend the first ones, and run again",
+        ("reports left out", ""),
+    ),
+    DriverReportKind.CALL_AFTER_UNBIND: DriverReportWords(
+        "the DMA API was called for a device that the driver does not have any more",
+        "stop timers, work and interrupts in remove(), and at the errors of probe(), before it "
+        "returns",
+    ),
+    DriverReportKind.NEVER_TAKEN_BACK: DriverReportWords(
+        "bytes that the device may have written were given to it again, and never to the CPU",
+        "call dma_sync_single_for_cpu() before the driver looks at what was received",
+    ),
+    DriverReportKind.P2P_REFUSED: DriverReportWords(
+        "memory of another PCI device was mapped, which the module cannot watch",
+        "rehearse with memory of the machine",
     ),
 }

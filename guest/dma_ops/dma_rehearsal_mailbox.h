@@ -135,6 +135,10 @@
 #define DR_REPORT_MAP_OF_NOTHING          0x15
 #define DR_REPORT_RECORDS_EXHAUSTED       0x16
 #define DR_REPORT_PLATFORM_REFUSED        0x17
+#define DR_REPORT_REPORTS_LOST            0x18
+#define DR_REPORT_CALL_AFTER_UNBIND       0x19
+#define DR_REPORT_NEVER_TAKEN_BACK        0x1a
+#define DR_REPORT_P2P_REFUSED             0x1b
 
 /* One command, 128 bytes. What a command does not use is 0. */
 struct dr_mail_record {
