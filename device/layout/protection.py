@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-GRANT_CAPACITY = 4096  # grants in force at once
+GRANT_CAPACITY = 65536  # grants in force at once
 FAULT_CAPACITY = 256
 
 

@@ -10,11 +10,10 @@ and a fault record is kept.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 
 from dma_rehearsal.device.layout import (
     FAULT_CAPACITY,
@@ -24,12 +23,17 @@ from dma_rehearsal.device.layout import (
     GrantDirection,
     ProtectionStatus,
 )
+from dma_rehearsal.device.platform.coverage import Coverage, Pair, SortedPairs
 
 ADDRESS_END = 1 << 64
 OWNER_END = 1 << 64
 _ID_END = 1 << 32
-_BLOCK = 64
-_DIRECTIONS = GrantDirection.IN | GrantDirection.OUT
+_AT_ONCE = 2  # an owner of more than this part of all grants loses them at once
+# As plain numbers: operations on flags cost more than all the rest of a grant.
+_EACH = int(GrantDirection.IN), int(GrantDirection.OUT)
+_DIRECTIONS = {int(each): each for each in map(GrantDirection, (1, 2, 3))}
+
+Opened = tuple[int, int, GrantDirection]  # start, end, directions
 
 
 class ProtectionError(Exception):
@@ -74,58 +78,10 @@ class ProtectionFault:
     nearest: Grant | None
 
 
-class Coverage:
-    """Counts the ranges that cover each address: ``_counts[i]`` from ``_edges[i]`` to the next.
-
-    A change costs the pieces that it covers, a look-up a bisection and a search at C's speed.
-    """
-
-    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        """Take ranges as pairs of start and end."""
-        steps: dict[int, int] = {0: 0}
-        for start, end in ranges:
-            steps[start] = steps.get(start, 0) + 1
-            steps[end] = steps.get(end, 0) - 1
-        self._edges = sorted(edge for edge, step in steps.items() if step or not edge)
-        self._counts = [*accumulate(steps[edge] for edge in self._edges)]
-
-    def add(self, start: int, end: int, count: int = 1) -> None:
-        """Cover [start, end) once more, or once less when ``count`` is -1."""
-        first, last = self._edge(start), self._edge(end)
-        for index in range(first, last):
-            self._counts[index] += count
-        self._join(last)
-        self._join(first)
-
-    def first_gap(self, start: int, end: int) -> int | None:
-        """Return the first address of [start, end) that nothing covers, or None."""
-        if start >= end:
-            return None
-        first = bisect_right(self._edges, start) - 1
-        try:
-            index = self._counts.index(0, first, bisect_left(self._edges, end))
-        except ValueError:
-            return None
-        return max(start, self._edges[index])
-
-    def _edge(self, address: int) -> int:
-        """Return the index of the edge at ``address``; make one."""
-        index = bisect_left(self._edges, address)
-        if index == len(self._edges) or self._edges[index] != address:
-            self._edges.insert(index, address)
-            self._counts.insert(index, self._counts[index - 1])
-        return index
-
-    def _join(self, index: int) -> None:
-        """Drop an edge that divides nothing."""
-        if index and self._counts[index - 1] == self._counts[index]:
-            del self._edges[index], self._counts[index]
-
-
 class ProtectionRules:
     """What grants open, and which faults are kept. A named fault gives a unit other rules."""
 
-    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+    def opens(self, grant: Grant) -> Opened:
         """Return what a grant opens: start, end, directions."""
         return grant.address, grant.end, grant.direction
 
@@ -151,13 +107,13 @@ class Protection:
         """Turn it off; drop all grants and faults."""
         self.enabled = False
         self._grants: dict[int, Grant] = {}
-        self._opened: dict[int, tuple[int, int, GrantDirection]] = {}  # by the rules of its time
+        self._opened: dict[int, Opened] = {}  # by the rules of its time
         self._last_id = 0
-        self._starts: list[tuple[int, int]] = []  # (first address, id), ascending
-        self._reach: list[int] = []  # the end of each of those
-        self._tops: list[int] = []  # the last end in each block of those; none: not yet known
-        self._ends: list[tuple[int, int]] = []  # (address behind the last, id), ascending
-        self._open = {each: Coverage() for each in GrantDirection}
+        self._owned: dict[int, dict[int, Grant]] = {}  # by owner, by id
+        self._owners: list[int] | None = []  # ascending; None: not yet sorted
+        self._starts = SortedPairs()  # (first address, id)
+        self._ends = SortedPairs()  # (address behind the last, id)
+        self._open = {direction: Coverage() for direction in _EACH}
         self._faults.clear()
         self.fault_count = 0
 
@@ -169,68 +125,88 @@ class Protection:
     def grant(self, address: int, length: int, direction: int, owner: int) -> Grant:
         """Open a range. ProtectionError: BAD_ARGUMENT or FULL."""
         in_memory = address >= 0 and 0 < length <= ADDRESS_END - address
-        if not in_memory or not 0 <= owner < OWNER_END or not 0 < direction <= _DIRECTIONS:
+        if not in_memory or not 0 <= owner < OWNER_END or direction not in _DIRECTIONS:
             raise ProtectionError(ProtectionStatus.BAD_ARGUMENT)
         if len(self._grants) >= self._capacity:
             raise ProtectionError(ProtectionStatus.FULL)
-        made = Grant(self._free_id(), address, length, GrantDirection(direction), owner)
+        made = Grant(self._free_id(), address, length, _DIRECTIONS[direction], owner)
         self._grants[made.id] = made
-        index = bisect_left(self._starts, (made.address, made.id))
-        self._starts.insert(index, (made.address, made.id))
-        self._reach.insert(index, made.end)
-        self._tops.clear()
-        insort(self._ends, (made.end, made.id))
-        self._opened[made.id] = self.rules.opens(made)
-        self._cover(made.id, 1)
+        if owner in self._owned:
+            self._owned[owner][made.id] = made
+        else:
+            self._owned[owner] = {made.id: made}
+            self._owners = None
+        self._starts.add((address, made.id))
+        self._ends.add((made.end, made.id))
+        opened = self._opened[made.id] = self.rules.opens(made)
+        self._cover(opened, 1)
         return made
 
     def withdraw(self, identity: int) -> Grant:
         """Close what one grant opened and no other does. ProtectionError: NO_SUCH_GRANT."""
-        found = self._grants.pop(identity, None)
+        found = self._grants.get(identity)
         if found is None:
             raise ProtectionError(ProtectionStatus.NO_SUCH_GRANT)
-        index = bisect_left(self._starts, (found.address, found.id))
-        del self._starts[index], self._reach[index]
-        self._tops.clear()
-        del self._ends[bisect_left(self._ends, (found.end, found.id))]
-        self._cover(found.id, -1)
-        del self._opened[found.id]
+        owned = self._owned[found.owner]
+        del owned[identity]
+        if not owned:
+            self._forget_owner(found.owner)
+        self._close(found)
         return found
 
     def withdraw_owner(self, owner: int) -> int:
         """Withdraw all grants of an owner; return how many those were."""
-        kept = {each.id: each for each in self._grants.values() if each.owner != owner}
-        withdrawn = len(self._grants) - len(kept)
-        if withdrawn:
-            # All at once: one by one, thousands that overlap would take seconds.
-            self._grants = kept
-            self._starts = sorted((each.address, each.id) for each in kept.values())
-            self._reach = [kept[identity].end for _, identity in self._starts]
-            self._tops.clear()
-            self._ends = sorted((each.end, each.id) for each in kept.values())
-            self._opened = {identity: self._opened[identity] for identity in kept}
-            opened = self._opened.values()
-            for direction in GrantDirection:
-                ranges = ((start, end) for start, end, which in opened if direction & which)
-                self._open[direction] = Coverage(ranges)
-        return withdrawn
+        owned = self._owned.get(owner)
+        if owned is None:
+            return 0
+        self._forget_owner(owner)
+        if len(owned) * _AT_ONCE > len(self._grants):
+            self._keep_all_but(owned)
+        else:
+            for each in owned.values():
+                self._close(each)
+        return len(owned)
+
+    def _forget_owner(self, owner: int) -> None:
+        del self._owned[owner]
+        self._owners = None
+
+    def _close(self, grant: Grant) -> None:
+        del self._grants[grant.id]
+        self._starts.remove((grant.address, grant.id))
+        self._ends.remove((grant.end, grant.id))
+        self._cover(self._opened.pop(grant.id), -1)
+
+    def _keep_all_but(self, gone: Mapping[int, Grant]) -> None:
+        """Close many grants at once, where most of all are closed."""
+        kept = {each.id: each for each in self._grants.values() if each.id not in gone}
+        self._grants = kept
+        self._starts = SortedPairs((each.address, each.id) for each in kept.values())
+        self._ends = SortedPairs((each.end, each.id) for each in kept.values())
+        self._opened = {identity: self._opened[identity] for identity in kept}
+        opened = self._opened.values()
+        for direction in _EACH:
+            ranges = ((start, end) for start, end, which in opened if int(which) & direction)
+            self._open[direction] = Coverage(ranges)
 
     def grants_to(self, owner: int) -> bool:
         """Return whether any grant of an owner is in force."""
-        return any(each.owner == owner for each in self._grants.values())
+        return owner in self._owned
 
     def next_owner(self, owner: int) -> int:
         """Return the least owner of a grant from ``owner`` on. ProtectionError: NO_SUCH_OWNER."""
-        found = [each.owner for each in self._grants.values() if each.owner >= owner]
-        if not found:
+        if self._owners is None:
+            self._owners = sorted(self._owned)
+        index = bisect_left(self._owners, owner)
+        if index == len(self._owners):
             raise ProtectionError(ProtectionStatus.NO_SUCH_OWNER)
-        return min(found)
+        return self._owners[index]
 
-    def _cover(self, identity: int, count: int) -> None:
-        start, end, directions = self._opened[identity]
-        for direction in GrantDirection:
-            if direction & directions:
-                self._open[direction].add(start, end, count)
+    def _cover(self, opened: Opened, count: int) -> None:
+        start, end, directions = opened
+        for direction, coverage in self._open.items():
+            if int(directions) & direction:
+                coverage.add(start, end, count)
 
     def _free_id(self) -> int:
         while True:
@@ -247,9 +223,7 @@ class Protection:
         """
         if not self.enabled:
             return None
-        wanted, other = GrantDirection.OUT, GrantDirection.IN
-        if write:
-            wanted, other = other, wanted
+        wanted, other = _EACH if write else _EACH[::-1]
         byte = self._open[wanted].first_gap(address, address + length)
         if byte is None:
             return None
@@ -274,29 +248,21 @@ class Protection:
 
     def _covering(self, byte: int) -> Grant | None:
         """Return the grant on ``byte`` that begins last."""
-        # Thousands may begin, and end, between it and the byte: they are passed by the block.
-        if not self._tops:
-            starts = range(0, len(self._reach), _BLOCK)
-            self._tops = [max(self._reach[start : start + _BLOCK]) for start in starts]
-        stop = bisect_right(self._starts, (byte, _ID_END))
-        for block in range((stop - 1) // _BLOCK, -1, -1):
-            if self._tops[block] > byte:
-                first = block * _BLOCK
-                for index in range(min(stop, first + _BLOCK) - 1, first - 1, -1):
-                    if self._reach[index] > byte:
-                        return self._grants[self._starts[index][1]]
-        return None
+        last = self._starts.last_with(self._end_of, byte, (byte, _ID_END))
+        return None if last is None else self._grants[last[1]]
+
+    def _end_of(self, start: Pair) -> int:
+        return self._grants[start[1]].end
 
     def _nearest(self, byte: int) -> Grant | None:
         """Return the grant with the byte nearest to ``byte``, on which there is none."""
-        begins_before = bisect_right(self._starts, (byte, _ID_END))
-        ends_before = bisect_right(self._ends, (byte, _ID_END))
-        below = self._grants[self._ends[ends_before - 1][1]] if ends_before else None
-        if begins_before == len(self._starts):
+        before = self._ends.up_to((byte, _ID_END))
+        behind = self._starts.above((byte, _ID_END))
+        below = self._grants[before[1]] if before else None
+        last = self._starts.up_to((behind[0], _ID_END)) if behind else None
+        if last is None:
             return below
-        start = self._starts[begins_before][0]
-        last = bisect_right(self._starts, (start, _ID_END)) - 1
-        above = self._grants[self._starts[last][1]]
+        above = self._grants[last[1]]
         return below if below and byte - below.end < above.address - byte else above
 
     # Faults.

@@ -19,6 +19,8 @@ PLATFORM = "platform"  # its name in the trace
 _HOUSEKEEPING = {
     *("attach", "detach", "command", "power", "reset", "mark", "tracked"),
     *("grant", "withdraw", "withdraw owner", "protection"),
+    # A kernel driver's mappings, and what the guest tells of them.
+    *("driver map", "driver unmap", "driver sync", "driver report", "mail failed"),
 }
 MODEL_FAILED = "model failed"  # a bug in a device's model: its behaviour from then on is unknown
 # Ends of a DMA that was not refused.
@@ -165,13 +167,13 @@ class Grants:
     def feed(self, event: Event) -> Grant | None:
         """Take an event of the platform; return the grant that it makes."""
         kind = event.get("event")
-        if kind == "grant":
+        if kind == "grant" or (kind == "driver map" and "id" in event):
             made = Grant.of(event)
             self._grants[made.id] = made
             return made
         if kind == "withdraw":
             self._grants.pop(int(event["id"]), None)
-        elif kind == "withdraw owner":
+        elif kind == "withdraw owner" or (kind == "driver unmap" and "owner" in event):
             owner = number(event["owner"])
             self._grants = {k: each for k, each in self._grants.items() if each.owner != owner}
         elif kind == "protection":

@@ -222,14 +222,15 @@ class ProtectionUnit:
 
     def withdraw_dead(self) -> int:
         """Take back the grants of processes that have ended; return their number."""
-        return sum(self.withdraw_owner(owner) for owner in self.owners() if _is_dead(owner))
+        processes = self.owners(_PROCESS_OWNER)  # a kernel driver's mappings are below
+        return sum(self.withdraw_owner(owner) for owner in processes if _is_dead(owner))
 
-    def owners(self) -> list[int]:
-        """Return the tags of all owners of grants, ascending."""
+    def owners(self, first: int = 0) -> list[int]:
+        """Return the tags of all owners of grants from ``first`` on, ascending."""
         found: list[int] = []
         with self._lock.held():
             for _ in range(self.capacity):
-                least = found[-1] + 1 if found else 0
+                least = found[-1] + 1 if found else first
                 if least == _U64:
                     break
                 self._control.set64(Plat.GRANT_OWNER_LO, least)

@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection, ProtectionStatus
+from dma_rehearsal.device.layout import (
+    GRANT_CAPACITY,
+    DmaDirection,
+    DmaReason,
+    GrantDirection,
+    ProtectionStatus,
+)
+from dma_rehearsal.device.platform.coverage import Coverage
 from dma_rehearsal.device.platform.protection import (
-    Coverage,
     Grant,
     Protection,
     ProtectionError,
@@ -153,7 +159,7 @@ def test_coverage_built_at_once_is_the_one_built_step_by_step(
     for each in gone:
         one_by_one.add(*each, -1)
     at_once = Coverage(kept)
-    assert (at_once._edges, at_once._counts) == (one_by_one._edges, one_by_one._counts)
+    assert at_once.pieces == one_by_one.pieces
 
 
 def test_off_lets_everything_through() -> None:
@@ -195,7 +201,7 @@ def test_ids_are_not_used_again_while_they_live() -> None:
 def test_thousands_of_grants_that_overlap_come_and_go(
     place: Callable[[int], tuple[int, int]],
 ) -> None:
-    unit = Protection()
+    unit = Protection(capacity=4096)
     unit.enabled = True
     made = [unit.grant(*place(index), IN, index % 2) for index in range(4096)]
     with pytest.raises(ProtectionError) as full:
@@ -205,8 +211,33 @@ def test_thousands_of_grants_that_overlap_come_and_go(
         unit.withdraw(each.id)
     assert all(unit.check(each.address, each.length, write=True) is None for each in made[::2])
     assert unit.withdraw_owner(0) == 2048
-    assert [coverage._edges for coverage in unit._open.values()] == [[0], [0]]
+    assert [coverage.pieces for coverage in unit._open.values()] == [[(0, 0)], [(0, 0)]]
     assert unit.check(made[0].address, 1, write=True) is not None
+
+
+def test_all_grants_in_use() -> None:
+    """Adjacent grants are one range; without one of them it has a hole, exactly."""
+    unit, piece = Protection(), 16
+    unit.enabled = True
+    # Not in order, so that the unit has to sort; each is another owner's, as a mapping's is.
+    for start in range(7):
+        for index in range(start, GRANT_CAPACITY, 7):
+            unit.grant(0x1000 + index * piece, piece, OUT, index)
+    with pytest.raises(ProtectionError, match="FULL"):
+        unit.grant(0x1000, piece, OUT, 0)
+    length = GRANT_CAPACITY * piece
+    assert unit.check(0x1000, length, write=False) is None
+    hole = GRANT_CAPACITY * 2 // 3
+    assert unit.withdraw_owner(hole) == 1
+    fault = unit.check(0x1000, length, write=False)
+    assert fault is not None
+    assert (fault.reason, fault.byte) == (DmaReason.PROTECTION_PAST_END, 0x1000 + hole * piece)
+    assert fault.nearest is not None
+    assert fault.nearest.owner == hole - 1
+    unit.grant(0x1000 + hole * piece, piece, OUT, 1)
+    assert unit.check(0x1000, length, write=False) is None
+    assert unit.next_owner(hole) == hole + 1
+    assert unit.withdraw_owner(1) == 2
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -94,6 +94,22 @@ def test_grants_go_on_from_test_to_test() -> None:
         assert Evidence.of([*events, other, traces.mark(2)], Grants()).marks[2].grants
 
 
+def test_grants_of_a_kernel_drivers_mappings_are_followed() -> None:
+    mapped = traces.of_platform("driver map", tag="0x80000001", **traces.facts(0x1000, 64))
+    tracked = traces.of_platform("driver map", tag="0x80000002", address="0x2000", length=64)
+    unmapped = traces.of_platform("driver unmap", tag="0x80000001", owner="0x7", count=1)
+    untracked = traces.of_platform("driver unmap", tag="0x80000002")
+    unit = Grants()
+    found = Evidence.of([mapped, tracked, untracked, traces.mark(1)], unit)
+    assert [each.address for each in found.marks[1].grants] == [0x1000]
+    assert Evidence.of([unmapped, traces.mark(2)], unit).marks[2].grants == ()
+
+
+def test_what_the_guest_tells_of_its_driver_is_no_evidence() -> None:
+    names = ("driver map", "driver unmap", "driver sync", "driver report", "mail failed")
+    assert not Evidence.of([traces.of_platform(each) for each in names]).kinds
+
+
 def test_marks_are_few() -> None:
     found = Evidence.of(traces.mark(each) for each in range(MARKS_MAX + 10))
     assert len(found.marks) == MARKS_MAX

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.device.layout import (
+    MAIL_OWNER_BASE,
+    MAIL_TAG_BASE,
     DmaDirection,
     DmaReason,
     GrantDirection,
@@ -83,6 +85,25 @@ def test_owners_at_both_ends(unit: ProtectionUnit) -> None:
     for tag in reversed(tags):
         unit.grant(0, 1, IN, tag)
     assert unit.owners() == tags
+
+
+def test_mappings_of_a_kernel_driver_are_no_dead_processes(
+    unit: ProtectionUnit, bar: ModelBar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not even asked for: there may be tens of thousands."""
+    for tag in range(MAIL_TAG_BASE, MAIL_TAG_BASE + 3):
+        unit.grant(0, 1, IN, MAIL_OWNER_BASE | tag)
+    asked: list[int] = []
+    next_owner = bar.unit.next_owner
+
+    def noted(least: int) -> int:
+        asked.append(least)
+        return next_owner(least)
+
+    monkeypatch.setattr(bar.unit, "next_owner", noted)
+    assert unit.withdraw_dead() == 0
+    assert asked == [1 << 63]
+    assert unit.grant_count == 3
 
 
 def test_refusals(unit: ProtectionUnit) -> None:
