@@ -12,14 +12,17 @@ from pathlib import Path
 
 from dma_rehearsal.device import layout
 from dma_rehearsal.device.layout import (
-    DmaCall,
-    DriverReportKind,
     GrantDirection,
+    Plat,
+    PlatformFeature,
+    mailbox,
+)
+from dma_rehearsal.device.layout.driver_reports import DriverReportKind
+from dma_rehearsal.device.layout.mailbox import (
+    DmaCall,
     MailCommand,
     MailRecord,
     MailStatus,
-    Plat,
-    PlatformFeature,
 )
 
 HEADER = Path(__file__).parents[1] / "guest" / "dma_ops" / "dma_rehearsal_mailbox.h"
@@ -33,13 +36,13 @@ CONSTANTS = {
     "DR_PLAT_VENDOR": (layout.PLATFORM_VENDOR_ID, 4),
     "DR_PLAT_DEVICE": (layout.PLATFORM_DEVICE_ID, 4),
     "DR_PLAT_MAGIC_VALUE": (layout.PLATFORM_MAGIC, 8),
-    "DR_MAIL_CAPACITY": (layout.MAIL_CAPACITY, 0),
-    "DR_MAIL_TRACK_MAX": (layout.MAIL_TRACK_MAX, 0),
-    "DR_MAIL_TAG_BASE": (layout.MAIL_TAG_BASE, 8),
-    "DR_MAIL_OWNER_BASE": (layout.MAIL_OWNER_BASE, 16),
-    "DR_MAIL_POSITION_SHIFT": (layout.MAIL_POSITION_SHIFT, 0),
-    "DR_MAIL_CALLERS": (layout.MAIL_CALLERS, 0),
-    "DR_MAIL_VALUES": (layout.MAIL_VALUES, 0),
+    "DR_MAIL_CAPACITY": (mailbox.MAIL_CAPACITY, 0),
+    "DR_MAIL_TRACK_MAX": (mailbox.MAIL_TRACK_MAX, 0),
+    "DR_MAIL_TAG_BASE": (mailbox.MAIL_TAG_BASE, 8),
+    "DR_MAIL_OWNER_BASE": (mailbox.MAIL_OWNER_BASE, 16),
+    "DR_MAIL_POSITION_SHIFT": (mailbox.MAIL_POSITION_SHIFT, 0),
+    "DR_MAIL_CALLERS": (mailbox.MAIL_CALLERS, 0),
+    "DR_MAIL_VALUES": (mailbox.MAIL_VALUES, 0),
 }
 ENUMS: dict[str, type[IntEnum] | type[IntFlag]] = {
     "DR_FEATURE": PlatformFeature,
@@ -62,8 +65,8 @@ FIELDS = (
     *(("__le32", name, 1) for name in ("command", "direction", "tag", "call")),
     *(("__le64", name, 1) for name in ("address", "length", "offset", "virtual", "root")),
     *(("__le32", name, 1) for name in ("levels", "kind")),
-    ("__le64", "callers", layout.MAIL_CALLERS),
-    ("__le64", "values", layout.MAIL_VALUES),
+    ("__le64", "callers", mailbox.MAIL_CALLERS),
+    ("__le64", "values", mailbox.MAIL_VALUES),
     ("__le64", "reserved", 2),
 )
 

@@ -4,6 +4,8 @@
 This is the one definition: each guest gets these files, and no others of ``device/``. Standard
 library only.
 
+`mailbox` and `driver_reports` are not imported here: a guest boots without them.
+
 All registers are 32-bit little-endian; 64-bit values are a LO and a HI register.
 """
 
@@ -21,9 +23,6 @@ from dma_rehearsal.device.layout.cache import CacheStatus as CacheStatus
 from dma_rehearsal.device.layout.dma import DmaAttribute as DmaAttribute
 from dma_rehearsal.device.layout.dma import DmaDirection as DmaDirection
 from dma_rehearsal.device.layout.dma import DmaReason as DmaReason
-from dma_rehearsal.device.layout.driver_reports import DRIVER_REPORT_WORDS as DRIVER_REPORT_WORDS
-from dma_rehearsal.device.layout.driver_reports import DriverReportKind as DriverReportKind
-from dma_rehearsal.device.layout.driver_reports import DriverReportWords as DriverReportWords
 from dma_rehearsal.device.layout.exerciser import BUFFER_SIZE_DEFAULT as BUFFER_SIZE_DEFAULT
 from dma_rehearsal.device.layout.exerciser import CONTROL_SIZE as CONTROL_SIZE
 from dma_rehearsal.device.layout.exerciser import DMASTATUS_CLEAR as DMASTATUS_CLEAR
@@ -69,19 +68,6 @@ from dma_rehearsal.device.layout.extension import DmaRule as DmaRule
 from dma_rehearsal.device.layout.extension import Ext as Ext
 from dma_rehearsal.device.layout.extension import ExtFeature as ExtFeature
 from dma_rehearsal.device.layout.extension import ProfileFlag as ProfileFlag
-from dma_rehearsal.device.layout.mailbox import DMA_CALL_ENDS as DMA_CALL_ENDS
-from dma_rehearsal.device.layout.mailbox import MAIL_CALLERS as MAIL_CALLERS
-from dma_rehearsal.device.layout.mailbox import MAIL_CAPACITY as MAIL_CAPACITY
-from dma_rehearsal.device.layout.mailbox import MAIL_OWNER_BASE as MAIL_OWNER_BASE
-from dma_rehearsal.device.layout.mailbox import MAIL_POSITION_SHIFT as MAIL_POSITION_SHIFT
-from dma_rehearsal.device.layout.mailbox import MAIL_TAG_BASE as MAIL_TAG_BASE
-from dma_rehearsal.device.layout.mailbox import MAIL_TAG_END as MAIL_TAG_END
-from dma_rehearsal.device.layout.mailbox import MAIL_TRACK_MAX as MAIL_TRACK_MAX
-from dma_rehearsal.device.layout.mailbox import MAIL_VALUES as MAIL_VALUES
-from dma_rehearsal.device.layout.mailbox import DmaCall as DmaCall
-from dma_rehearsal.device.layout.mailbox import MailCommand as MailCommand
-from dma_rehearsal.device.layout.mailbox import MailRecord as MailRecord
-from dma_rehearsal.device.layout.mailbox import MailStatus as MailStatus
 from dma_rehearsal.device.layout.platform import HOLD_POLLS as HOLD_POLLS
 from dma_rehearsal.device.layout.platform import PLATFORM_CLASS_CODE as PLATFORM_CLASS_CODE
 from dma_rehearsal.device.layout.platform import PLATFORM_CONTROL_SIZE as PLATFORM_CONTROL_SIZE

@@ -11,6 +11,7 @@ from dma_rehearsal.device.cache_model.reports import Report
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
 from dma_rehearsal.device.layout import CacheCommand, CacheReport, CacheStatus, Plat
+from dma_rehearsal.device.layout.mailbox import MAIL_TAG_BASE
 from dma_rehearsal.device.platform.tracks import TrackFailed, Tracks
 from dma_rehearsal.device.platform.witness import WalkResult
 
@@ -81,7 +82,7 @@ class CacheRegisters:
                 if value not in _COMMANDS:
                     raise TrackFailed(CacheStatus.BAD_COMMAND)
                 command, tag = CacheCommand(value), control[Plat.CACHE_TAG]
-                if tag >= layout.MAIL_TAG_BASE and command not in _WITHOUT_TAG:
+                if tag >= MAIL_TAG_BASE and command not in _WITHOUT_TAG:
                     raise TrackFailed(CacheStatus.BAD_BUFFER)  # the mailbox's
                 self._tracks.attempt(command.name, tag, lambda: self._do(command, tag))
             except TrackFailed as failure:

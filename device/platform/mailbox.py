@@ -21,6 +21,15 @@ from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
 from dma_rehearsal.device.layout import (
+    CacheStatus,
+    DmaReason,
+    GrantDirection,
+    MemoryType,
+    Plat,
+    ProtectionStatus,
+)
+from dma_rehearsal.device.layout.driver_reports import DriverReportKind
+from dma_rehearsal.device.layout.mailbox import (
     MAIL_CALLERS,
     MAIL_CAPACITY,
     MAIL_OWNER_BASE,
@@ -28,17 +37,10 @@ from dma_rehearsal.device.layout import (
     MAIL_TAG_BASE,
     MAIL_TRACK_MAX,
     MAIL_VALUES,
-    CacheStatus,
     DmaCall,
-    DmaReason,
-    DriverReportKind,
-    GrantDirection,
     MailCommand,
     MailRecord,
     MailStatus,
-    MemoryType,
-    Plat,
-    ProtectionStatus,
 )
 from dma_rehearsal.device.platform.protection import Protection, ProtectionError
 from dma_rehearsal.device.platform.protection_registers import grant_facts

@@ -23,8 +23,9 @@ from dma_rehearsal.device.endpoints.hold_board import HoldRules
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Register
 from dma_rehearsal.device.endpoints.request_history import RefusedRequest, keep_all
-from dma_rehearsal.device.layout import MailRecord, Plat, PlatformBar
+from dma_rehearsal.device.layout import Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
+from dma_rehearsal.device.layout.mailbox import MailRecord
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.platform.cache_registers import CacheRegisters
 from dma_rehearsal.device.platform.hold_registers import HoldRegisters

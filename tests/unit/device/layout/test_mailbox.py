@@ -10,17 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.device import layout
-from dma_rehearsal.device.layout import (
+from dma_rehearsal.device.layout import CacheStatus, ProtectionStatus, mailbox
+from dma_rehearsal.device.layout.driver_reports import DRIVER_REPORT_WORDS, DriverReportKind
+from dma_rehearsal.device.layout.mailbox import (
     DMA_CALL_ENDS,
-    DRIVER_REPORT_WORDS,
-    CacheStatus,
     DmaCall,
-    DriverReportKind,
     MailCommand,
     MailRecord,
     MailStatus,
-    ProtectionStatus,
 )
 from tests import mailbox_header
 
@@ -70,9 +67,9 @@ def test_a_compiler_finds_the_same_numbers_and_offsets(tmp_path: Path) -> None:
 
 
 def test_tags_and_owners_are_apart_from_those_of_others() -> None:
-    assert layout.MAIL_TAG_BASE == 1 << 31
-    assert not layout.MAIL_OWNER_BASE & (layout.MAIL_TAG_END - 1)
-    assert not layout.MAIL_OWNER_BASE >> 63, "bit 63 is of owners that are processes"
+    assert mailbox.MAIL_TAG_BASE == 1 << 31
+    assert not mailbox.MAIL_OWNER_BASE & (mailbox.MAIL_TAG_END - 1)
+    assert not mailbox.MAIL_OWNER_BASE >> 63, "bit 63 is of owners that are processes"
 
 
 def test_statuses_that_come_from_a_model_have_its_names() -> None:

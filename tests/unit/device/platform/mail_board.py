@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dma_rehearsal.device.layout import (
+from dma_rehearsal.device.layout import Plat, ProtectionCommand
+from dma_rehearsal.device.layout.mailbox import (
     MAIL_POSITION_SHIFT,
     MAIL_TAG_BASE,
     MailCommand,
     MailRecord,
     MailStatus,
-    Plat,
-    ProtectionCommand,
 )
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.cache_model.cache_board import VA, CacheBoard

@@ -13,23 +13,25 @@ from hypothesis import strategies as st
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.layout import (
     GRANT_CAPACITY,
-    MAIL_CAPACITY,
-    MAIL_OWNER_BASE,
-    MAIL_TAG_BASE,
-    MAIL_TRACK_MAX,
     CacheCommand,
     CacheModelMode,
     CacheReportKind,
     CacheStatus,
-    DmaCall,
     DmaReason,
-    DriverReportKind,
-    MailCommand,
-    MailRecord,
-    MailStatus,
     Plat,
     PlatformFeature,
     ProtectionCommand,
+)
+from dma_rehearsal.device.layout.driver_reports import DriverReportKind
+from dma_rehearsal.device.layout.mailbox import (
+    MAIL_CAPACITY,
+    MAIL_OWNER_BASE,
+    MAIL_TAG_BASE,
+    MAIL_TRACK_MAX,
+    DmaCall,
+    MailCommand,
+    MailRecord,
+    MailStatus,
 )
 from dma_rehearsal.device.platform.protection import Protection
 from tests.generated import examples

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.device.layout import (
-    MAIL_OWNER_BASE,
-    MAIL_TAG_BASE,
     DmaDirection,
     DmaReason,
     GrantDirection,
     Plat,
     ProtectionStatus,
 )
+from dma_rehearsal.device.layout.mailbox import MAIL_OWNER_BASE, MAIL_TAG_BASE
 from dma_rehearsal.guest.drivers.platform import command
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.grants import PlatformEvidence
