@@ -3,7 +3,7 @@
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
 # APPEND=<words> STATE=auto|booted|no DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
 # PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
-# TESTS=<folder of guest tests> KERNEL=<suite>
+# MODULE=<folder, C file or .ko> DRIVER=<name> KERNEL=<suite> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
@@ -18,11 +18,13 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ORDER ENDPOINT IOMMU KERNEL PROFILE COHERENT PLACE BOOT APPEND STATE DEADLINE VMS KEEP GDB QEMU
+export FAULT ACCEL SEED ORDER ENDPOINT MODULE DRIVER IOMMU KERNEL PROFILE COHERENT PLACE BOOT APPEND STATE \
+	DEADLINE VMS KEEP GDB QEMU
 
 # An unknown variable is an error. Otherwise FAULTS=x would run without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
-	DMA_REHEARSAL_CACHE ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL LOAD N ORDER PLACE PROFILE PYTHON QEMU \
+	DMA_REHEARSAL_CACHE DRIVER ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL LOAD MODULE N ORDER PLACE \
+	PROFILE PYTHON QEMU \
 	SECONDS SEED STATE TARGET TESTS VENV VM VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
@@ -46,7 +48,7 @@ setup:
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m dma_rehearsal.host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
-watch: setup ## rerun the selected checks when a file of guest/, TESTS, PROFILE or ENDPOINT changes; ARGS="-k alignment"
+watch: setup ## rerun the selected checks when a file of guest/, TESTS, MODULE, PROFILE or ENDPOINT changes; ARGS="-k alignment"
 	@$(PYTHON) -m dma_rehearsal.host_harness watch $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 test-order: setup ## N=10: compare the verdicts of two orders, and of N tests that run alone

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.host_harness.environment import user_modules
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options import run_options
@@ -104,8 +105,17 @@ def _given(config: pytest.Config) -> Options:
         text = config.getoption(f"--vm-{option.name}")
         if text is None:  # an empty one goes back to the default, whatever the file says
             text = config.getini(f"vm_{option.name}")
+            if option.name == "module":
+                text = _from_root(config, str(text or ""))
         given[option.name] = str(text or "")
-    return run_options.parse(given)
+    options = run_options.parse(given)
+    user_modules.check(options.modules)
+    return options
+
+
+def _from_root(config: pytest.Config, paths: str) -> str:
+    """Return the paths of the configuration file, which are relative to pytest's rootdir."""
+    return ":".join(path and str(config.rootpath / path) for path in paths.split(":"))
 
 
 def _make_run(config: pytest.Config, tests: GuestTests | None = None) -> Run:

@@ -24,6 +24,7 @@ import pytest
 
 from dma_rehearsal.host_harness import pytest_plugin
 from dma_rehearsal.host_harness.cli import own_pytest
+from dma_rehearsal.host_harness.environment import user_modules
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
@@ -194,7 +195,9 @@ def _given() -> Options:
             f"note: the environment variable {name} has no effect; for {meant} see --help",
             file=sys.stderr,
         )
-    return run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    given = run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    user_modules.check(given.modules)  # UsageError now, and not after the environment is made
+    return given
 
 
 def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:

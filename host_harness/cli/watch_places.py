@@ -11,7 +11,7 @@ from pathlib import Path
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.host_harness.cli import watched_files
 from dma_rehearsal.host_harness.cli.watched_files import Snapshot
-from dma_rehearsal.host_harness.environment import endpoint_files
+from dma_rehearsal.host_harness.environment import endpoint_files, module_sources
 from dma_rehearsal.host_harness.environment.payload import SOURCE, GuestTests
 from dma_rehearsal.host_harness.options.run_options import Options
 
@@ -24,7 +24,7 @@ class Kind(Enum):
     HARNESS = auto()  # the host's code, which this process has imported
     ENDPOINT = auto()  # the guest has nothing of it
     TEST = auto()  # a file with tests
-    GUEST = auto()  # anything else that the guest has: guest/, and the profile
+    GUEST = auto()  # anything else that the guest has: guest/, the profile, a module under test
 
 
 class Places:
@@ -50,6 +50,7 @@ class Places:
         self._left_out = [runs.absolute()]
         named = options.given.get("profile")
         self._profile = profile.path_of(named).resolve() if named else None
+        self._modules = [_WatchedModule(text) for text in options.modules]
         self._endpoint = options.endpoint
         self._endpoint_files: frozenset[Path] = frozenset()
         self._endpoint_seen: Snapshot | None = None
@@ -59,6 +60,8 @@ class Places:
         places = [*self._harness, *self._guest, *self._test_folders]
         places += [self._profile] if self._profile else []
         found = dict(watched_files.snapshot(places, self._left_out))
+        for module in self._modules:
+            found |= module.look()
         if self._endpoint:
             found |= self._look_at_endpoint(self._endpoint)
         return found
@@ -86,6 +89,31 @@ class Places:
             self._endpoint_files |= endpoint_files.files(endpoint, endpoint_files.search_path())
             seen = self._endpoint_seen = watched_files.snapshot(self._endpoint_files)
         return seen
+
+
+class _WatchedModule:
+    """The sources of a module under test; they are read again when one of them has changed."""
+
+    def __init__(self, text: str) -> None:
+        self._source = module_sources.find(text)
+        self._files: list[Path] = []
+        self._seen: Snapshot | None = None
+
+    def look(self) -> Snapshot:
+        """Return a snapshot of the sources, those outside the module's folder too."""
+        seen = self._snapshot()
+        if seen != self._seen:
+            self._files = module_sources.looked_at(self._source)
+            seen = self._seen = self._snapshot()
+        return seen
+
+    def _snapshot(self) -> Snapshot:
+        found = watched_files.snapshot([*self._files, self._source.path])
+        return {
+            path: stamp
+            for path, stamp in found.items()
+            if path == self._source.path or module_sources.is_read(path)
+        }
 
 
 def listed(paths: Iterable[Path]) -> str:

@@ -76,6 +76,8 @@ DRIVER = Kind("driver", 60_000_000, hashed=True, keep=16, words="guest's driver"
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 # An edit makes one of 5 MB, and a hundred of them may come in an hour.
 PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/", young_s=0)
+# A driver under test, made by each edit of it.
+MODULE = Kind("module", 60_000_000, hashed=True, keep=16, words="driver under test", young_s=0)
 PYTEST = Kind("pytest", 20_000_000, hashed=False, keep=2, words="pytest for the guest's Python")
 # Saved machine states (machine.saved_state), which check their own contents. Every edit of a test
 # can make one of 200 to 240 MB, so their age protects none.
@@ -84,7 +86,7 @@ COLLECTED = Kind(
     "collected", 300_000_000, hashed=False, keep=4, words="guest with collected tests", young_s=0
 )
 NEEDED = (QEMU, TREE, KERNEL, DRIVER, IMAGE, PYTEST, PAYLOAD)  # by each run; the others save time
-KINDS = (*NEEDED, BOOTED, COLLECTED)
+KINDS = (*NEEDED, MODULE, BOOTED, COLLECTED)
 NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
 PROBED_FOLDER = "qemu-works"  # probes that did not fail, which qemu.py remembers
 

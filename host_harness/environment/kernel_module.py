@@ -40,10 +40,10 @@ def depends(module: Path, data: bytes) -> list[str]:
 def _modinfo(module: Path, data: bytes, wanted: bytes) -> str | None:
     """Return the value of the first ``wanted=`` in a module's .modinfo; None without one."""
     try:
-        section = _section(data, b".modinfo")
+        information = section(data, b".modinfo")
     except (ValueError, struct.error, IndexError) as error:
         raise _no_module(module, str(error)) from error
-    for item in section.split(b"\0"):
+    for item in information.split(b"\0"):
         key, _, value = item.partition(b"=")
         if key == wanted:
             return value.decode(errors="replace")
@@ -80,10 +80,13 @@ def check(kernel: Path, module: Path) -> str:
     return release
 
 
-def _section(data: bytes, wanted: bytes) -> bytes:
+def section(data: bytes, wanted: bytes) -> bytes:
+    """Return a section of a 64-bit ELF file; ValueError, struct.error or IndexError without it."""
     if data[:6] != b"\x7fELF\x02\x01":
         raise ValueError("not a 64-bit ELF file")
     table, entry_size, count, names_index = _HEADER.unpack_from(data)
+    if table + count * entry_size > len(data):
+        raise ValueError("it is cut off")
     headers = [_SECTION.unpack_from(data, table + i * entry_size) for i in range(count)]
     names = headers[names_index][1]
     for name, offset, size in headers:

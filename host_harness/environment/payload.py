@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from dma_rehearsal.host_harness.environment import (
@@ -34,6 +35,7 @@ _ROOT = "opt/dma-rehearsal"
 PACKAGE_FOLDER = f"{_ROOT}/dma_rehearsal"
 GUEST_FOLDER = f"{PACKAGE_FOLDER}/guest"
 PROJECT_FOLDER = f"{_ROOT}/project"
+_MODULES = "modules"  # below _ROOT: the kernel modules under test (user_modules)
 BOOT_FILES = (
     *("guest/__init__.py", "guest/agent/__init__.py", "guest/linux/__init__.py"),
     *("guest/agent/init.py", "guest/agent/channel.py", "guest/agent/parked.py"),
@@ -49,6 +51,7 @@ KERNEL_CODE = ("driver", "dma_ops")
 """The folders of ``guest/`` that have sources of kernel modules."""
 _IGNORED = ("__pycache__", ".*", "*.pyc")
 _ARCHIVE, _LISTING, _BYTECODE = "payload.cpio", "files.json", "bytecode.json"
+_NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _EARLIER = 4  # payloads that are looked at for bytecode
 
 
@@ -185,18 +188,20 @@ def boot_files_digest() -> str:
     )
 
 
-def digest(tree: Path, tests: GuestTests) -> str:
+def digest(tree: Path, tests: GuestTests, modules: Mapping[str, bytes] = _NOTHING) -> str:
     """Return the digest of the payload that `make` would return; makes nothing."""
-    return build_cache.digest_of(_inputs(tree, _sources(tests)))
+    return build_cache.digest_of(_inputs(tree, _sources(tests, modules)))
 
 
-def make(tree: Path, tests: GuestTests) -> Payload:
+def make(tree: Path, tests: GuestTests, modules: Mapping[str, bytes] = _NOTHING) -> Payload:
     """Return the payload of a run: this project's ``guest/`` and the tests, with bytecode.
+
+    ``modules`` are the files of the kernel modules under test, by their names.
 
     It is cached by the digest of its files. The bytecode of a file that has not changed comes from
     an earlier payload. EnvironmentFailure when a file cannot be read, or nothing compiles.
     """
-    sources = _sources(tests)
+    sources = _sources(tests, modules)
     inputs = _inputs(tree, sources)
 
     def build(staging: Path) -> dict[str, object]:
@@ -300,7 +305,7 @@ def is_copied(name: Path) -> bool:
     return not left_out and not any(_is_ignored(part) for part in name.parts)
 
 
-def _sources(tests: GuestTests) -> dict[str, Member]:
+def _sources(tests: GuestTests, modules: Mapping[str, bytes]) -> dict[str, Member]:
     """Return all files and folders to copy, by their paths below /opt/dma-rehearsal.
 
     Links are followed. EnvironmentFailure when one cannot be read.
@@ -313,6 +318,8 @@ def _sources(tests: GuestTests) -> dict[str, Member]:
         found[str(folder / "__init__.py")] = cpio_archive.file(b"")
     for path in tests.files():
         _read(tests.root / path, str(project / path), found)
+    for name, data in modules.items():
+        found[f"{_MODULES}/{name}"] = cpio_archive.file(data)
     return found
 
 

@@ -58,6 +58,19 @@ OPTIONS = (
         "serve this endpoint in place of the exerciser; its module may be in the current folder",
     ),
     Option(
+        "module",
+        "MODULE",
+        "PATH[:PATH]",
+        "kernel modules under test: a folder with a Kbuild, a C file, or a built NAME.ko; several "
+        "are separated by ':'",
+    ),
+    Option(
+        "driver",
+        "DRIVER",
+        "NAME",
+        "a driver of the guest's kernel under test, built in or a module",
+    ),
+    Option(
         "iommu",
         "IOMMU",
         "intel",
@@ -125,6 +138,8 @@ class Options:
     seed: int = 0
     order: str = "collected"
     endpoint: str | None = None
+    modules: tuple[str, ...] = ()
+    driver: str | None = None
     iommu: bool = False
     kernel: str = "bookworm"
     boot: str = "pvh"
@@ -203,6 +218,8 @@ def parse(given: Mapping[str, str]) -> Options:
         seed=_seed(given.get("seed")),
         order=order,
         endpoint=given.get("endpoint"),
+        modules=_modules(given.get("module")),
+        driver=_driver(given.get("driver")),
         iommu=_iommu(given.get("iommu")),
         kernel=given.get("kernel", "bookworm"),
         boot=boot,
@@ -231,6 +248,26 @@ def _flag(name: str, given: Mapping[str, str]) -> bool:
     if text not in (*_YES, *_NO):
         raise UsageError(f"{name.upper()}={text} is neither yes nor no", f"use {name.upper()}=1")
     return text in _YES
+
+
+def _modules(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    words = text.split(":")
+    if "" in words:
+        raise UsageError(
+            f"MODULE={text} has a ':' without a path on both sides", "separate paths by one ':'"
+        )
+    return tuple(words)
+
+
+def _driver(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise UsageError(
+            f"DRIVER={text} is not a name that a driver can have",
+            "give its name as in /sys/module; a driver of your own is given as MODULE=path",
+        )
+    return text
 
 
 def _iommu(text: str | None) -> bool:

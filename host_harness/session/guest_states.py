@@ -42,6 +42,7 @@ from dma_rehearsal.host_harness.environment.build_cache import Kind
 from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.payload import SOURCE, Delta, GuestTests, Payload
 from dma_rehearsal.host_harness.environment.qemu import Qemu
+from dma_rehearsal.host_harness.environment.user_modules import NO_MODULES, UserModules
 from dma_rehearsal.host_harness.machine import kernel_cmdline, qemu_command, saved_state
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
@@ -130,25 +131,28 @@ def plan(
     *,
     isolated: bool,
     shells: bool,
+    modules: UserModules = NO_MODULES,
 ) -> Plan:
     """Return how the guests of a run start.
 
-    ``request`` is the collection that will follow. Errors as `payload.make`'s.
+    ``request`` is the collection that will follow; ``modules`` are the kernel modules under test.
+    Errors as `payload.make`'s.
     """
     if reason := why_cold(options):
-        return cold(options, image, tests, request, reason)
+        return cold(options, image, tests, request, reason, modules)
     booted = booted_key(found, image, accelerator, options, isolated=isolated)
     collected = None
     if request and options.state != run_options.BOOTED and not _fault_may_be_seen(options, request):
-        digest = payload.digest(image.tree, tests)
+        digest = payload.digest(image.tree, tests, modules.files())
         collected = collected_key(booted, digest, request, options)
         if usable := _usable(build_cache.COLLECTED, collected):
             state, facts = usable
             start = Start(StartKind.COLLECTED)
             return Plan(start, options.seed, request, state=state, facts=facts, collected=collected)
-    made = payload.make(image.tree, tests)
+    made = payload.make(image.tree, tests, modules.files())
     if made.boot_files_digest() != booted["boot files"]:
-        return cold(options, image, tests, request, "files were edited while the run began")
+        why = "files were edited while the run began"
+        return cold(options, image, tests, request, why, modules)
     if collected is not None:
         collected["payload"] = made.digest  # sources may have been edited since they were digested
     # A device with a fault leaves its marks in a kernel that boots, and a shell runs in its state.
@@ -158,7 +162,7 @@ def plan(
         try:
             files = list(file_messages(payload.delta(facts["files"], made)))
         except TooLarge as error:
-            return cold(options, image, tests, request, str(error))
+            return cold(options, image, tests, request, str(error), modules)
         reason = "no state has these tests collected" if request else ""
         start = Start(StartKind.BOOTED, reason)
         return Plan(start, options.seed, request, made, state, facts, files=files, collected=saved)
@@ -181,19 +185,31 @@ def _fault_may_be_seen(options: Options, request: Request) -> bool:
 
 
 def cold(
-    options: Options, image: Image, tests: GuestTests, request: Request | None, reason: str
+    options: Options,
+    image: Image,
+    tests: GuestTests,
+    request: Request | None,
+    reason: str,
+    modules: UserModules = NO_MODULES,
 ) -> Plan:
     """Return the plan of guests that boot and are not saved, for this ``reason``."""
-    made = payload.make(image.tree, tests)
+    made = payload.make(image.tree, tests, modules.files())
     return Plan(Start(StartKind.COLD, reason), options.seed, request, made)
 
 
-def give_up(failed: Plan, options: Options, image: Image, tests: GuestTests, reason: str) -> Plan:
+def give_up(
+    failed: Plan,
+    options: Options,
+    image: Image,
+    tests: GuestTests,
+    reason: str,
+    modules: UserModules = NO_MODULES,
+) -> Plan:
     """Throw away the saved state of a plan that ``failed``; return one that boots instead."""
     if failed.state:
         build_cache.discard(failed.state)
     words = f"a saved state ({failed.start.kind.value}) was of no use: {reason}"
-    return cold(options, image, tests, failed.request, words)
+    return cold(options, image, tests, failed.request, words, modules)
 
 
 def _usable(kind: Kind, key: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:

@@ -41,8 +41,10 @@ from dma_rehearsal.host_harness.environment import (
     build_cache,
     guest_image,
     qemu,
+    user_modules,
 )
 from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.environment.user_modules import NO_MODULES
 from dma_rehearsal.host_harness.machine import device_process
 from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
 from dma_rehearsal.host_harness.machine.launch import LIVE, Launch, started_vm
@@ -99,6 +101,7 @@ class Run:
         self.replay = replay
         self._runs = runs.absolute()
         self._shells = shells or options.keep
+        self.modules = NO_MODULES
         self._environment: tuple[qemu.Qemu, guest_image.Image] | None = None
         self._stack = ExitStack()
 
@@ -143,6 +146,12 @@ class Run:
                 f"({self.options.kernel})"
             )
             self.progress.note(f"accelerator: {why}")
+            options = self.options
+            self.modules = user_modules.make(
+                options.modules, options.driver, guest.kernel_tree, self.progress.note
+            )
+            for words in self.modules.warnings:
+                self.progress.note(f"the compiler warned:\n{words}", always=True)
         self._environment = found, guest
 
     def boot(self, count: int = 1, *, isolated: bool = False, request: Request | None = None) -> Vm:
@@ -167,6 +176,7 @@ class Run:
                 *(self.options, found, guest, self.accelerator, self.tests, request),
                 isolated=isolated,
                 shells=self._shells,
+                modules=self.modules,
             )
             self._booted = count
             self._say_start(plan.start)
@@ -178,7 +188,9 @@ class Run:
                 devices = self._start_devices(stack, count)
                 if isinstance(error.__cause__, NoVerdict):
                     self._say_lost(error)
-                plan = guest_states.give_up(plan, self.options, guest, self.tests, str(error))
+                plan = guest_states.give_up(
+                    plan, self.options, guest, self.tests, str(error), self.modules
+                )
                 self._say_start(plan.start)
                 self._start_guests(stack, plan, devices, isolated=isolated)
             self._stack.enter_context(stack.pop_all())

@@ -71,6 +71,32 @@ def test_profile_is_a_file_of_the_users_or_of_this_project(project: Path) -> Non
     assert places(GuestTests()).kind(path) is Kind.HARNESS
 
 
+def test_sources_of_a_module_under_test(project: Path) -> None:
+    for name, text in {
+        "drv/Kbuild": "obj-m := my.o\n",
+        "drv/my.c": '#include "../common/ring.h"\n',
+        "drv/my.o": "",
+        "drv/device.py": "",
+        "common/ring.h": "",
+        "common/other.h": "",
+    }.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text)
+    found = places(GuestTests(project, ("checks",)), module="drv", endpoint="drv.device:Device")
+    seen = {name: kind for name, kind in kinds(found, project).items() if "checks" not in name}
+    assert seen == {
+        "drv/Kbuild": Kind.GUEST,
+        "drv/my.c": Kind.GUEST,
+        "common/ring.h": Kind.GUEST,
+        "drv/device.py": Kind.ENDPOINT,
+    }
+    (project / "drv/my.c").write_text('#include "../common/other.h"\n')
+    (project / "drv/more.c").touch()
+    assert {"drv/more.c", "common/other.h"} <= kinds(found, project).keys()
+    (project / "drv/my.c").unlink()  # in the middle of an editor's rename
+    assert "drv/my.c" not in kinds(found, project)
+
+
 def test_folder_of_the_runs_is_left_out(project: Path) -> None:
     assert "build/runs/log" not in kinds(places(GuestTests(project, ("build",))), project)
 

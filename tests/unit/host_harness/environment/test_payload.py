@@ -262,6 +262,24 @@ def test_many_edits_leave_few_payloads(checkout: Checkout, monkeypatch: pytest.M
     assert newest.folder in left
 
 
+def test_modules_under_test_are_files_of_the_payload(checkout: Checkout) -> None:
+    tree, tests = checkout.tree, checkout.tests
+    plain = checkout.make()
+    files = {"modules.json": b"{}", "my.ko": b"\x7fELF"}
+    made = payload.make(tree, tests, files)
+    assert made.digest == payload.digest(tree, tests, files) != plain.digest
+    change = payload.delta(plain.listing(), made)
+    assert [(path, data) for path, _, data in change.files] == [
+        ("modules/", b""),
+        ("modules/modules.json", b"{}"),
+        ("modules/my.ko", b"\x7fELF"),
+    ]
+    edited = payload.make(tree, tests, {**files, "my.ko": b"\x7fELF, edited"})
+    assert edited.digest != made.digest
+    assert [path for path, _, _ in payload.delta(made.listing(), edited).files] == ["modules/my.ko"]
+    assert payload.delta(made.listing(), plain).remove == ["modules/"]
+
+
 @pytest.mark.parametrize("name", ["payload.cpio", "files.json", "bytecode.json", "manifest.json"])
 def test_a_broken_payload_gives_no_bytecode(checkout: Checkout, name: str) -> None:
     old = checkout.make()

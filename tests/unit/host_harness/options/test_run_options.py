@@ -59,6 +59,13 @@ def test_everything_given() -> None:
     assert given.boot == "bzimage"
 
 
+def test_modules_are_paths_with_colons_between_them() -> None:
+    given = run_options.parse({"module": "drv:../lib/ring.c", "driver": "virtio-net"})
+    assert given.modules == ("drv", "../lib/ring.c")
+    assert given.driver == "virtio-net"
+    assert run_options.parse({}).modules == ()
+
+
 def test_debugger_takes_the_deadlines_away_but_for_those_that_are_named() -> None:
     limits = run_options.parse({"gdb": "1", "deadline": "shutdown=3"}).deadlines
     assert limits["test"] == math.inf
@@ -93,6 +100,8 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"vms": "٢"}, "VMS="),
         ({"vms": "2", "keep": "1"}, "KEEP and GDB are for one VM"),
         ({"vms": "2", "gdb": "1"}, "KEEP and GDB are for one VM"),
+        ({"module": "a::b"}, "MODULE=a::b"),
+        ({"driver": "drivers/nvme"}, "DRIVER=drivers/nvme is not a name"),
         ({"colour": "red"}, "'colour'"),
         ({"profile": "nvmes"}, "PROFILE=nvmes: there is no profile 'nvmes'; do you mean nvme"),
         ({"profile": "no/such.toml"}, "no/such.toml: No such file"),

@@ -355,8 +355,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
     monkeypatch.setattr(build_cache, "use", found.use)
     monkeypatch.setattr(build_cache, "discard", found.discard)
     monkeypatch.setattr(saved_state, "facts", found.read)
-    monkeypatch.setattr(payload, "digest", lambda _tree, _tests: "abc")
-    monkeypatch.setattr(payload, "make", lambda _tree, _tests: Payload(tmp_path, "abc"))
+    monkeypatch.setattr(payload, "digest", lambda _tree, _tests, *_: "abc")
+    monkeypatch.setattr(payload, "make", lambda _tree, _tests, *_: Payload(tmp_path, "abc"))
     boot_files = payload.boot_files_digest()
     monkeypatch.setattr(Payload, "boot_files_digest", lambda _self: boot_files)
     monkeypatch.setattr(payload, "delta", lambda _old, _new: Delta([], [("a.py", 0o644, b"x")]))
@@ -394,7 +394,7 @@ def test_without_a_state_a_run_boots_and_saves_both() -> None:
 def test_source_that_is_edited_while_a_run_begins_is_saved_as_what_is_tested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(payload, "digest", lambda _tree, _tests: "before the edit")
+    monkeypatch.setattr(payload, "digest", lambda _tree, _tests, *_: "before the edit")
     assert planned().collected == collected_key(digest="abc")
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("cache_root")
 def files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The digest of the files of guest/, which a test may change."""
     found = ["as they were"]
-    monkeypatch.setattr(payload, "digest", lambda _tree, _tests: found[0])
+    monkeypatch.setattr(payload, "digest", lambda _tree, _tests, *_: found[0])
     return found
 
 

@@ -86,7 +86,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     archive: Any = SimpleNamespace(initramfs=_no_initramfs)
     plan = Plan(Start(StartKind.COLLECTED), 7, payload=archive, state=STATE)
     monkeypatch.setattr(guest_states, "plan", lambda *_words, **_flags: plan)
-    monkeypatch.setattr(payload, "make", lambda _tree, _tests: archive)
+    monkeypatch.setattr(payload, "make", lambda _tree, _tests, *_: archive)
     monkeypatch.setattr(run_module, "started_vm", found.started_vm)
     monkeypatch.setattr(run_module, "Guests", found.guests)
     monkeypatch.setattr(device_process, "start", found.start_device)
