@@ -303,6 +303,9 @@ class RegisterFile:
         """Return ``length`` bytes at ``offset``; a register in part is read whole, once."""
         if length == 4 and not offset & 3:
             return self._read_word(offset).to_bytes(4, "little")
+        if length == 8 and not offset & 3:
+            low = self._read_word(offset)
+            return (low | self._read_word(offset + 4) << 32).to_bytes(8, "little")
         return _bytes_of(self._read_word, offset, length)
 
     def peek(self, offset: int, length: int) -> bytes:
@@ -318,6 +321,10 @@ class RegisterFile:
         if len(data) == 4 and not offset & 3:
             if (whole := self._entries.get(offset)) is not None:
                 self._write_word(whole, offset, int.from_bytes(data, "little"))
+            return
+        if len(data) == 8 and not offset & 3:
+            self.write(offset, data[:4])
+            self.write(offset + 4, data[4:])
             return
         for word in range(offset & ~3, end, 4):
             entry = self._entries.get(word)

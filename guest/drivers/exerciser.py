@@ -42,8 +42,8 @@ _PLAIN: Final = DmaCtl(0)
 # Plain ints for each DMA: one operation on an IntFlag costs as much as ten on ints.
 _TRIGGER, _TRIGGER_MASK = int(DmaCtl.TRIGGER), int(DmaCtl.TRIGGER_MASK)
 _WRITE_MEMORY, _NO_SNOOP = int(DmaCtl.WRITE_MEMORY), int(DmaCtl.NO_SNOOP)
-# RECORD_SEQUENCE to RECORD_USED_HI, in the order of their offsets.
-_RECORD: Final = struct.Struct("<IIIQ9IQ")
+# RECORD_SEQUENCE to RECORD_SEGMENTS, in the order of their offsets.
+_RECORD: Final = struct.Struct("<IIIQ7I")
 
 
 class ExerciserError(PciError):
@@ -228,9 +228,8 @@ class Exerciser(Closing):
     ) -> None:
         """Trigger a DMA as `dma` does, without waiting for its end."""
         registers = self._control
-        registers[Reg.DMASTATUS] = DMASTATUS_CLEAR
         registers.set64(Reg.DMA_BUS_ADDR_LO, address)
-        registers[Reg.DMA_LEN] = length
+        registers.set64(Reg.DMA_LEN, length | DMASTATUS_CLEAR << 32)  # DMASTATUS comes next
         registers[Reg.DMA_OFFSET] = offset
         word = _TRIGGER | int(control)
         word |= _WRITE_MEMORY if write_memory else 0
@@ -241,7 +240,7 @@ class Exerciser(Closing):
         """Wait for a DMA that was triggered at a count of ``before``; see `dma`."""
         self._wait_for_dma()
         status = self._status()
-        count = self._extension[Ext.DMA_COUNT]
+        count = self.dma_count
         if count != (before + 1) & 0xFFFFFFFF:
             raise ExerciserError(
                 f"{self.pci.address}: one DMA was triggered, and DMA_COUNT went from {before} "
@@ -257,12 +256,13 @@ class Exerciser(Closing):
         """
         ext = self._extension
         ext[Ext.RECORD_SELECT] = sequence
-        valid, block = ext[Ext.RECORD_VALID], ext.block(Ext.RECORD_SEQUENCE, _RECORD.size)
-        fields = _RECORD.unpack(block)
-        if valid != 1 or fields[0] != sequence:
+        fields = _RECORD.unpack(ext.block(Ext.RECORD_SEQUENCE, _RECORD.size))
+        used = ext.get64(Ext.RECORD_USED_LO) if self._tells_used else None
+        # Without a record, RECORD_SEQUENCE reads 0.
+        if not sequence or fields[0] != sequence:
             raise ExerciserError(f"{self.pci.address}: DMA {sequence} left no record")
         try:
-            return self._record(fields, status)
+            return self._record(fields, status, used)
         except ValueError as error:
             raise ExerciserError(f"{self.pci.address}: record {sequence}: {error}") from error
 
@@ -275,6 +275,12 @@ class Exerciser(Closing):
     def dma_count(self) -> int:
         """DMAs triggered since the reset, the refused ones too."""
         return self._extension[Ext.DMA_COUNT]
+
+    @property
+    def last_dma(self) -> tuple[int, int]:
+        """`dma_count` and `crc32` in one access."""
+        both = self._extension.get64(Ext.DMA_CRC32)  # DMA_COUNT comes next
+        return both >> 32, both & 0xFFFF_FFFF
 
     @property
     def bus_master(self) -> bool:
@@ -346,9 +352,11 @@ class Exerciser(Closing):
         except ValueError as error:
             raise ExerciserError(f"{self.pci.address}: DMASTATUS reads {value:#x}") from error
 
-    def _record(self, fields: tuple[int, ...], status: DmaStatus | None) -> DmaRecord:
+    def _record(
+        self, fields: tuple[int, ...], status: DmaStatus | None, used: int | None
+    ) -> DmaRecord:
         (sequence, found, reason, address, length, moved, direction) = fields[:7]
-        (attributes, offset, crc32, segments, _pasid, _requester, used) = fields[7:]
+        (attributes, offset, crc32, segments) = fields[7:]
         recorded = DmaStatus(found)
         return DmaRecord(
             status=recorded if status is None else status,
@@ -363,7 +371,7 @@ class Exerciser(Closing):
             offset=offset,
             crc32=crc32,
             segments=segments,
-            used=used if self._tells_used else None,
+            used=used,
         )
 
     def _wait_for_dma(self) -> None:

@@ -282,8 +282,9 @@ class DmaChecker(Board):
         device = self.device
         before = device.dma_count
         device.start_dma(address, length, write_memory=write_memory, offset=offset)
-        done = device.dma_count == (before + 1) & 0xFFFF_FFFF
-        if done and device.crc32 == (due if isinstance(due, int) else zlib.crc32(due())):
+        count, crc32 = device.last_dma
+        done = count == (before + 1) & 0xFFFF_FFFF
+        if done and crc32 == (due if isinstance(due, int) else zlib.crc32(due())):
             return None
         record = device.end_dma(before)
         self._as_asked(record, address, length, write_memory=write_memory, offset=offset)

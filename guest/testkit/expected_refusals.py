@@ -41,11 +41,13 @@ class Expectations:
         self._log, self._say = log, say
         self._announced: list[_Announced] = []
         self._count = self._sequence = 0
+        self._known: dict[int, RefusedRequest] = {}  # those of the test that were read
 
     def begin(self) -> None:
         """Forget the test before, and note where the log stands."""
         log = self._log()
         self._announced.clear()
+        self._known.clear()
         self._count, self._sequence = log.refused_count, log.count
 
     def announce(self, reasons: frozenset[DmaReason], first: int, last: int) -> None:
@@ -62,12 +64,15 @@ class Expectations:
             return False
         return not all(
             any(each.covers(refused) for each in self._announced)
-            for refused in log.refused(self._sequence)
+            for refused in self._read(log, self._sequence)
         )
 
     def refused(self) -> list[int]:
         """Return the first bytes at fault of what was refused since `begin`."""
-        return [each.byte for each in self._log().refused(self._sequence)]
+        return [each.byte for each in self._read(self._log(), self._sequence)]
+
+    def _read(self, log: RequestLog, since: int) -> list[RefusedRequest]:
+        return log.refused(since, self._known)
 
     @contextmanager
     def expects(
@@ -87,13 +92,15 @@ class Expectations:
             skipped = True
             raise
         finally:
-            last = log.count
-            if not skipped or log.refused_count != before:  # else it was skipped at once
+            last, after = log.count, log.refused_count
+            if not skipped or after != before:  # else it was skipped at once
                 self._announced.append(_Announced(wanted, first, last))
                 names = sorted(reason.name for reason in wanted)
                 self._say("expects", {"reasons": names, "first": first, "last": last})
-        total = (log.refused_count - before) & 0xFFFF_FFFF
-        refused = [each for each in log.refused(first) if each.sequence <= last] if total else []
+        total = (after - before) & 0xFFFF_FFFF
+        refused = (
+            [each for each in self._read(log, first) if each.sequence <= last] if total else []
+        )
         found += [each for each in refused if each.reason in wanted]
         due = "at least one request" if count is None else f"{count} requests"
         if total > REFUSED_CAPACITY and count is not None:

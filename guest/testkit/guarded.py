@@ -87,7 +87,7 @@ class Guarded:
         and CRC are wrong.
         """
         device, direction = self.bench.device, DmaDirection(write)
-        before = self.unit.fault_count
+        before, count = self.unit.fault_count, device.dma_count
         due: list[ProtectionFault] = []
         with device.expects(reason):
             for address, length, byte in tries:
@@ -95,24 +95,34 @@ class Guarded:
                 due.append(
                     ProtectionFault(number, address, length, direction, reason, byte, nearest)
                 )
-                self._try(address, length, write=write, reason=reason, last=len(due) == len(tries))
-        last = due[-1]
-        what = f"{direction.name} of {last.length} bytes at {last.address:#x}"
+                last = len(due) == len(tries)
+                self._try(address, length, count, write=write, reason=reason, last=last)
+                count = (count + 1) & 0xFFFF_FFFF
+        newest = due[-1]
+        what = f"{direction.name} of {newest.length} bytes at {newest.address:#x}"
         self.recorded(f"{len(due)} denied, the last a {what}", before, due)
-        return last
+        return newest
 
     def _try(
-        self, address: int, length: int, *, write: bool, reason: DmaReason, last: bool
+        self,
+        address: int,
+        length: int,
+        count: int,
+        *,
+        write: bool,
+        reason: DmaReason,
+        last: bool,
     ) -> None:
-        """Have the device try one DMA; look at its record when it is the ``last``."""
+        """Have the device try one DMA, ``count`` having ended before it.
+
+        Look at its record when it is the ``last``.
+        """
         device, direction = self.bench.device, DmaDirection(write)
-        count = device.dma_count
         device.start_dma(address, length, write_memory=write)
         if (
             not last
             and device.read_register(Reg.DMASTATUS) & DMASTATUS_CODE == DmaStatus.INTERNAL
-            and device.dma_count == (count + 1) & 0xFFFF_FFFF
-            and device.crc32 == 0
+            and device.last_dma == ((count + 1) & 0xFFFF_FFFF, 0)
         ):
             return
         record = device.end_dma(count)

@@ -298,20 +298,26 @@ class ProtectionUnit:
         Reading removes none. A fault that is overwritten while it is read is left out.
         """
         with self._lock.held():
-            last, lost = self.fault_count, self.faults_lost
-            first = max(since, lost, last - FAULT_CAPACITY) + 1
-            found = (self._fault(sequence) for sequence in range(first, last + 1))
-            return [fault for fault in found if fault is not None]
+            last = self.fault_count
+            if last <= since:
+                return []
+            first = max(since, self.faults_lost, last - FAULT_CAPACITY) + 1
+            found = [self._fault(sequence) for sequence in range(first, last + 1)]
+            lost = self.faults_lost if found else 0  # those were overwritten meanwhile
+        return [fault for fault in found if fault is not None and fault.sequence > lost]
 
     def _fault(self, sequence: int) -> ProtectionFault | None:
+        """Return a fault; it is right unless `faults_lost` counts it by now."""
         control = self._control
         control[Plat.FAULT_SELECT] = sequence
         block = control.block(Plat.FAULT_VALID, _FAULT.size)
-        (_, _, reason, direction, address, length, byte, *grant) = _FAULT.unpack(block)
+        (valid, _, reason, direction, address, length, byte, *grant) = _FAULT.unpack(block)
+        if valid != 1:
+            return None
         identity, granted, start, size, owner = grant
         try:
             nearest = Grant(identity, start, size, GrantDirection(granted), owner)
-            fault = ProtectionFault(
+            return ProtectionFault(
                 sequence,
                 address,
                 length,
@@ -322,7 +328,6 @@ class ProtectionUnit:
             )
         except ValueError as error:
             raise PlatformDeviceError(f"{self._address}: fault {sequence}: {error}") from error
-        return fault if control[Plat.FAULT_VALID] == 1 else None
 
     def _do(self, command: ProtectionCommand, what: str) -> None:
         """Give a command and wait for its end; the lock is held."""

@@ -11,8 +11,8 @@ from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaDirection, DmaReaso
 from dma_rehearsal.guest.drivers.pci_sysfs import Bar
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 
-# REFUSED_VALID to REFUSED_BYTE_HI, in the order of their offsets.
-_REFUSED: Final = struct.Struct("<4I3Q")
+# REFUSED_REASON to REFUSED_BYTE_HI, in the order of their offsets.
+_REFUSED: Final = struct.Struct("<2I3Q")
 _MARK_END: Final = 1 << 32
 
 
@@ -50,20 +50,28 @@ class RequestLog:
         """The number of requests refused since the platform's last reset."""
         return self._control[Plat.REFUSED_COUNT]
 
-    def refused(self, since: int = 0) -> list[RefusedRequest]:
+    def refused(
+        self, since: int = 0, known: dict[int, RefusedRequest] | None = None
+    ) -> list[RefusedRequest]:
         """Return the refused requests whose sequence number is above ``since``, the oldest first.
 
-        The newest 64 are kept; `refused_count` counts all of them.
+        The newest 64 are kept; `refused_count` counts all of them. A request in ``known``, by its
+        sequence number, is not read again, and those that are read are added to it.
         """
+        known = {} if known is None else known
         with self._lock.held():
             last = self.refused_count
             found: list[RefusedRequest] = []
             for number in range(last, max(last - REFUSED_CAPACITY, 0), -1):
-                refused = self._refused(number)
-                if refused is None or refused.sequence <= since:
+                refused = self._refused(number, since, known)
+                if refused is None:
                     break
                 found.append(refused)
-        return found[::-1]
+            # Requests that were refused meanwhile overwrite the oldest ones; a reset forgets all.
+            now = self.refused_count if found else last
+        kept = [each for each in found[::-1] if now - REFUSED_CAPACITY < each.number <= now]
+        known.update((each.sequence, each) for each in kept)
+        return kept
 
     def mark(self) -> int:
         """Put a mark between earlier and later requests of the device's trace; return its number.
@@ -78,13 +86,20 @@ class RequestLog:
             raise PlatformDeviceError(f"{self._address}: MARK reads {seen:#x}, not {number:#x}")
         return number
 
-    def _refused(self, number: int) -> RefusedRequest | None:
-        self._control[Plat.REFUSED_SELECT] = number
-        block = self._control.block(Plat.REFUSED_VALID, _REFUSED.size)
-        valid, sequence, reason, direction, address, length, byte = _REFUSED.unpack(block)
-        # A request refused meanwhile overwrites the oldest one.
-        if valid != 1 or self._control[Plat.REFUSED_VALID] != 1:
+    def _refused(
+        self, number: int, since: int, known: dict[int, RefusedRequest]
+    ) -> RefusedRequest | None:
+        """Return a refusal; None when there is none by this number, or not after ``since``."""
+        control = self._control
+        control[Plat.REFUSED_SELECT] = number
+        valid_sequence = control.get64(Plat.REFUSED_VALID)  # REFUSED_SEQUENCE comes next
+        valid, sequence = valid_sequence & 0xFFFF_FFFF, valid_sequence >> 32
+        if valid != 1 or sequence <= since:
             return None
+        if (found := known.get(sequence)) is not None:
+            return found
+        block = control.block(Plat.REFUSED_REASON, _REFUSED.size)
+        reason, direction, address, length, byte = _REFUSED.unpack(block)
         try:
             why, way = DmaReason(reason), DmaDirection(direction)
         except ValueError as error:

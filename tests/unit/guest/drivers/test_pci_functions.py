@@ -190,6 +190,10 @@ def test_bar(device: FakeFunction) -> None:
         bar[0x10] = 0x12345678
         bar.set64(0x18, 0x1122334455667788)
         assert bar.get64(0x18) == 0x1122334455667788
+        bar.set64(0x24, 0x99AABBCCDDEEFF00)  # not a multiple of 8
+        assert (bar.get64(0x24), bar[0x24], bar[0x28]) == (
+            *(0x99AABBCCDDEEFF00, 0xDDEEFF00, 0x99AABBCC),
+        )
         assert bytes(bar.data[0x10:0x14]) == b"\x78\x56\x34\x12"
         held = bar.data[:4]
         with pytest.raises(BufferError):

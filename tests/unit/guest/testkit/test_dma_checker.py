@@ -80,8 +80,8 @@ class ModelDevice:
         return len(self.records)
 
     @property
-    def crc32(self) -> int:
-        return self.records[-1].crc32
+    def last_dma(self) -> tuple[int, int]:
+        return len(self.records), self.records[-1].crc32
 
 
 def flip(data: bytes) -> bytes:

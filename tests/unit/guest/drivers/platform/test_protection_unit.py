@@ -160,6 +160,23 @@ def test_fault_that_goes_while_it_is_read(unit: ProtectionUnit, bar: ModelBar) -
     assert unit.faults() == []
 
 
+def test_faults_that_newer_ones_overwrite_while_they_are_read(
+    unit: ProtectionUnit, bar: ModelBar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit.enabled = True
+    for address in range(3):
+        bar.unit.check(address, 4, write=True)
+    block = bar.block
+
+    def overwritten(offset: int, length: int) -> bytes:
+        if bar[Plat.FAULT_SELECT] == 2 and bar[Plat.FAULT_COUNT] == 3:
+            bar.unit.check(3, 4, write=True)  # 1 goes, which was read
+        return block(offset, length)
+
+    monkeypatch.setattr(bar, "block", overwritten)
+    assert [each.sequence for each in unit.faults()] == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("register", "value", "words"),
     [

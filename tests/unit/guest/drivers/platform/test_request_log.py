@@ -64,6 +64,58 @@ def test_only_the_newest_are_there(rig: Logged) -> None:
     assert [each.number for each in rig.log.refused()] == [*range(7, 71)]
 
 
+def test_a_request_that_is_known_is_not_read_again(
+    rig: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[int, RefusedRequest] = {}
+    dma(rig.exerciser, BASE + SIZE, 8, write=True)
+    first = rig.log.refused(0, known)
+    dma(rig.exerciser, BASE + SIZE, 4, write=True)
+    read: list[int] = []
+    block = rig.bar.block
+
+    def noted(offset: int, length: int) -> bytes:
+        read.append(rig.bar[Plat.REFUSED_SELECT])
+        return block(offset, length)
+
+    monkeypatch.setattr(rig.bar, "block", noted)
+    both = rig.log.refused(0, known)
+    assert (both[:1], [each.length for each in both], read) == (first, [8, 4], [2])
+    assert known == {each.sequence: each for each in both}
+    assert rig.log.refused(both[0].sequence, known) == both[1:]
+
+
+def test_refusals_that_newer_ones_overwrite_while_they_are_read(
+    rig: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(64):
+        dma(rig.exerciser, BASE + SIZE, 8, write=True)
+    block = rig.bar.block
+
+    def overwritten(offset: int, length: int) -> bytes:
+        if rig.bar[Plat.REFUSED_SELECT] == 1:
+            dma(rig.exerciser, BASE + SIZE, 8, write=True)
+        return block(offset, length)
+
+    monkeypatch.setattr(rig.bar, "block", overwritten)
+    assert [each.number for each in rig.log.refused()] == [*range(2, 65)]
+
+
+def test_refusals_that_a_reset_forgets_while_they_are_read(
+    rig: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dma(rig.exerciser, BASE + SIZE, 8, write=True)
+    block = rig.bar.block
+
+    def reset(offset: int, length: int) -> bytes:
+        found = block(offset, length)
+        rig.bar.platform.device_reset()
+        return found
+
+    monkeypatch.setattr(rig.bar, "block", reset)
+    assert rig.log.refused() == []
+
+
 def test_marks_go_up(rig: Logged) -> None:
     assert [rig.log.mark(), rig.log.mark()] == [1, 2]
     rig.bar[Plat.MARK] = 0xFFFF_FFFF
