@@ -6,7 +6,6 @@ from __future__ import annotations
 from dma_rehearsal.device.faults import (
     bus,
     cache_model,
-    hold,
     interrupts,
     limits,
     protection,
@@ -21,7 +20,7 @@ __all__ = ["IMPLEMENTATIONS", "SOUND", "DeviceFault"]
 
 _SUBJECTS = (
     *(transfers, requests, interrupts, limits),
-    *(ring, bus, witness, protection, cache_model, hold),
+    *(ring, bus, witness, protection, cache_model),
 )
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

@@ -32,7 +32,8 @@ class Condition:
     caches follow DMA. ``merge``: dma_map_sg() joins what lies together. ``bounce``: each mapping
     goes by a bounce buffer. ``place``: None (as PLACE), "kind" or "hostile". ``every_failure``:
     each call that can fail does so once; a number is the most of them. ``device_bits``: the
-    address bits that the device drives, 0: all. ``plain``: nothing is hooked.
+    address bits that the device drives, 0: all. ``plain``: nothing is hooked, and only a timing
+    goes with it.
     """
 
     timing: str = EAGER

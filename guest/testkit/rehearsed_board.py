@@ -44,15 +44,19 @@ def drain(platform: PlatformDevice) -> None:
 
 
 def _check(platform: PlatformDevice, condition: Condition) -> None:
-    if condition.plain:
-        others = condition.timing == HELD or condition.merge or condition.bounce
-        if others or not condition.coherent or condition.place or condition.every_failure:
-            raise PciError(
-                f"{condition}: plain hooks nothing, so there is no other condition with it; next: "
-                "leave out plain=True, or the others"
-            )
-        return
-    needed = PlatformFeature.MAILBOX
+    if condition.plain and (
+        condition.merge
+        or condition.bounce
+        or not condition.coherent
+        or condition.place
+        or condition.every_failure
+        or condition.device_bits
+    ):
+        raise PciError(
+            f"{condition}: plain hooks nothing, so it goes with a timing only; next: leave out "
+            "plain=True, or the other conditions"
+        )
+    needed = PlatformFeature(0) if condition.plain else PlatformFeature.MAILBOX
     if not condition.coherent:
         needed |= PlatformFeature.CACHE | PlatformFeature.BOARD_SNOOP
     if condition.timing == HELD:

@@ -18,11 +18,17 @@ from dma_rehearsal.host_harness.session.guest_protocol import Warned
 from dma_rehearsal.host_harness.verdict import (
     cache_reports,
     dmar,
+    driver_announcements,
+    driver_judge,
+    driver_promises,
     expected_refusals,
     host_view,
     refusals,
 )
+from dma_rehearsal.host_harness.verdict.caller_names import CallerNames
 from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.verdict.driver_mappings import DriverMappings
+from dma_rehearsal.host_harness.verdict.driver_view import DriverView
 from dma_rehearsal.host_harness.verdict.evidence import (
     MODEL_FAILED,
     Event,
@@ -68,8 +74,13 @@ class Seen:
 class Worker:
     """Runs tests in a VM, one after the other. ``ran`` counts them."""
 
-    def __init__(self, vm: Vm, *, iommu: bool) -> None:
+    def __init__(self, vm: Vm, *, iommu: bool, names: CallerNames | None = None) -> None:
+        """``names`` names the callers in a kernel driver's reports; None: by their addresses."""
         self.vm = vm
+        self._names = names
+        self._mappings = DriverMappings()
+        self._untouched = driver_promises.Untouched()
+        self._untold: list[str] = []  # objections to a driver while no test ran
         self.ran = 0
         self._iommu = iommu
         self._trace = DeviceTrace(vm.folder / "device-trace.jsonl")
@@ -104,7 +115,11 @@ class Worker:
         said = expected_refusals.announced(last.user_properties)
         faults = self._faults(last, expected_refusals.match(evidence.refusals, said).announced)
         others = [faults.complaint, *outcome.objections, *self._judge_walks(evidence)]
-        if all(report.passed for report in outcome.reports):
+        view = DriverView.of(events, self._mappings, evidence.refusals)
+        driver = driver_judge.judge(view, last.user_properties, evidence.refusals, self._names)
+        self._untouched.add(view.mappings)
+        of_driver = bool(driver_announcements.bindings(last.user_properties))
+        if not of_driver and all(report.passed for report in outcome.reports):
             # One that failed has its own message.
             others.append(cache_reports.complaint(cache_reports.unowned(events)))
         host = host_view.look(
@@ -115,6 +130,8 @@ class Worker:
             told=[str(each) for each in faults.told],
             witnessed=outcome.witnessed,
             guests_word=GUESTS_WORD if self._registers.unsaved else "",
+            driver=driver,
+            rows=driver_promises.rows(view.mappings, last.nodeid),
         )
         return Seen(outcome.reports, host, outcome.warnings)
 
@@ -126,11 +143,13 @@ class Worker:
 
     def notes(self) -> list[str]:
         """Return what a reader of the verdict must know."""
+        untouched = self._untouched.notes()
         if not self._registers.unsaved:
-            return []
+            return untouched
         return [
+            *untouched,
             f"PAT and MTRRs are the guest's word in this run, since QEMU does not tell them: "
-            f"{self._registers.unsaved}"
+            f"{self._registers.unsaved}",
         ]
 
     def late(self) -> list[tuple[str, str]]:
@@ -147,7 +166,9 @@ class Worker:
         if self._between:
             words = refusals.complaint(self._between, ())
             found.append(("refused DMA", f"while no test ran: {words}"))
-        self._between, self._mistakes, self._missing = [], [], None
+        if self._untold:
+            found.append(("driver reports", f"while no test ran: {self._untold[0]}"))
+        self._between, self._mistakes, self._missing, self._untold = [], [], None, []
         return found
 
     def _judge_walks(self, evidence: Evidence) -> list[str]:
@@ -171,6 +192,8 @@ class Worker:
         """Read the events between tests: from the guest's fixtures, or from a device by itself."""
         events = self._events()
         found = self._evidence(events)
+        view = DriverView.of(events, self._mappings)
+        self._untold += driver_judge.judge(view, (), (), self._names).objections
         self._between += found.refusals
         self._missing = self._missing or found.missing
         self._mistakes += cache_reports.unowned(events)

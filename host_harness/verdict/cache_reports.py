@@ -55,8 +55,9 @@ def complaint(lines: list[str]) -> str:
     return f"no test took this report of the cache model: {lines[0]}{more}"
 
 
-def _said(event: Event) -> str:
-    report = CacheReport(
+def report_of(event: Event) -> CacheReport:
+    """Return the report of an event "cache report"."""
+    return CacheReport(
         kind=CacheReportKind[event["kind"]],
         missing=CacheMissingCall[event["missing"]],
         by=CacheOperation[event["by"]],
@@ -71,4 +72,7 @@ def _said(event: Event) -> str:
         expected=bytes.fromhex(event["expected"]),
         seen=bytes.fromhex(event["seen"]),
     )
-    return report_words(report, lambda tag: f"buffer {tag:#x}")
+
+
+def _said(event: Event) -> str:
+    return report_words(report_of(event), lambda tag: f"buffer {tag:#x}")

@@ -7,20 +7,23 @@ Its evidence is the test's part of the device's trace, and the kernel's DMAR fau
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dma_rehearsal.host_harness.verdict import (
     claim_judge,
     claims,
+    driver_announcements,
     expected_refusals,
     guest_buffers,
     refusals,
 )
 from dma_rehearsal.host_harness.verdict.claim_judge import Finding
 from dma_rehearsal.host_harness.verdict.claims import Claim
+from dma_rehearsal.host_harness.verdict.driver_judge import NOT_A_DRIVERS, DriverVerdict
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.expected_refusals import Matched
+from dma_rehearsal.host_harness.verdict.promise import Promise
 
 UNSEEN = "no device saw it: neither a DMA, an interrupt nor a walk during this test"
 FULL = (
@@ -50,7 +53,8 @@ class HostView:
 
     Each objection is a text whose first line says what is wrong. ``told`` are statements of other
     witnesses, added to what was attested; ``guests_word`` is added to what rests on walks of page
-    tables alone. ``evidence``: None where no device was looked at.
+    tables alone. ``rows`` are promises that the trace decides by itself. ``evidence``: None where
+    no device was looked at.
     """
 
     evidence: Evidence | None = None
@@ -60,6 +64,7 @@ class HostView:
     told: tuple[str, ...] = ()
     witnessed: bool = True
     guests_word: str = ""
+    rows: tuple[Promise, ...] = ()
 
     def missing(self, row: object) -> str:
         """Return why a test's own verdict on a promise does not count; empty if it does."""
@@ -104,6 +109,8 @@ def check(properties: Sequence[Sequence[Any]]) -> None:
     expected_refusals.counted(properties)
     claims.claims(properties)
     guest_buffers.rows(properties)
+    driver_announcements.bindings(properties)
+    driver_announcements.expectations(properties)
 
 
 def look(
@@ -115,19 +122,23 @@ def look(
     told: Sequence[str] = (),
     witnessed: bool = True,
     guests_word: str = "",
+    driver: DriverVerdict = NOT_A_DRIVERS,
+    rows: Sequence[Promise] = (),
 ) -> HostView:
     """Return the host's view of a test by its evidence and its last report's properties.
 
     ``others`` are objections of other witnesses, ``guests_word`` says what a walk takes from the
-    guest. GuestProtocolError as `check`.
+    guest. ``driver`` is the verdict on a kernel driver, ``rows`` its promises. GuestProtocolError
+    as `check`.
     """
     said = expected_refusals.announced(properties)
-    matched = expected_refusals.match(evidence.refusals, said)
+    matched = _with_drivers(expected_refusals.match(evidence.refusals, said), driver)
     memory = guest_buffers.rows(properties)
-    refused = refusals.complaint(matched.unannounced, memory)
+    refused = refusals.complaint(matched.unannounced, memory, driver.named)
     if refused and not any(others):  # else these name the faults
         refused += "".join(f"\n  the second witness: {each}" for each in told[:_TOLD_SHOWN])
     objections = [
+        *driver.objections,
         refused,
         expected_refusals.complaint(matched.unmet, evidence.refusals),
         expected_refusals.untraced(properties, matched),
@@ -146,4 +157,12 @@ def look(
         tuple(told),
         witnessed,
         guests_word,
+        tuple(rows),
     )
+
+
+def _with_drivers(matched: Matched, driver: DriverVerdict) -> Matched:
+    """Return the match with the refusals that ``driver.expects`` announced."""
+    too = [each for each in matched.unannounced if each.sequence in driver.announced]
+    left = [each for each in matched.unannounced if each.sequence not in driver.announced]
+    return replace(matched, announced=(*matched.announced, *too), unannounced=tuple(left))

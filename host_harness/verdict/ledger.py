@@ -90,7 +90,7 @@ class Ledger:
             failed_report.objected(reports, "\n".join(host.objections))
         nodeid = reports[0].nodeid
         failed = next(filter(failed_report.failed_by_itself, reports), None)
-        rows = self._rows(reports[-1], host)
+        rows = [*self._rows(reports[-1], host), *host.rows]
         if host.objections:
             why = host.objections[0].partition("\n")[0]
             rows = [_refuted(row, why) for row in rows]

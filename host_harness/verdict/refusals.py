@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from dma_rehearsal.host_harness.verdict.evidence import Request
 from dma_rehearsal.host_harness.verdict.guest_buffers import Memory, nearest_to
@@ -122,13 +123,44 @@ _REASONS: dict[str, tuple[str, str]] = {
         "cut the access where the buffers do, or track the memory as one buffer",
     ),
 }
+# What to do next about the mappings of a kernel driver.
+_LINUX = {
+    "PROTECTION_OUTSIDE": (
+        "map the buffer before the device gets its address, unmap it only when the device is done, "
+        "and give the device what the map returned: neither a physical nor a virtual address"
+    ),
+    "PROTECTION_PAST_END": (
+        "compare the length that the device got with the one that was mapped; after dma_map_sg() "
+        "use sg_dma_len() of as many entries as it returned"
+    ),
+    "PROTECTION_DIRECTION": (
+        "the device {write} memory here, which needs {linux} or DMA_BIDIRECTIONAL"
+    ),
+    "BUS_MASTER_OFF": (
+        "call pci_set_master() before the device is started, and stop the device before "
+        "pci_clear_master() or pci_disable_device()"
+    ),
+    "UNMAPPED": (
+        "compare the address that the device got with the one that was mapped: its upper half may "
+        "be left out, or it is a virtual address"
+    ),
+    "ADDRESS_BITS": "set the DMA mask to the device's address bits, before the first mapping",
+    "CACHE_UNTRACKED": "map the memory before the device gets its address",
+}
+_NONE: Mapping[int, tuple[str, str]] = MappingProxyType({})
 _UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for what came before")
 
 
-def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
+def complaint(
+    refused: Sequence[Request],
+    memory: Sequence[Memory],
+    drivers: Mapping[int, tuple[str, str]] = _NONE,
+) -> str:
     """Return the complaint about refusals that a test did not announce; empty without any.
 
-    Its first line is about the first refusal. ``memory`` are the guest's buffers.
+    Its first line is about the first refusal. ``memory`` are the guest's buffers, ``drivers`` the
+    mappings of a kernel driver that a request is about, by its number: that of the byte at fault,
+    and that of the nearest grant.
     """
     if not refused:
         return ""
@@ -138,12 +170,13 @@ def complaint(refused: Sequence[Request], memory: Sequence[Memory]) -> str:
         groups.setdefault((each.device, each.write, each.reason, owner), []).append(each)
     parts = []
     for alike in list(groups.values())[:_SHOWN]:
-        parts += _of_group(alike, memory)
+        parts += _of_group(alike, memory, drivers.get(alike[0].sequence, ("", "")))
     if others := list(groups.values())[_SHOWN:]:
         parts.append(f"and {sum(map(len, others))} more that were refused for other reasons")
     reasons = sorted({each.reason for each in refused})
+    expects = "driver.expects" if any(map(any, drivers.values())) else "expects"
     parts.append(
-        "if the refusal is intended: with expects("
+        f"if the refusal is intended: with {expects}("
         + ", ".join(f"DmaReason.{reason}" for reason in reasons)
         + "): ... around that DMA"
     )
@@ -159,13 +192,20 @@ def told(each: Request) -> str:
     )
 
 
-def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
+def _of_group(
+    alike: Sequence[Request], memory: Sequence[Memory], mappings: tuple[str, str]
+) -> list[str]:
     first = alike[0]
+    buffer, nearest = mappings
     why, what_next = _REASONS.get(first.reason, _UNKNOWN)
+    if buffer or nearest:
+        what_next = _LINUX.get(first.reason, what_next)
     lines = [f"{told(first)}, and the test did not announce it"]
     at_fault = first.address if first.byte is None else first.byte
     place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"
     lines.append(f"  why: {why}{place} (request {first.sequence})")
+    if buffer:
+        lines.append(f"  there: {buffer}")
     known = nearest_to(memory, at_fault, first.sequence)
     released = known is not None and known.gone(first.sequence)
     if known is not None:
@@ -177,6 +217,8 @@ def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
         there = [each for each in memory if not each.gone(first.sequence)]
         owner = nearest_to(there, grant.address, first.sequence)
         of = f", of {owner}" if owner is not None and owner != known else ""
+        if nearest:
+            of = "" if nearest == buffer else f", of {nearest}"
         lines.append(
             f"  nearest grant: {grant.direction}, {grant.length} bytes at {grant.address:#x}, "
             f"owner {grant.owner:#x}{of}"
@@ -189,8 +231,9 @@ def _of_group(alike: Sequence[Request], memory: Sequence[Memory]) -> list[str]:
             "is done, or stop the device, before release()"
         )
     direction = "kIODirectionIn" if first.write else "kIODirectionOut"
+    linux = "DMA_FROM_DEVICE" if first.write else "DMA_TO_DEVICE"
     verb = "writes" if first.write else "reads"
-    lines.append(f"  next: {what_next.format(write=verb, direction=direction)}")
+    lines.append(f"  next: {what_next.format(write=verb, direction=direction, linux=linux)}")
     if len(alike) > 1:
         end = alike[-1].address
         lines.append(f"  and {len(alike) - 1} more like it, the last at {end:#x}")

@@ -21,7 +21,6 @@ class Component(Enum):
     WITNESS = "witness"
     PROTECTION_UNIT = "protection unit"
     CACHE_MODEL = "cache model"
-    BOARD = "board"
     DRIVER = "kernel module"
     KERNEL = "guest kernel"
     ALLOCATOR = "allocator"
@@ -43,7 +42,7 @@ class Component(Enum):
 
 _IN_DEVICE = (
     *(Component.EXERCISER, Component.REQUEST_LOG, Component.WITNESS),
-    *(Component.PROTECTION_UNIT, Component.CACHE_MODEL, Component.BOARD),
+    *(Component.PROTECTION_UNIT, Component.CACHE_MODEL),
 )
 
 

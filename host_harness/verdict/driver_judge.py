@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's verdict on a kernel driver in one test: reports that the test did not announce."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from dma_rehearsal.host_harness.verdict import driver_words
+from dma_rehearsal.host_harness.verdict.caller_names import CallerNames, RawCallers
+from dma_rehearsal.host_harness.verdict.driver_announcements import (
+    Binding,
+    Expectation,
+    bindings,
+    expectations,
+)
+from dma_rehearsal.host_harness.verdict.driver_view import DriverView, Mistake
+from dma_rehearsal.host_harness.verdict.evidence import Request
+
+_SHOWN = 3  # groups of mistakes that are alike
+_NOWHERE: dict[str, dict[str, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class DriverVerdict:
+    """``objections`` to the test; ``announced`` are refused requests, by sequence.
+
+    ``named`` has lines about the memory of other refused requests, by sequence: which mapping the
+    byte at fault is of, and which the nearest grant.
+    """
+
+    objections: tuple[str, ...] = ()
+    announced: frozenset[int] = frozenset()
+    named: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+
+NOT_A_DRIVERS = DriverVerdict()
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """Something that can be announced."""
+
+    position: int
+    kind: str
+    sequence: int | None = None  # of a refused request
+    mistake: Mistake | None = None
+
+
+def judge(
+    view: DriverView,
+    properties: Sequence[Sequence[Any]],
+    refusals: Sequence[Request],
+    names: CallerNames | None = None,
+) -> DriverVerdict:
+    """Return the verdict; GuestProtocolError for malformed properties.
+
+    Without a binding in the test, only what its refused requests are about is told.
+    """
+    bound, said = bindings(properties), expectations(properties)
+    places = _Places(view, bound, names or RawCallers())
+    items = [_Item(each.position, each.kind, mistake=each) for each in view.mistakes]
+    items += [
+        _Item(each.position, f"DmaReason.{each.reason}", sequence=each.sequence)
+        for each in refusals
+    ]
+    covered: set[int] = set()  # indices
+    unmet: list[str] = []
+    for each in said:
+        met = [index for index, item in enumerate(items) if _covers(each, item, view)]
+        covered.update(met)
+        if not _satisfied(each, len(met)):
+            unmet.append(_unmet(each, len(met), _within(each, items, view)))
+    mistakes = [
+        item.mistake
+        for index, item in enumerate(items)
+        if index not in covered and item.mistake is not None
+    ]
+    of_driver = bool(bound)
+    objections = [
+        *_complaints([each for each in mistakes if of_driver or _by_mail(each)], places),
+        *unmet[:_SHOWN],
+        _unchecked(view) if of_driver else "",
+    ]
+    announced = {
+        item.sequence for index, item in enumerate(items) if index in covered and item.sequence
+    }
+    return DriverVerdict(
+        tuple(filter(None, objections)),
+        frozenset(announced),
+        {each.sequence: places.of_refusal(each) for each in refusals},
+    )
+
+
+def _by_mail(mistake: Mistake) -> bool:
+    """Whether a mistake was told of a kernel driver, and not of a test's own buffers."""
+    return mistake.kind.startswith("DriverReportKind.") or mistake.mapping is not None
+
+
+class _Places:
+    """Names callers at a position of the trace, by what was loaded then."""
+
+    def __init__(self, view: DriverView, bound: Sequence[Binding], names: CallerNames) -> None:
+        self._view, self._names = view, names
+        placed = [(view.marks.get(each.mark, -1), each) for each in bound]
+        self._bound = sorted(placed, key=lambda pair: pair[0])
+
+    def at(self, position: int) -> Binding | None:
+        """Return the binding in which an event came: the newest that began before it."""
+        found = [each for start, each in self._bound if start <= position]
+        return found[-1] if found else next((each for _, each in self._bound), None)
+
+    def name(self, position: int, callers: Sequence[int]) -> str:
+        """Return the driver's place among callers."""
+        binding = self.at(position)
+        return self._names.name(callers, _NOWHERE if binding is None else binding.loaded)
+
+    def of_refusal(self, request: Request) -> tuple[str, str]:
+        """Return the lines about a refused request: its memory's, and the nearest grant's."""
+        found = self._view.refused.get(request.sequence)
+        if found is None:
+            return "", ""
+        words = [
+            ""
+            if each is None
+            else driver_words.buffer(each, partial(self.name, request.position), found.operations)
+            for each in (found.there, found.nearest)
+        ]
+        return words[0], words[1]
+
+
+def _covers(said: Expectation, item: _Item, view: DriverView) -> bool:
+    return item.kind in said.kinds and _is_within(said, item, view)
+
+
+def _is_within(said: Expectation, item: _Item, view: DriverView) -> bool:
+    first, last = view.marks.get(said.first), view.marks.get(said.last)
+    return first is not None and last is not None and first < item.position < last
+
+
+def _within(said: Expectation, items: Iterable[_Item], view: DriverView) -> list[str]:
+    return [each.kind for each in items if _is_within(said, each, view)]
+
+
+def _satisfied(said: Expectation, met: int) -> bool:
+    if said.optional and not met:
+        return True
+    return met == said.count if said.count is not None else met > 0
+
+
+def _unmet(said: Expectation, met: int, came: Sequence[str]) -> str:
+    counted = Counter(came)
+    seen = ", ".join(f"{number} {kind}" for kind, number in sorted(counted.items())) or "nothing"
+    due = "at least one" if said.count is None else str(said.count)
+    return (
+        f"{said}: {due} due, {met} came; within it the device's trace has: {seen}\n"
+        "  next: remove the announcement if the driver is right; else see whether the with of the "
+        "driver ends within it, and whether the condition lets the mistake show"
+    )
+
+
+def _complaints(mistakes: Sequence[Mistake], places: _Places) -> list[str]:
+    """Return the objection to mistakes that are not announced, as one text; none without any."""
+    if not mistakes:
+        return []
+    groups: dict[tuple[object, ...], list[Mistake]] = {}
+    for each in mistakes:
+        made = each.mapping.callers if each.mapping is not None else ()
+        groups.setdefault((each.kind, each.callers, made), []).append(each)
+    lines: list[str] = []
+    for alike in list(groups.values())[:_SHOWN]:
+        lines += _of_group(alike, places)
+    if others := list(groups.values())[_SHOWN:]:
+        kinds = ", ".join(
+            sorted({each.kind.partition(".")[2] for group in others for each in group})
+        )
+        lines.append(f"and {sum(map(len, others))} more: {kinds}")
+    kinds = ", ".join(sorted({each.kind for each in mistakes}))
+    lines.append(f"if it is intended: with driver.expects({kinds}): ... around that part")
+    return ["\n".join(lines)]
+
+
+def _of_group(alike: Sequence[Mistake], places: _Places) -> list[str]:
+    first = alike[0]
+    name = partial(places.name, first.position)
+    is_report = first.kind.startswith("DriverReportKind.")
+    lines = (
+        driver_words.report(first, name) if is_report else driver_words.cache_report(first, name)
+    )
+    binding = places.at(first.position)
+    if binding is not None:
+        lines.insert(-1, f"  condition: {binding.condition}, driver {binding.driver}")
+    if len(alike) > 1:
+        lines.append(f"  and {len(alike) - 1} more like it")
+    return lines
+
+
+def _unchecked(view: DriverView) -> str:
+    parts = [*view.unchecked]
+    if view.lost:
+        parts.append(f"{view.lost} more reports, which the host does not keep")
+    if not parts:
+        return ""
+    more = f" (and {len(parts) - 1} more)" if len(parts) > 1 else ""
+    return f"the cache model could not check all that the driver did: {parts[0]}{more}"
