@@ -33,17 +33,19 @@ class Baton:
         """Let the body run until it waits or ends; raise what it raised. Nothing when it ended."""
         if self.done:
             return
+        caller = threading.get_ident()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="held action", daemon=True)
+            self._thread = threading.Thread(
+                target=self._main, args=(caller,), name="held action", daemon=True
+            )
             self._thread.start()
         else:
+            _stand_ins[caller] = self._thread.ident or 0
             self._mine.release()
-        caller = threading.get_ident()
-        _stand_ins[caller] = self._thread.ident or 0
         try:
             self._callers.acquire()
         finally:
-            del _stand_ins[caller]
+            _stand_ins.pop(caller, None)
         if self.done:
             self._thread.join()
         failure, self._failure = self._failure, None
@@ -63,7 +65,8 @@ class Baton:
         if self._cancelled:
             raise Cancelled
 
-    def _main(self) -> None:
+    def _main(self, caller: int) -> None:
+        _stand_ins[caller] = threading.get_ident()
         try:
             self._body()
         except Cancelled:
