@@ -41,6 +41,7 @@ CONSTANTS = {
     "DR_MAIL_TAG_BASE": (mailbox.MAIL_TAG_BASE, 8),
     "DR_MAIL_OWNER_BASE": (mailbox.MAIL_OWNER_BASE, 16),
     "DR_MAIL_POSITION_SHIFT": (mailbox.MAIL_POSITION_SHIFT, 0),
+    "DR_MAIL_GIVEN_UP": (mailbox.MAIL_GIVEN_UP, 0),
     "DR_MAIL_CALLERS": (mailbox.MAIL_CALLERS, 0),
     "DR_MAIL_VALUES": (mailbox.MAIL_VALUES, 0),
 }

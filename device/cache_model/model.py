@@ -239,8 +239,12 @@ class CacheModel:
                 extent.image = bytearray(memory)
         return extent
 
-    def untrack(self, tag: int) -> None:
-        """Let a buffer go that is released, and report what a missing sync left. BadBuffer."""
+    def untrack(self, tag: int, *, given_up: bool = False) -> None:
+        """Let a buffer go that is released, and report what a missing sync left. BadBuffer.
+
+        ``given_up``: its owner wants nothing that the device wrote and no sync has shown the CPU.
+        That is not reported then, and the CPU still does not see it.
+        """
         buffer = self._begin_call(Operation.UNTRACK, tag)
         for span in buffer.spans:
             start, end = self._rounded(span)
@@ -252,12 +256,13 @@ class CacheModel:
                 first, last = max(low, span.offset), min(high, span.offset + span.length)
                 window = self._window(extent, Span(span.backing, first, last - first))
                 self._rules.observe(window)
-                self._rules.report_release(buffer, window)
+                self._rules.report_release(buffer, window, given_up=given_up)
                 extent.buffers.remove(buffer)
                 if extent.buffers:
                     window.note(Operation.UNTRACK, self._reporter.number)
                 else:
-                    self._rules.settle(window)
+                    if not given_up:
+                        self._rules.settle(window)
                     self._tracked.remove(extent)
             self._tracked.join(span.backing, start, end)
         del self._buffers[tag]

@@ -314,8 +314,10 @@ class Rules:
 
     # The end of a buffer.
 
-    def report_release(self, buffer: Buffer, window: Window) -> None:
+    def report_release(self, buffer: Buffer, window: Window, *, given_up: bool) -> None:
         """Report what a missing sync left behind in the bytes of a buffer that is let go.
+
+        What the device wrote, and no sync has shown the CPU, is not reported when it is given up.
 
         Of dirty lines, only those that the device still owns, or of which it has read older bytes:
         all others are the CPU's own.
@@ -327,6 +329,8 @@ class Rules:
         again = MissingCall.SYNC_FOR_DEVICE_AGAIN
         self.reporter.report_memory(window, owned, ReportKind.RELEASED_DIRTY, again)
         self.reporter.report_memory(window, without(read, owned), ReportKind.RELEASED_DIRTY)
+        if given_up:
+            return
         written = window.written(window.low, window.high)
         self.reporter.report_image(window, written, ReportKind.RELEASED_UNREAD)
 

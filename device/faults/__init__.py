@@ -6,6 +6,7 @@ from __future__ import annotations
 from dma_rehearsal.device.faults import (
     bus,
     cache_model,
+    hold,
     interrupts,
     limits,
     protection,
@@ -20,7 +21,7 @@ __all__ = ["IMPLEMENTATIONS", "SOUND", "DeviceFault"]
 
 _SUBJECTS = (
     *(transfers, requests, interrupts, limits),
-    *(ring, bus, witness, protection, cache_model),
+    *(ring, bus, witness, protection, cache_model, hold),
 )
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

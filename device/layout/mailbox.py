@@ -24,6 +24,7 @@ MAIL_TAG_END = 1 << 32
 # processes have bit 63 set, so that these do not look like an owner whose process has ended.
 MAIL_OWNER_BASE = 0x4D41_494C_0000_0000
 MAIL_POSITION_SHIFT = 16  # MAIL_GO: [31:16] position + 1 of the record that failed
+MAIL_GIVEN_UP = 1  # the driver wants nothing of what no sync has shown the CPU
 MAIL_CALLERS = 4
 MAIL_VALUES = 2
 
@@ -41,7 +42,7 @@ class MailCommand(IntEnum):
     WITHDRAW = 2  # TAG: all grants of the tag
     TRACK = 3  # TAG, ADDRESS (bus), LENGTH, DIRECTION; a walk of VIRTUAL from ROOT with LEVELS
     TRACK_UNCACHED = 4  # TAG, ADDRESS (physical), LENGTH, DIRECTION; memory that nothing caches
-    UNTRACK = 5  # TAG
+    UNTRACK = 5  # TAG; VALUES[0] MAIL_GIVEN_UP for an unmap with DMA_ATTR_SKIP_CPU_SYNC
     SYNC_FOR_DEVICE = 6  # TAG, OFFSET, LENGTH, DIRECTION (0: the mapping's own)
     SYNC_FOR_CPU = 7  # as SYNC_FOR_DEVICE
     ANNOUNCE_BEGIN = 8  # TAG, OFFSET, LENGTH: the kernel, not the driver, is about to store here

@@ -32,6 +32,7 @@ from dma_rehearsal.device.layout.driver_reports import DriverReportKind
 from dma_rehearsal.device.layout.mailbox import (
     MAIL_CALLERS,
     MAIL_CAPACITY,
+    MAIL_GIVEN_UP,
     MAIL_OWNER_BASE,
     MAIL_POSITION_SHIFT,
     MAIL_TAG_BASE,
@@ -66,7 +67,7 @@ _USED = {
         *("virtual", "root", "levels"),
     },
     MailCommand.TRACK_UNCACHED: {"tag", "address", "length", "direction", "values"},
-    MailCommand.UNTRACK: {"tag"},
+    MailCommand.UNTRACK: {"tag", "values"},
     MailCommand.SYNC_FOR_DEVICE: {"tag", "offset", "length", "direction"},
     MailCommand.SYNC_FOR_CPU: {"tag", "offset", "length", "direction"},
     MailCommand.ANNOUNCE_BEGIN: {"tag", "offset", "length"},
@@ -266,8 +267,11 @@ class Mailbox:
             self._tell_map(record, call, {})
 
     def _untrack(self, record: MailRecord, call: DmaCall) -> None:
+        if record.values not in ((0, 0), (MAIL_GIVEN_UP, 0)):
+            raise MailFailed(MailStatus.BAD_FIELD)
         self._check_tracked(record)
-        self._attempt(record, lambda: self._tracks.untrack(record.tag))
+        given_up = record.values[0] == MAIL_GIVEN_UP
+        self._attempt(record, lambda: self._tracks.untrack(record.tag, given_up=given_up))
         if not self._named(record.tag):
             self._tell_unmap(record, call, {})
 

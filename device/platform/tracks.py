@@ -132,9 +132,9 @@ class Tracks:
             raise TrackFailed(CacheStatus.BUSY, at) from busy
         self._memory.keep(tag, file_ranges)
 
-    def untrack(self, tag: int) -> None:
-        """Let a buffer go."""
-        self.model.untrack(tag)
+    def untrack(self, tag: int, *, given_up: bool = False) -> None:
+        """Let a buffer go; ``given_up`` as in ``CacheModel.untrack``."""
+        self.model.untrack(tag, given_up=given_up)
         self._memory.drop(tag)
 
     # Reports.

@@ -115,6 +115,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
                 kernel_cmdline.boot_parameters(options, isolated=launch.isolated)
             ),
             iommu=options.iommu,
+            # A driver under test is rehearsed with an eager device, or a held one.
+            posted_writes=not (options.modules or options.driver),
         )
         (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
         qemu_log = stack.enter_context((folder / "qemu.log").open("wb"))

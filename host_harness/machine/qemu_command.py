@@ -69,11 +69,13 @@ def command(
     cmdline: str,
     *,
     iommu: bool = False,
+    posted_writes: bool = True,
 ) -> list[str]:
     """Return QEMU's argv for a run; ``folder`` names it in lists of processes.
 
     ``cmdline`` is the guest kernel's (`kernel_cmdline`). With ``iommu`` the exerciser is behind an
-    Intel IOMMU, and the platform is not.
+    Intel IOMMU, and the platform is not. Without ``posted_writes`` a CPU waits at each write to a
+    BAR of the endpoint until that is done, so the time of its DMA depends on nothing else.
     """
     machine = ",".join(
         [
@@ -105,7 +107,7 @@ def command(
         *("-device", f"virtserialport,chardev=results,name={PORT_NAME}"),
         *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
         *(_IOMMU if iommu else ()),
-        *_functions(wiring, iommu=iommu),
+        *_functions(wiring, iommu=iommu, posted_writes=posted_writes),
         *(() if iommu else _EDU),
         # A process of the guest that writes to its port stops the machine, with its page tables in
         # the CPU. The guest's kernel has no driver for it.
@@ -143,20 +145,21 @@ def _shell_consoles(wiring: Wiring) -> list[str]:
     return words
 
 
-def _functions(wiring: Wiring, *, iommu: bool) -> list[str]:
+def _functions(wiring: Wiring, *, iommu: bool, posted_writes: bool) -> list[str]:
     """Return the words that plug in the device process's functions."""
+    posted: dict[str, bool] = {} if posted_writes else {"x-no-posted-writes": True}
     exerciser = _EXERCISER_BEHIND_IOMMU if iommu else _EXERCISER
     platform = ("soc", 0) if iommu else ("pcie.0", _PLATFORM)
     words = [
-        *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0", exerciser)),
-        *("-device", _vfio_user("platform", wiring.platform_socket, *platform)),
+        *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0", exerciser, posted)),
+        *("-device", _vfio_user("platform", wiring.platform_socket, *platform, {})),
     ]
     if wiring.peer_socket:
-        words += ["-device", _vfio_user("peer", wiring.peer_socket, "pcie.0", _PEER)]
+        words += ["-device", _vfio_user("peer", wiring.peer_socket, "pcie.0", _PEER, posted)]
     return words
 
 
-def _vfio_user(name: str, path: Path, bus: str, slot: int) -> str:
+def _vfio_user(name: str, path: Path, bus: str, slot: int, properties: dict[str, bool]) -> str:
     socket = {"type": "unix", "path": str(path)}
     function = {"driver": "vfio-user-pci", "id": name, "bus": bus, "addr": f"{slot:#x}"}
-    return json.dumps(function | {"socket": socket})
+    return json.dumps(function | properties | {"socket": socket})

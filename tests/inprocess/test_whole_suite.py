@@ -361,6 +361,7 @@ def test_named_fault_of_the_device(
         "address": "test_constraints",
         "boundary": "test_constraints",
         "held": "test_held",
+        "hold": "test_board_hold",
         "ring": "test_ring",
         "atc": "translation",
         "trace-of-words": "arrive",

@@ -350,4 +350,36 @@ _PROTECTION = (
     ),
 )
 
-DEVICE = (*_EXERCISER, *_REQUESTS, *_INTERRUPTS, *_WITNESS, *_PROTECTION)
+_HOLD = (
+    Fault(
+        "hold-ignored",
+        Component.BOARD,
+        "an action does not wait, though the board holds",
+        ("held device",),
+        message="before the release",
+        tests=("test_board_hold.py",),
+    ),
+    Fault(
+        "hold-release-lost",
+        Component.BOARD,
+        "a held action waits on after its release, until its time is over",
+        ("held device",),
+        tests=("test_board_hold.py",),
+    ),
+    Fault(
+        "hold-overtaken",
+        Component.BOARD,
+        "an action overtakes one that waits",
+        ("held device",),
+        tests=("test_board_hold.py",),
+    ),
+    Fault(
+        "hold-poll-ignored",
+        Component.BOARD,
+        "a held action waits on though its driver polls, until its time is over",
+        ("held device",),
+        tests=("test_board_hold.py",),
+    ),
+)
+
+DEVICE = (*_EXERCISER, *_REQUESTS, *_INTERRUPTS, *_WITNESS, *_PROTECTION, *_HOLD)

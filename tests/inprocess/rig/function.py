@@ -31,6 +31,7 @@ class Bar:
     def __setitem__(self, offset: int, value: int) -> None:
         self.endpoint.region_write(self.number, offset, value.to_bytes(4, "little"))
         self._accessed()
+        self.machine.let_go()
 
     def _accessed(self) -> None:
         if self.endpoint is self.machine.exerciser:

@@ -139,6 +139,12 @@ class Machine(WholeMemory):
         super().ask(ask, answered)
         self.patience = ROM_READS
 
+    def let_go(self) -> None:
+        """Do what the platform let go, as the threads of the other functions do."""
+        for function in self.exerciser, self.peer:
+            if function.dma_ready:
+                function.go_on()
+
     def answer_in_time(self) -> None:
         """Answer what the device asked for, if it is time."""
         self.patience -= 1

@@ -10,7 +10,7 @@ import pytest
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
-from dma_rehearsal.guest.drivers import interrupts
+from dma_rehearsal.guest.drivers import exerciser, interrupts
 from tests.inprocess.rig.machine import Machine
 
 
@@ -29,6 +29,7 @@ def with_device(kind: type[Exerciser]) -> type[Machine]:
 
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits for interrupts: here they are there at once, or never."""
+    """Shorten the waits for interrupts and DMA: here they are there at once, or never."""
+    monkeypatch.setattr(exerciser, "DMA_TIMEOUT", exerciser.DMA_TIMEOUT / 100)
     wait = interrupts.Interrupt.wait
     monkeypatch.setattr(interrupts.Interrupt, "wait", lambda self, limit: wait(self, limit / 100))

@@ -317,16 +317,16 @@ class Reference:
         line.dirty = line.fresh = kind == "WB"
         return line
 
-    def untrack(self, tag: int) -> None:
+    def untrack(self, tag: int, given_up: bool) -> None:
         self.begin("UNTRACK", tag)
         self.mine = set(self.places(self.buffers[tag]["spans"]))
         for span in self.buffers[tag]["spans"]:
             for base in self.bases(self.places([span])):
-                self.untrack_line(base, tag)
+                self.untrack_line(base, tag, given_up)
         del self.buffers[tag]
         self.announced = {k: v for k, v in self.announced.items() if k[0] != tag}
 
-    def untrack_line(self, base: Place, tag: int) -> None:
+    def untrack_line(self, base: Place, tag: int, given_up: bool) -> None:
         if base not in self.lines:
             return
         line = self.lines[base]
@@ -338,12 +338,12 @@ class Reference:
             self.report_line("RELEASED_DIRTY", base, device=False, missing=again)
         elif line.stale and any(self.g(each) != line.image[each[1]] for each in own):
             self.report_line("RELEASED_DIRTY", base, device=False)
-        if any(each[1] in line.written for each in own):
+        if not given_up and any(each[1] in line.written for each in own):
             self.report_line("RELEASED_UNREAD", base, device=True)
         line.tags.remove(tag)
         self.note([base])
         if not line.tags:
-            if self.imaged(line) and not line.dirty:
+            if self.imaged(line) and not line.dirty and not given_up:
                 self.from_dram(base)
             del self.lines[base]
 

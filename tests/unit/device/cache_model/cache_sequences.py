@@ -174,11 +174,11 @@ class Pair:
     def _reference_track(self, tag: int, direction: int, runs: list[tuple[Any, str]]) -> None:
         self.reference.track(tag, direction, runs)
 
-    def _model_untrack(self, tag: int) -> None:
-        self.model.untrack(tag)
+    def _model_untrack(self, tag: int, given_up: bool) -> None:
+        self.model.untrack(tag, given_up=given_up)
 
-    def _reference_untrack(self, tag: int) -> None:
-        self.reference.untrack(tag)
+    def _reference_untrack(self, tag: int, given_up: bool) -> None:
+        self.reference.untrack(tag, given_up)
 
     def _model_read(self, spans: list[Any], no_snoop: bool) -> bytes:
         return self.model.read([Span(*each) for each in spans], no_snoop=no_snoop)
@@ -265,7 +265,7 @@ class Steps:
         tag = self._choose(TAGS)
         if tag in self._lengths and self._choose(4):
             del self._lengths[tag]
-            return ("untrack", tag)
+            return ("untrack", tag, not self._choose(4))
         return self._track(tag)
 
     def _receive(self) -> list[Step]:

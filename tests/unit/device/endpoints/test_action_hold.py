@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dma_rehearsal.device.endpoints import baton
 from dma_rehearsal.device.endpoints.hold_board import HoldBoard, HoldRules
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.layout import HOLD_POLLS
@@ -529,3 +530,21 @@ def test_any_sequence(moves: list[Move]) -> None:
         count = len([1 for event, _ in device.events if event == "held"])
         assert len(device.why()) == count
         device.detach()
+
+
+def test_a_watcher_finds_the_thread_that_runs() -> None:
+    """The one that serves waits meanwhile, and a stack of it would not show the model."""
+    server = threading.get_ident()
+    seen: list[tuple[int, int]] = []
+
+    class Looks(Copier):
+        def write_now(self, number: int) -> None:
+            del number
+            seen.append((baton.running(server), threading.get_ident()))
+
+    device = Looks()
+    board(device).set(True)
+    ask(device, NOW, 1)
+    ((found, own),) = seen
+    assert found == own != server
+    assert baton.running(server) == server

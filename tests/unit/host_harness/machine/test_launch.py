@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,3 +98,14 @@ def test_damaged_state_is_unusable_before_qemu_starts(launch: Launch, state: Pat
     ):
         pytest.fail("a VM came of it")
     assert not (launch.folder / "argv").exists()
+
+
+@pytest.mark.parametrize(("given", "posted"), [({}, True), ({"driver": "nvme"}, False)])
+def test_writes_are_posted_unless_a_kernel_driver_is_under_test(
+    launch: Launch, given: dict[str, str], posted: bool
+) -> None:
+    rehearsal = replace(launch, options=run_options.parse(given))
+    with suppress(NoVerdict, StateUnusable), started_vm(rehearsal, Progress(quiet=True)):
+        pytest.fail("a VM came of it")
+    argv = (launch.folder / "argv").read_text()
+    assert ("x-no-posted-writes" in argv) is not posted

@@ -24,7 +24,9 @@ WIRING = qemu_command.Wiring(
 )
 
 
-def argv(accelerator: str = "tcg", *, iommu: bool = False, **wiring: Any) -> list[str]:
+def argv(
+    accelerator: str = "tcg", *, iommu: bool = False, posted_writes: bool = True, **wiring: Any
+) -> list[str]:
     return qemu_command.command(
         qemu.Qemu(("qemu",), "11.1", "test"),
         accelerator,
@@ -33,6 +35,7 @@ def argv(accelerator: str = "tcg", *, iommu: bool = False, **wiring: Any) -> lis
         replace(WIRING, **wiring),
         "a.word=1",
         iommu=iommu,
+        posted_writes=posted_writes,
     )
 
 
@@ -147,3 +150,20 @@ def test_qemu_keeps_no_log_of_the_console() -> None:
     """It has characters twice in it when the socket was full (`host_harness.console`)."""
     assert not any("logfile" in word for word in argv())
     assert argv()[argv().index("-name") + 1] == "dma-rehearsal /runs/1,,5"
+
+
+def test_writes_to_the_endpoint_can_be_waited_for() -> None:
+    posted, waited = (
+        [
+            json.loads(word)
+            for word in argv(peer_socket=Path("/run/x/peer"), posted_writes=each)
+            if word.startswith("{")
+        ]
+        for each in (True, False)
+    )
+    assert not any("x-no-posted-writes" in each for each in posted)
+    assert {each["id"]: each.get("x-no-posted-writes") for each in waited} == {
+        "exerciser": True,
+        "platform": None,
+        "peer": True,
+    }
