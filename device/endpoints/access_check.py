@@ -207,5 +207,10 @@ class AccessCheck:
         return mapped
 
     def _unsnooped(self, attributes: Attributes) -> bool:
-        """Return whether no cache follows the access: asked for, or never for this function."""
-        return not self._function.coherent or self._log.sent(attributes).no_snoop
+        """Return whether no cache follows the access.
+
+        None does on such a board, for such a function, or where the request asks for that.
+        """
+        if not (self._link.interconnect.snoops and self._function.coherent):
+            return True
+        return self._log.sent(attributes).no_snoop

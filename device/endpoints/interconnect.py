@@ -72,12 +72,14 @@ class Caches(Protocol):
 class Interconnect:
     """The one interconnect of a process. A change under its ``lock`` is one step for all others.
 
-    ``caches``: None while every access sees what the CPU sees. ``checked``: whether anything may
+    ``caches``: None while every access sees what the CPU sees. ``snoops``: False while the board
+    snoops no request, whatever a function is or asks for. ``checked``: whether anything may
     refuse a request. ``sequence``: the number of the newest request of all functions; the first is
     1. ``refusals``: the newest of those that were refused. ``holds`` has the actions that wait.
     """
 
     caches: Caches | None = None
+    snoops = True
     checked = False
 
     def __init__(self) -> None:

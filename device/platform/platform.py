@@ -27,6 +27,7 @@ from dma_rehearsal.device.layout import Plat, PlatformBar
 from dma_rehearsal.device.layout import PlatformFeature as Feature
 from dma_rehearsal.device.layout.mailbox import MailRecord
 from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.platform.board_registers import BoardRegisters
 from dma_rehearsal.device.platform.cache_registers import CacheRegisters
 from dma_rehearsal.device.platform.hold_registers import HoldRegisters
 from dma_rehearsal.device.platform.mailbox import Mailbox, carry_out_all
@@ -48,7 +49,7 @@ IDENTITY = Identity(
 )
 FEATURES = (
     *(Feature.WITNESS, Feature.PROTECTION, Feature.CACHE, Feature.REQUESTS),
-    *(Feature.MAILBOX, Feature.HOLD),
+    *(Feature.MAILBOX, Feature.BOARD_SNOOP, Feature.HOLD),
 )
 
 
@@ -57,7 +58,8 @@ class PlatformModels:
     """The models that a platform joins, and their rules. A named fault gives a platform others.
 
     ``witness`` makes the witness of a walk, ``cache`` the cache model of a configuration;
-    ``carries_out`` says which commands of the mailbox are done.
+    ``carries_out`` says which commands of the mailbox are done, ``snoops`` whether the board snoops
+    by what BOARD_SNOOP says.
     """
 
     witness: Callable[[ReadPhysical, int, Mtrrs], Witness] = Witness
@@ -66,6 +68,7 @@ class PlatformModels:
     hold: HoldRules = field(default_factory=HoldRules)
     keeps_refusal: Callable[[RefusedRequest], bool] = keep_all
     carries_out: Callable[[MailRecord], bool] = carry_out_all
+    snoops: Callable[[bool], bool] = bool
 
 
 class Platform(Endpoint):
@@ -109,6 +112,12 @@ class Platform(Endpoint):
         self._holds = HoldRegisters(control, self.interconnect.holds, self.timers)
         tracks = Tracks(
             self.interconnect, make=self._make_cache, file_ranges=self._places, event=event
+        )
+        self._board = BoardRegisters(
+            control,
+            self.interconnect,
+            snoops=lambda asked: self._models.snoops(asked),
+            event=event,
         )
         self._cache = CacheRegisters(
             control,
@@ -155,11 +164,13 @@ class Platform(Endpoint):
     def on_reset(self) -> None:
         """Turn the protection unit off, without grants, and the cache model, without tracks.
 
-        The requests that were refused are forgotten; the count of all goes on. No action is held.
+        The requests that were refused are forgotten; the count of all goes on. The board snoops
+        again. No action is held.
         """
         self._holds.reset()
         self._protection.reset()
         self._requests.reset()
+        self._board.reset()
         self._cache.reset()
 
     def on_detach(self) -> None:
