@@ -63,13 +63,14 @@ Note = Callable[[str], None]
 class Entry:
     """The modules that one word of MODULE= names, and what the compiler warned of.
 
-    ``folder`` is the entry in the cache, ``built_in`` the folder in which make ran, empty for a
-    module that was built already.
+    ``folder`` is the entry in the cache. ``root`` is the folder of the copy that was built, empty
+    for a module that was built already; ``kbuild_folder`` is the one of its Kbuild, below ``root``.
     """
 
     folder: Path
-    built_in: str
-    warnings: str
+    root: str = ""
+    kbuild_folder: str = "."
+    warnings: str = ""
 
     @property
     def files(self) -> list[str]:
@@ -101,7 +102,7 @@ def make(text: str, kernel: KernelTree, progress: Note, before: Sequence[Entry] 
     inputs: dict[str, Any] = {
         "kernel": kernel.identity,
         "symbols": [hashlib.sha256(path.read_bytes()).hexdigest() for path in symbols],
-        "format": 1,
+        "format": 2,
     }
     if (way := driver_build.asked()) is not None:
         inputs["way"] = way
@@ -114,7 +115,7 @@ def make(text: str, kernel: KernelTree, progress: Note, before: Sequence[Entry] 
             lambda staging: _take_built(source, data, kernel, symbols, staging),
             progress,
         )
-        return Entry(folder, "", "")
+        return Entry(folder)
     copy = module_sources.read(source)
     inputs |= {"sources": copy.digest, "flags": _FLAGS}
     folder = build_cache.entry(
@@ -125,7 +126,7 @@ def make(text: str, kernel: KernelTree, progress: Note, before: Sequence[Entry] 
     )
     facts = manifest.read(folder)
     warnings = facts["warnings"].replace(_ROOT, _shown(copy.root))
-    return Entry(folder, facts["built_in"], warnings)
+    return Entry(folder, facts["root"], copy.folder, warnings)
 
 
 def _compile(
@@ -142,20 +143,20 @@ def _compile(
     work = staging / "work" / "copy"
     copy.write(work)
     words = [*_FLAGS, *_chosen(copy)]
-    built_in = str(work) if way is Way.HOST else "/mnt"
+    root = str(work) if way is Way.HOST else "/mnt"
     if symbols:
         for number, path in enumerate(symbols):
             shutil.copyfile(path, work / f".symbols-{number}")
-        names = (f"{built_in}/.symbols-{number}" for number in range(len(symbols)))
+        names = (f"{root}/.symbols-{number}" for number in range(len(symbols)))
         words.append(f"KBUILD_EXTRA_SYMBOLS={' '.join(names)}")
-    words.append(f"M={os.path.normpath(f'{built_in}/{copy.folder}')}")
+    words.append(f"M={os.path.normpath(f'{root}/{copy.folder}')}")
     if way is Way.HOST:
         done = driver_build.run_on_host(kernel.root, kernel.headers, work, words, _TIMEOUT_S)
     else:
         headers = f"/{kernel.headers.relative_to(kernel.root)}"
         script = shlex.join(["make", "-C", headers, *words, "modules"])
         done = driver_build.run_inside(way, kernel.root, work, script, _TIMEOUT_S)
-    said = _said(done.stdout + done.stderr, built_in, copy)
+    said = _said(done.stdout + done.stderr, root, copy)
     made = sorted((work / copy.folder).rglob("*.ko"))
     if done.returncode != 0 or not made:
         disk_space.check_output(done.stderr + done.stdout)
@@ -165,7 +166,7 @@ def _compile(
     if exported.is_file():
         shutil.copyfile(exported, staging / exported.name)
     remove_tree(staging / "work")
-    return {"way": way, "built_in": built_in, "warnings": said if _WARNING.search(said) else ""}
+    return {"way": way, "root": root, "warnings": said if _WARNING.search(said) else ""}
 
 
 def _chosen(copy: Copy) -> list[str]:
@@ -184,13 +185,13 @@ def _chosen(copy: Copy) -> list[str]:
     return [f"{name}=m" for name in sorted(names)]
 
 
-def _said(text: str, built_in: str, copy: Copy) -> str:
+def _said(text: str, root: str, copy: Copy) -> str:
     """Return the compiler's words, with `_ROOT` before the paths of the user's files."""
     lines = []
     for line in text.splitlines():
         if _NOISE.match(line):
             continue
-        shown = line.replace(f"{built_in}/", _ROOT)
+        shown = line.replace(f"{root}/", _ROOT)
         # A kernel from 6.13 on has make run in the module's own folder.
         found = _PLACE.match(shown)
         if found and (name := os.path.normpath(f"{copy.folder}/{found[2]}")) in copy.files:
@@ -281,7 +282,7 @@ def _take_built(
     path.write_bytes(data)
     _keep([path], driver_build.choose(), kernel, work, staging)
     remove_tree(work)
-    return {"built_in": "", "warnings": ""}
+    return {}
 
 
 def _vermagic(kernel: KernelTree) -> str:

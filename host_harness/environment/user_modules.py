@@ -34,11 +34,13 @@ _NEAR_MAX = 5
 class DebugFile:
     """A module as the host has it: its ELF file, with debug information where it has some.
 
-    ``built_in`` is the folder in which it was built; empty for a module that was not built here.
+    ``root`` is the folder in which it was built, empty for a module that was not built here, and
+    ``folder`` that of its Kbuild, below ``root``.
     """
 
     data: bytes
-    built_in: str = ""
+    root: str = ""
+    folder: str = "."
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _modules(entry: Entry) -> list[Module]:
     for name in entry.files:
         data = entry.for_guest(name)
         file = module_file.of(data, name)
-        debug = DebugFile(entry.for_host(name), entry.built_in)
+        debug = DebugFile(entry.for_host(name), entry.root, entry.kbuild_folder)
         found.append(Module(file.name, data, _needs(file), debug))
     return found
 

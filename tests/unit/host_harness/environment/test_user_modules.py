@@ -104,7 +104,7 @@ def test_module_is_built_in_a_copy_with_debug_information(
     debug = found.debug_files()["ring"]
     assert b".debug_info" in debug.data
     assert b".debug_info" not in found.files()["ring.ko"]
-    assert debug.built_in
+    assert debug.root
 
 
 @pytest.mark.usefixtures("project")
