@@ -18,6 +18,7 @@ from _pytest.junitxml import LogXML
 from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status, UsageError
 from dma_rehearsal.host_harness.session import (
+    driver_names,
     exit_codes,
     guest_options,
     schedule,
@@ -96,7 +97,10 @@ class GuestSession:
         except HarnessError as error:
             self.run.error = error
             raise _leave(error, session.config) from None
-        self._workers = [Worker(each, iommu=self.run.options.iommu) for each in self.run.vms]
+        iommu, modules = self.run.options.iommu, self.run.modules
+        self._workers = [
+            Worker(each, iommu=iommu, names=driver_names.of(modules, each)) for each in self.run.vms
+        ]
         if len(self._workers) > 1:
             manager.register(_Loop(self))
         log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
