@@ -85,6 +85,8 @@ class Plat(IntEnum):
     GRANT_OWNER_HI = 0x42C
     GRANT_DIRECTION = 0x430  # GrantDirection
     GRANT_ID = 0x434
+    GRANT_STATUS = 0x438  # PROTECTION_STATUS and GRANT_ID once more: GRANT's answer in one read
+    GRANT_MADE = 0x43C
     FAULT_CAPACITY = 0x440
     FAULT_COUNT = 0x444
     FAULT_LOST = 0x448

@@ -79,6 +79,8 @@ class ProtectionRegisters:
                 Register(Plat.GRANT_COUNT, read=lambda: len(unit)),
                 Register(Plat.GRANT_WITHDRAWN),
                 *(Register(each, Access.RW) for each in _INPUTS),
+                Register(Plat.GRANT_STATUS, read=lambda: control[Plat.PROTECTION_STATUS]),
+                Register(Plat.GRANT_MADE, read=lambda: control[Plat.GRANT_ID]),
                 Register(Plat.FAULT_CAPACITY, reset=layout.FAULT_CAPACITY),
                 Register(Plat.FAULT_COUNT, read=lambda: unit.fault_count),
                 Register(Plat.FAULT_LOST, read=self._lost),

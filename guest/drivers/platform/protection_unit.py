@@ -197,8 +197,11 @@ class ProtectionUnit:
             for address, length in ranges:
                 control.set64(Plat.GRANT_ADDRESS_LO, address)
                 control.set64(Plat.GRANT_LENGTH_LO, length)
-                self._do(ProtectionCommand.GRANT, _grant(address, length, direction))
-                made.append(control[Plat.GRANT_ID])
+                control[Plat.PROTECTION_CTL] = ProtectionCommand.GRANT
+                answer = control.get64(Plat.GRANT_STATUS)  # GRANT_MADE comes next
+                if (status := answer & 0xFFFF_FFFF) != ProtectionStatus.OK:
+                    self._check(status, _grant(address, length, direction))
+                made.append(answer >> 32)
         return made
 
     def withdraw(self, identity: int) -> None:
@@ -332,7 +335,10 @@ class ProtectionUnit:
     def _do(self, command: ProtectionCommand, what: str) -> None:
         """Give a command and wait for its end; the lock is held."""
         self._control[Plat.PROTECTION_CTL] = command
-        value = self._control[Plat.PROTECTION_STATUS]
+        self._check(self._control[Plat.PROTECTION_STATUS], what)
+
+    def _check(self, value: int, what: str) -> None:
+        """Raise the error of a command's status, if it is one."""
         try:
             status = ProtectionStatus(value)
         except ValueError as error:

@@ -57,7 +57,9 @@ class Board:
             owner=owner,
         )
         assert status is ProtectionStatus.OK
-        return read32(self.platform, 0, Plat.GRANT_ID)
+        made = read32(self.platform, 0, Plat.GRANT_ID)
+        assert self.get64(Plat.GRANT_STATUS) == made << 32 | status
+        return made
 
     @property
     def faults(self) -> int:

@@ -195,9 +195,12 @@ def test_fault_that_is_nonsense(
 
 
 def test_device_that_is_gone(unit: ProtectionUnit, bar: ModelBar) -> None:
-    bar.answers[Plat.PROTECTION_STATUS] = 0xFFFF_FFFF
+    for register in Plat.PROTECTION_STATUS, Plat.GRANT_STATUS:
+        bar.answers[register] = 0xFFFF_FFFF
     with pytest.raises(PlatformDeviceError, match="PROTECTION_STATUS reads 0xffffffff"):
         unit.grant(0, 1, IN)
+    with pytest.raises(PlatformDeviceError, match="PROTECTION_STATUS reads 0xffffffff"):
+        unit.withdraw(1)
 
 
 def test_owner_of_a_process() -> None:
