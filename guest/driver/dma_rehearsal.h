@@ -16,6 +16,7 @@
 struct device;
 struct dr_pin;
 struct file_operations;
+struct vm_area_desc;
 
 /* dma_rehearsal_fault.c: promises that are broken on purpose */
 enum dr_fault {
@@ -42,7 +43,9 @@ bool dr_conflicts(phys_addr_t start, u64 length, pgprotval_t bits);
 void __iomem *dr_window(phys_addr_t page, size_t length, pgprotval_t bits);
 
 /* dma_rehearsal_map.c: user mappings with a cache mode */
+u64 dr_entry(struct mm_struct *mm, unsigned long address, u32 *level);
 int dr_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mode);
+int dr_prepare(struct vm_area_desc *desc, phys_addr_t start, unsigned int mode);
 
 /* dma_rehearsal_zone.c: the carve-outs and their UIO devices */
 int dr_zones_init(const char *carveouts);

@@ -14,6 +14,7 @@
 #include <asm/pgtable.h>
 
 #include "dma_rehearsal.h"
+#include "dma_rehearsal_compat.h"
 
 /* Entries of IA32_PAT: Intel SDM vol. 3A, table 12-10 */
 #define PAT_TYPE_UC	0
@@ -49,7 +50,7 @@ int dr_mode_bits(unsigned int mode, pgprotval_t *bits)
 
 	index = (*bits & _PAGE_PWT ? 1 : 0) | (*bits & _PAGE_PCD ? 2 : 0) |
 		(*bits & _PAGE_PAT ? 4 : 0);
-	if (rdmsrl_safe(MSR_IA32_CR_PAT, &pat))
+	if (dr_read_msr(MSR_IA32_CR_PAT, &pat))
 		return -EOPNOTSUPP;
 	return (pat >> (8 * index) & 7) == modes[mode].type ? 0 : -EOPNOTSUPP;
 }
@@ -82,7 +83,7 @@ static bool dr_window_is(void __iomem *window, size_t length, pgprotval_t bits)
 /* Whether whole pages can be mapped with exactly these bits now. */
 static bool dr_fits(phys_addr_t page, size_t length, pgprotval_t bits)
 {
-	void __iomem *window = ioremap_prot(page, length, bits);
+	void __iomem *window = dr_ioremap(page, length, bits);
 	bool fits;
 
 	if (!window)
@@ -120,7 +121,7 @@ bool dr_conflicts(phys_addr_t start, u64 length, pgprotval_t bits)
  */
 void __iomem *dr_window(phys_addr_t page, size_t length, pgprotval_t bits)
 {
-	void __iomem *window = ioremap_prot(page, length, bits);
+	void __iomem *window = dr_ioremap(page, length, bits);
 
 	if (!window)
 		return IOMEM_ERR_PTR(dr_conflicts(page, length, bits) ? -EBUSY : -ENOMEM);

@@ -14,6 +14,7 @@
 #include <linux/vmalloc.h>
 
 #include "dma_rehearsal.h"
+#include "dma_rehearsal_compat.h"
 
 #define DR_WINDOW	SZ_64K	/* of kernel address space that a copy takes */
 
@@ -169,7 +170,7 @@ static const struct file_operations dr_kmap_fops = {
 	.unlocked_ioctl = dr_kmap_ioctl,
 	.flush = dr_kmap_flush,
 	.release = dr_kmap_release,
-	.llseek = no_llseek,
+	.llseek = dr_no_llseek,
 };
 
 static int dr_kmap_fd(struct dr_kmap *kmap, bool write)

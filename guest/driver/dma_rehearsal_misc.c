@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * /dev/dma-rehearsal: mmap() maps any page range of a carve-out with a stated cache
- * mode, and ioctls reach everything else. The caller's page-table entries are read
+ * mode, and ioctls reach everything else. The caller's page-table entries are reported
  * here; the other ioctls are in files of their own.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -23,47 +23,6 @@ static int dr_mmap(struct file *file, struct vm_area_struct *vma)
 			    offset >> DMA_REHEARSAL_MODE_SHIFT);
 }
 
-/*
- * Each entry is read once: MADV_DONTNEED of another thread, which also holds the lock
- * for reading, may clear a large entry between two reads.
- */
-static void dr_walk(struct mm_struct *mm, struct dma_rehearsal_query *query)
-{
-	pgd_t *pgd = pgd_offset(mm, query->address);
-	p4d_t *p4d;
-	pud_t *pudp, pud;
-	pmd_t *pmdp, pmd;
-	pte_t *pte;
-
-	if (pgd_none(*pgd))
-		return;
-	p4d = p4d_offset(pgd, query->address);
-	if (p4d_none(*p4d))
-		return;
-	pudp = pud_offset(p4d, query->address);
-	pud = READ_ONCE(*pudp);
-	if (pud_none(pud))
-		return;
-	if (!pud_present(pud) || pud_large(pud)) {
-		query->entry = pud_val(pud);
-		query->level = 3;
-		return;
-	}
-	pmdp = pmd_offset(&pud, query->address);
-	pmd = READ_ONCE(*pmdp);
-	if (pmd_none(pmd))
-		return;
-	if (!pmd_present(pmd) || pmd_large(pmd)) {
-		query->entry = pmd_val(pmd);
-		query->level = 2;
-		return;
-	}
-	pte = pte_offset_map(&pmd, query->address);
-	query->entry = pte_val(READ_ONCE(*pte));
-	query->level = 1;
-	pte_unmap(pte);
-}
-
 static long dr_query(void __user *user)
 {
 	struct mm_struct *mm = current->mm;
@@ -83,7 +42,7 @@ static long dr_query(void __user *user)
 	mmap_read_lock(mm);
 	vma = find_vma(mm, address);
 	if (vma && vma->vm_start <= address)
-		dr_walk(mm, &query);
+		query.entry = dr_entry(mm, address, &query.level);
 	else
 		vma = NULL;
 	mmap_read_unlock(mm);

@@ -26,6 +26,7 @@
 #include <linux/uaccess.h>
 
 #include "dma_rehearsal.h"
+#include "dma_rehearsal_compat.h"
 
 #define DR_MAX_VECTORS	32	/* a CPU has about 200 for all of its devices */
 #define DR_RESET_TRIES	50	/* 100 ms or more */
@@ -83,7 +84,7 @@ static irqreturn_t dr_pci_interrupt(int irq, void *data)
 
 	spin_lock_irqsave(&vector->lock, flags);
 	if (vector->eventfd)
-		eventfd_signal(vector->eventfd, 1);
+		dr_eventfd_signal(vector->eventfd);
 	spin_unlock_irqrestore(&vector->lock, flags);
 	return IRQ_HANDLED;
 }
@@ -106,7 +107,7 @@ static irqreturn_t dr_intx_interrupt(int irq, void *data)
 	if (pci_check_and_mask_intx(pci->pdev) && !pci->masked) {
 		pci->masked = true;
 		if (vector->eventfd)
-			eventfd_signal(vector->eventfd, 1);
+			dr_eventfd_signal(vector->eventfd);
 		ret = IRQ_HANDLED;
 	}
 	spin_unlock_irqrestore(&vector->lock, flags);
@@ -131,7 +132,7 @@ static void dr_intx_unmask(struct dr_pci *pci)
 	if (pci->masked && pci_check_and_unmask_intx(pci->pdev))
 		pci->masked = false;
 	else if (pci->masked)
-		eventfd_signal(vector->eventfd, 1);
+		dr_eventfd_signal(vector->eventfd);
 	spin_unlock_irq(&vector->lock);
 }
 

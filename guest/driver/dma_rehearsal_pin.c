@@ -44,6 +44,36 @@ static LIST_HEAD(dr_left);
 static LIST_HEAD(dr_running);		/* struct dr_run, the oldest first */
 static u64 dr_starts;
 
+/* A device would change a file's page without the file system's write-back knowing. */
+static bool dr_page_may_be_pinned(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return folio_test_anon(folio) || folio_test_swapbacked(folio) ||
+	       folio_test_hugetlb(folio);
+}
+
+/*
+ * Newer kernels refuse to pin a page of such a file for writing, with the error of a page
+ * that is not there. A pin for reading tells the two apart.
+ */
+static bool dr_file_may_be_written(unsigned long address)
+{
+	struct vm_area_struct *vma;
+	struct page *page;
+	bool writable, may;
+
+	mmap_read_lock(current->mm);
+	vma = find_vma(current->mm, address);
+	writable = vma && vma->vm_start <= address && vma->vm_flags & VM_WRITE;
+	mmap_read_unlock(current->mm);
+	if (!writable || pin_user_pages_fast(address, 1, FOLL_LONGTERM, &page) != 1)
+		return true;
+	may = dr_page_may_be_pinned(page);
+	unpin_user_page(page);
+	return may;
+}
+
 /*
  * Even without write permission a page is pinned as if for writing. Copy-on-write memory
  * is then copied now; otherwise the caller's next store would give the caller another
@@ -58,13 +88,9 @@ static int dr_pin_some(unsigned long start, int count, bool write, struct page *
 	/* Only the page that could not be forced: the next one may be in another mapping. */
 	if (got == -EFAULT && !write)
 		got = pin_user_pages_fast(start, 1, FOLL_LONGTERM, pages);
+	else if (got == -EFAULT && !dr_file_may_be_written(start))
+		got = -EOPNOTSUPP;
 	return got ? got : -EFAULT;
-}
-
-/* A device would change a file's page without the file system's write-back knowing. */
-static bool dr_page_may_be_pinned(struct page *page)
-{
-	return PageAnon(page) || PageSwapBacked(page) || PageHuge(page);
 }
 
 static void dr_unpin(struct page **pages, unsigned long count, u32 flags)

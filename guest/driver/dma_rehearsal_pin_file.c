@@ -13,6 +13,7 @@
 #include <linux/uaccess.h>
 
 #include "dma_rehearsal.h"
+#include "dma_rehearsal_compat.h"
 
 #define DR_REPORT_CHUNK	512	/* pages that are reported in one go */
 
@@ -104,7 +105,7 @@ static const struct file_operations dr_pin_fops = {
 	.unlocked_ioctl = dr_pin_ioctl,
 	.flush = dr_pin_flush,
 	.release = dr_pin_release,
-	.llseek = no_llseek,
+	.llseek = dr_no_llseek,
 };
 
 long dr_pin(void __user *argument)

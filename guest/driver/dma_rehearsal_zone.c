@@ -14,6 +14,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uio_driver.h>
+#include <linux/version.h>
 
 #include "dma_rehearsal.h"
 
@@ -77,6 +78,7 @@ int dr_zones_map(struct vm_area_struct *vma, phys_addr_t start, unsigned int mod
 	return dr_map(vma, start, mode);
 }
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 1, 0)
 static int dr_uio_mmap(struct uio_info *info, struct vm_area_struct *vma)
 {
 	struct dr_zone *zone = container_of(info, struct dr_zone, uio);
@@ -84,6 +86,28 @@ static int dr_uio_mmap(struct uio_info *info, struct vm_area_struct *vma)
 	/* vm_pgoff is the map's number, which UIO has checked. */
 	return dr_zones_map(vma, zone->start, dr_uio_maps[vma->vm_pgoff].mode);
 }
+
+static void dr_uio_set_mmap(struct uio_info *info)
+{
+	info->mmap = dr_uio_mmap;
+}
+#else
+static int dr_uio_prepare(struct uio_info *info, struct vm_area_desc *desc)
+{
+	struct dr_zone *zone = container_of(info, struct dr_zone, uio);
+
+	if (!vma_desc_test(desc, VMA_SHARED_BIT))
+		return -EINVAL;
+	if (!dr_zones_hold(zone->start, vma_desc_size(desc)))
+		return -ERANGE;
+	return dr_prepare(desc, zone->start, dr_uio_maps[desc->pgoff].mode);
+}
+
+static void dr_uio_set_mmap(struct uio_info *info)
+{
+	info->mmap_prepare = dr_uio_prepare;
+}
+#endif
 
 int dr_zones_register_uio(struct device *parent)
 {
@@ -97,7 +121,7 @@ int dr_zones_register_uio(struct device *parent)
 		info->name = zone->label;
 		info->version = __stringify(DMA_REHEARSAL_VERSION);
 		info->irq = UIO_IRQ_NONE;
-		info->mmap = dr_uio_mmap;
+		dr_uio_set_mmap(info);
 		for (map = 0; map < ARRAY_SIZE(dr_uio_maps); map++) {
 			info->mem[map].name = dr_uio_maps[map].name;
 			info->mem[map].addr = zone->start;

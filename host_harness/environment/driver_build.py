@@ -27,8 +27,8 @@ _PROBE_TIMEOUT_S = 30
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 # The mounts are private and end with the namespaces: nothing can be left mounted.
 _ENTER = (
-    'mount --rbind /dev "$0/dev" && mount --bind "$1" "$0/mnt" && cd / '
-    '&& exec chroot "$0" /bin/sh -ec "$2"'
+    'mount --rbind /dev "$0/dev" && mount --rbind /proc "$0/proc" '  # objtool reads its limits
+    '&& mount --bind "$1" "$0/mnt" && cd / && exec chroot "$0" /bin/sh -ec "$2"'
 )
 
 
@@ -136,7 +136,7 @@ def run_inside(
 ) -> subprocess.CompletedProcess[str]:
     """Run a shell script with ``tree`` as its root and ``work`` as its /mnt.
 
-    ``way`` is CHROOT or USERNS. Nothing is written into the tree, which has dev/ and mnt/.
+    ``way`` is CHROOT or USERNS. Nothing is written into the tree, which has dev/, proc/ and mnt/.
     """
     command = [*_prefix(way), _ENTER, str(tree), str(work), script]
     return children.run(command, timeout_s=timeout_s, environment=_ENVIRONMENT)

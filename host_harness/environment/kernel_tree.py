@@ -49,7 +49,7 @@ class KernelTree:
 
 
 def _inputs(suite: str) -> dict[str, Any]:
-    return {"suite": suite, "packages": _PACKAGES, "format": 1}
+    return {"suite": suite, "packages": _PACKAGES, "format": 2}
 
 
 def check_name(kernel: str) -> None:
@@ -152,7 +152,7 @@ def _unpack(suite: str, staging: Path, progress: Callable[[str], None]) -> dict[
     ):
         if not (root / link).exists() and (root / link).parent.exists():
             (root / link).symlink_to(target)
-    for mount_point in ("dev", "mnt"):
+    for mount_point in ("dev", "proc", "mnt"):
         (root / mount_point).mkdir(exist_ok=True)
     return {"versions": versions, "kernel_release": release}
 
