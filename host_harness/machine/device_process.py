@@ -10,7 +10,6 @@ import selectors
 import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,6 @@ class DeviceProcess:
     peer: Path | None
     _folder: Path
     _options: Options
-    _started: float  # by time.monotonic()
 
     @property
     def exerciser(self) -> Path:
@@ -60,17 +58,15 @@ class DeviceProcess:
         """Return the process once it listens on its sockets.
 
         UsageError for an endpoint that cannot be served, NoVerdict when the process dies or its
-        deadline, which counts from its start, passes.
+        deadline, which counts from this call, passes.
         """
         device, log, endpoint = self.process, self._folder / _LOG, self._options.endpoint
         if device.stdout is None:
             raise NoVerdict("device up", "the device process has no standard output")
         limit = self._options.deadlines["device up"]
-        # The deadline counts from the start, so a process that was ready early may be late, too.
-        left = limit - (time.monotonic() - self._started)
         with selectors.DefaultSelector() as selector:
             selector.register(device.stdout, selectors.EVENT_READ)
-            answered = left > 0 and bool(selector.select(wait_limit(left)))
+            answered = bool(selector.select(wait_limit(limit)))
         line = device.stdout.readline() if answered else b""
         if line.strip() != b"ready":
             if answered:
@@ -124,7 +120,6 @@ def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> 
     own = str(Path(dma_rehearsal.__file__).parents[1])
     python_path = [str(Path.cwd()), *filter(None, given), own]
     log = stack.enter_context((folder / _LOG).open("wb"))
-    started = time.monotonic()
     device = stack.enter_context(
         child(
             argv,
@@ -134,7 +129,7 @@ def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> 
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
         )
     )
-    return DeviceProcess(device, sockets, peer, folder, options, started)
+    return DeviceProcess(device, sockets, peer, folder, options)
 
 
 def _endpoint_refused(endpoint: str, log: Path) -> UsageError:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -80,8 +79,7 @@ def test_qemu_that_ends_makes_the_state_unusable_and_ends_a_boot(launch: Launch)
 def test_lost_device_process_is_not_the_states_fault(launch: Launch, tmp_path: Path) -> None:
     """It would be lost in a boot, too."""
     with subprocess.Popen(["echo", "ready"], stdout=subprocess.PIPE) as process:
-        now = time.monotonic()
-        device = DeviceProcess(process, tmp_path, None, launch.folder, launch.options, now)
+        device = DeviceProcess(process, tmp_path, None, launch.folder, launch.options)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with (
             pytest.raises(NoVerdict, match="the device process ended with status 0"),
