@@ -25,11 +25,18 @@
 /* 6.19: map_phys is in the place of map_page and map_resource. */
 #define DRO_HAS_MAP_PHYS (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0))
 
-/* 6.10: a flag of the device says that syncs can be left out, and ours cannot. */
+/*
+ * 6.10: a flag of the device says that syncs can be left out, and ours cannot. 7.2: these
+ * flags are bits, with functions.
+ */
 static inline void dro_need_sync(struct device *dev)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0) && IS_ENABLED(CONFIG_DMA_NEED_SYNC)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
+	dev_clear_dma_skip_sync(dev);
+#else
 	dev->dma_skip_sync = false;
+#endif
 #endif
 }
 
@@ -37,12 +44,20 @@ static inline void dro_need_sync(struct device *dev)
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && IS_ENABLED(CONFIG_IOMMU_DMA)
 static inline bool dro_iommu(const struct device *dev)
 {
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
+	return dev_dma_iommu(dev);
+#else
 	return dev->dma_iommu;
+#endif
 }
 
 static inline void dro_set_iommu(struct device *dev, bool on)
 {
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
+	dev_assign_dma_iommu(dev, on);
+#else
 	dev->dma_iommu = on;
+#endif
 }
 #else
 static inline bool dro_iommu(const struct device *dev)

@@ -52,7 +52,7 @@ def make(
             check()
             built = module_build.build(
                 *(kernel, source, staging, progress),
-                words="the guest's driver",
+                words=f"guest/{source.name}",
                 fix=f"fix guest/{source.name}",
             )
             if built.warnings:
