@@ -6,6 +6,7 @@ Linux's Documentation/ABI/testing/sysfs-bus-pci describes the files.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -140,4 +141,9 @@ def _stack(task: Path) -> list[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    """Write once: a file object whose write fails tries again when it is closed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from dma_rehearsal.guest.drivers import dma_ops, driver_modules
 from dma_rehearsal.guest.drivers.driver_modules import DriverModule, DriverModules, Value
 from dma_rehearsal.guest.drivers.kernel_binding import (
@@ -34,11 +36,18 @@ from dma_rehearsal.guest.testkit.rehearsed_board import LINE, drain, rehearsed_b
 from dma_rehearsal.guest.testkit.session_platform import SessionPlatform
 from dma_rehearsal.guest.testkit.undoing import Undoing
 
-__tracebackhide__ = is_verdict
+
+def _is_told(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Return whether the message says it all, so that a report leaves out the kit's frames."""
+    return is_verdict(error) or error.errisinstance(PciError)
+
+
+__tracebackhide__ = _is_told
 
 PROPERTY: Final = "driver run"
 KALLSYMS: Final = Path("/proc/kallsyms")
 _KERNEL_START: Final = " _stext"
+SINCE_BIND: Final = "; the kernel's messages since the bind:"
 _MESSAGES: Final = 15  # lines of the kernel's, in an error
 _OWN: Final = "dma_rehearsal"  # the driver of Python drivers, which gets its function back
 
@@ -184,7 +193,7 @@ class DriverRehearsal:
         try:
             self._unstuck(lambda: target.bind(driver))
         except OSError as error:
-            raise ProbeFailed(_refused(driver, target, error, messages)) from error
+            raise ProbeFailed(_refused(driver, target, error, messages)) from None
         return Bound(driver, module.name, target.folder)
 
     def _free(self, target: BoundFunction, undo: Undoing) -> None:
@@ -303,10 +312,7 @@ def kernel_start() -> int:
 def _refused(driver: str, target: BoundFunction, error: OSError, messages: KernelMessages) -> str:
     said = messages.read()[-_MESSAGES:]
     text = "".join(f"\n    {line}" for line in said) or "\n    (none)"
-    return (
-        f"the probe of {driver} at {target.address} failed: {error.strerror}; the kernel's "
-        f"messages since the bind:{text}"
-    )
+    return f"the probe of {driver} at {target.address} failed: {error.strerror}{SINCE_BIND}{text}"
 
 
 def _oops(messages: KernelMessages) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from dma_rehearsal.guest.testkit.attestation import CheckFailed
 from dma_rehearsal.guest.testkit.driver_rehearsal import (
+    SINCE_BIND,
     DriverRehearsal,
     Failures,
     RehearsalFailed,
@@ -83,7 +84,8 @@ def _refusals(due: int) -> Iterator[None]:
         error.args = (f"with failure {due}: {error}",)
         raise
     except (Exception, pytest.fail.Exception) as error:
-        print(f"failure {due}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        line = str(error).partition("\n")[0].removesuffix(SINCE_BIND)
+        print(f"failure {due}: {type(error).__name__}: {line}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -9,7 +9,6 @@ returned to a test that does.
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,6 +17,7 @@ from dma_rehearsal.guest.testkit.attestation import CheckFailed
 LOAD: Final = Path("/proc/loadavg")
 _IDLE_LOOKS: Final = 2  # in a row
 _LOOK_S: Final = 0.001
+_TRIES: Final = 20
 _STOP_S: Final = 10.0
 
 
@@ -47,8 +47,8 @@ def only_this_runs() -> bool:
 class HoldWatcher:
     """A thread that releases what the board holds. A context manager.
 
-    ``released`` counts the releases, ``stuck`` the looks at an idle guest after which an action
-    still waited.
+    ``released`` counts the releases, ``stuck`` the actions that went by themselves although the
+    watcher had released them again and again.
     """
 
     def __init__(self, board: Board) -> None:
@@ -57,6 +57,7 @@ class HoldWatcher:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._error: Exception | None = None
         self._expired = 0
+        self._tries = 0  # releases in a row without a look at which nothing waited
         self.released = 0
         self.stuck = 0
 
@@ -80,30 +81,31 @@ class HoldWatcher:
         """`CheckFailed` where an action waited in vain: the condition was not that of "held"."""
         if self.stuck:
             raise CheckFailed(
-                f"held DMA was not let go although the guest was idle ({self.stuck} looks, "
-                f"{self._board.expired - self._expired} went by themselves): the rehearsal is not "
-                "that of a held device; look into device-trace.jsonl"
+                f"held DMA was not let go although the guest was idle: {self.stuck} actions went "
+                "by themselves, so the rehearsal is not that of a held device; look into "
+                "device-trace.jsonl"
             )
 
     def _watch(self) -> None:
         try:
             while not self._stop.wait(_LOOK_S):
-                if self._board.held and self._idle():
-                    self._let_go()
+                self._look()
         except Exception as error:
             self._error = error
 
-    def _idle(self) -> bool:
-        return all(only_this_runs() for _ in range(_IDLE_LOOKS))
-
-    def _let_go(self) -> None:
-        before = self._board.held
-        self.release()
-        # The device answers a read after the write, so it has seen the release. Another action may
-        # have come meanwhile, but an idle guest begins none.
-        if before and self._board.held >= before and self._idle():
-            self.stuck += 1
-        time.sleep(_LOOK_S)  # the device's turn
+    def _look(self) -> None:
+        board = self._board
+        if not board.held:
+            self._tries = 0
+            return
+        expired = board.expired
+        if expired != self._expired:
+            # One that waited while the guest was busy may go; the device's patience is limited.
+            self.stuck += self._tries >= _TRIES
+            self._expired, self._tries = expired, 0
+        if all(only_this_runs() for _ in range(_IDLE_LOOKS)):
+            self.release()
+            self._tries += 1
 
     def release(self) -> None:
         """Let those go that wait now."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self, TypeVar
 
+__tracebackhide__ = True
 _T = TypeVar("_T")
 
 
