@@ -18,7 +18,10 @@ from dma_rehearsal.device.cache_model.snapshots import Snapshots
 
 @dataclass(slots=True, eq=False)
 class Buffer:
-    """A buffer that was tracked. ``owned`` are the snapshots of what the device owns."""
+    """A buffer that was tracked. ``owned`` are the snapshots of what the device owns.
+
+    ``pieces`` counts the extents that it tracks; one that it tracks twice counts twice.
+    """
 
     tag: int
     ordinal: int
@@ -26,6 +29,7 @@ class Buffer:
     spans: Sequence[Span]
     line: int
     owned: Snapshots = field(default_factory=Snapshots)
+    pieces: int = 0
 
     @property
     def edges(self) -> Iterator[tuple[Hashable, int]]:

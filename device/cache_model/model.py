@@ -28,6 +28,7 @@ from dma_rehearsal.device.cache_model.names import (
     MAX_OPERATION,
     MAX_PIECES,
     MAX_PIECES_OF_ACCESS,
+    MAX_PIECES_OF_BUFFER,
     MAX_RETAINED,
     MAX_SHARERS,
     MAX_TRACKED,
@@ -55,6 +56,8 @@ from dma_rehearsal.device.cache_model.snapshots import Held, Snapshots
 from dma_rehearsal.device.cache_model.tracked import Tracked
 from dma_rehearsal.device.layout import MemoryType
 from dma_rehearsal.device.layout.page import PAGE
+
+_PIECE = 128  # bytes that one more piece counts as: 16,384 take as long as 2 MiB
 
 
 class CacheModel:
@@ -112,6 +115,17 @@ class CacheModel:
         """Return whether a buffer is tracked by this tag."""
         return tag in self._buffers
 
+    def cost(self, tag: int, length: int | None = None) -> int:
+        """Return what an operation on bytes of a buffer may cost: those, and 128 a piece.
+
+        ``length``: how many bytes; None: all of them. A buffer that is not tracked costs nothing.
+        """
+        buffer = self._buffers.get(tag)
+        if buffer is None:
+            return 0
+        length = buffer.length if length is None else min(length, buffer.length)
+        return length + _PIECE * min(buffer.pieces, length // self.line + 2)
+
     def look(self, span: Span) -> Line | None:
         """Return the state of the line that holds the first byte; None where it is untracked."""
         for extent, start, _ in self._tracked.pieces(span.backing, span.offset, span.offset + 1):
@@ -134,7 +148,7 @@ class CacheModel:
         if tag in self._buffers:
             raise BadBuffer(f"buffer {tag:#x} is tracked already")
         check_spans([span for span, _ in runs], self.line, MAX_OPERATION)
-        self._admit(runs)
+        self._admit(tag, runs)
         spans = tuple(span for span, _ in runs)
         owned = Snapshots(self._held)
         buffer = Buffer(tag, self._ordinals, direction, spans, self.line, owned)
@@ -148,9 +162,9 @@ class CacheModel:
             position += span.length
         self._buffers[tag] = buffer
 
-    def _admit(self, runs: Sequence[tuple[Span, MemoryType]]) -> None:
+    def _admit(self, tag: int, runs: Sequence[tuple[Span, MemoryType]]) -> None:
         """Refuse what cannot be tracked before anything is."""
-        new = 0
+        new = own = 0
         most = BUFFER_COST + SPAN_COST * len(runs)
         pieces = len(self._tracked)
         edges = []
@@ -162,6 +176,7 @@ class CacheModel:
             pieces += 2  # where the span cuts others
             most += 2 * PIECE_COST
             for extent, low, high in self._tracked.pieces(span.backing, start, end):
+                own += 1
                 if extent is None:
                     new += high - low
                     pieces += 1
@@ -170,6 +185,9 @@ class CacheModel:
                     raise Busy(span.backing, low)
                 elif len(extent.buffers) >= MAX_SHARERS:
                     raise TooMuch(f"{MAX_SHARERS} buffers track offset {low:#x} of {span.backing}")
+                else:
+                    for other in extent.buffers:
+                        _admit_pieces(other.tag, other.pieces + 2 * len(runs))
         edges.sort()
         twice = 1
         for before, after in pairwise(edges):
@@ -182,6 +200,7 @@ class CacheModel:
             raise TooMuch(f"one buffer that has memory {twice} times; at most {MAX_SHARERS}")
         if self._tracked.size + new > MAX_TRACKED:
             raise TooMuch(f"{self._tracked.size + new} bytes; at most {MAX_TRACKED}")
+        _admit_pieces(tag, own)
         if pieces > MAX_PIECES:
             raise TooMuch(f"{pieces} pieces of memory with different buffers; at most {MAX_PIECES}")
         self._admit_bytes(most)
@@ -206,6 +225,7 @@ class CacheModel:
                 window = self._window(extent, Span(backing, low, high - low))
                 self._rules.observe(window)
                 extent.buffers.append(buffer)
+            buffer.pieces += 1
             window.note(Operation.TRACK, self._reporter.number)
         self._tracked.join(backing, start, end)
 
@@ -504,6 +524,15 @@ class CacheModel:
     def _rounded(self, span: Span) -> tuple[int, int]:
         end = span.offset + span.length
         return span.offset - span.offset % self.line, end + -end % self.line
+
+
+def _admit_pieces(tag: int, pieces: int) -> None:
+    """Refuse to cut a buffer into more pieces than it may have: TooMuch."""
+    if pieces > MAX_PIECES_OF_BUFFER:
+        raise TooMuch(
+            f"{pieces} pieces of buffer {tag:#x}, which others share; at most "
+            f"{MAX_PIECES_OF_BUFFER}"
+        )
 
 
 MakeModel = Callable[[GuestMemory, Mode, int, int], CacheModel]

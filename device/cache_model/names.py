@@ -11,10 +11,11 @@ from dma_rehearsal.device import layout
 
 LINE_SIZES = layout.CACHE_LINE_SIZES  # bytes
 # Bounds: of what a hostile guest can make the model hold, and of how long an operation can take.
-MAX_TRACKED = 64 << 20  # bytes of guest memory
+MAX_TRACKED = 128 << 20  # bytes of guest memory: 65,536 frames of 2 KiB
 MAX_OPERATION = layout.CACHE_MAX_OPERATION  # bytes of one buffer or access
 MAX_RETAINED = 384 << 20  # bytes of everything that the model holds: lines, copies, buffers
-MAX_PIECES = 16384  # runs of adjacent lines that the same buffers track
+MAX_PIECES = 131072  # runs of adjacent lines that the same buffers track
+MAX_PIECES_OF_BUFFER = 16384  # into which others cut it; bounds the time of its operations
 MAX_SHARERS = 16  # buffers of one line
 MAX_FILES = 128  # that hold tracked memory; each costs a descriptor of this process, or two
 MAX_ANNOUNCED = 16  # ranges open at once
@@ -89,8 +90,8 @@ class TooMuch(CacheError):
     """A bound is reached: what this call should have checked is not checked.
 
     More would be tracked than ``MAX_TRACKED``, or held than ``MAX_RETAINED``; or there would be
-    more pieces than ``MAX_PIECES``, more buffers on a line than ``MAX_SHARERS``, or memory in more
-    files than ``MAX_FILES``.
+    more pieces than ``MAX_PIECES``, of one buffer more than ``MAX_PIECES_OF_BUFFER``, more buffers
+    on a line than ``MAX_SHARERS``, or memory in more files than ``MAX_FILES``.
     """
 
 

@@ -71,6 +71,8 @@ class Reporter:
         self, window: Window, lines: bytes, kind: ReportKind, by: Operation
     ) -> Iterator[tuple[int, int, Buffer, Blame]]:
         """Yield runs of lines of one last operation, one buffer and one cause."""
+        if 0xFF not in lines:
+            return
         extent = window.extent
 
         def alike(run: tuple[int, int]) -> tuple[int, int, Buffer, Blame]:

@@ -47,6 +47,8 @@ class Tracked:
         index = bisect_right(extents, offset, key=_start) - 1
         if index >= 0 and extents[index].start < offset < extents[index].end:
             extents.insert(index + 1, extents[index].split(offset))
+            for buffer in extents[index].buffers:
+                buffer.pieces += 1
             self.retained += PIECE_COST
 
     def add(self, extent: Extent) -> None:
@@ -72,6 +74,8 @@ class Tracked:
         while index + 1 < len(extents) and extents[index].start < end:
             if extents[index].joins(extents[index + 1]):
                 extents[index].join(extents.pop(index + 1))
+                for buffer in extents[index].buffers:
+                    buffer.pieces -= 1
                 self.retained -= PIECE_COST
             else:
                 index += 1

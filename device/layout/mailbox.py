@@ -15,6 +15,9 @@ from dma_rehearsal.device.layout.cache import CACHE_MAX_OPERATION, CacheStatus
 from dma_rehearsal.device.layout.protection import ProtectionStatus
 
 MAIL_CAPACITY = 64  # records of one batch
+# The work of one batch in the cache model, in bytes: those of each command, and 128 for each piece
+# of its buffer. A withdrawal counts 128 for each grant. When so much is done, the rest is not.
+MAIL_BUDGET = 4 << 20
 MAIL_TRACK_MAX = CACHE_MAX_OPERATION  # bytes of one track; more is tracked in chunks
 # Tags of the mailbox. Those of the cache model's registers are below, so that neither side can name
 # what the other one tracks.
@@ -62,6 +65,7 @@ class MailStatus(IntEnum):
     BAD_COUNT = 1  # MAIL_COUNT is 0 or above MAIL_CAPACITY
     UNREACHABLE = 2  # the batch does not lie in memory that the platform can read
     BUS_MASTER_OFF = 3  # the platform function may not read memory
+    BUDGET = 4  # MAIL_BUDGET is spent before this record: send it and the rest again
     # Of a record:
     BAD_COMMAND = 16
     BAD_FIELD = 17  # a field that the command does not use is not 0

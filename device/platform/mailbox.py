@@ -30,6 +30,7 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind
 from dma_rehearsal.device.layout.mailbox import (
+    MAIL_BUDGET,
     MAIL_CALLERS,
     MAIL_CAPACITY,
     MAIL_GIVEN_UP,
@@ -77,6 +78,7 @@ _USED = {
 _PLAIN = ("tag", "direction", "address", "length", "offset", "virtual", "root", "levels", "kind")
 _BEGINS = (MailCommand.GRANT, MailCommand.TRACK, MailCommand.TRACK_UNCACHED)
 _NONE = (0,) * MAIL_VALUES
+_GRANT = 128  # bytes of the budget that the withdrawal of a grant counts as
 
 
 def _unused(command: MailCommand) -> Callable[[MailRecord], bool]:
@@ -129,6 +131,7 @@ class Mailbox:
         self._control, self._unit, self._tracks = control, unit, tracks
         self._interconnect, self._read, self._walk = interconnect, read, walk
         self._carries_out, self._event = carries_out, event
+        self._spent = 0  # of the batch's budget
         self._commands: dict[MailCommand, Callable[[MailRecord, DmaCall], None]] = {
             MailCommand.GRANT: self._grant,
             MailCommand.WITHDRAW: self._withdraw,
@@ -164,8 +167,11 @@ class Mailbox:
         except DmaRefused as refusal:
             off = refusal.reason is DmaReason.BUS_MASTER_OFF
             return self._failed(-1, MailStatus.BUS_MASTER_OFF if off else MailStatus.UNREACHABLE)
+        self._spent = 0
         with self._interconnect.lock:
             for position in range(count):
+                if self._spent >= MAIL_BUDGET:
+                    return position + 1 << MAIL_POSITION_SHIFT | MailStatus.BUDGET
                 start = position * MailRecord.SIZE
                 record = MailRecord.unpack(batch[start : start + MailRecord.SIZE])
                 try:
@@ -240,6 +246,7 @@ class Mailbox:
         count = self._unit.withdraw_owner(owner)
         if not count:
             raise MailFailed(MailStatus.NO_SUCH_TAG)
+        self._spent += count * _GRANT
         withdrawn = {"owner": hex(owner), "count": count}
         if self._named(record.tag):
             self._event("withdraw owner", **withdrawn)
@@ -263,6 +270,7 @@ class Mailbox:
     def _begin_track(self, record: MailRecord, call: DmaCall, command: Callable[[], None]) -> None:
         begins = not self._named(record.tag)
         self._attempt(record, command)
+        self._spent += self._tracks.model.cost(record.tag)
         if begins:
             self._tell_map(record, call, {})
 
@@ -270,6 +278,7 @@ class Mailbox:
         if record.values not in ((0, 0), (MAIL_GIVEN_UP, 0)):
             raise MailFailed(MailStatus.BAD_FIELD)
         self._check_tracked(record)
+        self._spent += self._tracks.model.cost(record.tag)
         given_up = record.values[0] == MAIL_GIVEN_UP
         self._attempt(record, lambda: self._tracks.untrack(record.tag, given_up=given_up))
         if not self._named(record.tag):
@@ -290,6 +299,7 @@ class Mailbox:
         sync: Callable[[int, int, int, Direction | None], None],
     ) -> None:
         self._check_tracked(record)
+        self._spent += self._tracks.model.cost(record.tag, record.length)
         direction = Direction(record.direction) if record.direction else None
         self._attempt(record, lambda: sync(record.tag, record.offset, record.length, direction))
         if call in _SYNCS:
@@ -312,6 +322,7 @@ class Mailbox:
 
     def _announce(self, record: MailRecord, announce: Callable[[int, int, int], None]) -> None:
         self._check_tracked(record)
+        self._spent += self._tracks.model.cost(record.tag, record.length)
         self._attempt(record, lambda: announce(record.tag, record.offset, record.length))
 
     def _check_tracked(self, record: MailRecord) -> None:

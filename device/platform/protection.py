@@ -28,7 +28,7 @@ from dma_rehearsal.device.platform.coverage import Coverage, Pair, SortedPairs
 ADDRESS_END = 1 << 64
 OWNER_END = 1 << 64
 _ID_END = 1 << 32
-_AT_ONCE = 2  # an owner of more than this part of all grants loses them at once
+_AT_ONCE = 64  # grants of an owner that go at once, where they are more than half of all
 # As plain numbers: operations on flags cost more than all the rest of a grant.
 _EACH = int(GrantDirection.IN), int(GrantDirection.OUT)
 _DIRECTIONS = {int(each): each for each in map(GrantDirection, (1, 2, 3))}
@@ -160,7 +160,7 @@ class Protection:
         if owned is None:
             return 0
         self._forget_owner(owner)
-        if len(owned) * _AT_ONCE > len(self._grants):
+        if len(owned) >= _AT_ONCE and 2 * len(owned) > len(self._grants):
             self._keep_all_but(owned)
         else:
             for each in owned.values():

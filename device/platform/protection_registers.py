@@ -28,6 +28,7 @@ _TOUCHED_INPUTS = (
     *(Plat.TOUCHED_LENGTH_LO, Plat.TOUCHED_LENGTH_HI),
     *(Plat.TOUCHED_SINCE, Plat.TOUCHED_DIRECTION),
 )
+_DIRECTIONS = {1: "IN", 2: "OUT", 3: "IN_OUT"}  # each GrantDirection's
 _NO_GRANT = Grant(0, 0, 0, layout.GrantDirection(0), 0)
 
 
@@ -220,6 +221,6 @@ def grant_facts(grant: Grant) -> dict[str, object]:
         "id": grant.id,
         "address": hex(grant.address),
         "length": grant.length,
-        "direction": "_".join(each.name or "" for each in grant.direction),
+        "direction": _DIRECTIONS[grant.direction],
         "owner": hex(grant.owner),
     }

@@ -27,7 +27,7 @@ from dma_rehearsal.device.platform.memory_types import (
     pat_types,
 )
 
-_ENTRIES = struct.Struct("<512Q")
+_ENTRY = struct.Struct("<Q")
 _ADDRESS_MASK = 0x000F_FFFF_FFFF_F000
 _PRESENT, _WRITABLE, _USER = 1 << 0, 1 << 1, 1 << 2
 _PWT, _PCD = 1 << 3, 1 << 4
@@ -124,7 +124,7 @@ class Witness:
         if (end - position + PAGE - 1) // PAGE > WITNESS_MAX_PAGES:
             report.status = WitnessStatus.BAD_ARGUMENT
             return report
-        tables: dict[int, tuple[int, ...]] = {}
+        tables: dict[int, bytes] = {}
         try:
             types = pat_types(self._pat)
             while position < end:
@@ -172,15 +172,13 @@ class Witness:
             | self.pat_bit(leaf.entry, leaf.size) << 2
         )
 
-    def _leaf(
-        self, tables: dict[int, tuple[int, ...]], root: int, address: int, levels: int
-    ) -> _Leaf:
+    def _leaf(self, tables: dict[int, bytes], root: int, address: int, levels: int) -> _Leaf:
         table, rights = root, Rights()
         for level in range(levels, 0, -1):
             if table not in tables:
-                tables[table] = _ENTRIES.unpack(self._read(table, PAGE))
+                tables[table] = self._read(table, PAGE)
             shift = 12 + 9 * (level - 1)
-            entry = tables[table][address >> shift & 0x1FF]
+            (entry,) = _ENTRY.unpack_from(tables[table], 8 * (address >> shift & 0x1FF))
             if not entry & _PRESENT:
                 raise _WalkError(WitnessStatus.NOT_PRESENT)
             rights = self.rights(entry, rights)

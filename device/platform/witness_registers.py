@@ -18,6 +18,11 @@ _INPUTS = (
     *(Plat.PAT_LO, Plat.PAT_HI, Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI),
     *(Plat.PHYSICAL_BITS, Plat.MTRR_COUNT),
 )
+_MTRRS = (
+    *(Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI, Plat.PHYSICAL_BITS, Plat.MTRR_COUNT),
+    *range(Plat.MTRR_RANGES, Plat.MTRR_RANGES + 16 * MTRR_MAX, 4),
+    *range(Plat.MTRR_FIXED, Plat.MTRR_FIXED + 8 * len(MTRR_FIXED_NAMES), 4),
+)
 _OUTPUTS = (
     *(Plat.WITNESS_RUN_COUNT, Plat.WITNESS_PAGE_COUNT),
     *(Plat.WITNESS_FAULT_VA_LO, Plat.WITNESS_FAULT_VA_HI),
@@ -42,6 +47,8 @@ class WitnessRegisters:
     ) -> None:
         self._control, self._results = control, results
         self._make, self._may_read, self._event = make, may_read, event
+        self._found: list[int] = []  # the registers from which these come:
+        self._mtrrs = Mtrrs(0, _PHYSICAL_BITS_MIN)
         control.add(
             (
                 Register(Plat.WITNESS_CTL, Access.WO),
@@ -93,7 +100,17 @@ class WitnessRegisters:
         bits, count = control[Plat.PHYSICAL_BITS], control[Plat.MTRR_COUNT]
         if not _PHYSICAL_BITS_MIN <= bits <= _PHYSICAL_BITS_MAX or count > MTRR_MAX:
             return WalkResult(WitnessStatus.BAD_ARGUMENT)
-        mtrrs = Mtrrs(
+        values = control.values
+        found = [values[each] for each in _MTRRS]
+        if found != self._found:
+            # A driver's mappings walk thousands of times with the same ones.
+            self._found, self._mtrrs = found, self._read_mtrrs(bits, count)
+        witness = self._make(control.pair(Plat.PAT_LO, Plat.PAT_HI), self._mtrrs)
+        return witness.walk(root, address, length, levels)
+
+    def _read_mtrrs(self, bits: int, count: int) -> Mtrrs:
+        control = self._control
+        return Mtrrs(
             control.pair(Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI),
             bits,
             tuple(
@@ -102,8 +119,6 @@ class WitnessRegisters:
             ),
             tuple(self._wide(Plat.MTRR_FIXED + 8 * i) for i in range(len(MTRR_FIXED_NAMES))),
         )
-        witness = self._make(control.pair(Plat.PAT_LO, Plat.PAT_HI), mtrrs)
-        return witness.walk(root, address, length, levels)
 
     def _wide(self, offset: int) -> int:
         return self._control.pair(offset, offset + 4)

@@ -23,6 +23,7 @@
 #define DR_PLAT_DEVICE         0xda7a
 #define DR_PLAT_MAGIC_VALUE    0x54414c50
 #define DR_MAIL_CAPACITY       64
+#define DR_MAIL_BUDGET         4194304
 #define DR_MAIL_TRACK_MAX      2097152
 #define DR_MAIL_TAG_BASE       0x80000000U
 #define DR_MAIL_OWNER_BASE     0x4d41494c00000000ULL
@@ -61,6 +62,7 @@
 #define DR_STATUS_BAD_COUNT                    0x1
 #define DR_STATUS_UNREACHABLE                  0x2
 #define DR_STATUS_BUS_MASTER_OFF               0x3
+#define DR_STATUS_BUDGET                       0x4
 #define DR_STATUS_BAD_COMMAND                  0x10
 #define DR_STATUS_BAD_FIELD                    0x11
 #define DR_STATUS_BAD_TAG                      0x12

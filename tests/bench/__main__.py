@@ -15,6 +15,7 @@ from tests.bench import (  # noqa: F401  # each registers its benchmarks
     cache_model,
     dma,
     guest,
+    mailbox,
     messages,
     start,
     watch,

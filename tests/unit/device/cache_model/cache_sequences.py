@@ -7,6 +7,7 @@ state machine) chooses the steps; a step that makes no sense must be refused by 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -151,6 +152,15 @@ class Pair:
                 )
                 if found != expected:
                     raise Difference(f"{step}: line {index} of {name}: {found}, not {expected}")
+        pieces = Counter(
+            buffer.tag
+            for extents in self.model._tracked._extents.values()
+            for extent in extents
+            for buffer in extent.buffers
+        )
+        counted = {tag: each.pieces for tag, each in self.model._buffers.items()}
+        if counted != pieces:
+            raise Difference(f"{step}: pieces of buffers: {counted}, not {pieces}")
         if self.model.tracked_size != seen:
             raise Difference(f"{step}: {self.model.tracked_size} bytes tracked, not {seen}")
 

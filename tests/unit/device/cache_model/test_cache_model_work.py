@@ -212,6 +212,67 @@ def test_pieces_and_sharers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     other.track(4, 16 * LINE, LINE)
 
 
+def test_a_buffer_that_others_cut_has_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an operation on it does not take longer, however many buffers lie in it."""
+    monkeypatch.setattr(LESS + "MAX_PIECES_OF_BUFFER", 9)
+    rig = Hostile()
+    for tag in range(1, 5):
+        rig.track(tag, 4 * LINE * tag, LINE)
+    assert rig.model.cost(0) == SIZE + 9 * 128
+    with pytest.raises(TooMuch, match="11 pieces of buffer 0x0, which others share; at most 9"):
+        rig.track(5, 40 * LINE, LINE)
+    rig.model.untrack(2)
+    rig.track(5, 40 * LINE, LINE)
+    for tag in (1, 3, 4, 5):
+        rig.model.untrack(tag)
+    assert rig.model.cost(0) == SIZE + 128
+    assert rig.model.cost(0, LINE) == LINE + 128
+    assert rig.model.cost(99) == 0
+    rig.model.untrack(0)
+    for tag in range(1, 5):
+        rig.track(tag, 4 * LINE * tag, LINE)
+    rig.track(5, 40 * LINE, LINE)
+    with pytest.raises(TooMuch, match="11 pieces of buffer 0x8"):
+        rig.track(8, 0, SIZE)
+
+
+# Real rings.
+
+RING = 65536  # mappings that are in force at once
+
+
+def test_a_ring_of_small_buffers_fits() -> None:
+    """Each has 64 bytes in a place of its own, and is synced: measured with 1,000 of them."""
+    size, some = 64, 1000
+    model = CacheModel(QuickMemory({"ram": bytearray(2 * size * some)}), Mode.STRICT, size)
+    for tag in range(some):
+        model.track(tag, Direction.IN, [(Span("ram", 2 * size * tag, size), WB)])
+        model.sync_for_device(tag, 0, size)
+    last = Snapshots.most(size) + names.BUFFER_COST + names.SPAN_COST + 3 * names.PIECE_COST
+    assert model.retained * RING // some + last <= names.MAX_RETAINED
+    assert 2 * RING <= names.MAX_PIECES
+    assert RING * size <= names.MAX_TRACKED
+
+
+def test_a_ring_of_frames_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of what is tracked goes: 4,096 frames of 2 KiB fit, 65,536 do not."""
+    frame, some = 2048, 100
+    model = CacheModel(QuickMemory({"ram": bytearray(2 * frame * some)}), Mode.STRICT, 64)
+
+    def receive(tag: int) -> None:
+        model.track(tag, Direction.IN, [(Span("ram", 2 * frame * tag, frame), WB)])
+        model.sync_for_device(tag, 0, frame)
+
+    for tag in range(some - 1):
+        receive(tag)
+    assert model.retained * 4096 // some <= names.MAX_RETAINED <= model.retained * RING // some
+    assert RING * frame <= names.MAX_TRACKED
+    monkeypatch.setattr(LESS + "MAX_RETAINED", model.retained)
+    with pytest.raises(TooMuch, match="bytes held; at most"):
+        receive(some - 1)
+    assert model.tracked_size == (some - 1) * frame
+
+
 # Memory that is held.
 
 

@@ -33,6 +33,7 @@ from dma_rehearsal.device.layout.mailbox import (
     MailRecord,
     MailStatus,
 )
+from dma_rehearsal.device.platform import mailbox
 from dma_rehearsal.device.platform.protection import Protection
 from tests.generated import examples
 from tests.unit.device.cache_model.cache_board import DATA, IN, IN_OUT, OUT
@@ -402,6 +403,31 @@ def test_a_full_protection_unit(plain: MailBoard) -> None:
     for _ in range(GRANT_CAPACITY - 1):
         unit.grant(DATA, LINE, OUT, 1)
     assert plain.send(GRANT, GRANT) == (2, MailStatus.PROTECTION_FULL)
+
+
+def test_the_work_of_a_batch_has_a_budget(
+    board: MailBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is sent again, and the first of a batch is always done."""
+    monkeypatch.setattr(mailbox, "MAIL_BUDGET", 2 * PAGE)
+    sync = ranged(FOR_DEVICE, 0, PAGE, tag=OTHER)
+    board.sent(track(0, PAGE, IN, OTHER))
+    assert board.send(sync, sync, sync) == (3, MailStatus.BUDGET)
+    assert board.trace.of("mail failed") == []
+    small = ranged(FOR_DEVICE, 0, LINE, tag=OTHER)
+    board.sent(*[small] * 30)
+    board.sent(untrack(OTHER))
+    board.sent(track(0, 4 * PAGE, IN, OTHER))
+    assert board.send(untrack(OTHER), GRANT) == (2, MailStatus.BUDGET)
+    assert board.send(GRANT) == OK
+
+
+def test_withdrawals_have_a_budget(plain: MailBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "MAIL_BUDGET", 10 * 128)
+    for tag in (TAG, OTHER):
+        plain.sent(*[grant(DATA, LINE, OUT, tag)] * 10)
+    assert plain.send(withdraw(), withdraw(OTHER)) == (2, MailStatus.BUDGET)
+    assert grants(plain) == 10
 
 
 @pytest.mark.parametrize("count", [0, MAIL_CAPACITY + 1, 2**16, 2**32 - 1])

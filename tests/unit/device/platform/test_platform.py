@@ -82,6 +82,24 @@ def test_mtrr_range_and_fixed_inputs(platform: Platform) -> None:
     assert runs[0].mtrr is MemoryType.WT
 
 
+def test_each_walk_takes_the_types_of_its_time(platform: Platform) -> None:
+    """Whichever register changes between two walks."""
+    seen = [walk(platform)[1][0].effective]
+    for register, value in (
+        (Plat.MTRR_DEF_TYPE_LO, 1 << 11 | MemoryType.WT),
+        (Plat.PAT_LO, LINUX_PAT & 0xFFFF_FF00),
+        (Plat.PAT_LO, LINUX_PAT & 0xFFFF_FFFF),
+        (Plat.MTRR_RANGES, 0x5000_0000 | MemoryType.WC),
+        (Plat.MTRR_RANGES + 8, 0xF000_0000 | 1 << 11),
+        (Plat.MTRR_RANGES + 12, 0xFF),
+        (Plat.MTRR_COUNT, 1),
+    ):
+        write32(platform, 0, register, value)
+        seen.append(walk(platform)[1][0].effective)
+    wt, uc = MemoryType.WT, MemoryType.UC
+    assert seen == [MemoryType.WB, wt, uc, wt, wt, wt, wt, MemoryType.WC]
+
+
 def test_results_of_a_shorter_walk_leave_nothing_behind(platform: Platform) -> None:
     walk(platform)
     set64(platform, Plat.WITNESS_LENGTH_LO, PAGE)
