@@ -200,6 +200,7 @@ class _Waiter:
         self._poll.register(stop, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         self._events = 0
+        self._descriptor = stream.fileno()
 
     def once(self, events: int, *deadlines: float | None) -> tuple[bool, bool]:
         """Wait for an event of the socket or the first deadline.
@@ -214,14 +215,17 @@ class _Waiter:
         if due:
             until = min(due)
             wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
-        found = {descriptor for descriptor, _ in self._poll.poll(wait)}
+        come = self._poll.poll(wait)
+        if not due and len(come) == 1 and come[0][0] == self._descriptor:
+            return True, True  # a message, as nearly always
+        found = {descriptor for descriptor, _ in come}
         if self._woken in found:
             os.eventfd_read(self._woken)
         if self._timers.next_deadline() is not None:
             self._turn.work = Action("a timer")
             self._timers.run_due()
             self._turn.work = None
-        return self._stop not in found, self._stream.fileno() in found
+        return self._stop not in found, self._descriptor in found
 
     def wait(self, events: int) -> bool:
         """Wait for an event of the socket: True then, False to stop serving."""
@@ -321,7 +325,8 @@ class _Session:
                     return False
                 if self._inbox:
                     return True
-        return self._wait(_POLL_IN)
+        serving, ready = self._waiter.once(_POLL_IN)
+        return self._receive() if ready and serving else serving
 
     def _wait(self, events: int) -> bool:
         """Wait for the socket or a deadline. Return whether to go on."""
