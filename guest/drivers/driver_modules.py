@@ -40,6 +40,11 @@ class DriverModule:
         return (LOADED / self.name).is_dir()
 
 
+def under_test() -> bool:
+    """Whether the run was given a kernel driver."""
+    return (FOLDER / LIST).exists()
+
+
 class DriverModules:
     """Loads and unloads the modules of a run. What it finds loaded already, it leaves loaded."""
 

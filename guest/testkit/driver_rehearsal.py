@@ -291,6 +291,18 @@ class DriverRehearsal:
         )
 
 
+def take_from_the_kernel() -> None:
+    """Unbind drivers that the kernel bound to the endpoint by itself, such as those built into it.
+
+    Nothing has hooked their DMA, so it must end before the protection unit is on. Nobody gets the
+    functions until a test binds its driver.
+    """
+    for each in endpoint_functions():
+        if each.driver != _OWN:
+            each.unbind()
+            each.allow(NOBODY)
+
+
 def _text_sections(module: str) -> dict[str, int]:
     found = driver_modules.sections(module)
     return {name: address for name, address in found.items() if "text" in name}

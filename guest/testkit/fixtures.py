@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from dma_rehearsal.guest.drivers import driver_modules
 from dma_rehearsal.guest.drivers.device_limits import UNLIMITED
 from dma_rehearsal.guest.drivers.edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from dma_rehearsal.guest.drivers.exerciser import Exerciser
@@ -31,7 +32,7 @@ from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.linux import memory_types
 from dma_rehearsal.guest.linux.kernel_cmdline import device_parameters
 from dma_rehearsal.guest.session import SETTINGS, SessionSettings
-from dma_rehearsal.guest.testkit import conditions
+from dma_rehearsal.guest.testkit import conditions, driver_rehearsal
 from dma_rehearsal.guest.testkit.agreement import HostWitness
 from dma_rehearsal.guest.testkit.attestation import Attest
 from dma_rehearsal.guest.testkit.board import NO_EXERCISER, Board, OwnDeviceBoard
@@ -69,6 +70,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.config.stash[_ITEM] = item
     provenance.ends_at(_RUNNER, (str(item.path), (item.location[1] or 0) + 1))
     if _KIT not in item.config.stash:
+        if driver_modules.under_test():
+            driver_rehearsal.take_from_the_kernel()
         iommu = item.config.stash[SETTINGS].behind_iommu
         item.config.stash[_KIT] = SessionPlatform(iommu=iommu)
     item.config.stash[_KIT].start(item)

@@ -14,10 +14,10 @@ import pytest
 
 from dma_rehearsal.device.layout import CacheReportKind, DmaReason, PlatformFeature
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind
-from dma_rehearsal.guest.drivers import kernel_binding
+from dma_rehearsal.guest.drivers import driver_modules, kernel_binding
 from dma_rehearsal.guest.drivers.pci_sysfs import PciError
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
-from dma_rehearsal.guest.testkit import device_files, hold_watcher
+from dma_rehearsal.guest.testkit import device_files, driver_rehearsal, hold_watcher
 from dma_rehearsal.guest.testkit.conditions import HELD, Condition
 from dma_rehearsal.guest.testkit.driver_rehearsal import (
     DriverRehearsal,
@@ -221,6 +221,20 @@ def test_a_driver_that_had_the_function_at_boot_is_taken_from_it(
     steps = [each.split()[0] for each in kernel.log]
     assert steps == ["unbind", "load", "bind", "unbind", "unload"]
     assert kernel.bound() is None
+
+
+def test_before_the_first_test_the_kernel_gives_the_endpoint_up(kernel: FakeKernel) -> None:
+    """What a driver does at its unbind is not hooked, and would be refused later."""
+    assert driver_modules.under_test()
+    kernel.build_in("nvme", "nvme")
+    kernel.build_in("dma_rehearsal", "dma_rehearsal")
+    for address, name in (ADDRESS, "nvme"), (OTHER, "dma_rehearsal"):
+        (kernel.devices / address / "driver").symlink_to(kernel.root / "bus" / "drivers" / name)
+    driver_rehearsal.take_from_the_kernel()
+    assert kernel.log == [f"unbind nvme {ADDRESS}"]
+    assert kernel.bound() is None
+    (kernel.files / driver_modules.LIST).unlink()
+    assert not driver_modules.under_test()
 
 
 def test_the_parameters_of_a_built_in_driver_are_set_or_refused(
