@@ -18,13 +18,13 @@ ARGS ?=
 ATTACH ?=
 TESTS ?=
 
-export FAULT ACCEL SEED ORDER ENDPOINT MODULE DRIVER IOMMU KERNEL PROFILE COHERENT PLACE BOOT APPEND STATE \
+export FAULT ACCEL SEED ORDER ENDPOINT MODULE DRIVER REHEARSE IOMMU KERNEL PROFILE COHERENT PLACE BOOT APPEND STATE \
 	DEADLINE VMS KEEP GDB QEMU
 
 # An unknown variable is an error. Otherwise FAULTS=x would run without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
 	DMA_REHEARSAL_CACHE DRIVER ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL LOAD MODULE N ORDER PLACE \
-	PROFILE PYTHON QEMU \
+	PROFILE PYTHON QEMU REHEARSE \
 	SECONDS SEED STATE TARGET TESTS VENV VM VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
@@ -35,7 +35,7 @@ $(error nothing reads $(UNKNOWN)=; next: $(if $(ALIKE),write $(ALIKE)=,make help
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm watch test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
+.PHONY: help setup test-vm rehearse watch test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
 	faults docs dist lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
@@ -47,6 +47,9 @@ setup:
 
 test-vm: setup ## boot the guest, run the DMA checks, print the table
 	@$(PYTHON) -m dma_rehearsal.host_harness test $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+
+rehearse: setup ## run each test of MODULE's or DRIVER's (TESTS, ENDPOINT) under every condition; one report
+	@$(PYTHON) -m dma_rehearsal.host_harness rehearse $(if $(TESTS),--tests $(TESTS)) $(ARGS)
 
 watch: setup ## rerun the selected checks when a file of guest/, TESTS, MODULE, PROFILE or ENDPOINT changes; ARGS="-k alignment"
 	@$(PYTHON) -m dma_rehearsal.host_harness watch $(if $(TESTS),--tests $(TESTS)) $(ARGS)

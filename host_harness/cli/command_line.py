@@ -118,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     test_parser = add("test", "run the checks; further arguments go to pytest")
     add_runs(test_parser)
     add_tests(test_parser)
+    rehearse_parser = add(
+        "rehearse",
+        "run each test of a driver under every condition, with one report; further arguments go to "
+        "pytest",
+    )
+    add_runs(rehearse_parser)
+    add_tests(rehearse_parser)
     watch_parser = add(
         "watch", "rerun the checks when a file changes; further arguments go to pytest"
     )
@@ -174,7 +181,7 @@ def main(argv: list[str]) -> Ending:
     try:
         parser = _parser()
         known, rest = parser.parse_known_args(argv)
-        if rest and known.command not in ("test", "watch", "soak", "order"):
+        if rest and known.command not in ("test", "rehearse", "watch", "soak", "order"):
             parser.error(f"{known.command} takes no {rest[0]!r}")
         return _run(known, rest)
     except HarnessError as error:
@@ -256,8 +263,23 @@ def _tests(known: argparse.Namespace) -> GuestTests:
     return tests
 
 
+def _rehearsing(known: argparse.Namespace, pytest_args: list[str]) -> list[str]:
+    """Set what a rehearsal is, and return pytest's arguments; UsageError when no test is named."""
+    if not known.tests:
+        raise UsageError(
+            "rehearse runs guest tests of your driver, and none are named",
+            "name their folder: TESTS=guest_tests for make, --tests guest_tests for dma-rehearsal",
+        )
+    os.environ["REHEARSE"] = "1"
+    # The report has each finding once; pytest's summary would have it under every condition.
+    shown = any(word.startswith(("--tb", "-r", "--no-summary")) for word in pytest_args)
+    return [*pytest_args, *([] if shown else ["--no-summary"])]
+
+
 def _test(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     try:
+        if known.command == "rehearse":
+            pytest_args = _rehearsing(known, pytest_args)
         given = _given()
         tests = _tests(known)
     except UsageError as error:

@@ -71,6 +71,12 @@ OPTIONS = (
         "a driver of the guest's kernel under test, built in or a module",
     ),
     Option(
+        "rehearse",
+        "REHEARSE",
+        "1",
+        "run each test of a driver under every condition (make rehearse)",
+    ),
+    Option(
         "iommu",
         "IOMMU",
         "intel",
@@ -140,6 +146,7 @@ class Options:
     endpoint: str | None = None
     modules: tuple[str, ...] = ()
     driver: str | None = None
+    rehearse: bool = False
     iommu: bool = False
     kernel: str = "bookworm"
     boot: str = "pvh"
@@ -220,6 +227,7 @@ def parse(given: Mapping[str, str]) -> Options:
         endpoint=given.get("endpoint"),
         modules=_modules(given.get("module")),
         driver=_driver(given.get("driver")),
+        rehearse=_rehearse(given),
         iommu=_iommu(given.get("iommu")),
         kernel=given.get("kernel", "bookworm"),
         boot=boot,
@@ -259,6 +267,16 @@ def _modules(text: str | None) -> tuple[str, ...]:
             f"MODULE={text} has a ':' without a path on both sides", "separate paths by one ':'"
         )
     return tuple(words)
+
+
+def _rehearse(given: Mapping[str, str]) -> bool:
+    rehearse = _flag("rehearse", given)
+    if rehearse and not ("module" in given or "driver" in given):
+        raise UsageError(
+            "REHEARSE=1 rehearses a kernel driver, and none is named",
+            "give MODULE=path or DRIVER=name",
+        )
+    return rehearse
 
 
 def _driver(text: str | None) -> str | None:

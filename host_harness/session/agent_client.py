@@ -33,7 +33,9 @@ class Request:
 
     ``arguments`` go to the guest's pytest, besides those that select ``tests``. ``fault`` names a
     fault of the guest's side, ``limit_s`` is a test's deadline in seconds (0: none), ``place`` the
-    policy that places buffers. The seed is not part of it: what is collected does not depend on it.
+    policy that places buffers, ``rehearse`` whether tests of a
+    driver run under every condition. The seed is not part of it: what is collected does not depend
+    on it.
     """
 
     tests: GuestTests
@@ -42,6 +44,7 @@ class Request:
     iommu: bool = False
     limit_s: float = 0.0
     place: str | None = None
+    rehearse: bool = False
 
     @classmethod
     def of(
@@ -56,6 +59,7 @@ class Request:
             iommu=options.iommu,
             limit_s=0 if math.isinf(limit := options.deadlines["test"]) else limit,
             place=place,
+            rehearse=options.rehearse,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -69,6 +73,7 @@ class Request:
             "iommu": self.iommu,
             "limit": self.limit_s,
             "place": self.place,
+            "rehearse": self.rehearse,
         }
 
     def message(self, seed: int) -> Message:

@@ -205,6 +205,8 @@ class GuestSession:
         """Give a test's reports to the ledger and to the session's hooks."""
         self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
         self._reported.add(item.nodeid)
+        if self.run.options.rehearse:
+            self.run.rehearsal.add(seen.reports, seen.host)
         for warned in seen.warnings:
             session_reports.warn(item.config, warned, item.nodeid)
         for report in seen.reports:

@@ -62,6 +62,7 @@ from dma_rehearsal.host_harness.session.guest_states import Plan, Start
 from dma_rehearsal.host_harness.verdict import promise_table
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
+from dma_rehearsal.host_harness.verdict.rehearsal_report import RehearsalReport
 
 
 class Run:
@@ -89,6 +90,7 @@ class Run:
         if known_gaps is None:
             known_gaps = KnownGaps.load(OWN) if self.tests.is_own else KnownGaps()
         self.ledger = Ledger(known_gaps=known_gaps)
+        self.rehearsal = RehearsalReport()
         self.error: HarnessError | None = None
         self.vms: list[Vm] = []
         self.folder: Path | None = None
@@ -326,6 +328,8 @@ class Run:
                 "status": status.value,
             }
             self.ledger.write(self.folder / "attestations.json", facts)
+            if self.options.rehearse:
+                self.rehearsal.write(self.folder, status.value)
             if self.replay:
                 (self.folder / "replay").write_text(f"{self._replay_command()}\n")
             run_folder.set_status(self.folder, status)
@@ -334,10 +338,15 @@ class Run:
     def verdict(self) -> list[str]:
         """Return the lines for people: the table, what fails the run, the counts and facts."""
         lines = []
-        if self.ledger.promises:
-            width, colours = promise_table.usual_width(), promise_table.on_terminal()
-            lines += [self.ledger.table(width, colours=colours), ""]
-        lines += self.ledger.complaints()
+        width, colours = promise_table.usual_width(), promise_table.on_terminal()
+        if self.options.rehearse:
+            lines += [*self.rehearsal.lines(colours=colours), ""]
+            of_the_run = self.ledger.of_the_run()
+            lines += [f"{row.verdict}: {row.promise}: {row.reason}" for row in of_the_run]
+        else:
+            if self.ledger.promises:
+                lines += [self.ledger.table(width, colours=colours), ""]
+            lines += self.ledger.complaints()
         if isinstance(self.error, NoVerdict):
             lines += [f"no verdict: {self.error}", ""]
         elif self.error:
@@ -362,7 +371,7 @@ class Run:
 
     def _replay_command(self) -> str:
         # A lost verdict may depend on every earlier test; so may a failure in a shuffled order.
-        whole = self.error or self.options.order == "shuffled"
+        whole = self.error or self.options.order == "shuffled" or self.options.rehearse
         failed = [] if whole else self.ledger.to_repeat()
         given = dict(self.options.given)
         if self.place == HOSTILE:

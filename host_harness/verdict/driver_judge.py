@@ -17,10 +17,12 @@ from dma_rehearsal.host_harness.verdict.driver_announcements import (
     bindings,
     expectations,
 )
+from dma_rehearsal.host_harness.verdict.driver_findings import DriverFinding
 from dma_rehearsal.host_harness.verdict.driver_view import DriverView, Mistake
 from dma_rehearsal.host_harness.verdict.evidence import Request
 
 _SHOWN = 3  # groups of mistakes that are alike
+_FOUND_MAX = 64  # of them that are findings
 _NOWHERE: dict[str, dict[str, int]] = {}
 
 
@@ -29,12 +31,15 @@ class DriverVerdict:
     """``objections`` to the test; ``announced`` are refused requests, by sequence.
 
     ``named`` has lines about the memory of other refused requests, by sequence: which mapping the
-    byte at fault is of, and which the nearest grant.
+    byte at fault is of, and which the nearest grant. ``findings`` are the facts of the first
+    ``told`` objections.
     """
 
     objections: tuple[str, ...] = ()
     announced: frozenset[int] = frozenset()
     named: dict[int, tuple[str, str]] = field(default_factory=dict)
+    findings: tuple[DriverFinding, ...] = ()
+    told: int = 0
 
 
 NOT_A_DRIVERS = DriverVerdict()
@@ -80,8 +85,12 @@ def judge(
         if index not in covered and item.mistake is not None
     ]
     of_driver = bool(bound)
+    wrong = [each for each in mistakes if of_driver or _by_mail(each)]
+    groups = _groups(wrong)
+    findings = tuple(_finding(alike, places) for alike in groups[:_FOUND_MAX])
+    complaints = _complaints(wrong, groups, findings)
     objections = [
-        *_complaints([each for each in mistakes if of_driver or _by_mail(each)], places),
+        *complaints,
         *unmet[:_SHOWN],
         _unchecked(view) if of_driver else "",
     ]
@@ -92,6 +101,8 @@ def judge(
         tuple(filter(None, objections)),
         frozenset(announced),
         {each.sequence: places.of_refusal(each) for each in refusals},
+        findings,
+        len(complaints),
     )
 
 
@@ -162,18 +173,31 @@ def _unmet(said: Expectation, met: int, came: Sequence[str]) -> str:
     )
 
 
-def _complaints(mistakes: Sequence[Mistake], places: _Places) -> list[str]:
-    """Return the objection to mistakes that are not announced, as one text; none without any."""
-    if not mistakes:
-        return []
+def _groups(mistakes: Sequence[Mistake]) -> list[list[Mistake]]:
+    """Return the mistakes, those that are alike together."""
     groups: dict[tuple[object, ...], list[Mistake]] = {}
     for each in mistakes:
         made = each.mapping.callers if each.mapping is not None else ()
         groups.setdefault((each.kind, each.callers, made), []).append(each)
-    lines: list[str] = []
-    for alike in list(groups.values())[:_SHOWN]:
-        lines += _of_group(alike, places)
-    if others := list(groups.values())[_SHOWN:]:
+    return list(groups.values())
+
+
+def _finding(alike: Sequence[Mistake], places: _Places) -> DriverFinding:
+    first = alike[0]
+    place = places.name(first.position, first.callers) if first.callers else ""
+    return DriverFinding.of(first.kind, place, _of_group(alike, places))
+
+
+def _complaints(
+    mistakes: Sequence[Mistake],
+    groups: Sequence[Sequence[Mistake]],
+    findings: Sequence[DriverFinding],
+) -> list[str]:
+    """Return the objection to mistakes that are not announced, as one text; none without any."""
+    if not mistakes:
+        return []
+    lines = [each.text for each in findings[:_SHOWN]]
+    if others := groups[_SHOWN:]:
         kinds = ", ".join(
             sorted({each.kind.partition(".")[2] for group in others for each in group})
         )

@@ -20,6 +20,7 @@ from dma_rehearsal.host_harness.verdict import (
 )
 from dma_rehearsal.host_harness.verdict.claim_judge import Finding
 from dma_rehearsal.host_harness.verdict.claims import Claim
+from dma_rehearsal.host_harness.verdict.driver_findings import DriverFinding
 from dma_rehearsal.host_harness.verdict.driver_judge import NOT_A_DRIVERS, DriverVerdict
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.expected_refusals import Matched
@@ -53,8 +54,8 @@ class HostView:
 
     Each objection is a text whose first line says what is wrong. ``told`` are statements of other
     witnesses, added to what was attested; ``guests_word`` is added to what rests on walks of page
-    tables alone. ``rows`` are promises that the trace decides by itself. ``evidence``: None where
-    no device was looked at.
+    tables alone. ``rows`` are promises that the trace decides by itself. ``facts`` are the
+    objections to a kernel driver's test, apart. ``evidence``: None where no device was looked at.
     """
 
     evidence: Evidence | None = None
@@ -65,6 +66,7 @@ class HostView:
     witnessed: bool = True
     guests_word: str = ""
     rows: tuple[Promise, ...] = ()
+    facts: tuple[DriverFinding, ...] = ()
 
     def missing(self, row: object) -> str:
         """Return why a test's own verdict on a promise does not count; empty if it does."""
@@ -137,15 +139,17 @@ def look(
     refused = refusals.complaint(matched.unannounced, memory, driver.named)
     if refused and not any(others):  # else these name the faults
         refused += "".join(f"\n  the second witness: {each}" for each in told[:_TOLD_SHOWN])
-    objections = [
-        *driver.objections,
-        refused,
+    facts = [*driver.findings, *refusals.findings(matched.unannounced, memory, driver.named)]
+    rest = [
+        *driver.objections[driver.told :],
         expected_refusals.complaint(matched.unmet, evidence.refusals),
         expected_refusals.untraced(properties, matched),
         *others,
         FULL if evidence.full else "",
         GAP.format(*evidence.missing) if evidence.missing else "",
     ]
+    objections = [*driver.objections[: driver.told], refused, *rest]
+    facts += [DriverFinding.of("", "", each.splitlines()) for each in rest if each]
     return HostView(
         evidence,
         matched,
@@ -158,6 +162,7 @@ def look(
         witnessed,
         guests_word,
         tuple(rows),
+        tuple(facts),
     )
 
 

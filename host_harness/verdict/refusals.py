@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from dma_rehearsal.host_harness.verdict.driver_findings import DriverFinding
 from dma_rehearsal.host_harness.verdict.evidence import Request
 from dma_rehearsal.host_harness.verdict.guest_buffers import Memory, nearest_to
 
 _SHOWN = 3  # groups of refusals that are alike
+_FOUND_MAX = 64  # of them that are findings
 
 # Why, and what to do next, by DmaReason's names; with blanks for the direction.
 _REASONS: dict[str, tuple[str, str]] = {
@@ -164,14 +166,11 @@ def complaint(
     """
     if not refused:
         return ""
-    groups: dict[tuple[object, ...], list[Request]] = {}
-    for each in refused:
-        owner = each.nearest.owner if each.nearest else None
-        groups.setdefault((each.device, each.write, each.reason, owner), []).append(each)
+    groups = _groups(refused)
     parts = []
-    for alike in list(groups.values())[:_SHOWN]:
+    for alike in groups[:_SHOWN]:
         parts += _of_group(alike, memory, drivers.get(alike[0].sequence, ("", "")))
-    if others := list(groups.values())[_SHOWN:]:
+    if others := groups[_SHOWN:]:
         parts.append(f"and {sum(map(len, others))} more that were refused for other reasons")
     reasons = sorted({each.reason for each in refused})
     expects = "driver.expects" if any(map(any, drivers.values())) else "expects"
@@ -181,6 +180,31 @@ def complaint(
         + "): ... around that DMA"
     )
     return "\n".join(parts)
+
+
+def findings(
+    refused: Sequence[Request],
+    memory: Sequence[Memory],
+    drivers: Mapping[int, tuple[str, str]] = _NONE,
+) -> list[DriverFinding]:
+    """Return the facts of what `complaint` tells."""
+    return [
+        DriverFinding.of(
+            f"DmaReason.{alike[0].reason}",
+            "",
+            _of_group(alike, memory, drivers.get(alike[0].sequence, ("", ""))),
+        )
+        for alike in _groups(refused)[:_FOUND_MAX]
+    ]
+
+
+def _groups(refused: Sequence[Request]) -> list[list[Request]]:
+    """Return the refusals, those that are alike together."""
+    groups: dict[tuple[object, ...], list[Request]] = {}
+    for each in refused:
+        owner = each.nearest.owner if each.nearest else None
+        groups.setdefault((each.device, each.write, each.reason, owner), []).append(each)
+    return list(groups.values())
 
 
 def told(each: Request) -> str:

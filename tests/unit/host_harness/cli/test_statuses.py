@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.host_harness.environment.payload import SOURCE
-from tests.runs import check, clean_environment, run, runs_after_a_pass
+from tests.runs import Run, call, check, clean_environment, run, runs_after_a_pass
 
 
 @pytest.fixture
@@ -40,6 +40,26 @@ def test_wrong_use_is_2(
     done = run(runs, *arguments, **settings)
     check(done, 2)
     assert words in done.output + done.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        ([], {"MODULE": "driver"}, "MODULE=driver does not exist"),
+        ([], {"DRIVER": "nvme"}, "name their folder: TESTS=guest_tests for make"),
+        (["--tests", "guest_tests"], {}, "REHEARSE=1 rehearses a kernel driver, and none"),
+    ],
+    ids=str,
+)
+def test_rehearsal_without_a_driver_or_without_tests_is_2(
+    runs: Path, tmp_path: Path, arguments: list[str], settings: dict[str, str], words: str
+) -> None:
+    (tmp_path / "guest_tests").mkdir()
+    command = [sys.executable, "-m", "dma_rehearsal.host_harness", "rehearse", "--runs", str(runs)]
+    named = arguments or (["--tests", "guest_tests"] if "MODULE" in settings else [])
+    done = call([*command, *named], tmp_path, **settings, PYTHONPATH=str(SOURCE))
+    check(Run(done.returncode, done.stdout, done.stderr, runs / "latest"), 2)
+    assert words in done.stderr
 
 
 def test_environment_that_cannot_be_is_3(runs: Path) -> None:

@@ -64,6 +64,8 @@ def test_modules_are_paths_with_colons_between_them() -> None:
     assert given.modules == ("drv", "../lib/ring.c")
     assert given.driver == "virtio-net"
     assert run_options.parse({}).modules == ()
+    assert not given.rehearse
+    assert run_options.parse({"driver": "nvme", "rehearse": "1"}).rehearse
 
 
 def test_debugger_takes_the_deadlines_away_but_for_those_that_are_named() -> None:
@@ -102,6 +104,8 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"vms": "2", "gdb": "1"}, "KEEP and GDB are for one VM"),
         ({"module": "a::b"}, "MODULE=a::b"),
         ({"driver": "drivers/nvme"}, "DRIVER=drivers/nvme is not a name"),
+        ({"rehearse": "1"}, "REHEARSE=1 rehearses a kernel driver, and none"),
+        ({"rehearse": "perhaps", "driver": "nvme"}, "REHEARSE=perhaps"),
         ({"colour": "red"}, "'colour'"),
         ({"profile": "nvmes"}, "PROFILE=nvmes: there is no profile 'nvmes'; do you mean nvme"),
         ({"profile": "no/such.toml"}, "no/such.toml: No such file"),
