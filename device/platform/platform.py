@@ -110,7 +110,7 @@ class Platform(Endpoint):
         self._protection = ProtectionRegisters(control, self._unit, self.interconnect, event)
         self._requests = RequestRegisters(control, self.interconnect, event)
         self._holds = HoldRegisters(control, self.interconnect.holds, self.timers)
-        tracks = Tracks(
+        self._tracks = Tracks(
             self.interconnect, make=self._make_cache, file_ranges=self._places, event=event
         )
         self._board = BoardRegisters(
@@ -123,14 +123,14 @@ class Platform(Endpoint):
             control,
             self.memory(PlatformBar.RESULTS),
             self.interconnect,
-            tracks,
+            self._tracks,
             walk=self._witness.walk,
             event=event,
         )
         Mailbox(
             control,
             self._unit,
-            tracks,
+            self._tracks,
             self.interconnect,
             read=self.bus.read,
             walk=self._witness.walk_from,

@@ -24,11 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.fuzz import exerciser_target  # noqa: F401  # it adds its target
+from tests.fuzz import exerciser_target, mailbox_target  # noqa: F401  # they add their targets
 from tests.fuzz.targets import TARGETS, Hang
 
 CORPUS = Path("build/fuzz")
-WATCHED = ("device/vfio_user/", "device/endpoints/")
+WATCHED = ("device/vfio_user/", "device/endpoints/", "device/platform/")
 MAX_INPUT = 512
 
 

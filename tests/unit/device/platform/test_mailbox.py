@@ -212,6 +212,27 @@ def test_all_is_one_step_for_other_functions(
     assert held == [True, True]
 
 
+def test_a_batch_is_copied_once(plain: MailBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another CPU rewrites it while it is carried out."""
+    unit = Protection.grant
+
+    def rewritten(self: Protection, *arguments: int) -> object:
+        plain.store(BATCH, grant(DATA, PAGE, IN_OUT, OTHER).pack() * 2)
+        return unit(self, *arguments)
+
+    monkeypatch.setattr(Protection, "grant", rewritten)
+    plain.sent(grant(DATA, LINE, OUT), grant(DATA + LINE, LINE, OUT))
+    owners = {each.owner for each in plain.platform._unit._grants.values()}
+    assert owners == {MAIL_OWNER_BASE | TAG}
+    assert plain.reads(DATA, 2 * LINE) == bytes(2 * LINE)
+
+
+def test_a_batch_in_the_platforms_own_registers(plain: MailBoard) -> None:
+    plain.platform.region_write(7, 0x10, (0xE000_0000).to_bytes(4, "little"))
+    plain.aim(0xE000_0000, 1)
+    assert plain.go() == (0, MailStatus.UNREACHABLE)
+
+
 # What the trace has.
 
 
