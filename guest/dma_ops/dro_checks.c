@@ -92,7 +92,8 @@ void dro_check_made(struct dro_hook *hook, const struct dro_mapping *mapping)
 	check_masks(hook, mapping);
 	if (!mapping->size)
 		dro_report(hook, &mapping->where, DR_REPORT_MAP_OF_NOTHING, &about);
-	if (dro_mapping_overlaps(hook, mapping, &about.values[0], &about.values[1]))
+	if (!(mapping->attrs & DMA_ATTR_DEBUGGING_IGNORE_CACHELINES) &&
+	    dro_mapping_overlaps(hook, mapping, &about.values[0], &about.values[1]))
 		dro_report(hook, &mapping->where, DR_REPORT_OVERLAPPING_MAPPINGS, &about);
 }
 

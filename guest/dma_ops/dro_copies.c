@@ -121,7 +121,7 @@ int dro_copy_room(struct dro_hook *hook, struct dro_mapping *mapping, size_t siz
 /* Decide whether the mapping of memory at @phys is a copy, and make room. -ENOMEM. */
 int dro_copy_make(struct dro_hook *hook, struct dro_mapping *mapping, phys_addr_t phys)
 {
-	if (!mapping->size)
+	if (!mapping->size || mapping->attrs & DMA_ATTR_REQUIRE_COHERENT)
 		return 0;
 	if (hook->settings.cache) {
 		int ret = small_object(hook, mapping, phys_to_virt(phys));

@@ -25,49 +25,36 @@
 /* 6.19: map_phys is in the place of map_page and map_resource. */
 #define DRO_HAS_MAP_PHYS (LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0))
 
-/*
- * 6.10: a flag of the device says that syncs can be left out, and ours cannot. 7.2: these
- * flags are bits, with functions.
- */
+/* 7.1: bits in place of members, with functions for them. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 1, 0)
+#define dev_clear_dma_skip_sync(dev)		((dev)->dma_skip_sync = false)
+#define dev_dma_iommu(dev)			((dev)->dma_iommu)
+#define dev_assign_dma_iommu(dev, value)	((dev)->dma_iommu = (value))
+#endif
+
+/* 6.10: a flag of the device says that syncs can be left out, and ours cannot. */
 static inline void dro_need_sync(struct device *dev)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0) && IS_ENABLED(CONFIG_DMA_NEED_SYNC)
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
 	dev_clear_dma_skip_sync(dev);
-#else
-	dev->dma_skip_sync = false;
-#endif
 #endif
 }
 
 /* 6.12: a flag of the device sends its calls to the IOMMU's functions, past its operations. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0) && IS_ENABLED(CONFIG_IOMMU_DMA)
-static inline bool dro_iommu(const struct device *dev)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
-	return dev_dma_iommu(dev);
+#define dro_iommu(dev)			dev_dma_iommu(dev)
+#define dro_set_iommu(dev, value)	dev_assign_dma_iommu(dev, value)
 #else
-	return dev->dma_iommu;
+#define dro_iommu(dev)			((void)(dev), false)
+#define dro_set_iommu(dev, value)	((void)(dev), (void)(value))
 #endif
-}
 
-static inline void dro_set_iommu(struct device *dev, bool on)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
-	dev_assign_dma_iommu(dev, on);
-#else
-	dev->dma_iommu = on;
+/* 6.19, and 7.0: hints that a mapping may share lines, and that it cannot be a copy. */
+#ifndef DMA_ATTR_DEBUGGING_IGNORE_CACHELINES
+#define DMA_ATTR_DEBUGGING_IGNORE_CACHELINES	0UL
 #endif
-}
-#else
-static inline bool dro_iommu(const struct device *dev)
-{
-	return false;
-}
-
-static inline void dro_set_iommu(struct device *dev, bool on)
-{
-}
+#ifndef DMA_ATTR_REQUIRE_COHERENT
+#define DMA_ATTR_REQUIRE_COHERENT		0UL
 #endif
 
 #endif
