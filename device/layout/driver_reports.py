@@ -41,6 +41,7 @@ class DriverReportKind(IntEnum):
     CALL_AFTER_UNBIND = 25
     NEVER_TAKEN_BACK = 26
     P2P_REFUSED = 27
+    NEVER_GIVEN = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,5 +183,11 @@ DRIVER_REPORT_WORDS: dict[DriverReportKind, DriverReportWords] = {
     DriverReportKind.P2P_REFUSED: DriverReportWords(
         "memory of another PCI device was mapped, which the module cannot watch",
         "rehearse with memory of the machine",
+    ),
+    DriverReportKind.NEVER_GIVEN: DriverReportWords(
+        "the driver stored to bytes that the device owns, and no sync gave them to the device",
+        "store before the map, or between dma_sync_single_for_cpu() and "
+        "dma_sync_single_for_device()",
+        ("bytes from the mapping's start", ""),
     ),
 }

@@ -142,6 +142,7 @@
 #define DR_REPORT_CALL_AFTER_UNBIND       0x19
 #define DR_REPORT_NEVER_TAKEN_BACK        0x1a
 #define DR_REPORT_P2P_REFUSED             0x1b
+#define DR_REPORT_NEVER_GIVEN             0x1c
 
 /* One command, 128 bytes. What a command does not use is 0. */
 struct dr_mail_record {

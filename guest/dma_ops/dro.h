@@ -139,9 +139,11 @@ struct dro_mapping {
 	struct dro_where where;		/* of its making */
 	u32 tag;
 	bool granted, tracked;
+	bool inner;			/* memory that the DMA API has allocated */
 	phys_addr_t phys;		/* what the device reaches */
 	void *cpu;			/* of an allocation; what the driver was given */
 	size_t given_offset, given_length;	/* of the last sync for the device */
+	bool taken;			/* a sync for the CPU came after it */
 	struct dro_copy copy;
 	struct dro_list *list;		/* of the first mapping of a list */
 	unsigned int pieces_count;
@@ -169,6 +171,7 @@ struct dro_mapping *dro_mapping_around(struct dro_hook *hook, dma_addr_t dma, si
 				       enum dma_data_direction dir);
 bool dro_mapping_overlaps(struct dro_hook *hook, const struct dro_mapping *mapping,
 			  u64 *address, u64 *length);
+bool dro_is_allocated(struct dro_hook *hook, phys_addr_t phys);
 struct dro_mapping *dro_mapping_first(struct dro_hook *hook);
 
 /* dro_copies.c: mappings that are copies */
@@ -179,6 +182,7 @@ void dro_copy_free(struct dro_mapping *mapping);
 void dro_copy_in(struct dro_mapping *mapping, size_t offset, size_t length);
 void dro_copy_out(struct dro_mapping *mapping, size_t offset, size_t length);
 void dro_copy_stores(struct dro_mapping *mapping, size_t offset, size_t length);
+bool dro_copy_differs(const struct dro_mapping *mapping, size_t *offset);
 
 /* dro_tell.c: what the platform is told of a mapping */
 void dro_put_map(struct dro_hook *hook, struct dro_batch *batch, struct dro_mapping *mapping);
@@ -195,6 +199,8 @@ void dro_end(struct dro_hook *hook);
 void dro_check_made(struct dro_hook *hook, const struct dro_mapping *mapping);
 struct dro_mapping *dro_unmap_begin(struct dro_hook *hook, const struct dro_where *where,
 				    dma_addr_t dma, size_t size, enum dma_data_direction dir);
+void dro_check_given(struct dro_hook *hook, const struct dro_where *where,
+		     const struct dro_mapping *mapping);
 bool dro_pages_ok(struct dro_hook *hook, const struct dro_where *where, struct page *page,
 		  size_t size);
 phys_addr_t dro_physical(struct dro_hook *hook, dma_addr_t dma);

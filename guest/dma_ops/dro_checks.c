@@ -97,6 +97,23 @@ void dro_check_made(struct dro_hook *hook, const struct dro_mapping *mapping)
 		dro_report(hook, &mapping->where, DR_REPORT_OVERLAPPING_MAPPINGS, &about);
 }
 
+/*
+ * At the end of a copy that the device only reads, or when the CPU takes it back: the
+ * copy is what was given. If the CPU had it meanwhile, it may differ.
+ */
+void dro_check_given(struct dro_hook *hook, const struct dro_where *where,
+		     const struct dro_mapping *mapping)
+{
+	struct dro_about about = about_mapping(mapping);
+	size_t offset;
+
+	if (!hook->bound || mapping->dir != DMA_TO_DEVICE || mapping->taken ||
+	    !dro_copy_differs(mapping, &offset))
+		return;
+	about.values[0] = offset;
+	dro_report(hook, where, DR_REPORT_NEVER_GIVEN, &about);
+}
+
 static bool is_allocation(u32 call)
 {
 	return call == DR_CALL_ALLOC_COHERENT || call == DR_CALL_ALLOC_PAGES;

@@ -121,7 +121,8 @@ int dro_copy_room(struct dro_hook *hook, struct dro_mapping *mapping, size_t siz
 /* Decide whether the mapping of memory at @phys is a copy, and make room. -ENOMEM. */
 int dro_copy_make(struct dro_hook *hook, struct dro_mapping *mapping, phys_addr_t phys)
 {
-	if (!mapping->size || mapping->attrs & DMA_ATTR_REQUIRE_COHERENT)
+	mapping->inner = dro_is_allocated(hook, phys);
+	if (!mapping->size || mapping->inner || mapping->attrs & DMA_ATTR_REQUIRE_COHERENT)
 		return 0;
 	if (hook->settings.cache) {
 		int ret = small_object(hook, mapping, phys_to_virt(phys));
@@ -236,4 +237,26 @@ void dro_copy_stores(struct dro_mapping *mapping, size_t offset, size_t length)
 			to[i] = byte;
 		}
 	}
+}
+
+/* Whether the driver's memory has other bytes than its copy, and the first of them. */
+bool dro_copy_differs(const struct dro_mapping *mapping, size_t *offset)
+{
+	unsigned int i;
+
+	if (!mapping->copy.page || mapping->copy.before)
+		return false;
+	for (i = 0; i < mapping->pieces_count; i++) {
+		const struct dro_piece *piece = &mapping->pieces[i];
+		const u8 *copy = mapping->copy.address + piece->offset, *own = piece->own;
+		size_t at;
+
+		if (!memcmp(copy, own, piece->length))
+			continue;
+		for (at = 0; at < piece->length - 1 && copy[at] == own[at]; at++)
+			;
+		*offset = piece->offset + at;
+		return true;
+	}
+	return false;
 }

@@ -114,10 +114,11 @@ static void drop_mapping(struct dro_hook *hook, struct dro_mapping *mapping)
 	if (call == DR_CALL_ALLOC_COHERENT || call == DR_CALL_ALLOC_PAGES) {
 		/* A process may have it mapped; so the memory stays, as it would without us. */
 		dro_batch_begin(&batch, &where);
-		dro_put_unmap(&batch, mapping, call == DR_CALL_ALLOC_PAGES);
+		dro_put_unmap(&batch, mapping, false);
 		dro_batch_finish(hook, &batch);
 	} else {
-		dro_unmap(hook, &where, &mapping, 1, 0);
+		/* The driver has freed the memory, perhaps: nothing may be copied into it. */
+		dro_unmap(hook, &where, &mapping, 1, DMA_ATTR_SKIP_CPU_SYNC);
 	}
 	dro_mapping_put(mapping);
 }
@@ -140,7 +141,7 @@ static void drop_mappings(struct dro_hook *hook, bool report)
 	}
 }
 
-/* After remove and devres, or a probe that failed. */
+/* After remove or a probe that failed, and after what devres has freed. */
 static void end(struct dro_hook *hook)
 {
 	drop_mappings(hook, true);
@@ -164,6 +165,17 @@ static void unhook(struct dro_hook *hook)
 	drop_mappings(hook, false);
 	put_device(hook->shadow);
 	kfree(hook);
+}
+
+/* Of what the driver's probe finds in its device, this is released last. */
+static void on_release(void *data)
+{
+	struct dro_hook *hook = data;
+
+	mutex_lock(&hooks_lock);
+	end(hook);
+	mutex_unlock(&hooks_lock);
+	module_put(THIS_MODULE);
 }
 
 static void on_bind(struct device *dev)
@@ -190,6 +202,12 @@ static void on_bind(struct device *dev)
 		list_add(&hook->list, &hooks);
 	}
 	begin(hook);
+	/* The events of an unbind are of no use: on 6.1 that of a failed probe is too early. */
+	if (devm_add_action(dev, on_release, hook)) {
+		dev_err(dev, "not rehearsed: no memory\n");
+		end(hook);
+		module_put(THIS_MODULE);
+	}
 }
 
 static int on_event(struct notifier_block *block, unsigned long event, void *data)
@@ -201,14 +219,6 @@ static int on_event(struct notifier_block *block, unsigned long event, void *dat
 	switch (event) {
 	case BUS_NOTIFY_BIND_DRIVER:
 		on_bind(dev);
-		break;
-	case BUS_NOTIFY_UNBOUND_DRIVER:
-	case BUS_NOTIFY_DRIVER_NOT_BOUND:
-		hook = find(dev);
-		if (hook && hook->bound) {
-			end(hook);
-			module_put(THIS_MODULE);
-		}
 		break;
 	case BUS_NOTIFY_REMOVED_DEVICE:
 		hook = find(dev);
@@ -233,8 +243,10 @@ void dro_hook_exit(void)
 	struct dro_hook *hook, *next;
 
 	bus_unregister_notifier(&pci_bus_type, &notifier);
-	mutex_lock(&hooks_lock);
-	list_for_each_entry_safe(hook, next, &hooks, list)
+	list_for_each_entry_safe(hook, next, &hooks, list) {
+		/* An unbind that has let the module go may not have returned from it. */
+		device_lock(hook->dev);
+		device_unlock(hook->dev);
 		unhook(hook);
-	mutex_unlock(&hooks_lock);
+	}
 }

@@ -96,8 +96,10 @@ static void go(struct dro_batch *batch)
 				note_refusal(batch, &records[first], status);
 			break;
 		}
-		note_refusal(batch, &records[first + position - 1], status);
-		first += position;
+		first += position - 1;
+		if (status == DR_STATUS_BUDGET)
+			continue;	/* long work: from this one on in another turn */
+		note_refusal(batch, &records[first++], status);
 	}
 	batch->count = 0;
 }

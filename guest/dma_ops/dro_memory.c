@@ -53,8 +53,7 @@ static void end_allocation(struct dro_hook *hook, const struct dro_where *where,
 		return;
 	}
 	dro_batch_begin(&batch, where);
-	/* What the device has written to pages that are freed, nobody has to look at. */
-	dro_put_unmap(&batch, mapping, pages);
+	dro_put_unmap(&batch, mapping, false);
 	dro_batch_finish(hook, &batch);
 	if (pages)
 		dma_free_pages(hook->shadow, mapping->size, mapping->cpu, mapping->dma,

@@ -21,7 +21,7 @@ static unsigned int entries_of_segment(struct dro_hook *hook, struct scatterlist
 
 	*bytes = 0;
 	for_each_sg(first, sg, entries, i) {
-		if (*bytes + sg->length > most)
+		if (*bytes + sg->length > most || dro_is_allocated(hook, sg_phys(sg)))
 			break;
 		*bytes += sg->length;
 	}

@@ -3,6 +3,7 @@
  * What a driver has mapped and allocated, by bus address. Rings have tens of thousands
  * of mappings, and a sync can begin in the middle of one: so this is an interval tree.
  */
+#include <linux/dma-direct.h>
 #include <linux/interval_tree_generic.h>
 #include <linux/slab.h>
 
@@ -166,17 +167,45 @@ bool dro_mapping_overlaps(struct dro_hook *hook, const struct dro_mapping *mappi
 	unsigned long flags;
 	bool found = false;
 
-	if (mapping->dir == DMA_TO_DEVICE || !mapping->size)
+	if (mapping->dir == DMA_TO_DEVICE || mapping->inner || !mapping->size)
 		return false;
 	raw_spin_lock_irqsave(&hook->lock, flags);
 	for (each = dro_tree_iter_first(&hook->tree, START(mapping), LAST(mapping)); each && !found;
 	     each = dro_tree_iter_next(each, START(mapping), LAST(mapping))) {
-		if (each == mapping || each->dir == DMA_TO_DEVICE || !each->size)
+		if (each == mapping || each->dir == DMA_TO_DEVICE || each->inner || !each->size)
 			continue;
 		*address = each->dma;
 		*length = each->size;
 		found = true;
 	}
+	raw_spin_unlock_irqrestore(&hook->lock, flags);
+	return found;
+}
+
+static bool is_allocation(const struct dro_mapping *mapping)
+{
+	return mapping->where.call == DR_CALL_ALLOC_COHERENT ||
+	       mapping->where.call == DR_CALL_ALLOC_PAGES;
+}
+
+/*
+ * Whether the driver has this memory from the DMA API. An exporter of dma-bufs maps it
+ * once more; it is the device's already, and needs no sync. Behind an IOMMU this cannot
+ * be seen.
+ */
+bool dro_is_allocated(struct dro_hook *hook, phys_addr_t phys)
+{
+	dma_addr_t dma = phys_to_dma(hook->shadow, phys);
+	struct dro_mapping *each;
+	unsigned long flags;
+	bool found = false;
+
+	if (hook->domain)
+		return false;
+	raw_spin_lock_irqsave(&hook->lock, flags);
+	for (each = dro_tree_iter_first(&hook->tree, dma, dma); each && !found;
+	     each = dro_tree_iter_next(each, dma, dma))
+		found = is_allocation(each);
 	raw_spin_unlock_irqrestore(&hook->lock, flags);
 	return found;
 }

@@ -151,8 +151,10 @@ void dro_unmap(struct dro_hook *hook, const struct dro_where *where,
 	struct dro_batch batch;
 	unsigned int i;
 
-	for (i = 0; i < count && sync; i++)
+	for (i = 0; i < count && sync; i++) {
+		dro_check_given(hook, where, mappings[i]);
 		dro_copy_stores(mappings[i], 0, mappings[i]->size);
+	}
 	dro_batch_begin(&batch, where);
 	for (i = 0; i < count; i++)
 		dro_put_unmap(&batch, mappings[i], sync);

@@ -14,7 +14,7 @@
  * was never looked at. Not so a mapping that skips syncs, as page_pool's: its pages may
  * come back unused. Nor the first time: some drivers give what is the device's already.
  */
-static void check_given(struct dro_hook *hook, const struct dro_where *where,
+static void check_taken(struct dro_hook *hook, const struct dro_where *where,
 			struct dro_mapping *mapping, size_t offset, size_t length)
 {
 	bool again = mapping->given_length && offset < mapping->given_offset +
@@ -42,7 +42,9 @@ static void sync_for_cpu(struct dro_hook *hook, const struct dro_where *where,
 			 dro_bounces(mapping);
 	struct dro_batch batch;
 
+	dro_check_given(hook, where, mapping);
 	mapping->given_length = 0;
+	mapping->taken = true;
 	/* With the wrong direction no machine invalidates anything. */
 	if (mapping->tracked && (copies || mapping->dir == DMA_TO_DEVICE ||
 				 mapping->dir == DMA_BIDIRECTIONAL)) {
@@ -70,7 +72,9 @@ static void sync_for_device(struct dro_hook *hook, const struct dro_where *where
 {
 	struct dro_batch batch;
 
-	check_given(hook, where, mapping, offset, length);
+	check_taken(hook, where, mapping, offset, length);
+	if (!offset && length == mapping->size)
+		mapping->taken = false;
 	/* Of a small object each line is written back, whatever the direction. */
 	if (mapping->copy.before)
 		dro_copy_stores(mapping, offset, length);

@@ -62,12 +62,17 @@ static void put_range(struct dro_batch *batch, u32 command, u32 tag, size_t offs
 	}
 }
 
-static void put_untracks(struct dro_batch *batch, u32 tag, size_t size)
+/* Given up: nobody will look at what the device has written there. */
+static void put_untracks(struct dro_batch *batch, u32 tag, size_t size, bool given_up)
 {
 	unsigned int chunks = chunks_of(size);
 
-	for (; chunks; chunks--, tag++)
-		dro_batch_put(batch, DR_MAIL_UNTRACK, tag);
+	for (; chunks; chunks--, tag++) {
+		struct dr_mail_record *record = dro_batch_put(batch, DR_MAIL_UNTRACK, tag);
+
+		if (given_up)
+			record->values[0] = cpu_to_le64(DR_MAIL_GIVEN_UP);
+	}
 }
 
 /* Whether the driver's memory is another than the one that the device reaches. */
@@ -104,7 +109,7 @@ void dro_put_map(struct dro_hook *hook, struct dro_batch *batch, struct dro_mapp
 		record->direction = cpu_to_le32(dro_direction(mapping->dir));
 		mapping->granted = true;
 	}
-	if (!hook->settings.cache || mapping->where.call == DR_CALL_MAP_RESOURCE)
+	if (!hook->settings.cache || mapping->inner || mapping->where.call == DR_CALL_MAP_RESOURCE)
 		return;
 	mapping->tracked = true;
 	put_tracks(batch, uncached ? DR_MAIL_TRACK_UNCACHED : DR_MAIL_TRACK, mapping->tag,
@@ -170,6 +175,7 @@ void dro_put_unmap(struct dro_batch *batch, const struct dro_mapping *mapping, b
 		dro_put_sync(batch, mapping, DR_MAIL_SYNC_FOR_CPU, 0, mapping->size, mapping->dir);
 	for (i = 0; i < mapping->pieces_count; i++)
 		if (mapping->pieces[i].tag)
-			put_untracks(batch, mapping->pieces[i].tag, mapping->pieces[i].length);
-	put_untracks(batch, mapping->tag, mapping->size);
+			put_untracks(batch, mapping->pieces[i].tag, mapping->pieces[i].length,
+				     !sync);
+	put_untracks(batch, mapping->tag, mapping->size, !sync);
 }

@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DRIVER = "guest/driver/"
-MODULES = (DRIVER, "guest/dma_ops/", "tests/vm/zoo/drivers/")  # of the kernel
+MODULES = (
+    DRIVER,
+    "guest/dma_ops/",
+    "tests/vm/zoo/drivers/",
+    "tests/vm/dma_ops/drivers/",
+)  # of the kernel
 
 
 def sources() -> list[str]:
