@@ -13,11 +13,13 @@ from dma_rehearsal.device.cache_model.lines import (
     DIRTY,
     FRESH,
     IMAGED,
+    STALE,
     UNIMAGED,
     Extent,
     Line,
     Window,
     look,
+    marking,
     retained,
 )
 from dma_rehearsal.device.cache_model.masks import differing
@@ -57,6 +59,7 @@ from dma_rehearsal.device.cache_model.tracked import Tracked
 from dma_rehearsal.device.layout import MemoryType
 from dma_rehearsal.device.layout.page import PAGE
 
+_NOT_FRESH = marking(keep=CACHED | DIRTY | STALE, add=0)
 _PIECE = 128  # bytes that one more piece counts as: 16,384 take as long as 2 MiB
 
 
@@ -136,10 +139,17 @@ class CacheModel:
     # A buffer's life.
 
     def track(
-        self, tag: int, direction: Direction, runs: Sequence[tuple[Span, MemoryType]]
+        self,
+        tag: int,
+        direction: Direction,
+        runs: Sequence[tuple[Span, MemoryType]],
+        *,
+        stored: bool = False,
     ) -> None:
         """Track a buffer that was mapped; ``runs`` in the order of its addresses.
 
+        ``stored``: the CPU has stored to it before, so that a device which reads it without a sync
+        reads older bytes. Otherwise its lines are dirty only because they are tracked.
         BadBuffer, BadRange, BadType, Busy, TooMuch, or BadConfiguration while the mode is off.
         """
         self._begin(Operation.TRACK)
@@ -159,6 +169,10 @@ class CacheModel:
             start, end = self._rounded(span)
             number = buffer.line_number(position - (span.offset - start))
             self._track_lines(buffer, span.backing, start, end, kind, number)
+            if stored:
+                for extent, low, high in self._tracked.pieces(span.backing, start, end):
+                    if extent is not None:
+                        _no_longer_fresh(extent, low, high)
             position += span.length
         self._buffers[tag] = buffer
 
@@ -524,6 +538,12 @@ class CacheModel:
     def _rounded(self, span: Span) -> tuple[int, int]:
         end = span.offset + span.length
         return span.offset - span.offset % self.line, end + -end % self.line
+
+
+def _no_longer_fresh(extent: Extent, low: int, high: int) -> None:
+    """Have lines that are dirty because they were tracked be dirty by stores of the CPU."""
+    place = slice((low - extent.start) // extent.line, (high - extent.start) // extent.line)
+    extent.marks[place] = extent.marks[place].translate(_NOT_FRESH)
 
 
 def _admit_pieces(tag: int, pieces: int) -> None:

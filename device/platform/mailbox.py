@@ -256,9 +256,12 @@ class Mailbox:
     def _track(self, record: MailRecord, call: DmaCall) -> None:
         walk = self._walk(record.root, record.virtual, record.length, record.levels)
         direction, tracks = Direction(record.direction), self._tracks
+        where = (walk, record.virtual, record.length)
+        # A driver that maps a buffer for the device to read has stored there before.
+        stored = direction is Direction.OUT
 
         def command() -> None:
-            tracks.track_walked(record.tag, direction, walk, record.virtual, record.length)
+            tracks.track_walked(record.tag, direction, *where, stored=stored)
 
         self._begin_track(record, call, command)
 

@@ -96,17 +96,34 @@ class Tracks:
     # Commands, for `attempt`.
 
     def track_walked(
-        self, tag: int, direction: Direction, walk: WalkResult, start: int, length: int
+        self,
+        tag: int,
+        direction: Direction,
+        walk: WalkResult,
+        start: int,
+        length: int,
+        *,
+        stored: bool = False,
     ) -> None:
-        """Track ``length`` bytes from virtual address ``start`` on, which were walked."""
+        """Track ``length`` bytes from virtual address ``start`` on, which were walked.
+
+        ``stored`` as in ``CacheModel.track``.
+        """
         if walk.status is not WitnessStatus.OK:
             raise TrackFailed(_WALKS[walk.status], walk.fault_address)
         if length > names.MAX_OPERATION:
             raise TrackFailed(CacheStatus.BAD_RANGE)
-        self.track(tag, direction, _physical(walk, start, start + length))
+        self.track(tag, direction, _physical(walk, start, start + length), stored=stored)
 
-    def track(self, tag: int, direction: Direction, runs: Iterator[Run] | Sequence[Run]) -> None:
-        """Track physical memory, in the order of the buffer's addresses."""
+    def track(
+        self,
+        tag: int,
+        direction: Direction,
+        runs: Iterator[Run] | Sequence[Run],
+        *,
+        stored: bool = False,
+    ) -> None:
+        """Track physical memory, in the order of the buffer's addresses; ``stored`` as above."""
         file_ranges: list[FileRange] = []
         spans: list[tuple[Span, MemoryType]] = []
         for physical, length, kind in runs:
@@ -121,7 +138,7 @@ class Tracks:
         self._memory.check_room(file_ranges)
         try:
             with self._memory.lent(file_ranges):
-                self.model.track(tag, direction, spans)
+                self.model.track(tag, direction, spans, stored=stored)
         except names.Busy as busy:
             at = next(
                 file_range.address + busy.offset - file_range.offset

@@ -269,7 +269,13 @@ class Reference:
         self.mine = set(places[offset : offset + length])
         return places[offset : offset + length]
 
-    def track(self, tag: int, direction: int, runs: list[tuple[tuple[str, int, int], str]]) -> None:
+    def track(
+        self,
+        tag: int,
+        direction: int,
+        runs: list[tuple[tuple[str, int, int], str]],
+        stored: bool,
+    ) -> None:
         self.begin("TRACK")
         if self.mode == "OFF":
             raise Refused("BadConfiguration")
@@ -299,6 +305,7 @@ class Reference:
                     self.observe(base)
                 else:
                     self.lines[base] = self.new_line(base, kind, ordinal, number)
+                self.lines[base].fresh &= not stored
                 self.lines[base].tags.append(tag)
                 self.note([base])
                 number += 1

@@ -177,12 +177,16 @@ class Pair:
 
     _reference_same = _model_same
 
-    def _model_track(self, tag: int, direction: int, runs: list[tuple[Any, str]]) -> None:
+    def _model_track(
+        self, tag: int, direction: int, runs: list[tuple[Any, str]], stored: bool
+    ) -> None:
         named = [(Span(*span), MemoryType[kind]) for span, kind in runs]
-        self.model.track(tag, Direction(direction), named)
+        self.model.track(tag, Direction(direction), named, stored=stored)
 
-    def _reference_track(self, tag: int, direction: int, runs: list[tuple[Any, str]]) -> None:
-        self.reference.track(tag, direction, runs)
+    def _reference_track(
+        self, tag: int, direction: int, runs: list[tuple[Any, str]], stored: bool
+    ) -> None:
+        self.reference.track(tag, direction, runs, stored)
 
     def _model_untrack(self, tag: int, given_up: bool) -> None:
         self.model.untrack(tag, given_up=given_up)
@@ -326,7 +330,7 @@ class Steps:
             longest = size[backing] - offset
             runs = [((backing, offset, 1 + self._choose(longest)), kind)]
         self._lengths[tag] = sum(span[2] for span, _ in runs)
-        return ("track", tag, 1 + self._choose(3), runs)
+        return ("track", tag, 1 + self._choose(3), runs, not self._choose(4))
 
     def _part(self) -> tuple[int, int, int]:
         tags = sorted(self._lengths)

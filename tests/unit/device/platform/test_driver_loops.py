@@ -154,6 +154,45 @@ def test_memory_that_is_mapped_again_starts_anew() -> None:
     assert made.kinds() == []
 
 
+# Send.
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_send_loop(mode: CacheModelMode) -> None:
+    made = board(mode)
+    made.store(DATA, frame(0))
+    address = mapped(made, WB_PAGE, FRAME, OUT)
+    for number in range(1, 4):
+        assert made.reads(address, FRAME) == frame(number - 1)
+        made.sent(ranged(FOR_CPU, 0, FRAME, OUT))
+        made.store(address, frame(number))
+        made.sent(ranged(FOR_DEVICE, 0, FRAME, OUT))
+    unmapped(made, FRAME)
+    assert made.kinds() == []
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_send_whose_map_skipped_the_sync(read: bool) -> None:
+    """DMA_ATTR_SKIP_CPU_SYNC at the map, and no sync later: what was stored before is not sent."""
+    made = board()
+    made.store(DATA, frame(1))
+    made.sent(track(WB_PAGE, FRAME, OUT), grant(DATA, FRAME, OUT))
+    if read:
+        assert made.reads(DATA, FRAME) != frame(1)
+    unmapped(made, FRAME)
+    assert made.kinds() == ([Kind.RELEASED_DIRTY] if read else [])
+
+
+def test_a_send_whose_map_skipped_the_sync_that_comes_later() -> None:
+    made = board()
+    made.store(DATA, frame(1))
+    made.sent(track(WB_PAGE, FRAME, OUT), grant(DATA, FRAME, OUT))
+    made.sent(ranged(FOR_DEVICE, 0, FRAME, OUT))
+    assert made.reads(DATA, FRAME) == frame(1)
+    unmapped(made, FRAME)
+    assert made.kinds() == []
+
+
 # A page pool: mapped once, without a sync, and given back by syncs of what the device may write.
 
 
