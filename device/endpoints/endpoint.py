@@ -404,12 +404,12 @@ class Endpoint(Hooks):
     def _command_changed(self) -> None:
         self._event("command", value=int(self.config.command))
         self._hold.finish("command")
-        self.on_command()
+        self._run_side_effect(self.on_command)
 
     def _power_changed(self) -> None:
         self._event("power", state="D3hot" if self.config.asleep else "D0")
         self._hold.finish("command")
-        self.on_command()
+        self._run_side_effect(self.on_command)
 
     def _settle(self) -> None:
         """Do the DMAs that a side effect has started, now that it is done, for one turn."""

@@ -300,6 +300,22 @@ def test_refusal_that_a_model_does_not_catch_is_no_bug_of_the_process(
     assert len(made.written) == (0 if start else 2)
 
 
+def test_refusal_in_a_hook_of_the_configuration_space(
+    client: FakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bus mastering goes on, and the device writes at once where it may not."""
+
+    class Eager(Small):
+        def on_command(self) -> None:
+            self.bus.write(READ_ONLY_BASE, b"data")
+
+    made = Eager(Trace())
+    made.attach(client)
+    made.region_write(7, 4, b"\x06\x00")
+    assert made.config.bus_master
+    assert "READ_ONLY" in caplog.text
+
+
 def test_bug_of_a_model_in_a_timer_is_one(small: Small, caplog: pytest.LogCaptureFixture) -> None:
     small.timers.after(0, lambda: [].pop())
     small.timers.run_due()
