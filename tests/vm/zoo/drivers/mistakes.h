@@ -28,8 +28,8 @@
 	X(WRONG_UNMAP_DIRECTION, "wrong_unmap_direction")		\
 	X(DOUBLE_UNMAP, "double_unmap")					\
 	X(LEAK, "leak")							\
-	X(MAPPED_TWICE, "mapped_twice")					\
 	/* A receive buffer that stays mapped, read(). */		\
+	X(MAPPED_TWICE, "mapped_twice")					\
 	X(NO_SYNC_FOR_CPU, "no_sync_for_cpu")				\
 	X(SYNC_WRONG_DIRECTION, "sync_wrong_direction")			\
 	X(SYNC_PAST_END, "sync_past_end")				\

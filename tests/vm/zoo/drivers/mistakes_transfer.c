@@ -41,7 +41,7 @@ static void unmap_after_write(struct mistakes *m, dma_addr_t dma, size_t count)
 ssize_t mistakes_write(struct mistakes *m, const char __user *from, size_t count)
 {
 	size_t told = mistaken(LENGTH_TOO_LONG) ? count + 1 : count;
-	dma_addr_t dma, again = DMA_MAPPING_ERROR;
+	dma_addr_t dma;
 	bool mapped = true;
 	void *buffer;
 	int error;
@@ -57,11 +57,6 @@ ssize_t mistakes_write(struct mistakes *m, const char __user *from, size_t count
 		kfree(buffer);
 		return -ENOMEM;
 	}
-	if (mistaken(MAPPED_TWICE)) {
-		again = dma_map_single(m->dev, buffer, count, DMA_FROM_DEVICE);
-		if (dma_mapping_error(m->dev, again))
-			again = DMA_MAPPING_ERROR;
-	}
 	if (mistaken(UNMAP_BEFORE_DOORBELL)) {
 		unmap_after_write(m, dma, count);
 		mapped = false;
@@ -76,8 +71,6 @@ ssize_t mistakes_write(struct mistakes *m, const char __user *from, size_t count
 	error = mistakes_wait_job(m);
 	if (mapped)
 		unmap_after_write(m, dma, count);
-	if (again != DMA_MAPPING_ERROR)
-		dma_unmap_single(m->dev, again, count, DMA_FROM_DEVICE);
 	if (!error)
 		m->length = count;
 	kfree(buffer);
@@ -90,12 +83,18 @@ ssize_t mistakes_read(struct mistakes *m, char __user *to, size_t count)
 	u32 *reads = mistaken(SHARED_LINE) ? &m->inbox->reads : &m->reads;
 	enum dma_data_direction direction =
 		mistaken(SYNC_WRONG_DIRECTION) ? DMA_TO_DEVICE : DMA_FROM_DEVICE;
+	dma_addr_t again = DMA_MAPPING_ERROR;
 	size_t synced;
 	int error;
 
 	count = min3(count, m->length, (size_t)INBOX_LENGTH);
 	if (!count)
 		return 0;
+	if (mistaken(MAPPED_TWICE)) {
+		again = dma_map_single(m->dev, m->inbox->data, count, DMA_FROM_DEVICE);
+		if (dma_mapping_error(m->dev, again))
+			return -ENOMEM;
+	}
 	synced = mistaken(SYNC_PAST_END) ? INBOX_LENGTH + 64 : count;
 	mistakes_start_job(m, RING_JOB_STORE, RING_JOB_TARGET_LO, m->inbox_dma, count);
 	(*reads)++;
@@ -109,6 +108,8 @@ ssize_t mistakes_read(struct mistakes *m, char __user *to, size_t count)
 	}
 	if (mistaken(RESULT_BEFORE_INTERRUPT))
 		error = mistakes_wait_job(m);
+	if (mistaken(MAPPED_TWICE))
+		dma_unmap_single(m->dev, again, count, DMA_FROM_DEVICE);
 	return error ?: count;
 }
 

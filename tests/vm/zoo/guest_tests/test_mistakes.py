@@ -75,6 +75,7 @@ CASES = [
     case("wrong_unmap_direction", write, DriverReportKind.UNMAP_DIRECTION),
     case("double_unmap", write, DriverReportKind.UNMAP_OF_NOTHING),
     case("leak", write, DriverReportKind.NEVER_UNMAPPED),
+    case("mapped_twice", read, DriverReportKind.OVERLAPPING_MAPPINGS),
     case("no_sync_for_cpu", read, DriverReportKind.NEVER_TAKEN_BACK),
     case("sync_wrong_direction", read, DriverReportKind.SYNC_DIRECTION),
     case("sync_past_end", read, DriverReportKind.SYNC_PAST_END),
