@@ -110,6 +110,11 @@ ALL = (
     Stage(
         "order", "the guest's suite in a shuffled order, and tests alone", ("make", "test-order")
     ),
+    Stage(
+        "kernels",
+        "other kernels: the modules build without a warning, and the guest's tests pass",
+        (sys.executable, "-m", "tests.kernels"),
+    ),
     Stage("fuzz", "hostile messages, a minute for each target", ("make", "fuzz", "SECONDS=60")),
     Stage("flood", "a minute of messages without a pause", ("make", "flood", "SECONDS=60")),
     Stage("docs", "the documentation's pages, links and examples", ("make", "docs")),

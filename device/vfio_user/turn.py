@@ -2,8 +2,7 @@
 """A server's turn: the work of its thread, for a watcher in another thread.
 
 The thread only stores here, for every message passes. The watcher's view may be
-old by an instant, so it only sees a turn that lasts. A model may work in another thread while the
-one that serves waits for it; `stand_ins` has which.
+old by an instant, so it only sees a turn that lasts.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dma_rehearsal.device.vfio_user.framing import Message
-
-# The thread that runs in place of one that waits for it, by their identities.
-stand_ins: dict[int, int] = {}
 
 
 class Action:
@@ -50,8 +46,3 @@ class Turn:
     access: tuple[int, int, int, bytes | None] | None = None
     stream: socket.socket | None = None
     inbox: Collection[Message] = ()
-
-    @property
-    def running(self) -> int:
-        """Return the identity of the thread that runs in this turn; 0 before the server does."""
-        return stand_ins.get(self.thread or 0, self.thread or 0)

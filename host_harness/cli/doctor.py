@@ -26,6 +26,8 @@ from dma_rehearsal.host_harness.environment import (
     driver_build,
     guest_image,
     host_tools,
+    kernel_config,
+    kernel_tree,
     manifest,
     qemu,
 )
@@ -211,6 +213,12 @@ def way_to_build() -> Iterator[Row]:
 def cached_image() -> Iterator[Row]:
     """Look at the guest image in the cache."""
     options = _options()
+    uses = kernel_config.uses(
+        pvh=options.boot == "pvh",
+        iommu=options.iommu,
+        driver=bool(options.modules or options.driver),
+    )
+    kernel_tree.check(options.kernel, uses)
     made = guest_image.made(options.kernel)
     if not made.to_make:
         yield _fine(

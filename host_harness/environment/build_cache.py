@@ -71,7 +71,7 @@ class Kind:
 
 QEMU = Kind("qemu", 400_000_000, hashed=False, keep=2, words="private QEMU")
 TREE = Kind("tree", 250_000_000, hashed=False, keep=2, words="unpacked Debian")
-KERNEL = Kind("kernel", 450_000_000, hashed=False, keep=4, words="kernel and its compiler")
+KERNEL = Kind("kernel", 450_000_000, hashed=False, keep=6, words="kernel and its compiler")
 DRIVER = Kind("driver", 60_000_000, hashed=True, keep=16, words="guest's driver")
 IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 # An edit makes one of 5 MB, and a hundred of them may come in an hour.

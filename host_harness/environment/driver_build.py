@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import debian, host_tools
+from dma_rehearsal.host_harness.environment.kernel_tree import KernelTree
 from dma_rehearsal.host_harness.process import children
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
 
@@ -108,11 +110,18 @@ def hint(way: Way) -> str:
     }[way]
 
 
-def choose() -> Way:
+def choose(kernel: KernelTree | None = None) -> Way:
     """Return the way that is asked for, else the first that works here.
 
+    A kernel that the user has built has one way: the host's compiler, in its own tree.
     EnvironmentFailure with the reasons when it does not work; UsageError for an unknown name.
     """
+    if kernel is not None and kernel.is_built:
+        if reason := unavailable_reason(Way.HOST):
+            raise EnvironmentFailure(
+                f"no module can be built for KERNEL={kernel.name}: {reason}", hint(Way.HOST)
+            )
+        return Way.HOST
     if (forced := asked()) is not None:
         if reason := unavailable_reason(forced):
             raise EnvironmentFailure(
@@ -131,6 +140,27 @@ def choose() -> Way:
     )
 
 
+def root_of(way: Way, work: Path) -> str:
+    """Return the path of ``work`` as a build in this way has it."""
+    return str(work) if way is Way.HOST else "/mnt"
+
+
+def make_modules(
+    kernel: KernelTree, way: Way, work: Path, words: Sequence[str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run Kbuild for the modules in ``work``; ``words``, such as M=, are for make.
+
+    Their paths are those of the build (`root_of`).
+    """
+    if kernel.is_built:
+        return _run_make(kernel.headers, [*kernel.make_words, *words], timeout_s)
+    if way is Way.HOST:
+        return _run_on_host(kernel.root, kernel.headers, work, words, timeout_s)
+    headers = f"/{kernel.headers.relative_to(kernel.root)}"
+    script = shlex.join(["make", "-C", headers, *words, "modules"])
+    return run_inside(way, kernel.root, work, script, timeout_s)
+
+
 def run_inside(
     way: Way, tree: Path, work: Path, script: str, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
@@ -142,8 +172,8 @@ def run_inside(
     return children.run(command, timeout_s=timeout_s, environment=_ENVIRONMENT)
 
 
-def run_on_host(
-    tree: Path, headers: Path, work: Path, flags: Sequence[str], timeout_s: float
+def _run_on_host(
+    tree: Path, headers: Path, work: Path, words: Sequence[str], timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     """Build the module in ``work`` with the host's compiler and the ``headers`` of ``tree``.
 
@@ -156,8 +186,14 @@ def run_on_host(
         link.symlink_to(debian.within(tree, (headers / link.name).relative_to(tree)))
     makefile = copy / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{tree}/usr/src/"))
+    return _run_make(copy, ["CC=gcc", *words], timeout_s)
+
+
+def _run_make(
+    folder: Path, words: Sequence[str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
     return children.run(
-        ["make", "-C", str(copy), f"M={work}", "CC=gcc", *flags, "modules"],
+        ["make", "-C", str(folder), *words, "modules"],
         timeout_s=timeout_s,
         environment={**os.environ, "LC_ALL": "C", "MAKEFLAGS": ""},
     )

@@ -23,7 +23,7 @@ def inputs(kernel: KernelTree, source: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "kernel": kernel.identity,
         "sources": build_cache.digest_of_files(source),
-        "format": 3,
+        "format": 4,
     }
     if (way := driver_build.asked()) is not None:  # the way that was asked for is really used
         found["way"] = way
@@ -36,6 +36,12 @@ def is_made(kernel: KernelTree) -> bool:
         build_cache.recorded(build_cache.DRIVER, inputs(kernel, source)) is not None
         for source in folders()
     )
+
+
+def warnings(kernel: KernelTree) -> list[str]:
+    """Return what the compiler warned of when the modules in the cache were built."""
+    found = [build_cache.recorded(build_cache.DRIVER, inputs(kernel, each)) for each in folders()]
+    return [each["warnings"] for each in found if each and each["warnings"]]
 
 
 def make(
@@ -57,7 +63,7 @@ def make(
             )
             if built.warnings:
                 progress(f"the compiler warned:\n{built.warnings}")
-            return {"built_with": built.compiler, "way": built.way}
+            return {"built_with": built.compiler, "way": built.way, "warnings": built.warnings}
 
         entry = build_cache.entry(build_cache.DRIVER, inputs(kernel, source), build, progress)
         made += sorted(entry.glob("*.ko"))

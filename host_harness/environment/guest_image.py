@@ -22,6 +22,7 @@ from dma_rehearsal.host_harness.environment import (
     guest_driver,
     guest_packages,
     host_tools,
+    kernel_image,
     kernel_module,
     kernel_modules,
     kernel_tree,
@@ -78,6 +79,7 @@ def _image_inputs(
                     __file__,
                     _userland.__file__,
                     guest_packages.__file__,
+                    kernel_image.__file__,
                     kernel_modules.__file__,
                 )
             ]
@@ -186,6 +188,7 @@ def _image(
 ) -> Image:
     versions = {
         "kernel": kernel.release,
+        "kernel of": kernel.name,
         "python": userland.python,
         "pytest": package_versions["pytest"],
     }
@@ -209,7 +212,7 @@ def _make_image(
 ) -> dict[str, Any]:
     progress("packing the guest image")
     bzimage = shutil.copyfile(kernel.bzimage, staging / "bzImage")
-    _extract_vmlinux(bzimage, staging / "vmlinux")
+    kernel_image.extract(bzimage, staging / "vmlinux")
     for module in drivers:
         kernel_module.check(staging / "vmlinux", module)
     root = staging / "root"
@@ -242,35 +245,6 @@ def _pack_cpio(root: Path, target: Path) -> None:
         )
 
 
-def _extract_vmlinux(bzimage: Path, target: Path) -> None:
-    """Write the ELF kernel out of a bzImage: QEMU enters it by PVH, without the firmware's way.
-
-    The set-up header gives the payload's place (Linux, Documentation/arch/x86/boot.rst,
-    payload_offset and payload_length).
-    """
-    image = bzimage.read_bytes()
-    if image[0x202:0x206] != b"HdrS":
-        raise EnvironmentFailure(f"{bzimage} is not a bzImage")
-    setup_sectors = image[0x1F1] or 4
-    offset = (setup_sectors + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
-    length = int.from_bytes(image[0x24C:0x250], "little")
-    packed = image[offset : offset + length]
-    unpackers = {
-        b"\x02\x21\x4c\x18": ["lz4", "-dc", "-q"],
-        b"\x28\xb5\x2f\xfd": ["zstd", "-dc", "-q"],
-        b"\xfd7zX": ["xz", "-dc", "-q"],
-        b"\x1f\x8b\x08": ["gzip", "-dc", "-q"],
-    }
-    for magic, command in unpackers.items():
-        if packed.startswith(magic):
-            # The payload ends with its unpacked size, which the tools take for trailing garbage.
-            with target.open("wb") as out:
-                host_tools.run(command, input=packed[:-4], stdout=out, timeout_s=120)
-            if target.open("rb").read(4) == b"\x7fELF":
-                return
-    raise EnvironmentFailure(f"the compression of {bzimage.name} is not known")
-
-
 def _copy_modules(kernel: KernelTree, drivers: Sequence[Path], root: Path) -> None:
     folder = root / "lib/modules/rehearsal"
     folder.mkdir(parents=True)
@@ -291,3 +265,6 @@ def _copy_modules(kernel: KernelTree, drivers: Sequence[Path], root: Path) -> No
         (folder / listing).write_text("".join(f"{name}\n" for name in loaded))
     for module in drivers:
         shutil.copyfile(module, folder / module.name)
+    if kernel.is_built:  # perhaps with debug information, many times as large
+        built = sorted(path.name for path in folder.glob("*.ko"))
+        host_tools.run(["strip", "--strip-debug", *built], timeout_s=120, cwd=folder)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from dma_rehearsal.host_harness.environment import host_tools, kernel_module
+from dma_rehearsal.host_harness.environment import built_kernel, host_tools, kernel_module
 from dma_rehearsal.host_harness.environment.kernel_tree import KernelTree
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
@@ -41,6 +41,8 @@ def is_builtin(kernel: KernelTree, name: str) -> bool:
 
 def paths(kernel: KernelTree) -> dict[str, Path]:
     """Return the files of all modules of a kernel, by their names with underscores."""
+    if kernel.is_built:
+        return {normal(name_of(path)): path for path in built_kernel.modules(kernel.root)}
     found = {}
     for folder, _, names in os.walk(kernel.modules):
         for name in names:

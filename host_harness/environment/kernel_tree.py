@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel to boot, and what modules are built against: that of a Debian suite.
+"""A kernel to boot, and what modules are built against: a Debian suite's, or the user's own.
 
 The guest's userland stays the same beside each kernel (environment.userland). The compiler is of
-the kernel's suite: the programs that come with Debian's headers link its C library.
+the kernel's suite: the programs that come with Debian's headers link its C library. A kernel that
+the user has built (environment.built_kernel) is used in its own tree, with the host's compiler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dma_rehearsal.host_harness.environment import build_cache, debian, manifest
+from dma_rehearsal.host_harness.environment import (
+    build_cache,
+    built_kernel,
+    debian,
+    kernel_config,
+    manifest,
+)
+from dma_rehearsal.host_harness.environment.kernel_config import Use
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
 
 DEFAULT = "bookworm"
@@ -34,7 +42,8 @@ class KernelTree:
     that a build enters; ``headers`` is the folder for ``make -C``. ``modules`` has the kernel's own
     modules (``*.ko``, also compressed); ``builtin`` are the names of those that are in the kernel
     itself, written with underscores. ``identity`` is the part of a cache key that differs when
-    anything here does.
+    anything here does. ``is_built``: the user has built it; then all folders are its tree,
+    ``make_words`` are for make, and ``vmlinux`` may have debug information.
     """
 
     name: str
@@ -46,27 +55,55 @@ class KernelTree:
     modules: Path
     builtin: frozenset[str]
     identity: str
+    is_built: bool = False
+    make_words: tuple[str, ...] = ()
+    vmlinux: Path | None = None
 
 
 def _inputs(suite: str) -> dict[str, Any]:
     return {"suite": suite, "packages": _PACKAGES, "format": 2}
 
 
-def check_name(kernel: str) -> None:
-    """Raise UsageError for a KERNEL that names nothing."""
+def check(kernel: str, uses: Collection[Use]) -> None:
+    """Raise UsageError where ``kernel`` is nothing that a guest can boot, or lacks what is needed.
+
+    Of a kernel that the user has built, all that its configuration lacks for ``uses`` is named.
+    Makes nothing.
+    """
     if kernel not in SUITES:
+        kernel_config.require(_built(kernel).config, kernel, uses)
+
+
+def _built(kernel: str) -> KernelTree:
+    if "/" not in kernel and not Path(kernel).is_dir():
         raise UsageError(
             f"KERNEL={kernel} is not a kernel that a guest can have",
-            f"use one of: {', '.join(SUITES)}",
+            f"use one of: {', '.join(SUITES)}; or the path of a kernel's tree that you have built",
         )
+    found = built_kernel.find(kernel)
+    return KernelTree(
+        name=kernel,
+        release=found.release,
+        root=found.folder,
+        headers=found.folder,
+        config=found.config,
+        bzimage=found.bzimage,
+        modules=found.folder,
+        builtin=builtin_names(found.folder / "modules.builtin"),
+        identity=found.identity,
+        is_built=True,
+        make_words=found.make_words,
+        vmlinux=found.vmlinux,
+    )
 
 
 def in_cache(kernel: str) -> KernelTree | None:
-    """Return the kernel's tree that the cache holds, by its manifest alone; makes nothing.
+    """Return the kernel's tree that is there, by a cache entry's manifest alone; makes nothing.
 
-    UsageError for a ``kernel`` that names nothing.
+    UsageError for a ``kernel`` that is neither a suite's nor a tree that is built.
     """
-    check_name(kernel)
+    if kernel not in SUITES:
+        return _built(kernel)
     recorded = build_cache.recorded(build_cache.KERNEL, _inputs(kernel))
     return None if recorded is None else _tree(kernel, recorded)
 
@@ -74,10 +111,11 @@ def in_cache(kernel: str) -> KernelTree | None:
 def make(kernel: str, progress: Callable[[str], None]) -> KernelTree:
     """Return the kernel's tree, from the cache when it is there, with every file as unpacked.
 
-    UsageError for a ``kernel`` that names nothing; EnvironmentFailure when packages cannot be
-    fetched.
+    UsageError for a ``kernel`` that is neither a suite's nor a tree that is built;
+    EnvironmentFailure when packages cannot be fetched.
     """
-    check_name(kernel)
+    if kernel not in SUITES:
+        return _built(kernel)
     folder = build_cache.entry(
         build_cache.KERNEL,
         _inputs(kernel),

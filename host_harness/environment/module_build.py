@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,16 +51,12 @@ def build(
     words for make, such as ``KCFLAGS=-g``. EnvironmentFailure, with the compiler's last lines, when
     it does not build, and when the modules are of another kernel.
     """
-    way = driver_build.choose()
+    way = driver_build.choose(kernel)
     progress(f"building {words} for {kernel.release} with {_compiler(way)} ({way})")
     work = staging / "work" / "module"
     shutil.copytree(source, work)
-    if way is driver_build.Way.HOST:
-        done = driver_build.run_on_host(kernel.root, kernel.headers, work, flags, _TIMEOUT_S)
-    else:
-        headers = f"/{kernel.headers.relative_to(kernel.root)}"
-        script = shlex.join(["make", "-C", headers, "M=/mnt", *flags, "modules"])
-        done = driver_build.run_inside(way, kernel.root, work, script, _TIMEOUT_S)
+    words_for_make = [f"M={driver_build.root_of(way, work)}", *flags]
+    done = driver_build.make_modules(kernel, way, work, words_for_make, _TIMEOUT_S)
     made = sorted(work.rglob("*.ko"))
     if done.returncode != 0 or not made:
         disk_space.check_output(done.stderr + done.stdout)
@@ -69,7 +64,9 @@ def build(
         raise EnvironmentFailure(
             f"{words} does not build for the kernel {kernel.release} with {_compiler(way)} "
             f"({way}):\n{said}",
-            f"{fix}, or choose another way with {driver_build.SETTING}="
+            f"{fix}"
+            if kernel.is_built
+            else f"{fix}, or choose another way with {driver_build.SETTING}="
             f"{'|'.join(driver_build.Way)}",
         )
     modules = tuple(Path(shutil.copy(path, staging / path.name)) for path in made)

@@ -138,24 +138,19 @@ def _compile(
     progress: Note,
 ) -> dict[str, Any]:
     """Build the modules of ``copy`` into an entry of the cache; return the entry's facts."""
-    way = driver_build.choose()
+    way = driver_build.choose(kernel)
     progress(f"building {OPTION}={source.text} for {kernel.release} ({way})")
     work = staging / "work" / "copy"
     copy.write(work)
     words = [*_FLAGS, *_chosen(copy)]
-    root = str(work) if way is Way.HOST else "/mnt"
+    root = driver_build.root_of(way, work)
     if symbols:
         for number, path in enumerate(symbols):
             shutil.copyfile(path, work / f".symbols-{number}")
         names = (f"{root}/.symbols-{number}" for number in range(len(symbols)))
         words.append(f"KBUILD_EXTRA_SYMBOLS={' '.join(names)}")
     words.append(f"M={os.path.normpath(f'{root}/{copy.folder}')}")
-    if way is Way.HOST:
-        done = driver_build.run_on_host(kernel.root, kernel.headers, work, words, _TIMEOUT_S)
-    else:
-        headers = f"/{kernel.headers.relative_to(kernel.root)}"
-        script = shlex.join(["make", "-C", headers, *words, "modules"])
-        done = driver_build.run_inside(way, kernel.root, work, script, _TIMEOUT_S)
+    done = driver_build.make_modules(kernel, way, work, words, _TIMEOUT_S)
     said = _said(done.stdout + done.stderr, root, copy)
     made = sorted((work / copy.folder).rglob("*.ko"))
     if done.returncode != 0 or not made:
@@ -280,7 +275,7 @@ def _take_built(
     work.mkdir()
     path = work / source.path.name
     path.write_bytes(data)
-    _keep([path], driver_build.choose(), kernel, work, staging)
+    _keep([path], driver_build.choose(kernel), kernel, work, staging)
     remove_tree(work)
     return {}
 

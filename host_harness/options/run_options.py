@@ -85,8 +85,9 @@ OPTIONS = (
     Option(
         "kernel",
         "KERNEL",
-        "SUITE",
-        "the Debian suite whose kernel the guest boots (default: bookworm; docs/kernels.md)",
+        "SUITE|PATH",
+        "the Debian suite whose kernel the guest boots (default: bookworm), or the tree of a "
+        "kernel that you have built (docs/kernels.md)",
     ),
     Option(
         "boot",

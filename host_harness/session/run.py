@@ -40,9 +40,12 @@ from dma_rehearsal.host_harness.environment import (
     accelerator,
     build_cache,
     guest_image,
+    kernel_config,
+    kernel_tree,
     qemu,
     user_modules,
 )
+from dma_rehearsal.host_harness.environment.kernel_config import Use
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.environment.user_modules import NO_MODULES
 from dma_rehearsal.host_harness.machine import device_process
@@ -136,10 +139,12 @@ class Run:
     def prepare(self) -> None:
         """Make QEMU and the image, choose the accelerator.
 
-        EnvironmentFailure when it cannot be, NoVerdict when the phase's deadline passes.
+        UsageError for a kernel that cannot be used, EnvironmentFailure when something cannot be
+        made, NoVerdict when the phase's deadline passes.
         """
         limit = self.options.deadlines["environment"]
         with self.progress.phase("environment"), deadlines.alarm("environment", limit):
+            kernel_tree.check(self.options.kernel, _uses(self.options))
             found = qemu.find(self.progress.note)
             guest = guest_image.make(self.options.kernel, self.progress.note)
             self.accelerator, why = accelerator.choose(found, guest.kernel, self.options.accel)
@@ -357,10 +362,11 @@ class Run:
         seconds = self.progress.seconds.items()
         phases = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds)
         accelerator = self.accelerator or "not chosen"
+        kernel = f"kernel {self._environment[1].kernel_release}; " if self._environment else ""
         several = f"{self._booted} VMs; " if self._booted > 1 else ""
         start = f"{self.start.kind.words}; " if self.start else ""
         lines.append(
-            f"accelerator {accelerator}; {several}{start}seed {self.options.seed}; "
+            f"accelerator {accelerator}; {kernel}{several}{start}seed {self.options.seed}; "
             f"place {self.place}; {phases}"
         )
         if self.folder:
@@ -416,3 +422,12 @@ def wait_while_kept(run: Run) -> None:
         run.progress.note("the kept VM ends", always=True)
     except NoVerdict as error:
         run.progress.note(str(error).splitlines()[0], always=True)
+
+
+def _uses(options: Options) -> set[Use]:
+    """Return what a run does with its kernel."""
+    return kernel_config.uses(
+        pvh=options.boot == "pvh",
+        iommu=options.iommu,
+        driver=bool(options.modules or options.driver),
+    )

@@ -15,7 +15,6 @@ MODULES = (
     "guest/dma_ops/",
     "tests/vm/zoo/drivers/",
     "tests/vm/dma_ops/drivers/",
-    "examples/own_driver/driver/",
 )  # of the kernel
 
 

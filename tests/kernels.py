@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Try the rig on each kernel: its modules build without a warning, and tests pass in the guest.
+
+    python -m tests.kernels [--kernel NAME]... [--run NAME]...
+
+Each of `RUNS` is one run of the harness on each of `KERNELS`; what is to be tested on several
+kernels joins that list. All are tried, and a table tells how each ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dma_rehearsal.host_harness.environment import guest_driver, guest_image
+from dma_rehearsal.host_harness.environment.payload import SOURCE
+from dma_rehearsal.host_harness.process.errors import HarnessError
+
+KERNELS = ("bookworm", "bookworm-backports", "trixie", "trixie-backports")
+"""Linux 6.1, twice 6.12, and the newest that Debian's mirrors offer for a release."""
+_BUILD = "build"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRun:
+    """A run of the harness: its arguments, and variables beside KERNEL."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+RUNS = (
+    GuestRun("suite"),
+    GuestRun("iommu", variables={"IOMMU": "intel"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended on a kernel; ``problem`` is empty when it passed."""
+
+    kernel: str
+    run: str
+    seconds: float
+    problem: str = ""
+
+    def line(self) -> str:
+        """Return its line in the table."""
+        return f"  {self.kernel:20} {self.run:10} {self.seconds:6.0f} s  {self.problem or 'passed'}"
+
+
+def build(kernel: str) -> str:
+    """Build the rig's modules and the image; return what is wrong, empty when nothing is."""
+    try:
+        image = guest_image.make(kernel, lambda text: print(f"  {text}", flush=True))
+    except HarnessError as error:
+        return str(error)
+    warnings = "\n".join(guest_driver.warnings(image.kernel_tree))
+    return f"the compiler warned:\n{warnings}" if warnings else ""
+
+
+def run(kernel: str, each: GuestRun) -> str:
+    """Run the harness; return what is wrong, empty when nothing is."""
+    # States of so many kernels would push those of daily work out of the cache.
+    variables = {"STATE": "no", **each.variables, "KERNEL": kernel}
+    command = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", *each.arguments]
+    environment = {**os.environ, **variables}
+    status = subprocess.run(command, cwd=SOURCE, env=environment, check=False).returncode
+    return f"status {status}" if status else ""
+
+
+def try_all(
+    kernels: Sequence[str],
+    runs: Sequence[GuestRun],
+    builder: Callable[[str], str] = build,
+    runner: Callable[[str, GuestRun], str] = run,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Result]:
+    """Try the runs on each kernel whose modules build; return how each ended."""
+    results: list[Result] = []
+
+    def note(kernel: str, name: str, step: Callable[[], str]) -> bool:
+        print(f"\n{kernel}: {name}", flush=True)
+        start = clock()
+        results.append(Result(kernel, name, problem=step(), seconds=clock() - start))
+        return not results[-1].problem
+
+    for kernel in kernels:
+        if note(kernel, _BUILD, lambda kernel=kernel: builder(kernel)):  # type: ignore[misc]
+            for each in runs:
+                note(kernel, each.name, lambda kernel=kernel, each=each: runner(kernel, each))  # type: ignore[misc]
+    return results
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Try what the command line names; return 0 when all passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
+    parser.add_argument("--kernel", action="append", help=f"of {', '.join(KERNELS)}, or another")
+    parser.add_argument("--run", action="append", choices=[each.name for each in RUNS])
+    parsed = parser.parse_args(arguments)
+    runs = [each for each in RUNS if parsed.run is None or each.name in parsed.run]
+    results = try_all(parsed.kernel or KERNELS, runs)
+    print("\n" + "\n".join(each.line() for each in results), flush=True)
+    return 1 if any(each.problem for each in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
