@@ -9,6 +9,7 @@ from dma_rehearsal.device.faults import (
     hold,
     interrupts,
     limits,
+    mailbox,
     protection,
     requests,
     ring,
@@ -21,7 +22,7 @@ __all__ = ["IMPLEMENTATIONS", "SOUND", "DeviceFault"]
 
 _SUBJECTS = (
     *(transfers, requests, interrupts, limits),
-    *(ring, bus, witness, protection, cache_model, hold),
+    *(ring, bus, witness, protection, cache_model, hold, mailbox),
 )
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from dma_rehearsal.device.layout.mailbox import DmaCall
 from dma_rehearsal.host_harness.verdict.driver_mappings import (
     LINUX_DIRECTIONS,
     Mapping,
@@ -78,6 +79,8 @@ def _mappings(count: int) -> str:
 def _by_promise(mappings: Iterable[Mapping]) -> dict[str, list[Mapping]]:
     found: dict[str, list[Mapping]] = {}
     for each in mappings:
+        if each.call == DmaCall.NONE.name:
+            continue  # a test of the mailbox made it, and no driver
         direction = LINUX_DIRECTIONS.get(each.direction, each.direction)
         found.setdefault(f"{function_of(each.call)}: {direction}", []).append(each)
     return found

@@ -362,6 +362,8 @@ def test_named_fault_of_the_device(
         "boundary": "test_constraints",
         "held": "test_held",
         "hold": "test_board_hold",
+        "mail": "test_mailbox",
+        "board": "test_mailbox",
         "ring": "test_ring",
         "atc": "translation",
         "trace-of-words": "arrive",

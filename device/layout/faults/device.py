@@ -382,4 +382,38 @@ _HOLD = (
     ),
 )
 
-DEVICE = (*_EXERCISER, *_REQUESTS, *_INTERRUPTS, *_WITNESS, *_PROTECTION, *_HOLD)
+_MAILBOX = (
+    Fault(
+        "mail-withdraw-ignored",
+        Component.MAILBOX,
+        "the mailbox takes back no grant",
+        ("mailbox",),
+        tests=("test_mailbox.py",),
+    ),
+    Fault(
+        "mail-track-dropped",
+        Component.MAILBOX,
+        "the mailbox has the cache model track nothing",
+        ("mailbox",),
+        message="SYNC_FOR_DEVICE: NO_SUCH_TAG",
+        tests=("test_mailbox.py",),
+    ),
+    Fault(
+        "mail-report-dropped",
+        Component.MAILBOX,
+        "the mailbox hands on no report of a driver's mistake",
+        ("mailbox",),
+        message="MASK_NEVER_SET",
+        tests=("test_mailbox.py",),
+    ),
+    Fault(
+        "board-snoop-ignored",
+        Component.BOARD,
+        "the board snoops, though BOARD_SNOOP says that it does not",
+        ("board snoop",),
+        message="the device reads new bytes",
+        tests=("test_mailbox.py",),
+    ),
+)
+
+DEVICE = (*_EXERCISER, *_REQUESTS, *_INTERRUPTS, *_WITNESS, *_PROTECTION, *_HOLD, *_MAILBOX)

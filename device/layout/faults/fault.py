@@ -21,6 +21,7 @@ class Component(Enum):
     WITNESS = "witness"
     PROTECTION_UNIT = "protection unit"
     CACHE_MODEL = "cache model"
+    MAILBOX = "mailbox"
     BOARD = "board"
     DRIVER = "kernel module"
     KERNEL = "guest kernel"
@@ -44,6 +45,7 @@ class Component(Enum):
 _IN_DEVICE = (
     *(Component.EXERCISER, Component.REQUEST_LOG, Component.WITNESS),
     *(Component.PROTECTION_UNIT, Component.CACHE_MODEL, Component.BOARD),
+    Component.MAILBOX,
 )
 
 

@@ -29,7 +29,8 @@ from dma_rehearsal.guest.iobuffer import (
 from dma_rehearsal.guest.iobuffer.base.interfaces import BufferDescriptor, Descriptor
 from dma_rehearsal.guest.iobuffer.os.driver import PageTableEntry
 
-_TAGS: Final = 1 << 16  # of each process, while process ids differ in 16 bits
+_PROCESSES: Final = 1 << 15  # that are told apart; tags from 1 << 31 on are a kernel driver's
+_TAGS: Final = 1 << 16  # of each process
 _TRIES: Final = 64
 
 
@@ -142,7 +143,7 @@ class PlatformCoherence:
         self, direction: CacheDirection, root: int, va: int, length: int, levels: int
     ) -> int:
         for _ in range(_TRIES):
-            tag = os.getpid() % _TAGS * _TAGS + self._next % _TAGS
+            tag = os.getpid() % _PROCESSES * _TAGS + self._next % _TAGS
             self._next += 1
             try:
                 self._unit.track(tag, direction, root, va, length, levels)

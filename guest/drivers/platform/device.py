@@ -28,6 +28,7 @@ from dma_rehearsal.guest.drivers.platform import refusals
 from dma_rehearsal.guest.drivers.platform.board_unit import BoardUnit
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheUnit
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
+from dma_rehearsal.guest.drivers.platform.mailbox_unit import MailboxUnit
 from dma_rehearsal.guest.drivers.platform.protection_unit import ProtectionUnit
 from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest, RequestLog
 from dma_rehearsal.guest.iobuffer.base.closing import Closing
@@ -87,6 +88,13 @@ class PlatformDevice(Closing):
         if PlatformFeature.CACHE not in self.features:
             raise PlatformDeviceError(f"{self.pci.address}: there is no cache model")
         return CacheUnit(self._control, self._results, self._lock, self.pci.address)
+
+    @property
+    def mailbox(self) -> MailboxUnit:
+        """The mailbox; `PlatformDeviceError` when this platform has none."""
+        if PlatformFeature.MAILBOX not in self.features:
+            raise PlatformDeviceError(f"{self.pci.address}: there is no mailbox")
+        return MailboxUnit(self._control, self._lock, self.pci.address)
 
     @property
     def board(self) -> BoardUnit:

@@ -251,6 +251,11 @@ def rows(*events: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [(each.promise, each.asked, each.attested, each.verdict) for each in found]
 
 
+def test_a_mapping_that_no_call_made_promises_nothing() -> None:
+    """A test of the mailbox makes one, without a driver."""
+    assert rows(mapped(length=64, call="NONE"), request(1, (0x1000, 64), moved=64)) == []
+
+
 def test_a_function_and_a_direction_make_a_row() -> None:
     found = rows(
         mapped(length=64),

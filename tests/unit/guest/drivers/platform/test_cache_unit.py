@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dma_rehearsal.device.layout import CACHE_REPORTS_MAX, Plat
+from dma_rehearsal.device.layout.mailbox import MAIL_TAG_BASE
 from dma_rehearsal.guest.drivers.platform import command
 from dma_rehearsal.guest.drivers.platform.buffer_names import BufferNames
 from dma_rehearsal.guest.drivers.platform.cache_unit import (
@@ -157,6 +158,17 @@ def test_a_buffer_s_life(caches: PlatformCoherence, unit: CacheUnit) -> None:
     with pytest.raises(IODeviceError, match="not tracked by the cache model"):
         caches.clean(made, 0, 1)
     assert unit.take_reports() == []
+
+
+@pytest.mark.parametrize("pid", [1, 0x7FFF, 0x8000, 0xFFFF, (1 << 22) - 1])
+def test_a_process_has_tags_below_those_of_kernel_drivers(
+    caches: PlatformCoherence, monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    made: Any = Buffer()
+    end = caches.track(made)
+    assert caches.tag_of(made) < MAIL_TAG_BASE
+    end()
 
 
 def test_a_buffer_that_another_process_made_has_its_name(
