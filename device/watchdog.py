@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dma_rehearsal.device.endpoints import baton
 from dma_rehearsal.device.vfio_user.framing import Message
 from dma_rehearsal.device.vfio_user.messages import Command, Flags
 from dma_rehearsal.device.vfio_user.turn import Action, RegionAccess, Turn
@@ -125,7 +124,7 @@ def _somebody_waits(turn: Turn, work: Message | Action) -> bool:
 
 def _said(seen: _Seen, now: float) -> str:
     said = f"{seen.of.name} {WORDS}{_name(seen)}, for {now - seen.since:.1f} s"
-    frame = sys._current_frames().get(baton.running(seen.of.turn.thread or 0))
+    frame = sys._current_frames().get(seen.of.turn.running)
     if frame is None:
         return said
     code = frame.f_code

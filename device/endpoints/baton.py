@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-# The thread that runs in place of one that waits for its turn, by their identities.
-_stand_ins: dict[int, int] = {}
+from dma_rehearsal.device.vfio_user.turn import stand_ins
 
 
 class Cancelled(BaseException):
@@ -40,12 +39,12 @@ class Baton:
             )
             self._thread.start()
         else:
-            _stand_ins[caller] = self._thread.ident or 0
+            stand_ins[caller] = self._thread.ident or 0
             self._mine.release()
         try:
             self._callers.acquire()
         finally:
-            _stand_ins.pop(caller, None)
+            stand_ins.pop(caller, None)
         if self.done:
             self._thread.join()
         failure, self._failure = self._failure, None
@@ -66,7 +65,7 @@ class Baton:
             raise Cancelled
 
     def _main(self, caller: int) -> None:
-        _stand_ins[caller] = threading.get_ident()
+        stand_ins[caller] = threading.get_ident()
         try:
             self._body()
         except Cancelled:
@@ -76,8 +75,3 @@ class Baton:
         finally:
             self.done = True
             self._callers.release()
-
-
-def running(thread: int) -> int:
-    """Return the identity of the thread that runs in the turn of ``thread``; mostly itself."""
-    return _stand_ins.get(thread, thread)

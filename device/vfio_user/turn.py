@@ -2,7 +2,8 @@
 """A server's turn: the work of its thread, for a watcher in another thread.
 
 The thread only stores here, for every message passes. The watcher's view may be
-old by an instant, so it only sees a turn that lasts.
+old by an instant, so it only sees a turn that lasts. A model may work in another thread while the
+one that serves waits for it; `stand_ins` has which.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dma_rehearsal.device.vfio_user.framing import Message
+
+# The thread that runs in place of one that waits for it, by their identities.
+stand_ins: dict[int, int] = {}
 
 
 class Action:
@@ -46,3 +50,8 @@ class Turn:
     access: tuple[int, int, int, bytes | None] | None = None
     stream: socket.socket | None = None
     inbox: Collection[Message] = ()
+
+    @property
+    def running(self) -> int:
+        """Return the identity of the thread that runs in this turn; 0 before the server does."""
+        return stand_ins.get(self.thread or 0, self.thread or 0)

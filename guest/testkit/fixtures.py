@@ -334,7 +334,7 @@ def driver(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Drive
     """Loads a kernel driver, binds it to the endpoint, and has its use of the DMA API judged.
 
     A report, a refused DMA, a leak or a kernel's warning that the test does not expect fails the
-    test. The mark ``rehearse`` chooses the conditions.
+    test. The mark ``rehearse`` chooses the conditions; [your driver](your-driver.md) explains them.
     """
     kit = pytestconfig.stash[_KIT]
     kit.platform  # noqa: B018 - PciError without one

@@ -20,6 +20,7 @@ from dma_rehearsal.host_harness.verdict.driver_announcements import (
 from dma_rehearsal.host_harness.verdict.driver_findings import DriverFinding
 from dma_rehearsal.host_harness.verdict.driver_view import DriverView, Mistake
 from dma_rehearsal.host_harness.verdict.evidence import Request
+from dma_rehearsal.host_harness.verdict.refusals import DriverMemory
 
 _SHOWN = 3  # groups of mistakes that are alike
 _FOUND_MAX = 64  # of them that are findings
@@ -30,14 +31,13 @@ _NOWHERE: dict[str, dict[str, int]] = {}
 class DriverVerdict:
     """``objections`` to the test; ``announced`` are refused requests, by sequence.
 
-    ``named`` has lines about the memory of other refused requests, by sequence: which mapping the
-    byte at fault is of, and which the nearest grant. ``findings`` are the facts of the first
-    ``told`` objections.
+    ``named`` is the memory of refused requests, by sequence. ``findings`` are the facts of the
+    first ``told`` objections.
     """
 
     objections: tuple[str, ...] = ()
     announced: frozenset[int] = frozenset()
-    named: dict[int, tuple[str, str]] = field(default_factory=dict)
+    named: dict[int, DriverMemory] = field(default_factory=dict)
     findings: tuple[DriverFinding, ...] = ()
     told: int = 0
 
@@ -129,18 +129,24 @@ class _Places:
         binding = self.at(position)
         return self._names.name(callers, _NOWHERE if binding is None else binding.loaded)
 
-    def of_refusal(self, request: Request) -> tuple[str, str]:
-        """Return the lines about a refused request: its memory's, and the nearest grant's."""
+    def condition(self, position: int) -> str:
+        """Return the condition of the binding at a position, and its driver."""
+        binding = self.at(position)
+        return "" if binding is None else f"{binding.condition}, driver {binding.driver}"
+
+    def of_refusal(self, request: Request) -> DriverMemory:
+        """Return the mappings that a refused request is about."""
+        condition = self.condition(request.position)
         found = self._view.refused.get(request.sequence)
         if found is None:
-            return "", ""
-        words = [
-            ""
-            if each is None
-            else driver_words.buffer(each, partial(self.name, request.position), found.operations)
+            return DriverMemory(condition=condition)
+        name = partial(self.name, request.position)
+        there, nearest = (
+            "" if each is None else driver_words.buffer(each, name, found.operations)
             for each in (found.there, found.nearest)
-        ]
-        return words[0], words[1]
+        )
+        undone = found.there is not None and bool(found.there.ended)
+        return DriverMemory(there, nearest, undone, condition)
 
 
 def _covers(said: Expectation, item: _Item, view: DriverView) -> bool:
@@ -214,9 +220,8 @@ def _of_group(alike: Sequence[Mistake], places: _Places) -> list[str]:
     lines = (
         driver_words.report(first, name) if is_report else driver_words.cache_report(first, name)
     )
-    binding = places.at(first.position)
-    if binding is not None:
-        lines.insert(-1, f"  condition: {binding.condition}, driver {binding.driver}")
+    if condition := places.condition(first.position):
+        lines.insert(-1, f"  condition: {condition}")
     if len(alike) > 1:
         lines.append(f"  and {len(alike) - 1} more like it")
     return lines

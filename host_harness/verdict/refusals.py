@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from dma_rehearsal.host_harness.verdict.driver_findings import DriverFinding
@@ -149,31 +150,51 @@ _LINUX = {
     "ADDRESS_BITS": "set the DMA mask to the device's address bits, before the first mapping",
     "CACHE_UNTRACKED": "map the memory before the device gets its address",
 }
-_NONE: Mapping[int, tuple[str, str]] = MappingProxyType({})
+_UNDONE = (
+    "the mapping was undone while the device still had its address: wait until the device is done, "
+    "or stop it, before the unmap"
+)
 _UNKNOWN = ("the device's model refused it", "look into device-trace.jsonl for what came before")
+
+
+@dataclass(frozen=True, slots=True)
+class DriverMemory:
+    """The mappings of a kernel driver that a refused request is about, in words.
+
+    ``there`` is the one of the byte at fault, ``undone`` before the request or not; ``nearest`` is
+    that of the nearest grant. ``condition`` is empty in a test without a kernel driver.
+    """
+
+    there: str = ""
+    nearest: str = ""
+    undone: bool = False
+    condition: str = ""
+
+
+_NOT_A_DRIVERS = DriverMemory()
+_NONE: Mapping[int, DriverMemory] = MappingProxyType({})
 
 
 def complaint(
     refused: Sequence[Request],
     memory: Sequence[Memory],
-    drivers: Mapping[int, tuple[str, str]] = _NONE,
+    drivers: Mapping[int, DriverMemory] = _NONE,
 ) -> str:
     """Return the complaint about refusals that a test did not announce; empty without any.
 
-    Its first line is about the first refusal. ``memory`` are the guest's buffers, ``drivers`` the
-    mappings of a kernel driver that a request is about, by its number: that of the byte at fault,
-    and that of the nearest grant.
+    Its first line is about the first refusal. ``memory`` are the guest's buffers, ``drivers`` a
+    kernel driver's, by the number of the request.
     """
     if not refused:
         return ""
     groups = _groups(refused)
     parts = []
     for alike in groups[:_SHOWN]:
-        parts += _of_group(alike, memory, drivers.get(alike[0].sequence, ("", "")))
+        parts += _of_group(alike, memory, drivers.get(alike[0].sequence, _NOT_A_DRIVERS))
     if others := groups[_SHOWN:]:
         parts.append(f"and {sum(map(len, others))} more that were refused for other reasons")
     reasons = sorted({each.reason for each in refused})
-    expects = "driver.expects" if any(map(any, drivers.values())) else "expects"
+    expects = "driver.expects" if any(each.condition for each in drivers.values()) else "expects"
     parts.append(
         f"if the refusal is intended: with {expects}("
         + ", ".join(f"DmaReason.{reason}" for reason in reasons)
@@ -185,14 +206,14 @@ def complaint(
 def findings(
     refused: Sequence[Request],
     memory: Sequence[Memory],
-    drivers: Mapping[int, tuple[str, str]] = _NONE,
+    drivers: Mapping[int, DriverMemory] = _NONE,
 ) -> list[DriverFinding]:
     """Return the facts of what `complaint` tells."""
     return [
         DriverFinding.of(
             f"DmaReason.{alike[0].reason}",
             "",
-            _of_group(alike, memory, drivers.get(alike[0].sequence, ("", ""))),
+            _of_group(alike, memory, drivers.get(alike[0].sequence, _NOT_A_DRIVERS)),
         )
         for alike in _groups(refused)[:_FOUND_MAX]
     ]
@@ -217,19 +238,18 @@ def told(each: Request) -> str:
 
 
 def _of_group(
-    alike: Sequence[Request], memory: Sequence[Memory], mappings: tuple[str, str]
+    alike: Sequence[Request], memory: Sequence[Memory], drivers: DriverMemory
 ) -> list[str]:
     first = alike[0]
-    buffer, nearest = mappings
     why, what_next = _REASONS.get(first.reason, _UNKNOWN)
-    if buffer or nearest:
-        what_next = _LINUX.get(first.reason, what_next)
+    if drivers.condition:
+        what_next = _UNDONE if drivers.undone else _LINUX.get(first.reason, what_next)
     lines = [f"{told(first)}, and the test did not announce it"]
     at_fault = first.address if first.byte is None else first.byte
     place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"
     lines.append(f"  why: {why}{place} (request {first.sequence})")
-    if buffer:
-        lines.append(f"  there: {buffer}")
+    if drivers.there:
+        lines.append(f"  there: {drivers.there}")
     known = nearest_to(memory, at_fault, first.sequence)
     released = known is not None and known.gone(first.sequence)
     if known is not None:
@@ -241,8 +261,8 @@ def _of_group(
         there = [each for each in memory if not each.gone(first.sequence)]
         owner = nearest_to(there, grant.address, first.sequence)
         of = f", of {owner}" if owner is not None and owner != known else ""
-        if nearest:
-            of = "" if nearest == buffer else f", of {nearest}"
+        if drivers.nearest:
+            of = "" if drivers.nearest == drivers.there else f", of {drivers.nearest}"
         lines.append(
             f"  nearest grant: {grant.direction}, {grant.length} bytes at {grant.address:#x}, "
             f"owner {grant.owner:#x}{of}"
@@ -254,6 +274,8 @@ def _of_group(
             "the buffer was released while the device still had its address: wait until the DMA "
             "is done, or stop the device, before release()"
         )
+    if drivers.condition:
+        lines.append(f"  condition: {drivers.condition}")
     direction = "kIODirectionIn" if first.write else "kIODirectionOut"
     linux = "DMA_FROM_DEVICE" if first.write else "DMA_TO_DEVICE"
     verb = "writes" if first.write else "reads"

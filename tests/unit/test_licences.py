@@ -15,6 +15,7 @@ MODULES = (
     "guest/dma_ops/",
     "tests/vm/zoo/drivers/",
     "tests/vm/dma_ops/drivers/",
+    "examples/own_driver/driver/",
 )  # of the kernel
 
 

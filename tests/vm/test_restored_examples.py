@@ -13,9 +13,13 @@ from dma_rehearsal.host_harness.environment.payload import SOURCE
 from tests.comparison import records, run_each_start, unlike
 from tests.runs import Run, run_in
 
-EXAMPLES = {
-    "checksum": ("examples/checksum/guest_tests", "examples.checksum.checksum_device:Checksum"),
-    "driver_project": ("examples/driver_project/guest_tests", ""),
+EXAMPLES = {  # the options of a run
+    "checksum": {"ENDPOINT": "examples.checksum.checksum_device:Checksum"},
+    "driver_project": {},
+    "own_driver": {
+        "ENDPOINT": "examples.own_driver.mirror_device:Mirror",
+        "MODULE": "examples/own_driver/driver",
+    },
 }
 
 
@@ -27,13 +31,12 @@ def test_every_example_is_here() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_says_the_same_from_each_start(example: str, tmp_path: Path) -> None:
-    tests, endpoint = EXAMPLES[example]
     number = itertools.count(1)
 
     def start(state: str) -> Run:
         runs = tmp_path / str(next(number))
-        settings = {"ENDPOINT": endpoint, "SEED": "0x5eed", "STATE": state}
-        return run_in(SOURCE, runs, "--tests", tests, **settings)
+        settings = {**EXAMPLES[example], "SEED": "0x5eed", "STATE": state}
+        return run_in(SOURCE, runs, "--tests", f"examples/{example}/guest_tests", **settings)
 
     runs = run_each_start(start)
     assert [each.status for each in runs] == [0] * len(runs)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dma_rehearsal.device.endpoints import baton
 from dma_rehearsal.device.endpoints.hold_board import HoldBoard, HoldRules
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.layout import HOLD_POLLS
 from dma_rehearsal.device.vfio_user.errors import Unmapped
 from dma_rehearsal.device.vfio_user.timers import Timers
+from dma_rehearsal.device.vfio_user.turn import Turn
 from tests.unit.device.endpoints.held_device import Copier, Reg, ask, held
 from tests.unit.device.fakes import BASE, read32
 
@@ -535,16 +535,18 @@ def test_any_sequence(moves: list[Move]) -> None:
 def test_a_watcher_finds_the_thread_that_runs() -> None:
     """The one that serves waits meanwhile, and a stack of it would not show the model."""
     server = threading.get_ident()
+    turn = Turn(server)
     seen: list[tuple[int, int]] = []
 
     class Looks(Copier):
         def write_now(self, number: int) -> None:
             del number
-            seen.append((baton.running(server), threading.get_ident()))
+            seen.append((turn.running, threading.get_ident()))
 
     device = Looks()
     board(device).set(True)
     ask(device, NOW, 1)
     ((found, own),) = seen
     assert found == own != server
-    assert baton.running(server) == server
+    assert turn.running == server
+    assert Turn().running == 0

@@ -96,7 +96,14 @@ def test_a_refusal_names_the_mapping_and_when_it_was_undone() -> None:
         "  there: dma_map_single/page: 64 bytes at 0x1000, DMA_FROM_DEVICE, made by my_fill at "
         "my.c:88, undone by dma_unmap_single/page in my_poll at my.c:120, 1 operation ago" in text
     )
-    assert "next: map the buffer before the device gets its address, unmap it only when" in text
+    assert "  condition: held, driver my_driver" in text
+    assert "next: the mapping was undone while the device still had its address: wait" in text
+    assert "with driver.expects(DmaReason.PROTECTION_OUTSIDE)" in text
+
+
+def test_a_refusal_of_memory_that_was_never_mapped_says_so() -> None:
+    (text,) = objections(mark(1), request(1, reason="PROTECTION_OUTSIDE", byte=0x1000))
+    assert "next: map the buffer before the device gets its address" in text
     assert "with driver.expects(DmaReason.PROTECTION_OUTSIDE)" in text
 
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two timings of a device, and the kernel's own driver on the NVMe example under both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.runs import run, run_in
+
+TESTS = Path(__file__).parent / "guest_tests" / "timing"
+NVME = ("--tests", "examples/nvme/guest_tests")
+
+
+def test_eager_and_held(tmp_path: Path) -> None:
+    """A run with a driver under test posts no writes, so that eager means within the store."""
+    project = shutil.copytree(TESTS, tmp_path / "project")
+    done = run_in(project, tmp_path / "runs", "--tests", "test_timing.py", DRIVER="nvme")
+    assert done.status == 0, done.output
+    for test in "eager", "held":
+        assert f"test_timing.py::test_{test} PASSED" in done.output
+    assert '"x-no-posted-writes": true' in (done.folder / "argv").read_text()
+
+
+def test_nvme_booted_and_restored(tmp_path: Path) -> None:
+    """The driver binds by itself when the functions come back; it is unbound before the tests."""
+    for start in "cold", "collected":
+        settings = {"STATE": "no"} if start == "cold" else {}
+        done = run(tmp_path, *NVME, DRIVER="nvme", ENDPOINT="examples.nvme:Nvme", **settings)
+        assert done.status == 0, done.output
+        assert "32 passed" in done.output
+        assert "dma_map_sg: DMA_TO_DEVICE" in done.output
+        assert (done.start == "cold") is (start == "cold")
