@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one thing that all drivers of the museum do: bytes go to the device, and come back."""
+
+import os
+
+import pytest
+
+SIZES = (4096, 100, 20_000)  # bytes
+
+
+@pytest.fixture
+def round_trip(data):
+    """Return a function that sends bytes to the device's memory, and compares what comes back."""
+
+    def go() -> None:
+        file = os.open("/dev/museum", os.O_RDWR)
+        try:
+            for number, size in enumerate(SIZES):
+                content, place = data.take(size), number * 32_768
+                assert os.pwrite(file, content, place) == size
+                assert os.pread(file, size, place) == content
+        finally:
+            os.close(file)
+
+    return go

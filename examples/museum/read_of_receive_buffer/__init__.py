@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device reads a buffer that was mapped for it to write."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Buffers in flight are freed without being unmapped."""
