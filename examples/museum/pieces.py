@@ -15,7 +15,8 @@ class Piece:
     """One mistake. ``source`` names the project and the report (owner/project#number).
 
     ``shows``: what the rig must say of the buggy variant, each a DmaReason, a CacheReportKind or a
-    DriverReportKind; "wrong data" where the bytes themselves tell.
+    DriverReportKind; "wrong data" where the bytes themselves tell. ``plain``: "silent", or "fails"
+    for a mistake that a plain kernel shows, too.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Piece:
     mistake: str
     mend: str
     shows: tuple[str, ...]
+    plain: str = "silent"
 
     @property
     def folder(self) -> Path:
@@ -46,6 +48,7 @@ def _read(path: Path) -> Piece:
             facts["mistake"],
             facts["mend"],
             tuple(facts["shows"]),
+            facts.get("plain", "silent"),
         )
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing") from error

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The carry is lost between two address registers."""
