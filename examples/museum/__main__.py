@@ -109,6 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.museum", description=__doc__)
     parser.add_argument("pieces", nargs="*", metavar="PIECE", help=f"of {', '.join(pieces)}")
     parser.add_argument("--jobs", type=int, default=2, help="VMs at a time (default: 2)")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the runs' artefacts here")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.pieces) - set(pieces)):
         parser.error(f"there is no piece {unknown[0]}")
@@ -118,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="museum-") as folder,
         ThreadPoolExecutor(max(1, options.jobs)) as pool,
     ):
-        done = pool.map(lambda each: run(each, Path(folder) / each.name), chosen)
+        runs = options.runs or Path(folder)
+        done = pool.map(lambda each: run(each, runs / each.name), chosen)
         for piece, outcome in zip(chosen, done, strict=True):
             wrong = outcome.wrong(piece)
             bad += bool(wrong)

@@ -54,16 +54,17 @@ class Status(IntEnum):
     FAILED = 2
 
 
+OWN = 1 << 31
+RING_STORE = 1 << 0
+LAST = 1 << 1  # the end of a job
+
+
 class Descriptor(NamedTuple):
     """16 bytes in memory. The device clears OWN when it is done with it."""
 
     address: int
     length: int
-    flags: int
-
-    OWN: ClassVar[int] = 1 << 31
-    STORE: ClassVar[int] = 1 << 0
-    LAST: ClassVar[int] = 1 << 1  # the end of a job
+    flags: int  # OWN, RING_STORE, LAST
 
 
 DESCRIPTOR = struct.Struct("<QII")
@@ -148,19 +149,19 @@ class Engine(Endpoint):
         except DmaRefused:
             self.end(False)
             return False
-        if not descriptor.flags & Descriptor.OWN:
+        if not descriptor.flags & OWN:
             self.end(False)
             return False
-        store = bool(descriptor.flags & Descriptor.STORE)
+        store = bool(descriptor.flags & RING_STORE)
         done = self.move(descriptor.address, descriptor.length, self.offset, store=store)
         self.offset += descriptor.length
-        flags = descriptor.flags & ~Descriptor.OWN
+        flags = descriptor.flags & ~OWN
         try:
             self.store(place + 12, flags.to_bytes(4, "little"))
         except DmaRefused:
             done = False
         self.head = (self.head + 1) % size
-        if not done or flags & Descriptor.LAST:
+        if not done or flags & LAST:
             self.offset = 0
             self.end(done)
         return done
