@@ -9,8 +9,8 @@ that the rig shows. Status 1 when a row is wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -49,29 +49,27 @@ class Outcome:
         return f"{', '.join(missing)} is not in the message: {self.buggy}" if missing else ""
 
 
-def outcome_of(run: Path) -> Outcome:
-    """Read the outcome of a run from its folder. A test that did not run has failed."""
+def outcome_of(run: Path, printed: str) -> Outcome:
+    """Read the outcome of a run from its folder, and from what it printed of failures.
+
+    A test that did not run has failed.
+    """
     found: dict[str, list[str | None]] = {_PLAIN: [], _BUGGY: [], _MENDED: []}
-    objections = _objections(run / "attestations.json")
     for case in ElementTree.parse(run / "junit.xml").iter("testcase"):
         name = case.get("name", "")
         bad = [each for each in case if each.tag in ("failure", "error")]
         said = [f"{each.get('message', '')}\n{each.text or ''}".strip() for each in bad]
         for start, messages in found.items():
             if name.startswith(start):
-                words = [*objections.get(name, []), *said]
-                messages.append("\n".join(words) if bad else None)
+                words = "\n".join([*said, _printed_of(name, printed)])
+                messages.append(words if bad else None)
     return Outcome(*(_worst(name, messages) for name, messages in found.items()))
 
 
-def _objections(path: Path) -> dict[str, list[str]]:
-    """Return what the host objected to, by the test's name."""
-    found: dict[str, list[str]] = {}
-    for promise in json.loads(path.read_text())["promises"]:
-        if promise["verdict"] == "broken":
-            name = str(promise["test"]).rpartition("::")[2]
-            found.setdefault(name, []).append(str(promise["reason"]))
-    return found
+def _printed_of(name: str, printed: str) -> str:
+    """Return what a run printed about a failed test: pytest's own words, then the host's."""
+    _, _, section = printed.partition(f"_ {name} _")
+    return re.split(r"^(?:_+ .+ _+|=+ .+ =+|- generated .+)$", section, flags=re.MULTILINE)[0]
 
 
 def _worst(name: str, messages: list[str | None]) -> str | None:
@@ -105,7 +103,7 @@ def run(piece: Piece, runs: Path) -> Outcome:
     if done.returncode not in (0, 1):
         said = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
         return Outcome(*3 * [f"no verdict: status {done.returncode}\n{said}"])
-    return outcome_of(runs / "latest")
+    return outcome_of(runs / "latest", done.stdout)
 
 
 def _row(piece: Piece, outcome: Outcome) -> list[str]:

@@ -21,6 +21,7 @@ from dma_rehearsal.device.endpoints import (
 )
 
 MEMORY_SIZE = 1 << 18  # bytes of the device's own memory
+LENGTH_OF_0 = 1 << 16  # bytes; as in many engines a length of 0 means the largest
 RING_MAX = 256  # descriptors
 
 
@@ -29,7 +30,7 @@ class Reg(IntEnum):
 
     ADDRESS_LO = 0x00  # on the bus
     ADDRESS_HI = 0x04
-    LENGTH = 0x08  # bytes
+    LENGTH = 0x08  # bytes; 0 means LENGTH_OF_0
     OFFSET = 0x0C  # in the device's memory
     COMMAND = 0x10
     STATUS = 0x14
@@ -47,7 +48,7 @@ class Command(IntEnum):
 
 
 class Status(IntEnum):
-    """STATUS: how the last job ended. A write of any value sets IDLE."""
+    """STATUS: how the last job ended, until the driver writes IDLE."""
 
     IDLE = 0
     DONE = 1
@@ -115,10 +116,6 @@ class Engine(Endpoint):
 
     # Jobs.
 
-    def write_status(self, _value: int) -> None:
-        """Clear it."""
-        self.registers(0)[Reg.STATUS] = Status.IDLE
-
     def write_command(self, value: int) -> None:
         """Do one job of the registers."""
         registers = self.registers(0)
@@ -168,6 +165,7 @@ class Engine(Endpoint):
 
     def move(self, address: int, length: int, offset: int, *, store: bool) -> bool:
         """Move bytes between memory and the device's own; return whether it could."""
+        length = length or LENGTH_OF_0
         if offset + length > MEMORY_SIZE:
             return False
         try:

@@ -13,13 +13,15 @@ class Device(Engine):
     stale = True
 
     def on_reset(self) -> None:
-        """Come back from a reset without a job."""
+        """Come back from a reset as the boot loader leaves it."""
         super().on_reset()
-        self.stale = False
+        self.stale = True
 
     def on_command(self) -> None:
-        """Go on with the stale job when bus mastering is turned on."""
-        if self.stale and self.config.bus_master:
+        """Go on with the stale job while bus mastering is on; the next boot has one again."""
+        if not self.config.bus_master:
+            self.stale = True
+        elif self.stale:
             self.stale = False
             self.move(STALE, 64, 0, store=False)
 

@@ -11,23 +11,30 @@ static void museum_teardown(struct museum *museum)
 {
 }
 
-/* Two halves, each a job; the hardware has its address in two registers. */
+#define PART SZ_512	/* bytes of one job */
+
+/* The address of a part; the hardware has it in two registers. */
+static dma_addr_t part_of(dma_addr_t address, size_t at)
+{
+	if (mended)
+		return address + at;
+	return (address & ~(dma_addr_t)U16_MAX) | ((address + at) & U16_MAX);
+}
+
 static int museum_transfer(struct museum *museum, u8 *data, size_t length, u32 offset, bool store)
 {
 	enum dma_data_direction direction = store ? DMA_FROM_DEVICE : DMA_TO_DEVICE;
-	size_t half = length / 2;
-	dma_addr_t address, second;
-	int ret;
+	dma_addr_t address;
+	size_t at, part;
+	int ret = 0;
 
 	address = dma_map_single(museum->dev, data, length, direction);
 	if (dma_mapping_error(museum->dev, address))
 		return -ENOMEM;
-	second = address + half;
-	if (!mended)
-		second = (address & ~(dma_addr_t)U16_MAX) | ((address + half) & U16_MAX);
-	ret = museum_job(museum, address, half, offset, store);
-	if (!ret)
-		ret = museum_job(museum, second, length - half, offset + half, store);
+	for (at = 0; !ret && at < length; at += part) {
+		part = min_t(size_t, PART, length - at);
+		ret = museum_job(museum, part_of(address, at), part, offset + at, store);
+	}
 	dma_unmap_single(museum->dev, address, length, direction);
 	return ret;
 }
