@@ -36,7 +36,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test-vm rehearse watch test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
-	faults docs dist lock mutants clean clean-cache
+	museum faults docs dist lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -104,6 +104,9 @@ soak: setup ## run the checks N=50 times in a row beside LOAD=2 busy processes
 mutants: setup ## N=300 SEED=1 SECONDS=3600 VM=1: change one place of the code at a time; see if tests notice
 	@$(PYTHON) -m tests.mutants --count $(or $(N),300) --seed $(or $(SEED),1) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(VM),--vm) $(ARGS)
+
+museum: setup ## run the museum of DMA mistakes, and print its table; ARGS="wrong_direction --runs build/museum"
+	@$(PYTHON) -m examples.museum $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 faults: setup ## list the named faults: name, status, description
 	@$(PYTHON) -m dma_rehearsal.host_harness faults

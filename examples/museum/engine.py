@@ -116,6 +116,10 @@ class Engine(Endpoint):
 
     # Jobs.
 
+    def write_ring_size(self, _value: int) -> None:
+        """Begin a ring at its first descriptor."""
+        self.head = self.offset = 0
+
     def write_command(self, value: int) -> None:
         """Do one job of the registers."""
         registers = self.registers(0)

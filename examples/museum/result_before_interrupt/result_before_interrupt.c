@@ -52,7 +52,9 @@ static int museum_transfer(struct museum *museum, u8 *data, size_t length, u32 o
 	struct ring *ring = museum->own;
 	int ret;
 
-	if (!store)
+	if (store)
+		memset(ring->data, 0, length);
+	else
 		memcpy(ring->data, data, length);
 	museum_start(museum, ring->data_address, length, offset, store);
 	if (store && !mended)
