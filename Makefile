@@ -40,7 +40,7 @@ endif
 
 help: ## list the targets, and the options of a run
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
-	@sed -nE '3,6s/^# ?/  /p' Makefile
+	@sed -nE '3,/^$$/s/^# ?/  /p' Makefile
 
 setup:
 	@host_harness/environment/bootstrap.sh $(VENV)
