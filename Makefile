@@ -3,7 +3,7 @@
 # Options of a run: FAULT=<name> ACCEL=kvm|tcg SEED=<n> ORDER=shuffled BOOT=pvh|bzimage
 # APPEND=<words> STATE=auto|booted|no DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
 # PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
-# MODULE=<folder, C file or .ko> DRIVER=<name> KERNEL=<suite or path> TESTS=<folder of guest tests>
+# MODULE=<folder, C file or .ko> DRIVER=<name> REHEARSE=1 KERNEL=<suite or path> TESTS=<folder of guest tests>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
