@@ -32,47 +32,22 @@ from tests.unit.device.cache_model.cache_board import VA, CacheBoard
 from tests.unit.device.fakes import BASE
 from tests.unit.device.platform.tables import PAGE
 from tests.unit.guest.child import in_a_child
+from tests.unit.guest.drivers.platform.model_bar import BoardBar
 
 IN, IN_OUT = CacheDirection.IN, CacheDirection.IN_OUT
 
 
-class ModelBar:
-    """A BAR of a board's platform; ``answers`` of registers come before the model's."""
-
-    def __init__(self, board: CacheBoard, number: int) -> None:
-        self._board, self._number = board, number
-        self.answers: dict[int, int] = {}
-
-    def __getitem__(self, offset: int) -> int:
-        read = self._board.platform.region_read(self._number, offset, 4)
-        return self.answers.get(offset, int.from_bytes(read, "little"))
-
-    def __setitem__(self, offset: int, value: int) -> None:
-        self._board.platform.region_write(self._number, offset, value.to_bytes(4, "little"))
-
-    def set64(self, offset: int, value: int) -> None:
-        self[offset], self[offset + 4] = value & 0xFFFF_FFFF, value >> 32
-
-    def get64(self, offset: int) -> int:
-        return self[offset] | self[offset + 4] << 32
-
-    @property
-    def data(self) -> memoryview:
-        size = self._board.platform.region_size(self._number)
-        return memoryview(self._board.platform.region_read(self._number, 0, size))
+@pytest.fixture
+def control() -> BoardBar:
+    return BoardBar(CacheBoard(), 0)
 
 
 @pytest.fixture
-def control() -> ModelBar:
-    return ModelBar(CacheBoard(), 0)
-
-
-@pytest.fixture
-def unit(control: ModelBar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CacheUnit:
+def unit(control: BoardBar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CacheUnit:
     """A unit in strict mode; the buffer with tag 1 is a write-back page."""
     monkeypatch.setattr(command, "LOCKS", tmp_path)
     registers: Any = control
-    results: Any = ModelBar(control._board, 1)
+    results: Any = BoardBar(control._board, 1)
     made = CacheUnit(registers, results, CommandLock("test"), "test")
     made.configure(CacheModelMode.STRICT)
     made.track(1, IN_OUT, BASE, VA, PAGE)
@@ -122,7 +97,7 @@ def test_refusals(unit: CacheUnit) -> None:
 
 
 @pytest.mark.parametrize("register", [Plat.CACHE_STATUS, Plat.CACHE_REPORTS])
-def test_a_device_that_answers_nonsense(unit: CacheUnit, control: ModelBar, register: Plat) -> None:
+def test_a_device_that_answers_nonsense(unit: CacheUnit, control: BoardBar, register: Plat) -> None:
     control.answers[register] = 0xFFFF_FFFF
     with pytest.raises(PlatformDeviceError):
         unit.take_reports()

@@ -15,7 +15,7 @@ from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDe
 from dma_rehearsal.guest.drivers.platform.mailbox_unit import MailboxUnit, MailError
 from tests.unit.device.cache_model.cache_board import DATA, OUT
 from tests.unit.device.platform.mail_board import BATCH, MailBoard, grant, withdraw
-from tests.unit.guest.drivers.platform.test_cache_unit import ModelBar
+from tests.unit.guest.drivers.platform.model_bar import BoardBar
 
 PLACE = BATCH
 
@@ -28,12 +28,12 @@ def board() -> MailBoard:
 
 
 @pytest.fixture
-def control(board: MailBoard) -> ModelBar:
-    return ModelBar(board, 0)
+def control(board: MailBoard) -> BoardBar:
+    return BoardBar(board, 0)
 
 
 @pytest.fixture
-def unit(control: ModelBar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MailboxUnit:
+def unit(control: BoardBar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MailboxUnit:
     monkeypatch.setattr(command, "LOCKS", tmp_path)
     registers: Any = control
     return MailboxUnit(registers, CommandLock("0000:00:03.0"), "0000:00:03.0")
@@ -61,7 +61,7 @@ def test_a_failure_says_which_record_and_why(unit: MailboxUnit, board: MailBoard
 
 @pytest.mark.parametrize("answer", [0xFFFF_FFFF, 5 << 16 | 16, 77])
 def test_a_device_that_answers_nonsense(
-    unit: MailboxUnit, board: MailBoard, control: ModelBar, answer: int
+    unit: MailboxUnit, board: MailBoard, control: BoardBar, answer: int
 ) -> None:
     control.answers[Plat.MAIL_GO] = answer
     with pytest.raises(PlatformDeviceError, match=f"MAIL_GO reads {answer:#x} for 1 records"):
