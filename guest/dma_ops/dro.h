@@ -81,7 +81,8 @@ struct dro_hook {
 	bool mask_set, mask_reported;
 	u64 mask_told;			/* the last one that was beyond the device */
 	raw_spinlock_t lock;		/* guards the records */
-	struct rb_root_cached tree;	/* by bus address */
+	struct rb_root_cached by_bus;	/* by bus address */
+	struct rb_root_cached by_own;	/* by the driver's own memory */
 	struct list_head made;		/* in the order of their making */
 	atomic_t inside;		/* calls that run */
 };
@@ -128,8 +129,8 @@ struct dro_copy {
 struct dro_list;
 
 struct dro_mapping {
-	struct rb_node rb;
-	u64 last_in_subtree;
+	struct rb_node bus_node, own_node;
+	u64 bus_last, own_last;		/* of their subtrees */
 	struct list_head made;
 	refcount_t refs;
 	dma_addr_t dma;
@@ -141,6 +142,8 @@ struct dro_mapping {
 	bool granted, tracked;
 	bool inner;			/* memory that the DMA API has allocated */
 	phys_addr_t phys;		/* what the device reaches */
+	phys_addr_t own;		/* what the driver has, if that is in one piece */
+	bool in_own;			/* it is in that tree */
 	void *cpu;			/* of an allocation; what the driver was given */
 	size_t given_offset, given_length;	/* of the last sync for the device */
 	bool taken;			/* a sync for the CPU came after it */
@@ -171,7 +174,7 @@ struct dro_mapping *dro_mapping_around(struct dro_hook *hook, dma_addr_t dma, si
 				       enum dma_data_direction dir);
 bool dro_mapping_overlaps(struct dro_hook *hook, const struct dro_mapping *mapping,
 			  u64 *address, u64 *length);
-bool dro_is_allocated(struct dro_hook *hook, phys_addr_t phys);
+bool dro_is_allocated(struct dro_hook *hook, phys_addr_t own);
 struct dro_mapping *dro_mapping_first(struct dro_hook *hook);
 
 /* dro_copies.c: mappings that are copies */

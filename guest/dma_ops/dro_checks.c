@@ -55,14 +55,23 @@ static struct dro_about about_mapping(const struct dro_mapping *mapping)
 	};
 }
 
-/* Memory of another device. What it would take, the shadow does not have: a PCI function. */
+/*
+ * What cannot be mapped. Of no bytes: an IOMMU's driver may crash. Memory of another
+ * device: what it would take, the shadow does not have, as it is not a PCI function.
+ */
 bool dro_pages_ok(struct dro_hook *hook, const struct dro_where *where, struct page *page,
 		  size_t size)
 {
+	struct dro_about about = { .address = page_to_phys(page), .length = size };
+
+	if (!size && where->call != DR_CALL_MAP_SG) {
+		if (hook->bound)
+			dro_report(hook, where, DR_REPORT_MAP_OF_NOTHING, &about);
+		return !hook->domain;
+	}
 	if (likely(!is_pci_p2pdma_page(page)))
 		return true;
-	dro_report(hook, where, DR_REPORT_P2P_REFUSED,
-		   &(struct dro_about){ .address = page_to_phys(page), .length = size });
+	dro_report(hook, where, DR_REPORT_P2P_REFUSED, &about);
 	return false;
 }
 
@@ -90,8 +99,6 @@ void dro_check_made(struct dro_hook *hook, const struct dro_mapping *mapping)
 	if (!hook->bound)
 		return;
 	check_masks(hook, mapping);
-	if (!mapping->size)
-		dro_report(hook, &mapping->where, DR_REPORT_MAP_OF_NOTHING, &about);
 	if (!(mapping->attrs & DMA_ATTR_DEBUGGING_IGNORE_CACHELINES) &&
 	    dro_mapping_overlaps(hook, mapping, &about.values[0], &about.values[1]))
 		dro_report(hook, &mapping->where, DR_REPORT_OVERLAPPING_MAPPINGS, &about);

@@ -52,7 +52,8 @@ static struct dro_hook *new_hook(struct device *dev)
 	hook->shadow = shadow;
 	hook->ops = dro_operations;
 	raw_spin_lock_init(&hook->lock);
-	hook->tree = RB_ROOT_CACHED;
+	hook->by_bus = RB_ROOT_CACHED;
+	hook->by_own = RB_ROOT_CACHED;
 	INIT_LIST_HEAD(&hook->made);
 	return hook;
 }

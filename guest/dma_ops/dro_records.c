@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a driver has mapped and allocated, by bus address. Rings have tens of thousands
- * of mappings, and a sync can begin in the middle of one: so this is an interval tree.
+ * What a driver has mapped and allocated, by bus address, and by the memory behind it.
+ * Rings have tens of thousands of mappings, and a sync can begin in the middle of one: so
+ * these are interval trees.
  */
-#include <linux/dma-direct.h>
 #include <linux/interval_tree_generic.h>
+#include <linux/io.h>
 #include <linux/slab.h>
 
 #include "dro.h"
 
-#define START(mapping)	((u64)(mapping)->dma)
 /* A mapping of no bytes is kept as if it had one. */
-#define LAST(mapping)	((u64)(mapping)->dma + max_t(size_t, (mapping)->size, 1) - 1)
+#define LENGTH(mapping)		max_t(size_t, (mapping)->size, 1)
+#define BUS_START(mapping)	((u64)(mapping)->dma)
+#define BUS_LAST(mapping)	(BUS_START(mapping) + LENGTH(mapping) - 1)
+#define OWN_START(mapping)	((u64)(mapping)->own)
+#define OWN_LAST(mapping)	(OWN_START(mapping) + LENGTH(mapping) - 1)
 
-INTERVAL_TREE_DEFINE(struct dro_mapping, rb, u64, last_in_subtree, START, LAST, static, dro_tree)
+INTERVAL_TREE_DEFINE(struct dro_mapping, bus_node, u64, bus_last, BUS_START, BUS_LAST, static,
+		     by_bus)
+INTERVAL_TREE_DEFINE(struct dro_mapping, own_node, u64, own_last, OWN_START, OWN_LAST, static,
+		     by_own)
 
 static struct kmem_cache *mappings;
 
@@ -70,15 +77,22 @@ void dro_mapping_add(struct dro_hook *hook, struct dro_mapping *mapping)
 {
 	unsigned long flags;
 
+	mapping->in_own = mapping->pieces_count == 1 &&
+			  mapping->where.call != DR_CALL_MAP_RESOURCE;
+	mapping->own = mapping->piece.own ? virt_to_phys(mapping->piece.own) : mapping->phys;
 	raw_spin_lock_irqsave(&hook->lock, flags);
-	dro_tree_insert(mapping, &hook->tree);
+	by_bus_insert(mapping, &hook->by_bus);
+	if (mapping->in_own)
+		by_own_insert(mapping, &hook->by_own);
 	list_add_tail(&mapping->made, &hook->made);
 	raw_spin_unlock_irqrestore(&hook->lock, flags);
 }
 
 static void remove_locked(struct dro_hook *hook, struct dro_mapping *mapping)
 {
-	dro_tree_remove(mapping, &hook->tree);
+	by_bus_remove(mapping, &hook->by_bus);
+	if (mapping->in_own)
+		by_own_remove(mapping, &hook->by_own);
 	list_del_init(&mapping->made);
 }
 
@@ -94,8 +108,8 @@ struct dro_mapping *dro_mapping_take(struct dro_hook *hook, dma_addr_t dma, size
 	int most = -1;
 
 	raw_spin_lock_irqsave(&hook->lock, flags);
-	for (each = dro_tree_iter_first(&hook->tree, dma, dma); each;
-	     each = dro_tree_iter_next(each, dma, dma)) {
+	for (each = by_bus_iter_first(&hook->by_bus, dma, dma); each;
+	     each = by_bus_iter_next(each, dma, dma)) {
 		int fits;
 
 		if (each->dma != dma)
@@ -139,8 +153,8 @@ struct dro_mapping *dro_mapping_around(struct dro_hook *hook, dma_addr_t dma, si
 	int most = -1;
 
 	raw_spin_lock_irqsave(&hook->lock, flags);
-	for (each = dro_tree_iter_first(&hook->tree, dma, dma); each;
-	     each = dro_tree_iter_next(each, dma, dma)) {
+	for (each = by_bus_iter_first(&hook->by_bus, dma, dma); each;
+	     each = by_bus_iter_next(each, dma, dma)) {
 		bool whole = size <= each->size - (dma - each->dma);
 		bool has_dir = each->dir == dir || each->dir == DMA_BIDIRECTIONAL;
 		int fits = whole * 8 + has_dir * 4 + (each->dma == dma) * 2 + (each->size == size);
@@ -167,11 +181,12 @@ bool dro_mapping_overlaps(struct dro_hook *hook, const struct dro_mapping *mappi
 	unsigned long flags;
 	bool found = false;
 
-	if (mapping->dir == DMA_TO_DEVICE || mapping->inner || !mapping->size)
+	if (mapping->dir == DMA_TO_DEVICE || mapping->inner || !mapping->in_own || !mapping->size)
 		return false;
 	raw_spin_lock_irqsave(&hook->lock, flags);
-	for (each = dro_tree_iter_first(&hook->tree, START(mapping), LAST(mapping)); each && !found;
-	     each = dro_tree_iter_next(each, START(mapping), LAST(mapping))) {
+	for (each = by_own_iter_first(&hook->by_own, OWN_START(mapping), OWN_LAST(mapping));
+	     each && !found;
+	     each = by_own_iter_next(each, OWN_START(mapping), OWN_LAST(mapping))) {
 		if (each == mapping || each->dir == DMA_TO_DEVICE || each->inner || !each->size)
 			continue;
 		*address = each->dma;
@@ -190,21 +205,17 @@ static bool is_allocation(const struct dro_mapping *mapping)
 
 /*
  * Whether the driver has this memory from the DMA API. An exporter of dma-bufs maps it
- * once more; it is the device's already, and needs no sync. Behind an IOMMU this cannot
- * be seen.
+ * once more; it is the device's already, and needs no sync.
  */
-bool dro_is_allocated(struct dro_hook *hook, phys_addr_t phys)
+bool dro_is_allocated(struct dro_hook *hook, phys_addr_t own)
 {
-	dma_addr_t dma = phys_to_dma(hook->shadow, phys);
 	struct dro_mapping *each;
 	unsigned long flags;
 	bool found = false;
 
-	if (hook->domain)
-		return false;
 	raw_spin_lock_irqsave(&hook->lock, flags);
-	for (each = dro_tree_iter_first(&hook->tree, dma, dma); each && !found;
-	     each = dro_tree_iter_next(each, dma, dma))
+	for (each = by_own_iter_first(&hook->by_own, own, own); each && !found;
+	     each = by_own_iter_next(each, own, own))
 		found = is_allocation(each);
 	raw_spin_unlock_irqrestore(&hook->lock, flags);
 	return found;

@@ -11,6 +11,7 @@ import pytest
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind as Kind
 from dma_rehearsal.guest.testkit.driver_rehearsal import DriverRehearsal, ProbeFailed
 
+pytestmark = pytest.mark.iommu_too
 DRIVER = "dma_calls"
 STREAMING = (
     *("sizes", "neighbours", "parts", "one_page_often", "pool_pages", "refused", "resources"),
