@@ -35,9 +35,16 @@ class GuestRun:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
+_CALLS = ("--tests", "tests/vm/dma_ops/guest_tests")
+_CALLS_DRIVER = {
+    "MODULE": "tests/vm/dma_ops/drivers",
+    "ENDPOINT": "tests.vm.zoo.ring_device:RingDevice",
+}
 RUNS = (
     GuestRun("suite"),
     GuestRun("iommu", variables={"IOMMU": "intel"}),
+    GuestRun("calls", _CALLS, _CALLS_DRIVER),
+    GuestRun("calls behind an IOMMU", _CALLS, {**_CALLS_DRIVER, "IOMMU": "intel"}),
 )
 
 
@@ -52,7 +59,7 @@ class Result:
 
     def line(self) -> str:
         """Return its line in the table."""
-        return f"  {self.kernel:20} {self.run:10} {self.seconds:6.0f} s  {self.problem or 'passed'}"
+        return f"  {self.kernel:20} {self.run:22} {self.seconds:6.0f} s  {self.problem or 'passed'}"
 
 
 def build(kernel: str) -> str:

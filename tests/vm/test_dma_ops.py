@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel module that watches a driver's DMA API, call by call, without and with an IOMMU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import run
+
+CALLS = ("--tests", "tests/vm/dma_ops/guest_tests")
+DRIVER = {
+    "MODULE": "tests/vm/dma_ops/drivers",
+    "ENDPOINT": "tests.vm.zoo.ring_device:RingDevice",
+}
+
+
+@pytest.mark.parametrize("iommu", ["", "intel"])
+def test_right_calls_and_mistakes(iommu: str, tmp_path: Path) -> None:
+    settings = {"IOMMU": iommu} if iommu else {}
+    done = run(tmp_path, *CALLS, **DRIVER, **settings)
+    assert done.status == 0, done.output
+    for test in "right_calls[kind-atomic]", "mistakes[noncoherent-kind-unmap_call]":
+        assert f"test_{test} PASSED" in done.output
