@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ MOUNTS = (
     ("tmpfs", "/run", MS_NOSUID | MS_NODEV),
     ("debugfs", "/sys/kernel/debug", MS_NOSUID | MS_NODEV | MS_NOEXEC),
 )
+SYSRQ = Path("/proc/sysrq-trigger")
+RESET_AFTER_S = 5.0
 SYS_REBOOT = 169  # x86-64
 REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF = 0xFEE1DEAD, 0x28121969, 0x4321FEDC
 
@@ -61,8 +64,16 @@ def reap_until(child: int) -> int:
 
 
 def power_off() -> None:
-    """Turn the machine off; does not return."""
+    """Turn the machine off; does not return.
+
+    The kernel first waits for each device. A driver that is stuck would keep it waiting for ever:
+    then the machine is reset, which ends it, too.
+    """
     os.sync()
+    if os.fork() == 0:
+        time.sleep(RESET_AFTER_S)
+        SYSRQ.write_text("b")  # Linux, Documentation/admin-guide/sysrq.rst: at once
+        os._exit(1)
     _libc.syscall(SYS_REBOOT, REBOOT_MAGIC1, REBOOT_MAGIC2, REBOOT_POWER_OFF, None)
 
 

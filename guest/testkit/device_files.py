@@ -19,7 +19,8 @@ def open_devices() -> dict[int, str]:
         try:
             mode = os.fstat(number).st_mode
             if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                found[number] = str(each.readlink())
+                # The kernel adds that to the path of a device that is gone.
+                found[number] = str(each.readlink()).removesuffix(" (deleted)")
         except OSError:  # it was that of the folder
             continue
     return found
