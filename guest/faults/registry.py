@@ -16,6 +16,7 @@ from dma_rehearsal.guest.faults import (
     iommu,
     memory_types,
     owner,
+    rehearsal,
 )
 from dma_rehearsal.guest.iobuffer.base import provenance
 
@@ -27,6 +28,7 @@ PATCHES: dict[str, Callable[[], None]] = {
     **owner.IMPLEMENTATIONS,
     **iommu.IMPLEMENTATIONS,
     **memory_types.IMPLEMENTATIONS,
+    **rehearsal.IMPLEMENTATIONS,
 }
 IMPLEMENTATIONS = (*PATCHES, *channel.IMPLEMENTATIONS)
 
@@ -36,7 +38,7 @@ class UnknownFault(Exception):
 
 
 def patch(name: str) -> None:
-    """Break the allocator, the mapper or the reader of MSRs for the rest of this process.
+    """Break one part of the guest's Python for the rest of this process.
 
     A fault of another component (the device, the driver, the channel) does nothing here.
     UnknownFault for a name that is not in the table.

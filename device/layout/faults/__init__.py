@@ -19,8 +19,19 @@ from dma_rehearsal.device.layout.faults.driver import DRIVER
 from dma_rehearsal.device.layout.faults.fault import Component, Fault
 from dma_rehearsal.device.layout.faults.iommu import IOMMU, MAPPER
 from dma_rehearsal.device.layout.faults.memory_types import MEMORY_TYPES
+from dma_rehearsal.device.layout.faults.rehearsal import REHEARSAL
 
 __all__ = ["BY_NAME", "FAULTS", "Component", "Fault"]
 
-FAULTS = (*DEVICE, *CACHE_MODEL, *DRIVER, *ALLOCATOR, *IOMMU, *MAPPER, *MEMORY_TYPES, *CHANNEL)
+FAULTS = (
+    *DEVICE,
+    *CACHE_MODEL,
+    *DRIVER,
+    *ALLOCATOR,
+    *IOMMU,
+    *MAPPER,
+    *MEMORY_TYPES,
+    *REHEARSAL,
+    *CHANNEL,
+)
 BY_NAME: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in FAULTS})

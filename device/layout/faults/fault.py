@@ -28,6 +28,7 @@ class Component(Enum):
     ALLOCATOR = "allocator"
     MAPPER = "mapper"
     MSR_READER = "MSR reader"
+    REHEARSAL = "driver fixture"
     CHANNEL = "report channel"
     TEST_SESSION = "test session"
 

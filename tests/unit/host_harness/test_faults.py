@@ -24,6 +24,9 @@ def test_every_name_is_there_once() -> None:
 def test_every_fault_has_a_red_status_and_something_to_look_for() -> None:
     for fault in FAULTS:
         assert fault.status in (Status.FAILED, Status.NO_VERDICT)
+        if fault.component is Component.REHEARSAL:  # its tests are not of the guest's suite
+            assert fault.message
+            continue
         assert fault.tests
         assert fault.promises if fault.status is Status.FAILED else fault.message
 

@@ -73,15 +73,19 @@ def test_left_open(driver: DriverRehearsal) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Wait a second for the kernel, and not thirty."""
+    """Wait a second for the kernel, and not thirty; return what ends the hang."""
     for call in kernel_binding.BoundFunction.bind, kernel_binding.BoundFunction.unbind:
         monkeypatch.setattr(call, "__defaults__", (1.0,))
-    return lambda: (MODULES / "trouble" / "parameters" / "go_on").write_text("Y") and None
+
+    def go_on() -> None:
+        (MODULES / "trouble" / "parameters" / "go_on").write_text("Y")
+
+    return go_on
 
 
 def test_hang(driver: DriverRehearsal, impatient: Callable[[], None]) -> None:
     said = told(driver, "hang")
-    impatient()
+    impatient()  # else the guest could not power off
     assert "the unbind of trouble-pci has not returned within 1 s; it is in" in said
     assert "trouble_remove" in said
     assert "in an earlier test, so no driver can be bound now" in told(driver, "none")
