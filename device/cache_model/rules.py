@@ -317,20 +317,21 @@ class Rules:
     def report_release(self, buffer: Buffer, window: Window, *, given_up: bool) -> None:
         """Report what a missing sync left behind in the bytes of a buffer that is let go.
 
-        What the device wrote, and no sync has shown the CPU, is not reported when it is given up.
-
         Of dirty lines, only those that the device still owns, or of which it has read older bytes:
-        all others are the CPU's own.
+        all others are the CPU's own. Of a buffer that is given up, only those that it has read:
+        what the device wrote nobody wants, and who has the memory next may store to it.
         """
         extent = window.extent
         if not extent.imaged:
             return
-        owned, read = self.still_owned(buffer, window), self.still_stale(window)
+        read = self.still_stale(window)
+        if given_up:
+            self.reporter.report_memory(window, read, ReportKind.RELEASED_DIRTY)
+            return
+        owned = self.still_owned(buffer, window)
         again = MissingCall.SYNC_FOR_DEVICE_AGAIN
         self.reporter.report_memory(window, owned, ReportKind.RELEASED_DIRTY, again)
         self.reporter.report_memory(window, without(read, owned), ReportKind.RELEASED_DIRTY)
-        if given_up:
-            return
         written = window.written(window.low, window.high)
         self.reporter.report_image(window, written, ReportKind.RELEASED_UNREAD)
 

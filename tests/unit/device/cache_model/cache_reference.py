@@ -340,7 +340,8 @@ class Reference:
         self.observe(base)
         own = [each for each in self.bytes_of(base) if each in self.mine]
         owned = self.buffers[tag]["owned"]
-        if line.dirty and any(each in owned and self.g(each) != owned[each] for each in own):
+        stored = any(each in owned and self.g(each) != owned[each] for each in own)
+        if line.dirty and stored and not given_up:
             again = "SYNC_FOR_DEVICE_AGAIN"
             self.report_line("RELEASED_DIRTY", base, device=False, missing=again)
         elif line.stale and any(self.g(each) != line.image[each[1]] for each in own):

@@ -261,6 +261,19 @@ def test_a_store_that_the_device_never_got_is_reported_though_given_up() -> None
     assert made.kinds() == [Kind.RELEASED_DIRTY]
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_store_behind_a_frame_that_was_taken(given_up: bool) -> None:
+    """The stack pads a short frame while its page is mapped; the device has no use of the bytes."""
+    made = board()
+    address = pooled(made)
+    made.sent(ranged(FOR_DEVICE, 0, PAGE // 2, IN))
+    made.writes(address, frame(1))
+    made.sent(ranged(FOR_CPU, 0, FRAME, IN))
+    made.store(address + PAGE // 4, b"\xee" * 64)
+    made.sent(withdraw(), untrack(values=(int(given_up) * MAIL_GIVEN_UP, 0)))
+    assert made.kinds() == ([] if given_up else [Kind.RELEASED_DIRTY])
+
+
 # Bounce buffers: the kernel copies between a slot and the driver's memory.
 
 ORIGINAL = 4
