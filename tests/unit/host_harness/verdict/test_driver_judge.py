@@ -107,6 +107,15 @@ def test_a_refusal_of_memory_that_was_never_mapped_says_so() -> None:
     assert "with driver.expects(DmaReason.PROTECTION_OUTSIDE)" in text
 
 
+def test_the_handle_of_a_failed_mapping_is_known() -> None:
+    failed = request(1, ((1 << 64) - 1, 64), reason="ADDRESS_WRAP")
+    (text,) = objections(mark(1), failed)
+    assert "  why: the address is DMA_MAPPING_ERROR: a mapping failed, or this entry of a" in text
+    assert "next: check each handle with dma_mapping_error()" in text
+    (text,) = objections(mark(1), failed, said=())
+    assert "DMA_MAPPING_ERROR" not in text, "nothing but a kernel driver has such a handle"
+
+
 def test_a_refusal_past_the_end_names_the_nearest_mapping() -> None:
     nearest = facts(0x1000, 64, owner=MAIL_OWNER_BASE | TAG)
     past = request(1, (0x1000, 65), reason="PROTECTION_PAST_END", byte=0x1040, nearest=nearest)
