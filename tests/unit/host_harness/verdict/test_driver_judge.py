@@ -20,6 +20,7 @@ from dma_rehearsal.host_harness.verdict import (
 from dma_rehearsal.host_harness.verdict.driver_mappings import FUNCTIONS, DriverMappings
 from dma_rehearsal.host_harness.verdict.driver_view import DriverView
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
+from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from tests.unit.host_harness.driver_traces import (
     TAG,
     Names,
@@ -296,6 +297,43 @@ def test_a_function_and_a_direction_make_a_row() -> None:
             "kept",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "broken"),
+    [
+        (report("UNMAP_SIZE", TAG + 1), {"dma_map_sg: DMA_TO_DEVICE"}),
+        (
+            request(3, (0x3000, 64), reason="PROTECTION_DIRECTION", byte=0x3000),
+            {"dma_map_sg: DMA_TO_DEVICE"},
+        ),
+        (report("MASK_NEVER_SET", None), {"what the host saw"}),
+    ],
+)
+def test_a_mistake_breaks_the_promise_that_it_is_about(
+    wrong: dict[str, Any], broken: set[str]
+) -> None:
+    events = [
+        *(mark(1), mapped(), request(1, moved=64)),
+        mapped(TAG + 1, 0x3000, 64, direction="OUT", call="MAP_SG"),
+        *(request(2, (0x3000, 64), write=False, moved=64), wrong),
+    ]
+    evidence = Evidence.of(events)
+    view = DriverView.of(events, DriverMappings(), evidence.refusals)
+    verdict = driver_judge.judge(view, [run()], evidence.refusals, Names())
+    found = driver_promises.rows(view.mappings, "test_x.py::test_x")
+    host = host_view.look(evidence, [run()], driver=verdict, rows=found)
+    ledger = Ledger()
+    ledger.add_test([passed()], host=host)
+    assert {(row.promise, row.verdict) for row in ledger.promises} == {
+        (each, "broken") for each in broken
+    }
+
+
+def passed() -> pytest.TestReport:
+    return pytest.TestReport(
+        "test_x.py::test_x", ("test_x.py", 1, "test_x"), {}, "passed", None, "call"
+    )
 
 
 def test_the_wrong_way_attests_nothing() -> None:
