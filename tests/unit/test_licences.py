@@ -17,6 +17,7 @@ MODULES = (
     "tests/vm/dma_ops/drivers/",
     "examples/own_driver/driver/",
 )  # of the kernel
+PIECES = "examples/museum/"  # beside their devices and tests
 
 
 def sources() -> list[str]:
@@ -44,7 +45,10 @@ def test_each_source_names_its_licence() -> None:
     wrong = {}
     for name in sources():
         licence = licence_of((ROOT / name).read_text())
-        expected = "GPL-2.0-only" if name.startswith(MODULES) else "Apache-2.0"
+        of_kernel = name.startswith(MODULES) or (
+            name.startswith(PIECES) and name.endswith((".c", ".h", "Kbuild"))
+        )
+        expected = "GPL-2.0-only" if of_kernel else "Apache-2.0"
         if licence.removesuffix(" WITH Linux-syscall-note") != expected:
             wrong[name] = licence
     assert not wrong
