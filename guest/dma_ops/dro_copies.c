@@ -86,7 +86,8 @@ static int small_object(struct dro_hook *hook, struct dro_mapping *mapping, void
  */
 static size_t place(struct dro_hook *hook, size_t size, size_t room, size_t offset_in_page)
 {
-	size_t align = offset_in_page ? 1UL << __ffs(offset_in_page) : PAGE_SIZE;
+	size_t align = max_t(size_t, offset_in_page ? 1UL << __ffs(offset_in_page) : PAGE_SIZE,
+			     dma_get_min_align_mask(hook->dev) + 1);
 	size_t start = offset_in_page;
 
 	if (!hook->settings.hostile)

@@ -16,6 +16,7 @@ struct dma_case {
 
 extern const struct dma_case streaming_cases[], list_cases[], memory_cases[], mistake_cases[],
 	cost_cases[];
+void finish_late_call(void);	/* of the case after_unbind */
 extern unsigned long pairs_ns;	/* of the last measured pair of calls */
 
 /* Returns -EIO from a case, and says where. */

@@ -65,7 +65,19 @@ static struct pci_driver dma_calls_driver = {
 	.remove = dma_calls_remove,
 };
 
-module_pci_driver(dma_calls_driver);
+static int __init dma_calls_init(void)
+{
+	return pci_register_driver(&dma_calls_driver);
+}
+
+static void __exit dma_calls_exit(void)
+{
+	pci_unregister_driver(&dma_calls_driver);
+	finish_late_call();
+}
+
+module_init(dma_calls_init);
+module_exit(dma_calls_exit);
 
 MODULE_DESCRIPTION("Calls of the DMA API, one after the other");
 MODULE_LICENSE("GPL");

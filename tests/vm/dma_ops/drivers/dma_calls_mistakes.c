@@ -251,11 +251,16 @@ static void map_late(struct work_struct *work)
 	dma_unmap_single(late_device, dma, 4096, DMA_TO_DEVICE);
 }
 
+void finish_late_call(void)
+{
+	flush_delayed_work(&late);
+}
+
 /* The work runs when the driver is gone; the module's code is there still. */
 static int after_unbind(struct device *dev)
 {
 	late_device = dev;
-	schedule_delayed_work(&late, HZ / 20);
+	schedule_delayed_work(&late, HZ);
 	return -ENODEV;
 }
 

@@ -56,6 +56,14 @@ def test_right_calls_of_copies(driver: DriverRehearsal, case: str) -> None:
         pass
 
 
+@pytest.mark.rehearse(coherent=(True, False), place="kind")
+@pytest.mark.parametrize("case", [*STREAMING[:-1], *LISTS, *MEMORY])
+def test_right_calls_by_swiotlb(driver: DriverRehearsal, case: str) -> None:
+    """Most of the guest's memory is above 4 GiB, so the kernel bounces it; not so many at once."""
+    with driver(DRIVER, run=case, bits=32):
+        pass
+
+
 @pytest.mark.rehearse(every_failure=True, place="kind")
 @pytest.mark.parametrize("case", ["parts", "tables", "managed", "noncontiguous"])
 def test_each_call_fails_once(driver: DriverRehearsal, case: str) -> None:
