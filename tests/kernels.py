@@ -28,11 +28,16 @@ _BUILD = "build"
 
 @dataclass(frozen=True, slots=True)
 class GuestRun:
-    """A run of the harness: its arguments, and variables beside KERNEL."""
+    """A run of a Python module, the harness's own by default, with variables beside KERNEL.
+
+    ``kernels``: the only ones on which it runs; empty: all.
+    """
 
     name: str
     arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    module: tuple[str, ...] = ("dma_rehearsal.host_harness", "test")
+    kernels: tuple[str, ...] = ()
 
 
 _CALLS = ("--tests", "tests/vm/dma_ops/guest_tests")
@@ -76,7 +81,7 @@ def run(kernel: str, each: GuestRun) -> str:
     """Run the harness; return what is wrong, empty when nothing is."""
     # States of so many kernels would push those of daily work out of the cache.
     variables = {"STATE": "no", **each.variables, "KERNEL": kernel}
-    command = [sys.executable, "-m", "dma_rehearsal.host_harness", "test", *each.arguments]
+    command = [sys.executable, "-m", *each.module, *each.arguments]
     environment = {**os.environ, **variables}
     status = subprocess.run(command, cwd=SOURCE, env=environment, check=False).returncode
     return f"status {status}" if status else ""
@@ -100,7 +105,7 @@ def try_all(
 
     for kernel in kernels:
         if note(kernel, _BUILD, lambda kernel=kernel: builder(kernel)):  # type: ignore[misc]
-            for each in runs:
+            for each in (run for run in runs if kernel in (run.kernels or (kernel,))):
                 note(kernel, each.name, lambda kernel=kernel, each=each: runner(kernel, each))  # type: ignore[misc]
     return results
 

@@ -13,6 +13,7 @@ from dma_rehearsal.guest.linux.kernel_cmdline import (
     device_parameters,
 )
 from dma_rehearsal.guest.session import LEFT_OUT, SETTINGS, marked_promises
+from dma_rehearsal.guest.testkit import conditions
 from dma_rehearsal.guest.testkit.attestation import Attest, CheckFailed
 
 UNPROTECTED: Final = "unprotected"
@@ -33,7 +34,7 @@ MARKS: Final = (
     "the conditions of a test that takes the fixture driver, each a value or a tuple; the test "
     "runs once for each combination",
     "iommu: the test is for a device behind an IOMMU",
-    "iommu_too: the test is for a device behind one or not",
+    "iommu_too: the test is for a device behind one or not, as each with the fixture driver is",
 )
 
 
@@ -61,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _unfit(item: pytest.Item, device: DeviceParameters, *, behind_iommu: bool) -> str:
     """Return why a test is not for this machine; empty if it is."""
     alone = item.get_closest_marker("iommu") is not None
-    if alone != behind_iommu and item.get_closest_marker("iommu_too") is None:
+    if alone != behind_iommu and not _is_for_both(item, alone=alone):
         return "for a device behind an IOMMU" if alone else "for a device without an IOMMU"
     if item.get_closest_marker("snooped") is not None and not device.coherent:
         return "for a device that caches follow"
@@ -70,6 +71,13 @@ def _unfit(item: pytest.Item, device: DeviceParameters, *, behind_iommu: bool) -
         raise pytest.UsageError(f"{item.nodeid}: unlimited{sorted(unknown)}: kinds are {_KINDS}")
     broken = [kind for kind in LIMITS if kind in kinds & device.limits]
     return f"for a device without limits on {', '.join(broken)}" if broken else ""
+
+
+def _is_for_both(item: pytest.Item, *, alone: bool) -> bool:
+    """Whether a test runs with and without an IOMMU, as one of a kernel driver does."""
+    if item.get_closest_marker("iommu_too") is not None:
+        return True
+    return not alone and conditions.FIXTURE in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -50,7 +50,7 @@ _NOISE = re.compile(
     r"make(?:\[\d+\])?: |  (?:AR|AS|BTF|CC|LD|MODPOST|OBJCOPY) |warning: the compiler differs|"
     r"  (?:The kernel was built by|You are using):|Skipping BTF generation"
 )
-_PLACE = re.compile(r"((?:In file included from |\s+from )?)([\w.+-][\w./+-]*)(?=:\d)")
+_PLACE = re.compile(r"((?:In file included from |\s+from )?)([\w.+-][\w./+-]*)(?=:)")
 _WARNING = re.compile(r"\bwarning:", re.IGNORECASE)
 _ROOT = "<root>/"  # in stored words of the compiler: the folder of which the copy is one
 _CONDITIONAL = re.compile(r"^[ \t]*obj-\$[({](CONFIG_\w+)[)}]", re.MULTILINE)

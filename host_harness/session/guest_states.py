@@ -11,7 +11,8 @@ clock, entropy, the parameters of the device.
 in the key of a booted state        the image, the files that the boot reads, the kernel's command
                                     line (the IOMMU, isolation), QEMU and its command line, the
                                     accelerator, the host and its CPU
-in the key of a collected state     all of these, the payload (guest/ and the user's tests), the
+in the key of a collected state     all of these, the payload (guest/, the user's tests, the kernel
+                                    modules under test), the
                                     request to collect (arguments, placement, a test's deadline),
                                     the parameters (profile, coherence); of a user's tests, which
                                     may read registers then, the device's code and the endpoint's

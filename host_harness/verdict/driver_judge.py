@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from dma_rehearsal.host_harness.verdict import driver_words
+from dma_rehearsal.host_harness.verdict import driver_promises, driver_words
 from dma_rehearsal.host_harness.verdict.caller_names import CallerNames, RawCallers
 from dma_rehearsal.host_harness.verdict.driver_announcements import (
     Binding,
@@ -32,7 +32,7 @@ class DriverVerdict:
     """``objections`` to the test; ``announced`` are refused requests, by sequence.
 
     ``named`` is the memory of refused requests, by sequence. ``findings`` are the facts of the
-    first ``told`` objections.
+    first ``told`` objections. ``broken`` are the promises of the mappings that they are about.
     """
 
     objections: tuple[str, ...] = ()
@@ -40,6 +40,7 @@ class DriverVerdict:
     named: dict[int, DriverMemory] = field(default_factory=dict)
     findings: tuple[DriverFinding, ...] = ()
     told: int = 0
+    broken: frozenset[str] = frozenset()
 
 
 NOT_A_DRIVERS = DriverVerdict()
@@ -103,7 +104,21 @@ def judge(
         {each.sequence: places.of_refusal(each) for each in refusals},
         findings,
         len(complaints),
+        frozenset(
+            _broken(wrong, [each for each in refusals if each.sequence not in announced], view)
+        ),
     )
+
+
+def _broken(
+    mistakes: Sequence[Mistake], refusals: Sequence[Request], view: DriverView
+) -> Iterator[str]:
+    """Yield the promises of the mappings that mistakes and refused requests are about."""
+    mappings = [each.mapping for each in mistakes]
+    for each in refusals:
+        if (found := view.refused.get(each.sequence)) is not None:
+            mappings += [found.there, found.nearest]
+    yield from (driver_promises.promise_of(each) for each in mappings if each is not None)
 
 
 def _by_mail(mistake: Mistake) -> bool:

@@ -72,6 +72,12 @@ class Untouched:
         ]
 
 
+def promise_of(mapping: Mapping) -> str:
+    """Return the promise that a mapping is about: the function and the direction."""
+    direction = LINUX_DIRECTIONS.get(mapping.direction, mapping.direction)
+    return f"{function_of(mapping.call)}: {direction}"
+
+
 def _mappings(count: int) -> str:
     return f"{count} mapping{'s' * (count != 1)}"
 
@@ -81,8 +87,7 @@ def _by_promise(mappings: Iterable[Mapping]) -> dict[str, list[Mapping]]:
     for each in mappings:
         if each.call == DmaCall.NONE.name:
             continue  # a test of the mailbox made it, and no driver
-        direction = LINUX_DIRECTIONS.get(each.direction, each.direction)
-        found.setdefault(f"{function_of(each.call)}: {direction}", []).append(each)
+        found.setdefault(promise_of(each), []).append(each)
     return found
 
 

@@ -149,6 +149,8 @@ def look(
         GAP.format(*evidence.missing) if evidence.missing else "",
     ]
     objections = [*driver.objections[: driver.told], refused, *rest]
+    if any(objections):  # a row that they are not about is neither kept nor broken by this test
+        rows = [row for row in rows if row.promise in driver.broken]
     facts += [DriverFinding.of("", "", each.splitlines()) for each in rest if each]
     return HostView(
         evidence,

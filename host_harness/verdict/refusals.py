@@ -150,6 +150,13 @@ _LINUX = {
     "ADDRESS_BITS": "set the DMA mask to the device's address bits, before the first mapping",
     "CACHE_UNTRACKED": "map the memory before the device gets its address",
 }
+_DMA_MAPPING_ERROR = (1 << 64) - 1  # Linux, include/linux/dma-mapping.h
+_FAILED_MAPPING = (
+    "the address is DMA_MAPPING_ERROR: a mapping failed, or this entry of a list lies behind those"
+    " that dma_map_sg() returned",
+    "check each handle with dma_mapping_error() before the device gets it, and go through as many "
+    "entries of a list as dma_map_sg() returned",
+)
 _UNDONE = (
     "the mapping was undone while the device still had its address: wait until the device is done, "
     "or stop it, before the unmap"
@@ -244,6 +251,8 @@ def _of_group(
     why, what_next = _REASONS.get(first.reason, _UNKNOWN)
     if drivers.condition:
         what_next = _UNDONE if drivers.undone else _LINUX.get(first.reason, what_next)
+        if first.address == _DMA_MAPPING_ERROR:
+            why, what_next = _FAILED_MAPPING
     lines = [f"{told(first)}, and the test did not announce it"]
     at_fault = first.address if first.byte is None else first.byte
     place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -76,15 +77,17 @@ class RehearsalReport:
         """Return the report for people: the table, then the findings."""
         found = ["rehearsal: no test with a driver has run"]
         if self.results:
+            where, names = _short(list(self.results))
             rows = [
                 [name, *(result.get(each, _NOT_RUN) for each in self.conditions)]
-                for name, result in self.results.items()
+                for name, result in zip(names, self.results.values(), strict=True)
             ]
             styles = _STYLES if colours else None
-            found = table.lines(["test", *self.conditions], rows, styles=styles)
+            found = [f"rehearsal of {where}", ""]
+            found += table.lines(["test", *self.conditions], rows, styles=styles)
         for number, each in enumerate(self._found.values(), 1):
             found += ["", *self._told(number, each)]
-        return [*found, "", self._counted()]
+        return [*found, "", self._counted()] if self.results or self._found else found
 
     def facts(self) -> dict[str, Any]:
         """Return the report as a JSON value."""
@@ -124,9 +127,23 @@ class RehearsalReport:
         passed = results.count(_PASSED)
         found = len(self._found)
         return (
-            f"{len(self.results)} tests under {len(self.conditions)} conditions: "
-            f"{passed} of {len(results)} passed, {found} finding{'s' * (found != 1)}"
+            f"{_count(len(self.results), 'test')} under {_count(len(self.conditions), 'condition')}"
+            f": {passed} of {len(results)} passed, {_count(found, 'finding')}"
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _short(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the file or folder that all tests are in, and their names without it."""
+    files = {name.partition("::")[0] for name in names}
+    if len(files) == 1:
+        (where,) = files
+        return where, [name.removeprefix(f"{where}::") for name in names]
+    where = posixpath.commonpath([posixpath.dirname(file) for file in files])
+    return where or ".", [name.removeprefix(f"{where}/") for name in names]
 
 
 def _conditions(each: _Found) -> list[str]:

@@ -24,7 +24,7 @@ from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, Flags
 from tests.fuzz.exerciser_target import write
-from tests.fuzz.targets import BASE, PAGE, TARGETS, Choices, Peer, framed, peer
+from tests.fuzz.targets import BASE, GUARD, PAGE, TARGETS, Choices, Peer, framed, peer
 
 END = 1 << 64
 OWN_BAR = 0xE000_0000
@@ -54,14 +54,15 @@ def any_mailbox(data: bytes) -> None:
     """Batches of right and wrong records, other registers, resets and unmaps, in any order."""
     choices = Choices(data)
     PLATFORM.device_reset()
-    with peer(PLATFORM, sealed=bool(choices.number(2))) as made:
+    sealed = bool(choices.number(2))
+    with peer(PLATFORM, sealed=sealed) as made:
         made.negotiate()
         made.grant()
         _config(made, 0x10, struct.pack("<I", OWN_BAR))
         _config(made, 4, b"\6\0")
         _types(made)
         while choices.more:
-            _step(made, choices)
+            _step(made, choices, sealed)
         assert PLATFORM._tracks.model.retained < RETAINED
         assert PLATFORM.interconnect.lock.acquire(blocking=False), "the lock is held"
         PLATFORM.interconnect.lock.release()
@@ -84,10 +85,10 @@ def _config(made: Peer, offset: int, content: bytes) -> None:
     made.command(Command.REGION_WRITE, access + content)
 
 
-def _step(made: Peer, choices: Choices) -> None:
+def _step(made: Peer, choices: Choices, sealed: bool) -> None:
     kind = choices.number(12)
     if kind < 6:
-        _mail(made, choices)
+        _mail(made, choices, sealed)
     elif kind == 6:
         write(made, 0, choices.pick([*Plat]), choices.pick((0, 1, 2, 3, BASE, 0xFFFF_FFFF)))
     elif kind == 7:
@@ -107,8 +108,11 @@ def _step(made: Peer, choices: Choices) -> None:
         write(made, 0, Plat.CACHE_CTL, CacheCommand.CONFIGURE)
 
 
-def _mail(made: Peer, choices: Choices) -> None:
-    """Lay a batch where there is memory, and read MAIL_GO, which always answers."""
+def _mail(made: Peer, choices: Choices, sealed: bool) -> None:
+    """Lay a batch where there is memory, and read MAIL_GO, which always answers.
+
+    Memory that is not ``sealed`` may be cut before it is read.
+    """
     records = [_record(choices) for _ in range(1 + choices.number(8))]
     place = 64 * choices.number(40)
     os.pwrite(made.memory, b"".join(records), PAGE + place)
@@ -119,9 +123,15 @@ def _mail(made: Peer, choices: Choices) -> None:
     write(made, 0, Plat.MAIL_ADDRESS_LO, address & 0xFFFF_FFFF)
     write(made, 0, Plat.MAIL_ADDRESS_HI, address >> 32)
     write(made, 0, Plat.MAIL_COUNT, count)
+    cut = not sealed and not choices.number(4)
+    if cut:
+        os.ftruncate(made.memory, PAGE)
     request = framed(1, Command.REGION_READ, struct.pack("<QII", Plat.MAIL_GO, 0, 4))
     (answer,) = [each for each in _answers(made, request) if each]
     (found,) = struct.unpack("<I", answer[-4:])
+    if cut:
+        os.ftruncate(made.memory, 2 * PAGE)
+        os.pwrite(made.memory, GUARD, 2 * PAGE)
     if found == 0xFFFF_FFFF and not PLATFORM.config.claims_memory:
         return  # the BARs do not answer
     position, status = found >> MAIL_POSITION_SHIFT, MailStatus(found & 0xFFFF)

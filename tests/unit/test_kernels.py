@@ -51,6 +51,16 @@ def test_nothing_runs_on_a_kernel_whose_modules_do_not_build() -> None:
     ]
 
 
+def test_run_of_one_kernel_is_tried_on_that_one_alone() -> None:
+    runs = (GuestRun("a"), GuestRun("b", kernels=("new",)))
+    results = try_all(("old", "new"), runs, builder=lambda _: "", runner=lambda *_: "")
+    assert [(each.kernel, each.run) for each in results if each.run != "build"] == [
+        ("old", "a"),
+        ("new", "a"),
+        ("new", "b"),
+    ]
+
+
 @pytest.mark.parametrize(("problem", "status"), [("", 0), ("status 1", 1)])
 def test_status(monkeypatch: pytest.MonkeyPatch, problem: str, status: int) -> None:
     said = [kernels.Result("new", "suite", 1.0, problem)]

@@ -30,14 +30,21 @@ def test_in_the_guest(buffer) -> None:
 class WatchedProject:
     """A project with guest tests, and a watch of them."""
 
-    def __init__(self, folder: Path, source: Path = SOURCE, *arguments: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Path = SOURCE,
+        *arguments: str,
+        test: str = _GOOD,
+        **settings: str,
+    ) -> None:
         self.tests = folder / "checks"
         self.runs = folder / "runs"
         self.scratch = [folder / name for name in ("t", "r")]
         for each in (self.tests, *self.scratch):
             each.mkdir()
         self.edit("helper.py", "NUMBER = 7\n")
-        self.edit("test_mine.py", _GOOD)
+        self.edit("test_mine.py", test)
         self.output = folder / "output"
         argv = [
             *("setpriv", "--pdeathsig", "KILL"),  # it dies with a worker of pytest-xdist
@@ -52,6 +59,7 @@ class WatchedProject:
                     PYTHONPATH=str(source),
                     TMPDIR=str(self.scratch[0]),
                     XDG_RUNTIME_DIR=str(self.scratch[1]),
+                    **settings,
                 ),
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -156,6 +164,41 @@ def test_edit_of_the_harness_starts_the_watch_again(tmp_path: Path) -> None:
         watched.process.send_signal(signal.SIGINT)
         assert watched.process.wait(30) == 0
         watched.check_nothing_is_left()
+    finally:
+        watched.process.kill()
+        watched.process.wait()
+
+
+_MODULE = """\
+#include <linux/module.h>
+static int __init my_init(void)
+{
+	return VALUE;
+}
+module_init(my_init);
+MODULE_LICENSE("GPL");
+"""
+_LOADED = """
+import subprocess
+
+def test_loads() -> None:
+    subprocess.run(["insmod", "/opt/dma-rehearsal/modules/my.ko"], check=True)
+"""
+
+
+@pytest.mark.full
+def test_module_that_does_not_build_is_shown_and_built_again(tmp_path: Path) -> None:
+    source = tmp_path / "my.c"
+    source.write_text(_MODULE.replace("VALUE", "nothing"))
+    watched = WatchedProject(tmp_path, test=_LOADED, MODULE="my.c")
+    try:
+        broken = watched.result(0)
+        assert "my.c:4:16: error: " in broken
+        assert "status 2" in broken
+        source.write_text(_MODULE.replace("VALUE", "0"))
+        mended = watched.result(1)
+        assert "1 passed" in mended
+        assert "status 0" in mended
     finally:
         watched.process.kill()
         watched.process.wait()

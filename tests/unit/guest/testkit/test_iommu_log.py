@@ -95,12 +95,18 @@ TESTS = """
 
     @pytest.mark.iommu_too
     def test_anywhere(): pass
+
+    @pytest.fixture
+    def driver(): pass
+
+    def test_of_a_driver(driver): pass
     """
+BOTH = {"test_anywhere", "test_of_a_driver"}
 
 
 @pytest.mark.parametrize(
     ("behind", "selected"),
-    [(False, {"test_plain", "test_anywhere"}), (True, {"test_behind", "test_anywhere"})],
+    [(False, {"test_plain", *BOTH}), (True, {"test_behind", *BOTH})],
 )
 def test_marks_say_which_machine_a_test_is_for(
     pytester: pytest.Pytester, behind: bool, selected: set[str]
@@ -109,7 +115,7 @@ def test_marks_say_which_machine_a_test_is_for(
     settings = SettingsPlugin(SessionSettings(1, behind_iommu=behind))
     done = pytester.inline_run("--strict-markers", plugins=[settings, marks])
     assert {each.nodeid.partition("::")[2] for each in done.getreports() if each.passed} >= selected
-    done.assertoutcome(passed=2)
+    done.assertoutcome(passed=3)
     (call,) = done.getcalls("pytest_deselected")
     (left_out,) = call.items
     assert left_out.name not in selected

@@ -151,6 +151,7 @@ def test_paths_that_kbuild_writes_from_the_modules_own_folder() -> None:
     said = (
         "make: Entering directory '/usr/src'\n"
         "In file included from my.c:2:\n"
+        "my.c: In function 'probe':\n"
         "../common/ring.h:1:5: error: x\n"
         "/mnt/drv/my.c:4:1: error: y\n"
         "other.c:1:1: error: z\n"
@@ -158,6 +159,7 @@ def test_paths_that_kbuild_writes_from_the_modules_own_folder() -> None:
     )
     assert module_entry._said(said, "/mnt", copy) == (
         "In file included from <root>/drv/my.c:2:\n"
+        "<root>/drv/my.c: In function 'probe':\n"
         "<root>/common/ring.h:1:5: error: x\n"
         "<root>/drv/my.c:4:1: error: y\n"
         "other.c:1:1: error: z"

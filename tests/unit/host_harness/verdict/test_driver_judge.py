@@ -20,6 +20,7 @@ from dma_rehearsal.host_harness.verdict import (
 from dma_rehearsal.host_harness.verdict.driver_mappings import FUNCTIONS, DriverMappings
 from dma_rehearsal.host_harness.verdict.driver_view import DriverView
 from dma_rehearsal.host_harness.verdict.evidence import Evidence
+from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from tests.unit.host_harness.driver_traces import (
     TAG,
     Names,
@@ -105,6 +106,15 @@ def test_a_refusal_of_memory_that_was_never_mapped_says_so() -> None:
     (text,) = objections(mark(1), request(1, reason="PROTECTION_OUTSIDE", byte=0x1000))
     assert "next: map the buffer before the device gets its address" in text
     assert "with driver.expects(DmaReason.PROTECTION_OUTSIDE)" in text
+
+
+def test_the_handle_of_a_failed_mapping_is_known() -> None:
+    failed = request(1, ((1 << 64) - 1, 64), reason="ADDRESS_WRAP")
+    (text,) = objections(mark(1), failed)
+    assert "  why: the address is DMA_MAPPING_ERROR: a mapping failed, or this entry of a" in text
+    assert "next: check each handle with dma_mapping_error()" in text
+    (text,) = objections(mark(1), failed, said=())
+    assert "DMA_MAPPING_ERROR" not in text, "nothing but a kernel driver has such a handle"
 
 
 def test_a_refusal_past_the_end_names_the_nearest_mapping() -> None:
@@ -287,6 +297,43 @@ def test_a_function_and_a_direction_make_a_row() -> None:
             "kept",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "broken"),
+    [
+        (report("UNMAP_SIZE", TAG + 1), {"dma_map_sg: DMA_TO_DEVICE"}),
+        (
+            request(3, (0x3000, 64), reason="PROTECTION_DIRECTION", byte=0x3000),
+            {"dma_map_sg: DMA_TO_DEVICE"},
+        ),
+        (report("MASK_NEVER_SET", None), {"what the host saw"}),
+    ],
+)
+def test_a_mistake_breaks_the_promise_that_it_is_about(
+    wrong: dict[str, Any], broken: set[str]
+) -> None:
+    events = [
+        *(mark(1), mapped(), request(1, moved=64)),
+        mapped(TAG + 1, 0x3000, 64, direction="OUT", call="MAP_SG"),
+        *(request(2, (0x3000, 64), write=False, moved=64), wrong),
+    ]
+    evidence = Evidence.of(events)
+    view = DriverView.of(events, DriverMappings(), evidence.refusals)
+    verdict = driver_judge.judge(view, [run()], evidence.refusals, Names())
+    found = driver_promises.rows(view.mappings, "test_x.py::test_x")
+    host = host_view.look(evidence, [run()], driver=verdict, rows=found)
+    ledger = Ledger()
+    ledger.add_test([passed()], host=host)
+    assert {(row.promise, row.verdict) for row in ledger.promises} == {
+        (each, "broken") for each in broken
+    }
+
+
+def passed() -> pytest.TestReport:
+    return pytest.TestReport(
+        "test_x.py::test_x", ("test_x.py", 1, "test_x"), {}, "passed", None, "call"
+    )
 
 
 def test_the_wrong_way_attests_nothing() -> None:

@@ -45,10 +45,11 @@ def reports(
     condition: str = "",
     outcome: Any = "passed",
     *,
+    file: str = "tests/test_my.py",
     longrepr: Any = None,
     when: Any = "call",
 ) -> list[pytest.TestReport]:
-    nodeid = f"tests/test_my.py::{name}"
+    nodeid = f"{file}::{name}"
     return [
         pytest.TestReport(
             nodeid=nodeid,
@@ -77,10 +78,12 @@ def test_table_and_findings() -> None:
     found.add(reports("test_ring[4-held]", "held"), NOTHING_SEEN)
     found.add(*failed("test_ring[4-eager]", "eager", LEAK))
     assert found.lines() == [
-        "test                           | eager  | held   | merge",
-        "---------------------------------------------------------",
-        "tests/test_my.py::test_echo    | FAILED | FAILED | passed",
-        "tests/test_my.py::test_ring[4] | FAILED | passed | -",
+        "rehearsal of tests/test_my.py",
+        "",
+        "test         | eager  | held   | merge",
+        "---------------------------------------",
+        "test_echo    | FAILED | FAILED | passed",
+        "test_ring[4] | FAILED | passed | -",
         "",
         "1. NEVER_UNMAPPED by my_fill at my.c:88: left behind",
         "     buffer: dma_map_single/page: 64 bytes at 0x1000, DMA_TO_DEVICE, made by my_fill at "
@@ -91,6 +94,26 @@ def test_table_and_findings() -> None:
         "",
         "2 tests under 3 conditions: 2 of 5 passed, 1 finding",
     ]
+
+
+def test_tests_of_several_files_keep_the_parts_that_differ() -> None:
+    found = RehearsalReport()
+    for file in ("checks/a/test_my.py", "checks/test_b.py"):
+        found.add(reports("test_echo[eager]", "eager", file=file), NOTHING_SEEN)
+    assert found.lines() == [
+        "rehearsal of checks",
+        "",
+        "test                    | eager",
+        "--------------------------------",
+        "a/test_my.py::test_echo | passed",
+        "test_b.py::test_echo    | passed",
+        "",
+        "2 tests under 1 condition: 2 of 2 passed, 0 findings",
+    ]
+
+
+def test_run_without_tests_says_only_that() -> None:
+    assert RehearsalReport().lines() == ["rehearsal: no test with a driver has run"]
 
 
 def test_one_mistake_has_one_entry_wherever_its_buffer_is() -> None:
@@ -132,7 +155,7 @@ def test_failure_of_the_test_itself() -> None:
     for condition in ("eager", "held"):
         made = reports(f"test_echo[{condition}]", condition, "failed", longrepr=text)
         found.add(made, NOTHING_SEEN)
-    assert found.lines()[4:9] == [
+    assert found.lines()[6:11] == [
         "1. the test failed: AssertionError: wrong data",
         "     assert 1 == 2",
         "     at tests/test_my.py:8",
