@@ -14,6 +14,7 @@ from tests.bench import (  # noqa: F401  # each registers its benchmarks
     allocation,
     cache_model,
     dma,
+    driver,
     guest,
     mailbox,
     messages,
@@ -22,7 +23,7 @@ from tests.bench import (  # noqa: F401  # each registers its benchmarks
 )
 from tests.bench.registry import BENCHMARKS, table
 
-_BOOT_VMS = (guest.NAME, start.NAME, watch.NAME)
+_BOOT_VMS = (driver.NAME, guest.NAME, start.NAME, watch.NAME)
 
 
 def main(argv: list[str]) -> int:
