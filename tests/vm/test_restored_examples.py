@@ -16,11 +16,16 @@ from tests.runs import Run, run_in
 EXAMPLES = {  # the options of a run
     "checksum": {"ENDPOINT": "examples.checksum.checksum_device:Checksum"},
     "driver_project": {},
+    "nvme": {"ENDPOINT": "examples.nvme:Nvme", "DRIVER": "nvme"},
     "own_driver": {
         "ENDPOINT": "examples.own_driver.mirror_device:Mirror",
         "MODULE": "examples/own_driver/driver",
     },
 }
+
+
+# A block layer cuts and joins transfers as memory is scattered, so the numbers of mappings differ.
+BY_OUTCOMES = ("nvme",)
 
 
 def test_every_example_is_here() -> None:
@@ -41,4 +46,9 @@ def test_example_says_the_same_from_each_start(example: str, tmp_path: Path) -> 
     runs = run_each_start(start)
     assert [each.status for each in runs] == [0] * len(runs)
     assert re.search(r"\b[1-9]\d* passed, 0 failed", runs[0].output)
-    assert unlike(records(runs)) == ""
+    compared = records(runs)
+    if example in BY_OUTCOMES:
+        outcomes = [{name: test.outcome for name, test in each.tests.items()} for each in compared]
+        assert all(each == outcomes[0] for each in outcomes)
+    else:
+        assert unlike(compared) == ""

@@ -36,7 +36,13 @@ def disk(function: str) -> Path:
     while time.monotonic() < deadline:
         for found in controllers.glob("nvme*/nvme*n1"):
             path = Path("/dev") / found.name
-            if path.exists():
+            # The file is there a little before the disk can be opened.
+            try:
+                os.close(os.open(path, os.O_RDONLY))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENXIO):
+                    raise
+            else:
                 return path
         time.sleep(0.02)
     raise TimeoutError(f"{function}: nvme has made no disk in {DISK_LIMIT_S} s")
