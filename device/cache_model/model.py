@@ -33,6 +33,7 @@ from dma_rehearsal.device.cache_model.names import (
     MAX_PIECES_OF_BUFFER,
     MAX_RETAINED,
     MAX_SHARERS,
+    MAX_SMALL_SHARERS,
     MAX_TRACKED,
     PIECE_COST,
     SPAN_COST,
@@ -47,6 +48,7 @@ from dma_rehearsal.device.cache_model.names import (
     Mode,
     NotTracked,
     Operation,
+    Release,
     Scattered,
     Span,
     TooMuch,
@@ -179,6 +181,7 @@ class CacheModel:
     def _admit(self, tag: int, runs: Sequence[tuple[Span, MemoryType]]) -> None:
         """Refuse what cannot be tracked before anything is."""
         new = own = 0
+        length = sum(span.length for span, _ in runs)
         most = BUFFER_COST + SPAN_COST * len(runs)
         pieces = len(self._tracked)
         edges = []
@@ -197,8 +200,10 @@ class CacheModel:
                     most += retained(high - low, self.line, imaged=kind in IMAGED)
                 elif extent.type is not kind:
                     raise Busy(span.backing, low)
-                elif len(extent.buffers) >= MAX_SHARERS:
-                    raise TooMuch(f"{MAX_SHARERS} buffers track offset {low:#x} of {span.backing}")
+                elif not _may_share(extent, length):
+                    raise TooMuch(
+                        f"{len(extent.buffers)} buffers track offset {low:#x} of {span.backing}"
+                    )
                 else:
                     for other in extent.buffers:
                         _admit_pieces(other.tag, other.pieces + 2 * len(runs))
@@ -273,12 +278,8 @@ class CacheModel:
                 extent.image = bytearray(memory)
         return extent
 
-    def untrack(self, tag: int, *, given_up: bool = False) -> None:
-        """Let a buffer go that is released, and report what a missing sync left. BadBuffer.
-
-        ``given_up``: its owner wants nothing that the device wrote and no sync has shown the CPU.
-        That is not reported then, and the CPU still does not see it.
-        """
+    def untrack(self, tag: int, how: Release = Release.SETTLED) -> None:
+        """Let a buffer go that is released, and report what a missing sync left. BadBuffer."""
         buffer = self._begin_call(Operation.UNTRACK, tag)
         for span in buffer.spans:
             start, end = self._rounded(span)
@@ -290,12 +291,12 @@ class CacheModel:
                 first, last = max(low, span.offset), min(high, span.offset + span.length)
                 window = self._window(extent, Span(span.backing, first, last - first))
                 self._rules.observe(window)
-                self._rules.report_release(buffer, window, given_up=given_up)
+                self._rules.report_release(buffer, window, how)
                 extent.buffers.remove(buffer)
                 if extent.buffers:
                     window.note(Operation.UNTRACK, self._reporter.number)
                 else:
-                    if not given_up:
+                    if how is Release.SETTLED:
                         self._rules.settle(window)
                     self._tracked.remove(extent)
             self._tracked.join(span.backing, start, end)
@@ -544,6 +545,18 @@ def _no_longer_fresh(extent: Extent, low: int, high: int) -> None:
     """Have lines that are dirty because they were tracked be dirty by stores of the CPU."""
     place = slice((low - extent.start) // extent.line, (high - extent.start) // extent.line)
     extent.marks[place] = extent.marks[place].translate(_NOT_FRESH)
+
+
+def _may_share(extent: Extent, length: int) -> bool:
+    """Return whether one more buffer of so many bytes may track lines that others track.
+
+    An operation looks at all of them in each piece; so many are small.
+    """
+    count = len(extent.buffers)
+    if count < MAX_SHARERS:
+        return True
+    size = length + sum(each.length for each in extent.buffers)
+    return count < MAX_SMALL_SHARERS and size <= MAX_OPERATION
 
 
 def _admit_pieces(tag: int, pieces: int) -> None:

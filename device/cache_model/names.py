@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from dma_rehearsal.device import layout
@@ -16,9 +17,10 @@ MAX_OPERATION = layout.CACHE_MAX_OPERATION  # bytes of one buffer or access
 MAX_RETAINED = 384 << 20  # bytes of everything that the model holds: lines, copies, buffers
 MAX_PIECES = 131072  # runs of adjacent lines that the same buffers track
 MAX_PIECES_OF_BUFFER = 16384  # into which others cut it; bounds the time of its operations
-MAX_SHARERS = 16  # buffers of one line
+MAX_SHARERS = 16  # buffers of one line; more, up to:
+MAX_SMALL_SHARERS = 512  # when all of them together have no more than MAX_OPERATION bytes
 MAX_FILES = 128  # that hold tracked memory; each costs a descriptor of this process, or two
-MAX_ANNOUNCED = 16  # ranges open at once
+MAX_ANNOUNCED = 32  # ranges open at once
 # Pieces of one access: so many, and one more for each page that it may touch.
 MAX_PIECES_OF_ACCESS = 8
 # Bytes that these take at most, besides what they hold of memory.
@@ -30,6 +32,19 @@ SPAN_COST = 512
 Mode = layout.CacheModelMode
 Direction = layout.CacheDirection
 Operation = layout.CacheOperation
+
+
+class Release(Enum):
+    """How a buffer is let go.
+
+    GIVEN_UP: its owner wants nothing that the device wrote and no sync has shown the CPU.
+    FORGOTTEN: it was freed long ago, and others store there: nothing can be said of it. In both
+    cases the CPU keeps seeing what it sees.
+    """
+
+    SETTLED = 0
+    GIVEN_UP = 1
+    FORGOTTEN = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from dma_rehearsal.device.cache_model.lines import (
     marking,
 )
 from dma_rehearsal.device.cache_model.masks import blended, both, differing, of_bytes, runs, without
-from dma_rehearsal.device.cache_model.names import GuestMemory, Mode, Operation
+from dma_rehearsal.device.cache_model.names import GuestMemory, Mode, Operation, Release
 from dma_rehearsal.device.cache_model.reporting import Reporter
 from dma_rehearsal.device.cache_model.reports import MissingCall, ReportKind
 from dma_rehearsal.device.cache_model.snapshots import Snapshots
@@ -314,7 +314,7 @@ class Rules:
 
     # The end of a buffer.
 
-    def report_release(self, buffer: Buffer, window: Window, *, given_up: bool) -> None:
+    def report_release(self, buffer: Buffer, window: Window, how: Release) -> None:
         """Report what a missing sync left behind in the bytes of a buffer that is let go.
 
         Of dirty lines, only those that the device still owns, or of which it has read older bytes:
@@ -322,10 +322,10 @@ class Rules:
         what the device wrote nobody wants, and who has the memory next may store to it.
         """
         extent = window.extent
-        if not extent.imaged:
+        if not extent.imaged or how is Release.FORGOTTEN:
             return
         read = self.still_stale(window)
-        if given_up:
+        if how is Release.GIVEN_UP:
             self.reporter.report_memory(window, read, ReportKind.RELEASED_DIRTY)
             return
         owned = self.still_owned(buffer, window)

@@ -27,7 +27,9 @@ MAIL_TAG_END = 1 << 32
 # processes have bit 63 set, so that these do not look like an owner whose process has ended.
 MAIL_OWNER_BASE = 0x4D41_494C_0000_0000
 MAIL_POSITION_SHIFT = 16  # MAIL_GO: [31:16] position + 1 of the record that failed
+# VALUES[0] of an UNTRACK:
 MAIL_GIVEN_UP = 1  # the driver wants nothing of what no sync has shown the CPU
+MAIL_FORGOTTEN = 2  # a leak: the memory may be others' by now, so that nothing can be said of it
 MAIL_CALLERS = 4
 MAIL_VALUES = 2
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import attrgetter
 
-from dma_rehearsal.device.cache_model.names import Direction
+from dma_rehearsal.device.cache_model.names import Direction, Release
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
@@ -33,6 +33,7 @@ from dma_rehearsal.device.layout.mailbox import (
     MAIL_BUDGET,
     MAIL_CALLERS,
     MAIL_CAPACITY,
+    MAIL_FORGOTTEN,
     MAIL_GIVEN_UP,
     MAIL_OWNER_BASE,
     MAIL_POSITION_SHIFT,
@@ -78,6 +79,11 @@ _USED = {
 _PLAIN = ("tag", "direction", "address", "length", "offset", "virtual", "root", "levels", "kind")
 _BEGINS = (MailCommand.GRANT, MailCommand.TRACK, MailCommand.TRACK_UNCACHED)
 _NONE = (0,) * MAIL_VALUES
+_RELEASES = {
+    _NONE: Release.SETTLED,
+    (MAIL_GIVEN_UP, 0): Release.GIVEN_UP,
+    (MAIL_FORGOTTEN, 0): Release.FORGOTTEN,
+}
 _GRANT = 128  # bytes of the budget that the withdrawal of a grant counts as
 
 
@@ -278,12 +284,12 @@ class Mailbox:
             self._tell_map(record, call, {})
 
     def _untrack(self, record: MailRecord, call: DmaCall) -> None:
-        if record.values not in ((0, 0), (MAIL_GIVEN_UP, 0)):
+        how = _RELEASES.get(record.values)
+        if how is None:
             raise MailFailed(MailStatus.BAD_FIELD)
         self._check_tracked(record)
         self._spent += self._tracks.model.cost(record.tag)
-        given_up = record.values[0] == MAIL_GIVEN_UP
-        self._attempt(record, lambda: self._tracks.untrack(record.tag, given_up=given_up))
+        self._attempt(record, lambda: self._tracks.untrack(record.tag, how))
         if not self._named(record.tag):
             self._tell_unmap(record, call, {})
 

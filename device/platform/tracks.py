@@ -149,9 +149,9 @@ class Tracks:
             raise TrackFailed(CacheStatus.BUSY, at) from busy
         self._memory.keep(tag, file_ranges)
 
-    def untrack(self, tag: int, *, given_up: bool = False) -> None:
-        """Let a buffer go; ``given_up`` as in ``CacheModel.untrack``."""
-        self.model.untrack(tag, given_up=given_up)
+    def untrack(self, tag: int, how: names.Release = names.Release.SETTLED) -> None:
+        """Let a buffer go."""
+        self.model.untrack(tag, how)
         self._memory.drop(tag)
 
     # Reports.

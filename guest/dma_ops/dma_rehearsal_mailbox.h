@@ -29,6 +29,7 @@
 #define DR_MAIL_OWNER_BASE     0x4d41494c00000000ULL
 #define DR_MAIL_POSITION_SHIFT 16
 #define DR_MAIL_GIVEN_UP       1
+#define DR_MAIL_FORGOTTEN      2
 #define DR_MAIL_CALLERS        4
 #define DR_MAIL_VALUES         2
 

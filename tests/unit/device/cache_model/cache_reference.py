@@ -324,16 +324,16 @@ class Reference:
         line.dirty = line.fresh = kind == "WB"
         return line
 
-    def untrack(self, tag: int, given_up: bool) -> None:
+    def untrack(self, tag: int, how: str) -> None:
         self.begin("UNTRACK", tag)
         self.mine = set(self.places(self.buffers[tag]["spans"]))
         for span in self.buffers[tag]["spans"]:
             for base in self.bases(self.places([span])):
-                self.untrack_line(base, tag, given_up)
+                self.untrack_line(base, tag, how)
         del self.buffers[tag]
         self.announced = {k: v for k, v in self.announced.items() if k[0] != tag}
 
-    def untrack_line(self, base: Place, tag: int, given_up: bool) -> None:
+    def untrack_line(self, base: Place, tag: int, how: str) -> None:
         if base not in self.lines:
             return
         line = self.lines[base]
@@ -341,17 +341,19 @@ class Reference:
         own = [each for each in self.bytes_of(base) if each in self.mine]
         owned = self.buffers[tag]["owned"]
         stored = any(each in owned and self.g(each) != owned[each] for each in own)
-        if line.dirty and stored and not given_up:
+        if how == "FORGOTTEN":
+            pass
+        elif line.dirty and stored and how == "SETTLED":
             again = "SYNC_FOR_DEVICE_AGAIN"
             self.report_line("RELEASED_DIRTY", base, device=False, missing=again)
         elif line.stale and any(self.g(each) != line.image[each[1]] for each in own):
             self.report_line("RELEASED_DIRTY", base, device=False)
-        if not given_up and any(each[1] in line.written for each in own):
+        if how == "SETTLED" and any(each[1] in line.written for each in own):
             self.report_line("RELEASED_UNREAD", base, device=True)
         line.tags.remove(tag)
         self.note([base])
         if not line.tags:
-            if self.imaged(line) and not line.dirty and not given_up:
+            if self.imaged(line) and not line.dirty and how == "SETTLED":
                 self.from_dram(base)
             del self.lines[base]
 
@@ -475,7 +477,7 @@ class Reference:
     def announce_begin(self, tag: int, offset: int, length: int) -> None:
         self.begin("ANNOUNCE_BEGIN", tag)
         places = self.part(tag, offset, length)
-        if (tag, offset, length) in self.announced or len(self.announced) >= 16:
+        if (tag, offset, length) in self.announced or len(self.announced) >= 32:
             raise Refused("BadAnnouncement")
         for base in self.bases(places):
             self.observe(base)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dma_rehearsal.device.cache_model.masks import runs
 from dma_rehearsal.device.cache_model.model import CacheModel, MakeModel
-from dma_rehearsal.device.cache_model.names import CacheError, Direction, Mode, Span
+from dma_rehearsal.device.cache_model.names import CacheError, Direction, Mode, Release, Span
 from dma_rehearsal.device.layout import MemoryType
 from tests.unit.device.cache_model.cache_reference import Reference, Refused
 
@@ -188,11 +188,11 @@ class Pair:
     ) -> None:
         self.reference.track(tag, direction, runs, stored)
 
-    def _model_untrack(self, tag: int, given_up: bool) -> None:
-        self.model.untrack(tag, given_up=given_up)
+    def _model_untrack(self, tag: int, how: str) -> None:
+        self.model.untrack(tag, Release[how])
 
-    def _reference_untrack(self, tag: int, given_up: bool) -> None:
-        self.reference.untrack(tag, given_up)
+    def _reference_untrack(self, tag: int, how: str) -> None:
+        self.reference.untrack(tag, how)
 
     def _model_read(self, spans: list[Any], no_snoop: bool) -> bytes:
         return self.model.read([Span(*each) for each in spans], no_snoop=no_snoop)
@@ -279,7 +279,8 @@ class Steps:
         tag = self._choose(TAGS)
         if tag in self._lengths and self._choose(4):
             del self._lengths[tag]
-            return ("untrack", tag, not self._choose(4))
+            hows = ("SETTLED", "SETTLED", "SETTLED", "GIVEN_UP", "FORGOTTEN")
+            return ("untrack", tag, hows[self._choose(len(hows))])
         return self._track(tag)
 
     def _receive(self) -> list[Step]:

@@ -116,7 +116,7 @@ def test_what_the_cpu_stored_before_an_announcement_stays_its_own() -> None:
 
 def test_announcements_are_paired_and_few() -> None:
     rig = SmallCache()
-    rig.track()
+    rig.track(length=2 * LINE)
     with pytest.raises(BadAnnouncement):
         rig.model.announce_end(7, 0, 4)
     rig.model.announce_begin(7, 0, 4)
@@ -125,7 +125,7 @@ def test_announcements_are_paired_and_few() -> None:
     for offset in range(1, names.MAX_ANNOUNCED):
         rig.model.announce_begin(7, offset, 4)
     with pytest.raises(BadAnnouncement):
-        rig.model.announce_begin(7, 40, 4)
+        rig.model.announce_begin(7, names.MAX_ANNOUNCED, 4)
     rig.model.untrack(7)
     rig.track()
     rig.model.announce_begin(7, 0, 4)

@@ -92,9 +92,8 @@ def shared(rig: Hostile) -> None:
         rig.track(tag)
         for offset in range(0, SIZE, SIZE // 16):
             rig.model.sync_for_device(tag, offset + tag, 1)
-    for tag in range(MAX_SHARERS):
-        rig.model.announce_begin(tag, 0, SIZE)
-    assert MAX_SHARERS == MAX_ANNOUNCED
+    for index in range(MAX_ANNOUNCED):
+        rig.model.announce_begin(index % MAX_SHARERS, 0, SIZE - index // MAX_SHARERS)
     rig.stores()
     rig.write()
     rig.stores()
@@ -194,7 +193,7 @@ def test_pieces_and_sharers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     for tag in range(1, MAX_SHARERS):
         rig.track(tag)
     with pytest.raises(TooMuch, match="16 buffers track offset 0x0"):
-        rig.track(99, 0, 1)
+        rig.track(99, 0, 1)  # they are large
     rig.model.untrack(5)
     rig.track(99, 0, 1)
     many = [(Span("ram", 0, LINE), WB)] * (MAX_SHARERS + 1)
@@ -234,6 +233,27 @@ def test_a_buffer_that_others_cut_has_few_pieces(monkeypatch: pytest.MonkeyPatch
     rig.track(5, 40 * LINE, LINE)
     with pytest.raises(TooMuch, match="11 pieces of buffer 0x8"):
         rig.track(8, 0, SIZE)
+
+
+def test_many_small_buffers_may_share_a_line() -> None:
+    """A driver maps one page of zeros for each frame that it sends."""
+    page, most = 4096, names.MAX_SMALL_SHARERS
+    model = CacheModel(QuickMemory({"ram": bytearray(2 * page)}), Mode.STRICT, LINE)
+    runs = [(Span("ram", 0, page), WB)]
+    for tag in range(most):
+        model.track(tag, Direction.OUT, runs, stored=True)
+        model.sync_for_device(tag, 0, page)
+    with pytest.raises(TooMuch, match=f"{most} buffers track offset 0x0"):
+        model.track(most, Direction.OUT, [(Span("ram", 0, 1), WB)])
+    model.untrack(7)
+    with pytest.raises(TooMuch, match=f"{most - 1} buffers track offset 0x0"):
+        model.track(7, Direction.OUT, [(Span("ram", 0, 2 * page), WB)])
+    model.track(7, Direction.OUT, runs)
+    assert model.read([Span("ram", 0, page)], no_snoop=True) == bytes(page)
+    for tag in range(most):
+        model.untrack(tag)
+    assert len(model.reports) == 0
+    assert model.retained == 0
 
 
 # Real rings.

@@ -12,7 +12,12 @@ from dataclasses import replace
 import pytest
 
 from dma_rehearsal.device.layout import CacheMissingCall, CacheModelMode, CacheReportKind
-from dma_rehearsal.device.layout.mailbox import MAIL_GIVEN_UP, MailCommand, MailRecord
+from dma_rehearsal.device.layout.mailbox import (
+    MAIL_FORGOTTEN,
+    MAIL_GIVEN_UP,
+    MailCommand,
+    MailRecord,
+)
 from tests.unit.device.cache_model.cache_board import DATA, IN, IN_OUT, OUT
 from tests.unit.device.platform.mail_board import (
     OTHER,
@@ -249,6 +254,23 @@ def test_what_was_received_and_never_synced(given_up: bool) -> None:
     made.sent(withdraw(), untrack(values=(int(given_up) * MAIL_GIVEN_UP, 0)))
     assert made.kinds() == ([] if given_up else [Kind.RELEASED_UNREAD])
     assert made.load(address, FRAME) == (before if given_up else frame(1))
+
+
+@pytest.mark.parametrize("direction", [IN, OUT, IN_OUT])
+def test_of_a_leaked_buffer_nothing_is_said(direction: int) -> None:
+    """The driver has freed it long ago, and its new owner stores there."""
+    made = board()
+    address = mapped(made, WB_PAGE, FRAME, direction)
+    if direction & OUT:
+        made.store(address, frame(3))
+        made.reads(address, FRAME)
+    if direction & IN:
+        made.writes(address, frame(1))
+    made.kinds()
+    made.store(address, frame(9))
+    made.sent(withdraw(), untrack(values=(MAIL_FORGOTTEN, 0)))
+    assert made.kinds() == []
+    assert made.load(address, FRAME) == frame(9)
 
 
 def test_a_store_that_the_device_never_got_is_reported_though_given_up() -> None:

@@ -389,7 +389,7 @@ REPORT = MailRecord(MailCommand.REPORT, kind=DriverReportKind.UNMAP_SIZE)
         (SYNC, MailStatus.NO_SUCH_TAG),
         (ranged(MailCommand.ANNOUNCE_END, 0, LINE), MailStatus.NO_SUCH_TAG),
         (untrack(), MailStatus.NO_SUCH_TAG),
-        (untrack(values=(2, 0)), MailStatus.BAD_FIELD),
+        (untrack(values=(3, 0)), MailStatus.BAD_FIELD),
         (untrack(values=(1, 1)), MailStatus.BAD_FIELD),
         (withdraw(), MailStatus.NO_SUCH_TAG),
         (replace(REPORT, kind=DriverReportKind.UNMAP_SIZE), MailStatus.OK),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.device.cache_model.names import MAX_SHARERS
+from dma_rehearsal.device.cache_model.names import MAX_SMALL_SHARERS
 from dma_rehearsal.device.cache_model.reports import REPORTS_MAX
 from dma_rehearsal.device.layout import CacheCommand, CacheModelMode, CacheStatus, Plat
 from dma_rehearsal.device.trace import Trace
@@ -73,15 +73,15 @@ def test_a_call_that_the_model_could_not_take_is_no_yes(tmp_path: Path) -> None:
     trace = Trace(tmp_path / "trace")
     board = CacheBoard(trace=trace)
     board.configure()
-    for tag in range(MAX_SHARERS):
+    for tag in range(MAX_SMALL_SHARERS):
         assert board.track(tag=tag) is CacheStatus.OK
-    assert board.track(tag=99) is CacheStatus.TOO_MUCH
-    assert board.command(CacheCommand.CLEAN, 99, length=1) is CacheStatus.BAD_BUFFER
+    assert board.track(tag=999) is CacheStatus.TOO_MUCH
+    assert board.command(CacheCommand.CLEAN, 999, length=1) is CacheStatus.BAD_BUFFER
     board.done(CacheCommand.UNTRACK, 0)
-    assert board.track(tag=99) is CacheStatus.OK
+    assert board.track(tag=999) is CacheStatus.OK
     trace.close()
     (line,) = _found(tmp_path / "trace")
-    assert line.startswith("TRACK of buffer 0x63 is not checked: 16 buffers track offset ")
+    assert line.startswith("TRACK of buffer 0x3e7 is not checked: 512 buffers track offset ")
 
 
 def test_reports_that_found_no_room_are_counted_once(tmp_path: Path) -> None:
