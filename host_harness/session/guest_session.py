@@ -215,6 +215,7 @@ class GuestSession:
     def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
         """End the session without a verdict."""
         self.run.error = error
+        self.run.rehearsal.lose(error.subject)
         self._say_what_is_under_way(error.subject)
         session.shouldstop = f"no verdict: {error.phase}"
         self.ledger.failed += 1  # as the report that pytest sees

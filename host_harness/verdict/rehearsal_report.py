@@ -26,7 +26,8 @@ CONDITIONS = (
 TEXT, FACTS = "rehearsal.txt", "rehearsal.json"
 _FORMAT = 1
 _PASSED, _FAILED, _SKIPPED, _XFAILED, _NOT_RUN = "passed", "FAILED", "skipped", "xfailed", "-"
-_STYLES = {_PASSED: "green", _FAILED: "bold red"}
+_LOST = "LOST"  # the VM, or the verdict, was lost in this test
+_STYLES = {_PASSED: "green", _FAILED: "bold red", _LOST: "bold red"}
 _LINES_MAX = 25  # of a finding
 _PLACE = re.compile(r"^(\S+\.py:\d+): ", re.MULTILINE)  # as pytest ends an entry of a traceback
 
@@ -63,6 +64,11 @@ class RehearsalReport:
             for finding in (*host.facts, *_of_test(reports, host)):
                 found = self._found.setdefault(finding.identity, _Found(finding))
                 found.shown.setdefault(condition or "", []).append(name)
+
+    def lose(self, nodeid: str) -> None:
+        """Take note of the test in which the run lost its verdict, which `Run.error` tells."""
+        if (condition := _named(nodeid)) is not None:
+            self.results.setdefault(_without(nodeid, condition), {})[condition] = _LOST
 
     @property
     def conditions(self) -> list[str]:

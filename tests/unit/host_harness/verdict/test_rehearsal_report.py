@@ -173,6 +173,15 @@ def test_test_that_failed_before_it_bound_the_driver() -> None:
     assert len(found.results) == 1
 
 
+def test_test_in_which_the_run_was_lost() -> None:
+    found = RehearsalReport()
+    found.add(reports("test_echo[eager]", "eager"), NOTHING_SEEN)
+    found.lose("tests/test_my.py::test_echo[hostile]")
+    found.lose("")
+    assert found.results == {"tests/test_my.py::test_echo": {"eager": "passed", "hostile": "LOST"}}
+    assert found.lines()[-1] == "1 test under 2 conditions: 1 of 2 passed, 0 findings"
+
+
 def test_failed_test_without_a_driver_is_told_too() -> None:
     found = RehearsalReport()
     found.add(reports("test_plain", outcome="failed", longrepr="E   nothing works"), NOTHING_SEEN)
