@@ -133,7 +133,7 @@ def main() -> None:
 
     command_line = Path("/proc/cmdline").read_text()
     names = (MODULES / "order").read_text().split()
-    if any(IOMMUS.iterdir()):
+    if IOMMUS.is_dir() and any(IOMMUS.iterdir()):  # a kernel may have none of it
         names += (MODULES / "order-iommu").read_text().split()
     for module in [*names, DRIVER]:
         load(module, parameters(module, command_line))

@@ -7,14 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dma_rehearsal.host_harness.environment import build_cache, driver_build, module_build
+from dma_rehearsal.host_harness.environment import (
+    build_cache,
+    driver_build,
+    kernel_config,
+    module_build,
+)
+from dma_rehearsal.host_harness.environment.kernel_config import Use
 from dma_rehearsal.host_harness.environment.kernel_tree import KernelTree
 from dma_rehearsal.host_harness.environment.payload import KERNEL_CODE, SOURCE
 
+_DMA_OPERATIONS = "dma_ops"
 
-def folders() -> list[Path]:
-    """Return the folders of sources, one for each module."""
-    found = (SOURCE / "guest" / name for name in KERNEL_CODE)
+
+def folders(kernel: KernelTree) -> list[Path]:
+    """Return the folders of sources, one for each module that a kernel can have.
+
+    The module of the DMA operations is left out where the user's own kernel lacks what it needs;
+    `kernel_tree.check` has refused such a kernel to a run that tests a driver.
+    """
+    names = list(KERNEL_CODE)
+    if kernel.is_built and kernel_config.lacking(kernel_config.read(kernel.config), {Use.DRIVER}):
+        names.remove(_DMA_OPERATIONS)
+    found = (SOURCE / "guest" / name for name in names)
     return [path for path in found if (path / "Kbuild").is_file()]
 
 
@@ -34,13 +49,15 @@ def is_made(kernel: KernelTree) -> bool:
     """Return whether the cache holds the modules; makes nothing."""
     return all(
         build_cache.recorded(build_cache.DRIVER, inputs(kernel, source)) is not None
-        for source in folders()
+        for source in folders(kernel)
     )
 
 
 def warnings(kernel: KernelTree) -> list[str]:
     """Return what the compiler warned of when the modules in the cache were built."""
-    found = [build_cache.recorded(build_cache.DRIVER, inputs(kernel, each)) for each in folders()]
+    found = [
+        build_cache.recorded(build_cache.DRIVER, inputs(kernel, each)) for each in folders(kernel)
+    ]
     return [each["warnings"] for each in found if each and each["warnings"]]
 
 
@@ -52,7 +69,7 @@ def make(
     ``check`` is called before one is built. EnvironmentFailure when one does not build.
     """
     made: list[Path] = []
-    for source in folders():
+    for source in folders(kernel):
 
         def build(staging: Path, source: Path = source) -> dict[str, Any]:
             check()

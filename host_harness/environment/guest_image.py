@@ -69,7 +69,7 @@ def _image_inputs(
         "userland": userland.identity,
         "kernel": kernel.identity,
         "driver": build_cache.digest_of(
-            [guest_driver.inputs(kernel, source) for source in guest_driver.folders()]
+            [guest_driver.inputs(kernel, source) for source in guest_driver.folders(kernel)]
         ),
         "python packages": package_versions,
         "recipe": build_cache.digest_of(

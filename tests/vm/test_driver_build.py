@@ -15,7 +15,6 @@ import pytest
 from dma_rehearsal.host_harness.environment import (
     build_cache,
     driver_build,
-    guest_driver,
     kernel_tree,
 )
 from dma_rehearsal.host_harness.environment.driver_build import Way
@@ -31,7 +30,7 @@ from dma_rehearsal.host_harness.environment import guest_driver, kernel_tree, mo
 staging, root = Path(sys.argv[1]), Path(sys.argv[2])
 release = kernel_tree.release_of(root, "bookworm")
 kernel = kernel_tree.unpacked("bookworm", root, release, "")
-for source in guest_driver.folders():
+for source in guest_driver.folders(kernel):
     built = module_build.build(kernel, source, staging, print_nothing, words="it", fix="fix it")
     assert not built.warnings, built.warnings
 print(built.way)
@@ -83,7 +82,7 @@ def test_driver_is_built_in_each_way(
     begun = time.time()
     done = run_within(wrapper, command, DMA_REHEARSAL_BUILD=way)
     assert (done.returncode, done.stdout) == (0, f"{way}\n"), done.stderr
-    assert len(list(staging.iterdir())) == len(guest_driver.folders())
+    assert len(list(staging.iterdir())) == 2
     assert (staging / "dma_rehearsal.ko").is_file()
     touched = [path for path in tree.rglob("*") if path.lstat().st_mtime > begun]
     assert not [path for path in touched if path.is_file()], "the tree stays as it was sealed"
