@@ -112,12 +112,12 @@ class Worker:
         last = outcome.reports[-1]  # it has the properties of all phases
         evidence.end(expected_refusals.counted(last.user_properties))
         self._newest = evidence.newest
-        said = expected_refusals.announced(last.user_properties)
-        faults = self._faults(last, expected_refusals.match(evidence.refusals, said).announced)
-        others = [faults.complaint, *outcome.objections, *self._judge_walks(evidence)]
         view = DriverView.of(events, self._mappings, evidence.refusals)
         driver = driver_judge.judge(view, last.user_properties, evidence.refusals, self._names)
         self._untouched.add(view.mappings)
+        matched = host_view.match(evidence, last.user_properties, driver)
+        faults = self._faults(last, matched.announced)
+        others = [faults.complaint, *outcome.objections, *self._judge_walks(evidence)]
         of_driver = bool(driver_announcements.bindings(last.user_properties))
         if not of_driver and all(report.passed for report in outcome.reports):
             # One that failed has its own message.

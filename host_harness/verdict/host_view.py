@@ -133,8 +133,7 @@ def look(
     guest. ``driver`` is the verdict on a kernel driver, ``rows`` its promises. GuestProtocolError
     as `check`.
     """
-    said = expected_refusals.announced(properties)
-    matched = _with_drivers(expected_refusals.match(evidence.refusals, said), driver)
+    matched = match(evidence, properties, driver)
     memory = guest_buffers.rows(properties)
     refused = refusals.complaint(matched.unannounced, memory, driver.named)
     if refused and not any(others):  # else these name the faults
@@ -168,8 +167,15 @@ def look(
     )
 
 
-def _with_drivers(matched: Matched, driver: DriverVerdict) -> Matched:
-    """Return the match with the refusals that ``driver.expects`` announced."""
-    too = [each for each in matched.unannounced if each.sequence in driver.announced]
-    left = [each for each in matched.unannounced if each.sequence not in driver.announced]
-    return replace(matched, announced=(*matched.announced, *too), unannounced=tuple(left))
+def match(
+    evidence: Evidence, properties: Sequence[Sequence[Any]], driver: DriverVerdict = NOT_A_DRIVERS
+) -> Matched:
+    """Return the refusals that a test announced, also by ``driver.expects``, and the others.
+
+    GuestProtocolError as `check`.
+    """
+    said = expected_refusals.announced(properties)
+    found = expected_refusals.match(evidence.refusals, said)
+    too = [each for each in found.unannounced if each.sequence in driver.announced]
+    left = [each for each in found.unannounced if each.sequence not in driver.announced]
+    return replace(found, announced=(*found.announced, *too), unannounced=tuple(left))

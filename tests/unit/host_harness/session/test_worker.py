@@ -16,7 +16,7 @@ from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session.agent_client import Outcome
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
 from dma_rehearsal.host_harness.verdict import host_view
-from tests.unit.host_harness import traces
+from tests.unit.host_harness import driver_traces, traces
 from tests.unit.host_harness.machine.saved_states import REGISTERS, SavingQemu
 
 FAULT = "DMAR: [DMA Write NO_PASID] Request device [00:03.0] fault addr 0x5000 [fault reason 0x05]"
@@ -153,6 +153,26 @@ def test_fault_of_an_announced_refusal_may_be_told_late(tmp_path: Path) -> None:
             address = "0x5000" if passes else "0x6000"
             console.write(f"{FAULT.replace('0x5000', address)} PTE Write access is not set\r\n")
         assert worker.see(passed()).passed == passes
+
+
+@pytest.mark.parametrize("reason", ["UNMAPPED", "READ_ONLY"])
+def test_fault_of_a_refusal_that_the_test_of_a_driver_announced(
+    tmp_path: Path, reason: str
+) -> None:
+    """Behind an IOMMU, DMA to a buffer that was unmapped too early is a fault of the IOMMU's."""
+    worker = made(tmp_path / "1", iommu=True)
+    with (worker.vm.folder / "console.log").open("a") as console:
+        console.write(f"{FAULT} PTE Write access is not set\r\n")
+    for event in (
+        traces.mark(1),
+        traces.request(1, (0x5000, 64), reason="UNMAPPED"),
+        traces.mark(2),
+    ):
+        does(worker, **event)
+    outcome = passed()
+    said = [driver_traces.run(), driver_traces.expects(f"DmaReason.{reason}")]
+    outcome.reports[-1].user_properties += said
+    assert worker.see(outcome).passed == (reason == "UNMAPPED")
 
 
 def test_grants_are_followed_while_no_test_runs(tmp_path: Path) -> None:
