@@ -12,6 +12,13 @@
 #define RING_BLK_MQ_FLAGS	BLK_MQ_F_SHOULD_MERGE
 #endif
 
+/* The number of a NUMA node, for init_request. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+typedef int ring_blk_node_t;
+#else
+typedef unsigned int ring_blk_node_t;
+#endif
+
 static inline int ring_blk_map_sg(struct request *rq, struct scatterlist *sg)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)

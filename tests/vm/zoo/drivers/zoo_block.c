@@ -85,7 +85,7 @@ static irqreturn_t zoo_block_irq(int irq, void *data)
 }
 
 static int zoo_block_init_request(struct blk_mq_tag_set *tags, struct request *rq,
-				  unsigned int hctx, unsigned int node)
+				  unsigned int hctx, ring_blk_node_t node)
 {
 	struct zoo_block *zoo = tags->driver_data;
 	struct zoo_request *zrq = blk_mq_rq_to_pdu(rq);
