@@ -45,11 +45,13 @@ _CALLS_DRIVER = {
     "MODULE": "tests/vm/dma_ops/drivers",
     "ENDPOINT": "tests.vm.zoo.ring_device:RingDevice",
 }
+_ZOO_DRIVERS = {**_CALLS_DRIVER, "MODULE": "tests/vm/zoo/drivers"}
 RUNS = (
     GuestRun("suite"),
     GuestRun("iommu", variables={"IOMMU": "intel"}),
     GuestRun("calls", _CALLS, _CALLS_DRIVER),
     GuestRun("calls behind an IOMMU", _CALLS, {**_CALLS_DRIVER, "IOMMU": "intel"}),
+    GuestRun("zoo", ("--tests", "tests/vm/zoo/guest_tests"), _ZOO_DRIVERS),
 )
 
 
