@@ -82,6 +82,7 @@ NEEDS = (
     _need("X86_PAT", "mappings with a cache mode of their own"),
     _need("MTRR", "the memory types that the host compares"),
     _need("X86_MSR", "IA32_PAT and the MTRRs, as the guest has them"),
+    _need("X86_IOPL_IOPERM", "a test stops the machine, for the host's look at page tables"),
     _need("PROC_PAGE_MONITOR", "/proc/self/pagemap: physical addresses of pages"),
     _need("PVH", "QEMU enters the kernel by PVH; BOOT=bzimage does without", Use.PVH),
     _need("INTEL_IOMMU", "the IOMMU", Use.IOMMU),
