@@ -38,6 +38,7 @@ from dma_rehearsal.guest.testkit import (
     NonCoherent,
     Patterns,
 )
+from dma_rehearsal.guest.testkit.board import Board
 from dma_rehearsal.guest.testkit.driver_rehearsal import DriverRehearsal
 from dma_rehearsal.guest.testkit.guarded import OUT
 from dma_rehearsal.guest.testkit.noncoherent import LINE, make_owned_by_device, name_bytes
@@ -52,12 +53,15 @@ Send = Callable[..., None]
 
 
 @pytest.fixture
-def send(platform: PlatformDevice) -> Iterator[Send]:
-    """Send batches of records, which lie in a page of their own."""
+def send(bench: Board, platform: PlatformDevice) -> Iterator[Send]:
+    """Send batches of records, which lie in a page of their own.
+
+    The platform is not behind the device's IOMMU: it needs the page's physical address.
+    """
     with IOBufferMemoryDescriptor.inTaskWithOptions(
         current_task(), kIODirectionOut, PAGE, PAGE
     ) as batch:
-        place = batch.getPhysicalAddress()
+        place = bench.witness_range(batch.address, PAGE)[0].physical
 
         def sent(*records: MailRecord) -> None:
             batch.writeBytes(0, b"".join(each.pack() for each in records))
