@@ -52,6 +52,11 @@ RUNS = (
     GuestRun("calls", _CALLS, _CALLS_DRIVER),
     GuestRun("calls behind an IOMMU", _CALLS, {**_CALLS_DRIVER, "IOMMU": "intel"}),
     GuestRun("zoo", ("--tests", "tests/vm/zoo/guest_tests"), _ZOO_DRIVERS),
+    GuestRun(
+        "nvme",
+        ("--tests", "examples/nvme/guest_tests"),
+        {"DRIVER": "nvme", "ENDPOINT": "examples.nvme:Nvme"},
+    ),
 )
 
 
