@@ -80,31 +80,6 @@ static void divert(struct dro_hook *hook)
 	set_dma_ops(dev, &hook->ops);
 }
 
-/* A driver is about to be probed. */
-static void begin(struct dro_hook *hook)
-{
-	struct device *dev = hook->dev, *shadow = hook->shadow;
-
-	dro_settings_take(&hook->settings);
-	dro_calls_reset();
-	/* What the driver before this one asked for is not this one's. */
-	*dev->dma_mask = DMA_BIT_MASK(32);
-	dev->coherent_dma_mask = DMA_BIT_MASK(32);
-	hook->shadow_mask = DMA_BIT_MASK(32);
-	shadow->coherent_dma_mask = DMA_BIT_MASK(32);
-	shadow->bus_dma_limit = dev->bus_dma_limit;
-	shadow->dma_range_map = dev->dma_range_map;
-	shadow->dma_parms = dev->dma_parms;
-	dro_need_sync(dev);
-	hook->mask_set = false;
-	hook->mask_reported = false;
-	hook->mask_told = 0;
-	WRITE_ONCE(hook->bound, true);
-	dev_info(dev, "rehearsed: grants %d, cache %d, merge %d, bounce %d, hostile %d, device bits %u\n",
-		 hook->settings.grants, hook->settings.cache, hook->settings.merge,
-		 hook->settings.bounce, hook->settings.hostile, hook->settings.device_bits);
-}
-
 /* What is mapped still, nobody will unmap: let it go. A free may come, but too late. */
 static void drop_mapping(struct dro_hook *hook, struct dro_mapping *mapping)
 {
@@ -140,6 +115,35 @@ static void drop_mappings(struct dro_hook *hook, bool report)
 		drop_mapping(hook, mapping);
 		cond_resched();
 	}
+}
+
+/* A driver is about to be probed. */
+static void begin(struct dro_hook *hook)
+{
+	struct device *dev = hook->dev, *shadow = hook->shadow;
+
+	/* What a late call of the driver before has mapped is not this one's either. */
+	drop_mappings(hook, false);
+	atomic_set(&hook->reports, 0);
+	atomic_set(&hook->reports_lost, 0);
+	dro_settings_take(&hook->settings);
+	dro_calls_reset();
+	/* What the driver before this one asked for is not this one's. */
+	*dev->dma_mask = DMA_BIT_MASK(32);
+	dev->coherent_dma_mask = DMA_BIT_MASK(32);
+	hook->shadow_mask = DMA_BIT_MASK(32);
+	shadow->coherent_dma_mask = DMA_BIT_MASK(32);
+	shadow->bus_dma_limit = dev->bus_dma_limit;
+	shadow->dma_range_map = dev->dma_range_map;
+	shadow->dma_parms = dev->dma_parms;
+	dro_need_sync(dev);
+	hook->mask_set = false;
+	hook->mask_reported = false;
+	hook->mask_told = 0;
+	WRITE_ONCE(hook->bound, true);
+	dev_info(dev, "rehearsed: grants %d, cache %d, merge %d, bounce %d, hostile %d, device bits %u\n",
+		 hook->settings.grants, hook->settings.cache, hook->settings.merge,
+		 hook->settings.bounce, hook->settings.hostile, hook->settings.device_bits);
 }
 
 /* After remove or a probe that failed, and after what devres has freed. */
