@@ -141,6 +141,7 @@ struct dro_mapping {
 	u32 tag;
 	bool granted, tracked;
 	bool inner;			/* memory that the DMA API has allocated */
+	bool leaked;			/* the driver is gone, and has not ended it */
 	phys_addr_t phys;		/* what the device reaches */
 	phys_addr_t own;		/* what the driver has, if that is in one piece */
 	bool in_own;			/* it is in that tree */

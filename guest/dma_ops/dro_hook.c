@@ -87,6 +87,7 @@ static void drop_mapping(struct dro_hook *hook, struct dro_mapping *mapping)
 	u32 call = mapping->where.call;
 	struct dro_batch batch;
 
+	mapping->leaked = true;
 	if (call == DR_CALL_ALLOC_COHERENT || call == DR_CALL_ALLOC_PAGES) {
 		/* A process may have it mapped; so the memory stays, as it would without us. */
 		dro_batch_begin(&batch, &where);

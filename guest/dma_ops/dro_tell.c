@@ -62,16 +62,14 @@ static void put_range(struct dro_batch *batch, u32 command, u32 tag, size_t offs
 	}
 }
 
-/* Given up: nobody will look at what the device has written there. */
-static void put_untracks(struct dro_batch *batch, u32 tag, size_t size, bool given_up)
+static void put_untracks(struct dro_batch *batch, u32 tag, size_t size, u32 how)
 {
 	unsigned int chunks = chunks_of(size);
 
 	for (; chunks; chunks--, tag++) {
 		struct dr_mail_record *record = dro_batch_put(batch, DR_MAIL_UNTRACK, tag);
 
-		if (given_up)
-			record->values[0] = cpu_to_le64(DR_MAIL_GIVEN_UP);
+		record->values[0] = cpu_to_le64(how);
 	}
 }
 
@@ -165,8 +163,13 @@ void dro_put_own(struct dro_batch *batch, const struct dro_mapping *mapping, u32
 /* The device loses its rights first: nothing comes in after the last sync. */
 void dro_put_unmap(struct dro_batch *batch, const struct dro_mapping *mapping, bool sync)
 {
+	u32 how = 0;
 	unsigned int i;
 
+	if (mapping->leaked)
+		how = DR_MAIL_FORGOTTEN;	/* the memory may be somebody else's by now */
+	else if (!sync)
+		how = DR_MAIL_GIVEN_UP;		/* nobody will look at what the device wrote */
 	if (mapping->granted)
 		dro_batch_put(batch, DR_MAIL_WITHDRAW, mapping->tag);
 	if (!mapping->tracked)
@@ -176,6 +179,6 @@ void dro_put_unmap(struct dro_batch *batch, const struct dro_mapping *mapping, b
 	for (i = 0; i < mapping->pieces_count; i++)
 		if (mapping->pieces[i].tag)
 			put_untracks(batch, mapping->pieces[i].tag, mapping->pieces[i].length,
-				     !sync);
-	put_untracks(batch, mapping->tag, mapping->size, !sync);
+				     how);
+	put_untracks(batch, mapping->tag, mapping->size, how);
 }

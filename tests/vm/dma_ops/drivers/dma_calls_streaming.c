@@ -101,7 +101,7 @@ static int parts(struct device *dev)
 static int one_page_often(struct device *dev)
 {
 	struct page *page = alloc_page(GFP_KERNEL);
-	dma_addr_t dma[16];	/* as many as the cache model tracks of a line */
+	dma_addr_t dma[100];
 	unsigned int i;
 
 	CHECK(dev, page);
