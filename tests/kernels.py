@@ -49,11 +49,6 @@ _ZOO_DRIVERS = {**_CALLS_DRIVER, "MODULE": "tests/vm/zoo/drivers"}
 RUNS = (
     GuestRun("suite"),
     GuestRun("iommu", variables={"IOMMU": "intel"}),
-    GuestRun(
-        "nvme",
-        ("--tests", "examples/nvme/guest_tests"),
-        {"DRIVER": "nvme", "ENDPOINT": "examples.nvme:Nvme"},
-    ),
     GuestRun("calls", _CALLS, _CALLS_DRIVER),
     GuestRun("calls behind an IOMMU", _CALLS, {**_CALLS_DRIVER, "IOMMU": "intel"}),
     GuestRun("zoo", ("--tests", "tests/vm/zoo/guest_tests"), _ZOO_DRIVERS),
