@@ -140,8 +140,8 @@ DRIVER_REPORT_WORDS: dict[DriverReportKind, DriverReportWords] = {
         "free coherent memory where the driver may sleep",
     ),
     DriverReportKind.FREE_ADDRESS: DriverReportWords(
-        "coherent memory was freed with another CPU address than it was allocated at",
-        "keep the CPU address beside the handle, and pass both to the free",
+        "memory was freed with another CPU address or page than it was allocated with",
+        "keep the CPU address, or the page, beside the handle, and pass both to the free",
         ("address allocated", "address freed"),
     ),
     DriverReportKind.SYNC_NENTS: DriverReportWords(
@@ -178,7 +178,8 @@ DRIVER_REPORT_WORDS: dict[DriverReportKind, DriverReportWords] = {
     ),
     DriverReportKind.NEVER_TAKEN_BACK: DriverReportWords(
         "bytes that the device may have written were given to it again, and never to the CPU",
-        "call dma_sync_single_for_cpu() before the driver looks at what was received",
+        "call dma_sync_single_for_cpu() before the driver looks at what was received; where it "
+        "does not look, leave out the sync for the device, which has the buffer still",
     ),
     DriverReportKind.P2P_REFUSED: DriverReportWords(
         "memory of another PCI device was mapped, which the module cannot watch",

@@ -99,7 +99,8 @@ void dro_check_made(struct dro_hook *hook, const struct dro_mapping *mapping)
 	if (!hook->bound)
 		return;
 	check_masks(hook, mapping);
-	if (!(mapping->attrs & DMA_ATTR_DEBUGGING_IGNORE_CACHELINES) &&
+	/* Who leaves out the syncs has none that could overwrite the other mapping's bytes. */
+	if (!(mapping->attrs & (DMA_ATTR_SKIP_CPU_SYNC | DMA_ATTR_DEBUGGING_IGNORE_CACHELINES)) &&
 	    dro_mapping_overlaps(hook, mapping, &about.values[0], &about.values[1]))
 		dro_report(hook, &mapping->where, DR_REPORT_OVERLAPPING_MAPPINGS, &about);
 }

@@ -48,6 +48,8 @@ static bool slab_object(void *address, void **object, size_t *bytes)
 	if (!folio_test_slab(folio))
 		return false;
 	stride = ksize(address);
+	if (!stride)
+		return false;	/* KASAN: it is freed memory, and that is reported */
 	*object = address - (address - folio_address(folio)) % stride;
 	*bytes = stride;
 	return true;

@@ -200,7 +200,7 @@ static void on_bind(struct device *dev)
 	if (!hook) {
 		hook = new_hook(dev);
 		if (!hook) {
-			dev_err(dev, "not rehearsed: no memory\n");
+			dev_WARN(dev, "not rehearsed: no memory\n");
 			module_put(THIS_MODULE);
 			return;
 		}
@@ -210,7 +210,7 @@ static void on_bind(struct device *dev)
 	begin(hook);
 	/* The events of an unbind are of no use: on 6.1 that of a failed probe is too early. */
 	if (devm_add_action(dev, on_release, hook)) {
-		dev_err(dev, "not rehearsed: no memory\n");
+		dev_WARN(dev, "not rehearsed: no memory\n");
 		end(hook);
 		module_put(THIS_MODULE);
 	}

@@ -91,6 +91,22 @@ out:
 	return cpu;
 }
 
+/* A free names the memory twice: what the CPU calls it is held against the allocation. */
+static void check_address(struct dro_hook *hook, const struct dro_where *where,
+			  const struct dro_mapping *mapping, const void *cpu, u32 maker)
+{
+	struct dro_about about = {
+		.tag = mapping->tag,
+		.address = mapping->dma,
+		.length = mapping->size,
+		.direction = dro_direction(mapping->dir),
+		.values = { (unsigned long)mapping->cpu, (unsigned long)cpu },
+	};
+
+	if (mapping->where.call == maker && mapping->cpu != cpu)
+		dro_report(hook, where, DR_REPORT_FREE_ADDRESS, &about);
+}
+
 void dro_free(struct device *dev, size_t size, void *cpu, dma_addr_t dma, unsigned long attrs)
 {
 	struct dro_where where;
@@ -109,11 +125,7 @@ void dro_free(struct device *dev, size_t size, void *cpu, dma_addr_t dma, unsign
 	};
 	if (irqs_disabled())
 		dro_report(hook, &where, DR_REPORT_FREE_IN_ATOMIC, &about);
-	if (mapping->where.call == DR_CALL_ALLOC_COHERENT && mapping->cpu != cpu) {
-		about.values[0] = (unsigned long)mapping->cpu;
-		about.values[1] = (unsigned long)cpu;
-		dro_report(hook, &where, DR_REPORT_FREE_ADDRESS, &about);
-	}
+	check_address(hook, &where, mapping, cpu, DR_CALL_ALLOC_COHERENT);
 	end_allocation(hook, &where, mapping);
 out:
 	dro_end(hook);
@@ -151,8 +163,10 @@ void dro_free_pages(struct device *dev, size_t size, struct page *page, dma_addr
 	struct dro_hook *hook = dro_begin(dev, &where, DR_CALL_FREE_PAGES);
 	struct dro_mapping *mapping = dro_unmap_begin(hook, &where, dma, size, dir);
 
-	if (mapping)
+	if (mapping) {
+		check_address(hook, &where, mapping, page, DR_CALL_ALLOC_PAGES);
 		end_allocation(hook, &where, mapping);
+	}
 	dro_end(hook);
 }
 

@@ -21,7 +21,7 @@ _CUT_HERE: Final = "[ cut here ]"
 _END: Final = "---[ end trace"
 # The first line of an oops, a warning or a failed check, in the kernel's own words.
 _TROUBLE: Final = re.compile(
-    r"^(WARNING: |BUG: |Oops\b|kernel BUG at |general protection fault|Internal error: "
+    r"^(WARNING: |BUG: |BUG \S+ \(|Oops\b|kernel BUG at |general protection fault|Internal error: "
     r"|INFO: task .* blocked|INFO: rcu.*stall|watchdog: BUG|UBSAN: |KASAN: |DMA-API: "
     r"|refcount_t: |list_(add|del) corruption|usercopy: |stack segment|divide error"
     r"|invalid opcode|double fault|Bad page )"

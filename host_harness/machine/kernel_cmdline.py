@@ -34,6 +34,9 @@ def command_line(extra: list[str]) -> str:
         # The kernel's own bounce buffers, in 4 MiB (2,048 slabs of 2 KiB) in place of 64, which it
         # zeroes page by page: nothing of ours uses them, but a driver under test may.
         "swiotlb=2048",
+        # A kernel with CONFIG_DMA_API_DEBUG would take the mappings of our module, which are made
+        # on behalf of the driver's, for a second mapping of the same memory.
+        "dma_debug=off",
         *carve_out_parameters(),
         _GAP,
         *extra,

@@ -93,6 +93,7 @@ def test_a_quiet_kernel_has_no_trouble() -> None:
         "refcount_t: underflow; use-after-free.",
         "DMA-API: my_driver 0000:00:04.0: device driver has pending DMA allocations",
         "BUG: sleeping function called from invalid context at mm/slab.h:1",
+        "BUG kmalloc-96 (Tainted: G           OE     ): Right Redzone overwritten",
         "Bad page state in process python3  pfn:12345",
     ],
 )

@@ -11,6 +11,7 @@ def test_kernel_words_come_last_so_that_they_win() -> None:
     line = kernel_cmdline.command_line(["a.word=1"]).split()
     assert line[-1] == "a.word=1"
     assert "memmap=0x4000000$0xc000000" in line
+    assert "dma_debug=off" in line
 
 
 def test_no_bar_is_placed_between_ram_and_the_configuration_space() -> None:

@@ -183,6 +183,16 @@ static int free_address(struct device *dev)
 	return 0;
 }
 
+static int free_of_other_page(struct device *dev)
+{
+	dma_addr_t dma;
+	struct page *page = dma_alloc_pages(dev, 8192, &dma, DMA_FROM_DEVICE, GFP_KERNEL);
+
+	CHECK(dev, page);
+	dma_free_pages(dev, 8192, page + 1, dma, DMA_FROM_DEVICE);
+	return 0;
+}
+
 static int never_taken_back(struct device *dev)
 {
 	dma_addr_t dma = map(dev, DMA_FROM_DEVICE);
@@ -281,6 +291,7 @@ const struct dma_case mistake_cases[] = {
 	{ "segment_too_long", segment_too_long },
 	{ "segment_boundary", segment_boundary },
 	{ "free_address", free_address },
+	{ "free_of_other_page", free_of_other_page },
 	{ "never_taken_back", never_taken_back },
 	{ "map_of_nothing", map_of_nothing },
 	{ "leak_of_a_failed_probe", leak_of_a_failed_probe },

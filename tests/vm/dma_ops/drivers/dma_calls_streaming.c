@@ -134,6 +134,26 @@ static int pool_pages(struct device *dev)
 	return 0;
 }
 
+/* As AF_XDP and RDMA: one memory for several users, none of whom needs the syncs. */
+static int shared_page(struct device *dev)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+	dma_addr_t dma[3];
+	unsigned int i;
+
+	CHECK(dev, page);
+	for (i = 0; i < ARRAY_SIZE(dma); i++) {
+		dma[i] = dma_map_page_attrs(dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL,
+					    DMA_ATTR_SKIP_CPU_SYNC);
+		CHECK(dev, !dma_mapping_error(dev, dma[i]));
+	}
+	for (i = 0; i < ARRAY_SIZE(dma); i++)
+		dma_unmap_page_attrs(dev, dma[i], PAGE_SIZE, DMA_BIDIRECTIONAL,
+				     DMA_ATTR_SKIP_CPU_SYNC);
+	__free_page(page);
+	return 0;
+}
+
 /* What the kernel itself does not map. */
 static int refused(struct device *dev)
 {
@@ -277,6 +297,7 @@ const struct dma_case streaming_cases[] = {
 	{ "parts", parts },
 	{ "one_page_often", one_page_often },
 	{ "pool_pages", pool_pages },
+	{ "shared_page", shared_page },
 	{ "refused", refused },
 	{ "resources", resources },
 	{ "limits", limits },

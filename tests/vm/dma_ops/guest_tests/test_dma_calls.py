@@ -15,7 +15,7 @@ pytestmark = pytest.mark.iommu_too
 DRIVER = "dma_calls"
 STREAMING = (
     *("sizes", "neighbours", "parts", "one_page_often", "pool_pages", "refused", "resources"),
-    *("limits", "atomic", "many"),
+    *("limits", "atomic", "many", "shared_page"),
 )
 LISTS = ("lists", "tables", "empty_entries")
 MEMORY = ("coherent", "attributes", "managed", "pools", "pages", "noncontiguous")
@@ -36,6 +36,7 @@ MISTAKES = {
     "segment_too_long": (Kind.SEGMENT_TOO_LONG, 3),
     "segment_boundary": (Kind.SEGMENT_BOUNDARY, 3),
     "free_address": (Kind.FREE_ADDRESS, 1),
+    "free_of_other_page": (Kind.FREE_ADDRESS, 1),
     "never_taken_back": (Kind.NEVER_TAKEN_BACK, 2),
     "map_of_nothing": (Kind.MAP_OF_NOTHING, 1),
     "leak_of_a_failed_probe": (Kind.NEVER_UNMAPPED, 1),
