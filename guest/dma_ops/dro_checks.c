@@ -105,6 +105,14 @@ void dro_check_made(struct dro_hook *hook, const struct dro_mapping *mapping)
 		dro_report(hook, &mapping->where, DR_REPORT_OVERLAPPING_MAPPINGS, &about);
 }
 
+/* A page of a program or a file: a program may store to it at any time. */
+static bool is_programs(const struct dro_mapping *mapping)
+{
+	struct folio *folio = virt_to_folio(mapping->pieces[0].own);
+
+	return !folio_test_slab(folio) && folio->mapping;
+}
+
 /*
  * At the end of a copy that the device only reads, or when the CPU takes it back: the
  * copy is what was given. If the CPU had it meanwhile, it may differ.
@@ -116,7 +124,7 @@ void dro_check_given(struct dro_hook *hook, const struct dro_where *where,
 	size_t offset;
 
 	if (!hook->bound || mapping->dir != DMA_TO_DEVICE || mapping->taken ||
-	    !dro_copy_differs(mapping, &offset))
+	    !dro_copy_differs(mapping, &offset) || is_programs(mapping))
 		return;
 	about.values[0] = offset;
 	dro_report(hook, where, DR_REPORT_NEVER_GIVEN, &about);

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Streaming mappings of one piece of memory, right ones. */
 #include <linux/interrupt.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/timer.h>
+#include <linux/uaccess.h>
 #include <linux/version.h>
 #include <linux/vmalloc.h>
 
@@ -154,6 +157,25 @@ static int shared_page(struct device *dev)
 	return 0;
 }
 
+/* A page of a program, which stores to it while the device reads: not the driver's affair. */
+static int programs_page(struct device *dev)
+{
+	unsigned long address = vm_mmap(NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	struct page *page;
+	dma_addr_t dma;
+
+	CHECK(dev, !IS_ERR_VALUE(address));
+	CHECK(dev, pin_user_pages_fast(address, 1, FOLL_WRITE, &page) == 1);
+	dma = dma_map_page(dev, page, 0, PAGE_SIZE, DMA_TO_DEVICE);
+	CHECK(dev, !dma_mapping_error(dev, dma));
+	CHECK(dev, !put_user(1, (u8 __user *)address + 100));
+	dma_unmap_page(dev, dma, PAGE_SIZE, DMA_TO_DEVICE);
+	unpin_user_page(page);
+	vm_munmap(address, PAGE_SIZE);
+	return 0;
+}
+
 /* What the kernel itself does not map. */
 static int refused(struct device *dev)
 {
@@ -298,6 +320,7 @@ const struct dma_case streaming_cases[] = {
 	{ "one_page_often", one_page_often },
 	{ "pool_pages", pool_pages },
 	{ "shared_page", shared_page },
+	{ "programs_page", programs_page },
 	{ "refused", refused },
 	{ "resources", resources },
 	{ "limits", limits },

@@ -90,6 +90,12 @@ def test_mistakes(driver: DriverRehearsal, case: str) -> None:
         pass
 
 
+@pytest.mark.rehearse(bounce=True, place=("kind", "hostile"))
+def test_store_of_a_program(driver: DriverRehearsal) -> None:
+    with driver(DRIVER, run="programs_page"):
+        pass
+
+
 @pytest.mark.rehearse(bounce=True, place="kind")
 def test_store_without_a_sync(driver: DriverRehearsal) -> None:
     with driver.expects(Kind.NEVER_GIVEN, count=1), driver(DRIVER, run="never_given"):
