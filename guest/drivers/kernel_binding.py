@@ -100,12 +100,12 @@ class _Call(threading.Thread):
         super().__init__(daemon=True)
         self._action = action
         self.done = threading.Event()
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def run(self) -> None:
         try:
             self._action()
-        except OSError as error:
+        except Exception as error:
             self.error = error
         self.done.set()
 
@@ -123,7 +123,11 @@ def within(limit_s: float, action: Callable[[], None], what: str) -> None:
     call.start()
     deadline = time.monotonic() + limit_s
     while not call.done.wait(_LOOK_S):
-        if not call.task.exists():
+        gone = not call.task.exists()
+        # A call may end between the two looks. It is done before its task is gone.
+        if call.done.is_set():
+            break
+        if gone:
             raise KernelStuck(f"{what} was killed by the kernel")
         if time.monotonic() > deadline:
             stack = "".join(f"\n    {line}" for line in _stack(call.task))

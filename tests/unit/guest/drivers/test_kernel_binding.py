@@ -66,3 +66,38 @@ def test_what_the_kernel_killed_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KernelStuck, match="the probe was killed by the kernel"):
         within(60, hang, "the probe")
     go_on.set()
+
+
+def test_a_call_that_ends_between_two_looks_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task is gone, as after an oops. But the call has returned."""
+    begun, go_on = threading.Event(), threading.Event()
+    calls: list[threading.Thread] = []
+
+    class Tasks:
+        """Its look for a task comes after the call's end."""
+
+        def __truediv__(self, _number: str) -> Tasks:
+            return self
+
+        def exists(self) -> bool:
+            assert begun.wait(60)
+            go_on.set()
+            calls[0].join(60)
+            return calls[0].is_alive()
+
+    def call() -> None:
+        calls.append(threading.current_thread())
+        begun.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(kernel_binding, "TASKS", Tasks())
+    within(60, call, "the unbind")
+    assert go_on.is_set()
+
+
+def test_an_error_of_the_call_is_its_own() -> None:
+    def fail() -> None:
+        raise ValueError("a name with a zero byte")
+
+    with pytest.raises(ValueError, match="a zero byte"):
+        within(60, fail, "the probe")
