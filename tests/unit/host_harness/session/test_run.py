@@ -40,9 +40,11 @@ class Stage:
         self.devices: list[Path] = []
         self.start_then: Start | None = None
         self.lost = False
+        self.vms: list[int] = []  # that the devices were told of
         self.refused = 0  # the VM that does not start, counted from 1
 
-    def start_device(self, _stack: object, _options: object, folder: Path) -> Any:
+    def start_device(self, _stack: object, _options: object, folder: Path, *, vms: int) -> Any:
+        self.vms.append(vms)
         self.devices.append(folder)
         return SimpleNamespace(folder=folder)
 
@@ -102,7 +104,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     with Run(run_options.parse({"seed": "7"}), Progress(quiet=True), tmp_path) as made:
-        guest: Any = SimpleNamespace(tree=Path("/tree"), initramfs=Path("/base"), versions={})
+        guest: Any = SimpleNamespace(
+            tree=Path("/tree"), initramfs=Path("/base"), versions={}, kernel_release="6.1"
+        )
         made._environment = SimpleNamespace(version="11", origin="test"), guest  # type: ignore[assignment]
         yield made
 
@@ -120,7 +124,7 @@ def test_state_that_fits_is_restored_in_every_vm(stage: Stage, run: Run) -> None
     assert not (Path(str(run.folder)) / run_folder.ASIDE).exists()
     run.conclude(Status.PASSED, tests=False)
     (line,) = (each for each in run.verdict() if each.startswith("accelerator"))
-    assert "2 VMs; restored: tests collected; seed 7" in line
+    assert "kernel 6.1; 2 VMs; restored: tests collected; seed 7" in line
     attested = json.loads((Path(str(run.folder)) / "attestations.json").read_text())
     assert (attested["start"], attested["start_reason"]) == ("collected", "")
 
@@ -142,6 +146,7 @@ def test_devices_start_beside_the_environment(
     folder = Path(str(run.folder))
     assert seen == [folder, folder / "vm2"]
     assert stage.devices == seen * 2
+    assert stage.vms == [2] * 4
     devices: list[Any] = [launch.device for launch in stage.started]
     assert [each.folder for each in devices] == stage.devices
     assert len({id(each) for each in devices}) == 4
