@@ -179,6 +179,7 @@ bool dro_is_allocated(struct dro_hook *hook, phys_addr_t own);
 struct dro_mapping *dro_mapping_first(struct dro_hook *hook);
 
 /* dro_copies.c: mappings that are copies */
+void dro_copies_init(void);
 int dro_copy_make(struct dro_hook *hook, struct dro_mapping *mapping, phys_addr_t phys);
 int dro_copy_room(struct dro_hook *hook, struct dro_mapping *mapping, size_t size,
 		  size_t offset_in_page);

@@ -9,6 +9,7 @@
  */
 #include <linux/align.h>
 #include <linux/gfp.h>
+#include <linux/kfence.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/sizes.h>
@@ -18,6 +19,7 @@
 #include "dro.h"
 
 #define DRO_COPY_MAX	SZ_256K	/* as swiotlb; what is longer is mapped as it is */
+#define PROBE_SIZE	20	/* bytes; not a multiple of a pointer's */
 
 /* Memory that the device's mask reaches. With an IOMMU it reaches all. */
 static gfp_t zone_of(struct dro_hook *hook)
@@ -39,19 +41,61 @@ static bool get_pages(struct dro_hook *hook, struct dro_mapping *mapping, size_t
 	return copy->page;
 }
 
-/* The object of a slab around @address: its first byte and its bytes. False: there is none. */
-static bool slab_object(void *address, void **object, size_t *bytes)
+/*
+ * Whether SLUB's objects lie as far apart as ksize() says. It keeps red zones and notes
+ * between them where it, or KASAN, looks for errors; ksize() may then even store to them.
+ */
+static bool objects_are_dense;
+
+static void probe_constructor(void *object)
+{
+	memset(object, 0, PROBE_SIZE);
+}
+
+/*
+ * One cache tells it for all. Its objects have a constructor, so that SLUB's own pointer is
+ * behind them: with errors looked for, ksize() leaves it out. Any doubt is a no. The name is
+ * one that slub_debug=...,kmalloc-* means as well.
+ */
+void dro_copies_init(void)
+{
+	struct kmem_cache *cache = kmem_cache_create("kmalloc-dma-rehearsal", PROBE_SIZE, 0, 0,
+						     probe_constructor);
+	void *object = cache ? kmem_cache_alloc(cache, GFP_KERNEL) : NULL;
+
+	if (object) {
+		objects_are_dense = ksize(object) == ALIGN(PROBE_SIZE, sizeof(void *)) +
+				    sizeof(void *);
+		kmem_cache_free(cache, object);
+	}
+	kmem_cache_destroy(cache);
+}
+
+/*
+ * The object of a slab around @address: its first byte and its bytes. Where SLUB does not
+ * tell, @length bytes from there: what else is in its lines, then never suffers. False:
+ * this is not a slab's memory.
+ */
+static bool slab_object(void *address, size_t length, void **object, size_t *bytes)
 {
 	struct folio *folio = virt_to_folio(address);
-	size_t stride;
+	size_t size;
 
 	if (!folio_test_slab(folio))
 		return false;
-	stride = ksize(address);
-	if (!stride)
-		return false;	/* KASAN: it is freed memory, and that is reported */
-	*object = address - (address - folio_address(folio)) % stride;
-	*bytes = stride;
+	*object = address;
+	*bytes = length;
+	if (!objects_are_dense || is_kfence_address(address))
+		return true;
+	size = ksize(address);
+	/* These are kmalloc's. Of another cache it may be less than the objects' distance. */
+	if (is_power_of_2(size))
+		*object = PTR_ALIGN_DOWN(address, size);
+	else if (size == 96 || size == 192)
+		*object = address - (address - folio_address(folio)) % size;
+	else
+		return true;
+	*bytes = size;
 	return true;
 }
 
@@ -62,7 +106,7 @@ static int small_object(struct dro_hook *hook, struct dro_mapping *mapping, void
 	size_t line = hook->settings.line, bytes, room, skip, first, last;
 	void *object;
 
-	if (!slab_object(own, &object, &bytes) || bytes >= SZ_4K)
+	if (!slab_object(own, mapping->size, &object, &bytes) || bytes >= SZ_4K)
 		return 0;
 	if (IS_ALIGNED((unsigned long)object, line) && IS_ALIGNED(bytes, line))
 		return 0;

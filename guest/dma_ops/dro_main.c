@@ -17,6 +17,7 @@ static int __init dro_init(void)
 	int ret;
 
 	dro_where_init();
+	dro_copies_init();
 	ret = dro_mail_init();
 	if (ret)
 		return ret;

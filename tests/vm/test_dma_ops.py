@@ -23,3 +23,10 @@ def test_right_calls_and_mistakes(iommu: str, tmp_path: Path) -> None:
     assert done.status == 0, done.output
     for test in "right_calls[kind-atomic]", "mistakes[noncoherent-kind-unmap_call]":
         assert f"test_{test} PASSED" in done.output
+
+
+def test_objects_with_red_zones(tmp_path: Path) -> None:
+    """SLUB's notes are between the objects, and it changes them while one of two is mapped."""
+    done = run(tmp_path, *CALLS, "-k", "objects_come_and_go", **DRIVER, APPEND="slub_debug=FZPU")
+    assert done.status == 0, done.output
+    assert "test_right_calls[noncoherent-kind-objects_come_and_go] PASSED" in done.output

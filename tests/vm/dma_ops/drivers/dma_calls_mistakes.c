@@ -204,6 +204,29 @@ static int never_taken_back(struct device *dev)
 	return 0;
 }
 
+/* A buffer inside of kmalloc's object, and a store to a byte of it in the same line. */
+static int same_line(struct device *dev)
+{
+	static const struct {
+		size_t size, offset, store;
+	} some[] = { { 32, 8, 0 }, { 96, 16, 40 }, { 192, 80, 100 } };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(some); i++) {
+		u8 *object = kzalloc(some[i].size, GFP_KERNEL);
+		dma_addr_t dma;
+
+		CHECK(dev, object);
+		dma = dma_map_single(dev, object + some[i].offset, 8, DMA_FROM_DEVICE);
+		CHECK(dev, !dma_mapping_error(dev, dma));
+		WRITE_ONCE(object[some[i].store], 1);
+		dma_unmap_single(dev, dma, 8, DMA_FROM_DEVICE);
+		CHECK(dev, !READ_ONCE(object[some[i].store]));
+		kfree(object);
+	}
+	return 0;
+}
+
 static int map_of_nothing(struct device *dev)
 {
 	dma_addr_t dma;
@@ -293,6 +316,7 @@ const struct dma_case mistake_cases[] = {
 	{ "free_address", free_address },
 	{ "free_of_other_page", free_of_other_page },
 	{ "never_taken_back", never_taken_back },
+	{ "same_line", same_line },
 	{ "map_of_nothing", map_of_nothing },
 	{ "leak_of_a_failed_probe", leak_of_a_failed_probe },
 	{ "never_given", never_given },

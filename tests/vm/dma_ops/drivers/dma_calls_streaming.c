@@ -73,6 +73,49 @@ static int neighbours(struct device *dev)
 	return 0;
 }
 
+/* Objects beside a mapped one are freed and allocated: SLUB may keep notes behind each. */
+static int objects_come_and_go(struct device *dev)
+{
+	static const struct {
+		size_t size, offset, length;
+	} some[] = { { 32, 0, 32 }, { 32, 16, 8 }, { 96, 0, 96 }, { 96, 40, 8 }, { 192, 0, 192 },
+		     { 192, 100, 24 } };
+	u8 *objects[64];
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(some); i++) {
+		dma_addr_t dma[ARRAY_SIZE(objects) / 2];
+		size_t size = some[i].size;
+
+		for (j = 0; j < ARRAY_SIZE(objects); j++) {
+			objects[j] = kmalloc(size, GFP_KERNEL);
+			CHECK(dev, objects[j]);
+			memset(objects[j], 1, size);
+		}
+		for (j = 0; j < ARRAY_SIZE(dma); j++) {
+			dma[j] = dma_map_single(dev, objects[2 * j] + some[i].offset,
+						some[i].length, DMA_FROM_DEVICE);
+			CHECK(dev, !dma_mapping_error(dev, dma[j]));
+		}
+		for (j = 1; j < ARRAY_SIZE(objects); j += 2)
+			kfree(objects[j]);
+		for (j = 1; j < ARRAY_SIZE(objects); j += 4) {
+			objects[j] = kmalloc(size, GFP_KERNEL);
+			CHECK(dev, objects[j]);
+			memset(objects[j], 2, size);
+		}
+		for (j = 0; j < ARRAY_SIZE(dma); j++)
+			dma_unmap_single(dev, dma[j], some[i].length, DMA_FROM_DEVICE);
+		for (j = 0; j < ARRAY_SIZE(objects); j++) {
+			if (j % 4 == 3)
+				continue;
+			CHECK(dev, has(objects[j], j % 4 == 1 ? 2 : 1, size));
+			kfree(objects[j]);
+		}
+	}
+	return 0;
+}
+
 /* A receive buffer that stays mapped: synced in parts, and given back unread. */
 static int parts(struct device *dev)
 {
@@ -316,6 +359,7 @@ static int many(struct device *dev)
 const struct dma_case streaming_cases[] = {
 	{ "sizes", sizes },
 	{ "neighbours", neighbours },
+	{ "objects_come_and_go", objects_come_and_go },
 	{ "parts", parts },
 	{ "one_page_often", one_page_often },
 	{ "pool_pages", pool_pages },

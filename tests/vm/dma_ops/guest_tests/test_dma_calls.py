@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.layout import CacheReportKind
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind as Kind
 from dma_rehearsal.guest.testkit.driver_rehearsal import DriverRehearsal, ProbeFailed
 
 pytestmark = pytest.mark.iommu_too
 DRIVER = "dma_calls"
 STREAMING = (
-    *("sizes", "neighbours", "parts", "one_page_often", "pool_pages", "refused", "resources"),
-    *("limits", "atomic", "many", "shared_page"),
+    *("sizes", "neighbours", "objects_come_and_go", "parts", "one_page_often", "pool_pages"),
+    *("refused", "resources", "limits", "atomic", "shared_page", "many"),
 )
 LISTS = ("lists", "tables", "empty_entries")
 MEMORY = ("coherent", "attributes", "managed", "pools", "pages", "noncontiguous")
@@ -87,6 +88,13 @@ def test_mistakes(driver: DriverRehearsal, case: str) -> None:
         suppress(ProbeFailed),
         driver(DRIVER, run=case),
     ):
+        pass
+
+
+@pytest.mark.rehearse(coherent=False, place=("kind", "hostile"))
+def test_store_to_a_line_of_the_same_object(driver: DriverRehearsal) -> None:
+    kind = CacheReportKind.CPU_BYTES_LOST
+    with driver.expects(kind, count=3), driver(DRIVER, run="same_line"):
         pass
 
 
