@@ -231,6 +231,7 @@ static struct pci_driver museum_driver = {
 	.remove = museum_remove,
 };
 module_pci_driver(museum_driver);
+MODULE_DESCRIPTION("A piece of the museum of DMA mistakes");
 MODULE_LICENSE("GPL");
 
 #endif

@@ -1,15 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* A transfer crosses a boundary of the device. */
-#include "../museum.h"
-
-static int museum_setup(struct museum *museum)
-{
-	return 0;
-}
-
-static void museum_teardown(struct museum *museum)
-{
-}
+#include "../stateless.h"
 
 #define BOUNDARY SZ_64K
 

@@ -2,16 +2,7 @@
 /* Bus mastering is on before the device is reset. */
 static void quiesce(void __iomem *regs);
 #define MUSEUM_BEFORE_MASTER(museum) quiesce((museum)->regs)
-#include "../museum.h"
-
-static int museum_setup(struct museum *museum)
-{
-	return 0;
-}
-
-static void museum_teardown(struct museum *museum)
-{
-}
+#include "../stateless.h"
 
 #define FORGET 3	/* a command of this device: drop all jobs */
 

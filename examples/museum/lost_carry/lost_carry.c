@@ -1,15 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The carry is lost between two address registers. */
-#include "../museum.h"
-
-static int museum_setup(struct museum *museum)
-{
-	return 0;
-}
-
-static void museum_teardown(struct museum *museum)
-{
-}
+#include "../stateless.h"
 
 #define PART SZ_512	/* bytes of one job */
 

@@ -1,15 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The handle moves between map and unmap. */
-#include "../museum.h"
-
-static int museum_setup(struct museum *museum)
-{
-	return 0;
-}
-
-static void museum_teardown(struct museum *museum)
-{
-}
+#include "../stateless.h"
 
 #define HEADER 2	/* bytes that bring the payload to a multiple of 4 */
 

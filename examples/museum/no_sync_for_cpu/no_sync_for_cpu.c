@@ -1,61 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Received bytes are read without a sync. */
-#include "../museum.h"
+#include "../kept_mapping.h"
 
-/* One buffer for all transfers, mapped as long as the driver is bound. */
-struct buffer {
-	u8 *data;
-	dma_addr_t address;
-};
-
-static int museum_setup(struct museum *museum)
+static void to_device(struct museum *museum, dma_addr_t address, size_t length)
 {
-	struct buffer *buffer = kzalloc(sizeof(*buffer), GFP_KERNEL);
-
-	if (!buffer)
-		return -ENOMEM;
-	buffer->data = kzalloc(2 * MUSEUM_MAX, GFP_KERNEL);
-	if (!buffer->data)
-		goto free;
-	buffer->address = dma_map_single(museum->dev, buffer->data, 2 * MUSEUM_MAX, DMA_BIDIRECTIONAL);
-	if (dma_mapping_error(museum->dev, buffer->address))
-		goto free_data;
-	museum->own = buffer;
-	return 0;
-
-free_data:
-	kfree(buffer->data);
-free:
-	kfree(buffer);
-	return -ENOMEM;
+	dma_sync_single_for_device(museum->dev, address, length, DMA_BIDIRECTIONAL);
 }
 
-static void museum_teardown(struct museum *museum)
+static void to_cpu(struct museum *museum, dma_addr_t address, size_t length)
 {
-	struct buffer *buffer = museum->own;
-
-	dma_unmap_single(museum->dev, buffer->address, 2 * MUSEUM_MAX, DMA_BIDIRECTIONAL);
-	kfree(buffer->data);
-	kfree(buffer);
-}
-
-/* The first half takes what goes to the device, the second what comes. */
-static int museum_transfer(struct museum *museum, u8 *data, size_t length, u32 offset, bool store)
-{
-	struct buffer *buffer = museum->own;
-	size_t at = store ? MUSEUM_MAX : 0;
-	dma_addr_t address = buffer->address + at;
-	int ret;
-
-	if (!store) {
-		memcpy(buffer->data, data, length);
-		dma_sync_single_for_device(museum->dev, address, length, DMA_BIDIRECTIONAL);
-	}
-	ret = museum_job(museum, address, length, offset, store);
-	if (store && !ret) {
-		if (mended)
-			dma_sync_single_for_cpu(museum->dev, address, length, DMA_BIDIRECTIONAL);
-		memcpy(data, buffer->data + at, length);
-	}
-	return ret;
+	if (mended)
+		dma_sync_single_for_cpu(museum->dev, address, length, DMA_BIDIRECTIONAL);
 }

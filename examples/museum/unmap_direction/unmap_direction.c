@@ -1,15 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Map and unmap name different directions. */
-#include "../museum.h"
-
-static int museum_setup(struct museum *museum)
-{
-	return 0;
-}
-
-static void museum_teardown(struct museum *museum)
-{
-}
+#include "../stateless.h"
 
 static int museum_transfer(struct museum *museum, u8 *data, size_t length, u32 offset, bool store)
 {
