@@ -9,6 +9,13 @@
 
 #include "dro.h"
 
+/* Whether bytes that were given to the device are among these. */
+static bool holds_given(const struct dro_mapping *mapping, size_t offset, size_t length)
+{
+	return offset < mapping->given_offset + mapping->given_length &&
+	       mapping->given_offset < offset + length && mapping->given_length;
+}
+
 /*
  * What was given to the device, and given again without a sync for the CPU in between,
  * was never looked at. Not so a mapping that skips syncs, as page_pool's: its pages may
@@ -17,8 +24,7 @@
 static void check_taken(struct dro_hook *hook, const struct dro_where *where,
 			struct dro_mapping *mapping, size_t offset, size_t length)
 {
-	bool again = mapping->given_length && offset < mapping->given_offset +
-		     mapping->given_length && mapping->given_offset < offset + length;
+	bool again = holds_given(mapping, offset, length);
 
 	mapping->given_offset = offset;
 	mapping->given_length = length;
@@ -43,7 +49,8 @@ static void sync_for_cpu(struct dro_hook *hook, const struct dro_where *where,
 	struct dro_batch batch;
 
 	dro_check_given(hook, where, mapping);
-	mapping->given_length = 0;
+	if (holds_given(mapping, offset, length))
+		mapping->given_length = 0;
 	mapping->taken = true;
 	/* With the wrong direction no machine invalidates anything. */
 	if (mapping->tracked && (copies || mapping->dir == DMA_TO_DEVICE ||

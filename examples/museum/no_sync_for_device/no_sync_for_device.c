@@ -5,10 +5,10 @@
 static void to_device(struct museum *museum, dma_addr_t address, size_t length)
 {
 	if (mended)
-		dma_sync_single_for_device(museum->dev, address, length, DMA_BIDIRECTIONAL);
+		dma_sync_single_for_device(museum->dev, address, length, DMA_TO_DEVICE);
 }
 
 static void to_cpu(struct museum *museum, dma_addr_t address, size_t length)
 {
-	dma_sync_single_for_cpu(museum->dev, address, length, DMA_BIDIRECTIONAL);
+	dma_sync_single_for_cpu(museum->dev, address, length, DMA_FROM_DEVICE);
 }
