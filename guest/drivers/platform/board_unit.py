@@ -13,7 +13,7 @@ from dma_rehearsal.guest.drivers.pci_sysfs import Bar
 class BoardUnit:
     """The registers from BOARD_SNOOP on, for all functions beside the platform.
 
-    Each is one access, so no lock is needed.
+    A write is read back: QEMU posts writes, and one to another function could overtake it.
     """
 
     control: Bar
@@ -25,7 +25,7 @@ class BoardUnit:
 
     @snooped.setter
     def snooped(self, on: bool) -> None:
-        self.control[Plat.BOARD_SNOOP] = int(on)
+        self._set(Plat.BOARD_SNOOP, int(on))
 
     @property
     def holding(self) -> bool:
@@ -34,7 +34,7 @@ class BoardUnit:
 
     @holding.setter
     def holding(self, on: bool) -> None:
-        self.control[Plat.HOLD_CTL] = int(on)
+        self._set(Plat.HOLD_CTL, int(on))
 
     @property
     def held(self) -> int:
@@ -43,9 +43,13 @@ class BoardUnit:
 
     def release(self) -> None:
         """Let those actions go that wait now."""
-        self.control[Plat.HOLD_RELEASE] = 1
+        self._set(Plat.HOLD_RELEASE, 1)
 
     @property
     def expired(self) -> int:
         """The number of actions that went by themselves, after too long a wait."""
         return self.control[Plat.HOLD_EXPIRED]
+
+    def _set(self, register: Plat, value: int) -> None:
+        self.control[register] = value
+        _ = self.control[register]
