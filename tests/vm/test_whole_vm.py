@@ -167,7 +167,9 @@ def _of_its_own(fault: Fault) -> bool:
     ],
 )
 def test_fault_turns_the_run_red(fault: Fault, tmp_path: Path) -> None:
-    done = run(tmp_path, *(f"suite/{each}" for each in fault.tests), FAULT=fault.name)
+    tests = (f"suite/{each}" for each in fault.tests)
+    # By some seeds the random operations do not come to what a fault breaks.
+    done = run(tmp_path, *tests, FAULT=fault.name, SEED="2")
     assert done.status == fault.status
     assert (done.folder / "status").read_text() == f"{fault.status.value}\n"
     rows = done.attestations["promises"]
