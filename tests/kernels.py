@@ -57,6 +57,13 @@ RUNS = (
         ("--tests", "examples/nvme/guest_tests"),
         {"DRIVER": "nvme", "ENDPOINT": "examples.nvme:Nvme"},
     ),
+    # Many short guests: each but the first starts from a saved state.
+    GuestRun(
+        "museum",
+        variables={"STATE": "booted"},
+        module=("examples.museum",),
+        kernels=("trixie-backports",),
+    ),
 )
 
 
