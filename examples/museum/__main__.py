@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,14 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
             bad += bool(wrong)
             print(f"{piece.name}: {wrong or 'as it should be'}", file=sys.stderr, flush=True)
             rows.append(_row(piece, outcome))
-    _print(table.lines(HEADER, rows))
+    print("\n".join(table.lines(HEADER, rows)))
     print(f"\n{len(chosen)} pieces, {bad} wrong")
     return int(bad > 0)
-
-
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
 
 
 if __name__ == "__main__":

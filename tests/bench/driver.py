@@ -7,14 +7,9 @@ one MMIO read each, whose batch the platform carries out meanwhile.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
+from tests.bench.guest_run import attestations
 from tests.bench.registry import Row, at_most, benchmark
 
 NAME = "driver"
@@ -25,23 +20,11 @@ _PLAIN = "plain kernel"
 @benchmark("the DMA API's calls of a kernel driver, beside the plain kernel's")
 def driver() -> Iterator[Row]:
     """Boot a VM and measure there. RuntimeError when the run fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "dma_rehearsal.host_harness", "test"),
-            *("--tests", "tests/bench/driver_tests", "--runs", folder),
-        ]
-        settings = {
-            "MODULE": "tests/bench/drivers",
-            "ENDPOINT": "examples.museum.engine:Engine",
-        }
-        run = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, **settings}
-        )
-        if run.returncode:
-            raise RuntimeError(
-                f"{' '.join(command)}: status {run.returncode}\n{run.stdout[-2000:]}"
-            )
-        found = json.loads(Path(folder, "latest", "attestations.json").read_text())
+    found = attestations(
+        "tests/bench/driver_tests",
+        MODULE="tests/bench/drivers",
+        ENDPOINT="examples.museum.engine:Engine",
+    )
     figures = {
         row["promise"]: float(row["attested"]) / 1000
         for row in found["promises"]

@@ -11,14 +11,9 @@ once. A server that did so as well took 1.22 to 1.31 times as long.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
+from tests.bench.guest_run import attestations
 from tests.bench.registry import Row, at_most, benchmark
 
 NAME = "in_guest"
@@ -29,18 +24,7 @@ ENDPOINT = "tests.bench.echo:Echo"
 @benchmark("what a guest waits for; the wake-ups of QEMU and of its vCPU are the most of it")
 def in_guest() -> Iterator[Row]:
     """Boot a VM and measure there. RuntimeError when the run fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "dma_rehearsal.host_harness", "test", "--tests", TESTS),
-            *("--runs", folder),
-        ]
-        environment = {**os.environ, "ENDPOINT": ENDPOINT}
-        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if run.returncode:
-            raise RuntimeError(
-                f"{' '.join(command)}: status {run.returncode}\n{run.stdout[-2000:]}"
-            )
-        found = json.loads(Path(folder, "latest", "attestations.json").read_text())
+    found = attestations(TESTS, ENDPOINT=ENDPOINT)
     for row in found["promises"]:
         facts = row["facts"]
         measured = facts.get("measured", f"accelerator {found['accelerator']}")

@@ -143,11 +143,11 @@ def test_warning_is_told_each_time(project: Path, kernel: KernelTree) -> None:
         assert "ring/ring.c:7:12: warning: " in warning
 
 
-def test_paths_that_kbuild_writes_from_the_modules_own_folder() -> None:
+def test_paths_that_kbuild_writes_from_the_modules_own_folder(tmp_path: Path) -> None:
     from dma_rehearsal.host_harness.environment import module_entry
     from dma_rehearsal.host_harness.environment.module_sources import Copy
 
-    copy = Copy(Path("/home/me/proj"), "drv", {"drv/my.c": b"", "common/ring.h": b""})
+    copy = Copy(tmp_path, "drv", {"drv/my.c": b"", "common/ring.h": b""})
     said = (
         "make: Entering directory '/usr/src'\n"
         "In file included from my.c:2:\n"
