@@ -14,7 +14,13 @@ from dma_rehearsal.device.endpoints.registers import (
 )
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart
-from dma_rehearsal.device.pci.config import Capability, Command, ExtendedCapability, Identity
+from dma_rehearsal.device.pci.config import (
+    Capability,
+    Command,
+    ExtendedCapability,
+    Identity,
+    PowerState,
+)
 from dma_rehearsal.device.trace import Trace
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "MemoryBar",
     "MsixBars",
     "OnlyByMessage",
+    "PowerState",
     "Register",
     "RegisterBar",
     "RegisterFile",

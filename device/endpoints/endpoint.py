@@ -270,12 +270,13 @@ class Endpoint(Hooks):
         self.bus.client = client
         self._event("attach")
         self.interrupts.end_of_interrupt()
+        self._run_side_effect(self.on_attach)
 
     def detach(self) -> None:
         """See ``DeviceModel.detach``. DMAs under way end first."""
         try:
             self.bus.leave(lambda: self._hold.finish("client gone"))
-            self.on_detach()
+            self._run_side_effect(self.on_detach)
         finally:
             self.bus.client = None
             self._event("detach")
@@ -388,12 +389,12 @@ class Endpoint(Hooks):
     def _reset(self, kind: str, *, flr: bool = False) -> None:
         self._event("reset", kind=kind)
         self._cancel_all("reset")
-        self.on_reset()
         self.intx(False)
         self.config.reset(flr=flr)
         self.interrupts.reset()
         for content in self.contents.values():
             content.reset()
+        self._run_side_effect(self.on_reset)
         self.interrupts.update()
 
     def _cancel_all(self, why: str) -> None:
@@ -407,8 +408,10 @@ class Endpoint(Hooks):
         self._run_side_effect(self.on_command)
 
     def _power_changed(self) -> None:
-        self._event("power", state="D3hot" if self.config.asleep else "D0")
+        state = self.config.power_state
+        self._event("power", state=state.value)
         self._hold.finish("command")
+        self._run_side_effect(lambda: self.on_power(state))
         self._run_side_effect(self.on_command)
 
     def _settle(self) -> None:

@@ -9,21 +9,39 @@ from __future__ import annotations
 
 from dma_rehearsal.device.endpoints.dma import Transaction
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci.config import PowerState
 
 
 class Hooks:
     """Events of a function's life. All come from the thread that serves the function."""
 
-    def on_reset(self) -> None:
-        """Take state that is not in registers back to its reset state; registers are reset after.
+    def on_attach(self) -> None:
+        """Act on a client that finished negotiation: messages reach it from now on.
 
-        A function level reset, a reset of the bus and one by the client all end here.
+        It maps its memory after this, and a guest turns on bus mastering later still
+        (``on_command``). A DMA that is started here by an asynchronous call goes after the answer
+        to the negotiation.
+        """
+
+    def on_reset(self) -> None:
+        """Take state that is not in registers back to its reset state.
+
+        A function level reset, a reset of the bus and one by the client all end here. Registers,
+        memory BARs and configuration space have their reset values already, and timers and DMAs
+        under way are forgotten. A value stored here stays, and so does a timer that is set.
         """
 
     def on_command(self) -> None:
         """Act on a write to the command register, such as bus mastering going off.
 
         D3hot, whose beginning and end call it too, turns that off as ``config.bus_master`` says.
+        """
+
+    def on_power(self, state: PowerState) -> None:
+        """Act on a change of the power state by software; ``on_command`` follows.
+
+        In D3hot only configuration space answers, and no DMA or interrupt goes. Registers keep
+        their values. A reset ends D3hot, too: it calls ``on_reset`` alone.
         """
 
     def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:

@@ -236,6 +236,7 @@ class Exerciser(Endpoint):
     def on_reset(self) -> None:
         """End the DMA in flight; forget the DMAs, the ring, the translation and the trace."""
         self.behaviour.end_dma(DmaReason.RESET)
+        self.control[Reg.DMASTATUS] = DmaStatus.OK  # the DMA that it ended stored another
         self.records.reset()
         self.ring.reset()
         self.atc.reset()

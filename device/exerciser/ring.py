@@ -117,7 +117,8 @@ class Ring:
         self._changed()
 
     def reset(self) -> None:
-        """Forget base and size; the registers have their own reset."""
+        """Forget base and size, and the status of the work that the reset ended."""
+        self._extension[Ext.RING_STATUS] = RingStatus.OK
         self._base = self._size = 0
         self._enabled = self._stopping = False
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import Enum, IntEnum, IntFlag
 
 CONFIG_SIZE = 4096
 _CAPABILITIES_START = 0x40
@@ -63,6 +63,13 @@ class Status(IntFlag):
 
     INTERRUPT = 1 << 3
     CAPABILITIES_LIST = 1 << 4
+
+
+class PowerState(Enum):
+    """The power states of a function (PCI Bus Power Management Interface 1.2, section 5.4)."""
+
+    D0 = "D0"
+    D3HOT = "D3hot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +270,11 @@ class ConfigSpace:
         self._asleep = on
         self._silent = on or self._stopped
         self._place_bars()
+
+    @property
+    def power_state(self) -> PowerState:
+        """Return the power state: D0, or D3hot when it is asleep."""
+        return PowerState.D3HOT if self._asleep else PowerState.D0
 
     @property
     def silent(self) -> bool:
