@@ -61,12 +61,12 @@ class Endpoint(Hooks):
     """One PCI Express function; the ``DeviceModel`` that a server serves.
 
     A subclass declares ``identity``, ``bars``, ``vectors`` (MSI-X, 0 to 2048) and ``messages``
-    (MSI, 0 or a power of two to 32); values that are only known when it is made go to
-    ``__init__``. Reach memory only through ``self.bus``; signal with ``msix``, ``msi`` and
-    ``intx``; act later by ``self.timers``, which a reset clears. ``state``, where it is not empty,
-    can be migrated. ``command_at_reset`` is for clients that are not guests, such as a sample
-    program: nobody else turns on bus mastering there. ValueError for declarations that no function
-    can have.
+    (MSI, 0 or a power of two to 32; ``msi_masks``: each can be masked); values that are only known
+    when it is made go to ``__init__``. Reach memory only through ``self.bus``; signal with
+    ``self.interrupts``; act later by ``self.timers``, which a reset clears. ``state``, where it is
+    not empty, can be migrated. ``command_at_reset`` is for clients that are not guests, such as a
+    sample program: nobody else turns on bus mastering there. ValueError for declarations that no
+    function can have.
     """
 
     name = "endpoint"
@@ -74,6 +74,7 @@ class Endpoint(Hooks):
     bars: ClassVar[Bars] = {}
     vectors = 0
     messages = 0
+    msi_masks = False
     state: ClassVar[Sequence[StatePart]] = ()
     command_at_reset = Command(0)
 
@@ -131,7 +132,9 @@ class Endpoint(Hooks):
 
     def _add_interrupts(self, bars: MsixBars | None) -> Interrupts:
         """Add the capabilities of the messages that it declares; return its interrupts."""
-        start_msi = self.add_capability(Msi(self.messages)) if self.messages else None
+        start_msi = None
+        if self.messages:
+            start_msi = self.add_capability(Msi(self.messages, masks=self.msi_masks))
         start_msix = None
         if bars is not None and self.vectors:
             places = bars.table, bars.pba, bars.pba_offset, bars.table_offset
@@ -168,16 +171,16 @@ class Endpoint(Hooks):
     # For authors: what a model calls.
 
     def msix(self, vector: int) -> bool:
-        """Send an MSI-X message; return whether it went. See ``Interrupts.msix``."""
-        return self.interrupts.msix(vector)
+        """Send an MSI-X message; return whether it went. See ``Messages.send``."""
+        return self.interrupts.msix.send(vector)
 
     def msi(self, message: int) -> bool:
-        """Send an MSI message; return whether it went. See ``Interrupts.msi``."""
-        return self.interrupts.msi(message)
+        """Send an MSI message; return whether it went. See ``Messages.send``."""
+        return self.interrupts.msi.send(message)
 
     def intx(self, level: bool) -> None:
-        """Assert or deassert the function's INTx line. See ``Interrupts.intx``."""
-        self.interrupts.intx(level)
+        """Assert or deassert the function's INTx line. See ``Intx``."""
+        self.interrupts.intx.level = level
 
     def registers(self, bar: int) -> RegisterFile:
         """Return the registers of a BAR; LookupError when it has none."""
@@ -269,7 +272,7 @@ class Endpoint(Hooks):
         """See ``DeviceModel.attach``."""
         self.bus.client = client
         self._event("attach")
-        self.interrupts.end_of_interrupt()
+        self.interrupts.intx.end_of_interrupt()
         self._run_side_effect(self.on_attach)
 
     def detach(self) -> None:
@@ -370,7 +373,7 @@ class Endpoint(Hooks):
 
     def end_of_interrupt(self) -> None:
         """See ``DeviceModel.end_of_interrupt``."""
-        self.interrupts.end_of_interrupt()
+        self.interrupts.intx.end_of_interrupt()
 
     def message_unmasked(self, index: int, subindex: int) -> None:
         """See ``DeviceModel.message_unmasked``."""
@@ -378,7 +381,7 @@ class Endpoint(Hooks):
 
     def device_reset(self) -> None:
         """See ``DeviceModel.device_reset``. The client takes its own end of the line down."""
-        self.interrupts.under_way = False
+        self.interrupts.intx.under_way = False
         self._reset("device reset")
 
     # Machinery.
@@ -389,7 +392,7 @@ class Endpoint(Hooks):
     def _reset(self, kind: str, *, flr: bool = False) -> None:
         self._event("reset", kind=kind)
         self._cancel_all("reset")
-        self.intx(False)
+        self.interrupts.lower()
         self.config.reset(flr=flr)
         self.interrupts.reset()
         for content in self.contents.values():

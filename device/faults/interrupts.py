@@ -106,7 +106,7 @@ class _MsixMaskIgnored(FaultyBehaviour):
 
 class _IntxStorm(FaultyBehaviour):
     def intx_status(self) -> bool:
-        return self.device.interrupts.level
+        return self.device.interrupts.intx.level
 
 
 IMPLEMENTATIONS: dict[str, DeviceFault] = {

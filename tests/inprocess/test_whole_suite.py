@@ -281,7 +281,7 @@ class Edge(Exerciser):
     """The line goes down by itself once it was signalled."""
 
     def send_intx(self) -> bool:
-        self.interrupts.level = False
+        self.interrupts.intx.level = False
         return super().send_intx()
 
 
