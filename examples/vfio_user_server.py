@@ -15,6 +15,7 @@ from dma_rehearsal.device.vfio_user.migration import Migration
 from dma_rehearsal.device.vfio_user.model import Client, Mappable
 from dma_rehearsal.device.vfio_user.server import serve
 from dma_rehearsal.device.vfio_user.timers import Timers
+from dma_rehearsal.device.vfio_user.work import Work
 
 BAR0, CONFIG = 0, 7  # region indices of VFIO
 BAR0_SIZE, CONFIG_SIZE = 0x1000, 0x100
@@ -28,6 +29,7 @@ class Scratchpad:
 
     def __init__(self) -> None:
         self.timers = Timers()
+        self.work = Work(self.timers)
         self.client: Client | None = None
         self._config = bytearray(CONFIG_SIZE)
         self._memory = bytearray(BAR0_SIZE)

@@ -37,6 +37,7 @@ from dma_rehearsal.device.endpoints.registers import RegisterFile
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart, migration
 from dma_rehearsal.device.endpoints.stop_state import StopState
+from dma_rehearsal.device.endpoints.work import WorkFromElsewhere
 from dma_rehearsal.device.pci import aer, pcie
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
 from dma_rehearsal.device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity
@@ -49,6 +50,7 @@ from dma_rehearsal.device.vfio_user.messages import Irq
 from dma_rehearsal.device.vfio_user.migration import Migration
 from dma_rehearsal.device.vfio_user.model import Client, Mappable
 from dma_rehearsal.device.vfio_user.timers import Timers
+from dma_rehearsal.device.vfio_user.work import Work
 
 CONFIG_REGION = 7
 _UNCAUGHT_SHOWN = 8  # refusals that a model did not catch, logged with their traceback
@@ -57,7 +59,7 @@ _UNCAUGHT_MAX = 1000  # logged at all: a guest decides how many there are
 _log = logging.getLogger(__name__)
 
 
-class Endpoint(Hooks):
+class Endpoint(WorkFromElsewhere, Hooks):
     """One PCI Express function; the ``DeviceModel`` that a server serves.
 
     A subclass declares ``identity``, ``bars``, ``vectors`` (MSI-X, 0 to 2048) and ``messages``
@@ -104,6 +106,7 @@ class Endpoint(Hooks):
         self.interrupts = self._add_interrupts(msix_bars)
         self._msix_region = self.interrupts.msix_region
         self.timers = Timers(run=self._timer)
+        self.work = Work(self.timers, run=self._timer)
         self._hold = ActionHold(
             self.bus,
             self.timers,
@@ -403,6 +406,7 @@ class Endpoint(Hooks):
     def _cancel_all(self, why: str) -> None:
         self._hold.cancel(why)
         self.timers.clear()
+        self.work.forget()
         self.bus.cancel()
 
     def _command_changed(self) -> None:

@@ -6,6 +6,7 @@ The tree of exceptions::
     VfioUserError
     ├── LocalProtocolError   we were about to break the protocol
     ├── RemoteProtocolError  the client broke it; carries the errno of the reply
+    ├── TooMuchPosted        other threads post more work than the server does
     └── MemoryFault          a DMA address cannot be reached
         ├── Unmapped
         │   ├── NoDescriptor mapped, but only the client can reach it
@@ -39,6 +40,16 @@ class RemoteProtocolError(VfioUserError):
         super().__init__(message)
         self.errno = code
         self.fatal = fatal
+
+
+class TooMuchPosted(VfioUserError):
+    """So much posted work waits that no more is taken. Nothing of it is lost."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(
+            f"{waiting} posted actions wait for the thread that serves the device; post once for "
+            "many events, or wait for the result of post_future before the next"
+        )
 
 
 class MemoryFault(VfioUserError):

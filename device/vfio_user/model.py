@@ -12,6 +12,7 @@ from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
 from dma_rehearsal.device.vfio_user.migration import Migration
 from dma_rehearsal.device.vfio_user.timers import Timers
+from dma_rehearsal.device.vfio_user.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,10 @@ class DeviceModel(Protocol):
     @property
     def timers(self) -> Timers:
         """Return the model's deadlines, which the server runs."""
+
+    @property
+    def work(self) -> Work:
+        """Return the work that other threads post for the model, which the server runs."""
 
     @property
     def migration(self) -> Migration | None:

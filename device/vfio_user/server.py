@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A vfio-user server on a Unix socket, one client at a time.
 
-One thread does everything for a device, its timers included. It never waits for a single reply, so
-a client is served while it owes an answer itself: it waits in ``poll`` for whatever comes first, a
-timer that another thread of the model's sets among that.
+One thread does everything for a device, its timers and posted work included. It never waits for a
+single reply, so a client is served while it owes an answer itself: it waits in ``poll`` for
+whatever comes first. Another thread of the model's wakes it when it sets a timer or posts work.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dma_rehearsal.device.vfio_user.framing import Framer, Message
 from dma_rehearsal.device.vfio_user.model import DeviceModel
 from dma_rehearsal.device.vfio_user.stream import DONT_WAIT, discard, receive
 from dma_rehearsal.device.vfio_user.turn import Action, Turn
+from dma_rehearsal.device.vfio_user.waiter import Waiter
 
 _log = logging.getLogger(__name__)
 # Plain ints: an operation on an IntFlag costs as much as ten of them.
@@ -44,8 +45,6 @@ SPIN_S = 50e-6
 _SPINS = len(os.sched_getaffinity(0)) > 1
 # After an accept that failed, such as for want of descriptors.
 _ACCEPT_PAUSE_S = 0.1
-# poll() counts milliseconds in an int; a longer wait is repeated.
-_MAX_WAIT_S = 3600.0
 
 
 class VfioUserServer:
@@ -108,8 +107,8 @@ class VfioUserServer:
             self._serving = True
         self.turn.thread = threading.get_ident()
         try:
-            self._model.timers.wake = self._wake
-            waiter = _Waiter(listener, self._stop, self._woken, self._model, self.turn)
+            self._model.timers.wake = self._model.work.wake = self._wake
+            waiter = Waiter(listener, self._stop, self._woken, self._model, self.turn)
             while waiter.wait(_POLL_IN):
                 try:
                     client, _ = listener.accept()
@@ -122,7 +121,7 @@ class VfioUserServer:
                     if not self._serves(client):
                         discard(client)
                         break
-                    waiting = _Waiter(client, self._stop, self._woken, self._model, self.turn)
+                    waiting = Waiter(client, self._stop, self._woken, self._model, self.turn)
                     session = _Session(client, waiting, self._model, self.path.name, self.turn)
                     session.spin = self._spin
                     session.run()
@@ -139,7 +138,7 @@ class VfioUserServer:
             return self._named
 
     def _wake(self) -> None:
-        """Have the thread that serves look at its timers; from any other."""
+        """Have the thread that serves look at its timers and its work; from any other."""
         if threading.get_ident() == self.turn.thread:
             return
         with self._lock:
@@ -188,66 +187,14 @@ def serve(path: str | Path, model: DeviceModel) -> None:
         server.close()
 
 
-class _Waiter:
-    """Waits for a socket, the end of serving, and the model's timers, which it runs."""
-
-    def __init__(
-        self, stream: socket.socket, stop: int, woken: int, model: DeviceModel, turn: Turn
-    ) -> None:
-        self._stream, self._stop, self._woken = stream, stop, woken
-        self._timers, self._turn = model.timers, turn
-        self._poll = select.poll()  # select() has no room for descriptors from 1024 on
-        self._poll.register(stop, select.POLLIN)
-        self._poll.register(woken, select.POLLIN)
-        self._events = 0
-        self._descriptor = stream.fileno()
-
-    def once(self, events: int, *deadlines: float | None) -> tuple[bool, bool]:
-        """Wait for an event of the socket or the first deadline.
-
-        Return whether to go on serving, and whether the socket has an event.
-        """
-        if events != self._events:
-            self._poll.register(self._stream, events)
-            self._events = events
-        wait = None
-        due = [each for each in (*deadlines, self._timers.next_deadline()) if each is not None]
-        if due:
-            until = min(due)
-            wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
-        come = self._poll.poll(wait)
-        if not due and len(come) == 1 and come[0][0] == self._descriptor:
-            return True, True  # a message, as nearly always
-        found = {descriptor for descriptor, _ in come}
-        if self._woken in found:
-            os.eventfd_read(self._woken)
-        if self._timers.next_deadline() is not None:
-            self._turn.work = Action("a timer")
-            self._timers.run_due()
-            self._turn.work = None
-        return self._stop not in found, self._descriptor in found
-
-    def wait(self, events: int) -> bool:
-        """Wait for an event of the socket: True then, False to stop serving."""
-        while True:
-            serving, ready = self.once(events)
-            if ready or not serving:
-                return serving
-
-    def pause(self, seconds: float) -> bool:
-        """Let time pass without the socket; return whether to go on serving."""
-        poll = select.poll()
-        poll.register(self._stop, select.POLLIN)
-        return not poll.poll(seconds * 1000)
-
-
 class _Session:
     """One client's socket. Messages are handled one by one, each reply sent before the next."""
 
     def __init__(
-        self, stream: socket.socket, waiter: _Waiter, model: DeviceModel, name: str, turn: Turn
+        self, stream: socket.socket, waiter: Waiter, model: DeviceModel, name: str, turn: Turn
     ) -> None:
         self._stream, self._model, self._name, self._turn = stream, model, name, turn
+        self._work = model.work
         self._waiter = waiter
         self._connection = Connection(model, turn=turn)
         self._framer = Framer()
@@ -300,12 +247,21 @@ class _Session:
         # A client that does not take its replies is not read from, so nothing piles up.
         if (self._unsent or connection.outbox) and not self._flush():
             return self._wait(_POLL_OUT)
+        if self._work.ready:
+            self._work.run(self._turn)
+            self._tick()
         if self._inbox:
             self._handle(self._inbox.popleft())
             return True
         if connection.idle and self._model.timers.next_deadline() is None:
             return self._next()  # nothing else is due; a poll would cost half a message
         return self._wait(_POLL_IN)
+
+    def _tick(self) -> None:
+        """Go on with DMAs, and send what the model asks of the client."""
+        self._turn.work = Action("a DMA's end")
+        self._connection.tick()
+        self._turn.work = None
 
     def _handle(self, message: Message) -> None:
         turn = self._turn
@@ -326,6 +282,8 @@ class _Session:
                 if self._inbox:
                     return True
         serving, ready = self._waiter.once(_POLL_IN)
+        if not self._connection.idle:  # by what another thread woke it for
+            self._tick()
         return self._receive() if ready and serving else serving
 
     def _wait(self, events: int) -> bool:
@@ -337,9 +295,7 @@ class _Session:
         )
         if not serving:
             return False
-        self._turn.work = Action("a DMA's end")
-        connection.tick()
-        self._turn.work = None
+        self._tick()
         return self._receive() if ready and sent else True
 
     def _receive(self) -> bool:

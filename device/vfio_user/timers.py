@@ -72,6 +72,11 @@ class Timers:
         """Return how many are kept, cancelled ones among them."""
         return len(self._heap)
 
+    @property
+    def paused(self) -> bool:
+        """Return whether nothing happens, whatever is due: they are held, or deferred."""
+        return self._held is not None or self.deferred
+
     def hold(self) -> None:
         """Let nothing happen until ``release``; again is nothing."""
         if self._held is None:
@@ -114,7 +119,7 @@ class Timers:
 
     def next_deadline(self) -> float | None:
         """Return when the next is due, by the clock; None when none is set, or they are held."""
-        if not self._heap or self._held is not None or self.deferred:
+        if not self._heap or self.paused:
             return None
         with self._lock:
             while self._heap and not self._heap[0][2].active:
@@ -123,7 +128,7 @@ class Timers:
 
     def run_due(self) -> None:
         """Run the timers that are due. Timers that they set wait for the next call."""
-        if not self._heap or self._held is not None or self.deferred:
+        if not self._heap or self.paused:
             return
         now, last = self._clock(), next(self._order)
         while (timer := self._next_due(now, last)) is not None:

@@ -9,8 +9,9 @@ one that serves waits for it; `stand_ins` has which.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from dma_rehearsal.device.vfio_user.framing import Message
@@ -20,12 +21,20 @@ stand_ins: dict[int, int] = {}
 
 
 class Action:
-    """Work that no message asked for. Each has an object of its own, by which it is recognised."""
+    """Work that no message asked for. Each has an object of its own, by which it is recognised.
 
-    __slots__ = ("name",)
+    ``calls`` is the function that it calls, where one function of the model's is all of it.
+    """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    __slots__ = ("_calls", "_kind")
+
+    def __init__(self, kind: str, calls: Callable[..., object] | None = None) -> None:
+        self._kind, self._calls = kind, calls
+
+    @property
+    def name(self) -> str:
+        """Return words for it, with the name of the function."""
+        return self._kind if self._calls is None else f"{self._kind}, {name_of(self._calls)}"
 
 
 class RegionAccess(NamedTuple):
@@ -35,6 +44,14 @@ class RegionAccess(NamedTuple):
     offset: int
     length: int
     data: bytes | None
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """Return the name of a function as its source has it, also of a part of a call."""
+    while isinstance(function, partial):
+        function = function.func
+    found: str = getattr(function, "__qualname__", type(function).__qualname__)
+    return found
 
 
 @dataclass(slots=True)

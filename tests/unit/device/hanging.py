@@ -14,11 +14,12 @@ from dma_rehearsal.device.pci.config import Identity
 
 
 class Reg(IntEnum):
-    """BAR0. A write to DOORBELL and a read of STATUS hang, and what a write to TIMER starts."""
+    """BAR0. A write to DOORBELL and a read of STATUS hang; so does what TIMER and POST start."""
 
     DOORBELL = 0
     STATUS = 4
     TIMER = 8
+    POST = 12
 
 
 class Hanging(Endpoint):
@@ -41,3 +42,11 @@ class Hanging(Endpoint):
     def write_timer(self, value: int) -> None:
         """Compute for ever, a little later."""
         self.timers.after(0, lambda: self.write_doorbell(value))
+
+    def write_post(self, value: int) -> None:
+        """Compute for ever in posted work."""
+        del value
+        self.post(self._compute)
+
+    def _compute(self) -> None:
+        self.write_doorbell(0)

@@ -209,6 +209,7 @@ def hang(folder: Path, offset: int, *, write: bool) -> tuple[int, str]:
         (Reg.DOORBELL, True, "a write of 0x55 to BAR0 0x0 (DOORBELL) (4 bytes)", "write_doorbell"),
         (Reg.STATUS, False, "a read of BAR0 0x4 (STATUS) (4 bytes)", "read_status"),
         (Reg.TIMER, True, "a timer", "write_doorbell"),
+        (Reg.POST, True, "posted work, Hanging._compute", "write_doorbell"),
     ],
 )
 def test_process_of_a_model_that_hangs_ends_and_says_where(

@@ -14,6 +14,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaCtl, Reg
 from dma_rehearsal.device.vfio_user import server as server_module
 from dma_rehearsal.device.vfio_user import stream as stream_module
+from dma_rehearsal.device.vfio_user import waiter
 from dma_rehearsal.device.vfio_user.messages import Command, RegionAccess
 from tests.unit.vfio_user.client import RawClient
 from tests.unit.vfio_user.serving import serving
@@ -27,15 +28,13 @@ READ = RegionAccess(0, 1, 1 << 14).pack()
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The events that the server waits for, each time that it does."""
     found: list[int] = []
-    once = server_module._Waiter.once
+    once = waiter.Waiter.once
 
-    def counted(
-        waiter: server_module._Waiter, events: int, *deadlines: float | None
-    ) -> tuple[bool, bool]:
+    def counted(waiting: waiter.Waiter, events: int, *deadlines: float | None) -> tuple[bool, bool]:
         found.append(events)
-        return once(waiter, events, *deadlines)
+        return once(waiting, events, *deadlines)
 
-    monkeypatch.setattr(server_module._Waiter, "once", counted)
+    monkeypatch.setattr(waiter.Waiter, "once", counted)
     return found
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that other threads post for a device model: the thread that serves the model runs it.
+
+Theory of operation. `post` appends an action and wakes the server, which runs the actions in the
+order of posting. They run between messages, so they need no lock against the model. In one turn the
+server runs at most TURN_ACTIONS of them, for at most TURN_S; then the client has its turn, however
+many wait. While the timers are paused, by a migration or by an action that is held, posted work
+waits as they do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from dma_rehearsal.device.vfio_user.errors import TooMuchPosted
+from dma_rehearsal.device.vfio_user.timers import Timers
+from dma_rehearsal.device.vfio_user.turn import Action, Turn
+
+_log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+MAX_POSTED = 65_536  # actions that wait
+TURN_ACTIONS = 64
+TURN_S = 0.001
+
+
+class _Posted(NamedTuple):
+    """``action`` is run, and is about ``calls`` of the model; ``future`` waits for it, if any."""
+
+    action: Callable[[], None]
+    calls: Callable[..., object]
+    future: Future[Any] | None = None
+
+
+class Work:
+    """The posted work of one model. ``post`` and ``post_future`` may be called by any thread.
+
+    A server sets ``wake``, which is called when there is something to do. ``run`` calls an action;
+    the default calls it and nothing else. What an action raises is a bug of the model's, and is
+    logged as one.
+    """
+
+    def __init__(
+        self,
+        timers: Timers,
+        run: Callable[[Callable[[], None]], None] = lambda action: action(),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._timers, self._run, self._clock = timers, run, clock
+        self._lock = threading.Lock()  # over the queue's length
+        self._queue: deque[_Posted] = deque()
+        self.wake: Callable[[], None] = lambda: None
+
+    @property
+    def waiting(self) -> int:
+        """Return how many actions wait."""
+        return len(self._queue)
+
+    @property
+    def ready(self) -> bool:
+        """Return whether an action may run now."""
+        return bool(self._queue) and not self._timers.paused
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have the serving thread run ``action`` soon. TooMuchPosted when MAX_POSTED wait."""
+        self._append(_Posted(action, action))
+
+    def post_future(self, function: Callable[[], R]) -> Future[R]:
+        """Have the serving thread call ``function``; return the future of its result.
+
+        ``forget`` cancels it. TooMuchPosted when MAX_POSTED wait.
+        """
+        future: Future[R] = Future()
+        self._append(_Posted(partial(_fulfil, future, function), function, future))
+        return future
+
+    def _append(self, posted: _Posted) -> None:
+        with self._lock:
+            if len(self._queue) >= MAX_POSTED:
+                raise TooMuchPosted(MAX_POSTED)
+            self._queue.append(posted)
+            first = len(self._queue) == 1
+        if first:  # it has been woken for those before, and looks at the queue before it sleeps
+            self.wake()
+
+    def forget(self) -> None:
+        """Drop what was posted before this call, and cancel its futures."""
+        with self._lock:
+            dropped = [*self._queue]
+            self._queue.clear()
+        for each in dropped:
+            if each.future is not None:
+                each.future.cancel()
+
+    def run(self, turn: Turn) -> None:
+        """Run what one turn may, in the serving thread. ``turn`` shows each action to a watcher."""
+        if not self._queue:
+            return
+        end, left = self._clock() + TURN_S, TURN_ACTIONS
+        while left and self.ready:
+            with self._lock:
+                posted = self._queue.popleft()
+            left -= 1
+            turn.work = Action("posted work", posted.calls)
+            try:
+                self._run(posted.action)
+            except Exception:
+                _log.exception("posted work of the device model failed")
+            finally:
+                turn.work = None
+            if self._clock() >= end:
+                break
+
+
+def _fulfil(future: Future[R], function: Callable[[], R]) -> None:
+    """Call the function unless its future was cancelled, and tell the outcome."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as failure:
+        future.set_exception(failure)
+        if not isinstance(failure, Exception):
+            raise
