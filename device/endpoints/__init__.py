@@ -10,7 +10,9 @@ from dma_rehearsal.device.endpoints.registers import (
     Fields,
     Flag,
     Register,
+    RegisterArray,
     RegisterFile,
+    Trigger,
 )
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart
@@ -42,9 +44,11 @@ __all__ = [
     "OnlyByMessage",
     "PowerState",
     "Register",
+    "RegisterArray",
     "RegisterBar",
     "RegisterFile",
     "SharedBar",
     "StatePart",
     "Trace",
+    "Trigger",
 ]

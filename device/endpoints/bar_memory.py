@@ -113,7 +113,7 @@ def contents_of(bars: Bars, owner: object) -> dict[int, BarContent]:
     found: dict[int, BarContent] = {}
     for index, bar in bars.items():
         if isinstance(bar, RegisterBar):
-            found[index] = RegisterFile(bar.registers, owner, bar.size)
+            found[index] = RegisterFile(bar.registers, owner, bar.size, bar.prefix)
         elif isinstance(bar, SharedBar):
             found[index] = SharedMemory(bar.size, bar.areas)
         else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dma_rehearsal.device.endpoints.registers import Register
+from dma_rehearsal.device.endpoints.registers import Declared
 from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.device.pci.msix import pba_size, table_size
 
@@ -15,10 +15,15 @@ _BARS = 6
 
 @dataclass(frozen=True, slots=True)
 class RegisterBar:
-    """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes."""
+    """A BAR of registers, whose side effects are methods of the endpoint. Size in bytes.
 
-    registers: Sequence[Register]
+    ``prefix`` comes first in their names, as in ``write_<prefix>_<register>``, so that registers of
+    two BARs may have the same names.
+    """
+
+    registers: Sequence[Declared]
     size: int = PAGE
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

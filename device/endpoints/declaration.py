@@ -98,12 +98,13 @@ def _check_beside(
 ) -> None:
     """Raise ValueError for what lies over a register, or over pages that the client maps."""
     if isinstance(bar, RegisterBar):
-        for register in bar.registers:
-            if _overlap((offset, length), (int(register.offset), 4)):
-                raise ValueError(
-                    f"{place} lies over the register {register.offset.name} at "
-                    f"{int(register.offset):#x}; put it elsewhere, or into a BAR of its own"
-                )
+        for declared in bar.registers:
+            for register, start, size in declared.places():
+                if _overlap((offset, length), (start, size)):
+                    raise ValueError(
+                        f"{place} lies over the register {register} at {start:#x}; put it "
+                        "elsewhere, or into a BAR of its own"
+                    )
     elif isinstance(bar, SharedBar):
         for area in bar.areas:
             if _overlap((offset, length), area):

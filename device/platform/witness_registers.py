@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dma_rehearsal.device import layout
-from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
+from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterArray, RegisterFile
 from dma_rehearsal.device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, WitnessStatus
 from dma_rehearsal.device.platform.memory_types import Mtrrs
 from dma_rehearsal.device.platform.witness import WalkResult, Witness
@@ -55,11 +55,11 @@ class WitnessRegisters:
                 Register(Plat.WITNESS_STATUS, reset=WitnessStatus.NEVER_RUN),
                 *(Register(each, Access.RW) for each in _INPUTS),
                 *(Register(each) for each in _OUTPUTS),
+                RegisterArray(Plat.MTRR_RANGES, 4 * MTRR_MAX, 4, Access.RW),
+                RegisterArray(Plat.MTRR_FIXED, 2 * len(MTRR_FIXED_NAMES), 4, Access.RW),
             ),
             self,
         )
-        control.add_array(Plat.MTRR_RANGES, 4 * MTRR_MAX)
-        control.add_array(Plat.MTRR_FIXED, 2 * len(MTRR_FIXED_NAMES))
 
     def write_witness_ctl(self, value: int) -> None:
         """Walk when the trigger is written."""

@@ -180,8 +180,8 @@ class StepsTwice(Exerciser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         step = self.hold.write_step
-        self.extension._entries[Ext.STEP] = replace(
-            self.extension._entries[Ext.STEP], writer=lambda value: step(2 * value)
+        self.extension._slots[Ext.STEP] = replace(
+            self.extension._slots[Ext.STEP], writer=lambda value: step(2 * value)
         )
 
 

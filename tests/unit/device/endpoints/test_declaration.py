@@ -10,7 +10,7 @@ import pytest
 
 from dma_rehearsal.device.endpoints.bars import MemoryBar, MsixBars, RegisterBar, SharedBar
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.registers import Access, Fields, Flag, Register
+from dma_rehearsal.device.endpoints.registers import Access, Fields, Flag, Register, RegisterArray
 from dma_rehearsal.device.pci.config import Identity
 from tests.unit.device.fakes import read32, write32
 
@@ -210,7 +210,7 @@ def test_registers_that_are_added_later_keep_out_of_msix_and_within_the_bar() ->
         with pytest.raises(ValueError, match=said):
             file.add((Register(place[name]),), made)
         with pytest.raises(ValueError, match=name):
-            file.add_array(place[name], 1)
+            file.add((RegisterArray(place[name], 1, 4),), made)
     beside: Any = IntEnum("Beside", {"BEFORE": 0x7FC, "AFTER": 0x848})  # type: ignore[misc]
     file.add([Register(each, Access.RW) for each in beside], made)
 
