@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum, IntEnum
+from typing import Any
 
 from dma_rehearsal.device.endpoints.registers.fields import Access, Fields
 
@@ -157,3 +159,24 @@ class RegisterArray:
 
 
 Declared = Register | RegisterArray
+
+
+def check_call(where: str, method: str, declared: Declared, side_effect: Any) -> None:
+    """Raise ValueError, which begins with ``where``, for parameters that no access gives.
+
+    ``method`` is the name of the side effect. One that is not callable is not looked at.
+    """
+    try:
+        signature = inspect.signature(side_effect)
+    except (TypeError, ValueError):
+        return  # nothing to call, or a function that is not written in Python
+    given = ["index"] if isinstance(declared, RegisterArray) else []
+    if method.startswith("write_"):
+        given.append("value")
+    try:
+        signature.bind(*given)
+    except TypeError:
+        raise ValueError(
+            f"{where}: {method} has the parameters {signature}, and an access calls "
+            f"{method}({', '.join(given)}); give it these"
+        ) from None

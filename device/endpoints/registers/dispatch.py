@@ -25,8 +25,11 @@ from dma_rehearsal.device.endpoints.registers.declarations import (
     Declared,
     RegisterArray,
     Trigger,
+    check_call,
 )
 from dma_rehearsal.device.endpoints.registers.fields import Access
+
+_WIDE = 8  # bytes: the widest access of a CPU's, which is often two registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class RegisterFile:
     """The registers of one BAR of ``size`` bytes, with the values that they store.
 
     ``owner`` has the side effects as methods; ``prefix`` comes before a register's name in theirs,
-    as in ``write_<prefix>_<register>``. An owner that is a class is for checks alone.
+    as in ``write_<prefix>_<register>``.
     """
 
     def __init__(
@@ -120,8 +123,8 @@ class RegisterFile:
         """Add registers whose side effects are methods of ``owner``.
 
         ValueError for an offset that is taken, off its alignment or behind the BAR's end; for a
-        name that is taken; for a width, reset value, mask, stride or count that cannot be; and for
-        fields that overlap.
+        name that is taken; for a width, reset value, mask, stride or count that cannot be; for
+        fields that overlap; and for a side effect with other parameters than an access gives.
         """
         for declared in registers:
             self._add(declared, owner, prefix)
@@ -135,8 +138,8 @@ class RegisterFile:
             raise ValueError(
                 f"{where} at {int(declared.offset):#x}: the name is taken; give it another"
             )
-        reader = getattr(owner, f"read_{called}", declared.read)
-        writer = getattr(owner, f"write_{called}", declared.write)
+        reader = _side_effect(owner, where, f"read_{called}", declared, declared.read)
+        writer = _side_effect(owner, where, f"write_{called}", declared, declared.write)
         for slot in _slots(declared, reader, writer):
             self._check_place(_where(owner, slot.name), slot.offset, slot.end)
             self._slots[slot.offset] = slot
@@ -268,6 +271,9 @@ class RegisterFile:
         if slot is not None and slot.size == length:
             value = self.values[offset] if slot.plain else self._read(slot, slot.ones)
             return value.to_bytes(length, "little")
+        if slot is not None and slot.size < length <= _WIDE:
+            size = slot.size
+            return self.read(offset, size) + self.read(offset + size, length - size)
         return self._in_parts(offset, length, self._read)
 
     def peek(self, offset: int, length: int) -> bytes:
@@ -284,6 +290,10 @@ class RegisterFile:
                 self._store(slot, value := int.from_bytes(data, "little"))
                 if slot.writer is not None:
                     slot.writer(value & slot.taken)
+            return
+        if slot is not None and slot.size < len(data) <= _WIDE:
+            self.write(offset, data[: slot.size])
+            self.write(offset + slot.size, data[slot.size :])
             return
         end = offset + len(data)
         for slot in self._touched(offset, end):
@@ -324,11 +334,15 @@ class RegisterFile:
         return bytes(data)
 
 
+def _side_effect(owner: object, where: str, method: str, declared: Declared, otherwise: Any) -> Any:
+    """Return the owner's method, or what the declaration has; its parameters fit."""
+    found = getattr(owner, method, otherwise)
+    check_call(where, method, declared, found)
+    return found
+
+
 def _where(owner: object, name: str) -> str:
-    if owner is None:
-        return name
-    owner_class = owner if isinstance(owner, type) else type(owner)
-    return f"{owner_class.__name__}: {name}"
+    return name if owner is None else f"{type(owner).__name__}: {name}"
 
 
 def _missing(offset: int) -> LookupError:
