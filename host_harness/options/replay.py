@@ -13,7 +13,7 @@ from pathlib import Path
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
 
 # Settings without an option.
-_VARIABLES = (
+VARIABLES = (
     *("QEMU", "DMA_REHEARSAL_CACHE", "DMA_REHEARSAL_BUILD", "XDG_CACHE_HOME", "PYTEST_ADDOPTS"),
 )
 _NAMED_MAX = 20  # failed tests that are named one by one
@@ -43,7 +43,7 @@ class Replay:
     def command(self, options: Options, failed: Sequence[str]) -> str:
         """Return one line for a shell. It selects the ``failed`` tests, where there are some."""
         given = {**options.given, "seed": str(options.seed)}
-        settings = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+        settings = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
         words = list(self.argv)
         arguments = self.arguments
         if self.root:

@@ -13,7 +13,7 @@ import pytest
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.host_harness import faults
 from dma_rehearsal.host_harness.options import run_options
-from dma_rehearsal.host_harness.options.replay import Replay
+from dma_rehearsal.host_harness.options.replay import VARIABLES, Replay
 from dma_rehearsal.host_harness.options.run_options import OPTIONS
 from dma_rehearsal.host_harness.process import deadlines
 from dma_rehearsal.host_harness.process.errors import UsageError
@@ -22,8 +22,9 @@ from dma_rehearsal.host_harness.process.errors import UsageError
 @pytest.fixture(autouse=True)
 def _environment_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay names the settings that are in the environment; here it has none."""
-    for name in [each for each in os.environ if each.startswith("DMA_REHEARSAL_")]:
-        monkeypatch.delenv(name)
+    for name in [*os.environ]:
+        if name in VARIABLES or name.startswith("DMA_REHEARSAL_"):
+            monkeypatch.delenv(name)
 
 
 def test_nothing_given_is_a_sound_run_with_a_random_seed() -> None:
