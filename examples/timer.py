@@ -21,11 +21,12 @@ from dma_rehearsal.device.endpoints import (
     RegisterBar,
     SharedBar,
     StatePart,
+    Trigger,
 )
 from dma_rehearsal.device.vfio_user.server import serve
 
 PATTERN = b"".join(letter * 1024 for letter in (b"A", b"B", b"C", b"D"))
-Reg = IntEnum("Reg", {"DEADLINE_LO": 0, "DEADLINE_HI": 4})
+Reg = IntEnum("Reg", {"DEADLINE": 0})
 
 
 class TimerDevice(Endpoint):
@@ -33,14 +34,14 @@ class TimerDevice(Endpoint):
 
     identity = Identity(0xDEAD, 0xBEEF, 0xFF0000, 0xCAFE, 0xBABE, interrupt_pin=1)
     bars: ClassVar[Bars] = {
-        0: RegisterBar([Register(each, Access.RW) for each in Reg]),
+        0: RegisterBar([Register(Reg.DEADLINE, Access.RW, bits=64, trigger=Trigger.LAST)]),
         1: SharedBar(0x4000, areas=((0, 0x1000), (0x2000, 0x1000))),
     }
     state = (StatePart(bar=1, offset=0, length=0x3000), StatePart(bar=0, offset=0, length=8))
     command_at_reset = Command.MEMORY_SPACE | Command.BUS_MASTER  # the sample client sets neither
     outcome: object = None
 
-    def write_deadline_hi(self, _value: int) -> None:
+    def write_deadline(self, _value: int) -> None:
         """Set the timer, and take back the last interrupt."""
         self.intx(False)
         self.timers.clear()
@@ -48,11 +49,11 @@ class TimerDevice(Endpoint):
 
     def on_running(self) -> None:
         """Set the timer, also with the deadline that a migration brought."""
-        if deadline := self.registers(0).pair(0, 4):
+        if deadline := self.registers(0)[Reg.DEADLINE]:
             self.timers.after(deadline - time.time(), self._expired)
 
     def _expired(self) -> None:
-        self.registers(0).set_pair(0, 4, 0)
+        self.registers(0)[Reg.DEADLINE] = 0
         self.intx(True)
         # To the second range through its mapping, and to the first by messages.
         for (at, _), by_message in zip(self.bus.ranges()[1::-1], (False, True), strict=False):

@@ -20,8 +20,8 @@ _INPUTS = (
 )
 _MTRRS = (
     *(Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI, Plat.PHYSICAL_BITS, Plat.MTRR_COUNT),
-    *range(Plat.MTRR_RANGES, Plat.MTRR_RANGES + 16 * MTRR_MAX, 4),
-    *range(Plat.MTRR_FIXED, Plat.MTRR_FIXED + 8 * len(MTRR_FIXED_NAMES), 4),
+    *range(Plat.MTRR_RANGES, Plat.MTRR_RANGES + 16 * MTRR_MAX, 8),
+    *range(Plat.MTRR_FIXED, Plat.MTRR_FIXED + 8 * len(MTRR_FIXED_NAMES), 8),
 )
 _OUTPUTS = (
     *(Plat.WITNESS_RUN_COUNT, Plat.WITNESS_PAGE_COUNT),
@@ -55,8 +55,8 @@ class WitnessRegisters:
                 Register(Plat.WITNESS_STATUS, reset=WitnessStatus.NEVER_RUN),
                 *(Register(each, Access.RW) for each in _INPUTS),
                 *(Register(each) for each in _OUTPUTS),
-                RegisterArray(Plat.MTRR_RANGES, 4 * MTRR_MAX, 4, Access.RW),
-                RegisterArray(Plat.MTRR_FIXED, 2 * len(MTRR_FIXED_NAMES), 4, Access.RW),
+                RegisterArray(Plat.MTRR_RANGES, 2 * MTRR_MAX, 8, Access.RW, bits=64),
+                RegisterArray(Plat.MTRR_FIXED, len(MTRR_FIXED_NAMES), 8, Access.RW, bits=64),
             ),
             self,
         )
@@ -114,11 +114,8 @@ class WitnessRegisters:
             control.pair(Plat.MTRR_DEF_TYPE_LO, Plat.MTRR_DEF_TYPE_HI),
             bits,
             tuple(
-                (self._wide(Plat.MTRR_RANGES + 16 * i), self._wide(Plat.MTRR_RANGES + 16 * i + 8))
+                (control[Plat.MTRR_RANGES, 2 * i], control[Plat.MTRR_RANGES, 2 * i + 1])
                 for i in range(count)
             ),
-            tuple(self._wide(Plat.MTRR_FIXED + 8 * i) for i in range(len(MTRR_FIXED_NAMES))),
+            tuple(control[Plat.MTRR_FIXED, i] for i in range(len(MTRR_FIXED_NAMES))),
         )
-
-    def _wide(self, offset: int) -> int:
-        return self._control.pair(offset, offset + 4)
