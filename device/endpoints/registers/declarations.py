@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum, IntEnum
 from typing import Any
@@ -88,12 +88,7 @@ class Register:
             if not 0 <= value <= self.ones:
                 raise ValueError(f"{where}: {what} {value:#x}; a register has {self.bits} bits")
         if not isinstance(self.access, Access):
-            for name, field in self.access.fields().items():
-                if field.mask > self.ones:
-                    raise ValueError(
-                        f"{where}: field {name} of mask {field.mask:#x}; a register has "
-                        f"{self.bits} bits; declare bits=64, or a smaller mask"
-                    )
+            self._check_fields(where, self.access)
         alignment = min(self.bits // 8, _ALIGNMENT_MAX)
         if self.offset % alignment:
             raise ValueError(
@@ -106,6 +101,25 @@ class Register:
                 f"{where}: trigger {self.trigger.name} would lose the bits of a part that is not "
                 "stored; make them Access.RW, or the trigger EVERY"
             )
+
+    def _check_fields(self, where: str, kind: object) -> None:
+        if not (isinstance(kind, type) and issubclass(kind, Fields)):
+            raise ValueError(
+                f"{where}: access {kind!r}; give it an Access, or a class of fields (not an object)"
+            )
+        if not (fields := kind.fields()):
+            raise ValueError(f"{where}: {kind.__name__} has no fields; declare a Field or a Flag")
+        if self.mask is not None:
+            raise ValueError(
+                f"{where}: mask {self.mask:#x} beside {kind.__name__}, whose fields have masks; "
+                "leave mask out"
+            )
+        for name, field in fields.items():
+            if field.mask > self.ones:
+                raise ValueError(
+                    f"{where}: field {name} of mask {field.mask:#x}; a register has {self.bits} "
+                    "bits; declare more bits, or a smaller mask"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +173,25 @@ class RegisterArray:
 
 
 Declared = Register | RegisterArray
+
+
+def checked(where: str, registers: Iterable[Declared]) -> list[Declared]:
+    """Return the declarations. ValueError, which begins with ``where``, for anything else."""
+    if isinstance(registers, Register | RegisterArray):
+        raise ValueError(
+            f"{where}: one register where a list is needed; write a comma behind it: "
+            "(Register(...),)"
+        )
+    found = [*registers]
+    for each in found:
+        if not isinstance(each, Register | RegisterArray):
+            raise ValueError(f"{where}: {each!r}; declare a Register or a RegisterArray")
+        if not isinstance(each.offset, IntEnum):
+            raise ValueError(
+                f"{where}: one at {each.offset!r}; declare the offsets in an IntEnum, whose "
+                "members name the registers"
+            )
+    return found
 
 
 def check_call(where: str, method: str, declared: Declared, side_effect: Any) -> None:

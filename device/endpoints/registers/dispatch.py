@@ -26,6 +26,7 @@ from dma_rehearsal.device.endpoints.registers.declarations import (
     RegisterArray,
     Trigger,
     check_call,
+    checked,
 )
 from dma_rehearsal.device.endpoints.registers.fields import Access
 
@@ -126,7 +127,7 @@ class RegisterFile:
         name that is taken; for a width, reset value, mask, stride or count that cannot be; for
         fields that overlap; and for a side effect with other parameters than an access gives.
         """
-        for declared in registers:
+        for declared in checked(_where(owner, "registers"), registers):
             self._add(declared, owner, prefix)
 
     def _add(self, declared: Declared, owner: object, prefix: str) -> None:
@@ -236,7 +237,10 @@ class RegisterFile:
 
     def pair(self, low: int, high: int) -> int:
         """Return the 64-bit value of two registers."""
-        return self.values[low] | self.values[high] << 32
+        try:
+            return self.values[low] | self.values[high] << 32
+        except KeyError as missing:
+            raise _missing(missing.args[0]) from None
 
     def set_pair(self, low: int, high: int, value: int) -> None:
         """Store a 64-bit value in two registers."""

@@ -39,6 +39,10 @@ class Wide(Fields):
     high = Field(0xFF << 32)
 
 
+class Empty(Fields):
+    """A class without fields."""
+
+
 class Clears(Fields):
     """A field on which a 1 acts."""
 
@@ -79,7 +83,31 @@ WRONG: dict[str, tuple[tuple[Declared, ...], str]] = {
     ),
     "a field beyond 32 bits": (
         (Register(Reg.FIRST, Wide),),
-        r"FIRST: field high of mask 0xff00000000; a register has 32 bits; declare bits=64",
+        r"FIRST: field high of mask 0xff00000000; a register has 32 bits; declare more bits",
+    ),
+    "an object of fields": (
+        (Register(Reg.FIRST, Clears(0)),),  # type: ignore[arg-type]
+        r"Mine: FIRST: access <.*Clears object.*>; give it an Access, or a class of fields",
+    ),
+    "no fields": (
+        (Register(Reg.FIRST, Empty),),
+        r"Mine: FIRST: Empty has no fields; declare a Field or a Flag",
+    ),
+    "a mask beside fields": (
+        (Register(Reg.FIRST, Clears, mask=1),),
+        r"Mine: FIRST: mask 0x1 beside Clears, whose fields have masks; leave mask out",
+    ),
+    "no comma": (
+        Register(Reg.FIRST),  # type: ignore[dict-item]
+        r"Mine: registers: one register where a list is needed; write a comma behind it",
+    ),
+    "a number in place of a register": (
+        (Reg.FIRST,),  # type: ignore[dict-item]
+        r"Mine: registers: <Reg.FIRST: 0>; declare a Register or a RegisterArray",
+    ),
+    "an offset without a name": (
+        (Register(0x10),),  # type: ignore[arg-type]
+        r"Mine: registers: one at 16; declare the offsets in an IntEnum, whose members name",
     ),
     "a register in the upper half of another": (
         (Register(Reg.FIRST, bits=64), Register(Reg.HALF)),
