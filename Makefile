@@ -4,10 +4,11 @@
 # APPEND=<words> STATE=auto|booted|no DEADLINE=<phase>=<s> VMS=<n> KEEP=1 GDB=1 IOMMU=intel
 # PROFILE=<name or path> COHERENT=yes|no PLACE=kind|hostile ARGS="-k alignment -x" ENDPOINT=<module>:<class>
 # MODULE=<folder, C file or .ko> DRIVER=<name> REHEARSE=1 KERNEL=<suite or path> TESTS=<folder of guest tests>
+# KERNEL_MODULES=<name,...> PACKAGES=<Debian package,...>
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
-PACKAGES := device examples guest host_harness tests pip_build
+SOURCES := device examples guest host_harness tests pip_build
 # For targets that need no set-up: the virtual environment's Python, else the system's.
 ANY_PYTHON = $(if $(wildcard $(PYTHON)),$(PYTHON),python3)
 NEED_PYTHON = $(ANY_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -19,12 +20,12 @@ ATTACH ?=
 TESTS ?=
 
 export FAULT ACCEL SEED ORDER ENDPOINT MODULE DRIVER REHEARSE IOMMU KERNEL PROFILE COHERENT PLACE BOOT APPEND STATE \
-	DEADLINE VMS KEEP GDB QEMU
+	KERNEL_MODULES PACKAGES DEADLINE VMS KEEP GDB QEMU
 
 # An unknown variable is an error. Otherwise FAULTS=x would run without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
-	DMA_REHEARSAL_CACHE DRIVER ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL LOAD MODULE N ORDER PLACE \
-	PROFILE PYTHON QEMU REHEARSE \
+	DMA_REHEARSAL_CACHE DRIVER ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL KERNEL_MODULES LOAD MODULE N ORDER PACKAGES \
+	PLACE PROFILE PYTHON QEMU REHEARSE \
 	SECONDS SEED STATE TARGET TESTS VENV VM VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
 UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword \
@@ -73,8 +74,8 @@ test-all: setup ## make test and all that it leaves out: each VM and example, th
 	@$(PYTHON) -m tests.stages test-all $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 lint: setup
-	@$(VENV)/bin/ruff format --check $(PACKAGES) docs/*.py
-	@$(VENV)/bin/ruff check $(PACKAGES) docs/*.py
+	@$(VENV)/bin/ruff format --check $(SOURCES) docs/*.py
+	@$(VENV)/bin/ruff check $(SOURCES) docs/*.py
 	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer -m examples.nvme.controller \
 		-m examples.own_driver.mirror_device
 	@$(VENV)/bin/lint-imports --no-cache --no-logo >build/lint-imports.log || { \

@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "without failing the run (default: nothing may)",
     )
     for option in OPTIONS:
-        name = f"--vm-{option.name}"
+        name = option.flag
         where = f"{option.help} [ini: vm_{option.name}]"
         if option.is_flag:
             group.addoption(name, action="store_const", const="1", help=where)
@@ -102,7 +102,7 @@ def _given(config: pytest.Config) -> Options:
     """Return the options from the command line, else from the configuration file."""
     given = {}
     for option in OPTIONS:
-        text = config.getoption(f"--vm-{option.name}")
+        text = config.getoption(option.flag)
         if text is None:  # an empty one goes back to the default, whatever the file says
             text = config.getini(f"vm_{option.name}")
             if option.name == "module":

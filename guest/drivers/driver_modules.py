@@ -18,6 +18,8 @@ from dma_rehearsal.guest.drivers.pci_sysfs import PciError
 from dma_rehearsal.guest.linux import kernel_modules
 
 FOLDER: Final = Path("/opt/dma-rehearsal/modules")
+BEFORE: Final = "kernel"
+"""The folder, below `FOLDER`, of the kernel's own modules that are loaded before the tests."""
 LIST: Final = "modules.json"
 LOADED: Final = Path("/sys/module")
 PCI_DRIVERS: Final = Path("/sys/bus/pci/drivers")
@@ -45,6 +47,14 @@ def under_test() -> bool:
     return (FOLDER / LIST).exists()
 
 
+def load_before_tests(folder: Path | None = None) -> None:
+    """Load the kernel's own modules that the run was given (KERNEL_MODULES); `PciError`."""
+    modules = DriverModules((FOLDER if folder is None else folder) / BEFORE)
+    for module in modules.known:
+        if module.file is not None and not module.loaded:
+            _load(module.file, "")
+
+
 class DriverModules:
     """Loads and unloads the modules of a run. What it finds loaded already, it leaves loaded."""
 
@@ -60,6 +70,11 @@ class DriverModules:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PciError(f"{path}: not a list of modules: {error!r}") from error
         self._known = {each.name: each for each in listed}
+
+    @property
+    def known(self) -> tuple[DriverModule, ...]:
+        """The modules of the list, dependencies first."""
+        return tuple(self._known.values())
 
     def find(self, name: str) -> DriverModule:
         """Return a driver's module by its name, in which - and _ are the same; `PciError`."""

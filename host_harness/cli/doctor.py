@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TextIO
@@ -219,7 +219,7 @@ def cached_image() -> Iterator[Row]:
         driver=bool(options.modules or options.driver),
     )
     kernel_tree.check(options.kernel, uses)
-    made = guest_image.made(options.kernel)
+    made = guest_image.made(options.kernel, options.packages)
     if not made.to_make:
         yield _fine(
             "guest image",
@@ -232,9 +232,15 @@ def cached_image() -> Iterator[Row]:
         "guest image",
         Mark.NOTE,
         f"to be made: {', '.join(made.to_make)}{versions}",
-        "the first run makes it"
-        + (" (150 MB to fetch)" if "kernel" in made.to_make else ", without the network"),
+        "the first run makes it" + _fetched(made.to_make),
     )
+
+
+def _fetched(to_make: Sequence[str]) -> str:
+    """Return what is fetched to make these parts."""
+    if "kernel" in to_make:
+        return " (150 MB to fetch)"
+    return " (needs the network)" if "packages" in to_make else ", without the network"
 
 
 def cached() -> Iterator[Row]:
@@ -296,7 +302,7 @@ def _outlook(options: Options) -> Iterator[Row]:
     # Imported here: it needs the virtual environment.
     from dma_rehearsal.host_harness.session import outlook
 
-    image = guest_image.in_cache(options.kernel)
+    image = guest_image.in_cache(options.kernel, options.packages)
     found = qemu.given(lambda _: None) or qemu.cached()
     unable = ""
     if found is None or image is None:

@@ -55,8 +55,8 @@ class Cli:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Pass the given paths to the guest; this side collects nothing itself."""
         for option in OPTIONS:
-            if config.getoption(f"--vm-{option.name}"):
-                raise pytest.UsageError(f"--vm-{option.name}: here it is {option.variable}=...")
+            if config.getoption(option.flag):
+                raise pytest.UsageError(f"{option.flag}: here it is {option.variable}=...")
         if config.getoption("--vm") or config.getoption("--vm-runs"):
             raise pytest.UsageError("--vm and --vm-runs: here they are --tests and --runs")
         if config.args_source is pytest.Config.ArgsSource.ARGS:

@@ -78,6 +78,7 @@ IMAGE = Kind("image", 250_000_000, hashed=True, keep=4, words="guest image")
 PAYLOAD = Kind("payload", 5_000_000, hashed=True, keep=16, words="archive of guest/", young_s=0)
 # A driver under test, made by each edit of it.
 MODULE = Kind("module", 60_000_000, hashed=True, keep=16, words="driver under test", young_s=0)
+PACKAGES = Kind("packages", 600_000_000, hashed=True, keep=4, words="archive of PACKAGES")
 PYTEST = Kind("pytest", 20_000_000, hashed=False, keep=2, words="pytest for the guest's Python")
 # Saved machine states (machine.saved_state), which check their own contents. Every edit of a test
 # can make one of 200 to 240 MB, so their age protects none.
@@ -86,7 +87,7 @@ COLLECTED = Kind(
     "collected", 300_000_000, hashed=False, keep=4, words="guest with collected tests", young_s=0
 )
 NEEDED = (QEMU, TREE, KERNEL, DRIVER, IMAGE, PYTEST, PAYLOAD)  # by each run; the others save time
-KINDS = (*NEEDED, MODULE, BOOTED, COLLECTED)
+KINDS = (*NEEDED, PACKAGES, MODULE, BOOTED, COLLECTED)
 NOTES_FOLDER = "no-kvm"  # failed probes that accelerator.py remembers
 PROBED_FOLDER = "qemu-works"  # probes that did not fail, which qemu.py remembers
 

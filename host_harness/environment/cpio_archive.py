@@ -23,7 +23,10 @@ _BLOCK = 512  # bytes; the archive ends with one, as cpio writes it
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file, or a folder, with its mode as in ``st_mode``."""
+    """A file, a folder or a symbolic link, with its mode as in ``st_mode``.
+
+    The data of a link is its target.
+    """
 
     mode: int
     data: bytes = b""
@@ -42,6 +45,20 @@ def file(data: bytes, permissions: int = 0o644) -> Member:
 def folder(permissions: int = 0o755) -> Member:
     """Return a member that is a folder."""
     return Member(stat.S_IFDIR | permissions)
+
+
+def link(target: str) -> Member:
+    """Return a member that is a symbolic link to ``target``."""
+    return Member(stat.S_IFLNK | 0o777, os.fsencode(target))
+
+
+def with_folders(files: Mapping[str, Member]) -> dict[str, Member]:
+    """Return the files and the folders that they are in."""
+    found = dict(files)
+    for path in files:
+        while path := path.rpartition("/")[0]:
+            found.setdefault(path, folder())
+    return found
 
 
 def pack(members: Mapping[str, Member]) -> bytes:

@@ -11,16 +11,20 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from dma_rehearsal.host_harness.environment import disk_space, host_tools
+from dma_rehearsal.host_harness.environment import disk_space, elf_libraries, host_tools
 from dma_rehearsal.host_harness.process import children, janitor
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
 LOADER = "lib64/ld-linux-x86-64.so.2"  # below usr/ where an extract has no merged-/usr links
+_LISTS = (
+    "var/lib/dpkg/info"  # dpkg(1): NAME.list has the files of a package, which extract leaves out
+)
 _EXTRACT_TIMEOUT_S = 900
 _MOST_LINKS = 40  # as Linux follows in one path (path_resolution(7))
 
@@ -38,6 +42,14 @@ def _host_mirrors() -> list[str]:
 
 class NoNetwork(EnvironmentFailure):
     """No mirror can be reached at all."""
+
+
+class UnknownPackages(EnvironmentFailure):
+    """The suite has no packages of these ``names``."""
+
+    def __init__(self, message: str, hint: str, names: Sequence[str]) -> None:
+        super().__init__(message, hint)
+        self.names = tuple(names)
 
 
 _NO_NETWORK = "no network"
@@ -73,19 +85,27 @@ _CAUSES = (
     ),
 )
 
+_UNKNOWN = re.compile(
+    r"Unable to locate package (\S+)|Package '([^']+)' has no installation candidate"
+)
+
 
 def explain(suite: str, said: str) -> EnvironmentFailure:
     """Return the failure for what mmdebstrap said of ``suite``: its cause and the next step."""
     complaints = [line for line in said.splitlines() if re.match(r"\s*(?:E:|Err:|error:)", line)]
     lines = list(dict.fromkeys(complaints or said.strip().splitlines()))
     detail = "\n".join(lines[-6:])
+    unknown = [first or second for first, second in _UNKNOWN.findall(said)]
     for pattern, cause, hint in _CAUSES:
         if re.search(pattern, said):
-            kind = NoNetwork if cause == _NO_NETWORK else EnvironmentFailure
-            return kind(
-                f"Debian's {suite} packages cannot be fetched: {cause}. mmdebstrap said:\n{detail}",
-                hint,
+            words = (
+                f"Debian's {suite} packages cannot be fetched: {cause}. mmdebstrap said:\n{detail}"
             )
+            if cause == _NO_NETWORK:
+                return NoNetwork(words, hint)
+            if unknown:
+                return UnknownPackages(words, hint, list(dict.fromkeys(unknown)))
+            return EnvironmentFailure(words, hint)
     return EnvironmentFailure(
         f"Debian's {suite} packages cannot be fetched; mmdebstrap said:\n{detail}",
         "check the network and the host's apt settings (apt-get update), then run again",
@@ -107,14 +127,40 @@ def _backports_hook(suite: str, pattern: str) -> str:
     )
 
 
+def _archives_hook(listed: Sequence[str]) -> str:
+    """Return the shell lines that name all archives, and write dpkg's lists of ``listed``."""
+    lines = ["""cd "$1"/var/cache/apt/archives && printf 'deb:%s\\n' *.deb"""]
+    for name in map(shlex.quote, listed):
+        lines.append(
+            f'for each in {name}_*.deb; do dpkg-deb --fsys-tarfile "$each" | '
+            f'tar --quoting-style=literal -tf - >"$1"/{_LISTS}/{name}.list || exit 1; done'
+        )
+    return "\n".join(lines)
+
+
+def files_of(tree: Path, package: str) -> list[str]:
+    """Return the paths of a package's files and links, below ``tree``; in order, no folders.
+
+    FileNotFoundError for a package that was not unpacked, or not listed, by `unpack`.
+    """
+    lines = (tree / _LISTS / f"{package}.list").read_text().splitlines()
+    return sorted(line.removeprefix("./") for line in lines if not line.endswith("/"))
+
+
 def unpack(
-    suite: str, packages: Sequence[str], target: Path, *, from_backports: str = ""
+    suite: str,
+    packages: Sequence[str],
+    target: Path,
+    *,
+    from_backports: str = "",
+    listed: Sequence[str] = (),
 ) -> dict[str, str]:
     """Unpack ``packages`` and all that they depend on into ``target``.
 
     Packages whose names match ``from_backports`` (as apt_preferences(5) has it) are those of the
-    suite's backports. Returns the resolved versions by package name. EnvironmentFailure with the
-    cause when no mirror had them; OSError ENOSPC when the disk is full.
+    suite's backports. `files_of` tells the files of those in ``listed``. Returns the resolved
+    versions by package name. EnvironmentFailure with the cause when no mirror had them; OSError
+    ENOSPC when the disk is full.
     """
     tool = host_tools.path_of("mmdebstrap")
     if not host_tools.KEYRING.exists():
@@ -136,7 +182,7 @@ def unpack(
             '--aptopt=Acquire::Retries "1"',
             *([f"--setup-hook={_backports_hook(suite, from_backports)}"] * bool(from_backports)),
             # Only here can the resolved versions be seen: extract writes no dpkg status.
-            """--extract-hook=cd "$1"/var/cache/apt/archives && printf 'deb:%s\\n' *.deb""",
+            f"--extract-hook={_archives_hook(listed)}",
             suite,
             str(target),
             *mirror,
@@ -208,12 +254,23 @@ def loader_command(tree: Path, program: str) -> list[str]:
 
 
 def needed_libraries(tree: Path, binaries: Sequence[Path]) -> set[Path]:
-    """Return the shared libraries of ``tree`` that ``binaries`` load, as its loader says."""
+    """Return the shared libraries of ``tree`` that ``binaries`` load, by the paths that are loaded.
+
+    A library that the tree lacks is left out, and so is a file that is not a 64-bit ELF file.
+    """
     found: set[Path] = set()
-    for binary in binaries:
-        listing = children.run([*_loader(tree), "--list", str(binary)], timeout_s=60).stdout
-        for name in re.findall(r"=> (/\S+)", listing):
-            path = Path(name)
-            if path.is_relative_to(tree):
-                found.add(path)
+    waiting = list(binaries)
+    while waiting:
+        binary = waiting.pop()
+        loads = elf_libraries.read(within(tree, binary.relative_to(tree)))
+        origin = binary.parent.relative_to(tree)
+        folders = [Path(each.replace("$ORIGIN", f"/{origin}")) for each in loads.search_path]
+        for name in loads.needed:
+            for folder in (*folders, *map(Path, LIBRARY_FOLDERS)):
+                path = tree / str(folder).lstrip("/") / name
+                if within(tree, path.relative_to(tree)).is_file():
+                    if path not in found:
+                        found.add(path)
+                        waiting.append(path)
+                    break
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from dma_rehearsal.host_harness.environment import (
     kernel_module,
     kernel_modules,
     kernel_tree,
+    user_packages,
 )
 from dma_rehearsal.host_harness.environment import userland as _userland
 from dma_rehearsal.host_harness.environment.kernel_tree import KernelTree
+from dma_rehearsal.host_harness.environment.user_packages import UserPackages
 from dma_rehearsal.host_harness.environment.userland import Userland
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure
 from dma_rehearsal.host_harness.process.janitor import remove_tree
@@ -50,7 +52,8 @@ class Image:
 
     ``kernel`` is an ELF file, entered by PVH; ``bzimage`` the same kernel as the distribution
     packs it, entered as by a boot loader, and able to choose five levels of page tables. ``tree``
-    is the userland's; ``kernel_tree`` has what modules are built against.
+    is the userland's; ``kernel_tree`` has what modules are built against; ``packages`` are those
+    that the user has added.
     """
 
     kernel: Path
@@ -60,6 +63,12 @@ class Image:
     versions: dict[str, str]
     kernel_release: str
     kernel_tree: KernelTree
+    packages: UserPackages | None = None
+
+    @property
+    def archives(self) -> tuple[Path, ...]:
+        """The initramfs in its parts; a file in several of them is that of the last."""
+        return (*([self.packages.archive] if self.packages else []), self.initramfs)
 
 
 def _image_inputs(
@@ -97,12 +106,15 @@ class Made:
     to_make: tuple[str, ...] = ()
 
 
-def made(kernel: str) -> Made:
+def made(kernel: str, packages: Sequence[str] = ()) -> Made:
     """Return what the cache holds for this checkout, by the manifests alone; makes nothing.
 
-    UsageError for a ``kernel`` that names nothing.
+    ``packages`` are those that the user adds. UsageError for a ``kernel`` that names nothing.
     """
-    return _made(_userland.in_cache(), kernel_tree.in_cache(kernel))
+    found = _made(_userland.in_cache(), kernel_tree.in_cache(kernel))
+    if packages and user_packages.in_cache(packages) is None:
+        return replace(found, to_make=(*found.to_make, "packages"))
+    return found
 
 
 def _made(userland: Userland | None, kernel: KernelTree | None) -> Made:
@@ -129,7 +141,7 @@ def _made(userland: Userland | None, kernel: KernelTree | None) -> Made:
     )
 
 
-def in_cache(kernel: str) -> Image | None:
+def in_cache(kernel: str, packages: Sequence[str] = ()) -> Image | None:
     """Return the image that `make` would return, None where something is to be made first."""
     userland, tree = _userland.in_cache(), kernel_tree.in_cache(kernel)
     if userland is None or tree is None or _made(userland, tree).to_make:
@@ -138,8 +150,12 @@ def in_cache(kernel: str) -> Image | None:
         versions = guest_packages.versions()
     except importlib.metadata.PackageNotFoundError:
         return None
+    added = user_packages.in_cache(packages) if packages else None
+    if packages and added is None:
+        return None
     inputs = _image_inputs(userland, tree, versions)
-    return _image(build_cache.folder_of(build_cache.IMAGE, inputs), userland, tree, versions)
+    entry = build_cache.folder_of(build_cache.IMAGE, inputs)
+    return replace(_image(entry, userland, tree, versions), packages=added)
 
 
 def kernel_in_cache() -> Path | None:
@@ -148,12 +164,14 @@ def kernel_in_cache() -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def make(kernel: str, progress: Callable[[str], None]) -> Image:
+def make(kernel: str, progress: Callable[[str], None], packages: Sequence[str] = ()) -> Image:
     """Return the guest image with ``kernel``, from the cache when its inputs are unchanged.
 
-    UsageError for a ``kernel`` that names nothing; EnvironmentFailure when packages cannot be
-    fetched, the driver does not build, or the kernel and the driver do not match.
+    ``packages`` are Debian packages to add. UsageError for a ``kernel`` or a package that does not
+    exist; EnvironmentFailure when packages cannot be fetched, the driver does not build, or the
+    kernel and the driver do not match.
     """
+    added = user_packages.make(packages, progress) if packages else None
     # The trees' 20,000 files are looked at only when something is built from them; for a payload,
     # those of its Python (guest_bytecode).
     found, tree = _userland.in_cache(), kernel_tree.in_cache(kernel)
@@ -180,7 +198,7 @@ def make(kernel: str, progress: Callable[[str], None]) -> Image:
     entry = build_cache.entry(build_cache.IMAGE, inputs, build, progress)
     for module in modules:
         kernel_module.check(entry / "vmlinux", module)
-    return _image(entry, found, tree, versions)
+    return replace(_image(entry, found, tree, versions), packages=added)
 
 
 def _image(

@@ -12,7 +12,7 @@ import gzip
 import lzma
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dma_rehearsal.host_harness.environment import built_kernel, host_tools, kernel_module
@@ -73,7 +73,7 @@ def contents(path: Path) -> bytes:
 
 
 def closure(
-    kernel: KernelTree, names: Iterable[str], known: dict[str, Path] | None = None
+    kernel: KernelTree, names: Iterable[str], known: Mapping[str, Path] | None = None
 ) -> tuple[list[Path], list[str]]:
     """Return the files of ``names`` and of all that they need, and the names that are missing.
 

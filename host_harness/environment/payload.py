@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The payload of a run: ``guest/`` and the tests as an initramfs of their own, with bytecode.
 
-The kernel unpacks several archives that follow each other. Ours is first and uncompressed, the base
-image is second: a legacy lz4 archive has no end mark, so nothing may follow it.
+The kernel unpacks several archives that follow each other. Ours is first and uncompressed, the
+packages that the user names follow (user_packages), and the base image is last: a legacy lz4
+archive has no end mark, so nothing may follow it.
 """
 
 from __future__ import annotations
@@ -139,13 +140,13 @@ class Payload:
         words = {name: listing.get(f"{package}/{name}", "") for name in BOOT_FILES}
         return build_cache.digest_of({name: word.split()[-1:] for name, word in words.items()})
 
-    def initramfs(self, base: Path) -> IO[bytes]:
-        """Return the initramfs of a boot: this payload, then the image's archive ``base``.
+    def initramfs(self, *archives: Path) -> IO[bytes]:
+        """Return the initramfs of a boot: this payload, then the ``archives`` of the image.
 
         The file has no name, so nothing is left of it; QEMU opens it through /proc/self/fd.
         """
         out = os.fdopen(os.memfd_create("initramfs"), "wb")
-        for part in (self.folder / _ARCHIVE, base):
+        for part in (self.folder / _ARCHIVE, *archives):
             with part.open("rb") as archive:
                 left = os.fstat(archive.fileno()).st_size
                 while left and (sent := os.sendfile(out.fileno(), archive.fileno(), None, left)):
@@ -209,12 +210,14 @@ def make(tree: Path, tests: GuestTests, modules: Mapping[str, bytes] = _NOTHING)
         files = dict(sources)
         for each in bytecode.values():
             files |= each
-        files = _with_folders(files)
+        files = cpio_archive.with_folders(files)
         (staging / _LISTING).write_text(json.dumps(_listing(files)) + "\n")
         (staging / _BYTECODE).write_text(
             json.dumps({source: sorted(made) for source, made in bytecode.items()}) + "\n"
         )
-        archive = _with_folders({f"{_ROOT}/{path}": file for path, file in files.items()})
+        archive = cpio_archive.with_folders(
+            {f"{_ROOT}/{path}": file for path, file in files.items()}
+        )
         init = sources[f"{Path(GUEST_FOLDER).relative_to(_ROOT)}/agent/init.py"]
         archive["init"] = cpio_archive.file(init.data, 0o755)
         (staging / _ARCHIVE).write_bytes(cpio_archive.pack(archive))
@@ -232,15 +235,6 @@ def _inputs(tree: Path, sources: Mapping[str, Member]) -> dict[str, Any]:
             [Path(module).read_text() for module in (__file__, cpio_archive.__file__)]
         ),
     }
-
-
-def _with_folders(files: Mapping[str, Member]) -> dict[str, Member]:
-    """Return the files and the folders that they are in."""
-    found = dict(files)
-    for path in files:
-        while path := path.rpartition("/")[0]:
-            found.setdefault(path, cpio_archive.folder())
-    return found
 
 
 def _listing(members: Mapping[str, Member]) -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel modules under test: those that MODULE= names, and the kernel's own that DRIVER= names.
+"""The kernel modules of a run: under test, by MODULE= and DRIVER=, and others, by KERNEL_MODULES=.
 
 A user's module is built with debug information. The host keeps it whole, to name functions and
 lines; the guest gets it without. Modules are cached by the digest of their sources, the kernel and
@@ -26,8 +26,12 @@ from dma_rehearsal.host_harness.environment.module_file import ModuleFile
 from dma_rehearsal.host_harness.process.errors import UsageError
 
 LISTING = "modules.json"
+LOADED_FOLDER = "kernel"
+"""The folder of those that are loaded before the tests, below that of the modules under test."""
+
 _OWN = ("dma_rehearsal", "dma_rehearsal_ops")
 _NEAR_MAX = 5
+_OWN_DRIVER = "; a driver of your own is given as MODULE=path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +59,40 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class UserModules:
-    """The modules of a run, each after those that it needs, and what the compiler warned of."""
+    """The modules of a run, each after those that it needs, and what the compiler warned of.
+
+    ``modules`` are under test; ``loaded`` are the kernel's own that are loaded before the tests.
+    """
 
     modules: tuple[Module, ...] = ()
     warnings: tuple[str, ...] = ()
+    loaded: tuple[Module, ...] = ()
 
     def files(self) -> dict[str, bytes]:
         """Return the files for the guest, by their names; none without modules."""
-        if not self.modules:
-            return {}
-        listed = [
-            {
-                "name": each.name,
-                "file": None if each.data is None else f"{each.name}.ko",
-                "depends": list(each.depends),
-            }
-            for each in self.modules
-        ]
-        found = {f"{each.name}.ko": each.data for each in self.modules if each.data is not None}
-        return {LISTING: (json.dumps({"modules": listed}, indent=1) + "\n").encode(), **found}
+        found = _files(self.modules)
+        loaded = _files(self.loaded).items()
+        return found | {f"{LOADED_FOLDER}/{name}": data for name, data in loaded}
 
     def debug_files(self) -> dict[str, DebugFile]:
         """Return the modules with debug information, or at least symbols, by their names."""
         return {each.name: each.debug for each in self.modules if each.debug is not None}
+
+
+def _files(modules: Sequence[Module]) -> dict[str, bytes]:
+    """Return the list of these modules, and their files; nothing without modules."""
+    if not modules:
+        return {}
+    listed = [
+        {
+            "name": each.name,
+            "file": None if each.data is None else f"{each.name}.ko",
+            "depends": list(each.depends),
+        }
+        for each in modules
+    ]
+    found = {f"{each.name}.ko": each.data for each in modules if each.data is not None}
+    return {LISTING: (json.dumps({"modules": listed}, indent=1) + "\n").encode(), **found}
 
 
 NO_MODULES = UserModules()
@@ -90,23 +105,34 @@ def check(modules: Iterable[str]) -> None:
 
 
 def make(
-    modules: Sequence[str], driver: str | None, kernel: KernelTree, progress: Note
+    modules: Sequence[str],
+    driver: str | None,
+    kernel: KernelTree,
+    progress: Note,
+    loaded: Sequence[str] = (),
 ) -> UserModules:
     """Return the modules under test, built for ``kernel`` where the cache lacks them.
 
-    UsageError for a module that does not build, that the kernel would refuse, or that does not
-    exist; EnvironmentFailure when no compiler can be used here.
+    ``loaded`` are modules of the kernel that are loaded before the tests. UsageError for a module
+    that does not build, that the kernel would refuse, or that does not exist; EnvironmentFailure
+    when no compiler can be used here.
     """
-    if not modules and driver is None:
+    if not modules and driver is None and not loaded:
         return NO_MODULES
+    known = kernel_modules.paths(kernel)
     made: list[Entry] = []
     for text in modules:
         made.append(module_entry.make(text, kernel, progress, made))
     own = [module for each in made for module in _modules(each)]
     _check_names([each.name for each in own], kernel)
     warnings = tuple(each.warnings for each in made if each.warnings)
-    ordered = _ordered({each.name: each for each in own}, driver, kernel)
-    return UserModules(tuple(ordered), warnings)
+    for name in loaded:
+        _check_known("KERNEL_MODULES", name, kernel, known)
+    return UserModules(
+        tuple(_under_test({each.name: each for each in own}, driver, kernel, known)),
+        warnings,
+        tuple(_in_order(_with_needed(loaded, kernel, known))),
+    )
 
 
 def _modules(entry: Entry) -> list[Module]:
@@ -119,14 +145,27 @@ def _modules(entry: Entry) -> list[Module]:
     return found
 
 
-def _ordered(own: Mapping[str, Module], driver: str | None, kernel: KernelTree) -> list[Module]:
+def _under_test(
+    own: Mapping[str, Module], driver: str | None, kernel: KernelTree, known: Mapping[str, Path]
+) -> list[Module]:
     """Return the user's modules, the driver's and all that they need, dependencies first."""
-    known = kernel_modules.paths(kernel)
     wanted = [each for module in own.values() for each in module.depends if each not in own]
-    wanted += [driver] if driver else []
-    if driver in kernel_modules.closure(kernel, wanted, known)[1]:
-        raise _unknown(driver, kernel, known)
+    if driver:
+        _check_known("DRIVER", driver, kernel, known)
+        wanted.append(driver)
+    found = _with_needed(wanted, kernel, known)
+    if driver and kernel_modules.is_builtin(kernel, driver):
+        name = kernel_modules.normal(driver)
+        found[name] = Module(name, None)
+    return _in_order({**found, **own})
+
+
+def _with_needed(
+    names: Sequence[str], kernel: KernelTree, known: Mapping[str, Path]
+) -> dict[str, Module]:
+    """Return the kernel's modules of these names and all that they need, without those built in."""
     found: dict[str, Module] = {}
+    wanted = list(names)
     while wanted:  # closure does not follow softdep=
         before: list[str] = []
         for path in kernel_modules.closure(kernel, wanted, known)[0]:
@@ -136,14 +175,16 @@ def _ordered(own: Mapping[str, Module], driver: str | None, kernel: KernelTree) 
                 found[file.name] = Module(file.name, data, _needs(file), DebugFile(data))
                 before += file.pre
         wanted = before
-    if driver and kernel_modules.is_builtin(kernel, driver):
-        name = kernel_modules.normal(driver)
-        found[name] = Module(name, None)
-    found |= own
+    return found
+
+
+def _in_order(modules: Mapping[str, Module]) -> list[Module]:
+    """Return the modules, dependencies first; each depends on those alone that are among them."""
+    left = dict(modules)
     order: dict[str, Module] = {}
 
     def add(name: str) -> None:
-        module = found.pop(name, None)
+        module = left.pop(name, None)
         if module is None:
             return  # it is listed already, or it is in the kernel itself
         for needed in module.depends:
@@ -151,7 +192,7 @@ def _ordered(own: Mapping[str, Module], driver: str | None, kernel: KernelTree) 
         there = tuple(each for each in module.depends if each in order)
         order[name] = replace(module, depends=there)
 
-    for name in list(found):
+    for name in list(left):
         add(name)
     return list(order.values())
 
@@ -160,14 +201,18 @@ def _needs(file: ModuleFile) -> tuple[str, ...]:
     return tuple(kernel_modules.normal(name) for name in (*file.pre, *file.depends))
 
 
-def _unknown(driver: str, kernel: KernelTree, known: Mapping[str, Path]) -> UsageError:
+def _check_known(variable: str, name: str, kernel: KernelTree, known: Mapping[str, Path]) -> None:
+    """Raise UsageError for a name that the kernel has neither as a module nor built in."""
+    if kernel_modules.normal(name) in known or kernel_modules.is_builtin(kernel, name):
+        return
+    kind, own = ("module", "") if variable == "KERNEL_MODULES" else ("driver", _OWN_DRIVER)
     names = sorted({*known, *kernel.builtin})
-    near = difflib.get_close_matches(kernel_modules.normal(driver), names, _NEAR_MAX)
+    near = difflib.get_close_matches(kernel_modules.normal(name), names, _NEAR_MAX)
     hint = f"similar names: {', '.join(near)}" if near else "modinfo or /sys/module has its name"
-    return UsageError(
-        f"DRIVER={driver}: the kernel {kernel.release} has no driver of this name, neither built "
+    raise UsageError(
+        f"{variable}={name}: the kernel {kernel.release} has no {kind} of this name, neither built "
         "in nor as a module",
-        f"{hint}; a driver of your own is given as MODULE=path",
+        f"{hint}{own}",
     )
 
 

@@ -70,7 +70,7 @@ class Replay:
 
 def _flags(given: Mapping[str, str]) -> list[str]:
     return [
-        f"--vm-{each.name}" if each.is_flag else f"--vm-{each.name}={given[each.name]}"
+        each.flag if each.is_flag else f"{each.flag}={given[each.name]}"
         for each in OPTIONS
         if each.name in given
     ]
@@ -78,8 +78,8 @@ def _flags(given: Mapping[str, str]) -> list[str]:
 
 def _without_options(arguments: Sequence[str], argv: Sequence[str]) -> list[str]:
     """Return the arguments but the options of a run and the plugins that ``argv`` names already."""
-    valued = {f"--vm-{each.name}" for each in OPTIONS if not each.is_flag}
-    flags = {f"--vm-{each.name}" for each in OPTIONS if each.is_flag}
+    valued = {each.flag for each in OPTIONS if not each.is_flag}
+    flags = {each.flag for each in OPTIONS if each.is_flag}
     plugins = [word for before, word in pairwise(argv) if before == "-p"]
     kept: list[str] = []
     words = iter(arguments)

@@ -18,17 +18,25 @@ from dma_rehearsal.host_harness.process.errors import UsageError
 VMS_MAX = 16
 KIND, HOSTILE = "kind", "hostile"
 AUTO, BOOTED, NO = "auto", "booted", "no"  # the saved machine states that a guest starts from
+_MODULE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+]")  # Debian Policy, 5.6.1
+_NAMES_EXAMPLES = {"kernel_modules": "xfs,vfat", "packages": "fio,e2fsprogs"}
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: ``VARIABLE`` for make and the environment, ``--vm-name`` for pytest."""
+    """One option: ``VARIABLE`` for make and the environment, `flag` for pytest."""
 
     name: str
     variable: str
     metavar: str
     help: str
+
+    @property
+    def flag(self) -> str:
+        """Its name on pytest's command line."""
+        return f"--vm-{self.name.replace('_', '-')}"
 
     @property
     def is_flag(self) -> bool:
@@ -69,6 +77,18 @@ OPTIONS = (
         "DRIVER",
         "NAME",
         "a driver of the guest's kernel under test, built in or a module",
+    ),
+    Option(
+        "kernel_modules",
+        "KERNEL_MODULES",
+        "NAME[,NAME]",
+        "modules of the guest's kernel that are loaded before the tests, with what they need",
+    ),
+    Option(
+        "packages",
+        "PACKAGES",
+        "NAME[,NAME]",
+        "Debian packages whose programs the guest has, such as fio,e2fsprogs",
     ),
     Option(
         "rehearse",
@@ -147,6 +167,8 @@ class Options:
     endpoint: str | None = None
     modules: tuple[str, ...] = ()
     driver: str | None = None
+    kernel_modules: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     rehearse: bool = False
     iommu: bool = False
     kernel: str = "bookworm"
@@ -228,6 +250,8 @@ def parse(given: Mapping[str, str]) -> Options:
         endpoint=given.get("endpoint"),
         modules=_modules(given.get("module")),
         driver=_driver(given.get("driver")),
+        kernel_modules=_names("kernel_modules", given, _MODULE, "a kernel module"),
+        packages=_names("packages", given, _PACKAGE, "a Debian package"),
         rehearse=_rehearse(given),
         iommu=_iommu(given.get("iommu")),
         kernel=given.get("kernel", "bookworm"),
@@ -281,12 +305,29 @@ def _rehearse(given: Mapping[str, str]) -> bool:
 
 
 def _driver(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+    if text is not None and not _MODULE.fullmatch(text):
         raise UsageError(
             f"DRIVER={text} is not a name that a driver can have",
             "give its name as in /sys/module; a driver of your own is given as MODULE=path",
         )
     return text
+
+
+def _names(
+    name: str, given: Mapping[str, str], pattern: re.Pattern[str], kind: str
+) -> tuple[str, ...]:
+    """Return the names of a list with commas, each once."""
+    text = given.get(name)
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not pattern.fullmatch(word):
+            raise UsageError(
+                f"{name.upper()}={text}: {word!r} is not a name that {kind} can have",
+                f"separate names by ',', as in {name.upper()}={_NAMES_EXAMPLES[name]}",
+            )
+    return tuple(dict.fromkeys(words))
 
 
 def _iommu(text: str | None) -> bool:

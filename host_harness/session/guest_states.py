@@ -8,14 +8,14 @@ difference is either in a key, or the guest's agent is told it again at each sta
 clock, entropy, the parameters of the device.
 
 ==================================  ==============================================================
-in the key of a booted state        the image, the files that the boot reads, the kernel's command
-                                    line (the IOMMU, isolation), QEMU and its command line, the
-                                    accelerator, the host and its CPU
+in the key of a booted state        the image, the packages that PACKAGES adds, the files that the
+                                    boot reads, the kernel's command line (the IOMMU, isolation),
+                                    QEMU and its command line, the accelerator, the host and its CPU
 in the key of a collected state     all of these, the payload (guest/, the user's tests, the kernel
-                                    modules under test), the
-                                    request to collect (arguments, placement, a test's deadline),
-                                    the parameters (profile, coherence); of a user's tests, which
-                                    may read registers then, the device's code and the endpoint's
+                                    modules under test, those of KERNEL_MODULES), the request to
+                                    collect (arguments, placement, a test's deadline), the
+                                    parameters (profile, coherence); of a user's tests, which may
+                                    read registers then, the device's code and the endpoint's
 told again at each start            seed, clock, entropy, parameters, shells
 the host's alone                    order, selection, deadlines of other phases, number of VMs; for
                                     this project's tests the device's code and faults
@@ -282,6 +282,7 @@ def booted_key(
     return {
         "format": _FORMAT,
         "image": image.kernel.parent.name,
+        **({"packages": image.packages.digest} if image.packages else {}),
         "boot files": payload.boot_files_digest(),
         "argv": argv[len(found.command) :],
         "qemu": qemu_identity(found),

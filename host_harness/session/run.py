@@ -146,7 +146,7 @@ class Run:
         with self.progress.phase("environment"), deadlines.alarm("environment", limit):
             kernel_tree.check(self.options.kernel, _uses(self.options))
             found = qemu.find(self.progress.note)
-            guest = guest_image.make(self.options.kernel, self.progress.note)
+            guest = guest_image.make(self.options.kernel, self.progress.note, self.options.packages)
             self.accelerator, why = accelerator.choose(found, guest.kernel, self.options.accel)
             self.progress.note(
                 f"QEMU {found.version} ({found.origin}); guest kernel {guest.kernel_release} "
@@ -155,7 +155,11 @@ class Run:
             self.progress.note(f"accelerator: {why}")
             options = self.options
             self.modules = user_modules.make(
-                options.modules, options.driver, guest.kernel_tree, self.progress.note
+                options.modules,
+                options.driver,
+                guest.kernel_tree,
+                self.progress.note,
+                options.kernel_modules,
             )
             for words in self.modules.warnings:
                 self.progress.note(f"the compiler warned:\n{words}", always=True)
@@ -229,7 +233,7 @@ class Run:
         found, guest = self._environment
         initramfs = None
         if plan.payload and not plan.state:
-            initramfs = stack.enter_context(plan.payload.initramfs(guest.initramfs)).fileno()
+            initramfs = stack.enter_context(plan.payload.initramfs(*guest.archives)).fileno()
         vms: list[Vm] = []
         for folder, device in devices:
             launch = Launch(
@@ -290,6 +294,7 @@ class Run:
             "options": dict(self.options.given),
             "qemu": {"version": found.version, "origin": found.origin},
             "guest": guest.versions,
+            "packages": guest.packages.versions if guest.packages else {},
             "host": {"python": platform.python_version(), "kernel": platform.release()},
         }
         (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")

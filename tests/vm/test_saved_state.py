@@ -72,7 +72,7 @@ def saved(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
     with ExitStack() as stack:
         stack.callback(build_cache.release)
         archive = stack.enter_context(
-            payloads.make(image.tree, request.tests).initramfs(image.initramfs)
+            payloads.make(image.tree, request.tests).initramfs(*image.archives)
         )
         start = Launch(found, chosen, image, base / "vm", options, archive.fileno(), isolated=True)
         with started_vm(start, Progress(quiet=True)) as vm:

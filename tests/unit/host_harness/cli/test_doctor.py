@@ -75,6 +75,15 @@ def test_fresh_machine_can_run_and_nothing_is_made(cache_root: Path) -> None:
     assert not cache_root.exists()
 
 
+def test_packages_that_are_to_be_fetched_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_image, "_made", lambda *_: guest_image.Made("6.1", "3.11", "9"))
+    assert "pytest 9" in table()[1]
+    monkeypatch.setenv("PACKAGES", "fio")
+    said = table()[1]
+    assert "to be made: packages; kernel 6.1 (bookworm), Python 3.11" in said
+    assert "the first run makes it (needs the network)" in said
+
+
 def _low_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest_memory, "available", lambda: guest_memory.GIB)
 
@@ -180,7 +189,7 @@ def ready(monkeypatch: pytest.MonkeyPatch, start: Start, chosen: str = "tcg") ->
     found = qemu.Qemu(("true",), "11.1.2", "PATH")
     monkeypatch.setattr(qemu, "given", lambda _note: found)
     monkeypatch.setattr(qemu, "why_no_states", lambda _found: "")
-    monkeypatch.setattr(guest_image, "in_cache", lambda _kernel: images.image(folder))
+    monkeypatch.setattr(guest_image, "in_cache", lambda _kernel, _packages: images.image(folder))
     monkeypatch.setattr(guest_image, "kernel_in_cache", lambda: folder)
     monkeypatch.setattr(accelerator, "choose", lambda *_: (chosen, chosen))
     monkeypatch.setattr(outlook, "next_start", lambda *_: start)

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.host_harness.environment import cpio_archive
-from dma_rehearsal.host_harness.environment.cpio_archive import Member, file, folder, pack, unpack
+from dma_rehearsal.host_harness.environment.cpio_archive import (
+    Member,
+    file,
+    folder,
+    link,
+    pack,
+    unpack,
+    with_folders,
+)
 
 MEMBERS = {
     "init": file(b"#!/bin/sh\n", 0o755),
@@ -18,6 +26,7 @@ MEMBERS = {
     "opt/n\u00e4me \udcff": file(b"12345"),
     "opt/sub": folder(0o700),
     "opt/sub/x": file(bytes(range(256)) * 5),
+    "opt/sub/y": link("../n\u00e4me"),
 }
 
 
@@ -27,13 +36,26 @@ def test_what_is_packed_is_unpacked() -> None:
     assert pack(dict(reversed(MEMBERS.items()))) == pack(MEMBERS)
 
 
+def test_folders_of_files() -> None:
+    assert with_folders({"a/b/c": file(b""), "a/d": link("b"), "e": file(b"")}) == {
+        "a": folder(),
+        "a/b": folder(),
+        "a/b/c": file(b""),
+        "a/d": link("b"),
+        "e": file(b""),
+    }
+
+
 def test_cpio_unpacks_it(tmp_path: Path) -> None:
     command = ["cpio", "--quiet", "-i", "-m", "--no-absolute-filenames"]
     subprocess.run(command, input=pack(MEMBERS), cwd=tmp_path, check=True, timeout=60)
     for name, member in MEMBERS.items():
         path = tmp_path / name
-        assert path.stat().st_mode == member.mode
-        assert path.is_dir() if member.is_folder else path.read_bytes() == member.data
+        assert path.lstat().st_mode == member.mode
+        if path.is_symlink():
+            assert str(path.readlink()) == member.data.decode()
+        else:
+            assert path.is_dir() if member.is_folder else path.read_bytes() == member.data
     assert (tmp_path / "init").stat().st_mtime == 0
 
 

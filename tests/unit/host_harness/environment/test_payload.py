@@ -24,8 +24,10 @@ from dma_rehearsal.host_harness.environment import (
 )
 from dma_rehearsal.host_harness.environment.cpio_archive import Member
 from dma_rehearsal.host_harness.environment.payload import SOURCE, GuestTests, Payload, is_copied
+from dma_rehearsal.host_harness.environment.user_packages import UserPackages
 from dma_rehearsal.host_harness.process import janitor
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
+from tests.unit.host_harness import images
 
 FILES = (
     *("test_top.py", "plain/test_a.py", "plain/helper.py", "deep/conftest.py"),
@@ -309,6 +311,20 @@ def test_initramfs_is_the_payload_and_the_image(checkout: Checkout, tmp_path: Pa
     with made.initramfs(base) as file:
         data = os.pread(file.fileno(), 1 << 30, 0)
         assert data == (made.folder / "payload.cpio").read_bytes() + base.read_bytes()
+
+
+def test_packages_are_before_the_image_whose_archive_has_no_end(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    for name in "packages", "base":
+        (tmp_path / name).write_text(name)
+    packages = UserPackages(tmp_path / "packages", "digest", {})
+    made = checkout.make()
+    with made.initramfs(*replace(images.image(tmp_path), packages=packages).archives) as file:
+        data = os.pread(file.fileno(), 1 << 30, 0)
+        assert data == (made.folder / "payload.cpio").read_bytes() + b"packagesbase"
+    with made.initramfs(*images.image(tmp_path).archives) as file:
+        assert os.pread(file.fileno(), 1 << 30, 0).endswith(b"\0base")
 
 
 def test_links_are_followed_and_a_circle_is_told(checkout: Checkout) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,14 +77,18 @@ def write(name: str, *, depends: str = "", value: int = 1, kbuild: str = "") -> 
 
 
 def made(
-    kernel: KernelTree, *modules: str, driver: str | None = None, said: list[str] | None = None
+    kernel: KernelTree,
+    *modules: str,
+    driver: str | None = None,
+    said: list[str] | None = None,
+    loaded: Sequence[str] = (),
 ) -> UserModules:
     notes: list[str] = [] if said is None else said
-    return user_modules.make(modules, driver, kernel, notes.append)
+    return user_modules.make(modules, driver, kernel, notes.append, loaded)
 
 
-def listing(found: UserModules) -> list[Mapping[str, object]]:
-    listed: list[Mapping[str, object]] = json.loads(found.files()["modules.json"])["modules"]
+def listing(found: UserModules, name: str = "modules.json") -> list[Mapping[str, object]]:
+    listed: list[Mapping[str, object]] = json.loads(found.files()[name])["modules"]
     return listed
 
 
@@ -230,6 +234,27 @@ def test_driver_that_is_built_in(kernel: KernelTree) -> None:
     found = made(kernel, driver="nvme")
     assert listing(found) == [{"name": "nvme", "file": None, "depends": []}]
     assert list(found.files()) == ["modules.json"]
+
+
+def test_modules_that_are_loaded_before_the_tests_are_not_under_test(kernel: KernelTree) -> None:
+    found = made(kernel, loaded=["ahci", "uio", "nvme"])
+    assert sorted(found.files()) == [
+        *("kernel/ahci.ko", "kernel/libata.ko", "kernel/modules.json", "kernel/uio.ko")
+    ]
+    assert [each["name"] for each in listing(found, "kernel/modules.json")] == [
+        *("libata", "uio", "ahci")
+    ]
+    assert found.debug_files() == {}
+    both = made(kernel, driver="ahci", loaded=["uio"])
+    assert [each["name"] for each in listing(both)] == ["libata", "uio", "ahci"]
+    assert [each["name"] for each in listing(both, "kernel/modules.json")] == ["uio"]
+    assert made(kernel, loaded=["nvme"]).files() == {}  # it is in the kernel itself
+
+
+def test_unknown_module_has_near_names(kernel: KernelTree) -> None:
+    with pytest.raises(UsageError, match=r"KERNEL_MODULES=uoi: .* no module of this") as error:
+        made(kernel, loaded=["ahci", "uoi"])
+    assert error.value.hint == "similar names: uio"
 
 
 def test_unknown_driver_has_near_names(kernel: KernelTree) -> None:

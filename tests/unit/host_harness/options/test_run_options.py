@@ -69,6 +69,19 @@ def test_modules_are_paths_with_colons_between_them() -> None:
     assert run_options.parse({"driver": "nvme", "rehearse": "1"}).rehearse
 
 
+def test_names_are_lists_with_commas() -> None:
+    given = run_options.parse({"packages": "fio, e2fsprogs,fio,g++", "kernel_modules": "xfs,nls-x"})
+    assert given.packages == ("fio", "e2fsprogs", "g++")
+    assert given.kernel_modules == ("xfs", "nls-x")
+    assert run_options.parse({}).packages == run_options.parse({}).kernel_modules == ()
+
+
+def test_name_of_an_option_on_pytests_command_line() -> None:
+    flags = {option.name: option.flag for option in OPTIONS}
+    assert flags["accel"] == "--vm-accel"
+    assert flags["kernel_modules"] == "--vm-kernel-modules"
+
+
 def test_debugger_takes_the_deadlines_away_but_for_those_that_are_named() -> None:
     limits = run_options.parse({"gdb": "1", "deadline": "shutdown=3"}).deadlines
     assert limits["test"] == math.inf
@@ -105,6 +118,12 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"vms": "2", "gdb": "1"}, "KEEP and GDB are for one VM"),
         ({"module": "a::b"}, "MODULE=a::b"),
         ({"driver": "drivers/nvme"}, "DRIVER=drivers/nvme is not a name"),
+        ({"packages": "fio:e2fsprogs"}, "PACKAGES=fio:e2fsprogs: 'fio:e2fsprogs' is not a name"),
+        ({"packages": "fio,"}, "'' is not a name that a Debian package can have"),
+        ({"packages": "Fio"}, "PACKAGES=Fio"),
+        ({"packages": "fio-"}, "PACKAGES=fio-"),
+        ({"packages": "--x"}, "PACKAGES=--x"),
+        ({"kernel_modules": "fs/xfs"}, "KERNEL_MODULES=fs/xfs: 'fs/xfs' is not a name"),
         ({"rehearse": "1"}, "REHEARSE=1 rehearses a kernel driver, and none"),
         ({"rehearse": "perhaps", "driver": "nvme"}, "REHEARSE=perhaps"),
         ({"colour": "red"}, "'colour'"),

@@ -16,6 +16,7 @@ from dma_rehearsal.host_harness.environment import build_cache, payload
 from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.payload import Delta, GuestTests, Payload
 from dma_rehearsal.host_harness.environment.qemu import Qemu
+from dma_rehearsal.host_harness.environment.user_packages import UserPackages
 from dma_rehearsal.host_harness.machine import saved_state
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
@@ -91,6 +92,15 @@ def test_boot_depends_on_image_isolation_accelerator_and_boot_files(
     assert first != booted_key(accelerator="kvm")
     monkeypatch.setattr(payload, "boot_files_digest", lambda: "another")
     assert first != booted_key()
+
+
+def test_boot_depends_on_the_contents_of_the_packages() -> None:
+    def added(digest: str) -> Image:
+        return replace(image(), packages=UserPackages(Path("/x"), digest, {"fio": "3"}))
+
+    assert "packages" not in booted_key()  # states from before there were packages are of use
+    assert booted_key(of=added("one")) == booted_key(of=added("one")) != booted_key()
+    assert booted_key(of=added("one")) != booted_key(of=added("two"))
 
 
 def test_boot_depends_on_qemus_version_and_file_not_on_its_place(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dma_rehearsal.host_harness.session import run as run_module
 from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start, StartKind
 from dma_rehearsal.host_harness.session.run import Run
+from tests.unit.host_harness import images
 
 STATE = Path("/cache/collected/0123456789abcdef")
 
@@ -104,9 +105,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     with Run(run_options.parse({"seed": "7"}), Progress(quiet=True), tmp_path) as made:
-        guest: Any = SimpleNamespace(
-            tree=Path("/tree"), initramfs=Path("/base"), versions={}, kernel_release="6.1"
-        )
+        guest = images.image(Path("/image"))
         made._environment = SimpleNamespace(version="11", origin="test"), guest  # type: ignore[assignment]
         yield made
 
