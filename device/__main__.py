@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device process: a vfio-user server for the endpoint, and one for the platform."""
+"""The device process: a vfio-user server for each function, and one for the platform."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from dma_rehearsal.device import loader, watchdog
+from dma_rehearsal.device import loader, served, watchdog
 from dma_rehearsal.device.control_socket import ControlServer
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
-from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.faults import IMPLEMENTATIONS
@@ -52,7 +52,8 @@ QEMU >= 10.1 connects to each socket with
 
 An endpoint of your own is a subclass of dma_rehearsal.device.endpoints.Endpoint;
 docs/tutorial.md shows how to write one. Its module is looked for in the
-current folder and on PYTHONPATH.
+current folder and on PYTHONPATH. A subclass of MultiFunction has several functions:
+function 0 is served on the device's socket PATH, function 1 on PATH.1, and so on.
 
 When all sockets listen, one line "ready" goes to standard output, and nothing else. The log, and
 what an endpoint prints, goes to standard error.
@@ -70,10 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--exerciser-socket",
         "--endpoint-socket",
-        dest="endpoint_socket",
+        dest="endpoint_sockets",
+        action="append",
         type=Path,
         metavar="PATH",
-        help="Unix socket of the endpoint",
+        help="Unix socket of the endpoint; of several, one option for each, in their order",
     )
     add("--platform-socket", type=Path, metavar="PATH", help="Unix socket of the platform")
     add(
@@ -86,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--endpoint",
         default=loader.DEFAULT,
-        metavar="MODULE:CLASS",
-        help="the class of the endpoint (default: %(default)s)",
+        metavar="MODULE:CLASS,...",
+        help="the class of the endpoint, or of several independent ones (default: %(default)s)",
     )
     add(
         "--iommu",
@@ -172,7 +174,7 @@ def main(argv: list[str]) -> int:
         for name in IMPLEMENTATIONS:
             print(f"{name}\t{BY_NAME[name].description}")
         return 0
-    if options.endpoint_socket is None or options.platform_socket is None:
+    if options.endpoint_sockets is None or options.platform_socket is None:
         parser.error("--exerciser-socket and --platform-socket are both needed")
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
@@ -205,12 +207,11 @@ def main(argv: list[str]) -> int:
 def _servers(
     options: argparse.Namespace, trace: Trace
 ) -> tuple[tuple[_Server, ...], list[watchdog.Watched]]:
-    """Return the servers of the endpoint, its peer, the platform and the faults, not listening yet.
+    """Return the servers of all functions, the platform and the faults, not listening yet.
 
     With them, the turns that are to be watched. EndpointNotFound, FaultError or ValueError when an
     option asks for something that cannot be had.
     """
-    chosen = loader.find(options.endpoint)
     asked = {
         name: getattr(options, name)
         for name in ("buffer_size", "vectors", "capabilities")
@@ -218,13 +219,10 @@ def _servers(
     }
     if options.profile is not None or options.coherent is not None:
         asked["profile"] = _profile(options.profile, options.coherent)
-    sockets = [options.endpoint_socket]
-    if options.peer_socket is not None:
-        asked["fabric"] = Fabric()
-        sockets.append(options.peer_socket)
-    endpoints = [loader.make(chosen, options.endpoint, trace, **asked) for _ in sockets]
-    for each in endpoints[1:]:
-        each.name = "peer"  # in the trace, and for the protection unit
+    functions = served.make(
+        options.endpoint, options.endpoint_sockets, trace, asked, peer=options.peer_socket
+    )
+    endpoints = [each.endpoint for each in functions]
     platform = Platform(trace)
     for each in endpoints:
         each.bus.interconnect = platform.interconnect
@@ -233,7 +231,7 @@ def _servers(
     injector.set(options.fault)
     control = options.control_socket
     models: list[Endpoint] = [*endpoints, platform]
-    paths = [*sockets, options.platform_socket]
+    paths = [*(each.socket for each in functions), options.platform_socket]
     servers = [
         VfioUserServer(path, each, spin=not options.no_spin)
         for path, each in zip(paths, models, strict=True)
@@ -243,10 +241,11 @@ def _servers(
         for server, each in zip(servers, models, strict=True)
     ]
 
-    def accesses() -> int:
-        return sum(each.client_accesses for each in models)
-
-    controls = [] if control is None else [ControlServer(control, injector, trace, accesses)]
+    answers: dict[str, Callable[[], object]] = {
+        "accesses": lambda: sum(each.client_accesses for each in models),
+        "functions": lambda: [each.as_json() for each in functions],
+    }
+    controls = [] if control is None else [ControlServer(control, injector, trace, answers)]
     return (*servers, *controls), watched
 
 

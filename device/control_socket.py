@@ -5,8 +5,9 @@ One request a connection, one JSON object a line: ``{"fault": "device-read-flip"
 fault; ``{"test": "tests/test_a.py::test_b"}``, or null for none, which all events of the trace then
 have. The answer, the same object or ``{"error": "..."}``, comes when it acts.
 
-``{"accesses": null}`` asks for the number of the client's accesses to all functions so far. The
-answer has it in place of the null.
+Further requests are questions, which have null for a value, and the answer in its place:
+``{"accesses": null}`` asks for the number of the client's accesses to all functions so far,
+``{"functions": null}`` for the list of the functions that are served (`served`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from dma_rehearsal.device.faults.injector import FaultError, FaultInjector
@@ -33,15 +34,19 @@ _log = logging.getLogger(__name__)
 class ControlServer:
     """Serves ``injector`` and ``trace`` on the Unix socket ``path``, one connection at a time.
 
-    ``accesses`` returns the number of accesses to the functions so far.
+    ``answers`` has the questions that may be asked; each returns a JSON value.
     """
 
     def __init__(
-        self, path: Path, injector: FaultInjector, trace: Trace, accesses: Callable[[], int]
+        self,
+        path: Path,
+        injector: FaultInjector,
+        trace: Trace,
+        answers: Mapping[str, Callable[[], object]],
     ) -> None:
         self.path = path
         self._injector, self._trace = injector, trace
-        self._accesses = accesses
+        self._answers = answers
         self._listener: socket.socket | None = None
         self._closing = threading.Event()
 
@@ -91,14 +96,14 @@ class ControlServer:
                 break
             line = (line + part)[: REQUEST_MAX + 1]  # what is too long is read, to be refused
         try:
-            what, name = _asked(line)
-            reply: dict[str, str | int | None] = {what: name}
+            what, name = _asked(line, self._answers)
+            reply: dict[str, object] = {what: name}
             if what == "fault":
                 self._injector.set(name)
             elif what == "test":
                 self._trace.test = name
             else:
-                reply = {what: self._accesses()}
+                reply = {what: self._answers[what]()}
         except (ValueError, FaultError) as error:
             reply = {"error": str(error)}
         else:
@@ -106,7 +111,7 @@ class ControlServer:
         client.sendall(json.dumps(reply).encode() + b"\n")
 
 
-def _asked(line: bytes) -> tuple[str, str | None]:
+def _asked(line: bytes, questions: Collection[str]) -> tuple[str, str | None]:
     """Return the name of a request, and its value. ValueError for anything else."""
     if len(line) > REQUEST_MAX:
         raise ValueError(f"a request of more than {REQUEST_MAX} bytes: the name is too long")
@@ -114,15 +119,15 @@ def _asked(line: bytes) -> tuple[str, str | None]:
         request = json.loads(line)
     except (ValueError, RecursionError):
         request = None
-    kinds = {"fault"}, {"test"}, {"accesses"}
-    if not isinstance(request, dict) or request.keys() not in kinds:
+    kinds = {"fault", "test", *questions}
+    if not isinstance(request, dict) or len(request) != 1 or not kinds.issuperset(request):
+        asked = "".join(f', or {{"{each}": null}}' for each in questions)
         raise ValueError(
-            'write one line, {"fault": NAME} or {"test": NAME} (null for none), or '
-            '{"accesses": null}'
+            f'write one line, {{"fault": NAME}} or {{"test": NAME}} (null for none){asked}'
         )
     ((what, name),) = request.items()
-    if what == "accesses" and name is not None:
-        raise ValueError("the number of accesses cannot be set")
+    if what in questions and name is not None:
+        raise ValueError(f"{what} cannot be set; ask with null")
     if name is not None and not isinstance(name, str):
         raise ValueError(f"the name of a {what} is a string")
     return what, name

@@ -4,6 +4,7 @@
 from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar
 from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, OnlyByMessage
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.multi_function import MultiFunction
 from dma_rehearsal.device.endpoints.registers import (
     Access,
     Field,
@@ -41,6 +42,7 @@ __all__ = [
     "Identity",
     "MemoryBar",
     "MsixBars",
+    "MultiFunction",
     "OnlyByMessage",
     "PowerState",
     "Register",

@@ -49,7 +49,16 @@ class AccessCheck:
 
     def __init__(self, function: Function, link: Link, log: RequestLog, fabric: Fabric) -> None:
         self._function, self._link, self._log = function, link, log
-        self._router = Router(function, fabric)
+        self._router = Router(function, fabric, link)
+
+    @property
+    def fabric(self) -> Fabric:
+        """The functions of the process, which reach each other by their BARs."""
+        return self._router.fabric
+
+    @fabric.setter
+    def fabric(self, fabric: Fabric) -> None:
+        self._router.fabric = fabric
 
     def function_refusal(self, address: int, length: int) -> DmaReason:
         """Return why the function itself sends no request to these bytes; NONE where it may.

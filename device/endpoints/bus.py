@@ -56,6 +56,7 @@ class Bus:
     def __init__(
         self, function: Function, fabric: Fabric, uncaught: Callable[[DmaRefused], None]
     ) -> None:
+        self._function = function
         self._link = Link()
         self._log = RequestLog(function, self._link)
         self._check = AccessCheck(function, self._link, self._log, fabric)
@@ -96,6 +97,17 @@ class Bus:
     @behind_iommu.setter
     def behind_iommu(self, behind: bool) -> None:
         self._link.behind_iommu = behind
+
+    @property
+    def fabric(self) -> Fabric:
+        """Return the functions that reach each other by their BARs."""
+        return self._check.fabric
+
+    @fabric.setter
+    def fabric(self, fabric: Fabric) -> None:
+        self.fabric.leave(self._function)
+        fabric.join(self._function)
+        self._check.fabric = fabric
 
     # Its requests.
 

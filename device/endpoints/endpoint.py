@@ -17,8 +17,9 @@ the vfio-user server (`DeviceModel`): configuration space, accesses of any width
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from dma_rehearsal.device.endpoints import declaration
 from dma_rehearsal.device.endpoints.action_hold import ActionHold
@@ -67,8 +68,9 @@ class Endpoint(WorkFromElsewhere, Hooks):
     when it is made go to ``__init__``. Reach memory only through ``self.bus``; signal with
     ``self.interrupts``; act later by ``self.timers``, which a reset clears. ``state``, where it is
     not empty, can be migrated. ``command_at_reset`` is for clients that are not guests, such as a
-    sample program: nobody else turns on bus mastering there. ValueError for declarations that no
-    function can have.
+    sample program: nobody else turns on bus mastering there. ``siblings`` has the other functions
+    of its device by their numbers (`MultiFunction`). ValueError for declarations that no function
+    can have.
     """
 
     name = "endpoint"
@@ -79,6 +81,10 @@ class Endpoint(WorkFromElsewhere, Hooks):
     msi_masks = False
     state: ClassVar[Sequence[StatePart]] = ()
     command_at_reset = Command(0)
+    # Set by a `MultiFunction`, which ``card`` then is:
+    function_number = 0
+    siblings: Mapping[int, Endpoint] = MappingProxyType({})
+    card: Any = None
 
     def __init__(
         self,
@@ -101,8 +107,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement(self._power_changed))
         self.config.on_command = self._command_changed
-        self.fabric = fabric or Fabric()
-        self.bus = Bus(self, self.fabric, uncaught=self._log_uncaught)
+        self.bus = Bus(self, fabric or Fabric(), uncaught=self._log_uncaught)
         self.interrupts = self._add_interrupts(msix_bars)
         self._msix_region = self.interrupts.msix_region
         self.timers = Timers(run=self._timer)
@@ -119,7 +124,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self._acting = False
         self.contents: dict[int, BarContent] = contents_of(bars, self)
         self._check_registers()
-        self.fabric.join(self)
+        self.bus.fabric.join(self)
         self._stop_state = StopState(
             self, lambda: self._cancel_all("stopped"), self.interrupts.update
         )
@@ -252,6 +257,11 @@ class Endpoint(WorkFromElsewhere, Hooks):
         content = self.contents.get(region)
         name = content.name(offset) if isinstance(content, RegisterFile) else ""
         return f"BAR{region} {offset:#x} ({name})" if name else f"BAR{region} {offset:#x}"
+
+    @property
+    def fabric(self) -> Fabric:
+        """Return the functions that reach each other by their BARs. See ``Bus.fabric``."""
+        return self.bus.fabric
 
     # The DeviceModel: what a server calls.
 
@@ -392,12 +402,20 @@ class Endpoint(WorkFromElsewhere, Hooks):
     def _function_level_reset(self) -> None:
         self._reset("function level reset", flr=True)
 
-    def _reset(self, kind: str, *, flr: bool = False) -> None:
+    def reset_by_device(self) -> None:
+        """Reset all but configuration space and MSI-X's table, as a reset register of it does.
+
+        A side effect posts it (`post`): what it would forget includes the side effect's own DMAs.
+        """
+        self._reset("by the device", config=False)
+
+    def _reset(self, kind: str, *, flr: bool = False, config: bool = True) -> None:
         self._event("reset", kind=kind)
         self._cancel_all("reset")
         self.interrupts.lower()
-        self.config.reset(flr=flr)
-        self.interrupts.reset()
+        if config:
+            self.config.reset(flr=flr)
+            self.interrupts.reset()
         for content in self.contents.values():
             content.reset()
         self._run_side_effect(self.on_reset)

@@ -26,6 +26,10 @@ class Function(Protocol):
     config: ConfigSpace
 
     @property
+    def siblings(self) -> Mapping[int, Function]:
+        """Return the other functions of its device, by their numbers."""
+
+    @property
     def contents(self) -> Mapping[int, BarContent]:
         """Return what its BARs hold, by their numbers."""
 

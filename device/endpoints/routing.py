@@ -12,6 +12,7 @@ from typing import TypeVar
 from dma_rehearsal.device.endpoints.bar_memory import Memory
 from dma_rehearsal.device.endpoints.dma import DmaRefused, NotMapped, OnlyByMessage
 from dma_rehearsal.device.endpoints.function import Function
+from dma_rehearsal.device.endpoints.interconnect import Link
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
@@ -34,6 +35,10 @@ class Fabric:
         """Make the BARs of ``function`` reachable for the others."""
         self._functions.append(function)
 
+    def leave(self, function: Function) -> None:
+        """Make the BARs of ``function`` unreachable."""
+        self._functions.remove(function)
+
     def function_at(self, asker: Function, address: int, length: int) -> Function | None:
         """Return the peer that has a byte of the range in one of its BARs, if there is one."""
         for function in self._functions:
@@ -41,9 +46,15 @@ class Fabric:
                 return function
         return None
 
-    def memory(self, asker: Function, address: int, length: int, *, write: bool) -> memoryview:
-        """Return a view of a peer's BAR. Raises Unmapped or ReadOnly."""
-        for function in self._functions:
+    def memory(
+        self, asker: Function, address: int, length: int, *, write: bool, siblings: bool = False
+    ) -> memoryview:
+        """Return a view of a peer's BAR. Raises Unmapped or ReadOnly.
+
+        ``siblings``: only of a function of the same device.
+        """
+        peers = asker.siblings.values() if siblings else self._functions
+        for function in peers:
             if function is asker or not length:
                 continue
             place = function.config.bar_at(address, length)
@@ -60,10 +71,10 @@ class Fabric:
 
 
 class Router:
-    """Finds where the requests of one function lead."""
+    """Finds where the requests of one function lead: to the client, or to others of ``fabric``."""
 
-    def __init__(self, function: Function, fabric: Fabric) -> None:
-        self._function, self._fabric = function, fabric
+    def __init__(self, function: Function, fabric: Fabric, link: Link) -> None:
+        self._function, self.fabric, self._link = function, fabric, link
 
     def views(self, client: Client, address: int, length: int, *, write: bool) -> Sequence[View]:
         """Return views of memory, or of a peer's BAR."""
@@ -97,8 +108,12 @@ class Router:
             return self._peer(address, length, fault, write=write)
 
     def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
+        # An IOMMU is between the slots, and not between the functions of one device.
+        siblings = self._link.behind_iommu
         try:
-            return self._fabric.memory(self._function, address, length, write=write)
+            return self.fabric.memory(
+                self._function, address, length, write=write, siblings=siblings
+            )
         except ReadOnly as refusal:
             raise DmaRefused(DmaReason.READ_ONLY, refusal.address) from refusal
         except Unmapped:

@@ -37,6 +37,7 @@ class Bare:
         self._pcie = self.config.add(PciExpress(lambda: None))
         self.contents: dict[int, BarContent] = {}
         self.refused: list[Transaction] = []
+        self.siblings: dict[int, Bare] = {}
 
     def on_refused(self, transaction: Transaction) -> None:
         self.refused.append(transaction)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The functions that a device process serves: their devices, names and sockets.
+
+A process serves one device, or several that are independent of each other. A device is one endpoint
+or a `MultiFunction`. All functions share the platform's interconnect, with its lock, and reach
+each other's memory BARs. A function's name is unique, for it tells functions apart in the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dma_rehearsal.device import loader
+from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.multi_function import MultiFunction
+from dma_rehearsal.device.endpoints.routing import Fabric
+from dma_rehearsal.device.loader import EndpointNotFound
+from dma_rehearsal.device.trace import Trace
+
+DEVICES_MAX = 8
+PEER = "peer"
+_TAKEN = ("platform", "device process")  # names in the trace
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A function, and the socket on which it is served.
+
+    ``device`` counts the devices of the process, ``number`` the functions of a device; both from 0.
+    """
+
+    endpoint: Endpoint
+    device: int
+    number: int
+    socket: Path
+
+    def as_json(self) -> dict[str, object]:
+        """Return what a client must know to connect to it."""
+        return {
+            "name": self.endpoint.name,
+            "device": self.device,
+            "function": self.number,
+            "socket": str(self.socket),
+        }
+
+
+def socket_of(device: Path, number: int) -> Path:
+    """Return the socket of a function of a device, whose function 0 is served on ``device``."""
+    return device if number == 0 else device.with_name(f"{device.name}.{number}")
+
+
+def make(
+    text: str,
+    sockets: Sequence[Path],
+    trace: Trace,
+    options: Mapping[str, Any],
+    *,
+    peer: Path | None = None,
+) -> list[Served]:
+    """Make the devices that ``module:Class,module:Class`` names, each with its own socket.
+
+    ``options`` go to each constructor. ``peer``: serve the only device a second time there.
+    EndpointNotFound for a class that cannot be served, and for two functions of one name.
+    ValueError for declarations that no function can have.
+    """
+    names = loader.names(text)
+    if len(names) > DEVICES_MAX:
+        raise EndpointNotFound(
+            f"--endpoint names {len(names)} devices, and a process serves {DEVICES_MAX}",
+            "leave some out, or make them functions of one device (MultiFunction)",
+        )
+    if len(names) != len(sockets):
+        raise EndpointNotFound(
+            f"--endpoint names {len(names)} devices, and there are {len(sockets)} sockets",
+            "give one --endpoint-socket for each device, in the same order",
+        )
+    found: list[Served] = []
+    for device, (name, socket) in enumerate(zip(names, sockets, strict=True)):
+        made = loader.make(loader.find(name), name, trace, **options)
+        found += _functions(made, device, socket)
+    if peer is not None:
+        if len(found) > 1:
+            raise EndpointNotFound(
+                f"--peer-socket serves one function a second time, and --endpoint {text} has "
+                f"{len(found)}",
+                "leave --peer-socket out: functions of one process reach each other anyway",
+            )
+        second = loader.make(loader.find(text), text, trace, **options)
+        found += _functions(second, 1, peer)
+        found[-1].endpoint.name = PEER
+    _check_names(found, names)
+    fabric = Fabric()
+    for each in found:
+        each.endpoint.bus.fabric = fabric
+    return found
+
+
+def _functions(made: loader.Device, device: int, socket: Path) -> list[Served]:
+    functions = made.endpoints if isinstance(made, MultiFunction) else {0: made}
+    return [
+        Served(endpoint, device, number, socket_of(socket, number))
+        for number, endpoint in functions.items()
+    ]
+
+
+def _check_names(found: Sequence[Served], names: Sequence[str]) -> None:
+    """Raise EndpointNotFound for two functions that the trace could not tell apart."""
+    seen: dict[str, Served] = {}
+    for each in found:
+        name = each.endpoint.name
+        kind = type(each.endpoint).__name__
+        if name in _TAKEN:
+            raise EndpointNotFound(
+                f"--endpoint {names[each.device]}: {kind} has the name {name!r}, which is one of "
+                "the rig's own in the trace",
+                f'give {kind} another name: name = "..." in the class',
+            )
+        if (other := seen.setdefault(name, each)) is not each:
+            both = f"{names[other.device]} and {names[each.device]}"
+            raise EndpointNotFound(
+                f"--endpoint: {both} have functions of the same name, {name!r}, and the trace "
+                "could not tell them apart",
+                f'give {kind} another name: name = "..." in the class',
+            )
