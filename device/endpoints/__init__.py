@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names that a device model is written with: `Endpoint`, `Register` and the rest."""
 
-from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar, MsixBars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.bars import (
+    Bars,
+    CallbackBar,
+    MemoryBar,
+    MixedBar,
+    MsixBars,
+    RegisterBar,
+    Registers,
+    SharedBar,
+)
 from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, OnlyByMessage
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.multi_function import MultiFunction
@@ -30,6 +39,7 @@ __all__ = [
     "Access",
     "Attributes",
     "Bars",
+    "CallbackBar",
     "Capability",
     "Command",
     "DmaRefused",
@@ -41,6 +51,7 @@ __all__ = [
     "Flag",
     "Identity",
     "MemoryBar",
+    "MixedBar",
     "MsixBars",
     "MultiFunction",
     "OnlyByMessage",
@@ -49,6 +60,7 @@ __all__ = [
     "RegisterArray",
     "RegisterBar",
     "RegisterFile",
+    "Registers",
     "SharedBar",
     "StatePart",
     "Trace",

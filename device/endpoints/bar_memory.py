@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contents of a BAR: plain memory, memory that the client may map, or registers."""
+"""The contents of a BAR that are memory: plain, for reading only, or for the client to map."""
 
 from __future__ import annotations
 
@@ -9,63 +9,78 @@ import os
 import weakref
 from collections.abc import Iterable
 
-from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar, SharedBar
-from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE
 from dma_rehearsal.device.vfio_user.model import Mappable
 
+# Larger memory is sparse: a page exists from the first write to it, until the next reset.
+_DENSE_MAX = 16 << 20
+_MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it
 
-class Memory:
-    """A BAR that is plain memory, such as a data buffer or a result window."""
 
-    read_only = False
+MemoryData = bytearray | mmap.mmap
+
+
+def _zeros(size: int) -> MemoryData:
+    if size <= _DENSE_MAX:
+        return bytearray(size)
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+
+
+class Memory(BarContent):
+    """Plain memory, such as a data buffer or a result window. Large memory is sparse."""
 
     def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
+        self.data = _zeros(size)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""
         return bytes(self.data[offset : offset + length])
 
-    peek = read
+    peek = saved = read
 
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``."""
         self.data[offset : offset + len(data)] = data
 
+    load = write
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """Return the bytes as a peer's DMA reaches them; None for what lies outside."""
+        return memoryview(self.data)[offset : offset + length] if self.has(offset, length) else None
+
     def has(self, offset: int, length: int) -> bool:
         """Return whether the range is within it."""
         return 0 <= offset <= len(self.data) - length
 
-    def saved(self, offset: int, length: int) -> bytes:
-        """Return what a migration carries of it."""
-        return bytes(self.data[offset : offset + length])
-
-    def load(self, offset: int, data: bytes) -> None:
-        """Store what ``saved`` returned, also where software can only read."""
-        self.data[offset : offset + len(data)] = data
-
     def reset(self) -> None:
         """Fill with zeros."""
-        self.data[:] = bytes(len(self.data))
+        if isinstance(self.data, mmap.mmap):
+            self.data.madvise(mmap.MADV_DONTNEED)
+        else:
+            self.data[:] = bytes(len(self.data))
 
 
 class ReadOnlyMemory(Memory):
-    """A BAR that software can read only."""
-
-    read_only = True
+    """Memory that software, and the DMA of a peer, can read only."""
 
     def write(self, offset: int, data: bytes) -> None:
         """Ignore what software writes."""
 
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """Return the bytes for reading; None for what lies outside."""
+        view = super().view(offset, length)
+        return None if view is None else view.toreadonly()
 
-class SharedMemory:
+
+class SharedMemory(BarContent):
     """``size`` bytes; ``areas`` are pairs of offset and bytes, whole pages within them.
 
-    Linux cannot keep a client from mapping the rest of the file, so put nothing secret there.
+    ``start`` is the offset of the memory in its BAR, in bytes: whole pages as well. Linux cannot
+    keep a client from mapping the rest of the file, so put nothing secret there.
     """
 
-    def __init__(self, size: int, areas: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, size: int, areas: Iterable[tuple[int, int]], start: int = 0) -> None:
         """Raise ValueError for an area that is empty, outside, or not of whole pages."""
         checked = tuple(areas)
         for offset, length in checked:
@@ -73,12 +88,14 @@ class SharedMemory:
                 raise ValueError(f"area of {length} bytes at {offset} of {size}")
         descriptor = os.memfd_create("bar", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._release = weakref.finalize(self, os.close, descriptor)
-        os.ftruncate(descriptor, size)
+        # A client maps a BAR's file at the offsets of the BAR.
+        os.ftruncate(descriptor, start + size)
         # A client that could cut the file would end this process with SIGBUS.
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        self.data = mmap.mmap(descriptor, size)
-        self.mappable = Mappable(descriptor, checked)
+        self.data = mmap.mmap(descriptor, size, offset=start)
+        mappable = tuple((start + offset, length) for offset, length in checked)
+        self.mappable: Mappable = Mappable(descriptor, mappable)
 
     def close(self) -> None:
         """Give the memory back before this object goes; nothing of it can be used then."""
@@ -89,34 +106,18 @@ class SharedMemory:
         """Return ``length`` bytes at ``offset``."""
         return self.data[offset : offset + length]
 
+    peek = saved = read
+
     def write(self, offset: int, data: bytes) -> None:
         """Store ``data`` at ``offset``."""
         self.data[offset : offset + len(data)] = data
+
+    load = write
 
     def has(self, offset: int, length: int) -> bool:
         """Return whether the range is within it."""
         return 0 <= offset <= len(self.data) - length
 
-    saved, load = read, write  # of a migration
-    peek = read
-
     def reset(self) -> None:
         """Fill with zeros."""
-        self.data[:] = bytes(len(self.data))
-
-
-BarContent = RegisterFile | Memory | SharedMemory
-
-
-def contents_of(bars: Bars, owner: object) -> dict[int, BarContent]:
-    """Return the contents of declared BARs; ``owner`` has the side effects of the registers."""
-    found: dict[int, BarContent] = {}
-    for index, bar in bars.items():
-        if isinstance(bar, RegisterBar):
-            found[index] = RegisterFile(bar.registers, owner, bar.size, bar.prefix)
-        elif isinstance(bar, SharedBar):
-            found[index] = SharedMemory(bar.size, bar.areas)
-        else:
-            kind = ReadOnlyMemory if bar.read_only else Memory
-            found[index] = kind(bar.size)
-    return found
+        self.data.madvise(mmap.MADV_REMOVE)

@@ -23,14 +23,11 @@ from typing import Any, ClassVar
 
 from dma_rehearsal.device.endpoints import declaration
 from dma_rehearsal.device.endpoints.action_hold import ActionHold
-from dma_rehearsal.device.endpoints.bar_memory import (
-    BarContent,
-    Memory,
-    SharedMemory,
-    contents_of,
-)
-from dma_rehearsal.device.endpoints.bars import Bars, MsixBars, with_msix_bar
+from dma_rehearsal.device.endpoints.bar_content import BarContent
+from dma_rehearsal.device.endpoints.bar_memory import Memory, MemoryData, SharedMemory
+from dma_rehearsal.device.endpoints.bars import Bars, MsixBars, base_addresses
 from dma_rehearsal.device.endpoints.bus import Bus
+from dma_rehearsal.device.endpoints.contents import contents_of, registers_of, reserve, the_part
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.hooks import Hooks
 from dma_rehearsal.device.endpoints.interrupts import Capabilities, Interrupts
@@ -77,6 +74,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
     identity: Identity
     bars: ClassVar[Bars] = {}
     vectors = 0
+    msix_bars: ClassVar[MsixBars | None] = None
     messages = 0
     msi_masks = False
     state: ClassVar[Sequence[StatePart]] = ()
@@ -85,6 +83,15 @@ class Endpoint(WorkFromElsewhere, Hooks):
     function_number = 0
     siblings: Mapping[int, Endpoint] = MappingProxyType({})
     card: Any = None
+
+    def __init_subclass__(cls, *, complete: bool = True, **options: object) -> None:
+        """Raise ValueError for a declaration that no function can have.
+
+        ``complete=False``: the class body does not have it all, and ``__init__`` passes the rest.
+        """
+        super().__init_subclass__(**options)
+        if complete:
+            declaration.check_class(cls)
 
     def __init__(
         self,
@@ -96,19 +103,17 @@ class Endpoint(WorkFromElsewhere, Hooks):
         fabric: Fabric | None = None,
     ) -> None:
         self.trace = trace or Trace()
-        bars = dict(self.bars if bars is None else bars)
-        if vectors is not None:
-            self.vectors = vectors
-        if self.vectors and msix_bars is None:
-            bars, msix_bars = with_msix_bar(type(self).__name__, bars, self.vectors)
-        declaration.check(self, bars, self.vectors, msix_bars, self.messages)
-        self._bar_sizes = {index: each.size for index, each in bars.items()}
-        self.config = ConfigSpace(self.identity, self._bar_sizes, self.command_at_reset)
+        declared = declaration.check(self, bars=bars, vectors=vectors, msix_bars=msix_bars)
+        self.vectors = declared.vectors
+        self._bar_sizes = {index: each.size for index, each in declared.bars.items()}
+        self.config = ConfigSpace(
+            self.identity, base_addresses(declared.bars), self.command_at_reset
+        )
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement(self._power_changed))
         self.config.on_command = self._command_changed
         self.bus = Bus(self, fabric or Fabric(), uncaught=self._log_uncaught)
-        self.interrupts = self._add_interrupts(msix_bars)
+        self.interrupts = self._add_interrupts(declared.msix_bars)
         self._msix_region = self.interrupts.msix_region
         self.timers = Timers(run=self._timer)
         self.work = Work(self.timers, run=self._timer)
@@ -122,8 +127,8 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.client_accesses = 0  # to configuration space and BARs, but for BARs that are mapped
         self._uncaught = 0
         self._acting = False
-        self.contents: dict[int, BarContent] = contents_of(bars, self)
-        self._check_registers()
+        self.contents: dict[int, BarContent] = contents_of(declared.bars, self)
+        self._check_registers(declared.bars)
         self.bus.fabric.join(self)
         self._stop_state = StopState(
             self, lambda: self._cancel_all("stopped"), self.interrupts.update
@@ -165,16 +170,13 @@ class Endpoint(WorkFromElsewhere, Hooks):
     def _intx_status(self) -> bool:
         return self.intx_status()
 
-    def _check_registers(self) -> None:
+    def _check_registers(self, bars: Bars) -> None:
         """Raise ValueError for side effects, and for registers where MSI-X's table is."""
-        files = {
-            index: each for index, each in self.contents.items() if isinstance(each, RegisterFile)
-        }
-        declaration.check_side_effects(self, files)
+        registers = registers_of(self.contents)
+        declaration.check_side_effects(self, bars, registers)
         if self._msix_region is not None:
             for bar, offset, length, what in self._msix_region.ranges():
-                if bar in files:
-                    files[bar].reserve(offset, length, what)
+                reserve(registers, bar, offset, length, what)
 
     # For authors: what a model calls.
 
@@ -190,26 +192,20 @@ class Endpoint(WorkFromElsewhere, Hooks):
         """Assert or deassert the function's INTx line. See ``Intx``."""
         self.interrupts.intx.level = level
 
-    def registers(self, bar: int) -> RegisterFile:
-        """Return the registers of a BAR; LookupError when it has none."""
-        content = self.contents[bar]
-        if not isinstance(content, RegisterFile):
-            raise LookupError(f"BAR{bar} has no registers")
-        return content
+    def registers(self, bar: int, at: int | None = None) -> RegisterFile:
+        """Return the registers of a BAR. LookupError when it has none.
 
-    def memory(self, bar: int) -> bytearray:
-        """Return the bytes of a BAR; LookupError when it is not memory."""
-        content = self.contents[bar]
-        if not isinstance(content, Memory):
-            raise LookupError(f"BAR{bar} is not memory")
-        return content.data
+        ``at``: the start of the part, where a `MixedBar` has several of that kind.
+        """
+        return the_part(self.contents, bar, at, RegisterFile, "registers")
 
-    def shared(self, bar: int) -> SharedMemory:
-        """Return the memory of a BAR that the client may map; LookupError for another."""
-        content = self.contents[bar]
-        if not isinstance(content, SharedMemory):
-            raise LookupError(f"BAR{bar} is not shared memory")
-        return content
+    def memory(self, bar: int, at: int | None = None) -> MemoryData:
+        """Return the bytes of a BAR, or of its part; see ``registers``."""
+        return the_part(self.contents, bar, at, Memory, "memory").data
+
+    def shared(self, bar: int, at: int | None = None) -> SharedMemory:
+        """Return the memory of a BAR that the client may map; see ``registers``."""
+        return the_part(self.contents, bar, at, SharedMemory, "shared memory")
 
     def add_capability(self, capability: Capability) -> int:
         """Add a capability to its list; return its offset in configuration space."""
@@ -255,7 +251,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         if region == CONFIG_REGION:
             return f"configuration space {offset:#x}"
         content = self.contents.get(region)
-        name = content.name(offset) if isinstance(content, RegisterFile) else ""
+        name = "" if content is None else content.name(offset)
         return f"BAR{region} {offset:#x} ({name})" if name else f"BAR{region} {offset:#x}"
 
     @property
@@ -272,7 +268,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
     def region_mappable(self, index: int) -> Mappable | None:
         """See ``DeviceModel.region_mappable``."""
         content = self.contents.get(index)
-        return content.mappable if isinstance(content, SharedMemory) else None
+        return None if content is None else content.mappable
 
     def irq_count(self, index: int) -> int:
         """See ``DeviceModel.irq_count``."""
@@ -349,8 +345,8 @@ class Endpoint(WorkFromElsewhere, Hooks):
                 return
             content = self.contents.get(index)
             if (
-                (self._hold.on or self._hold.wait is not None)
-                and isinstance(content, RegisterFile)
+                content is not None
+                and (self._hold.on or self._hold.wait is not None)
                 and content.acts(offset, len(data))
             ):
                 self._act(content, index, offset, data)
@@ -361,7 +357,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
             self._settle()
         self.on_access(index, offset, data, write=True)
 
-    def _act(self, content: RegisterFile, index: int, offset: int, data: bytes) -> None:
+    def _act(self, content: BarContent, index: int, offset: int, data: bytes) -> None:
         """Do a write with a side effect as an action that may wait."""
 
         def action() -> None:

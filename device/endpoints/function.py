@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from dma_rehearsal.device.endpoints.bar_memory import BarContent
+from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.endpoints.dma import Transaction
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable

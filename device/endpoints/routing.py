@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from dma_rehearsal.device.endpoints.bar_memory import Memory
 from dma_rehearsal.device.endpoints.dma import DmaRefused, NotMapped, OnlyByMessage
 from dma_rehearsal.device.endpoints.function import Function
 from dma_rehearsal.device.endpoints.interconnect import Link
@@ -62,11 +61,12 @@ class Fabric:
                 continue
             bar, offset = place
             content = function.contents.get(bar)
-            if not isinstance(content, Memory) or not 0 <= offset <= len(content.data) - length:
+            view = None if content is None else content.view(offset, length)
+            if view is None:
                 raise Unmapped(address)
-            if write and (content.read_only or function.config.stopped):
+            if write and (view.readonly or function.config.stopped):
                 raise ReadOnly(address)
-            return memoryview(content.data)[offset : offset + length]
+            return view
         raise Unmapped(address)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dma_rehearsal.device.endpoints.bar_memory import BarContent
+from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.vfio_user.migration import Migration
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from dma_rehearsal.device.endpoints.bar_memory import BarContent
+from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.pci.config import ConfigSpace
 from dma_rehearsal.device.vfio_user.timers import Timers
 

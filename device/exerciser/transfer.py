@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from dma_rehearsal.device.endpoints.bar_memory import MemoryData
 from dma_rehearsal.device.endpoints.dma import PLAIN, Attributes, Data, DmaRefused
 from dma_rehearsal.device.layout import DmaAttribute, DmaDirection, DmaReason
 
@@ -100,7 +101,7 @@ def runs(segments: Sequence[Segment]) -> list[tuple[int, int]]:
     return [*found, (start, end)]
 
 
-def copied(source: bytearray, segments: Sequence[Segment]) -> tuple[bytes, list[Data]]:
+def copied(source: MemoryData, segments: Sequence[Segment]) -> tuple[bytes, list[Data]]:
     """Return what the device sends, copied once: all of it, and each segment's part."""
     with memoryview(source) as buffer:
         whole = b"".join([buffer[start:end] for start, end in runs(segments)])
@@ -110,7 +111,7 @@ def copied(source: bytearray, segments: Sequence[Segment]) -> tuple[bytes, list[
     return whole, [view[start:end] for start, end in pairwise([0, *ends])]
 
 
-def stored(target: bytearray, segments: Sequence[Segment], pieces: Iterable[bytes]) -> bytes:
+def stored(target: MemoryData, segments: Sequence[Segment], pieces: Iterable[bytes]) -> bytes:
     """Store what came for each segment; return all of it."""
     whole = b"".join(pieces)
     # By views: what a slice of a bytearray is given is copied once more.

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
+
+from dma_rehearsal.device.pci.base_addresses import BARS, BaseAddress, BaseAddresses
 
 CONFIG_SIZE = 4096
 _CAPABILITIES_START = 0x40
 _CAPABILITIES_END = 0x100
 _EXTENDED_HEADER_SIZE = 4
-_BARS = 6
 
 
 class Header(IntEnum):
@@ -54,7 +55,7 @@ _COMMAND_WRITABLE = (
 )
 # For what every DMA asks: an operation on an IntFlag costs as much as ten on an int.
 _COMMAND, _MEMORY_SPACE = int(Header.COMMAND), int(Command.MEMORY_SPACE)
-_BAR_BYTES = range(Header.BAR0, Header.BAR0 + 4 * _BARS)
+_BAR_BYTES = range(Header.BAR0, Header.BAR0 + 4 * BARS)
 _BUS_MASTER = int(Command.BUS_MASTER)
 
 
@@ -135,7 +136,7 @@ class ConfigSpace:
     def __init__(
         self,
         identity: Identity,
-        bar_sizes: dict[int, int],
+        bars: Mapping[int, BaseAddress],
         command_at_reset: int = 0,
     ) -> None:
         self._command_at_reset = command_at_reset
@@ -143,14 +144,13 @@ class ConfigSpace:
         self._mask = bytearray(CONFIG_SIZE)
         self._clear = bytearray(CONFIG_SIZE)
         self._slots: list[_Slot] = []
-        self._bar_sizes = dict(bar_sizes)
+        self._bars = BaseAddresses(bars)
         self._next = _CAPABILITIES_START
         self._last_pointer = int(Header.CAPABILITIES)
         self._next_extended = _CAPABILITIES_END
         self._last_extended: int | None = None
         self.on_command: Callable[[], None] = lambda: None
         self._asleep = self._stopped = self._silent = False
-        self._placed: tuple[tuple[int, int, int], ...] = ()  # BARs that answer: first, end, index
         self._put(Header.COMMAND, "<H", command_at_reset)
         self._put(Header.VENDOR_ID, "<HH", identity.vendor_id, identity.device_id)
         self._put(Header.REVISION_ID, "<I", identity.revision_id | identity.class_code << 8)
@@ -165,13 +165,9 @@ class ConfigSpace:
         # PCI Express Base 5.0, 7.5.1.1.7: it can be written, and has no effect.
         self._allow(Header.CACHE_LINE_SIZE, "<B", 0xFF)
         self._allow(Header.INTERRUPT_LINE, "<B", 0xFF)
-        for index, size in bar_sizes.items():
-            if not 0 <= index < _BARS:
-                raise ValueError(f"BAR{index}: a function has BARs 0 to {_BARS - 1}")
-            if not 16 <= size < 1 << 32 or size & (size - 1):
-                raise ValueError(f"BAR{index}: {size} is not a power of two from 16 below 2**32")
-            # 32-bit, not prefetchable: the type bits are 0. Software sizes it by writing ones.
-            self._allow(Header.BAR0 + 4 * index, "<I", -size & 0xFFFF_FFFF)
+        for offset, value, mask in self._bars.fields():
+            self._data[offset : offset + len(value)] = value
+            self._mask[offset : offset + len(mask)] = mask
 
     def _put(self, offset: int, layout: str, *values: int) -> None:
         struct.pack_into(layout, self._data, offset, *values)
@@ -296,30 +292,19 @@ class ConfigSpace:
 
     def _place_bars(self) -> None:
         """Note where the BARs are; every DMA asks."""
-        self._placed = ()
-        if not self._asleep and self._data[_COMMAND] & _MEMORY_SPACE:
-            places = (
-                (self.dword(Header.BAR0 + 4 * index) & -size, size, index)
-                for index, size in self._bar_sizes.items()
-            )
-            self._placed = tuple((base, base + size, index) for base, size, index in places if base)
+        self._bars.place(self._data, 0 if self._asleep else self._data[_COMMAND])
 
     def bar_address(self, index: int) -> int | None:
         """Return where a BAR lies; None while it is not placed, or does not answer."""
-        return next((base for base, _end, each in self._placed if each == index), None)
+        return self._bars.address(index)
 
     def bar_at(self, address: int, length: int) -> tuple[int, int] | None:
         """Return the BAR whose range has a byte of this one, and the offset in it."""
-        if not length:
-            return None
-        for base, end, index in self._placed:
-            if base < address + length and address < end:
-                return index, address - base
-        return None
+        return self._bars.at(address, length)
 
     def overlaps_bar(self, address: int, length: int) -> bool:
         """Return whether a byte of the range is in one of the function's own BARs."""
-        return self.bar_at(address, length) is not None
+        return self._bars.at(address, length) is not None
 
     def write(self, offset: int, data: bytes) -> None:
         """Store the bits that software may write, then let whom they belong to act."""

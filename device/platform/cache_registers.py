@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dma_rehearsal.device import layout
 from dma_rehearsal.device.cache_model.names import Direction, Mode
 from dma_rehearsal.device.cache_model.reports import Report
+from dma_rehearsal.device.endpoints.bar_memory import MemoryData
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
 from dma_rehearsal.device.layout import CacheCommand, CacheReport, CacheStatus, Plat
@@ -34,7 +35,7 @@ class CacheRegisters:
     def __init__(
         self,
         control: RegisterFile,
-        results: bytearray,
+        results: MemoryData,
         interconnect: Interconnect,
         tracks: Tracks,
         *,

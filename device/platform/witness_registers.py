@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dma_rehearsal.device import layout
+from dma_rehearsal.device.endpoints.bar_memory import MemoryData
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterArray, RegisterFile
 from dma_rehearsal.device.layout import MTRR_FIXED_NAMES, MTRR_MAX, Plat, WitnessStatus
 from dma_rehearsal.device.platform.memory_types import Mtrrs
@@ -39,7 +40,7 @@ class WitnessRegisters:
     def __init__(
         self,
         control: RegisterFile,
-        results: bytearray,
+        results: MemoryData,
         *,
         make: Callable[[int, Mtrrs], Witness],
         may_read: Callable[[], bool],

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.endpoints.registers.declarations import (
     COMMANDS,
     Declared,
@@ -92,7 +93,7 @@ def _slots(declared: Declared, reader: Any, writer: Any) -> Iterator[_Slot]:
         )
 
 
-class RegisterFile:
+class RegisterFile(BarContent):
     """The registers of one BAR of ``size`` bytes, with the values that they store.
 
     ``owner`` has the side effects as methods; ``prefix`` comes before a register's name in theirs,

@@ -36,11 +36,13 @@ class Failing(Own):
     def __init__(self, trace):
         raise RuntimeError("out of luck")
 
-class Large(Own):
-    bars = {0: RegisterBar((), size=5000)}
-
 class Stranger:
     pass
+"""
+
+LARGE = """
+class Large(Own):
+    bars = {0: RegisterBar((), size=5000)}
 """
 
 
@@ -48,6 +50,7 @@ class Stranger:
 def folder(tmp_path: Path) -> Path:
     """A folder with modules of somebody else."""
     (tmp_path / "own_device.py").write_text(OWN)
+    (tmp_path / "large_device.py").write_text(OWN + LARGE)
     (tmp_path / "broken_device.py").write_text("def (")
     (tmp_path / "needy_device.py").write_text("import no_such_library")
     return tmp_path
@@ -85,7 +88,7 @@ def call(folder: Path, *argv: str, python: Sequence[str] = ()) -> subprocess.Com
         ("own_device:Endpoint", "Endpoint is not an Endpoint"),
         ("own_device:Greedy", "cannot be made with (trace): missing a required argument: 'colour'"),
         ("own_device:Failing", "cannot be made: RuntimeError('out of luck')"),
-        ("own_device:Large", "power of two"),
+        ("large_device:Large", "cannot be imported: ValueError('Large: BAR0 of 0x1388 bytes; make"),
     ],
 )
 def test_what_is_wrong_is_said(folder: Path, name: str, words: str) -> None:

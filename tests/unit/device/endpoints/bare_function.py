@@ -6,6 +6,7 @@ from __future__ import annotations
 from dma_rehearsal.device.endpoints.bars import MsixBars
 from dma_rehearsal.device.endpoints.interrupts import Capabilities, Interrupts
 from dma_rehearsal.device.pci import msi, msix
+from dma_rehearsal.device.pci.base_addresses import BaseAddress
 from dma_rehearsal.device.pci.config import Command, ConfigSpace, Header, Identity, Status
 from dma_rehearsal.device.pci.msi import Msi
 from dma_rehearsal.device.pci.msix import MsiX
@@ -22,7 +23,9 @@ class BareFunction:
     """Configuration space, a client and the interrupts between them."""
 
     def __init__(self, *, pin: int = 1, messages: int = 0, masks: bool = False) -> None:
-        self.config = ConfigSpace(Identity(1, 1, 0xFF0000, interrupt_pin=pin), {0: 0x1000})
+        self.config = ConfigSpace(
+            Identity(1, 1, 0xFF0000, interrupt_pin=pin), {0: BaseAddress(0x1000)}
+        )
         self.start = self.config.add(MsiX(VECTORS, BARS.table, BARS.pba, BARS.pba_offset))
         self.start_msi = None
         if messages:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from dma_rehearsal.device.endpoints.bar_memory import BarContent
+from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused, Transaction
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.pci import aer
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
+from dma_rehearsal.device.pci.base_addresses import BaseAddress
 from dma_rehearsal.device.pci.config import Command, ConfigSpace, Header, Identity
 from dma_rehearsal.device.pci.pcie import DeviceStatus, PciExpress
 from dma_rehearsal.device.trace import Trace
@@ -33,7 +34,7 @@ class Bare:
 
     def __init__(self) -> None:
         self.trace = Trace()
-        self.config = ConfigSpace(Identity(0x1234, 0x5678, 0xFF0000), {0: 0x1000})
+        self.config = ConfigSpace(Identity(0x1234, 0x5678, 0xFF0000), {0: BaseAddress(0x1000)})
         self._pcie = self.config.add(PciExpress(lambda: None))
         self.contents: dict[int, BarContent] = {}
         self.refused: list[Transaction] = []

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A declaration that no function can have is refused at once, with class, place and advice."""
+"""A declaration that no function can have is refused when the class is declared.
+
+The error has the class, the place and advice. What only ``__init__`` knows is refused there.
+"""
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from dma_rehearsal.device.endpoints.bars import MemoryBar, MsixBars, RegisterBar, SharedBar
+from dma_rehearsal.device.endpoints.bars import (
+    Bars,
+    CallbackBar,
+    MemoryBar,
+    MixedBar,
+    MsixBars,
+    RegisterBar,
+    Registers,
+    SharedBar,
+)
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.registers import Access, Fields, Flag, Register, RegisterArray
 from dma_rehearsal.device.pci.config import Identity
@@ -20,9 +32,18 @@ Odd = IntEnum("Odd", {"ODD": 6})
 Other = IntEnum("Other", {"FIRST": 8, "OVER": 4})
 
 
-def make(msix: MsixBars | None = None, **declared: Any) -> Endpoint:
-    kind = type("Mine", (Endpoint,), {"identity": IDENTITY, **declared})
-    made: Endpoint = kind(msix_bars=msix)
+def declare(**declared: Any) -> type[Endpoint]:
+    """Declare a class whose body has it all."""
+    return type("Mine", (Endpoint,), {"identity": IDENTITY, **declared})
+
+
+def make(**declared: Any) -> Endpoint:
+    """Make a function of a class whose constructor passes it all."""
+    names = ("bars", "vectors", "msix_bars")
+    passed = {name: declared.pop(name) for name in names if name in declared}
+    members = {"identity": IDENTITY, **declared}
+    kind: Any = type("Mine", (Endpoint,), members, complete=False)
+    made: Endpoint = kind(**passed)
     return made
 
 
@@ -41,6 +62,7 @@ class Status(Fields):
 
 FIRST = Register(Reg.FIRST, Access.RW)
 MEMORY = MemoryBar(0x1000)
+NESTED: Any = MixedBar(16, {})
 RIGHT: dict[str, dict[str, Any]] = {
     "nothing but an identity": {},
     "last register of its BAR": {"bars": of(Register(Reg.LAST, Access.RW))},
@@ -50,28 +72,28 @@ RIGHT: dict[str, dict[str, Any]] = {
     "table and bits behind registers": {
         "bars": of(FIRST, size=0x4000),
         "vectors": 4,
-        "msix": MsixBars(0, 0, 0x2040, 0x2000),
+        "msix_bars": MsixBars(0, 0, 0x2040, 0x2000),
     },
     "table that ends where the bits begin": {
         "bars": {1: MEMORY},
         "vectors": 4,
-        "msix": MsixBars(1, 1, 64),
+        "msix_bars": MsixBars(1, 1, 64),
     },
     "table and bits at one offset of two BARs": {
         "bars": {1: MEMORY, 2: MEMORY},
         "vectors": 4,
-        "msix": MsixBars(1, 2, 0),
+        "msix_bars": MsixBars(1, 2, 0),
     },
-    "bits before the table": {"bars": {1: MEMORY}, "vectors": 4, "msix": MsixBars(1, 1, 0, 8)},
+    "bits before the table": {"bars": {1: MEMORY}, "vectors": 4, "msix_bars": MsixBars(1, 1, 0, 8)},
     "bits that end with their BAR": {
         "bars": {1: MEMORY},
         "vectors": 4,
-        "msix": MsixBars(1, 1, 0xFF8),
+        "msix_bars": MsixBars(1, 1, 0xFF8),
     },
     "table beside pages that are mapped": {
         "bars": {2: SharedBar(0x2000, ((0x1000, 0x1000),))},
         "vectors": 4,
-        "msix": MsixBars(2, 2, 64),
+        "msix_bars": MsixBars(2, 2, 64),
     },
     "names that two BARs share, without a side effect": {
         "bars": {0: RegisterBar((FIRST,)), 1: RegisterBar((Register(Other.FIRST),))}
@@ -83,6 +105,37 @@ RIGHT: dict[str, dict[str, Any]] = {
         "write_second": nothing,
     },
     "values that are named as side effects are": {"read_retries": 3, "write_back": True},
+    "64 bits, its upper half free": {
+        "bars": {0: MemoryBar(0x1000, bits=64, prefetchable=True), 2: MEMORY}
+    },
+    "64 bits and 64 TiB": {"bars": {4: RegisterBar((FIRST,), 1 << 46, bits=64)}},
+    "64 bits beside the table's own BAR": {
+        "bars": {index: MemoryBar(0x1000, bits=64) for index in (0, 2)},
+        "vectors": 1,
+    },
+    "parts one behind the other": {
+        "bars": {
+            0: MixedBar(
+                0x4000,
+                {
+                    0x1000: MEMORY,
+                    0: Registers((FIRST,)),
+                    4: RegisterBar((FIRST,), 16),
+                    0x2000: SharedBar(0x2000, ((0x1000, 0x1000),)),
+                },
+            )
+        },
+        "vectors": 4,
+        "msix_bars": MsixBars(0, 0, 0x2040, 0x2000),
+    },
+    "a part that ends with its BAR": {"bars": {0: MixedBar(0x2000, {0x1000: MEMORY})}},
+    "the table between parts": {
+        "bars": {0: MixedBar(0x1000, {0: CallbackBar(0x100), 0x140: Registers((FIRST,))})},
+        "read_bar0": nothing,
+        "vectors": 4,
+        "msix_bars": MsixBars(0, 0, 0xFF8, 0x100),
+    },
+    "callbacks": {"bars": {2: CallbackBar(16)}, "write_bar2": nothing},
     "all vectors": {"vectors": 2048},
     "all messages": {"messages": 32},
 }
@@ -90,6 +143,7 @@ RIGHT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("declared", RIGHT.values(), ids=RIGHT)
 def test_right_declaration(declared: dict[str, Any]) -> None:
+    declare(**declared)()
     make(**declared)
 
 
@@ -105,6 +159,102 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"bars": {0: MemoryBar(0x1800)}}, r"Mine: BAR0 of 0x1800 bytes; make it a power"),
     "size of 8": ({"bars": {0: MemoryBar(8)}}, r"Mine: BAR0 of 0x8 bytes"),
     "size of 4 GiB": ({"bars": {0: RegisterBar((), 1 << 32)}}, r"Mine: BAR0 of 0x100000000"),
+    "size of 128 TiB": (
+        {"bars": {0: MemoryBar(1 << 47, bits=64)}},
+        r"Mine: BAR0 of 0x8.* bytes; make it a power of two from 16 to 64 TiB",
+    ),
+    "advice for a size beyond 32 bits": (
+        {"bars": {0: MemoryBar(1 << 33)}},
+        r"power of two from 16 to 2 GiB, or give it bits=64",
+    ),
+    "bits": ({"bars": {0: MemoryBar(16, bits=16)}}, r"Mine: BAR0 of 16 bits; give it bits=32"),
+    "prefetchable and 32 bits": (
+        {"bars": {0: MemoryBar(16, prefetchable=True)}},
+        r"Mine: BAR0 is prefetchable, and .* needs 64 bits .*; give it bits=64",
+    ),
+    "64 bits at the last BAR": (
+        {"bars": {5: MemoryBar(16, bits=64)}},
+        r"Mine: BAR5 of 64 bits needs BAR6 as well; give it a lower number",
+    ),
+    "upper half that is another BAR": (
+        {"bars": {2: MEMORY, 1: MemoryBar(16, bits=64)}},
+        r"Mine: BAR2 is the upper half of BAR1, which has 64 bits; give it another number",
+    ),
+    "no BAR but upper halves for the table": (
+        {"vectors": 1, "bars": {index: MemoryBar(16, bits=64) for index in (0, 2, 4)}},
+        r"Mine: no BAR is free",
+    ),
+    "a BAR that is not one": ({"bars": {0: 0x1000}}, r"Mine: BAR0 is 4096; declare a RegisterBar"),
+    "registers without a size": ({"bars": {0: Registers((FIRST,))}}, r"Mine: BAR0 is Registers"),
+    "a mixed BAR in another": (
+        {"bars": {0: MixedBar(0x1000, {0: NESTED})}},
+        r"Mine: BAR0's part at 0x0 is MixedBar.*; a part is Registers",
+    ),
+    "parts that overlap": (
+        {"bars": {1: MixedBar(0x4000, {0xFFC: MEMORY, 0: MEMORY})}},
+        r"Mine: BAR1's parts at 0x0 and 0xffc overlap: the first ends at 0x1000; move one",
+    ),
+    "a part behind the end": (
+        {"bars": {1: MixedBar(0x1000, {4: MEMORY})}},
+        r"Mine: BAR1's part at 0x4 ends at 0x1004, behind the BAR's 0x1000 bytes; make the BAR",
+    ),
+    "a part before the start": (
+        {"bars": {1: MixedBar(0x1000, {-4: MemoryBar(16)})}},
+        r"Mine: BAR1's part at -0x4: make its offset a multiple of 4",
+    ),
+    "a part off its 4 bytes": (
+        {"bars": {1: MixedBar(0x1000, {2: Registers((FIRST,))})}},
+        r"Mine: BAR1's part at 0x2: make its offset a multiple of 4",
+    ),
+    "shared memory off its page": (
+        {"bars": {1: MixedBar(0x4000, {0x800: SharedBar(0x1000, ())})}},
+        r"Mine: BAR1's part at 0x800: make its offset a multiple of 4096",
+    ),
+    "shared memory twice": (
+        {"bars": {1: MixedBar(0x4000, {at: SharedBar(0x1000, ()) for at in (0, 0x2000)})}},
+        r"Mine: BAR1's parts at 0x0 and 0x2000 are both SharedBar",
+    ),
+    "a part without bytes": (
+        {"bars": {1: MixedBar(0x4000, {0x800: Registers(())})}},
+        r"Mine: BAR1's part at 0x800 has 0 bytes; give it a size, or registers",
+    ),
+    "a part of 64 bits": (
+        {"bars": {1: MixedBar(0x4000, {0: MemoryBar(16, bits=64)})}},
+        r"Mine: BAR1's part at 0x0 has bits or prefetchable; say them of the MixedBar",
+    ),
+    "callbacks that call nothing": (
+        {"bars": {2: CallbackBar(16)}},
+        r"Mine: BAR2 is a CallbackBar, and nothing is called; define read_bar2\(offset, length\)",
+    ),
+    "a callback of another BAR": (
+        {"bars": {2: CallbackBar(16)}, "read_bar2": nothing, "read_bar3": nothing},
+        r"Mine.read_bar3: no register of that name",
+    ),
+    "table over a part's register": (
+        {
+            "vectors": 4,
+            "bars": {0: MixedBar(0x1000, {0x100: Registers((FIRST,))})},
+            "msix_bars": MsixBars(0, 0, 0x800, 0xC8),
+        },
+        r"Mine: MSI-X's table at 0xc8 of BAR0 lies over the register FIRST at 0x100",
+    ),
+    "table in a part's pages that are mapped": (
+        {
+            "vectors": 4,
+            "bars": {0: MixedBar(0x8000, {0x2000: SharedBar(0x2000, ((0x1000, 0x1000),))})},
+            "msix_bars": MsixBars(0, 0, 0, 0x2FC8),
+        },
+        r"table at 0x2fc8 of BAR0 lies in memory that the client maps, from 0x3000 on",
+    ),
+    "table over callbacks": (
+        {
+            "vectors": 4,
+            "bars": {0: CallbackBar(0x1000)},
+            "write_bar0": nothing,
+            "msix_bars": MsixBars(0, 0, 0x800, 0),
+        },
+        r"table at 0x0 of BAR0 lies in a CallbackBar, from 0x0 on; .* declare a MixedBar that",
+    ),
     "register behind the end": (
         {"bars": of(Register(Reg.FAR, Access.RW))},
         r"Mine: FAR at 0x2000: the BAR has 0x1000 bytes; make it larger",
@@ -127,42 +277,42 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"Mine: no BAR is free for the table of MSI-X; say by msix_bars",
     ),
     "table in a BAR that is not there": (
-        {"vectors": 4, "msix": MsixBars(3, 3, 64)},
+        {"vectors": 4, "msix_bars": MsixBars(3, 3, 64)},
         r"Mine: MSI-X's table at 0x0 of BAR3: no such BAR",
     ),
     "bits in a BAR that is not there": (
-        {"vectors": 4, "bars": {1: MEMORY}, "msix": MsixBars(1, 2)},
+        {"vectors": 4, "bars": {1: MEMORY}, "msix_bars": MsixBars(1, 2)},
         r"Mine: MSI-X's pending bits at 0x0 of BAR2: no such BAR",
     ),
     "table behind the end": (
-        {"vectors": 4, "bars": {1: MEMORY}, "msix": MsixBars(1, 1, 0, 0xFC8)},
+        {"vectors": 4, "bars": {1: MEMORY}, "msix_bars": MsixBars(1, 1, 0, 0xFC8)},
         r"table at 0xfc8 of BAR1: 0x40 bytes of 4 vectors end behind its 0x1000",
     ),
     "bits behind the end": (
-        {"vectors": 4, "bars": {1: MEMORY}, "msix": MsixBars(1, 1, 0x2000)},
+        {"vectors": 4, "bars": {1: MEMORY}, "msix_bars": MsixBars(1, 1, 0x2000)},
         r"pending bits at 0x2000 of BAR1",
     ),
     "bits in the table": (
-        {"vectors": 4, "bars": {1: MEMORY}, "msix": MsixBars(1, 1, 56)},
+        {"vectors": 4, "bars": {1: MEMORY}, "msix_bars": MsixBars(1, 1, 56)},
         r"Mine: MSI-X's pending bits at 0x38 of BAR1 lie in its table, which ends at 0x40",
     ),
     "table off its 8 bytes": (
-        {"vectors": 4, "bars": {1: MEMORY}, "msix": MsixBars(1, 1, 64, 4)},
+        {"vectors": 4, "bars": {1: MEMORY}, "msix_bars": MsixBars(1, 1, 64, 4)},
         r"table at 0x4 of BAR1: a multiple of 8",
     ),
     "table over a register": (
-        {"vectors": 4, "bars": of(FIRST), "msix": MsixBars(0, 0, 64)},
+        {"vectors": 4, "bars": of(FIRST), "msix_bars": MsixBars(0, 0, 64)},
         r"Mine: MSI-X's table at 0x0 of BAR0 lies over the register FIRST at 0x0",
     ),
     "bits over a register": (
-        {"vectors": 4, "bars": of(Register(Reg.LAST)), "msix": MsixBars(0, 0, 0xFF8)},
+        {"vectors": 4, "bars": of(Register(Reg.LAST)), "msix_bars": MsixBars(0, 0, 0xFF8)},
         r"pending bits at 0xff8 of BAR0 lies over the register LAST",
     ),
     "table in pages that are mapped": (
         {
             "vectors": 4,
             "bars": {2: SharedBar(0x2000, ((0x1000, 0x1000),))},
-            "msix": MsixBars(2, 2, 64, 0x1000),
+            "msix_bars": MsixBars(2, 2, 64, 0x1000),
         },
         r"table at 0x1000 of BAR2 lies in memory that the client maps",
     ),
@@ -196,10 +346,53 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_wrong_declaration(declared: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make(**declared)
+    if declared.get("identity", IDENTITY) is not None:  # a base class may leave it out
+        with pytest.raises(ValueError, match=said):
+            declare(**declared)
+
+
+def test_a_class_that_is_not_complete_is_checked_when_it_is_made() -> None:
+    class Base(Endpoint, complete=False):
+        identity = IDENTITY
+        bars: ClassVar[Bars] = of(FIRST)
+
+        def write_second(self, _value: int) -> None: ...
+
+    class Whole(Base):
+        bars: ClassVar[Bars] = of(FIRST, Register(Reg.SECOND, Access.RW))
+
+    Whole()
+    with pytest.raises(ValueError, match=r"Base.write_second: .*class Base\(Endpoint, complete=F"):
+        Base()
+
+
+def test_side_effects_without_bars_wait_for_the_constructor() -> None:
+    """A class that has no BARs in its body passes them, or is a base class."""
+
+    class Later(Endpoint):
+        identity = IDENTITY
+
+        def write_first(self, _value: int) -> None: ...
+
+    Later(bars=of(FIRST))
+    with pytest.raises(ValueError, match=r"Later.write_first: no register"):
+        Later()
+
+
+def test_bars_that_are_a_property_are_of_each_function() -> None:
+    def bars(_self: Endpoint) -> Any:
+        return of(Register(Reg.FAR))
+
+    with pytest.raises(ValueError, match="Mine: FAR at 0x2000"):
+        declare(bars=property(bars))()
+
+
+def test_a_declaration_makes_no_memory() -> None:
+    declare(bars={0: MemoryBar(1 << 46, bits=64), 2: SharedBar(1 << 46, (), bits=64)})
 
 
 def test_registers_that_are_added_later_keep_out_of_msix_and_within_the_bar() -> None:
-    made = make(MsixBars(0, 0, 0x840, 0x800), bars=of(FIRST), vectors=4)
+    made = make(msix_bars=MsixBars(0, 0, 0x840, 0x800), bars=of(FIRST), vectors=4)
     file = made.registers(0)
     for name, offset, said in (
         ("OVER", 0x83C, "Mine: OVER at 0x83c: MSI-X's table is there"),
@@ -216,7 +409,7 @@ def test_registers_that_are_added_later_keep_out_of_msix_and_within_the_bar() ->
 
 
 def test_msix_beside_registers_shows_both() -> None:
-    made = make(MsixBars(0, 0, 0x840, 0x800), bars=of(FIRST), vectors=4)
+    made = make(msix_bars=MsixBars(0, 0, 0x840, 0x800), bars=of(FIRST), vectors=4)
     made.region_write(7, 4, b"\2\0")
     write32(made, 0, Reg.FIRST, 7)
     assert read32(made, 0, 0x80C) == 1, "each vector is masked"

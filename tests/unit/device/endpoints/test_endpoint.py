@@ -252,16 +252,15 @@ def test_bars_that_cannot_be(bars: Bars, words: str) -> None:
 def test_content_of_another_kind_is_an_error(small: Small) -> None:
     with pytest.raises(LookupError, match="BAR1 has no registers"):
         small.registers(1)
-    with pytest.raises(LookupError, match="BAR0 is not memory"):
+    with pytest.raises(LookupError, match="BAR0 has no memory"):
         small.memory(0)
 
 
 def test_side_effect_of_no_register_is_an_error() -> None:
-    class Misspelt(Small):
-        def write_contrl(self, value: int) -> None: ...
-
     with pytest.raises(ValueError, match="write_contrl: no register"):
-        Misspelt(Trace())
+
+        class Misspelt(Small):
+            def write_contrl(self, value: int) -> None: ...
 
 
 def test_a_class_can_be_made_twice() -> None:

@@ -100,7 +100,7 @@ def test_the_parts_go_over_in_their_order_and_nothing_else() -> None:
     migration(target).set(S.RESUMING)
     migration(target).write(state)
     migration(target).set(S.RUNNING)
-    assert target.memory(1) == bytes(2048) + bytes(range(256)) * 8
+    assert bytes(target.memory(1)) == bytes(2048) + bytes(range(256)) * 8
     assert bytes(target.memory(2)[:4]) == b"only"
     assert (target.registers(0)[Reg.FIRST], target.registers(0)[Reg.COUNT]) == (0, 42)
     assert source.phases == ["stopped"]
