@@ -240,7 +240,12 @@ def test_files_that_are_named_exist(page: Path) -> None:
 def test_some_pages_have_doctests() -> None:
     parser = doctest.DocTestParser()
     with_examples = {page.name for page in PAGES if parser.get_examples(page.read_text())}
-    assert with_examples >= {"endpoint-registers.md", "iobuffer.md", "profiles.md"}
+    assert with_examples >= {
+        "endpoint-bars.md",
+        "endpoint-registers.md",
+        "iobuffer.md",
+        "profiles.md",
+    }
 
 
 def test_readme_is_short() -> None:
