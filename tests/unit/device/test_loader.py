@@ -88,7 +88,7 @@ def call(folder: Path, *argv: str, python: Sequence[str] = ()) -> subprocess.Com
         ("own_device:Endpoint", "Endpoint is not an Endpoint"),
         ("own_device:Greedy", "cannot be made with (trace): missing a required argument: 'colour'"),
         ("own_device:Failing", "cannot be made: RuntimeError('out of luck')"),
-        ("large_device:Large", "cannot be imported: ValueError('Large: BAR0 of 0x1388 bytes; make"),
+        ("large_device:Large", ": Large: BAR0 of 0x1388 bytes; make it a power of two"),
     ],
 )
 def test_what_is_wrong_is_said(folder: Path, name: str, words: str) -> None:
