@@ -34,12 +34,12 @@ def search_path() -> list[Path]:
 
 
 def files(endpoint: str, folders: Sequence[Path]) -> frozenset[Path]:
-    """Return the files of ``MODULE:CLASS``, as far as they are in ``folders``.
+    """Return the files of ``MODULE:CLASS,...``, as far as they are in ``folders``.
 
     A file that cannot be read, or has a mistake in it, is among them; what it imports is not.
     """
     found: set[Path] = set()
-    waiting = [endpoint.partition(":")[0]]
+    waiting = [each.strip().partition(":")[0] for each in endpoint.split(",")]
     seen: set[str] = set()
     while waiting and len(found) < _FILES_MAX:
         name = waiting.pop()

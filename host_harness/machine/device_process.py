@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import dma_rehearsal
-from dma_rehearsal.host_harness.machine import sockets_folder
+from dma_rehearsal.host_harness.machine import plugged_functions, sockets_folder
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.process import advice
 from dma_rehearsal.host_harness.process.children import child, how_it_ended
@@ -32,27 +33,39 @@ _CPUS = 2
 _ANSWER_MAX = 1 << 20  # bytes; a name comes back with each of its characters escaped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeviceProcess:
-    """A device process that was started. ``sockets`` is the folder of its sockets, and of others
-    of its VM; ``peer`` is None where it serves no second exerciser.
+    """A device process that was started.
+
+    ``sockets`` is the folder of its sockets, and of others of its VM.
     """
 
     process: subprocess.Popen[bytes]
     sockets: Path
-    peer: Path | None
     _folder: Path
     _options: Options
-
-    @property
-    def exerciser(self) -> Path:
-        """The socket of the endpoint."""
-        return self.sockets / "exerciser"
+    _ready: bool = False
 
     @property
     def platform(self) -> Path:
         """The socket of the platform."""
         return self.sockets / "platform"
+
+    def functions(self) -> tuple[PluggedFunction, ...]:
+        """Return the functions of the endpoints; a user's process says which it has, once ready.
+
+        Errors as `await_ready`'s, and NoVerdict when the process does not answer.
+        """
+        if self._options.endpoint is None:
+            return plugged_functions.usual(self._options, self.sockets)
+        self.await_ready()
+        said = _ask(self.sockets / SOCKET, {"functions": None}, "device up")
+        try:
+            return plugged_functions.told(said["functions"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise NoVerdict(
+                "device up", f"the device does not tell its functions: {error}"
+            ) from error
 
     def await_ready(self) -> subprocess.Popen[bytes]:
         """Return the process once it listens on its sockets.
@@ -61,6 +74,8 @@ class DeviceProcess:
         deadline, which counts from this call, passes.
         """
         device, log, endpoint = self.process, self._folder / _LOG, self._options.endpoint
+        if self._ready:
+            return device
         if device.stdout is None:
             raise NoVerdict("device up", "the device process has no standard output")
         limit = self._options.deadlines["device up"]
@@ -79,6 +94,7 @@ class DeviceProcess:
                 reason = f"is not ready within its deadline of {limit:g} s"
             said = "\n".join(f"  | {text}" for text in tail(log))
             raise NoVerdict("device up", f"the device process {reason}\n{said}".rstrip())
+        self._ready = True
         return device
 
 
@@ -89,18 +105,19 @@ def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> 
     that run at a time. EnvironmentFailure when no folder can hold its sockets.
     """
     sockets = sockets_folder.make(stack)
-    exerciser, platform = sockets / "exerciser", sockets / "platform"
-    # A second exerciser, which the first reaches by DMA; behind an IOMMU it could not.
-    peer = sockets / "peer" if options.has_peer else None
+    first, *others = plugged_functions.usual(options, sockets)
     fault = options.fault
     argv = [
         # -P: modules of the current folder must not hide those of the standard library.
         *(sys.executable, "-P", "-m", "dma_rehearsal.device", "--die-with-stdin"),
-        *("--exerciser-socket", str(exerciser), "--platform-socket", str(platform)),
+        *("--exerciser-socket", str(first.socket)),
+        *("--platform-socket", str(sockets / "platform")),
         *("--control-socket", str(sockets / SOCKET)),
-        *(("--peer-socket", str(peer)) if peer else ()),
         *("--trace", str(folder / "device-trace.jsonl")),
     ]
+    more = "--endpoint-socket" if options.endpoint else "--peer-socket"
+    for each in others:
+        argv += [more, str(each.socket)]
     if len(os.sched_getaffinity(0)) < _CPUS * vms:
         argv += ["--no-spin"]
     if options.gdb:
@@ -129,7 +146,7 @@ def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> 
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(python_path)},
         )
     )
-    return DeviceProcess(device, sockets, peer, folder, options)
+    return DeviceProcess(device, sockets, folder, options)
 
 
 def _endpoint_refused(endpoint: str, log: Path) -> UsageError:
@@ -138,7 +155,8 @@ def _endpoint_refused(endpoint: str, log: Path) -> UsageError:
     _, is_hint, hint = last.partition("next: ")
     if not is_hint:
         said.append(last)
-        hint = f"fix {endpoint.partition(':')[2]}: docs/tutorial.md says what an endpoint can have"
+        classes = " or ".join(each.partition(":")[2] for each in endpoint.split(","))
+        hint = f"fix {classes}: docs/tutorial.md says what an endpoint can have"
     return UsageError(f"ENDPOINT={endpoint}: {' '.join(said)}", hint)
 
 

@@ -89,6 +89,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             restoring = stack.enter_context(saved_state.restoring(launch.state, memory))
         with progress.phase("device"):
             device = started.await_ready()
+            functions = started.functions()
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
         for ours, theirs in ends.values():
             stack.callback(ours.close)
@@ -99,9 +100,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             qmp_fd=ends["qmp"][1].fileno(),
             initramfs_fd=launch.initramfs,
             memory_fd=memory.fileno(),
-            exerciser_socket=started.exerciser,
+            functions=functions,
             platform_socket=started.platform,
-            peer_socket=started.peer,
             shell_sockets=tuple(shells),
             gdb_socket=gdb,
         )
@@ -170,8 +170,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             with progress.phase("restore"):
                 restoring.finish(vm)
         # QEMU is connected; nothing else may connect.
-        started.exerciser.unlink(missing_ok=True)
-        started.platform.unlink(missing_ok=True)
+        for path in (*(each.socket for each in functions), started.platform):
+            path.unlink(missing_ok=True)
         _announce(stack, launch, shells, gdb)
         if gdb:
             progress.note(f"gdb {shlex.quote(str(launch.image.kernel))} -ex 'target remote {gdb}'")

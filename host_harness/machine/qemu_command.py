@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dma_rehearsal.device.layout.result_frames import PORT_NAME
 from dma_rehearsal.host_harness.environment.qemu import Qemu
-from dma_rehearsal.host_harness.machine import guest_memory
+from dma_rehearsal.host_harness.machine import guest_memory, plugged_functions
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 
 # QEMU's docs/specs/pvpanic.rst; guest/testkit/host_witness.py writes to it.
 PANIC_PORT = 0x505
@@ -23,9 +24,9 @@ _CPU = {"tcg": "max,erms=off,fsrm=off"}
 SHELLS = 4
 # The slots of the root bus. A saved state has each function at its slot, so a slot must not depend
 # on which other functions are plugged in. Slot 2 is the bridge's behind an IOMMU.
+# `plugged_functions` has the slots of the endpoints.
 _SERIAL, _OUTSIDE = 1, 2
-_EDUS, _EXERCISER, _PLATFORM, _PEER = (2, 3), 4, 5, 6
-_EXERCISER_BEHIND_IOMMU = 3
+_EDUS, _PLATFORM = (2, 3), 5
 # A second opinion: one with its default of 28 address bits, one with 40. Nothing maps memory for
 # them behind an IOMMU.
 _EDU = (
@@ -53,9 +54,8 @@ class Wiring:
     qmp_fd: int
     initramfs_fd: int | None
     memory_fd: int
-    exerciser_socket: Path
+    functions: tuple[PluggedFunction, ...]
     platform_socket: Path
-    peer_socket: Path | None = None
     shell_sockets: tuple[Path, ...] = ()
     gdb_socket: Path | None = None
 
@@ -148,18 +148,18 @@ def _shell_consoles(wiring: Wiring) -> list[str]:
 def _functions(wiring: Wiring, *, iommu: bool, posted_writes: bool) -> list[str]:
     """Return the words that plug in the device process's functions."""
     posted: dict[str, bool] = {} if posted_writes else {"x-no-posted-writes": True}
-    exerciser = _EXERCISER_BEHIND_IOMMU if iommu else _EXERCISER
-    platform = ("soc", 0) if iommu else ("pcie.0", _PLATFORM)
-    words = [
-        *("-device", _vfio_user("exerciser", wiring.exerciser_socket, "pcie.0", exerciser, posted)),
-        *("-device", _vfio_user("platform", wiring.platform_socket, *platform, {})),
-    ]
-    if wiring.peer_socket:
-        words += ["-device", _vfio_user("peer", wiring.peer_socket, "pcie.0", _PEER, posted)]
+    platform = ("soc", "0x0") if iommu else ("pcie.0", f"{_PLATFORM:#x}")
+    words = ["-device", _vfio_user("platform", wiring.platform_socket, *platform, {})]
+    for each in wiring.functions:
+        place, properties = f"{each.slot(iommu=iommu):#x}", dict(posted)
+        if not plugged_functions.is_alone(each, wiring.functions):
+            place += f".{each.number}"
+            properties["multifunction"] = True
+        words += ["-device", _vfio_user(each.id, each.socket, "pcie.0", place, properties)]
     return words
 
 
-def _vfio_user(name: str, path: Path, bus: str, slot: int, properties: dict[str, bool]) -> str:
+def _vfio_user(name: str, path: Path, bus: str, place: str, properties: dict[str, bool]) -> str:
     socket = {"type": "unix", "path": str(path)}
-    function = {"driver": "vfio-user-pci", "id": name, "bus": bus, "addr": f"{slot:#x}"}
+    function = {"driver": "vfio-user-pci", "id": name, "bus": bus, "addr": place}
     return json.dumps(function | properties | {"socket": socket})

@@ -62,8 +62,9 @@ OPTIONS = (
     Option(
         "endpoint",
         "ENDPOINT",
-        "MODULE:CLASS",
-        "serve this endpoint in place of the exerciser; its module may be in the current folder",
+        "MODULE:CLASS[,...]",
+        "serve this endpoint in place of the exerciser, or several, separated by ','; a module may "
+        "be in the current folder",
     ),
     Option(
         "module",
@@ -182,6 +183,11 @@ class Options:
     keep: bool = False
     gdb: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The classes that ENDPOINT names; none without it."""
+        return tuple(self.endpoint.split(",")) if self.endpoint else ()
 
     @property
     def has_peer(self) -> bool:

@@ -44,7 +44,13 @@ from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.payload import SOURCE, Delta, GuestTests, Payload
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.environment.user_modules import NO_MODULES, UserModules
-from dma_rehearsal.host_harness.machine import kernel_cmdline, qemu_command, saved_state
+from dma_rehearsal.host_harness.machine import (
+    kernel_cmdline,
+    plugged_functions,
+    qemu_command,
+    saved_state,
+)
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.options.run_options import Options
@@ -133,15 +139,17 @@ def plan(
     isolated: bool,
     shells: bool,
     modules: UserModules = NO_MODULES,
+    functions: Sequence[PluggedFunction] = (),
 ) -> Plan:
     """Return how the guests of a run start.
 
-    ``request`` is the collection that will follow; ``modules`` are the kernel modules under test.
+    ``request`` is the collection that will follow; ``modules`` are the kernel modules under test,
+    ``functions`` those of the endpoints (default: the usual ones of these options).
     Errors as `payload.make`'s.
     """
     if reason := why_cold(options):
         return cold(options, image, tests, request, reason, modules)
-    booted = booted_key(found, image, accelerator, options, isolated=isolated)
+    booted = booted_key(found, image, accelerator, options, functions, isolated=isolated)
     collected = None
     if request and options.state != run_options.BOOTED and not _fault_may_be_seen(options, request):
         digest = payload.digest(image.tree, tests, modules.files())
@@ -265,7 +273,13 @@ def why_cold(options: Options) -> str:
 
 
 def booted_key(
-    found: Qemu, image: Image, accelerator: str, options: Options, *, isolated: bool
+    found: Qemu,
+    image: Image,
+    accelerator: str,
+    options: Options,
+    functions: Sequence[PluggedFunction] = (),
+    *,
+    isolated: bool,
 ) -> dict[str, Any]:
     """Return what a booted state depends on, as a JSON value."""
     words = kernel_cmdline.boot_parameters(options, isolated=isolated)
@@ -275,7 +289,7 @@ def booted_key(
         accelerator,
         Path("kernel"),
         Path("run"),
-        _wiring(options),
+        _wiring(functions or plugged_functions.usual(options, Path())),
         cmdline,
         iommu=options.iommu,
     )
@@ -307,8 +321,8 @@ def collected_key(
 def device_digest(endpoint: str | None) -> str:
     """Return a digest of the code of the devices that a run has, and of the data beside it.
 
-    ``endpoint`` is a user's MODULE:CLASS: what it imports belongs to it, and the files of data in
-    the same folders.
+    ``endpoint`` is a user's MODULE:CLASS, or several: what they import belongs to them, and the
+    files of data in the same folders.
     """
     found = {"device": build_cache.digest_of_files(SOURCE / "device")}
     if endpoint:
@@ -325,7 +339,7 @@ def device_digest(endpoint: str | None) -> str:
     return build_cache.digest_of(found)
 
 
-def _wiring(options: Options) -> qemu_command.Wiring:
+def _wiring(functions: Sequence[PluggedFunction]) -> qemu_command.Wiring:
     """Return what is in place of a run's descriptors and paths in the key."""
     return qemu_command.Wiring(
         console_fd=0,
@@ -333,9 +347,8 @@ def _wiring(options: Options) -> qemu_command.Wiring:
         qmp_fd=0,
         initramfs_fd=0,
         memory_fd=0,
-        exerciser_socket=Path("exerciser"),
+        functions=plugged_functions.shape(functions),
         platform_socket=Path("platform"),
-        peer_socket=Path("peer") if options.has_peer else None,
     )
 
 

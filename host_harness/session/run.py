@@ -183,11 +183,14 @@ class Run:
             found, guest = self._environment
             if fault := self.options.fault:
                 self.progress.note(f"FAULT: {fault.name}: {fault.description}", always=True)
+            # The exerciser's functions are known; a user's process is asked, and must be ready.
+            functions = devices[0][1].functions() if self.options.endpoint else ()
             plan = guest_states.plan(
                 *(self.options, found, guest, self.accelerator, self.tests, request),
                 isolated=isolated,
                 shells=self._shells,
                 modules=self.modules,
+                functions=functions,
             )
             self._booted = count
             self._say_start(plan.start)

@@ -45,6 +45,12 @@ def test_module_and_what_it_imports_beside_it(project: Path) -> None:
     assert names(project, "unrelated:Device") == {"unrelated.py"}
 
 
+def test_files_of_several_devices(project: Path) -> None:
+    (project / "second.py").write_text("")
+    alone = names(project, "mine.device:Device")
+    assert names(project, "mine.device:Device,second:Two") == alone | {"second.py"}
+
+
 def test_module_with_a_mistake_is_among_them(project: Path) -> None:
     (project / "mine" / "device.py").write_text("class Device(\n")
     assert names(project, "mine.device:Device") == {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dma_rehearsal.host_harness.machine import device_process
+from dma_rehearsal.host_harness.machine import device_process, plugged_functions
 from dma_rehearsal.host_harness.machine.device_process import accesses, set_fault, set_test
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
@@ -70,10 +70,10 @@ def test_a_started_process_listens_when_it_is_ready(tmp_path: Path, iommu: str, 
     with ExitStack() as stack:
         started = device_process.start(stack, run_options.parse({"iommu": iommu}), tmp_path)
         process = started.await_ready()
-        assert started.exerciser.is_socket()
         assert started.platform.is_socket()
-        assert bool(started.peer) == peer
-        assert not started.peer or started.peer.is_socket()
+        assert [each.device for each in started.functions()] == [0, 1][: 1 + peer]
+        assert all(each.socket.is_socket() for each in started.functions())
+        assert started.await_ready() is process
         set_test(started.sockets / device_process.SOCKET, None)
         assert process.poll() is None
     assert process.returncode is not None
@@ -118,6 +118,46 @@ def test_an_endpoint_that_cannot_be_served_is_told_when_it_is_awaited(tmp_path: 
         started = device_process.start(stack, run_options.parse({"endpoint": "no:One"}), tmp_path)
         with pytest.raises(UsageError, match=r"ENDPOINT=no:One"):
             started.await_ready()
+
+
+def test_a_process_of_a_user_says_which_functions_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "boards.py").write_text(
+        "from dma_rehearsal.device.exerciser.exerciser import Exerciser\n"
+        "from dma_rehearsal.device.endpoints import MultiFunction\n"
+        "class Card(MultiFunction):\n"
+        "    functions = {0: Exerciser, 5: Exerciser}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = {"endpoint": "boards:Card,examples.timer:TimerDevice"}
+    with ExitStack() as stack:
+        started = device_process.start(stack, run_options.parse(given), tmp_path)
+        found = started.functions()
+        assert [(each.device, each.number, each.id) for each in found] == [
+            (0, 0, "exerciser"),
+            (0, 5, "exerciser.5"),
+            (1, 0, "endpoint1"),
+        ]
+        assert all(each.socket.is_socket() for each in found)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        ["a"],
+        [{"device": 0, "function": 0}],
+        [{"device": 1, "function": 0, "socket": "a"}],
+        [{"device": 0, "function": 8, "socket": "a"}],
+        [{"device": 0, "function": 0, "socket": 3}],
+        [{"device": 0, "function": 0, "socket": "a"}] * 2,
+    ],
+)
+def test_nonsense_about_functions_is_refused(answer: object) -> None:
+    with pytest.raises(ValueError, match="function"):
+        plugged_functions.told(answer)
 
 
 def test_a_process_that_dies_before_it_is_ready(tmp_path: Path) -> None:

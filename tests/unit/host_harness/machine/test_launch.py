@@ -79,7 +79,7 @@ def test_qemu_that_ends_makes_the_state_unusable_and_ends_a_boot(launch: Launch)
 def test_lost_device_process_is_not_the_states_fault(launch: Launch, tmp_path: Path) -> None:
     """It would be lost in a boot, too."""
     with subprocess.Popen(["echo", "ready"], stdout=subprocess.PIPE) as process:
-        device = DeviceProcess(process, tmp_path, None, launch.folder, launch.options)
+        device = DeviceProcess(process, tmp_path, launch.folder, launch.options)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with (
             pytest.raises(NoVerdict, match="the device process ended with status 0"),

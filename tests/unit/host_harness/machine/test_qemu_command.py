@@ -12,6 +12,7 @@ import pytest
 
 from dma_rehearsal.host_harness.environment import qemu
 from dma_rehearsal.host_harness.machine import guest_memory, qemu_command
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 
 WIRING = qemu_command.Wiring(
     console_fd=10,
@@ -19,8 +20,14 @@ WIRING = qemu_command.Wiring(
     qmp_fd=12,
     initramfs_fd=13,
     memory_fd=14,
-    exerciser_socket=Path("/run/x/exerciser"),
+    functions=(PluggedFunction(0, 0, Path("/run/x/exerciser")),),
     platform_socket=Path("/run/x/platform"),
+)
+PEER = (*WIRING.functions, PluggedFunction(1, 0, Path("/run/x/endpoint1")))
+CARD = (
+    *(PluggedFunction(0, number, Path(f"/run/x/exerciser.{number}")) for number in (0, 1, 7)),
+    PluggedFunction(1, 0, Path("/run/x/endpoint1")),
+    *(PluggedFunction(2, number, Path(f"/run/x/endpoint2.{number}")) for number in (0, 3)),
 )
 
 
@@ -64,9 +71,9 @@ def test_both_functions_are_plugged_in() -> None:
 
 def test_a_peer_comes_behind_the_exerciser() -> None:
     """The guest finds the exerciser as the first function of its id, in the order of addresses."""
-    words = argv(peer_socket=Path("/run/x/peer"))
+    words = argv(functions=PEER)
     devices = [json.loads(word)["id"] for word in words if word.startswith("{")]
-    assert devices == ["exerciser", "platform", "peer"]
+    assert devices == ["platform", "exerciser", "endpoint1"]
 
 
 def test_a_second_opinion_is_plugged_in_as_it_comes_and_with_a_wide_mask() -> None:
@@ -110,9 +117,28 @@ def test_each_function_has_its_slot_whatever_else_is_plugged_in() -> None:
     """A saved state has them there; so a run's options must not move any."""
     always = {"virtio-serial-pci 1": 1, "edu 2": 2, "edu 3": 3, "exerciser": 4, "platform": 5}
     assert slots(argv()) == always
-    assert slots(argv(peer_socket=Path("/run/x/peer"))) == always | {"peer": 6}
+    assert slots(argv(functions=PEER)) == always | {"endpoint1": 6}
     behind = {"virtio-serial-pci 1": 1, "outside": 2, "exerciser": 3}
     assert slots(argv(iommu=True)) == behind
+
+
+@pytest.mark.parametrize(("iommu", "first"), [(False, 4), (True, 3)])
+def test_functions_of_one_device_share_its_slot(iommu: bool, first: int) -> None:
+    """Those of other devices are where they are without an IOMMU, too."""
+    devices = {
+        each["id"]: (each["addr"], each.get("multifunction", False))
+        for each in map(json.loads, filter(_is_json, argv(iommu=iommu, functions=CARD)))
+        if each["bus"] == "pcie.0"
+    }
+    devices.pop("platform", None)
+    assert devices == {
+        "exerciser": (f"{first:#x}.0", True),
+        "exerciser.1": (f"{first:#x}.1", True),
+        "exerciser.7": (f"{first:#x}.7", True),
+        "endpoint1": ("0x6", False),
+        "endpoint2": ("0x7.0", True),
+        "endpoint2.3": ("0x7.3", True),
+    }
 
 
 def test_consoles_of_shells_are_there_without_shells_too() -> None:
@@ -156,7 +182,7 @@ def test_writes_to_the_endpoint_can_be_waited_for() -> None:
     posted, waited = (
         [
             json.loads(word)
-            for word in argv(peer_socket=Path("/run/x/peer"), posted_writes=each)
+            for word in argv(functions=PEER, posted_writes=each)
             if word.startswith("{")
         ]
         for each in (True, False)
@@ -165,5 +191,5 @@ def test_writes_to_the_endpoint_can_be_waited_for() -> None:
     assert {each["id"]: each.get("x-no-posted-writes") for each in waited} == {
         "exerciser": True,
         "platform": None,
-        "peer": True,
+        "endpoint1": True,
     }

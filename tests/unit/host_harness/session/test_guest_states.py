@@ -18,6 +18,7 @@ from dma_rehearsal.host_harness.environment.payload import Delta, GuestTests, Pa
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.environment.user_packages import UserPackages
 from dma_rehearsal.host_harness.machine import saved_state
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.session import guest_states
@@ -51,6 +52,19 @@ def collected_key(
     options = run_options.parse(given or {})
     asked = Request(request.pop("tests", TESTS), **request)
     return guest_states.collected_key(booted_key(given), digest, asked, options)
+
+
+def test_other_functions_need_another_state() -> None:
+    """The guest finds those again that it has given up, each at its address."""
+
+    def key(*places: tuple[int, int], folder: str = "a") -> dict[str, Any]:
+        functions = [PluggedFunction(*place, Path(folder)) for place in places]
+        options = run_options.parse({"endpoint": "a:A"})
+        return guest_states.booted_key(QEMU, image(), "tcg", options, functions, isolated=True)
+
+    assert key((0, 0)) == key((0, 0), folder="b") == booted_key({"endpoint": "a:A"})
+    assert key((0, 0)) != key((0, 0), (0, 1))
+    assert key((0, 0), (0, 1)) != key((0, 0), (1, 0)) == booted_key({"endpoint": "a:A,b:B"})
 
 
 SAME_BOOT = [
