@@ -136,107 +136,101 @@ class Model:
                 self.calls.append((each.name, each.index, value))
 
 
+@dataclass
+class Drawn:
+    """A register, or an array where ``count`` is not None."""
+
+    size: int
+    trigger: Trigger
+    accesses: list[Access]  # of each half of a byte
+    reads: int | None
+    acts: bool
+    offset: int = 0
+    count: int | None = None
+    stride: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Return whether one access is that of all bits."""
+        return len(set(self.accesses)) == 1
+
+    def elements(self) -> list[tuple[int | None, int]]:
+        """Return the index and the offset of each element."""
+        if self.count is None:
+            return [(None, self.offset)]
+        return [(index, self.offset + index * self.stride) for index in range(self.count)]
+
+    def declared(self, offset: IntEnum, calls: list[Any]) -> Declared:
+        """Return the declaration, whose side effects add to ``calls``."""
+        array = self.count is not None
+        options: dict[str, Any] = {
+            "access": self.accesses[0] if self.whole else _fields(self.accesses),
+            "read": _reader(calls, offset.name, self.reads, array=array),
+            "write": _writer(calls, offset.name, array=array) if self.acts else None,
+            "bits": 8 * self.size,
+            "trigger": self.trigger,
+        }
+        if self.count is None:
+            return Register(offset, **options)
+        return RegisterArray(offset, self.count, self.stride, **options)
+
+
 @st.composite
-def layouts(draw: Any) -> list[dict[str, Any]]:
-    """Draw some registers and arrays, the next of which may lie within the stride of an array."""
-    found: list[dict[str, Any]] = []
+def registers(draw: Any) -> Drawn:
+    """Draw a register, without its place."""
+    size = draw(st.sampled_from((1, 2, 4, 8)))
+    trigger = draw(st.sampled_from(Trigger))
+    kinds = tuple(Access) if trigger is Trigger.EVERY else _STORED
+    access = draw(st.sampled_from(kinds))
+    mixed = st.lists(st.sampled_from(kinds), min_size=2 * size, max_size=2 * size)
+    return Drawn(
+        size,
+        trigger,
+        draw(st.just([access] * 2 * size) | mixed),
+        draw(st.none() | st.integers(0, (1 << 8 * size) - 1)),
+        draw(st.booleans()),
+    )
+
+
+@st.composite
+def layouts(draw: Any) -> list[Drawn]:
+    """Draw groups of registers; those of one group that repeats are interleaved arrays."""
+    found: list[Drawn] = []
     offset = draw(st.integers(0, 3))
-    for _ in range(draw(st.integers(1, 5))):
-        size = draw(st.sampled_from((1, 2, 4, 8)))
-        alignment = min(size, 4)
-        offset = -(-offset // alignment) * alignment + alignment * draw(st.integers(0, 1))
-        trigger = draw(st.sampled_from(Trigger))
-        kinds = _STORED if trigger is not Trigger.EVERY else tuple(Access)
-        one = draw(st.sampled_from(kinds))
-        mixed = st.lists(st.sampled_from(kinds), min_size=2 * size, max_size=2 * size)
-        accesses = draw(st.one_of(st.just([one] * 2 * size), mixed))
-        count = draw(st.integers(1, 3))
-        found.append(
-            {
-                "offset": offset,
-                "size": size,
-                "trigger": trigger,
-                "accesses": accesses,  # of each half of a byte
-                "count": count,
-                "beside": draw(st.booleans()),
-                "stride": size + alignment * draw(st.integers(0, 2)),
-                "reads": draw(st.none() | st.integers(0, (1 << 8 * size) - 1)),
-                "acts": draw(st.booleans()),
-                "array": count > 1 or draw(st.booleans()),
-            }
-        )
-        offset += size if count == 1 else found[-1]["stride"] * count
-    if len(found) > 1 and found[0]["array"]:
-        # The second is interleaved with the first: its elements lie between the other's.
-        one, other = found[0], found[1]
-        other.update(
-            size=one["size"],
-            offset=one["offset"] + one["size"],
-            stride=2 * one["size"],
-            count=one["count"],
-            array=True,
-            trigger=one["trigger"],
-            accesses=one["accesses"][::-1],
-            reads=None,
-        )
-        one["stride"] = 2 * one["size"]
-        shift = (
-            max(0, one["offset"] + 2 * one["size"] * one["count"] - found[2]["offset"])
-            if (len(found) > 2)
-            else 0
-        )
-        for each in found[2:]:
-            each["offset"] += -(-shift // 8) * 8
+    for group in draw(st.lists(st.lists(registers(), min_size=1, max_size=3), min_size=1)):
+        count = draw(st.none() | st.integers(1, 3))
+        start = offset = -(-offset // 4) * 4 if count else offset
+        for each in group:
+            alignment = min(each.size, 4)
+            each.offset = -(-offset // alignment) * alignment + alignment * draw(st.integers(0, 1))
+            each.count = count
+            offset = each.offset + each.size
+        stride = -(-(offset - start) // 4) * 4
+        for each in group:
+            each.stride = stride
+        offset = start + stride * count if count else offset
+        found += group
     return found
 
 
-def built(layout: list[dict[str, Any]]) -> tuple[RegisterFile, Model, list[Any]]:
+def built(layout: list[Drawn]) -> tuple[RegisterFile, Model, list[Any]]:
     """Return the registers, the model, and the list of calls of the registers' side effects."""
     model = Model()
     calls: list[Any] = []
-    declared: list[Declared] = []
-    names: Any = IntEnum("Reg", {f"R{at}": each["offset"] for at, each in enumerate(layout)})  # type: ignore[misc]
-    for at, each in enumerate(layout):
-        name, accesses = f"R{at}", each["accesses"]
-        whole = len(set(accesses)) == 1
-        access = accesses[0] if whole else _fields(accesses)
-        options = {"bits": 8 * each["size"], "trigger": each["trigger"]}
-        if each["array"]:
-            declared.append(
-                RegisterArray(
-                    names[name],
-                    each["count"],
-                    each["stride"],
-                    access,
-                    read=_reader(calls, name, each["reads"], array=True),
-                    write=_writer(calls, name, array=True) if each["acts"] else None,
-                    **options,
-                )
-            )
-        else:
-            declared.append(
-                Register(
-                    names[name],
-                    access,
-                    read=_reader(calls, name, each["reads"], array=False),
-                    write=_writer(calls, name, array=False) if each["acts"] else None,
-                    **options,
-                )
-            )
-        for index in range(each["count"]):
-            one = Modelled(
-                name,
-                index if each["array"] else None,
-                each["trigger"],
-                each["reads"],
-                each["acts"],
-                hidden=whole and accesses[0] in _COMMANDS,
-            )
-            for number in range(each["size"]):
-                bits = [accesses[2 * number]] * 4 + [accesses[2 * number + 1]] * 4
-                one.bytes.append(Byte(one, number, bits))
-                model.at[each["offset"] + index * each["stride"] + number] = one.bytes[-1]
-    return RegisterFile(declared), model, calls
+    places = {f"R{at}": each.offset for at, each in enumerate(layout)}
+    offsets: Any = IntEnum("Reg", places)  # type: ignore[misc]
+    for each, offset in zip(layout, offsets, strict=True):
+        hidden = each.whole and each.accesses[0] in _COMMANDS
+        for index, place in each.elements():
+            one = Modelled(offset.name, index, each.trigger, each.reads, each.acts, hidden)
+            for number in range(each.size):
+                low, high = each.accesses[2 * number : 2 * number + 2]
+                one.bytes.append(Byte(one, number, [low] * 4 + [high] * 4))
+                model.at[place + number] = one.bytes[-1]
+    file = RegisterFile(
+        each.declared(offset, calls) for each, offset in zip(layout, offsets, strict=True)
+    )
+    return file, model, calls
 
 
 def _fields(accesses: list[Access]) -> type[Fields]:
@@ -280,7 +274,7 @@ _ACTIONS = st.one_of(
 
 @given(layouts(), st.lists(_ACTIONS, min_size=30, max_size=60))
 def test_registers_are_their_bytes(
-    layout: list[dict[str, Any]], actions: list[tuple[str, tuple[int, int], Any]]
+    layout: list[Drawn], actions: list[tuple[str, tuple[int, int], Any]]
 ) -> None:
     file, model, calls = built(layout)
     starts = [place for place, byte in model.at.items() if byte.number == 0]
@@ -305,24 +299,15 @@ def test_registers_are_their_bytes(
 
 
 @given(layouts(), st.integers(0, (1 << 64) - 1))
-def test_saved_values_come_back_without_a_side_effect(
-    layout: list[dict[str, Any]], value: int
-) -> None:
+def test_saved_values_come_back_without_a_side_effect(layout: list[Drawn], value: int) -> None:
     file, _, calls = built(layout)
     for place in file.values:
         file[place] = value
-    first, end = min(file.values), max(slot + size for slot, size in _sizes(layout))
+    ends = [place + each.size for each in layout for _, place in each.elements()]
+    first, end = min(file.values), max(ends)
     before, values = len(calls), dict(file.values)
     assert file.has(first, end - first)
     saved = file.saved(first, end - first)
     file.reset()
     file.load(first, saved)
     assert (file.values, len(calls)) == (values, before)
-
-
-def _sizes(layout: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    return [
-        (each["offset"] + index * each["stride"], each["size"])
-        for each in layout
-        for index in range(each["count"])
-    ]
