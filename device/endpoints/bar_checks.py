@@ -23,6 +23,7 @@ from dma_rehearsal.device.endpoints.bars import (
     parts_of,
 )
 from dma_rehearsal.device.endpoints.callbacks import method_name
+from dma_rehearsal.device.endpoints.registers.declarations import checked_registers
 from dma_rehearsal.device.pci import base_addresses as pci_base_addresses
 from dma_rehearsal.device.pci.msix import pba_size, table_size
 from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE
@@ -40,6 +41,9 @@ def check_bars(owner: object, bars: Bars) -> None:
                 f"{name}: BAR{index} is {bar!r}; declare a RegisterBar, MemoryBar, SharedBar, "
                 "CallbackBar or MixedBar"
             )
+        for _, part in parts_of(bar):
+            if isinstance(part, Registers | RegisterBar):
+                checked_registers(f"{name}: registers", part.registers)
     try:
         pci_base_addresses.check(base_addresses(bars))
     except ValueError as mistake:

@@ -147,7 +147,7 @@ def check_side_effects(owner: object, bars: Bars, files: Iterable[PlacedRegister
             places = " and ".join(placed.place for placed in owned)
             raise ValueError(
                 f"{name}.{method}: {places} each have a register {register.upper()}, and both "
-                "would call it; give one another name"
+                "would call it; give one another name, or its registers a prefix"
             )
         for placed in owned:
             if not placed.file.calls(kind, register):

@@ -175,7 +175,7 @@ class RegisterArray:
 Declared = Register | RegisterArray
 
 
-def checked(where: str, registers: Iterable[Declared]) -> list[Declared]:
+def checked_registers(where: str, registers: Iterable[Declared]) -> list[Declared]:
     """Return the declarations. ValueError, which begins with ``where``, for anything else."""
     if isinstance(registers, Register | RegisterArray):
         raise ValueError(

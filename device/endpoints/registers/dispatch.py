@@ -27,7 +27,7 @@ from dma_rehearsal.device.endpoints.registers.declarations import (
     RegisterArray,
     Trigger,
     check_call,
-    checked,
+    checked_registers,
 )
 from dma_rehearsal.device.endpoints.registers.fields import Access
 
@@ -128,7 +128,7 @@ class RegisterFile(BarContent):
         name that is taken; for a width, reset value, mask, stride or count that cannot be; for
         fields that overlap; and for a side effect with other parameters than an access gives.
         """
-        for declared in checked(_where(owner, "registers"), registers):
+        for declared in checked_registers(_where(owner, "registers"), registers):
             self._add(declared, owner, prefix)
 
     def _add(self, declared: Declared, owner: object, prefix: str) -> None:

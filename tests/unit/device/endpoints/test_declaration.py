@@ -62,6 +62,7 @@ class Status(Fields):
 
 FIRST = Register(Reg.FIRST, Access.RW)
 MEMORY = MemoryBar(0x1000)
+UNLISTED: Any = FIRST  # a register without its sequence
 NESTED: Any = MixedBar(16, {})
 RIGHT: dict[str, dict[str, Any]] = {
     "nothing but an identity": {},
@@ -97,6 +98,17 @@ RIGHT: dict[str, dict[str, Any]] = {
     },
     "names that two BARs share, without a side effect": {
         "bars": {0: RegisterBar((FIRST,)), 1: RegisterBar((Register(Other.FIRST),))}
+    },
+    "table in the gap of an array": {
+        "bars": {0: RegisterBar((RegisterArray(Reg.FIRST, 2, 0x40, Access.RW),))},
+        "write_first": nothing,
+        "vectors": 1,
+        "msix_bars": MsixBars(0, 0, 0x20, 8),
+    },
+    "a prefix for the same names": {
+        "bars": {0: RegisterBar((FIRST,)), 1: RegisterBar((FIRST,), prefix="dma")},
+        "write_first": nothing,
+        "write_dma_first": nothing,
     },
     "side effects": {
         "bars": of(FIRST, Register(Reg.SECOND, Status)),
@@ -149,6 +161,29 @@ def test_right_declaration(declared: dict[str, Any]) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no identity": ({"identity": None}, r"Mine.identity is missing; declare"),
+    "no comma behind a register": (
+        {"bars": {0: RegisterBar(UNLISTED)}, "vectors": 1, "msix_bars": MsixBars(0, 0, 64, 16)},
+        r"Mine: registers: one register where a list is needed; write a comma behind it",
+    ),
+    "no comma in a part": (
+        {"bars": {0: MixedBar(0x1000, {0: Registers(UNLISTED)})}},
+        r"Mine: registers: one register where a list is needed",
+    ),
+    "the side effect of an array without its index": (
+        {
+            "bars": {0: RegisterBar((RegisterArray(Reg.FIRST, 4, 8, Access.RW),))},
+            "write_first": lambda _self, _value: None,
+        },
+        r"Mine: FIRST: write_first has the parameters .*calls write_first\(index, value\)",
+    ),
+    "table over an element": (
+        {
+            "bars": {0: RegisterBar((RegisterArray(Reg.FIRST, 4, 8),))},
+            "vectors": 1,
+            "msix_bars": MsixBars(0, 0, 64, 16),
+        },
+        r"Mine: MSI-X's table at 0x10 of BAR0 lies over the register FIRST\[2\] at 0x10",
+    ),
     "vendor of 17 bits": (
         {"identity": Identity(0x1_0000, 1, 0)},
         r"Mine.identity: vendor_id 0x10000 does not fit into 16 bits",
