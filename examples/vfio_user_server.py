@@ -29,7 +29,7 @@ class Scratchpad:
 
     def __init__(self) -> None:
         self.timers = Timers()
-        self.work = Work(self.timers)
+        self.posted = Work(self.timers)
         self.client: Client | None = None
         self._config = bytearray(CONFIG_SIZE)
         self._memory = bytearray(BAR0_SIZE)

@@ -11,6 +11,7 @@ from dma_rehearsal.device.endpoints.bars import (
     Registers,
     SharedBar,
 )
+from dma_rehearsal.device.endpoints.coroutines import Running, TooManyRunning
 from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, OnlyByMessage
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.multi_function import MultiFunction
@@ -34,6 +35,8 @@ from dma_rehearsal.device.pci.config import (
     PowerState,
 )
 from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import TooMuchPosted
+from dma_rehearsal.device.vfio_user.watches import Watch
 
 __all__ = [
     "Access",
@@ -61,8 +64,12 @@ __all__ = [
     "RegisterBar",
     "RegisterFile",
     "Registers",
+    "Running",
     "SharedBar",
     "StatePart",
+    "TooManyRunning",
+    "TooMuchPosted",
     "Trace",
     "Trigger",
+    "Watch",
 ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dma_rehearsal.device.endpoints.access_check import AccessCheck
+from dma_rehearsal.device.endpoints.awaited_dma import AwaitedDma
 from dma_rehearsal.device.endpoints.dma import (
     PLAIN,
     Asking,
@@ -45,7 +46,7 @@ from dma_rehearsal.device.vfio_user.model import Ask, Client
 UNTOLD_MAX = 64
 
 
-class Bus:
+class Bus(AwaitedDma):
     """Reads and writes memory at bus addresses for one function. Not for several threads.
 
     ``queue`` has the DMAs that were started and are not done; ``uncaught`` gets a refusal that the

@@ -28,6 +28,7 @@ from dma_rehearsal.device.endpoints.bar_memory import Memory, MemoryData, Shared
 from dma_rehearsal.device.endpoints.bars import Bars, MsixBars, base_addresses
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.contents import contents_of, registers_of, reserve, the_part
+from dma_rehearsal.device.endpoints.coroutines import Coroutines
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.hooks import Hooks
 from dma_rehearsal.device.endpoints.interrupts import Capabilities, Interrupts
@@ -35,6 +36,7 @@ from dma_rehearsal.device.endpoints.registers import RegisterFile
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart, migration
 from dma_rehearsal.device.endpoints.stop_state import StopState
+from dma_rehearsal.device.endpoints.threads import Threads
 from dma_rehearsal.device.endpoints.work import WorkFromElsewhere
 from dma_rehearsal.device.pci import aer, pcie
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
@@ -116,7 +118,9 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.interrupts = self._add_interrupts(declared.msix_bars)
         self._msix_region = self.interrupts.msix_region
         self.timers = Timers(run=self._timer)
-        self.work = Work(self.timers, run=self._timer)
+        self.posted = Work(self.timers, run=self._timer)
+        self._coroutines = Coroutines(self.bus, self.config, self.posted, self._log_uncaught)
+        self._threads = Threads(self.posted)
         self._hold = ActionHold(
             self.bus,
             self.timers,
@@ -291,6 +295,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
             self._run_side_effect(self.on_detach)
         finally:
             self.bus.client = None
+            self._threads.end_all()
             self._event("detach")
 
     def unmapped(self, address: int, length: int) -> None:
@@ -419,8 +424,9 @@ class Endpoint(WorkFromElsewhere, Hooks):
 
     def _cancel_all(self, why: str) -> None:
         self._hold.cancel(why)
+        self._coroutines.cancel_all()
         self.timers.clear()
-        self.work.forget()
+        self.posted.forget()
         self.bus.cancel()
 
     def _command_changed(self) -> None:

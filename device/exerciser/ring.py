@@ -22,7 +22,7 @@ from typing import NamedTuple
 from dma_rehearsal.device import layout
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
-from dma_rehearsal.device.exerciser.task import Steps, Task
+from dma_rehearsal.device.endpoints.task import Steps, Task
 from dma_rehearsal.device.exerciser.transfer import Segment, Transfer
 from dma_rehearsal.device.layout import (
     RING_BYTES_CACHED_LEAST,

@@ -125,7 +125,7 @@ class DeviceModel(Protocol):
         """Return the model's deadlines, which the server runs."""
 
     @property
-    def work(self) -> Work:
+    def posted(self) -> Work:
         """Return the work that other threads post for the model, which the server runs."""
 
     @property

@@ -43,6 +43,9 @@ FINISH_S = 1.0
 # way: half of what a device process did beside two busy guests on two CPUs was to look.
 SPIN_S = 50e-6
 _SPINS = len(os.sched_getaffinity(0)) > 1
+# A client that never pauses leaves the descriptors that a model watches a turn after so many
+# messages.
+_LOOK_EVERY = 16
 # After an accept that failed, such as for want of descriptors.
 _ACCEPT_PAUSE_S = 0.1
 
@@ -105,9 +108,9 @@ class VfioUserServer:
             if listener is None:
                 return
             self._serving = True
-        self.turn.thread = threading.get_ident()
+        self.turn.thread = self._model.posted.thread = threading.get_ident()
         try:
-            self._model.timers.wake = self._model.work.wake = self._wake
+            self._model.timers.wake = self._model.posted.wake = self._wake
             waiter = Waiter(listener, self._stop, self._woken, self._model, self.turn)
             while waiter.wait(_POLL_IN):
                 try:
@@ -127,6 +130,7 @@ class VfioUserServer:
                     session.run()
                     self._serves(None)
         finally:
+            self._model.posted.thread = None
             with self._lock:
                 self._serving = False
                 self._release()
@@ -194,13 +198,14 @@ class _Session:
         self, stream: socket.socket, waiter: Waiter, model: DeviceModel, name: str, turn: Turn
     ) -> None:
         self._stream, self._model, self._name, self._turn = stream, model, name, turn
-        self._work = model.work
+        self._work = model.posted
         self._waiter = waiter
         self._connection = Connection(model, turn=turn)
         self._framer = Framer()
         self._inbox: deque[Message] = deque()
         self._unsent = b""
         self._send_deadline: float | None = None
+        self._unpolled = 0  # messages since the last look at what the model watches
         self.spin = False  # see `_next`
 
     def run(self) -> None:
@@ -250,7 +255,14 @@ class _Session:
         if self._work.ready:
             self._work.run(self._turn)
             self._tick()
+        if self._unpolled >= _LOOK_EVERY and self._work.watches.table:
+            self._unpolled = 0
+            serving, _ = self._waiter.once(_POLL_IN, 0.0)
+            self._tick()
+            if not serving:
+                return False
         if self._inbox:
+            self._unpolled += 1
             self._handle(self._inbox.popleft())
             return True
         if connection.idle and self._model.timers.next_deadline() is None:

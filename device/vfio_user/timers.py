@@ -57,7 +57,7 @@ class Timers:
         clock: Callable[[], float] = time.monotonic,
         run: Callable[[Callable[[], None]], None] = lambda action: action(),
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._run = run
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Timer]] = []
@@ -80,14 +80,14 @@ class Timers:
     def hold(self) -> None:
         """Let nothing happen until ``release``; again is nothing."""
         if self._held is None:
-            self._held = self._clock()
+            self._held = self.clock()
 
     def release(self) -> None:
         """Go on: each has the time left that it had, and those set meanwhile have all of it."""
         if self._held is None:
             return
         with self._lock:
-            passed, self._held = self._clock() - self._held, None
+            passed, self._held = self.clock() - self._held, None
             # The order stays, so it is still a heap.
             self._heap = [(due + passed, order, timer) for due, order, timer in self._heap]
 
@@ -95,7 +95,7 @@ class Timers:
         """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server."""
         timer = Timer(action, self._count_cancelled)
         with self._lock:
-            now = self._clock() if self._held is None else self._held
+            now = self.clock() if self._held is None else self._held
             heapq.heappush(self._heap, (now + max(0.0, seconds), next(self._order), timer))
         self.wake()
         return timer
@@ -130,7 +130,7 @@ class Timers:
         """Run the timers that are due. Timers that they set wait for the next call."""
         if not self._heap or self.paused:
             return
-        now, last = self._clock(), next(self._order)
+        now, last = self.clock(), next(self._order)
         while (timer := self._next_due(now, last)) is not None:
             try:
                 self._run(timer.fire)

@@ -10,6 +10,7 @@ import time
 
 from dma_rehearsal.device.vfio_user.model import DeviceModel
 from dma_rehearsal.device.vfio_user.turn import Action, Turn
+from dma_rehearsal.device.vfio_user.watches import Watch
 
 _POLL_IN = int(select.POLLIN)  # a plain int: an operation on an IntFlag costs as much as ten of it
 # poll() counts milliseconds in an int; a longer wait is repeated.
@@ -17,18 +18,21 @@ _MAX_WAIT_S = 3600.0
 
 
 class Waiter:
-    """Waits for a socket and the end of serving; runs timers and posted work meanwhile."""
+    """Waits for a socket and the end of serving; runs timers, watches and posted work."""
 
     def __init__(
         self, stream: socket.socket, stop: int, woken: int, model: DeviceModel, turn: Turn
     ) -> None:
         self._stream, self._stop, self._woken = stream, stop, woken
-        self._timers, self._work, self._turn = model.timers, model.work, turn
+        self._timers, self._work, self._turn = model.timers, model.posted, turn
         self._poll = select.poll()  # select() has no room for descriptors from 1024 on
         self._poll.register(stop, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
         self._events = 0
         self._descriptor = stream.fileno()
+        self._own = (stop, woken, self._descriptor)
+        self._watches = model.posted.watches
+        self._shown: dict[int, Watch] = {}
 
     def once(self, events: int, *deadlines: float | None) -> tuple[bool, bool]:
         """Wait for an event of the socket or the first deadline.
@@ -38,6 +42,8 @@ class Waiter:
         if events != self._events:
             self._poll.register(self._stream, events)
             self._events = events
+        if self._watches.table or self._shown:
+            self._show_watches()
         wait = None
         due = [each for each in (*deadlines, self._timers.next_deadline()) if each is not None]
         if self._work.ready:
@@ -55,8 +61,23 @@ class Waiter:
             self._turn.work = Action("a timer")
             self._timers.run_due()
             self._turn.work = None
+        if self._shown:
+            self._watches.dispatch(come, self._turn)
         self._work.run(self._turn)
         return self._stop not in found, self._descriptor in found
+
+    def _show_watches(self) -> None:
+        """Have poll look at what the model watches now."""
+        self._watches.check(self._own)
+        shown = self._watches.shown
+        if shown is self._shown:
+            return
+        for descriptor in self._shown:
+            if descriptor not in shown and descriptor not in self._own:
+                self._poll.unregister(descriptor)
+        for watch in shown.values():
+            self._poll.register(watch.descriptor, watch.events)
+        self._shown = shown
 
     def wait(self, events: int) -> bool:
         """Wait for an event of the socket: True then, False to stop serving."""

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from dma_rehearsal.device.vfio_user.errors import TooMuchPosted
 from dma_rehearsal.device.vfio_user.timers import Timers
-from dma_rehearsal.device.vfio_user.turn import Action, Turn
+from dma_rehearsal.device.vfio_user.turn import Action, Turn, stand_ins
+from dma_rehearsal.device.vfio_user.watches import Watches
 
 _log = logging.getLogger(__name__)
 
@@ -33,17 +34,22 @@ TURN_S = 0.001
 
 
 class _Posted(NamedTuple):
-    """``action`` is run, and is about ``calls`` of the model; ``future`` waits for it, if any."""
+    """``action`` is run, and is about ``calls`` of the model.
+
+    ``future`` waits for it, if there is one, which the thread ``by`` has posted.
+    """
 
     action: Callable[[], None]
     calls: Callable[..., object]
     future: Future[Any] | None = None
+    by: int = 0
 
 
 class Work:
     """The posted work of one model. ``post`` and ``post_future`` may be called by any thread.
 
-    A server sets ``wake``, which is called when there is something to do. ``run`` calls an action;
+    A server sets ``wake``, which is called when there is something to do, and ``thread``, while it
+    serves. ``run`` calls an action;
     the default calls it and nothing else. What an action raises is a bug of the model's, and is
     logged as one.
     """
@@ -57,12 +63,21 @@ class Work:
         self._timers, self._run, self._clock = timers, run, clock
         self._lock = threading.Lock()  # over the queue's length
         self._queue: deque[_Posted] = deque()
+        self._ending: set[int] = set()  # threads, by their identities
+        self.thread: int | None = None
         self.wake: Callable[[], None] = lambda: None
+        self.watches = Watches(timers, run, lambda: self.wake())
 
     @property
     def waiting(self) -> int:
         """Return how many actions wait."""
         return len(self._queue)
+
+    @property
+    def in_serving_thread(self) -> bool:
+        """Return whether the caller is the thread that serves, or nobody serves."""
+        serving = self.thread
+        return serving is None or threading.get_ident() == stand_ins.get(serving, serving)
 
     @property
     def ready(self) -> bool:
@@ -76,15 +91,23 @@ class Work:
     def post_future(self, function: Callable[[], R]) -> Future[R]:
         """Have the serving thread call ``function``; return the future of its result.
 
-        ``forget`` cancels it. TooMuchPosted when MAX_POSTED wait.
+        ``forget`` and the end of the posting thread cancel it. TooMuchPosted when MAX_POSTED wait.
         """
         future: Future[R] = Future()
-        self._append(_Posted(partial(_fulfil, future, function), function, future))
+        by = threading.get_ident()
+        self._append(_Posted(partial(_fulfil, future, function), function, future, by))
         return future
 
-    def _append(self, posted: _Posted) -> None:
+    def resume(self, action: Callable[[], None]) -> None:
+        """Have the serving thread run ``action``, without a bound: who calls it has one."""
+        self._append(_Posted(action, action), bounded=False)
+
+    def _append(self, posted: _Posted, *, bounded: bool = True) -> None:
         with self._lock:
-            if len(self._queue) >= MAX_POSTED:
+            if posted.future is not None and posted.by in self._ending:
+                posted.future.cancel()
+                return
+            if bounded and len(self._queue) >= MAX_POSTED:
                 raise TooMuchPosted(MAX_POSTED)
             self._queue.append(posted)
             first = len(self._queue) == 1
@@ -99,6 +122,19 @@ class Work:
         for each in dropped:
             if each.future is not None:
                 each.future.cancel()
+
+    def end_thread(self, thread: int) -> None:
+        """Cancel the futures of a thread, now and until ``thread_ended``: it is told to end."""
+        with self._lock:
+            self._ending.add(thread)
+            waiting = [each.future for each in self._queue if each.by == thread and each.future]
+        for future in waiting:
+            future.cancel()
+
+    def thread_ended(self, thread: int) -> None:
+        """Take note that a thread has ended: another may get its identity."""
+        with self._lock:
+            self._ending.discard(thread)
 
     def run(self, turn: Turn) -> None:
         """Run what one turn may, in the serving thread. ``turn`` shows each action to a watcher."""

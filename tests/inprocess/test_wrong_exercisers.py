@@ -11,11 +11,11 @@ import pytest
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION
+from dma_rehearsal.device.endpoints.task import Steps
 from dma_rehearsal.device.exerciser import exerciser
 from dma_rehearsal.device.exerciser.control_registers import DmaControl
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.exerciser.ring import Descriptor, Ring, parse
-from dma_rehearsal.device.exerciser.task import Steps
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.layout import (
     RING_SIZE_MAX,

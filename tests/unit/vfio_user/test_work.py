@@ -209,7 +209,7 @@ def served(tmp_path: Path, prober: Prober) -> Iterator[Path]:
 def ran_by(prober: Prober) -> int:
     """Return the thread that runs an action, once one has."""
     time.sleep(ASLEEP_S)
-    return prober.work.post_future(threading.get_ident).result(PATIENCE_S)
+    return prober.posted.post_future(threading.get_ident).result(PATIENCE_S)
 
 
 def test_without_a_client(served: Path, prober: Prober) -> None:
@@ -242,18 +242,18 @@ def test_while_the_client_takes_no_replies(probed: RawClient, prober: Prober) ->
     probed.socket.setblocking(False)
     try:
         while True:
-            probed.send(Command.DEVICE_RESET)
+            probed.send(Command.REGION_READ, RegionAccess(0, 7, 4).pack())
     except BlockingIOError:
         pass
     assert ran_by(prober) != threading.get_ident()
 
 
 def test_before_the_server_and_after_it(tmp_path: Path, prober: Prober) -> None:
-    early = prober.work.post_future(threading.get_ident)
+    early = prober.posted.post_future(threading.get_ident)
     with serving(tmp_path / "socket", prober):
         assert early.result(PATIENCE_S) != threading.get_ident()
-    prober.work.post(lambda: None)
-    assert prober.work.waiting == 1
+    prober.posted.post(lambda: None)
+    assert prober.posted.waiting == 1
 
 
 @pytest.mark.parametrize("by", ["timer", "post"])
@@ -270,7 +270,7 @@ def test_dma_by_message_leaves_at_once(probed: RawClient, prober: Prober, by: st
     if by == "timer":
         prober.timers.after(0, go)
     else:
-        prober.work.post(go)
+        prober.posted.post(go)
     probed.socket.settimeout(2)
     header, access, _ = probed.receive_command(Command.DMA_READ)
     probed.answer(header, access.pack() + bytes(16))
@@ -286,7 +286,7 @@ def flood(prober: Prober, stop: threading.Event) -> threading.Thread:
     def work() -> None:
         while not stop.is_set():
             try:
-                prober.work.post(lambda: None)
+                prober.posted.post(lambda: None)
             except TooMuchPosted:
                 time.sleep(0.001)
 
@@ -300,7 +300,7 @@ def test_flood_does_not_starve_the_client(probed: RawClient, prober: Prober) -> 
     stop = threading.Event()
     thread = flood(prober, stop)
     try:
-        while prober.work.waiting < TURN_ACTIONS:
+        while prober.posted.waiting < TURN_ACTIONS:
             pass
         for _ in range(200):
             probed.region_read(BUFFER, Reg.BUSY, 4)
@@ -317,14 +317,14 @@ def test_one_that_posts_itself_leaves_the_client_its_turns(
 
     def again() -> None:
         ran.append(1)
-        prober.work.post(again)
+        prober.posted.post(again)
 
-    prober.work.post(again)
+    prober.posted.post(again)
     first = len(ran)
     for _ in range(100):
         probed.region_read(BUFFER, Reg.BUSY, 4)
     assert len(ran) > first
-    prober.work.post_future(prober.device_reset)
+    prober.posted.post_future(prober.device_reset)
 
 
 def test_client_that_never_pauses_leaves_posted_work_its_turn(
@@ -336,7 +336,7 @@ def test_client_that_never_pauses_leaves_posted_work_its_turn(
 
     def read(index: int, offset: int, length: int) -> bytes:
         seen.append(len(ran))
-        prober.work.post(lambda: ran.append(1))
+        prober.posted.post(lambda: ran.append(1))
         return real(index, offset, length)
 
     monkeypatch.setattr(prober, "region_read", read)
@@ -353,7 +353,7 @@ def test_asyncio(probed: RawClient, prober: Prober) -> None:
     del probed
 
     async def main() -> list[int]:
-        both = [asyncio.wrap_future(prober.work.post_future(os.getpid)) for _ in range(2)]
+        both = [asyncio.wrap_future(prober.posted.post_future(os.getpid)) for _ in range(2)]
         return await asyncio.gather(*both)
 
     assert asyncio.run(main()) == [os.getpid()] * 2

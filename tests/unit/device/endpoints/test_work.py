@@ -21,8 +21,8 @@ def device() -> Copier:
 
 def run(device: Copier) -> None:
     """Run posted work, as a server does, for as many turns as it needs."""
-    while device.work.ready:
-        device.work.run(Turn())
+    while device.posted.ready:
+        device.posted.run(Turn())
 
 
 def test_dmas_that_it_starts_are_done_when_it_has_returned(device: Copier) -> None:

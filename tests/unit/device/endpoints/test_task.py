@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.device.exerciser.task import Steps, Task
+from dma_rehearsal.device.endpoints.task import Steps, Task
 
 
 def at_once(on_done: Callable[[Any], None]) -> None:

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host for unit tests of a device model: no VM, no server, no thread, and no time that passes.
+
+    with FakeHost(Checksum()) as host:
+        host.memory[:9] = b"some data"
+        host.write(0, Reg.ADDRESS_LO, host.base)
+        host.write(0, Reg.LENGTH, 9)
+        host.write(0, Reg.DOORBELL, 1)
+        assert host.interrupts == [("MSIX", 0)]
+
+Theory of operation. The device gets the messages that QEMU would send, through the connection that
+a server uses (`Connection`), so order, limits and resets are those of a run. Only this is
+different: interrupts are noted, the timers' clock stands still until `advance`, and posted work,
+watches and the client's answers wait for `run`.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import struct
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from dma_rehearsal.device.endpoints.endpoint import CONFIG_REGION, Endpoint
+from dma_rehearsal.device.pci.config import Command as PciCommand
+from dma_rehearsal.device.pci.msix import ENABLE, MESSAGE_CONTROL, MsiX
+from dma_rehearsal.device.vfio_user import messages as wire
+from dma_rehearsal.device.vfio_user.connection import Connection
+from dma_rehearsal.device.vfio_user.framing import Message
+from dma_rehearsal.device.vfio_user.messages import HEADER_SIZE, Command, Flags, Header, Irq
+from dma_rehearsal.device.vfio_user.turn import Turn
+
+BASE = 0x10_0000
+MESSAGE_BASE = 0x4000_0000
+ROUNDS = 10_000  # of `run`
+_VERSION = struct.pack("<HH", 0, 0) + b"{}\0"
+_COMMAND = 4  # in configuration space
+_FORMATS = {1: "<B", 2: "<H", 4: "<I", 8: "<Q"}
+
+
+class FakeHost:
+    """The host of one device; a context manager.
+
+    ``memory``: ``size`` bytes at the bus address ``base``, which the device reaches at once.
+    ``message_memory``: as many at ``message_base``, which only messages reach: `run` answers them,
+    and until then such a DMA is under way. ``interrupts``: the name of VFIO's index and the number,
+    as in ("MSIX", 0), of each that was sent. Sizes are in bytes, a multiple of 4096.
+
+    The device starts as a driver starts it: Memory Space, Bus Master and MSI-X are on, unless
+    ``start`` is False. An exception of the model's is raised by the call that meets it.
+    """
+
+    def __init__(self, device: Endpoint, *, size: int = 1 << 20, start: bool = True) -> None:
+        self.device = device
+        self.base, self.message_base = BASE, MESSAGE_BASE
+        self.message_memory = bytearray(size)
+        self.interrupts: list[tuple[str, int]] = []
+        self.now = device.timers.clock()  # seconds; it stands still from here on
+        self._failures = _Failures()
+        self._replies: deque[bytes] = deque()
+        self._asked: deque[tuple[Header, bytes]] = deque()
+        self._turn = Turn()
+        device.timers.clock = lambda: self.now
+        self._connection = _Connection(device, lambda: self.now, self.interrupts)
+        logging.getLogger("dma_rehearsal").addHandler(self._failures)
+        descriptor = os.memfd_create("memory")
+        try:
+            os.ftruncate(descriptor, size)
+            self.memory = mmap.mmap(descriptor, size)
+            self._call(Command.VERSION, _VERSION)
+            self._map(BASE, size, [os.dup(descriptor)])
+            self._map(MESSAGE_BASE, size, [])
+        finally:
+            os.close(descriptor)
+        if start:
+            self._start()
+
+    def _map(self, address: int, size: int, descriptors: list[int]) -> None:
+        request = wire.DmaMap.STRUCT.pack(wire.DmaMap.STRUCT.size, 3, 0, address, size)
+        self._call(Command.DMA_MAP, request, descriptors)
+
+    def _start(self) -> None:
+        self.write(CONFIG_REGION, _COMMAND, PciCommand.MEMORY_SPACE | PciCommand.BUS_MASTER, 2)
+        msix = self.device.config.start_of(MsiX)
+        if msix is not None:
+            self.write(CONFIG_REGION, msix + MESSAGE_CONTROL, ENABLE, 2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
+
+    def close(self) -> None:
+        """Part from the device, whose threads end, and unmap ``memory``."""
+        try:
+            self._connection.close()
+        finally:
+            logging.getLogger("dma_rehearsal").removeHandler(self._failures)
+            self.memory.close()
+        self._failures.raise_first()
+
+    # The CPU.
+
+    def write(self, bar: int, offset: int, value: int, size: int = 4) -> None:
+        """Write a register of ``size`` bytes (1, 2, 4 or 8); BAR 7 is configuration space."""
+        payload = wire.RegionAccess.STRUCT.pack(offset, bar, size)
+        self._call(Command.REGION_WRITE, payload + struct.pack(_FORMATS[size], value))
+
+    def read(self, bar: int, offset: int, size: int = 4) -> int:
+        """Read a register of ``size`` bytes (1, 2, 4 or 8); BAR 7 is configuration space."""
+        payload = wire.RegionAccess.STRUCT.pack(offset, bar, size)
+        reply = self._call(Command.REGION_READ, payload)
+        value: int = struct.unpack(_FORMATS[size], reply[len(payload) :])[0]
+        return value
+
+    def reset(self) -> None:
+        """Reset the device and, unlike a driver, leave it stopped: `write` its command register."""
+        self._call(Command.DEVICE_RESET)
+
+    # Time, and what comes from elsewhere.
+
+    def run(self) -> None:
+        """Do all that is due now: answers, posted work, timers, watches, coroutines.
+
+        RuntimeError when it does not come to an end.
+        """
+        for _ in range(ROUNDS):
+            if not self._round():
+                return
+        raise RuntimeError(
+            f"the device has still work after {ROUNDS} rounds: a posted action posts itself, a "
+            "timer of 0 s sets itself, or a watched descriptor stays readable"
+        )
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock on, and `run`; timers run in their order, each at its time."""
+        end = self.now + seconds
+        self.run()
+        while (due := self.device.timers.next_deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.run()
+        self.now = end
+        self.run()
+
+    @property
+    def unanswered(self) -> int:
+        """Return how many messages of the device `run` will answer first; 0 or 1."""
+        return len(self._asked)
+
+    def _round(self) -> bool:
+        work, timers, done = self.device.posted, self.device.timers, False
+        if work.ready:
+            work.run(self._turn)
+            done = True
+        due = timers.next_deadline()
+        if due is not None and due <= self.now:
+            timers.run_due()
+            done = True
+        if work.watches.shown:
+            done = work.watches.look(self._turn) or done
+        if self._connection.ready or not self._connection.idle:
+            self._connection.tick()
+        self._take()
+        if self._asked:
+            self._answer(*self._asked.popleft())
+            done = True
+        self._failures.raise_first()
+        return done
+
+    # Messages.
+
+    def _call(
+        self, command: Command, payload: bytes = b"", descriptors: list[int] | None = None
+    ) -> bytes:
+        """Send a command; return the reply's payload. Raises what the model raised."""
+        header = Header(1, command, HEADER_SIZE + len(payload), Flags(0), 0)
+        self._connection.handle(Message(header, payload, descriptors or []))
+        self._take()
+        reply = self._replies.popleft()
+        self._failures.raise_first()
+        found = Header.unpack(reply)
+        if found.flags & Flags.ERROR:
+            raise OSError(found.error, f"the device refused {command.name}")
+        return reply[HEADER_SIZE:]
+
+    def _take(self) -> None:
+        outbox = self._connection.outbox
+        while outbox:
+            data = outbox.popleft().data
+            header = Header.unpack(data)
+            if header.flags & Flags.TYPE_MASK == Flags.REPLY:
+                self._replies.append(data)
+            else:
+                self._asked.append((header, data[HEADER_SIZE:]))
+
+    def _answer(self, asked: Header, payload: bytes) -> None:
+        """Answer a DMA_READ or DMA_WRITE; refuse one of what is not mapped."""
+        access = wire.DmaAccess.unpack(payload)
+        data = payload[wire.DmaAccess.STRUCT.size :]
+        for base, memory in ((BASE, self.memory), (MESSAGE_BASE, self.message_memory)):
+            at = access.address - base
+            if at >= 0 and at + access.count <= len(memory):
+                break
+        else:
+            self._reply(asked, b"", Flags.ERROR)
+            return
+        found = b""
+        if asked.command == Command.DMA_READ:
+            found = bytes(memory[at : at + access.count])
+        else:
+            memory[at : at + access.count] = data
+        self._reply(asked, access.pack() + found, Flags(0))
+
+    def _reply(self, asked: Header, payload: bytes, error: Flags) -> None:
+        size = HEADER_SIZE + len(payload)
+        flags = Flags.REPLY | error
+        header = Header(asked.message_id, asked.command, size, flags, 14 if error else 0)
+        self._connection.handle(Message(header, payload, []))
+        self._take()
+
+
+class _Connection(Connection):
+    """A connection whose client takes every interrupt."""
+
+    def __init__(
+        self, device: Endpoint, clock: Callable[[], float], interrupts: list[tuple[str, int]]
+    ) -> None:
+        super().__init__(device, clock)
+        self._sent = interrupts
+
+    def trigger(self, index: int, subindex: int) -> bool:
+        """Note it."""
+        self._sent.append((Irq(index).name, subindex))
+        return True
+
+    def armed(self, index: int, subindex: int) -> bool:
+        """Return True."""
+        del index, subindex
+        return True
+
+
+class _Failures(logging.Handler):
+    """Keeps what the framework logs as an error: an exception of the model's, mostly."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._found: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        failure = record.exc_info[1] if record.exc_info else None
+        self._found.append(failure or RuntimeError(record.getMessage()))
+
+    def raise_first(self) -> None:
+        """Raise the first, and forget all."""
+        found, self._found = self._found, []
+        if found:
+            raise found[0]
