@@ -18,7 +18,6 @@ from dma_rehearsal.device.endpoints.registers import (
     Fields,
     Flag,
     Register,
-    RegisterFile,
 )
 from dma_rehearsal.device.endpoints.request_log import HISTORY
 from dma_rehearsal.device.endpoints.routing import Fabric
@@ -88,30 +87,6 @@ def test_fields_of_a_register(small: Small) -> None:
     small.device_reset()
     answer(small)
     assert read32(small, 0, Reg.CONTROL) == 0x102
-
-
-@pytest.mark.parametrize("mask", [0, 5, 1 << 64, -1])
-def test_field_that_cannot_be(mask: int) -> None:
-    with pytest.raises(ValueError, match="mask"):
-        Field(mask)
-
-
-def test_field_whose_type_has_no_member_for_a_guests_value() -> None:
-    with pytest.raises(ValueError, match="Mode has no member"):
-        Field(3, type=Mode)
-    with pytest.raises(ValueError, match="reset"):
-        Field(3, reset=4)
-
-
-def test_registers_that_collide() -> None:
-    class Overlapping(Fields):
-        one = Field(3)
-        two = Flag(2)
-
-    with pytest.raises(ValueError, match="two overlaps"):
-        RegisterFile([Register(Reg.CONTROL, Overlapping)])
-    with pytest.raises(ValueError, match="CONTROL"):
-        RegisterFile([Register(Reg.CONTROL), Register(Reg.CONTROL)])
 
 
 def test_msix_gets_a_bar_of_its_own(small: Small) -> None:
