@@ -1,237 +1,361 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controller: its registers, its life, and the work that doorbells ask for.
+"""The controller: its life, its queues and its commands.
 
-    make test-vm DRIVER=nvme ENDPOINT=examples.nvme:Nvme TESTS=examples/nvme/guest_tests
-
-A doorbell's commands are carried out at once, in order, and complete in that order. What a driver
-gets wrong ends as the specification says: a command with a status, a doorbell as an asynchronous
-event, and a queue that memory refuses as CSTS.CFS. One doorbell does at most what its queue holds.
+What a driver gets wrong ends as the specification says: a command with a status, a doorbell as an
+asynchronous event, and a queue that memory refuses as CSTS.CFS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+import os
+import struct
+from collections import deque
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dma_rehearsal.device.endpoints import (
-    Access,
-    Bars,
     DmaRefused,
     Endpoint,
     Identity,
-    Register,
     RegisterBar,
+    Running,
     Trace,
 )
-from examples.nvme.admin_commands import AdminCommands, Outstanding
-from examples.nvme.io_commands import IoCommands
-from examples.nvme.layout import (
-    BAR_SIZE,
-    CAP_HI,
-    CAP_LO,
-    IO_QUEUES,
-    PAGE,
-    QUEUE_ENTRIES_MAX,
-    VECTORS,
-    VERSION,
-    CommandFailed,
-    Configuration,
-    Csts,
-    Doorbell,
-    Reg,
-    Status,
-)
-from examples.nvme.namespace import Blocks
-from examples.nvme.queues import CompletionQueue, Queues, SubmissionQueue
-from examples.nvme.transfer import Transfer
+from examples.nvme import layout, prp
+from examples.nvme.layout import COMMAND, COMPLETION, Command, CommandFailed, Reg, Status, check
+from examples.nvme.namespace import EVENT_REQUESTS, LOG_PAGES, Namespace, identify_controller
 
-BLOCKS = 32768  # 16 MiB
-VENDOR, DEVICE = 0x1234, 0x4E56
-# 5.2: the type Error status, and the two of its events that a doorbell can cause; log page 1.
-_INVALID_REGISTER, _INVALID_VALUE = 0x01_0000, 0x01_0100
-_ENTRY_SIZES = 6, 4  # powers of two
+EVERY_NAMESPACE = 0xFFFF_FFFF
+BAD_DOORBELL, BAD_VALUE = 0x01_0000, 0x01_0100  # events (5.2): errors, of log page 1
+# 5.21.1: features at reset. The sixth is the write cache, the seventh the number of queues.
+FEATURES = {**dict.fromkeys((1, 2, 4, 5, 8, 9, 10, 11), 0), 6: 1, 7: (layout.QUEUES - 2) * 0x1_0001}
+DEALLOCATE, RANGE = 1 << 2, struct.Struct("<4xIQ")  # 6.7: blocks, and the first of them
+DO_NOT_RETRY = 1 << 14
+BATCH = 16  # commands that complete with one interrupt
+
+
+@dataclass(slots=True, eq=False)
+class CompletionQueue:
+    size: int
+    address: int
+    vector: int | None  # None: without interrupts
+    head: int = 0
+    tail: int = 0
+    phase: int = 1
+    waiting: deque[tuple[SubmissionQueue, int, Status, int]] = field(default_factory=deque)
+
+    @property
+    def used(self) -> int:
+        return (self.tail - self.head) % self.size
+
+
+@dataclass(slots=True, eq=False)
+class SubmissionQueue:
+    number: int
+    size: int
+    address: int
+    completions: CompletionQueue
+    head: int = 0
+    tail: int = 0
+    command: int | None = None  # the identifier of the one that is under way
+    running: Running | None = None  # carries it out
+
+    def cancel(self) -> None:
+        if self.running is not None:
+            self.running.cancel()
+        self.command = self.running = None
 
 
 class Nvme(Endpoint):
-    """One controller with one namespace of 16 MiB and four pairs of I/O queues."""
+    """``places`` has the namespaces: bytes of memory, or paths of files, as NVME_FILES has."""
 
     name = "nvme"
-    identity = Identity(VENDOR, DEVICE, 0x010802, VENDOR, DEVICE)
-    vectors = VECTORS
-    bars: ClassVar[Bars] = {
-        0: RegisterBar(
-            (
-                Register(Reg.CAP_LO, reset=CAP_LO),
-                Register(Reg.CAP_HI, reset=CAP_HI),
-                Register(Reg.VS, reset=VERSION),
-                # With MSI-X, software does not use these two (3.1.3).
-                Register(Reg.INTMS, Access.WO),
-                Register(Reg.INTMC, Access.WO),
-                Register(Reg.CC, Access.RW, mask=0x00FF_FFF1),
-                Register(Reg.CSTS),
-                Register(Reg.AQA, Access.RW, mask=0x0FFF_0FFF),
-                Register(Reg.ASQ_LO, Access.RW, mask=-PAGE & 0xFFFF_FFFF),
-                Register(Reg.ASQ_HI, Access.RW),
-                Register(Reg.ACQ_LO, Access.RW, mask=-PAGE & 0xFFFF_FFFF),
-                Register(Reg.ACQ_HI, Access.RW),
-            ),
-            BAR_SIZE,
-        )
-    }
+    identity = Identity(0x1234, 0x4E56, 0x010802, 0x1234, 0x4E56, interrupt_pin=1)
+    vectors = layout.QUEUES
+    bars: ClassVar = {0: RegisterBar(layout.REGISTERS, 0x2000)}
+    places: ClassVar[Sequence[int | str]] = (16 << 20, 4 << 20)
 
     def __init__(self, trace: Trace | None = None) -> None:
         super().__init__(trace)
-        self.blocks = Blocks(BLOCKS)
+        files = os.environ.get("NVME_FILES")
+        places = enumerate(files.split(",") if files else self.places, 1)
+        self.namespaces = {number: Namespace(number, place) for number, place in places}
         self.control = self.registers(0)
-        self.queues = Queues()
-        transfer = Transfer(self.bus)
-        self._admin = AdminCommands(self.queues, transfer, vendor=VENDOR, blocks=BLOCKS)
-        self._io = IoCommands(self.blocks, transfer)
-        for number in range(1 + IO_QUEUES):
-            tail, head = Doorbell[f"SQ{number}TDBL"], Doorbell[f"CQ{number}HDBL"]
-            self.control.add(
-                (
-                    Register(tail, Access.WO, write=partial(self._ring_tail, number)),
-                    Register(head, Access.WO, write=partial(self._ring_head, number)),
-                ),
-                None,
-            )
+        self.submissions: dict[int, SubmissionQueue] = {}  # by number; 0 is that of administration
+        self.completions: dict[int, CompletionQueue] = {}
+        self.on_reset()
 
-    # Its life.
-
-    def on_reset(self) -> None:
-        """Forget all but the blocks."""
-        self._disable()
+    def on_reset(self, csts: int = 0) -> None:
+        """Forget queues and commands; no DMA and no interrupt comes after this."""
+        for queue in self.submissions.values():
+            queue.cancel()
+        self.bus.cancel()
+        self.submissions.clear()
+        self.completions.clear()
+        self.features = dict(FEATURES)
+        self.requests: deque[int] = deque()  # outstanding Asynchronous Event Requests
+        self.events: deque[int] = deque()  # that software has not been told
+        self.told = False  # of an event, whose log page it has not read
+        self.control[Reg.CSTS] = csts
 
     def write_cc(self, value: int) -> None:
-        """Enable, disable or shut down the controller (3.1.5)."""
-        wanted = Configuration(value)
-        if wanted.enable and not self._ready and not self._fatal:
-            self._enable(wanted)
-        elif not wanted.enable:
-            self._disable()
-        if wanted.shutdown:
-            self.control[Reg.CSTS] |= Csts.SHUTDOWN_COMPLETE
-        else:
-            self.control[Reg.CSTS] &= ~Csts.SHUTDOWN_COMPLETE
-
-    @property
-    def _ready(self) -> bool:
-        return bool(self.control[Reg.CSTS] & Csts.READY)
-
-    @property
-    def _fatal(self) -> bool:
-        return bool(self.control[Reg.CSTS] & Csts.FATAL)
-
-    def _enable(self, wanted: Configuration) -> None:
+        """Enable, disable, shut down (7.3, 7.6)."""
         control = self.control
-        sizes = [(control[Reg.AQA] >> shift & 0xFFF) + 1 for shift in (0, 16)]
-        if (
-            wanted.page_size
-            or wanted.command_set
-            or (wanted.submission_size, wanted.completion_size) != _ENTRY_SIZES
-            or not all(2 <= size <= QUEUE_ENTRIES_MAX for size in sizes)
-        ):
-            self._fail()
-            return
-        completions = CompletionQueue(0, control.pair(Reg.ACQ_LO, Reg.ACQ_HI), sizes[1], 0)
-        submissions = control.pair(Reg.ASQ_LO, Reg.ASQ_HI)
-        self.queues.completion[0] = completions
-        self.queues.submission[0] = SubmissionQueue(0, submissions, sizes[0], completions)
-        control[Reg.CSTS] |= Csts.READY
+        if not value & layout.ENABLE:
+            self.on_reset()
+        elif not control[Reg.CSTS] & (layout.READY | layout.FATAL):
+            sizes = [(control[Reg.AQA] >> shift & 0xFFF) + 1 for shift in (0, 16)]
+            if value & layout.SHAPE_MASK != layout.SHAPE or min(sizes) < 2:
+                self.on_reset(layout.FATAL)
+                return
+            self.completions[0] = CompletionQueue(sizes[1], control[Reg.ACQ], vector=0)
+            admin = SubmissionQueue(0, sizes[0], control[Reg.ASQ], self.completions[0])
+            self.submissions[0] = admin
+            control[Reg.CSTS] = layout.READY
+        control[Reg.CSTS] &= ~layout.SHUTDOWN_COMPLETE
+        control[Reg.CSTS] |= layout.SHUTDOWN_COMPLETE if value & layout.SHUTDOWN else 0
 
-    def _disable(self) -> None:
-        """Do a Controller Reset (7.3.2)."""
-        self.queues.clear()
-        self._admin.reset()
-        self.control[Reg.CSTS] = 0
+    # Doorbells (3.1.25, 3.1.26), and the work that they ask for.
 
-    def _fail(self) -> None:
-        """Stop until the next Controller Reset (9.5)."""
-        self.queues.clear()
-        self.control[Reg.CSTS] |= Csts.FATAL
-
-    # Doorbells.
-
-    def _ring_tail(self, number: int, tail: int) -> None:
-        queue = self.queues.submission.get(number)
-        if queue is None:
-            self._report(_INVALID_REGISTER)
-        elif tail & 0xFFFF >= queue.size:
-            self._report(_INVALID_VALUE)
+    def write_sqtdbl(self, number: int, tail: int) -> None:
+        queue = self.submissions.get(number)
+        if queue is None or tail >= queue.size:
+            self.tell(BAD_DOORBELL if queue is None else BAD_VALUE)
         else:
-            queue.tail = tail & 0xFFFF
-            self._serve([queue])
+            queue.tail = tail
+            self.serve(queue)
 
-    def _ring_head(self, number: int, head: int) -> None:
-        queue = self.queues.completion.get(number)
-        if queue is None:
-            self._report(_INVALID_REGISTER)
-        elif not queue.accepts(head & 0xFFFF):
-            self._report(_INVALID_VALUE)
-        else:
-            queue.head = head & 0xFFFF
-            self._serve(self.queues.of(queue))
-
-    def _report(self, event: int) -> None:
-        """Tell software of a doorbell that it must not ring, as soon as it asks (5.2)."""
-        if self._ready and not self._fatal:
-            self._guard(partial(self._tell, event))
-
-    def _tell(self, event: int) -> None:
-        """Complete a request for events, or keep the event for the next one. DmaRefused."""
-        queue = self.queues.submission[0]
-        if not self._admin.requests or queue.completions.full:
-            self._admin.events.append(event)
+    def write_cqhdbl(self, number: int, head: int) -> None:
+        queue = self.completions.get(number)
+        if queue is None or (queue.tail - head) % queue.size > queue.used or head >= queue.size:
+            self.tell(BAD_DOORBELL if queue is None else BAD_VALUE)
             return
-        self._complete(queue, self._admin.requests.popleft(), Status.SUCCESS, event)
-        self._interrupt(queue.completions)
+        queue.head = head
+        if not any(each.used for each in self.completions.values() if each.vector == queue.vector):
+            self.interrupts.line(queue.vector or 0).level = False
+        for each in [*self.submissions.values()]:
+            if each.completions is queue:
+                self.serve(each)
 
-    # Work.
+    def tell(self, *events: int) -> None:
+        """Tell software of events (5.2): one by one, as it asks for them."""
+        if admin := self.submissions.get(0):
+            self.events.extend(each for each in events if each not in self.events)
+            if self.events and self.requests and not self.told:
+                self.told = True
+                self.end(admin, self.requests.popleft(), Status.SUCCESS, self.events.popleft())
 
-    def _guard(self, work: Callable[[], None]) -> None:
-        """Do work on queues; memory that refuses them is fatal."""
+    def end(self, queue: SubmissionQueue, command: int, status: Status, result: int = 0) -> None:
+        queue.completions.waiting.append((queue, command, status, result))
+        self.serve(queue)
+
+    def serve(self, queue: SubmissionQueue) -> None:
+        if queue.running is None or queue.running.done:
+            queue.running = self.start(self._serve(queue))
+
+    async def _serve(self, queue: SubmissionQueue) -> None:
+        """Carry out commands while there are some, and room for their completions."""
         try:
-            work()
-        except DmaRefused:
-            self._fail()
+            while self._post(queue.completions) and queue.head != queue.tail:
+                for _ in range(min((queue.tail - queue.head) % queue.size, BATCH)):
+                    await self._next(queue)
+        except DmaRefused:  # memory refuses a queue (9.5)
+            self.on_reset(layout.READY | layout.FATAL)
 
-    def _serve(self, queues: Collection[SubmissionQueue]) -> None:
-        for each in queues:
-            self._guard(partial(self._empty, each))
+    async def _next(self, queue: SubmissionQueue) -> None:
+        at = queue.address + COMMAND.size * queue.head
+        command = Command(*COMMAND.unpack(await self.bus.reading(at, COMMAND.size)))
+        queue.head, queue.command = (queue.head + 1) % queue.size, command.id
+        status, result = await self._carry_out(queue.number, command)
+        queue.command = None
+        if status is not Status.OUTSTANDING:
+            queue.completions.waiting.append((queue, command.id, status, result))
 
-    def _empty(self, queue: SubmissionQueue) -> None:
-        """Carry out what is submitted, as long as its completions have room."""
-        posted = False
-        # A queue that a command deletes is not served any more.
-        while queue.head != queue.tail and self.queues.submission.get(queue.number) is queue:
-            if queue.completions.full:
-                break
-            posted = self._next(queue) or posted
-        if posted:
-            self._interrupt(queue.completions)
-
-    def _next(self, queue: SubmissionQueue) -> bool:
-        """Carry out one command; return whether it is complete. DmaRefused."""
-        command = queue.fetch(self.bus.read)
-        status, result = Status.SUCCESS, 0
+    async def _carry_out(self, queue: int, command: Command) -> tuple[Status, int]:
         try:
-            if command.flags:  # neither fused commands nor scatter gather lists
-                raise CommandFailed(Status.INVALID_FIELD)
-            result = (self._io if queue.number else self._admin).run(command)
-        except Outstanding:
-            return False
+            check(command.opcode in (IO if queue else ADMIN), Status.INVALID_OPCODE)
+            check(not command.flags, Status.INVALID_FIELD)  # neither fused nor by SGLs
+            action = (IO if queue else ADMIN)[command.opcode]
+            return Status.SUCCESS, await action(self, command) or 0
         except CommandFailed as failure:
-            status = failure.status
-        self._complete(queue, command.identifier, status, result)
-        return True
+            return failure.args[0], 0
+        except DmaRefused:
+            return Status.DATA_TRANSFER_ERROR, 0
+        except OSError:  # of a file
+            return Status.INTERNAL_ERROR, 0
 
-    def _complete(
-        self, queue: SubmissionQueue, identifier: int, status: Status, result: int
-    ) -> None:
-        queue.completions.post(self.bus.write, queue.completion(identifier, status, result))
+    def _post(self, queue: CompletionQueue) -> bool:
+        """Write the completions that there is room for; return whether these were all."""
+        posted = False
+        while queue.waiting and queue.used < queue.size - 1:
+            submissions, command, status, result = queue.waiting.popleft()
+            final = status not in (Status.SUCCESS, Status.ABORT_REQUESTED)
+            state = (status | DO_NOT_RETRY * final) << 1 | queue.phase
+            entry = COMPLETION.pack(result, submissions.head, submissions.number, command, state)
+            self.bus.write(queue.address + COMPLETION.size * queue.tail, entry)
+            queue.tail = (queue.tail + 1) % queue.size
+            queue.phase ^= queue.tail == 0
+            posted = True
+        if posted and queue.vector is not None:
+            self.interrupts.line(queue.vector).send()
+        return not queue.waiting
 
-    def _interrupt(self, completions: CompletionQueue) -> None:
-        if completions.vector is not None:
-            self.msix(completions.vector)
+    # Administration (5).
+
+    def _new(self, command: Command, queues: Container[int]) -> tuple[int, int, int]:
+        """Return number, size and address of a new queue."""
+        number, size = command.dw10 & 0xFFFF, (command.dw10 >> 16) + 1
+        free = 1 <= number < layout.QUEUES and number not in queues
+        check(free, Status.INVALID_QUEUE_IDENTIFIER)
+        check(2 <= size <= layout.ENTRIES_MAX, Status.INVALID_QUEUE_SIZE)
+        check(command.dw11 & 1, Status.INVALID_FIELD)  # contiguous
+        check(command.prp1 % layout.PAGE == 0, Status.PRP_OFFSET_INVALID)
+        return number, size, command.prp1
+
+    async def create_cq(self, command: Command) -> None:
+        number, size, address = self._new(command, self.completions)
+        vector = command.dw11 >> 16 if command.dw11 & 2 else None
+        check((vector or 0) < layout.QUEUES, Status.INVALID_INTERRUPT_VECTOR)
+        self.completions[number] = CompletionQueue(size, address, vector)
+
+    async def create_sq(self, command: Command) -> None:
+        number, size, address = self._new(command, self.submissions)
+        wanted = command.dw11 >> 16
+        check(1 <= wanted < layout.QUEUES, Status.INVALID_QUEUE_IDENTIFIER)
+        check(wanted in self.completions, Status.COMPLETION_QUEUE_INVALID)
+        queue = SubmissionQueue(number, size, address, self.completions[wanted])
+        self.submissions[number] = queue
+
+    async def delete_sq(self, command: Command) -> None:
+        number = command.dw10 & 0xFFFF
+        check(number and number in self.submissions, Status.INVALID_QUEUE_IDENTIFIER)
+        self.submissions.pop(number).cancel()
+        await self.bus.reading_list(())  # as in abort
+
+    async def delete_cq(self, command: Command) -> None:
+        number = command.dw10 & 0xFFFF
+        check(number and number in self.completions, Status.INVALID_QUEUE_IDENTIFIER)
+        used = [each.completions for each in self.submissions.values()]
+        check(self.completions[number] not in used, Status.INVALID_QUEUE_DELETION)
+        del self.completions[number]
+
+    async def identify(self, command: Command) -> None:
+        structure, number = command.dw10 & 0xFF, command.namespace
+        check(structure <= 3, Status.INVALID_FIELD)
+        if structure == 1:
+            data = identify_controller(self.identity.vendor_id, len(self.namespaces))
+        elif structure == 2:
+            check(number < EVERY_NAMESPACE - 1, Status.INVALID_NAMESPACE)
+            above = [each for each in self.namespaces if each > number]
+            data = struct.pack(f"<{len(above)}I", *above).ljust(layout.PAGE, b"\0")
+        else:
+            namespace = self._namespace(command)
+            data = namespace.descriptors() if structure else namespace.identify()
+        await self._to_host(command, data)
+
+    async def get_log_page(self, command: Command) -> None:
+        page, start = LOG_PAGES.get(command.dw10 & 0xFF, b""), command.dw12 | command.dw13 << 32
+        length = 4 * ((command.dw10 >> 16 | (command.dw11 & 0xFFFF) << 16) + 1)
+        check(page, Status.INVALID_LOG_PAGE)
+        check(start % 4 == 0 and start <= len(page), Status.INVALID_FIELD)
+        check(length <= layout.PAGE * layout.TRANSFER_PAGES, Status.INVALID_FIELD)
+        await self._to_host(command, page[start : start + length].ljust(length, b"\0"))
+        if command.dw10 & 0x80FF == 1:  # errors, without Retain Asynchronous Event
+            self.told = False
+            self.tell()
+
+    async def set_features(self, command: Command) -> int:
+        number, value = command.dw10 & 0xFF, command.dw11
+        check(not command.dw10 >> 31, Status.NOT_SAVEABLE)
+        check(number in FEATURES, Status.INVALID_FIELD)
+        if number == 7:  # more than it asks for may be granted
+            check(0xFFFF not in (value & 0xFFFF, value >> 16), Status.INVALID_FIELD)
+            return FEATURES[number]
+        self.features[number] = value
+        return 0
+
+    async def get_features(self, command: Command) -> int:
+        check(command.dw10 & 0xFF in FEATURES, Status.INVALID_FIELD)
+        return self.features[command.dw10 & 0xFF]
+
+    async def abort(self, command: Command) -> int:
+        """End a command that is under way; return 1 where it is not."""
+        queue, identifier = self.submissions.get(command.dw10 & 0xFFFF), command.dw10 >> 16
+        if queue and queue.number == 0 and identifier in self.requests:
+            self.requests.remove(identifier)
+        elif queue and queue.number and identifier == queue.command:
+            queue.cancel()
+            await self.bus.reading_list(())  # DMAs are done in order: those under way have ended
+        else:
+            return 1
+        self.end(queue, identifier, Status.ABORT_REQUESTED)
+        return 0
+
+    async def request_event(self, command: Command) -> None:
+        check(len(self.requests) < EVENT_REQUESTS, Status.EVENT_LIMIT_EXCEEDED)
+        self.requests.append(command.id)
+        self.tell()
+        raise CommandFailed(Status.OUTSTANDING)
+
+    # Blocks (6).
+
+    def _namespace(self, command: Command) -> Namespace:
+        check(command.namespace in self.namespaces, Status.INVALID_NAMESPACE)
+        return self.namespaces[command.namespace]
+
+    def _place(self, command: Command) -> slice:
+        first, blocks = command.dw10 | command.dw11 << 32, (command.dw12 & 0xFFFF) + 1
+        return self._namespace(command).place(first, blocks)
+
+    async def io_flush(self, command: Command) -> None:
+        every = command.namespace == EVERY_NAMESPACE
+        for each in self.namespaces.values() if every else [self._namespace(command)]:
+            each.data.flush()
+
+    async def io_write(self, command: Command) -> None:
+        place = self._place(command)
+        data = await self._from_host(command, place.stop - place.start)
+        self._namespace(command).data[place] = data
+
+    async def io_read(self, command: Command) -> None:
+        place = self._place(command)
+        await self._to_host(command, self._namespace(command).data[place])
+
+    async def io_write_zeroes(self, command: Command) -> None:
+        place = self._place(command)
+        self._namespace(command).data[place] = bytes(place.stop - place.start)
+
+    async def io_manage_blocks(self, command: Command) -> None:
+        """Deallocate: such blocks read 0. Other hints are only hints."""
+        namespace = self._namespace(command)
+        data = await self._from_host(command, RANGE.size * ((command.dw10 & 0xFF) + 1))
+        places = [namespace.place(first, blocks) for blocks, first in RANGE.iter_unpack(data)]
+        size = sum(place.stop - place.start for place in places)
+        check(size <= len(namespace.data), Status.INVALID_FIELD)  # bounds the work
+        for place in places if command.dw11 & DEALLOCATE else ():
+            namespace.data[place] = bytes(place.stop - place.start)
+
+    async def _from_host(self, command: Command, length: int) -> bytes:
+        ranges = await prp.ranges(self.bus.reading, command, length)
+        return b"".join(await self.bus.reading_list(ranges))
+
+    async def _to_host(self, command: Command, data: bytes) -> None:
+        parts, start = [], 0
+        for address, length in await prp.ranges(self.bus.reading, command, len(data)):
+            parts.append((address, data[start : start + length]))
+            start += length
+        await self.bus.writing_list(parts)
+
+
+# Opcodes of the admin command set (5), and of the NVM command set (6).
+# fmt: off
+ADMIN = {
+    0x00: Nvme.delete_sq, 0x01: Nvme.create_sq, 0x02: Nvme.get_log_page, 0x04: Nvme.delete_cq,
+    0x05: Nvme.create_cq, 0x06: Nvme.identify, 0x08: Nvme.abort, 0x09: Nvme.set_features,
+    0x0A: Nvme.get_features, 0x0C: Nvme.request_event,
+}
+IO = {
+    0x00: Nvme.io_flush, 0x01: Nvme.io_write, 0x02: Nvme.io_read, 0x08: Nvme.io_write_zeroes,
+    0x09: Nvme.io_manage_blocks,
+}

@@ -1,183 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers, commands and statuses of NVM Express Base Specification 1.4."""
 
-from __future__ import annotations
-
 import struct
-from dataclasses import dataclass
+from collections import namedtuple
 from enum import IntEnum
 
-from dma_rehearsal.device.endpoints import Field, Fields
+from dma_rehearsal.device.endpoints import Access, Register, RegisterArray
 
-PAGE = 4096  # bytes; CC.MPS has no other value here
-BLOCK_SHIFT = 9
-BLOCK = 1 << BLOCK_SHIFT
+PAGE, BLOCK = 4096, 512  # bytes
 VERSION = 0x0001_0400
-QUEUE_ENTRIES_MAX = 128  # bounds the work of one doorbell
-IO_QUEUES = 4  # pairs, beside that of administration
-VECTORS = 1 + IO_QUEUES
-MDTS = 5  # a transfer has at most 2 ** MDTS pages
-TRANSFER_MAX = PAGE << MDTS
-EVENT_REQUESTS = 4  # Asynchronous Event Requests that may be outstanding
-BAR_SIZE = 0x2000
+QUEUES = 1 + 4  # pairs: that of administration, and those for I/O
+ENTRIES_MAX = 1024  # of an I/O queue
+TRANSFER_PAGES = 128  # a power of two, for MDTS
+# 3.1.1: MQES, CQR (queues are contiguous), TO of 10 s; the NVM command set, pages of 4 KiB.
+CAPABILITIES = (ENTRIES_MAX - 1) | 1 << 16 | 20 << 24 | 1 << 37
+# 3.1.5 CC: all between enable and shutdown must be 0 here; queue entries have 64 and 16 bytes.
+ENABLE, SHUTDOWN, SHAPE_MASK, SHAPE = 0x1, 0xC000, 0x00FF_3FF0, 0x0046_0000
+READY, FATAL, SHUTDOWN_COMPLETE = 1, 2, 8  # 3.1.6 CSTS
+# 4.2 Submission Queue Entry (the flags are FUSE and PSDT), and 4.6 Completion Queue Entry: result,
+# the submission queue's head and number, the command's identifier, status and phase.
+COMMAND, COMPLETION = struct.Struct("<BBHI16xQQ4I8x"), struct.Struct("<I4xHHHH")
+Command = namedtuple("Command", "opcode flags id namespace prp1 prp2 dw10 dw11 dw12 dw13")
 
 
 class Reg(IntEnum):
-    """3.1 Register Definition. Registers of 64 bits have two names."""
+    """3.1 Register Definition. The doorbells of queue n are 8 * n bytes further."""
 
-    CAP_LO = 0x00
-    CAP_HI = 0x04
-    VS = 0x08
-    INTMS = 0x0C
-    INTMC = 0x10
-    CC = 0x14
-    CSTS = 0x1C
-    AQA = 0x24
-    ASQ_LO = 0x28
-    ASQ_HI = 0x2C
-    ACQ_LO = 0x30
-    ACQ_HI = 0x34
+    CAP, VS, CC, CSTS = 0x00, 0x08, 0x14, 0x1C
+    AQA, ASQ, ACQ = 0x24, 0x28, 0x30
+    SQTDBL, CQHDBL = 0x1000, 0x1004
 
 
-class Doorbell(IntEnum):
-    """3.1.25 and 3.1.26: the tail of each submission queue, then the head of its completion queue.
-
-    One pair for each of 1 + IO_QUEUES.
-    """
-
-    SQ0TDBL = 0x1000
-    CQ0HDBL = 0x1004
-    SQ1TDBL = 0x1008
-    CQ1HDBL = 0x100C
-    SQ2TDBL = 0x1010
-    CQ2HDBL = 0x1014
-    SQ3TDBL = 0x1018
-    CQ3HDBL = 0x101C
-    SQ4TDBL = 0x1020
-    CQ4HDBL = 0x1024
-
-
-# 3.1.1: MQES, CQR (queues are contiguous), TO of 10 s; doorbells lie side by side.
-CAP_LO = (QUEUE_ENTRIES_MAX - 1) | 1 << 16 | 20 << 24
-CAP_HI = 1 << 5  # the NVM command set; pages of 4 KiB
-
-
-class Configuration(Fields):
-    """3.1.5 CC."""
-
-    enable = Field(1 << 0)
-    command_set = Field(0x70)
-    page_size = Field(0x780)
-    shutdown = Field(0xC000)
-    submission_size = Field(0xF_0000)
-    completion_size = Field(0xF0_0000)
-
-
-class Csts(IntEnum):
-    """3.1.6 CSTS."""
-
-    READY = 1 << 0
-    FATAL = 1 << 1
-    SHUTDOWN_COMPLETE = 2 << 2
-
-
-class Admin(IntEnum):
-    """5 Admin Command Set: opcodes."""
-
-    DELETE_SQ = 0x00
-    CREATE_SQ = 0x01
-    GET_LOG_PAGE = 0x02
-    DELETE_CQ = 0x04
-    CREATE_CQ = 0x05
-    IDENTIFY = 0x06
-    ABORT = 0x08
-    SET_FEATURES = 0x09
-    GET_FEATURES = 0x0A
-    EVENT_REQUEST = 0x0C
-
-
-class Io(IntEnum):
-    """6 NVM Command Set: opcodes."""
-
-    FLUSH = 0x00
-    WRITE = 0x01
-    READ = 0x02
-    WRITE_ZEROES = 0x08
-    DATASET_MANAGEMENT = 0x09
+REGISTERS = (
+    Register(Reg.CAP, reset=CAPABILITIES, bits=64),
+    Register(Reg.VS, reset=VERSION),
+    Register(Reg.CC, Access.RW, mask=ENABLE | SHUTDOWN | SHAPE_MASK),
+    Register(Reg.CSTS),
+    Register(Reg.AQA, Access.RW, mask=0x0FFF_0FFF),
+    Register(Reg.ASQ, Access.RW, mask=-PAGE & 2**64 - 1, bits=64),
+    Register(Reg.ACQ, Access.RW, mask=-PAGE & 2**64 - 1, bits=64),
+    RegisterArray(Reg.SQTDBL, QUEUES, 8, Access.WO),
+    RegisterArray(Reg.CQHDBL, QUEUES, 8, Access.WO),
+)
 
 
 class Status(IntEnum):
-    """4.6.1 Status Field: Status Code Type and Status Code, without Do Not Retry."""
+    """4.6.1 Status Field: Status Code Type and Status Code; -1: not complete yet."""
 
-    SUCCESS = 0x000
-    INVALID_OPCODE = 0x001
-    INVALID_FIELD = 0x002
-    DATA_TRANSFER_ERROR = 0x004
-    INTERNAL_ERROR = 0x006
-    INVALID_NAMESPACE = 0x00B
-    PRP_OFFSET_INVALID = 0x013
-    LBA_OUT_OF_RANGE = 0x080
-    COMPLETION_QUEUE_INVALID = 0x100
-    INVALID_QUEUE_IDENTIFIER = 0x101
-    INVALID_QUEUE_SIZE = 0x102
-    EVENT_LIMIT_EXCEEDED = 0x105
-    INVALID_INTERRUPT_VECTOR = 0x108
-    INVALID_LOG_PAGE = 0x109
-    INVALID_QUEUE_DELETION = 0x10C
-    NOT_SAVEABLE = 0x10D
-
-
-DO_NOT_RETRY = 1 << 14  # in the Status Field
+    OUTSTANDING, SUCCESS, INVALID_OPCODE, INVALID_FIELD = -1, 0x000, 0x001, 0x002
+    DATA_TRANSFER_ERROR, INTERNAL_ERROR, ABORT_REQUESTED = 0x004, 0x006, 0x007
+    INVALID_NAMESPACE, PRP_OFFSET_INVALID, LBA_OUT_OF_RANGE = 0x00B, 0x013, 0x080
+    COMPLETION_QUEUE_INVALID, INVALID_QUEUE_IDENTIFIER, INVALID_QUEUE_SIZE = 0x100, 0x101, 0x102
+    EVENT_LIMIT_EXCEEDED, INVALID_INTERRUPT_VECTOR, INVALID_LOG_PAGE = 0x105, 0x108, 0x109
+    INVALID_QUEUE_DELETION, NOT_SAVEABLE = 0x10C, 0x10D
 
 
 class CommandFailed(Exception):
-    """A command ends with ``status``."""
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.name)
-        self.status = status
+    """A command ends with the status that is the argument."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """4.2 Submission Queue Entry."""
-
-    STRUCT = struct.Struct("<BBHI16xQQ6I")
-
-    opcode: int
-    flags: int  # FUSE and PSDT
-    identifier: int
-    namespace: int
-    prp1: int
-    prp2: int
-    dwords: tuple[int, ...]  # 10 to 15
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Command:
-        """Return the command of 64 bytes."""
-        opcode, flags, identifier, namespace, prp1, prp2, *dwords = cls.STRUCT.unpack(data)
-        return cls(opcode, flags, identifier, namespace, prp1, prp2, tuple(dwords))
-
-    def dword(self, number: int) -> int:
-        """Return Command Dword 10 to 15."""
-        return self.dwords[number - 10]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """4.6 Completion Queue Entry."""
-
-    STRUCT = struct.Struct("<IIHHHH")
-
-    result: int
-    head: int
-    queue: int
-    identifier: int
-    status: Status
-    phase: int
-
-    def pack(self) -> bytes:
-        """Return 16 bytes. A command that failed would fail again."""
-        status = int(self.status) | (DO_NOT_RETRY if self.status else 0)
-        field = status << 1 | self.phase
-        return self.STRUCT.pack(self.result, 0, self.head, self.queue, self.identifier, field)
+def check(condition: object, status: Status) -> None:
+    """Raise CommandFailed unless the condition is true."""
+    if not condition:
+        raise CommandFailed(status)

@@ -1,31 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks of a namespace, and the NVM command set's view of them."""
+"""A namespace's blocks, and what describes it and its controller (5.14, 5.15)."""
 
-from __future__ import annotations
+import mmap
+import struct
+import uuid
+from pathlib import Path
 
-from examples.nvme.layout import BLOCK, CommandFailed, Status
+from examples.nvme.layout import BLOCK, PAGE, TRANSFER_PAGES, VERSION, Status, check
+
+EVENT_REQUESTS = 4  # Asynchronous Event Requests that may be outstanding
+_FIRMWARE = b"1.0     "
+LOG_PAGES = {
+    1: bytes(64),  # no errors
+    2: struct.pack("<xHBB", 310, 100, 10).ljust(512, b"\0"),  # kelvin; spare blocks in percent
+    3: struct.pack("<B7x8s", 1, _FIRMWARE).ljust(512, b"\0"),  # firmware slots
+}
 
 
-class Blocks:
-    """``count`` blocks of 512 bytes. They outlive every reset, as a disk's do."""
+class Namespace:
+    """Blocks of 512 bytes, which outlive every reset.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.data = bytearray(count * BLOCK)
+    ``where``: bytes of memory, or the path of a file, which must keep its length.
+    """
 
-    def check(self, start: int, count: int) -> None:
-        """CommandFailed when a block of the range does not exist."""
-        if start + count > self.count:
-            raise CommandFailed(Status.LBA_OUT_OF_RANGE)
+    def __init__(self, number: int, where: int | str) -> None:
+        self._uuid = uuid.uuid5(uuid.NAMESPACE_DNS, f"nvme{number}.example.com").bytes
+        if isinstance(where, int):
+            self.data = mmap.mmap(-1, where)
+        else:
+            with Path(where).open("r+b") as file:
+                self.data = mmap.mmap(file.fileno(), 0)
+        self.blocks = len(self.data) // BLOCK
 
-    def read(self, start: int, count: int) -> bytes:
-        """Return a copy of blocks that exist."""
-        return bytes(self.data[start * BLOCK : (start + count) * BLOCK])
+    def place(self, first: int, blocks: int) -> slice:
+        """Return where blocks are in ``data``."""
+        check(first + blocks <= self.blocks, Status.LBA_OUT_OF_RANGE)
+        return slice(first * BLOCK, (first + blocks) * BLOCK)
 
-    def write(self, start: int, data: bytes) -> None:
-        """Store whole blocks that exist."""
-        self.data[start * BLOCK : start * BLOCK + len(data)] = data
+    def identify(self) -> bytes:
+        """Return Identify Namespace (5.15.2.1): sizes; deallocated blocks read 0; UUID; format."""
+        sizes, shift = (self.blocks,) * 3, BLOCK.bit_length() - 1
+        return struct.pack("<QQQ9xB70x16s10xB3965x", *sizes, 1, self._uuid, shift)
 
-    def zero(self, start: int, count: int) -> None:
-        """Have blocks that exist read 0."""
-        self.data[start * BLOCK : (start + count) * BLOCK] = bytes(count * BLOCK)
+    def descriptors(self) -> bytes:
+        """Return its identification descriptors (5.15.2.4): a UUID."""
+        return struct.pack("<BB2x16s4076x", 3, 16, self._uuid)
+
+
+def identify_controller(vendor: int, namespaces: int) -> bytes:
+    """Return Identify Controller (5.15.2.2)."""
+    data = bytearray(PAGE)
+    for offset, form, *values in (
+        (0, "HH20s", vendor, vendor, b"DMA-1".ljust(20)),
+        (24, "40s8s", b"dma-rehearsal example".ljust(40), _FIRMWARE),
+        (77, "BHI", TRANSFER_PAGES.bit_length() - 1, 1, VERSION),
+        (111, "B", 1),  # an I/O controller
+        (258, "BBB", 3, EVENT_REQUESTS - 1, 3),  # 4 aborts; one firmware slot, read only
+        (266, "HH", 343, 353),  # warning and critical temperature, in kelvin
+        (512, "BBxxIH", 0x66, 0x44, namespaces, 0xC),  # queue entries; Write Zeroes, Deallocate
+        (525, "B", 1),  # a volatile write cache: Flush means something
+        (768, "256s", b"nqn.2014-08.com.example:dma-rehearsal-nvme"),
+        (2048, "H", 100),  # power state 0: 1 W
+    ):
+        struct.pack_into(f"<{form}", data, offset, *values)
+    return bytes(data)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two timings of a device, and the kernel's own driver on the NVMe example under both."""
+"""The two timings of a device."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from tests.runs import run, run_in
+from tests.runs import run_in
 
 TESTS = Path(__file__).parent / "guest_tests" / "timing"
 
@@ -19,12 +19,3 @@ def test_eager_and_held(tmp_path: Path) -> None:
     for test in "eager", "held":
         assert f"test_timing.py::test_{test} PASSED" in done.output
     assert '"x-no-posted-writes": true' in (done.folder / "argv").read_text()
-
-
-def test_nvme(tmp_path: Path) -> None:
-    """The driver bound by itself when the guest booted, or got its functions back."""
-    tests = "--tests", "examples/nvme/guest_tests"
-    done = run(tmp_path, *tests, DRIVER="nvme", ENDPOINT="examples.nvme:Nvme")
-    assert done.status == 0, done.output
-    assert "0 failed" in done.output
-    assert "dma_map_sg: DMA_TO_DEVICE" in done.output

@@ -5,16 +5,52 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from dma_rehearsal.device.trace import Trace
 from examples.nvme.controller import Nvme
-from examples.nvme.identify import NAMESPACE
-from examples.nvme.layout import Admin, Command, Csts, Doorbell, Io, Reg, Status
+from examples.nvme.layout import READY, Reg, Status
 from tests.unit.device.fakes import BASE, FakeClient, read32, start, write32
 
+ENTRY = struct.Struct("<BBHI16xQQ6I")  # a submission queue entry
 ENABLE = 1 | 6 << 16 | 4 << 20  # CC: enabled, entries of 64 and 16 bytes
 PAGE = 4096
+NAMESPACE = 1
+AGAIN = (Status.SUCCESS, Status.ABORT_REQUESTED)  # without Do Not Retry
 DATA = BASE + 0x1_8000  # 132 KiB, behind the page of a PRP list
+
+
+class Admin(IntEnum):
+    """Opcodes of the admin command set."""
+
+    DELETE_SQ = 0x00
+    CREATE_SQ = 0x01
+    GET_LOG_PAGE = 0x02
+    DELETE_CQ = 0x04
+    CREATE_CQ = 0x05
+    IDENTIFY = 0x06
+    ABORT = 0x08
+    SET_FEATURES = 0x09
+    GET_FEATURES = 0x0A
+    EVENT_REQUEST = 0x0C
+
+
+class Io(IntEnum):
+    """Opcodes of the NVM command set."""
+
+    FLUSH = 0x00
+    WRITE = 0x01
+    READ = 0x02
+    WRITE_ZEROES = 0x08
+    DATASET_MANAGEMENT = 0x09
+
+
+def tail_doorbell(queue: int) -> int:
+    return Reg.SQTDBL + 8 * queue
+
+
+def head_doorbell(queue: int) -> int:
+    return Reg.CQHDBL + 8 * queue
 
 
 @dataclass
@@ -65,10 +101,10 @@ class Host:
         """Enable the controller; return the admin queues."""
         admin = Pair(0, BASE, BASE + PAGE, size)
         self.write(Reg.AQA, size - 1 | (size - 1) << 16)
-        self.write(Reg.ASQ_LO, admin.submissions)
-        self.write(Reg.ACQ_LO, admin.completions)
+        self.write(Reg.ASQ, admin.submissions)
+        self.write(Reg.ACQ, admin.completions)
         self.write(Reg.CC, ENABLE)
-        assert self.csts == Csts.READY
+        assert self.csts == READY
         return admin
 
     # Memory.
@@ -94,11 +130,11 @@ class Host:
         """Put a command into a queue, ring its doorbell; return its identifier."""
         self.next += 1
         padded = (*dwords, *(0,) * (6 - len(dwords)))
-        entry = Command.STRUCT.pack(opcode, flags, self.next, namespace, *prp, *padded)
+        entry = ENTRY.pack(opcode, flags, self.next, namespace, *prp, *padded)
         self.put(pair.submissions + 64 * pair.tail, entry)
         pair.tail = (pair.tail + 1) % pair.size
         if ring:
-            self.write(Doorbell[f"SQ{pair.number}TDBL"], pair.tail)
+            self.write(tail_doorbell(pair.number), pair.tail)
         return self.next
 
     def answers(self, pair: Pair, *, ring: bool = True) -> list[Answer]:
@@ -110,12 +146,13 @@ class Host:
             if status & 1 != pair.phase:
                 break
             assert queue == pair.number
-            assert bool(status >> 15) == bool(status >> 1 & 0x7FF), "Do Not Retry of a failure"
-            found.append(Answer(result, identifier, Status(status >> 1 & 0x7FF), head))
+            code = Status(status >> 1 & 0x7FF)
+            assert bool(status >> 15) == (code not in AGAIN), "Do Not Retry of a failure"
+            found.append(Answer(result, identifier, code, head))
             pair.head = (pair.head + 1) % pair.size
             pair.phase ^= not pair.head
         if ring:
-            self.write(Doorbell[f"CQ{pair.number}HDBL"], pair.head)
+            self.write(head_doorbell(pair.number), pair.head)
         return found
 
     def do(

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's own driver on the NVMe example: blocks, a file system, fio, resets under load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import run
+
+TESTS = "--tests", "examples/nvme/guest_tests"
+NVME = {
+    "DRIVER": "nvme",
+    "ENDPOINT": "examples.nvme.controller:Nvme",
+    "PACKAGES": "fio,e2fsprogs",
+}
+
+
+def test_nvme(tmp_path: Path) -> None:
+    """The driver bound by itself when the guest booted, or got its functions back."""
+    done = run(tmp_path, *TESTS, "-k", "not 30s", **NVME)
+    assert done.status == 0, done.output
+    assert "0 failed" in done.output
+    assert "dma_map_sg: DMA_TO_DEVICE" in done.output
+
+
+@pytest.mark.full
+def test_half_a_minute_of_fio(tmp_path: Path) -> None:
+    done = run(tmp_path, *TESTS, "-k", "30s", **NVME)
+    assert done.status == 0, done.output
+
+
+@pytest.mark.full
+def test_behind_an_iommu(tmp_path: Path) -> None:
+    done = run(tmp_path, *TESTS, "-k", "not 30s", IOMMU="intel", **NVME)
+    assert done.status == 0, done.output
+
+
+@pytest.mark.full
+def test_a_file_survives_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(16 << 20))
+    monkeypatch.setenv("NVME_FILES", str(disk))
+    done = run(tmp_path, *TESTS, "-k", "directory_of_files and not held", **NVME)
+    assert done.status == 0, done.output
+    magic = disk.read_bytes()[1024 + 0x38 : 1024 + 0x3A]
+    assert magic == b"\x53\xef", "ext4's superblock"
