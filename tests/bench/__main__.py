@@ -18,12 +18,13 @@ from tests.bench import (  # noqa: F401  # each registers its benchmarks
     guest,
     mailbox,
     messages,
+    nvme,
     start,
     watch,
 )
 from tests.bench.registry import BENCHMARKS, table
 
-_BOOT_VMS = (driver.NAME, guest.NAME, start.NAME, watch.NAME)
+_BOOT_VMS = (driver.NAME, guest.NAME, nvme.NAME, start.NAME, watch.NAME)
 
 
 def main(argv: list[str]) -> int:
