@@ -44,7 +44,7 @@ def nvme() -> Iterator[Row]:
     """Boot a VM and measure there. RuntimeError when the run fails."""
     with tempfile.TemporaryDirectory() as folder:
         found = attestations(
-            "tests/bench/nvme_tests",
+            "tests/bench/storage/guest_tests",
             DRIVER="nvme",
             ENDPOINT="examples.nvme.controller:Nvme",
             PACKAGES="fio",
