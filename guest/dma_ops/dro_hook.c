@@ -3,7 +3,7 @@
  * A function's way into the rehearsal and out of it. At a bind, after the bus has set up
  * DMA and before the driver's probe, the function gets operations of its own. After an
  * unbind it keeps them, so that a driver's late calls are reported; it loses them when
- * the module goes, or when another function is chosen and this one is bound again.
+ * the module goes, or when it is bound again and is not chosen any more.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -118,6 +118,16 @@ static void drop_mappings(struct dro_hook *hook, bool report)
 	}
 }
 
+static bool none_bound(void)
+{
+	struct dro_hook *each;
+
+	list_for_each_entry(each, &hooks, list)
+		if (each->bound)
+			return false;
+	return true;
+}
+
 /* A driver is about to be probed. */
 static void begin(struct dro_hook *hook)
 {
@@ -128,7 +138,8 @@ static void begin(struct dro_hook *hook)
 	atomic_set(&hook->reports, 0);
 	atomic_set(&hook->reports_lost, 0);
 	dro_settings_take(&hook->settings);
-	dro_calls_reset();
+	if (none_bound())	/* else a driver of several functions is bound to the next */
+		dro_calls_reset();
 	/* What the driver before this one asked for is not this one's. */
 	*dev->dma_mask = DMA_BIT_MASK(32);
 	dev->coherent_dma_mask = DMA_BIT_MASK(32);

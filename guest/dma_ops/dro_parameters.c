@@ -13,9 +13,9 @@
 
 #include "dro.h"
 
-static char function[32];
+static char function[1024];
 module_param_string(function, function, sizeof(function), 0644);
-MODULE_PARM_DESC(function, "address of the PCI function whose drivers are rehearsed, as 0000:00:03.0");
+MODULE_PARM_DESC(function, "addresses of the PCI functions whose drivers are rehearsed, as 0000:00:03.0,0000:00:03.1");
 
 static bool grants = true;
 module_param(grants, bool, 0644);
@@ -72,7 +72,7 @@ static const struct kernel_param_ops fail_nth_ops = {
 module_param_cb(fail_nth, &fail_nth_ops, &fail_in, 0644);
 MODULE_PARM_DESC(fail_nth, "the Nth mapping or allocation from now on fails (0: none)");
 module_param(calls, uint, 0444);
-MODULE_PARM_DESC(calls, "mappings and allocations since the last bind");
+MODULE_PARM_DESC(calls, "mappings and allocations since the first bind of the functions");
 module_param(failed, uint, 0444);
 MODULE_PARM_DESC(failed, "those of them that fail_nth made fail");
 
@@ -90,10 +90,21 @@ void dro_settings_take(struct dro_settings *settings)
 	};
 }
 
-/* The name has a line feed at its end when a shell wrote it. */
+/* The last name has a line feed at its end when a shell wrote the list. */
 bool dro_function_chosen(const struct pci_dev *pdev)
 {
-	return *function && sysfs_streq(function, pci_name(pdev));
+	const char *name = pci_name(pdev), *each = function;
+	size_t length = strlen(name);
+
+	while (*each) {
+		size_t found = strcspn(each, ",\n");
+
+		if (found == length && !strncmp(each, name, length))
+			return true;
+		each += found;
+		each += strspn(each, ",\n");
+	}
+	return false;
 }
 
 void dro_calls_reset(void)

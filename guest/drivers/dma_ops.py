@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel module that rehearses the DMA API of one function (``guest/dma_ops/``)."""
+"""The kernel module that rehearses the DMA API of functions (``guest/dma_ops/``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULE: Final = "dma_rehearsal_ops"
 
 @dataclass(frozen=True, slots=True)
 class FailureCount:
-    """``calls`` that could fail since the function was bound, and those that ``failed``."""
+    """``calls`` that could fail since the first function was bound, and those that ``failed``."""
 
     calls: int
     failed: int

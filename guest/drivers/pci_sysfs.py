@@ -136,6 +136,13 @@ class PciFunction(Closing):
             )
         return cls(found[index])
 
+    def sibling(self, number: int) -> Self:
+        """Return function ``number`` (0 to 7) of the same device; `PciError` when it is absent."""
+        folder = self.folder.with_name(f"{self.address.rpartition('.')[0]}.{number}")
+        if not folder.exists():
+            raise PciError(f"{self.address}: its device has no function {number}")
+        return type(self)(folder)
+
     @property
     def address(self) -> str:
         """Domain, bus, device and function, as 0000:00:02.0."""

@@ -8,7 +8,7 @@ undone, whatever happens in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -65,11 +65,13 @@ class Bound:
     """A driver that has the function. ``function`` is its PCI address, ``name`` the PCI driver's.
 
     ``module`` is the module's name in /sys/module, ``folder`` the function's folder in sysfs.
+    ``functions`` are the addresses of all functions that it has; ``function`` is the first.
     """
 
     name: str
     module: str
     folder: Path
+    functions: tuple[str, ...] = ()
 
     @property
     def function(self) -> str:
@@ -117,20 +119,28 @@ class DriverRehearsal:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """The PCI addresses of the endpoint's functions."""
+        """The PCI addresses of the endpoint's functions, ascending."""
         if not (found := endpoint_functions()):
             raise PciError("the guest has no endpoint: name it by ENDPOINT=module:Class")
         return tuple(each.address for each in found)
 
     def __call__(
-        self, name: str, /, *, function: str | None = None, **parameters: Value
+        self,
+        name: str,
+        /,
+        *,
+        function: str | int = 0,
+        functions: Sequence[str | int] = (),
+        **parameters: Value,
     ) -> AbstractContextManager[Bound]:
         """Load a driver with module parameters, and bind it within the ``with``.
 
-        ``function``: another PCI address than `function`. ``ProbeFailed`` has the kernel's last
-        messages.
+        ``function``: another one than `function`, by its PCI address, or by its place in
+        `functions`. ``functions``: bind the driver to each of these, in this order, and unbind it
+        in the opposite one. ``ProbeFailed`` has the kernel's last messages.
         """
-        return self._rehearsed(name, self._find(function), parameters)
+        wanted = functions or (function,)
+        return self._rehearsed(name, [self._find(each) for each in wanted], parameters)
 
     def expects(self, *kinds: Kind, count: int | None = None) -> AbstractContextManager[None]:
         """Announce reports of the driver, of the cache model, and refused DMA, by their kinds.
@@ -142,23 +152,23 @@ class DriverRehearsal:
             self._session, kinds, count, optional=bool(self.failures.due)
         )
 
-    def _find(self, address: str | None) -> BoundFunction:
-        wanted = address or self.function
-        for each in endpoint_functions():
-            if each.address == wanted:
+    def _find(self, wanted: str | int) -> BoundFunction:
+        addresses = self.functions
+        for place, each in enumerate(endpoint_functions()):
+            if wanted in (each.address, place):
                 return each
-        raise PciError(f"the endpoint has no function {wanted}: {', '.join(self.functions)}")
+        raise PciError(f"the endpoint has no function {wanted}: {', '.join(addresses)}")
 
     @contextmanager
     def _rehearsed(
-        self, name: str, target: BoundFunction, parameters: dict[str, Value]
+        self, name: str, targets: Sequence[BoundFunction], parameters: dict[str, Value]
     ) -> Iterator[Bound]:
         if earlier := self._session.stuck:
             raise RehearsalFailed(f"{earlier}, in an earlier test, so no driver can be bound now")
         with KernelMessages() as messages:
             try:
                 with Undoing() as undo:
-                    yield self._enter(undo, name, target, parameters, messages)
+                    yield self._enter(undo, name, targets, parameters, messages)
             except KernelStuck as error:
                 raise RehearsalFailed(f"{error}{_oops(messages)}") from error
             except Exception as error:
@@ -172,7 +182,7 @@ class DriverRehearsal:
         self,
         undo: Undoing,
         name: str,
-        target: BoundFunction,
+        targets: Sequence[BoundFunction],
         parameters: dict[str, Value],
         messages: KernelMessages,
     ) -> Bound:
@@ -181,20 +191,28 @@ class DriverRehearsal:
         watcher = undo.enter(rehearsed_board(self._session.platform, self.condition))
         if watcher is not None:
             undo.then(watcher.check)
-        self._free(target, undo)
+        for each in targets:
+            self._free(each, undo)
         if not self.condition.plain:
-            self._hook(target, undo)
+            self._hook(targets, undo)
         before = device_files.open_devices()
         self._modules.load(module.name, parameters)
         undo.then(self._unless_stuck(lambda: self._unload(module, before, undo)))
         self._tell(module)
         driver = self._modules.pci_driver(module)
+        for each in targets:
+            self._bind(each, driver, undo, messages)
+        addresses = tuple(each.address for each in targets)
+        return Bound(driver, module.name, targets[0].folder, addresses)
+
+    def _bind(
+        self, target: BoundFunction, driver: str, undo: Undoing, messages: KernelMessages
+    ) -> None:
         undo.then(lambda: self._leave(target))
         try:
             self._unstuck(lambda: target.bind(driver))
         except OSError as error:
             raise ProbeFailed(_refused(driver, target, error, messages)) from None
-        return Bound(driver, module.name, target.folder)
 
     def _free(self, target: BoundFunction, undo: Undoing) -> None:
         """Take the function from the driver that has it, until the end if that is our own."""
@@ -210,11 +228,11 @@ class DriverRehearsal:
 
         undo.then(self._unless_stuck(give_back))
 
-    def _hook(self, target: BoundFunction, undo: Undoing) -> None:
-        """Load the module that watches the function's DMA API."""
+    def _hook(self, targets: Sequence[BoundFunction], undo: Undoing) -> None:
+        """Load the module that watches the DMA API of the functions."""
         condition = self.condition
         dma_ops.load(
-            function=target.address,
+            function=[each.address for each in targets],
             grants=1,
             cache=int(not condition.coherent),
             device_bits=condition.device_bits,

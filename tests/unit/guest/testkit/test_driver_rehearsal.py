@@ -265,8 +265,46 @@ def test_another_function_is_chosen_by_its_address(kernel: FakeKernel, make: Mak
     with make()("my_driver", function=OTHER) as bound:
         assert bound.function == OTHER
     assert f"function={OTHER} " in kernel.log[0]
+    with make()("my_driver", function=1) as bound:
+        assert bound.functions == (OTHER,)
     with pytest.raises(PciError, match="the endpoint has no function 0000:00:07"):
         make()("my_driver", function="0000:00:07.0")
+    with pytest.raises(PciError, match="the endpoint has no function 2: 0000:00:04"):
+        make()("my_driver", functions=(0, 2))
+
+
+def test_a_driver_of_several_functions_has_all_of_them(
+    kernel: FakeKernel, session: FakeSession, make: Make
+) -> None:
+    driver = make()
+    with driver("my_driver", functions=driver.functions) as bound:
+        assert (bound.function, bound.functions) == (ADDRESS, (ADDRESS, OTHER))
+        assert kernel.bound(ADDRESS) == kernel.bound(OTHER) == "my-driver"
+    assert f"function={ADDRESS},{OTHER} " in kernel.log[0]
+    assert kernel.log[2:6] == [
+        f"bind my-driver {ADDRESS}",
+        f"bind my-driver {OTHER}",
+        f"unbind my-driver {OTHER}",
+        f"unbind my-driver {ADDRESS}",
+    ]
+    assert is_as_before(kernel, session)
+
+
+def test_a_second_probe_that_fails_unbinds_the_first_function(
+    kernel: FakeKernel, session: FakeSession, make: Make
+) -> None:
+    def probe() -> None:
+        if kernel.bound():
+            raise OSError(errno.EIO, "out of luck")
+
+    kernel.probe = probe
+    with (
+        pytest.raises(ProbeFailed, match=f"at {OTHER} failed"),
+        make()("my_driver", functions=(0, 1)),
+    ):
+        pytest.fail("the driver was bound")
+    assert f"unbind my-driver {ADDRESS}" in kernel.log
+    assert is_as_before(kernel, session)
 
 
 def test_a_module_that_nobody_knows_is_named(make: Make) -> None:
