@@ -26,10 +26,9 @@ LENGTH_MAX = 16 << 20  # bytes; bounds the work of one doorbell
 
 
 class Reg(IntEnum):
-    """BAR0. All registers are 32-bit little-endian."""
+    """BAR0. Registers are little-endian, and of 32 bits but for ADDRESS."""
 
-    ADDRESS_LO = 0x00
-    ADDRESS_HI = 0x04
+    ADDRESS = 0x00
     LENGTH = 0x08
     DOORBELL = 0x0C
     STATUS = 0x10
@@ -68,8 +67,7 @@ class Checksum(Endpoint):
     bars: ClassVar[Bars] = {
         0: RegisterBar(
             (
-                Register(Reg.ADDRESS_LO, Access.RW),
-                Register(Reg.ADDRESS_HI, Access.RW),
+                Register(Reg.ADDRESS, Access.RW, bits=64),
                 Register(Reg.LENGTH, Access.RW),
                 Register(Reg.DOORBELL, Doorbell),
                 Register(Reg.STATUS, Status),
@@ -84,7 +82,7 @@ class Checksum(Endpoint):
         if not doorbell.start:
             return
         registers = self.registers(0)
-        address = registers.pair(Reg.ADDRESS_LO, Reg.ADDRESS_HI)
+        address = registers[Reg.ADDRESS]
         length = registers[Reg.LENGTH]
         registers[Reg.CRC32] = 0
         if length > LENGTH_MAX:

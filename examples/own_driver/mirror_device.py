@@ -26,12 +26,10 @@ LENGTH_MAX = 1 << 16  # bytes; bounds the work of one doorbell
 
 
 class Reg(IntEnum):
-    """BAR0. All registers are 32-bit little-endian."""
+    """BAR0. Registers are little-endian, and of 32 bits but for the addresses."""
 
-    SOURCE_LO = 0x00
-    SOURCE_HI = 0x04
-    TARGET_LO = 0x08
-    TARGET_HI = 0x0C
+    SOURCE = 0x00
+    TARGET = 0x08
     LENGTH = 0x10
     DOORBELL = 0x14
     STATUS = 0x18
@@ -68,10 +66,8 @@ class Mirror(Endpoint):
     bars: ClassVar[Bars] = {
         0: RegisterBar(
             (
-                Register(Reg.SOURCE_LO, Access.RW),
-                Register(Reg.SOURCE_HI, Access.RW),
-                Register(Reg.TARGET_LO, Access.RW),
-                Register(Reg.TARGET_HI, Access.RW),
+                Register(Reg.SOURCE, Access.RW, bits=64),
+                Register(Reg.TARGET, Access.RW, bits=64),
                 Register(Reg.LENGTH, Access.RW),
                 Register(Reg.DOORBELL, Doorbell),
                 Register(Reg.STATUS, Status),
@@ -91,8 +87,8 @@ class Mirror(Endpoint):
         if length > LENGTH_MAX:
             return Result.TOO_LONG
         try:
-            data = self.bus.read(registers.pair(Reg.SOURCE_LO, Reg.SOURCE_HI), length)
-            self.bus.write(registers.pair(Reg.TARGET_LO, Reg.TARGET_HI), data[::-1])
+            data = self.bus.read(registers[Reg.SOURCE], length)
+            self.bus.write(registers[Reg.TARGET], data[::-1])
         except DmaRefused as refusal:
             return Result.REFUSED | refusal.reason << 8
         return Result.DONE

@@ -69,7 +69,7 @@ class Bar:
         self.words[offset >> 2] = value
 
     def set64(self, offset: int, value: int) -> None:
-        """Write a LO and a HI register that follow each other.
+        """Write a register of 64 bits, or a LO and a HI register that follow each other.
 
         One access where ``offset`` is a multiple of 8; else two, LO first.
         """
@@ -80,7 +80,7 @@ class Bar:
             self._quads[offset >> 3] = value
 
     def get64(self, offset: int) -> int:
-        """Read a LO and a HI register that follow each other, in as many accesses as `set64`."""
+        """Read what `set64` writes, in as many accesses."""
         if offset & 7:
             return self.words[offset >> 2] | self.words[(offset >> 2) + 1] << 32
         return self._quads[offset >> 3]

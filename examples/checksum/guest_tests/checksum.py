@@ -20,8 +20,7 @@ TIMEOUT_S = 5.0
 class Reg(IntEnum):
     """BAR0, as the data sheet has it."""
 
-    ADDRESS_LO = 0x00
-    ADDRESS_HI = 0x04
+    ADDRESS = 0x00
     LENGTH = 0x08
     DOORBELL = 0x0C
     STATUS = 0x10
@@ -60,7 +59,7 @@ class PolledEngine:
     def start(self, address: int, length: int, doorbell: int) -> None:
         """Write the job, and then the doorbell."""
         self._jobs = [InFlight(address, length, f"the checksum engine reads {address:#x}")]
-        self.registers.set64(Reg.ADDRESS_LO, address)
+        self.registers.set64(Reg.ADDRESS, address)
         self.registers[Reg.LENGTH] = length
         self.registers[Reg.DOORBELL] = doorbell
 

@@ -13,8 +13,8 @@
 #include <linux/uaccess.h>
 
 /* BAR0, and STATUS. */
-#define MIRROR_SOURCE_LO 0x00
-#define MIRROR_TARGET_LO 0x08
+#define MIRROR_SOURCE 0x00
+#define MIRROR_TARGET 0x08
 #define MIRROR_LENGTH 0x10
 #define MIRROR_DOORBELL 0x14
 #define MIRROR_STATUS 0x18
@@ -84,8 +84,8 @@ static int mirror_run(struct mirror *m, u8 *from, u8 *to, size_t length)
 	if (error)
 		return error;
 	reinit_completion(&m->done);
-	mirror_write_address(m, MIRROR_SOURCE_LO, job.source);
-	mirror_write_address(m, MIRROR_TARGET_LO, job.target);
+	mirror_write_address(m, MIRROR_SOURCE, job.source);
+	mirror_write_address(m, MIRROR_TARGET, job.target);
 	writel(length, m->regs + MIRROR_LENGTH);
 	writel(1, m->regs + MIRROR_DOORBELL);
 	if (hasty)

@@ -49,8 +49,7 @@ def test_wrong_device_drops_its_interrupt_alone(
     client = FakeClient()
     device.attach(client)
     start(device)
-    write32(device, 0, Reg.ADDRESS_LO, BASE)
-    write32(device, 0, Reg.ADDRESS_HI, BASE >> 32)
+    write32(device, 0, Reg.ADDRESS, BASE)
     write32(device, 0, Reg.LENGTH, 4)
     write32(device, 0, Reg.DOORBELL, 1)
     assert read32(device, 0, Reg.STATUS) == Result.DONE

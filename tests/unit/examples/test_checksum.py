@@ -34,8 +34,7 @@ def device(client: FakeClient) -> Checksum:
 
 def job(device: Checksum, address: int, length: int, doorbell: int = 1) -> tuple[Result, int, int]:
     """Run a job; return result, reason and CRC-32."""
-    write32(device, 0, Reg.ADDRESS_LO, address)
-    write32(device, 0, Reg.ADDRESS_HI, address >> 32)
+    device.region_write(0, Reg.ADDRESS, address.to_bytes(8, "little"))
     write32(device, 0, Reg.LENGTH, length)
     write32(device, 0, Reg.DOORBELL, doorbell)
     status = Status(read32(device, 0, Reg.STATUS))

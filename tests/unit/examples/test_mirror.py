@@ -31,7 +31,7 @@ def device(client: FakeClient) -> Mirror:
 
 def job(device: Mirror, source: int, target: int, length: int) -> tuple[Result, int]:
     """Run a job; return result and reason."""
-    for low, address in ((Reg.SOURCE_LO, source), (Reg.TARGET_LO, target)):
+    for low, address in ((Reg.SOURCE, source), (Reg.TARGET, target)):
         write32(device, 0, low, address)
         write32(device, 0, low + 4, address >> 32)
     write32(device, 0, Reg.LENGTH, length)
