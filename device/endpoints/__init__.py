@@ -4,11 +4,13 @@
 from dma_rehearsal.device.endpoints.bars import (
     Bars,
     CallbackBar,
+    IoBar,
     MemoryBar,
     MixedBar,
     MsixBars,
     RegisterBar,
     Registers,
+    Rom,
     SharedBar,
 )
 from dma_rehearsal.device.endpoints.coroutines import Running, TooManyRunning
@@ -53,6 +55,7 @@ __all__ = [
     "Fields",
     "Flag",
     "Identity",
+    "IoBar",
     "MemoryBar",
     "MixedBar",
     "MsixBars",
@@ -64,6 +67,7 @@ __all__ = [
     "RegisterBar",
     "RegisterFile",
     "Registers",
+    "Rom",
     "Running",
     "SharedBar",
     "StatePart",

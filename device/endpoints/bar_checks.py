@@ -12,6 +12,7 @@ from dma_rehearsal.device.endpoints.bars import (
     Bar,
     Bars,
     CallbackBar,
+    IoBar,
     MemoryBar,
     MixedBar,
     MsixBars,
@@ -25,6 +26,7 @@ from dma_rehearsal.device.endpoints.bars import (
 from dma_rehearsal.device.endpoints.callbacks import method_name
 from dma_rehearsal.device.endpoints.registers.declarations import checked_registers
 from dma_rehearsal.device.pci import base_addresses as pci_base_addresses
+from dma_rehearsal.device.pci.base_addresses import BARS
 from dma_rehearsal.device.pci.msix import pba_size, table_size
 from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE
 
@@ -36,10 +38,12 @@ def check_bars(owner: object, bars: Bars) -> None:
     """Raise ValueError for BARs that no function can have."""
     name = type(owner).__name__
     for index, bar in bars.items():
-        if not isinstance(bar, (*_PARTS, MixedBar)) or isinstance(bar, Registers):
+        if index not in range(BARS):
+            raise ValueError(f"{name}: BAR{index}; a function has BARs 0 to {BARS - 1}")
+        if not isinstance(bar, (*_PARTS, IoBar, MixedBar)) or isinstance(bar, Registers):
             raise ValueError(
-                f"{name}: BAR{index} is {bar!r}; declare a RegisterBar, MemoryBar, SharedBar, "
-                "CallbackBar or MixedBar"
+                f"{name}: BAR{index} is {bar!r}; declare a RegisterBar, IoBar, MemoryBar, "
+                "SharedBar, CallbackBar or MixedBar"
             )
         for _, part in parts_of(bar):
             if isinstance(part, Registers | RegisterBar):
@@ -80,7 +84,7 @@ def _check_parts(place: str, bar: MixedBar) -> None:
         )
 
 
-def _check_part(place: str, start: int, part: PartOfBar) -> None:
+def _check_part(place: str, start: int, part: PartOfBar | IoBar) -> None:
     if not isinstance(part, _PARTS):
         raise ValueError(
             f"{place} is {part!r}; a part is Registers, RegisterBar, MemoryBar, SharedBar or "
@@ -117,6 +121,8 @@ def check_msix(name: str, bars: Bars, vectors: int, msix: MsixBars) -> None:
         bar = bars.get(index)
         if bar is None:
             raise ValueError(f"{place}: no such BAR; declare it in bars, or name one that is there")
+        if isinstance(bar, IoBar):
+            raise ValueError(f"{place}: that BAR is in I/O space; name one in memory space")
         if offset + length > bar.size:
             raise ValueError(
                 f"{place}: {length:#x} bytes of {vectors} vectors end behind its {bar.size:#x}; "

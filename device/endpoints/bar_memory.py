@@ -73,6 +73,27 @@ class ReadOnlyMemory(Memory):
         return None if view is None else view.toreadonly()
 
 
+class RomMemory(ReadOnlyMemory):
+    """The expansion ROM: ``image`` and, up to ``size`` bytes, ones. A reset leaves it."""
+
+    def __init__(self, image: bytes, size: int) -> None:
+        self.data = bytearray(image.ljust(size, b"\xff"))
+
+    def has(self, offset: int, length: int) -> bool:
+        """Return False: a migration need not carry it."""
+        del offset, length
+        return False
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """Return the bytes for reading; None for what lies outside."""
+        if not 0 <= offset <= len(self.data) - length:
+            return None
+        return memoryview(self.data)[offset : offset + length].toreadonly()
+
+    def reset(self) -> None:
+        """Leave the image as it is."""
+
+
 class SharedMemory(BarContent):
     """``size`` bytes; ``areas`` are pairs of offset and bytes, whole pages within them.
 

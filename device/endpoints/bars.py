@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Declarations of BARs: registers, memory, memory that the client may map, callbacks, a mixture.
+"""Declarations of BARs: registers, memory, memory that the client may map, callbacks, a mixture;
+and of the expansion ROM.
 
 Each BAR has ``bits`` (32 or 64) and ``prefetchable``. A BAR of 64 bits takes its number and the
 next one. It may be larger than 2 GiB, and software may put it above 4 GiB. A prefetchable BAR needs
@@ -10,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from dma_rehearsal.device.endpoints.registers import Declared
 from dma_rehearsal.device.layout.page import PAGE
-from dma_rehearsal.device.pci.base_addresses import BARS, BaseAddress, taken
+from dma_rehearsal.device.pci import rom as rom_image
+from dma_rehearsal.device.pci.base_addresses import BARS, ROM, BaseAddress, Space, taken
+from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.pci.msix import pba_size, table_size
 
 
@@ -35,6 +39,18 @@ class RegisterBar(_Placed):
 
     registers: Sequence[Declared]
     size: int = PAGE
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IoBar:
+    """A BAR of registers in I/O space, whose size is a power of two from 4 to 256 bytes.
+
+    ``prefix``: see `RegisterBar`.
+    """
+
+    registers: Sequence[Declared]
+    size: int = 256
     prefix: str = ""
 
 
@@ -114,16 +130,45 @@ class MsixBars:
     table_offset: int = 0
 
 
-Bar = RegisterBar | MemoryBar | SharedBar | CallbackBar | MixedBar
+@dataclass(frozen=True, slots=True)
+class Rom:
+    """The expansion ROM, which holds ``image``: with the header of one, at most 1 MiB."""
+
+    image: bytes
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the ROM: a power of two."""
+        return rom_image.size_of(self.image)
+
+    @classmethod
+    def holding(cls, data: bytes, identity: Identity) -> Self:
+        """Return a ROM that holds ``data``, which is not code, behind a header.
+
+        ValueError for more than 1 MiB.
+        """
+        return cls(rom_image.image_of(data, identity))
+
+
+Bar = RegisterBar | IoBar | MemoryBar | SharedBar | CallbackBar | MixedBar
 Bars = Mapping[int, Bar]  # by the BAR's number
 
 
-def base_addresses(bars: Bars) -> dict[int, BaseAddress]:
-    """Return the base address registers of BARs."""
-    return {index: BaseAddress(bar.size, bar.bits, bar.prefetchable) for index, bar in bars.items()}
+def base_addresses(bars: Bars, rom: Rom | None = None) -> dict[int, BaseAddress]:
+    """Return the base address registers of BARs and of the expansion ROM."""
+    found = {index: _base_address(bar) for index, bar in bars.items()}
+    if rom is not None:
+        found[ROM] = BaseAddress(rom.size)
+    return found
 
 
-def parts_of(bar: Bar) -> list[tuple[int, PartOfBar]]:
+def _base_address(bar: Bar) -> BaseAddress:
+    if isinstance(bar, IoBar):
+        return BaseAddress(bar.size, space=Space.IO)
+    return BaseAddress(bar.size, bar.bits, bar.prefetchable)
+
+
+def parts_of(bar: Bar) -> list[tuple[int, PartOfBar | IoBar]]:
     """Return the parts of a BAR, the lowest first; a BAR that is not mixed is its only part."""
     if isinstance(bar, MixedBar):
         return sorted(bar.parts.items(), key=lambda each: each[0])

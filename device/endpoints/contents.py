@@ -7,20 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from dma_rehearsal.device.endpoints.bar_content import BarContent
-from dma_rehearsal.device.endpoints.bar_memory import Memory, ReadOnlyMemory, SharedMemory
+from dma_rehearsal.device.endpoints.bar_memory import (
+    Memory,
+    ReadOnlyMemory,
+    RomMemory,
+    SharedMemory,
+)
 from dma_rehearsal.device.endpoints.bars import (
     Bars,
     CallbackBar,
+    IoBar,
     MixedBar,
     PartOfBar,
     RegisterBar,
     Registers,
+    Rom,
     SharedBar,
     parts_of,
 )
 from dma_rehearsal.device.endpoints.callbacks import Callbacks
 from dma_rehearsal.device.endpoints.mixed_content import MixedContent, Part
 from dma_rehearsal.device.endpoints.registers import RegisterFile
+from dma_rehearsal.device.pci.base_addresses import ROM
 
 _Content = TypeVar("_Content", bound=BarContent)
 
@@ -38,8 +46,8 @@ class PlacedRegisters(NamedTuple):
         return f"BAR{self.bar} at {self.start:#x}" if self.start else f"BAR{self.bar}"
 
 
-def contents_of(bars: Bars, owner: object) -> dict[int, BarContent]:
-    """Return the contents of declared BARs; ``owner`` has the side effects."""
+def contents_of(bars: Bars, owner: object, rom: Rom | None = None) -> dict[int, BarContent]:
+    """Return the contents of declared BARs and of the ROM; ``owner`` has the side effects."""
     found: dict[int, BarContent] = {}
     for index, bar in bars.items():
         if isinstance(bar, MixedBar):
@@ -51,11 +59,13 @@ def contents_of(bars: Bars, owner: object) -> dict[int, BarContent]:
             )
         else:
             found[index] = _content(bar, owner, index, 0)
+    if rom is not None:
+        found[ROM] = RomMemory(rom.image, rom.size)
     return found
 
 
-def _content(part: PartOfBar, owner: object, bar: int, start: int) -> BarContent:
-    if isinstance(part, RegisterBar | Registers):
+def _content(part: PartOfBar | IoBar, owner: object, bar: int, start: int) -> BarContent:
+    if isinstance(part, RegisterBar | IoBar | Registers):
         return RegisterFile(part.registers, owner, part.size, part.prefix)
     if isinstance(part, SharedBar):
         return SharedMemory(part.size, part.areas, start)
@@ -69,7 +79,7 @@ def declared_registers(bars: Bars, owner: object) -> list[PlacedRegisters]:
     found = []
     for index, bar in bars.items():
         for start, part in parts_of(bar):
-            if isinstance(part, RegisterBar | Registers):
+            if isinstance(part, RegisterBar | IoBar | Registers):
                 file = RegisterFile(part.registers, owner, part.size, part.prefix)
                 found.append(PlacedRegisters(index, start, file))
     return found

@@ -18,11 +18,13 @@ from dma_rehearsal.device.endpoints.bars import (
     Bars,
     CallbackBar,
     MsixBars,
+    Rom,
     parts_of,
     with_msix_bar,
 )
 from dma_rehearsal.device.endpoints.callbacks import method_name
 from dma_rehearsal.device.endpoints.contents import PlacedRegisters
+from dma_rehearsal.device.pci import rom
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.pci.msix import MAX_VECTORS
 
@@ -39,9 +41,10 @@ _PINS = range(5)  # none, then INTA to INTD
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The BARs, with the one that MSI-X was given, the vectors and their place."""
+    """The BARs, with the one that MSI-X was given, the ROM, the vectors and their place."""
 
     bars: Bars
+    rom: Rom | None
     vectors: int
     msix_bars: MsixBars | None
 
@@ -100,7 +103,9 @@ def complete(
         bars, msix_bars = with_msix_bar(name, bars, vectors)
     if vectors and msix_bars is not None:
         check_msix(name, bars, vectors, msix_bars)
-    return Declared(bars, vectors, msix_bars)
+    if owner.rom is not None:
+        rom.check(f"{name}.rom", owner.rom.image)
+    return Declared(bars, owner.rom, vectors, msix_bars)
 
 
 def _check_identity(name: str, identity: Identity | None) -> None:

@@ -25,7 +25,7 @@ from dma_rehearsal.device.endpoints import declaration
 from dma_rehearsal.device.endpoints.action_hold import ActionHold
 from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.endpoints.bar_memory import Memory, MemoryData, SharedMemory
-from dma_rehearsal.device.endpoints.bars import Bars, MsixBars, base_addresses
+from dma_rehearsal.device.endpoints.bars import Bars, MsixBars, Rom, base_addresses
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.contents import contents_of, registers_of, reserve, the_part
 from dma_rehearsal.device.endpoints.coroutines import Coroutines
@@ -40,6 +40,7 @@ from dma_rehearsal.device.endpoints.threads import Threads
 from dma_rehearsal.device.endpoints.work import WorkFromElsewhere
 from dma_rehearsal.device.pci import aer, pcie
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
+from dma_rehearsal.device.pci.base_addresses import ROM
 from dma_rehearsal.device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity
 from dma_rehearsal.device.pci.msi import Msi
 from dma_rehearsal.device.pci.msix import MsiX
@@ -77,6 +78,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
     bars: ClassVar[Bars] = {}
     vectors = 0
     msix_bars: ClassVar[MsixBars | None] = None
+    rom: Rom | None = None
     messages = 0
     msi_masks = False
     state: ClassVar[Sequence[StatePart]] = ()
@@ -107,10 +109,9 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.trace = trace or Trace()
         declared = declaration.check(self, bars=bars, vectors=vectors, msix_bars=msix_bars)
         self.vectors = declared.vectors
-        self._bar_sizes = {index: each.size for index, each in declared.bars.items()}
-        self.config = ConfigSpace(
-            self.identity, base_addresses(declared.bars), self.command_at_reset
-        )
+        registers = base_addresses(declared.bars, declared.rom)
+        self._region_sizes = {index: each.size for index, each in registers.items()}
+        self.config = ConfigSpace(self.identity, registers, self.command_at_reset)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement(self._power_changed))
         self.config.on_command = self._command_changed
@@ -131,7 +132,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.client_accesses = 0  # to configuration space and BARs, but for BARs that are mapped
         self._uncaught = 0
         self._acting = False
-        self.contents: dict[int, BarContent] = contents_of(declared.bars, self)
+        self.contents: dict[int, BarContent] = contents_of(declared.bars, self, declared.rom)
         self._check_registers(declared.bars)
         self.bus.fabric.join(self)
         self._stop_state = StopState(
@@ -251,12 +252,16 @@ class Endpoint(WorkFromElsewhere, Hooks):
         return self.interrupts.intx_status()
 
     def location(self, region: int, offset: int) -> str:
-        """Return a name for an offset of a region (0-5 BARs, 7 config), with its register's."""
+        """Return a name for an offset of a region, with the name of its register.
+
+        Regions: 0-5 BARs, 6 expansion ROM, 7 configuration space.
+        """
         if region == CONFIG_REGION:
             return f"configuration space {offset:#x}"
         content = self.contents.get(region)
         name = "" if content is None else content.name(offset)
-        return f"BAR{region} {offset:#x} ({name})" if name else f"BAR{region} {offset:#x}"
+        place = f"expansion ROM {offset:#x}" if region == ROM else f"BAR{region} {offset:#x}"
+        return f"{place} ({name})" if name else place
 
     @property
     def fabric(self) -> Fabric:
@@ -267,7 +272,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
 
     def region_size(self, index: int) -> int:
         """See ``DeviceModel.region_size``."""
-        return CONFIG_SIZE if index == CONFIG_REGION else self._bar_sizes.get(index, 0)
+        return CONFIG_SIZE if index == CONFIG_REGION else self._region_sizes.get(index, 0)
 
     def region_mappable(self, index: int) -> Mappable | None:
         """See ``DeviceModel.region_mappable``."""
@@ -307,13 +312,14 @@ class Endpoint(WorkFromElsewhere, Hooks):
     def region_read(self, index: int, offset: int, length: int) -> bytes:
         """See ``DeviceModel.region_read``. A BAR that does not answer reads all ones.
 
-        That is so in D3hot, and while Memory Space is clear (Base 5.0, 7.5.1.1.3). QEMU hands on no
-        such access; another client may. For a function that a migration holds, see `StopState`.
+        That is so in D3hot, and while its space is not enabled (Base 5.0, 7.5.1.1.3), nor the ROM.
+        QEMU hands on no such access; another client may. For a function that a migration holds, see
+        `StopState`.
         """
         self.client_accesses += 1
         if index == CONFIG_REGION:
             data = self.config.read(offset, length)
-        elif not self.config.claims_memory:
+        elif not self.config.answers(index):
             return b"\xff" * length
         elif self.config.stopped:
             return self._with_msix(index, offset, self._stop_state.read(index, offset, length))
@@ -341,7 +347,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         if index == CONFIG_REGION:
             self.config.write(offset, data)
             self.interrupts.update()
-        elif not self.config.claims_memory:
+        elif not self.config.answers(index):
             return
         else:
             if self._msix_region is not None:

@@ -45,7 +45,10 @@ class Hooks:
         """
 
     def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
-        """Take note of an access by software, when it is done. ``region``: 0-5 BARs, 7 config."""
+        """Take note of an access by software, when it is done.
+
+        ``region``: 0-5 BARs, 6 expansion ROM, 7 configuration space.
+        """
 
     def on_refused(self, transaction: Transaction) -> None:
         """Take note of a request to memory that was refused; `bus.transactions` has the others.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Base address registers: their sizes and kinds, and where software put them.
 
-PCI Local Bus 3.0, section 6.2.5.1; PCI Express Base 5.0, 7.5.1.2.1.
+PCI Local Bus 3.0, sections 6.2.5.1 and 6.2.5.2; PCI Express Base 5.0, 7.5.1.2.1. The register of
+the expansion ROM is the one with the number `ROM`, as VFIO numbers its region.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 BARS = 6
-_FIRST = 0x10  # of their registers in the header
-_BEYOND_32_BITS = 1 << 32
-# The address space of this process has to hold the memory of one.
-_BEYOND_64_BITS = 1 << 47
-_LEAST_MEMORY = 16
+ROM = 6
+_FIRST, _ROM_OFFSET = 0x10, 0x30  # of their registers in the header
 _64_BIT, _PREFETCHABLE = 1 << 2, 1 << 3
-_MEMORY_ENABLED = 1 << 1  # of the command register
+_ROM_ENABLED = 1
 _WORD = struct.Struct("<I")
 _PAIR = struct.Struct("<Q")
+
+
+class Space(Enum):
+    """The spaces in which a range can lie, with the bit of the command register that enables it."""
+
+    IO = 1 << 0
+    MEMORY = 1 << 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +35,13 @@ class BaseAddress:
     size: int
     bits: int = 32
     prefetchable: bool = False
+    space: Space = Space.MEMORY
 
     @property
     def flags(self) -> int:
         """Return the bits below the address, by which software knows the kind."""
+        if self.space is Space.IO:
+            return 1
         return (_64_BIT if self.bits == 64 else 0) | (_PREFETCHABLE if self.prefetchable else 0)
 
     @property
@@ -42,7 +51,7 @@ class BaseAddress:
 
     @property
     def mask(self) -> int:
-        """Return the bits that software may write; it learns the size from the others."""
+        """Return the bits of the address; software learns the size from the others."""
         return -self.size & (1 << self.bits) - 1
 
     def check(self, index: int) -> None:
@@ -59,19 +68,27 @@ class BaseAddress:
                 f"{name} is prefetchable, and a PCI Express function needs 64 bits for that; give "
                 "it bits=64, or leave prefetchable out"
             )
-        beyond = _BEYOND_64_BITS if self.bits == 64 else _BEYOND_32_BITS
-        if not _LEAST_MEMORY <= self.size < beyond or self.size & (self.size - 1):
-            most = "64 TiB" if self.bits == 64 else "2 GiB, or give it bits=64"
+        least, most, advice = self._sizes()
+        if not least <= self.size <= most or self.size & (self.size - 1):
             raise ValueError(
-                f"{name} of {self.size:#x} bytes; make it a power of two from {_LEAST_MEMORY} to "
-                f"{most}"
+                f"{name} of {self.size:#x} bytes; make it a power of two from {least} to {advice}"
             )
+
+    def _sizes(self) -> tuple[int, int, str]:
+        """Return the least and the most bytes, and the words for the most."""
+        if self.space is Space.IO:
+            return 4, 1 << 8, "256, the most that a BAR may have in I/O space"
+        if self.bits == 64:
+            # The address space of this process has to hold the memory of the BAR.
+            return 16, 1 << 46, "64 TiB"
+        return 16, 1 << 31, "2 GiB, or give it bits=64"
 
 
 def check(registers: Mapping[int, BaseAddress]) -> None:
     """Raise ValueError for base address registers that no function can have."""
     for index, register in registers.items():
-        register.check(index)
+        if index != ROM:
+            register.check(index)
     for index, register in registers.items():
         if register.bits == 64 and index + 1 in registers:
             raise ValueError(
@@ -89,45 +106,58 @@ def taken(registers: Mapping[int, BaseAddress]) -> set[int]:
 class BaseAddresses:
     """The base address registers of one function, at their places in its header.
 
-    ``check`` says which there can be.
+    ``check`` says which there can be. ``answering``: the numbers of those that answer accesses.
     """
 
     def __init__(self, registers: Mapping[int, BaseAddress]) -> None:
         """Raise ValueError for registers that no function can have."""
         check(registers)
         self._registers = dict(registers)
-        # Those that answer: first, end, index. Every DMA asks.
+        self.answering: frozenset[int] = frozenset()
+        self._bases: dict[int, int] = {}
+        # Those in memory space: first, end, index. Every DMA asks.
         self._placed: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def has_io(self) -> bool:
+        """Return whether one of them is in I/O space."""
+        return any(register.space is Space.IO for register in self._registers.values())
 
     def fields(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield each register's offset in the header, its value at reset and its write mask."""
         for index, register in self._registers.items():
             layout = register.layout
-            offset = _FIRST + 4 * index
-            yield offset, layout.pack(register.flags), layout.pack(register.mask)
+            mask = register.mask | (_ROM_ENABLED if index == ROM else 0)
+            yield _offset(index), layout.pack(register.flags), layout.pack(mask)
 
     def place(self, header: bytearray, command: int) -> None:
         """Take note of what software wrote. ``command``: the bits in force, 0 in D3hot."""
-        self._placed = ()
-        if command & _MEMORY_ENABLED:
-            self._placed = tuple(self._places(header))
-
-    def _places(self, header: bytearray) -> Iterator[tuple[int, int, int]]:
+        answering, bases, placed = set(), {}, []
         for index, register in self._registers.items():
-            (value,) = register.layout.unpack_from(header, _FIRST + 4 * index)
+            (value,) = register.layout.unpack_from(header, _offset(index))
+            if not command & register.space.value or (index == ROM and not value & _ROM_ENABLED):
+                continue
+            answering.add(index)
             base = value & register.mask
             if base:
-                yield base, base + register.size, index
+                bases[index] = base
+                if register.space is Space.MEMORY:
+                    placed.append((base, base + register.size, index))
+        self.answering, self._bases, self._placed = frozenset(answering), bases, tuple(placed)
 
     def address(self, index: int) -> int | None:
         """Return where one lies; None while it is not placed, or does not answer."""
-        return next((base for base, _end, each in self._placed if each == index), None)
+        return self._bases.get(index)
 
     def at(self, address: int, length: int) -> tuple[int, int] | None:
-        """Return the index of one whose range has a byte of this one, and the offset in it."""
+        """Return the index of one in memory space that has a byte of a range, and the offset."""
         if not length:
             return None
         for base, end, index in self._placed:
             if base < address + length and address < end:
                 return index, address - base
         return None
+
+
+def _offset(index: int) -> int:
+    return _ROM_OFFSET if index == ROM else _FIRST + 4 * index

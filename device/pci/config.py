@@ -30,6 +30,7 @@ class Header(IntEnum):
     BAR0 = 0x10
     SUBSYSTEM_VENDOR_ID = 0x2C
     SUBSYSTEM_ID = 0x2E
+    ROM = 0x30
     CAPABILITIES = 0x34
     INTERRUPT_LINE = 0x3C
     INTERRUPT_PIN = 0x3D
@@ -55,7 +56,7 @@ _COMMAND_WRITABLE = (
 )
 # For what every DMA asks: an operation on an IntFlag costs as much as ten on an int.
 _COMMAND, _MEMORY_SPACE = int(Header.COMMAND), int(Command.MEMORY_SPACE)
-_BAR_BYTES = range(Header.BAR0, Header.BAR0 + 4 * BARS)
+_BAR_BYTES = {*range(Header.BAR0, Header.BAR0 + 4 * BARS), *range(Header.ROM, Header.ROM + 4)}
 _BUS_MASTER = int(Command.BUS_MASTER)
 
 
@@ -161,13 +162,15 @@ class ConfigSpace:
             identity.subsystem_id,
         )
         self._put(Header.INTERRUPT_PIN, "<B", identity.interrupt_pin)
-        self._allow(Header.COMMAND, "<H", _COMMAND_WRITABLE)
+        self._command_bits = _COMMAND_WRITABLE | (Command.IO_SPACE if self._bars.has_io else 0)
+        self._allow(Header.COMMAND, "<H", self._command_bits)
         # PCI Express Base 5.0, 7.5.1.1.7: it can be written, and has no effect.
         self._allow(Header.CACHE_LINE_SIZE, "<B", 0xFF)
         self._allow(Header.INTERRUPT_LINE, "<B", 0xFF)
         for offset, value, mask in self._bars.fields():
             self._data[offset : offset + len(value)] = value
             self._mask[offset : offset + len(mask)] = mask
+        self._place_bars()
 
     def _put(self, offset: int, layout: str, *values: int) -> None:
         struct.pack_into(layout, self._data, offset, *values)
@@ -244,7 +247,7 @@ class ConfigSpace:
     @property
     def command(self) -> Command:
         """Return the command register."""
-        return Command(self.word(Header.COMMAND) & _COMMAND_WRITABLE)
+        return Command(self.word(Header.COMMAND) & self._command_bits)
 
     @property
     def bus_master(self) -> bool:
@@ -253,8 +256,16 @@ class ConfigSpace:
 
     @property
     def claims_memory(self) -> bool:
-        """Return whether the BARs answer: Memory Space is set, and the function not in D3hot."""
+        """Return whether BARs in memory answer: Memory Space is set, and it is not in D3hot."""
         return not self._asleep and bool(self._data[_COMMAND] & _MEMORY_SPACE)
+
+    def answers(self, region: int) -> bool:
+        """Return whether a BAR, or the expansion ROM (6), answers accesses.
+
+        The command register enables its space, the ROM's own register the ROM, and the function is
+        not in D3hot.
+        """
+        return region in self._bars.answering
 
     @property
     def asleep(self) -> bool:
@@ -291,7 +302,7 @@ class ConfigSpace:
         self._silent = on or self._asleep
 
     def _place_bars(self) -> None:
-        """Note where the BARs are; every DMA asks."""
+        """Note which BARs answer, and where they are."""
         self._bars.place(self._data, 0 if self._asleep else self._data[_COMMAND])
 
     def bar_address(self, index: int) -> int | None:
@@ -299,7 +310,7 @@ class ConfigSpace:
         return self._bars.address(index)
 
     def bar_at(self, address: int, length: int) -> tuple[int, int] | None:
-        """Return the BAR whose range has a byte of this one, and the offset in it."""
+        """Return the BAR in memory (6: the ROM) with a byte of a range, and the offset in it."""
         return self._bars.at(address, length)
 
     def overlaps_bar(self, address: int, length: int) -> bool:

@@ -47,7 +47,9 @@ def region_info(model: DeviceModel, payload: bytes, max_fds: int) -> tuple[bytes
     # QEMU quirk: one region that can be mapped turns posted writes off for the whole device, so
     # none can be unless its endpoint asks for it.
     mappable = model.region_mappable(index) if size and max_fds else None
-    flags = wire.REGION_FLAG_READ | wire.REGION_FLAG_WRITE if size else 0
+    flags = wire.REGION_FLAG_READ if size else 0
+    if size and index != wire.ROM_REGION:
+        flags |= wire.REGION_FLAG_WRITE
     fixed = wire.REGION_INFO.size
     if mappable is None:
         return wire.REGION_INFO.pack(fixed, flags, index, 0, size, 0), ()

@@ -122,6 +122,7 @@ DEVICE_INFO = struct.Struct("<IIII")  # argsz, flags, num_regions, num_irqs
 DEVICE_FLAG_RESET = 1
 DEVICE_FLAG_PCI = 2
 NUM_REGIONS = 9
+ROM_REGION = 6
 NUM_IRQS = 5
 
 REGION_INFO = struct.Struct("<IIIIQQ")  # argsz, flags, index, cap_offset, size, offset

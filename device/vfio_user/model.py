@@ -133,7 +133,7 @@ class DeviceModel(Protocol):
         """Return the state that can be migrated, if the model declares one."""
 
     def region_size(self, index: int) -> int:
-        """Return the bytes of region ``index`` (0-5 BARs, 7 configuration space); 0 = absent."""
+        """Return the bytes of region ``index`` (0-5 BARs, 6 ROM, 7 configuration); 0 = absent."""
 
     def region_mappable(self, index: int) -> Mappable | None:
         """Return what the client may map of region ``index``, if anything."""

@@ -9,8 +9,11 @@ import struct
 import pytest
 
 from dma_rehearsal.device import layout
+from dma_rehearsal.device.vfio_user import information
+from dma_rehearsal.device.vfio_user import messages as wire
 from dma_rehearsal.device.vfio_user.messages import Command
 from tests.unit.vfio_user.client import RawClient, Refused
+from tests.unit.vfio_user.endpoint import MIXED, PORTS, Prober
 
 SIZES = {0: 0x1000, 1: 0x10000, 2: 0x1000, 3: 0x1000, 4: 0x1000, 5: 0, 6: 0, 7: 4096, 8: 0}
 EVENTFD, MASKABLE, AUTOMASKED, NORESIZE = 1, 2, 4, 8
@@ -45,6 +48,18 @@ def test_region(client: RawClient, index: int) -> None:
     assert size == SIZES[index]
     # No region is mmap-able: one that is turns posted writes off for the whole device in QEMU.
     assert flags == (3 if size else 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "flags", "size"),
+    [(MIXED, 3, 0x4000), (MIXED + 1, 0, 0), (PORTS, 3, 16), (wire.ROM_REGION, 1, 2048)],
+)
+def test_regions_of_other_kinds(prober: Prober, index: int, flags: int, size: int) -> None:
+    """The upper half of 64 bits is not a region, and a ROM can only be read."""
+    request = struct.pack("<IIIIQQ", 32, 0, index, 0, 0, 0)
+    reply, descriptors = information.region_info(prober, request, 1)
+    assert wire.REGION_INFO.unpack(reply) == (32, flags, index, 0, size, 0)
+    assert descriptors == ()
 
 
 @pytest.mark.parametrize("index", IRQS)

@@ -22,12 +22,14 @@ from dma_rehearsal.device.endpoints import (
     Endpoint,
     Fabric,
     Identity,
+    IoBar,
     MemoryBar,
     MixedBar,
     MsixBars,
     Register,
     RegisterBar,
     Registers,
+    Rom,
     SharedBar,
     StatePart,
     Trace,
@@ -312,6 +314,112 @@ def test_a_callback_may_do_dma_and_lack_the_other_direction(client: FakeClient) 
     assert caller.region_read(2, 4, 4) == bytes(4)
     client.reaches = False
     caller.region_write(1, 12, b"lost")  # and a refused one ends the callback only
+
+
+class Ports(Endpoint):
+    """Registers in I/O space and in memory, and a ROM."""
+
+    identity = IDENTITY
+    bars: ClassVar[Bars] = {
+        0: IoBar([Register(Reg.PLAIN, Access.RW), Register(Reg.CALLED, Access.RW)], 16),
+        1: RegisterBar([Register(More.OTHER, Access.RW)]),
+    }
+    rom = Rom.holding(b"the data of a ROM", IDENTITY)
+    state: ClassVar[Sequence[StatePart]] = (StatePart(0, 0, 4),)
+
+    def __init__(self, trace: Trace | None = None, fabric: Fabric | None = None) -> None:
+        super().__init__(trace, fabric=fabric)
+        self.calls: list[int] = []
+        self.accesses: list[int] = []
+
+    def write_called(self, value: int) -> None:
+        """Take note."""
+        self.calls.append(value)
+
+    def on_access(self, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        """Take note."""
+        del offset, data, write
+        self.accesses.append(region)
+
+
+COMMAND, ROM_ADDRESS = 4, 0x30
+
+
+def test_ports_answer_while_io_space_is_enabled() -> None:
+    ports = Ports()
+    ports.region_write(7, COMMAND, b"\1\0")
+    write32(ports, 0, Reg.PLAIN, 5)
+    ports.region_write(0, Reg.CALLED, b"\7")
+    assert (read32(ports, 0, Reg.PLAIN), ports.region_read(0, Reg.CALLED, 1)) == (5, b"\7")
+    assert ports.calls == [7]
+    assert read32(ports, 1, More.OTHER) == 0xFFFF_FFFF, "memory space is another"
+    ports.region_write(7, COMMAND, b"\2\0")
+    ports.calls.clear()
+    write32(ports, 0, Reg.CALLED, 8)
+    assert read32(ports, 0, Reg.PLAIN) == 0xFFFF_FFFF
+    assert ports.calls == []
+    assert read32(ports, 1, More.OTHER) == 0
+    assert ports.location(0, Reg.CALLED) == "BAR0 0x8 (CALLED)"
+    assert ports.registers(0)[Reg.PLAIN] == 5
+
+
+def test_a_rom_is_read_while_it_is_enabled() -> None:
+    ports = Ports()
+    size = ports.region_size(6)
+    assert size == 2048
+    ports.region_write(7, COMMAND, b"\2\0")
+    assert ports.region_read(6, 0, 4) == b"\xff" * 4
+    ports.region_write(7, ROM_ADDRESS, struct.pack("<I", 0xFEB0_0001))
+    image = ports.region_read(6, 0, size)
+    assert image[:2] == b"\x55\xaa"
+    start = int.from_bytes(image[0x18:0x1A], "little")
+    assert image[start : start + 8] == b"PCIR\x34\x12\x01\0"
+    length = int.from_bytes(image[start + 0x10 : start + 0x12], "little") * 512
+    assert b"the data of a ROM" in image[:length]
+    assert image[length:] == b"\xff" * (size - length), "nothing is behind the image"
+    ports.accesses.clear()
+    ports.region_write(6, 0, b"lost")
+    ports.device_reset()
+    assert ports.accesses == [6]
+    ports.region_write(7, COMMAND, b"\2\0")
+    ports.region_write(7, ROM_ADDRESS, struct.pack("<I", 0xFEB0_0001))
+    assert ports.region_read(6, 0, size) == image
+    assert ports.location(6, 16) == "expansion ROM 0x10"
+    assert ports.region_mappable(6) is None
+
+
+def test_a_function_without_a_rom() -> None:
+    assert Caller().region_size(6) == 0
+
+
+def test_a_stopped_function_shows_its_ports_and_rom() -> None:
+    ports = Ports()
+    ports.region_write(7, COMMAND, b"\3\0")
+    ports.region_write(7, ROM_ADDRESS, struct.pack("<I", 0xFEB0_0001))
+    write32(ports, 0, Reg.PLAIN, 5)
+    assert ports.migration is not None
+    ports.migration.set(DeviceState.STOP_COPY)
+    assert ports.migration.read(16) == struct.pack("<I", 5)
+    assert read32(ports, 0, Reg.PLAIN) == 5
+    assert ports.region_read(6, 0, 2) == b"\x55\xaa"
+
+
+def test_a_peer_reads_a_rom_and_reaches_no_port(client: FakeClient) -> None:
+    fabric = Fabric()
+    peer, ports = Wide(fabric=fabric), Ports(fabric=fabric)
+    for each in (peer, ports):
+        each.attach(client)
+        start(each)
+    ports.region_write(7, 0x10, struct.pack("<I", 0xC000))
+    ports.region_write(7, COMMAND, b"\7\0")
+    ports.region_write(7, ROM_ADDRESS, struct.pack("<I", 0xFEB0_0001))
+    assert peer.bus.read(0xFEB0_0000, 2) == b"\x55\xaa"
+    for address, reason in ((0xFEB0_0000, "READ_ONLY"), (0xC000, "UNMAPPED")):
+        with pytest.raises(DmaRefused, match=reason):
+            peer.touch(address)
+    with pytest.raises(DmaRefused, match="OWN_BAR"):
+        ports.bus.read(0xFEB0_0000, 2)
+    peer.shared(2).close()
 
 
 class Wide(Endpoint):

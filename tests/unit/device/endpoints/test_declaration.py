@@ -14,11 +14,13 @@ import pytest
 from dma_rehearsal.device.endpoints.bars import (
     Bars,
     CallbackBar,
+    IoBar,
     MemoryBar,
     MixedBar,
     MsixBars,
     RegisterBar,
     Registers,
+    Rom,
     SharedBar,
 )
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
@@ -64,6 +66,7 @@ FIRST = Register(Reg.FIRST, Access.RW)
 MEMORY = MemoryBar(0x1000)
 UNLISTED: Any = FIRST  # a register without its sequence
 NESTED: Any = MixedBar(16, {})
+NO_PART: Any = IoBar((FIRST,))
 RIGHT: dict[str, dict[str, Any]] = {
     "nothing but an identity": {},
     "last register of its BAR": {"bars": of(Register(Reg.LAST, Access.RW))},
@@ -147,6 +150,10 @@ RIGHT: dict[str, dict[str, Any]] = {
         "vectors": 4,
         "msix_bars": MsixBars(0, 0, 0xFF8, 0x100),
     },
+    "the smallest BAR in I/O space, the largest, and a ROM": {
+        "bars": {0: IoBar((FIRST,), 4), 1: IoBar((FIRST,))},
+        "rom": Rom.holding(b"data", IDENTITY),
+    },
     "callbacks": {"bars": {2: CallbackBar(16)}, "write_bar2": nothing},
     "all vectors": {"vectors": 2048},
     "all messages": {"messages": 32},
@@ -194,6 +201,35 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"bars": {0: MemoryBar(0x1800)}}, r"Mine: BAR0 of 0x1800 bytes; make it a power"),
     "size of 8": ({"bars": {0: MemoryBar(8)}}, r"Mine: BAR0 of 0x8 bytes"),
     "size of 4 GiB": ({"bars": {0: RegisterBar((), 1 << 32)}}, r"Mine: BAR0 of 0x100000000"),
+    "512 bytes in I/O space": (
+        {"bars": {0: IoBar((FIRST,), 512)}},
+        r"Mine: BAR0 of 0x200 bytes; make it a power of two from 4 to 256, the most",
+    ),
+    "a register behind the end in I/O space": (
+        {"bars": {0: IoBar((Register(Reg.LAST),))}},
+        r"Mine: LAST at 0xffc: the BAR has 0x100 bytes; make it larger",
+    ),
+    "table in I/O space": (
+        {"vectors": 1, "bars": {1: IoBar((FIRST,))}, "msix_bars": MsixBars(1, 1, 64, 32)},
+        r"Mine: MSI-X's table at 0x20 of BAR1: that BAR is in I/O space; name one in memory",
+    ),
+    "I/O space as a part": (
+        {"bars": {0: MixedBar(0x1000, {0: NO_PART})}},
+        r"Mine: BAR0's part at 0x0 is IoBar",
+    ),
+    "a ROM without a signature": (
+        {"rom": Rom(b"\xaa\x55" + bytes(62))},
+        r"Mine.rom: an image begins with the bytes 55 aa; declare Rom.holding\(data, identity\)",
+    ),
+    "a ROM without its structure": (
+        {"rom": Rom(b"\x55\xaa" + bytes(62))},
+        r'Mine.rom: no PCI Data Structure, "PCIR", at 0x0; declare Rom.holding',
+    ),
+    "a ROM of no bytes": ({"rom": Rom(b"")}, r"Mine.rom: 0 bytes; QEMU reads a ROM by one message"),
+    "a ROM of more than 1 MiB": (
+        {"rom": Rom(b"\x55\xaa" + bytes(1 << 20))},
+        r"Mine.rom: 1048578 bytes",
+    ),
     "size of 128 TiB": (
         {"bars": {0: MemoryBar(1 << 47, bits=64)}},
         r"Mine: BAR0 of 0x8.* bytes; make it a power of two from 16 to 64 TiB",
