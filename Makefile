@@ -76,7 +76,7 @@ test-all: setup ## make test and all that it leaves out: each VM and example, th
 lint: setup
 	@$(VENV)/bin/ruff format --check $(SOURCES) docs/*.py
 	@$(VENV)/bin/ruff check $(SOURCES) docs/*.py
-	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer -m examples.nvme.controller \
+	@$(VENV)/bin/mypy -p dma_rehearsal -p tests -p pip_build -m examples.checksum.checksum_device -m examples.timer -m examples.nvme.controller -m examples.virtio_blk.blk_device \
 		-m examples.own_driver.mirror_device
 	@$(VENV)/bin/lint-imports --no-cache --no-logo >build/lint-imports.log || { \
 		cat build/lint-imports.log >&2; exit 1; }

@@ -61,6 +61,15 @@ RUNS = (
             "PACKAGES": "fio,e2fsprogs",
         },
     ),
+    GuestRun(
+        "virtio",
+        ("--tests", "examples/virtio_blk/guest_tests"),
+        {
+            "DRIVER": "virtio_pci",
+            "KERNEL_MODULES": "virtio_blk",
+            "ENDPOINT": "examples.virtio_blk.blk_device:VirtioBlk",
+        },
+    ),
     # Many short guests: each but the first starts from a saved state.
     GuestRun(
         "museum",

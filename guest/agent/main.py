@@ -18,9 +18,9 @@ detach, saves the machine's state, and sends resume, to this guest and to each t
     files    "remove": paths, of folders with all in them; "files": [path, mode, data in base64]
              each, and no data where the path ends in "/", a folder's. Paths are relative to
              /opt/dma-rehearsal. Bytecode of a source that changes goes, unless it came as well.
-    detach   removes the PCI functions that are neither bridges nor virtio; where a process has a
-             file of one, or of the driver, open or mapped, it removes nothing. A parked guest first
-             imports what only some sessions need.
+    detach   removes the PCI functions that are neither bridges nor QEMU's virtio; where a process
+             has a file of one, or of the driver, open or mapped, it removes nothing. A parked guest
+             first imports what only some sessions need.
     resume   "parameters": the rehearsal.* words of the run, for guest/linux/kernel_cmdline.py;
              "shells": the number of consoles with a login shell; "attach": scan the PCI buses, wait
              until what was removed is back. Optional: "clock", seconds since 1970; "entropy", in

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,7 +56,10 @@ def load_before_tests(folder: Path | None = None) -> None:
 
 
 class DriverModules:
-    """Loads and unloads the modules of a run. What it finds loaded already, it leaves loaded."""
+    """Loads and unloads the modules of a run. What it finds loaded already, it leaves loaded.
+
+    A module that the guest itself needs is used as one that is built in.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         """`PciError` for a list that cannot be read; a run without MODULE has none."""
@@ -80,7 +83,7 @@ class DriverModules:
         """Return a driver's module by its name, in which - and _ are the same; `PciError`."""
         name = name.replace("-", "_")
         if (found := self._known.get(name)) is not None:
-            return found
+            return replace(found, file=None) if name in _of_the_start() else found
         if (LOADED / name).is_dir():
             return DriverModule(name, None)
         listed = ", ".join(self._known) or "none"
@@ -161,6 +164,15 @@ class DriverModules:
                     f"{name} be set now: {error.strerror}; next: APPEND={module.name}.{name}="
                     f"{_text(value)}"
                 ) from error
+
+
+def _of_the_start() -> set[str]:
+    """Return the modules that the guest loaded at its start: it needs them, such as virtio_pci."""
+    try:
+        names = (kernel_modules.MODULES / "order").read_text().split()
+    except OSError:
+        return set()  # a board
+    return {name.replace("-", "_") for name in names}
 
 
 def sections(module: str) -> dict[str, int]:

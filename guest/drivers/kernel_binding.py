@@ -74,7 +74,7 @@ class BoundFunction:
 def endpoint_functions() -> list[BoundFunction]:
     """Return the functions of the endpoint, by address.
 
-    They are those that are not bridges, virtio, the platform or QEMU's own devices.
+    They are those that are not bridges, the platform or QEMU's own devices, such as virtio.
     """
     folders = sorted(pci_sysfs.DEVICES.iterdir()) if pci_sysfs.DEVICES.is_dir() else []
     return [BoundFunction(each) for each in folders if _is_endpoint(each)]
@@ -84,9 +84,17 @@ def _is_endpoint(folder: Path) -> bool:
     ids = _number(folder, "vendor"), _number(folder, "device")
     return (
         _number(folder, "class") >> 16 != _BRIDGE
-        and ids[0] != _VIRTIO
+        and not _is_qemus_virtio(folder, ids[0])
         and ids not in _NOT_UNDER_TEST
     )
+
+
+def _is_qemus_virtio(folder: Path, vendor: int) -> bool:
+    """Return whether it is one of the guest's own consoles, and not a model of a virtio device.
+
+    QEMU gives its virtio functions a subsystem of the same vendor.
+    """
+    return vendor == _VIRTIO == _number(folder, "subsystem_vendor")
 
 
 def _number(folder: Path, name: str) -> int:

@@ -25,11 +25,16 @@ EXAMPLES = {  # the options of a run
         "ENDPOINT": "examples.own_driver.mirror_device:Mirror",
         "MODULE": "examples/own_driver/driver",
     },
+    "virtio_blk": {
+        "ENDPOINT": "examples.virtio_blk.blk_device:VirtioBlk",
+        "DRIVER": "virtio_pci",
+        "KERNEL_MODULES": "virtio_blk",
+    },
 }
 
 
 # A block layer cuts and joins transfers as memory is scattered, so the numbers of mappings differ.
-BY_OUTCOMES = ("nvme",)
+BY_OUTCOMES = ("nvme", "virtio_blk")
 
 
 def test_every_example_is_here() -> None:

@@ -24,9 +24,15 @@ def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePci:
     return found
 
 
-def test_functions_are_neither_bridges_nor_virtio(bus: FakePci) -> None:
+def test_functions_are_neither_bridges_nor_qemus_virtio(bus: FakePci) -> None:
     assert [folder.name for folder in pci_functions.functions()] == [EXERCISER, EDU, PLATFORM]
     assert bus.removed() == []
+    # A model of a virtio device: its state is not in QEMU.
+    model = "0000:00:04.0"
+    bus.add(model, 0x1AF4, 0x1042, fake_pci.OTHER)
+    assert model not in [folder.name for folder in pci_functions.functions()]
+    (bus.bus / "devices" / model / "subsystem_vendor").write_text("0x1234\n")
+    assert model in [folder.name for folder in pci_functions.functions()]
 
 
 def test_fingerprint_has_what_tests_may_have_seen(bus: FakePci) -> None:

@@ -53,6 +53,9 @@ class FakeKernel:
         self.list_modules([{"name": "my_driver", "file": "my_driver.ko", "depends": []}])
         (self.files / "my_driver.ko").write_text('"my-driver"')
         patch.setattr(pci_sysfs, "DEVICES", self.devices)
+        self.image = root / "image"
+        self.image.mkdir()
+        patch.setattr(kernel_modules, "MODULES", self.image)
         patch.setattr(driver_modules, "FOLDER", self.files)
         patch.setattr(driver_modules, "LOADED", self.modules)
         patch.setattr(driver_modules, "PCI_DRIVERS", root / "bus" / "drivers")
@@ -64,10 +67,22 @@ class FakeKernel:
         patch.setattr(driver_rehearsal, "KALLSYMS", root / "kallsyms")
         driver_rehearsal.kernel_start.cache_clear()
 
-    def add_function(self, address: str, vendor: int, device: int, code: int = 0xFF0000) -> None:
+    def add_function(
+        self,
+        address: str,
+        vendor: int,
+        device: int,
+        code: int = 0xFF0000,
+        subsystem_vendor: int = 0,
+    ) -> None:
         folder = self.devices / address
         folder.mkdir()
-        for name, value in {"vendor": vendor, "device": device, "class": code}.items():
+        for name, value in {
+            "vendor": vendor,
+            "device": device,
+            "subsystem_vendor": subsystem_vendor or vendor,
+            "class": code,
+        }.items():
             (folder / name).write_text(f"{value:#x}\n")
         (folder / "driver_override").write_text("(null)\n")
 

@@ -237,6 +237,27 @@ def test_before_the_first_test_the_kernel_gives_the_endpoint_up(kernel: FakeKern
     assert not driver_modules.under_test()
 
 
+def test_a_model_of_a_virtio_device_is_an_endpoint_and_qemus_is_not(kernel: FakeKernel) -> None:
+    model = "0000:00:07.0"
+    before = [each.address for each in kernel_binding.endpoint_functions()]
+    kernel.add_function(model, 0x1AF4, 0x1042, subsystem_vendor=0x1234)
+    assert [each.address for each in kernel_binding.endpoint_functions()] == [*before, model]
+    assert "0000:00:01.0" not in before
+
+
+def test_a_module_that_the_guest_needs_is_used_as_it_is(kernel: FakeKernel, make: Make) -> None:
+    (kernel.image / "order").write_text("virtio\nmy-driver-x\n")
+    with make()("my_driver"):
+        pass
+    assert "unload my_driver" in kernel.log
+    (kernel.image / "order").write_text("virtio\nmy-driver\n")
+    kernel.build_in("my_driver", "my-driver")
+    kernel.log.clear()
+    with make()("my_driver") as bound:
+        assert bound.name == "my-driver"
+    assert not [line for line in kernel.log if "load my_driver" in line]
+
+
 def test_the_parameters_of_a_built_in_driver_are_set_or_refused(
     kernel: FakeKernel, make: Make
 ) -> None:

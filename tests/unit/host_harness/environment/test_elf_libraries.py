@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,7 @@ import pytest
 from dma_rehearsal.host_harness.environment import debian, elf_libraries
 from dma_rehearsal.host_harness.environment.elf_libraries import Libraries
 from tests.unit.host_harness.environment.elf_module import with_sections
-
-NEEDED, SONAME, RUNPATH = 1, 14, 29
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
-
-
-def write(path: Path, *needed: str, runpath: str = "") -> Path:
-    """Write a file with a dynamic section alone."""
-    names = b"\0"
-    entries = b""
-    for tag, text in (
-        *((NEEDED, name) for name in needed),
-        (SONAME, path.name),
-        (RUNPATH, runpath),
-    ):
-        if text:
-            entries += struct.pack("<QQ", tag, len(names))
-            names += text.encode() + b"\0"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(with_sections({b".dynamic": entries + bytes(16), b".dynstr": names}))
-    return path
+from tests.unit.host_harness.environment.shared_library import LIBRARIES, write
 
 
 def names(tree: Path, *binaries: Path) -> list[str]:

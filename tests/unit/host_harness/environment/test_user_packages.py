@@ -20,7 +20,7 @@ from dma_rehearsal.host_harness.environment.cpio_archive import Member
 from dma_rehearsal.host_harness.environment.user_packages import UserPackages
 from dma_rehearsal.host_harness.process.errors import EnvironmentFailure, UsageError
 from tests.unit.host_harness.environment.programs import program
-from tests.unit.host_harness.environment.test_elf_libraries import LIBRARIES, write
+from tests.unit.host_harness.environment.shared_library import LIBRARIES, write
 
 TOOLS = (
     *("./", "./usr/bin/", "./usr/bin/tool", "./usr/bin/old-name", "./etc/tool.conf"),
