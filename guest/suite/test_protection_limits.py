@@ -23,7 +23,7 @@ from dma_rehearsal.guest.testkit.guarded import OUT, OWNER
 pytestmark = pytest.mark.any_device
 
 PROMISE = "protection unit"
-COUNT = 4096  # grants, and the bytes of each; that all can be in use is tested without a guest
+COUNT = 2048  # grants, and the bytes of each; that all can be in use is tested without a guest
 PIECE = 16
 TOO_MANY = 40  # faults above what is kept
 

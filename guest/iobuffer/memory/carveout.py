@@ -196,14 +196,19 @@ class CarveoutPool:
             if not self._used[index]:
                 self._give_back(index)
 
-    def held_anyway(self, extent: Extent, empty: Sequence[Extent]) -> bool:
-        """Whether more is handed out of each arena that an extent lies in."""
+    def held_anyway(self, extents: Sequence[Extent]) -> list[bool]:
+        """Whether more than all of them is handed out of each arena that one lies in."""
         shares: Counter[int] = Counter()
-        for each in (extent, *empty):
+        for each in extents:
             for index, size in self._shares(each.address, each.length):
                 shares[index] += size
-        arenas = self._arenas(extent.address, extent.length)
-        return all(self._used[index] > shares[index] for index in arenas)
+        return [
+            all(
+                self._used[index] > shares[index]
+                for index in self._arenas(each.address, each.length)
+            )
+            for each in extents
+        ]
 
     def wake(self) -> None:
         """End the rest of all that was given back here."""

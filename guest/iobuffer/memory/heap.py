@@ -306,11 +306,14 @@ class Heap:
 
     def _kept_by_others(self, slab: _Slab) -> bool:
         """Whether a page keeps nothing from other processes that buffers do not keep as well."""
-        empty = [each.pages.extent for each in self._spares if each is not slab]
-        return self.pool.held_anyway(slab.pages.extent, empty)
+        return self.pool.held_anyway([slab.pages.extent, *self._empty()])[0]
+
+    def _empty(self) -> list[Extent]:
+        return [each.pages.extent for each in self._spares]
 
     def _drop_lonely_spares(self) -> None:
-        self._drop_spares([each for each in self._spares if not self._kept_by_others(each)])
+        held = self.pool.held_anyway(self._empty())
+        self._drop_spares([each for each, kept in zip(self._spares, held, strict=True) if not kept])
 
     def _drop_spares(self, slabs: Iterable[_Slab]) -> None:
         """Give empty pages back; one that a view is left of stays."""

@@ -59,11 +59,8 @@ class ExtentPool(Protocol):
     def free(self, extent: Extent) -> None:
         """Give back what `allocate` gave, to rest; every mapping of it must be gone."""
 
-    def held_anyway(self, extent: Extent, empty: Sequence[Extent]) -> bool:
-        """Whether other processes would have no more memory if an extent were given back.
-
-        ``empty``: others that are to count as if they had been.
-        """
+    def held_anyway(self, extents: Sequence[Extent]) -> list[bool]:
+        """Whether, if all of them were given back, each would leave others no more memory."""
 
     def wake(self) -> None:
         """End the rest of all that was given back."""

@@ -120,9 +120,9 @@ class UDmaBufPool:
         """Give an extent back, to rest."""
         self._ranges.free(extent.address)
 
-    def held_anyway(self, extent: Extent, empty: Sequence[Extent]) -> bool:  # noqa: ARG002
+    def held_anyway(self, extents: Sequence[Extent]) -> list[bool]:
         """Say so of all of it: the device is this process's alone."""
-        return True
+        return [True] * len(extents)
 
     def wake(self) -> None:
         """End the rest of all that was given back."""
