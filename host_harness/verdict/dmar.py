@@ -23,10 +23,11 @@ PATIENCE_S = 2.0
 EXPECTED = "iommu fault"  # the report's property by which a test says what it expects
 EXPECTED_MAX = 64  # in one test
 _POLL_S = 0.02
-# Linux, drivers/iommu/intel/dmar.c, dmar_fault_do_one()
+# Linux, drivers/iommu/intel/dmar.c, dmar_fault_do_one(); newer kernels put the PCI segment first.
 _LINE = re.compile(
     rb"DMAR: \[DMA (?P<kind>Read|Write)[^\]\n]{0,40}\] Request device "
-    rb"\[(?P<source>[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])\] fault addr 0x(?P<address>[0-9a-f]{1,16}) "
+    rb"\[(?:0000:)?(?P<source>[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])\] "
+    rb"fault addr 0x(?P<address>[0-9a-f]{1,16}) "
     rb"\[fault reason 0x(?P<reason>[0-9a-f]{1,2})\] (?P<text>[ -~]{0,80})\r?\n"
 )
 _SOURCE = re.compile(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")

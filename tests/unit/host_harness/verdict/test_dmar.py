@@ -44,6 +44,14 @@ def console(tmp_path: Path) -> Path:
     return path
 
 
+def test_newer_kernels_name_the_segment(console: Path) -> None:
+    log = DmarLog(console)
+    with console.open("ab") as file:
+        file.write(READ.replace(b"[00:03.0]", b"[0000:00:03.0]"))
+        file.write(READ.replace(b"[00:03.0]", b"[0001:00:03.0]"))
+    assert log.take() == [WRITE_FAULT, READ_FAULT]
+
+
 def test_faults_are_taken_once_and_whole_lines_only(console: Path) -> None:
     log = DmarLog(console)
     assert log.take() == [WRITE_FAULT]
