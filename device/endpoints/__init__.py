@@ -29,6 +29,10 @@ from dma_rehearsal.device.endpoints.registers import (
 )
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart
+from dma_rehearsal.device.pci.acs import AccessControlServices, Acs
+from dma_rehearsal.device.pci.aer import AdvancedErrorReporting
+from dma_rehearsal.device.pci.atomics import AtomicOps
+from dma_rehearsal.device.pci.ats import AddressTranslationServices
 from dma_rehearsal.device.pci.config import (
     Capability,
     Command,
@@ -36,18 +40,32 @@ from dma_rehearsal.device.pci.config import (
     Identity,
     PowerState,
 )
+from dma_rehearsal.device.pci.dvsec import Dvsec
+from dma_rehearsal.device.pci.ltr import LatencyToleranceReporting
+from dma_rehearsal.device.pci.pasid import ProcessAddressSpaceId
+from dma_rehearsal.device.pci.pri import PageRequest
+from dma_rehearsal.device.pci.serial_number import DeviceSerialNumber
+from dma_rehearsal.device.pci.sriov import SingleRootIoVirtualization
+from dma_rehearsal.device.pci.vendor import VendorSpecific
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import TooMuchPosted
 from dma_rehearsal.device.vfio_user.watches import Watch
 
 __all__ = [
     "Access",
+    "AccessControlServices",
+    "Acs",
+    "AddressTranslationServices",
+    "AdvancedErrorReporting",
+    "AtomicOps",
     "Attributes",
     "Bars",
     "CallbackBar",
     "Capability",
     "Command",
+    "DeviceSerialNumber",
     "DmaRefused",
+    "Dvsec",
     "Endpoint",
     "ExtendedCapability",
     "Fabric",
@@ -56,12 +74,15 @@ __all__ = [
     "Flag",
     "Identity",
     "IoBar",
+    "LatencyToleranceReporting",
     "MemoryBar",
     "MixedBar",
     "MsixBars",
     "MultiFunction",
     "OnlyByMessage",
+    "PageRequest",
     "PowerState",
+    "ProcessAddressSpaceId",
     "Register",
     "RegisterArray",
     "RegisterBar",
@@ -70,10 +91,12 @@ __all__ = [
     "Rom",
     "Running",
     "SharedBar",
+    "SingleRootIoVirtualization",
     "StatePart",
     "TooManyRunning",
     "TooMuchPosted",
     "Trace",
     "Trigger",
+    "VendorSpecific",
     "Watch",
 ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dma_rehearsal.device.endpoints.access_check import AccessCheck
+from dma_rehearsal.device.endpoints.atomic_ops import AtomicOps, Change
 from dma_rehearsal.device.endpoints.awaited_dma import AwaitedDma
 from dma_rehearsal.device.endpoints.dma import (
     PLAIN,
@@ -66,6 +67,7 @@ class Bus(AwaitedDma):
         self.queue = DmaQueue(
             self._begin_started, self._ask, uncaught, lambda: self.interconnect.caches is not None
         )
+        self._atomic_ops = AtomicOps(function, self._link, self._log, self._check)
         self._untold = 0
         self.gate: Callable[[], None] | None = None
         self.on_cancel: Callable[[], None] = lambda: None
@@ -180,6 +182,56 @@ class Bus(AwaitedDma):
         except NotMapped as refusal:
             if self._link.behind_iommu:
                 self._forward_later(refusal, segments, attributes, write=write)
+            raise
+
+    # AtomicOps, for a function that declares them (`dma_rehearsal.device.endpoints.atomic_ops`).
+
+    def fetch_add(
+        self, address: int, value: int, *, size: int = 4, attributes: Attributes = PLAIN
+    ) -> int:
+        """Add to 4 or 8 bytes, without carry out of them; return what was there before.
+
+        Unsigned, little-endian. DmaRefused, and then nothing was written: besides the refusals of a
+        read and of a write, ATOMIC_DISABLED, ATOMIC_UNSUPPORTED, and ALIGNMENT for an address that
+        is not a multiple of ``size``. ValueError for another size.
+        """
+        return self._atomically(address, size, (4, 8), lambda old: old + value, attributes)
+
+    def swap(
+        self, address: int, value: int, *, size: int = 4, attributes: Attributes = PLAIN
+    ) -> int:
+        """Store 4 or 8 bytes; return what was there before. See ``fetch_add``."""
+        return self._atomically(address, size, (4, 8), lambda _old: value, attributes)
+
+    def compare_swap(
+        self,
+        address: int,
+        expected: int,
+        value: int,
+        *,
+        size: int = 4,
+        attributes: Attributes = PLAIN,
+    ) -> int:
+        """Store 4, 8 or 16 bytes if ``expected`` is there; return what was. See ``fetch_add``."""
+
+        def change(old: int) -> int | None:
+            return value if old == expected else None
+
+        return self._atomically(address, size, (4, 8, 16), change, attributes)
+
+    def _atomically(
+        self, address: int, size: int, sizes: Sequence[int], change: Change, attributes: Attributes
+    ) -> int:
+        if size not in sizes:
+            raise ValueError(f"an AtomicOp of {size} bytes; there are those of {sizes}")
+        if self.gate is not None:
+            self.gate()
+        try:
+            with self._link.interconnect.lock:
+                return self._atomic_ops.carry_out(address, size, change, attributes)
+        except NotMapped as refusal:
+            if self._link.behind_iommu and refusal.reason is DmaReason.UNMAPPED:
+                self._forward_later(refusal, ((address, size),), attributes, write=False)
             raise
 
     def ranges(self) -> list[tuple[int, int]]:

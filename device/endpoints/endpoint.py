@@ -38,7 +38,7 @@ from dma_rehearsal.device.endpoints.saved_state import StatePart, migration
 from dma_rehearsal.device.endpoints.stop_state import StopState
 from dma_rehearsal.device.endpoints.threads import Threads
 from dma_rehearsal.device.endpoints.work import WorkFromElsewhere
-from dma_rehearsal.device.pci import aer, pcie
+from dma_rehearsal.device.pci import aer, pcie, sriov
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
 from dma_rehearsal.device.pci.base_addresses import ROM
 from dma_rehearsal.device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity
@@ -64,13 +64,13 @@ class Endpoint(WorkFromElsewhere, Hooks):
     """One PCI Express function; the ``DeviceModel`` that a server serves.
 
     A subclass declares ``identity``, ``bars``, ``vectors`` (MSI-X, 0 to 2048) and ``messages``
-    (MSI, 0 or a power of two to 32; ``msi_masks``: each can be masked); values that are only known
-    when it is made go to ``__init__``. Reach memory only through ``self.bus``; signal with
-    ``self.interrupts``; act later by ``self.timers``, which a reset clears. ``state``, where it is
-    not empty, can be migrated. ``command_at_reset`` is for clients that are not guests, such as a
-    sample program: nobody else turns on bus mastering there. ``siblings`` has the other functions
-    of its device by their numbers (`MultiFunction`). ValueError for declarations that no function
-    can have.
+    (MSI, 0 or a power of two to 32; ``msi_masks``: each can be masked), and ``capabilities`` beside
+    these; values that are only known when it is made go to ``__init__``. Reach memory only through
+    ``self.bus``; signal with ``self.interrupts``; act later by ``self.timers``, which a reset
+    clears. ``state``, where it is not empty, can be migrated. ``command_at_reset`` is for clients
+    that are not guests, such as a sample program: nobody else turns on bus mastering there.
+    ``siblings`` has the other functions of its device by their numbers (`MultiFunction`).
+    ValueError for declarations that no function can have.
     """
 
     name = "endpoint"
@@ -81,6 +81,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
     rom: Rom | None = None
     messages = 0
     msi_masks = False
+    capabilities: ClassVar[Sequence[Capability]] = ()
     state: ClassVar[Sequence[StatePart]] = ()
     command_at_reset = Command(0)
     # Set by a `MultiFunction`, which ``card`` then is:
@@ -118,6 +119,8 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.bus = Bus(self, fabric or Fabric(), uncaught=self._log_uncaught)
         self.interrupts = self._add_interrupts(declared.msix_bars)
         self._msix_region = self.interrupts.msix_region
+        for capability in self.capabilities:
+            self.add_capability(capability)
         self.timers = Timers(run=self._timer)
         self.posted = Work(self.timers, run=self._timer)
         self._coroutines = Coroutines(self.bus, self.config, self.posted, self._log_uncaught)
@@ -213,8 +216,26 @@ class Endpoint(WorkFromElsewhere, Hooks):
         return the_part(self.contents, bar, at, SharedMemory, "shared memory")
 
     def add_capability(self, capability: Capability) -> int:
-        """Add a capability to its list; return its offset in configuration space."""
+        """Add a capability to its list; return its offset in configuration space.
+
+        ValueError for one that does not fit, and for SR-IOV.
+        """
+        sriov.check(type(self).__name__, capability)
         return self.config.add(capability)
+
+    def signal_error(self) -> bool:
+        """Tell the client of an unrecoverable error (VFIO's ERR); return whether it takes note.
+
+        QEMU then stops the guest, whose run has no verdict. The guest sees nothing of it: log the
+        error by ``detect_error`` for that.
+        """
+        self._event("error-signal")
+        return self.interrupts.signal(Irq.ERR)
+
+    def request_removal(self) -> bool:
+        """Ask the client to give the device up (VFIO's REQ); return whether it takes note."""
+        self._event("removal-request")
+        return self.interrupts.signal(Irq.REQ)
 
     def set_device_status(self, bit: DeviceStatus, on: bool = True) -> None:
         """Set or clear a bit of Device Status, such as Transactions Pending (7.5.3.5)."""

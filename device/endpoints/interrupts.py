@@ -131,8 +131,12 @@ class Interrupts:
 
     def signal_intx(self) -> bool:
         """Tell the client that the line rose; return whether it takes note."""
+        return self.signal(Irq.INTX)
+
+    def signal(self, irq: Irq) -> bool:
+        """Signal an interrupt that is not a message; return whether the client takes note."""
         client = self._client()
-        return client is not None and client.trigger(Irq.INTX, 0)
+        return client is not None and client.trigger(irq, 0)
 
     def intx_status(self) -> bool:
         """Return Interrupt Status: our line is up, or the client's end of it still is.

@@ -10,8 +10,9 @@ from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.exerciser.error_injection import ErrorInjector
 from dma_rehearsal.device.pci import ats, pasid
 from dma_rehearsal.device.pci.aer import AdvancedErrorReporting
-from dma_rehearsal.device.pci.ats import AddressTranslationServices, PageRequests
+from dma_rehearsal.device.pci.ats import AddressTranslationServices
 from dma_rehearsal.device.pci.pasid import ProcessAddressSpaceId
+from dma_rehearsal.device.pci.pri import PageRequest
 
 
 class OptionalCapability(Enum):
@@ -44,7 +45,7 @@ class OptionalCapabilities:
             function.add_capability(AdvancedErrorReporting())
         if OptionalCapability.ATS in chosen:
             self._ats = function.add_capability(AddressTranslationServices(ats_control))
-            function.add_capability(PageRequests())
+            function.add_capability(PageRequest())
         if OptionalCapability.PASID in chosen:
             self._pasid = function.add_capability(ProcessAddressSpaceId())
         self.injector = (

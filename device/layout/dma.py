@@ -54,6 +54,8 @@ class DmaReason(IntEnum):
     MAX_TRANSFER = 21
     PRP = 22  # DmaRule.PRP: a segment in the middle of a page, or a gap
     INJECTED = 23  # software wants it to fail: ErrorInjection.CORRUPT_DMA
+    ATOMIC_DISABLED = 24  # AtomicOp Requester Enable is clear
+    ATOMIC_UNSUPPORTED = 25  # what is at the address takes no AtomicOp of this size
     # The platform's protection unit, by the first byte at fault:
     PROTECTION_OUTSIDE = 32  # the first of the request, and no grant covers it
     PROTECTION_PAST_END = 33  # a later one, and no grant covers it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Address Translation Services and Page Requests (PCI Express Base 5.0, 10.5.1 and 10.5.2)."""
+"""Address Translation Services (PCI Express Base 5.0, section 10.5.1)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ _INVALIDATE_QUEUE_DEPTH = 1
 _CONTROL = 0x06  # from the capability's start
 _ENABLE = 1 << 15
 _SMALLEST_TRANSLATION_UNIT = 0x1F
-_PRI_CONTROL, _PRI_STATUS = 0x04, 0x06  # from the capability's start
-_PRI_ENABLE = 1 << 0
-_STOPPED = 1 << 8
 
 
 class AddressTranslationServices(ExtendedCapability):
@@ -45,25 +42,3 @@ class AddressTranslationServices(ExtendedCapability):
 def enabled(config: ConfigSpace, start: int) -> bool:
     """Return Enable of the ATS capability that begins at ``start``."""
     return bool(config.word(start + _CONTROL) & _ENABLE)
-
-
-class PageRequests(ExtendedCapability):
-    """Page Request Interface. The function never sends a page request: none is outstanding."""
-
-    id = 0x0013
-
-    def body(self) -> bytes:
-        """Return control, status (Stopped), capacity and allocation."""
-        return struct.pack("<HHII", 0, _STOPPED, 1, 0)
-
-    def write_mask(self) -> bytes:
-        """Enable and the allocation can be written; Reset reads 0."""
-        return struct.pack("<HHII", _PRI_ENABLE, 0, 0, 0xFFFF_FFFF)
-
-    def written(self, config: ConfigSpace, start: int) -> None:
-        """Clear Stopped while enabled, and set it at once when not: no request is ever under way.
-
-        Section 10.5.2.3.
-        """
-        running = config.word(start + _PRI_CONTROL) & _PRI_ENABLE
-        config.set_word(start + _PRI_STATUS, 0 if running else _STOPPED)

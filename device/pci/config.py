@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
+from typing import ClassVar
 
 from dma_rehearsal.device.pci.base_addresses import BARS, BaseAddress, BaseAddresses
 
@@ -14,6 +15,7 @@ CONFIG_SIZE = 4096
 _CAPABILITIES_START = 0x40
 _CAPABILITIES_END = 0x100
 _EXTENDED_HEADER_SIZE = 4
+_PCI_EXPRESS = 0x10  # capability id
 
 
 class Header(IntEnum):
@@ -87,13 +89,31 @@ class Identity:
     interrupt_pin: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ExpressBits:
+    """Bits that a capability adds to the PCI Express capability: Device Capabilities 2, Control 2.
+
+    ``control`` are those of Device Control 2 that software may write.
+    """
+
+    capabilities: int = 0
+    control: int = 0
+
+
 class Capability:
     """One entry of the capability list. Offsets are from its own start.
 
-    All of the byte strings that a subclass gives are as long as ``body``.
+    All of the byte strings that a subclass gives are as long as ``body``. A capability that is
+    declared in a class is shared by its functions, so it keeps no state of its own.
     """
 
     id: int
+    listed: ClassVar[bool] = True  # False: all that it has is ``express``
+    express = ExpressBits()
+
+    def extend(self, bits: ExpressBits) -> None:
+        """Take bits of another capability; of PCI Express only."""
+        raise NotImplementedError
 
     def body(self) -> bytes:
         """Return the bytes behind the list header, at reset."""
@@ -179,7 +199,14 @@ class ConfigSpace:
         struct.pack_into(layout, self._mask, offset, mask)
 
     def add(self, capability: Capability) -> int:
-        """Append a capability to its list; return its offset. ValueError when it does not fit."""
+        """Append a capability to its list; return its offset. ValueError when it does not fit.
+
+        Of one that is only bits of the PCI Express capability, that one's offset is returned.
+        """
+        if capability.express != ExpressBits():
+            start = self._extend_express(capability.express)
+            if not capability.listed:
+                return start
         if isinstance(capability, ExtendedCapability):
             return self._add_extended(capability)
         start = self._next
@@ -203,15 +230,27 @@ class ConfigSpace:
         self._next_extended = self._slots[-1].end + 3 & ~3
         return start
 
+    def _extend_express(self, bits: ExpressBits) -> int:
+        for slot in self._slots:
+            if slot.capability.id == _PCI_EXPRESS and slot.start < _CAPABILITIES_END:
+                slot.capability.extend(bits)
+                self._fill(slot)
+                return slot.start
+        raise ValueError("the capability needs a PCI Express capability before it")
+
     def _store(self, slot: _Slot) -> None:
         extended = isinstance(slot.capability, ExtendedCapability)
         limit = CONFIG_SIZE if extended else _CAPABILITIES_END
         if slot.end > limit:
             raise ValueError(f"the capability list is longer than {limit:#x} allows")
+        self._fill(slot)
+        self._slots.append(slot)
+
+    def _fill(self, slot: _Slot) -> None:
+        """Put a capability's registers there, as at power-on."""
         self._data[slot.body : slot.end] = slot.capability.body()
         self._mask[slot.body : slot.end] = slot.capability.write_mask()
         self._clear[slot.body : slot.end] = slot.capability.clear_mask()
-        self._slots.append(slot)
 
     def start_of(self, kind: type[Capability]) -> int | None:
         """Return where the capability of a kind begins; None when there is none."""

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 
-from dma_rehearsal.device.pci.config import Capability, ConfigSpace
+from dma_rehearsal.device.pci.config import Capability, ConfigSpace, ExpressBits
 
 
 class Offset(IntEnum):
@@ -33,6 +33,22 @@ class DeviceControl(IntFlag):
     INITIATE_FLR = 1 << 15
 
 
+class DeviceCapabilities2(IntFlag):
+    """Device Capabilities 2, section 7.5.3.15."""
+
+    ATOMIC_COMPLETER_32 = 1 << 7
+    ATOMIC_COMPLETER_64 = 1 << 8
+    CAS_COMPLETER_128 = 1 << 9
+    LTR = 1 << 11
+
+
+class DeviceControl2(IntFlag):
+    """Device Control 2, section 7.5.3.16."""
+
+    ATOMIC_REQUESTER_ENABLE = 1 << 6
+    LTR_ENABLE = 1 << 10
+
+
 class DeviceStatus(IntFlag):
     """Device Status, section 7.5.3.5."""
 
@@ -49,6 +65,7 @@ _FLR_CAPABLE = 1 << 28
 _SIZE = 0x3C
 _RESET_CONTROL = DeviceControl.RELAXED_ORDERING | DeviceControl.NO_SNOOP | 2 << 12  # MRRS 512
 _LINK_X1_GEN1 = 1 | 1 << 4
+_COMPLETION_TIMEOUT = 0x1F  # value and disable, of Device Control 2
 
 
 class PciExpress(Capability):
@@ -58,6 +75,12 @@ class PciExpress(Capability):
 
     def __init__(self, on_flr: Callable[[], None]) -> None:
         self._on_flr = on_flr
+        self._capabilities_2, self._control_2 = 0, _COMPLETION_TIMEOUT
+
+    def extend(self, bits: ExpressBits) -> None:
+        """Have more bits of Device Capabilities 2 set, and of Device Control 2 writable."""
+        self._capabilities_2 |= bits.capabilities
+        self._control_2 |= bits.control
 
     def body(self) -> bytes:
         """Return the registers at reset."""
@@ -67,6 +90,7 @@ class PciExpress(Capability):
         struct.pack_into("<H", data, Offset.DEVICE_CONTROL, _RESET_CONTROL)
         struct.pack_into("<I", data, Offset.LINK_CAPABILITIES, _LINK_X1_GEN1)
         struct.pack_into("<H", data, Offset.LINK_STATUS, _LINK_X1_GEN1)
+        struct.pack_into("<I", data, Offset.DEVICE_CAPABILITIES_2, self._capabilities_2)
         return bytes(data[2:])
 
     def write_mask(self) -> bytes:
@@ -74,7 +98,7 @@ class PciExpress(Capability):
         mask = bytearray(_SIZE)
         struct.pack_into("<H", mask, Offset.DEVICE_CONTROL, 0xFFFF & ~(1 << 9 | 1 << 10))
         struct.pack_into("<H", mask, Offset.LINK_CONTROL, 0x0FC3)
-        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL_2, 0x001F)
+        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL_2, self._control_2)
         return bytes(mask[2:])
 
     def clear_mask(self) -> bytes:

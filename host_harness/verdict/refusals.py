@@ -56,6 +56,15 @@ _REASONS: dict[str, tuple[str, str]] = {
         "it goes past the end of the device's own buffer",
         "check offset and length against the size of the device's buffer",
     ),
+    "ATOMIC_DISABLED": (
+        "the device's AtomicOp Requester Enable is clear",
+        "turn it on (Device Control 2 bit 6; pci_enable_atomic_ops_to_root() in a Linux driver)",
+    ),
+    "ATOMIC_UNSUPPORTED": (
+        "what is at this address takes no AtomicOp of this size",
+        "give the device an address in memory, or declare AtomicOps(completes=...) for the "
+        "function whose BAR it is",
+    ),
     "ADDRESS_BITS": (
         "the device does not drive as many address bits",
         "give the IODMACommand, or the buffer, the device's number of address bits",
