@@ -106,6 +106,9 @@ static inline int museum_job(struct museum *museum, dma_addr_t address, size_t l
 	return museum_wait(museum);
 }
 
+#ifdef MUSEUM_OWN_INTERRUPT	/* the driver has one */
+static irqreturn_t museum_interrupt(int irq, void *data);
+#else
 static irqreturn_t museum_interrupt(int irq, void *data)
 {
 	struct museum *museum = data;
@@ -115,6 +118,7 @@ static irqreturn_t museum_interrupt(int irq, void *data)
 	complete(&museum->done);
 	return IRQ_HANDLED;
 }
+#endif
 
 static ssize_t museum_move(struct file *file, char __user *to, const char __user *from,
 			   size_t length, loff_t *position)
