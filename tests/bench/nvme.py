@@ -17,7 +17,7 @@ from tests.bench.guest_run import attestations
 from tests.bench.registry import Row, benchmark
 
 NAME = "nvme"
-_DRIVE = "driver=null-co,node-name=nothing,size=64M,read-zeroes=on"
+_DRIVE = f"driver=null-co,node-name=nothing,size={64 << 20},read-zeroes=on"
 _EXTRA = "-blockdev", _DRIVE, "-device", "nvme,drive=nothing,serial=bench,bus=pcie.0"
 
 
