@@ -91,7 +91,7 @@ class Virtqueue:
     def _descriptors(self, head: int) -> Iterator[tuple[int, int, int]]:
         """Yield the descriptors of a chain, as many as the queue has entries at most."""
         table, entries, index = self.descriptors, self.size, head
-        for _ in range(self.size):
+        for _ in range(1 + self.size):  # one that names an indirect table comes on top
             if index >= entries:
                 raise RingError(f"descriptor {index} of a table of {entries}")
             data = self.bus.read(table + _DESCRIPTOR.size * index, _DESCRIPTOR.size)

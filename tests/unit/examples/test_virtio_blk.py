@@ -190,6 +190,17 @@ def test_blocks_read_as_they_were_written(host: Host, ring: Ring, indirect: bool
     assert host.get(DATA, len(data)) == data
 
 
+@pytest.mark.parametrize("segments", [QUEUE_SIZE - 2, QUEUE_SIZE - 1, QUEUE_SIZE])
+def test_an_indirect_table_is_as_long_as_the_queue(host: Host, segments: int) -> None:
+    ring = host.begin(size=QUEUE_SIZE)
+    host.put(DATA, pattern(segments * BLOCK))
+    parts = [(DATA + n * BLOCK, BLOCK, 0) for n in range(segments)]
+    host.request(ring, OUT, 0, parts, indirect=True)
+    fits = segments + 2 <= QUEUE_SIZE
+    assert (Status.NEEDS_RESET in host.status) is not fits
+    assert (host.disk.blocks[: segments * BLOCK] == pattern(segments * BLOCK)) is fits
+
+
 def test_a_driver_frames_requests_as_it_likes(host: Host, ring: Ring) -> None:
     host.put(DATA, struct.pack("<IIQ", OUT, 0, 5) + pattern(BLOCK))
     host.offer(ring, [(DATA, 3, 0), (DATA + 3, 13 + BLOCK, 0), (STATUS_BYTE, 1, WRITE)])
