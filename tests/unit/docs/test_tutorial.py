@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from dma_rehearsal.device.testing import FakeHost
 from dma_rehearsal.device.trace import Trace
 from examples.checksum import checksum_device
 from examples.checksum.checksum_device import Checksum, Reg, Result
 from tests.unit.device.fakes import BASE, FakeClient, read32, start, write32
-from tests.unit.docs.tutorial import EXAMPLE, TITLES, files, wrong_device
+from tests.unit.docs.tutorial import EXAMPLE, TITLES, files, messages, unit_test, wrong_device
 
 
 def code(text: str) -> list[str]:
@@ -54,3 +57,26 @@ def test_wrong_device_drops_its_interrupt_alone(
     write32(device, 0, Reg.DOORBELL, 1)
     assert read32(device, 0, Reg.STATUS) == Result.DONE
     assert client.interrupts == interrupts
+
+
+def test_the_test_without_a_vm_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "checksum_device", checksum_device)
+    names: dict[str, Callable[[], None]] = {}
+    exec(unit_test(), names)
+    names["test_sums_up_and_interrupts"]()
+
+
+def test_the_model_that_waits_reaches_memory_by_messages() -> None:
+    names: dict[str, Any] = {**vars(checksum_device)}
+    exec(messages(), names)
+    with FakeHost(names["Waiting"](Trace())) as host:
+        host.message_memory[:4] = b"data"
+        for base, done in ((host.base, True), (host.message_base, False), (0, True)):
+            host.write(0, Reg.ADDRESS, base, 8)
+            host.write(0, Reg.LENGTH, 4)
+            host.write(0, Reg.DOORBELL, 1)
+            assert bool(host.read(0, Reg.STATUS)) == done
+            host.run()
+            result = Result.REFUSED if base == 0 else Result.DONE
+            assert checksum_device.Status(host.read(0, Reg.STATUS)).result == result
+        assert len(host.interrupts) == 3

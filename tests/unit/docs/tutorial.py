@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +63,24 @@ def wrong_device() -> str:
     found = re.search(r"^```python\n(from checksum_device .*?)^```$", _text(), re.M | re.S)
     assert found, "the tutorial has no wrong device"
     return found[1]
+
+
+def unit_test() -> str:
+    """Return the test of the model without a VM."""
+    found = re.search(
+        r"^```python\n(import zlib\n\nfrom .*?FakeHost.*?)^```$", _text(), re.M | re.S
+    )
+    assert found, "the tutorial has no test without a VM"
+    return found[1]
+
+
+def messages() -> str:
+    """Return the methods of the model that reaches memory by messages, as a class has them."""
+    found = re.search(
+        r"^```python\n(def write_doorbell.*?async def .*?)^```$", _text(), re.M | re.S
+    )
+    assert found, "the tutorial has no model that waits"
+    return "class Waiting(Checksum):\n" + textwrap.indent(found[1], "    ")
 
 
 def write(project: Path) -> None:

@@ -154,6 +154,18 @@ def test_callback_that_closes_another(watches: Watches, pipe: Pipe) -> None:
     os.close(other.other)
 
 
+def test_callback_that_closes_one_whose_descriptor_is_gone(
+    watches: Watches, pipe: Pipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Pipe()
+    late = watches.add(other.end, other.readable)
+    watches.add(pipe.end, late.close)
+    watches.dispatch([(pipe.end, 1), (other.end, 0x20)], Turn())
+    assert not caplog.records, "it was closed in time"
+    os.close(other.end)
+    os.close(other.other)
+
+
 # Mistakes.
 
 
@@ -335,6 +347,34 @@ def test_server_does_not_spin_at_one_that_was_closed(
     time.sleep(ASLEEP_S)
     assert len(polls) < 5
     assert "has ended: the descriptor was closed" in caplog.text
+
+
+def test_server_calls_nobody_for_a_number_that_is_another_file(
+    probed: RawClient, prober: Prober, pipe: Pipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    prober.posted.watches.add(pipe.end, pipe.readable)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"for another")
+
+        def exchange() -> None:
+            os.dup2(ours.fileno(), pipe.end)
+
+        prober.posted.post_future(exchange).result(PATIENCE_S)
+        probed.region_read(BUFFER, Reg.BUSY, 4)
+        prober.posted.post_future(lambda: None).result(PATIENCE_S)
+    assert not pipe.read
+    assert "has ended: the descriptor was closed" in caplog.text
+
+
+def test_servers_own_descriptors_are_not_watched(
+    watches: Watches, pipe: Pipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as an eventfd, which looks like the one that had its number."""
+    watches.add(pipe.end, pipe.readable)
+    watches.check((pipe.end,))
+    assert not watches.table
+    assert "has ended" in caplog.text
 
 
 def test_paused_device_does_not_spin(

@@ -218,6 +218,7 @@ def test_no_dma_leaves_a_finally_block_at_reset(device: Walker, host: FakeHost) 
     host.reset()
     assert device.seen == ["finally"]
     assert host.memory[:1] == b"\0"
+    assert not [*device.bus.transactions], "nor is it a refusal of the test's"
 
 
 def test_no_started_dma_leaves_it_either(device: Walker, host: FakeHost) -> None:
@@ -288,13 +289,17 @@ def test_reset_by_the_coroutine_itself(device: Walker, host: FakeHost) -> None:
     async def job() -> None:
         device.device_reset()
         device.seen.append("goes on")
-        await device.sleep(0)
-        device.seen.append("not reached")
+        try:
+            await device.sleep(0)
+            device.seen.append("not reached")
+        finally:
+            device.seen.append("finally")
 
     device.job = job
     host.write(0, Reg.GO, 1)
+    assert device.seen == ["goes on", "finally"]
     host.run()
-    assert device.seen == ["goes on"]
+    assert device.seen == ["goes on", "finally"]
     assert device.running is not None
     assert device.running.done
 

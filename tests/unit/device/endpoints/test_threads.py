@@ -60,6 +60,14 @@ class Threaded(Endpoint):
         finally:
             self.seen.append("finally")
 
+    async def sleeps(self) -> None:
+        """Wait in asyncio for what the device has no part in."""
+        self.begun.set()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            self.seen.append("finally")
+
     def stays(self, _ending: threading.Event) -> None:
         """Wait for what does not come in time."""
         self.begun.set()
@@ -77,7 +85,7 @@ def device() -> Threaded:
     return Threaded()
 
 
-@pytest.mark.parametrize("kind", ["waits", "asks", "swallows", "loops"])
+@pytest.mark.parametrize("kind", ["waits", "asks", "swallows", "loops", "sleeps"])
 def test_it_ends_with_the_client(
     device: Threaded, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
