@@ -18,7 +18,7 @@ from tests.bench.registry import Row, benchmark
 
 NAME = "nvme"
 _DRIVE = f"driver=null-co,node-name=nothing,size={64 << 20},read-zeroes=on"
-_EXTRA = "-blockdev", _DRIVE, "-device", "nvme,drive=nothing,serial=bench,bus=pcie.0"
+_EXTRA = "-blockdev", _DRIVE, "-device", "nvme,drive=nothing,serial=bench,bus=pcie.0,addr=0x1d"
 
 
 def with_nvme(folder: Path) -> Path:
