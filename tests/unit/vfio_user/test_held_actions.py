@@ -115,6 +115,35 @@ def test_released_while_the_functions_server_sleeps(rig: Rig, kind: Reg) -> None
 
 
 @KINDS
+@pytest.mark.parametrize("by", ["post", "timer"])
+def test_work_of_a_thread_waits_behind_it(rig: Rig, kind: Reg, by: str) -> None:
+    """It wakes the server, and runs when the action is over."""
+    seen: list[int] = []
+    ran = threading.Event()
+
+    def note() -> None:
+        seen.append(rig.endpoint.registers(0)[Reg.DONE])
+        ran.set()
+
+    rig.hold()
+    rig.function.write32(0, kind, 5)
+    if by == "post":
+        rig.endpoint.post(note)
+    else:
+        rig.endpoint.timers.after(0, note)
+    assert rig.function.read32(0, Reg.DONE) == 0
+    assert not seen
+    rig.board.write32(0, Plat.HOLD_RELEASE, 1)
+    assert ran.wait(60)
+    assert seen == [1]
+
+
+def test_work_of_a_thread_does_not_wait_where_nothing_is_held(rig: Rig) -> None:
+    rig.hold()
+    assert rig.endpoint.post_future(threading.get_ident).result(60) != threading.get_ident()
+
+
+@KINDS
 def test_it_goes_by_itself(rig: Rig, kind: Reg) -> None:
     rig.platform.use(PlatformModels(hold=HoldRules(limit_s=0.01)))
     rig.hold()

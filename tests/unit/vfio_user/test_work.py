@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import pytest
@@ -206,46 +206,63 @@ def served(tmp_path: Path, prober: Prober) -> Iterator[Path]:
         yield path
 
 
-def ran_by(prober: Prober) -> int:
-    """Return the thread that runs an action, once one has."""
+BY = pytest.mark.parametrize("by", ["post", "timer"])
+
+
+def ran_by(prober: Prober, by: str) -> int:
+    """Return the thread that runs an action of this one, once it has."""
     time.sleep(ASLEEP_S)
-    return prober.posted.post_future(threading.get_ident).result(PATIENCE_S)
+    ran: Future[int] = Future()
+
+    def action() -> None:
+        ran.set_result(threading.get_ident())
+
+    if by == "post":
+        prober.posted.post(action)
+    else:
+        prober.timers.after(0, action)
+    return ran.result(PATIENCE_S)
 
 
-def test_without_a_client(served: Path, prober: Prober) -> None:
+@BY
+def test_without_a_client(served: Path, prober: Prober, by: str) -> None:
     del served
-    assert ran_by(prober) != threading.get_ident()
+    assert ran_by(prober, by) != threading.get_ident()
 
 
-def test_with_a_client_that_is_idle(probed: RawClient, prober: Prober) -> None:
+@BY
+def test_with_a_client_that_is_idle(probed: RawClient, prober: Prober, by: str) -> None:
     probed.region_read(0, 4, 4)
-    assert ran_by(prober) != threading.get_ident()
+    assert ran_by(prober, by) != threading.get_ident()
 
 
-def test_while_a_timer_is_set(probed: RawClient, prober: Prober) -> None:
+@BY
+def test_while_a_timer_is_set(probed: RawClient, prober: Prober, by: str) -> None:
     probed.region_read(0, 4, 4)
     prober.timers.after(3600, lambda: None)
-    assert ran_by(prober) != threading.get_ident()
+    assert ran_by(prober, by) != threading.get_ident()
 
 
-def test_while_the_client_owes_an_answer(probed: RawClient, prober: Prober) -> None:
+@BY
+def test_while_the_client_owes_an_answer(probed: RawClient, prober: Prober, by: str) -> None:
     probed.dma_map(FAR, 0x1000, None)
     prober.address = FAR
     probed.write32(BUFFER, GO, 16)
     header, access, _ = probed.receive_command(Command.DMA_READ)
-    assert ran_by(prober) != threading.get_ident()
+    assert ran_by(prober, by) != threading.get_ident()
     assert prober.outcome is None
     probed.answer(header, access.pack() + bytes(16))
 
 
-def test_while_the_client_takes_no_replies(probed: RawClient, prober: Prober) -> None:
+@BY
+def test_while_the_client_takes_no_replies(probed: RawClient, prober: Prober, by: str) -> None:
     probed.socket.setblocking(False)
     try:
         while True:
             probed.send(Command.REGION_READ, RegionAccess(0, 7, 4).pack())
     except BlockingIOError:
         pass
-    assert ran_by(prober) != threading.get_ident()
+    assert ran_by(prober, by) != threading.get_ident()
 
 
 def test_before_the_server_and_after_it(tmp_path: Path, prober: Prober) -> None:
