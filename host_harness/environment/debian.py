@@ -130,6 +130,8 @@ def _backports_hook(suite: str, pattern: str) -> str:
 def _archives_hook(listed: Sequence[str]) -> str:
     """Return the shell lines that name all archives, and write dpkg's lists of ``listed``."""
     lines = ["""cd "$1"/var/cache/apt/archives && printf 'deb:%s\\n' *.deb"""]
+    if listed:
+        lines.append(f'mkdir -p "$1"/{_LISTS} || exit 1')
     for name in map(shlex.quote, listed):
         lines.append(
             f'for each in {name}_*.deb; do dpkg-deb --fsys-tarfile "$each" | '

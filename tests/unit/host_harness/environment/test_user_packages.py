@@ -181,7 +181,6 @@ def test_lists_are_those_of_the_archives(tmp_path: Path, tool: str) -> None:
     root = tmp_path / "root"
     archives = root / "var/cache/apt/archives"
     archives.mkdir(parents=True)
-    (root / "var/lib/dpkg/info").mkdir(parents=True)
     subprocess.run(
         ["dpkg-deb", "--build", str(package), str(archives / "tools_1%3a2~3_all.deb")],
         check=True,
