@@ -12,6 +12,7 @@ VARIANTS = {
     "exerciser": "",
     "every-capability": "tests.unit.device.pci.variants:EveryCapability",
     "messages-only": "tests.unit.device.pci.variants:MessagesOnly",
+    "declared-capabilities": "tests.unit.device.pci.variants:DeclaredCapabilities",
 }
 # Where firmware and kernel put the function differs from machine to machine.
 _PLACES = (

@@ -9,8 +9,13 @@ from dma_rehearsal.device.endpoints.bars import Bars, MemoryBar
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.pci.acs import AccessControlServices
+from dma_rehearsal.device.pci.atomics import AtomicOps
+from dma_rehearsal.device.pci.config import Capability, Identity
 from dma_rehearsal.device.pci.dvsec import Dvsec
+from dma_rehearsal.device.pci.ltr import LatencyToleranceReporting
+from dma_rehearsal.device.pci.pri import PageRequest
+from dma_rehearsal.device.pci.serial_number import DeviceSerialNumber
 from dma_rehearsal.device.pci.vendor import VendorSpecific
 from dma_rehearsal.device.trace import Trace
 
@@ -35,3 +40,19 @@ class MessagesOnly(Endpoint):
         self.add_capability(
             Dvsec(0x13B5, 0x0042, writable=0xFFFF_0000, on_write=lambda _value: None)
         )
+
+
+class DeclaredCapabilities(Endpoint):
+    """MSI with masks, and the capabilities that a class declares."""
+
+    identity = Identity(vendor_id=0x13B5, device_id=0xED01, class_code=0xFF0000, interrupt_pin=1)
+    bars: ClassVar[Bars] = {0: MemoryBar(4096)}
+    messages = 8
+    msi_masks = True
+    capabilities: ClassVar[tuple[Capability, ...]] = (
+        DeviceSerialNumber(0x0011_22FF_FE33_4455),
+        LatencyToleranceReporting(),
+        AccessControlServices(),
+        PageRequest(64, pasid_required=True),
+        AtomicOps(completes=(4, 8)),
+    )
