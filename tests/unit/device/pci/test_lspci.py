@@ -12,7 +12,7 @@ from dma_rehearsal.device.exerciser.capabilities import OptionalCapability
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.pci.lspci_text import OF_QEMU, golden_bytes, normal
-from tests.unit.device.pci.variants import EveryCapability, MessagesOnly
+from tests.unit.device.pci.variants import DeclaredCapabilities, EveryCapability, MessagesOnly
 
 
 def differences(endpoint: Endpoint, variant: str = "exerciser") -> set[int]:
@@ -47,6 +47,11 @@ def test_messages_vendor_specific_and_dvsec_are_in_their_golden_text() -> None:
     assert differences(MessagesOnly(Trace()), "messages-only") == set()
     without = Exerciser(Trace(), capabilities=())
     assert differences(without, "messages-only") >= {0x8, 0x84, 0x100}
+
+
+def test_declared_capabilities_are_in_their_golden_text() -> None:
+    assert differences(DeclaredCapabilities(Trace()), "declared-capabilities") == set()
+    assert differences(MessagesOnly(Trace()), "declared-capabilities") >= {0x3D, 0x64, 0x100}
 
 
 def test_machine_is_masked_and_the_device_is_not() -> None:
