@@ -254,6 +254,14 @@ def test_the_watchdog_sees_its_name(watches: Watches, pipe: Pipe) -> None:
 # The server.
 
 
+def ended(prober: Prober) -> None:
+    """Wait until the server, which looks before it sleeps, has ended every watch."""
+    deadline = time.monotonic() + PATIENCE_S
+    while prober.posted.watches.table:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_without_a_client_and_with_the_next(tmp_path: Path, prober: Prober, pipe: Pipe) -> None:
     with serving(tmp_path / "socket", prober) as path:
         time.sleep(ASLEEP_S)
@@ -342,7 +350,7 @@ def test_server_does_not_spin_at_one_that_was_closed(
     prober.posted.watches.add(pipe.end, pipe.readable)
     prober.posted.post_future(lambda: os.close(pipe.end)).result(PATIENCE_S)
     probed.region_read(BUFFER, Reg.BUSY, 4)
-    time.sleep(ASLEEP_S)
+    ended(prober)
     polls.clear()
     time.sleep(ASLEEP_S)
     assert len(polls) < 5
@@ -362,7 +370,7 @@ def test_server_calls_nobody_for_a_number_that_is_another_file(
 
         prober.posted.post_future(exchange).result(PATIENCE_S)
         probed.region_read(BUFFER, Reg.BUSY, 4)
-        prober.posted.post_future(lambda: None).result(PATIENCE_S)
+        ended(prober)
     assert not pipe.read
     assert "has ended: the descriptor was closed" in caplog.text
 
