@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import pytest
 
-from dma_rehearsal.guest.drivers import driver_modules
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
 from dma_rehearsal.guest.iobuffer.memory import placement
 from dma_rehearsal.guest.iobuffer.memory.platform import dma_platform
 from dma_rehearsal.guest.session import SETTINGS, SessionSettings
@@ -29,15 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     _place(config.stash.setdefault(SETTINGS, SessionSettings()))
     for part in fixtures, transfer_checks, marks, host_witness, conditions, every_failure:
         config.pluginmanager.register(part, part.__name__)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection() -> None:
-    """Load the kernel's modules that the run was given; pytest.UsageError when one does not."""
-    try:
-        driver_modules.load_before_tests()
-    except PciError as error:
-        raise pytest.UsageError(f"KERNEL_MODULES: {error}") from error
 
 
 @pytest.hookimpl(optionalhook=True)  # declared by the agent, which a board does without

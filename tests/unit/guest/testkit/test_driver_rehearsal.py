@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -256,6 +257,22 @@ def test_a_module_that_the_guest_needs_is_used_as_it_is(kernel: FakeKernel, make
     with make()("my_driver") as bound:
         assert bound.name == "my-driver"
     assert not [line for line in kernel.log if "load my_driver" in line]
+
+
+def test_modules_that_the_run_was_given_are_loaded_once(kernel: FakeKernel) -> None:
+    driver_modules.load_before_tests()  # none
+    folder = kernel.files / driver_modules.BEFORE
+    folder.mkdir()
+    listed: list[dict[str, Any]] = [
+        {"name": name, "file": f"{name}.ko", "depends": []} for name in ("crc", "xfs")
+    ]
+    listed.append({"name": "ext4", "file": None, "depends": []})
+    (folder / driver_modules.LIST).write_text(json.dumps({"modules": listed}))
+    for name in "crc", "xfs":
+        (folder / f"{name}.ko").write_text('""')
+    for _ in range(2):  # a second session finds them loaded
+        driver_modules.load_before_tests()
+        assert kernel.log == ["load crc", "load xfs"]
 
 
 def test_the_parameters_of_a_built_in_driver_are_set_or_refused(
