@@ -35,18 +35,13 @@ class MixedContent(BarContent):
         shared = (part.content.mappable for part in parts)
         self.mappable = next((each for each in shared if each is not None), None)
 
-    def part_at(self, offset: int) -> Part | None:
-        """Return the part that holds the byte at ``offset``."""
+    def _whole(self, offset: int, length: int) -> Part | None:
+        """Return the part that holds the whole range."""
         found = bisect_right(self._starts, offset) - 1
         if found < 0:
             return None
         part = self.parts[found]
-        return part if offset < part.end else None
-
-    def _whole(self, offset: int, length: int) -> Part | None:
-        """Return the part that holds the whole range."""
-        part = self.part_at(offset)
-        return part if part is not None and offset + length <= part.end else None
+        return part if offset + length <= part.end else None
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[Part, int, int]]:
         """Yield each part that the range touches, with the first byte and the end in the BAR."""
@@ -87,7 +82,7 @@ class MixedContent(BarContent):
 
     def name(self, offset: int) -> str:
         """Return the name of the register that holds the byte at ``offset``, "" for none."""
-        part = self.part_at(offset)
+        part = self._whole(offset, 1)
         return "" if part is None else part.content.name(offset - part.start)
 
     def view(self, offset: int, length: int) -> memoryview | None:
