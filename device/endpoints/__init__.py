@@ -44,6 +44,7 @@ from dma_rehearsal.device.pci.dvsec import Dvsec
 from dma_rehearsal.device.pci.ltr import LatencyToleranceReporting
 from dma_rehearsal.device.pci.pasid import ProcessAddressSpaceId
 from dma_rehearsal.device.pci.pri import PageRequest
+from dma_rehearsal.device.pci.resizable_bar import ResizableBar
 from dma_rehearsal.device.pci.serial_number import DeviceSerialNumber
 from dma_rehearsal.device.pci.sriov import SingleRootIoVirtualization
 from dma_rehearsal.device.pci.vendor import VendorSpecific
@@ -88,6 +89,7 @@ __all__ = [
     "RegisterBar",
     "RegisterFile",
     "Registers",
+    "ResizableBar",
     "Rom",
     "Running",
     "SharedBar",

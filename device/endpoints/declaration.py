@@ -24,9 +24,10 @@ from dma_rehearsal.device.endpoints.bars import (
 )
 from dma_rehearsal.device.endpoints.callbacks import method_name
 from dma_rehearsal.device.endpoints.contents import PlacedRegisters
-from dma_rehearsal.device.pci import rom
-from dma_rehearsal.device.pci.config import Identity
+from dma_rehearsal.device.pci import rom, sriov
+from dma_rehearsal.device.pci.config import Capability, ConfigSpace, Identity
 from dma_rehearsal.device.pci.msix import MAX_VECTORS
+from dma_rehearsal.device.pci.resizable_bar import ResizableBar
 
 _IDENTITY_BITS = {
     "vendor_id": 16,
@@ -171,3 +172,16 @@ def _callback_methods(bars: Bars) -> set[str]:
         for kind in ("read", "write")
         if any(isinstance(part, CallbackBar) for _, part in parts_of(bar))
     }
+
+
+def check_capability(name: str, capability: Capability, config: ConfigSpace) -> None:
+    """Raise ValueError for SR-IOV, and for a resizable BAR that is declared with another size."""
+    sriov.check(name, capability)
+    if isinstance(capability, ResizableBar):
+        for index, largest in capability.largest().items():
+            size = config.bar_size(index)
+            if size != largest:
+                raise ValueError(
+                    f"{name}: ResizableBar lets BAR{index} have up to {largest:#x} bytes, and bars "
+                    f"declares {size:#x}; declare the largest size there"
+                )

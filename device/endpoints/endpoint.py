@@ -38,7 +38,7 @@ from dma_rehearsal.device.endpoints.saved_state import StatePart, migration
 from dma_rehearsal.device.endpoints.stop_state import StopState
 from dma_rehearsal.device.endpoints.threads import Threads
 from dma_rehearsal.device.endpoints.work import WorkFromElsewhere
-from dma_rehearsal.device.pci import aer, pcie, sriov
+from dma_rehearsal.device.pci import aer, pcie
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
 from dma_rehearsal.device.pci.base_addresses import ROM
 from dma_rehearsal.device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity
@@ -111,7 +111,6 @@ class Endpoint(WorkFromElsewhere, Hooks):
         declared = declaration.check(self, bars=bars, vectors=vectors, msix_bars=msix_bars)
         self.vectors = declared.vectors
         registers = base_addresses(declared.bars, declared.rom)
-        self._region_sizes = {index: each.size for index, each in registers.items()}
         self.config = ConfigSpace(self.identity, registers, self.command_at_reset)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement(self._power_changed))
@@ -218,9 +217,9 @@ class Endpoint(WorkFromElsewhere, Hooks):
     def add_capability(self, capability: Capability) -> int:
         """Add a capability to its list; return its offset in configuration space.
 
-        ValueError for one that does not fit, and for SR-IOV.
+        ValueError for one that does not fit the function, and for SR-IOV.
         """
-        sriov.check(type(self).__name__, capability)
+        declaration.check_capability(type(self).__name__, capability, self.config)
         return self.config.add(capability)
 
     def signal_error(self) -> bool:
@@ -293,7 +292,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
 
     def region_size(self, index: int) -> int:
         """See ``DeviceModel.region_size``."""
-        return CONFIG_SIZE if index == CONFIG_REGION else self._region_sizes.get(index, 0)
+        return CONFIG_SIZE if index == CONFIG_REGION else self.config.bar_size(index)
 
     def region_mappable(self, index: int) -> Mappable | None:
         """See ``DeviceModel.region_mappable``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 BARS = 6
@@ -112,6 +112,7 @@ class BaseAddresses:
     def __init__(self, registers: Mapping[int, BaseAddress]) -> None:
         """Raise ValueError for registers that no function can have."""
         check(registers)
+        self._declared = dict(registers)
         self._registers = dict(registers)
         self.answering: frozenset[int] = frozenset()
         self._bases: dict[int, int] = {}
@@ -122,6 +123,19 @@ class BaseAddresses:
     def has_io(self) -> bool:
         """Return whether one of them is in I/O space."""
         return any(register.space is Space.IO for register in self._registers.values())
+
+    def size(self, index: int) -> int:
+        """Return the size in force of one, in bytes; 0 where there is none."""
+        register = self._registers.get(index)
+        return register.size if register is not None else 0
+
+    def resize(self, index: int, size: int) -> None:
+        """Give one another size, a power of two; until ``reset``."""
+        self._registers[index] = replace(self._registers[index], size=size)
+
+    def reset(self) -> None:
+        """Take all sizes back to those that were declared."""
+        self._registers = dict(self._declared)
 
     def fields(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield each register's offset in the header, its value at reset and its write mask."""

@@ -187,9 +187,7 @@ class ConfigSpace:
         # PCI Express Base 5.0, 7.5.1.1.7: it can be written, and has no effect.
         self._allow(Header.CACHE_LINE_SIZE, "<B", 0xFF)
         self._allow(Header.INTERRUPT_LINE, "<B", 0xFF)
-        for offset, value, mask in self._bars.fields():
-            self._data[offset : offset + len(value)] = value
-            self._mask[offset : offset + len(mask)] = mask
+        self._fit_bars()
         self._place_bars()
 
     def _put(self, offset: int, layout: str, *values: int) -> None:
@@ -340,6 +338,26 @@ class ConfigSpace:
         self._stopped = on
         self._silent = on or self._asleep
 
+    def _fit_bars(self) -> None:
+        """Have the registers of the BARs hold no bit of an address below the sizes in force."""
+        for offset, value, mask in self._bars.fields():
+            end = offset + len(mask)
+            held = int.from_bytes(self._data[offset:end], "little")
+            held = held & int.from_bytes(mask, "little") | int.from_bytes(value, "little")
+            self._data[offset:end] = held.to_bytes(len(mask), "little")
+            self._mask[offset:end] = mask
+
+    def bar_size(self, index: int) -> int:
+        """Return the size in force of a BAR, in bytes; 0 where there is none."""
+        return self._bars.size(index)
+
+    def resize_bar(self, index: int, size: int) -> None:
+        """Give a BAR another size, as Resizable BAR does; a reset takes it back."""
+        if size != self._bars.size(index):
+            self._bars.resize(index, size)
+            self._fit_bars()
+            self._place_bars()
+
     def _place_bars(self) -> None:
         """Note which BARs answer, and where they are."""
         self._bars.place(self._data, 0 if self._asleep else self._data[_COMMAND])
@@ -379,6 +397,8 @@ class ConfigSpace:
         quirk: it shows the guest BARs of its own, which that reset does not touch; the guest,
         restoring, finds them as they were, so they are never written here again.
         """
+        self._bars.reset()
+        self._fit_bars()
         for offset in range(_CAPABILITIES_START):
             if not (flr and offset in _BAR_BYTES):
                 self._data[offset] &= ~self._mask[offset] & 0xFF
