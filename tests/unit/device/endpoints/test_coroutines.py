@@ -312,6 +312,48 @@ def test_migration_that_stops_the_device_ends_them(device: Walker, host: FakeHos
     assert not device.config.stopped
 
 
+# HOLD.
+
+
+@pytest.fixture(params=["awaited", "at once"])
+def writes(device: Walker, host: FakeHost, request: pytest.FixtureRequest) -> Walker:
+    """Hold actions; the job writes to memory in either way."""
+
+    async def job() -> None:
+        try:
+            if request.param == "awaited":
+                await device.bus.writing(host.base, b"!")
+            else:
+                device.bus.write(host.base, b"!")
+            device.seen.append("written")
+            await device.bus.writing(host.base + 1, b"!")
+        finally:
+            device.seen.append("finally")
+
+    device.job = job
+    device.bus.interconnect.holds.set(True)
+    return device
+
+
+def test_hold_holds_its_first_dma(writes: Walker, host: FakeHost) -> None:
+    host.write(0, Reg.GO, 1)
+    host.run()
+    assert host.read(0, Reg.BUSY) == 1
+    assert (host.memory[:2], writes.seen) == (b"\0\0", [])
+    writes.bus.interconnect.holds.release()
+    host.run()
+    assert (host.memory[:2], writes.seen) == (b"!!", ["written", "finally"])
+
+
+def test_reset_ends_one_that_is_held(writes: Walker, host: FakeHost) -> None:
+    host.write(0, Reg.GO, 1)
+    host.reset()
+    host.run()
+    assert (host.memory[:2], writes.seen) == (b"\0\0", ["finally"])
+    assert not writes._coroutines._running
+    assert writes.bus.interconnect.holds.held == 0
+
+
 # Mistakes of the author's.
 
 
