@@ -191,6 +191,9 @@ class DriverRehearsal:
         watcher = undo.enter(rehearsed_board(self._session.platform, self.condition))
         if watcher is not None:
             undo.then(watcher.check)
+        for each in endpoint_functions():
+            if each not in targets and each.driver is None:
+                each.allow(NOBODY)  # else the module gets it by its id as soon as it is loaded
         for each in targets:
             self._free(each, undo)
         if not self.condition.plain:

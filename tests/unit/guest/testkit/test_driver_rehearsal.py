@@ -328,6 +328,15 @@ def test_a_driver_of_several_functions_has_all_of_them(
     assert is_as_before(kernel, session)
 
 
+def test_a_function_that_is_not_asked_for_is_nobodys(kernel: FakeKernel, make: Make) -> None:
+    """A module that knows its id would get it when it is loaded, and nothing would watch it."""
+    with make()("my_driver", functions=(0, 1)):
+        pass
+    for taken, left in ((ADDRESS, OTHER), (OTHER, ADDRESS)):
+        with make()("my_driver", function=taken):
+            assert (kernel.devices / left / "driver_override").read_text() == "nobody"
+
+
 def test_a_second_probe_that_fails_unbinds_the_first_function(
     kernel: FakeKernel, session: FakeSession, make: Make
 ) -> None:
