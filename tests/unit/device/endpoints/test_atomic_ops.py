@@ -190,6 +190,25 @@ def test_a_peers_bar_takes_the_sizes_that_it_declares(client: FakeClient) -> Non
     assert not any(peer.memory(0)[:8])
 
 
+def test_both_halves_are_one_step_for_all_others(requester: Requester) -> None:
+    """From the first check to the last byte, nobody else has the interconnect's lock."""
+    interconnect, free = requester.bus.interconnect, []
+
+    def other() -> None:
+        free.append(interconnect.lock.acquire(blocking=False))
+
+    def look(*_: object) -> None:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    interconnect.add_check(look, look)
+    requester.bus.fetch_add(BASE, 1)
+    assert free == [False] * 4, "checked and moved, as a read and as a write"
+    look()
+    assert free[4]
+
+
 def test_functions_do_not_lose_each_others_additions(client: FakeClient) -> None:
     interconnect = Interconnect()
     both = [made(client), made(client)]
