@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import random
 import subprocess
 import threading
@@ -99,27 +98,51 @@ def function_level_reset(function: str) -> None:
     (folder / "reset").write_text("1")
 
 
+class Load:
+    """fio in the background: ``failed`` has what it ended with."""
+
+    def __init__(self, device: Path, seconds: float) -> None:
+        self._device, self._seconds = device, seconds
+        self.failed: list[BaseException] = []
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            fio(self._device, self._seconds)
+        except BaseException as error:
+            self.failed.append(error)
+
+
+def wait_for_requests(function: str, load: Load) -> None:
+    """Return when the driver has requests under way."""
+    (block,) = Path(f"/sys/bus/pci/devices/{function}/nvme").glob("nvme*/nvme*n1")
+    while not sum(map(int, (block / "inflight").read_text().split())):
+        assert load.thread.is_alive(), load.failed
+
+
 @pytest.mark.parametrize("reset", [controller_reset, function_level_reset])
 def test_resets_under_load_lose_no_data(driver, reset: Callable[[str], None]):
     """The driver gives each command that a reset ended to the controller again."""
     with driver("nvme") as bound:
-        device = disk(bound.function)
-        failed: list[BaseException] = []
+        load = Load(disk(bound.function), 3)
+        wait_for_requests(bound.function, load)
+        while load.thread.is_alive():
+            reset(bound.function)
+            load.thread.join(0.5)
+        assert not load.failed, load.failed
 
-        def load() -> None:
-            try:
-                fio(device, 3)
-            except BaseException as error:
-                failed.append(error)
 
-        thread = threading.Thread(target=load)
-        thread.start()
-        resets = 0
-        while thread.is_alive():
-            thread.join(0.5)
-            if thread.is_alive():
-                reset(bound.function)
-                resets += 1
-        assert resets >= 2
-        assert not failed, failed
-        os.close(os.open(device, os.O_RDONLY))
+def test_a_removal_in_mid_io_ends_it(driver):
+    """The function goes from the bus, and is there again after a scan, with what it stored."""
+    with driver("nvme") as bound:
+        load = Load(disk(bound.function), FIO_LIMIT_S)
+        wait_for_requests(bound.function, load)
+        (bound.folder / "remove").write_text("1")
+        load.thread.join(FIO_LIMIT_S / 2)
+        assert load.failed, "fio saw the disk go"
+        assert not bound.folder.exists()
+        Path("/sys/bus/pci/rescan").write_text("1")
+        assert bound.folder.exists()
+    with driver("nvme") as bound:
+        fio(disk(bound.function), 1)
