@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from dma_rehearsal.device.endpoints import contents
@@ -144,7 +145,8 @@ def check_side_effects(owner: object, bars: Bars, files: Iterable[PlacedRegister
             continue
         if not having:
             raise ValueError(
-                f"{name}.{method}: no register of that name; declare it, or name the method "
+                f"{name}.{method}: no register of that name{_nearest(kind, register, files)}; "
+                "declare it, or name the method "
                 "otherwise, for read_ and write_ are of registers. Where __init__ passes the BARs, "
                 f"declare the class with complete=False: class {name}(Endpoint, complete=False)"
             )
@@ -162,6 +164,13 @@ def check_side_effects(owner: object, bars: Bars, files: Iterable[PlacedRegister
                     f"{name}.{method} is never called: {register.upper()} of {placed.place} {why}; "
                     "give it another access, or remove the method"
                 )
+
+
+def _nearest(kind: str, register: str, files: Iterable[PlacedRegisters]) -> str:
+    """Return the words about a method with nearly this name that a register would call."""
+    names = [name for placed in files for name in placed.file.names]
+    near = get_close_matches(register, names, 1)
+    return f" (is it {kind}_{near[0]}?)" if near else ""
 
 
 def _callback_methods(bars: Bars) -> set[str]:

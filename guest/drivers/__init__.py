@@ -14,7 +14,7 @@ from dma_rehearsal.guest.drivers.exerciser import (
     IntxInterrupt,
 )
 from dma_rehearsal.guest.drivers.interrupts import Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction, Ports
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
 from dma_rehearsal.guest.drivers.platform.refusals import Announce
 from dma_rehearsal.guest.iobuffer.os.driver import Driver, DriverFunction
@@ -35,4 +35,5 @@ __all__ = [
     "PciError",
     "PciFunction",
     "PlatformDevice",
+    "Ports",
 ]

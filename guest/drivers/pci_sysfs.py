@@ -111,12 +111,45 @@ class Bar:
         self._memory.close()
 
 
+class Ports:
+    """A BAR in I/O space: each call is one access of 1, 2 or 4 bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def load(self, offset: int, size: int = 4) -> int:
+        """Read; `PciError` for an access that there cannot be."""
+        try:
+            data = os.pread(self._fd, size, offset)
+        except OSError as error:
+            raise self._error(offset, size, error.strerror) from error
+        if len(data) != size:
+            raise self._error(offset, size, f"{len(data)} bytes came")
+        return int.from_bytes(data, "little")
+
+    def store(self, offset: int, value: int, size: int = 4) -> None:
+        """Write; `PciError` as `load`."""
+        try:
+            os.pwrite(self._fd, value.to_bytes(size, "little"), offset)
+        except OSError as error:
+            raise self._error(offset, size, error.strerror) from error
+
+    def _error(self, offset: int, size: int, why: object) -> PciError:
+        return PciError(f"{self._path}: {size} bytes at {offset:#x}: {why}; use 1, 2 or 4 bytes")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
 class PciFunction(Closing):
     """One function, by its folder in `DEVICES`; a context manager that unmaps the BARs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._bars: dict[int, Bar] = {}
+        self._others: list[Bar | Ports] = []
 
     @classmethod
     def find(cls, vendor: int, device: int, index: int = 0) -> Self:
@@ -163,11 +196,53 @@ class PciFunction(Closing):
         return self._bars[number]
 
     def _map_bar(self, number: int) -> mmap.mmap:
+        return self._mapped(number, 0, 0)
+
+    def _mapped(self, number: int, offset: int, length: int) -> mmap.mmap:
         fd = os.open(self.folder / f"resource{number}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            return mmap.mmap(fd, os.fstat(fd).st_size)
+            return mmap.mmap(fd, length or os.fstat(fd).st_size, offset=offset)
         finally:
             os.close(fd)
+
+    def window(self, number: int, offset: int, length: int) -> Bar:
+        """Map ``length`` bytes at ``offset`` of a large BAR: whole pages; `PciError` as `bar`.
+
+        It is unmapped with the function.
+        """
+        try:
+            mapped = Bar(self._mapped(number, offset, length))
+        except (OSError, ValueError) as error:
+            raise PciError(
+                f"{self.address}: cannot map {length:#x} bytes at {offset:#x} of BAR{number}: "
+                f"{error}"
+            ) from error
+        self._others.append(mapped)
+        return mapped
+
+    def ports(self, number: int) -> Ports:
+        """Open a BAR in I/O space, which is closed with the function; `PciError` without one."""
+        try:
+            opened = Ports(self.folder / f"resource{number}")
+        except OSError as error:
+            raise PciError(f"{self.address}: cannot open BAR{number}: {error}") from error
+        self._others.append(opened)
+        return opened
+
+    def rom(self) -> bytes:
+        """Return the images of the expansion ROM; `PciError` when there are none.
+
+        Memory decoding must be on.
+        """
+        path = self.folder / "rom"
+        try:
+            path.write_text("1")  # Linux enables the ROM, and shows it
+            try:
+                return path.read_bytes()
+            finally:
+                path.write_text("0")
+        except OSError as error:
+            raise PciError(f"{path}: {error.strerror}") from error
 
     @property
     def bus_master(self) -> bool:
@@ -310,6 +385,8 @@ class PciFunction(Closing):
         for number in list(self._bars):
             self._bars[number].close()
             del self._bars[number]
+        while self._others:
+            self._others.pop().close()
 
     def _command(self) -> int:
         return int.from_bytes(self.config_read(_COMMAND, 2), "little")

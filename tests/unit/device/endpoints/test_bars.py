@@ -186,6 +186,25 @@ def test_msix_between_parts(mixed: Mixed) -> None:
         mixed.registers(2, at=0x1000).add((Register(late.LATE),), None)
 
 
+def test_msix_in_the_registers_of_a_part() -> None:
+    """A register that is added later keeps out of the table, by the part's own offsets."""
+
+    class Inside(Endpoint):
+        identity = IDENTITY
+        bars: ClassVar[Bars] = {
+            0: MixedBar(0x4000, {0x1000: RegisterBar([Register(More.OTHER)], 0x1000)})
+        }
+        vectors = 4
+        msix_bars = MsixBars(0, 0, 0x1900, 0x1800)
+
+    registers = Inside().registers(0)
+    late: Any = IntEnum("Late", {"OVER": 0x800, "BEFORE": 0x7FC, "BITS": 0x900})  # type: ignore[misc]
+    for each, said in ((late.OVER, "table"), (late.BITS, "pending bits")):
+        with pytest.raises(ValueError, match=f"{each.name} at {int(each):#x}: MSI-X's {said} is"):
+            registers.add((Register(each),), None)
+    registers.add((Register(late.BEFORE),), None)
+
+
 def test_a_client_maps_a_part_by_the_offsets_of_the_bar(mixed: Mixed) -> None:
     mappable = mixed.region_mappable(2)
     assert mappable is not None

@@ -232,7 +232,8 @@ def test_content_of_another_kind_is_an_error(small: Small) -> None:
 
 
 def test_side_effect_of_no_register_is_an_error() -> None:
-    with pytest.raises(ValueError, match="write_contrl: no register"):
+    said = r"write_contrl: no register of that name \(is it write_control\?\); declare it"
+    with pytest.raises(ValueError, match=said):
 
         class Misspelt(Small):
             def write_contrl(self, value: int) -> None: ...

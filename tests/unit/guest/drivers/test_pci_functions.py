@@ -92,6 +92,51 @@ def platform(
     return fake
 
 
+def test_a_window_of_a_bar(device: FakeFunction) -> None:
+    device.bar(1, {0x8000: 5, 0x8FFC: 6}, 0x10000)
+    function = PciFunction(device.folder)
+    window = function.window(1, 0x8000, PAGE)
+    assert (window[0], window[0xFFC], len(window.data)) == (5, 6, PAGE)
+    window[0] = 7
+    assert device.word(1, 0x8000) == 7
+    with pytest.raises(PciError, match="cannot map 0x1000 bytes at 0x123 of BAR1"):
+        function.window(1, 0x123, PAGE)
+    with pytest.raises(PciError, match=r"0x1000 bytes at 0x0 of BAR2: .*No such file"):
+        function.window(2, 0, PAGE)
+    function.close()
+    with pytest.raises(ValueError, match="released"):
+        window[0]
+
+
+def test_ports(device: FakeFunction) -> None:
+    device.bar(4, {0: 0x1234_5678}, 16)
+    function = PciFunction(device.folder)
+    ports = function.ports(4)
+    assert [ports.load(0), ports.load(2, 2), ports.load(3, 1)] == [0x1234_5678, 0x1234, 0x12]
+    ports.store(4, 0xAABB_CCDD)
+    ports.store(5, 0xEE, 1)
+    assert device.word(4, 4) == 0xAABB_EEDD
+    with pytest.raises(PciError, match="resource4: 4 bytes at 0x10: 0 bytes came; use 1, 2 or 4"):
+        ports.load(16)
+    with pytest.raises(PciError, match="cannot open BAR5"):
+        function.ports(5)
+    function.close()
+    with pytest.raises(PciError, match="resource4: 1 bytes at 0x0: Bad file descriptor"):
+        ports.store(0, 1, 1)
+
+
+def test_rom(device: FakeFunction, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(Path, "write_text", lambda _path, text: written.append(text))
+    (device.folder / "rom").write_bytes(b"\x55\xaaimage")
+    assert PciFunction(device.folder).rom() == b"\x55\xaaimage"
+    assert written == ["1", "0"]
+    (device.folder / "rom").unlink()
+    with pytest.raises(PciError, match="rom: No such file"):
+        PciFunction(device.folder).rom()
+    assert written == ["1", "0"] * 2
+
+
 def test_find(devices: Path) -> None:
     for number in (3, 1, 2):
         FakeFunction(devices, f"0000:00:0{number}.0", 0x13B5, 0xED01)

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import mmap
-import os
-import struct
 from collections.abc import Iterator
 
 import pytest
 
 from dma_rehearsal.guest.drivers import DriverFunction, Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciFunction
+from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
 
 VENDOR, DEVICE = 0x1234, 0xBA25
 GIB = 1 << 30
@@ -39,15 +37,6 @@ def resource(function: PciFunction, number: int) -> tuple[int, int, int]:
     return first, last - first + 1, flags
 
 
-def window(function: PciFunction, offset: int) -> mmap.mmap:
-    """Map a page of BAR0."""
-    fd = os.open(function.folder / "resource0", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        return mmap.mmap(fd, mmap.PAGESIZE, offset=offset)
-    finally:
-        os.close(fd)
-
-
 def test_linux_knows_each_kind(function: PciFunction) -> None:
     first, size, flags = resource(function, 0)
     assert first >= 4 * GIB
@@ -66,34 +55,27 @@ def test_linux_knows_each_kind(function: PciFunction) -> None:
 
 @pytest.mark.parametrize("offset", [0, 3 * GIB, 8 * GIB - mmap.PAGESIZE])
 def test_memory_above_4_gib(function: PciFunction, offset: int) -> None:
-    with window(function, offset) as page, memoryview(page).cast("Q") as words:
-        words[0], words[511] = offset | 0x5A, 0x0123_4567_89AB_CDEF
-        assert (words[0], words[511], words[1]) == (offset | 0x5A, 0x0123_4567_89AB_CDEF, 0)
+    page = function.window(0, offset, mmap.PAGESIZE)
+    page.set64(0, offset | 0x5A)
+    page.set64(0xFF8, 0x0123_4567_89AB_CDEF)
+    assert [page.get64(at) for at in (0, 8, 0xFF8)] == [offset | 0x5A, 0, 0x0123_4567_89AB_CDEF]
 
 
 def test_ports_reach_the_registers(function: PciFunction) -> None:
-    with window(function, 0) as page:
-        page[0x21] = 0xA5
-        fd = os.open(function.folder / "resource4", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, struct.pack("<I", 0x1234_5678), 0)
-            assert os.pread(fd, 4, 0) == struct.pack("<I", 0x1234_5678)
-            assert os.pread(fd, 2, 2) == b"\x34\x12"
-            os.pwrite(fd, b"\x21", 4)
-            assert os.pread(fd, 1, 8) == b"\xa5"
-            os.pwrite(fd, b"\x3c", 8)
-        finally:
-            os.close(fd)
-        assert page[0x21] == 0x3C
+    page, ports = function.window(0, 0, mmap.PAGESIZE), function.ports(4)
+    page.data[0x21] = 0xA5
+    ports.store(0, 0x1234_5678)
+    assert (ports.load(0), ports.load(2, 2)) == (0x1234_5678, 0x1234)
+    ports.store(4, 0x21, 1)
+    assert ports.load(8, 1) == 0xA5
+    ports.store(8, 0x3C, 1)
+    assert page.data[0x21] == 0x3C
+    with pytest.raises(PciError, match="8 bytes at 0x0: Invalid argument; use 1, 2 or 4 bytes"):
+        ports.load(0, 8)
 
 
 def test_the_rom(function: PciFunction) -> None:
-    path = function.folder / "rom"
-    path.write_text("1")
-    try:
-        image = path.read_bytes()
-    finally:
-        path.write_text("0")
+    image = function.rom()
     assert image[:2] == b"\x55\xaa"
     assert image.count(b"the data of the ROM ") == 200
     assert len(image) % 512 == 0
@@ -132,14 +114,13 @@ def test_a_reset_leaves_the_places_and_clears_the_content(
     function: PciFunction, parts: Bar
 ) -> None:
     parts[0], parts[0x1000] = 5, 6
-    with window(function, 3 * GIB) as page:
-        page[0] = 7
+    page = function.window(0, 3 * GIB, mmap.PAGESIZE)
+    page[0] = 7
     before = [resource(function, number) for number in (0, 2, 4, ROM)]
     function.reset()
     function.enable()
     assert [resource(function, number) for number in (0, 2, 4, ROM)] == before
-    assert (parts[0], parts[0x1000]) == (0, 0)
-    with window(function, 3 * GIB) as page:
-        assert page[0] == 0
-        page[0] = 8
-        assert page[0] == 8
+    assert (parts[0], parts[0x1000], page[0]) == (0, 0, 0)
+    page[0] = 8
+    assert page[0] == 8
+    assert function.rom()[:2] == b"\x55\xaa"
