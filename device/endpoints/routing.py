@@ -13,6 +13,7 @@ from dma_rehearsal.device.endpoints.dma import DmaRefused, NotMapped, OnlyByMess
 from dma_rehearsal.device.endpoints.function import Function
 from dma_rehearsal.device.endpoints.interconnect import Link
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci import acs
 from dma_rehearsal.device.vfio_user.client_memory import View
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor, ReadOnly, Unmapped
 from dma_rehearsal.device.vfio_user.model import Client, FileRange
@@ -107,9 +108,17 @@ class Router:
         except Unmapped as fault:
             return self._peer(address, length, fault, write=write)
 
+    def _redirects(self) -> bool:
+        config = self._function.config
+        start = config.start_of(acs.AccessControlServices)
+        return start is not None and bool(acs.enabled(config, start) & acs.Acs.REQUEST_REDIRECT)
+
     def _peer(self, address: int, length: int, fault: Unmapped, *, write: bool) -> memoryview:
-        # An IOMMU is between the slots, and not between the functions of one device.
+        # An IOMMU is between the slots, and not between the functions of one device: unless these
+        # have their requests redirected (PCI Express Base 5.0, 6.12.3).
         siblings = self._link.behind_iommu
+        if siblings and self._redirects():
+            raise NotMapped(DmaReason.UNMAPPED, fault.address)
         try:
             return self.fabric.memory(
                 self._function, address, length, write=write, siblings=siblings

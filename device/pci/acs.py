@@ -25,8 +25,9 @@ class Acs(IntFlag):
 class AccessControlServices(ExtendedCapability):
     """The services that software may turn on; all are off at reset.
 
-    They are modelled as registers: a guest's kernel decides by them which functions share an IOMMU
-    group. A request to another function's BAR goes the same way whatever they say.
+    A guest's kernel decides by them which functions share an IOMMU group. Behind an IOMMU, a
+    request to a BAR of another function of the device goes there directly while P2P Request
+    Redirect is off, and by the IOMMU while it is on. The other services are modelled as registers.
     """
 
     id = 0x000D

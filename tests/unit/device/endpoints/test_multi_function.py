@@ -17,6 +17,7 @@ from dma_rehearsal.device.endpoints import (
 )
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.layout import DmaReason
+from dma_rehearsal.device.pci.acs import AccessControlServices, Acs
 from dma_rehearsal.device.pci.config import Header
 from tests.unit.device.fakes import FakeClient
 
@@ -110,6 +111,25 @@ def test_siblings_reach_memory_bars_of_each_other(behind_iommu: bool) -> None:
     with pytest.raises(DmaRefused) as refused:
         port.bus.read(BARS[0], 4)
     assert refused.value.reason is DmaReason.OWN_BAR
+
+
+@pytest.mark.parametrize("behind_iommu", [False, True])
+@pytest.mark.parametrize("control", [0, Acs.REQUEST_REDIRECT, Acs.COMPLETION_REDIRECT])
+def test_a_redirected_request_goes_to_the_iommu(behind_iommu: bool, control: int) -> None:
+    """Without an IOMMU it comes back from the root complex."""
+    card = Card()
+    port = card.endpoints[0]
+    port.add_capability(AccessControlServices())
+    started(card, behind_iommu=behind_iommu)
+    start = port.config.start_of(AccessControlServices)
+    assert start is not None
+    port.region_write(7, start + 6, control.to_bytes(2, "little"))
+    if behind_iommu and control == Acs.REQUEST_REDIRECT:
+        with pytest.raises(DmaRefused) as refused:
+            port.bus.read(BARS[2], 4)
+        assert refused.value.reason is DmaReason.UNMAPPED
+    else:
+        assert port.bus.read(BARS[2], 4) == bytes(4)
 
 
 @pytest.mark.parametrize(("behind_iommu", "reached"), [(False, True), (True, False)])
