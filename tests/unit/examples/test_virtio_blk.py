@@ -366,16 +366,30 @@ def loop_to_itself(host: Host, ring: Ring) -> None:
     host.publish(ring, 0)
 
 
+def right_request(host: Host, table: int, index: int) -> None:
+    """Describe a request that a device would carry out, if it looked there."""
+    host.describe(table, index, HEADERS, 16, NEXT, index + 1)
+    host.describe(table, index + 1, STATUS_BYTE, 1, WRITE, 0)
+
+
 def head_outside(host: Host, ring: Ring) -> None:
+    right_request(host, ring.base, ring.size)
     host.publish(ring, ring.size)
 
 
 def next_outside(host: Host, ring: Ring) -> None:
+    right_request(host, ring.base, ring.size)
+    host.describe(ring.base, 0, HEADERS, 16, NEXT, ring.size + 1)
+    host.publish(ring, 0)
+
+
+def far_outside(host: Host, ring: Ring) -> None:
     host.describe(ring.base, 0, HEADERS, 16, NEXT, 0xFFFF)
     host.publish(ring, 0)
 
 
 def more_than_the_queue(host: Host, ring: Ring) -> None:
+    right_request(host, ring.base, 0)
     host.put(ring.driver + 2, struct.pack("<H", ring.size + 1))
 
 
@@ -400,7 +414,8 @@ def short_header(host: Host, ring: Ring) -> None:
 
 
 def table_in_a_table(host: Host, ring: Ring) -> None:
-    host.offer(ring, [(TABLES, 16, INDIRECT)], indirect=True, ring_bell=False)
+    right_request(host, TABLES + 0x100, 0)
+    host.offer(ring, [(TABLES + 0x100, 32, INDIRECT)], indirect=True, ring_bell=False)
 
 
 def table_in_the_middle(host: Host, ring: Ring) -> None:
@@ -440,7 +455,8 @@ def status_outside(host: Host, ring: Ring) -> None:
 @pytest.mark.parametrize(
     "mistake",
     [
-        *(loop_of_descriptors, loop_to_itself, head_outside, next_outside, more_than_the_queue),
+        *(loop_of_descriptors, loop_to_itself, head_outside, next_outside, far_outside),
+        more_than_the_queue,
         *(index_that_goes_back, written_before_read, no_status, empty_status, short_header),
         *(table_in_a_table, table_in_the_middle, table_with_a_rest, empty_table, loop_in_a_table),
         *(table_outside, header_outside, status_outside),
