@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from dma_rehearsal.device.endpoints.bars import Bars, RegisterBar
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
+from dma_rehearsal.device.endpoints.multi_function import MultiFunction
 from dma_rehearsal.device.endpoints.registers import Access, Register
 from dma_rehearsal.device.pci.config import Identity
 
@@ -50,3 +51,9 @@ class Hanging(Endpoint):
 
     def _compute(self) -> None:
         self.write_doorbell(0)
+
+
+class HangingCard(MultiFunction):
+    """Two of them in one slot."""
+
+    functions = (Hanging, Hanging)

@@ -169,7 +169,9 @@ def test_places_have_their_registers_names() -> None:
     assert device.location(7, 4) == "configuration space 0x4"
 
 
-def hang(folder: Path, offset: int, *, write: bool) -> tuple[int, str]:
+def hang(
+    folder: Path, offset: int, *, write: bool, device: str = "Hanging", socket: str = "e"
+) -> tuple[int, str]:
     """Access a register of a model that hangs; return the process's status and what it said."""
     process = subprocess.Popen(
         [
@@ -178,7 +180,7 @@ def hang(folder: Path, offset: int, *, write: bool) -> tuple[int, str]:
                 "-m",
                 "dma_rehearsal.device",
                 "--endpoint",
-                "tests.unit.device.hanging:Hanging",
+                f"tests.unit.device.hanging:{device}",
             ),
             *("--endpoint-socket", str(folder / "e"), "--platform-socket", str(folder / "p")),
             *("--patience", "0.4"),
@@ -192,7 +194,7 @@ def hang(folder: Path, offset: int, *, write: bool) -> tuple[int, str]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        with RawClient(folder / "e") as client, contextlib.suppress(OSError, EOFError):
+        with RawClient(folder / socket) as client, contextlib.suppress(OSError, EOFError):
             if write:
                 client.write32(0, offset, 0x55)
             client.read32(0, offset)
@@ -219,3 +221,10 @@ def test_process_of_a_model_that_hangs_ends_and_says_where(
     assert status == watchdog.STATUS
     assert f"endpoint {watchdog.WORDS}{words}, for " in said
     assert f"in {function}" in said
+
+
+def test_the_function_of_a_card_that_hangs_is_named(tmp_path: Path) -> None:
+    status, said = hang(tmp_path, Reg.DOORBELL, write=True, device="HangingCard", socket="e.1")
+    assert status == watchdog.STATUS
+    assert f"endpoint.1 {watchdog.WORDS}a write of 0x55 to BAR0 0x0 (DOORBELL)" in said
+    assert f"endpoint.0 {watchdog.WORDS}" not in said
