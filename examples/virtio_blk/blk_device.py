@@ -115,6 +115,7 @@ class VirtioBlk(Endpoint):
 
     name = "virtio-blk"
     identity = Identity(0x1AF4, 0x1042, 0x010000, 0x1234, 0x5642, 1, interrupt_pin=1)
+    capabilities = tuple(VendorSpecific(content) for content in CAPABILITIES)
     vectors = VECTORS
     msix_bars = MsixBars(0, 0, MSIX_PBA, MSIX_TABLE)
     bars: ClassVar[Bars] = {
@@ -148,8 +149,6 @@ class VirtioBlk(Endpoint):
 
     def __init__(self, trace: Trace | None = None) -> None:
         super().__init__(trace)
-        for content in CAPABILITIES:
-            self.add_capability(VendorSpecific(content))
         self.blocks = bytearray(BLOCK * BLOCKS)
         self.control = self.registers(0)
         self.on_reset()
