@@ -24,6 +24,7 @@ from dma_rehearsal.device.endpoints.bars import (
     parts_of,
 )
 from dma_rehearsal.device.endpoints.callbacks import method_name
+from dma_rehearsal.device.endpoints.registers import Access
 from dma_rehearsal.device.endpoints.registers.declarations import checked_registers
 from dma_rehearsal.device.pci import base_addresses as pci_base_addresses
 from dma_rehearsal.device.pci.base_addresses import BARS
@@ -55,6 +56,8 @@ def check_bars(owner: object, bars: Bars) -> None:
     for index, bar in bars.items():
         if isinstance(bar, MixedBar):
             _check_parts(f"{name}: BAR{index}", bar)
+        if not isinstance(bar, IoBar) and bar.prefetchable:
+            _check_prefetchable(f"{name}: BAR{index}", bar)
         if any(isinstance(part, CallbackBar) for _, part in parts_of(bar)):
             _check_callbacks(owner, index)
 
@@ -97,6 +100,18 @@ def _check_part(place: str, start: int, part: PartOfBar | IoBar) -> None:
         raise ValueError(f"{place} has {part.size} bytes; give it a size, or registers")
     if not isinstance(part, Registers) and (part.bits != 32 or part.prefetchable):
         raise ValueError(f"{place} has bits or prefetchable; say them of the MixedBar")
+
+
+def _check_prefetchable(place: str, bar: Bar) -> None:
+    for _, part in parts_of(bar):
+        if isinstance(part, Registers | RegisterBar):
+            for declared in part.registers:
+                if declared.element.masks()[Access.RC]:
+                    raise ValueError(
+                        f"{place} is prefetchable, and a read clears bits of "
+                        f"{declared.offset.name}; leave prefetchable out, or give the bits "
+                        "another access"
+                    )
 
 
 def _check_callbacks(owner: object, index: int) -> None:

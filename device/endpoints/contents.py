@@ -17,6 +17,7 @@ from dma_rehearsal.device.endpoints.bars import (
     Bars,
     CallbackBar,
     IoBar,
+    MemoryBar,
     MixedBar,
     PartOfBar,
     RegisterBar,
@@ -83,6 +84,21 @@ def declared_registers(bars: Bars, owner: object) -> list[PlacedRegisters]:
                 file = RegisterFile(part.registers, owner, part.size, part.prefix)
                 found.append(PlacedRegisters(index, start, file))
     return found
+
+
+def can_be_saved(
+    bars: Bars, registers: Iterable[PlacedRegisters], bar: int, offset: int, length: int
+) -> bool:
+    """Return whether a migration can carry bytes of declared BARs: memory, or whole registers."""
+    parts = parts_of(bars[bar]) if bar in bars and length > 0 else []
+    for start, part in parts:
+        if not start <= offset <= start + part.size - length:
+            continue
+        if isinstance(part, MemoryBar | SharedBar):
+            return True
+        files = (placed.file for placed in registers if (placed.bar, placed.start) == (bar, start))
+        return any(file.has(offset - start, length) for file in files)
+    return False
 
 
 def registers_of(contents: Mapping[int, BarContent]) -> list[PlacedRegisters]:

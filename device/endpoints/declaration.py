@@ -65,6 +65,14 @@ def check_class(kind: type) -> None:
     registers = contents.declared_registers(declared.bars, owner)
     if owner.bars:
         check_side_effects(owner, declared.bars, registers)
+        for part in owner.state:
+            if not contents.can_be_saved(
+                declared.bars, registers, part.bar, part.offset, part.length
+            ):
+                raise ValueError(
+                    f"{kind.__name__}.state: {part}: the endpoint has no such bytes; name memory "
+                    "of a BAR, or registers from the first byte to the last"
+                )
 
 
 def check(

@@ -266,7 +266,7 @@ def test_a_migration_carries_parts(mixed: Mixed) -> None:
     "part", [StatePart(2, 0x2004, 4), StatePart(2, 0x170, 32), StatePart(2, 0x1F8, 16)]
 )
 def test_a_migration_does_not_carry_callbacks_and_gaps(part: StatePart) -> None:
-    class Wrong(Mixed):
+    class Wrong(Mixed, complete=False):
         state = (part,)
 
     with pytest.raises(ValueError, match="the endpoint has no such bytes"):

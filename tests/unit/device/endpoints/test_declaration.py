@@ -25,6 +25,7 @@ from dma_rehearsal.device.endpoints.bars import (
 )
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.registers import Access, Fields, Flag, Register, RegisterArray
+from dma_rehearsal.device.endpoints.saved_state import StatePart
 from dma_rehearsal.device.pci.config import Identity
 from tests.unit.device.fakes import read32, write32
 
@@ -56,6 +57,10 @@ def of(*registers: Register, size: int = 0x1000) -> dict[int, Any]:
 def nothing(self: Endpoint, *_: int) -> int:
     del self
     return 0
+
+
+class Clearing(Fields):
+    seen = Flag(2, Access.RC)
 
 
 class Status(Fields):
@@ -155,6 +160,12 @@ RIGHT: dict[str, dict[str, Any]] = {
         "rom": Rom.holding(b"data", IDENTITY),
     },
     "callbacks": {"bars": {2: CallbackBar(16)}, "write_bar2": nothing},
+    "a read that clears where nobody reads ahead": {
+        "bars": {0: RegisterBar((Register(Reg.SECOND, Clearing),), bits=64)}
+    },
+    "registers that are prefetchable": {
+        "bars": {0: RegisterBar((FIRST,), bits=64, prefetchable=True)}
+    },
     "all vectors": {"vectors": 2048},
     "all messages": {"messages": 32},
 }
@@ -326,6 +337,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         r"table at 0x0 of BAR0 lies in a CallbackBar, from 0x0 on; .* declare a MixedBar that",
     ),
+    "a read that clears where a bridge may read": (
+        {
+            "bars": {
+                0: MixedBar(
+                    0x1000,
+                    {0x100: Registers((Register(Reg.SECOND, Clearing),))},
+                    bits=64,
+                    prefetchable=True,
+                )
+            }
+        },
+        r"Mine: BAR0 is prefetchable, and a read clears bits of SECOND; leave prefetchable out",
+    ),
     "register behind the end": (
         {"bars": of(Register(Reg.FAR, Access.RW))},
         r"Mine: FAR at 0x2000: the BAR has 0x1000 bytes; make it larger",
@@ -456,6 +480,47 @@ def test_bars_that_are_a_property_are_of_each_function() -> None:
 
     with pytest.raises(ValueError, match="Mine: FAR at 0x2000"):
         declare(bars=property(bars))()
+
+
+PARTS: dict[int, Any] = {
+    0: MixedBar(
+        0x4000,
+        {
+            0x100: Registers((FIRST, Register(Reg.SECOND))),
+            0x1000: MEMORY,
+            0x2000: CallbackBar(0x100),
+            0x3000: SharedBar(0x1000, ()),
+        },
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "right"),
+    [
+        (StatePart(0, 0x100, 8), True),
+        (StatePart(0, 0x104, 4), True),
+        (StatePart(0, 0x102, 4), False),
+        (StatePart(0, 0xFC, 8), False),
+        (StatePart(0, 0x1000, 0x1000), True),
+        (StatePart(0, 0x1001, 0x1000), False),
+        (StatePart(0, 0xFFF, 2), False),
+        (StatePart(0, 0x2000, 4), False),
+        (StatePart(0, 0x3000, 0x1000), True),
+        (StatePart(0, 0x1000, 0), False),
+        (StatePart(0, 0x1000, -4), False),
+        (StatePart(1, 0, 4), False),
+    ],
+)
+def test_the_state_of_a_class_is_in_its_bars(part: StatePart, right: bool) -> None:
+    members = {"bars": PARTS, "state": (part,), "write_bar0": nothing}
+    if right:
+        declare(**members)
+        return
+    with pytest.raises(ValueError, match=r"Mine.state: StatePart\(.*: the endpoint has no"):
+        declare(**members)
+    with pytest.raises(ValueError, match="the endpoint has no such bytes"):
+        make(**members)
 
 
 def test_a_declaration_makes_no_memory() -> None:
