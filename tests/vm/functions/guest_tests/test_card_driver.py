@@ -9,6 +9,7 @@ import pytest
 
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind
+from dma_rehearsal.guest.drivers import dma_ops
 from dma_rehearsal.guest.testkit import DriverRehearsal
 
 IDS = {0xF000, 0xF001}
@@ -29,6 +30,7 @@ def test_a_driver_of_both_functions(driver: DriverRehearsal) -> None:
     assert [each.rpartition(".")[2] for each in functions] == ["0", "3"]
     with driver("two_functions", functions=functions) as bound:
         assert bound.functions == tuple(functions)
+        assert dma_ops.failures().calls == 2, "one mapping of each function"
 
 
 @pytest.mark.rehearse(every_failure=True)
