@@ -114,10 +114,9 @@ class Load:
             self.failed.append(error)
 
 
-def wait_for_requests(function: str, load: Load) -> None:
+def wait_for_requests(device: Path, load: Load) -> None:
     """Return when the driver has requests under way."""
-    (block,) = Path(f"/sys/bus/pci/devices/{function}/nvme").glob("nvme*/nvme*n1")
-    while not sum(map(int, (block / "inflight").read_text().split())):
+    while not sum(map(int, Path("/sys/class/block", device.name, "inflight").read_text().split())):
         assert load.thread.is_alive(), load.failed
 
 
@@ -125,8 +124,9 @@ def wait_for_requests(function: str, load: Load) -> None:
 def test_resets_under_load_lose_no_data(driver, reset: Callable[[str], None]):
     """The driver gives each command that a reset ended to the controller again."""
     with driver("nvme") as bound:
-        load = Load(disk(bound.function), 3)
-        wait_for_requests(bound.function, load)
+        device = disk(bound.function)
+        load = Load(device, 3)
+        wait_for_requests(device, load)
         while load.thread.is_alive():
             reset(bound.function)
             load.thread.join(0.5)
@@ -136,8 +136,9 @@ def test_resets_under_load_lose_no_data(driver, reset: Callable[[str], None]):
 def test_a_removal_in_mid_io_ends_it(driver):
     """The function goes from the bus, and is there again after a scan, with what it stored."""
     with driver("nvme") as bound:
-        load = Load(disk(bound.function), FIO_LIMIT_S)
-        wait_for_requests(bound.function, load)
+        device = disk(bound.function)
+        load = Load(device, FIO_LIMIT_S)
+        wait_for_requests(device, load)
         (bound.folder / "remove").write_text("1")
         load.thread.join(FIO_LIMIT_S / 2)
         assert load.failed, "fio saw the disk go"

@@ -20,10 +20,14 @@ QEMUS_OWN = "0x1b36", "0x0010"  # vendor and device
 ROUNDS, SECONDS, LIMIT_S = 3, 3, 60
 
 
+def is_first(namespace: Path) -> bool:
+    return (namespace / "nsid").read_text() == "1\n"
+
+
 def disk(function: Path) -> Path:
     """Return the first namespace of a function, which comes after the probe."""
     deadline = time.monotonic() + LIMIT_S
-    while not (found := [*function.glob("nvme/nvme*/nvme*n1")]):
+    while not (found := [each for each in function.glob("nvme/nvme*/nvme*n*") if is_first(each)]):
         assert time.monotonic() < deadline, f"{function}: there is no disk"
         time.sleep(0.1)
     # A path of a namespace that may have several, such as nvme1c1n1, has no file of its own.
