@@ -83,7 +83,8 @@ def fio(device: Path, seconds: float, **options: object) -> dict[str, object]:
 @pytest.mark.rehearse(coherent=(True, False))
 def test_fio_verifies(driver, seconds):
     with driver("nvme") as bound:
-        found = fio(disk(bound.function), seconds)
+        # A rate that each machine can have bounds the trace, which has every DMA.
+        found = fio(disk(bound.function), seconds, rate_iops=300)
         assert found["read"]["total_ios"] > 0, "it verified something"
 
 

@@ -41,17 +41,15 @@ def disk(function: str) -> Path:
         if not (folder / "driver").exists():
             raise OSError(errno.ENODEV, f"{function}: nvme has given it up")
         for found in folder.glob("nvme/nvme*/nvme*n*"):
-            if (found / "nsid").read_text() != "1\n":
-                continue
             path = Path("/dev") / found.name
-            # The file is there a little before the disk can be opened.
+            # The file is there a little before the disk can be opened, and a disk may go again.
             try:
-                os.close(os.open(path, os.O_RDONLY))
+                if (found / "nsid").read_text() == "1\n":
+                    os.close(os.open(path, os.O_RDONLY))
+                    return path
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENXIO):
+                if error.errno not in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
                     raise
-            else:
-                return path
         time.sleep(0.02)
     raise TimeoutError(f"{function}: nvme has made no disk in {DISK_LIMIT_S} s")
 
