@@ -64,6 +64,8 @@ class Constraints:
         self._extension = extension
         self._profile = profile
         self._own = {each: getattr(profile, each.name.lower()) for each in CONSTRAINTS}
+        # A rule, or a bound of more than 32 bits, holds whatever the registers say.
+        self._always = profile.rule is DmaRule.PRP or self._own[Ext.BOUNDARY] > _WORD
         flags = ProfileFlag.COHERENT * profile.coherent | ProfileFlag.SLOPPY * profile.sloppy
         extension.add(
             (
@@ -104,6 +106,8 @@ class Constraints:
     def check(self, segments: Sequence[Segment]) -> None:
         """Refuse a transfer that breaks a limit: DmaRefused names the first one."""
         limits = self._extension
+        if not (self._always or any(map(limits.values.__getitem__, CONSTRAINTS))):
+            return
         first = segments[0].address
         if limits[Ext.MAX_SEGMENTS] and len(segments) > limits[Ext.MAX_SEGMENTS]:
             raise DmaRefused(DmaReason.MAX_SEGMENTS, first)

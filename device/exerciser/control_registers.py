@@ -63,11 +63,29 @@ CONTROL = (
 )
 
 
+# Bits of DMACTL that change a request's attributes; most requests have none of them.
+_QUALIFIERS = sum(
+    each.mask
+    for name, each in DmaControl.fields().items()
+    if name not in ("trigger", "write_memory")
+)
+_DIRECTIONS = (DmaDirection.READ_MEMORY, DmaDirection.WRITE_MEMORY)
+
+
 def requested(registers: RegisterFile, control: DmaControl, *, pasid_enabled: bool) -> Transfer:
     """Copy a DMA that the registers ask for, by what was written to DMACTL.
 
     Without the PASID capability enabled none is sent, nor the attributes that come with one.
     """
+    segment = Segment(
+        registers.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
+        registers[Reg.DMA_LEN],
+        registers[Reg.DMA_OFFSET],
+    )
+    direction = _DIRECTIONS[control.write_memory]
+    rid = registers[Reg.RID_CTL]
+    if not (control.value & _QUALIFIERS or rid & layout.RID_VALID):
+        return Transfer(direction, (segment,))
     asked = DmaAttribute(control.address_type << 8)
     for flag, attribute in (
         (control.pasid, DmaAttribute.PASID),
@@ -77,13 +95,7 @@ def requested(registers: RegisterFile, control: DmaControl, *, pasid_enabled: bo
     ):
         if flag:
             asked |= attribute
-    segment = Segment(
-        registers.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
-        registers[Reg.DMA_LEN],
-        registers[Reg.DMA_OFFSET],
-    )
     with_pasid = control.pasid and pasid_enabled
-    rid = registers[Reg.RID_CTL]
     attributes = Attributes(
         no_snoop=control.no_snoop,
         address_type=control.address_type,
@@ -92,4 +104,4 @@ def requested(registers: RegisterFile, control: DmaControl, *, pasid_enabled: bo
         execute=with_pasid and control.instruction,
         requester_id=rid & layout.RID_MASK if rid & layout.RID_VALID else None,
     )
-    return Transfer(DmaDirection(control.write_memory), (segment,), attributes, asked)
+    return Transfer(direction, (segment,), attributes, asked)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from dma_rehearsal.device.endpoints.dma import DmaRefused
@@ -122,7 +121,7 @@ class Hold:
         self._crc = zlib.crc32(outcome, self._crc)
         self._moved += length
         if self._moved == transfer.length:
-            self._end(replace(transfer, direction=direction), DmaReason.NONE)
+            self._end(transfer.moved(direction), DmaReason.NONE)
         elif self._allowed > self._moved:
             self._go(transfer)
 

@@ -54,12 +54,19 @@ class Transfer:
     @property
     def length(self) -> int:
         """Return the bytes of all segments."""
-        return sum(segment.length for segment in self.segments)
+        segments = self.segments
+        if len(segments) == 1:
+            return segments[0].length
+        return sum(segment.length for segment in segments)
 
     @property
     def writes_memory(self) -> bool:
         """Return whether data leave the device."""
         return self.direction is DmaDirection.WRITE_MEMORY
+
+    def moved(self, direction: DmaDirection) -> Transfer:
+        """Return the transfer with the direction in which its data were moved."""
+        return self if direction is self.direction else replace(self, direction=direction)
 
     def part(self, start: int, length: int) -> Transfer:
         """Return ``length`` bytes from ``start`` on, of a transfer of one segment."""
