@@ -238,17 +238,21 @@ class Exerciser(Closing):
 
     def end_dma(self, before: int) -> DmaRecord:
         """Wait for a DMA that was triggered at a count of ``before``; see `dma`."""
+        count = self.await_dma(before)
+        return self.record(count, self._status())
+
+    def await_dma(self, before: int) -> int:
+        """As `end_dma`; return the DMA's sequence number, and leave its record unread."""
         due = (before + 1) & 0xFFFFFFFF
         if (count := self.dma_count) != due:  # it counts a DMA when it has ended
             self._wait_for_dma()
             count = self.dma_count
-        status = self._status()
         if count != due:
             raise ExerciserError(
                 f"{self.pci.address}: one DMA was triggered, and DMA_COUNT went from {before} "
                 f"to {count}"
             )
-        return self.record(count, status)
+        return count
 
     def record(self, sequence: int, status: DmaStatus | None = None) -> DmaRecord:
         """Return the record of one DMA; 1 is the first since the reset.

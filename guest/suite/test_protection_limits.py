@@ -76,8 +76,10 @@ def test_more_faults_than_are_kept(guarded: Guarded, buffer: MakeBuffer, attest:
     total = FAULT_CAPACITY + TOO_MANY
     device = guarded.bench.device
     with device.expects(DmaReason.PROTECTION_DIRECTION):
+        dmas = device.dma_count
         for index in range(total):
-            device.dma(address + index, index + 1, write_memory=True)
+            device.start_dma(address + index, index + 1, write_memory=True)
+            dmas = device.await_dma(dmas)
     found = unit.faults()
     due = [(count + 1 + index, address + index, index + 1) for index in range(TOO_MANY, total)]
     if [(fault.sequence, fault.address, fault.length) for fault in found] != due:
