@@ -54,9 +54,11 @@ class MsixRegion:
 
     def write(self, bar: int, offset: int, data: bytes) -> None:
         """Take what is written to the table."""
+        if bar != self.bars.table:
+            return
         start = self.bars.table_offset
         first, last = max(offset, start), min(offset + len(data), self._table_end)
-        if bar == self.bars.table and first < last:
+        if first < last:
             self._table[first - start : last - start] = data[first - offset : last - offset]
 
 
