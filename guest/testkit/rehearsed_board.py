@@ -72,11 +72,13 @@ def _caches(platform: PlatformDevice, condition: Condition) -> Iterator[None]:
         return
     cache: CacheUnit = platform.cache
     cache.configure(CacheModelMode.STRICT, LINE, _SEED)
-    platform.board.snooped = False
     try:
-        yield
+        platform.board.snooped = False
+        try:
+            yield
+        finally:
+            drain(platform)
     finally:
-        drain(platform)
         platform.board.snooped = True
         cache.configure(CacheModelMode.OFF, LINE)
 

@@ -93,6 +93,18 @@ def test_a_driver_is_loaded_hooked_bound_and_all_is_undone(
     assert is_as_before(kernel, session)
 
 
+def test_the_board_is_as_before_when_the_reports_cannot_be_taken(
+    kernel: FakeKernel, session: FakeSession, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> list[object]:
+        raise OSError(errno.EIO, "the platform is gone")
+
+    monkeypatch.setattr(session.platform.cache, "take_reports", gone)
+    with pytest.raises(OSError, match="the platform is gone"), make(coherent=False)("my_driver"):
+        pass
+    assert is_as_before(kernel, session)
+
+
 def test_the_condition_and_the_places_of_code_are_told(
     kernel: FakeKernel, session: FakeSession, make: Make
 ) -> None:
