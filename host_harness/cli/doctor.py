@@ -39,6 +39,7 @@ from dma_rehearsal.host_harness.process import advice, children, closed_pipe
 from dma_rehearsal.host_harness.process.errors import (
     EnvironmentFailure,
     HarnessError,
+    NoVerdict,
     Status,
     UsageError,
 )
@@ -310,7 +311,10 @@ def _outlook(options: Options) -> Iterator[Row]:
     else:
         unable = qemu.why_no_states(found)
         chosen, _ = accelerator.choose(found, image.kernel, options.accel)
-        yield _next_run(outlook.next_start(options, found, image, chosen))
+        try:
+            yield _next_run(outlook.next_start(options, found, image, chosen))
+        except (UsageError, NoVerdict) as error:  # the endpoint cannot be served
+            yield Row("next run", Mark.MISSING, str(error.args[0]), error.hint)
         if chosen == "kvm":
             yield Row(
                 "next run",

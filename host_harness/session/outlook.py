@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from dma_rehearsal.host_harness.environment.build_cache import Kind
 from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.environment.qemu import Qemu
+from dma_rehearsal.host_harness.machine import device_process, plugged_functions
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.options.run_options import Options
 from dma_rehearsal.host_harness.session import guest_states
@@ -51,11 +55,13 @@ def saved_states() -> SavedStates:
 def next_start(options: Options, found: Qemu, image: Image, accelerator: str) -> Start:
     """Return how the next run of this project's suite would start.
 
-    Options of pytest for the guest, such as ``--runxfail``, are not looked at.
+    Options of pytest for the guest, such as ``--runxfail``, are not looked at. A user's endpoints
+    are asked for their functions; UsageError or NoVerdict when they cannot be served.
     """
     if reason := guest_states.why_cold(options):
         return Start(StartKind.COLD, reason)
-    booted = guest_states.booted_key(found, image, accelerator, options, isolated=True)
+    functions = _functions(options)
+    booted = guest_states.booted_key(found, image, accelerator, options, functions, isolated=True)
     request = Request.of(options, GuestTests(), options.place or run_options.KIND)
     digest = payload.digest(image.tree, request.tests)
     collected = guest_states.collected_key(booted, digest, request, options)
@@ -67,6 +73,15 @@ def next_start(options: Options, found: Qemu, image: Image, accelerator: str) ->
     if any(build_cache.digest_of(key) == wanted for key in _keys(build_cache.BOOTED)):
         return Start(StartKind.BOOTED, "no state has the tests of guest/ as it is now")
     return Start(StartKind.COLD, "no saved state fits this checkout and this machine")
+
+
+def _functions(options: Options) -> tuple[PluggedFunction, ...]:
+    """Return the functions that a run has; a device process is started for a moment to ask it."""
+    if options.endpoint is None:
+        return plugged_functions.usual(options, Path())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dma-rehearsal-")))
+        return device_process.start(stack, options, folder).functions()
 
 
 def _without_arguments(key: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from dma_rehearsal.host_harness.environment import (
 )
 from dma_rehearsal.host_harness.machine import guest_memory
 from dma_rehearsal.host_harness.process import advice
-from dma_rehearsal.host_harness.process.errors import Status
+from dma_rehearsal.host_harness.process.errors import Status, UsageError
 from dma_rehearsal.host_harness.session import outlook
 from dma_rehearsal.host_harness.session.guest_states import Start, StartKind
 from tests.unit.host_harness import images
@@ -215,6 +215,20 @@ def test_kvm_is_said_to_be_untried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status is Status.PASSED
     assert "saved states under KVM are untried" in said
     assert "next: STATE=no" in said
+
+
+def test_an_endpoint_that_cannot_be_served_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready(monkeypatch, Start(StartKind.COLLECTED))
+
+    def refuse(*_: object) -> Start:
+        raise UsageError("ENDPOINT=nic:Card: nic has no class Card", "name another class")
+
+    monkeypatch.setattr(outlook, "next_start", refuse)
+    status, said = table()
+    assert status is Status.ENVIRONMENT
+    assert "next run      MISSING  ENDPOINT=nic:Card: nic has no class Card\n" in said
+    assert "next: name another class\n" in said
+    assert "saved states  " in said
 
 
 def test_option_that_is_wrong_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ from dma_rehearsal.host_harness.environment import build_cache, payload
 from dma_rehearsal.host_harness.environment.build_cache import BOOTED, COLLECTED, Kind
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.environment.qemu import Qemu
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.process.errors import UsageError
 from dma_rehearsal.host_harness.session import guest_states, outlook
 from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Start, StartKind
@@ -99,6 +101,22 @@ def test_options_that_boot(given: dict[str, str], reason: str) -> None:
     save_both()
     assert start(**given).kind is StartKind.COLD
     assert reason in start(**given).reason
+
+
+CARD = "tests.vm.functions.copy_card:CopyCard"
+
+
+def test_the_functions_of_an_endpoint_are_asked_for() -> None:
+    options = run_options.parse({"endpoint": CARD})
+    functions = tuple(PluggedFunction(0, number, Path()) for number in (0, 3))
+    save(BOOTED, guest_states.booted_key(QEMU, IMAGE, "tcg", options, functions, isolated=True))
+    assert start(endpoint=CARD).kind is StartKind.BOOTED
+    assert start(endpoint=f"{CARD},tests.vm.functions.copy_card:Beside").kind is StartKind.COLD
+
+
+def test_an_endpoint_that_cannot_be_served() -> None:
+    with pytest.raises(UsageError, match=r"copy_card.*Nothing"):
+        start(endpoint="tests.vm.functions.copy_card:Nothing")
 
 
 def test_states_are_counted_with_size_and_age() -> None:
