@@ -24,7 +24,7 @@ export FAULT ACCEL SEED ORDER ENDPOINT MODULE DRIVER REHEARSE IOMMU KERNEL PROFI
 
 # An unknown variable is an error. Otherwise FAULTS=x would run without a fault.
 VARIABLES := ACCEL APPEND ARGS ATTACH BOOT CLIENT COHERENT DEADLINE DMA_REHEARSAL_BUILD \
-	DMA_REHEARSAL_CACHE DRIVER ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL KERNEL_MODULES LOAD MODULE N ORDER PACKAGES \
+	DMA_REHEARSAL_CACHE DRIVER ENDPOINT FAULT GDB IOMMU JOBS KEEP KERNEL KERNEL_MODULES LIBVFIO_USER LOAD MODULE N ORDER PACKAGES \
 	PLACE PROFILE PYTHON QEMU REHEARSE \
 	SECONDS SEED STATE TARGET TESTS VENV VM VMS \
 	PATH PYTHONPATH PYTEST_ADDOPTS SHELL TMPDIR XDG_CACHE_HOME XDG_RUNTIME_DIR
@@ -94,8 +94,8 @@ fuzz: setup ## SECONDS=600 TARGET=any_commands: hostile input, guided by coverag
 flood: setup ## SECONDS=600: flood the device process with messages, and watch its memory
 	@$(PYTHON) -m tests.fuzz.flood $(or $(SECONDS),600)
 
-bench: setup ## measure speed, as ratios side by side; ARGS="--guest" with a VM, ARGS=--list
-	@$(PYTHON) -m tests.bench $(ARGS)
+bench: setup ## measure speed, as ratios side by side; ARGS="--guest" with a VM, ARGS=--list; LIBVFIO_USER=<its sources>
+	@LIBVFIO_USER="$(LIBVFIO_USER)" $(PYTHON) -m tests.bench $(ARGS)
 
 interop: setup ## CLIENT=<path>: run libvfio-user's sample client against our timer device
 	@$(PYTHON) -m tests.interop $(CLIENT)

@@ -12,6 +12,7 @@ import sys
 
 from tests.bench import (  # noqa: F401  # each registers its benchmarks
     allocation,
+    c_server,
     cache_model,
     dma,
     driver,
