@@ -14,7 +14,8 @@ from dma_rehearsal.guest.drivers.exerciser import (
     IntxInterrupt,
 )
 from dma_rehearsal.guest.drivers.interrupts import Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction, Ports
+from dma_rehearsal.guest.drivers.pci_bars import Bar, PciError, Ports
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
 from dma_rehearsal.guest.drivers.platform.refusals import Announce
 from dma_rehearsal.guest.iobuffer.os.driver import Driver, DriverFunction

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from dma_rehearsal.device.layout import PRP_PAGE, DmaReason, DmaRule, Ext, ExtFeature, ProfileFlag
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 from dma_rehearsal.guest.iobuffer.dma.specification import Specification
 
 NONE: Final = 1 << 80  # above the end of any range: no limit

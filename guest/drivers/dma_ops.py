@@ -8,7 +8,7 @@ from typing import Final
 
 from dma_rehearsal.guest.drivers import driver_modules
 from dma_rehearsal.guest.drivers.driver_modules import Value
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 from dma_rehearsal.guest.linux import kernel_modules
 
 MODULE: Final = "dma_rehearsal_ops"

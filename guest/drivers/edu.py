@@ -20,7 +20,8 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 from dma_rehearsal.guest.drivers.interrupts import Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.iobuffer.base.closing import Closing
 from dma_rehearsal.guest.iobuffer.os.driver import DriverFunction
 

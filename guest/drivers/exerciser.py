@@ -30,7 +30,8 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.guest.drivers.device_limits import Limits
 from dma_rehearsal.guest.drivers.interrupts import FunctionDriver, Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import Bar, PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform import refusals
 from dma_rehearsal.guest.drivers.platform.request_log import RefusedRequest
 from dma_rehearsal.guest.iobuffer.base.closing import Closing

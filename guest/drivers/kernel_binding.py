@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dma_rehearsal.guest.drivers import pci_sysfs
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 
 LIMIT_S: Final = 30.0
 TASKS: Final = Path("/proc/self/task")

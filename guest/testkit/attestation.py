@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 from dma_rehearsal.guest.iobuffer import CacheMode, IODirection, IOMemoryDescriptor, IOOptions
 from dma_rehearsal.guest.testkit.claims import PROPERTY as CLAIM
 from dma_rehearsal.guest.testkit.claims import (

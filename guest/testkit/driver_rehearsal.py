@@ -25,7 +25,7 @@ from dma_rehearsal.guest.drivers.kernel_binding import (
     KernelStuck,
     endpoint_functions,
 )
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 from dma_rehearsal.guest.iobuffer.memory import placement
 from dma_rehearsal.guest.linux.kernel_messages import KernelMessages, trouble
 from dma_rehearsal.guest.testkit import device_files, driver_expectations

@@ -16,7 +16,8 @@ from dma_rehearsal.guest.drivers.device_limits import UNLIMITED
 from dma_rehearsal.guest.drivers.edu import EDU_DEVICE_ID, EDU_VENDOR_ID, Edu
 from dma_rehearsal.guest.drivers.exerciser import Exerciser
 from dma_rehearsal.guest.drivers.exerciser_features import DmaWatch
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice
 from dma_rehearsal.guest.drivers.platform.refusals import Announce
 from dma_rehearsal.guest.drivers.vfio import Container, VfioFunction

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from dma_rehearsal.device.layout import PlatformFeature
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode, CacheUnit
 from dma_rehearsal.guest.drivers.platform.command import PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice

@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason, WitnessRun
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 from dma_rehearsal.guest.drivers.platform import refusals
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dma_rehearsal.device.layout import Plat
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from dma_rehearsal.device.layout import (
     CacheStatus,
     Plat,
 )
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 
 __all__ = [

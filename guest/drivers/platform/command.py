@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 
 LOCKS: Final = Path("/run/dma-rehearsal")
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

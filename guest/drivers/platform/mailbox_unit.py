@@ -19,7 +19,7 @@ from dma_rehearsal.device.layout.mailbox import (
     MailRecord,
     MailStatus,
 )
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 
 _STATUS: Final = (1 << MAIL_POSITION_SHIFT) - 1

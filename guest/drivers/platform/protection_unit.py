@@ -21,7 +21,7 @@ from dma_rehearsal.device.layout import (
     ProtectionCommand,
     ProtectionStatus,
 )
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 
 _U64: Final = 1 << 64

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dma_rehearsal.device.layout import REFUSED_CAPACITY, DmaDirection, DmaReason, Plat
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
 
 # REFUSED_REASON to REFUSED_BYTE_HI, in the order of their offsets.

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.vfio import uapi
 from dma_rehearsal.guest.drivers.vfio.container import Container
 from dma_rehearsal.guest.drivers.vfio.uapi import Irq, IrqSetFlag, Region, RegionFlag, Request

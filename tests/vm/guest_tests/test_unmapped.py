@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import Bar
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform.refusals import Announce
 from dma_rehearsal.guest.drivers.vfio import Container, VfioFunction
 from dma_rehearsal.guest.testkit import Attest

@@ -15,7 +15,7 @@ from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaReason, DmaRule, ExtFeature
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.guest.drivers.device_limits import NONE, UNLIMITED, Limits
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar
+from dma_rehearsal.guest.drivers.pci_bars import Bar
 from tests.unit.device.fakes import BASE, FakeClient, answer, dma
 
 

@@ -25,7 +25,8 @@ from dma_rehearsal.device.layout import (
 )
 from dma_rehearsal.guest.drivers import exerciser, pci_sysfs
 from dma_rehearsal.guest.drivers.exerciser import Exerciser, ExerciserError
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform import command
 from dma_rehearsal.guest.drivers.platform.command import PlatformDeviceError
 from dma_rehearsal.guest.drivers.platform.device import PlatformDevice

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.vfio import (
     Container,
     IovaAllocator,

@@ -16,7 +16,7 @@ import pytest
 from dma_rehearsal.device.layout import CacheReportKind, DmaReason, PlatformFeature
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind
 from dma_rehearsal.guest.drivers import driver_modules, kernel_binding
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError
+from dma_rehearsal.guest.drivers.pci_bars import PciError
 from dma_rehearsal.guest.drivers.platform.cache_unit import CacheModelMode
 from dma_rehearsal.guest.testkit import device_files, driver_rehearsal, hold_watcher
 from dma_rehearsal.guest.testkit.conditions import HELD, Condition

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from dma_rehearsal.guest.drivers import DriverFunction, Interrupt
-from dma_rehearsal.guest.drivers.pci_sysfs import Bar, PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import Bar, PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 
 VENDOR, DEVICE = 0x1234, 0xBA25
 GIB = 1 << 30

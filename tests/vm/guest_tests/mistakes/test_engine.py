@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from dma_rehearsal.device.layout import DmaReason
-from dma_rehearsal.guest.drivers.pci_sysfs import PciError, PciFunction
+from dma_rehearsal.guest.drivers.pci_bars import PciError
+from dma_rehearsal.guest.drivers.pci_sysfs import PciFunction
 from dma_rehearsal.guest.drivers.platform.refusals import Announce
 from dma_rehearsal.guest.iobuffer import (
     IOBufferMemoryDescriptor,
