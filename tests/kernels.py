@@ -23,6 +23,7 @@ from dma_rehearsal.host_harness.process.errors import HarnessError
 
 KERNELS = ("bookworm", "bookworm-backports", "trixie", "trixie-backports")
 """Linux 6.1, twice 6.12, and the newest that Debian's mirrors offer for a release."""
+_NEWER = ("trixie", "trixie-backports")
 _BUILD = "build"
 
 
@@ -46,29 +47,62 @@ _CALLS_DRIVER = {
     "ENDPOINT": "tests.vm.zoo.ring_device:RingDevice",
 }
 _ZOO_DRIVERS = {**_CALLS_DRIVER, "MODULE": "tests/vm/zoo/drivers"}
+_NVME = ("--tests", "examples/nvme/guest_tests", "-k", "not 30s")
+_NVME_DRIVER = {
+    "DRIVER": "nvme",
+    "ENDPOINT": "examples.nvme.controller:Nvme",
+    "PACKAGES": "fio,e2fsprogs",
+}
+_VIRTIO = ("--tests", "examples/virtio_blk/guest_tests")
+_VIRTIO_DRIVER = {
+    "DRIVER": "virtio_pci",
+    "KERNEL_MODULES": "virtio_blk",
+    "ENDPOINT": "examples.virtio_blk.blk_device:VirtioBlk",
+}
+_LINES = ("--tests", "tests/vm/lines/guest_tests")
+_LINES_DRIVER = {
+    "MODULE": "tests/vm/lines/drivers",
+    "ENDPOINT": "tests.vm.lines.lines_device:Lines",
+}
 RUNS = (
     GuestRun("suite"),
     GuestRun("iommu", variables={"IOMMU": "intel"}),
     GuestRun("calls", _CALLS, _CALLS_DRIVER),
     GuestRun("calls behind an IOMMU", _CALLS, {**_CALLS_DRIVER, "IOMMU": "intel"}),
     GuestRun("zoo", ("--tests", "tests/vm/zoo/guest_tests"), _ZOO_DRIVERS),
+    GuestRun("nvme", _NVME, _NVME_DRIVER),
+    GuestRun("virtio", _VIRTIO, _VIRTIO_DRIVER),
+    # The whole VMs of the other stages run these on the first kernel.
+    GuestRun("nvme behind an IOMMU", _NVME, {**_NVME_DRIVER, "IOMMU": "intel"}, kernels=_NEWER),
     GuestRun(
-        "nvme",
-        ("--tests", "examples/nvme/guest_tests", "-k", "not 30s"),
-        {
-            "DRIVER": "nvme",
-            "ENDPOINT": "examples.nvme.controller:Nvme",
-            "PACKAGES": "fio,e2fsprogs",
-        },
+        "virtio behind an IOMMU", _VIRTIO, {**_VIRTIO_DRIVER, "IOMMU": "intel"}, kernels=_NEWER
     ),
     GuestRun(
-        "virtio",
-        ("--tests", "examples/virtio_blk/guest_tests"),
+        "functions",
+        ("--tests", "tests/vm/functions/guest_tests"),
         {
-            "DRIVER": "virtio_pci",
-            "KERNEL_MODULES": "virtio_blk",
-            "ENDPOINT": "examples.virtio_blk.blk_device:VirtioBlk",
+            "MODULE": "tests/vm/functions/drivers",
+            "ENDPOINT": (
+                "tests.vm.functions.copy_card:CopyCard,tests.vm.functions.copy_card:Beside"
+            ),
         },
+        kernels=_NEWER,
+    ),
+    # Only interrupt remapping gives a function several MSI messages on x86.
+    GuestRun(
+        "lines", (*_LINES, "-k", "not intx"), {**_LINES_DRIVER, "IOMMU": "intel"}, kernels=_NEWER
+    ),
+    GuestRun(
+        "lines by INTx",
+        (*_LINES, "-k", "intx"),
+        {**_LINES_DRIVER, "APPEND": "pci=nomsi"},
+        kernels=_NEWER,
+    ),
+    GuestRun(
+        "bars",
+        ("--tests", "tests/vm/bars/guest_tests"),
+        {"ENDPOINT": "tests.vm.bars.bars_device:EachKind"},
+        kernels=_NEWER,
     ),
     # Many short guests: each but the first starts from a saved state.
     GuestRun(
