@@ -7,6 +7,7 @@ asynchronous event, and a queue that memory refuses as CSTS.CFS.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections import deque
@@ -14,25 +15,18 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from dma_rehearsal.device.endpoints import (
-    DmaRefused,
-    Endpoint,
-    Identity,
-    RegisterBar,
-    Running,
-    Trace,
-)
+from dma_rehearsal.device.endpoints import DmaRefused, Endpoint, Identity, Running, Trace
 from examples.nvme import layout, prp
 from examples.nvme.layout import COMMAND, COMPLETION, Command, CommandFailed, Reg, Status, check
 from examples.nvme.namespace import EVENT_REQUESTS, LOG_PAGES, Namespace, identify_controller
 
-EVERY_NAMESPACE = 0xFFFF_FFFF
+EVERY_NAMESPACE, DO_NOT_RETRY = 0xFFFF_FFFF, 1 << 14
 BAD_DOORBELL, BAD_VALUE = 0x01_0000, 0x01_0100  # events (5.2): errors, of log page 1
 # 5.21.1: features at reset. The sixth is the write cache, the seventh the number of queues.
 FEATURES = {**dict.fromkeys((1, 2, 4, 5, 8, 9, 10, 11), 0), 6: 1, 7: (layout.QUEUES - 2) * 0x1_0001}
 DEALLOCATE, RANGE = 1 << 2, struct.Struct("<4xIQ")  # 6.7: blocks, and the first of them
-DO_NOT_RETRY = 1 << 14
-BATCH = 16  # commands that complete with one interrupt
+# Commands that complete with one interrupt; bytes to clear before other accesses have their turn.
+BATCH, CLEARED = 16, 16 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +67,7 @@ class Nvme(Endpoint):
     name = "nvme"
     identity = Identity(0x1234, 0x4E56, 0x010802, 0x1234, 0x4E56, interrupt_pin=1)
     vectors = layout.QUEUES
-    bars: ClassVar = {0: RegisterBar(layout.REGISTERS, 0x2000)}
+    bars: ClassVar = {0: layout.BAR}
     places: ClassVar[Sequence[int | str]] = (16 << 20, 4 << 20)
 
     def __init__(self, trace: Trace | None = None) -> None:
@@ -87,24 +81,26 @@ class Nvme(Endpoint):
         self.on_reset()
 
     def on_reset(self, csts: int = 0) -> None:
-        """Forget queues and commands; no DMA and no interrupt comes after this."""
+        """Forget queues, commands and INTMS; no DMA and no interrupt comes after this."""
         for queue in self.submissions.values():
             queue.cancel()
         self.bus.cancel()
-        self.submissions.clear()
-        self.completions.clear()
+        self.submissions, self.completions = {}, {}
         self.features = dict(FEATURES)
         self.requests: deque[int] = deque()  # outstanding Asynchronous Event Requests
         self.events: deque[int] = deque()  # that software has not been told
-        self.told = False  # of an event, whose log page it has not read
+        # Of an event, whose log page it has not read; bytes, since other accesses had their turn.
+        self.told, self.cleared = False, 0
         self.control[Reg.CSTS] = csts
+        self.write_intmc(0xFFFF_FFFF)
 
     def write_cc(self, value: int) -> None:
         """Enable, disable, shut down (7.3, 7.6)."""
         control = self.control
-        if not value & layout.ENABLE:
+        enabled = control[Reg.CSTS] & (layout.READY | layout.FATAL)
+        if enabled and not value & layout.ENABLE:
             self.on_reset()
-        elif not control[Reg.CSTS] & (layout.READY | layout.FATAL):
+        elif not enabled and value & layout.ENABLE:
             sizes = [(control[Reg.AQA] >> shift & 0xFFF) + 1 for shift in (0, 16)]
             if value & layout.SHAPE_MASK != layout.SHAPE or min(sizes) < 2:
                 self.on_reset(layout.FATAL)
@@ -115,6 +111,34 @@ class Nvme(Endpoint):
             control[Reg.CSTS] = layout.READY
         control[Reg.CSTS] &= ~layout.SHUTDOWN_COMPLETE
         control[Reg.CSTS] |= layout.SHUTDOWN_COMPLETE if value & layout.SHUTDOWN else 0
+
+    # Interrupts that are not MSI-X's (3.1.3, 3.1.4, 7.5.1).
+
+    def write_intms(self, _mask: int) -> None:
+        """Mask vectors, one for each bit; `write_intmc` unmasks them."""
+        for vector in range(layout.QUEUES):
+            self.update_line(vector)
+
+    def write_intmc(self, mask: int) -> None:
+        self.control[Reg.INTMS] &= ~mask
+        self.write_intms(0)
+
+    def read_intmc(self) -> int:
+        return self.control[Reg.INTMS]
+
+    def update_line(self, vector: int | None, *, posted: bool = False) -> None:
+        """Have a line be up while there are completions to take; tell of some just ``posted``.
+
+        None: the vector of a queue without interrupts.
+        """
+        if vector is not None:
+            line, masked = self.interrupts.line(vector), self.control[Reg.INTMS] >> vector & 1
+            queues = [each for each in self.completions.values() if each.vector == vector]
+            up = not masked and any(each.used for each in queues)
+            if posted and up:
+                line.send()
+            else:
+                line.level = up
 
     # Doorbells (3.1.25, 3.1.26), and the work that they ask for.
 
@@ -132,8 +156,7 @@ class Nvme(Endpoint):
             self.tell(BAD_DOORBELL if queue is None else BAD_VALUE)
             return
         queue.head = head
-        if not any(each.used for each in self.completions.values() if each.vector == queue.vector):
-            self.interrupts.line(queue.vector or 0).level = False
+        self.update_line(queue.vector)
         for each in [*self.submissions.values()]:
             if each.completions is queue:
                 self.serve(each)
@@ -187,7 +210,7 @@ class Nvme(Endpoint):
 
     def _post(self, queue: CompletionQueue) -> bool:
         """Write the completions that there is room for; return whether these were all."""
-        posted = False
+        before = queue.tail
         while queue.waiting and queue.used < queue.size - 1:
             submissions, command, status, result = queue.waiting.popleft()
             final = status not in (Status.SUCCESS, Status.ABORT_REQUESTED)
@@ -196,9 +219,8 @@ class Nvme(Endpoint):
             self.bus.write(queue.address + COMPLETION.size * queue.tail, entry)
             queue.tail = (queue.tail + 1) % queue.size
             queue.phase ^= queue.tail == 0
-            posted = True
-        if posted and queue.vector is not None:
-            self.interrupts.line(queue.vector).send()
+        if queue.tail != before:
+            self.update_line(queue.vector, posted=True)
         return not queue.waiting
 
     # Administration (5).
@@ -206,8 +228,7 @@ class Nvme(Endpoint):
     def _new(self, command: Command, queues: Container[int]) -> tuple[int, int, int]:
         """Return number, size and address of a new queue."""
         number, size = command.dw10 & 0xFFFF, (command.dw10 >> 16) + 1
-        free = 1 <= number < layout.QUEUES and number not in queues
-        check(free, Status.INVALID_QUEUE_IDENTIFIER)
+        check(1 <= number < layout.QUEUES and number not in queues, Status.INVALID_QUEUE_IDENTIFIER)
         check(2 <= size <= layout.ENTRIES_MAX, Status.INVALID_QUEUE_SIZE)
         check(command.dw11 & 1, Status.INVALID_FIELD)  # contiguous
         check(command.prp1 % layout.PAGE == 0, Status.PRP_OFFSET_INVALID)
@@ -224,8 +245,7 @@ class Nvme(Endpoint):
         wanted = command.dw11 >> 16
         check(1 <= wanted < layout.QUEUES, Status.INVALID_QUEUE_IDENTIFIER)
         check(wanted in self.completions, Status.COMPLETION_QUEUE_INVALID)
-        queue = SubmissionQueue(number, size, address, self.completions[wanted])
-        self.submissions[number] = queue
+        self.submissions[number] = SubmissionQueue(number, size, address, self.completions[wanted])
 
     async def delete_sq(self, command: Command) -> None:
         number = command.dw10 & 0xFFFF
@@ -238,7 +258,7 @@ class Nvme(Endpoint):
         check(number and number in self.completions, Status.INVALID_QUEUE_IDENTIFIER)
         used = [each.completions for each in self.submissions.values()]
         check(self.completions[number] not in used, Status.INVALID_QUEUE_DELETION)
-        del self.completions[number]
+        self.update_line(self.completions.pop(number).vector)
 
     async def identify(self, command: Command) -> None:
         structure, number = command.dw10 & 0xFF, command.namespace
@@ -259,7 +279,7 @@ class Nvme(Endpoint):
         length = 4 * ((command.dw10 >> 16 | (command.dw11 & 0xFFFF) << 16) + 1)
         check(page, Status.INVALID_LOG_PAGE)
         check(start % 4 == 0 and start <= len(page), Status.INVALID_FIELD)
-        check(length <= layout.PAGE * layout.TRANSFER_PAGES, Status.INVALID_FIELD)
+        check(length <= layout.TRANSFER, Status.INVALID_FIELD)
         await self._to_host(command, page[start : start + length].ljust(length, b"\0"))
         if command.dw10 & 0x80FF == 1:  # errors, without Retain Asynchronous Event
             self.told = False
@@ -306,7 +326,16 @@ class Nvme(Endpoint):
 
     def _place(self, command: Command) -> slice:
         first, blocks = command.dw10 | command.dw11 << 32, (command.dw12 & 0xFFFF) + 1
+        check(command.opcode == 8 or blocks * layout.BLOCK <= layout.TRANSFER, Status.INVALID_FIELD)
         return self._namespace(command).place(first, blocks)
+
+    async def _clear(self, namespace: Namespace, place: slice) -> None:
+        """Fill a place with zeroes."""
+        namespace.data[place] = bytes(place.stop - place.start)
+        self.cleared += place.stop - place.start
+        if self.cleared >= CLEARED:
+            self.cleared = 0
+            await self.sleep(0)
 
     async def io_flush(self, command: Command) -> None:
         every = command.namespace == EVERY_NAMESPACE
@@ -323,8 +352,7 @@ class Nvme(Endpoint):
         await self._to_host(command, self._namespace(command).data[place])
 
     async def io_write_zeroes(self, command: Command) -> None:
-        place = self._place(command)
-        self._namespace(command).data[place] = bytes(place.stop - place.start)
+        await self._clear(self._namespace(command), self._place(command))
 
     async def io_manage_blocks(self, command: Command) -> None:
         """Deallocate: such blocks read 0. Other hints are only hints."""
@@ -334,28 +362,21 @@ class Nvme(Endpoint):
         size = sum(place.stop - place.start for place in places)
         check(size <= len(namespace.data), Status.INVALID_FIELD)  # bounds the work
         for place in places if command.dw11 & DEALLOCATE else ():
-            namespace.data[place] = bytes(place.stop - place.start)
+            await self._clear(namespace, place)
 
     async def _from_host(self, command: Command, length: int) -> bytes:
         ranges = await prp.ranges(self.bus.reading, command, length)
         return b"".join(await self.bus.reading_list(ranges))
 
     async def _to_host(self, command: Command, data: bytes) -> None:
-        parts, start = [], 0
-        for address, length in await prp.ranges(self.bus.reading, command, len(data)):
-            parts.append((address, data[start : start + length]))
-            start += length
-        await self.bus.writing_list(parts)
+        ranges, rest = await prp.ranges(self.bus.reading, command, len(data)), io.BytesIO(data)
+        await self.bus.writing_list([(address, rest.read(length)) for address, length in ranges])
 
 
 # Opcodes of the admin command set (5), and of the NVM command set (6).
 # fmt: off
-ADMIN = {
-    0x00: Nvme.delete_sq, 0x01: Nvme.create_sq, 0x02: Nvme.get_log_page, 0x04: Nvme.delete_cq,
-    0x05: Nvme.create_cq, 0x06: Nvme.identify, 0x08: Nvme.abort, 0x09: Nvme.set_features,
-    0x0A: Nvme.get_features, 0x0C: Nvme.request_event,
-}
-IO = {
-    0x00: Nvme.io_flush, 0x01: Nvme.io_write, 0x02: Nvme.io_read, 0x08: Nvme.io_write_zeroes,
-    0x09: Nvme.io_manage_blocks,
-}
+ADMIN = {0x00: Nvme.delete_sq, 0x01: Nvme.create_sq, 0x02: Nvme.get_log_page, 0x04: Nvme.delete_cq,
+         0x05: Nvme.create_cq, 0x06: Nvme.identify, 0x08: Nvme.abort, 0x09: Nvme.set_features,
+         0x0A: Nvme.get_features, 0x0C: Nvme.request_event}
+IO = {0x00: Nvme.io_flush, 0x01: Nvme.io_write, 0x02: Nvme.io_read, 0x08: Nvme.io_write_zeroes,
+      0x09: Nvme.io_manage_blocks}

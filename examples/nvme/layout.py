@@ -5,13 +5,13 @@ import struct
 from collections import namedtuple
 from enum import IntEnum
 
-from dma_rehearsal.device.endpoints import Access, Register, RegisterArray
+from dma_rehearsal.device.endpoints import Access, Register, RegisterArray, RegisterBar
 
 PAGE, BLOCK = 4096, 512  # bytes
 VERSION = 0x0001_0400
-QUEUES = 1 + 4  # pairs: that of administration, and those for I/O
-ENTRIES_MAX = 1024  # of an I/O queue
-TRANSFER_PAGES = 128  # a power of two, for MDTS
+# Pairs of queues, that of administration and those for I/O; the entries of one of the latter.
+QUEUES, ENTRIES_MAX = 1 + 4, 1024
+TRANSFER_PAGES, TRANSFER = 128, 128 * PAGE  # of a command at most; a power of two, for MDTS
 # 3.1.1: MQES, CQR (queues are contiguous), TO of 10 s; the NVM command set, pages of 4 KiB.
 CAPABILITIES = (ENTRIES_MAX - 1) | 1 << 16 | 20 << 24 | 1 << 37
 # 3.1.5 CC: all between enable and shutdown must be 0 here; queue entries have 64 and 16 bytes.
@@ -26,7 +26,7 @@ Command = namedtuple("Command", "opcode flags id namespace prp1 prp2 dw10 dw11 d
 class Reg(IntEnum):
     """3.1 Register Definition. The doorbells of queue n are 8 * n bytes further."""
 
-    CAP, VS, CC, CSTS = 0x00, 0x08, 0x14, 0x1C
+    CAP, VS, INTMS, INTMC, CC, CSTS = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C
     AQA, ASQ, ACQ = 0x24, 0x28, 0x30
     SQTDBL, CQHDBL = 0x1000, 0x1004
 
@@ -34,6 +34,7 @@ class Reg(IntEnum):
 REGISTERS = (
     Register(Reg.CAP, reset=CAPABILITIES, bits=64),
     Register(Reg.VS, reset=VERSION),
+    *(Register(Reg.INTMS, Access.W1S), Register(Reg.INTMC, Access.RW)),
     Register(Reg.CC, Access.RW, mask=ENABLE | SHUTDOWN | SHAPE_MASK),
     Register(Reg.CSTS),
     Register(Reg.AQA, Access.RW, mask=0x0FFF_0FFF),
@@ -42,6 +43,7 @@ REGISTERS = (
     RegisterArray(Reg.SQTDBL, QUEUES, 8, Access.WO),
     RegisterArray(Reg.CQHDBL, QUEUES, 8, Access.WO),
 )
+BAR = RegisterBar(REGISTERS, 0x2000)
 
 
 class Status(IntEnum):

@@ -53,12 +53,11 @@ def identify_controller(vendor: int, namespaces: int) -> bytes:
     for offset, form, *values in (
         (0, "HH20s", vendor, vendor, b"DMA-1".ljust(20)),
         (24, "40s8s", b"dma-rehearsal example".ljust(40), _FIRMWARE),
-        (77, "BHI", TRANSFER_PAGES.bit_length() - 1, 1, VERSION),
-        (111, "B", 1),  # an I/O controller
-        (258, "BBB", 3, EVENT_REQUESTS - 1, 3),  # 4 aborts; one firmware slot, read only
-        (266, "HH", 343, 353),  # warning and critical temperature, in kelvin
-        (512, "BBxxIH", 0x66, 0x44, namespaces, 0xC),  # queue entries; Write Zeroes, Deallocate
-        (525, "B", 1),  # a volatile write cache: Flush means something
+        (77, "BHI27xB", TRANSFER_PAGES.bit_length() - 1, 1, VERSION, 1),  # an I/O controller
+        # 4 aborts; one firmware slot, read only; warning and critical temperature, in kelvin
+        (258, "BBB5xHH", 3, EVENT_REQUESTS - 1, 3, 343, 353),
+        # Queue entries; Write Zeroes, Deallocate; a volatile write cache: Flush means something
+        (512, "BBxxIH3xB", 0x66, 0x44, namespaces, 0xC, 1),
         (768, "256s", b"nqn.2014-08.com.example:dma-rehearsal-nvme"),
         (2048, "H", 100),  # power state 0: 1 W
     ):

@@ -19,7 +19,6 @@ from typing import ClassVar
 
 from dma_rehearsal.device.endpoints import (
     Access,
-    Bars,
     DmaRefused,
     Endpoint,
     Identity,
@@ -30,18 +29,13 @@ from dma_rehearsal.device.endpoints import (
     Trace,
 )
 from dma_rehearsal.device.pci.vendor import VendorSpecific
-from examples.virtio_blk.virtqueue import (
-    EVENT_IDX,
-    INDIRECT_DESC,
-    Chain,
-    RingError,
-    Segments,
-    Virtqueue,
-)
+from examples.virtio_blk import virtqueue
+from examples.virtio_blk.virtqueue import Chain, RingError, Segments, Virtqueue
 
 QUEUES, QUEUE_SIZE, VECTORS = 2, 128, 3  # a vector of the configuration, and one of each queue
 NO_VECTOR = 0xFFFF
-BLOCK, BLOCKS = 512, 32768  # bytes, and blocks: 16 MiB
+# Bytes, and blocks: 16 MiB; bytes of requests before other accesses have their turn.
+BLOCK, BLOCKS, TURN_BYTES = 512, 32768, 16 << 20
 QUEUE_CAUSE, CONFIG_CAUSE = 1 << 0, 1 << 1  # bits of the ISR status (4.1.4.5)
 IN, OUT, FLUSH = 0, 1, 4  # types of requests (5.2.6)
 OK, IOERR, UNSUPP = range(3)  # status bytes of requests
@@ -98,8 +92,8 @@ class Feature(IntFlag):
     SEG_MAX = 1 << 2
     FLUSH = 1 << 9
     MQ = 1 << 12
-    INDIRECT_DESC = INDIRECT_DESC
-    EVENT_IDX = EVENT_IDX
+    INDIRECT_DESC = virtqueue.INDIRECT_DESC
+    EVENT_IDX = virtqueue.EVENT_IDX
     VERSION_1 = 1 << 32
     ACCESS_PLATFORM = 1 << 33
 
@@ -118,7 +112,7 @@ class VirtioBlk(Endpoint):
     capabilities = tuple(VendorSpecific(content) for content in CAPABILITIES)
     vectors = VECTORS
     msix_bars = MsixBars(0, 0, MSIX_PBA, MSIX_TABLE)
-    bars: ClassVar[Bars] = {
+    bars: ClassVar = {
         0: RegisterBar(
             (
                 Register(Reg.DEVICE_FEATURE_SELECT, Access.RW),
@@ -127,7 +121,7 @@ class VirtioBlk(Endpoint):
                 Register(Reg.DRIVER_FEATURE, Access.WO),
                 Register(Reg.CONFIG_MSIX_VECTOR, Access.RW, reset=NO_VECTOR, bits=16),
                 Register(Reg.NUM_QUEUES, reset=QUEUES, bits=16),
-                Register(Reg.DEVICE_STATUS, Access.RW, bits=8),
+                Register(Reg.DEVICE_STATUS, Access.RW, mask=0xFF - Status.NEEDS_RESET, bits=8),
                 Register(Reg.QUEUE_SELECT, Access.RW, bits=16),
                 Register(Reg.QUEUE_SIZE, Access.RW, bits=16),
                 Register(Reg.QUEUE_MSIX_VECTOR, Access.RW, bits=16),
@@ -207,7 +201,7 @@ class VirtioBlk(Endpoint):
     def write_queue_enable(self, value: int) -> None:
         """Begin to use the queue that is selected, as its registers say."""
         size, vector, _, _, *addresses = (self.control[each] for each in _BANK)
-        wrong = not size or size > QUEUE_SIZE or size & (size - 1)
+        wrong = not 0 < size <= QUEUE_SIZE or size & (size - 1) or self._selected >= QUEUES
         if value != 1 or wrong or self._selected in self._queues:
             self.control[Reg.QUEUE_ENABLE] = int(self._selected in self._queues)
             return
@@ -215,19 +209,29 @@ class VirtioBlk(Endpoint):
         self._queues[self._selected] = queue
 
     def write_notify(self, number: int, _value: int) -> None:
-        """Carry out what is available in a queue; a driver that keeps adding waits its turn."""
+        """Carry out what is available in a queue, unless that is posted already."""
+        if number in self._queues and not self._queues[number].posted:
+            self._serve(number)
+
+    def _serve(self, number: int) -> None:
+        """Carry out requests for one turn; a driver that keeps adding waits for the next."""
         queue = self._queues.get(number)
         status = self.control[Reg.DEVICE_STATUS]
         if queue is None or status & Status.NEEDS_RESET or not status & Status.DRIVER_OK:
             return
+        left = TURN_BYTES
         try:
             for _ in range(queue.waiting()):
                 chain = queue.take()
                 queue.give_back(chain, self._carry_out(chain))
+                left -= _size(chain.readable) + _size(chain.writable)
+                if left <= 0:
+                    break
             if queue.wants_interrupt():
                 self._interrupt(queue.vector, QUEUE_CAUSE)
-            if queue.waiting():
-                self.post(partial(self.write_notify, number, number))
+            queue.posted = queue.waiting() > 0
+            if queue.posted:
+                self.post(partial(self._serve, number))
         except (RingError, DmaRefused):
             self.control[Reg.DEVICE_STATUS] |= Status.NEEDS_RESET
             self._interrupt(self.control[Reg.CONFIG_MSIX_VECTOR], CONFIG_CAUSE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dma_rehearsal.device.endpoints.bus import Bus
 
@@ -49,6 +49,7 @@ class Virtqueue:
     taken: int = 0
     used: int = 0
     told: int = 0
+    posted: bool = field(default=False, init=False)  # that the device goes on with it
 
     def waiting(self) -> int:
         """Return how many buffers are available; ask the driver to tell of the next one."""

@@ -46,3 +46,13 @@ def test_a_file_survives_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert done.status == 0, done.output
     magic = disk.read_bytes()[1024 + 0x38 : 1024 + 0x3A]
     assert magic == b"\x53\xef", "ext4's superblock"
+
+
+@pytest.mark.full
+def test_by_the_interrupt_line(tmp_path: Path) -> None:
+    """The guest's kernel uses no message: each completion comes by INTx."""
+    done = run(tmp_path, *TESTS, "-k", "not 30s", APPEND="pci=nomsi", **NVME)
+    assert done.status == 0, done.output
+    trace = (done.folder / "device-trace.jsonl").read_text()
+    assert '"event": "intx", "level": true' in trace
+    assert '"event": "msi-x"' not in trace

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from dma_rehearsal.device.pci.msix import MsiX
 from dma_rehearsal.device.trace import Trace
 from examples.nvme.controller import Nvme
 from examples.nvme.layout import READY, Reg, Status
@@ -90,6 +91,12 @@ class Host:
 
     # Registers.
 
+    def take_away_msix(self) -> None:
+        """Have the function use INTx."""
+        control = self.nvme.config.start_of(MsiX)
+        assert control is not None
+        self.nvme.region_write(7, control + 2, b"\0\0")
+
     def write(self, register: int, value: int) -> None:
         write32(self.nvme, 0, register, value)
 
@@ -138,7 +145,8 @@ class Host:
         return self.next
 
     def answers(self, pair: Pair, *, ring: bool = True) -> list[Answer]:
-        """Take the completions that are there."""
+        """Take the completions that are there, and those of commands that leave others a turn."""
+        self.nvme.timers.run_due()
         found = []
         while True:
             entry = self.get(pair.completions + 16 * pair.head, 16)

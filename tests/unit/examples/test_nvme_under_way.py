@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 import pytest
 
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor, Unmapped
-from examples.nvme.layout import BLOCK, FATAL, PAGE, READY, Reg, Status
+from examples.nvme.layout import BLOCK, FATAL, PAGE, READY, TRANSFER, Reg, Status
 from tests.unit.device.fakes import BASE, SIZE, FakeClient
-from tests.unit.examples.nvme_host import DATA, ENABLE, NAMESPACE, Admin, Host, Io, Pair
+from tests.unit.examples.nvme_host import (
+    DATA,
+    ENABLE,
+    NAMESPACE,
+    Admin,
+    Host,
+    Io,
+    Pair,
+    tail_doorbell,
+)
 
 SLOW = 1 << 32  # memory that only messages reach
 OK = Status.SUCCESS
@@ -184,3 +193,31 @@ def test_a_queue_in_slow_memory(host: SlowHost, admin: Pair) -> None:
     host.write(Reg.CC, 0)
     host.write(Reg.CC, ENABLE)
     assert host.csts == READY
+
+
+def test_much_to_clear_leaves_others_a_turn(host: SlowHost, io: Pair) -> None:
+    """The doorbell is answered before all is done: each command clears a whole namespace."""
+    namespace = host.nvme.namespaces[NAMESPACE]
+    for _ in range(3):
+        host.submit(io, Io.WRITE_ZEROES, 0, 0, namespace.blocks - 1, namespace=1, ring=False)
+    host.write(tail_doorbell(1), io.tail)
+    assert host.nvme.submissions[1].head == 1
+    while host.nvme.timers.kept:
+        host.nvme.timers.run_due()
+    assert [each.status for each in host.answers(io)] == [OK] * 3
+
+
+def test_a_reset_ends_the_clearing(host: SlowHost, io: Pair) -> None:
+    blocks = host.nvme.namespaces[NAMESPACE].blocks
+    for _ in range(3):
+        host.submit(io, Io.WRITE_ZEROES, 0, 0, blocks - 1, namespace=1)
+    host.write(Reg.CC, 0)
+    memory = bytes(host.client.ram)
+    host.nvme.timers.run_due()
+    assert bytes(host.client.ram) == memory
+
+
+def test_a_read_that_is_too_long_copies_nothing(host: SlowHost, io: Pair) -> None:
+    namespace = host.nvme.namespaces[NAMESPACE]
+    namespace.data = None  # type: ignore[assignment]
+    assert host.move(io, Io.READ, 0, TRANSFER // BLOCK + 1) is Status.INVALID_FIELD

@@ -14,6 +14,7 @@ import pytest
 from dma_rehearsal.device.pci.msix import ENABLE, MsiX
 from dma_rehearsal.device.vfio_user.messages import Irq
 from examples import virtio_blk
+from examples.virtio_blk import blk_device
 from examples.virtio_blk.blk_device import (
     BLOCK,
     BLOCKS,
@@ -277,10 +278,68 @@ def test_a_driver_that_goes_on_adding_waits_its_turn(host: Host, ring: Ring) -> 
     host.disk._carry_out = added_meanwhile  # type: ignore[method-assign]
     host.request(ring, FLUSH)
     assert len(host.used(ring)) == 1
+    host.notify(ring)
+    assert len(host.used(ring)) == 0, "what is posted does it"
     (action,) = posted
     action()
     assert len(host.used(ring)) == 1
     assert len(posted) == 2
+
+
+def test_large_requests_leave_others_a_turn(
+    host: Host, ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blk_device, "TURN_BYTES", 2 * BLOCK)
+    posted: list[Callable[[], None]] = []
+    host.disk.post = posted.append  # type: ignore[assignment,method-assign]
+    for _ in range(2):
+        host.request(ring, IN, data=[(DATA, 2 * BLOCK, WRITE)], ring_bell=False)
+    host.notify(ring)
+    assert len(host.used(ring)) == 1
+    (action,) = posted
+    action()
+    assert len(host.used(ring)) == 1
+    assert len(posted) == 1
+
+
+def test_what_was_posted_before_a_reset_leaves_the_new_ring_whole(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blk_device, "TURN_BYTES", 1)
+    posted: list[Callable[[], None]] = []
+    host.disk.post = posted.append  # type: ignore[assignment,method-assign]
+    old = host.begin()
+    for _ in range(2):
+        host.request(old, FLUSH, ring_bell=False)
+    host.notify(old)
+    new = host.begin()
+    (action,) = posted
+    action()
+    assert host.used(new) == []
+    assert Status.NEEDS_RESET not in host.status
+    host.request(new, FLUSH)
+    assert len(host.used(new)) == 1
+
+
+def test_queues_that_are_not_there_are_not_kept(host: Host, ring: Ring) -> None:
+    for number in (2, 3, 0xFFFF):
+        host.write(Reg.QUEUE_SELECT, number, 2)
+        host.write(Reg.QUEUE_SIZE, 8, 2)
+        host.write(Reg.QUEUE_ENABLE, 1, 2)
+        assert host.read(Reg.QUEUE_ENABLE, 2) == 0
+    assert host.disk._queues.keys() == {ring.number}
+
+
+def test_only_a_reset_ends_the_need_of_one(host: Host, ring: Ring) -> None:
+    host.write(Reg.DEVICE_STATUS, host.status | Status.NEEDS_RESET, 1)
+    assert Status.NEEDS_RESET not in host.status, "it is the device's to say"
+    index_that_goes_back(host, ring)
+    host.notify(ring)
+    assert Status.NEEDS_RESET in host.status
+    host.write(Reg.DEVICE_STATUS, host.status & ~Status.NEEDS_RESET, 1)
+    assert Status.NEEDS_RESET in host.status
+    host.write(Reg.DEVICE_STATUS, 0, 1)
+    assert host.status == 0
 
 
 # --- interrupts
