@@ -52,7 +52,7 @@ class Bus(AwaitedDma):
 
     ``queue`` has the DMAs that were started and are not done; ``uncaught`` gets a refusal that the
     end of one raised. ``gate`` is called before a DMA at once, and returns when it may begin;
-    ``on_cancel`` when those that were started are forgotten.
+    ``on_cancel`` when those that were started are forgotten, or all that wait.
     """
 
     def __init__(
@@ -252,11 +252,11 @@ class Bus(AwaitedDma):
         self,
         address: int,
         length: int,
-        on_done: Callable[[bytes | DmaRefused], None],
+        on_done: Callable[[bytes | DmaRefused], object],
         attributes: Attributes = PLAIN,
         *,
         by_message: bool = False,
-    ) -> None:
+    ) -> Started:
         """Read memory, and call ``on_done`` once with a copy of it or the refusal.
 
         ``on_done`` is never called before this returns: it comes from the same thread, when the
@@ -265,7 +265,7 @@ class Bus(AwaitedDma):
         ``on_done`` may start the next DMA, however long the chain. DMAs are done, and end, in the
         order they were started, behind the messages that a refusal sends to the client's IOMMU.
         Each is admitted when its bytes move. After ``cancel``, which a reset does, ``on_done``
-        never comes.
+        never comes. It returns the DMA, for ``drop``.
 
         At most 256 DMAs of 64 MiB in all are under way; one beyond that is refused with
         CLIENT_ERROR. ``by_message`` asks the client by DMA_READ or DMA_WRITE, whatever its map
@@ -276,17 +276,17 @@ class Bus(AwaitedDma):
         def done(outcome: Outcome) -> None:
             on_done(outcome if isinstance(outcome, DmaRefused) else outcome[0])
 
-        self._start(((address, length),), length, attributes, done, False, by_message)
+        return self._start(((address, length),), length, attributes, done, False, by_message)
 
     def write_async(
         self,
         address: int,
         data: bytes,
-        on_done: Callable[[bytes | DmaRefused], None],
+        on_done: Callable[[bytes | DmaRefused], object],
         attributes: Attributes = PLAIN,
         *,
         by_message: bool = False,
-    ) -> None:
+    ) -> Started:
         """Write memory; ``on_done`` gets no bytes, or the refusal. See ``read_async``.
 
         A write by messages that is refused has moved the pieces that the client had answered, and
@@ -296,14 +296,14 @@ class Bus(AwaitedDma):
         def done(outcome: Outcome) -> None:
             on_done(outcome if isinstance(outcome, DmaRefused) else b"")
 
-        self._start(((address, data),), len(data), attributes, done, True, by_message)
+        return self._start(((address, data),), len(data), attributes, done, True, by_message)
 
     def read_list_async(
         self,
         segments: Sequence[tuple[int, int]],
-        on_done: Callable[[Outcome], None],
+        on_done: Callable[[Outcome], object],
         attributes: Attributes = PLAIN,
-    ) -> None:
+    ) -> Started:
         """Read segments, and call ``on_done`` once with a copy of each or the refusal.
 
         In mapped memory it is ``read_list``. Otherwise nothing is asked of the client unless each
@@ -311,33 +311,34 @@ class Bus(AwaitedDma):
         See ``read_async``.
         """
         length = sum([length for _, length in segments])
-        self._start(tuple(segments), length, attributes, on_done, False)
+        return self._start(tuple(segments), length, attributes, on_done, False)
 
     def write_list_async(
         self,
         segments: Sequence[tuple[int, Data]],
-        on_done: Callable[[Outcome], None],
+        on_done: Callable[[Outcome], object],
         attributes: Attributes = PLAIN,
-    ) -> None:
+    ) -> Started:
         """Write segments; ``on_done`` gets no bytes, or the refusal. See ``read_list_async``."""
         length = sum([len(data) for _, data in segments])
-        self._start(tuple(segments), length, attributes, on_done, True)
+        return self._start(tuple(segments), length, attributes, on_done, True)
 
     def _start(
         self,
         segments: ScatterList,
         length: int,
         attributes: Attributes,
-        on_done: Callable[[Outcome], None],
+        on_done: Callable[[Outcome], object],
         write: bool,
         by_message: bool = False,
-    ) -> None:
+    ) -> Started:
         dma = Started(segments, attributes, write, by_message, length, on_done)
         if self.queue.start(dma):
-            return
+            return dma
         refusal = DmaRefused(DmaReason.CLIENT_ERROR, dma.address)
         self._log.record_refused(dma.address, length, attributes, refusal, write=write)
         self.queue.refuse(dma, refusal)
+        return dma
 
     def _begin_started(self, dma: Started) -> Outcome | Asking:
         return self._engine.begin(
@@ -360,6 +361,16 @@ class Bus(AwaitedDma):
 
     def _forwarded(self, _outcome: Outcome) -> None:
         self._untold -= 1
+
+    def drop(self, dma: Started) -> None:
+        """Forget one DMA that was started; ``on_done`` never comes. Nothing when it is done.
+
+        It moves nothing more but a message that the client has already, which nobody can take back:
+        DMAs that are started from now on move after that. The trace has what it moved.
+        """
+        self.queue.drop(dma)
+        if dma.waits and not self.queue.waits:
+            self.on_cancel()
 
     def cancel(self) -> None:
         """Forget every DMA that was started and is not done."""

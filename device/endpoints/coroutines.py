@@ -55,7 +55,8 @@ class Running:
     def cancel(self) -> None:
         """End it where it waits: its ``finally`` blocks run. Nothing when it is done.
 
-        A DMA that it awaits goes on. Raises what a ``finally`` block raises. In the serving thread.
+        The DMA that it awaits is dropped: see ``Bus.drop``. Raises what a ``finally`` block raises.
+        In the serving thread.
         """
         if not self._task.done:
             self._task.cancel()

@@ -27,6 +27,14 @@ class DmaRefused(Exception):
         self.nearest = nearest
 
 
+class Dropped(Exception):
+    """Thrown into a DMA that asks the client, and is dropped; ``answer`` is to its last message."""
+
+    def __init__(self, answer: bytes | MemoryFault | None) -> None:
+        super().__init__("dropped")
+        self.answer = answer
+
+
 class OnlyByMessage(DmaRefused):
     """Refused, for only the client reaches it: ``read_async`` and its like can have it."""
 

@@ -19,6 +19,7 @@ from dma_rehearsal.device.endpoints.dma import (
     Attributes,
     Data,
     DmaRefused,
+    Dropped,
     OnlyByMessage,
     Outcome,
     ScatterList,
@@ -140,7 +141,8 @@ class DmaEngine:
         """Move one range; bytes that only the client reaches by messages (``by_message``: all).
 
         Return the bytes read, or the refusal, which was recorded. A write that is refused has moved
-        the pieces that were answered; of a read nothing is given out.
+        the pieces that were answered; of a read nothing is given out. Of a write that is dropped,
+        what has moved is recorded.
         """
         write, read, moved = data is not None, bytearray(), 0
         view = None if data is None else memoryview(data)
@@ -166,7 +168,15 @@ class DmaEngine:
                 if client is None:
                     raise DmaRefused(DmaReason.CLIENT_GONE, address + moved)
                 count = min(length - moved, client.message_max)
-                answer = yield Ask(address + moved, count, None if rest is None else rest[:count])
+                ask = Ask(address + moved, count, None if rest is None else rest[:count])
+                try:
+                    answer = yield ask
+                except Dropped as dropped:
+                    moved += count if isinstance(dropped.answer, bytes) else 0
+                    if write and moved:
+                        with self._link.interconnect.lock:
+                            self._log.record(((address, moved),), attributes, write=True)
+                    raise
                 if isinstance(answer, MemoryFault):
                     raise refusal_of(answer)
                 if write:

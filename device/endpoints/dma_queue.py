@@ -7,10 +7,14 @@ the model's is done, and so before the access is answered; then when the client 
 what one turn leaves, when the next one comes. The DMA in front is begun; where it needs the client,
 the queue waits for the answer, while every other message is served. A DMA for which the queue has
 no room never enters it: its refusal comes in the next turn, before others that wait.
+
+A DMA that is dropped leaves the queue. Only a message that the client has cannot be taken back: its
+DMA keeps its place until the answer, and so whatever is started after the drop moves after it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +26,7 @@ from dma_rehearsal.device.endpoints.dma import (
     Asking,
     Attributes,
     DmaRefused,
+    Dropped,
     Outcome,
     ScatterList,
     ranges_of,
@@ -50,7 +55,8 @@ class Started:
     """One DMA of ``length`` bytes. ``on_done`` gets its outcome.
 
     ``asking``, once it has begun and needs the client, is what it asks. One that ``waits`` does not
-    begin before ``DmaQueue.release``, nor do those behind it.
+    begin before ``DmaQueue.release``, nor do those behind it. One that is ``dropped`` asks nothing
+    more, and does not end.
     """
 
     segments: ScatterList
@@ -58,10 +64,11 @@ class Started:
     write: bool
     by_message: bool
     length: int
-    on_done: Callable[[Outcome], None]
+    on_done: Callable[[Outcome], object]
     asking: Asking | None = None
     asked: Ask | None = None
     waits: bool = False
+    dropped: bool = False
 
     @property
     def address(self) -> int:
@@ -96,6 +103,7 @@ class DmaQueue:
         self._owed: Ask | None = None  # that the client has not answered, for any DMA
         self._answer: bytes | MemoryFault | None = None  # to the one in front
         self._running = False
+        self._begins = False  # the DMA in front is being begun, or goes on
         self.holding = False  # DMAs that are started now wait
         self.idle = True  # nothing is started: it is asked at every register access
 
@@ -151,7 +159,7 @@ class DmaQueue:
                 length -= dma.cached_length() if cached else dma.length
         finally:
             self._running = False
-            self.idle = not (self._dmas or self._refused)
+            self._note_idle()
 
     def finish(self) -> None:
         """End what is under way: the client is gone, reaches nothing and answers nothing."""
@@ -166,7 +174,22 @@ class DmaQueue:
                     self._advance(dma)
         finally:
             self._running = False
-            self.idle = not (self._dmas or self._refused)
+            self._note_idle()
+
+    def drop(self, dma: Started) -> None:
+        """Forget a DMA: it moves nothing more, and does not end. Nothing when it has ended.
+
+        A message of it that the client has may still move bytes; those behind it wait for that.
+        """
+        dma.dropped = True
+        if dma not in self._dmas:
+            self._refused = deque(each for each in self._refused if each[0] is not dma)
+        elif dma is not self._dmas[0] or not (self._begins or dma.asking is not None):
+            self._dmas.remove(dma)
+            self._bytes -= dma.length
+        elif not self._begins and self._owed is not dma.asked:
+            self._leave(dma)
+        self._note_idle()
 
     def cancel(self) -> None:
         """Forget every DMA: none moves anything, or ends. An answer that is owed is dropped."""
@@ -177,19 +200,26 @@ class DmaQueue:
         self.idle = True
         self._answer = None
         for dma in dmas:
+            dma.dropped = True
             if dma.asking is not None and getgeneratorstate(dma.asking) != GEN_RUNNING:
                 dma.asking.close()
 
     def _end_refused(self) -> None:
         """Tell the refusals that there are by now; those of DMAs that they start wait."""
         for dma, refusal in [*self._refused]:
-            if self._refused:  # not cancelled meanwhile
+            if self._refused and self._refused[0][0] is dma:  # not forgotten meanwhile
                 self._refused.popleft()
                 self._end(dma, refusal)
 
     def _advance(self, dma: Started) -> bool:
         """Go on with the DMA in front; return False when it has to wait for the client."""
+        if dma.dropped:
+            if self._owed is not None:
+                return False
+            self._leave(dma)
+            return True
         outcome: Outcome | None
+        self._begins = True
         try:
             if dma.asking is not None:
                 outcome = self._step(dma, dma.asking)
@@ -201,13 +231,28 @@ class DmaQueue:
         except Exception:
             _log.exception("the device model failed within a DMA")
             outcome = DmaRefused(DmaReason.CLIENT_ERROR, dma.address)
+        finally:
+            self._begins = False
         if outcome is None:
             return False
         if self._dmas and self._dmas[0] is dma:  # not cancelled within
             self._dmas.popleft()
             self._bytes -= dma.length
-            self._end(dma, outcome)
+            if not dma.dropped:
+                self._end(dma, outcome)
         return True
+
+    def _leave(self, dma: Started) -> None:
+        """Take the DMA in front out of the queue, and end what it asks: it was dropped."""
+        answer, self._answer = self._answer, None
+        self._dmas.popleft()
+        self._bytes -= dma.length
+        if dma.asking is not None:
+            with contextlib.suppress(Dropped, StopIteration):
+                dma.asking.throw(Dropped(answer))
+
+    def _note_idle(self) -> None:
+        self.idle = not (self._dmas or self._refused)
 
     def _step(self, dma: Started, asking: Asking) -> Outcome | None:
         """Ask what comes next; return the outcome when there is nothing more to ask."""
@@ -219,6 +264,9 @@ class DmaQueue:
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
+        if dma.dropped:  # within, by who heard of its refusal
+            asking.close()
+            return []
         self._owed = dma.asked = ask
         self._ask(ask, partial(self._answered, ask))
         return None

@@ -251,7 +251,6 @@ class Nvme(Endpoint):
         number = command.dw10 & 0xFFFF
         check(number and number in self.submissions, Status.INVALID_QUEUE_IDENTIFIER)
         self.submissions.pop(number).cancel()
-        await self.bus.reading_list(())  # as in abort
 
     async def delete_cq(self, command: Command) -> None:
         number = command.dw10 & 0xFFFF
@@ -306,7 +305,6 @@ class Nvme(Endpoint):
             self.requests.remove(identifier)
         elif queue and queue.number and identifier == queue.command:
             queue.cancel()
-            await self.bus.reading_list(())  # DMAs are done in order: those under way have ended
         else:
             return 1
         self.end(queue, identifier, Status.ABORT_REQUESTED)

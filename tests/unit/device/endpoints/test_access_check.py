@@ -86,7 +86,7 @@ def bus_of(function: Bare, client: FakeClient) -> Bus:
     return made
 
 
-def later(start: Callable[..., None], bus: Bus, *args: object, **options: bool) -> None:
+def later(start: Callable[..., object], bus: Bus, *args: object, **options: bool) -> None:
     """Do a DMA that is started, and raise its refusal."""
     ends: list[object] = []
     start(*args, ends.append, **options)

@@ -276,6 +276,79 @@ def test_reset_while_a_message_is_under_way(device: Walker, host: FakeHost) -> N
     assert device.seen == []
 
 
+def ending(device: Walker, host: FakeHost, kind: str) -> Callable[[], Coroutine[Any, Any, None]]:
+    bus, far = device.bus, host.message_base
+
+    async def job() -> None:
+        if kind == "writing":
+            await bus.writing(far, b"late" * 0x8000)
+        elif kind == "writing_list":
+            await bus.writing_list([(far, b"late"), (host.base, b"late")])
+        elif kind == "reading":
+            await bus.reading(far, 0x20000)
+        else:
+            await bus.reading_list([(far, 4), (far + 8, 4)])
+        device.seen.append("the rest")
+
+    return job
+
+
+@pytest.mark.parametrize("kind", ["writing", "writing_list", "reading", "reading_list"])
+def test_cancel_drops_the_dma_that_is_awaited(device: Walker, host: FakeHost, kind: str) -> None:
+    """One message was sent; neighbours go on behind it, in their order."""
+    bus, far = device.bus, host.message_base
+    device.job = ending(device, host, kind)
+    host.write(0, Reg.GO, 1)
+    bus.write_async(host.base + 64, b"near", lambda _: device.seen.append("near"))
+    bus.write_async(far + 0x40000, b"far!", lambda _: device.seen.append("far"))
+    assert device.running is not None
+    device.running.cancel()
+    assert device.running.done
+    assert (host.unanswered, device.seen) == (1, [])
+    host.run()
+    assert device.seen == ["near", "far"]
+    assert host.memory[:4] == bytes(4)
+    assert host.memory[64:68] + host.message_memory[0x40000:0x40004] == b"nearfar!"
+    sent = {"writing": 0x10000, "writing_list": 4}.get(kind, 0)
+    assert host.message_memory[:0x20000].rstrip(b"\0") == b"late" * (sent // 4)
+    assert device.bus.queue.idle
+
+
+def test_cancel_drops_a_dma_that_waits_behind_another(device: Walker, host: FakeHost) -> None:
+    async def job() -> None:
+        await device.bus.writing(host.message_base, b"late")
+
+    device.job = job
+    device.bus.write_async(host.message_base + 8, b"far!", device.seen.append)
+    host.write(0, Reg.GO, 1)
+    assert device.running is not None
+    device.running.cancel()
+    host.run()
+    assert host.message_memory[:16] == bytes(8) + b"far!" + bytes(4)
+    assert device.seen == [b""]
+
+
+def test_drained_comes_behind_the_message_of_what_was_cancelled(
+    device: Walker, host: FakeHost
+) -> None:
+    async def write() -> None:
+        await device.bus.writing(host.message_base, b"late")
+
+    async def drain() -> None:
+        await device.bus.drained()
+        device.seen.append(bytes(host.message_memory[:4]))
+
+    device.job = write
+    host.write(0, Reg.GO, 1)
+    assert device.running is not None
+    device.running.cancel()
+    device.job = drain
+    host.write(0, Reg.GO, 1)
+    assert device.seen == []
+    host.run()
+    assert device.seen == [b"late"]
+
+
 def test_one_that_is_cancelled_may_still_do_dma(device: Walker, host: FakeHost) -> None:
     ends(device, host, lambda: device.bus.write(host.base, b"!"))()
     assert device.running is not None
@@ -343,6 +416,25 @@ def test_hold_holds_its_first_dma(writes: Walker, host: FakeHost) -> None:
     writes.bus.interconnect.holds.release()
     host.run()
     assert (host.memory[:2], writes.seen) == (b"!!", ["written", "finally"])
+
+
+def test_cancel_ends_the_wait_of_one_that_is_held(device: Walker, host: FakeHost) -> None:
+    """What waits is its DMA alone, so nothing waits any more."""
+
+    async def job() -> None:
+        await device.bus.writing(host.base, b"!")
+
+    device.job = job
+    board = device.bus.interconnect.holds
+    board.set(True)
+    host.write(0, Reg.GO, 1)
+    assert device._hold.wait is not None
+    assert device.running is not None
+    device.running.cancel()
+    assert device._hold.wait is None
+    board.release()
+    host.run()
+    assert host.memory[:1] == b"\0"
 
 
 def test_reset_ends_one_that_is_held(writes: Walker, host: FakeHost) -> None:

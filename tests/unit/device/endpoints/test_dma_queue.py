@@ -20,6 +20,7 @@ from dma_rehearsal.device.endpoints.dma_queue import (
     MAX_QUEUED_BYTES,
     TURN_BYTES,
     TURN_DMAS,
+    Started,
 )
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.registers import Access, Register
@@ -43,7 +44,7 @@ class Chain(Endpoint):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kind: Callable[[Chain], None] = Chain.one_read
+        self.kind: Callable[[Chain], object] = Chain.one_read
         self.within = 0  # how deep in its own calls
         self.deepest = 0
         self.refused: list[Transaction] = []
@@ -300,6 +301,161 @@ def test_answer_that_is_owed_holds_back_messages_alone(chain: Chain, client: Par
     assert client.answer(b"late").address == FAR
     assert client.answer(b"good").address == FAR + 8
     assert ends == [b"", b"good"]
+
+
+def drop(chain: Chain, dma: Started) -> None:
+    chain.bus.drop(dma)
+    chain.go_on()
+
+
+def moved(chain: Chain) -> list[tuple[int, int, DmaReason]]:
+    return [(each.address, each.length, each.reason) for each in chain.bus.transactions]
+
+
+def test_what_is_dropped_leaves_its_neighbours_in_their_order(chain: Chain, client: Partly) -> None:
+    ends: Ends = []
+
+    def write(address: int, name: str) -> Started:
+        return chain.bus.write_async(address, name.encode(), lambda _: ends.append(name))
+
+    a, b, c, d = write(FAR, "a"), write(BASE, "b"), write(FAR + 8, "c"), write(BASE + 8, "d")
+    write(BASE + 9, "e")
+    chain.go_on()
+    drop(chain, b)
+    drop(chain, d)
+    drop(chain, d)
+    client.answer(b"")
+    assert client.answer(b"").address == FAR + 8
+    assert ends == ["a", "c", "e"]
+    assert client.ram[:10] == b"\0\0\0\0\0\0\0\0\0e"
+    for ended in (a, c):
+        drop(chain, ended)
+    assert moved(chain) == [(at, 1, DmaReason.NONE) for at in (FAR, FAR + 8, BASE + 9)]
+    assert (chain.bus.queue.idle, chain.bus.queue._bytes) == (True, 0)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_message_of_what_is_dropped_is_the_last_and_those_behind_wait_for_it(
+    chain: Chain, client: Partly, fault: bool
+) -> None:
+    """Two segments by messages of 16 bytes: one is done, of the other one piece of three."""
+    client.message_max = 16
+    ends: Ends = []
+    segments = [(FAR, bytes(16)), (FAR + 32, bytes(48))]
+    dropped = chain.bus.write_list_async(segments, ends.append)
+    chain.bus.write_async(BASE, b"next", ends.append)
+    chain.bus.read_async(FAR + 256, 4, ends.append)
+    chain.go_on()
+    client.answer(b"")
+    client.answer(b"")
+    drop(chain, dropped)
+    drop(chain, dropped)
+    assert client.ram[:4] == bytes(4)
+    assert not chain.dma_ready
+    client.answer(ClientFault(FAR, "refused") if fault else b"")
+    assert client.ram[:4] == b"next"
+    assert client.answer(b"last").address == FAR + 256
+    assert ends == [b"", b"last"]
+    assert client.messages == []
+    done = [(FAR, 16), (FAR + 32, 16 if fault else 32), (BASE, 4), (FAR + 256, 4)]
+    assert moved(chain) == [(*each, DmaReason.NONE) for each in done]
+    assert (chain.bus.queue.idle, chain.bus.queue._bytes) == (True, 0)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_what_is_dropped_before_anything_moved_is_not_recorded(
+    chain: Chain, client: Partly, write: bool
+) -> None:
+    ends: Ends = []
+    if write:
+        dropped = chain.bus.write_async(FAR, b"data", ends.append)
+    else:
+        dropped = chain.bus.read_async(FAR, 4, ends.append)
+    chain.go_on()
+    drop(chain, dropped)
+    client.answer(ClientFault(FAR, "refused") if write else b"data")
+    assert (ends, moved(chain), chain.bus.queue.idle) == ([], [], True)
+
+
+def test_refusal_of_what_is_dropped_is_not_told(chain: Chain) -> None:
+    ends: Ends = []
+    too_much = [
+        chain.bus.read_async(BASE, MAX_QUEUED_BYTES + each, ends.append) for each in (1, 2, 3)
+    ]
+    chain.bus.queue.drop(too_much[1])
+    chain.go_on()
+    assert len(ends) == 2
+    ends.clear()
+
+    def first(_outcome: object) -> None:
+        ends.append("first")
+        chain.bus.drop(second)
+
+    chain.bus.read_async(BASE, MAX_QUEUED_BYTES + 1, first)
+    second = chain.bus.read_async(BASE, MAX_QUEUED_BYTES + 1, lambda _: ends.append("second"))
+    chain.bus.read_async(BASE, MAX_QUEUED_BYTES + 1, lambda _: ends.append("third"))
+    chain.go_on()
+    assert ends == ["first", "third"]
+    assert chain.bus.queue.idle
+
+
+def test_drop_within_an_end(chain: Chain) -> None:
+    ends: Ends = []
+
+    def first(_outcome: object) -> None:
+        ends.append("first")
+        chain.bus.drop(second)
+
+    chain.bus.read_async(BASE, 4, first)
+    second = chain.bus.read_async(BASE, 4, ends.append)
+    chain.bus.read_async(BASE, 4, lambda _: ends.append("third"))
+    chain.go_on()
+    assert ends == ["first", "third"]
+
+
+@pytest.mark.parametrize("behind_iommu", [False, True])
+@pytest.mark.parametrize("address", [0, FAR])
+def test_drop_by_who_hears_of_its_refusal(
+    chain: Chain, client: Partly, address: int, behind_iommu: bool
+) -> None:
+    """In the midst of the DMA. Nothing is sent for it any more, not to the IOMMU either."""
+    chain.bus.behind_iommu = behind_iommu
+    ends: Ends = []
+    started: list[Started] = []
+    chain.__dict__["on_refused"] = lambda _: chain.bus.drop(started[0])
+    started.append(chain.bus.read_async(address, 4, ends.append))
+    chain.bus.read_async(BASE, 4, ends.append)
+    chain.go_on()
+    if address:
+        client.answer(ClientFault(address, "refused"))
+    chain.go_on()
+    assert ends == [bytes(4)]
+    assert client.messages == []
+    assert (chain.bus.queue.idle, chain.bus.forwarding) == (True, False)
+
+
+def test_client_that_goes_after_a_drop(chain: Chain) -> None:
+    ends: Ends = []
+    dropped = chain.bus.write_async(FAR, b"data", ends.append)
+    chain.bus.read_async(FAR, 4, ends.append)
+    chain.go_on()
+    drop(chain, dropped)
+    chain.detach()
+    assert [end.reason for end in ends] == [DmaReason.CLIENT_GONE]
+    assert chain.bus.queue.idle
+
+
+def test_reset_after_a_drop(chain: Chain, client: Partly) -> None:
+    ends: Ends = []
+    dropped = chain.bus.write_async(FAR, b"data", ends.append)
+    chain.go_on()
+    drop(chain, dropped)
+    chain.device_reset()
+    chain.bus.read_async(FAR + 8, 4, ends.append)
+    chain.go_on()
+    client.answer(b"")
+    client.answer(b"good")
+    assert ends == [b"good"]
 
 
 def test_cancel_within_an_end(chain: Chain) -> None:
