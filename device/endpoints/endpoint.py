@@ -383,7 +383,13 @@ class Endpoint(WorkFromElsewhere, Hooks):
                 self._act(content, index, offset, data)
                 return
             if content is not None:
-                self._run_side_effect(lambda: content.write(offset, data))
+                outer, self._acting = self._acting, True
+                try:  # as `_run_side_effect`; every register write passes here
+                    content.write(offset, data)
+                except DmaRefused as refusal:
+                    self._log_uncaught(refusal)
+                finally:
+                    self._acting = outer
         if not self.bus.queue.idle:
             self._settle()
         self.on_access(index, offset, data, write=True)

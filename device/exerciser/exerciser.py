@@ -31,7 +31,6 @@ from dma_rehearsal.device.exerciser.control_registers import (
     CONTROL,
     DmaControl,
     DmaState,
-    MsiControl,
     requested,
 )
 from dma_rehearsal.device.exerciser.hold import Hold
@@ -289,9 +288,8 @@ class Exerciser(Endpoint):
 
     def write_msictl(self, value: int) -> None:
         """Send the MSI-X message of a vector when the trigger bit is written."""
-        control = MsiControl(value)
-        if control.trigger:
-            self.behaviour.msix(control.vector)
+        if value & layout.MSICTL_TRIGGER:
+            self.behaviour.msix(value & layout.MSICTL_VECTOR)
 
     def write_intxctl(self, value: int) -> None:
         """Assert or deassert the legacy interrupt."""

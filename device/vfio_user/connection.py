@@ -42,7 +42,8 @@ _log = logging.getLogger(__name__)
 # Every message passes here, and an operation on an IntFlag costs as much as ten on an int.
 _TYPE_MASK, _IS_REPLY, _IS_COMMAND = int(Flags.TYPE_MASK), int(Flags.REPLY), int(Flags.COMMAND)
 _NO_REPLY, _ERROR = int(Flags.NO_REPLY), int(Flags.ERROR)
-_KNOWN_FLAGS = _TYPE_MASK | _NO_REPLY | _ERROR
+_OF_COMMANDS = _IS_COMMAND | _NO_REPLY | _ERROR
+_VERSION = int(Command.VERSION)
 # A client that errs on and on would fill the disk with the log.
 _MAX_LOGGED = 32
 _ACCESS = wire.RegionAccess.STRUCT
@@ -190,9 +191,9 @@ class Connection:
 
     def _dispatch(self, message: Message) -> bytes:
         header = message.header
-        if header.flags & ~_KNOWN_FLAGS or header.flags & _TYPE_MASK != _IS_COMMAND:
+        if header.flags & ~_OF_COMMANDS:
             raise RemoteProtocolError(f"header flags {header.flags:#x}")
-        if header.command == Command.VERSION:
+        if header.command == _VERSION:
             return self._version(message)
         if not self._ready:
             raise RemoteProtocolError(f"command {header.command} before VERSION")

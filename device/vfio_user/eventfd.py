@@ -19,9 +19,8 @@ import os
 import platform
 import select
 import sys
-import threading
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 _log = logging.getLogger(__name__)
 # io_setup, io_submit, io_getevents: Linux's arch/x86/entry/syscalls/syscall_64.tbl, and
@@ -55,6 +54,13 @@ class _Iocb(ctypes.Structure):
     )
 
 
+class _Submission(NamedTuple):
+    """The arguments of io_submit(2) for one descriptor, and the memory that they lead to."""
+
+    arguments: tuple[object, ...]
+    memory: tuple[object, ...]
+
+
 class Signaller(Protocol):
     """A way to signal an eventfd."""
 
@@ -63,7 +69,10 @@ class Signaller(Protocol):
 
 
 class AioSignaller:
-    """By asynchronous I/O. For several threads, which share its context."""
+    """By asynchronous I/O. For several threads, which share its context.
+
+    It keeps the arguments of each descriptor, at most as many as the process may have.
+    """
 
     def __init__(self, machine: str = platform.machine()) -> None:
         """Raise OSError where there is none: another machine, kernel or container."""
@@ -72,14 +81,11 @@ class AioSignaller:
         setup, self._submit, self._reap = _NUMBERS[machine]
         # Python's lock is held: nothing here waits.
         self._call = ctypes.PyDLL(None, use_errno=True).syscall
-        self._call.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 4
         context = ctypes.c_void_p(0)
-        if self._call(setup, 1, ctypes.addressof(context), None, None, None) != 0:
+        if self._call(ctypes.c_long(setup), ctypes.c_long(1), ctypes.byref(context)) != 0:
             raise OSError(ctypes.get_errno(), "io_setup")
         self._context = context.value or 0
-        self._lock = threading.Lock()  # over the request
-        self._request = _Iocb(opcode=_PREAD, flags=_RESFD)
-        self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
+        self._submissions: dict[int, _Submission] = {}  # by descriptor, whatever it leads to
         self._events = ctypes.create_string_buffer(_EVENTS * _EVENT_SIZE)
         self._try_out()
 
@@ -94,21 +100,26 @@ class AioSignaller:
 
     def signal(self, descriptor: int) -> bool:
         """See ``Signaller.signal``."""
-        with self._lock:
-            self._request.file = self._request.eventfd = descriptor
-            while not self._submitted():
-                if ctypes.get_errno() != errno.EAGAIN or not self._reaped():
-                    return False
+        found = self._submissions.get(descriptor)
+        if found is None:
+            found = self._submissions[descriptor] = self._submission(descriptor)
+        while self._call(*found.arguments) != 1:
+            if ctypes.get_errno() != errno.EAGAIN or not self._reaped():
+                return False
         return True
 
-    def _submitted(self) -> bool:
-        requests = ctypes.addressof(self._requests)
-        return bool(self._call(self._submit, self._context, 1, requests, None, None) == 1)
+    def _submission(self, descriptor: int) -> _Submission:
+        """Return the call for a descriptor: to make its arguments takes as long as the call."""
+        request = _Iocb(opcode=_PREAD, flags=_RESFD, file=descriptor, eventfd=descriptor)
+        requests = (ctypes.c_void_p * 1)(ctypes.addressof(request))
+        place = ctypes.c_void_p(ctypes.addressof(requests))
+        numbers = (ctypes.c_long(each) for each in (self._submit, self._context, 1))
+        return _Submission((*numbers, place), (request, requests))
 
     def _reaped(self) -> bool:
         """Take completions away, which have no news, and make room. Return whether there were."""
-        events = ctypes.addressof(self._events)
-        return bool(self._call(self._reap, self._context, 0, _EVENTS, events, None) > 0)
+        numbers = (ctypes.c_long(each) for each in (self._reap, self._context, 0, _EVENTS))
+        return bool(self._call(*numbers, self._events, None) > 0)
 
 
 class PollSignaller:

@@ -261,13 +261,17 @@ class _Session:
             self._tick()
             if not serving:
                 return False
-        if self._inbox:
-            self._unpolled += 1
-            self._handle(self._inbox.popleft())
-            return True
-        if connection.idle and self._model.timers.next_deadline() is None:
-            return self._next()  # nothing else is due; a poll would cost half a message
-        return self._wait(_POLL_IN)
+        if not self._inbox:
+            if not connection.idle or self._model.timers.next_deadline() is not None:
+                return self._wait(_POLL_IN)
+            # Nothing else is due; a poll would cost half a message.
+            if not self._next():
+                return False
+            if not self._inbox:
+                return True
+        self._unpolled += 1
+        self._handle(self._inbox.popleft())
+        return True
 
     def _tick(self) -> None:
         """Go on with DMAs, and send what the model asks of the client."""
@@ -287,12 +291,13 @@ class _Session:
         Return whether to go on.
         """
         if self.spin:
-            until = time.perf_counter() + SPIN_S
-            while time.perf_counter() < until:
-                if not self._receive():
-                    return False
-                if self._inbox:
-                    return True
+            look, clock = self._waiter.look, time.perf_counter
+            until = clock() + SPIN_S
+            while clock() < until:
+                if come := look():
+                    if come == self._waiter.message:
+                        return self._receive()
+                    break
         serving, ready = self._waiter.once(_POLL_IN)
         if not self._connection.idle:  # by what another thread woke it for
             self._tick()

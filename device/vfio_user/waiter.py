@@ -28,11 +28,17 @@ class Waiter:
         self._poll = select.poll()  # select() has no room for descriptors from 1024 on
         self._poll.register(stop, select.POLLIN)
         self._poll.register(woken, select.POLLIN)
-        self._events = 0
+        self._poll.register(stream, select.POLLIN)
+        self._events = _POLL_IN
         self._descriptor = stream.fileno()
+        self.message = [(self._descriptor, _POLL_IN)]  # as `look` has it, and nothing else
         self._own = (stop, woken, self._descriptor)
         self._watches = model.posted.watches
         self._shown: dict[int, Watch] = {}
+
+    def look(self) -> list[tuple[int, int]]:
+        """Return the descriptors that have an event by now, with their events; do not wait."""
+        return self._poll.poll(0)
 
     def once(self, events: int, *deadlines: float | None) -> tuple[bool, bool]:
         """Wait for an event of the socket or the first deadline.
@@ -52,8 +58,8 @@ class Waiter:
             until = min(due)
             wait = min(max(0.0, until - time.monotonic()), _MAX_WAIT_S) * 1000
         come = self._poll.poll(wait)
-        if wait is None and len(come) == 1 and come[0][0] == self._descriptor:
-            return True, True  # a message, as nearly always
+        if wait is None and come == self.message:
+            return True, True  # as nearly always
         found = {descriptor for descriptor, _ in come}
         if self._woken in found:
             os.eventfd_read(self._woken)

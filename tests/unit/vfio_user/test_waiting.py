@@ -48,16 +48,21 @@ def settled(turns: list[int]) -> list[int]:
 
 @pytest.fixture
 def looks(turns: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of sleeps of the server before each look for bytes."""
+    """The number of sleeps of the server before each look for an event, or for bytes."""
     found: list[int] = []
-    receive = stream_module.receive
+    receive, look = stream_module.receive, waiter.Waiter.look
 
     def noted(stream: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
         assert flags == stream_module.DONT_WAIT, "a timer that another thread sets would wait"
         found.append(len(turns))
         return receive(stream, flags)
 
+    def looked(waiting: waiter.Waiter) -> list[tuple[int, int]]:
+        found.append(len(turns))
+        return look(waiting)
+
     monkeypatch.setattr(server_module, "receive", noted)
+    monkeypatch.setattr(waiter.Waiter, "look", looked)
     return found
 
 
