@@ -41,7 +41,14 @@ from dma_rehearsal.device.endpoints.work import WorkFromElsewhere
 from dma_rehearsal.device.pci import aer, pcie
 from dma_rehearsal.device.pci.aer import Correctable, Uncorrectable
 from dma_rehearsal.device.pci.base_addresses import ROM
-from dma_rehearsal.device.pci.config import CONFIG_SIZE, Capability, Command, ConfigSpace, Identity
+from dma_rehearsal.device.pci.config import (
+    CONFIG_SIZE,
+    Capability,
+    Command,
+    ConfigSpace,
+    Identity,
+    Status,
+)
 from dma_rehearsal.device.pci.msi import Msi
 from dma_rehearsal.device.pci.msix import MsiX
 from dma_rehearsal.device.pci.pcie import DeviceControl, DeviceStatus, Offset, PciExpress
@@ -64,12 +71,14 @@ class Endpoint(WorkFromElsewhere, Hooks):
     """One PCI Express function; the ``DeviceModel`` that a server serves.
 
     A subclass declares ``identity``, ``bars``, ``vectors`` (MSI-X, 0 to 2048) and ``messages``
-    (MSI, 0 or a power of two to 32; ``msi_masks``: each can be masked), and ``capabilities`` beside
-    these; values that are only known when it is made go to ``__init__``. Reach memory only through
-    ``self.bus``; signal with ``self.interrupts``; act later by ``self.timers``, which a reset
-    clears. ``state``, where it is not empty, can be migrated. ``command_at_reset`` is for clients
-    that are not guests, such as a sample program: nobody else turns on bus mastering there.
-    ``siblings`` has the other functions of its device by their numbers (`MultiFunction`).
+    (MSI, 0 or a power of two to 32; ``msi_masks``: each can be masked), and ``capabilities``
+    beside these; values that are only known when it is made go to ``__init__``. Reach memory
+    only through ``self.bus``; signal with ``self.interrupts``; act later by ``self.timers``,
+    which a reset clears. ``state``, where it is not empty, can be migrated.
+    ``immediate_readiness`` says that it can be used at once after every reset (PCI Express Base
+    5.0, section 6.6.1). ``command_at_reset`` is for clients that are not guests, such as a
+    sample program: nobody else turns on bus mastering there. ``siblings`` has the other
+    functions of its device by their numbers (`MultiFunction`).
     ValueError for declarations that no function can have.
     """
 
@@ -84,6 +93,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
     capabilities: ClassVar[Sequence[Capability]] = ()
     state: ClassVar[Sequence[StatePart]] = ()
     command_at_reset = Command(0)
+    immediate_readiness = False
     # Set by a `MultiFunction`, which ``card`` then is:
     function_number = 0
     siblings: Mapping[int, Endpoint] = MappingProxyType({})
@@ -112,6 +122,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.vectors = declared.vectors
         registers = base_addresses(declared.bars, declared.rom)
         self.config = ConfigSpace(self.identity, registers, self.command_at_reset)
+        self.config.set_status(Status.IMMEDIATE_READINESS, self.immediate_readiness)
         self._pcie = self.add_capability(PciExpress(self._function_level_reset))
         self.add_capability(PowerManagement(self._power_changed))
         self.config.on_command = self._command_changed

@@ -75,6 +75,7 @@ class Exerciser(Endpoint):
     """
 
     name = "exerciser"
+    immediate_readiness = True
 
     def __init__(
         self,

@@ -63,8 +63,9 @@ _BUS_MASTER = int(Command.BUS_MASTER)
 
 
 class Status(IntFlag):
-    """Status register, section 6.2.3."""
+    """Status register, section 6.2.3; PCI Express Base 5.0, section 7.5.1.1.4."""
 
+    IMMEDIATE_READINESS = 1 << 0
     INTERRUPT = 1 << 3
     CAPABILITIES_LIST = 1 << 4
 

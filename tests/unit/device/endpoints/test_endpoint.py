@@ -239,6 +239,26 @@ def test_side_effect_of_no_register_is_an_error() -> None:
             def write_contrl(self, value: int) -> None: ...
 
 
+def status_of(device: Endpoint) -> int:
+    return int.from_bytes(device.region_read(7, 6, 2), "little")
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_immediate_readiness_is_what_the_class_declares(declared: bool) -> None:
+    """Base 5.0, 7.5.1.1.4: read only, and no reset changes it."""
+
+    class Ready(Small):
+        immediate_readiness = declared
+
+    device = Ready(Trace())
+    assert status_of(device) & 1 == declared
+    device.region_write(7, 6, b"\xff\xff")
+    assert status_of(device) & 1 == declared
+    device.device_reset()
+    assert status_of(device) & 1 == declared
+    assert status_of(device) & 0x10, "its neighbours stay: the capability list"
+
+
 def test_a_class_can_be_made_twice() -> None:
     for _ in range(2):
         made = Small(Trace())

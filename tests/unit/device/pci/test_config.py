@@ -18,7 +18,7 @@ from tests.unit.device.fakes import FakeClient, answer, write32
 from tests.unit.device.pci.config_words import MSIX, PCIE, POWER, word
 
 HEADER = """
-b5 13 01 ed 00 00 10 00 00 00 00 ed 00 00 00 00
+b5 13 01 ed 00 00 11 00 00 00 00 ed 00 00 00 00
 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
 00 00 00 00 00 00 00 00 00 00 00 00 b5 13 00 00
 00 00 00 00 40 00 00 00 00 00 00 00 00 01 00 00

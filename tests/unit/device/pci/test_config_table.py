@@ -26,7 +26,7 @@ WORDS = {
     0x00: (0x13B5, 0),  # Vendor ID
     0x02: (0xED01, 0),  # Device ID
     0x04: (0, 0x0546),  # Command: memory, bus master, parity, SERR, INTx disable
-    0x06: (0x0010, 0),  # Status: a list of capabilities
+    0x06: (0x0011, 0),  # Status: Immediate Readiness, a list of capabilities
     0x0A: (0xED00, 0),  # Class
     0x0C: (0, 0x00FF),  # Cache Line Size; Latency Timer
     **{0x10 + 4 * bar: (0, 0xF000) for bar in (0, 2, 3, 4)},  # of 4 KiB
@@ -125,7 +125,7 @@ def test_every_bit_that_software_can_write(exerciser: Exerciser) -> None:
 def test_bits_have_the_specifications_places() -> None:
     """Base 5.0, sections 7.5.3.4 and .5, 7.8.4.2 and .5; PCI Local Bus 3.0, 6.2.2 and 6.2.3."""
     assert [int(bit).bit_length() - 1 for bit in config.Command] == [0, 1, 2, 6, 8, 10]
-    assert [int(bit).bit_length() - 1 for bit in config.Status] == [3, 4]
+    assert [int(bit).bit_length() - 1 for bit in config.Status] == [0, 3, 4]
     assert [int(bit).bit_length() - 1 for bit in pcie.DeviceControl] == [4, 8, 11, 15]
     assert [int(bit).bit_length() - 1 for bit in pcie.DeviceStatus] == [0, 1, 2, 3, 5]
     uncorrectable = [4, 5, *range(12, 27)]
