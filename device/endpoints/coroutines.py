@@ -143,7 +143,7 @@ class Sleep(Awaited[None]):
 
         def begin(resume: Callable[[Any], None]) -> None:
             nonlocal timer
-            timer = self._timers.after(self._seconds, lambda: resume(None))
+            timer = self._timers.resume_after(self._seconds, lambda: resume(None))
 
         try:
             yield begin

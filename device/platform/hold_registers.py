@@ -16,7 +16,7 @@ class HoldRegisters:
 
     def __init__(self, control: RegisterFile, board: HoldBoard, timers: Timers) -> None:
         self._board = board
-        board.after = timers.after
+        board.after = timers.resume_after
         control.add(
             (
                 Register(Plat.HOLD_CTL, Access.RW, mask=_ON),

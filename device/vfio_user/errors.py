@@ -7,6 +7,7 @@ The tree of exceptions::
     ├── LocalProtocolError   we were about to break the protocol
     ├── RemoteProtocolError  the client broke it; carries the errno of the reply
     ├── TooMuchPosted        other threads post more work than the server does
+    ├── TooManyTimers        a model sets more timers than it cancels or waits for
     └── MemoryFault          a DMA address cannot be reached
         ├── Unmapped
         │   ├── NoDescriptor mapped, but only the client can reach it
@@ -49,6 +50,16 @@ class TooMuchPosted(VfioUserError):
         super().__init__(
             f"{waiting} posted actions wait for the thread that serves the device; post once for "
             "many events, or wait for the result of post_future before the next"
+        )
+
+
+class TooManyTimers(VfioUserError):
+    """So many timers are set that no more is taken. Those that are set go on."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(
+            f"{waiting} timers of the device are set; cancel those that are not needed, or keep "
+            "the deadlines in a list and set one timer for the next of them"
         )
 
 

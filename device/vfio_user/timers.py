@@ -10,24 +10,27 @@ import threading
 import time
 from collections.abc import Callable
 
+from dma_rehearsal.device.vfio_user.errors import TooManyTimers
+
 _log = logging.getLogger(__name__)
+MAX_TIMERS = 65_536  # that are set
 _KEPT = 64  # cancelled timers that may stay where they are
 
 
 class Timer:
     """One deadline. ``cancel`` it to make it never happen; again is nothing."""
 
-    __slots__ = ("_action", "_cancelled")
+    __slots__ = ("_action", "_timers", "waits")
 
-    def __init__(self, action: Callable[[], None], cancelled: Callable[[], None]) -> None:
+    def __init__(self, action: Callable[[], None], timers: Timers) -> None:
         self._action: Callable[[], None] | None = action
-        self._cancelled = cancelled
+        self._timers = timers
+        self.waits = True  # counted among those that are set; its `Timers` looks after this
 
     def cancel(self) -> None:
         """Forget the action."""
-        if self._action is not None:
-            self._action = None
-            self._cancelled()
+        self._action = None
+        self._timers.cancelled(self)
 
     @property
     def active(self) -> bool:
@@ -61,16 +64,21 @@ class Timers:
         self._run = run
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Timer]] = []
-        self._dead = 0  # at most: those in the heap that were cancelled
+        self._waiting = 0  # of those in the heap, the ones that were not cancelled
         self._held: float | None = None  # since when
         self.deferred = False  # what is due waits, and time goes on; the server's thread sets it
-        self._lock = threading.RLock()  # over the three
+        self._lock = threading.Lock()  # over the heap, the count and ``Timer.waits``
         self.wake: Callable[[], None] = lambda: None
 
     @property
     def kept(self) -> int:
         """Return how many are kept, cancelled ones among them."""
         return len(self._heap)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many are set: neither run yet nor cancelled."""
+        return self._waiting
 
     @property
     def paused(self) -> bool:
@@ -92,37 +100,59 @@ class Timers:
             self._heap = [(due + passed, order, timer) for due, order, timer in self._heap]
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server."""
-        timer = Timer(action, self._count_cancelled)
+        """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server.
+
+        TooManyTimers when MAX_TIMERS are set.
+        """
+        return self._set(seconds, action)
+
+    def resume_after(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Run ``action`` as ``after`` does, without a bound: who calls it has one."""
+        return self._set(seconds, action, bounded=False)
+
+    def _set(self, seconds: float, action: Callable[[], None], *, bounded: bool = True) -> Timer:
+        timer = Timer(action, self)
         with self._lock:
-            now = self.clock() if self._held is None else self._held
-            heapq.heappush(self._heap, (now + max(0.0, seconds), next(self._order), timer))
+            if bounded and self._waiting >= MAX_TIMERS:
+                raise TooManyTimers(MAX_TIMERS)
+            heapq.heappush(self._heap, (self._now + max(0.0, seconds), next(self._order), timer))
+            self._waiting += 1
         self.wake()
         return timer
 
-    def _count_cancelled(self) -> None:
-        """Drop the cancelled ones when they are most: a guest may set and cancel on and on."""
+    @property
+    def _now(self) -> float:
+        return self.clock() if self._held is None else self._held
+
+    def cancelled(self, timer: Timer) -> None:
+        """Take note that a timer was cancelled; for ``Timer.cancel``.
+
+        Cancelled ones are dropped when they are most: a guest may set and cancel on and on.
+        """
         with self._lock:
-            self._dead += 1
-            if 2 * self._dead > max(len(self._heap), _KEPT):
-                self._heap = [each for each in self._heap if each[2].active]
+            if not timer.waits:
+                return
+            timer.waits = False
+            self._waiting -= 1
+            if 2 * (len(self._heap) - self._waiting) > max(len(self._heap), _KEPT):
+                self._heap = [each for each in self._heap if each[2].waits]
                 heapq.heapify(self._heap)
-                self._dead = 0
 
     def clear(self) -> None:
         """Forget every action; no timer that was set is active then."""
         with self._lock:
-            heap, self._heap, self._dead = self._heap, [], 0
+            heap, self._heap, self._waiting = self._heap, [], 0
             for _, _, timer in heap:
-                timer.cancel()
-            self._dead = 0
+                timer.waits = False
+        for _, _, timer in heap:
+            timer.cancel()
 
     def next_deadline(self) -> float | None:
         """Return when the next is due, by the clock; None when none is set, or they are held."""
         if not self._heap or self.paused:
             return None
         with self._lock:
-            while self._heap and not self._heap[0][2].active:
+            while self._heap and not self._heap[0][2].waits:
                 heapq.heappop(self._heap)
             return self._heap[0][0] if self._heap else None
 
@@ -141,6 +171,10 @@ class Timers:
         with self._lock:
             if self.deferred:  # by the one that ran before
                 return None
-            if self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
-                return heapq.heappop(self._heap)[2]
+            while self._heap and self._heap[0][0] <= now and self._heap[0][1] < last:
+                timer = heapq.heappop(self._heap)[2]
+                if timer.waits:
+                    timer.waits = False
+                    self._waiting -= 1
+                    return timer
         return None

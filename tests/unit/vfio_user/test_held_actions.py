@@ -21,6 +21,7 @@ from dma_rehearsal.device.layout import Plat
 from dma_rehearsal.device.pci.config import Identity
 from dma_rehearsal.device.platform.platform import Platform, PlatformModels
 from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user import timers
 from tests.unit.vfio_user.client import RawClient
 from tests.unit.vfio_user.serving import serving
 
@@ -143,8 +144,14 @@ def test_work_of_a_thread_does_not_wait_where_nothing_is_held(rig: Rig) -> None:
     assert rig.endpoint.post_future(threading.get_ident).result(60) != threading.get_ident()
 
 
+@pytest.mark.parametrize("room", [False, True])
 @KINDS
-def test_it_goes_by_itself(rig: Rig, kind: Reg) -> None:
+def test_it_goes_by_itself(
+    rig: Rig, kind: Reg, room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many timers the platform has."""
+    if not room:
+        monkeypatch.setattr(timers, "MAX_TIMERS", 0)
     rig.platform.use(PlatformModels(hold=HoldRules(limit_s=0.01)))
     rig.hold()
     rig.function.write32(0, kind, 5)

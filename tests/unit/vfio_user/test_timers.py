@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.vfio_user.errors import TooManyTimers
 from dma_rehearsal.device.vfio_user.server import VfioUserServer
-from dma_rehearsal.device.vfio_user.timers import Timer, Timers
+from dma_rehearsal.device.vfio_user.timers import MAX_TIMERS, Timer, Timers
 from tests.unit.vfio_user.client import RawClient
 from tests.unit.vfio_user.endpoint import Prober
 from tests.unit.vfio_user.serving import serving
@@ -125,3 +126,114 @@ def test_set_and_cancelled_by_threads_while_they_run() -> None:
     timers.clear()
     assert not kept.active
     assert timers.kept == 0
+    assert timers.waiting == 0
+
+
+# The bound.
+
+
+def nothing() -> None:
+    pass
+
+
+def flooded() -> tuple[Timers, list[Timer]]:
+    timers = Timers(lambda: 0.0)
+    return timers, [timers.after(each % 7, nothing) for each in range(MAX_TIMERS)]
+
+
+def test_flood_of_timers_is_refused_and_the_remedy_is_named() -> None:
+    timers, live = flooded()
+    with pytest.raises(TooManyTimers, match=r"65536 timers .* one timer for the next of them"):
+        timers.after(0, nothing)
+    assert timers.waiting == MAX_TIMERS
+    live[5].cancel()
+    live[5].cancel()
+    timers.after(0, nothing)
+    with pytest.raises(TooManyTimers):
+        timers.after(0, nothing)
+    timers.run_due()
+    for _ in range(sum(each % 7 == 0 for each in range(MAX_TIMERS)) + 1):
+        timers.after(0, nothing)
+    with pytest.raises(TooManyTimers):
+        timers.after(0, nothing)
+
+
+def test_flood_of_another_thread_is_refused_there() -> None:
+    timers, failures = Timers(lambda: 0.0), list[Exception]()
+
+    def flood() -> None:
+        try:
+            for _ in range(MAX_TIMERS + 1):
+                timers.after(1, nothing)
+        except TooManyTimers as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=flood) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(failures), timers.waiting) == (2, MAX_TIMERS)
+
+
+def test_framework_may_set_one_for_each_of_its_own() -> None:
+    timers, _ = flooded()
+    timers.resume_after(0, nothing).cancel()
+    timers.resume_after(0, nothing)
+    assert timers.waiting == MAX_TIMERS + 1
+
+
+def test_timers_are_counted_whatever_ends_them() -> None:
+    now = 0.0
+    timers = Timers(lambda: now)
+    first, second, third, _ = [timers.after(each, nothing) for each in range(4)]
+    second.cancel()
+    assert timers.waiting == 3
+    timers.run_due()  # the first
+    first.cancel()
+    assert timers.waiting == 2
+    now = 1.5
+    assert timers.next_deadline() == 2, "the second was taken out"
+    second.cancel()
+    assert timers.waiting == 2
+    now = 2.5
+    timers.after(0, third.cancel)
+    timers.run_due()
+    assert timers.waiting == 1
+    timers.clear()
+    third.cancel()
+    assert timers.waiting == 0
+
+
+def test_cancelled_ones_neither_count_nor_stay() -> None:
+    timers = Timers(lambda: 0.0)
+    for _ in range(2 * MAX_TIMERS):
+        timers.after(1, nothing).cancel()
+    assert (timers.waiting, timers.kept < 100) == (0, True)
+    live = [timers.after(1, nothing) for _ in range(1000)]
+    for each in live[:900]:
+        each.cancel()
+    assert (timers.waiting, timers.kept <= 200) == (100, True)
+
+
+def test_count_is_exact_while_threads_set_and_cancel() -> None:
+    timers = Timers()
+
+    def work() -> None:
+        for each in range(3000):
+            timers.after(0, nothing)
+            timer = timers.after(each % 2, nothing)
+            other = threading.Thread(target=timer.cancel) if each % 100 == 0 else None
+            if other is not None:
+                other.start()
+            timer.cancel()
+            if other is not None:
+                other.join()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        timers.run_due()
+    timers.run_due()
+    assert timers.waiting == 0

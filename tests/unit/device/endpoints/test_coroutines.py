@@ -24,6 +24,8 @@ from dma_rehearsal.device.endpoints import (
 )
 from dma_rehearsal.device.endpoints.coroutines import MAX_RUNNING, Running, TooManyRunning
 from dma_rehearsal.device.testing import FakeHost
+from dma_rehearsal.device.vfio_user import timers
+from dma_rehearsal.device.vfio_user.errors import TooManyTimers
 
 Reg = IntEnum("Reg", {"GO": 0, "BUSY": 4})
 
@@ -478,6 +480,25 @@ def test_cancelled_sleeps_are_not_kept(device: Walker, host: FakeHost) -> None:
     for _ in range(1000):
         device.start(asleep(device)).cancel()
     assert device.timers.kept < 200
+
+
+def test_sleep_needs_no_room_among_the_timers(
+    device: Walker, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coroutines have a bound of their own."""
+    monkeypatch.setattr(timers, "MAX_TIMERS", 1)
+    device.timers.after(9, lambda: None)
+    with pytest.raises(TooManyTimers):
+        device.timers.after(9, lambda: None)
+
+    async def job() -> None:
+        await device.sleep(1)
+        device.seen.append("slept")
+
+    device.job = job
+    host.write(0, Reg.GO, 1)
+    host.advance(1)
+    assert device.seen == ["slept"]
 
 
 def test_started_by_another_thread(device: Walker) -> None:
