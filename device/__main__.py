@@ -121,8 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--profile",
         metavar="NAME|PATH",
-        help="give the exerciser the identity and the limits of a device: one that is included "
-        f"({', '.join(profile.shipped())}), or a TOML file; docs/profiles.md",
+        help="give the exerciser the identity and limits of a device, or hold an endpoint's DMA "
+        f"to the limits: one that is included ({', '.join(profile.shipped())}), or a TOML file; "
+        "docs/profiles.md",
     )
     add(
         "--coherent",
@@ -217,10 +218,14 @@ def _servers(
         for name in ("buffer_size", "vectors", "capabilities")
         if getattr(options, name) is not None
     }
-    if options.profile is not None or options.coherent is not None:
-        asked["profile"] = _profile(options.profile, options.coherent)
+    described = options.profile is not None or options.coherent is not None
     functions = served.make(
-        options.endpoint, options.endpoint_sockets, trace, asked, peer=options.peer_socket
+        options.endpoint,
+        options.endpoint_sockets,
+        trace,
+        asked,
+        profile=_profile(options.profile, options.coherent) if described else None,
+        peer=options.peer_socket,
     )
     endpoints = [each.endpoint for each in functions]
     platform = Platform(trace)

@@ -8,6 +8,7 @@ each other's memory BARs. A function's name is unique, for it tells functions ap
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from dma_rehearsal.device import loader
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.multi_function import MultiFunction
 from dma_rehearsal.device.endpoints.routing import Fabric
+from dma_rehearsal.device.exerciser.profile import Profile
+from dma_rehearsal.device.exerciser.request_limits import RequestLimits
 from dma_rehearsal.device.loader import EndpointNotFound
 from dma_rehearsal.device.trace import Trace
 
@@ -58,13 +61,16 @@ def make(
     trace: Trace,
     options: Mapping[str, Any],
     *,
+    profile: Profile | None = None,
     peer: Path | None = None,
 ) -> list[Served]:
     """Make the devices that ``module:Class,module:Class`` names, each with its own socket.
 
-    ``options`` go to each constructor. ``peer``: serve the only device a second time there.
-    EndpointNotFound for a class that cannot be served, and for two functions of one name.
-    ValueError for declarations that no function can have.
+    ``options`` go to each constructor. ``profile`` does, too, where one takes it, as the
+    exerciser's does; the requests of any other device are held to its limits. ``peer``: serve the
+    only device a second time there. EndpointNotFound for a class that cannot be served, for two
+    functions of one name, and for a profile of several devices. ValueError for declarations that no
+    function can have, and for a profile that only the exerciser can have.
     """
     names = loader.names(text)
     if len(names) > DEVICES_MAX:
@@ -77,10 +83,14 @@ def make(
             f"--endpoint names {len(names)} devices, and there are {len(sockets)} sockets",
             "give one --endpoint-socket for each device, in the same order",
         )
+    if profile is not None and len(names) > 1:
+        raise EndpointNotFound(
+            f"--profile describes one device, and --endpoint names {len(names)}",
+            "leave --profile out, or serve one device",
+        )
     found: list[Served] = []
     for device, (name, socket) in enumerate(zip(names, sockets, strict=True)):
-        made = loader.make(loader.find(name), name, trace, **options)
-        found += _functions(made, device, socket)
+        found += _functions(_make(name, trace, options, profile), device, socket)
     if peer is not None:
         if len(found) > 1:
             raise EndpointNotFound(
@@ -88,8 +98,7 @@ def make(
                 f"{len(found)}",
                 "leave --peer-socket out: functions of one process reach each other anyway",
             )
-        second = loader.make(loader.find(text), text, trace, **options)
-        found += _functions(second, 1, peer)
+        found += _functions(_make(text, trace, options, profile), 1, peer)
         found[-1].endpoint.name = PEER
     _check_names(found, names)
     fabric = Fabric()
@@ -98,11 +107,30 @@ def make(
     return found
 
 
+def _make(
+    name: str, trace: Trace, options: Mapping[str, Any], profile: Profile | None
+) -> loader.Device:
+    """Make a device that has the profile, or whose requests are held to the profile's limits."""
+    kind = loader.find(name)
+    if profile is None:
+        return loader.make(kind, name, trace, **options)
+    if "profile" in inspect.signature(kind).parameters:
+        return loader.make(kind, name, trace, **options, profile=profile)
+    limits = RequestLimits(profile)
+    made = loader.make(kind, name, trace, **options)
+    for each in _endpoints(made).values():
+        each.bus.limits = limits.check
+    return made
+
+
+def _endpoints(made: loader.Device) -> Mapping[int, Endpoint]:
+    return made.endpoints if isinstance(made, MultiFunction) else {0: made}
+
+
 def _functions(made: loader.Device, device: int, socket: Path) -> list[Served]:
-    functions = made.endpoints if isinstance(made, MultiFunction) else {0: made}
     return [
         Served(endpoint, device, number, socket_of(socket, number))
-        for number, endpoint in functions.items()
+        for number, endpoint in _endpoints(made).items()
     ]
 
 

@@ -28,6 +28,7 @@ from dma_rehearsal.device.endpoints.dma import (
     Ranges,
     ScatterList,
     bare,
+    ranges_of,
 )
 from dma_rehearsal.device.endpoints.dma_engine import DmaEngine
 from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
@@ -52,7 +53,9 @@ class Bus(AwaitedDma):
 
     ``queue`` has the DMAs that were started and are not done; ``uncaught`` gets a refusal that the
     end of one raised. ``gate`` is called before a DMA at once, and returns when it may begin;
-    ``on_cancel`` when those that were started are forgotten, or all that wait.
+    ``on_cancel`` when those that were started are forgotten, or all that wait. ``limits`` is asked
+    of the ranges of each call before anything else: it raises DmaRefused where they are beyond a
+    limit of the device's own.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Bus(AwaitedDma):
         self._atomic_ops = AtomicOps(function, self._link, self._log, self._check)
         self._untold = 0
         self.gate: Callable[[], None] | None = None
+        self.limits: Callable[[Ranges], None] | None = None
         self.on_cancel: Callable[[], None] = lambda: None
 
     # The link.
@@ -176,6 +180,8 @@ class Bus(AwaitedDma):
     def _now(self, segments: ScatterList, attributes: Attributes, *, write: bool) -> list[bytes]:
         if self.gate is not None:
             self.gate()
+        if self.limits is not None:
+            self._keep_limits(self.limits, ranges_of(segments, write=write), write=write)
         try:
             with self._link.interconnect.lock:
                 return self._engine.move(segments, attributes, write=write)
@@ -226,6 +232,8 @@ class Bus(AwaitedDma):
             raise ValueError(f"an AtomicOp of {size} bytes; there are those of {sizes}")
         if self.gate is not None:
             self.gate()
+        if self.limits is not None:
+            self._keep_limits(self.limits, ((address, size),), write=True)
         try:
             with self._link.interconnect.lock:
                 return self._atomic_ops.carry_out(address, size, change, attributes)
@@ -341,9 +349,25 @@ class Bus(AwaitedDma):
         return dma
 
     def _begin_started(self, dma: Started) -> Outcome | Asking:
+        if self.limits is not None:
+            try:
+                ranges = ranges_of(dma.segments, write=dma.write)
+                self._keep_limits(self.limits, ranges, write=dma.write)
+            except DmaRefused as refusal:
+                return bare(refusal)
         return self._engine.begin(
             dma.segments, dma.attributes, write=dma.write, by_message=dma.by_message
         )
+
+    def _keep_limits(
+        self, limits: Callable[[Ranges], None], ranges: Ranges, *, write: bool
+    ) -> None:
+        """Record what is beyond a limit of the device's own, and raise DmaRefused."""
+        try:
+            limits(ranges)
+        except DmaRefused as refusal:
+            self.refuse(refusal.reason, ranges, write=write, byte=refusal.address)
+            raise
 
     def _forward_later(
         self, refusal: DmaRefused, segments: ScatterList, attributes: Attributes, *, write: bool

@@ -58,8 +58,13 @@ def device_parameters(profile: Profile) -> list[str]:
         f"rehearsal.vectors={profile.vectors}",
         f"rehearsal.profile={profile.crc32:#010x}",
         f"rehearsal.coherent={int(profile.coherent)}",
-        *([f"rehearsal.limits={','.join(profile.limits)}"] if profile.limits else []),
+        *limit_parameters(profile),
     ]
+
+
+def limit_parameters(profile: Profile) -> list[str]:
+    """Return the parameter that names the kinds of a device's limits; none without limits."""
+    return [f"rehearsal.limits={','.join(profile.limits)}"] if profile.limits else []
 
 
 def boot_parameters(options: Options, *, isolated: bool) -> list[str]:
@@ -82,6 +87,6 @@ def agent_parameters(options: Options) -> list[str]:
     A guest from a saved state gets those of its own run; the kernel's are the state's.
     """
     return [
-        *(() if options.endpoint else device_parameters(options.profile)),
+        *(limit_parameters if options.endpoint else device_parameters)(options.profile),
         *(word for word in options.append if word.startswith(_AGENTS)),
     ]

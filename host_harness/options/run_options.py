@@ -121,7 +121,8 @@ OPTIONS = (
         "profile",
         "PROFILE",
         "NAME|PATH",
-        f"a device with limits: {', '.join(profile.shipped())}, or a TOML file (docs/profiles.md)",
+        f"a device with limits: {', '.join(profile.shipped())}, or a TOML file (docs/profiles.md); "
+        "with ENDPOINT, its limits on that device's DMA",
     ),
     Option("coherent", "COHERENT", "yes|no", "whether its DMA is snooped, whatever PROFILE says"),
     Option(
@@ -240,11 +241,6 @@ def parse(given: Mapping[str, str]) -> Options:
     boot = given.get("boot", "pvh")
     if boot not in ("pvh", "bzimage"):
         raise UsageError(f"BOOT={boot} is not a way to boot", "use BOOT=pvh or BOOT=bzimage")
-    if "endpoint" in given and ("profile" in given or "coherent" in given):
-        raise UsageError(
-            "PROFILE and COHERENT describe the exerciser, and ENDPOINT takes its place",
-            "give one or the other",
-        )
     vms = _vms(given.get("vms"))
     if vms and vms > 1 and (gdb or _flag("keep", given)):
         raise UsageError(f"KEEP and GDB are for one VM, but VMS={vms}", "leave VMS out")
@@ -262,7 +258,7 @@ def parse(given: Mapping[str, str]) -> Options:
         iommu=_iommu(given.get("iommu")),
         kernel=given.get("kernel", "bookworm"),
         boot=boot,
-        profile=_profile(given),
+        profile=_profile_of_endpoint(given) if "endpoint" in given else _profile(given),
         append=tuple(given.get("append", "").split()),
         state=_state(given.get("state")),
         deadlines=limits,
@@ -280,6 +276,35 @@ def _profile(given: Mapping[str, str]) -> Profile:
     except ProfileError as error:
         raise UsageError(f"PROFILE={given['profile']}: {error}", "see docs/profiles.md") from error
     return replace(found, coherent=_flag("coherent", given)) if "coherent" in given else found
+
+
+def _profile_of_endpoint(given: Mapping[str, str]) -> Profile:
+    """Return a profile whose limits a device of the user's own can be held to."""
+    if "coherent" in given:
+        raise UsageError(
+            "COHERENT describes the exerciser, and ENDPOINT takes its place",
+            "leave COHERENT out: the class says it by its property coherent",
+        )
+    found = _profile(given)
+    named = f"PROFILE={given.get('profile')}"
+    if found is not profile.PLAIN and "," in given["endpoint"]:
+        raise UsageError(
+            f"{named} describes one device, and ENDPOINT names several",
+            "leave PROFILE out, or name one device",
+        )
+    if not found.coherent:
+        raise UsageError(
+            f"{named} is not coherent, and only the class of ENDPOINT can say that of itself",
+            "take coherent out of a copy of the file, and return False from the class's property "
+            "coherent",
+        )
+    if found.sloppy:
+        raise UsageError(
+            f"{named} is sloppy, and only the exerciser can be so: it alone knows which address "
+            "lines a DMA engine lacks",
+            "take sloppy out of a copy of the file, and cut the addresses in the class",
+        )
+    return found
 
 
 def _flag(name: str, given: Mapping[str, str]) -> bool:

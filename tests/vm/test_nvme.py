@@ -18,8 +18,11 @@ NVME = {
 
 
 def test_nvme(tmp_path: Path) -> None:
-    """The driver bound by itself when the guest booted, or got its functions back."""
-    done = run(tmp_path, *TESTS, "-k", "not 30s", **NVME)
+    """The driver bound by itself when the guest booted, or got its functions back.
+
+    Each DMA of the controller keeps to the profile's limits.
+    """
+    done = run(tmp_path, *TESTS, "-k", "not 30s", PROFILE="nvme", **NVME)
     assert done.status == 0, done.output
     assert "0 failed" in done.output
     assert "dma_map_sg: DMA_TO_DEVICE" in done.output

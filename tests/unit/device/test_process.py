@@ -68,8 +68,8 @@ def test_wrong_profile_is_a_usage_error(tmp_path: Path) -> None:
     for more, words in (
         (("--profile", str(mine)), f"{mine}: adress_bits: there is no such key"),
         (
-            ("--profile", "nvme", "--endpoint", "examples.timer:TimerDevice"),
-            "profile=",
+            ("--profile", "soc-30", "--endpoint", "examples.timer:TimerDevice"),
+            "profile soc-30 is not coherent",
         ),
     ):
         done = subprocess.run(

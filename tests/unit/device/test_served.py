@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from dma_rehearsal.device import served
+from dma_rehearsal.device import loader, served
+from dma_rehearsal.device.endpoints import DmaRefused
+from dma_rehearsal.device.exerciser import profile
+from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import DmaReason, Plat, ProtectionCommand
 from dma_rehearsal.device.loader import EndpointNotFound
 from dma_rehearsal.device.pci.config import Header
@@ -234,6 +237,32 @@ def test_what_cannot_be_served_is_said(
     with pytest.raises(EndpointNotFound, match=words) as refused:
         make(text, sockets)
     assert hint in refused.value.hint
+
+
+def test_a_profile_holds_for_all_functions_of_one_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    limits = profile.parse({"address_bits": 24}, "mine")
+    found = make("my_card:Card", profile=limits)
+    assert len(found) == 2
+    for each in found:
+        with pytest.raises(DmaRefused, match="ADDRESS_BITS"):
+            each.endpoint.bus.read(1 << 24, 4)
+        with pytest.raises(DmaRefused, match="BUS_MASTER_OFF"):
+            each.endpoint.bus.read((1 << 24) - 4, 4)
+    assert make("my_card:Lone")[0].endpoint.bus.limits is None
+    with pytest.raises(EndpointNotFound, match="--endpoint names 2") as refused:
+        make("my_card:Card,my_card:Lone", ["a", "b"], profile=limits)
+    assert "serve one device" in refused.value.hint
+
+
+def test_a_class_that_takes_a_profile_gets_it() -> None:
+    limits = profile.parse({"address_bits": 24}, "mine")
+    (found,) = make(loader.DEFAULT, profile=limits)
+    assert isinstance(found.endpoint, Exerciser)
+    assert found.endpoint.profile is limits
+    assert found.endpoint.bus.limits is None
 
 
 def test_a_peer_of_a_device_with_several_functions_is_refused(

@@ -7,16 +7,18 @@ import ast
 import io
 import struct
 import tokenize
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dma_rehearsal.device.exerciser import profile
+from dma_rehearsal.device.exerciser.request_limits import RequestLimits
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.messages import Irq
-from examples.nvme import controller
+from examples.nvme import controller, prp
 from examples.nvme.controller import Nvme
-from examples.nvme.layout import BLOCK, PAGE, TRANSFER_PAGES, Reg, Status
+from examples.nvme.layout import BLOCK, PAGE, TRANSFER_PAGES, Command, Reg, Status
 from tests.unit.device.fakes import BASE, FakeClient
 from tests.unit.examples.nvme_host import DATA, NAMESPACE, Admin, Host, Io, Pair
 
@@ -131,6 +133,56 @@ def test_its_limits_are_those_of_the_profile() -> None:
     assert limits.max_segments == TRANSFER_PAGES + 1
     assert (limits.boundary, limits.alignment) == (PAGE, 4)
     assert limits.class_code == Nvme.identity.class_code
+
+
+def limited(**values: object) -> tuple[Host, Pair]:
+    """Return a controller that is held to the limits of the profile nvme, or tighter ones."""
+    host = Host()
+    described = replace(profile.find("nvme"), **values)  # type: ignore[arg-type]
+    host.nvme.bus.limits = RequestLimits(described).check
+    return host, host.io_pair(host.enable())
+
+
+def at_the_limit(host: Host, pair: Pair) -> Status:
+    """Write as much as one command may, from the second dword of a page on; return the status."""
+    pages = [DATA + PAGE * (index % 32) for index in range(TRANSFER_PAGES)]
+    host.put(DATA - PAGE, struct.pack(f"<{len(pages)}Q", *pages))
+    blocks = PAGE * TRANSFER_PAGES // BLOCK
+    return host.move(pair, Io.WRITE, 0, blocks, (DATA + 4, DATA - PAGE))
+
+
+def test_it_keeps_to_the_profile() -> None:
+    """Its queues, lists and data are within the limits, to the last segment of a command."""
+    assert at_the_limit(*limited()) is Status.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"max_segments": TRANSFER_PAGES}, "MAX_SEGMENTS"),
+        ({"max_transfer": PAGE * TRANSFER_PAGES - 4}, "MAX_TRANSFER"),
+    ],
+)
+def test_what_it_takes_beyond_a_profile_is_refused(
+    values: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    """As by a device whose controller told the driver more than its engine can do."""
+    host, pair = limited(**values)
+    host.nvme.bus.trace = Trace(tmp_path / "trace")
+    assert at_the_limit(host, pair) is Status.DATA_TRANSFER_ERROR
+    host.nvme.bus.trace.close()
+    assert f'"reason": "{reason}"' in (tmp_path / "trace").read_text()
+
+
+def test_a_controller_that_joins_pages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def joined(_read: prp.Read, command: Command, length: int) -> list[tuple[int, int]]:
+        return [(command.prp1, length)]
+
+    host, pair = limited()
+    assert host.move(pair, Io.WRITE, 0, 2 * PAGE // BLOCK, (DATA, DATA + PAGE)) is Status.SUCCESS
+    monkeypatch.setattr(prp, "ranges", joined)
+    refused = host.move(pair, Io.WRITE, 0, 2 * PAGE // BLOCK, (DATA, DATA + PAGE))
+    assert refused is Status.DATA_TRANSFER_ERROR
 
 
 def code_lines(source: str) -> int:

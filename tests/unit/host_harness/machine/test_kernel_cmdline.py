@@ -41,3 +41,12 @@ def test_words_of_the_run_go_to_the_agent_alone() -> None:
     words = kernel_cmdline.agent_parameters(given)
     assert words[0] == "rehearsal.device=13b5:ed01"
     assert words[-2:] == ["rehearsal.soak=1", "rehearsal.device=1022:2000"]
+
+
+def test_of_an_endpoint_the_agent_gets_the_kinds_of_its_limits() -> None:
+    given = {"endpoint": "a:B"}
+    assert kernel_cmdline.agent_parameters(run_options.parse(given)) == []
+    given["profile"] = "nic-32"
+    assert kernel_cmdline.agent_parameters(run_options.parse(given)) == [
+        "rehearsal.limits=addresses,segments"
+    ]

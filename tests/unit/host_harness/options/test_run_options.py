@@ -130,7 +130,9 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"profile": "nvmes"}, "PROFILE=nvmes: there is no profile 'nvmes'; do you mean nvme"),
         ({"profile": "no/such.toml"}, "no/such.toml: No such file"),
         ({"coherent": "perhaps"}, "COHERENT=perhaps"),
-        ({"profile": "nvme", "endpoint": "a:B"}, "ENDPOINT takes its place"),
+        ({"coherent": "yes", "endpoint": "a:B"}, "ENDPOINT takes its place"),
+        ({"profile": "nvme", "endpoint": "a:B,a:C"}, "PROFILE=nvme describes one device"),
+        ({"profile": "soc-30", "endpoint": "a:B"}, "PROFILE=soc-30 is not coherent"),
     ],
 )
 def test_what_cannot_be_is_a_usage_error(given: dict[str, str], words: str) -> None:
@@ -228,6 +230,19 @@ def test_replay_gives_each_option_once() -> None:
         *("-p", "mine", "-x", "--vm", "guest_tests", "--vm-runs=elsewhere")
     ]
     assert sum(word.startswith(("--vm-fault", "--vm-append", "--vm-keep")) for word in words) == 3
+
+
+def test_a_sloppy_profile_is_the_exerciser_s(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("address_bits = 24\nsloppy = true\n")
+    assert run_options.parse({"profile": str(mine)}).profile.sloppy
+    with pytest.raises(UsageError, match="is sloppy, and only the exerciser"):
+        run_options.parse({"profile": str(mine), "endpoint": "a:B"})
+
+
+def test_a_profile_has_limits_for_an_endpoint() -> None:
+    parsed = run_options.parse({"profile": "nvme", "endpoint": "a:B"})
+    assert parsed.profile.max_segments == 129
 
 
 def test_fault_that_is_not_there_is_answered_with_those_that_are_like_it() -> None:
