@@ -96,7 +96,11 @@ class AccessCheck:
                     raise
                 missing = missing or refusal
         if missing is not None:
-            raise bare(missing)
+            try:
+                raise bare(missing)
+            finally:
+                # It has this frame, which has it and the accesses: memory of a client that may go.
+                del missing
         return found
 
     def admit(

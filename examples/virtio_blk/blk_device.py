@@ -262,7 +262,7 @@ class VirtioBlk(Endpoint):
         except DmaRefused:
             answer = IOERR
         self.bus.write(status[0][0], bytes([answer]))
-        return _size(to_write) + 1 if answer == OK else int(not to_write)
+        return _size(to_write) + 1 if (kind, answer) == (IN, OK) else int(not to_write)
 
     def _move(self, kind: int, start: int, to_read: Segments, to_write: Segments) -> int:
         if kind == FLUSH:

@@ -24,7 +24,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.fuzz import exerciser_target, mailbox_target  # noqa: F401  # they add their targets
+from tests.fuzz import (  # noqa: F401  # they add their targets
+    device_target,
+    example_targets,
+    exerciser_target,
+    mailbox_target,
+)
 from tests.fuzz.targets import TARGETS, Hang
 
 CORPUS = Path("build/fuzz")

@@ -26,8 +26,13 @@ from tests.fuzz.exerciser_target import write
 from tests.generated import examples
 from tests.unit.vfio_user.endpoint import Reg
 
-# 23,000 in all with the profile "full"; one of the last two is some hundred messages.
-EXAMPLES = dict.fromkeys(targets.TARGETS, 4000) | {"any_exerciser": 1000, "any_mailbox": 2000}
+# 26,000 in all with the profile "full"; one of the models' is some hundred messages.
+EXAMPLES = dict.fromkeys(targets.TARGETS, 1000) | {
+    "any_mailbox": 2000,
+    **dict.fromkeys(
+        ("any_bytes", "any_commands", "any_replies", "any_capabilities", "any_ranges"), 4000
+    ),
+}
 LIMITS = settings(
     max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck)
 )

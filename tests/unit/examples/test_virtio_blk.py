@@ -342,6 +342,14 @@ def test_only_a_reset_ends_the_need_of_one(host: Host, ring: Ring) -> None:
     assert host.status == 0
 
 
+@pytest.mark.parametrize("size", [BLOCK, 0xFFFF_FFFF])
+def test_a_request_that_reads_nothing_says_so(host: Host, ring: Ring, size: int) -> None:
+    """A part that only IN would write is left alone, however large."""
+    head = host.request(ring, FLUSH, data=[(DATA, size, WRITE)])
+    assert host.answer == OK
+    assert host.used(ring) == [(head, 0)]
+
+
 # --- interrupts
 
 

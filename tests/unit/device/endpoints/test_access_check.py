@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import pytest
 from dma_rehearsal.device.endpoints.bar_content import BarContent
 from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused, Transaction
+from dma_rehearsal.device.endpoints.memory_access import DirectAccess
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.pci import aer
@@ -19,6 +21,7 @@ from dma_rehearsal.device.pci.base_addresses import BaseAddress
 from dma_rehearsal.device.pci.config import Command, ConfigSpace, Header, Identity
 from dma_rehearsal.device.pci.pcie import DeviceStatus, PciExpress
 from dma_rehearsal.device.trace import Trace
+from dma_rehearsal.device.vfio_user.errors import NoDescriptor
 from dma_rehearsal.device.vfio_user.model import MappedRange
 from tests.unit.device.fakes import BASE, SIZE, FakeClient
 
@@ -145,3 +148,28 @@ def test_memory_is_reached(function: Bare, client: type[FakeClient]) -> None:
     bus.write_list([(BASE, b"one"), (BASE + 64, b"two")])
     assert bus.read_list([(BASE, 3), (BASE + 64, 3)]) == [b"one", b"two"]
     assert function.refused == []
+
+
+def test_a_refusal_for_a_message_keeps_no_memory_of_the_client() -> None:
+    """It would hold the client's files open until Python's collector comes."""
+
+    class Slow(FakeClient):
+        def memory(self, address: int, length: int, *, write: bool) -> list[memoryview]:
+            if address >= 1 << 40:
+                raise NoDescriptor(address)
+            return super().memory(address, length, write=write)
+
+    function = Bare()
+    function.set_command(Command.BUS_MASTER)
+    bus = Bus(function, Fabric(), uncaught=lambda _: None)
+    bus.client = Slow()
+    gc.collect()
+    gc.disable()
+    try:
+        bus.read_list_async([(BASE, 4), (1 << 40, 4)], lambda _: None)
+        bus.queue.go_on()
+        bus.cancel()
+        kept = [each for each in gc.get_objects() if isinstance(each, DirectAccess)]
+    finally:
+        gc.enable()
+    assert not kept
