@@ -185,13 +185,14 @@ class AccessCheck:
             raise DmaRefused(refusal.reason, refusal.address if at is None else at) from None
 
     def one_mapping(
-        self, segments: ScatterList, attributes: Attributes, *, write: bool
+        self, segments: ScatterList, attributes: Attributes, *, write: bool, data: bool
     ) -> MappedRange | None:
         """Return the mapping that holds all segments; None: `admit_all` looks at each segment.
 
-        In such a mapping only the interconnect can refuse, and it is asked: DmaRefused, recorded.
-        Lists of thousands are mostly in one mapping, where a range costs two comparisons. A look-up
-        of each range costs twenty times that.
+        ``data``: the segments have their bytes, and not their lengths. In such a mapping only the
+        interconnect can refuse, and it is asked: DmaRefused, recorded. Lists of thousands are
+        mostly in one mapping, where a range costs two comparisons. A look-up of each range costs
+        twenty times that.
         """
         client, interconnect = self._link.client, self._link.interconnect
         if client is None or interconnect.caches or not segments:
@@ -202,16 +203,16 @@ class AccessCheck:
         low, high, _, _ = mapped
         if self.function_refusal(low, high - low):
             return None
-        if write:
-            for address, data in segments:
-                if address < low or address + len(data) > high:
+        if data:
+            for address, content in segments:
+                if address < low or address + len(content) > high:
                     return None
         else:
             for address, length in segments:
                 if address < low or address + length > high:
                     return None
         if interconnect.checked:
-            for address, length in ranges_of(segments, write=write):
+            for address, length in ranges_of(segments, write=data):
                 try:
                     self._cross(address, length, attributes, write=write)
                 except DmaRefused as refusal:

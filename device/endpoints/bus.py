@@ -177,6 +177,21 @@ class Bus(AwaitedDma):
         """Store each segment (address, data), in order. DmaRefused: nothing was written."""
         self._now(segments, attributes, write=True)
 
+    def move_at_once(
+        self, ranges: Ranges, whole: memoryview, attributes: Attributes = PLAIN, *, write: bool
+    ) -> int | None:
+        """Write ``whole`` to ranges of memory, or read them into it, without a copy between.
+
+        ``whole`` has the bytes of all ranges (address, bytes), one behind the other. Return its
+        CRC-32. None, and nothing was moved or recorded: start it (`read_list_async`,
+        `write_list_async`), for DMAs that were started go before, an action is held, or the ranges
+        are not in one mapping without caches. DmaRefused: nothing was moved.
+        """
+        if self.gate is not None or self.queue.holding or not self.queue.empty:
+            return None
+        with self._link.interconnect.lock:
+            return self._engine.move_in_place(ranges, whole, attributes, write=write)
+
     def _now(self, segments: ScatterList, attributes: Attributes, *, write: bool) -> list[bytes]:
         if self.gate is not None:
             self.gate()

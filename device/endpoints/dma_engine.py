@@ -11,6 +11,7 @@ between ends the DMA; only a piece to write that was already sent cannot be call
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Generator
 
 from dma_rehearsal.device.endpoints.access_check import AccessCheck
@@ -22,6 +23,7 @@ from dma_rehearsal.device.endpoints.dma import (
     Dropped,
     OnlyByMessage,
     Outcome,
+    Ranges,
     ScatterList,
     bare,
     ranges_of,
@@ -53,7 +55,7 @@ class DmaEngine:
         DmaRefused, recorded: nothing was moved (but see `_move_each`). ``later``: raise
         OnlyByMessage when nothing refuses and messages are needed.
         """
-        mapped = self._check.one_mapping(segments, attributes, write=write)
+        mapped = self._check.one_mapping(segments, attributes, write=write, data=write)
         if mapped is None:
             return self._move_each(segments, attributes, write=write, later=later)
         # Recorded first: a guest that sees the bytes may end its test before this goes on.
@@ -72,6 +74,31 @@ class DmaEngine:
         for address, data in segments:
             memory[address + shift : address + shift + len(data)] = data
         return []
+
+    def move_in_place(
+        self, ranges: Ranges, whole: memoryview, attributes: Attributes, *, write: bool
+    ) -> int | None:
+        """Admit ranges and move them from or to ``whole``, in order; return its CRC-32.
+
+        Under the lock. None, and nothing was moved or recorded: they are not in one mapping.
+        DmaRefused, recorded: as `move`. No copy is made, so the CRC-32 is taken before another
+        function can write to ``whole``.
+        """
+        mapped = self._check.one_mapping(ranges, attributes, write=write, data=False)
+        if mapped is None:
+            return None
+        self._log.record(ranges, attributes, write=write)
+        low, _, memory, offset = mapped
+        shift, done = offset - low, 0
+        with memoryview(memory) as mapping:
+            for address, length in ranges:
+                start, end = address + shift, done + length
+                if write:
+                    mapping[start : start + length] = whole[done:end]
+                else:
+                    whole[done:end] = mapping[start : start + length]
+                done = end
+        return zlib.crc32(whole)
 
     def _move_each(
         self, segments: ScatterList, attributes: Attributes, *, write: bool, later: bool

@@ -123,6 +123,11 @@ class DmaQueue:
         self.idle = False
 
     @property
+    def empty(self) -> bool:
+        """Return whether no DMA that was started is still to be done."""
+        return not (self._dmas or self._refused)
+
+    @property
     def ready(self) -> bool:
         """Return whether ``go_on`` has something to do."""
         if self._refused:

@@ -69,6 +69,10 @@ _QUALIFIERS = sum(
     for name, each in DmaControl.fields().items()
     if name not in ("trigger", "write_memory")
 )
+# Every DMA reads these, and a member of an enum is looked up at ten times the cost of an int.
+_ADDRESS_LO, _ADDRESS_HI = int(Reg.DMA_BUS_ADDR_LO), int(Reg.DMA_BUS_ADDR_HI)
+_LENGTH, _OFFSET, _RID_CTL = int(Reg.DMA_LEN), int(Reg.DMA_OFFSET), int(Reg.RID_CTL)
+_WRITE_MEMORY = int(DmaCtl.WRITE_MEMORY)
 _DIRECTIONS = (DmaDirection.READ_MEMORY, DmaDirection.WRITE_MEMORY)
 
 
@@ -77,13 +81,11 @@ def requested(registers: RegisterFile, control: DmaControl, *, pasid_enabled: bo
 
     Without the PASID capability enabled none is sent, nor the attributes that come with one.
     """
-    segment = Segment(
-        registers.pair(Reg.DMA_BUS_ADDR_LO, Reg.DMA_BUS_ADDR_HI),
-        registers[Reg.DMA_LEN],
-        registers[Reg.DMA_OFFSET],
-    )
-    direction = _DIRECTIONS[control.write_memory]
-    rid = registers[Reg.RID_CTL]
+    values = registers.values
+    address = values[_ADDRESS_LO] | values[_ADDRESS_HI] << 32
+    segment = Segment(address, values[_LENGTH], values[_OFFSET])
+    direction = _DIRECTIONS[control.value & _WRITE_MEMORY != 0]
+    rid = values[_RID_CTL]
     if not (control.value & _QUALIFIERS or rid & layout.RID_VALID):
         return Transfer(direction, (segment,))
     asked = DmaAttribute(control.address_type << 8)

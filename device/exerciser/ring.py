@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from dma_rehearsal.device import layout
 from dma_rehearsal.device.endpoints.dma import DmaRefused
@@ -52,15 +51,7 @@ _REGISTERS = (
 _FLAGS, _CHAIN, _INTERRUPT = int(sum(RingFlag)), int(RingFlag.CHAIN), int(RingFlag.INTERRUPT)
 _WRITE, _NO_SNOOP = int(RingFlag.WRITE_MEMORY), int(RingFlag.NO_SNOOP)
 _SIZE = RingDescriptor.STRUCT.size
-
-
-class Descriptor(NamedTuple):
-    """A `RingDescriptor` that was copied: they come by the thousand, and a tuple is made faster."""
-
-    address: int
-    length: int
-    offset: int
-    flags: int
+_segment = partial(tuple.__new__, Segment)  # `Segment._make` takes twice as long
 
 
 class Ring:
@@ -192,12 +183,12 @@ class Ring:
         place = Segment(address, _SIZE, 0)
         self._unreachable(self._make(DmaDirection.READ_MEMORY, (place,), False), reason)
 
-    def _run_all(self, descriptors: list[Descriptor]) -> Steps[RingStatus]:
+    def _run_all(self, descriptors: list[Segment]) -> Steps[RingStatus]:
         status, spent, wanted = RingStatus.OK, 0, False
         most = self._most()
         for chain in chains(descriptors):
             # A transfer that alone is too long is refused, and costs nothing.
-            if sum(each.length for each in chain) <= most:
+            if sum([each.length for each in chain]) <= most:
                 cost = self._cost(chain)
                 spent += cost
                 if most < spent != cost:
@@ -208,9 +199,9 @@ class Ring:
             if reason:
                 self._extension[Ext.RING_REFUSED] = reason << RING_REFUSED_REASON_SHIFT | index
                 status = RingStatus.REFUSED
-                wanted = any(each.flags & _INTERRUPT for each in descriptors)
+                wanted = _wants_interrupt(descriptors)
                 break
-            wanted = wanted or any(each.flags & _INTERRUPT for each in chain)
+            wanted = wanted or _wants_interrupt(chain)
             done = index + len(chain)
             self._extension[Ext.RING_COMPLETION] = done % self._size
             self._extension[Ext.RING_TRANSFERS] += 1
@@ -225,22 +216,22 @@ class Ring:
         """Return the bytes that a doorbell, and so a transfer, may move."""
         return RING_BYTES_CACHED_MAX if self._cached() else RING_BYTES_MAX
 
-    def _cost(self, chain: list[Descriptor]) -> int:
+    def _cost(self, chain: list[Segment]) -> int:
         """Return the bytes that a transfer counts as: see ``RING_BYTES_CACHED_LEAST``."""
-        least = RING_BYTES_CACHED_LEAST if self._cached() else 0
-        return sum(max(each.length, least) for each in chain)
+        if not self._cached():
+            return sum([each.length for each in chain])
+        return sum([max(each.length, RING_BYTES_CACHED_LEAST) for each in chain])
 
-    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
+    def run(self, chain: list[Segment]) -> Steps[DmaReason]:
         """Run one transfer, or refuse what its descriptors alone make impossible."""
         flags = chain[0].flags
         direction = DmaDirection.WRITE_MEMORY if flags & _WRITE else DmaDirection.READ_MEMORY
-        segments = tuple(map(Segment._make, [each[:3] for each in chain]))
-        transfer = self._make(direction, segments, bool(flags & _NO_SNOOP))
+        transfer = self._make(direction, tuple(chain), bool(flags & _NO_SNOOP))
         alike = _WRITE | _NO_SNOOP
         reason = DmaReason.NONE
         # Without a byte in it is what a ring has before its driver fills it.
         if not transfer.length or any(
-            each.flags & ~_FLAGS or (each.flags ^ flags) & alike for each in chain
+            each & ~_FLAGS or (each ^ flags) & alike for each in {each.flags for each in chain}
         ):
             reason = DmaReason.BAD_DESCRIPTOR
         elif chain[-1].flags & _CHAIN:
@@ -256,14 +247,18 @@ class Ring:
         return outcome
 
 
-def parse(data: bytes) -> list[Descriptor]:
-    """Return the descriptors that were copied from guest memory."""
-    return [*map(Descriptor._make, RingDescriptor.STRUCT.iter_unpack(data))]
+def parse(data: bytes) -> list[Segment]:
+    """Return the descriptors that were copied from guest memory, as the segments that they are."""
+    return [*map(_segment, RingDescriptor.STRUCT.iter_unpack(data))]
 
 
-def chains(descriptors: list[Descriptor]) -> Iterator[list[Descriptor]]:
+def _wants_interrupt(descriptors: list[Segment]) -> bool:
+    return any(each & _INTERRUPT for each in {each.flags for each in descriptors})
+
+
+def chains(descriptors: list[Segment]) -> Iterator[list[Segment]]:
     """Cut descriptors into transfers; the last one may announce a segment that is not there."""
-    chain: list[Descriptor] = []
+    chain: list[Segment] = []
     for descriptor in descriptors:
         chain.append(descriptor)
         if not descriptor.flags & _CHAIN:

@@ -16,11 +16,15 @@ _NOTHING = DmaAttribute(0)
 
 
 class Segment(NamedTuple):
-    """A range of bus addresses and its place in the device's buffer. All in bytes."""
+    """A range of bus addresses and its place in the device's buffer. All in bytes.
+
+    ``flags``: those of the ring's descriptor that it came from.
+    """
 
     address: int
     length: int
     offset: int
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Transfer:
         segments = self.segments
         if len(segments) == 1:
             return segments[0].length
-        return sum(segment.length for segment in segments)
+        return sum([segment.length for segment in segments])
 
     @property
     def writes_memory(self) -> bool:

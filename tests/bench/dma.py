@@ -133,8 +133,9 @@ def _exerciser(
 def scattered() -> Iterator[Row]:
     """By a bare loop, which is the floor; the bus's lists; the ring, which also takes a CRC-32.
 
-    The ring misses the goal, and in Python it must: a descriptor that is made, checked and sliced
-    costs some 2 us, as much as the CRC-32 and both copies of its 4 KiB.
+    Lists miss the goal where the bare loop does. The ring misses it, and in Python it must: its
+    descriptor is made, checked and sliced in some 0.8 us, as long as the copy and the CRC-32 of its
+    4 KiB take.
     """
     size = SCATTERED * PAGE
     device = Exerciser(Trace(), buffer_size=size)
@@ -170,7 +171,7 @@ def scattered() -> Iterator[Row]:
         ):
             for what, work, goal in (
                 (f"a bare loop of slices, {way}", floor, None),
-                (f"bus.{way}_list", ours, at_least(0.7)),
+                (f"bus.{way}_list", ours, at_least(0.8)),
             ):
                 found = compare(work, theirs)
                 rates = f"{_rate(size, found.ours)}, in one {_rate(size, found.theirs)}"

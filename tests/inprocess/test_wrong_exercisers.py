@@ -15,8 +15,8 @@ from dma_rehearsal.device.endpoints.task import Steps
 from dma_rehearsal.device.exerciser import exerciser
 from dma_rehearsal.device.exerciser.control_registers import DmaControl
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.exerciser.ring import Descriptor, Ring, parse
-from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
+from dma_rehearsal.device.exerciser.ring import Ring, parse
+from dma_rehearsal.device.exerciser.transfer import Moved, Segment, Transfer
 from dma_rehearsal.device.layout import (
     RING_SIZE_MAX,
     AddressType,
@@ -224,7 +224,7 @@ class NoWrap(Ring):
 class ReadsLate(Ring):
     """Reads each descriptor when its turn comes."""
 
-    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
+    def run(self, chain: list[Segment]) -> Steps[DmaReason]:
         index = self._extension[Ext.RING_COMPLETION]
         found = yield partial(self._read, self.ranges(index, len(chain)))
         return (yield from super().run(parse(b"".join(found))))
@@ -233,14 +233,14 @@ class ReadsLate(Ring):
 class IgnoresFlags(Ring):
     """Takes unknown flags for none."""
 
-    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
+    def run(self, chain: list[Segment]) -> Steps[DmaReason]:
         return super().run([each._replace(flags=each.flags & sum(RingFlag)) for each in chain])
 
 
 class EndsChains(Ring):
     """Runs a transfer whose last segment is missing."""
 
-    def run(self, chain: list[Descriptor]) -> Steps[DmaReason]:
+    def run(self, chain: list[Segment]) -> Steps[DmaReason]:
         last = chain[-1]._replace(flags=chain[-1].flags & ~RingFlag.CHAIN)
         return super().run([*chain[:-1], last])
 
@@ -263,7 +263,7 @@ class TakesAnySize(Ring):
 class SilentRing(Ring):
     """Sends no interrupt."""
 
-    def _run_all(self, descriptors: list[Descriptor]) -> Steps[RingStatus]:
+    def _run_all(self, descriptors: list[Segment]) -> Steps[RingStatus]:
         quiet = [each._replace(flags=each.flags & ~RingFlag.INTERRUPT) for each in descriptors]
         return super()._run_all(quiet)
 

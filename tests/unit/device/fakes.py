@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Callable, Iterator
 
@@ -97,6 +98,19 @@ class FakeClient(WholeMemory):
         if self.listens:
             self.interrupts.append((index, subindex))
         return self.listens
+
+
+class MappedClient(FakeClient):
+    """A client whose memory can be used whole, as QEMU's can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped = mmap.mmap(-1, SIZE)
+
+    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
+        del write
+        inside = BASE <= address < BASE + SIZE
+        return MappedRange(BASE, BASE + SIZE, self.mapped, 0) if inside else None
 
 
 def answer(endpoint: Endpoint) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gc
-import mmap
 from collections.abc import Callable
 
 import pytest
@@ -22,8 +21,7 @@ from dma_rehearsal.device.pci.config import Command, ConfigSpace, Header, Identi
 from dma_rehearsal.device.pci.pcie import DeviceStatus, PciExpress
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor
-from dma_rehearsal.device.vfio_user.model import MappedRange
-from tests.unit.device.fakes import BASE, SIZE, FakeClient
+from tests.unit.device.fakes import BASE, FakeClient, MappedClient
 
 BAR = 0x4000_0000
 
@@ -59,19 +57,6 @@ class Bare:
         self.config.write(Header.COMMAND, command.to_bytes(2, "little"))
 
 
-class MappedClient(FakeClient):
-    """A client whose memory can be used whole, as QEMU's can."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mapped = mmap.mmap(-1, SIZE)
-
-    def mapped_range(self, address: int, *, write: bool) -> MappedRange | None:
-        del write
-        inside = BASE <= address < BASE + SIZE
-        return MappedRange(BASE, BASE + SIZE, self.mapped, 0) if inside else None
-
-
 @pytest.fixture
 def function() -> Bare:
     made = Bare()
@@ -99,6 +84,13 @@ def later(start: Callable[..., object], bus: Bus, *args: object, **options: bool
         raise end
 
 
+def at_once(bus: Bus, address: int, *, write: bool) -> None:
+    """Move without a copy between where that can be, else as a DMA that is started."""
+    view = memoryview(bytearray(b"data"))
+    if bus.move_at_once([(address, len(view))], view, write=write) is None:
+        later(bus.read_async, bus, address, len(view))
+
+
 WAYS: dict[str, Callable[[Bus, int], object]] = {
     "read": lambda bus, address: bus.read(address, 4),
     "write": lambda bus, address: bus.write(address, b"data"),
@@ -106,6 +98,8 @@ WAYS: dict[str, Callable[[Bus, int], object]] = {
     "write_list": lambda bus, address: bus.write_list([(BASE, b"data"), (address, b"data")]),
     "read_async": lambda bus, address: later(bus.read_async, bus, address, 4),
     "write_async": lambda bus, address: later(bus.write_async, bus, address, b"data"),
+    "read_at_once": lambda bus, address: at_once(bus, address, write=False),
+    "write_at_once": lambda bus, address: at_once(bus, address, write=True),
     "by_message": lambda bus, address: later(bus.read_async, bus, address, 4, by_message=True),
 }
 
