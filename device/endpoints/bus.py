@@ -184,10 +184,11 @@ class Bus(AwaitedDma):
 
         ``whole`` has the bytes of all ranges (address, bytes), one behind the other. Return its
         CRC-32. None, and nothing was moved or recorded: start it (`read_list_async`,
-        `write_list_async`), for DMAs that were started go before, an action is held, or the ranges
-        are not in one mapping without caches. DmaRefused: nothing was moved.
+        `write_list_async`), for DMAs that were started go before, an action is held, the device has
+        limits, or the ranges are not in one mapping without caches. DmaRefused: nothing was moved.
         """
-        if self.gate is not None or self.queue.holding or not self.queue.empty:
+        queue = self.queue
+        if self.gate is not None or self.limits is not None or queue.holding or not queue.empty:
             return None
         with self._link.interconnect.lock:
             return self._engine.move_in_place(ranges, whole, attributes, write=write)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from dma_rehearsal.device.endpoints import dma_engine
+from dma_rehearsal.device.endpoints.dma import DmaRefused, Ranges
 from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
 from dma_rehearsal.device.endpoints.interconnect import Refusal, Request
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
@@ -145,7 +146,11 @@ def _gated(device: Exerciser) -> None:
     device.bus.gate = lambda: None
 
 
-@pytest.mark.parametrize("prepare", [_started_before, _cached, _held, _gated])
+def _limited(device: Exerciser) -> None:
+    device.bus.limits = lambda _ranges: None
+
+
+@pytest.mark.parametrize("prepare", [_started_before, _cached, _held, _gated, _limited])
 def test_bus_leaves_what_is_not_to_go_at_once(
     mapped: MappedClient, prepare: Callable[[Exerciser], None]
 ) -> None:
@@ -185,6 +190,18 @@ def test_refusal_of_the_interconnect_is_recorded_once(mapped: MappedClient, writ
     )
     assert len(asked) == device.bus.interconnect.refusals.count == 1
     assert (mapped.mapped[:4], device.region_read(1, 0, 4)) == (b"kept", b"both")
+
+
+def test_limits_of_the_device_refuse_it_once(mapped: MappedClient) -> None:
+    def limits(ranges: Ranges) -> None:
+        raise DmaRefused(DmaReason.MAX_TRANSFER, ranges[0][0])
+
+    device = device_of(mapped)
+    device.region_write(1, 0, b"data")
+    device.bus.limits = limits
+    assert dma(device, BASE, 4, write=True)["reason"] == DmaReason.MAX_TRANSFER
+    assert device.bus.interconnect.refusals.count == 1
+    assert mapped.mapped[:4] == bytes(4)
 
 
 def test_without_bus_mastering_it_is_refused_once(mapped: MappedClient) -> None:
