@@ -50,6 +50,11 @@ class Msi(Capability):
         return allowed + _MASKING.pack(0, (1 << self._messages) - 1, 0) if self._masks else allowed
 
 
+def enabled(messages: int) -> int:
+    """Return Message Control as software writes it to enable so many messages, a power of two."""
+    return ENABLE | (messages.bit_length() - 1) * _ONE_MULTIPLE
+
+
 def allowed(control: int) -> int:
     """Return how many messages software allocated, by Message Control; 0 while it is disabled."""
     return 1 << (control & _MULTIPLE_MESSAGE_ENABLE) // _ONE_MULTIPLE if control & ENABLE else 0

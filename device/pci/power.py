@@ -6,12 +6,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from dma_rehearsal.device.pci.config import Capability, ConfigSpace
+from dma_rehearsal.device.pci.config import Capability, ConfigSpace, PowerState
 
 _VERSION_3 = 3
-_CONTROL = 4  # PMCSR, from the capability's start
+CONTROL = 4  # PMCSR, from the capability's start
 _POWER_STATE = 0x3
 _D0, _D3HOT = 0, 3
+STATES = {PowerState.D0: _D0, PowerState.D3HOT: _D3HOT}
 _NO_SOFT_RESET = 1 << 3
 
 
@@ -36,11 +37,11 @@ class PowerManagement(Capability):
 
     def written(self, config: ConfigSpace, start: int) -> None:
         """Go to the state that is asked for; D1 and D2, which are optional, are discarded."""
-        control = config.word(start + _CONTROL)
+        control = config.word(start + CONTROL)
         state = control & _POWER_STATE
         if state not in (_D0, _D3HOT):
             state = _D3HOT if config.asleep else _D0
-            config.set_word(start + _CONTROL, control & ~_POWER_STATE | state)
+            config.set_word(start + CONTROL, control & ~_POWER_STATE | state)
         if config.asleep != (state == _D3HOT):
             config.asleep = state == _D3HOT
             self._on_change()

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +17,9 @@ from dma_rehearsal.device.endpoints import (
     DmaRefused,
     Endpoint,
     Identity,
+    IoBar,
+    MultiFunction,
+    PowerState,
     Register,
     RegisterBar,
 )
@@ -24,6 +28,7 @@ from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.testing import FakeHost
 
 Reg = IntEnum("Reg", {"NEAR": 0, "FAR": 4, "SEEN": 8, "BUG": 12})
+Port = IntEnum("Port", {"INDEX": 0})
 
 
 class Reader(Endpoint):
@@ -189,3 +194,140 @@ def test_failure_of_the_test_itself_is_not_hidden() -> None:
     device.on_detach = lambda: device.write_bug(0)  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError), FakeHost(device):
         raise ZeroDivisionError
+
+
+class Ports(Reader):
+    """It has every kind of interrupt, and a BAR in I/O space."""
+
+    messages = 4
+    bars: ClassVar[Bars] = {
+        **Reader.bars,
+        4: IoBar((Register(Port.INDEX, Access.RW),), size=16),
+    }
+
+    def on_power(self, state: PowerState) -> None:
+        """Note it."""
+        self.steps.append(state)
+
+
+def test_io_space_answers() -> None:
+    with FakeHost(Ports()) as host:
+        host.write(4, 0, 5)
+        assert host.read(4, 0) == 5
+
+
+@pytest.mark.parametrize(
+    ("way", "sent"),
+    [(None, ("MSIX", 1)), ("MSIX", ("MSIX", 1)), ("MSI", ("MSI", 1)), ("INTX", ("INTX", 0))],
+)
+def test_a_line_goes_by_the_way_that_the_test_names(way: str | None, sent: tuple[str, int]) -> None:
+    device = Ports()
+    with FakeHost(device, interrupts_by=way) as host:
+        device.interrupts.line(1).send()
+        assert host.interrupts == [sent]
+        host.reset()
+        host.start()
+        device.interrupts.line(1).send()
+        assert host.interrupts[1] == sent
+
+
+def test_all_messages_of_msi_are_allocated() -> None:
+    device = Ports()
+    with FakeHost(device, interrupts_by="MSI"):
+        assert device.interrupts.msi.count == 4
+
+
+def test_way_that_the_device_has_not() -> None:
+    with pytest.raises(ValueError, match=r"'MSI': Reader has MSIX, INTX; declare .* messages"):
+        FakeHost(Reader(), interrupts_by="MSI")
+
+
+def test_power_states() -> None:
+    device = Ports()
+    with FakeHost(device) as host:
+        host.power(PowerState.D3HOT)
+        assert host.read(0, Reg.SEEN) == 0xFFFF_FFFF
+        host.power(PowerState.D0)
+        assert host.read(0, Reg.SEEN) == 0
+    assert device.steps == [PowerState.D3HOT, PowerState.D0]
+
+
+def test_memory_above_4_gib() -> None:
+    device = Reader()
+    with FakeHost(device, base=5 << 32) as host:
+        host.memory[:4] = b"high"
+        assert device.bus.read(host.base, 4) == b"high"
+        device.bus.read_async(host.message_base, 4, device.steps.append)
+        host.run()
+    assert device.steps == [bytes(4)]
+
+
+def test_waits_for_a_thread(host: FakeHost, device: Reader) -> None:
+    go = threading.Event()
+
+    def work(ending: threading.Event) -> None:
+        go.wait()
+        if not ending.is_set():
+            device.post(lambda: device.steps.append("done"))
+
+    device.thread(work)
+    go.set()
+    host.wait(lambda: device.steps)
+    assert device.steps == ["done"]
+    with pytest.raises(TimeoutError, match="is not true after 0 s"):
+        host.wait(lambda: False, seconds=0)
+
+
+class Plain(Endpoint):
+    identity = Reader.identity
+    bars = Reader.bars
+
+
+class Card(MultiFunction):
+    functions = (Plain,)
+
+
+class Forgetful(Reader):
+    def __init__(self) -> None:
+        self.steps = []
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        (Reader, r"got a class; make the device: FakeHost\(Reader\(\)\)"),
+        (Card, r"got a class"),
+        (5, r"got a int; give it an Endpoint"),
+        (Forgetful(), r"Forgetful.__init__ did not call .* super\(\).__init__\(trace\)"),
+    ],
+)
+def test_what_is_not_a_device(device: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        FakeHost(device)
+
+
+def test_card_has_a_host_for_each_function() -> None:
+    card = Card()
+    with pytest.raises(TypeError, match=r"FakeHost\(card.endpoints\[0\]\)"):
+        FakeHost(card)  # type: ignore[arg-type]
+    with FakeHost(card.endpoints[0]) as host:
+        assert host.read(0, Reg.SEEN) == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "size"), [(0, 1000), (12, 4096), (0x4000_0000, 4096), (1 << 64, 4096), (0, 0)]
+)
+def test_memory_that_cannot_be(base: int, size: int) -> None:
+    with pytest.raises(ValueError, match=r"make both multiples|choose another base"):
+        FakeHost(Reader(), base=base, size=size)
+
+
+def test_accesses_that_no_cpu_does(host: FakeHost) -> None:
+    for bar, offset in ((0, 0x1000), (0, 0xFFE), (0, -4), (3, 0), (9, 0)):
+        with pytest.raises(ValueError, match=f"of BAR{bar}, which has .*; look at the number"):
+            host.read(bar, offset)
+    with pytest.raises(ValueError, match="an access of 3 bytes; make it 1, 2, 4 or 8"):
+        host.read(0, 0, 3)
+    with pytest.raises(ValueError, match="0x100000000 does not fit into 4 bytes; give a size"):
+        host.write(0, Reg.BUG, 1 << 32)
+    assert host.read(0, 0xFFC) == 0
