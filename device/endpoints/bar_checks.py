@@ -6,7 +6,7 @@ Each mistake is a ValueError that names the class, the BAR, the place in it and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dma_rehearsal.device.endpoints.bars import (
     Bar,
@@ -38,12 +38,19 @@ _WORD = 4
 def check_bars(owner: object, bars: Bars) -> None:
     """Raise ValueError for BARs that no function can have."""
     name = type(owner).__name__
+    if not isinstance(bars, Mapping):
+        raise ValueError(
+            f"{name}.bars is a {type(bars).__name__}; declare a mapping from the BARs' numbers: "
+            "{0: RegisterBar(...)}"
+        )
     for index, bar in bars.items():
+        if not isinstance(index, int):
+            raise ValueError(f"{name}.bars: the key {index!r}; a BAR's number is an int, 0 to 5")
         if index not in range(BARS):
             raise ValueError(f"{name}: BAR{index}; a function has BARs 0 to {BARS - 1}")
         if not isinstance(bar, (*_PARTS, IoBar, MixedBar)) or isinstance(bar, Registers):
             raise ValueError(
-                f"{name}: BAR{index} is {bar!r}; declare a RegisterBar, IoBar, MemoryBar, "
+                f"{name}: BAR{index} is {repr(bar)[:80]}; declare a RegisterBar, IoBar, MemoryBar, "
                 "SharedBar, CallbackBar or MixedBar"
             )
         for _, part in parts_of(bar):

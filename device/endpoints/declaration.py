@@ -8,7 +8,8 @@ body has most of it. Values that only ``__init__`` knows are checked there, by t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -25,6 +26,7 @@ from dma_rehearsal.device.endpoints.bars import (
 )
 from dma_rehearsal.device.endpoints.callbacks import method_name
 from dma_rehearsal.device.endpoints.contents import PlacedRegisters
+from dma_rehearsal.device.endpoints.registers.declarations import NOT_AWAITED
 from dma_rehearsal.device.pci import rom, sriov
 from dma_rehearsal.device.pci.config import Capability, ConfigSpace, Identity
 from dma_rehearsal.device.pci.msix import MAX_VECTORS
@@ -57,7 +59,8 @@ def check_class(kind: type) -> None:
     Side effects are compared with registers where the class has BARs.
     """
     owner: Any = object.__new__(kind)  # its methods are looked at, and never called
-    if not isinstance(getattr(kind, "bars", None), Mapping):
+    check_capabilities(kind.__name__, getattr(kind, "capabilities", ()))
+    if hasattr(getattr(kind, "bars", None), "__get__"):
         return  # a property: each function has its own
     if getattr(kind, "identity", None) is not None:
         _check_identity(kind.__name__, owner.identity)
@@ -103,6 +106,9 @@ def complete(
     vectors = owner.vectors if vectors is None else vectors
     msix_bars = owner.msix_bars if msix_bars is None else msix_bars
     check_bars(owner, bars)
+    for what, value in (("vectors", vectors), ("messages", owner.messages)):
+        if not isinstance(value, int):
+            raise ValueError(f"{name}.{what}: {value!r}; declare an int, how many it has")
     if not 0 <= vectors <= MAX_VECTORS:
         raise ValueError(f"{name}.vectors: {vectors} MSI-X vectors; declare 0 to {MAX_VECTORS}")
     if owner.messages not in (0, 1, 2, 4, 8, 16, 32):
@@ -141,6 +147,8 @@ def check_side_effects(owner: object, bars: Bars, files: Iterable[PlacedRegister
     called = _callback_methods(bars)
     for method in dir(type(owner)):
         kind, _, register = method.partition("_")
+        if method in called and inspect.iscoroutinefunction(getattr(type(owner), method)):
+            raise ValueError(f"{name}.{method} {NOT_AWAITED}")
         if kind not in ("read", "write") or method in called:
             continue
         having = [placed for placed in files if register in placed.file.names]
@@ -191,8 +199,25 @@ def _callback_methods(bars: Bars) -> set[str]:
     }
 
 
+def check_capabilities(name: str, declared: object) -> None:
+    """Raise ValueError unless ``declared`` are capabilities, in a sequence."""
+    if isinstance(declared, Capability):
+        raise ValueError(
+            f"{name}.capabilities: one capability where a list is needed; write a comma behind "
+            f"it: ({type(declared).__name__}(...),)"
+        )
+    for each in declared if isinstance(declared, tuple | list) else ():
+        if isinstance(each, type):
+            raise ValueError(
+                f"{name}.capabilities: {each.__name__} is a class; declare {each.__name__}(...)"
+            )
+        if not isinstance(each, Capability):
+            raise ValueError(f"{name}.capabilities: {each!r}; declare a Capability")
+
+
 def check_capability(name: str, capability: Capability, config: ConfigSpace) -> None:
     """Raise ValueError for SR-IOV, and for a resizable BAR that is declared with another size."""
+    check_capabilities(name, [capability])
     sriov.check(name, capability)
     if isinstance(capability, ResizableBar):
         for index, largest in capability.largest().items():

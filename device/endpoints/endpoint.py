@@ -32,6 +32,7 @@ from dma_rehearsal.device.endpoints.coroutines import Coroutines
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.endpoints.hooks import Hooks
 from dma_rehearsal.device.endpoints.interrupts import Capabilities, Interrupts
+from dma_rehearsal.device.endpoints.name_checks import check_names
 from dma_rehearsal.device.endpoints.registers import RegisterFile
 from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.endpoints.saved_state import StatePart, migration
@@ -105,6 +106,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         ``complete=False``: the class body does not have it all, and ``__init__`` passes the rest.
         """
         super().__init_subclass__(**options)
+        check_names(cls)
         if complete:
             declaration.check_class(cls)
 
@@ -129,6 +131,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self.bus = Bus(self, fabric or Fabric(), uncaught=self._log_uncaught)
         self.interrupts = self._add_interrupts(declared.msix_bars)
         self._msix_region = self.interrupts.msix_region
+        declaration.check_capabilities(type(self).__name__, self.capabilities)
         for capability in self.capabilities:
             self.add_capability(capability)
         self.timers = Timers(run=self._timer)

@@ -15,6 +15,10 @@ _WIDTHS = (8, 16, 32, 64)
 _ALIGNMENT_MAX = 4  # bytes: a 64-bit register may lie where its two halves could
 COMMANDS = (Access.WO, Access.SELF_CLEARING)
 _STORED = (Access.RO, Access.RW)
+NOT_AWAITED = (
+    "is a coroutine function, and nothing awaits it; make it a plain method, which starts a "
+    "coroutine: self.start(...)"
+)
 
 
 class Trigger(Enum):
@@ -203,6 +207,8 @@ def check_call(where: str, method: str, declared: Declared, side_effect: Any) ->
         signature = inspect.signature(side_effect)
     except (TypeError, ValueError):
         return  # nothing to call, or a function that is not written in Python
+    if inspect.iscoroutinefunction(side_effect):
+        raise ValueError(f"{where}: {method} {NOT_AWAITED}")
     given = ["index"] if isinstance(declared, RegisterArray) else []
     if method.startswith("write_"):
         given.append("value")

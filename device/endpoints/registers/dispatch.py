@@ -225,6 +225,10 @@ class RegisterFile(BarContent):
             self.values[place] = value & self._slots[place].ones
         except KeyError:
             raise _missing(place) from None
+        except TypeError:
+            raise TypeError(
+                f"{self._slots[place].name}: {value!r} is stored; a register takes an int"
+            ) from None
 
     def _element(self, offset: int, index: int) -> int:
         array = self._arrays.get(offset)
@@ -322,7 +326,13 @@ class RegisterFile(BarContent):
         """Return what a register reads; ``seen`` are the bits of the bytes that are read."""
         if slot.hidden:
             return 0
-        value = self.values[slot.offset] if slot.reader is None else slot.reader() & slot.ones
+        value = self.values[slot.offset] if slot.reader is None else slot.reader()
+        try:
+            value &= slot.ones
+        except TypeError:
+            raise TypeError(
+                f"the read side effect of {slot.name} returned {value!r}; return an int"
+            ) from None
         if slot.read_clears:
             self.values[slot.offset] &= ~(slot.read_clears & value & seen)
         return value

@@ -26,6 +26,7 @@ from dma_rehearsal.device.endpoints.bars import (
 from dma_rehearsal.device.endpoints.endpoint import Endpoint
 from dma_rehearsal.device.endpoints.registers import Access, Fields, Flag, Register, RegisterArray
 from dma_rehearsal.device.endpoints.saved_state import StatePart
+from dma_rehearsal.device.pci.atomics import AtomicOps
 from dma_rehearsal.device.pci.config import Identity
 from tests.unit.device.fakes import read32, write32
 
@@ -166,6 +167,15 @@ RIGHT: dict[str, dict[str, Any]] = {
     "registers that are prefetchable": {
         "bars": {0: RegisterBar((FIRST,), bits=64, prefetchable=True)}
     },
+    "names that are not near": {"vendor": 3, "on_done": nothing, "on_stop": nothing, "stats": 1},
+    "names that are near, of another kind": {"VECTORS": 3, "message": nothing},
+    "hooks with their parameters, by other names": {
+        "on_reset": lambda _self: None,
+        "on_power": lambda _self, power: power,
+        "on_access": lambda _self, bar, offset, data, *, write: (bar, offset, data, write),
+        "on_unmap": lambda _self, *where: where,
+    },
+    "capabilities in a list": {"capabilities": [AtomicOps()]},
     "all vectors": {"vectors": 2048},
     "all messages": {"messages": 32},
 }
@@ -177,7 +187,61 @@ def test_right_declaration(declared: dict[str, Any]) -> None:
     make(**declared)
 
 
+async def waits(self: Endpoint, *_: int) -> None:
+    del self
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a hook by nearly its name": (
+        {"on_rest": nothing},
+        r"Mine.on_rest: no hook of that name \(is it on_reset\?\); correct it, or name your own",
+    ),
+    "vectors by nearly their name": (
+        {"vector": 3},
+        r"Mine.vector: no declaration of that name \(is it vectors\?\)",
+    ),
+    "capabilities by nearly their name": ({"capabilites": ()}, r"\(is it capabilities\?\)"),
+    "bars by nearly their name": ({"bar": {}}, r"\(is it bars\?\)"),
+    "a hook without its parameter": (
+        {"on_power": lambda _self: None},
+        r"Mine.on_power has the parameters \(\), and is called by on_power\(state\)",
+    ),
+    "a hook without its keyword": (
+        {"on_access": lambda _self, _region, _offset, _data: None},
+        r"is called by on_access\(region, offset, data, write=write\); give it these",
+    ),
+    "a hook that is not a method": ({"on_reset": 5}, r"Mine.on_reset is 5; a hook is a method"),
+    "a hook that nothing awaits": (
+        {"on_reset": waits},
+        r"Mine.on_reset is a coroutine function, and nothing awaits it; make it .*self.start",
+    ),
+    "a side effect that nothing awaits": (
+        {"bars": of(FIRST), "write_first": waits},
+        r"Mine: FIRST: write_first is a coroutine function, and nothing awaits it",
+    ),
+    "a callback that nothing awaits": (
+        {"bars": {2: CallbackBar(16)}, "write_bar2": waits},
+        r"Mine.write_bar2 is a coroutine function, and nothing awaits it",
+    ),
+    "BARs in a list": (
+        {"bars": [MEMORY]},
+        r"Mine.bars is a list; declare a mapping from the BARs' numbers: \{0: RegisterBar",
+    ),
+    "a BAR by its name": ({"bars": {"0": MEMORY}}, r"Mine.bars: the key '0'; .* an int, 0 to 5"),
+    "vectors in words": ({"vectors": "4"}, r"Mine.vectors: '4'; declare an int"),
+    "messages in words": ({"messages": "4"}, r"Mine.messages: '4'; declare an int"),
+    "one capability": (
+        {"capabilities": AtomicOps()},
+        r"Mine.capabilities: one capability where a list is needed; .*\(AtomicOps\(...\),\)",
+    ),
+    "the class of a capability": (
+        {"capabilities": (AtomicOps,)},
+        r"Mine.capabilities: AtomicOps is a class; declare AtomicOps\(...\)",
+    ),
+    "a capability by its name": (
+        {"capabilities": ("AtomicOps",)},
+        r"Mine.capabilities: 'AtomicOps'; declare a Capability",
+    ),
     "no identity": ({"identity": None}, r"Mine.identity is missing; declare"),
     "no comma behind a register": (
         {"bars": {0: RegisterBar(UNLISTED)}, "vectors": 1, "msix_bars": MsixBars(0, 0, 64, 16)},

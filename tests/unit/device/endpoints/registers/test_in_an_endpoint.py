@@ -173,3 +173,16 @@ def test_a_stopped_device_reads_without_clearing_and_moves_with_its_values(
     found = other.registers(0)
     assert (found[Reg.TARGET], found[Reg.TAIL, 3]) == (0x1_2345_6789_ABCD, 11)
     assert (read32(other, 0, Reg.EVENTS), read32(other, 0, Reg.EVENTS)) == (3, 0)
+
+
+def test_values_that_are_not_numbers_name_the_register(device: Queues) -> None:
+    wrong: Any = "7"
+    with pytest.raises(TypeError, match="CONTROL: '7' is stored; a register takes an int"):
+        device.registers(0)[Reg.CONTROL] = wrong
+
+    class Wordy(Queues):
+        def read_events(self) -> Any:
+            """Return nothing."""
+
+    with pytest.raises(TypeError, match="read side effect of EVENTS returned None; return an int"):
+        read32(Wordy(), 0, Reg.EVENTS)
