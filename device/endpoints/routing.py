@@ -62,7 +62,10 @@ class Fabric:
                 continue
             bar, offset = place
             content = function.contents.get(bar)
-            view = None if content is None else content.view(offset, length)
+            view = None
+            # Software may have made the BAR smaller than what is behind it.
+            if content is not None and offset + length <= function.config.bar_size(bar):
+                view = content.view(offset, length)
             if view is None:
                 raise Unmapped(address)
             if write and (view.readonly or function.config.stopped):

@@ -132,6 +132,10 @@ class Capability:
         """Return whether the registers outlive resets (ROS, RWS, RW1CS; section 7.4)."""
         return False
 
+    def kept_by_flr(self) -> bytes:
+        """Return which bits of ``body`` a function level reset leaves (Base 5.0, 6.6.2)."""
+        return bytes(len(self.body()))
+
     def written(self, config: ConfigSpace, start: int) -> None:
         """Act on a write to the capability that begins at ``start``."""
 
@@ -394,7 +398,8 @@ class ConfigSpace:
         """Take every writable register back to its reset value (BARs, command, capabilities).
 
         What is sticky stays: only power-on takes it back (PCI Express Base 5.0, section 7.4), and
-        a function is powered on when it is made. A function level reset leaves the BARs, too. QEMU
+        a function is powered on when it is made. A function level reset leaves what belongs to the
+        link (``Capability.kept_by_flr``), and the BARs, too. QEMU
         quirk: it shows the guest BARs of its own, which that reset does not touch; the guest,
         restoring, finds them as they were, so they are never written here again.
         """
@@ -405,7 +410,19 @@ class ConfigSpace:
                 self._data[offset] &= ~self._mask[offset] & 0xFF
         self._put(Header.COMMAND, "<H", self._command_at_reset)
         for slot in self._slots:
-            if not slot.capability.sticky():
-                self._data[slot.body : slot.end] = slot.capability.body()
+            if slot.capability.sticky():
+                continue
+            at_reset = slot.capability.body()
+            if flr:
+                at_reset = bytes(
+                    now & kept | initial & ~kept
+                    for now, kept, initial in zip(
+                        self._data[slot.body : slot.end],
+                        slot.capability.kept_by_flr(),
+                        at_reset,
+                        strict=True,
+                    )
+                )
+            self._data[slot.body : slot.end] = at_reset
         self.asleep = False  # and the BARs answer nowhere
         self.set_status(Status.INTERRUPT, False)

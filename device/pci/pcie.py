@@ -65,6 +65,10 @@ _FLR_CAPABLE = 1 << 28
 _SIZE = 0x3C
 _RESET_CONTROL = DeviceControl.RELAXED_ORDERING | DeviceControl.NO_SNOOP | 2 << 12  # MRRS 512
 _LINK_X1_GEN1 = 1 | 1 << 4
+_MAX_PAYLOAD_SIZE = 7 << 5  # of Device Control
+# Of Link Control: ASPM, Read Completion Boundary, common clock, extended synch, clock power
+# management and autonomous width.
+_LINK_CONTROL_KEPT = 0x03CB
 _COMPLETION_TIMEOUT = 0x1F  # value and disable, of Device Control 2
 
 
@@ -105,6 +109,13 @@ class PciExpress(Capability):
         """The detected errors are RW1C."""
         mask = bytearray(_SIZE)
         struct.pack_into("<H", mask, Offset.DEVICE_STATUS, 0xF)
+        return bytes(mask[2:])
+
+    def kept_by_flr(self) -> bytes:
+        """Return the settings of the link, which outlive such a reset (section 6.6.2)."""
+        mask = bytearray(_SIZE)
+        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL, _MAX_PAYLOAD_SIZE)
+        struct.pack_into("<H", mask, Offset.LINK_CONTROL, _LINK_CONTROL_KEPT)
         return bytes(mask[2:])
 
     def written(self, config: ConfigSpace, start: int) -> None:

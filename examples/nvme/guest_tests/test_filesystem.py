@@ -66,7 +66,7 @@ def fio(device: Path, seconds: float, **options: object) -> dict[str, object]:
     command = [
         *("fio", "--name=verify", f"--filename={device}", "--direct=1", "--rw=randwrite"),
         *("--ioengine=libaio", "--iodepth=16", "--size=8m", "--bsrange=4k-64k"),
-        *("--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64"),
+        *("--verify=crc32c", "--verify_fatal=1", "--verify_backlog=16"),
         *("--time_based", f"--runtime={seconds}", "--output-format=json"),
         *(f"--{name}={value}" for name, value in options.items()),
     ]

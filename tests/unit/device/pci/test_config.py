@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.pci.config import ConfigSpace, Identity
 from dma_rehearsal.device.pci.msix import MsiX
+from dma_rehearsal.device.pci.pcie import Offset
 from dma_rehearsal.device.platform.platform import Platform
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import FakeClient, answer, write32
@@ -120,6 +121,22 @@ def test_flr_leaves_the_bars_and_a_reset_by_the_client_does_not(exerciser: Exerc
     exerciser.device_reset()
     set_command(exerciser, 1 << 1)
     assert exerciser.config.bar_address(0) is None
+
+
+def test_flr_leaves_the_settings_of_the_link_and_a_reset_by_the_client_does_not(
+    exerciser: Exerciser,
+) -> None:
+    """PCI Express Base 5.0, 6.6.2."""
+    payload, read_request = 1 << 5, 3 << 12
+    control, link = PCIE + Offset.DEVICE_CONTROL, PCIE + Offset.LINK_CONTROL
+    at_reset = word(exerciser.config, control)
+    exerciser.region_write(7, link, struct.pack("<H", 0x0FC3))
+    exerciser.region_write(7, control, struct.pack("<H", payload | read_request | 1 << 15))
+    assert word(exerciser.config, control) == at_reset | payload
+    assert word(exerciser.config, link) == 0x03C3, "interrupts of the link are off"
+    exerciser.device_reset()
+    assert word(exerciser.config, control) == at_reset
+    assert word(exerciser.config, link) == 0
 
 
 def set_command(exerciser: Exerciser, value: int) -> None:

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from dma_rehearsal.device.endpoints import (
     Bars,
     Capability,
+    DmaRefused,
     Endpoint,
+    Fabric,
     Identity,
     MemoryBar,
     ResizableBar,
 )
+from tests.unit.device.fakes import FakeClient
 from tests.unit.device.pci.capability_decoder import Decoder
 
 MIB = 1 << 20
@@ -90,6 +93,26 @@ def test_a_smaller_bar_has_more_bits_of_an_address() -> None:
     assert decoder.dword(BAR2) == 0xFFF0_000C
     decoder.write(CONTROL_2, 12 << 8)
     assert decoder.dword(BAR2) == 0xC
+
+
+@pytest.mark.parametrize(("choice", "inside"), [(3, True), (0, False)])
+def test_a_peer_reaches_no_byte_behind_a_smaller_bar(choice: int, inside: bool) -> None:
+    """The memory behind the BAR keeps its size; its end no longer answers."""
+    fabric = Fabric()
+    endpoint, peer = Sized(fabric=fabric), Sized(fabric=fabric)
+    decoder = Decoder(endpoint)
+    decoder.write(CONTROL_0, choice << 8)
+    decoder.write(BAR0, 0x8000_0000, 4)
+    decoder.write(4, 2)
+    peer.attach(FakeClient())
+    Decoder(peer).write(4, 4)
+    assert peer.bus.read(0x8000_0000 + MIB - 8, 8) == bytes(8)
+    across = 0x8000_0000 + MIB - 4
+    if inside:
+        assert peer.bus.read(across, 8) == bytes(8)
+    else:
+        with pytest.raises(DmaRefused):
+            peer.bus.read(across, 8)
 
 
 @given(st.lists(st.integers(0, 63), min_size=1, max_size=6))
