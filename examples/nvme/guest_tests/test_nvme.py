@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import struct
@@ -19,6 +20,7 @@ import pytest
 DISK_LIMIT_S = 30.0
 PAGE = 4096
 DISK = 16 << 20  # bytes
+LENGTHS = 512, PAGE, 2 * PAGE, 33 * PAGE, 256 * PAGE
 # Linux, include/uapi/linux/fs.h and nvme_ioctl.h
 BLKDISCARD, BLKZEROOUT, BLKFLSBUF = 0x1277, 0x127F, 0x1261
 NVME_IOCTL_ADMIN_CMD, NVME_IOCTL_IO_CMD = 0xC048_4E41, 0xC048_4E43
@@ -96,23 +98,22 @@ def test_what_the_kernel_knows_of_it(driver):
 
 
 @everywhere
-@pytest.mark.parametrize("size", [512, PAGE, 2 * PAGE, 33 * PAGE, 256 * PAGE])
-def test_direct_transfers_of_each_length(driver, size):
+def test_direct_transfers_of_each_length(driver):
     """By one PRP, by two, by a list, and by several commands."""
     with (
         driver("nvme") as bound,
         opened(disk(bound.function), os.O_DIRECT) as fd,
-        mmap.mmap(-1, size + PAGE) as memory,
+        mmap.mmap(-1, LENGTHS[-1] + PAGE) as memory,
         memoryview(memory) as view,
     ):
-        written = os.urandom(size)
-        for start in 0, 512:  # of the first page
+        for size, start in itertools.product(LENGTHS, (0, 512)):  # of the first page
+            written = os.urandom(size)
             with view[start : start + size] as part:
                 part[:] = written
                 assert os.pwritev(fd, [part], size) == size
                 part[:] = bytes(size)
                 assert os.preadv(fd, [part], size) == size
-                assert bytes(part) == written
+                assert bytes(part) == written, (size, start)
 
 
 @everywhere
