@@ -108,6 +108,11 @@ class Coroutines:
         finally:
             self._running.pop(key, None)
 
+    @property
+    def running(self) -> int:
+        """Return how many run."""
+        return len(self._running)
+
     def cancel_all(self) -> None:
         """End every coroutine. Meanwhile the function sends no DMA and no interrupt."""
         if not self._running:

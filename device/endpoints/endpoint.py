@@ -30,7 +30,7 @@ from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.contents import contents_of, registers_of, reserve, the_part
 from dma_rehearsal.device.endpoints.coroutines import Coroutines
 from dma_rehearsal.device.endpoints.dma import DmaRefused
-from dma_rehearsal.device.endpoints.hooks import Hooks
+from dma_rehearsal.device.endpoints.hooks import Hooks, named_timers
 from dma_rehearsal.device.endpoints.interrupts import Capabilities, Interrupts
 from dma_rehearsal.device.endpoints.name_checks import check_names
 from dma_rehearsal.device.endpoints.registers import RegisterFile
@@ -134,7 +134,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
         declaration.check_capabilities(type(self).__name__, self.capabilities)
         for capability in self.capabilities:
             self.add_capability(capability)
-        self.timers = Timers(run=self._timer)
+        self.timers = Timers(run=self._timer, actions=named_timers(self))
         self.posted = Work(self.timers, run=self._timer)
         self._coroutines = Coroutines(self.bus, self.config, self.posted, self._log_uncaught)
         self._threads = Threads(self.posted)
@@ -152,13 +152,16 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self._check_registers(declared.bars)
         self.bus.fabric.join(self)
         self._stop_state = StopState(
-            self, lambda: self._cancel_all("stopped"), self.interrupts.update
+            self, lambda: self._hold.finish("stopped"), self._stop, self.interrupts.update
         )
         self.migration: Migration | None = None
         if self.state:
             self.migration = migration(
                 self.state,
                 self.contents,
+                timers=lambda: self.timers,
+                names=[*named_timers(self)],
+                drain=self._stop_state.drain,
                 loaded=self.on_load,
                 stopped=self._stop_state.stop,
                 running=self._stop_state.run,
@@ -468,10 +471,18 @@ class Endpoint(WorkFromElsewhere, Hooks):
         self._run_side_effect(self.on_reset)
         self.interrupts.update()
 
-    def _cancel_all(self, why: str) -> None:
+    def _stop(self) -> None:
+        """End what a migration does not carry, and say so in the trace."""
+        timers = self.timers.waiting - len(self.timers.left())
+        posted, coroutines = self.posted.waiting, self._coroutines.running
+        if timers or posted or coroutines:
+            self._event("not-migrated", timers=timers, posted=posted, coroutines=coroutines)
+        self._cancel_all("stopped", keep_named=True)
+
+    def _cancel_all(self, why: str, *, keep_named: bool = False) -> None:
         self._hold.cancel(why)
         self._coroutines.cancel_all()
-        self.timers.clear()
+        self.timers.clear(keep_named=keep_named)
         self.posted.forget()
         self.bus.cancel()
 

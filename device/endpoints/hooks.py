@@ -2,10 +2,13 @@
 """The hooks of an endpoint: methods that an author overrides, each without effect by itself.
 
 Side effects of registers are not here: they are methods named after their register
-(`dma_rehearsal.device.endpoints.registers`).
+(`dma_rehearsal.device.endpoints.registers`). So are the actions of named timers: ``timer_poll`` is
+that of ``self.timers.named("poll", seconds)``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from dma_rehearsal.device.endpoints.dma import Transaction
 from dma_rehearsal.device.layout import DmaReason
@@ -65,7 +68,8 @@ class Hooks:
     def on_stopped(self) -> None:
         """Act on the end of running, before the state is saved.
 
-        Timers and DMAs under way are forgotten; ``state`` must say how to go on. Until
+        DMAs that were started are done. Timers with a name wait, and a migration carries them.
+        Others, posted work and coroutines are ended, and ``state`` must say how to go on. Until
         ``on_running`` no access reaches a register, a DMA is refused as if bus mastering were off,
         and timers wait: one that is set has all of its time left then.
         """
@@ -77,7 +81,9 @@ class Hooks:
         """
 
     def on_running(self) -> None:
-        """Act on the beginning of running, with the state that was loaded: set timers again.
+        """Act on the beginning of running, with the state that was loaded.
+
+        Timers with a name go on by themselves, with the time that they had left; set others again.
 
         A reset in between has no state to bring, and ends the stop with it.
         """
@@ -86,3 +92,14 @@ class Hooks:
         """Return whether a request that ended so is in the trace: each is."""
         del reason
         return True
+
+
+def named_timers(owner: object) -> dict[str, Callable[[], None]]:
+    """Return the actions of an owner's named timers: its methods ``timer_<name>``."""
+    kind, prefix = type(owner), "timer_"
+    names = [each for each in dir(kind) if each.startswith(prefix)]
+    return {
+        each.removeprefix(prefix): getattr(owner, each)
+        for each in names
+        if callable(getattr(kind, each))
+    }

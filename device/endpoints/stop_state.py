@@ -14,13 +14,17 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dma_rehearsal.device.endpoints.bar_content import BarContent
+from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.pci.config import ConfigSpace
 from dma_rehearsal.device.vfio_user.timers import Timers
+
+DRAIN_TURNS = 4  # of the queue, which does all that it has in one if nothing new is started
 
 
 class Stoppable(Protocol):
     """The members of a function that a stop uses."""
 
+    bus: Bus
     config: ConfigSpace
 
     @property
@@ -44,18 +48,35 @@ class StopState:
     def __init__(
         self,
         function: Stoppable,
+        finish_held: Callable[[], None],
         cancel: Callable[[], None],
         offer_interrupts: Callable[[], None],
     ) -> None:
-        """``cancel`` ends what is under way.
+        """``finish_held`` lets the action go that HOLD has wait; ``cancel`` ends what is under way.
 
         ``offer_interrupts`` signals a line that is still up, and messages that are pending.
         """
-        self._function = function
+        self._function, self._finish_held = function, finish_held
         self._cancel, self._offer_interrupts = cancel, offer_interrupts
 
+    def drain(self) -> bool:
+        """Do the DMAs that were started; return False when one of them waits for the client.
+
+        And when one starts the next on and on: DRAIN_TURNS have an end.
+        """
+        self._finish_held()
+        queue = self._function.bus.queue
+        for _ in range(DRAIN_TURNS):
+            if not queue.ready:
+                break
+            queue.go_on()
+        return queue.idle
+
     def stop(self) -> None:
-        """Stop the function: DMAs and timers are forgotten, then ``on_stopped`` is called."""
+        """Stop the function; then ``on_stopped`` is called.
+
+        Named timers stay, with the time that they have left. What else is set is forgotten.
+        """
         function = self._function
         function.config.stopped = True
         function.timers.hold()

@@ -9,6 +9,7 @@ entering PRE_COPY and again on entering STOP_COPY, so the one to load is the las
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 
@@ -58,7 +59,9 @@ class Migration:
     ``save`` returns the state; ``load`` takes one, and raises ValueError for one that is not a
     state of this device; ``stopped`` and ``running`` are called when the device must stand still
     (no DMA, no interrupt, no change of its state) and when it may go on, in the state that they are
-    called for. If one of them raises, the state is ERROR.
+    called for. If one of them raises, the state is ERROR. ``drain`` is called before ``stopped``,
+    and ends the DMAs under way; it returns False when one waits for the client, and then the client
+    is refused the state (EBUSY), and asks again when it has answered.
     """
 
     def __init__(
@@ -69,13 +72,14 @@ class Migration:
         *,
         stopped: Callable[[], None] = _nothing,
         running: Callable[[], None] = _nothing,
+        drain: Callable[[], bool] = lambda: True,
     ) -> None:
         if not 0 < size <= MAX_STATE:
             raise ValueError(f"a state of {size} bytes: 1 to {MAX_STATE}")
         self.size = size
         self.state = DeviceState.RUNNING
         self._save, self._load = save, load
-        self._stopped, self._running = stopped, running
+        self._stopped, self._running, self._drain = stopped, running, drain
         self._stream = bytearray()
         self._position = 0
 
@@ -105,6 +109,11 @@ class Migration:
         before, stood = self.state, self.standing
         if (before, state) == (DeviceState.RESUMING, DeviceState.STOP):
             self._load_stream()
+        if not stood and state not in _RUNNING and not self._drain():
+            raise RemoteProtocolError(
+                f"{state.name}: DMAs of the device wait for the client; answer them, and ask again",
+                errno.EBUSY,
+            )
         self._end_session()
         self.state = state
         if self.standing is not stood:
@@ -137,7 +146,10 @@ class Migration:
     def _load_stream(self) -> None:
         """Give the device the state that arrived last. One cut short leaves everything as it is."""
         if len(self._stream) < self.size:
-            raise RemoteProtocolError(f"{len(self._stream)} of {self.size} bytes of a state")
+            raise RemoteProtocolError(
+                f"{len(self._stream)} of {self.size} bytes of a state: it was cut short, or saved "
+                "by another version of the device"
+            )
         try:
             self._load(bytes(self._stream))
         except ValueError as error:

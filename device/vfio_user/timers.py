@@ -8,12 +8,14 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from dma_rehearsal.device.vfio_user.errors import TooManyTimers
 
 _log = logging.getLogger(__name__)
 MAX_TIMERS = 65_536  # that are set
+MAX_NAMED_S = 1 << 32  # 136 years
 _KEPT = 64  # cancelled timers that may stay where they are
 
 
@@ -52,16 +54,20 @@ class Timers:
     is called when there is a new timer.
 
     They live on while no client is connected, as the device's state does. ``run`` calls an action;
-    what it raises is a bug of the model's, and logged as one.
+    what it raises is a bug of the model's, and logged as one. ``actions`` has those of named
+    timers, which a migration carries.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         run: Callable[[Callable[[], None]], None] = lambda action: action(),
+        actions: Mapping[str, Callable[[], None]] = MappingProxyType({}),
     ) -> None:
         self.clock = clock
         self._run = run
+        self._actions = actions
+        self._named: dict[str, Timer] = {}  # also those that ran
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Timer]] = []
         self._waiting = 0  # of those in the heap, the ones that were not cancelled
@@ -110,6 +116,43 @@ class Timers:
         """Run ``action`` as ``after`` does, without a bound: who calls it has one."""
         return self._set(seconds, action, bounded=False)
 
+    def named(self, name: str, seconds: float) -> Timer:
+        """Run the action of a name in ``seconds``, in place of the timer that has the name now.
+
+        In the serving thread. 0 to 2**32 seconds; a time below is 0. ValueError for another one,
+        and for no number. LookupError for a name without an action.
+        """
+        action = self._actions.get(name)
+        if action is None:
+            has = ", ".join(f"timer_{each}" for each in self._actions) or "none"
+            raise LookupError(
+                f"a timer with the name {name!r}: define timer_{name}; the device has {has}"
+            )
+        if not seconds <= MAX_NAMED_S:
+            raise ValueError(f"the timer {name} in {seconds} s: at most {MAX_NAMED_S} s")
+        before = self._named.get(name)
+        if before is not None:
+            before.cancel()
+        timer = self._named[name] = self._set(seconds, action, bounded=False)
+        return timer
+
+    def left(self) -> dict[str, float]:
+        """Return the seconds that the named timers have left which are set."""
+        with self._lock:
+            now, names = self._now, {timer: name for name, timer in self._named.items()}
+            return {
+                names[timer]: max(0.0, due - now)
+                for due, _, timer in self._heap
+                if timer.waits and timer in names
+            }
+
+    def restore(self, left: Mapping[str, float]) -> None:
+        """Set the named timers as ``left`` says, and cancel the others that have a name."""
+        for timer in self._named.values():
+            timer.cancel()
+        for name, seconds in left.items():
+            self.named(name, seconds)
+
     def _set(self, seconds: float, action: Callable[[], None], *, bounded: bool = True) -> Timer:
         timer = Timer(action, self)
         with self._lock:
@@ -138,13 +181,21 @@ class Timers:
                 self._heap = [each for each in self._heap if each[2].waits]
                 heapq.heapify(self._heap)
 
-    def clear(self) -> None:
-        """Forget every action; no timer that was set is active then."""
+    def clear(self, *, keep_named: bool = False) -> None:
+        """Forget every action, but for those of named timers if ``keep_named``.
+
+        No other timer that was set is active then.
+        """
+        kept = set(self._named.values()) if keep_named else set()
         with self._lock:
-            heap, self._heap, self._waiting = self._heap, [], 0
-            for _, _, timer in heap:
+            heap = self._heap
+            self._heap = [each for each in heap if each[2].waits and each[2] in kept]
+            heapq.heapify(self._heap)
+            self._waiting = len(self._heap)
+            cleared = [each[2] for each in heap if each[2] not in kept]
+            for timer in cleared:
                 timer.waits = False
-        for _, _, timer in heap:
+        for timer in cleared:
             timer.cancel()
 
     def next_deadline(self) -> float | None:

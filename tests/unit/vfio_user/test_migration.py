@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.device.endpoints import DmaRefused
+from dma_rehearsal.device.vfio_user import dma_messages
 from dma_rehearsal.device.vfio_user import messages as wire
 from dma_rehearsal.device.vfio_user.messages import (
     Command,
@@ -108,20 +110,45 @@ def test_where_it_stands_still_no_access_starts_a_dma(
     assert os.pread(memory, 16, 0) == bytes(range(16))
 
 
-def test_a_dma_by_messages_ends_where_the_device_is_stopped(
-    probed: RawClient, prober: Prober
+@pytest.mark.parametrize("state", [S.STOP, S.STOP_COPY, S.RESUMING])
+@pytest.mark.parametrize("before", [S.RUNNING, S.PRE_COPY])
+def test_a_dma_by_messages_is_done_before_the_device_is_stopped(
+    probed: RawClient, prober: Prober, before: DeviceState, state: DeviceState
 ) -> None:
-    """Its reply is still taken, and brings no next piece."""
     prober.by_message = True
+    probed.set_state(before)
     probed.write32(BUFFER, Reg.GO, 1 << 31 | 3 << 16)
+    for _ in range(3):
+        header, access, _ = probed.receive_command(Command.DMA_WRITE)
+        assert refused(probed, state) == errno.EBUSY
+        assert probed.state() in (S.RUNNING, before)
+        probed.answer(header, access.pack())
+    probed.set_state(state)
+    assert (prober.outcome, prober.done) == (b"", 1)
+    assert prober.phases == ["stopped"]
+
+
+def test_a_client_that_does_not_answer_can_stop_the_device_later(
+    probed: RawClient, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dma_messages, "REPLY_TIMEOUT_S", 0.0)
+    prober.by_message = True
+    probed.write32(BUFFER, Reg.GO, 1 << 31 | 16)
+    probed.receive_command(Command.DMA_WRITE)
+    while probed.read32(BUFFER, Reg.BUSY):
+        pass
+    probed.set_state(S.STOP)
+    assert isinstance(prober.outcome, DmaRefused)
+
+
+def test_a_reset_needs_no_end_of_a_dma(probed: RawClient, prober: Prober) -> None:
+    prober.by_message = True
+    probed.write32(BUFFER, Reg.GO, 1 << 31 | 16)
     header, access, _ = probed.receive_command(Command.DMA_WRITE)
+    probed.call(Command.DEVICE_RESET)
     probed.set_state(S.STOP)
     probed.answer(header, access.pack())
-    assert probed.state() == S.STOP
-    probed.set_state(S.RUNNING)
-    assert (prober.outcome, prober.done) == (None, 0)
-    probed.write32(BUFFER, Reg.GO, 1 << 31 | 4)
-    assert probed.receive_command(Command.DMA_WRITE)[1].count == 4
+    assert (probed.state(), prober.done) == (S.STOP, 0)
 
 
 def test_the_next_client_finds_the_state_and_a_reset_ends_it(
