@@ -47,6 +47,7 @@ class Served:
             "device": self.device,
             "function": self.number,
             "socket": str(self.socket),
+            "vectors": self.endpoint.vectors,
         }
 
 

@@ -18,6 +18,7 @@ from dma_rehearsal.guest.testkit.driver_rehearsal import (
     ProbeFailed,
     RehearsalFailed,
 )
+from dma_rehearsal.guest.testkit.endpoint_slot import EndpointSlot
 from dma_rehearsal.guest.testkit.guarded import Guarded
 from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper
 from dma_rehearsal.guest.testkit.noncoherent import NonCoherent
@@ -34,6 +35,7 @@ __all__ = [
     "Denial",
     "DmaChecker",
     "DriverRehearsal",
+    "EndpointSlot",
     "Guarded",
     "HostWitness",
     "KernelLog",

@@ -50,9 +50,25 @@ class Expectations:
         self._known.clear()
         self._count, self._sequence = log.refused_count, log.count
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest request."""
+        return self._log().count
+
     def announce(self, reasons: frozenset[DmaReason], first: int, last: int) -> None:
         """Take refusals with ``first`` < sequence <= ``last`` for announced; none need come."""
         self._announced.append(_Announced(reasons, first, last))
+
+    def excuse(self, reason: DmaReason, since: int) -> None:
+        """Announce what was refused for ``reason`` after request ``since``, if anything was.
+
+        For DMA that may come late or not at all, such as that of a device that is being removed.
+        """
+        found = [each for each in self._read(self._log(), since) if each.reason is reason]
+        if found:
+            last = max(each.sequence for each in found)
+            self.announce(frozenset({reason}), since, last)
+            self._say("expects", {"reasons": [reason.name], "first": since, "last": last})
 
     def unannounced(self) -> bool:
         """Whether a request was refused since `begin` that the test did not announce.

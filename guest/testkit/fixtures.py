@@ -41,6 +41,7 @@ from dma_rehearsal.guest.testkit.buffers import MakeBuffer, make_buffer
 from dma_rehearsal.guest.testkit.denial import Denial
 from dma_rehearsal.guest.testkit.dma_checker import DmaChecker
 from dma_rehearsal.guest.testkit.driver_rehearsal import DriverRehearsal
+from dma_rehearsal.guest.testkit.endpoint_slot import EndpointSlot
 from dma_rehearsal.guest.testkit.guarded import OWNER, Guarded
 from dma_rehearsal.guest.testkit.host_witness import HOST, HostReport
 from dma_rehearsal.guest.testkit.iommu import KernelLog, Mapper
@@ -323,6 +324,21 @@ def host_witness(request: pytest.FixtureRequest) -> HostWitness:
         return host.witness(request.node.nodeid, address, length, pat, mtrrs)
 
     return look
+
+
+@pytest.fixture
+def endpoint_slot(request: pytest.FixtureRequest) -> Iterator[EndpointSlot]:
+    """The endpoint's slot, of several the first one's: [unplug and replug](hotplug.md).
+
+    It needs HOTPLUG=1. An endpoint that a test leaves unplugged is plugged in again after it.
+    """
+    link = request.config.stash[SETTINGS].host
+    if link is None:
+        pytest.fail("the fixture endpoint_slot needs a host that plugs and unplugs the device")
+    slot = EndpointSlot(link, request.node.nodeid, request.config.stash[_KIT].expectations)
+    yield slot
+    if not slot.functions:
+        slot.plug()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from dma_rehearsal.host_harness.environment.guest_image import Image
 from dma_rehearsal.host_harness.environment.qemu import Qemu
 from dma_rehearsal.host_harness.machine import (
     device_process,
+    endpoint_slots,
     exit_reasons,
     kernel_cmdline,
     qemu_command,
@@ -26,7 +27,9 @@ from dma_rehearsal.host_harness.machine import (
 from dma_rehearsal.host_harness.machine.channel import Channel
 from dma_rehearsal.host_harness.machine.console import Console
 from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
+from dma_rehearsal.host_harness.machine.endpoint_slots import Devices
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
+from dma_rehearsal.host_harness.machine.plugged_functions import PluggedFunction
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.machine.vm import Vm
@@ -90,6 +93,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         with progress.phase("device"):
             device = started.await_ready()
             functions = started.functions()
+        if options.hotplug:
+            endpoint_slots.check(functions)
         ends = {name: socket.socketpair() for name in ("console", "results", "qmp")}
         for ours, theirs in ends.values():
             stack.callback(ours.close)
@@ -105,6 +110,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             shell_sockets=tuple(shells),
             gdb_socket=gdb,
         )
+        # A driver under test is rehearsed with an eager device, or a held one.
+        posted_writes = not (options.modules or options.driver)
         argv = qemu_command.command(
             launch.qemu,
             launch.accelerator,
@@ -115,8 +122,8 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
                 kernel_cmdline.boot_parameters(options, isolated=launch.isolated)
             ),
             iommu=options.iommu,
-            # A driver under test is rehearsed with an eager device, or a held one.
-            posted_writes=not (options.modules or options.driver),
+            posted_writes=posted_writes,
+            hotplug=options.hotplug,
         )
         (folder / "argv").write_text("\n".join(shlex.quote(word) for word in argv) + "\n")
         qemu_log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -155,6 +162,7 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
             memory,
             kernel_cmdline.agent_parameters(options),
             len(shells),
+            _slots(functions, posted_writes=posted_writes) if options.hotplug else {},
         )
         vm.watch()
         stack.callback(vm.unwatch)
@@ -169,13 +177,19 @@ def started_vm(launch: Launch, progress: Progress) -> Iterator[Vm]:
         if restoring:
             with progress.phase("restore"):
                 restoring.finish(vm)
-        # QEMU is connected; nothing else may connect.
-        for path in (*(each.socket for each in functions), started.platform):
+        # QEMU is connected; nothing else may connect. It comes again to a device that is unplugged.
+        endpoints = () if options.hotplug else functions
+        for path in (*(each.socket for each in endpoints), started.platform):
             path.unlink(missing_ok=True)
         _announce(stack, launch, shells, gdb)
         if gdb:
             progress.note(f"gdb {shlex.quote(str(launch.image.kernel))} -ex 'target remote {gdb}'")
         yield vm
+
+
+def _slots(functions: Sequence[PluggedFunction], *, posted_writes: bool) -> Devices:
+    devices = qemu_command.endpoint_devices(functions, posted_writes=posted_writes, hotplug=True)
+    return endpoint_slots.by_device(functions, devices)
 
 
 def _announce(stack: ExitStack, launch: Launch, shells: list[Path], gdb: Path | None) -> None:

@@ -19,15 +19,20 @@ _FIRST, _FIRST_BEHIND_IOMMU = 4, 3
 _SECOND = 6  # and the devices after it behind it
 _NUMBERS = range(8)
 _DEVICES = range(8)
+_VECTORS = range(2049)  # PCI Local Bus Specification 3.0, 6.8.2.3
 
 
 @dataclass(frozen=True, slots=True)
 class PluggedFunction:
-    """A function. ``device`` counts the devices that ENDPOINT names; ``number`` is in its slot."""
+    """A function. ``device`` counts the devices that ENDPOINT names; ``number`` is in its slot.
+
+    ``vectors`` counts its MSI-X vectors.
+    """
 
     device: int
     number: int
     socket: Path
+    vectors: int = 0
 
     @property
     def id(self) -> str:
@@ -74,11 +79,13 @@ def told(answer: Any) -> tuple[PluggedFunction, ...]:
 def _function(each: Any) -> PluggedFunction:
     try:
         device, number, socket = each["device"], each["function"], each["socket"]
+        vectors = each["vectors"]
     except (TypeError, KeyError):
         raise ValueError(f"{each!r:.100} is not a function") from None
-    if device not in _DEVICES or number not in _NUMBERS or not isinstance(socket, str):
+    known = device in _DEVICES and number in _NUMBERS and vectors in _VECTORS
+    if not known or not isinstance(socket, str):
         raise ValueError(f"{each!r:.100} is not a function that a slot can have")
-    return PluggedFunction(int(device), int(number), Path(socket))
+    return PluggedFunction(int(device), int(number), Path(socket), int(vectors))
 
 
 def shape(functions: Sequence[PluggedFunction]) -> tuple[PluggedFunction, ...]:

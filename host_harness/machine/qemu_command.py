@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from dma_rehearsal.device.layout.result_frames import PORT_NAME
 from dma_rehearsal.host_harness.environment.qemu import Qemu
@@ -40,6 +42,10 @@ _IOMMU = (
     *("-device", f"pxb-pcie,id=outside,bus_nr=8,bypass_iommu=on,addr={_OUTSIDE:#x}"),
     *("-device", "pcie-root-port,id=soc,bus=outside,chassis=1,addr=0x0"),
 )
+# Slots for hot-plug are those of root ports in this chassis, numbered from 1. The guest's driver
+# for them is pciehp: without these words the firmware's ACPI tables would keep them for ACPI.
+_CHASSIS = 2
+_NATIVE_HOTPLUG = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,14 @@ def command(
     *,
     iommu: bool = False,
     posted_writes: bool = True,
+    hotplug: bool = False,
 ) -> list[str]:
     """Return QEMU's argv for a run; ``folder`` names it in lists of processes.
 
     ``cmdline`` is the guest kernel's (`kernel_cmdline`). With ``iommu`` the exerciser is behind an
     Intel IOMMU, and the platform is not. Without ``posted_writes`` a CPU waits at each write to a
-    BAR of the endpoint until that is done, so the time of its DMA depends on nothing else.
+    BAR of the endpoint until that is done, so the time of its DMA depends on nothing else. With
+    ``hotplug`` each device is in a slot of its own, from which it can be unplugged.
     """
     machine = ",".join(
         [
@@ -107,7 +115,8 @@ def command(
         *("-device", f"virtserialport,chardev=results,name={PORT_NAME}"),
         *("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}", "-qmp", "chardev:qmp"),
         *(_IOMMU if iommu else ()),
-        *_functions(wiring, iommu=iommu, posted_writes=posted_writes),
+        *(_NATIVE_HOTPLUG if hotplug else ()),
+        *_functions(wiring, iommu=iommu, posted_writes=posted_writes, hotplug=hotplug),
         *(() if iommu else _EDU),
         # A process of the guest that writes to its port stops the machine, with its page tables in
         # the CPU. The guest's kernel has no driver for it.
@@ -145,21 +154,49 @@ def _shell_consoles(wiring: Wiring) -> list[str]:
     return words
 
 
-def _functions(wiring: Wiring, *, iommu: bool, posted_writes: bool) -> list[str]:
-    """Return the words that plug in the device process's functions."""
-    posted: dict[str, bool] = {} if posted_writes else {"x-no-posted-writes": True}
+def _functions(wiring: Wiring, *, iommu: bool, posted_writes: bool, hotplug: bool) -> Iterator[str]:
+    """Yield the words that plug in the device process's functions."""
     platform = ("soc", "0x0") if iommu else ("pcie.0", f"{_PLATFORM:#x}")
-    words = ["-device", _vfio_user("platform", wiring.platform_socket, *platform, {})]
-    for each in wiring.functions:
-        place, properties = f"{each.slot(iommu=iommu):#x}", dict(posted)
-        if not plugged_functions.is_alone(each, wiring.functions):
-            place += f".{each.number}"
-            properties["multifunction"] = True
-        words += ["-device", _vfio_user(each.id, each.socket, "pcie.0", place, properties)]
-    return words
+    words = [_vfio_user("platform", wiring.platform_socket, *platform)]
+    if hotplug:
+        for first in (each for each in wiring.functions if each.number == 0):
+            place = f"{first.slot(iommu=iommu):#x}"
+            port = f"pcie-root-port,id={_slot_bus(first.device)},bus=pcie.0,addr={place}"
+            yield from ("-device", f"{port},chassis={_CHASSIS},slot={first.device + 1}")
+    words += endpoint_devices(
+        wiring.functions, iommu=iommu, posted_writes=posted_writes, hotplug=hotplug
+    )
+    for word in words:
+        yield from ("-device", json.dumps(word))
 
 
-def _vfio_user(name: str, path: Path, bus: str, place: str, properties: dict[str, bool]) -> str:
+def endpoint_devices(
+    functions: Sequence[PluggedFunction],
+    *,
+    iommu: bool = False,
+    posted_writes: bool = True,
+    hotplug: bool = False,
+) -> list[dict[str, Any]]:
+    """Return the arguments of QEMU's ``device_add`` for each of these functions of endpoints."""
+    found = []
+    for each in functions:
+        slot = f"{0 if hotplug else each.slot(iommu=iommu):#x}"
+        alone = plugged_functions.is_alone(each, functions)
+        bus = _slot_bus(each.device) if hotplug else "pcie.0"
+        place = slot if alone else f"{slot}.{each.number}"
+        device = _vfio_user(each.id, each.socket, bus, place)
+        if not posted_writes:
+            device["x-no-posted-writes"] = True
+        if not alone:
+            device["multifunction"] = True
+        found.append(device)
+    return found
+
+
+def _slot_bus(device: int) -> str:
+    return f"slot{device + 1}"
+
+
+def _vfio_user(name: str, path: Path, bus: str, place: str) -> dict[str, Any]:
     socket = {"type": "unix", "path": str(path)}
-    function = {"driver": "vfio-user-pci", "id": name, "bus": bus, "addr": place}
-    return json.dumps(function | properties | {"socket": socket})
+    return {"driver": "vfio-user-pci", "id": name, "bus": bus, "addr": place, "socket": socket}

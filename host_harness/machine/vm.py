@@ -20,6 +20,7 @@ from dma_rehearsal.device.layout.result_frames import PROTOCOL, FrameError, Mess
 from dma_rehearsal.host_harness.machine import device_process, exit_reasons
 from dma_rehearsal.host_harness.machine.channel import Channel, cleaned
 from dma_rehearsal.host_harness.machine.console import Console
+from dma_rehearsal.host_harness.machine.endpoint_slots import Devices
 from dma_rehearsal.host_harness.machine.guest_memory import GuestMemory
 from dma_rehearsal.host_harness.machine.qmp import Monitor, MonitorError
 from dma_rehearsal.host_harness.process import children
@@ -41,7 +42,8 @@ class Vm:
     ``deadlines`` are in seconds by phase; ``sockets`` is a private folder that lives as long as the
     VM; ``subject`` is the running test, for the message of a loss. ``unread`` says that `take` may
     have a message without another `poll`. ``parameters`` and ``shells`` go to the agent: the words
-    of the run, and the number of consoles with a login shell.
+    of the run, and the number of consoles with a login shell. ``slots`` are those of endpoints that
+    can be unplugged (`endpoint_slots`).
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Vm:
     memory: GuestMemory
     parameters: Sequence[str] = ()
     shells: int = 0
+    slots: Devices = field(default_factory=dict)
     hello: Message = field(default_factory=dict)
     subject: str = ""
     unread: bool = False

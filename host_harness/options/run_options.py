@@ -104,6 +104,12 @@ OPTIONS = (
         "put the exerciser behind QEMU's Intel IOMMU, and run the tests that are marked iommu",
     ),
     Option(
+        "hotplug",
+        "HOTPLUG",
+        "1",
+        "plug the endpoints into slots, from which tests unplug them (docs/hotplug.md)",
+    ),
+    Option(
         "kernel",
         "KERNEL",
         "SUITE|PATH",
@@ -173,6 +179,7 @@ class Options:
     packages: tuple[str, ...] = ()
     rehearse: bool = False
     iommu: bool = False
+    hotplug: bool = False
     kernel: str = "bookworm"
     boot: str = "pvh"
     profile: Profile = profile.PLAIN
@@ -256,6 +263,7 @@ def parse(given: Mapping[str, str]) -> Options:
         packages=_names("packages", given, _PACKAGE, "a Debian package"),
         rehearse=_rehearse(given),
         iommu=_iommu(given.get("iommu")),
+        hotplug=_hotplug(given),
         kernel=given.get("kernel", "bookworm"),
         boot=boot,
         profile=_profile_of_endpoint(given) if "endpoint" in given else _profile(given),
@@ -333,6 +341,17 @@ def _rehearse(given: Mapping[str, str]) -> bool:
             "give MODULE=path or DRIVER=name",
         )
     return rehearse
+
+
+def _hotplug(given: Mapping[str, str]) -> bool:
+    hotplug = _flag("hotplug", given)
+    if hotplug and "endpoint" not in given:
+        raise UsageError(
+            "HOTPLUG=1 plugs an endpoint into a slot, and none is named; the exerciser stays, "
+            "because QEMU cannot unplug a device with MSI-X",
+            "give ENDPOINT=module:Class, with messages (MSI) in place of vectors (docs/hotplug.md)",
+        )
+    return hotplug
 
 
 def _driver(text: str | None) -> str | None:

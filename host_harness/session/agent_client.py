@@ -13,6 +13,7 @@ import pytest
 
 from dma_rehearsal.device.layout.result_frames import Message
 from dma_rehearsal.host_harness.environment.payload import GuestTests
+from dma_rehearsal.host_harness.machine import endpoint_slots
 from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
 from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.run_options import Options
@@ -222,11 +223,13 @@ class Running:
             wrong = host_witness.answer(self._vm, message, self.remaining_s, self._registers)
             self._objections = [*self._objections, *wrong][:OBJECTIONS_MAX]
             self._witnessed = True
+        if message["type"] == "slot":
+            endpoint_slots.answer(self._vm, message, self.remaining_s)
         if message["type"] == "report":
             found = guest_protocol.report(self._config, message.get("data"), self.nodeid)
             self._reports.append(found)
             dmar.expected(found.user_properties)
             if len(self._reports) > guest_protocol.REPORTS_MAX:
                 raise GuestProtocolError("the guest sends reports without end")
-        self._kinds = ("witness", "report", "finish")
+        self._kinds = ("witness", "slot", "report", "finish")
         return None

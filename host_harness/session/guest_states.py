@@ -292,6 +292,7 @@ def booted_key(
         _wiring(functions or plugged_functions.usual(options, Path())),
         cmdline,
         iommu=options.iommu,
+        hotplug=options.hotplug,
     )
     return {
         "format": _FORMAT,

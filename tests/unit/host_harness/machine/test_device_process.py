@@ -149,10 +149,12 @@ def test_a_process_of_a_user_says_which_functions_it_serves(
         [],
         ["a"],
         [{"device": 0, "function": 0}],
-        [{"device": 1, "function": 0, "socket": "a"}],
-        [{"device": 0, "function": 8, "socket": "a"}],
-        [{"device": 0, "function": 0, "socket": 3}],
-        [{"device": 0, "function": 0, "socket": "a"}] * 2,
+        [{"device": 0, "function": 0, "socket": "a"}],
+        [{"device": 1, "function": 0, "socket": "a", "vectors": 0}],
+        [{"device": 0, "function": 8, "socket": "a", "vectors": 0}],
+        [{"device": 0, "function": 0, "socket": 3, "vectors": 0}],
+        [{"device": 0, "function": 0, "socket": "a", "vectors": 2049}],
+        [{"device": 0, "function": 0, "socket": "a", "vectors": 0}] * 2,
     ],
 )
 def test_nonsense_about_functions_is_refused(answer: object) -> None:

@@ -32,7 +32,12 @@ CARD = (
 
 
 def argv(
-    accelerator: str = "tcg", *, iommu: bool = False, posted_writes: bool = True, **wiring: Any
+    accelerator: str = "tcg",
+    *,
+    iommu: bool = False,
+    posted_writes: bool = True,
+    hotplug: bool = False,
+    **wiring: Any,
 ) -> list[str]:
     return qemu_command.command(
         qemu.Qemu(("qemu",), "11.1", "test"),
@@ -43,6 +48,7 @@ def argv(
         "a.word=1",
         iommu=iommu,
         posted_writes=posted_writes,
+        hotplug=hotplug,
     )
 
 
@@ -193,3 +199,29 @@ def test_writes_to_the_endpoint_can_be_waited_for() -> None:
         "platform": None,
         "endpoint1": True,
     }
+
+
+def test_for_hotplug_each_device_is_in_the_slot_of_a_root_port() -> None:
+    """The ports are where the devices would be, so nothing else moves."""
+    words = argv(functions=CARD, hotplug=True)
+    assert slots(words) == slots(argv(functions=())) | {"slot1": 4, "slot2": 6, "slot3": 7}
+    ports = [word for word in words if word.startswith("pcie-root-port")]
+    assert len({word.split("chassis=")[1] for word in ports}) == len(ports)
+    devices = {each["id"]: each for each in map(json.loads, filter(_is_json, words))}
+    assert {name: (each["bus"], each["addr"]) for name, each in devices.items()} == {
+        "platform": ("pcie.0", "0x5"),
+        "exerciser": ("slot1", "0x0.0"),
+        "exerciser.1": ("slot1", "0x0.1"),
+        "exerciser.7": ("slot1", "0x0.7"),
+        "endpoint1": ("slot2", "0x0"),
+        "endpoint2": ("slot3", "0x0.0"),
+        "endpoint2.3": ("slot3", "0x0.3"),
+    }
+    assert "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off" in words
+    assert not any("acpi-pci-hotplug" in word or "root-port" in word for word in argv())
+
+
+def test_a_device_is_plugged_again_with_the_words_of_its_first_start() -> None:
+    words = argv(functions=CARD, hotplug=True, posted_writes=False)
+    first = [each for each in map(json.loads, filter(_is_json, words)) if each["id"] != "platform"]
+    assert qemu_command.endpoint_devices(CARD, posted_writes=False, hotplug=True) == first

@@ -69,6 +69,11 @@ def test_modules_are_paths_with_colons_between_them() -> None:
     assert run_options.parse({"driver": "nvme", "rehearse": "1"}).rehearse
 
 
+def test_hotplug_is_for_an_endpoint() -> None:
+    assert run_options.parse({"hotplug": "1", "endpoint": "my_device:Mine"}).hotplug
+    assert not run_options.parse({"endpoint": "my_device:Mine"}).hotplug
+
+
 def test_names_are_lists_with_commas() -> None:
     given = run_options.parse({"packages": "fio, e2fsprogs,fio,g++", "kernel_modules": "xfs,nls-x"})
     assert given.packages == ("fio", "e2fsprogs", "g++")
@@ -125,6 +130,8 @@ def test_fault_that_hangs_has_a_short_deadline_of_its_own() -> None:
         ({"packages": "--x"}, "PACKAGES=--x"),
         ({"kernel_modules": "fs/xfs"}, "KERNEL_MODULES=fs/xfs: 'fs/xfs' is not a name"),
         ({"rehearse": "1"}, "REHEARSE=1 rehearses a kernel driver, and none"),
+        ({"hotplug": "1"}, "HOTPLUG=1 plugs an endpoint into a slot, and none is named"),
+        ({"hotplug": "perhaps", "endpoint": "a:B"}, "HOTPLUG=perhaps"),
         ({"rehearse": "perhaps", "driver": "nvme"}, "REHEARSE=perhaps"),
         ({"colour": "red"}, "'colour'"),
         ({"profile": "nvmes"}, "PROFILE=nvmes: there is no profile 'nvmes'; do you mean nvme"),
