@@ -86,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         "BARs",
     )
     add(
+        "--slot",
+        dest="slots",
+        action="append",
+        type=lambda text: int(text, 0),
+        metavar="N",
+        help="the slot on bus 0, 0 to 31, into which the client plugs an endpoint, so that grants "
+        "for one function are held against it; of several, one option for each, the peer last",
+    )
+    add(
         "--endpoint",
         default=loader.DEFAULT,
         metavar="MODULE:CLASS,...",
@@ -226,6 +235,7 @@ def _servers(
         asked,
         profile=_profile(options.profile, options.coherent) if described else None,
         peer=options.peer_socket,
+        slots=options.slots,
     )
     endpoints = [each.endpoint for each in functions]
     platform = Platform(trace)

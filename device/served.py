@@ -24,6 +24,7 @@ from dma_rehearsal.device.loader import EndpointNotFound
 from dma_rehearsal.device.trace import Trace
 
 DEVICES_MAX = 8
+SLOTS = 32  # of a bus (PCI Local Bus Specification 3.0, 3.2.2.3.2)
 PEER = "peer"
 _TAKEN = ("platform", "device process")  # names in the trace
 
@@ -64,14 +65,16 @@ def make(
     *,
     profile: Profile | None = None,
     peer: Path | None = None,
+    slots: Sequence[int] | None = None,
 ) -> list[Served]:
     """Make the devices that ``module:Class,module:Class`` names, each with its own socket.
 
     ``options`` go to each constructor. ``profile`` does, too, where one takes it, as the
     exerciser's does; the requests of any other device are held to its limits. ``peer``: serve the
-    only device a second time there. EndpointNotFound for a class that cannot be served, for two
-    functions of one name, and for a profile of several devices. ValueError for declarations that no
-    function can have, and for a profile that only the exerciser can have.
+    only device a second time there. ``slots``: those of the devices on bus 0, which then know their
+    requester IDs. EndpointNotFound for a class that cannot be served, for two functions of one
+    name, and for a profile of several devices. ValueError for declarations that no function can
+    have, for a profile that only the exerciser can have, and for slots that there are not.
     """
     names = loader.names(text)
     if len(names) > DEVICES_MAX:
@@ -102,6 +105,8 @@ def make(
         found += _functions(_make(text, trace, options, profile), 1, peer)
         found[-1].endpoint.name = PEER
     _check_names(found, names)
+    if slots is not None:
+        _place(found, slots)
     fabric = Fabric()
     for each in found:
         each.endpoint.bus.fabric = fabric
@@ -133,6 +138,20 @@ def _functions(made: loader.Device, device: int, socket: Path) -> list[Served]:
         Served(endpoint, device, number, socket_of(socket, number))
         for number, endpoint in _endpoints(made).items()
     ]
+
+
+def _place(found: Sequence[Served], slots: Sequence[int]) -> None:
+    """Tell each function its requester ID. ValueError for slots that there are not.
+
+    A guest renumbers no slots, nor the root bus: its number is the host bridge's.
+    """
+    devices = 1 + max(each.device for each in found)
+    if len(slots) != devices or len(set(slots)) < devices:
+        raise ValueError(f"{devices} devices have {devices} slots, each its own, not {slots}")
+    if not all(0 <= slot < SLOTS for slot in slots):
+        raise ValueError(f"--slot: a bus has the slots 0 to {SLOTS - 1}, not {slots}")
+    for each in found:
+        each.endpoint.requester_id = slots[each.device] << 3 | each.number
 
 
 def _check_names(found: Sequence[Served], names: Sequence[str]) -> None:

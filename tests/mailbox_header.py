@@ -46,6 +46,7 @@ CONSTANTS = {
     "DR_MAIL_FORGOTTEN": (mailbox.MAIL_FORGOTTEN, 0),
     "DR_MAIL_CALLERS": (mailbox.MAIL_CALLERS, 0),
     "DR_MAIL_VALUES": (mailbox.MAIL_VALUES, 0),
+    "DR_FUNCTION_NAMED": (layout.FUNCTION_NAMED, 4),
 }
 ENUMS: dict[str, type[IntEnum] | type[IntFlag]] = {
     "DR_FEATURE": PlatformFeature,

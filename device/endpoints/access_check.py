@@ -165,7 +165,8 @@ class AccessCheck:
         if not interconnect.checked:
             return
         sent = self._log.sent(attributes)
-        request = Request(self._function.name, write, address, length, sent)
+        function = self._function
+        request = Request(function.name, write, address, length, sent, function.requester_id)
         refusal = interconnect.refusal(request)
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address, refusal.nearest)

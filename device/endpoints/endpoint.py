@@ -98,6 +98,7 @@ class Endpoint(WorkFromElsewhere, Hooks):
     # Set by a `MultiFunction`, which ``card`` then is:
     function_number = 0
     siblings: Mapping[int, Endpoint] = MappingProxyType({})
+    requester_id: int | None = None
     card: Any = None
 
     def __init_subclass__(cls, *, complete: bool = True, **options: object) -> None:

@@ -19,11 +19,16 @@ from dma_rehearsal.device.trace import Trace
 
 
 class Function(Protocol):
-    """One PCI function, as its bus and its peers see it."""
+    """One PCI function, as its bus and its peers see it.
+
+    ``requester_id``: bus, device and function number (PCI Express Base 5.0, 2.2.6.2), None where
+    nobody has told it its slot.
+    """
 
     name: str
     trace: Trace
     config: ConfigSpace
+    requester_id: int | None
 
     @property
     def siblings(self) -> Mapping[int, Function]:

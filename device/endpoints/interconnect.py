@@ -23,13 +23,17 @@ from dma_rehearsal.device.vfio_user.model import Client, FileRange
 
 
 class Request(NamedTuple):
-    """A request to memory on its way from ``function``. Bus address; length in bytes."""
+    """A request to memory on its way from ``function``. Bus address; length in bytes.
+
+    ``requester_id``: None where the function has not been told its slot.
+    """
 
     function: str
     write: bool
     address: int
     length: int
     attributes: Attributes
+    requester_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused, Ranges, T
 from dma_rehearsal.device.endpoints.function import Function
 from dma_rehearsal.device.endpoints.interconnect import Link
 from dma_rehearsal.device.endpoints.request_history import History, RefusedRequest
-from dma_rehearsal.device.layout import DmaDirection, DmaReason
+from dma_rehearsal.device.layout import DmaDirection, DmaReason, function_address
 
 HISTORY = 256  # transactions kept
 RANGES_MAX = 16384  # of one event; a list of more says how many it left out
@@ -106,6 +106,8 @@ class RequestLog:
             )
             if self.trace.on:
                 facts: dict[str, object] = {"byte": hex(refusal.address)}
+                if (requester_id := self._function.requester_id) is not None:
+                    facts["function"] = function_address(requester_id)
                 if refusal.nearest is not None:
                     facts["nearest"] = refusal.nearest
                 self._write_event(ranges, refusal.reason, write=write, moved=moved, **facts)

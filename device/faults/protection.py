@@ -8,18 +8,28 @@ from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import DeviceFault, FaultyBehaviour
 from dma_rehearsal.device.layout import DmaDirection, DmaReason, GrantDirection
 from dma_rehearsal.device.platform.platform import PlatformModels
-from dma_rehearsal.device.platform.protection import Grant, ProtectionFault, ProtectionRules
+from dma_rehearsal.device.platform.protection import (
+    Grant,
+    Opened,
+    ProtectionFault,
+    ProtectionRules,
+)
 
 
 class _EndOffByOne(ProtectionRules):
-    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
-        return grant.address, grant.end + 1, grant.direction
+    def opens(self, grant: Grant) -> Opened:
+        return grant.address, grant.end + 1, grant.direction, grant.function
 
 
 class _DirectionSwapped(ProtectionRules):
-    def opens(self, grant: Grant) -> tuple[int, int, GrantDirection]:
+    def opens(self, grant: Grant) -> Opened:
         swapped = grant.direction >> 1 | grant.direction << 1 & GrantDirection.OUT
-        return grant.address, grant.end, GrantDirection(swapped)
+        return grant.address, grant.end, GrantDirection(swapped), grant.function
+
+
+class _FunctionIgnored(ProtectionRules):
+    def opens(self, grant: Grant) -> Opened:
+        return grant.address, grant.end, grant.direction, None
 
 
 class _RecordLost(ProtectionRules):
@@ -59,6 +69,7 @@ class _MovesPrefix(FaultyBehaviour):
 IMPLEMENTATIONS: dict[str, DeviceFault] = {
     "protection-end-off-by-one": _rules(_EndOffByOne),
     "protection-direction-swapped": _rules(_DirectionSwapped),
+    "protection-function-ignored": _rules(_FunctionIgnored),
     "protection-moves-prefix": DeviceFault(exerciser=_MovesPrefix),
     "protection-record-lost": _rules(_RecordLost),
 }

@@ -81,10 +81,16 @@ from dma_rehearsal.device.layout.platform import Plat as Plat
 from dma_rehearsal.device.layout.platform import PlatformBar as PlatformBar
 from dma_rehearsal.device.layout.platform import PlatformFeature as PlatformFeature
 from dma_rehearsal.device.layout.protection import FAULT_CAPACITY as FAULT_CAPACITY
+from dma_rehearsal.device.layout.protection import FUNCTION_CAPACITY as FUNCTION_CAPACITY
+from dma_rehearsal.device.layout.protection import FUNCTION_END as FUNCTION_END
+from dma_rehearsal.device.layout.protection import FUNCTION_NAMED as FUNCTION_NAMED
 from dma_rehearsal.device.layout.protection import GRANT_CAPACITY as GRANT_CAPACITY
 from dma_rehearsal.device.layout.protection import GrantDirection as GrantDirection
 from dma_rehearsal.device.layout.protection import ProtectionCommand as ProtectionCommand
 from dma_rehearsal.device.layout.protection import ProtectionStatus as ProtectionStatus
+from dma_rehearsal.device.layout.protection import function_address as function_address
+from dma_rehearsal.device.layout.protection import function_word as function_word
+from dma_rehearsal.device.layout.protection import requester_id_of as requester_id_of
 from dma_rehearsal.device.layout.ring import RING_BYTES_CACHED_LEAST as RING_BYTES_CACHED_LEAST
 from dma_rehearsal.device.layout.ring import RING_BYTES_CACHED_MAX as RING_BYTES_CACHED_MAX
 from dma_rehearsal.device.layout.ring import RING_BYTES_MAX as RING_BYTES_MAX

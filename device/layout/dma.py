@@ -60,6 +60,7 @@ class DmaReason(IntEnum):
     PROTECTION_OUTSIDE = 32  # the first of the request, and no grant covers it
     PROTECTION_PAST_END = 33  # a later one, and no grant covers it
     PROTECTION_DIRECTION = 34  # grants cover it, none of them for this direction
+    PROTECTION_FUNCTION = 35  # grants cover it, all of them for other functions
     # The platform's cache model:
     CACHE_UNTRACKED = 40  # a no-snoop access in strict mode to a line that no buffer tracks
     CACHE_SCATTERED = 41  # more pieces with different buffers than one access may have

@@ -43,7 +43,9 @@ class MailCommand(IntEnum):
     each track; VALUES[0] of such a part is the tag of the mapping, which begins first.
     """
 
-    GRANT = 1  # TAG, ADDRESS (bus), LENGTH, DIRECTION; a tag may have several grants
+    # TAG, ADDRESS (bus), LENGTH, DIRECTION; VALUES[1] names the only function that may use it
+    # (FUNCTION_NAMED), or is 0. A tag may have several grants.
+    GRANT = 1
     WITHDRAW = 2  # TAG: all grants of the tag
     TRACK = 3  # TAG, ADDRESS (bus), LENGTH, DIRECTION; a walk of VIRTUAL from ROOT with LEVELS
     TRACK_UNCACHED = 4  # TAG, ADDRESS (physical), LENGTH, DIRECTION; memory that nothing caches
@@ -79,7 +81,8 @@ class MailStatus(IntEnum):
     TOO_LONG = 23  # a track of more than MAIL_TRACK_MAX bytes
     NO_SUCH_TAG = 24  # nothing is granted (WITHDRAW) or tracked by this tag
     TAG_IN_USE = 25  # the tag is tracked already
-    PROTECTION_FULL = 0x100 | ProtectionStatus.FULL  # GRANT_CAPACITY grants are in force
+    BAD_FUNCTION = 26  # VALUES[1] of a GRANT is neither 0 nor a function
+    PROTECTION_FULL = 0x100 | ProtectionStatus.FULL  # as ProtectionStatus.FULL
     # The cache model's, as CacheStatus has them:
     CACHE_OFF = 0x200 | CacheStatus.BAD_CONFIGURATION  # the model is off: nothing is tracked
     CACHE_BAD_BUFFER = 0x200 | CacheStatus.BAD_BUFFER

@@ -109,6 +109,8 @@ class Plat(IntEnum):
     FAULT_GRANT_LENGTH_HI = 0x48C
     FAULT_GRANT_OWNER_LO = 0x490
     FAULT_GRANT_OWNER_HI = 0x494
+    FAULT_GRANT_FUNCTION = 0x498  # its function (FUNCTION_NAMED); 0: it is for every function
+    FAULT_FUNCTION = 0x49C  # whose request it was (FUNCTION_NAMED); 0: that is not known
     TOUCHED_ADDRESS_LO = 0x4A0  # of a range on the bus that is asked about
     TOUCHED_ADDRESS_HI = 0x4A4
     TOUCHED_LENGTH_LO = 0x4A8
@@ -120,6 +122,7 @@ class Plat(IntEnum):
     TOUCHED_COUNT_HI = 0x4C4
     TOUCHED_FIRST_LO = 0x4C8  # offset of the first byte that was not; the length: there is none
     TOUCHED_FIRST_HI = 0x4CC
+    GRANT_FUNCTION = 0x4D0  # FUNCTION_NAMED; GRANT_TO_FUNCTION's
     CACHE_CTL = 0x500
     CACHE_STATUS = 0x504
     CACHE_MODE = 0x508  # CacheModelMode; CONFIGURE's, as the line and the seed
@@ -166,7 +169,7 @@ class Plat(IntEnum):
 
 
 PLATFORM_MAGIC = 0x54414C50  # "PLAT" as bytes
-PLATFORM_VERSION = 0x0001_0005
+PLATFORM_VERSION = 0x0001_0006
 REFUSED_CAPACITY = 64
 HOLD_POLLS = 64  # reads of a function that let its action go
 

@@ -48,6 +48,15 @@ class Coverage:
             for edge, count in zip(edges, counts, strict=True)
         ]
 
+    def copy(self) -> Coverage:
+        """Return another one with the same ranges."""
+        made = Coverage()
+        made._edges = [block.copy() for block in self._edges]
+        made._counts = [block.copy() for block in self._counts]
+        made._firsts, made._bases = self._firsts.copy(), self._bases.copy()
+        made._lows = self._lows.copy()
+        return made
+
     def add(self, start: int, end: int, count: int = 1) -> None:
         """Cover [start, end) once more, or once less when ``count`` is -1."""
         self._make_edge(start)
@@ -194,8 +203,14 @@ class SortedPairs:
                 return pairs[index]
         return self._firsts[block + 1] if block + 1 < len(self._firsts) else None
 
-    def last_with(self, top: Callable[[Pair], int], above: int, limit: Pair) -> Pair | None:
-        """Return the last pair up to ``limit`` whose ``top`` is above a number.
+    def last_with(
+        self,
+        top: Callable[[Pair], int],
+        above: int,
+        limit: Pair,
+        among: Callable[[Pair], bool],
+    ) -> Pair | None:
+        """Return the last pair up to ``limit`` whose ``top`` is above a number, ``among`` some.
 
         The tops of a pair must not change while it is there: the highest of a block is kept.
         """
@@ -206,6 +221,6 @@ class SortedPairs:
                 self._tops[block] = max(map(top, pairs))
             if self._tops[block] > above:
                 for pair in reversed(pairs[: bisect_right(pairs, limit)]):
-                    if top(pair) > above:
+                    if top(pair) > above and among(pair):
                         return pair
         return None

@@ -27,6 +27,7 @@ from dma_rehearsal.device.layout import (
     MemoryType,
     Plat,
     ProtectionStatus,
+    requester_id_of,
 )
 from dma_rehearsal.device.layout.driver_reports import DriverReportKind
 from dma_rehearsal.device.layout.mailbox import (
@@ -221,6 +222,12 @@ class Mailbox:
         if not 0 < record.length <= _ADDRESS_END - record.address:
             raise MailFailed(MailStatus.BAD_RANGE)
         whole, other = record.values
+        if record.command == MailCommand.GRANT:
+            try:
+                requester_id_of(other)
+            except ValueError:
+                raise MailFailed(MailStatus.BAD_FUNCTION) from None
+            other = 0
         if other or (whole and (whole == record.tag or not self._named(whole))):
             raise MailFailed(MailStatus.BAD_TAG)
         if record.command != MailCommand.GRANT:
@@ -239,7 +246,13 @@ class Mailbox:
         begins = not self._named(record.tag)
         owner = MAIL_OWNER_BASE | record.tag
         try:
-            made = self._unit.grant(record.address, record.length, record.direction, owner)
+            made = self._unit.grant(
+                record.address,
+                record.length,
+                record.direction,
+                owner,
+                requester_id_of(record.values[1]),
+            )
         except ProtectionError as error:
             raise MailFailed(_PROTECTION[error.status]) from error
         if begins:

@@ -9,7 +9,14 @@ from dma_rehearsal.device import layout
 from dma_rehearsal.device.endpoints.dma import Ranges
 from dma_rehearsal.device.endpoints.interconnect import Interconnect, Refusal, Request
 from dma_rehearsal.device.endpoints.registers import Access, Register, RegisterFile
-from dma_rehearsal.device.layout import Plat, ProtectionCommand, ProtectionStatus
+from dma_rehearsal.device.layout import (
+    Plat,
+    ProtectionCommand,
+    ProtectionStatus,
+    function_address,
+    function_word,
+    requester_id_of,
+)
 from dma_rehearsal.device.platform.protection import (
     Grant,
     Protection,
@@ -22,6 +29,7 @@ _WORD = 0xFFFF_FFFF
 _INPUTS = (
     *(Plat.GRANT_ADDRESS_LO, Plat.GRANT_ADDRESS_HI, Plat.GRANT_LENGTH_LO, Plat.GRANT_LENGTH_HI),
     *(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI, Plat.GRANT_DIRECTION, Plat.GRANT_ID),
+    Plat.GRANT_FUNCTION,
 )
 _TOUCHED_INPUTS = (
     *(Plat.TOUCHED_ADDRESS_LO, Plat.TOUCHED_ADDRESS_HI),
@@ -52,6 +60,8 @@ _FIELDS: dict[Plat, _Field] = {
     **_wide(Plat.FAULT_GRANT_ADDRESS_LO, lambda fault: (fault.nearest or _NO_GRANT).address),
     **_wide(Plat.FAULT_GRANT_LENGTH_LO, lambda fault: (fault.nearest or _NO_GRANT).length),
     **_wide(Plat.FAULT_GRANT_OWNER_LO, lambda fault: (fault.nearest or _NO_GRANT).owner),
+    Plat.FAULT_GRANT_FUNCTION: lambda fault: function_word((fault.nearest or _NO_GRANT).function),
+    Plat.FAULT_FUNCTION: lambda fault: function_word(fault.function),
 }
 
 
@@ -106,7 +116,9 @@ class ProtectionRegisters:
 
     def check(self, request: Request) -> Refusal | None:
         """Judge a request of some function."""
-        fault = self._unit.check(request.address, request.length, write=request.write)
+        fault = self._unit.check(
+            request.address, request.length, write=request.write, function=request.requester_id
+        )
         if fault is None:
             return None
         nearest = None if fault.nearest is None else grant_facts(fault.nearest)
@@ -138,12 +150,14 @@ class ProtectionRegisters:
     def _do(self, command: ProtectionCommand) -> None:
         control, unit = self._control, self._unit
         owner = control.pair(Plat.GRANT_OWNER_LO, Plat.GRANT_OWNER_HI)
-        if command is ProtectionCommand.GRANT:
+        if command in (ProtectionCommand.GRANT, ProtectionCommand.GRANT_TO_FUNCTION):
+            named = command is ProtectionCommand.GRANT_TO_FUNCTION
             made = unit.grant(
                 control.pair(Plat.GRANT_ADDRESS_LO, Plat.GRANT_ADDRESS_HI),
                 control.pair(Plat.GRANT_LENGTH_LO, Plat.GRANT_LENGTH_HI),
                 control[Plat.GRANT_DIRECTION],
                 owner,
+                self._function() if named else None,
             )
             control[Plat.GRANT_ID] = made.id
             self._event("grant", **grant_facts(made))
@@ -169,6 +183,16 @@ class ProtectionRegisters:
             else:
                 self._interconnect.remove_check(self.check)
             self._event("protection", enabled=unit.enabled)
+
+    def _function(self) -> int:
+        """Return the function that GRANT_FUNCTION names. ProtectionError."""
+        try:
+            found = requester_id_of(self._control[Plat.GRANT_FUNCTION])
+        except ValueError:
+            found = None
+        if found is None:
+            raise ProtectionError(ProtectionStatus.BAD_ARGUMENT)
+        return found
 
     # Bytes that requests touched.
 
@@ -217,10 +241,13 @@ class ProtectionRegisters:
 
 def grant_facts(grant: Grant) -> dict[str, object]:
     """Return a grant as the trace has it."""
-    return {
+    facts: dict[str, object] = {
         "id": grant.id,
         "address": hex(grant.address),
         "length": grant.length,
         "direction": _DIRECTIONS[grant.direction],
         "owner": hex(grant.owner),
     }
+    if grant.function is not None:
+        facts["function"] = function_address(grant.function)
+    return facts

@@ -32,6 +32,7 @@
 #define DR_MAIL_FORGOTTEN      2
 #define DR_MAIL_CALLERS        4
 #define DR_MAIL_VALUES         2
+#define DR_FUNCTION_NAMED      0x10000
 
 /* PlatformFeature */
 #define DR_FEATURE_WITNESS     0x1
@@ -74,6 +75,7 @@
 #define DR_STATUS_TOO_LONG                     0x17
 #define DR_STATUS_NO_SUCH_TAG                  0x18
 #define DR_STATUS_TAG_IN_USE                   0x19
+#define DR_STATUS_BAD_FUNCTION                 0x1a
 #define DR_STATUS_PROTECTION_FULL              0x102
 #define DR_STATUS_CACHE_OFF                    0x202
 #define DR_STATUS_CACHE_BAD_BUFFER             0x203

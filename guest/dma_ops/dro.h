@@ -71,6 +71,7 @@ struct dro_hook {
 	struct dma_map_ops ops;		/* the device's; leads back here */
 	const struct dma_map_ops *before;
 	struct device *dev;
+	u16 requester_id;		/* of its DMA: bus, device and function number */
 	struct device *shadow;		/* gets the kernel's own behaviour for the same masks */
 	u64 shadow_mask;
 	struct iommu_domain *domain;	/* NULL: bus addresses are physical ones */

@@ -49,6 +49,7 @@ static struct dro_hook *new_hook(struct device *dev)
 	shadow->dma_mask = &hook->shadow_mask;
 	set_dev_node(shadow, dev_to_node(dev));
 	hook->dev = dev;
+	hook->requester_id = pci_dev_id(to_pci_dev(dev));
 	hook->shadow = shadow;
 	hook->ops = dro_operations;
 	raw_spin_lock_init(&hook->lock);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What the platform is told of a mapping. The protection unit has a grant of exactly the
- * mapped bytes, at their bus address. The cache model tracks the memory that the device
+ * mapped bytes, at their bus address, for the function that they are mapped for. The cache model tracks the memory that the device
  * reaches, and the driver's own where that is another, in chunks of DR_MAIL_TRACK_MAX.
  */
 #include <linux/io.h>
@@ -105,6 +105,7 @@ void dro_put_map(struct dro_hook *hook, struct dro_batch *batch, struct dro_mapp
 		record->address = cpu_to_le64(mapping->dma);
 		record->length = cpu_to_le64(mapping->size);
 		record->direction = cpu_to_le32(dro_direction(mapping->dir));
+		record->values[1] = cpu_to_le64(DR_FUNCTION_NAMED | hook->requester_id);
 		mapping->granted = true;
 	}
 	if (!hook->settings.cache || mapping->inner || mapping->where.call == DR_CALL_MAP_RESOURCE)

@@ -82,6 +82,13 @@ class PciFunction(Closing):
         """Domain, bus, device and function, as 0000:00:02.0."""
         return self.folder.name
 
+    @property
+    def requester_id(self) -> int:
+        """Bus, device and function number in 16 bits, as its DMA has them (PCI Express 2.2.6.2)."""
+        _, bus, place = self.address.split(":")
+        device, _, number = place.partition(".")
+        return int(bus, 16) << 8 | int(device, 16) << 3 | int(number)
+
     def enable(self) -> None:
         """Turn memory decoding on, which no kernel driver has done yet."""
         if not self._command() & _COMMAND_MEMORY:

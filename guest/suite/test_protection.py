@@ -237,7 +237,7 @@ def test_revoked_in_flight(
         wrong = difference(due, bytes(view) if write else bench.stored(LENGTH))
     at, way = address + moved, DmaDirection(write)
     # The step, not the whole DMA, is what was on the bus.
-    step = ProtectionFault(before + 1, at, STEP, way, DIRECTION, at, other)
+    step = ProtectionFault(before + 1, at, STEP, way, DIRECTION, at, other, guarded.function)
     guarded.recorded(f"withdrawn after {moved} bytes", before, [step])
     attest(
         PROMISE,
@@ -278,10 +278,11 @@ def test_ring(guarded: Guarded, buffer: MakeBuffer, data: Patterns, attest: Atte
     due = [
         ProtectionFault(
             *(before + 1, descriptors, 3 * DESCRIPTOR, DmaDirection.READ_MEMORY, DIRECTION),
-            *(descriptors, table_grant),
+            *(descriptors, table_grant, guarded.function),
         ),
         ProtectionFault(
-            *(before + 2, last, LINE, DmaDirection.WRITE_MEMORY, OUTSIDE, last, grant),
+            *(before + 2, last, LINE, DmaDirection.WRITE_MEMORY, OUTSIDE),
+            *(last, grant, guarded.function),
         ),
     ]
     guarded.recorded("descriptors, then one segment of three, are not granted", before, due)

@@ -53,10 +53,17 @@ class Guarded:
         """The exerciser's bench; `CheckFailed` with your own device."""
         return dma_checker_of(self.board, "guarded.bench and denied")
 
-    def grant(self, address: int, length: int, direction: IODirection) -> Grant:
-        """Make a grant that the end of the test withdraws."""
-        identity = self.unit.grant(address, length, direction, OWNER)
-        return Grant(identity, address, length, GrantDirection(int(direction)), OWNER)
+    @property
+    def function(self) -> int:
+        """The requester ID of the exerciser; `CheckFailed` with your own device."""
+        return self.bench.device.pci.requester_id
+
+    def grant(
+        self, address: int, length: int, direction: IODirection, function: int | None = None
+    ) -> Grant:
+        """Make a grant, to one function or to every; the end of the test withdraws it."""
+        identity = self.unit.grant(address, length, direction, OWNER, function)
+        return Grant(identity, address, length, GrantDirection(int(direction)), OWNER, function)
 
     def denied(
         self,
@@ -93,7 +100,10 @@ class Guarded:
             for address, length, byte in tries:
                 number = before + len(due) + 1
                 due.append(
-                    ProtectionFault(number, address, length, direction, reason, byte, nearest)
+                    ProtectionFault(
+                        *(number, address, length, direction, reason, byte),
+                        *(nearest, self.function),
+                    )
                 )
                 last = len(due) == len(tries)
                 self._try(address, length, count, write=write, reason=reason, last=last)

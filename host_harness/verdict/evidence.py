@@ -30,13 +30,17 @@ MARKS_MAX = 1024  # of one test; each holds the grants in force
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Bytes that devices may reach, as registered with the protection unit."""
+    """Bytes that devices may reach, as registered with the protection unit.
+
+    ``function`` is the address of the only function that may use it; empty: every function may.
+    """
 
     id: int
     address: int
     length: int
     direction: str
     owner: int
+    function: str = ""
 
     @classmethod
     def of(cls, facts: Event) -> Grant:
@@ -47,6 +51,7 @@ class Grant:
             number(facts["length"]),
             str(facts["direction"]),
             number(facts["owner"]),
+            str(facts.get("function", "")),
         )
 
     def overlaps(self, ranges: Iterable[Range]) -> bool:
@@ -63,6 +68,7 @@ class Request:
 
     ``reason`` is "NONE" or that of a refusal; ``byte`` the first byte at fault. ``position`` counts
     the events of the trace. ``left_out`` are ranges of a long list that the trace does not tell.
+    ``function`` is the address of the function, where a refused request has it.
     """
 
     position: int
@@ -75,6 +81,7 @@ class Request:
     byte: int | None = None
     nearest: Grant | None = None
     left_out: int = 0
+    function: str = ""
 
     @property
     def refused(self) -> bool:
@@ -296,6 +303,7 @@ def _request(position: int, event: Event) -> Request:
         None if byte is None else number(byte),
         None if nearest is None else Grant.of(nearest),
         int(event.get("more", 0)),
+        str(event.get("function", "")),
     )
 
 

@@ -30,6 +30,10 @@ _REASONS: dict[str, tuple[str, str]] = {
         "the memory is granted for the other direction",
         "the device {write} memory here, which needs {direction} or kIODirectionInOut",
     ),
+    "PROTECTION_FUNCTION": (
+        "the memory is granted to {owner} alone, and {function} does this DMA",
+        "grant the memory to the function that does the DMA",
+    ),
     "BUS_MASTER_OFF": (
         "the device's bus mastering is off",
         "turn on bus mastering (COMMAND bit 2) before the DMA, and wait for DMA in flight before "
@@ -148,6 +152,10 @@ _LINUX = {
     "PROTECTION_DIRECTION": (
         "the device {write} memory here, which needs {linux} or DMA_BIDIRECTIONAL"
     ),
+    "PROTECTION_FUNCTION": (
+        "map the buffer with the struct device of {function}, which does the DMA: dma_map_*() of "
+        "{owner} is for {owner} alone"
+    ),
     "BUS_MASTER_OFF": (
         "call pci_set_master() before the device is started, and stop the device before "
         "pci_clear_master() or pci_disable_device()"
@@ -265,7 +273,11 @@ def _of_group(
     lines = [f"{told(first)}, and the test did not announce it"]
     at_fault = first.address if first.byte is None else first.byte
     place = "" if at_fault == first.address else f"; the first byte at fault is {at_fault:#x}"
-    lines.append(f"  why: {why}{place} (request {first.sequence})")
+    functions = {
+        "owner": first.nearest.function if first.nearest else "",
+        "function": first.function or "another function",
+    }
+    lines.append(f"  why: {why.format(**functions)}{place} (request {first.sequence})")
     if drivers.there:
         lines.append(f"  there: {drivers.there}")
     known = nearest_to(memory, at_fault, first.sequence)
@@ -283,7 +295,7 @@ def _of_group(
             of = "" if drivers.nearest == drivers.there else f", of {drivers.nearest}"
         lines.append(
             f"  nearest grant: {grant.direction}, {grant.length} bytes at {grant.address:#x}, "
-            f"owner {grant.owner:#x}{of}"
+            f"owner {grant.owner:#x}{f', for {grant.function} alone' if grant.function else ''}{of}"
         )
     elif first.reason.startswith("PROTECTION_"):
         lines.append("  nearest grant: none is in force")
@@ -297,7 +309,8 @@ def _of_group(
     direction = "kIODirectionIn" if first.write else "kIODirectionOut"
     linux = "DMA_FROM_DEVICE" if first.write else "DMA_TO_DEVICE"
     verb = "writes" if first.write else "reads"
-    lines.append(f"  next: {what_next.format(write=verb, direction=direction, linux=linux)}")
+    words = {"write": verb, "direction": direction, "linux": linux, **functions}
+    lines.append(f"  next: {what_next.format(**words)}")
     if len(alike) > 1:
         end = alike[-1].address
         lines.append(f"  and {len(alike) - 1} more like it, the last at {end:#x}")

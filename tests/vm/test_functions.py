@@ -30,6 +30,22 @@ def test_functions_of_a_card_and_a_device_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+def test_a_mapping_for_the_sibling_is_told_with_both_functions(tmp_path: Path) -> None:
+    done = run_in(
+        SOURCE,
+        tmp_path / "runs",
+        *("--tests", f"{FOLDER}/wrong_tests"),
+        ENDPOINT=ENDPOINT,
+        MODULE=f"{FOLDER}/drivers",
+    )
+    assert done.status == 1
+    assert "back: a read of 1024 bytes at " in done.output
+    assert "was refused: PROTECTION_FUNCTION" in done.output
+    assert "the memory is granted to 00:04.0 alone, and 00:04.3 does this DMA" in done.output
+    assert "map the buffer with the struct device of 00:04.3" in done.output
+
+
+@pytest.mark.full
 def test_functions_of_a_card_behind_an_iommu(tmp_path: Path) -> None:
     """They are in one group, and share their mappings."""
     done = run_in(

@@ -335,6 +335,13 @@ _PROTECTION = (
         tests=("test_direction.py",),
     ),
     Fault(
+        "protection-function-ignored",
+        Component.PROTECTION_UNIT,
+        "the protection unit opens each grant to every function",
+        ("protection unit",),
+        tests=("test_protection_functions.py",),
+    ),
+    Fault(
         "protection-moves-prefix",
         Component.EXERCISER,
         "the device moves the granted part of a DMA that is denied",

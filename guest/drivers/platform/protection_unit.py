@@ -14,12 +14,16 @@ from typing import Final
 
 from dma_rehearsal.device.layout import (
     FAULT_CAPACITY,
+    FUNCTION_END,
     DmaDirection,
     DmaReason,
     GrantDirection,
     Plat,
     ProtectionCommand,
     ProtectionStatus,
+    function_address,
+    function_word,
+    requester_id_of,
 )
 from dma_rehearsal.guest.drivers.pci_bars import Bar
 from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDeviceError
@@ -27,8 +31,8 @@ from dma_rehearsal.guest.drivers.platform.command import CommandLock, PlatformDe
 _U64: Final = 1 << 64
 _PROCESS_OWNER: Final = 1 << 63
 _START_MASK: Final = (1 << 31) - 1
-# FAULT_VALID to FAULT_GRANT_OWNER_HI, in the order of their offsets.
-_FAULT: Final = struct.Struct("<4I3QII3Q")
+# FAULT_VALID to FAULT_FUNCTION, in the order of their offsets.
+_FAULT: Final = struct.Struct("<4I3QII3Q2I")
 _TOUCHED: Final = struct.Struct("<I4xQQ")  # TOUCHED_KNOWN to TOUCHED_FIRST_HI
 
 
@@ -56,18 +60,23 @@ _ERRORS: Final[dict[ProtectionStatus, type[ProtectionError]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A range that devices may access: bus address, bytes, and its owner's tag."""
+    """A range that devices may access: bus address, bytes, and its owner's tag.
+
+    ``function`` is the requester ID of the only function that may use it; None: every function may.
+    """
 
     id: int
     address: int
     length: int
     direction: GrantDirection
     owner: int
+    function: int | None = None
 
     def __str__(self) -> str:
+        alone = "" if self.function is None else f", for {function_address(self.function)} alone"
         return (
             f"{self.direction.name}, {self.length} bytes at {self.address:#x}, "
-            f"owner {self.owner:#x}"
+            f"owner {self.owner:#x}{alone}"
         )
 
 
@@ -76,6 +85,7 @@ class ProtectionFault:
     """A denied DMA request, which moved nothing. Bus addresses; length in bytes.
 
     ``byte`` is the first byte at fault; ``nearest`` is the grant that was nearest to it then.
+    ``function`` is the requester ID of the function; None: the unit does not know it.
     """
 
     sequence: int
@@ -85,13 +95,15 @@ class ProtectionFault:
     reason: DmaReason
     byte: int
     nearest: Grant | None
+    function: int | None = None
 
     def __str__(self) -> str:
         what = "write" if self.direction is DmaDirection.WRITE_MEMORY else "read"
         nearest = "none is in force" if self.nearest is None else str(self.nearest)
+        by = "" if self.function is None else f" by {function_address(self.function)}"
         return (
-            f"a {what} of {self.length} bytes at {self.address:#x} was denied: {self.reason.name} "
-            f"from {self.byte:#x} on; nearest grant: {nearest}"
+            f"a {what} of {self.length} bytes at {self.address:#x}{by} was denied: "
+            f"{self.reason.name} from {self.byte:#x} on; nearest grant: {nearest}"
         )
 
 
@@ -145,7 +157,7 @@ class Touched:
 
 
 class ProtectionUnit:
-    """Grants are in force for all devices until withdrawn, whichever process made them.
+    """Grants are in force until withdrawn, whichever process made them.
 
     While the unit is off every DMA passes. While it is on, a DMA passes when grants for its
     direction cover each of its bytes; otherwise it moves nothing, and leaves a fault.
@@ -168,17 +180,30 @@ class ProtectionUnit:
 
     # Grants.
 
-    def grant(self, address: int, length: int, direction: int, owner: int | None = None) -> int:
+    def grant(
+        self,
+        address: int,
+        length: int,
+        direction: int,
+        owner: int | None = None,
+        function: int | None = None,
+    ) -> int:
         """Let devices access [address, address + length) on the bus; return the grant's id.
 
         ``direction`` as in IOKit: 1 device writes (In), 2 device reads (Out), 3 both.
         ``owner`` is any tag of 63 bits, or one of `process_owner` (default: this process's).
+        ``function`` is a requester ID (`PciFunction.requester_id`): no other function may use the
+        grant; default: every function may.
         `GrantsExhausted`, or `ProtectionError` for a range or a direction that there is not.
         """
-        return self.grant_each([(address, length)], direction, owner)[0]
+        return self.grant_each([(address, length)], direction, owner, function)[0]
 
     def grant_each(
-        self, ranges: Sequence[tuple[int, int]], direction: int, owner: int | None = None
+        self,
+        ranges: Sequence[tuple[int, int]],
+        direction: int,
+        owner: int | None = None,
+        function: int | None = None,
     ) -> list[int]:
         """Grant each (address, length) as `grant` does, in one uninterrupted command.
 
@@ -190,14 +215,21 @@ class ProtectionUnit:
             if not all(0 <= value < _U64 for value in (address, length, tag, direction)):
                 what = _grant(address, length, direction)
                 raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, what)
+        if function is not None and not 0 <= function < FUNCTION_END:
+            what = f"grant to function {function:#x}"
+            raise ProtectionError(ProtectionStatus.BAD_ARGUMENT, what)
+        command = ProtectionCommand.GRANT
         control, made = self._control, []
         with self._lock.held():
             control.set64(Plat.GRANT_OWNER_LO, tag)
             control[Plat.GRANT_DIRECTION] = min(direction, 0xFFFF_FFFF)
+            if function is not None:
+                control[Plat.GRANT_FUNCTION] = function_word(function)
+                command = ProtectionCommand.GRANT_TO_FUNCTION
             for address, length in ranges:
                 control.set64(Plat.GRANT_ADDRESS_LO, address)
                 control.set64(Plat.GRANT_LENGTH_LO, length)
-                control[Plat.PROTECTION_CTL] = ProtectionCommand.GRANT
+                control[Plat.PROTECTION_CTL] = command
                 answer = control.get64(Plat.GRANT_STATUS)  # GRANT_MADE comes next
                 if (status := answer & 0xFFFF_FFFF) != ProtectionStatus.OK:
                     self._check(status, _grant(address, length, direction))
@@ -317,9 +349,10 @@ class ProtectionUnit:
         (valid, _, reason, direction, address, length, byte, *grant) = _FAULT.unpack(block)
         if valid != 1:
             return None
-        identity, granted, start, size, owner = grant
+        identity, granted, start, size, owner, only, by = grant
         try:
-            nearest = Grant(identity, start, size, GrantDirection(granted), owner)
+            function = requester_id_of(only)
+            nearest = Grant(identity, start, size, GrantDirection(granted), owner, function)
             return ProtectionFault(
                 sequence,
                 address,
@@ -328,6 +361,7 @@ class ProtectionUnit:
                 DmaReason(reason),
                 byte,
                 nearest if identity else None,
+                requester_id_of(by),
             )
         except ValueError as error:
             raise PlatformDeviceError(f"{self._address}: fault {sequence}: {error}") from error

@@ -80,6 +80,10 @@ class Function:
     def bar(self, number: int) -> Bar:
         return Bar(self.machine, self.endpoint, number)
 
+    @property
+    def requester_id(self) -> int:
+        return self.endpoint.requester_id or 0
+
     bar_address = PciFunction.bar_address
     capability = PciFunction.capability
     extended_capability = PciFunction.extended_capability

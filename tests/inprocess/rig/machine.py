@@ -55,6 +55,7 @@ RESET_VECTOR = b"\xea\x5b\xe0\x00\xf006/23/99\x00\xfc\x00"
 RESET_VECTOR_IN_RAM = 0xF_FFF0
 ROM_READS = 3  # register reads that such a DMA takes
 BAR_SPACING = 0x100_0000
+SLOTS = 4 << 3, 6 << 3  # requester IDs of the exerciser and its peer
 
 
 def place_bars(endpoint: Endpoint) -> None:
@@ -100,6 +101,7 @@ class Machine(WholeMemory):
         self.exerciser: Endpoint = self.device(trace, profile=self.profile, fabric=fabric)
         self.peer = Exerciser(trace, profile=self.profile, fabric=fabric)
         self.peer.name = "peer"
+        self.exerciser.requester_id, self.peer.requester_id = SLOTS
         self.platform = Platform(trace)
         for function in self.exerciser, self.peer:
             function.bus.interconnect = self.platform.interconnect

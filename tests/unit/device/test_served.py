@@ -16,7 +16,13 @@ from dma_rehearsal.device import loader, served
 from dma_rehearsal.device.endpoints import DmaRefused
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
-from dma_rehearsal.device.layout import DmaReason, Plat, ProtectionCommand
+from dma_rehearsal.device.layout import (
+    FUNCTION_NAMED,
+    DmaReason,
+    GrantDirection,
+    Plat,
+    ProtectionCommand,
+)
 from dma_rehearsal.device.loader import EndpointNotFound
 from dma_rehearsal.device.pci.config import Header
 from dma_rehearsal.device.trace import Trace
@@ -101,7 +107,7 @@ def process(folder: Path) -> Iterator[dict[str, Path]]:
     argv = (
         *("--endpoint", "my_card:Card,my_card:Lone"),
         *("--endpoint-socket", str(sockets / "second"), "--control-socket", str(control)),
-        *("--trace", str(folder / "trace")),
+        *("--trace", str(folder / "trace"), "--slot", "4", "--slot", "0x6"),
     )
     with running(sockets, *argv, cwd=folder):
         functions = ask(control, "functions")
@@ -184,6 +190,25 @@ def test_held_actions_of_two_functions_are_let_go_one_by_one_or_together(
         assert platform.read32(0, Plat.HELD) == 0
 
 
+def test_a_grant_for_one_function_is_not_the_siblings(
+    clients: dict[str, RawClient], process: dict[str, Path]
+) -> None:
+    """The process has been told the slots, so it knows whose request it is."""
+    due = {"port": DmaReason.PROTECTION_FUNCTION, "lone": DmaReason.PROTECTION_FUNCTION}
+    with RawClient(process["port"].with_name("platform")) as platform:
+        platform.write32(0, Plat.PROTECTION_CTL, ProtectionCommand.ENABLE)
+        platform.write32(0, Plat.GRANT_ADDRESS_LO, 0x1000)
+        platform.write32(0, Plat.GRANT_LENGTH_LO, 4)
+        platform.write32(0, Plat.GRANT_DIRECTION, GrantDirection.OUT)
+        platform.write32(0, Plat.GRANT_FUNCTION, FUNCTION_NAMED | 4 << 3 | 1)
+        platform.write32(0, Plat.PROTECTION_CTL, ProtectionCommand.GRANT_TO_FUNCTION)
+        for name, client in clients.items():
+            client.write32(0, ADDRESS, 0x1000)
+            client.write32(0, COPY, 1)
+            reason = client.read32(0, STATUS) >> 8
+            assert reason == due.get(name, DmaReason.UNMAPPED), "granted; the client has no memory"
+
+
 def test_a_reset_of_one_function_leaves_the_others(clients: dict[str, RawClient]) -> None:
     clients["port"].write32(0, ADDRESS, 0x1234)
     clients["engine"].write32(0, ADDRESS, 0x5678)
@@ -263,6 +288,24 @@ def test_a_class_that_takes_a_profile_gets_it() -> None:
     assert isinstance(found.endpoint, Exerciser)
     assert found.endpoint.profile is limits
     assert found.endpoint.bus.limits is None
+
+
+def test_slots_give_each_function_its_requester_id(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    both = "my_card:Card,my_card:Lone"
+    found = make(both, ["a", "b"], slots=[4, 31])
+    assert [each.endpoint.requester_id for each in found] == [0x20, 0x21, 0xF8]
+    assert [each.endpoint.requester_id for each in make(both, ["a", "b"])] == [None] * 3
+    peers = make("my_card:Lone", peer=Path("peer"), slots=[4, 6])
+    assert [each.endpoint.requester_id for each in peers] == [0x20, 0x30]
+    for wrong in ([4], [4, 4], [4, 5, 6], []):
+        with pytest.raises(ValueError, match="2 devices have 2 slots, each its own"):
+            make(both, ["a", "b"], slots=wrong)
+    for wrong in ([4, 32], [-1, 4]):
+        with pytest.raises(ValueError, match="a bus has the slots 0 to 31"):
+            make(both, ["a", "b"], slots=wrong)
 
 
 def test_a_peer_of_a_device_with_several_functions_is_refused(

@@ -40,6 +40,7 @@ class Bare:
         self.contents: dict[int, BarContent] = {}
         self.refused: list[Transaction] = []
         self.siblings: dict[int, Bare] = {}
+        self.requester_id: int | None = None
 
     def on_refused(self, transaction: Transaction) -> None:
         self.refused.append(transaction)

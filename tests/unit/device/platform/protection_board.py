@@ -39,7 +39,7 @@ class Board:
         for name in ("address", "length", "owner"):
             if name in arguments:
                 self.set64(Plat[f"GRANT_{name.upper()}_LO"], arguments[name])
-        for name in ("direction", "id"):
+        for name in ("direction", "id", "function"):
             if name in arguments:
                 write32(self.platform, 0, Plat[f"GRANT_{name.upper()}"], arguments[name])
         write32(self.platform, 0, Plat.PROTECTION_CTL, command)
@@ -61,6 +61,17 @@ class Board:
         assert self.get64(Plat.GRANT_STATUS) == made << 32 | status
         return made
 
+    def grant_to(self, function: int, address: int, length: int) -> ProtectionStatus:
+        """Grant both directions to the function that a word names; return the status."""
+        return self.command(
+            ProtectionCommand.GRANT_TO_FUNCTION,
+            address=address,
+            length=length,
+            direction=3,
+            owner=0,
+            function=function,
+        )
+
     @property
     def faults(self) -> int:
         return read32(self.platform, 0, Plat.FAULT_COUNT)
@@ -69,7 +80,10 @@ class Board:
         write32(self.platform, 0, Plat.FAULT_SELECT, sequence)
         names = ("ADDRESS", "LENGTH", "BYTE", "GRANT_ADDRESS", "GRANT_LENGTH", "GRANT_OWNER")
         found = {name.lower(): self.get64(Plat[f"FAULT_{name}_LO"]) for name in names}
-        singles = ("VALID", "SEQUENCE", "REASON", "DIRECTION", "GRANT_ID", "GRANT_DIRECTION")
+        singles = (
+            *("VALID", "SEQUENCE", "REASON", "DIRECTION", "FUNCTION"),
+            *("GRANT_ID", "GRANT_DIRECTION", "GRANT_FUNCTION"),
+        )
         return found | {
             name.lower(): read32(self.platform, 0, Plat[f"FAULT_{name}"]) for name in singles
         }

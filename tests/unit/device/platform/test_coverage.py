@@ -68,7 +68,10 @@ def test_pairs_are_found_as_in_a_sorted_list(
     def top(pair: tuple[int, int]) -> int:
         return pair[0] + pair[1] % 5
 
-    found.last_with(top, start, (start, 100))
+    def odd(pair: tuple[int, int]) -> bool:
+        return bool(pair[1] % 2)
+
+    found.last_with(top, start, (start, 100), lambda _: True)
     for each in others - some:
         found.add(each)
     for each in some - others:
@@ -79,5 +82,7 @@ def test_pairs_are_found_as_in_a_sorted_list(
         assert found.up_to(pair) == (below[-1] if below else None)
         assert found.above(pair) == next((each for each in kept if each > pair), None)
         high = [each for each in below if top(each) > start]
-        assert found.last_with(top, start, pair) == (high[-1] if high else None)
+        assert found.last_with(top, start, pair, lambda _: True) == (high[-1] if high else None)
+        chosen = [each for each in high if odd(each)]
+        assert found.last_with(top, start, pair, odd) == (chosen[-1] if chosen else None)
     assert all(len(block) <= 6 for block in found._blocks)

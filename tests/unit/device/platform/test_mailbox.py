@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dma_rehearsal.device.endpoints.interconnect import Interconnect
 from dma_rehearsal.device.layout import (
+    FUNCTION_NAMED,
     GRANT_CAPACITY,
     CacheCommand,
     CacheModelMode,
@@ -88,6 +89,19 @@ def test_discovery(plain: MailBoard) -> None:
 
 
 # What a batch does.
+
+
+def test_a_grant_for_one_function(plain: MailBoard) -> None:
+    """A mapping opens memory to the function whose struct device it was made with."""
+    front, back = 0x20, 0x23
+    plain.sent(replace(grant(DATA, LINE, OUT), values=(0, FUNCTION_NAMED | front)))
+    assert plain.trace.of("driver map")[0]["function"] == "00:04.0"
+    plain.exerciser.requester_id = back
+    assert plain.refused(DATA, LINE, write=False) is DmaReason.PROTECTION_FUNCTION
+    plain.exerciser.requester_id = front
+    assert plain.reads(DATA, LINE) == bytes(LINE)
+    plain.sent(withdraw())
+    assert plain.refused(DATA, LINE, write=False) is DmaReason.PROTECTION_OUTSIDE
 
 
 def test_a_grant_opens_memory_until_it_is_withdrawn(plain: MailBoard) -> None:
@@ -365,7 +379,11 @@ REPORT = MailRecord(MailCommand.REPORT, kind=DriverReportKind.UNMAP_SIZE)
         (replace(REPORT, tag=1), MailStatus.BAD_TAG),
         (replace(GRANT, values=(OTHER, 0)), MailStatus.BAD_TAG),
         (replace(GRANT, values=(TAG, 0)), MailStatus.BAD_TAG),
-        (replace(GRANT, values=(0, 1)), MailStatus.BAD_TAG),
+        (replace(GRANT, values=(0, 1)), MailStatus.BAD_FUNCTION),
+        (replace(GRANT, values=(0, 2 * FUNCTION_NAMED)), MailStatus.BAD_FUNCTION),
+        (replace(GRANT, values=(0, 1 << 32 | FUNCTION_NAMED)), MailStatus.BAD_FUNCTION),
+        (replace(GRANT, values=(0, FUNCTION_NAMED | 0xFFFF)), MailStatus.OK),
+        (replace(TRACK, values=(0, FUNCTION_NAMED)), MailStatus.BAD_TAG),
         (replace(GRANT, values=(END - 1, 0)), MailStatus.BAD_TAG),
         (replace(GRANT, call=7), MailStatus.BAD_CALL),
         (replace(REPORT, kind=0), MailStatus.BAD_KIND),

@@ -14,6 +14,7 @@ from dma_rehearsal.device.endpoints.bus import Bus
 from dma_rehearsal.device.endpoints.dma import DmaRefused
 from dma_rehearsal.device.faults.fault import FaultyBehaviour
 from dma_rehearsal.device.layout import (
+    FUNCTION_NAMED,
     DmaReason,
     DmaStatus,
     Ext,
@@ -28,8 +29,10 @@ from dma_rehearsal.device.layout import (
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import NoDescriptor
 from tests.unit.device.fakes import BASE, SIZE, FakeClient, answer, dma, read32, start, write32
+from tests.unit.device.platform.mail_board import Events
 from tests.unit.device.platform.protection_board import Board
 
+FRONT, BACK = 0x20, 0x23
 IN, OUT = GrantDirection.IN, GrantDirection.OUT
 IN_OUT = IN | OUT
 TOP = (1 << 64) - 1
@@ -70,9 +73,37 @@ def test_denied_dma_moves_nothing_and_is_recorded(
         "grant_address": BASE,
         "grant_length": 100,
         "grant_owner": 0x1234_5678_9ABC,
+        "grant_function": 0,
+        "function": 0,
     }
     assert dma(board.exerciser, BASE + 10, 90, write=write)["status"] == DmaStatus.OK
     assert board.faults == 1
+
+
+def test_a_grant_for_another_function_moves_nothing(client: FakeClient) -> None:
+    trace = Events()
+    board = Board(client, trace)
+    board.enable()
+    board.exerciser.requester_id = BACK
+    # A refused command changes nothing, and GRANT makes a grant for every function.
+    for word in (0, FRONT, 2 * FUNCTION_NAMED):
+        assert board.grant_to(word, BASE, 64) is ProtectionStatus.BAD_ARGUMENT
+    assert board.grant_to(FUNCTION_NAMED | FRONT, BASE, 64) is ProtectionStatus.OK
+    found = dma(board.exerciser, BASE, 64, write=False)
+    assert (found["status"], found["moved"]) == (DmaStatus.INTERNAL, 0)
+    assert found["reason"] == DmaReason.PROTECTION_FUNCTION
+    fault = board.fault(1)
+    assert (fault["function"], fault["grant_function"]) == (
+        FUNCTION_NAMED | BACK,
+        FUNCTION_NAMED | FRONT,
+    )
+    (event,) = trace.of("request")
+    assert (event["function"], event["nearest"]["function"]) == ("00:04.3", "00:04.0")
+    board.exerciser.requester_id = FRONT
+    assert dma(board.exerciser, BASE, 64, write=False)["status"] == DmaStatus.OK
+    board.exerciser.requester_id = BACK
+    board.grant(BASE, 64, OUT)
+    assert dma(board.exerciser, BASE, 64, write=False)["status"] == DmaStatus.OK
 
 
 def test_what_never_leaves_the_device_is_no_fault(board: Board) -> None:
@@ -413,7 +444,7 @@ def test_commands_and_their_statuses(board: Board) -> None:
     status = ProtectionStatus(read32(board.platform, 0, Plat.PROTECTION_STATUS))
     assert status is ProtectionStatus.NEVER_RUN
     command = board.command
-    for unknown in (0, 7, 0xFFFF_FFFF):
+    for unknown in (0, 8, 0xFFFF_FFFF):
         assert command(unknown) is ProtectionStatus.UNKNOWN_COMMAND
     assert command(ProtectionCommand.NEXT_OWNER, owner=0) is ProtectionStatus.NO_SUCH_OWNER
     assert command(ProtectionCommand.WITHDRAW, id=1) is ProtectionStatus.NO_SUCH_GRANT

@@ -102,6 +102,16 @@ def test_a_refusal_names_the_mapping_and_when_it_was_undone() -> None:
     assert "with driver.expects(DmaReason.PROTECTION_OUTSIDE)" in text
 
 
+def test_a_mapping_of_another_functions_device_is_told_with_both_functions() -> None:
+    nearest = facts(0x1000, 64) | {"function": "00:04.0"}
+    event = request(1, reason="PROTECTION_FUNCTION", byte=0x1000, nearest=nearest)
+    (text,) = objections(mark(1), mapped(), event | {"function": "00:04.3"})
+    assert "why: the memory is granted to 00:04.0 alone, and 00:04.3 does this DMA" in text
+    assert "  there: dma_map_single/page: 64 bytes at 0x1000" in text
+    assert "next: map the buffer with the struct device of 00:04.3, which does the DMA" in text
+    assert "with driver.expects(DmaReason.PROTECTION_FUNCTION)" in text
+
+
 def test_a_refusal_of_memory_that_was_never_mapped_says_so() -> None:
     (text,) = objections(mark(1), request(1, reason="PROTECTION_OUTSIDE", byte=0x1000))
     assert "next: map the buffer before the device gets its address" in text

@@ -218,6 +218,17 @@ def test_failure_says_where_why_whose_and_what_next() -> None:
     ]
 
 
+def test_a_grant_for_another_function_is_told_with_both() -> None:
+    nearest = traces.facts(0x1000, 4096) | {"function": "00:04.0"}
+    event = request(17, reason="PROTECTION_FUNCTION", byte=0x1000, nearest=nearest)
+    lines = complaint(event | {"function": "00:04.3"}).splitlines()
+    assert lines[1:4] == [
+        "  why: the memory is granted to 00:04.0 alone, and 00:04.3 does this DMA (request 17)",
+        "  nearest grant: IN, 4096 bytes at 0x1000, owner 0x7, for 00:04.0 alone",
+        "  next: grant the memory to the function that does the DMA",
+    ]
+
+
 def test_owner_of_the_nearest_grant_is_named_where_it_is_another() -> None:
     nearest = traces.facts(0x1000, 4096)
     event = request(1, (0x2000, 64), reason="PROTECTION_OUTSIDE", byte=0x2000, nearest=nearest)

@@ -18,11 +18,13 @@
 #define SIZE 1024
 #define PATIENCE_US 5000000
 
-static bool leak, wrong;
+static bool leak, wrong, sibling;
 module_param(leak, bool, 0444);
 MODULE_PARM_DESC(leak, "a bug: never unmap the buffer");
 module_param(wrong, bool, 0444);
 MODULE_PARM_DESC(wrong, "a bug: map the buffer for the other direction");
+module_param(sibling, bool, 0444);
+MODULE_PARM_DESC(sibling, "a bug: map every buffer with the struct device of function 0");
 
 static int copy(struct pci_dev *pdev, void __iomem *regs, dma_addr_t address)
 {
@@ -45,26 +47,34 @@ static int read_buffer(struct pci_dev *pdev, void __iomem *regs, void __iomem *m
 {
 	enum dma_data_direction dir = wrong ? DMA_FROM_DEVICE : DMA_TO_DEVICE;
 	u8 *sent = kmalloc(SIZE, GFP_KERNEL), *got = kmalloc(SIZE, GFP_KERNEL);
+	struct pci_dev *mapper = pci_dev_get(pdev);
 	dma_addr_t address;
 	int ret = -ENOMEM;
 
+	if (sibling) {
+		pci_dev_put(mapper);
+		mapper = pci_get_slot(pdev->bus, PCI_DEVFN(PCI_SLOT(pdev->devfn), 0));
+	}
 	if (!sent || !got)
 		goto out;
 	memset(sent, 0xa0 | PCI_FUNC(pdev->devfn), SIZE);
-	address = dma_map_single(&pdev->dev, sent, SIZE, dir);
-	if (dma_mapping_error(&pdev->dev, address))
+	address = dma_map_single(&mapper->dev, sent, SIZE, dir);
+	if (dma_mapping_error(&mapper->dev, address))
 		goto out;
 	ret = copy(pdev, regs, address);
-	if (leak)
+	if (leak) {
+		pci_dev_put(mapper);
 		return ret;
-	dma_unmap_single(&pdev->dev, address, SIZE, dir);
+	}
+	dma_unmap_single(&mapper->dev, address, SIZE, dir);
 	memcpy_fromio(got, memory, SIZE);
 	if (!ret && memcmp(sent, got, SIZE))
 		ret = -EIO;
 out:
+	pci_dev_put(mapper);
 	kfree(sent);
 	kfree(got);
-	return wrong && ret == -EIO ? 0 : ret;
+	return (wrong || sibling) && ret == -EIO ? 0 : ret;
 }
 
 static int two_functions_probe(struct pci_dev *pdev, const struct pci_device_id *id)

@@ -67,3 +67,15 @@ def test_a_mapping_of_the_other_direction_is_refused_for_each_function(
         driver("two_functions", functions=card(driver), wrong=True),
     ):
         pass
+
+
+def test_a_mapping_with_the_device_of_the_sibling_is_refused(driver: DriverRehearsal) -> None:
+    """Function 0 maps for itself; function 3 does its DMA in what is mapped for function 0."""
+    functions = card(driver)
+    with (
+        driver.expects(DmaReason.PROTECTION_FUNCTION, count=1),
+        driver("two_functions", functions=functions, sibling=True),
+    ):
+        pass
+    with driver("two_functions", functions=functions):
+        pass  # each with its own device

@@ -122,6 +122,28 @@ def test_refusals(unit: ProtectionUnit) -> None:
     assert unit.grant_count == 4
 
 
+def test_grants_for_one_function(unit: ProtectionUnit, bar: ModelBar) -> None:
+    unit.enabled = True
+    identity = unit.grant(0x2000, 16, OUT, 9, 0x20)
+    assert bar.unit._grants[identity].function == 0x20
+    assert bar.unit._grants[unit.grant(0x3000, 16, OUT)].function is None, "the next is for every"
+    assert bar.unit.check(0x2000, 16, write=False, function=0x20) is None
+    bar.unit.check(0x2000, 16, write=False, function=0x23)
+    (fault,) = unit.faults()
+    assert fault.nearest == Grant(identity, 0x2000, 16, OUT, 9, 0x20)
+    assert (fault.reason, fault.function) == (DmaReason.PROTECTION_FUNCTION, 0x23)
+    assert str(fault) == (
+        "a read of 16 bytes at 0x2000 by 00:04.3 was denied: PROTECTION_FUNCTION from 0x2000 on; "
+        "nearest grant: OUT, 16 bytes at 0x2000, owner 0x9, for 00:04.0 alone"
+    )
+    for bad in (-1, 1 << 16):
+        with pytest.raises(ProtectionError, match=f"function {bad:#x}: BAD_ARGUMENT"):
+            unit.grant(0x2000, 16, OUT, 9, bad)
+    bar.answers[Plat.FAULT_FUNCTION] = 0x20
+    with pytest.raises(PlatformDeviceError, match="0x20 does not name a function"):
+        unit.faults()
+
+
 def test_faults(unit: ProtectionUnit, bar: ModelBar) -> None:
     unit.enabled = True
     bar.unit.check(0x1000, 4, write=False)
