@@ -47,6 +47,8 @@ def region_info(model: DeviceModel, payload: bytes, max_fds: int) -> tuple[bytes
     # QEMU quirk: one region that can be mapped turns posted writes off for the whole device, so
     # none can be unless its endpoint asks for it.
     mappable = model.region_mappable(index) if size and max_fds else None
+    if mappable is not None and any(first + length > size for first, length in mappable.areas):
+        mappable = None  # software has made the region smaller, as Resizable BAR can
     flags = wire.REGION_FLAG_READ if size else 0
     if size and index != wire.ROM_REGION:
         flags |= wire.REGION_FLAG_WRITE
