@@ -20,6 +20,7 @@ import logging
 import mmap
 import os
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -92,6 +93,8 @@ class FakeHost:
         self._turn = Turn()
         self._interrupts_by = interrupts_by
         device.timers.clock = lambda: self.now
+        device.posted.thread = threading.get_ident()
+        device.bus.check_thread = device.posted.check_thread
         self._connection = _Connection(device, lambda: self.now, self.interrupts)
         logging.getLogger("dma_rehearsal").addHandler(self._failures)
         descriptor = os.memfd_create("memory")
@@ -163,6 +166,7 @@ class FakeHost:
             self._connection.close()
         finally:
             logging.getLogger("dma_rehearsal").removeHandler(self._failures)
+            self.device.posted.thread = None
             self.memory.close()
         self._failures.raise_first()
 
@@ -357,10 +361,11 @@ class _Connection(Connection):
         self, device: Endpoint, clock: Callable[[], float], interrupts: list[tuple[str, int]]
     ) -> None:
         super().__init__(device, clock)
-        self._sent = interrupts
+        self._sent, self._check_thread = interrupts, device.posted.check_thread
 
     def trigger(self, index: int, subindex: int) -> bool:
-        """Note it."""
+        """Note it. RuntimeError in another thread than the one that serves."""
+        self._check_thread("an interrupt")
         self._sent.append((Irq(index).name, subindex))
         return True
 

@@ -32,6 +32,7 @@ class Memory(BarContent):
 
     def __init__(self, size: int) -> None:
         self.data = _zeros(size)
+        self._keeps_its_size = memoryview(self.data)  # a slice of another length is an error
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes at ``offset``."""

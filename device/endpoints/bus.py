@@ -18,6 +18,7 @@ from dma_rehearsal.device.endpoints.access_check import AccessCheck
 from dma_rehearsal.device.endpoints.atomic_ops import AtomicOps, Change
 from dma_rehearsal.device.endpoints.awaited_dma import AwaitedDma
 from dma_rehearsal.device.endpoints.dma import (
+    DATA,
     PLAIN,
     Asking,
     Attributes,
@@ -29,6 +30,7 @@ from dma_rehearsal.device.endpoints.dma import (
     ScatterList,
     bare,
     ranges_of,
+    type_mistake,
 )
 from dma_rehearsal.device.endpoints.dma_engine import DmaEngine
 from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
@@ -73,6 +75,7 @@ class Bus(AwaitedDma):
         self._atomic_ops = AtomicOps(function, self._link, self._log, self._check)
         self._untold = 0
         self.gate: Callable[[], None] | None = None
+        self.check_thread: Callable[[str], None] | None = None  # of a function with threads
         self.limits: Callable[[Ranges], None] | None = None
         self.on_cancel: Callable[[], None] = lambda: None
 
@@ -194,6 +197,8 @@ class Bus(AwaitedDma):
             return self._engine.move_in_place(ranges, whole, attributes, write=write)
 
     def _now(self, segments: ScatterList, attributes: Attributes, *, write: bool) -> list[bytes]:
+        if self.check_thread is not None:
+            self.check_thread("a DMA")
         if self.gate is not None:
             self.gate()
         if self.limits is not None:
@@ -205,6 +210,11 @@ class Bus(AwaitedDma):
             if self._link.behind_iommu:
                 self._forward_later(refusal, segments, attributes, write=write)
             raise
+        except TypeError:
+            mistake = type_mistake(segments, write=write)
+            if mistake is None:
+                raise
+        raise TypeError(mistake)  # here, or it would keep views of memory by its context
 
     # AtomicOps, for a function that declares them (`dma_rehearsal.device.endpoints.atomic_ops`).
 
@@ -246,6 +256,8 @@ class Bus(AwaitedDma):
     ) -> int:
         if size not in sizes:
             raise ValueError(f"an AtomicOp of {size} bytes; there are those of {sizes}")
+        if self.check_thread is not None:
+            self.check_thread("a DMA")
         if self.gate is not None:
             self.gate()
         if self.limits is not None:
@@ -300,6 +312,8 @@ class Bus(AwaitedDma):
         def done(outcome: Outcome) -> None:
             on_done(outcome if isinstance(outcome, DmaRefused) else outcome[0])
 
+        if not (isinstance(address, int) and isinstance(length, int)):
+            _raise_mistake(((address, length),), write=False)
         return self._start(((address, length),), length, attributes, done, False, by_message)
 
     def write_async(
@@ -320,6 +334,8 @@ class Bus(AwaitedDma):
         def done(outcome: Outcome) -> None:
             on_done(outcome if isinstance(outcome, DmaRefused) else b"")
 
+        if not (isinstance(address, int) and isinstance(data, DATA)):
+            _raise_mistake(((address, data),), write=True)
         return self._start(((address, data),), len(data), attributes, done, True, by_message)
 
     def read_list_async(
@@ -356,6 +372,8 @@ class Bus(AwaitedDma):
         write: bool,
         by_message: bool = False,
     ) -> Started:
+        if self.check_thread is not None:
+            self.check_thread("a DMA")
         dma = Started(segments, attributes, write, by_message, length, on_done)
         if self.queue.start(dma):
             return dma
@@ -433,3 +451,10 @@ class Bus(AwaitedDma):
     def _ask(self, ask: Ask, answered: Callable[[bytes | MemoryFault], None]) -> None:
         if self._link.client is not None:
             self._link.client.ask(ask, answered)
+
+
+def _raise_mistake(segments: ScatterList, *, write: bool) -> None:
+    """Raise TypeError with words for an author, if the segments are at fault."""
+    mistake = type_mistake(segments, write=write)
+    if mistake is not None:
+        raise TypeError(mistake)

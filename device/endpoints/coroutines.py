@@ -79,9 +79,14 @@ class Coroutines:
     def start(self, coroutine: Coroutine[Any, Any, object]) -> Running:
         """Run a coroutine until it waits, and further when its wait ends.
 
-        TooManyRunning for one too many. RuntimeError in another thread than the server's, and while
-        a reset ends the others.
+        TooManyRunning for one too many, TypeError for what is not a coroutine. RuntimeError in
+        another thread than the server's, and while a reset ends the others.
         """
+        if not hasattr(coroutine, "send"):
+            raise TypeError(
+                f"start({repr(coroutine)[:60]}): not a coroutine; call the async method: "
+                "self.start(self.copy(...))"
+            )
         if not self._work.in_serving_thread:
             coroutine.close()
             raise RuntimeError(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,6 +60,7 @@ class Attributes:
 
 PLAIN = Attributes()
 Ranges = Sequence[tuple[int, int]]  # bus address, bytes
+DATA = (bytes, bytearray, memoryview)
 Data = bytes | memoryview  # of a write; a view is of bytes that do not change
 # Of a read Ranges; of a write (bus address, data). Lists of thousands stay as they came.
 ScatterList = Sequence[tuple[int, Any]]
@@ -84,6 +85,30 @@ Asking = Generator[Ask, bytes | MemoryFault, Outcome]
 def ranges_of(segments: ScatterList, *, write: bool) -> Ranges:
     """Return the ranges that a scatter list reads or writes."""
     return [(address, len(data)) for address, data in segments] if write else segments
+
+
+def type_mistake(segments: object, *, write: bool) -> str | None:
+    """Return words about the first segment that is not an address and bytes, or a length."""
+    for each in segments if isinstance(segments, Iterable) else ():
+        if not isinstance(each, tuple | list) or len(each) != 2:
+            pair = "(address, data)" if write else "(address, length)"
+            return f"a segment {repr(each)[:60]}; a list of segments has pairs: [{pair}, ...]"
+        address, rest = each
+        if not hasattr(address, "__index__"):
+            return f"a DMA at the address {repr(address)[:60]}; a bus address is an int"
+        if write and not _has_bytes(rest):
+            return f"a DMA that writes {repr(rest)[:60]}; give bytes: value.to_bytes(4, 'little')"
+        if not write and not hasattr(rest, "__index__"):
+            return f"a DMA that reads {repr(rest)[:60]} bytes; a length is an int"
+    return None
+
+
+def _has_bytes(data: object) -> bool:
+    try:
+        memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def bare(refusal: DmaRefused) -> DmaRefused:

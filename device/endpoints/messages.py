@@ -9,6 +9,7 @@ the client has no eventfd for it or has masked it (`Client.armed`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from dma_rehearsal.device.pci.config import ConfigSpace
 from dma_rehearsal.device.vfio_user.messages import Irq
 from dma_rehearsal.device.vfio_user.model import Client
 
+_log = logging.getLogger(__name__)
 _EVERY = -1  # the masks of all messages
 
 
@@ -77,6 +79,7 @@ class Messages:
         self._pending: dict[int, None] = {}  # in the order in which they were sent
         # What configuration space says; `update` takes note of it, for every interrupt asks.
         self.enabled = False
+        self._told = False  # of a message that the function does not have: once in its life
         self._allowed = self._masks = 0
 
     def __getitem__(self, number: int) -> Message:
@@ -100,6 +103,13 @@ class Messages:
         it, and where software did not allocate it.
         """
         if not 0 <= number < self._allowed or not self._config.bus_master:
+            if not 0 <= number < self.supported and not self._told:
+                self._told = True
+                _log.warning(
+                    "%s message %s is never sent: the function has %s; look at the number, or "
+                    "declare %s",
+                    *(self.name, number, self.supported, self.declared_by),
+                )
             return False
         client = self._client()
         if client is None or self._masks >> number & 1 or not client.armed(self.irq, number):

@@ -124,6 +124,11 @@ class Threads:
 
     def start(self, target: Target, *, connected: bool) -> ModelThread:
         """Start a thread; RuntimeError unless a client is connected."""
+        if not callable(target):
+            raise TypeError(
+                f"thread({repr(target)[:60]}): not a function; give the function itself, without "
+                "parentheses behind its name"
+            )
         if not connected:
             raise RuntimeError(
                 f"the thread {name_of(target)} was started without a client: start it in "

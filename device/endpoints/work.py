@@ -91,4 +91,5 @@ class WorkFromElsewhere:
         end within 2 s is an error, which ends the run without a verdict. RuntimeError without a
         client.
         """
+        self.bus.check_thread = self.posted.check_thread
         return self._threads.start(target, connected=self.bus.client is not None)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from dma_rehearsal.device.vfio_user.errors import TooManyTimers
+from dma_rehearsal.device.vfio_user.turn import check_action
 
 _log = logging.getLogger(__name__)
 MAX_TIMERS = 65_536  # that are set
@@ -108,8 +109,9 @@ class Timers:
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run ``action`` in ``seconds``, or at once when that is not above 0, from the server.
 
-        TooManyTimers when MAX_TIMERS are set.
+        TooManyTimers when MAX_TIMERS are set. TypeError for what cannot be called.
         """
+        check_action("after(seconds, action)", action)
         return self._set(seconds, action)
 
     def resume_after(self, seconds: float, action: Callable[[], None]) -> Timer:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from inspect import CO_COROUTINE
 from typing import NamedTuple
 
 from dma_rehearsal.device.vfio_user.framing import Message
@@ -52,6 +53,21 @@ def name_of(function: Callable[..., object]) -> str:
         function = function.func
     found: str = getattr(function, "__qualname__", type(function).__qualname__)
     return found
+
+
+def check_action(call: str, action: object) -> None:
+    """Raise TypeError, which begins with ``call``, unless a server can call ``action``."""
+    if not callable(action):
+        raise TypeError(
+            f"{call} got {repr(action)[:60]}, which is not a function; give the function itself, "
+            "without parentheses behind its name"
+        )
+    code = getattr(action, "__code__", None)
+    if code is not None and code.co_flags & CO_COROUTINE:
+        raise TypeError(
+            f"{call} got the coroutine function {name_of(action)}, which nothing would await; give "
+            "a function that starts it: lambda: self.start(...)"
+        )
 
 
 @dataclass(slots=True)

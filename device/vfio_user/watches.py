@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from dma_rehearsal.device.vfio_user.timers import Timers
-from dma_rehearsal.device.vfio_user.turn import Action, Turn, name_of
+from dma_rehearsal.device.vfio_user.turn import Action, Turn, check_action, name_of
 
 _log = logging.getLogger(__name__)
 _IN, _OUT, _INVALID = int(select.POLLIN), int(select.POLLOUT), int(select.POLLNVAL)
@@ -115,6 +115,11 @@ class Watches:
         """Watch a descriptor. ValueError without a callback, and for one that cannot be watched."""
         if readable is None and writable is None:
             raise ValueError("a watch needs readable, writable or both")
+        for name, function in (("readable", readable), ("writable", writable)):
+            if function is not None:
+                check_action(f"watch({name}=...)", function)
+        if not isinstance(file, int) and not hasattr(file, "fileno"):
+            raise TypeError(f"watch({file!r}): give a descriptor, or an object with fileno()")
         try:
             watch = Watch(file, readable, writable, self._remove)
         except OSError as error:

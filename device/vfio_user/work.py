@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from dma_rehearsal.device.vfio_user.errors import TooMuchPosted
 from dma_rehearsal.device.vfio_user.timers import Timers
-from dma_rehearsal.device.vfio_user.turn import Action, Turn, stand_ins
+from dma_rehearsal.device.vfio_user.turn import Action, Turn, check_action, stand_ins
 from dma_rehearsal.device.vfio_user.watches import Watches
 
 _log = logging.getLogger(__name__)
@@ -79,20 +79,35 @@ class Work:
         serving = self.thread
         return serving is None or threading.get_ident() == stand_ins.get(serving, serving)
 
+    def check_thread(self, what: str) -> None:
+        """Raise RuntimeError in another thread than the one that serves."""
+        if not self.in_serving_thread:
+            raise RuntimeError(
+                f"{what} in the thread {threading.current_thread().name}: only the thread that "
+                "serves the device does that; hand it over: self.post(lambda: ...), or "
+                "self.post_future(lambda: ...).result()"
+            )
+
     @property
     def ready(self) -> bool:
         """Return whether an action may run now."""
         return bool(self._queue) and not self._timers.paused
 
     def post(self, action: Callable[[], None]) -> None:
-        """Have the serving thread run ``action`` soon. TooMuchPosted when MAX_POSTED wait."""
+        """Have the serving thread run ``action`` soon.
+
+        TooMuchPosted when MAX_POSTED wait. TypeError for what cannot be called.
+        """
+        check_action("post(action)", action)
         self._append(_Posted(action, action))
 
     def post_future(self, function: Callable[[], R]) -> Future[R]:
         """Have the serving thread call ``function``; return the future of its result.
 
         ``forget`` and the end of the posting thread cancel it. TooMuchPosted when MAX_POSTED wait.
+        TypeError for what cannot be called.
         """
+        check_action("post_future(function)", function)
         future: Future[R] = Future()
         by = threading.get_ident()
         self._append(_Posted(partial(_fulfil, future, function), function, future, by))
