@@ -74,7 +74,7 @@ class MultiFunction:
         spaces and MSI-X tables stay as software has set them (`Endpoint.reset_by_device`).
         """
         for each in self.endpoints.values():
-            each.post(each.reset_by_device)
+            each.posted.post_once(each.reset_by_device)
 
     def _tell_apart(self) -> None:
         """Give functions of one name their numbers, as port.0 and port.1, for the trace."""

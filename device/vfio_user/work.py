@@ -101,6 +101,13 @@ class Work:
         check_action("post(action)", action)
         self._append(_Posted(action, action))
 
+    def post_once(self, action: Callable[[], None]) -> None:
+        """`post`, unless what was posted last is the same action and still waits."""
+        with self._lock:
+            if self._queue and self._queue[-1].action == action:
+                return
+        self.post(action)
+
     def post_future(self, function: Callable[[], R]) -> Future[R]:
         """Have the serving thread call ``function``; return the future of its result.
 

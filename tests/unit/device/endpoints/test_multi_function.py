@@ -19,6 +19,7 @@ from dma_rehearsal.device.endpoints.routing import Fabric
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.pci.acs import AccessControlServices, Acs
 from dma_rehearsal.device.pci.config import Header
+from dma_rehearsal.device.vfio_user.turn import Turn
 from tests.unit.device.fakes import FakeClient
 
 BARS = {0: 0xE000_0000, 2: 0xE010_0000}
@@ -197,3 +198,21 @@ def test_a_device_without_a_declaration_cannot_be_made() -> None:
 
     with pytest.raises(ValueError, match=r"Base\.functions has no function 0"):
         Base()
+
+
+def test_resets_on_and_on_wait_once_at_a_function_that_is_stopped() -> None:
+    """A guest's reset register must not fill its queue, nor fail for it."""
+    card = Card()
+    port, engine = card.endpoints[0], card.endpoints[2]
+    engine.timers.hold()
+    for _ in range(3):
+        card.reset()
+        port.posted.run(Turn())
+        engine.posted.run(Turn())
+    assert (port.posted.waiting, engine.posted.waiting) == (0, 1)
+    engine.post(lambda: None)
+    card.reset()
+    assert engine.posted.waiting == 3, "what was posted meanwhile is forgotten as well"
+    engine.timers.release()
+    engine.posted.run(Turn())
+    assert engine.posted.waiting == 0
