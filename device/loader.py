@@ -122,13 +122,23 @@ def make(chosen: Callable[..., Device], name: str, trace: Trace, **options: Any)
         given = "".join(f", {each}=..." for each in options)
         raise EndpointNotFound(
             f"--endpoint {name}: it cannot be made with (trace{given}): {error}",
-            f"fix the constructor of {name.partition(':')[2]}, or leave out the options",
+            f"leave out the options, or fix the constructor of {name.partition(':')[2]}: "
+            "def __init__(self, trace=None), which calls super().__init__(trace)",
         ) from error
     try:
-        return chosen(trace, **options)
+        made = chosen(trace, **options)
     except ValueError:
         raise
     except Exception as error:
         raise EndpointNotFound(
-            f"--endpoint {name}: it cannot be made: {error!r}", f"fix {name.partition(':')[2]}"
+            f"--endpoint {name}: it cannot be made: {_place(error)}{error!r}",
+            f"fix {name.partition(':')[2]}",
         ) from error
+    for each in made.endpoints.values() if isinstance(made, MultiFunction) else [made]:
+        if not hasattr(each, "bus"):
+            raise EndpointNotFound(
+                f"--endpoint {name}: the constructor of {type(each).__name__} did not call "
+                "Endpoint's",
+                "begin it with super().__init__(trace)",
+            )
+    return made

@@ -12,6 +12,7 @@ Local Bus 3.0, 3.2.2.3.4).
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,14 @@ class MultiFunction:
 
     def make(self, number: int, kind: type[Endpoint]) -> Endpoint:
         """Make a function. A subclass overrides this for constructors with more arguments."""
-        del number
+        try:
+            inspect.signature(kind).bind(self.trace)
+        except TypeError as error:
+            raise TypeError(
+                f"function {number}, {kind.__name__}, cannot be made with (trace): {error}; write "
+                "def __init__(self, trace=None), which calls super().__init__(trace), or override "
+                "make"
+            ) from None
         return kind(self.trace)
 
     def reset(self) -> None:

@@ -36,6 +36,10 @@ class Failing(Own):
     def __init__(self, trace):
         raise RuntimeError("out of luck")
 
+class Forgetful(Own):
+    def __init__(self, trace):
+        self.colour = "red"
+
 class Stranger:
     pass
 """
@@ -87,7 +91,13 @@ def call(folder: Path, *argv: str, python: Sequence[str] = ()) -> subprocess.Com
         ),
         ("own_device:Endpoint", "Endpoint is not an Endpoint"),
         ("own_device:Greedy", "cannot be made with (trace): missing a required argument: 'colour'"),
-        ("own_device:Failing", "cannot be made: RuntimeError('out of luck')"),
+        (
+            "own_device:Greedy",
+            "def __init__(self, trace=None), which calls super().__init__(trace)",
+        ),
+        ("own_device:Failing", "RuntimeError('out of luck')"),
+        ("own_device:Failing", "cannot be made: own_device.py:"),
+        ("own_device:Forgetful", "the constructor of Forgetful did not call Endpoint's"),
         ("large_device:Large", ": Large: BAR0 of 0x1388 bytes; make it a power of two"),
     ],
 )

@@ -41,6 +41,26 @@ class Card(MultiFunction):
     functions = {0: Port, 2: Engine}  # noqa: RUF012
 
 
+class NoTrace(Port):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def test_function_that_takes_no_trace() -> None:
+    class Wrong(MultiFunction):
+        functions = (Port, NoTrace)
+
+    with pytest.raises(TypeError, match=r"function 1, NoTrace, cannot be made with \(trace\): .*"):
+        Wrong()
+
+    class Right(Wrong):
+        def make(self, number: int, kind: type[Endpoint]) -> Endpoint:
+            """Make one without the trace."""
+            return kind() if number else super().make(number, kind)
+
+    assert len(Right().endpoints) == 2
+
+
 def started(card: MultiFunction, *, behind_iommu: bool = False) -> None:
     for number, each in card.endpoints.items():
         each.bus.behind_iommu = behind_iommu
