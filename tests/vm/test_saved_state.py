@@ -106,6 +106,7 @@ def resume(vm: Vm, saved: Saved) -> None:
     assert vm.resume(attach=True, **now)["functions"] == saved.functions
 
 
+@pytest.mark.full  # test_starts.py has its short form, by whole runs
 def test_booted_guest_is_restored(
     saved: Saved, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from dma_rehearsal.host_harness.environment import build_cache
 from dma_rehearsal.host_harness.environment.payload import SOURCE
+from dma_rehearsal.host_harness.machine import saved_state
 from dma_rehearsal.host_harness.session import run_folder
 from tests.runs import Run, run_in
 from tests.vm.terminal import PROMPT, Terminal
@@ -137,6 +138,15 @@ def test_each_run_starts_from_what_the_one_before_it_saved(runs: dict[str, Run])
     }
     assert reasons["cold"] == "no saved state fits"
     assert reasons["no state"] == "STATE=no"
+
+
+def test_a_restored_guest_did_not_boot(runs: dict[str, Run]) -> None:
+    """By its own console, which holds what it has said since it was restored."""
+    for name in ("collected", "edited"):
+        folder = runs[name].folder
+        assert "init: up" in (folder / saved_state.BOOT_CONSOLE).read_text()
+        assert "init: up" not in (folder / "console.log").read_text()
+    assert "init: up" in (runs["cold"].folder / "console.log").read_text()
 
 
 def test_each_run_has_the_same_verdicts(runs: dict[str, Run]) -> None:
