@@ -165,8 +165,10 @@ class AccessCheck:
         if not interconnect.checked:
             return
         sent = self._log.sent(attributes)
-        function = self._function
-        request = Request(function.name, write, address, length, sent, function.requester_id)
+        requester_id = sent.requester_id
+        if requester_id is None:
+            requester_id = self._function.requester_id
+        request = Request(self._function.name, write, address, length, sent, requester_id)
         refusal = interconnect.refusal(request)
         if refusal is not None:
             raise DmaRefused(refusal.reason, refusal.address, refusal.nearest)

@@ -25,7 +25,8 @@ from dma_rehearsal.device.vfio_user.model import Client, FileRange
 class Request(NamedTuple):
     """A request to memory on its way from ``function``. Bus address; length in bytes.
 
-    ``requester_id``: None where the function has not been told its slot.
+    ``requester_id``: that of the request, or the function's; None where it has not been told its
+    slot.
     """
 
     function: str

@@ -76,7 +76,9 @@ class RequestLog:
             self.transactions.add(write, ranges, sent, refusal.reason)
             if moved and interconnect.checked:
                 interconnect.moved(((address, moved),), write=write)
-            self._count_refused(ranges, refusal, write=write, moved=moved)
+            self._count_refused(
+                ranges, refusal, write=write, moved=moved, requester_id=sent.requester_id
+            )
         self._function.on_refused(Transaction(write, address, length, sent, refusal.reason))
 
     def sent(self, attributes: Attributes) -> Attributes:
@@ -86,7 +88,13 @@ class RequestLog:
         return replace(attributes, no_snoop=False)
 
     def _count_refused(
-        self, ranges: Ranges, refusal: DmaRefused, *, write: bool, moved: int
+        self,
+        ranges: Ranges,
+        refusal: DmaRefused,
+        *,
+        write: bool,
+        moved: int,
+        requester_id: int | None = None,
     ) -> None:
         """Count a request that was refused, keep it and write its event."""
         if refusal.reason in _ENDS:
@@ -106,7 +114,9 @@ class RequestLog:
             )
             if self.trace.on:
                 facts: dict[str, object] = {"byte": hex(refusal.address)}
-                if (requester_id := self._function.requester_id) is not None:
+                if requester_id is None:
+                    requester_id = self._function.requester_id
+                if requester_id is not None:
                     facts["function"] = function_address(requester_id)
                 if refusal.nearest is not None:
                     facts["nearest"] = refusal.nearest

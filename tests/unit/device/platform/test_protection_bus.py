@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dma_rehearsal.device.endpoints.bus import Bus
-from dma_rehearsal.device.endpoints.dma import DmaRefused
+from dma_rehearsal.device.endpoints.dma import Attributes, DmaRefused
 from dma_rehearsal.device.faults.fault import FaultyBehaviour
 from dma_rehearsal.device.layout import (
     FUNCTION_NAMED,
@@ -101,6 +101,10 @@ def test_a_grant_for_another_function_moves_nothing(client: FakeClient) -> None:
     assert (event["function"], event["nearest"]["function"]) == ("00:04.3", "00:04.0")
     board.exerciser.requester_id = FRONT
     assert dma(board.exerciser, BASE, 64, write=False)["status"] == DmaStatus.OK
+    as_back = Attributes(requester_id=BACK)  # what the request says is what the unit sees
+    with pytest.raises(DmaRefused, match="PROTECTION_FUNCTION"):
+        board.exerciser.bus.read(BASE, 64, as_back)
+    assert trace.of("request")[-1]["function"] == "00:04.3"
     board.exerciser.requester_id = BACK
     board.grant(BASE, 64, OUT)
     assert dma(board.exerciser, BASE, 64, write=False)["status"] == DmaStatus.OK
