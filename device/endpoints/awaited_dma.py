@@ -61,6 +61,8 @@ class _Asynchronous(Protocol):
 class _AwaitedDma(Awaited[R]):
     """A DMA to await: ``start`` starts it. It is dropped when its coroutine ends before it does."""
 
+    what = "a DMA"
+
     def __init__(
         self, bus: _Asynchronous, start: Callable[[Callable[[Any], None]], Started]
     ) -> None:
@@ -68,6 +70,7 @@ class _AwaitedDma(Awaited[R]):
 
     def __await__(self) -> Steps[R]:
         """Wait."""
+        self.awaited = True
         dma: Started | None = None
 
         def begin(resume: Callable[[Any], None]) -> None:

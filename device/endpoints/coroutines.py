@@ -144,11 +144,14 @@ def _refuse() -> None:
 class Sleep(Awaited[None]):
     """A time to await, in seconds. Its timer ends with the wait."""
 
+    what = "a sleep"
+
     def __init__(self, timers: Timers, seconds: float) -> None:
         self._timers, self._seconds = timers, seconds
 
     def __await__(self) -> Steps[None]:
         """Wait."""
+        self.awaited = True
         timer: Timer | None = None
 
         def begin(resume: Callable[[Any], None]) -> None:
@@ -165,11 +168,14 @@ class Sleep(Awaited[None]):
 class FutureResult(Awaited[R]):
     """A future of another thread to await: its result or its exception."""
 
+    what = "a future"
+
     def __init__(self, work: Work, future: Future[R]) -> None:
         self._work, self._future = work, future
 
     def __await__(self) -> Steps[R]:
         """Wait."""
+        self.awaited = True
 
         def begin(resume: Callable[[Any], None]) -> None:
             self._future.add_done_callback(lambda _: self._work.resume(lambda: resume(None)))

@@ -13,9 +13,14 @@ What is done at once goes on at once, however often: in a loop, so nothing recur
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+_log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 # Starts something, and has the callable called once, with what came of it.
@@ -28,18 +33,34 @@ _NOT_AWAITABLE = (
 
 
 class Awaited(Generic[R]):
-    """A step, for coroutines: its outcome is returned, or raised where it is an exception."""
+    """A step, for coroutines: its outcome is returned, or raised where it is an exception.
+
+    A step that nobody awaited is not done, and an error in the log. ``__await__`` takes note.
+    """
+
+    what: ClassVar[str] = "a step"
+    awaited = False
 
     def __init__(self, step: Step) -> None:
         self._step = step
 
     def __await__(self) -> Steps[R]:
         """Yield the step to the `Task` that runs the coroutine."""
+        self.awaited = True
         outcome = yield self._step
         if isinstance(outcome, BaseException):
             raise outcome
         result: R = outcome
         return result
+
+    def __del__(self) -> None:
+        if not self.awaited:
+            frame = sys._getframe(1)  # which has dropped it, and mostly has made it
+            _log.error(
+                "%s was not awaited, so it was not done (%s:%s): write await before it, in an "
+                "async method that self.start runs",
+                *(self.what, Path(frame.f_code.co_filename).name, frame.f_lineno),
+            )
 
 
 class Task:

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -229,3 +230,40 @@ def test_a_refusal_is_not_a_mistake(device: Device, host: FakeHost) -> None:
     del host
     with pytest.raises(DmaRefused):
         device.bus.read(-1, 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "act"),
+    [
+        ("a DMA", lambda device: device.bus.writing(BASE, b"lost")),
+        ("a DMA", lambda device: device.bus.reading_list([])),
+        ("a sleep", lambda device: device.sleep(1)),
+        ("a future", lambda device: device.future(Future())),
+    ],
+)
+def test_what_is_not_awaited(
+    device: Device, host: FakeHost, what: str, act: Callable[[Device], object]
+) -> None:
+    def forgets() -> None:
+        act(device)
+
+    device.act = forgets
+    words = rf"{what} was not awaited, .* \(test_author_mistakes.py:\d+\): write await before it"
+    with pytest.raises(RuntimeError, match=words):
+        host.write(0, Reg.KICK, 1)
+
+
+def test_what_is_awaited(device: Device, host: FakeHost) -> None:
+    async def awaits() -> None:
+        await device.bus.writing(BASE, b"kept")
+        await device.sleep(0)
+        future: Future[None] = Future()
+        future.set_result(None)
+        await device.future(future)
+        await device.sleep(100)
+
+    device.act = lambda: device.start(awaits())
+    host.write(0, Reg.KICK, 1)
+    host.run()
+    host.reset()  # which ends it where it waits
+    assert host.memory[:4] == b"kept"
