@@ -118,7 +118,8 @@ def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> 
     more = "--endpoint-socket" if options.endpoint else "--peer-socket"
     for each in others:
         argv += [more, str(each.socket)]
-    for each in first, *others:
+    # Behind the port of a slot for hot-plug, the guest chooses the number of the bus.
+    for each in () if options.hotplug else (first, *others):
         argv += ["--slot", str(each.slot(iommu=options.iommu))]
     if len(os.sched_getaffinity(0)) < _CPUS * vms:
         argv += ["--no-spin"]

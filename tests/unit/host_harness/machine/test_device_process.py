@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from dma_rehearsal.host_harness.machine.device_process import accesses, set_faul
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict, UsageError
 from tests.unit.device.processes import running
+
+CARD = "tests.vm.functions.copy_card:CopyCard"
 
 
 def test_fault_and_test_of_a_device_that_runs(tmp_path: Path) -> None:
@@ -92,6 +95,26 @@ def test_a_device_process_spins_where_each_vm_has_two_cpus(
         words = started.process.args
         assert isinstance(words, list)
         assert ("--no-spin" in words) != spins
+        started.await_ready()
+
+
+@pytest.mark.parametrize(
+    ("given", "slots"),
+    [
+        ({}, ["4", "6"]),
+        ({"iommu": "intel"}, ["3"]),
+        ({"endpoint": CARD}, ["4"]),
+        ({"endpoint": CARD, "hotplug": "1"}, []),  # the guest numbers the buses behind ports
+    ],
+)
+def test_a_device_process_is_told_the_slots_of_the_root_bus(
+    tmp_path: Path, given: dict[str, str], slots: list[str]
+) -> None:
+    with ExitStack() as stack:
+        started = device_process.start(stack, run_options.parse(given), tmp_path)
+        words = started.process.args
+        assert isinstance(words, list)
+        assert [after for word, after in pairwise(words) if word == "--slot"] == slots
         started.await_ready()
 
 
