@@ -281,7 +281,7 @@ def with_ring(kind: type[Ring]) -> type[Machine]:
         (with_device(KeepsAddressType), "address_types", "address type"),
         (with_device(ForgetsRequesterId), "requester_id", "requester id"),
         (with_device(SendsPasidUnasked), "requester_id", "requester id"),
-        (with_device(MovesAPart), "other_functions", "other function"),
+        (with_device(MovesAPart), "to_the_other_functions_bar", "other function"),
         (with_device(MovesAPart), "own_bar", "own BAR"),
         (with_device(LosesItself), "every_order", "configuration space"),
         (with_device(SendsLate), "do_not_exist", "MSI-X"),
