@@ -30,7 +30,7 @@ def test_nvme_loses_its_controller_in_the_middle_of_io(tmp_path: Path) -> None:
         *("--tests", "test_hot_nvme.py"),
         ENDPOINT="tests.vm.hot_nvme:HotNvme",
         HOTPLUG="1",
-        KERNEL_MODULES="nvme",
+        DRIVER="nvme",
     )
     assert done.status == 0
     assert "2 passed, 0 failed" in done.output

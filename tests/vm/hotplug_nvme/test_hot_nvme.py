@@ -7,15 +7,18 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dma_rehearsal.guest.drivers.driver_modules import DriverModules
+from dma_rehearsal.guest.drivers.kernel_binding import endpoint_functions
 from dma_rehearsal.guest.testkit import EndpointSlot
 
 pytestmark = pytest.mark.unprotected  # nothing tells the platform what the kernel maps
 
+DRIVER = "nvme"
 LIMIT_S = 30.0
 SIZE = 64 << 10
 
@@ -69,23 +72,32 @@ class Traffic(threading.Thread):
             self.error = error
 
 
+@pytest.fixture
+def slot(endpoint_slot: EndpointSlot) -> Iterator[EndpointSlot]:
+    """The slot, whose function the driver has in the test alone: between tests DMA is denied."""
+    DriverModules().load(DRIVER, {})
+    for each in endpoint_functions():
+        each.bind(DRIVER)
+    yield endpoint_slot
+    for each in endpoint_functions():
+        each.unbind()
+
+
 @pytest.mark.parametrize("act", [EndpointSlot.unplug, EndpointSlot.pull], ids=["unplug", "pull"])
-def test_in_the_middle_of_io(
-    endpoint_slot: EndpointSlot, act: Callable[[EndpointSlot], None]
-) -> None:
-    disk = Disk(block_device(endpoint_slot))
+def test_in_the_middle_of_io(slot: EndpointSlot, act: Callable[[EndpointSlot], None]) -> None:
+    disk = Disk(block_device(slot))
     traffic = Traffic(disk)
     traffic.start()
     deadline = time.monotonic() + LIMIT_S
     while traffic.count < 3:
         assert time.monotonic() < deadline, "nvme does not write"
-    act(endpoint_slot)
+    act(slot)
     traffic.join(LIMIT_S)
     assert not traffic.is_alive(), "a write hangs"
     assert traffic.error is not None
     disk.close()
-    endpoint_slot.plug()
-    disk = Disk(block_device(endpoint_slot))
+    slot.plug()  # the kernel binds the driver by itself
+    disk = Disk(block_device(slot))
     try:
         assert disk.read()[:1].isdigit(), "what was written before"
         disk.write(b"n")
