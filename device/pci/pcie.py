@@ -36,6 +36,7 @@ class DeviceControl(IntFlag):
 class DeviceCapabilities2(IntFlag):
     """Device Capabilities 2, section 7.5.3.15."""
 
+    COMPLETION_TIMEOUT_DISABLE = 1 << 4
     ATOMIC_COMPLETER_32 = 1 << 7
     ATOMIC_COMPLETER_64 = 1 << 8
     CAS_COMPLETER_128 = 1 << 9
@@ -45,6 +46,7 @@ class DeviceCapabilities2(IntFlag):
 class DeviceControl2(IntFlag):
     """Device Control 2, section 7.5.3.16."""
 
+    COMPLETION_TIMEOUT_DISABLE = 1 << 4
     ATOMIC_REQUESTER_ENABLE = 1 << 6
     LTR_ENABLE = 1 << 10
 
@@ -66,10 +68,12 @@ _SIZE = 0x3C
 _RESET_CONTROL = DeviceControl.RELAXED_ORDERING | DeviceControl.NO_SNOOP | 2 << 12  # MRRS 512
 _LINK_X1_GEN1 = 1 | 1 << 4
 _MAX_PAYLOAD_SIZE = 7 << 5  # of Device Control
+# Of Device Control: Extended Tag, Phantom Functions and Aux Power, which Device Capabilities does
+# not announce. A function without them has 0 there.
+_NOT_ANNOUNCED = DeviceControl.EXTENDED_TAG | 1 << 9 | 1 << 10
 # Of Link Control: ASPM, Read Completion Boundary, common clock, extended synch, clock power
 # management and autonomous width.
 _LINK_CONTROL_KEPT = 0x03CB
-_COMPLETION_TIMEOUT = 0x1F  # value and disable, of Device Control 2
 
 
 class PciExpress(Capability):
@@ -79,7 +83,10 @@ class PciExpress(Capability):
 
     def __init__(self, on_flr: Callable[[], None]) -> None:
         self._on_flr = on_flr
-        self._capabilities_2, self._control_2 = 0, _COMPLETION_TIMEOUT
+        # An endpoint that sends requests must announce this bit (section 7.5.3.15). The timeout's
+        # value can be left out, and is: Completion Timeout Ranges Supported is 0.
+        self._capabilities_2 = int(DeviceCapabilities2.COMPLETION_TIMEOUT_DISABLE)
+        self._control_2 = int(DeviceControl2.COMPLETION_TIMEOUT_DISABLE)
 
     def extend(self, bits: ExpressBits) -> None:
         """Have more bits of Device Capabilities 2 set, and of Device Control 2 writable."""
@@ -100,7 +107,7 @@ class PciExpress(Capability):
     def write_mask(self) -> bytes:
         """Device Control is writable but for what this endpoint does not have."""
         mask = bytearray(_SIZE)
-        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL, 0xFFFF & ~(1 << 9 | 1 << 10))
+        struct.pack_into("<H", mask, Offset.DEVICE_CONTROL, 0xFFFF & ~int(_NOT_ANNOUNCED))
         struct.pack_into("<H", mask, Offset.LINK_CONTROL, 0x0FC3)
         struct.pack_into("<H", mask, Offset.DEVICE_CONTROL_2, self._control_2)
         return bytes(mask[2:])

@@ -39,11 +39,12 @@ WORDS = {
     _PCIE + 0x02: (0x0002, 0),  # version 2, an endpoint
     _PCIE + 0x04: (0x8000, 0),  # role-based error reporting
     _PCIE + 0x06: (0x1000, 0),  # FLR
-    _PCIE + 0x08: (0x2810, 0x79FF),  # Device Control, but for INITIATE_FLR
+    _PCIE + 0x08: (0x2810, 0x78FF),  # Device Control, but for INITIATE_FLR
     _PCIE + 0x0C: (0x0011, 0),  # Link Capabilities: x1, 2.5 GT/s
     _PCIE + 0x10: (0, 0x0FC3),  # Link Control
     _PCIE + 0x12: (0x0011, 0),  # Link Status: the same
-    _PCIE + 0x28: (0, 0x001F),  # Device Control 2: completion timeouts
+    _PCIE + 0x24: (0x0010, 0),  # Device Capabilities 2: Completion Timeout Disable
+    _PCIE + 0x28: (0, 0x0010),  # Device Control 2: the same, and no timeout to choose
     # Power Management (PCI-PM 1.2, section 3.2)
     _POWER: (0x8401, 0),
     _POWER + 0x02: (0x0003, 0),  # version 3
