@@ -29,6 +29,7 @@ from dma_rehearsal.device.endpoints.registers.declarations import checked_regist
 from dma_rehearsal.device.pci import base_addresses as pci_base_addresses
 from dma_rehearsal.device.pci.base_addresses import BARS
 from dma_rehearsal.device.pci.msix import pba_size, table_size
+from dma_rehearsal.device.pci.resizable_bar import ResizableBar
 from dma_rehearsal.device.vfio_user.messages import PAGE_SIZE
 
 _PARTS = (Registers, RegisterBar, MemoryBar, SharedBar, CallbackBar)
@@ -156,6 +157,46 @@ def check_msix(name: str, bars: Bars, vectors: int, msix: MsixBars) -> None:
             f"{name}: MSI-X's pending bits at {pba[1]:#x} of BAR{pba[0]} lie in its table, which "
             f"ends at {table[1] + table[2]:#x}; put them behind it"
         )
+
+
+def check_resizable(
+    name: str, resizable: ResizableBar, bars: Bars, vectors: int, msix: MsixBars | None
+) -> None:
+    """Raise ValueError for a BAR of another size, and for what its smallest size would cut off.
+
+    Software that chose that size would find no MSI-X table there, and a client could not map the
+    areas of a `SharedBar`. Registers and memory may lie behind it.
+    """
+    smallest = resizable.smallest()
+    for index, largest in resizable.largest().items():
+        size = bars[index].size if index in bars else 0
+        if size != largest:
+            raise ValueError(
+                f"{name}: ResizableBar lets BAR{index} have up to {largest:#x} bytes, and bars "
+                f"declares {size:#x}; declare the largest size there"
+            )
+        for what, first, length in _needed(bars[index], index, vectors, msix):
+            if first + length > smallest[index]:
+                raise ValueError(
+                    f"{name}: {what} at {first:#x} of BAR{index} ends at {first + length:#x}, and "
+                    f"ResizableBar lets software leave the BAR {smallest[index]:#x} bytes; put it "
+                    f"below, or offer BAR{index} no size that cuts it off"
+                )
+
+
+def _needed(
+    bar: Bar, index: int, vectors: int, msix: MsixBars | None
+) -> Iterator[tuple[str, int, int]]:
+    """Yield the name, the offset and the bytes of what a BAR must have at any size."""
+    if vectors and msix is not None:
+        if msix.table == index:
+            yield "MSI-X's table", msix.table_offset, table_size(vectors)
+        if msix.pba == index:
+            yield "MSI-X's pending bits", msix.pba_offset, pba_size(vectors)
+    for start, part in parts_of(bar):
+        if isinstance(part, SharedBar):
+            for first, length in part.areas:
+                yield "an area of the SharedBar", start + first, length
 
 
 def _check_beside(place: str, bar: Bar, offset: int, length: int) -> None:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from dma_rehearsal.device.endpoints import contents
-from dma_rehearsal.device.endpoints.bar_checks import check_bars, check_msix
+from dma_rehearsal.device.endpoints.bar_checks import check_bars, check_msix, check_resizable
 from dma_rehearsal.device.endpoints.bars import (
     Bars,
     CallbackBar,
@@ -28,7 +28,7 @@ from dma_rehearsal.device.endpoints.callbacks import method_name
 from dma_rehearsal.device.endpoints.contents import PlacedRegisters
 from dma_rehearsal.device.endpoints.registers.declarations import NOT_AWAITED
 from dma_rehearsal.device.pci import rom, sriov
-from dma_rehearsal.device.pci.config import Capability, ConfigSpace, Identity
+from dma_rehearsal.device.pci.config import Capability, Identity
 from dma_rehearsal.device.pci.msix import MAX_VECTORS
 from dma_rehearsal.device.pci.resizable_bar import ResizableBar
 
@@ -59,7 +59,8 @@ def check_class(kind: type) -> None:
     Side effects are compared with registers where the class has BARs.
     """
     owner: Any = object.__new__(kind)  # its methods are looked at, and never called
-    check_capabilities(kind.__name__, getattr(kind, "capabilities", ()))
+    capabilities = getattr(kind, "capabilities", ())
+    check_capabilities(kind.__name__, capabilities)
     if hasattr(getattr(kind, "bars", None), "__get__"):
         return  # a property: each function has its own
     if getattr(kind, "identity", None) is not None:
@@ -67,6 +68,8 @@ def check_class(kind: type) -> None:
     declared = complete(owner)
     registers = contents.declared_registers(declared.bars, owner)
     if owner.bars:
+        for each in capabilities if isinstance(capabilities, tuple | list) else ():
+            check_capability(kind.__name__, each, declared)
         check_side_effects(owner, declared.bars, registers)
         for part in owner.state:
             if not contents.can_be_saved(
@@ -215,15 +218,9 @@ def check_capabilities(name: str, declared: object) -> None:
             raise ValueError(f"{name}.capabilities: {each!r}; declare a Capability")
 
 
-def check_capability(name: str, capability: Capability, config: ConfigSpace) -> None:
-    """Raise ValueError for SR-IOV, and for a resizable BAR that is declared with another size."""
+def check_capability(name: str, capability: Capability, declared: Declared) -> None:
+    """Raise ValueError for SR-IOV, and for a resizable BAR that does not fit what is declared."""
     check_capabilities(name, [capability])
     sriov.check(name, capability)
     if isinstance(capability, ResizableBar):
-        for index, largest in capability.largest().items():
-            size = config.bar_size(index)
-            if size != largest:
-                raise ValueError(
-                    f"{name}: ResizableBar lets BAR{index} have up to {largest:#x} bytes, and bars "
-                    f"declares {size:#x}; declare the largest size there"
-                )
+        check_resizable(name, capability, declared.bars, declared.vectors, declared.msix_bars)

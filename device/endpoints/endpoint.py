@@ -109,6 +109,7 @@ class Endpoint(ServedFunction, WorkFromElsewhere):
     ) -> None:
         self.trace = trace or Trace()
         declared = declaration.check(self, bars=bars, vectors=vectors, msix_bars=msix_bars)
+        self._declared = declared
         self.vectors = declared.vectors
         registers = base_addresses(declared.bars, declared.rom)
         self.config = ConfigSpace(self.identity, registers, self.command_at_reset)
@@ -224,7 +225,7 @@ class Endpoint(ServedFunction, WorkFromElsewhere):
 
         ValueError for one that does not fit the function, and for SR-IOV.
         """
-        declaration.check_capability(type(self).__name__, capability, self.config)
+        declaration.check_capability(type(self).__name__, capability, self._declared)
         return self.config.add(capability)
 
     def signal_error(self) -> bool:

@@ -42,6 +42,10 @@ class ResizableBar(ExtendedCapability):
         """Return the bytes of each BAR at reset."""
         return {index: each[-1] for index, each in self._sizes.items()}
 
+    def smallest(self) -> dict[int, int]:
+        """Return the fewest bytes that software can give each BAR."""
+        return {index: each[0] for index, each in self._sizes.items()}
+
     def body(self) -> bytes:
         """Return the capability and control register of each BAR."""
         entries: list[bytes] = []

@@ -18,8 +18,12 @@ from dma_rehearsal.device.endpoints import (
     Fabric,
     Identity,
     MemoryBar,
+    MixedBar,
+    MsixBars,
     ResizableBar,
+    SharedBar,
 )
+from dma_rehearsal.device.endpoints.bars import Bar
 from tests.unit.device.fakes import FakeClient
 from tests.unit.device.pci.capability_decoder import Decoder
 
@@ -142,10 +146,69 @@ def test_sizes_that_cannot_be(declared: dict[int, tuple[int, ...]], message: str
 
 @pytest.mark.parametrize("bar", [0, 3])
 def test_the_bar_is_declared_with_the_largest_size(bar: int) -> None:
-    class Wrong(Endpoint):
-        identity = Identity(1, 2, 3)
-        bars: ClassVar[Bars] = {0: MemoryBar(MIB)}
-        capabilities: ClassVar[tuple[Capability, ...]] = (ResizableBar({bar: (MIB, 2 * MIB)}),)
-
     with pytest.raises(ValueError, match=f"Wrong: ResizableBar lets BAR{bar} have up to 0x200000"):
-        Wrong()
+
+        class Wrong(Endpoint):
+            identity = Identity(1, 2, 3)
+            bars: ClassVar[Bars] = {0: MemoryBar(MIB)}
+            capabilities: ClassVar[tuple[Capability, ...]] = (ResizableBar({bar: (MIB, 2 * MIB)}),)
+
+
+@pytest.mark.parametrize(
+    ("bar", "msix", "message"),
+    [
+        (MemoryBar(4 * MIB), MsixBars(0, 0, 0x1000, MIB), "MSI-X's table at 0x100000 of BAR0"),
+        (MemoryBar(4 * MIB), MsixBars(0, 0, MIB), "MSI-X's pending bits at 0x100000 of BAR0"),
+        (
+            SharedBar(4 * MIB, ((0, 0x1000), (MIB - 0x1000, 0x2000))),
+            MsixBars(0, 0, 0x2000, 0x1000),
+            "an area of the SharedBar at 0xff000 of BAR0 ends at 0x101000",
+        ),
+        (
+            MixedBar(4 * MIB, {MIB: SharedBar(0x1000, ((0, 0x1000),))}),
+            None,
+            "an area of the SharedBar at 0x100000 of BAR0",
+        ),
+    ],
+)
+def test_the_smallest_size_leaves_what_clients_need(
+    bar: Bar, msix: MsixBars | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"Wrong: {message}")) as mistake:
+
+        class Wrong(Endpoint):
+            identity = Identity(1, 2, 3)
+            bars: ClassVar[Bars] = {0: bar}
+            vectors = 4
+            msix_bars: ClassVar[MsixBars | None] = msix
+            capabilities: ClassVar[tuple[Capability, ...]] = (ResizableBar({0: (MIB, 4 * MIB)}),)
+
+    remedy = "leave the BAR 0x100000 bytes; put it below, or offer BAR0 no size that cuts it off"
+    assert remedy in str(mistake.value)
+
+    class Right(Endpoint):
+        identity = Identity(1, 2, 3)
+        bars: ClassVar[Bars] = {0: bar}
+        vectors = 4
+        msix_bars: ClassVar[MsixBars | None] = msix
+        capabilities: ClassVar[tuple[Capability, ...]] = (ResizableBar({0: (2 * MIB, 4 * MIB)}),)
+
+    assert Right().config.bar_size(0) == 4 * MIB
+
+
+def test_a_capability_that_the_constructor_adds_is_checked_too() -> None:
+    class Adds(Endpoint):
+        identity = Identity(1, 2, 3)
+        bars: ClassVar[Bars] = {0: MemoryBar(4 * MIB)}
+        vectors = 4
+        msix_bars: ClassVar[MsixBars | None] = MsixBars(0, 0, MIB - 8)
+
+        def __init__(self, smallest: int) -> None:
+            super().__init__()
+            self.add_capability(ResizableBar({0: (smallest, 4 * MIB)}))
+
+    Adds(MIB)  # the pending bits are its last eight bytes
+    Adds.msix_bars = MsixBars(0, 0, MIB)
+    Adds(2 * MIB)
+    with pytest.raises(ValueError, match="Adds: MSI-X's pending bits"):
+        Adds(MIB)
