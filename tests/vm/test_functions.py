@@ -34,7 +34,7 @@ def test_a_mapping_for_the_sibling_is_told_with_both_functions(tmp_path: Path) -
     done = run_in(
         SOURCE,
         tmp_path / "runs",
-        *("--tests", f"{FOLDER}/wrong_tests"),
+        *("--tests", f"{FOLDER}/red_tests"),
         ENDPOINT=ENDPOINT,
         MODULE=f"{FOLDER}/drivers",
     )

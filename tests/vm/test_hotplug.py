@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tests.runs import check, run, run_in
 
-TESTS = Path(__file__).parent / "hotplug"
+HERE = Path(__file__).parent
 
 
 def test_unplug_and_replug(tmp_path: Path) -> None:
     done = run_in(
-        shutil.copytree(TESTS, tmp_path / "project"),
+        shutil.copytree(HERE / "hotplug/guest_tests", tmp_path / "project"),
         tmp_path / "runs",
         *("--tests", "test_hotplug.py"),
         ENDPOINT="tests.vm.hot_endpoint:Hot",
@@ -25,7 +25,7 @@ def test_unplug_and_replug(tmp_path: Path) -> None:
 
 def test_nvme_loses_its_controller_in_the_middle_of_io(tmp_path: Path) -> None:
     done = run_in(
-        shutil.copytree(TESTS.with_name("hotplug_nvme"), tmp_path / "project"),
+        shutil.copytree(HERE / "hotplug_nvme/guest_tests", tmp_path / "project"),
         tmp_path / "runs",
         *("--tests", "test_hot_nvme.py"),
         ENDPOINT="tests.vm.hot_nvme:HotNvme",
