@@ -101,9 +101,17 @@ def excerpt(shown: list[str]) -> Iterator[str]:
 
 
 def _chosen(rows: list[str]) -> list[str]:
-    """Return the first row of each promise that the picture shows."""
-    chosen = {next((row for row in rows if plain(row).startswith(each)), "") for each in PROMISES}
-    return [row for row in rows if row in chosen]
+    """Return the lines of the first row of each promise that the picture shows."""
+    whole: list[list[str]] = []
+    for line in rows:
+        if plain(line).startswith(" ") and whole:  # a cell that wraps
+            whole[-1].append(line)
+        else:
+            whole.append([line])
+    first = {
+        next((row[0] for row in whole if plain(row[0]).startswith(each)), "") for each in PROMISES
+    }
+    return [line for row in whole if row[0] in first for line in row]
 
 
 def draw(shown: Iterable[str], title: str) -> str:

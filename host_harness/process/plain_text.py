@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Untrusted text, made safe for a terminal: a line, and the end of a log."""
+"""Untrusted text, made safe for a terminal: a line, several lines, and the end of a log."""
 
 from __future__ import annotations
 
@@ -27,3 +27,21 @@ def printable(text: str) -> str:
     """Return a line of the guest without escape sequences and control characters."""
     text = _ESCAPES.sub("", text)
     return "".join(each if each.isprintable() else " " for each in text).rstrip()
+
+
+def printable_lines(text: str) -> str:
+    """Return lines of the guest without escape sequences; a tab becomes spaces."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
+def printable_value(value: object) -> object:
+    """Return a JSON value of the guest with its texts as `printable_lines` has them."""
+    if isinstance(value, str):
+        return printable_lines(value)
+    if isinstance(value, list):
+        return [printable_value(each) for each in value]
+    if isinstance(value, dict):
+        return {name: printable_value(each) for name, each in value.items()}
+    return value

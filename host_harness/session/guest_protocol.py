@@ -13,13 +13,19 @@ import pytest
 
 from dma_rehearsal.device.layout.result_frames import Message
 from dma_rehearsal.host_harness.machine.channel import GuestProtocolError
-from dma_rehearsal.host_harness.process.plain_text import printable
+from dma_rehearsal.host_harness.process.plain_text import (
+    printable,
+    printable_lines,
+    printable_value,
+)
 from dma_rehearsal.host_harness.verdict.failed_report import is_subtest
 
 PHASES = ("setup", "call", "teardown")
 REPORTS_MAX = 5000  # of one test, with those of its parts
 WARNINGS_MAX = 100  # of one test
 _OUTCOMES = ("passed", "failed", "skipped")
+# The parts of a report that pytest prints as they are; "_subtest.context" is of pytest's subtests.
+_SHOWN = ("longrepr", "sections", "wasxfail", "location", "_subtest.context")
 _MARK = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ITEMS_MAX = 100_000
 _WORDS_MAX = 4000  # characters
@@ -71,9 +77,13 @@ def collection_errors(message: Message) -> str:
     errors = message.get("errors")
     if not isinstance(errors, list):
         raise GuestProtocolError("the guest's list of collection errors is not a list")
-    return "\n".join(
-        f"{each.get('nodeid')}:\n{each.get('longrepr')}" if isinstance(each, dict) else str(each)
-        for each in errors
+    return printable_lines(
+        "\n".join(
+            f"{each.get('nodeid')}:\n{each.get('longrepr')}"
+            if isinstance(each, dict)
+            else str(each)
+            for each in errors
+        )
     )
 
 
@@ -138,7 +148,8 @@ def report(config: pytest.Config, data: object, nodeid: str) -> pytest.TestRepor
     if not isinstance(data, dict):
         raise GuestProtocolError("the guest sent a malformed report")
     try:
-        found = config.hook.pytest_report_from_serializable(config=config, data=data)
+        shown = {name: printable_value(data[name]) for name in _SHOWN if name in data}
+        found = config.hook.pytest_report_from_serializable(config=config, data={**data, **shown})
     except Exception as error:
         raise GuestProtocolError(f"the guest sent a malformed report: {error!r:.200}") from error
     if not isinstance(found, pytest.TestReport):
@@ -198,7 +209,8 @@ def warned(message: Message) -> list[Warned]:
             and 0 <= line < 1 << 31
         ):
             raise GuestProtocolError(f"the guest sent a malformed warning: {each!r:.100}")
-        found.append(Warned(category[:100], words[:_WORDS_MAX], filename[:_WORDS_MAX], line))
+        words = printable_lines(words[:_WORDS_MAX])
+        found.append(Warned(category[:100], words, printable(filename[:_WORDS_MAX]), line))
     return found
 
 

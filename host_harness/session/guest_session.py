@@ -77,6 +77,8 @@ class GuestSession:
         """Refuse the options that cannot act in the guest."""
         guest_options.refuse(config)
         self.ledger.status = partial(session_reports.category, config)
+        if config.pluginmanager.has_plugin("terminalreporter"):
+            self.run.colours = config.get_terminal_writer().hasmarkup  # --color, and the screen's
         if self.run.options.several_vms and getattr(config.option, "stepwise", False):
             # It assumes that every test before a failure has passed.
             raise pytest.UsageError("--stepwise needs one test after the other: leave out VMS")

@@ -58,11 +58,11 @@ from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND, Option
 from dma_rehearsal.host_harness.process import advice, deadlines
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status
 from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.process.screen import Screen
 from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session.agent_client import Collected, Request
 from dma_rehearsal.host_harness.session.guest_start import Guests
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start
-from dma_rehearsal.host_harness.verdict import promise_table
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from dma_rehearsal.host_harness.verdict.rehearsal_report import RehearsalReport
@@ -73,7 +73,8 @@ class Run:
 
     ``prepare`` makes the environment, ``boot`` the VM; ``error`` is what ended a run before its
     verdict, ``ledger`` takes the promises, ``status`` is decided by `conclude`. ``folder`` is made
-    at once, with the status of a run that did not end.
+    at once, with the status of a run that did not end. ``colours`` says whether the verdict has
+    colours; None: as the screen can show them.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Run:
         self.accelerator = ""
         self.status: Status | None = None
         self.start: Start | None = None
+        self.colours: bool | None = None
         self._booted = 0
         self.guests: Guests | None = None
         self._tested = True
@@ -351,14 +353,14 @@ class Run:
     def verdict(self) -> list[str]:
         """Return the lines for people: the table, what fails the run, the counts and facts."""
         lines = []
-        width, colours = promise_table.usual_width(), promise_table.on_terminal()
+        screen = Screen.of(colours=self.colours)
         if self.options.rehearse:
-            lines += [*self.rehearsal.lines(colours=colours), ""]
+            lines += [*self.rehearsal.lines(screen.width, colours=screen.colours), ""]
             of_the_run = self.ledger.of_the_run()
             lines += [f"{row.verdict}: {row.promise}: {row.reason}" for row in of_the_run]
         else:
             if self.ledger.promises:
-                lines += [self.ledger.table(width, colours=colours), ""]
+                lines += [self.ledger.table(screen.width, colours=screen.colours), ""]
             lines += self.ledger.complaints()
         if isinstance(self.error, NoVerdict):
             lines += [f"no verdict: {self.error}", ""]

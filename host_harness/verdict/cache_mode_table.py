@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dma_rehearsal.host_harness.process import table
+from dma_rehearsal.host_harness.process.screen import WIDTH
 from dma_rehearsal.host_harness.verdict.promise import Promise
 
 # The facts of a row by which a guest test fills a column. A row without a mode is not shown.
@@ -20,8 +21,8 @@ _DISAGREED = "no agreement"
 _NOTHING = "-"
 
 
-def lines(rows: Sequence[Promise]) -> list[str]:
-    """Return the table, one line for each mode that was asked for; none without any.
+def lines(rows: Sequence[Promise], width: int = WIDTH) -> list[str]:
+    """Return the table, a row for each mode that was asked for; none without any.
 
     Texts of several tests about one mode are listed in the order of the tests. A test that did not
     find the mode's promise kept is shown as no agreement.
@@ -44,4 +45,5 @@ def lines(rows: Sequence[Promise]) -> list[str]:
             [mode, *("; ".join(said) or _NOTHING for said in cells.values())]
             for mode, cells in modes.items()
         ),
+        width=width,
     )

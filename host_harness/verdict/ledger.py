@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.plain_text import printable
+from dma_rehearsal.host_harness.process.screen import WIDTH
 from dma_rehearsal.host_harness.verdict import cache_mode_table, failed_report, promise_table
 from dma_rehearsal.host_harness.verdict.claims import PROPERTY as CLAIM
 from dma_rehearsal.host_harness.verdict.host_view import (
@@ -219,7 +221,7 @@ class Ledger:
         }
         path.write_text(json.dumps(whole, indent=1) + "\n")
 
-    def table(self, width: int = promise_table.WIDTH, *, colours: bool = False) -> str:
+    def table(self, width: int = WIDTH, *, colours: bool = False) -> str:
         """Return the table for people, at most ``width`` characters wide."""
         lines = promise_table.lines(self.promises, width, colours=colours)
         accepted = sorted(
@@ -231,10 +233,11 @@ class Ledger:
         )
         if accepted:
             lines += ["", "unattested, as a known gap:"]
-            lines += [f"  {promise}: {reason}" for promise, reason in accepted]
+            for promise, reason in accepted:
+                lines += table.wrapped(f"{promise}: {reason}", width, first="  ", rest="    ")
         for note in dict.fromkeys(self.notes):
-            lines += ["", f"note: {note}"]
-        if modes := cache_mode_table.lines(self.promises):
+            lines += ["", *table.wrapped(f"note: {note}", width, rest="  ")]
+        if modes := cache_mode_table.lines(self.promises, width):
             lines += ["", *modes]
         return "\n".join(lines)
 

@@ -79,8 +79,11 @@ class RehearsalReport:
             *sorted(seen - set(CONDITIONS)),
         ]
 
-    def lines(self, *, colours: bool = False) -> list[str]:
-        """Return the report for people: the table, then the findings."""
+    def lines(self, width: int | None = None, *, colours: bool = False) -> list[str]:
+        """Return the report for people: the table, then the findings.
+
+        ``width`` is the most that a line of the table may have; None: what it needs.
+        """
         found = ["rehearsal: no test with a driver has run"]
         if self.results:
             where, names = _short(list(self.results))
@@ -90,7 +93,7 @@ class RehearsalReport:
             ]
             styles = _STYLES if colours else None
             found = [f"rehearsal of {where}", ""]
-            found += table.lines(["test", *self.conditions], rows, styles=styles)
+            found += table.lines(["test", *self.conditions], rows, width=width, styles=styles)
         for number, each in enumerate(self._found.values(), 1):
             found += ["", *self._told(number, each)]
         return [*found, "", self._counted()] if self.results or self._found else found

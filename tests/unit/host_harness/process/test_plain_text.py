@@ -20,3 +20,19 @@ def test_escapes_of_a_guest_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert plain_text.tail(tmp_path / "log") == ["red end", " a b"]
     (tmp_path / "log").write_bytes(b"x" * (1 << 20) + b"\nlast\n")
     assert plain_text.tail(tmp_path / "log")[-1] == "last"
+
+
+def test_lines_of_a_guest_keep_their_ends_and_indentation() -> None:
+    said = "\tx = 1\n\x1b[31mE  assert\x1b[0m 1 \x07\n\n\u202eend\r"
+    assert plain_text.printable_lines(said) == "        x = 1\nE  assert 1\n\n end"
+    assert plain_text.printable_lines("é\n") == "é\n"
+
+
+def test_values_of_a_guest_are_printable_at_any_depth() -> None:
+    said = {"a": ["\x1b[2J", {"b": "\x9b2Jx"}], "n": 3, "none": None, "t": True}
+    assert plain_text.printable_value(said) == {
+        "a": ["", {"b": " 2Jx"}],
+        "n": 3,
+        "none": None,
+        "t": True,
+    }

@@ -29,6 +29,9 @@ ITEM = {
 }
 
 
+PLACE = {"filename": "t.py", "line": 1}
+
+
 def collected(**changes: Any) -> list[guest_protocol.CollectedItem]:
     return guest_protocol.collected_items({"type": "collected", "items": [{**ITEM, **changes}]})
 
@@ -100,6 +103,33 @@ def test_sound_report(request: pytest.FixtureRequest) -> None:
 def test_report_that_cannot_be(request: pytest.FixtureRequest, changes: dict[str, Any]) -> None:
     with pytest.raises(GuestProtocolError):
         guest_protocol.report(request.config, data(request, **changes), "t.py::t")
+
+
+def test_report_cannot_send_escapes_to_the_terminal(request: pytest.FixtureRequest) -> None:
+    escape = "\x1b]0;owned\x07\x1b[2J"
+    said = data(
+        request,
+        outcome="failed",
+        longrepr=f"def test():\n\tx{escape}\nE   no",
+        sections=[[f"Captured{escape} stdout", f"a{escape}\nb"]],
+        location=["t.py", 3, f"t{escape}"],
+    )
+    found = guest_protocol.report(request.config, said, "t.py::t")
+    assert found.longreprtext == "def test():\n        x\nE   no"
+    assert [tuple(each) for each in found.sections] == [("Captured stdout", "a\nb")]
+    assert found.location[2] == "t"
+    message = {"warnings": [{"category": "UserWarning", "message": f"w{escape}", **PLACE}]}
+    assert [each.message for each in guest_protocol.warned(message)] == ["w"]
+    errors = {"errors": [{"nodeid": "t.py", "longrepr": f"E  {escape}x"}, escape]}
+    assert guest_protocol.collection_errors(errors) == "t.py:\nE  x\n"
+
+
+def test_report_nested_without_end_is_refused(request: pytest.FixtureRequest) -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(GuestProtocolError):
+        guest_protocol.report(request.config, data(request, sections=nested), "t.py::t")
 
 
 @pytest.mark.parametrize("value", [None, [], 3, {}])

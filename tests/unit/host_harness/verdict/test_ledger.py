@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from dma_rehearsal.host_harness.verdict.evidence import Evidence
 from dma_rehearsal.host_harness.verdict.failed_report import HostWords
 from dma_rehearsal.host_harness.verdict.host_view import HostView
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
-from dma_rehearsal.host_harness.verdict.ledger import AFTER, HOST_SAW, UNASKED, Ledger
+from dma_rehearsal.host_harness.verdict.ledger import AFTER, HOST_SAW, UNASKED, VERDICTS, Ledger
 from dma_rehearsal.host_harness.verdict.promise import Promise
 from tests.unit.host_harness import traces
 
@@ -506,16 +507,46 @@ def test_failed_part_fails_its_test() -> None:
     assert (ledger.passed, ledger.failed) == (0, 2), "as pytest counts"
 
 
-@pytest.mark.parametrize("width", [80, 139])
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 139, 200])
 def test_table_keeps_to_its_width(width: int) -> None:
-    ledger = Ledger()
+    ledger = Ledger(known_gaps=KnownGaps())
     long = {**row("unattested"), "asked": "a" * 200, "attested": "b" * 200, "promise": "c" * 99}
     for _ in range(12):
         ledger.add_test([report(properties=[long])], [])
-    lines = ledger.table(width).splitlines()
-    assert len(lines) == 3
-    assert max(map(len, lines)) <= width
-    assert lines[2].endswith("unattested x12, by the test")
+    table = ledger.table(width)
+    assert max(map(len, table.splitlines())) <= width
+    assert (table.count("a"), table.count("b")) >= (200, 200), "whole"
+    (line,) = [line for line in table.splitlines() if "unattested x12, by the test" in line]
+    assert line.endswith("unattested x12, by the test") == (width >= 100)
+    assert line.startswith("unattested x12, by the test:") == (width < 100)
+
+
+def test_narrow_screen_has_rows_without_columns() -> None:
+    ledger = Ledger()
+    ledger.add_test([report(properties=[row() | {"asked": "an alignment of 64 bytes"}])], [])
+    assert ledger.table(40).splitlines() == [
+        "kept, by the test: alignment",
+        "  asked: an alignment of 64 bytes",
+        "  attested: low 12 bits 0",
+    ]
+    assert "\x1b[32mkept, by the test: alignment" in ledger.table(40, colours=True)
+
+
+def test_kept_cell_without_end_is_cut_and_says_where_it_is_whole() -> None:
+    words = "bytes " * 2000
+    for verdict, shown in (("kept", 1500), ("broken", 7000)):
+        ledger = Ledger(known_gaps=KnownGaps())
+        ledger.add_test([report(properties=[row(verdict) | {"attested": words}])], [])
+        assert "attestations.json)" in " ".join(ledger.table().split())
+        assert len(ledger.table()) < shown
+
+
+def test_each_verdict_has_a_style_and_its_word() -> None:
+    for verdict in VERDICTS:
+        ledger = Ledger(known_gaps=KnownGaps())
+        ledger.add_test([report(properties=[row(verdict)])], [])
+        assert re.search(rf"\x1b\[[0-9;]+m{verdict}, by the test", ledger.table(colours=True))
+        assert f"{verdict}, by the test" in ledger.table()
 
 
 def test_verdicts_have_colours_for_a_terminal_alone() -> None:
