@@ -151,6 +151,33 @@ def _parser() -> argparse.ArgumentParser:
     soak_parser.add_argument(
         "--load", type=_count, default=2, metavar="N", help="busy processes beside them (2)"
     )
+    explain_parser = add(
+        "explain", "print the story of a test of a run, or of an address or a buffer"
+    )
+    add_runs(explain_parser)
+    explain_parser.add_argument("run", metavar="RUN", help="the run's folder, or its name: latest")
+    explain_parser.add_argument(
+        "what",
+        metavar="TEST|ADDRESS",
+        nargs="?",
+        help="a test's name or a part of it, an address (0x1000, 0x1000+64) or a buffer (#3); "
+        "without it an overview",
+    )
+    explain_parser.add_argument("--all", action="store_true", help="all lines of a long story")
+    timeline_parser = add(
+        "timeline", "write the timeline of a run for Perfetto, or for a viewer of waves"
+    )
+    add_runs(timeline_parser)
+    timeline_parser.add_argument("run", metavar="RUN", help="the run's folder, or its name: latest")
+    timeline_parser.add_argument(
+        "--perfetto", type=Path, metavar="FILE", help="a trace for ui.perfetto.dev"
+    )
+    timeline_parser.add_argument(
+        "--vcd", type=Path, metavar="FILE", help="a value change dump for GTKWave and Surfer"
+    )
+    timeline_parser.add_argument(
+        "--test", metavar="TEST", help="of this test alone; a part of its name is enough"
+    )
     faults_parser = add("faults", "list the named faults: name, status, component, description")
     faults_parser.add_argument(
         "--markdown", action="store_true", help="as the table of docs/faults.md"
@@ -213,6 +240,17 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
 
         print(faults.markdown() if known.markdown else faults.listing())
         return Ending(Status.PASSED)
+    if known.command == "explain":
+        from dma_rehearsal.host_harness.cli import explain
+
+        return Ending(explain.run(_folder(known), known.what, whole=known.all))
+    if known.command == "timeline":
+        from dma_rehearsal.host_harness.cli import timeline_files
+
+        made = timeline_files.write(
+            _folder(known), test=known.test, perfetto=known.perfetto, vcd=known.vcd
+        )
+        return Ending(made)
     if known.command == "doctor":
         from dma_rehearsal.host_harness.cli import doctor
 
@@ -255,6 +293,12 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
 
         return Ending(watch.run(_given(), _tests(known), known.runs, pytest_args))
     return _test(known, pytest_args)
+
+
+def _folder(known: argparse.Namespace) -> Path:
+    """Return the folder of the run that is named, below the folder of runs or by its path."""
+    below: Path = known.runs / known.run
+    return below if below.is_dir() else Path(known.run)
 
 
 def _tests(known: argparse.Namespace) -> GuestTests:

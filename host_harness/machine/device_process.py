@@ -26,6 +26,10 @@ from dma_rehearsal.host_harness.process.errors import NoVerdict, Status, UsageEr
 from dma_rehearsal.host_harness.process.plain_text import tail
 
 SOCKET = "control"  # its name in the folder of a VM's sockets
+TRACE = "device-trace.jsonl"
+"""The device's trace, in the folder of a VM's artefacts."""
+ACCESSES = "device-accesses.bin"
+"""The accesses to the endpoints, in the same folder (device/layout/access_records.py)."""
 _LOG = "device.log"
 _PATIENCE_S = 10.0
 # What a VM keeps busy: the guest's first CPU, and the device process that answers it.
@@ -113,7 +117,7 @@ def start(stack: ExitStack, options: Options, folder: Path, *, vms: int = 1) -> 
         *("--exerciser-socket", str(first.socket)),
         *("--platform-socket", str(sockets / "platform")),
         *("--control-socket", str(sockets / SOCKET)),
-        *("--trace", str(folder / "device-trace.jsonl")),
+        *("--trace", str(folder / TRACE)),
     ]
     more = "--endpoint-socket" if options.endpoint else "--peer-socket"
     for each in others:
