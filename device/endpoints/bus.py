@@ -190,6 +190,8 @@ class Bus(AwaitedDma):
         `write_list_async`), for DMAs that were started go before, an action is held, the device has
         limits, or the ranges are not in one mapping without caches. DmaRefused: nothing was moved.
         """
+        if self.check_thread is not None:
+            self.check_thread("a DMA")
         queue = self.queue
         if self.gate is not None or self.limits is not None or queue.holding or not queue.empty:
             return None

@@ -162,6 +162,14 @@ def test_bus_leaves_what_is_not_to_go_at_once(
     assert list(device.bus.transactions) == []
 
 
+def test_another_thread_than_the_server_s_is_told(mapped: MappedClient) -> None:
+    device = device_of(mapped)
+    device.bus.check_thread = Mock(side_effect=RuntimeError("a DMA"))
+    with pytest.raises(RuntimeError, match="a DMA"):
+        device.bus.move_at_once([(BASE, 4)], memoryview(bytearray(4)), write=True)
+    assert list(device.bus.transactions) == []
+
+
 def test_range_that_leaves_the_mapping_goes_another_way(mapped: MappedClient) -> None:
     device, view = device_of(mapped), memoryview(bytearray(4))
     assert device.bus.move_at_once([(BASE + SIZE - 2, 4)], view, write=True) is None
