@@ -11,7 +11,7 @@ FAULT_CAPACITY = 256
 # number in 16 bits. GRANT_FUNCTION and its like have FUNCTION_NAMED with it, or 0: no function is
 # named.
 FUNCTION_END = 1 << 16
-FUNCTION_CAPACITY = 16  # functions that grants in force name
+FUNCTION_CAPACITY = 64  # functions that grants in force name: all that a process serves
 FUNCTION_NAMED = 1 << 16
 
 

@@ -14,9 +14,11 @@ import pytest
 
 from dma_rehearsal.device import loader, served
 from dma_rehearsal.device.endpoints import DmaRefused
+from dma_rehearsal.device.endpoints.multi_function import FUNCTIONS_MAX
 from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
 from dma_rehearsal.device.layout import (
+    FUNCTION_CAPACITY,
     FUNCTION_NAMED,
     DmaReason,
     GrantDirection,
@@ -207,6 +209,11 @@ def test_a_grant_for_one_function_is_not_the_siblings(
             client.write32(0, COPY, 1)
             reason = client.read32(0, STATUS) >> 8
             assert reason == due.get(name, DmaReason.UNMAPPED), "granted; the client has no memory"
+
+
+def test_there_is_room_for_grants_to_each_function_of_a_process() -> None:
+    """A right driver of the last function gets its grants like that of the first."""
+    assert served.DEVICES_MAX * FUNCTIONS_MAX <= FUNCTION_CAPACITY
 
 
 def test_a_reset_of_one_function_leaves_the_others(clients: dict[str, RawClient]) -> None:
