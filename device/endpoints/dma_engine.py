@@ -168,8 +168,8 @@ class DmaEngine:
         """Move one range; bytes that only the client reaches by messages (``by_message``: all).
 
         Return the bytes read, or the refusal, which was recorded. A write that is refused has moved
-        the pieces that were answered; of a read nothing is given out. Of a write that is dropped,
-        what has moved is recorded.
+        the pieces that were answered; of a read nothing is given out. Of a write that is dropped or
+        cancelled, what has moved is recorded.
         """
         write, read, moved = data is not None, bytearray(), 0
         view = None if data is None else memoryview(data)
@@ -198,8 +198,8 @@ class DmaEngine:
                 ask = Ask(address + moved, count, None if rest is None else rest[:count])
                 try:
                     answer = yield ask
-                except Dropped as dropped:
-                    moved += count if isinstance(dropped.answer, bytes) else 0
+                except (Dropped, GeneratorExit) as end:  # GeneratorExit: it is cancelled
+                    moved += count if isinstance(getattr(end, "answer", None), bytes) else 0
                     if write and moved:
                         with self._link.interconnect.lock:
                             self._log.record(((address, moved),), attributes, write=True)

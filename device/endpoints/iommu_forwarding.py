@@ -14,12 +14,14 @@ from dma_rehearsal.device.endpoints.dma import (
     Asking,
     Attributes,
     DmaRefused,
+    Dropped,
     NotMapped,
     ScatterList,
 )
 from dma_rehearsal.device.endpoints.interconnect import Link
 from dma_rehearsal.device.endpoints.request_log import RequestLog
 from dma_rehearsal.device.layout.page import PAGE
+from dma_rehearsal.device.vfio_user.errors import MemoryFault
 from dma_rehearsal.device.vfio_user.model import Ask
 
 
@@ -51,13 +53,17 @@ class IommuForwarding:
         length = min(page.length, client.message_max)
         data = None if page.data is None else page.data[:length]
         self.waiting = True
+        answer: bytes | MemoryFault | None = None
         try:
             answer = yield Ask(page.address, length, data)
+        except Dropped as dropped:
+            answer = dropped.answer
+            raise
         finally:
             self.waiting = False
-        if isinstance(answer, bytes):  # it was mapped in between
-            with self._link.interconnect.lock:
-                self._log.record(((page.address, length),), attributes, write=data is not None)
+            if isinstance(answer, bytes):  # it was mapped in between
+                with self._link.interconnect.lock:
+                    self._log.record(((page.address, length),), attributes, write=data is not None)
         return refusal
 
 

@@ -287,6 +287,21 @@ def test_what_is_cancelled_neither_moves_nor_ends(chain: Chain, client: Partly) 
     assert client.ram[:4] == bytes(4)
 
 
+def test_what_had_moved_of_a_write_that_a_reset_ends_is_recorded(
+    chain: Chain, client: Partly
+) -> None:
+    client.message_max = 16
+    chain.bus.read_async(FAR, 16, lambda _: None)
+    chain.bus.write_async(FAR + 64, bytes(48), lambda _: None)
+    chain.go_on()
+    client.answer(bytes(16))
+    client.answer(b"")
+    chain.device_reset()
+    assert moved(chain) == [(FAR, 16, DmaReason.NONE), (FAR + 64, 16, DmaReason.NONE)]
+    client.answer(b"")
+    assert len(chain.bus.transactions) == 2
+
+
 def test_answer_that_is_owed_holds_back_messages_alone(chain: Chain, client: Partly) -> None:
     """After a reset: mapped memory is reached at once, the client is asked when it has answered."""
     ends: Ends = []

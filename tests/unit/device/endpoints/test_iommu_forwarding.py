@@ -356,6 +356,25 @@ def test_nothing_comes_of_what_was_cancelled(plain: Plain, client: Asked) -> Non
     assert not plain.bus.forwarding
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_page_that_was_mapped_in_between_is_recorded_of_what_was_dropped(
+    plain: Plain, client: Asked, mapped: bool
+) -> None:
+    """The client has the message already, and may store its bytes."""
+    ends: Ends = []
+    dropped = plain.bus.write_async(END, b"data", ends.append)
+    plain.go_on()
+    plain.bus.drop(dropped)
+    if mapped:
+        client.answer(b"")
+    else:
+        client.refuse()
+    plain.go_on()
+    found = [(each.address, each.length, each.reason) for each in plain.bus.transactions]
+    assert found == [(END, 4, DmaReason.UNMAPPED)] + [(END, 4, DmaReason.NONE)] * mapped
+    assert (ends, plain.bus.queue.idle, plain.bus.forwarding) == ([], True, False)
+
+
 def test_message_does_not_go_when_bus_mastering_has_ended(plain: Plain, client: Asked) -> None:
     with pytest.raises(DmaRefused):
         plain.bus.read(END, 4)
