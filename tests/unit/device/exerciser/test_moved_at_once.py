@@ -12,12 +12,21 @@ import pytest
 
 from dma_rehearsal.device.endpoints import dma_engine
 from dma_rehearsal.device.endpoints.dma import DmaRefused, Ranges
-from dma_rehearsal.device.endpoints.dma_queue import DmaQueue, Started
+from dma_rehearsal.device.endpoints.dma_queue import MAX_QUEUED_BYTES, DmaQueue, Started
 from dma_rehearsal.device.endpoints.interconnect import Refusal, Request
 from dma_rehearsal.device.exerciser.exerciser import Exerciser
+from dma_rehearsal.device.exerciser.profile import Profile
 from dma_rehearsal.device.exerciser.transfer import Moved, Transfer
 from dma_rehearsal.device.faults.fault import FaultyBehaviour
-from dma_rehearsal.device.layout import DmaReason, Ext, RingDescriptor, RingFlag
+from dma_rehearsal.device.layout import (
+    RID_VALID,
+    DmaReason,
+    Ext,
+    Reg,
+    RingDescriptor,
+    RingFlag,
+    RingStatus,
+)
 from dma_rehearsal.device.trace import Trace
 from tests.unit.device.fakes import (
     BASE,
@@ -198,6 +207,85 @@ def test_refusal_of_the_interconnect_is_recorded_once(mapped: MappedClient, writ
     )
     assert len(asked) == device.bus.interconnect.refusals.count == 1
     assert (mapped.mapped[:4], device.region_read(1, 0, 4)) == (b"kept", b"both")
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_what_leaves_the_device_is_what_was_asked_for(mapped: MappedClient, write: bool) -> None:
+    """Behind the first byte: to the interconnect, and in the list of requests."""
+    asked: list[Request] = []
+    device = device_of(mapped)
+    device.requester_id = 0x20
+    device.bus.interconnect.add_check(asked.append)
+    write32(device, 0, Reg.RID_CTL, RID_VALID | 0x21)
+    dma(device, BASE, 4, write=write)
+    (request,) = asked
+    assert (request.write, request.address, request.length) == (write, BASE, 4)
+    assert request.requester_id == request.attributes.requester_id == 0x21
+    (kept,) = device.bus.transactions
+    assert kept.attributes == request.attributes
+
+
+@pytest.mark.parametrize("flag", [RingFlag(0), RingFlag.WRITE_MEMORY])
+def test_a_refused_segment_refuses_the_transfer(mapped: MappedClient, flag: RingFlag) -> None:
+    device = device_of(mapped)
+    device.region_write(1, 0, DATA)
+    before = mapped.mapped[4096:]
+
+    def refuse(request: Request) -> Refusal | None:
+        second = request.address == BASE + 8192
+        return Refusal(DmaReason.PROTECTION_OUTSIDE, BASE + 8192) if second else None
+
+    device.bus.interconnect.add_check(refuse)
+    run_chain(device, [(4096, 10, 0), (8192, 10, 10)], flag)
+    assert read32(device, 3, Ext.RING_STATUS) == RingStatus.REFUSED
+    assert record(device, 1)["reason"] == DmaReason.PROTECTION_OUTSIDE
+    assert (mapped.mapped[4096:], device.buffer[: len(DATA)]) == (before, DATA)
+
+
+@pytest.mark.parametrize("place", [-4, -1, SIZE - 3, SIZE])
+@pytest.mark.parametrize("write", [False, True])
+def test_each_range_of_a_list_is_in_the_mapping(
+    mapped: MappedClient, place: int, write: bool
+) -> None:
+    device, view = device_of(mapped), memoryview(bytearray(8))
+    assert device.bus.move_at_once([(BASE, 4), (BASE + place, 4)], view, write=write) is None
+    assert list(device.bus.transactions) == []
+
+
+def test_own_bar_in_the_midst_of_a_mapping_is_refused(mapped: MappedClient) -> None:
+    device = device_of(mapped)
+    device.region_write(7, 0x14, (BASE + 0x1_0000).to_bytes(4, "little"))
+    found = dma(device, BASE + 0x1_0000, 4, write=True)
+    assert (found["reason"], found["moved"]) == (DmaReason.OWN_BAR, 0)
+
+
+def test_held_dma_moves_by_its_steps(mapped: MappedClient) -> None:
+    device = device_of(mapped)
+    device.region_write(1, 0, b"data")
+    write32(device, 3, Ext.HOLD, 1)
+    dma(device, BASE, 4, write=True)
+    assert mapped.mapped[:4] == bytes(4)
+    write32(device, 3, Ext.STEP, 3)
+    assert mapped.mapped[:4] == b"dat\0"
+
+
+def test_sloppy_device_uses_the_address_that_it_is_able_to(mapped: MappedClient) -> None:
+    device = Exerciser(Trace(), profile=Profile(name="sloppy", alignment=64, sloppy=True))
+    device.attach(mapped)
+    start(device)
+    device.region_write(1, 0, b"data")
+    found = dma(device, BASE + 70, 4, write=True)
+    assert (found["address_lo"], found["used_lo"]) == (BASE + 70, BASE + 64)
+    assert mapped.mapped[64:74] == b"data" + bytes(6)
+
+
+def test_a_refusal_that_waits_ends_before_it(mapped: MappedClient) -> None:
+    device = device_of(mapped)
+    device.bus.read_async(BASE, MAX_QUEUED_BYTES + 1, lambda _: None)
+    view = memoryview(bytearray(4))
+    assert device.bus.move_at_once([(BASE, 4)], view, write=True) is None
+    device.go_on()
+    assert device.bus.move_at_once([(BASE, 4)], view, write=True) is not None
 
 
 def test_limits_of_the_device_refuse_it_once(mapped: MappedClient) -> None:

@@ -107,6 +107,7 @@ class MappedMemory:
         answered(b"" if ask.data is not None else b"\xa5" * ask.length)
 
     def armed(self, index: int, subindex: int) -> bool:
+        del index, subindex
         return True
 
     def trigger(self, index: int, subindex: int) -> bool:
