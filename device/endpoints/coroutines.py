@@ -14,7 +14,9 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from dma_rehearsal.device.endpoints.baton import Cancelled
 from dma_rehearsal.device.endpoints.bus import Bus
@@ -73,6 +75,7 @@ class Coroutines:
         uncaught: Callable[[DmaRefused], None],
     ) -> None:
         self._bus, self._config, self._work, self._uncaught = bus, config, work, uncaught
+        self.waits = FutureWaits(work)
         self._running: dict[object, Running] = {}  # in the order of their starts
         self._cancelling = False
 
@@ -165,20 +168,75 @@ class Sleep(Awaited[None]):
                 timer.cancel()
 
 
+class FutureWaits:
+    """The waits for futures. A future keeps one callback for all of them.
+
+    A callback cannot be taken back, and a model may await the same future after each reset.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._waiting: WeakKeyDictionary[Future[Any], _Waiting] = WeakKeyDictionary()
+
+    def of(self, future: Future[Any]) -> _Waiting:
+        """Return the waits for one future."""
+        found = self._waiting.get(future)
+        if found is None:
+            found = self._waiting[future] = _Waiting(self._work)
+            future.add_done_callback(found.end)
+        return found
+
+
+class _Waiting:
+    """The waits for one future. It must not hold the future, which is its key."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._lock = threading.Lock()  # the future may be done in any thread
+        self._resumes: set[Callable[[Any], None]] = set()
+
+    def add(self, resume: Callable[[Any], None]) -> None:
+        """Have the serving thread call ``resume`` when the future is done."""
+        with self._lock:
+            self._resumes.add(resume)
+
+    def discard(self, resume: Callable[[Any], None]) -> None:
+        """Forget a wait."""
+        with self._lock:
+            self._resumes.discard(resume)
+
+    def end(self, _future: object) -> None:
+        """End every wait: the future is done."""
+        with self._lock:
+            resumes, self._resumes = self._resumes, set()
+        for resume in resumes:
+            self._work.resume(partial(resume, None))
+
+
 class FutureResult(Awaited[R]):
     """A future of another thread to await: its result or its exception."""
 
     what = "a future"
 
-    def __init__(self, work: Work, future: Future[R]) -> None:
-        self._work, self._future = work, future
+    def __init__(self, waits: FutureWaits, future: Future[R]) -> None:
+        self._waits, self._future = waits, future
 
     def __await__(self) -> Steps[R]:
         """Wait."""
         self.awaited = True
+        waiting = self._waits.of(self._future)
+        begun: Callable[[Any], None] | None = None
 
         def begin(resume: Callable[[Any], None]) -> None:
-            self._future.add_done_callback(lambda _: self._work.resume(lambda: resume(None)))
+            nonlocal begun
+            begun = resume
+            waiting.add(resume)
+            if self._future.done():  # perhaps before the wait was added
+                waiting.end(self._future)
 
-        yield begin
+        try:
+            yield begin
+        finally:
+            if begun is not None:
+                waiting.discard(begun)
         return self._future.result(0)

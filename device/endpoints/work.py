@@ -80,7 +80,7 @@ class WorkFromElsewhere:
 
     def future(self, future: Future[R]) -> Awaited[R]:
         """Return a future of another thread for a coroutine of `start` to await."""
-        return FutureResult(self.posted, future)
+        return FutureResult(self._coroutines.waits, future)
 
     def thread(self, target: Target) -> ModelThread:
         """Start a thread that ends when the client goes: call this in ``on_attach``, or later.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from enum import IntEnum
@@ -153,6 +154,51 @@ def test_future(device: Walker, host: FakeHost, early: bool) -> None:
     assert device.seen == [], "not on the stack of the one that sets it"
     host.run()
     assert device.seen == [5]
+
+
+def test_a_future_that_is_awaited_after_each_reset_keeps_one_callback(
+    device: Walker, host: FakeHost
+) -> None:
+    class Counted(Future[int]):
+        callbacks = 0
+
+        def add_done_callback(self, fn: Callable[[Future[int]], object]) -> None:
+            self.callbacks += 1
+            super().add_done_callback(fn)
+
+    future = Counted()
+
+    async def job() -> None:
+        found = await device.future(future)
+        device.seen.append(found)
+
+    device.job = job
+    for _ in range(50):
+        host.write(0, Reg.GO, 1)
+        host.reset()
+        host.start()
+    assert future.callbacks == 1
+    host.write(0, Reg.GO, 1)
+    device.start(job())
+    future.set_result(5)
+    assert not device.seen
+    host.run()
+    assert device.seen == [5, 5], "each wait that goes on, and none that a reset ended"
+
+
+def test_a_device_does_not_keep_a_future(device: Walker, host: FakeHost) -> None:
+    future: Future[int] = Future()
+    gone = weakref.ref(future)
+
+    async def job(awaited: Future[int]) -> None:
+        found = await device.future(awaited)
+        device.seen.append(found)
+
+    device.start(job(future))
+    host.reset()
+    del future
+    gc.collect()
+    assert gone() is None
 
 
 def test_exception_of_a_future(device: Walker, host: FakeHost) -> None:
