@@ -133,8 +133,15 @@ def _check_identity(name: str, identity: Identity | None) -> None:
             f"{name}.identity is missing; declare Identity(vendor_id=..., device_id=..., "
             "class_code=...)"
         )
+    if not isinstance(identity, Identity):
+        raise TypeError(
+            f"{name}.identity: {repr(identity)[:60]}; declare Identity(vendor_id=..., "
+            "device_id=..., class_code=...)"
+        )
     for field, bits in _IDENTITY_BITS.items():
         value = getattr(identity, field)
+        if not isinstance(value, int):
+            raise TypeError(f"{name}.identity: {field} {value!r}; give an int, such as 0x8086")
         if not 0 <= value < 1 << bits:
             raise ValueError(f"{name}.identity: {field} {value:#x} does not fit into {bits} bits")
     if identity.interrupt_pin not in _PINS:

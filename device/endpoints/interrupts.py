@@ -11,6 +11,7 @@ on reads of the pending bits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from dma_rehearsal.device.pci.config import ConfigSpace
 from dma_rehearsal.device.pci.msix import MAX_VECTORS
 from dma_rehearsal.device.vfio_user.messages import Irq
 from dma_rehearsal.device.vfio_user.model import Client
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,13 @@ class Interrupts:
         signal_intx: Callable[[], bool],
         intx_status: Callable[[], bool],
     ) -> None:
-        self._client = client
+        self._config, self._client = config, client
         has = capabilities
         self.msix = MsixMessages(config, has.msix, has.vectors, client, event)
         self.msi = MsiMessages(config, has.msi, has.messages, client, event)
         self._way: MsixMessages | MsiMessages | None = None  # None: INTx
         self._lines: dict[int, Line] = {}
+        self._told = False  # of a line without a way: once in the function's life
         self.intx = Intx(
             config,
             event,
@@ -80,7 +84,7 @@ class Interrupts:
 
         ``number``: its MSI-X vector, or its MSI message, which is taken modulo those that software
         allocated. ValueError for a vector that the function does not have, and for a function
-        without any interrupt.
+        without any interrupt; TypeError for what is not a number.
         """
         found = self._lines.get(number)
         if found is None:
@@ -89,6 +93,8 @@ class Interrupts:
         return found
 
     def _check_line(self, number: int) -> None:
+        if not isinstance(number, int):
+            raise TypeError(f"line({number!r}): a line has a number, an int: 0 for the first")
         vectors = self.msix.supported
         if not (vectors or self.msi.supported or self.intx.supported):
             raise ValueError(
@@ -110,12 +116,26 @@ class Interrupts:
         """Tell of a line that is up, by the way that is enabled. Return whether it went."""
         way = self._way
         if way is None:
+            if not self.intx.supported:
+                self._tell_of_no_way(line)
             self.intx.update()
             return self.intx.supported and self.intx.enabled
         number = _message(way, line)
         went = way.send(number)
         line.told = went or way.is_pending(number)
         return went
+
+    def _tell_of_no_way(self, line: Line) -> None:
+        """Warn once of a line that rose while a driver was at work and had enabled no message."""
+        if self._told or not self._config.bus_master:
+            return
+        self._told = True
+        _log.warning(
+            "line(%s) is up, and no interrupt tells of it: software has enabled neither MSI-X nor "
+            "MSI, and the function has no INTx; look at the driver's order, or declare "
+            "interrupt_pin=1 in its identity",
+            line.number,
+        )
 
     def fell(self, line: Line) -> None:
         """Take note that a line is down: INTx falls with the last, a pending message is cleared."""

@@ -7,10 +7,13 @@ line that is still up then is a new interrupt.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from dma_rehearsal.device.endpoints.messages import Event
 from dma_rehearsal.device.pci.config import Command, ConfigSpace, Header, Status
+
+_log = logging.getLogger(__name__)
 
 
 class Intx:
@@ -35,6 +38,7 @@ class Intx:
         self._signal, self._status = signal, status
         self.supported = config.read(Header.INTERRUPT_PIN, 1) != b"\0"
         self._own = self._up = False
+        self._told = False  # of a line that the function does not have: once in its life
         self.under_way = False  # an INTx that the client has not ended yet
 
     @property
@@ -45,6 +49,12 @@ class Intx:
     @level.setter
     def level(self, level: bool) -> None:
         self._own = level
+        if level and not self.supported and not self._told:
+            self._told = True
+            _log.warning(
+                "the INTx line is up, and is never signalled: the function has no INTx; declare "
+                "interrupt_pin=1 in its identity, or send a message"
+            )
         self.update()
 
     @property

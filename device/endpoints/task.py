@@ -27,8 +27,14 @@ R = TypeVar("R")
 Step = Callable[[Callable[[Any], None]], None]
 Steps = Generator[Step, Any, R]
 _NOT_AWAITABLE = (
-    "{!r} cannot be awaited here: await self.bus.reading and its like, self.sleep or self.future; "
-    "asyncio needs a thread of its own (self.thread)"
+    "{!r} cannot be awaited here: await self.bus.reading and its like, self.sleep (and not "
+    "asyncio.sleep) or self.future; asyncio needs a thread of its own (self.thread)"
+)
+_NO_LOOP = "no running event loop"  # asyncio says so, as in asyncio.sleep
+_NOT_ASYNCIO = (
+    "a coroutine of self.start called asyncio, which does not run here: await self.sleep(seconds) "
+    "in place of asyncio.sleep, and self.future for a future; asyncio needs a thread of its own "
+    "(self.thread)"
 )
 
 
@@ -109,8 +115,10 @@ class Task:
                 step(self._resume)
         except StopIteration:
             self.done = True
-        except BaseException:
+        except BaseException as failure:
             self.done = True
+            if isinstance(failure, RuntimeError) and str(failure) == _NO_LOOP:
+                raise RuntimeError(_NOT_ASYNCIO) from failure
             raise
         finally:
             self._running = False

@@ -44,7 +44,7 @@ class WorkFromElsewhere:
         """Post ``function``; return the future of its result or exception. See `post`.
 
         A reset that comes first cancels the future: ``result`` then raises CancelledError. The
-        thread that serves the device must not wait for it.
+        thread that serves the device cannot wait for it: there, ``result`` raises RuntimeError.
         """
         return self.posted.post_future(function)
 

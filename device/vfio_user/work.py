@@ -45,6 +45,32 @@ class _Posted(NamedTuple):
     by: int = 0
 
 
+class _PostedFuture(Future[R]):
+    """The future of posted work, which only the serving thread does: it cannot wait for itself."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self._work = work
+
+    def result(self, timeout: float | None = None) -> R:
+        """See ``Future.result``. RuntimeError in the serving thread, unless it is done."""
+        self._check(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """See ``Future.exception``. RuntimeError in the serving thread, unless it is done."""
+        self._check(timeout)
+        return super().exception(timeout)
+
+    def _check(self, timeout: float | None) -> None:
+        if timeout != 0 and not self.done() and self._work.serving:
+            raise RuntimeError(
+                "the thread that serves the device waits for posted work that only it can do; call "
+                "the function itself, await self.future(...) in a coroutine, or wait in a thread "
+                "of self.thread; a unit test calls FakeHost.run() first"
+            )
+
+
 class Work:
     """The posted work of one model. ``post`` and ``post_future`` may be called by any thread.
 
@@ -79,6 +105,11 @@ class Work:
         serving = self.thread
         return serving is None or threading.get_ident() == stand_ins.get(serving, serving)
 
+    @property
+    def serving(self) -> bool:
+        """Return whether the caller is the thread that serves."""
+        return self.thread is not None and self.in_serving_thread
+
     def check_thread(self, what: str) -> None:
         """Raise RuntimeError in another thread than the one that serves."""
         if not self.in_serving_thread:
@@ -111,11 +142,12 @@ class Work:
     def post_future(self, function: Callable[[], R]) -> Future[R]:
         """Have the serving thread call ``function``; return the future of its result.
 
-        ``forget`` and the end of the posting thread cancel it. TooMuchPosted when MAX_POSTED wait.
+        ``forget`` and the end of the posting thread cancel it. In the serving thread, its
+        ``result`` raises RuntimeError until it is done. TooMuchPosted when MAX_POSTED wait.
         TypeError for what cannot be called.
         """
         check_action("post_future(function)", function)
-        future: Future[R] = Future()
+        future = _PostedFuture[R](self)
         by = threading.get_ident()
         self._append(_Posted(partial(_fulfil, future, function), function, future, by))
         return future

@@ -59,16 +59,12 @@ class Register:
         yield self.offset.name, int(self.offset), self.bits // 8
 
     def masks(self) -> dict[Access, int]:
-        """Return the bits of each access. ValueError when two fields share one."""
+        """Return the bits of each access."""
         found = dict.fromkeys(Access, 0)
         if isinstance(self.access, Access):
             found[self.access] = self.ones if self.mask is None else self.mask
             return found
-        taken = 0
-        for name, field in self.access.fields().items():
-            if taken & field.mask:
-                raise ValueError(f"{self.offset.name}: field {name} overlaps another")
-            taken |= field.mask
+        for field in self.access.fields().values():
             found[field.access] |= field.mask
         return found
 
@@ -84,11 +80,16 @@ class Register:
         return (1 << self.bits) - 1
 
     def check(self, where: str) -> None:
-        """Raise ValueError, which begins with ``where``, for what no register can be."""
+        """Raise ValueError, which begins with ``where``, for what no register can be.
+
+        TypeError for a reset value or a mask that is not an int.
+        """
         if self.bits not in _WIDTHS:
             raise ValueError(f"{where}: {self.bits} bits; make it 8, 16, 32 or 64")
         mask = self.ones if self.mask is None else self.mask
         for what, value in ("reset value", self.reset), ("mask", mask):
+            if not isinstance(value, int):
+                raise TypeError(f"{where}: {what} {value!r}; give an int")
             if not 0 <= value <= self.ones:
                 raise ValueError(f"{where}: {what} {value:#x}; a register has {self.bits} bits")
         if not isinstance(self.access, Access):
@@ -118,7 +119,15 @@ class Register:
                 f"{where}: mask {self.mask:#x} beside {kind.__name__}, whose fields have masks; "
                 "leave mask out"
             )
+        before: dict[str, int] = {}
         for name, field in fields.items():
+            for other, mask in before.items():
+                if field.mask & mask:
+                    raise ValueError(
+                        f"{where}: the fields {other} and {name} of {kind.__name__} share the bits "
+                        f"{field.mask & mask:#x}; change one's mask"
+                    )
+            before[name] = field.mask
             if field.mask > self.ones:
                 raise ValueError(
                     f"{where}: field {name} of mask {field.mask:#x}; a register has {self.bits} "

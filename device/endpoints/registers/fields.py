@@ -63,9 +63,14 @@ class Field(Generic[T]):
 
 
 class Flag(Field[bool]):
-    """One bit."""
+    """One bit. ValueError for a mask of several."""
 
     def __init__(self, mask: int, access: Access = Access.RW, *, reset: bool = False) -> None:
+        if int(mask).bit_count() > 1:
+            raise ValueError(
+                f"Flag({mask:#x}): {int(mask).bit_count()} bits, and a flag is one; declare a "
+                "Field, or a Flag for each bit"
+            )
         super().__init__(mask, access, type=bool, reset=int(reset))
 
 

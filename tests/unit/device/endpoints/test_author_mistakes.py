@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -110,6 +111,10 @@ WRONG_CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "a list that is one pair": (
         lambda device: device.bus.read_list((BASE, 4)),
         r"a segment 1048576; a list of segments has pairs: \[\(address, length\), ...\]",
+    ),
+    "a line without a number": (
+        lambda device: device.interrupts.line(None),
+        r"line\(None\): a line has a number, an int",
     ),
     "a coroutine's address": (
         lambda device: device.bus.read_async(None, 4, print),
@@ -267,3 +272,95 @@ def test_what_is_awaited(device: Device, host: FakeHost) -> None:
     host.run()
     host.reset()  # which ends it where it waits
     assert host.memory[:4] == b"kept"
+
+
+class Lines(Device):
+    """The first line follows what software writes."""
+
+    def write_kick(self, value: int) -> None:
+        """Move the line."""
+        self.interrupts.line(0).level = bool(value)
+
+
+class Pin(Lines):
+    identity = Identity(0x1234, 0xE1, 0xFF0000, interrupt_pin=1)
+
+
+def test_intx_that_the_function_does_not_have_is_told_once(
+    device: Device, host: FakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.intx(False)
+    assert not caplog.messages
+    for level in (True, False, True):
+        device.intx(level)
+    assert caplog.messages == [
+        "the INTx line is up, and is never signalled: the function has no INTx; declare "
+        "interrupt_pin=1 in its identity, or send a message"
+    ]
+    assert not host.interrupts
+
+
+def test_a_line_without_a_way_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    device = Lines()
+    with FakeHost(device, start=False) as host:
+        device.interrupts.line(0).level = True
+        assert not caplog.messages, "no driver is at work"
+        device.interrupts.line(0).level = False
+        host.write(7, 4, 6, 2)  # bus mastering and memory, and no MSI-X
+        for level in (1, 0, 1):
+            host.write(0, Reg.KICK, level)
+        assert [message.partition(";")[0] for message in caplog.messages] == [
+            "line(0) is up, and no interrupt tells of it: software has enabled neither MSI-X nor "
+            "MSI, and the function has no INTx"
+        ]
+        host.start()
+        assert host.interrupts == [("MSIX", 0)], "its way has begun"
+
+
+@pytest.mark.parametrize(("kind", "by"), [(Lines, "MSIX"), (Pin, "INTX")])
+def test_a_line_that_has_a_way_is_not_told_of(
+    kind: type[Lines], by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeHost(kind(), interrupts_by=by) as host:
+        host.write(0, Reg.KICK, 1)
+        assert host.interrupts == [(by, 0)]
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("wait", ["result", "exception"])
+def test_the_serving_thread_does_not_wait_for_itself(
+    device: Device, host: FakeHost, wait: str
+) -> None:
+    future = device.post_future(lambda: 5)
+    device.act = lambda: getattr(future, wait)()
+    words = r"waits for posted work that only it can do; .* await self.future\(...\)"
+    with pytest.raises(RuntimeError, match=words):
+        host.write(0, Reg.KICK, 1)
+    with pytest.raises(TimeoutError):
+        future.result(0)
+    host.run()
+    device.act = lambda: device.memory(2).__setitem__(0, future.result())
+    host.write(0, Reg.KICK, 1)
+    assert host.read(2, 0) == 5
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_asyncios_sleep_is_named(device: Device, host: FakeHost, seconds: float) -> None:
+    async def sleeps() -> None:
+        await asyncio.sleep(seconds)
+
+    device.act = lambda: device.start(sleeps())
+    words = r"await .*self\.sleep.* asyncio\.sleep.*self\.future.*\(self\.thread\)"
+    with pytest.raises((RuntimeError, TypeError), match=words):
+        host.write(0, Reg.KICK, 1)
+
+
+def test_an_error_of_the_models_own_is_not_taken_for_asyncios(
+    device: Device, host: FakeHost
+) -> None:
+    async def fails() -> None:
+        raise RuntimeError("no running pump")
+
+    device.act = lambda: device.start(fails())
+    with pytest.raises(RuntimeError, match=r"^no running pump$"):
+        host.write(0, Reg.KICK, 1)

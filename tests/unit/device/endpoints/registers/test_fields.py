@@ -66,5 +66,7 @@ def test_fields_that_overlap() -> None:
         one = Field(3)
         two = Flag(2)
 
-    with pytest.raises(ValueError, match="two overlaps"):
+    with pytest.raises(
+        ValueError, match="the fields one and two of Overlapping share the bits 0x2"
+    ):
         RegisterFile([Register(Reg.CONTROL, Overlapping)])
