@@ -7,7 +7,7 @@ reads is copied once; it can only work with the copy.
 The bus is made of parts, each with one job: `Link` (where requests go), `AccessCheck` (whether one
 is admitted, and where its bytes are), `DmaEngine` (moves them), `RequestLog` (records each
 request), `IommuForwarding` (tells the client's IOMMU of a fault) and `DmaQueue` (DMAs that were
-started and are not done).
+started and are not done). `StartedDma` has the calls that start these.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from collections.abc import Callable, Sequence
 
 from dma_rehearsal.device.endpoints.access_check import AccessCheck
 from dma_rehearsal.device.endpoints.atomic_ops import AtomicOps, Change
-from dma_rehearsal.device.endpoints.awaited_dma import AwaitedDma
 from dma_rehearsal.device.endpoints.dma import (
-    DATA,
     PLAIN,
-    Asking,
     Attributes,
     Data,
     DmaRefused,
@@ -40,6 +37,7 @@ from dma_rehearsal.device.endpoints.iommu_forwarding import IommuForwarding, pag
 from dma_rehearsal.device.endpoints.request_history import History
 from dma_rehearsal.device.endpoints.request_log import RequestLog
 from dma_rehearsal.device.endpoints.routing import Fabric
+from dma_rehearsal.device.endpoints.started_dma import StartedDma
 from dma_rehearsal.device.layout import DmaReason
 from dma_rehearsal.device.trace import Trace
 from dma_rehearsal.device.vfio_user.errors import MemoryFault
@@ -50,7 +48,7 @@ from dma_rehearsal.device.vfio_user.model import Ask, Client
 UNTOLD_MAX = 64
 
 
-class Bus(AwaitedDma):
+class Bus(StartedDma):
     """Reads and writes memory at bus addresses for one function. Not for several threads.
 
     ``queue`` has the DMAs that were started and are not done; ``uncaught`` gets a refusal that the
@@ -284,127 +282,6 @@ class Bus(AwaitedDma):
         """
         return self._check.reachable(address, length, write=write)
 
-    # Memory that may need the client's help: the client mapped it without a descriptor.
-
-    def read_async(
-        self,
-        address: int,
-        length: int,
-        on_done: Callable[[bytes | DmaRefused], object],
-        attributes: Attributes = PLAIN,
-        *,
-        by_message: bool = False,
-    ) -> Started:
-        """Read memory, and call ``on_done`` once with a copy of it or the refusal.
-
-        ``on_done`` is never called before this returns: it comes from the same thread, when the
-        register access or the timer that called this is done, and in mapped memory before that
-        access is answered; otherwise later, while registers are read and written as ever. So an
-        ``on_done`` may start the next DMA, however long the chain. DMAs are done, and end, in the
-        order they were started, behind the messages that a refusal sends to the client's IOMMU.
-        Each is admitted when its bytes move. After ``cancel``, which a reset does, ``on_done``
-        never comes. It returns the DMA, for ``drop``.
-
-        At most 256 DMAs of 64 MiB in all are under way; one beyond that is refused with
-        CLIENT_ERROR. ``by_message`` asks the client by DMA_READ or DMA_WRITE, whatever its map
-        says: for an address that is not mapped, QEMU then raises the fault of its IOMMU in the
-        guest.
-        """
-
-        def done(outcome: Outcome) -> None:
-            on_done(outcome if isinstance(outcome, DmaRefused) else outcome[0])
-
-        if not (isinstance(address, int) and isinstance(length, int)):
-            _raise_mistake(((address, length),), write=False)
-        return self._start(((address, length),), length, attributes, done, False, by_message)
-
-    def write_async(
-        self,
-        address: int,
-        data: bytes,
-        on_done: Callable[[bytes | DmaRefused], object],
-        attributes: Attributes = PLAIN,
-        *,
-        by_message: bool = False,
-    ) -> Started:
-        """Write memory; ``on_done`` gets no bytes, or the refusal. See ``read_async``.
-
-        A write by messages that is refused has moved the pieces that the client had answered, and
-        the one that it was asked to take when its right was withdrawn.
-        """
-
-        def done(outcome: Outcome) -> None:
-            on_done(outcome if isinstance(outcome, DmaRefused) else b"")
-
-        if not (isinstance(address, int) and isinstance(data, DATA)):
-            _raise_mistake(((address, data),), write=True)
-        return self._start(((address, data),), len(data), attributes, done, True, by_message)
-
-    def read_list_async(
-        self,
-        segments: Sequence[tuple[int, int]],
-        on_done: Callable[[Outcome], object],
-        attributes: Attributes = PLAIN,
-    ) -> Started:
-        """Read segments, and call ``on_done`` once with a copy of each or the refusal.
-
-        In mapped memory it is ``read_list``. Otherwise nothing is asked of the client unless each
-        segment can be reached, and they are read one after the other, each a request of its own.
-        See ``read_async``.
-        """
-        length = sum([length for _, length in segments])
-        return self._start(tuple(segments), length, attributes, on_done, False)
-
-    def write_list_async(
-        self,
-        segments: Sequence[tuple[int, Data]],
-        on_done: Callable[[Outcome], object],
-        attributes: Attributes = PLAIN,
-    ) -> Started:
-        """Write segments; ``on_done`` gets no bytes, or the refusal. See ``read_list_async``."""
-        length = sum([len(data) for _, data in segments])
-        return self._start(tuple(segments), length, attributes, on_done, True)
-
-    def _start(
-        self,
-        segments: ScatterList,
-        length: int,
-        attributes: Attributes,
-        on_done: Callable[[Outcome], object],
-        write: bool,
-        by_message: bool = False,
-    ) -> Started:
-        if self.check_thread is not None:
-            self.check_thread("a DMA")
-        dma = Started(segments, attributes, write, by_message, length, on_done)
-        if self.queue.start(dma):
-            return dma
-        refusal = DmaRefused(DmaReason.CLIENT_ERROR, dma.address)
-        self._log.record_refused(dma.address, length, attributes, refusal, write=write)
-        self.queue.refuse(dma, refusal)
-        return dma
-
-    def _begin_started(self, dma: Started) -> Outcome | Asking:
-        if self.limits is not None:
-            try:
-                ranges = ranges_of(dma.segments, write=dma.write)
-                self._keep_limits(self.limits, ranges, write=dma.write)
-            except DmaRefused as refusal:
-                return bare(refusal)
-        return self._engine.begin(
-            dma.segments, dma.attributes, write=dma.write, by_message=dma.by_message
-        )
-
-    def _keep_limits(
-        self, limits: Callable[[Ranges], None], ranges: Ranges, *, write: bool
-    ) -> None:
-        """Record what is beyond a limit of the device's own, and raise DmaRefused."""
-        try:
-            limits(ranges)
-        except DmaRefused as refusal:
-            self.refuse(refusal.reason, ranges, write=write, byte=refusal.address)
-            raise
-
     def _forward_later(
         self, refusal: DmaRefused, segments: ScatterList, attributes: Attributes, *, write: bool
     ) -> None:
@@ -421,16 +298,6 @@ class Bus(AwaitedDma):
 
     def _forwarded(self, _outcome: Outcome) -> None:
         self._untold -= 1
-
-    def drop(self, dma: Started) -> None:
-        """Forget one DMA that was started; ``on_done`` never comes. Nothing when it is done.
-
-        It moves nothing more but a message that the client has already, which nobody can take back:
-        DMAs that are started from now on move after that. The trace has what it moved.
-        """
-        self.queue.drop(dma)
-        if dma.waits and not self.queue.waits:
-            self.on_cancel()
 
     def cancel(self) -> None:
         """Forget every DMA that was started and is not done."""
@@ -453,10 +320,3 @@ class Bus(AwaitedDma):
     def _ask(self, ask: Ask, answered: Callable[[bytes | MemoryFault], None]) -> None:
         if self._link.client is not None:
             self._link.client.ask(ask, answered)
-
-
-def _raise_mistake(segments: ScatterList, *, write: bool) -> None:
-    """Raise TypeError with words for an author, if the segments are at fault."""
-    mistake = type_mistake(segments, write=write)
-    if mistake is not None:
-        raise TypeError(mistake)
