@@ -178,6 +178,15 @@ def _parser() -> argparse.ArgumentParser:
     timeline_parser.add_argument(
         "--test", metavar="TEST", help="of this test alone; a part of its name is enough"
     )
+    report_parser = add("report", "write the page of a run (report.html) again, from its folder")
+    add_runs(report_parser)
+    report_parser.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        default="latest",
+        help="the run's folder, or its name: latest (without it)",
+    )
     faults_parser = add("faults", "list the named faults: name, status, component, description")
     faults_parser.add_argument(
         "--markdown", action="store_true", help="as the table of docs/faults.md"
@@ -251,6 +260,10 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
             _folder(known), test=known.test, perfetto=known.perfetto, vcd=known.vcd
         )
         return Ending(made)
+    if known.command == "report":
+        from dma_rehearsal.host_harness.cli import report
+
+        return Ending(report.run(_folder(known), sys.stdout))
     if known.command == "doctor":
         from dma_rehearsal.host_harness.cli import doctor
 

@@ -107,6 +107,7 @@ class GuestSession:
             manager.register(_Loop(self))
         log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
         manager.register(log, "dma-rehearsal-junit")
+        manager.register(self.run.failures, "dma-rehearsal-failures")
         log.pytest_sessionstart()
 
     def _count(self, config: pytest.Config) -> int:

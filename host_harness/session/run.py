@@ -59,10 +59,12 @@ from dma_rehearsal.host_harness.process import advice, deadlines
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.process.screen import Screen
+from dma_rehearsal.host_harness.run_page import page
 from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session.agent_client import Collected, Request
 from dma_rehearsal.host_harness.session.guest_start import Guests
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start
+from dma_rehearsal.host_harness.verdict.failure_record import FailureRecord
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from dma_rehearsal.host_harness.verdict.rehearsal_report import RehearsalReport
@@ -95,6 +97,7 @@ class Run:
             known_gaps = KnownGaps.load(OWN) if self.tests.is_own else KnownGaps()
         self.ledger = Ledger(known_gaps=known_gaps)
         self.rehearsal = RehearsalReport()
+        self.failures = FailureRecord()
         self.error: HarnessError | None = None
         self.vms: list[Vm] = []
         self.folder: Path | None = None
@@ -105,6 +108,7 @@ class Run:
         self._booted = 0
         self.guests: Guests | None = None
         self._tested = True
+        self._page_s: float | None = None
         self.replay = replay
         self._runs = runs.absolute()
         self._shells = shells or options.keep
@@ -341,6 +345,7 @@ class Run:
                 "start_reason": self.start.reason if self.start else "",
                 "phases": self.progress.seconds,
                 "status": status.value,
+                "error": str(self.error or ""),
             }
             self.ledger.write(self.folder / "attestations.json", facts)
             if self.options.rehearse:
@@ -348,7 +353,22 @@ class Run:
             if self.replay:
                 (self.folder / "replay").write_text(f"{self._replay_command()}\n")
             run_folder.set_status(self.folder, status)
+            self._write_page(self.folder)
         return status
+
+    def _write_page(self, folder: Path) -> None:
+        """Write the run's page. The verdict does not depend on it, whatever it meets."""
+        began = time.monotonic()
+        try:
+            self.failures.write(folder)
+            page.write(folder)
+            self._page_s = time.monotonic() - began
+        except Exception as error:
+            self.progress.note(
+                f"{folder / page.FILE} is not written: {type(error).__name__}: {error}\n"
+                f"  the run's other files are complete",
+                always=True,
+            )
 
     def verdict(self) -> list[str]:
         """Return the lines for people: the table, what fails the run, the counts and facts."""
@@ -381,6 +401,9 @@ class Run:
         )
         if self.folder:
             lines.append(f"artefacts: {os.path.relpath(self.folder)}")
+            if self._page_s is not None:
+                path = os.path.relpath(self.folder / page.FILE)
+                lines.append(f"page: {path} (written in {self._page_s:.2f} s)")
         if self.replay:
             lines.append(f"replay: {self._replay_command()}")
         return lines

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from dma_rehearsal.host_harness.session.agent_client import Outcome as Reported
 from dma_rehearsal.host_harness.session.worker import Worker
 from dma_rehearsal.host_harness.verdict import host_view
 from dma_rehearsal.host_harness.verdict.device_trace import DeviceTrace
+from dma_rehearsal.host_harness.verdict.failure_record import FailureRecord
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from tests.inprocess.rig.machine import Machine
 from tests.unit.host_harness.machine.saved_states import REGISTERS, SavingQemu
@@ -46,6 +48,7 @@ class Outcome:
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.ledger = Ledger()
+        self.failures = FailureRecord()
         self.late: list[tuple[str, str]] = []
         self._vm = RigVm(machine, folder)
         self._worker = Worker(cast("Vm", self._vm), iommu=False)
@@ -74,11 +77,21 @@ class Outcome:
         machine.witnessed, machine.objections = False, []
         marks = self._items[nodeid].iter_markers("promise")
         self.ledger.add_test(seen.reports, [str(mark.args[0]) for mark in marks], seen.host)
+        for each in seen.reports:
+            self.failures.pytest_runtest_logreport(each)
 
     def end(self) -> None:
         """Take what came after the last test."""
         self._vm.set_test(None)
         self.late = [*self._worker.confirm(), *self._worker.late()]
+
+    def write(self, folder: Path) -> None:
+        """Write the files of a run's folder from which its page is made."""
+        self.ledger.write(folder / "attestations.json", {"status": 1})
+        (folder / "status").write_text("1\n")
+        self.failures.write(folder)
+        lines = map(json.dumps, self._vm.machine.trace.all_events)
+        (folder / "device-trace.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
     @property
     def broken(self) -> set[str]:
