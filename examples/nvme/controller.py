@@ -295,7 +295,7 @@ class Nvme(Endpoint):
         return 0
 
     async def get_features(self, command: Command) -> int:
-        check(command.dw10 & 0xFF in FEATURES, Status.INVALID_FIELD)
+        check(command.dw10 & 0x7FF in FEATURES, Status.INVALID_FIELD)  # Select is not in ONCS
         return self.features[command.dw10 & 0xFF]
 
     async def abort(self, command: Command) -> int:

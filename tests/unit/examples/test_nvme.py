@@ -183,6 +183,8 @@ def test_features(host: Host, admin: Pair) -> None:
     ):
         assert host.do(admin, Admin.SET_FEATURES, number, value)[0] is status
     assert host.do(admin, Admin.GET_FEATURES, 0x7F)[0] is Status.INVALID_FIELD
+    for select in range(1, 8):  # ONCS does not announce it (Identify Controller, 5.15.2.2)
+        assert host.do(admin, Admin.GET_FEATURES, select << 8 | 6)[0] is Status.INVALID_FIELD
 
 
 def test_log_pages(host: Host, admin: Pair) -> None:
