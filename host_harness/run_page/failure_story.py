@@ -33,12 +33,12 @@ def story(
     own = Story() if trace is None else trace
     parts = [
         *_asked_and_seen(rows),
-        element("h4", "Reason"),
+        element("h3", "Reason"),
         _words(_reason(failure)),
         *(
             part
             for name, words in failure.sections
-            for part in (element("h4", name), _words(words))
+            for part in (element("h3", name), _words(words))
         ),
         *_source(failure),
         *_pictures(failure, rows, own, number),
@@ -72,7 +72,7 @@ def first_line(failure: Failure) -> str:
 def _asked_and_seen(rows: Sequence[Promise]) -> Iterable[Html]:
     if not rows:
         return
-    yield element("h4", "Asked and attested")
+    yield element("h3", "Asked and attested")
     head = element("tr", *(element("th", each, scope="col") for each in _COLUMNS))
     body = [
         element(
@@ -145,7 +145,7 @@ def _pictures(failure: Failure, rows: Sequence[Promise], own: Story, number: int
     found = memory_map.regions(own, failure.memory, addresses)
     if not found:
         return
-    yield element("h4", "Who touched which memory, and when")
+    yield element("h3", "Who touched which memory, and when")
     yield _LEGEND
     drawn = [
         memory_map.draw(region, own, failure.memory, f"{number}-{count}")
@@ -177,7 +177,7 @@ def _reports(own: Story) -> Iterable[Html]:
     reports = [each for _, each in own.kept if each.report and any(each.report)]
     if not reports:
         return
-    yield element("h4", "The cache line at fault")
+    yield element("h3", "The cache line at fault")
     for each in reports[:4]:
         yield element("p", each.what)
         yield _bytes(*(each.report or (b"", b"")))
@@ -200,7 +200,7 @@ def _bytes(expected: bytes, seen: bytes) -> Html:
 
 
 def _events(own: Story, missing: bool) -> Iterable[Html]:
-    yield element("h4", "Record of DMA and events")
+    yield element("h3", "Record of DMA and events")
     if missing or not own.count:
         yield element("p", "The device's trace has no event of this test.")
         return
@@ -294,10 +294,12 @@ def _logs(failure: Failure, record: RunRecord) -> Iterable[Html]:
 
 
 def _replay(failure: Failure, record: RunRecord) -> Iterable[Html]:
-    if not record.replay:
-        return
-    yield element("h4", "Run it again")
-    yield element("pre", replay_of(failure.test, record), tabindex=0, class_="command")
+    if record.replay:
+        yield element("h3", "Run it again")
+        yield element("pre", replay_of(failure.test, record), tabindex=0, class_="command")
+    yield element("h3", "All events of the test, in one order")
+    words = ["dma-rehearsal", "explain", record.folder.resolve().name, failure.test]
+    yield element("pre", shlex.join(words), tabindex=0, class_="command")
 
 
 def replay_of(test: str, record: RunRecord) -> str:

@@ -168,7 +168,7 @@ class _Axis:
             for start, size in each.ranges[:64]:
                 add(start, size, 60 if each.red else 4)
             if each.at_fault is not None and region.first <= each.at_fault <= region.last:
-                add(each.at_fault, 1, 100)
+                add(each.at_fault, 0, 100)
         for buffer in buffers:
             add(buffer.address, buffer.length, 20)
         for span in spans:

@@ -78,9 +78,8 @@ def _made(
     ranges: tuple[Range, ...] = (),
     **more: Any,
 ) -> Moment:
-    return Moment(
-        float(event["time"]), str(event["device"])[:64], what[:_WORDS_MAX], mood, ranges, **more
-    )
+    who = "driver" if str(event["event"]).startswith("driver ") else str(event["device"])[:64]
+    return Moment(float(event["time"]), who, what[:_WORDS_MAX], mood, ranges, **more)
 
 
 def _ranges(event: Event) -> tuple[Range, ...]:

@@ -19,6 +19,7 @@ _ROWS_MAX = 20_000
 _TAIL_LINES = 40
 _COUNTS = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed")
 _TEXTS = ("promise", "asked", "attested", "verdict", "reason", "test", "by", "xfail")
+_LATER = ("verdicts.json", "junit.xml")  # which pytest writes after the page
 # The files that the page links, in this order, where the run has them.
 LINKED = (
     "attestations.json",
@@ -87,7 +88,7 @@ def read(folder: Path) -> RunRecord:
         failures=_failures(folder / FAILURES, gaps),
         replay=_line(folder / "replay"),
         logs=_logs(folder),
-        files=[name for name in LINKED if _has_content(folder / name)],
+        files=[name for name in LINKED if _has_content(folder / name) or (name in _LATER and rows)],
         gaps=gaps,
     )
 

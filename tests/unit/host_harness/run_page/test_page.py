@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,8 @@ def test_nothing_is_loaded(tmp_path: Path) -> None:
     assert "unsafe" not in policy
     assert not any(name in ("src", "style", "xlink:href") for name, _ in found.attributes)
     links = [value for name, value in found.attributes if name == "href" and value]
+    assert "junit.xml" in links  # which is written later
+    assert "qmp.log" not in links
     assert all("/" not in link and ":" not in link for link in links)
 
 
@@ -174,6 +178,8 @@ def test_what_the_reader_needs_to_have_names(tmp_path: Path) -> None:
     facts = dict(found.attributes)
     assert facts["lang"] == "en"
     assert found.tags.count("h1") == 1
+    levels = [int(tag[1]) for tag in found.tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= level + 1 for level, after in itertools.pairwise(levels))
     assert ("role", "img") in found.attributes
     assert "aria-labelledby" in facts
     names = [value for name, value in found.attributes if name == "id"]
