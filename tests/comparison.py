@@ -35,6 +35,7 @@ _NUMBER = re.compile(
     r"|\b\d+(?:\.\d+)?(?: DMAs?\b)?"
 )
 _SEVERAL = re.compile(r"'#'(?:, '#')+")  # a list that is as long as memory is scattered
+_PARTS = re.compile(r"(; # bytes [^;]+)\1+")  # one for each part of memory, all alike
 # A buffer is in as many segments as the kernel's memory has at that moment, some tests ask again
 # until something has happened, and an interrupt that comes meanwhile is masked by a command. So
 # these events are compared by kind, and not by number.
@@ -107,7 +108,7 @@ class Record:
 
 def masked(text: str) -> str:
     """Return a text without addresses, numbers and the contents of memory."""
-    return _SEVERAL.sub("'#'", _NUMBER.sub("#", text))
+    return _PARTS.sub(r"\1", _SEVERAL.sub("'#'", _NUMBER.sub("#", text)))
 
 
 def _told(row: Mapping[str, Any]) -> str:

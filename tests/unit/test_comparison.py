@@ -183,6 +183,10 @@ def test_addresses_times_and_numbers_of_segments_may_differ(tmp_path: Path) -> N
         ("expected 5e 8e fe ad 1f, seen 00 c1 aa ff", "expected #, seen #"),
         ("runs ['0x1000', '0x3000'] of 2.5 s", "runs ['#'] of # s"),
         ("kept x19, be added to fa ce", "kept x19, be added to fa ce"),
+        (
+            "read; 8 bytes at 0x1000: WB; 4 bytes at 0x3000: WB; 2 bytes at 0x5000: UC",
+            "read; # bytes at #: WB; # bytes at #: UC",
+        ),
     ],
 )
 def test_words_stay_and_what_memory_decides_is_masked(text: str, due: str) -> None:
