@@ -20,6 +20,7 @@ from dma_rehearsal.host_harness.machine.saved_state import StateUnusable
 from dma_rehearsal.host_harness.options import run_options
 from dma_rehearsal.host_harness.process.errors import NoVerdict, Status, UsageError
 from dma_rehearsal.host_harness.process.progress import Progress
+from dma_rehearsal.host_harness.run_page import page
 from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session import run as run_module
 from dma_rehearsal.host_harness.session.agent_client import Request
@@ -235,3 +236,22 @@ def test_start_is_the_one_that_the_collection_came_to(stage: Stage, run: Run) ->
 )
 def test_last_line_says_how_the_guest_started(start: Start | None, line: str) -> None:
     assert str(Ending(Status.USAGE, start)) == line
+
+
+def test_the_verdict_does_not_depend_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_folder: Path) -> Path:
+        raise KeyError("a bug of the page")
+
+    with Run(run_options.parse({}), Progress(), tmp_path) as sound:
+        sound.open_folder()
+        assert sound.conclude(Status.PASSED, tests=False) is Status.PASSED
+        assert any(line.startswith("page: ") for line in sound.verdict())
+    monkeypatch.setattr(page, "write", broken)
+    with Run(run_options.parse({}), Progress(), tmp_path / "other") as run:
+        run.open_folder()
+        assert run.conclude(Status.PASSED, tests=False) is Status.PASSED
+        assert not any(line.startswith("page: ") for line in run.verdict())
+    captured = capsys.readouterr()
+    assert "report.html is not written: KeyError" in captured.out + captured.err
