@@ -16,6 +16,7 @@ from typing import Any
 from dma_rehearsal.host_harness.environment.payload import SOURCE
 from dma_rehearsal.host_harness.options.run_options import OPTIONS
 from dma_rehearsal.host_harness.process import children
+from tests import documents
 
 LIMIT_S = 900  # the first run of a machine makes the environment
 # The files that each VM of a run leaves, the first in the run's folder.
@@ -101,9 +102,10 @@ def last_line(output: str) -> tuple[int, str]:
 
 
 def check(done: Run, status: int) -> None:
-    """Check that a run says its status in each of the three places."""
+    """Check that a run says its status in each of the three places, and its documents' forms."""
     assert done.status == status == last_line(done.output)[0]
     assert (done.folder / "status").read_text() == f"{status}\n"
+    assert documents.errors_of(done.folder) == []
 
 
 def runs_after_a_pass(folder: Path) -> Path:

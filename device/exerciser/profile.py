@@ -78,6 +78,11 @@ class Profile:
         )
 
     @property
+    def facts(self) -> dict[str, str | int]:
+        """Return each value by its name, as JSON has it; the rule by its own name."""
+        return {**asdict(self), "rule": self.rule.name}
+
+    @property
     def crc32(self) -> int:
         """Return the checksum of all values but the name: what two equal devices share."""
         values = {key: value for key, value in asdict(self).items() if key != "name"}

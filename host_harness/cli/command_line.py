@@ -66,10 +66,14 @@ def _count(text: str) -> int:
 
 
 class Ending(NamedTuple):
-    """The status of a command and, of a run that started a guest, how it started."""
+    """The status of a command and, of a run that started a guest, how it started.
+
+    ``said``: whether the status is the output's last line, which is for people.
+    """
 
     status: Status
     start: Start | None = None
+    said: bool = True
 
     def __str__(self) -> str:
         """Return the last line of the output."""
@@ -191,6 +195,17 @@ def _parser() -> argparse.ArgumentParser:
     faults_parser.add_argument(
         "--markdown", action="store_true", help="as the table of docs/faults.md"
     )
+    schema_parser = add("schema", "print the JSON Schema of a file in a run's folder")
+    schema_parser.add_argument(
+        "name",
+        nargs="?",
+        default="attestations",
+        metavar="NAME",
+        help="attestations (the default), verdicts or environment",
+    )
+    schema_parser.add_argument(
+        "--markdown", action="store_true", help="the tables of docs/attestations.md in its place"
+    )
     add("environment", "make QEMU and the guest image, run nothing")
     add("doctor", "say what this machine has and lacks for a run; make nothing")
     add("clean-cache", "remove what the cache holds, but nothing that a run uses")
@@ -264,6 +279,11 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
         from dma_rehearsal.host_harness.cli import report
 
         return Ending(report.run(_folder(known), sys.stdout))
+    if known.command == "schema":
+        from dma_rehearsal.host_harness.cli import schema
+
+        print(schema.text(known.name, markdown=known.markdown))
+        return Ending(Status.PASSED, said=False)
     if known.command == "doctor":
         from dma_rehearsal.host_harness.cli import doctor
 
@@ -358,5 +378,7 @@ def console_main() -> None:
     closed_pipe.discard_when_closed()
     final = main(sys.argv[1:])
     sys.stderr.flush()
-    print(final, flush=True)
+    if final.said:
+        print(final)
+    sys.stdout.flush()
     sys.exit(final.status.value)

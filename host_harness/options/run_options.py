@@ -198,6 +198,11 @@ class Options:
         return tuple(self.endpoint.split(",")) if self.endpoint else ()
 
     @property
+    def has_profile(self) -> bool:
+        """Whether the profile describes the device: the class of ENDPOINT describes its own."""
+        return not self.endpoint or self.profile is not profile.PLAIN
+
+    @property
     def has_peer(self) -> bool:
         """Whether a second exerciser is plugged in, which the first reaches by DMA.
 

@@ -45,6 +45,7 @@ from dma_rehearsal.host_harness.environment import (
     qemu,
     user_modules,
 )
+from dma_rehearsal.host_harness.environment.git_commit import GitCommit
 from dma_rehearsal.host_harness.environment.kernel_config import Use
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.environment.user_modules import NO_MODULES
@@ -64,6 +65,7 @@ from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session.agent_client import Collected, Request
 from dma_rehearsal.host_harness.session.guest_start import Guests
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start
+from dma_rehearsal.host_harness.verdict.documents.document import ATTESTATIONS, ENVIRONMENT
 from dma_rehearsal.host_harness.verdict.failure_record import FailureRecord
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
@@ -110,6 +112,7 @@ class Run:
         self._tested = True
         self._page_s: float | None = None
         self.replay = replay
+        self._commit: GitCommit | None = None
         self._runs = runs.absolute()
         self._shells = shells or options.keep
         self.modules = NO_MODULES
@@ -180,6 +183,8 @@ class Run:
         come up.
         """
         self.open_folder()
+        if self._commit is None:
+            self._commit = GitCommit(self._stack, self.tests.root)
         with ExitStack() as stack:
             devices = self._start_devices(stack, count)
             if self._environment is None:
@@ -297,6 +302,7 @@ class Run:
             return
         found, guest = self._environment
         facts = {
+            **ENVIRONMENT.header,
             "accelerator": self.accelerator,
             "vms": self._booted,
             "start": {"kind": start.kind.value, "reason": start.reason},
@@ -305,8 +311,10 @@ class Run:
             "guest": guest.versions,
             "packages": guest.packages.versions if guest.packages else {},
             "host": {"python": platform.python_version(), "kernel": platform.release()},
+            "commit": self._commit.found() if self._commit else None,
+            "profile": self.options.profile.facts if self.options.has_profile else None,
         }
-        (self.folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (self.folder / ENVIRONMENT.file).write_text(json.dumps(facts, indent=1) + "\n")
 
     def open_folder(self) -> None:
         """Make the run's folder and let ``latest`` name it, as a run without a verdict so far."""
@@ -347,7 +355,7 @@ class Run:
                 "status": status.value,
                 "error": str(self.error or ""),
             }
-            self.ledger.write(self.folder / "attestations.json", facts)
+            self.ledger.write(self.folder / ATTESTATIONS.file, facts)
             if self.options.rehearse:
                 self.rehearsal.write(self.folder, status.value)
             if self.replay:

@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.errors import NoVerdict
 from dma_rehearsal.host_harness.session.run import Run
+from dma_rehearsal.host_harness.verdict.documents import reading
+from dma_rehearsal.host_harness.verdict.documents.document import VERDICTS
 
-FILE = "verdicts.json"  # in a run's folder
+FILE = VERDICTS.file
 DID_NOT_RUN = "did not run"
 _TEST_MAX = 76  # characters of a test's name in a table; the end of a name distinguishes tests
 
@@ -73,10 +74,11 @@ class Recorder:
         if self._run.folder is None:
             return
         found = self.verdicts([item.nodeid for item in session.items])
-        whole = {
+        tests = {
             nodeid: {"outcome": each.outcome, "promises": each.promises}
             for nodeid, each in found.items()
         }
+        whole = {**VERDICTS.header, "tests": tests}
         (self._run.folder / FILE).write_text(json.dumps(whole, indent=1) + "\n")
 
     def verdicts(self, nodeids: Collection[str]) -> dict[str, Verdict]:
@@ -93,12 +95,13 @@ class Recorder:
 
 def read(folder: Path) -> dict[str, Verdict]:
     """Return the verdicts of the run in ``folder``; NoVerdict when it left none."""
-    path = folder / FILE
     try:
-        whole: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise NoVerdict("order", f"{path} cannot be read: {error}", f"look into {folder}") from None
-    return {name: Verdict(each["outcome"], each["promises"]) for name, each in whole.items()}
+        whole = reading.read(folder / FILE, VERDICTS)
+    except reading.DocumentError as error:
+        words = f"the verdicts cannot be read: {error.args[0]}"
+        raise NoVerdict("order", words, f"look into {folder}") from None
+    tests = whole["tests"]
+    return {name: Verdict(each["outcome"], each["promises"]) for name, each in tests.items()}
 
 
 def differences(

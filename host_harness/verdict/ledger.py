@@ -22,6 +22,7 @@ from dma_rehearsal.host_harness.process.plain_text import printable
 from dma_rehearsal.host_harness.process.screen import WIDTH
 from dma_rehearsal.host_harness.verdict import cache_mode_table, failed_report, promise_table
 from dma_rehearsal.host_harness.verdict.claims import PROPERTY as CLAIM
+from dma_rehearsal.host_harness.verdict.documents.document import ATTESTATIONS
 from dma_rehearsal.host_harness.verdict.host_view import (
     NOTHING_SEEN,
     HostView,
@@ -212,8 +213,11 @@ class Ledger:
         return list(dict.fromkeys([*self.failures, *tests]))
 
     def write(self, path: Path, facts: dict[str, Any]) -> None:
-        """Write attestations.json: ``facts`` of the run, the counts and every promise."""
+        """Write attestations.json: ``facts`` of the run, the counts and every promise.
+
+        ``documents/attestations.schema.json`` describes it."""
         whole = {
+            **ATTESTATIONS.header,
             **facts,
             **self.counts,
             "notes": list(dict.fromkeys(self.notes)),

@@ -26,6 +26,8 @@ from dma_rehearsal.host_harness.session import run as run_module
 from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start, StartKind
 from dma_rehearsal.host_harness.session.run import Run
+from dma_rehearsal.host_harness.verdict.documents.document import ENVIRONMENT
+from tests import documents
 from tests.unit.host_harness import images
 
 STATE = Path("/cache/collected/0123456789abcdef")
@@ -121,6 +123,7 @@ def test_state_that_fits_is_restored_in_every_vm(stage: Stage, run: Run) -> None
     run.boot(2)
     assert [launch.state for launch in stage.started] == [STATE, STATE]
     assert facts(run)["start"] == {"kind": "collected", "reason": ""}
+    assert documents.errors(ENVIRONMENT, facts(run)) == []
     assert not (Path(str(run.folder)) / run_folder.ASIDE).exists()
     run.conclude(Status.PASSED, tests=False)
     (line,) = (each for each in run.verdict() if each.startswith("accelerator"))
