@@ -36,7 +36,7 @@ $(error nothing reads $(UNKNOWN)=; next: $(if $(ALIKE),write $(ALIKE)=,make help
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-vm rehearse watch test-order shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
+.PHONY: help setup test-vm rehearse watch test-order diff shell soak doctor test test-all test-matrix lint units fuzz flood bench interop \
 	museum faults docs dist lock mutants clean clean-cache
 
 help: ## list the targets, and the options of a run
@@ -57,6 +57,9 @@ watch: setup ## rerun the selected checks when a file of guest/, TESTS, MODULE, 
 
 test-order: setup ## N=10: compare the verdicts of two orders, and of N tests that run alone
 	@$(PYTHON) -m dma_rehearsal.host_harness order --sample $(or $(N),10) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+
+diff: setup ## print what changed between two runs of build/runs; ARGS="RUN latest"
+	@$(PYTHON) -m dma_rehearsal.host_harness diff $(ARGS)
 
 shell: setup ## open a login shell in the guest; ATTACH=<run folder> opens one more in a running VM
 	@$(PYTHON) -m dma_rehearsal.host_harness shell $(if $(ATTACH),--attach $(ATTACH))

@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from dma_rehearsal.host_harness import pytest_plugin
-from dma_rehearsal.host_harness.cli import own_pytest
+from dma_rehearsal.host_harness.cli import diff_arguments, own_pytest
 from dma_rehearsal.host_harness.environment import user_modules
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.options import run_options
@@ -206,6 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     schema_parser.add_argument(
         "--markdown", action="store_true", help="the tables of docs/attestations.md in its place"
     )
+    diff_arguments.add_arguments(
+        add("diff", "print what changed between two runs, or a model and a board")
+    )
     add("environment", "make QEMU and the guest image, run nothing")
     add("doctor", "say what this machine has and lacks for a run; make nothing")
     add("clean-cache", "remove what the cache holds, but nothing that a run uses")
@@ -279,6 +282,10 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
         from dma_rehearsal.host_harness.cli import report
 
         return Ending(report.run(_folder(known), sys.stdout))
+    if known.command == "diff":
+        from dma_rehearsal.host_harness.cli import diff
+
+        return Ending(diff.run(known), said=not known.json)
     if known.command == "schema":
         from dma_rehearsal.host_harness.cli import schema
 

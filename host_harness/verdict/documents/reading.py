@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,8 @@ def read(path: Path, document: Document) -> dict[str, Any]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would have no end, or never begin
+            _refuse(path, "it is not a regular file", "name a document of a run")
         with path.open("rb") as file:
             data = file.read(SIZE_MAX + 1)
     except OSError as error:

@@ -105,5 +105,5 @@ def test_hostile_document_is_refused(path: Path, words: str) -> None:
 def test_missing_file_and_folder_are_refused(path: Path) -> None:
     with pytest.raises(DocumentError, match="No such file"):
         reading.read(path, ATTESTATIONS)
-    with pytest.raises(DocumentError, match="Is a directory"):
+    with pytest.raises(DocumentError, match="not a regular file"):
         reading.read(path.parent, ATTESTATIONS)

@@ -33,7 +33,20 @@ from tests.unit.host_harness.verdict.documents.written import sound
 
 ROOT = Path(__file__).parents[5]
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda each: each.name)
-WRONG_VALUES = (None, True, 7, 1.5, -1, "", "text", [], ["x"], {}, {"x": 1}, {"x": "y"})
+WRONG_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    7,
+    1.5,
+    -1,
+    "",
+    "text",
+    [],
+    ["x"],
+    {},
+    {"x": 1},
+    {"x": "y"},
+)
 
 
 def schemas(schema: Any) -> Iterator[dict[str, Any]]:
@@ -194,7 +207,8 @@ def test_values_outside_an_enumeration_are_refused(document: Document) -> None:
 
 
 def _schema_of(document: Document, path: tuple[Any, ...]) -> Any:
-    schema = root = document.schema()
+    root = document.schema()
+    schema: Any = root
     for step in path:
         below = schema.get("properties", {}).get(step) or schema.get("additionalProperties")
         schema = schema["items"] if isinstance(step, int) else below

@@ -19,6 +19,8 @@ from tests import documents
 
 HOSTILE = ("\x1b[31mred", "\ud800", "\u202eeman", "a\nb", "|", "x" * 100_000, "", "\x00")
 
+RECORDS: tuple[Any, ...] = (None, [], {"verdict": 1}, {"verdict": "kept", "facts": [1]}, "text")
+
 
 def report(value: Any) -> pytest.TestReport:
     return pytest.TestReport(
@@ -48,7 +50,7 @@ def test_hostile_strings_and_records(run: Run) -> None:
     for text in HOSTILE:
         row = dict.fromkeys(("promise", "asked", "attested", "reason"), text)
         run.ledger.add_test([report({**row, "verdict": "kept", "facts": {text: text}})], [text])
-    for value in (None, [], {"verdict": 1}, {"verdict": "kept", "facts": [1]}, "text"):
+    for value in RECORDS:
         run.ledger.add_test([report(value)])
     run.ledger.notes.append(HOSTILE[0])
     run.ledger.add_failure("agent", HOSTILE[1])
