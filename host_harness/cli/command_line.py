@@ -26,7 +26,7 @@ from dma_rehearsal.host_harness import pytest_plugin
 from dma_rehearsal.host_harness.cli import diff_arguments, own_pytest
 from dma_rehearsal.host_harness.environment import user_modules
 from dma_rehearsal.host_harness.environment.payload import GuestTests
-from dma_rehearsal.host_harness.options import run_options
+from dma_rehearsal.host_harness.options import outputs, run_options
 from dma_rehearsal.host_harness.options.run_options import OPTIONS, Options
 from dma_rehearsal.host_harness.process import closed_pipe
 from dma_rehearsal.host_harness.process.errors import HarnessError, Status, UsageError
@@ -55,6 +55,7 @@ Further arguments of test go to pytest: test paths below guest/, -k, -x, -m, -v,
 """
 
 
+_WITHOUT_OUTPUT = ("order", "shell", "soak")
 # pytest answers these without a session.
 _NO_RUN = ("--version", "-V", "--help", "-h", "--markers", "--fixtures", "--fixtures-per-test")
 
@@ -119,9 +120,19 @@ def _parser() -> argparse.ArgumentParser:
             help="the guest tests of this file or folder, below the current one, not the suite",
         )
 
+    def add_output(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--output",
+            action="append",
+            metavar="FORMAT[=PATH]",
+            help="write the result in a format for other programs, too; several times for several "
+            f"({', '.join(outputs.FORMATS)})",
+        )
+
     test_parser = add("test", "run the checks; further arguments go to pytest")
     add_runs(test_parser)
     add_tests(test_parser)
+    add_output(test_parser)
     rehearse_parser = add(
         "rehearse",
         "run each test of a driver under every condition, with one report; further arguments go to "
@@ -129,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_runs(rehearse_parser)
     add_tests(rehearse_parser)
+    add_output(rehearse_parser)
     watch_parser = add(
         "watch", "rerun the checks when a file changes; further arguments go to pytest"
     )
@@ -250,13 +262,18 @@ def main(argv: list[str]) -> Ending:
         return Ending(Status.NO_VERDICT)
 
 
-def _given() -> Options:
+def _given(command: str) -> Options:
     for name, meant in run_options.overlooked(os.environ).items():
         print(
             f"note: the environment variable {name} has no effect; for {meant} see --help",
             file=sys.stderr,
         )
     given = run_options.parse({each.name: os.environ.get(each.variable, "") for each in OPTIONS})
+    if given.outputs and command in _WITHOUT_OUTPUT:
+        raise UsageError(
+            f"OUTPUT is the result of one run, and {command} has none, or several",
+            "leave OUTPUT out, or use it with test, rehearse or watch",
+        )
     user_modules.check(given.modules)  # UsageError now, and not after the environment is made
     return given
 
@@ -302,12 +319,15 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     if known.command == "soak":
         from dma_rehearsal.host_harness.cli import soak
 
+        _given(known.command)
         return Ending(soak.run(known.count, known.load, known.runs, pytest_args))
     if known.command == "order":
         from dma_rehearsal.host_harness.cli import order
 
         tests = _tests(known)
-        return Ending(order.run(_given(), tests, known.sample, known.runs, pytest_args))
+        return Ending(
+            order.run(_given(known.command), tests, known.sample, known.runs, pytest_args)
+        )
     if known.command == "shell" and known.attach:
         from dma_rehearsal.host_harness.cli import shell
 
@@ -315,14 +335,14 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     if known.command == "shell":
         from dma_rehearsal.host_harness.cli import shell
 
-        given = _given()
+        given = _given(known.command)
         if given.several_vms:
             raise UsageError(f"VMS={given.vms}: a shell is in one VM", "leave VMS out")
         with Run(given, Progress(), known.runs, tests=_tests(known), shells=True) as run:
             status = shell.run(run)
         return Ending(status, run.start)
     if known.command == "environment":
-        with Run(_given(), Progress(), Path()) as run:
+        with Run(_given(known.command), Progress(), Path()) as run:
             run.prepare()
         return Ending(Status.PASSED)
     if any(word in _NO_RUN for word in pytest_args):
@@ -331,7 +351,7 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     if known.command == "watch":
         from dma_rehearsal.host_harness.cli import watch
 
-        return Ending(watch.run(_given(), _tests(known), known.runs, pytest_args))
+        return Ending(watch.run(_given(known.command), _tests(known), known.runs, pytest_args))
     return _test(known, pytest_args)
 
 
@@ -361,10 +381,14 @@ def _rehearsing(known: argparse.Namespace, pytest_args: list[str]) -> list[str]:
 
 
 def _test(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
+    if known.output:
+        # Beside those of the variable, not in their place: a CI may set it for every run.
+        words = [os.environ.get("OUTPUT", ""), *known.output]
+        os.environ["OUTPUT"] = ",".join(filter(None, words))
     try:
         if known.command == "rehearse":
             pytest_args = _rehearsing(known, pytest_args)
-        given = _given()
+        given = _given(known.command)
         tests = _tests(known)
     except UsageError as error:
         # Scripts read the file `status`: it must not be that of the run before.
@@ -374,7 +398,7 @@ def _test(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
     with Run(given, Progress(quiet=quiet), known.runs, tests=tests) as run:
         own_pytest.run_to_status(run, known.runs, pytest_args, Recorder(run))
         print()
-        print("\n".join(run.verdict()), flush=True)
+        print("\n".join([*run.verdict(), *run.outputs.printed]), flush=True)
         if given.keep and run.vm and not run.error:
             wait_while_kept(run)
     return Ending(Status.NO_VERDICT if run.status is None else run.status, run.start)

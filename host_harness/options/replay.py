@@ -43,6 +43,7 @@ class Replay:
     def command(self, options: Options, failed: Sequence[str]) -> str:
         """Return one line for a shell. It selects the ``failed`` tests, where there are some."""
         given = {**options.given, "seed": str(options.seed)}
+        given.pop("output", None)  # a repeated part would take the place of the whole result
         settings = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
         words = list(self.argv)
         arguments = self.arguments

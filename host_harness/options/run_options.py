@@ -12,6 +12,8 @@ from dma_rehearsal.device.exerciser import profile
 from dma_rehearsal.device.exerciser.profile import Profile, ProfileError
 from dma_rehearsal.host_harness import faults
 from dma_rehearsal.host_harness.faults import Fault
+from dma_rehearsal.host_harness.options import outputs
+from dma_rehearsal.host_harness.options.outputs import Output
 from dma_rehearsal.host_harness.process import advice, deadlines
 from dma_rehearsal.host_harness.process.errors import UsageError
 
@@ -159,6 +161,12 @@ OPTIONS = (
         "VMs that share the tests, side by side (default: 2 for the whole suite where there are "
         "two CPUs and memory for them, else 1)",
     ),
+    Option(
+        "output",
+        "OUTPUT",
+        "FORMAT[=PATH][,...]",
+        f"write the result for other programs, too: {', '.join(outputs.FORMATS)} (docs/outputs.md)",
+    ),
     Option("keep", "KEEP", "1", "leave the VM running after the tests, to enter it with a shell"),
     Option("gdb", "GDB", "1", "start QEMU's gdb stub, print the command for gdb, no deadlines"),
 )
@@ -188,6 +196,7 @@ class Options:
     deadlines: Mapping[str, float] = field(default_factory=lambda: dict(deadlines.DEFAULTS_S))
     place: str | None = None
     vms: int | None = None
+    outputs: tuple[Output, ...] = ()
     keep: bool = False
     gdb: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
@@ -277,6 +286,7 @@ def parse(given: Mapping[str, str]) -> Options:
         deadlines=limits,
         place=_place(given.get("place")),
         vms=vms,
+        outputs=outputs.parse(given.get("output", "")),
         keep=_flag("keep", given),
         gdb=gdb,
         given=given,

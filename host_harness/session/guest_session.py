@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from _pytest.junitxml import LogXML
 
 from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status, UsageError
@@ -74,8 +73,12 @@ class GuestSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Refuse the options that cannot act in the guest."""
+        """Refuse the options that cannot act in the guest, and outputs that cannot be written."""
         guest_options.refuse(config)
+        try:
+            self.run.begin_outputs()
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
         self.ledger.status = partial(session_reports.category, config)
         if config.pluginmanager.has_plugin("terminalreporter"):
             self.run.colours = config.get_terminal_writer().hasmarkup  # --color, and the screen's
@@ -85,13 +88,13 @@ class GuestSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Boot; from then on the run's folder gets a junit.xml of its own."""
+        """Boot."""
         manager = session.config.pluginmanager
         capture = manager.getplugin("capturemanager")
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
         try:
             with visible:
-                vm = self.run.boot(
+                self.run.boot(
                     self._count(session.config),
                     isolated=self.run.tests.is_own,
                     request=self._request(session.config),
@@ -105,10 +108,7 @@ class GuestSession:
         ]
         if len(self._workers) > 1:
             manager.register(_Loop(self))
-        log = LogXML(str(vm.folder / "junit.xml"), None, family="xunit2")
-        manager.register(log, "dma-rehearsal-junit")
         manager.register(self.run.failures, "dma-rehearsal-failures")
-        log.pytest_sessionstart()
 
     def _count(self, config: pytest.Config) -> int:
         options = self.run.options
@@ -207,6 +207,7 @@ class GuestSession:
     def _take(self, item: GuestItem, seen: Seen) -> None:
         """Give a test's reports to the ledger and to the session's hooks."""
         self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
+        self.run.results.add_findings(item.nodeid, seen.host.facts)
         self._reported.add(item.nodeid)
         if self.run.options.rehearse:
             self.run.rehearsal.add(seen.reports, seen.host)
@@ -274,6 +275,10 @@ class GuestSession:
         )
         status = self.run.conclude(exit_codes.to_status(exitstatus, interrupted=self._interrupted))
         session.exitstatus = exit_codes.to_pytest(status, exitstatus, interrupted=self._interrupted)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a report, of whatever test, for the formats."""
+        self.run.results.add(report)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Take note of the tests that pytest leaves out."""
@@ -365,7 +370,7 @@ class PlainSession:
             return
         self._told = True
         terminalreporter.section("dma-rehearsal")
-        for line in self.run.verdict():
+        for line in [*self.run.verdict(), *self.run.outputs.printed]:
             terminalreporter.write_line(line)
 
     @pytest.hookimpl(trylast=True)

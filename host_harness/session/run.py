@@ -49,6 +49,9 @@ from dma_rehearsal.host_harness.environment.git_commit import GitCommit
 from dma_rehearsal.host_harness.environment.kernel_config import Use
 from dma_rehearsal.host_harness.environment.payload import GuestTests
 from dma_rehearsal.host_harness.environment.user_modules import NO_MODULES
+from dma_rehearsal.host_harness.formats import junit
+from dma_rehearsal.host_harness.formats.output_files import OutputFiles
+from dma_rehearsal.host_harness.formats.run_result import RunResult
 from dma_rehearsal.host_harness.machine import device_process
 from dma_rehearsal.host_harness.machine.device_process import DeviceProcess
 from dma_rehearsal.host_harness.machine.launch import LIVE, Launch, started_vm
@@ -57,7 +60,12 @@ from dma_rehearsal.host_harness.machine.vm import Vm
 from dma_rehearsal.host_harness.options.replay import Replay
 from dma_rehearsal.host_harness.options.run_options import HOSTILE, KIND, Options
 from dma_rehearsal.host_harness.process import advice, deadlines
-from dma_rehearsal.host_harness.process.errors import HarnessError, NoVerdict, Status
+from dma_rehearsal.host_harness.process.errors import (
+    EnvironmentFailure,
+    HarnessError,
+    NoVerdict,
+    Status,
+)
 from dma_rehearsal.host_harness.process.progress import Progress
 from dma_rehearsal.host_harness.process.screen import Screen
 from dma_rehearsal.host_harness.run_page import page
@@ -65,6 +73,7 @@ from dma_rehearsal.host_harness.session import guest_states, run_folder
 from dma_rehearsal.host_harness.session.agent_client import Collected, Request
 from dma_rehearsal.host_harness.session.guest_start import Guests
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start
+from dma_rehearsal.host_harness.session.run_results import RunResults
 from dma_rehearsal.host_harness.verdict.documents.document import ATTESTATIONS, ENVIRONMENT
 from dma_rehearsal.host_harness.verdict.failure_record import FailureRecord
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
@@ -100,6 +109,8 @@ class Run:
         self.ledger = Ledger(known_gaps=known_gaps)
         self.rehearsal = RehearsalReport()
         self.failures = FailureRecord()
+        self.results = RunResults()
+        self.outputs = OutputFiles(options.outputs)
         self.error: HarnessError | None = None
         self.vms: list[Vm] = []
         self.folder: Path | None = None
@@ -343,6 +354,8 @@ class Run:
                 status = Status.USAGE  # nothing ran: no verdict was asked for
         self.status = status
         self._tested = tests
+        if tests:
+            status = self._write_results(status)
         if self.folder:
             facts = {
                 "accelerator": self.accelerator,
@@ -363,6 +376,50 @@ class Run:
             run_folder.set_status(self.folder, status)
             self._write_page(self.folder)
         return status
+
+    def begin_outputs(self) -> None:
+        """Try the files of OUTPUT, before the run takes time; UsageError when one is unwritable."""
+        self.outputs.begin(RunResult.incomplete(self._facts(), began=self.results.began))
+
+    def _write_results(self, status: Status) -> Status:
+        """Write junit.xml and the files of OUTPUT; return the status, worse when one is lost."""
+        selected = self.tests.selected
+        reasons = [
+            f"{row.verdict}: {row.promise}: {row.reason}" for row in self.ledger.of_the_run()
+        ]
+        result = self.results.result(
+            status,
+            self.ledger.promises,
+            self._facts(),
+            reason=str(self.error) if self.error else "\n".join(reasons),
+            root=self.tests.root,
+            where=selected[0].partition("::")[0] if selected else ".",
+            sources=self.options.modules,
+        )
+        if self.folder:
+            (self.folder / "junit.xml").write_text(junit.write(result))
+        for problem in self.outputs.finish(result):
+            self.progress.note(problem, always=True)
+            if status is Status.PASSED:
+                self.error = EnvironmentFailure(problem, "free space there, and run it again")
+                status = self.status = self.error.status
+        return status
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a reader of a result wants to know of the run, by name."""
+        facts = {"seed": str(self.options.seed), "place": self.place}
+        if self._environment:
+            found, guest = self._environment
+            facts |= {"kernel": guest.kernel_release, "qemu": found.version}
+        facts |= {
+            "accelerator": self.accelerator,
+            "vms": str(self._booted) if self._booted else "",
+            "start": self.start.kind.words if self.start else "",
+        }
+        given = (f"{name}={text}" for name, text in self.options.given.items() if name != "output")
+        facts["options"] = " ".join(given)
+        facts["replay"] = self._replay_command()
+        return {name: text for name, text in facts.items() if text}
 
     def _write_page(self, folder: Path) -> None:
         """Write the run's page. The verdict does not depend on it, whatever it meets."""

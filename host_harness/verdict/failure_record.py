@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The failures of a run as a file of its folder: what failed, in whole words, and the buffers.
 
-junit.xml leaves out the sections of a report, and so what the host saw. It is bounded, whatever a
-guest prints.
+junit.xml has a failure as one text; here its sections are apart, such as what the host saw. The
+file is bounded, whatever a guest prints.
 """
 
 from __future__ import annotations

@@ -31,6 +31,9 @@ def runs(tmp_path: Path) -> Path:
         (["--stepwise"], {"VMS": "2"}, "--stepwise needs one test after the other"),
         (["--no-such-option"], {}, "--no-such-option"),
         (["--vm-seed=5"], {}, "SEED="),
+        ([], {"OUTPUT": "xml=r"}, "'xml' is not a format"),
+        (["--output", "tap=nowhere/r"], {}, "tap cannot be written to"),
+        (["--output", "tap=r"], {"OUTPUT": "ktap=r"}, "two formats would go to r"),
     ],
     ids=str,
 )
