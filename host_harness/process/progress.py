@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress for people: a live line for each phase on a terminal, plain lines elsewhere."""
+"""Progress for people: live lines on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TextIO
+
+from dma_rehearsal.host_harness.process import table
+from dma_rehearsal.host_harness.process.screen import Screen
 
 _REFRESHES_PER_S = 5
 
@@ -32,7 +35,7 @@ class Progress:
         self._quiet = quiet
         self._uncaptured = uncaptured
         self._start = time.monotonic()
-        self._print_above: Callable[[str], None] | None = None  # the live line, where there is one
+        self._print_above: Callable[..., None] | None = None  # the live line, where there is one
         self._lock = threading.RLock()
         self.seconds: dict[str, float] = {}
 
@@ -44,7 +47,7 @@ class Progress:
         """Print one line with the seconds since the start; ``always`` also when quiet."""
         if self._quiet and not always:
             return
-        line = f"[{self._now():6.1f}s] {text}"
+        line = f"{self.stamp()} {text}"
         with self._lock, self._uncaptured():
             if self._print_above:
                 self._print_above(line)
@@ -79,23 +82,27 @@ class Progress:
             self.note(f"{name}: {seconds:.1f} s")
 
     @contextmanager
-    def _shown(self, name: str, start: float) -> Iterator[None]:
-        if not self._stream.isatty():
-            self.note(f"{name} ...")
-            yield
-            return
+    def live(self, draw: Callable[[int], Sequence[str]]) -> Iterator[None]:
+        """Keep the lines of ``draw`` at the bottom of the terminal, as they are at each moment.
+
+        Notes are printed above them. ``draw`` is given the characters that a line may have, and
+        runs in a thread of its own; what is longer is cut. In the end the lines are gone, whatever
+        ends the block.
+        """
         # Imported here: it takes 40 ms, and where there is no terminal nothing needs it.
-        from rich.console import Console
+        from rich.console import Console, Group
         from rich.live import Live
         from rich.text import Text
 
-        def drawn() -> Text:
-            seconds = time.monotonic() - start
-            return Text(f"[{self._now():6.1f}s] {name} ... {seconds:.0f} s")
+        def drawn() -> Group:
+            # A line of the full width would wrap when the window becomes one column narrower.
+            room = console.width - 1
+            return Group(*(Text(table.cut(line, room), no_wrap=True) for line in draw(room)))
 
+        console = Console(file=self._stream)
         live = Live(
             get_renderable=drawn,
-            console=Console(file=self._stream),
+            console=console,
             refresh_per_second=_REFRESHES_PER_S,
             transient=True,
             redirect_stdout=False,
@@ -110,6 +117,38 @@ class Progress:
             finally:
                 with self._lock:
                     self._print_above = None
+
+    @contextmanager
+    def _shown(self, name: str, start: float) -> Iterator[None]:
+        if not self._stream.isatty():
+            self.note(f"{name} ...")
+            yield
+            return
+
+        def draw(_width: int) -> list[str]:
+            return [f"{self.stamp()} {name} ... {time.monotonic() - start:.0f} s"]
+
+        with self.live(draw):
+            yield
+
+    def above(self, text: str, style: str = "") -> None:
+        """Print one line above those of `live`, which there must be, in a style of rich's."""
+        with self._lock:
+            if self._print_above:
+                self._print_above(text, style=style or None)
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether `live` can draw: the stream is a terminal's, and not a quiet one's."""
+        return not self._quiet and Screen.of(self._stream).live
+
+    def uncaptured(self) -> AbstractContextManager[object]:
+        """Return a context in which the stream reaches the user."""
+        return self._uncaptured()
+
+    def stamp(self) -> str:
+        """Return the seconds since the start, as each line begins."""
+        return f"[{self._now():6.1f}s]"
 
     def _now(self) -> float:
         return time.monotonic() - self._start

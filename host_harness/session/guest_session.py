@@ -8,6 +8,7 @@ guest's report is pytest's own serialized report, so everything that reads repor
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
@@ -27,7 +28,9 @@ from dma_rehearsal.host_harness.session import (
 from dma_rehearsal.host_harness.session.agent_client import Request
 from dma_rehearsal.host_harness.session.guest_protocol import CollectedItem
 from dma_rehearsal.host_harness.session.run import Run, wait_while_kept
+from dma_rehearsal.host_harness.session.vm_lines import VmLines
 from dma_rehearsal.host_harness.session.worker import Seen, Worker
+from dma_rehearsal.host_harness.verdict import story
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 
 _NAMED = 5  # tests, where some are missing
@@ -65,6 +68,7 @@ class GuestSession:
         self._collected: list[str] = []
         self._deselected: set[str] = set()
         self._reported: set[str] = set()
+        self._lines: VmLines | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -156,10 +160,28 @@ class GuestSession:
         return Request.of(self.run.options, self.run.tests, self.run.place, arguments)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Time the tests."""
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Time the tests, and show how far they are."""
         with self.run.progress.phase("tests", silent=True):
-            return (yield)
+            alone = all(isinstance(item, GuestItem) for item in session.items)
+            if not (alone and self._workers) or session.config.option.collectonly:
+                return (yield)  # the host's own tests write to the terminal meanwhile
+            total = len(session.items)
+            self._lines = VmLines(self.run.progress, self.ledger, self._workers, total)
+            terminal = session.config.pluginmanager.getplugin("terminalreporter")
+            verbose = terminal is None or session.config.get_verbosity() > 0
+            with self._lines.shown(verbose=verbose):
+                if self._lines.live:
+                    terminal.showfspath = False
+                return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(
+        self,
+    ) -> Generator[None, tuple[str, str, object], tuple[str, str, object]]:
+        """Have pytest write no letter for a test while live lines say how far the tests are."""
+        found = yield
+        return (found[0], "", "") if self._lines and self._lines.live else found
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
@@ -206,15 +228,34 @@ class GuestSession:
 
     def _take(self, item: GuestItem, seen: Seen) -> None:
         """Give a test's reports to the ledger and to the session's hooks."""
-        self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
+        rows = self.ledger.add_test(seen.reports, item.guest.promises, seen.host)
         self.run.results.add_findings(item.nodeid, seen.host.facts)
         self._reported.add(item.nodeid)
+        failed = next((each for each in seen.reports if each.failed), None)
+        if failed and item.config.get_verbosity() > 0:
+            told = story.lines(seen.host.evidence, rows)
+            failed.sections.append((story.SECTION, "\n".join(told)))
         if self.run.options.rehearse:
             self.run.rehearsal.add(seen.reports, seen.host)
         for warned in seen.warnings:
             session_reports.warn(item.config, warned, item.nodeid)
         for report in seen.reports:
             item.ihook.pytest_runtest_logreport(report=report)
+        if failed and self._lines:
+            why, colours = self.ledger.told[-1].why, bool(self.run.colours)
+            self._lines.failed(item.nodeid, why, colours=colours)
+        self._say_progress(item.config)
+
+    def _say_progress(self, config: pytest.Config) -> None:
+        """Print a plain line now and then, where no live lines are drawn."""
+        terminal = config.pluginmanager.getplugin("terminalreporter")
+        if self._lines is None or terminal is None or config.get_verbosity() < 0:
+            return
+        if config.get_verbosity() > 0 and sys.stdout.isatty():
+            return
+        if line := self._lines.plain():
+            terminal.ensure_newline()
+            terminal.write_line(line)
 
     def _lose(self, session: pytest.Session, error: NoVerdict) -> None:
         """End the session without a verdict."""

@@ -74,11 +74,14 @@ from dma_rehearsal.host_harness.session.agent_client import Collected, Request
 from dma_rehearsal.host_harness.session.guest_start import Guests
 from dma_rehearsal.host_harness.session.guest_states import Plan, Start
 from dma_rehearsal.host_harness.session.run_results import RunResults
+from dma_rehearsal.host_harness.verdict import failure
 from dma_rehearsal.host_harness.verdict.documents.document import ATTESTATIONS, ENVIRONMENT
 from dma_rehearsal.host_harness.verdict.failure_record import FailureRecord
 from dma_rehearsal.host_harness.verdict.known_gaps import OWN, KnownGaps
 from dma_rehearsal.host_harness.verdict.ledger import Ledger
 from dma_rehearsal.host_harness.verdict.rehearsal_report import RehearsalReport
+
+_REPLAY_MAX = 3  # lines of the screen; the folder has the command, too
 
 
 class Run:
@@ -447,6 +450,14 @@ class Run:
             if self.ledger.promises:
                 lines += [self.ledger.table(screen.width, colours=screen.colours), ""]
             lines += self.ledger.complaints()
+        tail = self._tail(screen)
+        if not self.options.rehearse:
+            lines += failure.lines(self.ledger.told, screen, tail)
+        return [*lines, *tail]
+
+    def _tail(self, screen: Screen) -> list[str]:
+        """Return the last lines of the verdict: an error, the counts, the facts, the replay."""
+        lines = []
         if isinstance(self.error, NoVerdict):
             lines += [f"no verdict: {self.error}", ""]
         elif self.error:
@@ -470,7 +481,10 @@ class Run:
                 path = os.path.relpath(self.folder / page.FILE)
                 lines.append(f"page: {path} (written in {self._page_s:.2f} s)")
         if self.replay:
-            lines.append(f"replay: {self._replay_command()}")
+            replay = f"replay: {self._replay_command()}"
+            if self.folder and screen.live and failure.rows(replay, screen.width) > _REPLAY_MAX:
+                replay = f"replay: sh {os.path.relpath(self.folder / 'replay')}"
+            lines.append(replay)
         return lines
 
     def _replay_command(self) -> str:

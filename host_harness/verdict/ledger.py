@@ -20,9 +20,15 @@ import pytest
 from dma_rehearsal.host_harness.process import table
 from dma_rehearsal.host_harness.process.plain_text import printable
 from dma_rehearsal.host_harness.process.screen import WIDTH
-from dma_rehearsal.host_harness.verdict import cache_mode_table, failed_report, promise_table
+from dma_rehearsal.host_harness.verdict import (
+    cache_mode_table,
+    failed_report,
+    failure,
+    promise_table,
+)
 from dma_rehearsal.host_harness.verdict.claims import PROPERTY as CLAIM
 from dma_rehearsal.host_harness.verdict.documents.document import ATTESTATIONS
+from dma_rehearsal.host_harness.verdict.failure import Failure
 from dma_rehearsal.host_harness.verdict.host_view import (
     NOTHING_SEEN,
     HostView,
@@ -60,6 +66,7 @@ class Ledger:
     """Collects promises from the tests' reports, and counts as pytest does.
 
     ``errors`` are setups and teardowns that failed; ``status`` says how a report is counted.
+    ``failures`` are node ids, and ``told`` has what is known of them and of other failures.
     ``notes`` are what a reader of the table must know; each is shown once.
     """
 
@@ -71,6 +78,7 @@ class Ledger:
     xfailed: int = 0
     xpassed: int = 0
     failures: list[str] = field(default_factory=list)
+    told: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     known_gaps: KnownGaps = field(default_factory=lambda: KnownGaps.load(OWN))
     status: Callable[[pytest.TestReport], str] = status_of
@@ -80,8 +88,8 @@ class Ledger:
         reports: Sequence[pytest.TestReport],
         marked: Sequence[str] = (),
         host: HostView = NOTHING_SEEN,
-    ) -> None:
-        """Take all reports of one test, and fail them where ``host`` objects to it.
+    ) -> list[Promise]:
+        """Take all reports of one test, fail them where ``host`` objects to it; return its rows.
 
         ``marked`` are the promises that the test is marked with. One that the test did not attest
         is broken when the test failed, else unattested: silence is never a yes. When the host
@@ -112,8 +120,10 @@ class Ledger:
             category = _CATEGORIES.get(self.status(report))
             if category:
                 setattr(self, category, getattr(self, category) + 1)
-        if any(each.failed for each in reports):
+        if bad := next((each for each in reports if each.failed), None):
             self.failures.append(nodeid)
+            self.told.append(failure.of_test(bad, host.objections))
+        return rows
 
     def _rows(self, report: pytest.TestReport, host: HostView) -> list[Promise]:
         """Return the rows that a report, which has the properties of all phases, states."""
@@ -169,12 +179,14 @@ class Ledger:
         """Fail the run for something that belongs to no test; it counts as one failure."""
         self.failed += 1
         self.promises.append(Promise(promise, "", "", "broken", reason, AFTER))
+        self.told.append(failure.of_run(f"{AFTER} ({promise})", reason))
 
     def arrange(self, nodeids: Sequence[str]) -> None:
         """Sort the promises and failures into the order of the tests, in which they are shown."""
         places = {nodeid: place for place, nodeid in enumerate(nodeids)}
         self.promises.sort(key=lambda row: places.get(row.test, len(places)))
         self.failures.sort(key=lambda nodeid: places.get(nodeid, len(places)))
+        self.told.sort(key=lambda each: places.get(each.test, len(places)))
 
     def objections(self) -> list[Promise]:
         """Return the rows that fail the run: broken, or neither kept nor a known gap."""
@@ -257,12 +269,12 @@ def _silent(
     if failed is not None:
         if any(row.verdict == "broken" for row in rows):
             return []
-        return [Promise(each, "", "", "broken", _first_line(failed), nodeid) for each in marked]
+        return [Promise(each, "", "", "broken", failure.reason(failed), nodeid) for each in marked]
     why = "the test passed without attesting it"
     if (xfailed := failed_report.xfailed(reports)) is not None:
         why = f"the test failed, as expected: {xfailed}"
     elif (skipped := next((each for each in reports if each.skipped), None)) is not None:
-        why = f"skipped: {_first_line(skipped)}"
+        why = f"skipped: {failure.reason(skipped)}"
     names = {row.promise for row in rows}
     return [
         Promise(each, "", "", "unattested", why, nodeid) for each in marked if each not in names
@@ -303,12 +315,3 @@ def _names_host(row: Promise) -> bool:
 
 def _refuted(row: Promise, objection: str) -> Promise:
     return replace(row, verdict="broken", reason=objection) if row.verdict == "kept" else row
-
-
-def _first_line(report: pytest.TestReport) -> str:
-    """Return the line that explains a failure or a skip."""
-    if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2])
-    lines = [line for line in report.longreprtext.splitlines() if line.strip()]
-    errors = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")]
-    return (errors or lines or ["no message"])[0]
