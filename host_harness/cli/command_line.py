@@ -221,6 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     diff_arguments.add_arguments(
         add("diff", "print what changed between two runs, or a model and a board")
     )
+    show_parser = add("show", "print the verdict of a run again: the table, and what failed")
+    add_runs(show_parser)
+    show_parser.add_argument(
+        "run",
+        nargs="?",
+        default="latest",
+        metavar="RUN",
+        help="the run's folder, or its name (latest)",
+    )
     add("environment", "make QEMU and the guest image, run nothing")
     add("doctor", "say what this machine has and lacks for a run; make nothing")
     add("clean-cache", "remove what the cache holds, but nothing that a run uses")
@@ -308,6 +317,10 @@ def _run(known: argparse.Namespace, pytest_args: list[str]) -> Ending:
 
         print(schema.text(known.name, markdown=known.markdown))
         return Ending(Status.PASSED, said=False)
+    if known.command == "show":
+        from dma_rehearsal.host_harness.cli import show
+
+        return Ending(show.run(_folder(known)))
     if known.command == "doctor":
         from dma_rehearsal.host_harness.cli import doctor
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -476,7 +477,11 @@ class Run:
             f"place {self.place}; {phases}"
         )
         if self.folder:
-            lines.append(f"artefacts: {os.path.relpath(self.folder)}")
+            folder = os.path.relpath(self.folder)
+            if self.ledger.failures:
+                first = shlex.quote(self.ledger.failures[0])
+                lines.append(f"story: dma-rehearsal explain {folder} {first}")
+            lines.append(f"artefacts: {folder}")
             if self._page_s is not None:
                 path = os.path.relpath(self.folder / page.FILE)
                 lines.append(f"page: {path} (written in {self._page_s:.2f} s)")

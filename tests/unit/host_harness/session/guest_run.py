@@ -73,6 +73,7 @@ class Session(GuestSession):
 
     def pytest_sessionstart(self) -> None:  # type: ignore[override]
         self._workers: Any = [Worker()]
+        self.run.open_folder()
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:  # type: ignore[override]
         self.run.conclude(Status.FAILED if exitstatus else Status.PASSED)
