@@ -13,12 +13,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dma_rehearsal.device.layout.page import PAGE
 from dma_rehearsal.host_harness.run_page.markup import Html, element, plain
 from dma_rehearsal.host_harness.run_page.moments import Moment, Range
 from dma_rehearsal.host_harness.run_page.trace_story import Span, Story
 from dma_rehearsal.host_harness.verdict.guest_buffers import Memory
 
-PAGE = 4096
 TELLING = 50  # a region of this weight has a refusal, a report, or an address of the failure
 _GAP = 1 << 20  # bytes between two pictures
 _PICTURES = 3

@@ -71,7 +71,10 @@ class Reports:
         self.failed += [report] if report.failed else []
 
 
-def test_traceback_has_the_tests_line_and_that_of_the_error(tmp_path: Path) -> None:
+def test_traceback_has_the_tests_line_and_that_of_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # pytest names files from where it runs
     (tmp_path / "failing_helper.py").write_text("def check():\n    raise ValueError('no')\n")
     path = tmp_path / "test_of_failure.py"
     path.write_text("import failing_helper\ndef test_x():\n    failing_helper.check()\n")
