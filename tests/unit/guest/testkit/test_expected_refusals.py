@@ -84,3 +84,11 @@ def test_neither_earlier_refusals_nor_other_reasons_are_excused(
     expectations.excuse(DmaReason.UNMAPPED, since)
     assert said == []
     assert expectations.unannounced()
+
+
+def test_one_that_is_excused_hides_no_earlier_one(expectations: Expectations, log: Log) -> None:
+    log.refuse(DmaReason.UNMAPPED)
+    since = expectations.newest
+    log.refuse(DmaReason.UNMAPPED)
+    expectations.excuse(DmaReason.UNMAPPED, since)
+    assert expectations.unannounced()
