@@ -368,6 +368,17 @@ def test_a_bounded_number_of_functions_is_named() -> None:
         unit.grant(0, 1, OUT, 0, 0x100 + function)
 
 
+def test_a_grant_for_one_function_stays_so_when_most_grants_go_at_once() -> None:
+    unit = Protection()
+    unit.enabled = True
+    for place in range(200):
+        unit.grant(0x10000 + 16 * place, 8, OUT, 1)
+    unit.grant(0x1000, 16, OUT, 2, FRONT)
+    assert unit.withdraw_owner(1) == 200
+    assert judged(unit, FRONT, 0x1000, 16) == "NONE"
+    assert judged(unit, BACK, 0x1000, 16) == "FUNCTION"
+
+
 def test_thousands_of_pieces_by_turns() -> None:
     """Every second one is for one function; each half is withdrawn at once."""
     unit = Protection()
