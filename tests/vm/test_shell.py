@@ -111,9 +111,10 @@ def test_kept_vm_can_be_entered_and_debugged(terminal: Terminal, tmp_path: Path)
     assert isinstance(kept.match, re.Match)
     kernel, stub = map(Path, kept.match.groups())
     assert kernel.read_bytes()[:4] == b"\x7fELF"
-    # On a terminal: a live line for the phase, colours, and dots in place of lines.
+    # On a terminal: live lines for the phase and for the VM, and colours.
     kept.expect(r"\r\x1b\[2K\[ +\d+\.\ds\] boot \.\.\. [1-9]\d* s")
-    kept.expect_exact("test_direction.py \x1b[32m.")
+    kept.expect_exact("VM 1: 1 done: idle")
+    kept.expect_exact("\x1b[32mkept")
     kept.expect_exact("1 passed, 0 failed")
     kept.expect_exact("the VM is kept")
     kept.expect_exact(f"shell ATTACH={runs}")

@@ -30,6 +30,7 @@ OF_A_RUN = {
         "verdicts.json",
         "replay",
         "environment.json",
+        "report.html",
     ),
 }
 WITNESSED = "host-witness.jsonl"
